@@ -69,9 +69,7 @@ def find_redis() -> Path:
 
 def version_of(program: Path) -> int:
     """Return the major version that ``program --version`` tells, 0 if it tells none."""
-    answer = subprocess.run(
-        [str(program), "--version"], capture_output=True, text=True, timeout=10, check=False
-    )
+    answer = subprocess.run([str(program), "--version"], capture_output=True, text=True, timeout=10, check=False)
     found = re.search(r"(\d+)(?:\.\d+)+|(\d+)", answer.stdout)
     return int(found.group(1) or found.group(2)) if found else 0
 

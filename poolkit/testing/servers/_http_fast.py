@@ -14,9 +14,7 @@ from poolkit.testing.servers._http_app import Application
 __all__ = ("serve_fast",)
 
 
-async def serve_fast(
-    application: Application, listener: socket.socket, context: ssl.SSLContext | None
-) -> None:
+async def serve_fast(application: Application, listener: socket.socket, context: ssl.SSLContext | None) -> None:
     """Serve on the listening socket until cancelled."""
     book = application.book
 

@@ -40,9 +40,7 @@ async def _control(path: str, application: Application) -> asyncio.AbstractServe
     return await asyncio.start_unix_server(accepted, path)
 
 
-async def _serve_hypercorn(
-    settings: dict[str, Any], application: Application, listener: socket.socket
-) -> None:
+async def _serve_hypercorn(settings: dict[str, Any], application: Application, listener: socket.socket) -> None:
     """Serve with hypercorn, its connections counted where it makes one object for each."""
     import hypercorn.asyncio.run as run
     from hypercorn.asyncio import serve

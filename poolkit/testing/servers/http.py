@@ -74,9 +74,7 @@ class HTTPServer(ServerProcess):
     ) -> None:
         super().__init__(start_timeout=start_timeout, stop_timeout=stop_timeout)
         if http2 and (fast or tls is None):
-            raise ConfigError(
-                "HTTPServer: http2=True needs tls= (HTTP/2 is chosen by ALPN) and not fast=True"
-            )
+            raise ConfigError("HTTPServer: http2=True needs tls= (HTTP/2 is chosen by ALPN) and not fast=True")
         if not fast and importlib.util.find_spec("hypercorn") is None:
             raise MissingExtra("HTTPServer needs hypercorn: pip install 'poolkit[demo]', or give fast=True")
         self.certificates = tls

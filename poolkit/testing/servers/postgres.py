@@ -125,7 +125,7 @@ class PostgresServer(ServerProcess):
         return self._url(f"postgresql+{driver}", self.port)
 
     def _url(self, scheme: str, port: int) -> str:
-        return f"{scheme}://{quote(self.user)}:{quote(self.password)}@{self.host}:{port}/{quote(self.dbname)}"
+        return f"{scheme}://{quote(self.user, safe='')}:{quote(self.password, safe='')}@{self.host}:{port}/{quote(self.dbname, safe='')}"
 
     # What happens inside it.
 

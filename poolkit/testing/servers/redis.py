@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from poolkit.errors import MissingExtra
 from poolkit.testing.servers._binaries import find_redis
@@ -69,13 +70,13 @@ class RedisServer(ServerProcess):
     @property
     def url(self) -> str:
         """``redis://[:password@]127.0.0.1:port/0``."""
-        secret = f":{self.password}@" if self.password else ""
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{secret}{self.host}:{self.port}/0"
 
     @property
     def unix_url(self) -> str:
         """``unix://[:password@]/path/redis.sock?db=0``."""
-        secret = f":{self.password}@" if self.password else ""
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"unix://{secret}{self.socket_path}?db=0"
 
     @property
@@ -335,11 +336,16 @@ def _redis_py() -> Any:
     return redis
 
 
+def _request(*words: str) -> bytes:
+    """Return one command in Redis's protocol."""
+    parts = [word.encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
 def _answers(host: str, port: int, password: str | None) -> bool:
     """Tell whether PING gets PONG; without a client library, so that starting needs none."""
     with socket.create_connection((host, port), timeout=1) as probe:
-        secret = f"AUTH {password}\r\n" if password else ""
-        probe.sendall(f"{secret}PING\r\n".encode())
+        probe.sendall((_request("AUTH", password) if password else b"") + _request("PING"))
         answer = b""
         while b"PONG" not in answer:
             data = probe.recv(256)

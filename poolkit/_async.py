@@ -1,0 +1,597 @@
+"""The pool for tasks, one text for asyncio and trio. Decisions are the core's.
+
+No I/O on a connection ever runs in the task of a caller (unless the driver insists to connect there): checks,
+connects, resets and closes run in tasks of the pool's own, under deadlines of their own, and a caller only sleeps
+until they are done. So the cancellation of a caller can never hit a connection in mid-exchange.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Generator, Hashable, Iterable
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from ._core import commands
+from ._core.effects import Do
+from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
+from ._core.state import Phase
+from ._core.upkeep import pinged
+from ._core.waiter import Waiter
+from ._shell import DEFAULT, Default, Shell, deadline_of
+from .config import PoolConfig
+from .connector import AsyncConnector, Connector, Verdict
+from .errors import ConfigError, PoolClosed, PoolError, UsageError, WrongLoop
+from .events import Listener
+from .policies.retire import NEVER
+from .runtimes import asyncio_
+from .runtimes.base import AsyncParker, AsyncRuntime
+
+__all__ = ("AsyncLease", "AsyncPool")
+
+C = TypeVar("C")
+
+logger = logging.getLogger("poolkit")
+
+
+def current_runtime() -> AsyncRuntime:
+    """The event loop of the calling task. Raises UsageError outside of one."""
+    runtime: AsyncRuntime | None = asyncio_.current()
+    if runtime is None and "trio" in sys.modules:
+        from .runtimes import trio_
+
+        runtime = trio_.current()
+    if runtime is None:
+        raise UsageError("an AsyncPool needs a running event loop (asyncio or trio); use Pool in threads")
+    return runtime
+
+
+class AsyncLease(Generic[C]):
+    """The right to use one connection until closed. Closing returns the connection; twice is a no-op."""
+
+    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
+
+    def __init__(self, pool: AsyncPool[C]) -> None:
+        self._pool = pool
+        self.entry: Entry | None = None
+
+    since: float
+    """When the lease began, by the pool's clock, in seconds."""
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+
+    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it.
+
+        The lease has ended when this is called: a cancellation cannot undo that. Waits for a reset, if one is due.
+        """
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            await self._pool._give(id(self), discard, error)
+
+    def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread."""
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            self._pool._give_nowait(id(self), discard, error)
+
+    def detach(self) -> C:
+        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
+        entry, self.entry = self.entry, None
+        if entry is None:
+            raise self._pool._not_leased()
+        self._pool._detach(id(self))
+        return self.connection
+
+    def set_capacity(self, leases: int) -> None:
+        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        entry = self.entry
+        if entry is not None:
+            pool = self._pool
+            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
+
+    async def __aenter__(self) -> C:
+        return self.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(error=error)
+
+    def __del__(self) -> None:
+        if self.entry is not None:
+            self._pool._dropped(id(self))
+
+    def __repr__(self) -> str:
+        return f"<AsyncLease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
+
+
+class _LeaseRequest(Generic[C]):
+    """``await pool.lease()`` gives the lease, ``async with pool.lease() as connection`` the connection."""
+
+    __slots__ = ("_key", "_lease", "_pool", "_timeout")
+
+    def __init__(self, pool: AsyncPool[C], timeout: float | Default | None, key: Hashable) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._key = key
+        self._lease: AsyncLease[C] | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncLease[C]]:
+        return self._pool._lease_of(self._timeout, self._key).__await__()
+
+    async def __aenter__(self) -> C:
+        self._lease = lease = await self._pool._lease_of(self._timeout, self._key)
+        return lease.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            await self._lease.close(error=error)
+
+
+class AsyncPool(Shell[C]):
+    """A pool for tasks, on asyncio or trio. Arguments as :class:`~poolkit.Pool`, ``connector`` is an
+    :class:`~poolkit.AsyncConnector`.
+
+    May be made outside an event loop; it lives on the loop of its first use. On a second loop that runs beside
+    the first it raises :class:`~poolkit.WrongLoop`; when the first one has ended, the pool begins anew on the
+    second with connections of its own.
+    """
+
+    def __init__(
+        self,
+        connector: AsyncConnector[C],
+        config: PoolConfig | None = None,
+        *,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        keyed: bool = False,
+        clock: Callable[[], float] | None = None,
+        random: Callable[[], float] | None = None,
+        runtime: AsyncRuntime | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(cast("Any", connector), Connector):
+            raise ConfigError(
+                f"connector={connector!r}: AsyncPool needs an AsyncConnector; use Pool for a synchronous Connector",
+                "connector",
+            )
+        self._runtime: AsyncRuntime | None = runtime
+        super().__init__(
+            connector, config, settings,
+            name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
+        )  # fmt: skip
+
+    def _here(self) -> AsyncRuntime:
+        """The pool's event loop, which must be the caller's."""
+        runtime = self._runtime
+        if runtime is not None and runtime.here():
+            return runtime
+        new = current_runtime()
+        if runtime is None:
+            self._runtime = new
+            if self._config.start == "eager":
+                self._decide(self._start)
+            return new
+        if runtime.alive():
+            raise WrongLoop(
+                f"{self.name}: this AsyncPool lives on another {runtime.library} event loop that is still running; "
+                "make one pool for each loop"
+            )
+        phase = self._core.phase
+        self._after_fork()  # the connections of the dead loop are as useless here as a parent's in a child
+        self._core.phase = phase
+        self._runtime = new
+        return new
+
+    def _start(self) -> None:
+        self._core.started = True
+        self._core.refill(self._clock())
+
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    async def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
+        """A connection, to be given back with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
+        runtime = self._runtime
+        if runtime is None or not runtime.here():
+            runtime = self._here()
+        if self._fast and not self._lane.waiters:
+            now = self._clock()
+            entry = self._quick(now)
+            if entry is not None:
+                entry.state = IN_USE
+                entry.leases = 1
+                entry.leased_at = now
+                entry.holder = runtime.caller()
+                connection = entry.connection
+                self._leased[id(connection)] = entry
+                return cast("C", connection)
+        entry = await self._acquire(runtime, timeout, None)
+        self._leased[id(entry.connection)] = entry
+        return cast("C", entry.connection)
+
+    async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give back what :meth:`acquire` gave; waits for a reset, if one is due. See :meth:`poolkit.Pool.release`.
+
+        The connection is back in the pool's hands when this is called: a cancellation cannot undo that.
+        """
+        await self._give(id(connection), discard, error)
+
+    def release_nowait(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
+        self._give_nowait(id(connection), discard, error)
+
+    def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> _LeaseRequest[C]:
+        """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
+        return _LeaseRequest(self, timeout, key)
+
+    async def _lease_of(self, timeout: float | Default | None, key: Hashable) -> AsyncLease[C]:
+        runtime = self._runtime
+        if runtime is None or not runtime.here():
+            runtime = self._here()
+        lease = AsyncLease(self)
+        if self._fast and not self._lane.waiters:
+            now = self._clock()
+            entry = self._quick(now)
+            if entry is not None:
+                entry.state = IN_USE
+                entry.leases = 1
+                entry.leased_at = lease.since = now
+                entry.holder = runtime.caller()
+                lease.connection = entry.connection
+                self._leased[id(lease)] = entry
+                lease.entry = entry
+                return lease
+        entry = await self._acquire(runtime, timeout, key)
+        lease.connection = entry.connection
+        lease.since = entry.leased_at
+        self._leased[id(lease)] = entry
+        lease.entry = entry
+        return lease
+
+    def detach(self, connection: C) -> None:
+        """Take a connection got by :meth:`acquire` out of the pool: it is the caller's, its place is free."""
+        self._detach(id(connection))
+
+    def _detach(self, key: int) -> None:
+        entry = self._pop_lease(key)
+        if entry is not None:
+            self._decide(self._core.detach, entry, self._clock())
+
+    def _not_leased(self) -> PoolError:
+        return PoolClosed(f"{self.name}: the lease is closed")
+
+    async def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
+        entry = self._begin_give(key, discard, error)
+        if entry is None:
+            return
+        runtime = cast("AsyncRuntime", self._runtime)
+        parker = runtime.parker()
+        done: list[bool] = []
+        runtime.spawn(self._reset_job, entry, parker, done)
+        while not done:  # if this task is cancelled meanwhile, the reset goes on without it
+            await parker.wait(None)
+
+    def _give_nowait(self, key: int, discard: bool, error: BaseException | None) -> None:
+        entry = self._begin_give(key, discard, error)
+        if entry is not None:
+            cast("AsyncRuntime", self._runtime).spawn(self._reset_job, entry, None, [])
+
+    def _begin_give(self, key: int, discard: bool, error: BaseException | None) -> Entry | None:
+        """End the lease; the entry if its connection has to be reset before anybody else gets it."""
+        entry = self._pop_lease(key)
+        if entry is None:
+            return None
+        now = self._clock()
+        entry.uses += 1
+        entry.busy += now - entry.leased_at
+        if not discard and error is None and self._return(entry, now):
+            return None
+        verdict = self._fate(discard, error)
+        if verdict is Verdict.KEEP and entry.leases == 1:
+            try:
+                if self._dirty(entry):
+                    entry.move(RESETTING)
+                    return entry
+            except Exception:
+                logger.debug("%s: needs_reset of connection %d failed", self.name, entry.id, exc_info=True)
+                verdict = Verdict.DISCARD
+        if verdict is Verdict.KEEP:
+            self._submit(self._core.give_back, entry, now)
+        else:
+            self._submit(self._core.discard, entry, now, verdict)
+        return None
+
+    async def _reset_job(self, entry: Entry, parker: AsyncParker | None, done: list[bool]) -> None:
+        sound = False
+        try:
+            runtime = cast("AsyncRuntime", self._runtime)
+            await runtime.bounded(self._config.check_timeout, self._reset_method, entry.connection)
+            sound = True
+        except Exception:
+            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            now = self._clock()
+            if sound:
+                self._submit(self._core.give_back, entry, now)
+            else:
+                self._submit(self._core.discard, entry, now, Verdict.DISCARD)
+            done.append(sound)
+            if parker is not None:
+                parker.wake()
+
+    # -- the long way ---------------------------------------------------------------------------------------------
+
+    async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Entry:
+        now = self._clock()
+        deadline = deadline_of(timeout, self._config, now)
+        waiter = Waiter(self._lane, now, runtime.caller())
+        parker = runtime.parker()
+        waiter.parker = parker
+        try:
+            self._decide(self._ask, waiter, key, now)
+            while True:
+                outcome = waiter.outcome
+                if outcome is None:
+                    await self._wait(waiter, parker, deadline)
+                elif not isinstance(outcome, Entry):
+                    if isinstance(outcome, PoolError):
+                        self._decide(self._fail, waiter, outcome, self._clock())
+                    raise outcome
+                elif outcome.state is IN_USE:
+                    self._mark(outcome, waiter, self._clock())
+                    return outcome
+                elif outcome.state is CHECKING:
+                    self._check_for(runtime, waiter, outcome, deadline)
+                else:
+                    entry = await self._connect_for(waiter, outcome, deadline)
+                    if entry is not None:
+                        self._mark(entry, waiter, self._clock())
+                        return entry
+        except BaseException:
+            self._decide(self._core.abandon, waiter, self._clock())
+            raise
+
+    def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
+        if self._features.keyed:
+            waiter.lane = self._lane_of(key)
+        self._core.acquire(waiter, now)
+
+    async def _wait(self, waiter: Waiter, parker: AsyncParker, deadline: float) -> None:
+        left = deadline - self._clock()
+        if left > 0:
+            await parker.wait(None if deadline == NEVER else left)
+        if waiter.outcome is None:
+            now = self._clock()
+            if now < deadline:
+                if waiter.queued:
+                    self._decide(self._core.look, waiter, now)
+                return
+            error = self._decide(self._expire, waiter, now)
+            if error is not None:
+                raise error
+
+    def _check_for(self, runtime: AsyncRuntime, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""
+        left = deadline - self._clock()
+        waiter.outcome = None  # from here on the check decides
+        error = self._peek(entry)
+        if error is not None or self._check_method is None or left <= 0:
+            self._decide(self._core.checked, entry, waiter, error, self._clock())
+        else:
+            runtime.spawn(self._check_job, entry, waiter)
+
+    async def _check_job(self, entry: Entry, waiter: Waiter) -> None:
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = await self._ask_server(entry)
+        finally:
+            self._decide(self._core.checked, entry, waiter, error, self._clock())
+            assert waiter.parker is not None
+            waiter.parker.wake()
+
+    def _peek(self, entry: Entry) -> Exception | None:
+        try:
+            if self._peek_method is not None and self._peek_method(entry.connection) is False:
+                return ConnectionResetError("closed by the peer while idle")
+        except Exception as error:
+            return error
+        return None
+
+    async def _ask_server(self, entry: Entry) -> Exception | None:
+        runtime = cast("AsyncRuntime", self._runtime)
+        limit = self._config.check_timeout
+        try:
+            if await runtime.bounded(limit, self._check_method, entry.connection, limit) is False:
+                return ConnectionAbortedError("the check failed")
+        except Exception as error:
+            return error
+        return None
+
+    async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> Entry | None:
+        """The caller connects by himself, as his driver asks; None: the connection was no use any more."""
+        limit = self._config.connect_timeout
+        left = deadline - self._clock()
+        if 0 < left < (limit or NEVER):
+            limit = left
+        waiter.outcome = None
+        try:
+            connection, capacity, lazy = await self._connect(entry, limit)
+        except BaseException as error:
+            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            raise
+        now = self._clock()
+        kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
+        if kept:
+            return entry
+        self._decide(self._core.retry, waiter, now)
+        return None
+
+    async def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
+        connection: C
+        if self._connect_to is not None:
+            connection = await self._connect_to(entry.lane.key, limit)
+        else:
+            connection = await self._connector.connect(limit)
+        try:
+            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
+            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
+        except BaseException:
+            if self._abort_method is not None:
+                self._abort_method(connection)
+            raise
+
+    # -- background work ------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        self._scheduled = due = self._core.due
+        if self._runtime is not None:
+            self._runtime.schedule(self, max(0.0, due - self._clock()))
+
+    def _begin_job(self, do: Do, entry: Entry) -> None:
+        if do is Do.CONNECT:
+            cast("AsyncRuntime", self._runtime).spawn(self._connect_job, entry)
+        elif do is Do.PING:
+            cast("AsyncRuntime", self._runtime).spawn(self._ping_job, entry)
+        elif self._close_method is not None and self._runtime is not None and self._runtime.alive():
+            self._runtime.spawn(self._close_job, entry)
+        else:
+            if self._abort_method is not None:
+                self._abort_method(entry.connection)
+            self._gone(entry)
+
+    async def _connect_job(self, entry: Entry) -> BaseException | None:
+        """Connect for whoever comes first; the error, if it failed."""
+        runtime = cast("AsyncRuntime", self._runtime)
+        limit = self._config.connect_timeout
+        try:
+            connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
+        except BaseException as error:
+            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            if not isinstance(error, Exception):
+                raise
+            return error
+        now = self._clock()
+        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
+        return None
+
+    async def _close_job(self, entry: Entry) -> None:
+        runtime = cast("AsyncRuntime", self._runtime)
+        closed = False
+        try:
+            await runtime.bounded(self._config.check_timeout, self._close_method, entry.connection)
+            closed = True
+        except Exception:
+            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            if not closed and self._abort_method is not None:
+                try:
+                    self._abort_method(entry.connection)
+                except Exception:
+                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+            self._gone(entry)
+
+    async def _ping_job(self, entry: Entry) -> None:
+        now = self._clock()
+        keepalive = self._config.keepalive
+        ask = self._check_method is not None and (
+            entry.good_until == 0.0 or (keepalive is not None and now - entry.checked_at >= keepalive)
+        )
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = self._peek(entry)
+            if error is None and ask:
+                error = await self._ask_server(entry)
+        finally:
+            self._decide(pinged, self._core, entry, error, ask, self._clock())
+
+    def _name_of(self, holder: int) -> str:
+        return "a task" if self._runtime is None else self._runtime.name_of(holder)
+
+    # -- the pool as a whole --------------------------------------------------------------------------------------
+
+    async def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
+        """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
+        if count is None:
+            count = self._config.min_size
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
+        self._refuse_closed()
+        runtime = self._here()
+        entries = self._decide(commands.reserve, self._core, count, self._clock())
+        if not entries:
+            return
+        pending, errors = list(reversed(entries)), list[BaseException]()
+        left = len(entries)
+        parker = runtime.parker()
+
+        async def work() -> None:
+            nonlocal left
+            while pending:
+                error: BaseException | None = None
+                try:
+                    error = await self._connect_job(pending.pop())
+                except BaseException as interrupted:
+                    error = interrupted
+                    raise
+                finally:
+                    left -= 1
+                    if error is not None:
+                        errors.append(error)
+                    parker.wake()
+
+        for _ in range(min(len(entries), self._core.max_connecting)):
+            runtime.spawn(work)
+        deadline = deadline_of(timeout, self._config, self._clock())
+        while left and (rest := deadline - self._clock()) > 0:
+            await parker.wait(None if deadline == NEVER else rest)
+        if errors or left:
+            raise self._warm_up_error(len(entries), errors, left)
+
+    async def drain(self, timeout: float | None = 30.0) -> bool:
+        """Stop admitting, let leases end, abort the rest, close. See :meth:`poolkit.Pool.drain`."""
+        return await self._shut(Phase.DRAINING, timeout)
+
+    async def close(self, timeout: float | None = 5.0) -> None:
+        """Close the pool: it is closed when this is called, even if the wait is cancelled.
+        See :meth:`poolkit.Pool.close`.
+        """
+        await self._shut(Phase.CLOSED, timeout)
+
+    async def _shut(self, phase: Phase, timeout: float | None) -> bool:
+        deadline = deadline_of(timeout, self._config, self._clock())
+        runtime = self._runtime
+        if runtime is not None and runtime.alive():
+            runtime = self._here()
+        self._decide(commands.shut, self._core, phase, self._clock())
+        self._changed()
+        core = self._core
+        if runtime is not None and runtime.here():
+            parker = runtime.parker()
+            core.watchers.append(parker)
+            try:
+                while core.entries if phase is Phase.DRAINING else core.closing:
+                    left = deadline - self._clock()
+                    if left <= 0:
+                        break
+                    await parker.wait(None if deadline == NEVER else left)
+            finally:
+                core.watchers.remove(parker)
+        if phase is Phase.CLOSED:
+            return True
+        aborted = self._decide(commands.abort_leased, core, self._clock())
+        self._decide(commands.shut, core, Phase.CLOSED, self._clock())
+        return not aborted
+
+    async def __aenter__(self) -> AsyncPool[C]:
+        self._refuse_closed()
+        self._here()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

@@ -1,0 +1,21 @@
+"""The decisions: who gets which connection, when one is opened, checked, closed. Private.
+
+Theory of operation
+-------------------
+The core is *sans-IO*: a shell (threads or tasks) tells it what happened and when (``now`` is an argument), and
+the core answers what to do. It imports no clock, lock, thread, loop, socket or log. Rules:
+
+1. Every method is called with the shell's lock held and takes O(1), except sweeps and pool-wide commands.
+2. A method answers through the waiter's ``outcome`` and the list ``effects`` (connect this, close that, wake
+   him, tell the listeners); the shell carries the effects out after it has let go of the lock.
+3. A :class:`~.entry.Entry` changes its state only along the edges of ``entry.TRANSITIONS``.
+4. A :class:`~.waiter.Waiter` ends exactly once: served (an entry), failed (an error) or gone. What was meant for
+   one who is gone passes to the next.
+5. The number of permits taken *is* ``len(core.entries)``: there is no counter that could drift.
+6. ``books.check(core)`` holds after each method: the books balance, and nobody waits while capacity is free.
+
+One shortcut is allowed: the shells take an idle entry from a lane's ``idle`` deque, and put one back, without the
+lock (deque and dict operations are atomic). They may do so only for an exclusive connection in its best days
+(``now < entry.good_until``), and whoever puts one back looks for waiters *afterwards*, while a waiter enters the
+queue *before* it looks at the idle ones a last time: so at least one of the two sees the other.
+"""

@@ -1,0 +1,87 @@
+"""Pool-wide commands: clear, suspend, resume, reconfigure, shut, reserve."""
+
+from __future__ import annotations
+
+from ..config import PoolConfig
+from ..errors import PoolClosed
+from ..events import CloseReason, EventKind
+from ..policies.retire import expiry
+from .entry import CONNECTING, ESTABLISHED, Entry, Purpose
+from .machine import Core
+from .state import Phase
+
+__all__ = ("abort_leased", "clear", "reconfigure", "reserve", "resume", "shut", "suspend")
+
+
+def clear(core: Core, now: float) -> None:
+    """Retire every connection of every lane: idle ones now, leased ones when they come back."""
+    for lane in list(core.lanes.values()):
+        core.clear_lane(lane, now)
+    core.freed(now)
+
+
+def suspend(core: Core, fail_fast: bool, now: float) -> None:
+    """Hand out nothing: callers wait, or fail at once."""
+    core.suspended = True
+    core.fail_fast = fail_fast
+    core.tell(EventKind.POOL_SUSPENDED, now)
+
+
+def resume(core: Core, now: float) -> None:
+    """Hand out again, oldest waiter first."""
+    if core.suspended:
+        core.suspended = core.fail_fast = False
+        core.tell(EventKind.POOL_READY, now)
+        for lane in list(core.lanes.values()):
+            core.match(lane, now)
+            core.pump(lane, now)
+
+
+def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, now: float) -> None:
+    """Take over new settings: surplus connections go (leased ones on return), waiters profit at once."""
+    old = core.config
+    core.configure(config, barging)
+    core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
+    for entry in core.entries.values():
+        if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
+            entry.expires = expiry(entry.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
+        if entry.state in ESTABLISHED:
+            good = entry.checked_at + core.window
+            entry.good_until = min(good, entry.expires)
+    for lane in list(core.lanes.values()):
+        lane.breaker.config = config.breaker
+        core.settle(lane, now)
+    core.freed(now)
+    core.want_tick(now)
+
+
+def shut(core: Core, phase: Phase, now: float) -> None:
+    """Admit nobody, tell all waiters, close what is idle; leases are closed when they come back."""
+    if core.phase is Phase.CLOSED:
+        return
+    core.phase = phase
+    for lane in list(core.lanes.values()):
+        core.fail_waiters(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
+        for entry in core.take_all_idle(lane):
+            core.begin_close(entry, CloseReason.POOL_CLOSED, now)
+    if phase is Phase.CLOSED:
+        core.tell(EventKind.POOL_CLOSED, now)
+
+
+def abort_leased(core: Core, now: float) -> int:
+    """Cut the connections that are still on lease; the number of them."""
+    victims = {entry.id: entry for entry in core.leased.values()}
+    core.leased.clear()
+    for entry in victims.values():
+        entry.leases = 0
+        core.begin_close(entry, CloseReason.POOL_CLOSED, now, abort=True)
+    return len(victims)
+
+
+def reserve(core: Core, count: int, now: float) -> list[Entry]:
+    """Permits for connections to be opened until ``count`` exist, as far as the limit allows."""
+    core.started = True
+    lane = core.lane
+    have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.entries.values())
+    wanted = min(count - have, core.limit - len(core.entries))
+    return [core.dial(lane, Purpose.FILL, now) for _ in range(wanted)]

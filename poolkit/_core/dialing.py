@@ -1,0 +1,225 @@
+"""When a connection is opened, and what follows when that worked or failed."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from ..connector import Verdict
+from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout
+from ..events import CloseReason, EventKind
+from ..policies.backoff import full_jitter
+from ..policies.retire import NEVER, expiry, rotation_lead
+from ..policies.sizing import dials_wanted
+from .effects import Do, Effect
+from .entry import IDLE, IN_USE, Entry, Purpose
+from .lane import Lane
+from .state import LOOK_EVERY, CoreState, Phase
+
+__all__ = ("Dialing", "describe")
+
+
+def describe(error: BaseException | None) -> str:
+    """An error in a few words."""
+    if error is None:
+        return "none"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+class Dialing(CoreState):
+    """Permits, connects, backoff and breaker."""
+
+    def offer(self, entry: Entry, now: float) -> None:
+        """A connection is free (see Core.offer)."""
+        raise NotImplementedError
+
+    def freed(self, now: float) -> None:
+        """A permit is free (or an idle connection could give way): the lane with the oldest waiter first."""
+        if self.features.keyed:
+            waiting = self.needy
+            self.needy = []
+            while waiting:
+                lane = heappop(waiting)[2]
+                lane.in_heap = False
+                self.pump(lane, now)
+                if lane.in_heap:  # got nothing, so nobody behind it would
+                    for item in waiting:
+                        heappush(self.needy, item)
+                    break
+        else:
+            self.pump(self.lane, now)
+            self.refill(now)
+
+    def pump(self, lane: Lane, now: float) -> None:
+        """Open as many connections as the waiters of ``lane`` need and limits, pace and backoff allow."""
+        while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
+            if not dials_wanted(len(lane.waiters), lane.connecting, lane.streams):
+                return
+            if lane.connecting and lane.live and now < lane.pace_until:
+                self.want_tick(lane.pace_until)
+                return
+            if not self.may_dial(lane, now):
+                return
+            if not self._permit(lane, now):
+                if self.features.keyed and not lane.in_heap:
+                    lane.in_heap = True
+                    heappush(self.needy, (lane.oldest().ticket, id(lane), lane))
+                return
+            entry = self.dial(lane, Purpose.DEMAND, now)
+            if self.features.connect_in_caller:
+                self.serve(lane.oldest(), entry)
+            else:
+                self.effects.append(Effect(Do.CONNECT, entry))
+
+    def may_dial(self, lane: Lane, now: float) -> bool:
+        """Whether breaker, backoff and ``max_connecting`` let a connect start now.
+
+        Callers who have nothing else to hope for hear at once of an open breaker or a fatal error.
+        """
+        breaker = lane.breaker
+        if not breaker.may_dial(now, lane.connecting):
+            if breaker.is_open(now):
+                self.want_tick(now + breaker.retry_after(now))
+                if not lane.live:
+                    self.fail_waiters(lane, lambda: self.circuit_open(lane, now))
+            return False
+        if now < lane.retry_at and not self.features.connect_in_caller:
+            self.want_tick(lane.retry_at)
+            if lane.fatal and not lane.live:
+                self.fail_waiters(lane, lambda: self.connect_error(lane))
+            return False
+        return lane.connecting < self.max_connecting
+
+    def _permit(self, lane: Lane, now: float) -> bool:
+        if len(self.entries) < self.limit:
+            lane.evictions = max(0, lane.evictions - 1)
+            return True
+        if self.features.keyed and lane.evictions < len(lane.waiters):
+            victim = next((e for e in self.idle_order if e.lane is not lane), None)
+            if victim is not None:  # the oldest idle one of another lane gives way
+                lane.evictions += 1
+                self.idle_order.pop(victim)
+                victim.lane.idle.remove(victim)
+                victim.listed = False
+                self.begin_close(victim, CloseReason.SURPLUS, now)
+        return False
+
+    def established(self, entry: Entry, now: float) -> None:
+        """The connection stands: the server is well."""
+        if not entry.pending:
+            return
+        entry.pending = False
+        lane = entry.lane
+        spent = now - entry.requested_at
+        lane.connect_time = spent if lane.connect_time is None else 0.8 * lane.connect_time + 0.2 * spent
+        if entry.generation == lane.generation:
+            lane.connecting -= 1
+            lane.retry_at, lane.fatal = 0.0, False
+            if lane.breaker.succeeded():
+                self.tell(EventKind.BREAKER_CLOSED, now)
+        self.counts.connects += 1
+        self.tell(EventKind.CONNECTION_READY, now, entry, duration=spent)
+
+    def connected(
+        self,
+        entry: Entry,
+        connection: object,
+        capacity: int,
+        now: float,
+        *,
+        keep: bool = False,
+        lazy: bool = False,
+    ) -> bool:
+        """A connect succeeded (``lazy``: begins with the first use; set_capacity tells when it has succeeded).
+
+        ``keep``: its caller takes it himself; the answer says whether he may.
+        """
+        lane, config = entry.lane, self.config
+        entry.connection = connection
+        entry.capacity = max(1, capacity)
+        if not lazy:
+            lane.streams = entry.capacity
+        entry.ready_at = entry.last_used = entry.checked_at = now
+        entry.expires = expiry(now, config.max_lifetime, config.lifetime_jitter, self.random)
+        self.freshen(entry, now)
+        lane.live += 1
+        if not lazy:
+            self.established(entry, now)
+        self.want_tick(min(
+            entry.expires - rotation_lead(config.max_lifetime), now + (config.idle_timeout or NEVER),
+            now + (config.keepalive or NEVER), now + (LOOK_EVERY if self.features.peeks else NEVER),
+            now + (config.leak_after or NEVER),
+        ))  # fmt: skip
+        old, entry.replaced = entry.replaced, None
+        kept = keep and self.phase is Phase.OPEN and entry.generation == lane.generation
+        if kept:
+            entry.leases = 1
+            entry.move(IN_USE)
+        self.offer(entry, now)
+        if old is not None:
+            self._replace(old, now)
+        self.pump(lane, now)
+        if entry.purpose is not Purpose.DEMAND:
+            self.refill(now)
+        return kept
+
+    def _replace(self, old: Entry, now: float) -> None:
+        """The successor is here: the old connection goes now if idle, else when it comes back."""
+        old.expires = old.good_until = now
+        if old.state is IDLE:
+            try:
+                old.lane.idle.remove(old)
+            except ValueError:
+                return  # taken a moment ago
+            self.idle_order.pop(old, None)
+            self.begin_close(old, CloseReason.EXPIRED, now)
+
+    def connect_failed(self, entry: Entry, error: BaseException, verdict: Verdict, now: float) -> None:
+        """A connect failed; the permit goes to the next, the news to whom it concerns."""
+        lane = entry.lane
+        current = entry.generation == lane.generation
+        self.forget(entry)
+        self.counts.connect_errors += 1
+        lane.last_error, lane.last_error_at = error, now
+        self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
+        if current and isinstance(error, Exception):
+            lane.fatal = verdict is Verdict.FATAL
+            if lane.breaker.failed(now):
+                self.tell(EventKind.BREAKER_OPENED, now, error=error)
+            lane.retry_at = now + full_jitter(self.config.backoff, lane.breaker.failures, self.random)
+            if lane.waiters or entry.purpose is not Purpose.DEMAND:
+                self.want_tick(lane.retry_at)
+            if lane.fatal and not lane.live and not self.features.connect_in_caller:
+                self.fail_waiters(lane, lambda: self.connect_error(lane))
+        self.freed(now)
+
+    def refill(self, now: float) -> None:
+        """Keep ``min_size`` connections, once the pool is in use."""
+        lane = self.lane
+        if not self.started or self.phase is not Phase.OPEN or self.features.keyed:
+            return
+        while lane.live + lane.connecting < self.config.min_size and len(self.entries) < self.limit:
+            if not self.may_dial(lane, now):
+                return
+            self.effects.append(Effect(Do.CONNECT, self.dial(lane, Purpose.FILL, now)))
+
+    def connect_error(self, lane: Lane) -> ConnectFailed:
+        """The last connect error of a lane, as an error for one caller."""
+        cause = lane.last_error
+        kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
+        error = kind(f"{self.name}: cannot connect: {describe(cause)}")
+        error.__cause__ = cause
+        error.fatal = lane.fatal
+        return error
+
+    def circuit_open(self, lane: Lane, now: float) -> CircuitOpen:
+        """What failed, since when, when the next try is."""
+        breaker = lane.breaker
+        error = CircuitOpen(
+            f"{self.name}: circuit open: {breaker.failures} connects in a row failed, the last "
+            f"{now - lane.last_error_at:.1f} s ago with {describe(lane.last_error)}; open for "
+            f"{now - breaker.opened_at:.1f} s, next try in {breaker.retry_after(now):.1f} s"
+        )
+        error.__cause__ = lane.last_error
+        error.retry_after = breaker.retry_after(now)
+        return error

@@ -1,0 +1,32 @@
+"""What the core asks of its shell. Carried out in order, after the lock is let go."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from ..events import Event
+from .entry import Entry
+from .waiter import Waiter
+
+__all__ = ("Do", "Effect")
+
+
+class Do(Enum):
+    """The kinds of work."""
+
+    CONNECT = "connect"
+    CLOSE = "close"  # in good order: ask the server, may take time
+    ABORT = "abort"  # at once
+    PING = "ping"  # look at (and, if it is due, ask) an idle connection
+    WAKE = "wake"
+    TELL = "tell"
+
+
+class Effect(NamedTuple):
+    """One piece of work, with the one thing that it is about."""
+
+    do: Do
+    entry: Entry | None = None
+    waiter: Waiter | None = None
+    event: Event | None = None

@@ -1,0 +1,118 @@
+"""The pool's record of one connection, and the table of what may happen to it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from ..policies.retire import NEVER
+
+if TYPE_CHECKING:
+    from .lane import Lane
+
+__all__ = ("ESTABLISHED", "TRANSITIONS", "Entry", "Purpose", "State")
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    CONNECTING = "connecting"
+    IDLE = "idle"
+    CHECKING = "checking"
+    IN_USE = "in use"
+    RESETTING = "resetting"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+CONNECTING, IDLE, CHECKING, IN_USE = State.CONNECTING, State.IDLE, State.CHECKING, State.IN_USE
+RESETTING, CLOSING, CLOSED = State.RESETTING, State.CLOSING, State.CLOSED
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    CONNECTING: frozenset({IDLE, IN_USE, CLOSING, CLOSED}),
+    IDLE: frozenset({IN_USE, CHECKING, CLOSING}),
+    CHECKING: frozenset({IN_USE, IDLE, CLOSING}),
+    IN_USE: frozenset({IDLE, RESETTING, CLOSING, CLOSED}),
+    RESETTING: frozenset({IN_USE, IDLE, CLOSING}),
+    CLOSING: frozenset({CLOSED}),
+    CLOSED: frozenset(),
+}
+"""The legal moves. CONNECTING to CLOSED is a connect that failed, IN_USE to CLOSED a detach; all other ends go
+through CLOSING, in which the connection still holds its permit. The documentation's diagram is drawn from this."""
+
+ESTABLISHED = frozenset({IDLE, CHECKING, IN_USE, RESETTING})
+"""The states of a connection that can be, or can come back to be, of use."""
+
+
+class Purpose(Enum):
+    """Why a connection is opened."""
+
+    DEMAND = "demand"
+    FILL = "fill"
+    ROTATE = "rotate"
+
+
+class Entry:
+    """One connection: its state, its age and its own ledger (written by whoever holds it)."""
+
+    __slots__ = (
+        "busy",
+        "capacity",
+        "checked_at",
+        "connection",
+        "expires",
+        "generation",
+        "good_until",
+        "holder",
+        "id",
+        "lane",
+        "last_used",
+        "leased_at",
+        "leases",
+        "listed",
+        "pending",
+        "place",
+        "purpose",
+        "ready_at",
+        "replaced",
+        "reported",
+        "requested_at",
+        "rotating",
+        "state",
+        "uses",
+    )
+
+    def __init__(self, lane: Lane, number: int, purpose: Purpose, now: float) -> None:
+        self.lane = lane
+        self.id = number
+        self.purpose = purpose
+        self.state = CONNECTING
+        self.generation = lane.generation
+        self.connection: Any = None
+        self.requested_at = now
+        self.ready_at = now
+        self.expires = NEVER
+        self.good_until = 0.0  # until then it may be handed out without a second look
+        self.last_used = now
+        self.checked_at = now  # the last sign of life
+        self.leased_at = now
+        self.leases = 0
+        self.capacity = 1
+        self.listed = False  # multiplexed only: stands in lane.idle
+        self.uses = 0
+        self.busy = 0.0
+        self.holder = 0  # identity of the thread or task, an int: a reference would keep a dropped lease alive
+        self.place: tuple[str, int] | None = None
+        self.replaced: Entry | None = None  # the one whose place this connection is to take
+        self.rotating = False  # its successor is on the way
+        self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
+        self.reported = False  # a leak of the current lease was reported
+
+    def move(self, state: State) -> None:
+        """Change state along an edge of the table."""
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"bug: connection {self.id} cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.id} {self.state.value}>"

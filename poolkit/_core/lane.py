@@ -1,0 +1,68 @@
+"""Everything for one endpoint: idle connections, waiters, generation, breaker."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+
+from ..config import PoolConfig
+from ..policies.breaker import Breaker
+from .entry import Entry
+from .waiter import Waiter
+
+__all__ = ("Lane",)
+
+
+class Lane:
+    """The state of one endpoint. ``idle`` runs from the longest unused (left) to the last used (right)."""
+
+    __slots__ = (
+        "breaker",
+        "connect_time",
+        "connecting",
+        "evictions",
+        "fatal",
+        "generation",
+        "idle",
+        "in_heap",
+        "key",
+        "last_error",
+        "last_error_at",
+        "last_failed_check",
+        "live",
+        "pace_until",
+        "retry_at",
+        "size",
+        "streams",
+        "waiters",
+    )
+
+    def __init__(self, key: Hashable, config: PoolConfig) -> None:
+        self.key = key
+        self.idle: deque[Entry] = deque()
+        # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.generation = 0
+        self.size = 0  # entries in any state
+        self.live = 0  # entries that are of use or can come back to be
+        self.connecting = 0
+        self.breaker = Breaker(config.breaker)
+        self.retry_at = 0.0  # no dial before: backoff
+        self.fatal = False  # the last connect failed in a way that trying again cannot mend
+        self.last_error: BaseException | None = None
+        self.last_error_at = 0.0
+        self.last_failed_check = float("-inf")
+        self.connect_time: float | None = None  # moving average, seconds
+        self.pace_until = 0.0
+        self.streams = 1  # leases that one further connection is expected to serve
+        self.evictions = 0  # idle connections of other lanes that give way to this one
+        self.in_heap = False
+
+    def oldest(self) -> Waiter:
+        """The waiter who has waited longest; the queue must not be empty."""
+        return next(iter(self.waiters))
+
+    @property
+    def unused(self) -> bool:
+        """Whether the lane can be forgotten."""
+        return not self.size and not self.waiters

@@ -1,0 +1,316 @@
+"""Who gets which connection: acquire, offer, give back. The rules are in the package's docstring."""
+
+from __future__ import annotations
+
+from ..connector import Verdict
+from ..errors import PoolBusy, PoolClosed, PoolSuspended
+from ..events import CloseReason, EventKind
+from ..policies.sizing import pace
+from .dialing import Dialing
+from .effects import Do, Effect
+from .entry import CHECKING, CONNECTING, IDLE, IN_USE, Entry
+from .lane import Lane
+from .state import Phase
+from .waiter import Waiter
+
+__all__ = ("Core",)
+
+
+class Core(Dialing):
+    """The decisions of one pool. Not thread-safe: the shell holds its lock around every call."""
+
+    # -- acquire ----------------------------------------------------------------------------------------------
+
+    def acquire(self, waiter: Waiter, now: float) -> None:
+        """A caller asks. His ``outcome`` is set at once where possible; else he stands in the queue."""
+        self.tell(EventKind.ACQUIRE_STARTED, now)
+        lane = waiter.lane
+        if self.phase is not Phase.OPEN:
+            waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
+        elif self.suspended:
+            if self.fail_fast:
+                waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
+            else:
+                self._enqueue(waiter, now)
+        elif lane.waiters and now - lane.oldest().since >= self.barging:
+            self.match(lane, now)
+            self._enqueue(waiter, now)
+            self.pump(lane, now)
+        else:
+            self.seek(waiter, now)
+        if not self.started:
+            self.started = True
+            self.refill(now)
+
+    def seek(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        """Serve ``waiter`` from the idle connections, or queue him (in ``front`` if he was served badly)."""
+        if self.features.keyed:  # the lane may have been forgotten while this caller was busy with a check
+            waiter.lane = self.add_lane(waiter.lane.key)
+        lane = waiter.lane
+        waiter.outcome = self._take_idle(lane, now)
+        if waiter.outcome is None:
+            self._enqueue(waiter, now, front=front)
+            self.pump(lane, now)
+            if waiter.queued and lane.idle:  # put back without the lock since we looked: rule of __init__.py
+                self.match(lane, now)
+
+    def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        lane = waiter.lane
+        bound = self.config.max_waiting
+        if bound is not None and not front and len(lane.waiters) >= bound:
+            waiter.outcome = PoolBusy(f"{self.name}: {bound} callers wait already (max_waiting={bound})")
+            return
+        if not lane.waiters:
+            lane.pace_until = now + pace(lane.connect_time)
+        self._tickets += 1
+        if not waiter.ticket:
+            waiter.ticket = self._tickets
+            self.counts.waits += 1
+        waiter.queued = True
+        lane.waiters[waiter] = None
+        if front:
+            lane.waiters.move_to_end(waiter, last=False)
+
+    def _take_idle(self, lane: Lane, now: float) -> Entry | None:
+        """An idle connection: in use, or being checked where it is in doubt. Unfit ones are closed on the way."""
+        idle = lane.idle
+        while True:
+            try:
+                entry = idle.pop() if self.lifo else idle.popleft()
+            except IndexError:
+                return None
+            entry.listed = False
+            if entry.state is IN_USE:  # multiplexed, with a stream to spare
+                if self.unfit(entry, now) is None:
+                    self._lease(entry)
+                    self._list_spare(entry)
+                    return entry
+                continue
+            if entry.state is not IDLE:
+                continue  # was closed where it stood
+            self.idle_order.pop(entry, None)
+            reason = self.unfit(entry, now)
+            if reason is not None:
+                self.begin_close(entry, reason, now)
+            elif now >= entry.good_until and self.doubts:
+                entry.move(CHECKING)
+                return entry
+            else:
+                self._lease(entry)
+                self._list_spare(entry)
+                return entry
+
+    def _lease(self, entry: Entry) -> None:
+        entry.leases += 1
+        if entry.state is not IN_USE:
+            entry.move(IN_USE)
+
+    def _list_spare(self, entry: Entry) -> None:
+        if entry.leases < entry.capacity and not entry.listed:
+            entry.listed = True
+            entry.lane.idle.append(entry)
+
+    def look(self, waiter: Waiter, now: float) -> None:
+        """The waiter woke up without an outcome: serve the queue from what is idle."""
+        waiter.nudged = False
+        self.match(waiter.lane, now)
+        self.pump(waiter.lane, now)
+
+    def abandon(self, waiter: Waiter, now: float, *, timed_out: bool = False) -> None:
+        """The caller is gone (timed out, cancelled): what he was given passes to the next."""
+        self.counts.timeouts += timed_out
+        outcome, waiter.outcome = waiter.outcome, None
+        waiter.gone = True
+        if waiter.queued:
+            waiter.queued = False
+            del waiter.lane.waiters[waiter]
+            if waiter.nudged:
+                self.match(waiter.lane, now)
+        elif isinstance(outcome, Entry):
+            if outcome.state is IN_USE:
+                outcome.leases -= 1
+                self.offer(outcome, now)
+            elif outcome.state is CHECKING:  # he had not begun
+                self._put_idle(outcome)
+                self.match(waiter.lane, now)
+            elif outcome.state is CONNECTING:
+                self.forget(outcome)
+                self.freed(now)
+
+    def checked(self, entry: Entry, waiter: Waiter, error: BaseException | None, now: float) -> None:
+        """The check of ``entry`` on behalf of ``waiter`` ended, well if ``error`` is None.
+
+        He has his outcome, or stands in the queue again (in front); if he is gone the next one profits.
+        """
+        self.counts.checks += 1
+        waiter.outcome = None
+        if error is None:
+            entry.checked_at = now
+            self.freshen(entry, now)
+            if not waiter.gone and self.phase is Phase.OPEN and self.unfit(entry, now) is None:
+                self._lease(entry)
+                self._list_spare(entry)
+                waiter.outcome = entry
+                return
+            self.offer(entry, now)
+        else:
+            self.failed_check(entry, error, now)
+        if not waiter.gone:
+            self.retry(waiter, now)
+
+    def retry(self, waiter: Waiter, now: float) -> None:
+        """What the waiter was given was no use: serve him again, ahead of the others."""
+        waiter.outcome = None
+        if self.phase is Phase.OPEN:
+            self.seek(waiter, now, front=True)
+        else:
+            waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
+
+    def failed_check(self, entry: Entry, error: BaseException, now: float) -> None:
+        """An idle connection turned out dead: close it, and doubt those idle beside it."""
+        self.counts.failed_checks += 1
+        # silence may last for check_timeout on each of them: do not try the others one after the other
+        self.suspect(entry.lane, now, drop=isinstance(error, TimeoutError))
+        self.begin_close(entry, CloseReason.ERROR, now, abort=True)
+
+    def suspect(self, lane: Lane, now: float, *, drop: bool = False) -> None:
+        """A connection was found dead: the idle ones are checked before use, or dropped if they cannot be."""
+        lane.last_failed_check = now
+        if drop or not self.doubts:
+            for entry in self.take_all_idle(lane):
+                self.begin_close(entry, CloseReason.ERROR, now, abort=True)
+            return
+        for entry in lane.idle.copy():
+            entry.good_until = 0.0
+
+    # -- release ----------------------------------------------------------------------------------------------
+
+    def give_back(self, entry: Entry, now: float) -> None:
+        """A lease ended and the connection is sound."""
+        entry.leases -= 1
+        entry.last_used = entry.checked_at = now
+        self.freshen(entry, now)
+        self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
+        self.offer(entry, now)
+
+    def discard(self, entry: Entry, now: float, verdict: Verdict = Verdict.DISCARD) -> None:
+        """A lease ended and the connection must not be used again."""
+        entry.leases -= 1
+        self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
+        lane = entry.lane
+        if verdict is Verdict.SUSPECT:
+            self.suspect(lane, now)
+        elif verdict is Verdict.RETIRE:
+            self.clear_lane(lane, now)
+        if entry.leases:  # multiplexed: the last one out closes it
+            entry.generation = -1
+        else:
+            self.begin_close(entry, CloseReason.DISCARDED if verdict is Verdict.DISCARD else CloseReason.ERROR, now,
+                             abort=True)  # fmt: skip
+        self.pump(lane, now)
+
+    def offer(self, entry: Entry, now: float) -> None:
+        """A connection is free, or has a stream to spare: to the oldest waiter, else to the idle ones."""
+        lane = entry.lane
+        if self.phase is not Phase.OPEN:
+            reason: CloseReason | None = CloseReason.POOL_CLOSED
+        elif len(self.entries) - self.closing > self.limit:
+            reason = CloseReason.SURPLUS
+        else:
+            reason = self.unfit(entry, now)
+        if reason is not None:
+            if not entry.leases:
+                self.begin_close(entry, reason, now)
+            return
+        while lane.waiters and entry.leases < entry.capacity and not self.suspended:
+            waiter = lane.oldest()
+            if now - waiter.since < self.barging and entry.capacity == 1:
+                self._put_idle(entry)
+                if not waiter.nudged:
+                    waiter.nudged = True
+                    self.effects.append(Effect(Do.WAKE, waiter=waiter))
+                return
+            self._lease(entry)
+            self.serve(waiter, entry)
+        if entry.leases:
+            self._list_spare(entry)
+        elif len(lane.idle) >= self.max_idle:
+            self.begin_close(entry, CloseReason.SURPLUS, now)
+        else:
+            self._put_idle(entry)
+            if self.needy:
+                self.freed(now)
+
+    def _put_idle(self, entry: Entry) -> None:
+        entry.move(IDLE)
+        entry.listed = True
+        if self.features.keyed:
+            self.idle_order[entry] = None
+        entry.lane.idle.append(entry)
+
+    def match(self, lane: Lane, now: float) -> None:
+        """Serve waiters from idle connections."""
+        while lane.waiters and not self.suspended:
+            entry = self._take_idle(lane, now)
+            if entry is None:
+                return
+            self.serve(lane.oldest(), entry)
+
+    def set_capacity(self, entry: Entry, capacity: int, now: float) -> None:
+        """The connection serves this many leases at once from now on; 0: those it has, and no new ones.
+
+        For a lazy connect this is also the news that it succeeded.
+        """
+        self.established(entry, now)
+        if capacity < 1:
+            entry.generation = -1
+            self.pump(entry.lane, now)
+            return
+        entry.capacity = entry.lane.streams = capacity
+        if entry.state is IN_USE:
+            self.offer(entry, now)
+        self.pump(entry.lane, now)
+
+    def settle(self, lane: Lane, now: float) -> None:
+        """A connection was put back without the lock while the pool changed: make good what that missed."""
+        if self.phase is not Phase.OPEN:
+            for entry in self.take_all_idle(lane):
+                self.begin_close(entry, CloseReason.POOL_CLOSED, now)
+            return
+        while len(self.entries) - self.closing > self.limit or len(lane.idle) > self.max_idle:
+            try:
+                entry = lane.idle.popleft()
+            except IndexError:
+                break
+            entry.listed = False
+            if not entry.leases:
+                self.idle_order.pop(entry, None)
+                self.begin_close(entry, CloseReason.SURPLUS, now)
+        self.match(lane, now)
+        self.pump(lane, now)
+
+    def closed(self, entry: Entry, now: float) -> None:
+        """The shell has closed the connection: its permit is free."""
+        self.closing -= 1
+        self.forget(entry)
+        for parker in self.watchers:
+            parker.wake()  # never blocks
+        self.freed(now)
+
+    def detach(self, entry: Entry, now: float) -> None:
+        """The connection leaves the pool and lives on with its holder."""
+        entry.lane.live -= 1
+        entry.leases = 0
+        self.forget(entry)
+        self.freed(now)
+
+    def clear_lane(self, lane: Lane, now: float) -> None:
+        """Retire the generation of one lane."""
+        lane.generation += 1
+        lane.connecting = 0  # those on their way are of the old generation and closed when they arrive
+        lane.retry_at, lane.fatal = 0.0, False
+        lane.breaker.succeeded()
+        self.tell(EventKind.POOL_CLEARED, now)
+        for entry in self.take_all_idle(lane):
+            self.begin_close(entry, CloseReason.STALE, now)
+        self.pump(lane, now)

@@ -1,0 +1,208 @@
+"""The state of a pool and its elementary moves; :mod:`.dialing` and :mod:`.machine` build on it."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import Enum
+
+from ..config import PoolConfig
+from ..errors import PoolError
+from ..events import CloseReason, Event, EventKind, FailReason
+from ..policies.retire import NEVER
+from .effects import Do, Effect
+from .entry import CLOSED, CLOSING, IDLE, Entry, Purpose
+from .lane import Lane
+from .waiter import Parker, Waiter
+
+__all__ = ("LOOK_EVERY", "CoreState", "Counts", "Features", "Phase")
+
+LOOK_EVERY = 5.0  # seconds between two looks at idle connections for a peer that has hung up
+
+
+class Phase(Enum):
+    """Whether the pool admits callers."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the connector can do and how the pool uses it."""
+
+    connect_in_caller: bool = False
+    checks: bool = False  # has check()
+    peeks: bool = False  # has peek()
+    keyed: bool = False  # many lanes, the key is given with each acquire
+
+
+class Counts:
+    """Running totals of what leaves no trace in the entries. Written under the lock."""
+
+    __slots__ = (
+        "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "timeouts", "uses", "waits",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.connects = self.connect_errors = self.checks = self.failed_checks = 0
+        self.timeouts = self.waits = self.leaks = 0
+        self.uses = 0  # of connections that are gone; the others keep their own ledger
+        self.busy = 0.0
+        self.closes: dict[CloseReason, int] = dict.fromkeys(CloseReason, 0)
+
+
+class CoreState:
+    """What a pool consists of. Not thread-safe: the shell holds its lock around every call."""
+
+    def __init__(
+        self, config: PoolConfig, features: Features, *, name: str, barging: float, random: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self.features = features
+        self.random = random
+        self.entries: dict[int, Entry] = {}
+        self.leased: dict[int, Entry] = {}  # id of the lease, or of the connection where there is none, to entry
+        self.lanes: dict[Hashable, Lane] = {}
+        self.idle_order: OrderedDict[Entry, None] = OrderedDict()  # keyed pools: over all lanes, oldest first
+        self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
+        self.effects: list[Effect] = []
+        self.counts = Counts()
+        self.phase = Phase.OPEN
+        self.suspended = False
+        self.fail_fast = False
+        self.started = False  # used once: from then on min_size is kept
+        self.listening = False
+        self.due = NEVER  # when tick() wants to be called
+        self.closing = 0
+        self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
+        self._numbers = 0
+        self._tickets = 0
+        self.configure(config, barging)
+        self.lane = self.add_lane(None)  # the only one, unless keyed
+
+    def configure(self, config: PoolConfig, barging: float) -> None:
+        """Take over settings (new ones at any time; see commands.reconfigure for what follows from it)."""
+        self.config = config
+        self.barging = barging if config.barging_window is None else config.barging_window
+        self.limit = sys.maxsize if config.max_size is None else config.max_size
+        self.max_idle = self.limit if config.max_idle is None else config.max_idle
+        self.max_connecting = config.max_connecting or sys.maxsize
+        self.lifo = config.order == "lifo"
+        self.doubts = self.features.checks or self.features.peeks
+        window = config.check_after_idle if self.doubts and config.check_after_idle is not None else NEVER
+        self.window = min(window, config.idle_timeout or NEVER)
+
+    def add_lane(self, key: Hashable) -> Lane:
+        """The lane of ``key``, made if need be."""
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key, self.config)
+        return lane
+
+    def take_effects(self) -> list[Effect]:
+        """The work that has come up since the last call."""
+        effects, self.effects = self.effects, []
+        return effects
+
+    def tell(
+        self,
+        kind: EventKind,
+        now: float,
+        entry: Entry | None = None,
+        *,
+        duration: float | None = None,
+        reason: CloseReason | FailReason | None = None,
+        error: BaseException | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Queue an event, if anybody listens."""
+        if self.listening:
+            number = entry.id if entry is not None else None
+            event = Event(kind, self.name, now, number, duration, reason, error, detail)
+            self.effects.append(Effect(Do.TELL, event=event))
+
+    def want_tick(self, at: float) -> None:
+        """Ask for a tick not later than ``at``."""
+        if at < self.due:
+            self.due = at
+
+    def unfit(self, entry: Entry, now: float) -> CloseReason | None:
+        """Why the connection must not be handed out again, if so."""
+        if entry.generation != entry.lane.generation:
+            return CloseReason.STALE
+        if now >= entry.expires:
+            return CloseReason.EXPIRED
+        timeout = self.config.idle_timeout
+        if timeout is not None and now - entry.last_used >= timeout and entry.lane.live > self.config.min_size:
+            return CloseReason.IDLE
+        return None
+
+    def freshen(self, entry: Entry, now: float) -> None:
+        """There was a sign of life just now."""
+        good = now + self.window
+        entry.good_until = min(entry.expires, good)
+
+    def take_all_idle(self, lane: Lane) -> list[Entry]:
+        """Empty the lane's idle list; the entries are still IDLE and must go somewhere."""
+        taken: list[Entry] = []
+        while True:
+            try:
+                entry = lane.idle.popleft()
+            except IndexError:
+                return taken
+            entry.listed = False
+            if entry.state is IDLE:
+                self.idle_order.pop(entry, None)
+                taken.append(entry)
+
+    def serve(self, waiter: Waiter, outcome: Entry | BaseException) -> None:
+        """The one place where a queued waiter ends."""
+        waiter.queued = False
+        del waiter.lane.waiters[waiter]
+        waiter.outcome = outcome
+        self.effects.append(Effect(Do.WAKE, waiter=waiter))
+
+    def fail_waiters(self, lane: Lane, make: Callable[[], PoolError]) -> None:
+        """End all waits of a lane with an error of their own."""
+        while lane.waiters:
+            self.serve(lane.oldest(), make())
+
+    def dial(self, lane: Lane, purpose: Purpose, now: float) -> Entry:
+        """Take a permit: the entry of a connection to be."""
+        self._numbers += 1
+        entry = Entry(lane, self._numbers, purpose, now)
+        self.entries[entry.id] = entry
+        lane.size += 1
+        lane.connecting += 1
+        self.tell(EventKind.CONNECTION_CREATED, now, entry)
+        return entry
+
+    def begin_close(self, entry: Entry, reason: CloseReason, now: float, *, abort: bool = False) -> None:
+        """The connection goes; it keeps its permit until the shell says that it is closed."""
+        self._no_longer_connecting(entry)
+        entry.move(CLOSING)
+        entry.lane.live -= 1
+        self.closing += 1
+        self.counts.closes[reason] += 1
+        self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason)
+        self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
+
+    def _no_longer_connecting(self, entry: Entry) -> None:
+        if entry.pending and entry.generation == entry.lane.generation:
+            entry.lane.connecting -= 1
+        entry.pending = False
+
+    def forget(self, entry: Entry) -> None:
+        lane = entry.lane
+        self._no_longer_connecting(entry)
+        entry.move(CLOSED)
+        del self.entries[entry.id]
+        lane.size -= 1
+        self.counts.uses += entry.uses
+        self.counts.busy += entry.busy
+        if self.features.keyed and lane.unused and not lane.in_heap and self.lanes.get(lane.key) is lane:
+            del self.lanes[lane.key]

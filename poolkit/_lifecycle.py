@@ -1,0 +1,57 @@
+"""Pools and processes: the register of live pools, fork, and what a child must never touch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from typing import Any, Protocol
+
+__all__ = ("bury", "live_pools", "pool_name", "register")
+
+
+class _Forkable(Protocol):
+    def _after_fork(self) -> None: ...
+
+
+_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+_pools_lock = threading.Lock()
+_numbers = itertools.count(1)
+
+_buried: list[object] = []
+"""Connections of a parent process. Kept alive for ever: the finalizer of a driver's object may say goodbye on a
+socket that the parent still uses."""
+
+
+def register(pool: _Forkable) -> None:
+    """Enter a new pool; it is forgotten when it is collected."""
+    with _pools_lock:
+        _pools.add(pool)
+
+
+def pool_name(name: str | None) -> str:
+    """The given name, or the next free one."""
+    return f"pool-{next(_numbers)}" if name is None else name
+
+
+def live_pools() -> list[Any]:
+    """Every pool of this process that is not collected."""
+    with _pools_lock:
+        return list(_pools)
+
+
+def bury(connection: object) -> None:
+    """Keep a connection of the parent process from being finalized in this one."""
+    _buried.append(connection)
+
+
+def _after_fork_in_child() -> None:
+    global _pools_lock
+    _pools_lock = threading.Lock()  # another thread of the parent may have held it
+    for pool in list(_pools):
+        pool._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

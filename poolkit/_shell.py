@@ -1,0 +1,573 @@
+"""What the two shells share: the lock, the core behind it, the inbox, settings and statistics. No waiting."""
+
+from __future__ import annotations
+
+import logging
+import random as _random
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from . import _lifecycle
+from ._core import books, commands, upkeep
+from ._core.dialing import describe
+from ._core.effects import Do, Effect
+from ._core.entry import IDLE, Entry
+from ._core.lane import Lane
+from ._core.machine import Core
+from ._core.state import Features, Phase
+from ._core.waiter import Waiter
+from .config import PoolConfig
+from .connector import Verdict, overridden, require_connect
+from .errors import (
+    AcquireTimeout,
+    ConfigError,
+    ConnectFailed,
+    NotLeased,
+    PoolClosed,
+    PoolError,
+    ServerUnavailable,
+)
+from .events import CloseReason, Event, EventKind, FailReason, Listener
+from .policies.retire import NEVER
+from .settings import Setting, merge
+from .stats import PoolStats, explain, holders, place_of, snapshot
+
+__all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+logger = logging.getLogger("poolkit")
+
+
+class Default:
+    """Type of the marker for "the pool's own setting" where None has a meaning of its own."""
+
+    def __repr__(self) -> str:
+        return "<the pool's setting>"
+
+
+DEFAULT = Default()
+
+
+def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float) -> float:
+    """When a call that begins now must end; a timeout of None never does."""
+    if isinstance(timeout, Default):
+        timeout = config.acquire_timeout
+    elif timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
+    ):
+        raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: for ever)", "timeout")
+    return NEVER if timeout is None else now + timeout
+
+
+class Shell(Generic[C]):
+    """Lock, core and inbox. ``_decide`` is the one way to the core: decide under the lock, act after it.
+
+    Who must not wait for the lock (a release in a finalizer, possibly in the middle of this very thread's own
+    critical section) puts his call into the inbox instead; whoever holds the lock empties it on the way out.
+    """
+
+    _barging = 0.0
+
+    def __init__(
+        self,
+        connector: Any,
+        config: PoolConfig | None,
+        settings: dict[str, Any],
+        *,
+        name: str | None,
+        clock: Callable[[], float] | None,
+        random: Callable[[], float] | None,
+        listeners: Iterable[Listener],
+        debug: bool,
+        keyed: bool,
+    ) -> None:
+        require_connect(connector)
+        self._settings = merge(config, settings)
+        self._config = self._settings.config
+        self._config.warn(stacklevel=4)
+        self.name = _lifecycle.pool_name(name)
+        self._connector = connector
+        self._clock = clock or time.monotonic
+        self._random = random or _random.random
+        self._debug = debug
+        self._abort_method = overridden(connector, "abort")
+        self._close_method = overridden(connector, "close")
+        self._check_method = overridden(connector, "check")
+        self._peek_method = overridden(connector, "peek")
+        self._reset_method = overridden(connector, "reset")
+        self._dirty_method = overridden(connector, "needs_reset")
+        self._capacity_method = overridden(connector, "capacity")
+        self._connect_to = getattr(connector, "connect_to", None) if keyed else None
+        self._lazy = getattr(connector, "lazy", None) if keyed else None
+        self._streams = getattr(connector, "streams", None) if keyed else None
+        self._classify = getattr(connector, "classify", None) or _default_classify()
+        self._features = Features(
+            connect_in_caller=bool(getattr(connector, "connect_in_caller", False)),
+            checks=self._check_method is not None,
+            peeks=self._peek_method is not None,
+            keyed=keyed,
+        )
+        self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
+        self._listeners: list[Listener] = list(listeners)
+        self._events: deque[Event] = deque()
+        self._telling = Lock()
+        self._begin()
+        _lifecycle.register(self)
+        self._decide(self._core.tell, EventKind.POOL_CREATED, self._clock())
+        self._decide(self._core.tell, EventKind.POOL_READY, self._clock())
+
+    def _begin(self) -> None:
+        """An empty core with a lock of its own (again in a forked child)."""
+        self._lock = Lock()
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._core = core = Core(
+            self._config, self._features, name=self.name, barging=self._barging, random=self._random
+        )
+        core.listening = bool(self._listeners)
+        self._lane = core.lane
+        self._leased = core.leased
+        self._scheduled = NEVER
+        self._orphans: set[int] = set()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Cache what the paths without the lock need. Called under the lock after each change of it."""
+        core, config = self._core, self._config
+        self._idle = core.lane.idle
+        self._take = self._idle.pop if core.lifo else self._idle.popleft
+        self._window = core.window
+        self._tracing = self._debug or config.leak_after is not None
+        self._fast = (
+            core.phase is Phase.OPEN
+            and not core.suspended
+            and not core.listening
+            and not self._tracing
+            and not self._features.keyed
+            and self._capacity_method is None
+        )
+        self._fast_release = (
+            self._fast
+            and self._dirty_method is None
+            and self._reset_method is None
+            and core.max_idle >= core.limit
+            and len(core.entries) - core.closing <= core.limit
+        )
+
+    # -- the way to the core --------------------------------------------------------------------------------------
+
+    def _decide(self, step: Callable[..., T], *args: Any) -> T:
+        """``step(*args)`` under the lock; then carry out what it asks for."""
+        with self._lock:
+            result = step(*args)
+            core = self._core
+            effects = core.take_effects() if core.effects else None
+        if effects:
+            self._perform(effects)
+        if core.due < self._scheduled:
+            self._schedule()
+        if self._inbox:
+            self._drain()
+        return result
+
+    def _submit(self, step: Callable[..., object], *args: Any) -> None:
+        """As :meth:`_decide` without an answer and without ever waiting: whoever holds the lock does it."""
+        self._inbox.append((step, args))
+        self._drain()
+
+    def _drain(self) -> None:
+        # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
+        while self._inbox and self._lock.acquire(False):
+            try:
+                while self._inbox:
+                    step, args = self._inbox.popleft()
+                    step(*args)
+                effects = self._core.take_effects()
+            finally:
+                self._lock.release()
+            self._perform(effects)
+            if self._core.due < self._scheduled:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        raise NotImplementedError
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for do, entry, waiter, event in effects:
+            if do is Do.WAKE:
+                assert waiter is not None and waiter.parker is not None
+                waiter.parker.wake()
+            elif do is Do.TELL:
+                assert event is not None
+                self._events.append(event)
+            elif do is Do.ABORT:
+                assert entry is not None
+                self._abort(entry)
+            else:
+                assert entry is not None
+                self._begin_job(do, entry)
+        if self._events:
+            self._tell()
+
+    def _begin_job(self, do: Do, entry: Entry) -> None:
+        raise NotImplementedError
+
+    def _abort(self, entry: Entry) -> None:
+        try:
+            if self._abort_method is not None:
+                self._abort_method(entry.connection)
+            elif self._close_method is not None:
+                self._begin_job(Do.CLOSE, entry)
+                return
+        except Exception:
+            logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+        self._gone(entry)
+
+    def _gone(self, entry: Entry) -> None:
+        """The connection is closed."""
+        entry.connection = None
+        self._submit(self._core.closed, entry, self._clock())
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock.
+
+        A listener that raises is logged once and dropped. While anybody listens, acquire and release take the
+        lock (they are a little slower).
+        """
+        with self._lock:
+            self._listeners.append(listener)
+            self._core.listening = True
+            self._refresh()
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Undo :meth:`add_listener`; not an error if it was dropped already."""
+        with self._lock:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+            self._core.listening = bool(self._listeners)
+            self._refresh()
+
+    def _tell(self) -> None:
+        while self._events and self._telling.acquire(False):  # one thread at a time keeps the order
+            try:
+                while self._events:
+                    event = self._events.popleft()
+                    for listener in tuple(self._listeners):
+                        try:
+                            listener(event)
+                        except Exception:
+                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
+                            self.remove_listener(listener)
+            finally:
+                self._telling.release()
+
+    # -- acquire and release, the parts without waiting -----------------------------------------------------------
+
+    def _quick(self, now: float) -> Entry | None:
+        """An idle connection in its best days, taken without the lock; None: take the long way."""
+        try:
+            entry = self._take()
+        except IndexError:
+            return None
+        if now < entry.good_until and entry.generation == entry.lane.generation:
+            return entry
+        self._submit(self._put_back, entry)
+        return None
+
+    def _put_back(self, entry: Entry) -> None:
+        """Undo a take that was rash; the long way decides what becomes of the entry."""
+        if self._core.lifo:
+            self._idle.append(entry)
+        else:
+            self._idle.appendleft(entry)
+        if self._lane.waiters:
+            self._core.settle(self._lane, self._clock())
+
+    def _return(self, entry: Entry, now: float) -> bool:
+        """Put a connection back without the lock; False: it needs the long way."""
+        lane = entry.lane
+        if not self._fast_release or entry.generation != lane.generation or now >= entry.expires or lane.waiters:
+            return False
+        entry.leases = 0
+        entry.last_used = entry.checked_at = now
+        good = now + self._window
+        entry.good_until = min(entry.expires, good)
+        entry.state = IDLE
+        self._idle.append(entry)
+        if lane.waiters or not self._fast_release:  # somebody came, or the pool changed, in the meantime
+            self._submit(self._core.settle, lane, now)
+        return True
+
+    def _verdict(self, error: BaseException) -> Verdict:
+        try:
+            verdict = self._classify(error)
+        except Exception:
+            logger.exception("%s: connector.classify failed", self.name)
+            return Verdict.DISCARD
+        return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
+
+    def _fate(self, discard: bool, error: BaseException | None) -> Verdict:
+        if discard:
+            return Verdict.DISCARD
+        return Verdict.KEEP if error is None else self._verdict(error)
+
+    def _dirty(self, entry: Entry) -> bool:
+        """Whether the returned connection has to be reset."""
+        if self._reset_method is None:
+            return False
+        return True if self._dirty_method is None else bool(self._dirty_method(entry.connection))
+
+    def _pop_lease(self, key: int) -> Entry | None:
+        """The entry behind a lease (or connection); None if it is released already and the pool is closed."""
+        entry = self._leased.pop(key, None)
+        if entry is not None:
+            return entry
+        if self._core.phase is not Phase.OPEN or key in self._orphans:
+            self._orphans.discard(key)
+            return None  # cut when the pool was closed, or inherited from the parent process
+        raise NotLeased(
+            f"{self.name}: release of a connection that is not on lease from this pool: "
+            "it is foreign, was released already, or belongs to a Lease (close that)"
+        )
+
+    def _expire(self, waiter: Waiter, now: float) -> PoolError | None:
+        """Under the lock: the caller's time is up; None if he was served in this very moment."""
+        if waiter.outcome is not None:
+            return None
+        core, lane = self._core, waiter.lane
+        ahead = sum(1 for other in lane.waiters if other.ticket < waiter.ticket) if waiter.queued else 0
+        stats = snapshot(core, now)
+        held = holders(core, now, self._name_of)
+        text = explain(stats, held, ahead=ahead)
+        own = sum(e.holder == waiter.holder for e in core.leased.copy().values())
+        if own and own >= core.limit:
+            text += (
+                f"; self-deadlock: {self._name_of(waiter.holder)} waits for a connection while it holds all {own} of "
+                "this pool itself"
+            )
+        down = not lane.live and lane.breaker.failures
+        kind = ServerUnavailable if down else AcquireTimeout
+        error = kind(f"{self.name}: no connection in {now - waiter.since:.2f} s ({text})")
+        error.__cause__ = lane.last_error if lane.breaker.failures else None
+        core.abandon(waiter, now, timed_out=True)
+        core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=FailReason.TIMEOUT, error=error)
+        return error
+
+    def _fail(self, waiter: Waiter, error: PoolError, now: float) -> None:
+        """Under the lock: tell the listeners why an acquire failed."""
+        reasons = {"PoolClosed": FailReason.POOL_CLOSED, "PoolBusy": FailReason.BUSY,
+                   "PoolSuspended": FailReason.SUSPENDED}  # fmt: skip
+        reason = reasons.get(type(error).__name__, FailReason.CONNECTION_ERROR)
+        self._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
+
+    def _name_of(self, holder: int) -> str:
+        raise NotImplementedError
+
+    def _mark(self, entry: Entry, waiter: Waiter, now: float) -> None:
+        """A lease begins: write down since when, by whom and, when tracing, where."""
+        entry.leased_at = now
+        entry.holder = waiter.holder
+        entry.reported = False
+        entry.place = _caller_place() if self._tracing else None
+        if self._core.listening:
+            self._decide(self._tell_acquired, entry, waiter, now)
+
+    def _tell_acquired(self, entry: Entry, waiter: Waiter, now: float) -> None:
+        self._core.tell(EventKind.ACQUIRED, now, entry, duration=now - waiter.since)
+
+    # -- leases that were dropped ---------------------------------------------------------------------------------
+
+    def _dropped(self, key: int) -> None:
+        """Called by a finalizer: takes no lock, does no I/O; the next one at the lock does the work."""
+        self._inbox.append((self._reclaim, (key,)))
+        for waiter in tuple(self._lane.waiters)[:1]:  # nobody may come by for long, but he waits for just this
+            if waiter.parker is not None:
+                waiter.parker.wake()
+
+    def _reclaim(self, key: int) -> None:
+        """Under the lock: the lease is gone, the state of its connection unknown."""
+        entry = self._leased.pop(key, None)
+        if entry is None:
+            return
+        now = self._clock()
+        core = self._core
+        core.counts.leaks += 1
+        core.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - entry.leased_at)
+        entry.leases -= 1
+        if not entry.leases:
+            core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
+        warnings.warn(
+            f"{self.name}: a lease was dropped without close(), taken at {place_of(entry) or 'an unknown place'} by "
+            f"{self._name_of(entry.holder)}; its connection is closed (set debug=True to see the place)",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def run_due(self) -> None:
+        """Housekeeping: called by the runtime when something is due. Does not block."""
+        self._scheduled = NEVER
+        now = self._clock()
+        self._decide(upkeep.tick, self._core, now)
+        if self._config.leak_after is not None:
+            for entry in self._decide(upkeep.leaks, self._core, now):
+                logger.warning(
+                    "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s",
+                    self.name, now - entry.leased_at, self._config.leak_after, self._name_of(entry.holder),
+                    place_of(entry) or "an unknown place",
+                )  # fmt: skip
+        if self._core.due < self._scheduled:
+            self._schedule()
+
+    # -- settings and statistics ----------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> PoolConfig:
+        """The settings in effect."""
+        return self._config
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool admits nobody any more."""
+        return self._core.phase is not Phase.OPEN
+
+    def stats(self) -> PoolStats:
+        """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
+        with self._lock:
+            return snapshot(self._core, self._clock())
+
+    def explain(self) -> str:
+        """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last."""
+        with self._lock:
+            now = self._clock()
+            stats = snapshot(self._core, now)
+            held = holders(self._core, now, self._name_of)
+        return f"{self.name}: {explain(stats, held)}"
+
+    def describe(self) -> dict[str, Setting]:
+        """Each setting with the value in effect and where it came from."""
+        return self._settings.described()
+
+    def clear(self) -> None:
+        """Retire all connections: idle ones are closed now, leased ones when they come back, those being opened
+        when they arrive. The next caller gets a new one. Thread-safe.
+        """
+        self._decide(commands.clear, self._core, self._clock())
+
+    def suspend(self, *, fail_fast: bool = False) -> None:
+        """Hand out nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast`` get
+        :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.
+        """
+        self._decide(commands.suspend, self._core, fail_fast, self._clock())
+        self._changed()
+
+    def resume(self) -> None:
+        """End :meth:`suspend`; waiters are served in order."""
+        self._decide(commands.resume, self._core, self._clock())
+        self._changed()
+
+    def reconfigure(self, **changes: Any) -> None:
+        """Change settings of the live pool: ``reconfigure(max_size=20)``.
+
+        No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
+        nothing for an unknown name or an impossible value. Thread-safe.
+        """
+        settings = self._settings.changed(changes, "reconfigure()")
+        settings.config.warn(stacklevel=2)
+        self._settings, self._config = settings, settings.config
+        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        self._decide(commands.reconfigure, self._core, settings.config, self._barging, changed, self._clock())
+        self._changed()
+
+    def _changed(self) -> None:
+        with self._lock:
+            self._refresh()
+        self._decide(self._core.settle, self._lane, self._clock())
+
+    def check_books(self) -> None:
+        """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
+        with self._lock:
+            books.check(self._core)
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise PoolClosed(f"{self.name}: the pool is {self._core.phase.value}")
+
+    def _lane_of(self, key: Hashable) -> Lane:
+        """Under the lock: the lane of a key; a new one knows how many leases a connection of it may serve."""
+        core = self._core
+        known = key in core.lanes
+        lane = core.add_lane(key)
+        if not known and self._streams is not None:
+            lane.streams = max(1, int(self._streams(key)))
+        return lane
+
+    def _warm_up_error(self, count: int, errors: list[BaseException], late: int) -> ConnectFailed:
+        parts = [f"{len(errors)} of {count} connects failed"] if errors else []
+        if late:
+            parts.append(f"{late} of {count} did not finish in time")
+        kinds = dict.fromkeys(describe(error) for error in errors)
+        error = ConnectFailed(f"{self.name}: warm_up: {', '.join(parts)}" + "".join(f"; {kind}" for kind in kinds))
+        error.errors = tuple(errors)
+        error.__cause__ = errors[0] if errors else None
+        return error
+
+    # -- fork -----------------------------------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        """In the child: begin empty; leave the parent's connections alone."""
+        old = self._core
+        self._telling = Lock()
+        self._events.clear()
+        forget = overridden(self._connector, "forget")
+        for entry in list(old.entries.values()):
+            if entry.connection is not None:
+                try:
+                    if forget is not None:
+                        forget(entry.connection)
+                except Exception:
+                    logger.debug("%s: forget failed", self.name, exc_info=True)
+                _lifecycle.bury(entry.connection)
+        leased = set(old.leased)
+        self._begin()
+        self._orphans = leased
+        self._core.phase = old.phase
+        with self._lock:
+            self._refresh()
+
+    def __repr__(self) -> str:
+        core = self._core
+        return (
+            f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.entries)} open, "
+            f"{len(core.leased)} leased, {len(core.lane.waiters)} waiting>"
+        )
+
+
+def _default_classify() -> Callable[[BaseException], Verdict]:
+    from .connector import default_classify
+
+    return default_classify
+
+
+_PACKAGES = tuple(__name__.rpartition(".")[0] + tail for tail in (".", "_adapters.")) + ("contextlib",)
+
+
+def _caller_place() -> tuple[str, int] | None:
+    """File and line of the nearest frame outside this package and its adapters."""
+    frame = sys._getframe(1)
+    while True:
+        module = str(frame.f_globals.get("__name__", ""))
+        if not (module + ".").startswith(_PACKAGES):
+            return frame.f_code.co_filename, frame.f_lineno
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back

@@ -1,0 +1,480 @@
+"""The pool for threads. Decisions are the core's; here is waiting, I/O and the reading of the clock."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Hashable, Iterable
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from ._core import commands
+from ._core.effects import Do
+from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
+from ._core.state import Phase
+from ._core.upkeep import pinged
+from ._core.waiter import Waiter
+from ._shell import DEFAULT, Default, Shell, deadline_of
+from .config import PoolConfig
+from .connector import AsyncConnector, Connector, Verdict
+from .errors import ConfigError, PoolClosed, PoolError
+from .events import Listener
+from .policies.retire import NEVER
+from .runtimes.base import Runtime, SyncParker
+from .runtimes.threads import ThreadRuntime
+
+__all__ = ("Lease", "Pool")
+
+C = TypeVar("C")
+
+logger = logging.getLogger("poolkit")
+
+_THREADS = ThreadRuntime()
+
+
+class Lease(Generic[C]):
+    """The right to use one connection until closed. Closing returns the connection; twice is a no-op.
+
+    As a context manager it gives the connection, and an exception in the block is classified by the connector:
+    a broken connection is closed and replaced. Not to be shared between threads while it is being closed.
+    """
+
+    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
+
+    def __init__(self, pool: Pool[C]) -> None:
+        self._pool = pool
+        self.entry: Entry | None = None
+
+    since: float
+    """When the lease began, by the pool's clock, in seconds."""
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            self._pool._give(id(self), discard, error)
+
+    def detach(self) -> C:
+        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
+        entry, self.entry = self.entry, None
+        if entry is None:
+            raise self._pool._not_leased()
+        self._pool._detach(id(self))
+        return self.connection
+
+    def set_capacity(self, leases: int) -> None:
+        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        entry = self.entry
+        if entry is not None:
+            pool = self._pool
+            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
+
+    def __enter__(self) -> C:
+        return self.connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            self._pool._give(id(self), False, error)
+
+    def __del__(self) -> None:
+        if self.entry is not None:
+            self._pool._dropped(id(self))
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
+
+
+class Pool(Shell[C]):
+    """A pool for threads. Thread-safe throughout; safe after ``fork()`` (the child begins empty).
+
+    ``connector``: a :class:`~poolkit.Connector`. ``config``: a :class:`~poolkit.PoolConfig`; single settings may
+    be given as keywords and win. ``name``: for messages and metrics, unique in the application. ``listeners``:
+    called for each :class:`~poolkit.Event`. ``debug``: note the place of every acquire. ``keyed``: one lane for
+    each ``key`` given to :meth:`lease`, all under one ``max_size``. ``clock``, ``random``, ``runtime``: for tests
+    and for drivers with a way of their own to wait.
+
+    Raises :class:`~poolkit.ConfigError` for an impossible setting or a connector that cannot connect.
+    """
+
+    _barging = 0.001
+
+    def __init__(
+        self,
+        connector: Connector[C],
+        config: PoolConfig | None = None,
+        *,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        keyed: bool = False,
+        clock: Callable[[], float] | None = None,
+        random: Callable[[], float] | None = None,
+        runtime: Runtime | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(cast("Any", connector), AsyncConnector):
+            raise ConfigError(
+                f"connector={connector!r}: Pool needs a synchronous Connector; use AsyncPool for an AsyncConnector",
+                "connector",
+            )
+        self._runtime = runtime or _THREADS
+        self._caller = self._runtime.caller
+        super().__init__(
+            connector, config, settings,
+            name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
+        )  # fmt: skip
+        if self._config.start == "eager":
+            self._decide(self._start)
+
+    def _start(self) -> None:
+        self._core.started = True
+        self._core.refill(self._clock())
+
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
+        """A connection, to be given back with :meth:`release`.
+
+        ``timeout`` in seconds replaces ``acquire_timeout``: 0 never waits, None waits for ever. Raises
+        :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
+        :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
+        """
+        if self._fast and not self._lane.waiters:
+            now = self._clock()
+            entry = self._quick(now)
+            if entry is not None:
+                entry.state = IN_USE
+                entry.leases = 1
+                entry.leased_at = now
+                entry.holder = self._caller()
+                connection = entry.connection
+                self._leased[id(connection)] = entry
+                return cast("C", connection)
+        entry = self._acquire(timeout, None)
+        self._leased[id(entry.connection)] = entry
+        return cast("C", entry.connection)
+
+    def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give back what :meth:`acquire` gave. Never waits for the pool's lock; callable from finalizers.
+
+        ``discard``: close the connection instead of keeping it. ``error``: what happened while it was used; the
+        connector's ``classify`` decides. Raises :class:`~poolkit.NotLeased` for any other object, or twice.
+        """
+        self._give(id(connection), discard, error)
+
+    def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> Lease[C]:
+        """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
+
+        ``key``: the lane (endpoint) of a keyed pool.
+        """
+        lease = Lease(self)
+        if self._fast and not self._lane.waiters:
+            now = self._clock()
+            entry = self._quick(now)
+            if entry is not None:
+                entry.state = IN_USE
+                entry.leases = 1
+                entry.leased_at = lease.since = now
+                entry.holder = self._caller()
+                lease.connection = entry.connection
+                self._leased[id(lease)] = entry
+                lease.entry = entry
+                return lease
+        entry = self._acquire(timeout, key)
+        lease.connection = entry.connection
+        lease.since = entry.leased_at
+        self._leased[id(lease)] = entry
+        lease.entry = entry
+        return lease
+
+    def detach(self, connection: C) -> None:
+        """Take a connection got by :meth:`acquire` out of the pool: it is the caller's, its place is free."""
+        self._detach(id(connection))
+
+    def _detach(self, key: int) -> None:
+        entry = self._pop_lease(key)
+        if entry is not None:
+            self._decide(self._core.detach, entry, self._clock())
+
+    def _not_leased(self) -> PoolError:
+        return PoolClosed(f"{self.name}: the lease is closed")
+
+    def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
+        entry = self._pop_lease(key)
+        if entry is None:
+            return
+        now = self._clock()
+        entry.uses += 1
+        entry.busy += now - entry.leased_at
+        if not discard and error is None and self._return(entry, now):
+            return
+        verdict = self._fate(discard, error)
+        if verdict is Verdict.KEEP and entry.leases == 1 and not self._reset(entry):
+            verdict = Verdict.DISCARD
+        if verdict is Verdict.KEEP:
+            self._submit(self._core.give_back, entry, now)
+        else:
+            self._submit(self._core.discard, entry, now, verdict)
+
+    def _reset(self, entry: Entry) -> bool:
+        """Reset what was touched, in the returning thread; False if the connection cannot be used again."""
+        done = False
+        try:
+            if self._dirty(entry):
+                entry.move(RESETTING)
+                self._reset_method(entry.connection)
+            done = True
+        except Exception:
+            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
+        except BaseException:
+            self._submit(self._core.discard, entry, self._clock(), Verdict.DISCARD)
+            raise
+        return done
+
+    # -- the long way ---------------------------------------------------------------------------------------------
+
+    def _acquire(self, timeout: float | Default | None, key: Hashable) -> Entry:
+        now = self._clock()
+        deadline = deadline_of(timeout, self._config, now)
+        waiter = Waiter(self._lane, now, self._caller())
+        parker = waiter.parker = self._runtime.parker()
+        try:
+            self._decide(self._ask, waiter, key, now)
+            while True:
+                outcome = waiter.outcome
+                if outcome is None:
+                    self._wait(waiter, cast("SyncParker", parker), deadline)
+                elif not isinstance(outcome, Entry):
+                    if isinstance(outcome, PoolError):
+                        self._decide(self._fail, waiter, outcome, self._clock())
+                    raise outcome
+                elif outcome.state is IN_USE:
+                    self._mark(outcome, waiter, self._clock())
+                    return outcome
+                elif outcome.state is CHECKING:
+                    self._check_for(waiter, outcome, deadline)
+                else:
+                    entry = self._connect_for(waiter, outcome, deadline)
+                    if entry is not None:
+                        self._mark(entry, waiter, self._clock())
+                        return entry
+        except BaseException:
+            self._decide(self._core.abandon, waiter, self._clock())
+            raise
+
+    def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
+        if self._features.keyed:
+            waiter.lane = self._lane_of(key)
+        self._core.acquire(waiter, now)
+
+    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float) -> None:
+        left = deadline - self._clock()
+        if left > 0:
+            parker.wait(None if deadline == NEVER else left)
+        if waiter.outcome is None:
+            now = self._clock()
+            if now < deadline:
+                self._decide(self._core.look, waiter, now)
+                return
+            error = self._decide(self._expire, waiter, now)
+            if error is not None:
+                asyncio = sys.modules.get("asyncio")
+                if asyncio is not None and asyncio._get_running_loop() is not None:
+                    error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
+                raise error
+
+    def _check_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """The caller checks an idle connection in doubt before he uses it."""
+        left = deadline - self._clock()
+        waiter.outcome = None  # from here on the check decides
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = self._alive(entry, left, ask=left > 0)
+        finally:
+            self._decide(self._core.checked, entry, waiter, error, self._clock())
+
+    def _alive(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
+        try:
+            if self._peek_method is not None and self._peek_method(entry.connection) is False:
+                return ConnectionResetError("closed by the peer while idle")
+            if ask and self._check_method is not None:
+                limit = self._config.check_timeout
+                limit = left if limit is None else min(limit, left)
+                if self._check_method(entry.connection, None if limit == NEVER else limit) is False:
+                    return ConnectionAbortedError("the check failed")
+        except Exception as error:
+            return error
+        return None
+
+    def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> Entry | None:
+        """The caller connects by himself, as his driver asks; None: the connection was no use any more."""
+        limit = self._config.connect_timeout
+        left = deadline - self._clock()
+        if 0 < left < (limit or NEVER):
+            limit = left
+        waiter.outcome = None
+        try:
+            connection, capacity, lazy = self._connect(entry, limit)
+        except BaseException as error:
+            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            raise
+        now = self._clock()
+        kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
+        if kept:
+            return entry
+        self._decide(self._core.retry, waiter, now)
+        return None
+
+    def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
+        connection: C
+        if self._connect_to is not None:
+            connection = self._connect_to(entry.lane.key, limit)
+        else:
+            connection = self._connector.connect(limit)
+        try:
+            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
+            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
+        except BaseException:
+            entry.connection = connection
+            if self._abort_method is not None:
+                self._abort_method(connection)
+            raise
+
+    # -- background work ------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        self._scheduled = due = self._core.due
+        self._runtime.schedule(self, max(0.0, due - self._clock()))
+
+    def _begin_job(self, do: Do, entry: Entry) -> None:
+        if do is Do.CONNECT:
+            self._runtime.spawn(self._connect_job, entry)
+        elif do is Do.PING:
+            self._runtime.spawn(self._ping_job, entry)
+        elif self._close_in_caller or self._close_method is None:
+            self._close_job(entry)
+        else:
+            self._runtime.spawn(self._close_job, entry)
+
+    def _connect_job(self, entry: Entry) -> BaseException | None:
+        """Connect for whoever comes first; the error, if it failed."""
+        try:
+            connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
+        except BaseException as error:
+            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            return error
+        now = self._clock()
+        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
+        return None
+
+    def _close_job(self, entry: Entry) -> None:
+        try:
+            if self._close_method is not None:
+                self._close_method(entry.connection)
+            elif self._abort_method is not None:
+                self._abort_method(entry.connection)
+        except Exception:
+            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            self._gone(entry)
+
+    def _ping_job(self, entry: Entry) -> None:
+        now = self._clock()
+        keepalive = self._config.keepalive
+        ask = self._check_method is not None and (
+            entry.good_until == 0.0 or (keepalive is not None and now - entry.checked_at >= keepalive)
+        )
+        error = self._alive(entry, NEVER, ask=ask)
+        self._decide(pinged, self._core, entry, error, ask, self._clock())
+
+    def _name_of(self, holder: int) -> str:
+        return self._runtime.name_of(holder)
+
+    # -- the pool as a whole --------------------------------------------------------------------------------------
+
+    def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
+        """Open connections until ``count`` exist (None: ``min_size``), ``max_connecting`` at a time.
+
+        Waits for all attempts, at most ``timeout`` seconds (None: as long as each may take). If any failed, raises
+        :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
+        """
+        if count is None:
+            count = self._config.min_size
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
+        self._refuse_closed()
+        entries = self._decide(commands.reserve, self._core, count, self._clock())
+        if not entries:
+            return
+        pending, errors = list(reversed(entries)), list[BaseException]()
+        left = [len(entries)]
+        parker = self._runtime.parker()
+
+        def work() -> None:
+            while True:
+                try:
+                    entry = pending.pop()
+                except IndexError:
+                    return
+                error = self._connect_job(entry)
+                with counter:
+                    if error is not None:
+                        errors.append(error)
+                    left[0] -= 1
+                parker.wake()
+
+        counter = type(self._lock)()
+        for _ in range(min(len(entries), self._core.max_connecting)):
+            self._runtime.spawn(work)
+        deadline = deadline_of(timeout, self._config, self._clock())
+        while left[0] and (rest := deadline - self._clock()) > 0:
+            parker.wait(None if deadline == NEVER else rest)
+        if errors or left[0]:
+            raise self._warm_up_error(len(entries), errors, left[0])
+
+    def drain(self, timeout: float | None = 30.0) -> bool:
+        """Admit nobody, close idle connections, wait up to ``timeout`` seconds for the leases to end, then abort
+        those that are left and close the pool. True if every lease ended by itself. Thread-safe.
+        """
+        return self._shut(Phase.DRAINING, timeout)
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Wake all waiters with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
+        when it comes back, one being opened when it arrives. Waits up to ``timeout`` seconds for the idle ones
+        to be closed. Idempotent, thread-safe.
+        """
+        self._shut(Phase.CLOSED, timeout)
+
+    def _shut(self, phase: Phase, timeout: float | None) -> bool:
+        deadline = deadline_of(timeout, self._config, self._clock())
+        self._decide(commands.shut, self._core, phase, self._clock())
+        self._changed()
+        core = self._core
+        parker = self._runtime.parker()
+        core.watchers.append(parker)
+        try:
+            while core.entries if phase is Phase.DRAINING else core.closing:
+                left = deadline - self._clock()
+                if left <= 0:
+                    break
+                parker.wait(None if deadline == NEVER else left)
+        finally:
+            core.watchers.remove(parker)
+        if phase is Phase.CLOSED:
+            return True
+        aborted = self._decide(commands.abort_leased, core, self._clock())
+        self._decide(commands.shut, core, Phase.CLOSED, self._clock())
+        return not aborted
+
+    def __enter__(self) -> Pool[C]:
+        self._refuse_closed()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

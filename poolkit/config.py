@@ -1,0 +1,209 @@
+"""The settings of a pool: frozen, validated, times in seconds.
+
+Where a value came from (default, keyword, file, environment) is kept beside it by :mod:`poolkit.settings`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from .errors import ConfigError
+
+__all__ = ("BackoffConfig", "BreakerConfig", "PoolConfig", "PoolConfigWarning")
+
+
+class PoolConfigWarning(UserWarning):
+    """Settings that are possible but hardly meant."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
+
+
+def _bad(setting: str, value: object, right: str) -> ConfigError:
+    return ConfigError(f"{setting}={value!r}: must be {right}", setting.rpartition(".")[2])
+
+
+def _count(name: str, value: object, low: int, *, none: str | None = None) -> None:
+    if value is None and none is not None:
+        return
+    right = f"a whole number, {low} or more" + (f" (or None: {none})" if none else "")
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise _bad(name, value, right)
+
+
+def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -> None:
+    if value is None and none is not None:
+        return
+    right = f"a time in seconds, {'0 or more' if zero else 'above 0'}" + (f" (or None: {none})" if none else "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise _bad(name, value, right)
+    if value < 0 or (value == 0 and not zero):
+        raise _bad(name, value, right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackoffConfig:
+    """How long to wait between failed connects: full jitter, ``random() * min(cap, base * 2**failures)``.
+
+    Formula: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 ("full jitter").
+    """
+
+    base: float = 0.1
+    """Seconds; the first retry comes after 0.05 s on average, which a failover or restart hardly notices."""
+    cap: float = 5.0
+    """Seconds; bounds how long after the server's return the pool still waits."""
+
+    def __post_init__(self) -> None:
+        _seconds("backoff.base", self.base, zero=False)
+        _seconds("backoff.cap", self.cap, zero=False)
+        if self.cap < self.base:
+            raise _bad("backoff.cap", self.cap, f"at least backoff.base ({self.base!r})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerConfig:
+    """Circuit breaker: after ``failure_threshold`` failed connects in a row callers fail at once.
+
+    States and names: M. Nygard, "Release It!", 2nd ed. 2018, "Circuit Breaker".
+    """
+
+    failure_threshold: int = 5
+    """Failed connects in a row that open the breaker."""
+    reset_timeout: float = 10.0
+    """Seconds that the breaker stays open before one probe is let through (half-open)."""
+
+    def __post_init__(self) -> None:
+        _count("breaker.failure_threshold", self.failure_threshold, 1)
+        _seconds("breaker.reset_timeout", self.reset_timeout, zero=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """All settings of one pool. Immutable: :meth:`replace` gives a changed copy.
+
+    Raises :class:`~poolkit.errors.ConfigError` for an impossible value and warns
+    (:class:`PoolConfigWarning`) about combinations that are hardly meant.
+    """
+
+    min_size: int = 0
+    """Connections kept open without need. 0: a pool costs the server nothing until it is used."""
+    max_size: int | None = 10
+    """Connections that exist at once, those being opened or closed included; None: no limit.
+    10 is HikariCP's default: about twice the cores of a mid-size database server."""
+    max_idle: int | None = None
+    """Idle connections kept; one returned beyond that is closed. None: as many as ``max_size``."""
+    max_waiting: int | None = None
+    """Callers that may wait; the next one fails with PoolBusy. None: no limit (each has a deadline anyway)."""
+    order: Literal["lifo", "fifo"] = "lifo"
+    """Which idle connection is taken: the last used (the surplus ages out), or the first (spreads use)."""
+    start: Literal["lazy", "eager"] = "lazy"
+    """"eager" opens ``min_size`` connections when the pool is made; "lazy" from its first use on."""
+    acquire_timeout: float | None = 30.0
+    """Seconds from asking to a usable connection in hand, all stages included; 0 never waits; None: for ever."""
+    connect_timeout: float | None = 10.0
+    """Seconds for one attempt to open a connection. Below ``acquire_timeout``, so that there is a second."""
+    check_timeout: float | None = 2.0
+    """Seconds for one check of a connection; a healthy server answers in milliseconds."""
+    max_lifetime: float | None = 1800.0
+    """Seconds after which a connection is replaced (DNS changes, server-side leaks); None: never."""
+    lifetime_jitter: float = 0.1
+    """Share of ``max_lifetime`` by which lives are shortened at random, so that they do not end together."""
+    idle_timeout: float | None = 600.0
+    """Seconds after which an unused connection above ``min_size`` is closed; None: never."""
+    keepalive: float | None = None
+    """Seconds after which an idle connection is checked, so that no firewall forgets it; None: never."""
+    check_after_idle: float | None = 1.0
+    """Check a connection at acquire when it was idle this long in seconds; 0: always; None: only when in doubt."""
+    max_connecting: int | None = 16
+    """Connects in progress at once: a burst is served in one connect time, a server is not stormed."""
+    leak_after: float | None = None
+    """Report a lease held longer than this many seconds, with the place where it was taken; None: never."""
+    barging_window: float | None = None
+    """Newcomers may overtake waiters until the oldest has waited this long in seconds; 0: strict FIFO.
+    None: 0.001 for threads (saves a switch of threads where leases last microseconds), 0 for tasks."""
+    backoff: BackoffConfig = field(default_factory=BackoffConfig)
+    """Pause between failed connects."""
+    breaker: BreakerConfig | None = None
+    """Circuit breaker; None: callers wait for the server until their own deadline."""
+
+    def __post_init__(self) -> None:
+        _count("min_size", self.min_size, 0)
+        _count("max_size", self.max_size, 1, none="no limit")
+        _count("max_idle", self.max_idle, 0, none="max_size")
+        _count("max_waiting", self.max_waiting, 0, none="no limit")
+        _count("max_connecting", self.max_connecting, 1, none="no limit")
+        _seconds("acquire_timeout", self.acquire_timeout, zero=True, none="wait for ever")
+        _seconds("connect_timeout", self.connect_timeout, zero=False, none="no limit")
+        _seconds("check_timeout", self.check_timeout, zero=False, none="no limit")
+        _seconds("max_lifetime", self.max_lifetime, zero=False, none="never")
+        _seconds("idle_timeout", self.idle_timeout, zero=False, none="never")
+        _seconds("keepalive", self.keepalive, zero=False, none="never")
+        _seconds("check_after_idle", self.check_after_idle, zero=True, none="only when in doubt")
+        _seconds("leak_after", self.leak_after, zero=False, none="never")
+        _seconds("barging_window", self.barging_window, zero=True, none="0.001 for threads, 0 for tasks")
+        _seconds("lifetime_jitter", self.lifetime_jitter, zero=True)
+        if self.lifetime_jitter >= 1:
+            raise _bad("lifetime_jitter", self.lifetime_jitter, "a share of max_lifetime, 0 to below 1")
+        if self.order not in ("lifo", "fifo"):
+            raise _bad("order", self.order, "'lifo' or 'fifo'")
+        if self.start not in ("lazy", "eager"):
+            raise _bad("start", self.start, "'lazy' or 'eager'")
+        if not isinstance(self.backoff, BackoffConfig):
+            raise _bad("backoff", self.backoff, "a BackoffConfig")
+        if self.breaker is not None and not isinstance(self.breaker, BreakerConfig):
+            raise _bad("breaker", self.breaker, "a BreakerConfig, or None")
+        if self.max_size is not None:
+            if self.min_size > self.max_size:
+                raise _bad("min_size", self.min_size, f"at most max_size ({self.max_size})")
+            if self.max_idle is not None and self.max_idle > self.max_size:
+                raise _bad("max_idle", self.max_idle, f"at most max_size ({self.max_size})")
+        if self.max_idle is not None and self.min_size > self.max_idle:
+            raise _bad("min_size", self.min_size, f"at most max_idle ({self.max_idle})")
+
+    def replace(self, **changes: Any) -> PoolConfig:
+        """A copy with some settings changed; an unknown name is a ConfigError with the nearest right one."""
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"{name}={changes[name]!r}: no such setting; {nearest(name, known)}", name)
+        return replace(self, **changes)
+
+    def doubts(self) -> list[str]:
+        """What is possible but hardly meant, a sentence each, with the reason."""
+        found = []
+        acquire, connect = self.acquire_timeout, self.connect_timeout
+        if acquire and (connect is None or connect >= acquire):
+            found.append(
+                f"connect_timeout={connect!r} is not below acquire_timeout={acquire!r}: one slow connect uses up "
+                "the caller's whole wait and there is no second attempt"
+            )
+        if self.keepalive and self.idle_timeout and self.min_size == 0 and self.keepalive >= self.idle_timeout:
+            found.append(
+                f"keepalive={self.keepalive!r} is not below idle_timeout={self.idle_timeout!r}: idle connections "
+                "are closed before their first heartbeat"
+            )
+        if self.max_lifetime and self.idle_timeout and self.idle_timeout >= self.max_lifetime:
+            found.append(
+                f"idle_timeout={self.idle_timeout!r} is not below max_lifetime={self.max_lifetime!r}: "
+                "it can never take effect"
+            )
+        if self.check_timeout and acquire and self.check_timeout >= acquire:
+            found.append(
+                f"check_timeout={self.check_timeout!r} is not below acquire_timeout={acquire!r}: a check that hangs "
+                "leaves no time for another connection"
+            )
+        return found
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`."""
+        for doubt in self.doubts():
+            warnings.warn(doubt, PoolConfigWarning, stacklevel=stacklevel + 1)

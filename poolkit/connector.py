@@ -1,0 +1,171 @@
+"""What an adapter supplies: the only knowledge of a driver that the engine has.
+
+Subclass :class:`Connector` (threads) or :class:`AsyncConnector` (asyncio, trio) and implement ``connect``; all
+else has a default. The engine looks once, when the pool is made, at which methods are overridden, and never
+calls one that is not.
+"""
+
+from __future__ import annotations
+
+import ssl
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from .errors import ConfigError
+
+__all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify")
+
+C = TypeVar("C")
+
+
+class Verdict(Enum):
+    """What an error means for the connection on which it happened, or for opening one."""
+
+    KEEP = "keep"
+    """The connection is sound; reset it and use it again."""
+    DISCARD = "discard"
+    """The state of the connection is unknown or it is broken: abort it."""
+    SUSPECT = "suspect"
+    """Broken, and others may be too: abort it, and check the idle ones before their next use."""
+    RETIRE = "retire"
+    """The server behind it is wrong (a demoted primary, say): retire the whole generation."""
+    FATAL = "fatal"
+    """Connecting again cannot help (authentication, unknown database, TLS): tell all waiters at once."""
+
+
+def default_classify(error: BaseException) -> Verdict:
+    """The verdict when the adapter has no better one.
+
+    Whatever is not an :class:`Exception` (cancellation, KeyboardInterrupt, GeneratorExit) may have struck in
+    mid-exchange: discard. Network errors and timeouts: discard and suspect the others. A failed TLS
+    verification is fatal. Any other exception is the application's and leaves the connection sound.
+    """
+    if not isinstance(error, Exception):
+        return Verdict.DISCARD
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Verdict.FATAL
+    if isinstance(error, TimeoutError):
+        return Verdict.DISCARD
+    if isinstance(error, (OSError, EOFError)):
+        return Verdict.SUSPECT
+    return Verdict.KEEP
+
+
+class _Base(Generic[C]):
+    """What both kinds of connector share: everything that does no I/O."""
+
+    connect_in_caller: bool = False
+    """Open connections on demand in the calling thread or task (the driver, or its users, require it).
+    Otherwise a connect runs detached: it survives its caller, and the caller takes whichever comes first,
+    the new connection or a returned one."""
+
+    close_in_caller: bool = False
+    """Close connections where the pool decides it, not in the background."""
+
+    def abort(self, connection: C) -> None:
+        """Drop the connection at once: never block, never speak to the server, never raise."""
+        raise NotImplementedError
+
+    def peek(self, connection: C) -> bool:
+        """A look that never blocks and asks the server nothing: False if the peer has closed the connection
+        or it holds unread data. Called before ``check``, and now and then on idle connections.
+        """
+        raise NotImplementedError
+
+    def needs_reset(self, connection: C) -> bool:
+        """Whether the returned connection was left in a state that ``reset`` has to clean. Never blocks."""
+        raise NotImplementedError
+
+    def classify(self, error: BaseException) -> Verdict:
+        """What ``error`` means for the connection it happened on, or for opening further ones."""
+        return default_classify(error)
+
+    def capacity(self, connection: C) -> int:
+        """How many leases the connection serves at once: 1, or the streams of a multiplexed one."""
+        raise NotImplementedError
+
+    def streams(self, key: Any) -> int:
+        """Keyed pools: how many leases a connection for ``key`` will probably serve, before there is one."""
+        return 1
+
+    def lazy(self, connection: C) -> bool:
+        """Keyed pools: whether the connection is opened by its first user. ``Lease.set_capacity`` tells the pool
+        that it stands; until then others wait for it rather than open their own, ``streams`` of them.
+        """
+        return False
+
+    def forget(self, connection: C) -> None:
+        """In a forked child: let go of the parent's connection without a word to the server (``close(fd)``
+        at most). The default keeps the object alive for ever, so that no finalizer of the driver speaks.
+        """
+        raise NotImplementedError
+
+
+class Connector(_Base[C]):
+    """A synchronous driver. Methods are called from any thread, never two at once for one connection."""
+
+    def connect(self, timeout: float | None) -> C:
+        """Open a connection within ``timeout`` seconds (None: no limit); raise the driver's error if it fails."""
+        raise NotImplementedError
+
+    def connect_to(self, key: Any, timeout: float | None) -> C:
+        """Keyed pools call this instead of ``connect``: open a connection to the endpoint ``key``."""
+        return self.connect(timeout)
+
+    def close(self, connection: C) -> None:
+        """Close in good order (say goodbye to the server). May block; errors are ignored."""
+        raise NotImplementedError
+
+    def check(self, connection: C, timeout: float | None) -> bool | None:
+        """Ask the server for a sign of life within ``timeout`` seconds; False or an exception: dead."""
+        raise NotImplementedError
+
+    def reset(self, connection: C) -> None:
+        """Bring a returned connection back to its initial state; an exception makes the pool abort it."""
+        raise NotImplementedError
+
+
+class AsyncConnector(_Base[C]):
+    """An asynchronous driver. The engine puts its own deadline around every coroutine, by cancellation."""
+
+    async def connect(self, timeout: float | None) -> C:
+        """Open a connection; cancelled after ``timeout`` seconds when the connect is detached."""
+        raise NotImplementedError
+
+    async def connect_to(self, key: Any, timeout: float | None) -> C:
+        """Keyed pools call this instead of ``connect``: open a connection to the endpoint ``key``."""
+        return await self.connect(timeout)
+
+    async def close(self, connection: C) -> None:
+        """Close in good order (say goodbye to the server); errors are ignored."""
+        raise NotImplementedError
+
+    async def check(self, connection: C, timeout: float | None) -> bool | None:
+        """Ask the server for a sign of life; False or an exception: dead."""
+        raise NotImplementedError
+
+    async def reset(self, connection: C) -> None:
+        """Bring a returned connection back to its initial state; an exception makes the pool abort it."""
+        raise NotImplementedError
+
+
+def overridden(connector: Any, name: str) -> Any:
+    """The bound method ``name`` of ``connector`` if its author supplied one, else None."""
+    method = getattr(connector, name, None)
+    if method is None:
+        return None
+    default = getattr(_Base, name, None) or getattr(Connector, name, None)
+    async_default = getattr(AsyncConnector, name, None)
+    if getattr(method, "__func__", None) in (default, async_default):
+        return None
+    return method
+
+
+def require_connect(connector: Any) -> None:
+    """Raise ConfigError unless ``connector`` can connect."""
+    if not callable(overridden(connector, "connect")) and not callable(overridden(connector, "connect_to")):
+        raise ConfigError(
+            f"connector: {type(connector).__name__} has no connect(timeout) method; "
+            "subclass poolkit.Connector (or AsyncConnector) and implement it",
+            "connector",
+        )

@@ -1,0 +1,123 @@
+"""Every error that poolkit raises by itself. The exception tree::
+
+    PoolError
+    ├── ConfigError (ValueError)            a setting, argument or URL that cannot be meant
+    ├── MissingExtra (ImportError)          an optional driver is not installed
+    ├── UsageError (RuntimeError)           a call that is wrong here
+    │   ├── NotLeased                       release of a foreign or already released connection
+    │   └── WrongLoop                       an AsyncPool used from a second event loop
+    ├── PoolClosed                          the pool is closed or draining
+    ├── PoolSuspended                       suspended with fail_fast=True
+    ├── PoolBusy                            max_waiting callers wait already
+    ├── AcquireTimeout (TimeoutError)       acquire_timeout ran out
+    │   └── ServerUnavailable               ... and no connection can be opened (also a ConnectFailed)
+    └── ConnectFailed                       opening a connection failed; __cause__ is the driver's error
+        ├── ConnectTimeout (TimeoutError)   connect_timeout ran out
+        ├── CircuitOpen                     the breaker is open
+        └── ServerUnavailable
+
+Exhaustion (:class:`AcquireTimeout`) and "server down" (:class:`ConnectFailed`) are different types; only a
+caller who waited in vain *because* the server is down gets the one error that is both.
+All of them can be pickled. An adapter's errors inherit from one of these and from the driver's own class.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "AcquireTimeout",
+    "CircuitOpen",
+    "ConfigError",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "MissingExtra",
+    "NotLeased",
+    "PoolBusy",
+    "PoolClosed",
+    "PoolError",
+    "PoolSuspended",
+    "ServerUnavailable",
+    "UsageError",
+    "WrongLoop",
+)
+
+
+class PoolError(Exception):
+    """Base of all errors of poolkit."""
+
+
+class ConfigError(PoolError, ValueError):
+    """A setting, argument or URL that cannot be meant.
+
+    The message names the setting, the value, where it came from and what would be right.
+    ``setting`` holds the bare name of the setting ("" when it is not about one).
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message, setting)
+        self.setting = setting
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MissingExtra(PoolError, ImportError):
+    """An optional dependency is missing; the message holds the pip line that installs it."""
+
+
+class UsageError(PoolError, RuntimeError):
+    """A call that is wrong at this place; the pool is unharmed."""
+
+
+class NotLeased(UsageError):
+    """The released connection is not on lease from this pool: foreign, or already released."""
+
+
+class WrongLoop(UsageError):
+    """An :class:`~poolkit.AsyncPool` was used from another event loop than the one it lives on."""
+
+
+class PoolClosed(PoolError):
+    """The pool is closed, or is draining and admits nobody."""
+
+
+class PoolSuspended(PoolError):
+    """The pool was suspended with ``fail_fast=True``."""
+
+
+class PoolBusy(PoolError):
+    """``max_waiting`` callers wait already; nobody else is admitted to the queue."""
+
+
+class AcquireTimeout(PoolError, TimeoutError):
+    """No usable connection within ``acquire_timeout``.
+
+    The message tells the state of the pool; ``__cause__`` is the last error of a connect, if there was one.
+    """
+
+
+class ConnectFailed(PoolError):
+    """Opening a connection failed. ``__cause__`` is the driver's error.
+
+    ``fatal`` is true when trying again cannot help (authentication, unknown database, TLS). ``errors`` holds the
+    drivers' errors where several connects failed (``warm_up``).
+    """
+
+    fatal: bool = False
+    errors: tuple[BaseException, ...] = ()
+
+
+class ConnectTimeout(ConnectFailed, TimeoutError):
+    """One attempt to open a connection took longer than ``connect_timeout``."""
+
+
+class CircuitOpen(ConnectFailed):
+    """The circuit breaker is open: the server failed again and again, so callers fail at once.
+
+    ``retry_after`` is the time in seconds until the next probe.
+    """
+
+    retry_after: float = 0.0
+
+
+class ServerUnavailable(AcquireTimeout, ConnectFailed):
+    """``acquire_timeout`` ran out while no connection could be opened at all."""

@@ -1,0 +1,82 @@
+"""What happened in a pool, as plain records, and who is told.
+
+Names and order follow MongoDB's *Connection Monitoring and Pooling* vocabulary: a connection is released
+before it is closed, a pool is cleared before its stale connections are closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ("CloseReason", "Event", "EventKind", "FailReason", "Listener")
+
+
+class EventKind(Enum):
+    """The kinds of event, in the order of a connection's life."""
+
+    POOL_CREATED = "pool created"
+    POOL_READY = "pool ready"
+    POOL_SUSPENDED = "pool suspended"
+    POOL_RECONFIGURED = "pool reconfigured"
+    POOL_CLEARED = "pool cleared"
+    POOL_CLOSED = "pool closed"
+    CONNECTION_CREATED = "connection created"
+    CONNECTION_READY = "connection ready"
+    CONNECT_FAILED = "connect failed"
+    CONNECTION_CLOSED = "connection closed"
+    ACQUIRE_STARTED = "acquire started"
+    ACQUIRE_FAILED = "acquire failed"
+    ACQUIRED = "acquired"
+    RELEASED = "released"
+    LEASE_LEAKED = "lease leaked"
+    BREAKER_OPENED = "breaker opened"
+    BREAKER_CLOSED = "breaker closed"
+
+
+class CloseReason(str, Enum):
+    """Why the pool closed a connection."""
+
+    IDLE = "idle"
+    STALE = "stale"
+    EXPIRED = "expired"
+    ERROR = "error"
+    DISCARDED = "discarded"
+    LEAKED = "leaked"
+    SURPLUS = "surplus"
+    POOL_CLOSED = "pool closed"
+
+
+class FailReason(str, Enum):
+    """Why an acquire failed."""
+
+    TIMEOUT = "timeout"
+    CONNECTION_ERROR = "connection error"
+    POOL_CLOSED = "pool closed"
+    BUSY = "busy"
+    SUSPENDED = "suspended"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. Fields that do not apply are None.
+
+    ``connection_id`` numbers the connections of a pool in the order of their creation, from 1.
+    ``duration`` is in seconds: of the connect (ready), of the wait (acquired, acquire failed), of the lease
+    (released, lease leaked).
+    """
+
+    kind: EventKind
+    pool: str
+    at: float
+    connection_id: int | None = None
+    duration: float | None = None
+    reason: CloseReason | FailReason | None = None
+    error: BaseException | None = None
+    detail: str | None = None
+
+
+Listener = Callable[[Event], object]
+"""Called for each event, in order, never under the pool's lock. One that raises is logged once and dropped."""

@@ -1,0 +1,9 @@
+"""Where callers sleep and background work runs: threads, asyncio, trio.
+
+Adapters whose driver has a way of its own to wait (SQLAlchemy's greenlets) supply a :class:`Runtime`.
+"""
+
+from .base import AsyncRuntime, Runtime, SyncParker, Task
+from .threads import ThreadRuntime
+
+__all__ = ("AsyncRuntime", "Runtime", "SyncParker", "Task", "ThreadRuntime")

@@ -1,0 +1,180 @@
+"""Where settings come from: defaults, a file, the environment, keywords; later ones win, each remembered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from .config import BackoffConfig, BreakerConfig, PoolConfig, nearest
+from .errors import ConfigError, MissingExtra
+
+__all__ = ("Setting", "Settings", "load", "merge")
+
+_NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
+_HINTS = get_type_hints(PoolConfig)
+_KNOWN = tuple(f.name for f in fields(PoolConfig))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting in effect and where it came from: "default", "config", "keyword", a file or a variable."""
+
+    value: object
+    source: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A valid configuration together with the sources of its values."""
+
+    config: PoolConfig
+    sources: Mapping[str, str]
+
+    def described(self) -> dict[str, Setting]:
+        """Each setting by name."""
+        return {name: Setting(getattr(self.config, name), self.sources.get(name, "default")) for name in _KNOWN}
+
+    def changed(self, values: Mapping[str, Any], source: str) -> Settings:
+        """With some values replaced; ConfigError names the source."""
+        for name, value in values.items():
+            if name not in _KNOWN:
+                raise ConfigError(f"{name}={value!r} (from {source}): no such setting; {nearest(name, _KNOWN)}", name)
+        try:
+            config = self.config.replace(**{name: _nested(name, value) for name, value in values.items()})
+        except ConfigError as error:
+            raise ConfigError(f"{error} (from {source})", error.setting) from None
+        return Settings(config, {**self.sources, **dict.fromkeys(values, source)})
+
+
+def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> Settings:
+    """The settings of a pool from its ``config=`` and its single keywords."""
+    if config is not None and not isinstance(config, PoolConfig):
+        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
+    default = PoolConfig()
+    given = config or default
+    loaded: Mapping[str, str] = getattr(given, "_sources", {})
+    sources = {
+        name: loaded.get(name, "config") for name in _KNOWN if getattr(given, name) != getattr(default, name)
+    } | dict(loaded)
+    return Settings(given, sources).changed(keywords, "keyword") if keywords else Settings(given, sources)
+
+
+def load(
+    name: str | None = None,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    **keywords: Any,
+) -> PoolConfig:
+    """A :class:`PoolConfig` from a file, the environment and keywords; later ones win.
+
+    ``file``: TOML or YAML with one table for each pool, ``[orders-db]``, and optionally ``[default]`` for all.
+    Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool (the
+    words "none", "true" and "false" are understood). Raises ConfigError naming setting, value and source.
+    """
+    settings = Settings(PoolConfig(), {})
+    if file is not None:
+        tables = _read(Path(file))
+        for table in ("default", name):
+            if table is not None and table in tables:
+                if not isinstance(tables[table], dict):
+                    raise ConfigError(f"{file}: [{table}] must be a table of settings", table)
+                settings = settings.changed(tables[table], f"{file} [{table}]")
+    environ = os.environ if environ is None else environ
+    prefixes = ["POOLKIT_"]
+    if name is not None:
+        prefixes.append("POOLKIT_" + "".join(c if c.isalnum() else "_" for c in name).upper() + "_")
+    for prefix in prefixes:
+        for setting in _KNOWN:
+            variable = prefix + setting.upper()
+            if variable in environ:
+                value = _parse(setting, environ[variable], variable)
+                settings = settings.changed({setting: value}, variable)
+    if name is not None:
+        _refuse_unknown(prefixes[-1], environ)
+    if keywords:
+        settings = settings.changed(keywords, "keyword")
+    object.__setattr__(settings.config, "_sources", dict(settings.sources))
+    return settings.config
+
+
+def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
+    for variable, value in environ.items():
+        if variable.startswith(prefix) and variable[len(prefix) :].lower() not in _KNOWN:
+            setting = variable[len(prefix) :].lower()
+            raise ConfigError(f"{variable}={value!r}: no such setting; {nearest(setting, _KNOWN)}", setting)
+
+
+def _nested(name: str, value: Any) -> Any:
+    kind = _NESTED.get(name)
+    if kind is None or not isinstance(value, dict):
+        return value
+    known = [f.name for f in fields(kind)]
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{name}.{key}={value[key]!r}: no such setting; {nearest(key, known)}", key)
+    return kind(**value)
+
+
+def _parse(setting: str, text: str, source: str) -> Any:
+    """A value from the environment, by the type of its setting."""
+    hint = _HINTS[setting]
+    kinds = get_args(hint) or (hint,)
+    if text.strip().lower() in ("none", "null", "") and type(None) in kinds:
+        return None
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                raise ConfigError(
+                    f"{setting}={text!r} (from {source}): must be {'a whole number' if kind is int else 'a number'}",
+                    setting,
+                ) from None
+    if any(is_dataclass(kind) for kind in kinds):
+        raise ConfigError(f"{setting}={text!r} (from {source}): give this one in a file or as a keyword", setting)
+    return text.strip()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "file") from error
+    if path.suffix == ".toml":
+        tables = _toml(path, text)
+    elif path.suffix in (".yaml", ".yml"):
+        tables = _yaml(path, text)
+    else:
+        raise ConfigError(f"{path}: must be a .toml, .yaml or .yml file", "file")
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}: must hold one table of settings for each pool", "file")
+    return tables
+
+
+def _toml(path: Path, text: str) -> Any:
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        try:
+            import tomli as tomllib  # type: ignore[no-redef, import-not-found, unused-ignore]
+        except ImportError:
+            raise MissingExtra("TOML files need tomli on Python 3.10: pip install 'poolkit[files]'") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", "file") from error
+
+
+def _yaml(path: Path, text: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtra("YAML files need PyYAML: pip install 'poolkit[files]'") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}", "file") from error

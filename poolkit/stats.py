@@ -1,0 +1,141 @@
+"""Snapshots of a pool, computed from its state when somebody asks, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ._core.dialing import describe
+from ._core.entry import Entry, State
+from ._core.machine import Core
+
+__all__ = ("Holder", "PoolStats", "explain", "snapshot")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One lease: which connection, for how many seconds, by which thread or task, taken where."""
+
+    connection_id: int
+    held: float
+    holder: str
+    place: str | None
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool at one moment. ``idle + in_use + connecting + checking + resetting + closing == size``.
+
+    Counters run from the pool's creation. Times are in seconds. Exact under a quiet pool; while other threads
+    acquire and release, a connection between two states may be counted in the one it comes from.
+    """
+
+    name: str
+    phase: str
+    size: int
+    idle: int
+    in_use: int
+    connecting: int
+    checking: int
+    resetting: int
+    closing: int
+    leases: int
+    waiting: int
+    lanes: int
+    min_size: int
+    max_size: int | None
+    acquires: int
+    waits: int
+    timeouts: int
+    connects: int
+    connect_errors: int
+    checks: int
+    failed_checks: int
+    leaks: int
+    busy_seconds: float
+    closes: dict[str, int]
+    last_connect_error: str | None
+
+    @property
+    def utilisation(self) -> float:
+        """Share of ``max_size`` in use, 0 to 1 (of ``size`` where there is no limit)."""
+        return self.in_use / (self.max_size or self.size or 1)
+
+
+def snapshot(core: Core, now: float) -> PoolStats:
+    """The numbers of now. The caller holds the lock."""
+    by_state = dict.fromkeys(State, 0)
+    uses, busy = core.counts.uses, core.counts.busy
+    leases = 0
+    for entry in list(core.entries.values()):
+        by_state[entry.state] += 1
+        uses += entry.uses + entry.leases
+        busy += entry.busy
+        leases += entry.leases
+        if entry.leases == 1:
+            busy += max(0.0, now - entry.leased_at)
+    last = max((lane for lane in core.lanes.values() if lane.last_error), key=lambda lane: lane.last_error_at,
+               default=None)  # fmt: skip
+    counts = core.counts
+    return PoolStats(
+        name=core.name,
+        phase="suspended" if core.suspended else core.phase.value,
+        size=len(core.entries),
+        idle=by_state[State.IDLE],
+        in_use=by_state[State.IN_USE],
+        connecting=by_state[State.CONNECTING],
+        checking=by_state[State.CHECKING],
+        resetting=by_state[State.RESETTING],
+        closing=by_state[State.CLOSING],
+        leases=leases,
+        waiting=sum(len(lane.waiters) for lane in core.lanes.values()),
+        lanes=len(core.lanes),
+        min_size=core.config.min_size,
+        max_size=core.config.max_size,
+        acquires=uses,
+        waits=counts.waits,
+        timeouts=counts.timeouts,
+        connects=counts.connects,
+        connect_errors=counts.connect_errors,
+        checks=counts.checks,
+        failed_checks=counts.failed_checks,
+        leaks=counts.leaks,
+        busy_seconds=busy,
+        closes={reason.value: number for reason, number in counts.closes.items()},
+        last_connect_error=describe(last.last_error) if last else None,
+    )
+
+
+def holders(core: Core, now: float, name_of: Callable[[int], str]) -> list[Holder]:
+    """Who holds connections, longest first. The caller holds the lock."""
+    held: list[Holder] = []
+    seen: set[int] = set()
+    for entry in sorted(core.leased.copy().values(), key=lambda entry: entry.leased_at):
+        if entry.id not in seen:
+            seen.add(entry.id)
+            held.append(Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry)))
+    return held
+
+
+def place_of(entry: Entry) -> str | None:
+    """Where the current lease was taken, as file:line, if that is recorded."""
+    return None if entry.place is None else "{}:{}".format(*entry.place)
+
+
+def explain(stats: PoolStats, held: list[Holder], *, ahead: int | None = None) -> str:
+    """The state of a pool in plain words, as it stands in timeout errors."""
+    limit = "no limit" if stats.max_size is None else stats.max_size
+    parts = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
+    parts += [
+        f"{name} {number}"
+        for name, number in (("checking", stats.checking), ("resetting", stats.resetting), ("closing", stats.closing))
+        if number
+    ]
+    parts.append(f"{stats.waiting} waiting" if ahead is None else f"{ahead} ahead of you")
+    text = ", ".join(parts)
+    if held:
+        first = held[0]
+        text += f"; longest held {first.held:.1f} s by {first.holder}"
+        if first.place:
+            text += f" at {first.place}"
+    return text + f"; last connect error: {stats.last_connect_error or 'none'}"

@@ -1,0 +1,13 @@
+"""Adapters: one module for each driver, imported only when asked for.
+
+=====================================  ==================================================================
+module                                 stands in for
+=====================================  ==================================================================
+``poolkit_adapters.sqlalchemy``        ``QueuePool``, ``AsyncAdaptedQueuePool`` (``poolclass=``)
+``poolkit_adapters.redis``             ``redis.BlockingConnectionPool`` and its asyncio twin
+``poolkit_adapters.httpcore``          ``httpcore.ConnectionPool``, ``AsyncConnectionPool``
+``poolkit_adapters.httpx``             ``httpx.HTTPTransport``, ``AsyncHTTPTransport`` (``transport=``)
+``poolkit_adapters.psycopg``           ``psycopg_pool.ConnectionPool``, ``AsyncConnectionPool``
+``poolkit_adapters.dbapi``             any PEP 249 module
+=====================================  ==================================================================
+"""
