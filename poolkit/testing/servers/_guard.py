@@ -39,13 +39,21 @@ def send(pid, number):
         return True
     except OSError:
         return False
+def lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] == "Z":
+                return False  # ended; its parent is in no state to notice
+    except OSError:
+        pass
+    return send(pid, 0)
 for pid, number in pids.items():
     send(pid, number)
-end = time.monotonic() + 3
+everything, end = list(pids), time.monotonic() + 3
 while pids and time.monotonic() < end:
-    pids = {pid: number for pid, number in pids.items() if send(pid, 0)}
+    pids = {pid: number for pid, number in pids.items() if lives(pid)}
     time.sleep(0.02)
-for pid in pids:
+for pid in everything:
     send(pid, signal.SIGKILL)
 for path in dirs:
     shutil.rmtree(path, ignore_errors=True)

@@ -58,6 +58,11 @@ async def _serve_hypercorn(settings: dict[str, Any], application: Application, l
             finally:
                 book.closed(address[1])
 
+        async def _read_data(self) -> None:
+            await super()._read_data()
+            # The client has gone. Without TLS hypercorn would keep the socket until its idle timeout.
+            self.writer.close()
+
     vars(run)["TCPServer"] = CountedServer
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]

@@ -125,7 +125,8 @@ class PostgresServer(ServerProcess):
         return self._url(f"postgresql+{driver}", self.port)
 
     def _url(self, scheme: str, port: int) -> str:
-        return f"{scheme}://{quote(self.user, safe='')}:{quote(self.password, safe='')}@{self.host}:{port}/{quote(self.dbname, safe='')}"
+        user, password, dbname = (quote(part, safe="") for part in (self.user, self.password, self.dbname))
+        return f"{scheme}://{user}:{password}@{self.host}:{port}/{dbname}"
 
     # What happens inside it.
 

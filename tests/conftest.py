@@ -1,0 +1,109 @@
+"""Fixtures every test may use. The servers are started when first asked for, once for each xdist worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from poolkit.testing.servers import (
+    Certificates,
+    HTTPServer,
+    PostgresServer,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+)
+from tests.faults.proxy import FaultProxy
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Tests marked ``anyio`` run on both; a driver that knows asyncio alone overrides this fixture."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    return Certificates()
+
+
+@pytest.fixture(scope="session")
+def _postgres(certificates: Certificates) -> Iterator[PostgresServer]:
+    with PostgresServer(dbname="poolkit", max_connections=100, tls=certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(_postgres: PostgresServer) -> PostgresServer:
+    """A running PostgreSQL; a test may stop or kill it, the next one finds it running."""
+    return _postgres.start()
+
+
+@pytest.fixture(scope="session")
+def _redis_server(certificates: Certificates) -> Iterator[RedisServer]:
+    with RedisServer(tls=certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(_redis_server: RedisServer) -> RedisServer:
+    """A running Redis; a test may stop or kill it, the next one finds it running."""
+    return _redis_server.start()
+
+
+@pytest.fixture(scope="session")
+def _redis_sentinel(_redis_server: RedisServer) -> Iterator[RedisSentinel]:
+    with RedisSentinel(_redis_server.start()) as sentinel:
+        yield sentinel
+
+
+@pytest.fixture
+def redis_sentinel(_redis_sentinel: RedisSentinel, redis_server: RedisServer) -> RedisSentinel:
+    """A sentinel watching ``redis_server`` under the name ``main``."""
+    return _redis_sentinel.start()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Three masters; whoever kills one brings it back."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def _http_server() -> Iterator[HTTPServer]:
+    with HTTPServer() as server:
+        yield server
+
+
+@pytest.fixture
+def http_server(_http_server: HTTPServer) -> HTTPServer:
+    """HTTP/1.1 without TLS (hypercorn); connections of earlier tests may still be open."""
+    return _http_server.start()
+
+
+@pytest.fixture(scope="session")
+def _https_server(certificates: Certificates) -> Iterator[HTTPServer]:
+    with HTTPServer(tls=certificates, http2=True, max_streams=10) as server:
+        yield server
+
+
+@pytest.fixture
+def https_server(_https_server: HTTPServer) -> HTTPServer:
+    """TLS with HTTP/2, ten streams on a connection (hypercorn)."""
+    return _https_server.start()
+
+
+@pytest.fixture
+def fault_proxy() -> Iterator[Callable[[str, int], FaultProxy]]:
+    """Make proxies that break on command: ``fault_proxy(server.host, server.port)``."""
+    proxies: list[FaultProxy] = []
+
+    def make(host: str, port: int) -> FaultProxy:
+        proxies.append(FaultProxy(host, port).start())
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.stop()

@@ -1,0 +1,224 @@
+"""A TCP proxy on loopback that breaks on command: what a network, a firewall or a dying server does.
+
+It runs an event loop in a thread of its own, so sync and async tests use it alike. Every property may be
+changed while connections are open; the change holds for the next bytes of old connections too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, TypeVar
+
+from poolkit.testing.servers import free_port
+
+__all__ = ("FaultProxy", "Mode")
+
+T = TypeVar("T")
+
+Mode = Literal["pass", "silent", "mute", "refuse"]
+"""pass: relay.  silent: accept and take bytes, pass nothing on in either direction (half-open peer, dropped
+by a firewall; a new connection is accepted and never answered).  mute: requests reach the server, answers do
+not reach the client.  refuse: nobody listens on the port; open connections go on."""
+
+
+class _Link:
+    """One client connection and, once dialled, its connection to the target."""
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.target: asyncio.StreamWriter | None = None
+        self.port: int = client.get_extra_info("peername")[1]
+
+    def end(self, *, reset: bool) -> None:
+        for writer in (self.client, self.target):
+            if writer is None:
+                continue
+            if reset:
+                with contextlib.suppress(OSError):
+                    # Lingering for zero seconds: close() sends RST instead of FIN.
+                    sock = writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+            else:
+                writer.close()
+
+
+class FaultProxy:
+    """Listens on ``host:port`` and relays to ``target``.
+
+    Attributes to set at any time: ``latency`` (seconds added to each direction), ``bandwidth`` (bytes per
+    second in each direction, None is unlimited), ``reply_limit`` (bytes of answers that still pass on each
+    connection from now on, then it is mute; None is unlimited), ``mode``, ``target``.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self.port = 0
+        self.latency = 0.0
+        self.bandwidth: float | None = None
+        self.accepted = 0
+        self.max_open = 0
+        self._mode: Mode = "pass"
+        self._reply_limit: int | None = None
+        self._replied: dict[_Link, int] = {}
+        self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+
+    # Use.
+
+    def start(self) -> FaultProxy:
+        """Listen; ``port`` is then known and stays the same."""
+        self.port = free_port()
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def stop(self) -> None:
+        """Close everything and end the thread."""
+        if self._loop.is_closed():
+            return
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    @property
+    def open(self) -> int:
+        """Client connections open now."""
+        return len(self._links)
+
+    @property
+    def ports(self) -> list[int]:
+        """Local ports of the clients connected now."""
+        return sorted(link.port for link in self._links)
+
+    @property
+    def mode(self) -> Mode:
+        """What happens to bytes and new connections, see :data:`Mode`."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        before, self._mode = self._mode, mode
+        if mode == "refuse" and before != "refuse":
+            self._run(self._unlisten())
+        elif before == "refuse" and mode != "refuse":
+            self._run(self._listen())
+
+    @property
+    def reply_limit(self) -> int | None:
+        """Bytes of answers that still pass on each connection, counted from when it was set."""
+        return self._reply_limit
+
+    @reply_limit.setter
+    def reply_limit(self, limit: int | None) -> None:
+        def change() -> None:
+            self._replied.clear()
+            self._reply_limit = limit
+
+        self._call(change)
+
+    def cut(self) -> int:
+        """Close all connections in good order (FIN); return how many. New ones are accepted."""
+        return self._end_all(reset=False)
+
+    def reset(self) -> int:
+        """Break all connections (RST); return how many. New ones are accepted."""
+        return self._end_all(reset=True)
+
+    # How it is done.
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    def _call(self, work: Callable[[], T]) -> T:
+        async def call() -> T:
+            return work()
+
+        return self._run(call())
+
+    def _end_all(self, *, reset: bool) -> int:
+        async def end() -> int:
+            links = list(self._links)
+            for link in links:
+                link.end(reset=reset)
+            # close() acts in the loop's next round; the caller may look at its socket right after us.
+            await asyncio.sleep(0.005)
+            return len(links)
+
+        return self._run(end())
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, self.host, self.port, backlog=512)
+
+    async def _unlisten(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _close(self) -> None:
+        await self._unlisten()
+        for link in list(self._links):
+            link.end(reset=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(writer)
+        self._links.add(link)
+        self.accepted += 1
+        self.max_open = max(self.max_open, len(self._links))
+        ways: list[asyncio.Task[None]] = []
+        try:
+            while self._mode == "silent":
+                await asyncio.sleep(0.01)
+            target_reader, link.target = await asyncio.open_connection(*self.target)
+            ways = [
+                self._loop.create_task(self._copy(link, reader, link.target, replies=False)),
+                self._loop.create_task(self._copy(link, target_reader, writer, replies=True)),
+            ]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the target is down: the client sees its connection closed
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            link.end(reset=False)
+            self._links.discard(link)
+            self._replied.pop(link, None)
+
+    async def _copy(
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool
+    ) -> None:
+        while data := await reader.read(65536):
+            if self._mode == "silent" or (self._mode == "mute" and replies):
+                continue
+            if replies and self._reply_limit is not None:
+                before = self._replied.get(link, 0)
+                self._replied[link] = before + len(data)
+                data = data[: max(0, self._reply_limit - before)]
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            for start in range(0, len(data), 1024 if self.bandwidth else 65536):
+                piece = data[start : start + (1024 if self.bandwidth else 65536)]
+                if self.bandwidth:
+                    await asyncio.sleep(len(piece) / self.bandwidth)
+                writer.write(piece)
+                await writer.drain()
