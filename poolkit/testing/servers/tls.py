@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,12 @@ class TLSFront:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         context = self.certificates.server_context()
-        server = await asyncio.start_server(
-            self._accepted, "127.0.0.1", self.port, ssl=None if self._postgres else context
-        )
+        server: asyncio.AbstractServer
+        if self._postgres:
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(lambda: _AskedForTLS(context, self._accepted), "127.0.0.1", self.port)
+        else:
+            server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, ssl=context)
         ready.set()
         await self._stop.wait()
         server.close()
@@ -133,8 +137,6 @@ class TLSFront:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_writer: asyncio.StreamWriter | None = None
         try:
-            if self._postgres:
-                reader, writer = await self._upgrade(reader, writer)
             server_reader, server_writer = await asyncio.open_connection(*self._target)
             ways = [
                 asyncio.ensure_future(_copy(reader, server_writer)),
@@ -153,25 +155,46 @@ class TLSFront:
                 if each is not None:
                     each.close()
 
-    async def _upgrade(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if await reader.readexactly(len(_SSL_REQUEST)) != _SSL_REQUEST:
-            raise EOFError("not a request for TLS")
-        # StreamWriter.start_tls came with Python 3.11; the loop's own works everywhere.
+
+class _AskedForTLS(asyncio.Protocol):
+    """Waits for PostgreSQL's request for TLS, does the handshake, and hands on the streams above it."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        accepted: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None],
+    ) -> None:
+        self._context = context
+        self._accepted = accepted
+        self._received = b""
+        self._transport: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._received == _SSL_REQUEST:
+            # What follows belongs to the handshake: nothing of it may arrive here.
+            self._transport.pause_reading()
+            self._transport.write(b"S")
+            self._task = asyncio.ensure_future(self._handshake())
+        elif not _SSL_REQUEST.startswith(self._received):
+            self._transport.abort()
+
+    async def _handshake(self) -> None:
         loop = asyncio.get_running_loop()
-        secure_reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(secure_reader)
-        # Nothing may be read between the answer and the handshake: it would be the handshake's first bytes.
-        transport: Any = writer.transport
-        transport.pause_reading()
-        writer.write(b"S")
-        await writer.drain()
-        context = self.certificates.server_context()
-        secure = await loop.start_tls(transport, protocol, context, server_side=True)
-        assert secure is not None
-        protocol.connection_made(secure)
-        return secure_reader, asyncio.StreamWriter(secure, protocol, secure_reader, loop)
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            # StreamWriter.start_tls came with Python 3.11; the loop's own works everywhere.
+            secure = await loop.start_tls(self._transport, protocol, self._context, server_side=True)
+        except OSError:
+            return  # the client did not like the certificate, or went away
+        if secure is not None:
+            protocol.connection_made(secure)
+            self._accepted(reader, asyncio.StreamWriter(secure, protocol, reader, loop))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
