@@ -6,6 +6,8 @@ WORKERS ?= auto
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-input
 
+# Two pips at once in one environment would trip over each other.
+.NOTPARALLEL:
 .PHONY: demo test lint types docs check clean
 
 demo: $(VENV)/.demo
@@ -22,7 +24,7 @@ types: $(VENV)/.types
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/.docs
-	$(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 check: test lint types docs
 
