@@ -399,7 +399,7 @@ class AsyncPool(Shell[C]):
         try:
             if self._peek_method is not None and self._peek_method(entry.connection) is False:
                 return ConnectionResetError("closed by the peer while idle")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
             return error
         return None
 
@@ -409,7 +409,7 @@ class AsyncPool(Shell[C]):
         try:
             if await runtime.bounded(limit, self._check_method, entry.connection, limit) is False:
                 return ConnectionAbortedError("the check failed")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
             return error
         return None
 
@@ -517,11 +517,7 @@ class AsyncPool(Shell[C]):
 
     async def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
         """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
-        if count is None:
-            count = self._config.min_size
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
-        self._refuse_closed()
+        count = self._warm_up_count(count)
         runtime = self._here()
         entries = self._decide(commands.reserve, self._core, count, self._clock())
         if not entries:

@@ -59,11 +59,13 @@ def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float)
     """When a call that begins now must end; a timeout of None never does."""
     if isinstance(timeout, Default):
         timeout = config.acquire_timeout
-    elif timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
-    ):
+    elif timeout is not None and not _is_duration(timeout):
         raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: for ever)", "timeout")
     return NEVER if timeout is None else now + timeout
+
+
+def _is_duration(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
 
 
 class Shell(Generic[C]):
@@ -201,7 +203,8 @@ class Shell(Generic[C]):
     def _perform(self, effects: list[Effect]) -> None:
         for do, entry, waiter, event in effects:
             if do is Do.WAKE:
-                assert waiter is not None and waiter.parker is not None
+                assert waiter is not None
+                assert waiter.parker is not None
                 waiter.parker.wake()
             elif do is Do.TELL:
                 assert event is not None
@@ -501,6 +504,14 @@ class Shell(Generic[C]):
     def _refuse_closed(self) -> None:
         if self.closed:
             raise PoolClosed(f"{self.name}: the pool is {self._core.phase.value}")
+
+    def _warm_up_count(self, count: Any) -> int:
+        if count is None:
+            count = self._config.min_size
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
+        self._refuse_closed()
+        return count
 
     def _lane_of(self, key: Hashable) -> Lane:
         """Under the lock: the lane of a key; a new one knows how many leases a connection of it may serve."""

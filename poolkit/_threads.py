@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
+from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -249,7 +250,7 @@ class Pool(Shell[C]):
             while True:
                 outcome = waiter.outcome
                 if outcome is None:
-                    self._wait(waiter, cast("SyncParker", parker), deadline)
+                    self._wait(waiter, parker, deadline)
                 elif not isinstance(outcome, Entry):
                     if isinstance(outcome, PoolError):
                         self._decide(self._fail, waiter, outcome, self._clock())
@@ -308,7 +309,7 @@ class Pool(Shell[C]):
                 limit = left if limit is None else min(limit, left)
                 if self._check_method(entry.connection, None if limit == NEVER else limit) is False:
                     return ConnectionAbortedError("the check failed")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
             return error
         return None
 
@@ -366,7 +367,7 @@ class Pool(Shell[C]):
         """Connect for whoever comes first; the error, if it failed."""
         try:
             connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  handed to the waiters
             self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
             return error
         now = self._clock()
@@ -404,11 +405,7 @@ class Pool(Shell[C]):
         Waits for all attempts, at most ``timeout`` seconds (None: as long as each may take). If any failed, raises
         :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
         """
-        if count is None:
-            count = self._config.min_size
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
-        self._refuse_closed()
+        count = self._warm_up_count(count)
         entries = self._decide(commands.reserve, self._core, count, self._clock())
         if not entries:
             return
@@ -429,7 +426,7 @@ class Pool(Shell[C]):
                     left[0] -= 1
                 parker.wake()
 
-        counter = type(self._lock)()
+        counter = Lock()
         for _ in range(min(len(entries), self._core.max_connecting)):
             self._runtime.spawn(work)
         deadline = deadline_of(timeout, self._config, self._clock())

@@ -38,7 +38,8 @@ def check(core: Core) -> None:
             blocked = lane.connecting or lane.live or core.closing or core.due < float("inf")
             assert blocked or spare <= 0, "a waiter is stranded while a permit is free"
         for waiter in lane.waiters:
-            assert waiter.queued and waiter.outcome is None, "a waiter who was served is still in the queue"
+            assert waiter.queued, "a waiter who is gone is still in the queue"
+            assert waiter.outcome is None, "a waiter who was served is still in the queue"
     held = Counter(id(entry) for entry in core.leased.values())
     for entry in core.leased.values():
         assert entry.state is IN_USE, f"a leased connection is {entry.state.value}"

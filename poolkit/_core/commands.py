@@ -17,7 +17,7 @@ def clear(core: Core, now: float) -> None:
     """Retire every connection of every lane: idle ones now, leased ones when they come back."""
     for lane in list(core.lanes.values()):
         core.clear_lane(lane, now)
-    core.freed(now)
+    core.freed(core.lane, now)
 
 
 def suspend(core: Core, fail_fast: bool, now: float) -> None:
@@ -51,7 +51,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     for lane in list(core.lanes.values()):
         lane.breaker.config = config.breaker
         core.settle(lane, now)
-    core.freed(now)
+    core.freed(core.lane, now)
     core.want_tick(now)
 
 

@@ -33,9 +33,10 @@ class Dialing(CoreState):
         """A connection is free (see Core.offer)."""
         raise NotImplementedError
 
-    def freed(self, now: float) -> None:
-        """A permit is free (or an idle connection could give way): the lane with the oldest waiter first."""
+    def freed(self, lane: Lane, now: float) -> None:
+        """A permit (of ``lane``) is free, or an idle connection could give way: the oldest waiter first."""
         if self.features.keyed:
+            self._want(lane)
             waiting = self.needy
             self.needy = []
             while waiting:
@@ -50,6 +51,11 @@ class Dialing(CoreState):
             self.pump(self.lane, now)
             self.refill(now)
 
+    def _want(self, lane: Lane) -> None:
+        if self.features.keyed and lane.waiters and not lane.in_heap:
+            lane.in_heap = True
+            heappush(self.needy, (lane.oldest().ticket, id(lane), lane))
+
     def pump(self, lane: Lane, now: float) -> None:
         """Open as many connections as the waiters of ``lane`` need and limits, pace and backoff allow."""
         while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
@@ -61,9 +67,7 @@ class Dialing(CoreState):
             if not self.may_dial(lane, now):
                 return
             if not self._permit(lane, now):
-                if self.features.keyed and not lane.in_heap:
-                    lane.in_heap = True
-                    heappush(self.needy, (lane.oldest().ticket, id(lane), lane))
+                self._want(lane)
                 return
             entry = self.dial(lane, Purpose.DEMAND, now)
             if self.features.connect_in_caller:
@@ -92,12 +96,12 @@ class Dialing(CoreState):
 
     def _permit(self, lane: Lane, now: float) -> bool:
         if len(self.entries) < self.limit:
-            lane.evictions = max(0, lane.evictions - 1)
             return True
         if self.features.keyed and lane.evictions < len(lane.waiters):
             victim = next((e for e in self.idle_order if e.lane is not lane), None)
             if victim is not None:  # the oldest idle one of another lane gives way
                 lane.evictions += 1
+                victim.evicted_for = lane
                 self.idle_order.pop(victim)
                 victim.lane.idle.remove(victim)
                 victim.listed = False
@@ -191,7 +195,7 @@ class Dialing(CoreState):
                 self.want_tick(lane.retry_at)
             if lane.fatal and not lane.live and not self.features.connect_in_caller:
                 self.fail_waiters(lane, lambda: self.connect_error(lane))
-        self.freed(now)
+        self.freed(lane, now)
 
     def refill(self, now: float) -> None:
         """Keep ``min_size`` connections, once the pool is in use."""

@@ -60,6 +60,7 @@ class Entry:
         "capacity",
         "checked_at",
         "connection",
+        "evicted_for",
         "expires",
         "generation",
         "good_until",
@@ -106,6 +107,7 @@ class Entry:
         self.replaced: Entry | None = None  # the one whose place this connection is to take
         self.rotating = False  # its successor is on the way
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
+        self.evicted_for: Lane | None = None  # it gives way to a waiter of another lane
         self.reported = False  # a leak of the current lease was reported
 
     def move(self, state: State) -> None:

@@ -55,7 +55,7 @@ class Lane:
         self.connect_time: float | None = None  # moving average, seconds
         self.pace_until = 0.0
         self.streams = 1  # leases that one further connection is expected to serve
-        self.evictions = 0  # idle connections of other lanes that give way to this one
+        self.evictions = 0  # idle connections of other lanes that are being closed for this one
         self.in_heap = False
 
     def oldest(self) -> Waiter:

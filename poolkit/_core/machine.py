@@ -7,7 +7,6 @@ from ..errors import PoolBusy, PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.sizing import pace
 from .dialing import Dialing
-from .effects import Do, Effect
 from .entry import CHECKING, CONNECTING, IDLE, IN_USE, Entry
 from .lane import Lane
 from .state import Phase
@@ -32,22 +31,21 @@ class Core(Dialing):
                 waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
             else:
                 self._enqueue(waiter, now)
-        elif lane.waiters and now - lane.oldest().since >= self.barging:
-            self.match(lane, now)
-            self._enqueue(waiter, now)
-            self.pump(lane, now)
         else:
-            self.seek(waiter, now)
+            if lane.waiters and now - lane.oldest().since >= self.barging:
+                self.match(lane, now)  # those who came before have waited long enough: nobody overtakes them
+            self.seek(waiter, now, barge=not lane.waiters or now - lane.oldest().since < self.barging)
         if not self.started:
             self.started = True
             self.refill(now)
 
-    def seek(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+    def seek(self, waiter: Waiter, now: float, *, front: bool = False, barge: bool = True) -> None:
         """Serve ``waiter`` from the idle connections, or queue him (in ``front`` if he was served badly)."""
         if self.features.keyed:  # the lane may have been forgotten while this caller was busy with a check
             waiter.lane = self.add_lane(waiter.lane.key)
         lane = waiter.lane
-        waiter.outcome = self._take_idle(lane, now)
+        if barge:
+            waiter.outcome = self._take_idle(lane, now)
         if waiter.outcome is None:
             self._enqueue(waiter, now, front=front)
             self.pump(lane, now)
@@ -81,7 +79,7 @@ class Core(Dialing):
                 return None
             entry.listed = False
             if entry.state is IN_USE:  # multiplexed, with a stream to spare
-                if self.unfit(entry, now) is None:
+                if entry.leases < entry.capacity and self.unfit(entry, now) is None:
                     self._lease(entry)
                     self._list_spare(entry)
                     return entry
@@ -124,8 +122,7 @@ class Core(Dialing):
         if waiter.queued:
             waiter.queued = False
             del waiter.lane.waiters[waiter]
-            if waiter.nudged:
-                self.match(waiter.lane, now)
+            self.pass_nudge(waiter)
         elif isinstance(outcome, Entry):
             if outcome.state is IN_USE:
                 outcome.leases -= 1
@@ -135,7 +132,7 @@ class Core(Dialing):
                 self.match(waiter.lane, now)
             elif outcome.state is CONNECTING:
                 self.forget(outcome)
-                self.freed(now)
+                self.freed(outcome.lane, now)
 
     def checked(self, entry: Entry, waiter: Waiter, error: BaseException | None, now: float) -> None:
         """The check of ``entry`` on behalf of ``waiter`` ended, well if ``error`` is None.
@@ -226,9 +223,7 @@ class Core(Dialing):
             waiter = lane.oldest()
             if now - waiter.since < self.barging and entry.capacity == 1:
                 self._put_idle(entry)
-                if not waiter.nudged:
-                    waiter.nudged = True
-                    self.effects.append(Effect(Do.WAKE, waiter=waiter))
+                self.nudge(waiter)
                 return
             self._lease(entry)
             self.serve(waiter, entry)
@@ -239,14 +234,15 @@ class Core(Dialing):
         else:
             self._put_idle(entry)
             if self.needy:
-                self.freed(now)
+                self.freed(lane, now)
 
     def _put_idle(self, entry: Entry) -> None:
         entry.move(IDLE)
-        entry.listed = True
         if self.features.keyed:
             self.idle_order[entry] = None
-        entry.lane.idle.append(entry)
+        if not entry.listed:
+            entry.listed = entry.capacity > 1
+            entry.lane.idle.append(entry)
 
     def match(self, lane: Lane, now: float) -> None:
         """Serve waiters from idle connections."""
@@ -277,32 +273,32 @@ class Core(Dialing):
             for entry in self.take_all_idle(lane):
                 self.begin_close(entry, CloseReason.POOL_CLOSED, now)
             return
-        while len(self.entries) - self.closing > self.limit or len(lane.idle) > self.max_idle:
-            try:
-                entry = lane.idle.popleft()
-            except IndexError:
-                break
-            entry.listed = False
-            if not entry.leases:
-                self.idle_order.pop(entry, None)
+        over = len(self.entries) - self.closing - self.limit
+        if over > 0 or len(lane.idle) > self.max_idle:
+            idle = self.take_all_idle(lane)
+            surplus = max(over, len(idle) - self.max_idle)
+            for entry in idle[:surplus]:
                 self.begin_close(entry, CloseReason.SURPLUS, now)
+            self.relist(lane, idle[max(0, surplus) :])
         self.match(lane, now)
         self.pump(lane, now)
 
     def closed(self, entry: Entry, now: float) -> None:
         """The shell has closed the connection: its permit is free."""
         self.closing -= 1
+        if entry.evicted_for is not None:
+            entry.evicted_for.evictions -= 1
         self.forget(entry)
         for parker in self.watchers:
             parker.wake()  # never blocks
-        self.freed(now)
+        self.freed(entry.lane, now)
 
     def detach(self, entry: Entry, now: float) -> None:
         """The connection leaves the pool and lives on with its holder."""
         entry.lane.live -= 1
         entry.leases = 0
         self.forget(entry)
-        self.freed(now)
+        self.freed(entry.lane, now)
 
     def clear_lane(self, lane: Lane, now: float) -> None:
         """Retire the generation of one lane."""

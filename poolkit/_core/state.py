@@ -13,7 +13,7 @@ from ..errors import PoolError
 from ..events import CloseReason, Event, EventKind, FailReason
 from ..policies.retire import NEVER
 from .effects import Do, Effect
-from .entry import CLOSED, CLOSING, IDLE, Entry, Purpose
+from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .waiter import Parker, Waiter
 
@@ -149,15 +149,30 @@ class CoreState:
     def take_all_idle(self, lane: Lane) -> list[Entry]:
         """Empty the lane's idle list; the entries are still IDLE and must go somewhere."""
         taken: list[Entry] = []
+        spare: list[Entry] = []
         while True:
             try:
                 entry = lane.idle.popleft()
             except IndexError:
-                return taken
-            entry.listed = False
+                break
             if entry.state is IDLE:
-                self.idle_order.pop(entry, None)
+                entry.listed = False
                 taken.append(entry)
+            elif entry.state is IN_USE and entry.generation == lane.generation:
+                spare.append(entry)
+            else:
+                entry.listed = False
+        lane.idle.extend(spare)  # multiplexed connections with a stream to spare are in use, not idle
+        return taken
+
+    def relist(self, lane: Lane, entries: list[Entry]) -> None:
+        """Put back what :meth:`take_all_idle` took, in the same order, before what has come since."""
+        for entry in reversed(entries):
+            entry.listed = entry.capacity > 1
+            if self.features.keyed and entry not in self.idle_order:
+                self.idle_order[entry] = None
+                self.idle_order.move_to_end(entry, last=False)
+            lane.idle.appendleft(entry)
 
     def serve(self, waiter: Waiter, outcome: Entry | BaseException) -> None:
         """The one place where a queued waiter ends."""
@@ -165,6 +180,19 @@ class CoreState:
         del waiter.lane.waiters[waiter]
         waiter.outcome = outcome
         self.effects.append(Effect(Do.WAKE, waiter=waiter))
+        self.pass_nudge(waiter)
+
+    def nudge(self, waiter: Waiter) -> None:
+        """There is an idle connection: the waiter may take it, if no newcomer does so before he has woken up."""
+        if not waiter.nudged:
+            waiter.nudged = True
+            self.effects.append(Effect(Do.WAKE, waiter=waiter))
+
+    def pass_nudge(self, waiter: Waiter) -> None:
+        """The waiter leaves the queue: the idle connection that he was told of is for the next."""
+        lane = waiter.lane
+        if waiter.nudged and lane.waiters and lane.idle:
+            self.nudge(lane.oldest())
 
     def fail_waiters(self, lane: Lane, make: Callable[[], PoolError]) -> None:
         """End all waits of a lane with an error of their own."""
@@ -185,6 +213,7 @@ class CoreState:
         """The connection goes; it keeps its permit until the shell says that it is closed."""
         self._no_longer_connecting(entry)
         entry.move(CLOSING)
+        self.idle_order.pop(entry, None)
         entry.lane.live -= 1
         self.closing += 1
         self.counts.closes[reason] += 1

@@ -21,8 +21,7 @@ def tick(core: Core, now: float) -> None:
     if core.phase is not Phase.OPEN:
         return
     for lane in list(core.lanes.values()):
-        if now >= lane.retry_at or now >= lane.pace_until:
-            core.pump(lane, now)
+        core.pump(lane, now)
         _sweep(core, lane, now)
     core.refill(now)
     config = core.config
@@ -50,15 +49,12 @@ def _sweep(core: Core, lane: Lane, now: float) -> None:
             continue
         if _wants_ping(core, entry, now):
             entry.move(CHECKING)
+            core.idle_order.pop(entry, None)
             core.effects.append(Effect(Do.PING, entry))
             continue
         next_due = min(next_due, _next_due(core, entry, now, lead))
         stay.append(entry)
-    for entry in reversed(stay):
-        entry.listed = True
-        if core.features.keyed:
-            core.idle_order[entry] = None
-        lane.idle.appendleft(entry)
+    core.relist(lane, stay)
     if next_due < NEVER:
         core.want_tick(max(now + SHORTEST, next_due))
     core.match(lane, now)  # somebody may have queued while the list was empty
@@ -103,7 +99,7 @@ def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, n
     core.counts.checks += asked
     if error is not None:
         core.failed_check(entry, error, now)
-        core.freed(now)
+        core.freed(entry.lane, now)
         return
     if asked:
         entry.checked_at = now
@@ -114,11 +110,7 @@ def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, n
         core.offer(entry, now)
     else:  # at the cold end: a look is no use
         entry.move(IDLE)
-        entry.listed = True
-        if core.features.keyed:
-            core.idle_order[entry] = None
-            core.idle_order.move_to_end(entry, last=False)
-        entry.lane.idle.appendleft(entry)
+        core.relist(entry.lane, [entry])
         if entry.lane.waiters:  # queued without having seen it
             core.match(entry.lane, now)
 

@@ -1,0 +1,290 @@
+"""Seeded simulation of the decision core: callers, faults and commands in random order, in virtual time.
+
+After each step the books are checked. A failure shows the seed and the last steps; the same seed replays it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from .._core import books, commands, upkeep
+from .._core.effects import Do
+from .._core.entry import CHECKING, IN_USE, Entry
+from .._core.machine import Core
+from .._core.state import Features, Phase
+from .._core.waiter import Waiter
+from ..config import BackoffConfig, BreakerConfig, PoolConfig
+from ..connector import Verdict
+
+__all__ = ("CoreSimulation", "SimulationFailure")
+
+
+class SimulationFailure(AssertionError):
+    """An invariant did not hold. The message holds the seed and the last steps."""
+
+
+class _Sleeper:
+    """A parker that notes that it was woken."""
+
+    def __init__(self) -> None:
+        self.woken = False
+
+    def wake(self) -> None:
+        self.woken = True
+
+
+@dataclass
+class CoreSimulation:
+    """One random schedule. ``CoreSimulation(seed).run(1000)`` raises :class:`SimulationFailure` or returns."""
+
+    seed: int
+    trace: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        pick = self.random
+        self.now = 1000.0
+        features = Features(
+            connect_in_caller=pick.random() < 0.3,
+            checks=pick.random() < 0.6,
+            peeks=pick.random() < 0.5,
+            keyed=pick.random() < 0.3,
+        )
+        max_size = pick.choice([1, 2, 3, 5, 8])
+        config = PoolConfig(
+            min_size=pick.randrange(max_size + 1) if not features.keyed else 0,
+            max_size=max_size,
+            max_waiting=pick.choice([None, None, 3, 10]),
+            order=pick.choice(["lifo", "fifo"]),
+            max_lifetime=pick.choice([None, 5.0, 60.0]),
+            idle_timeout=pick.choice([None, 1.0, 20.0]),
+            keepalive=pick.choice([None, 2.0]),
+            check_after_idle=pick.choice([None, 0, 0.5]),
+            max_connecting=pick.choice([1, 2, 16]),
+            leak_after=pick.choice([None, 3.0]),
+            barging_window=pick.choice([0.0, 0.001, 0.5]),
+            backoff=BackoffConfig(base=0.1, cap=2.0),
+            breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
+        )
+        self.core = Core(config, features, name="sim", barging=0.0, random=pick.random)
+        self.core.listening = pick.random() < 0.2
+        self.multiplexed = pick.random() < 0.3
+        self.keys = ["a", "b", "c"] if features.keyed else [None]
+        self.waiting: list[Waiter] = []
+        self.dialling: list[tuple[Entry, Waiter | None]] = []
+        self.checking: list[tuple[Entry, Waiter | None]] = []
+        self.closing: list[Entry] = []
+        self.leases: dict[int, Entry] = {}
+        self.server_up = True
+        self.numbers = 0
+
+    # -- the shell's part -------------------------------------------------------------------------------------
+
+    def _perform(self) -> None:
+        for do, entry, waiter, _event in self.core.take_effects():
+            if do is Do.CONNECT:
+                assert entry is not None
+                self.dialling.append((entry, None))
+            elif do in (Do.CLOSE, Do.ABORT):
+                assert entry is not None
+                self.closing.append(entry)
+            elif do is Do.PING:
+                assert entry is not None
+                self.checking.append((entry, None))
+            elif do is Do.WAKE:
+                assert waiter is not None
+                assert isinstance(waiter.parker, _Sleeper)
+                waiter.parker.wake()
+
+    def _proceed(self, waiter: Waiter) -> None:
+        """The caller looks at his outcome, as a shell does."""
+        outcome = waiter.outcome
+        if isinstance(outcome, Entry):
+            if outcome.state is IN_USE:
+                self._note_lease(waiter, outcome)
+            elif outcome.state is CHECKING:
+                waiter.outcome = None
+                self.checking.append((outcome, waiter))
+            else:
+                waiter.outcome = None
+                self.dialling.append((outcome, waiter))
+        elif outcome is not None and waiter in self.waiting:
+            self.waiting.remove(waiter)
+
+    def _note_lease(self, waiter: Waiter, entry: Entry) -> None:
+        self.numbers += 1
+        entry.leased_at = self.now
+        self.leases[self.numbers] = entry
+        self.core.leased[self.numbers] = entry
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
+        hands = Counter(id(e) for e in self.leases.values())[id(entry)]
+        assert hands <= max(1, entry.capacity), "one connection in two hands"
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        lane = self.core.add_lane(self.random.choice(self.keys))
+        waiter = Waiter(lane, self.now)
+        waiter.parker = _Sleeper()
+        self.waiting.append(waiter)
+        self.core.acquire(waiter, self.now)
+        self._perform()
+        self._proceed(waiter)
+
+    def _wake_up(self) -> None:
+        for waiter in list(self.waiting):
+            if isinstance(waiter.parker, _Sleeper) and waiter.parker.woken:
+                waiter.parker.woken = False
+                if waiter.outcome is None and waiter.queued:
+                    self.core.look(waiter, self.now)
+                    self._perform()
+                self._proceed(waiter)
+
+    def _give_up(self) -> None:
+        if self.waiting:
+            waiter = self.random.choice(self.waiting)
+            if any(waiter is other for _, other in self.dialling):
+                return
+            self.waiting.remove(waiter)
+            self.core.abandon(waiter, self.now, timed_out=self.random.random() < 0.5)
+
+    def _release(self) -> None:
+        if self.leases:
+            key = self.random.choice(list(self.leases))
+            entry = self.leases.pop(key)
+            self.core.leased.pop(key, None)
+            if entry.leases:
+                entry.uses += 1
+                roll = self.random.random()
+                if roll < 0.8:
+                    self.core.give_back(entry, self.now)
+                else:
+                    verdict = self.random.choice([Verdict.DISCARD, Verdict.SUSPECT, Verdict.RETIRE])
+                    self.core.discard(entry, self.now, verdict)
+
+    def _finish_dial(self) -> None:
+        if not self.dialling:
+            return
+        entry, waiter = self.dialling.pop(self.random.randrange(len(self.dialling)))
+        gone = waiter is not None and waiter not in self.waiting
+        if self.server_up and self.random.random() < 0.9 and not gone:
+            capacity = self.random.choice([1, 3]) if self.multiplexed else 1
+            kept = self.core.connected(entry, object(), capacity, self.now, keep=waiter is not None)
+            self._perform()
+            if waiter is not None:
+                if kept:
+                    self._note_lease(waiter, entry)
+                else:
+                    self.core.retry(waiter, self.now)
+                    self._perform()
+                    self._proceed(waiter)
+        else:
+            verdict = Verdict.FATAL if self.random.random() < 0.2 else Verdict.SUSPECT
+            self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now)
+            if waiter in self.waiting:
+                self.waiting.remove(waiter)
+
+    def _finish_check(self) -> None:
+        if not self.checking:
+            return
+        entry, waiter = self.checking.pop(self.random.randrange(len(self.checking)))
+        error = None if self.random.random() < 0.7 else self.random.choice([OSError("dead"), TimeoutError("silent")])
+        if waiter is None:
+            upkeep.pinged(self.core, entry, error, True, self.now)
+        else:
+            self.core.checked(entry, waiter, error, self.now)
+            self._perform()
+            self._proceed(waiter)
+
+    def _finish_close(self) -> None:
+        if self.closing:
+            self.core.closed(self.closing.pop(self.random.randrange(len(self.closing))), self.now)
+
+    def _pass_time(self) -> None:
+        self.now += self.random.choice([0.0001, 0.01, 0.3, 1.5, 10.0])
+        if self.now >= self.core.due:
+            upkeep.tick(self.core, self.now)
+            upkeep.leaks(self.core, self.now)
+
+    def _command(self) -> None:
+        roll = self.random.random()
+        if roll < 0.3:
+            commands.clear(self.core, self.now)
+        elif roll < 0.5:
+            commands.suspend(self.core, self.random.random() < 0.3, self.now)
+        elif roll < 0.8:
+            commands.resume(self.core, self.now)
+        elif roll < 0.9:
+            low = self.core.config.min_size
+            config = self.core.config.replace(max_size=self.random.randint(max(1, low), 8))
+            commands.reconfigure(self.core, config, 0.0, "max_size", self.now)
+        else:
+            self.server_up = not self.server_up
+
+    def step(self) -> None:
+        """One random event, then the books."""
+        steps = (
+            (self._acquire, 6),
+            (self._wake_up, 6),
+            (self._release, 6),
+            (self._finish_dial, 5),
+            (self._finish_check, 5),
+            (self._finish_close, 5),
+            (self._give_up, 1),
+            (self._pass_time, 2),
+            (self._command, 0.3),
+        )
+        chosen = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])[0]
+        self.trace.append(f"{self.now:.4f} {chosen.__name__}")
+        chosen()
+        self._perform()
+        books.check(self.core)
+        assert len(self.core.entries) - self._over_limit() <= self.core.limit, "more connections than max_size"
+
+    def _over_limit(self) -> int:
+        """Connections that a lowered limit still finds in use."""
+        self._peak = max(getattr(self, "_peak", 0), self.core.limit)
+        return self._peak - self.core.limit
+
+    def run(self, steps: int) -> None:
+        """``steps`` random events, then everybody is served or told, and the pool is closed."""
+        try:
+            for _ in range(steps):
+                self.step()
+            self._wind_down()
+        except AssertionError as error:
+            trace = "\n  ".join(self.trace)
+            raise SimulationFailure(f"seed {self.seed}: {error}\n  {trace}") from error
+
+    def _wind_down(self) -> None:
+        """With the server up and every lease given back, nobody may be left waiting."""
+        self.server_up = True
+        commands.resume(self.core, self.now)
+        for _ in range(400):
+            self._perform()
+            for todo in (self._finish_dial, self._finish_check, self._finish_close, self._wake_up):
+                for _ in range(10):
+                    todo()
+                    self._perform()
+            while self.leases:
+                self._release()
+                self._perform()
+            books.check(self.core)
+            if not self.waiting and not self.dialling and not self.checking and not self.closing:
+                break
+            self.now += 0.5
+            if self.now >= self.core.due:
+                upkeep.tick(self.core, self.now)
+        assert not self.waiting, f"{len(self.waiting)} callers were never served nor told"
+        commands.shut(self.core, Phase.CLOSED, self.now)
+        self._perform()
+        for _ in range(100):
+            self._finish_dial()
+            self._finish_check()
+            self._finish_close()
+            self._perform()
+        books.check(self.core)
+        assert not self.core.entries, "connections are left after close"
