@@ -1,0 +1,31 @@
+"""What adapters do with errors: give them the driver's type beside poolkit's, name the missing extra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from poolkit.errors import MissingExtra, PoolError
+
+__all__ = ("adapted", "missing_extra")
+
+
+def adapted(error: PoolError, kinds: Mapping[type[PoolError], type[PoolError]]) -> PoolError:
+    """``error`` as the adapter's own type, which is the driver's too; cause, text and attributes stay.
+
+    ``kinds`` maps poolkit's types to the adapter's; the nearest base class counts. An error without an entry is
+    returned as it is.
+    """
+    for base in type(error).__mro__:
+        kind = kinds.get(base)
+        if kind is not None:
+            new = kind(*error.args)
+            new.__dict__.update(error.__dict__)
+            new.__cause__ = error.__cause__
+            new.__suppress_context__ = True
+            return new
+    return error
+
+
+def missing_extra(adapter: str, needs: str, extra: str) -> MissingExtra:
+    """The error for a driver that is not installed, with the line that installs it."""
+    return MissingExtra(f"{adapter} needs {needs}: pip install 'poolkit[{extra}]'")
