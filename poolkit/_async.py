@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Generator, Hashable, Iterable
-from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar, cast
 
 from ._core import commands
 from ._core.effects import Do
@@ -19,6 +18,7 @@ from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
+from ._leases import AsyncLease, LeaseRequest
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Connector, Verdict
@@ -45,92 +45,6 @@ def current_runtime() -> AsyncRuntime:
     if runtime is None:
         raise UsageError("an AsyncPool needs a running event loop (asyncio or trio); use Pool in threads")
     return runtime
-
-
-class AsyncLease(Generic[C]):
-    """The right to use one connection until closed. Closing returns the connection; twice is a no-op."""
-
-    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
-
-    def __init__(self, pool: AsyncPool[C]) -> None:
-        self._pool = pool
-        self.entry: Entry | None = None
-
-    since: float
-    """When the lease began, by the pool's clock, in seconds."""
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
-
-    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it.
-
-        The lease has ended when this is called: a cancellation cannot undo that. Waits for a reset, if one is due.
-        """
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            await self._pool._give(id(self), discard, error)
-
-    def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread."""
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            self._pool._give_nowait(id(self), discard, error)
-
-    def detach(self) -> C:
-        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
-        entry, self.entry = self.entry, None
-        if entry is None:
-            raise self._pool._not_leased()
-        self._pool._detach(id(self))
-        return self.connection
-
-    def set_capacity(self, leases: int) -> None:
-        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
-        entry = self.entry
-        if entry is not None:
-            pool = self._pool
-            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
-
-    async def __aenter__(self) -> C:
-        return self.connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close(error=error)
-
-    def __del__(self) -> None:
-        if self.entry is not None:
-            self._pool._dropped(id(self))
-
-    def __repr__(self) -> str:
-        return f"<AsyncLease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
-
-
-class _LeaseRequest(Generic[C]):
-    """``await pool.lease()`` gives the lease, ``async with pool.lease() as connection`` the connection."""
-
-    __slots__ = ("_key", "_lease", "_pool", "_timeout")
-
-    def __init__(self, pool: AsyncPool[C], timeout: float | Default | None, key: Hashable) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._key = key
-        self._lease: AsyncLease[C] | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncLease[C]]:
-        return self._pool._lease_of(self._timeout, self._key).__await__()
-
-    async def __aenter__(self) -> C:
-        self._lease = lease = await self._pool._lease_of(self._timeout, self._key)
-        return lease.connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._lease is not None:
-            await self._lease.close(error=error)
 
 
 class AsyncPool(Shell[C]):
@@ -162,6 +76,7 @@ class AsyncPool(Shell[C]):
                 "connector",
             )
         self._runtime: AsyncRuntime | None = runtime
+        self._caller = (lambda: 0) if runtime is None else runtime.caller
         super().__init__(
             connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
@@ -174,7 +89,8 @@ class AsyncPool(Shell[C]):
             return runtime
         new = current_runtime()
         if runtime is None:
-            self._runtime = new
+            self._runtime, self._caller = new, new.caller
+            self._changed()
             if self._config.start == "eager":
                 self._decide(self._start)
             return new
@@ -183,10 +99,8 @@ class AsyncPool(Shell[C]):
                 f"{self.name}: this AsyncPool lives on another {runtime.library} event loop that is still running; "
                 "make one pool for each loop"
             )
-        phase = self._core.phase
+        self._runtime, self._caller = new, new.caller
         self._after_fork()  # the connections of the dead loop are as useless here as a parent's in a child
-        self._core.phase = phase
-        self._runtime = new
         return new
 
     def _start(self) -> None:
@@ -200,20 +114,12 @@ class AsyncPool(Shell[C]):
         runtime = self._runtime
         if runtime is None or not runtime.here():
             runtime = self._here()
-        if self._fast and not self._lane.waiters:
-            now = self._clock()
-            entry = self._quick(now)
-            if entry is not None:
-                entry.state = IN_USE
-                entry.leases = 1
-                entry.leased_at = now
-                entry.holder = runtime.caller()
-                connection = entry.connection
-                self._leased[id(connection)] = entry
-                return cast("C", connection)
-        entry = await self._acquire(runtime, timeout, None)
-        self._leased[id(entry.connection)] = entry
-        return cast("C", entry.connection)
+        entry = self._take()
+        if entry is None:
+            entry = await self._acquire(runtime, timeout, None)
+        connection: C = entry.connection
+        self._leased[id(connection)] = entry
+        return connection
 
     async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave; waits for a reset, if one is due. See :meth:`poolkit.Pool.release`.
@@ -226,28 +132,18 @@ class AsyncPool(Shell[C]):
         """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
         self._give_nowait(id(connection), discard, error)
 
-    def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> _LeaseRequest[C]:
+    def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> LeaseRequest[C]:
         """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
-        return _LeaseRequest(self, timeout, key)
+        return LeaseRequest(self, timeout, key)
 
     async def _lease_of(self, timeout: float | Default | None, key: Hashable) -> AsyncLease[C]:
         runtime = self._runtime
         if runtime is None or not runtime.here():
             runtime = self._here()
         lease = AsyncLease(self)
-        if self._fast and not self._lane.waiters:
-            now = self._clock()
-            entry = self._quick(now)
-            if entry is not None:
-                entry.state = IN_USE
-                entry.leases = 1
-                entry.leased_at = lease.since = now
-                entry.holder = runtime.caller()
-                lease.connection = entry.connection
-                self._leased[id(lease)] = entry
-                lease.entry = entry
-                return lease
-        entry = await self._acquire(runtime, timeout, key)
+        entry = self._take()
+        if entry is None:
+            entry = await self._acquire(runtime, timeout, key)
         lease.connection = entry.connection
         lease.since = entry.leased_at
         self._leased[id(lease)] = entry
@@ -285,13 +181,11 @@ class AsyncPool(Shell[C]):
     def _begin_give(self, key: int, discard: bool, error: BaseException | None) -> Entry | None:
         """End the lease; the entry if its connection has to be reset before anybody else gets it."""
         entry = self._pop_lease(key)
-        if entry is None:
+        if entry is None or (not discard and error is None and self._put(entry)):
             return None
         now = self._clock()
         entry.uses += 1
         entry.busy += now - entry.leased_at
-        if not discard and error is None and self._return(entry, now):
-            return None
         verdict = self._fate(discard, error)
         if verdict is Verdict.KEEP and entry.leases == 1:
             try:
@@ -353,8 +247,8 @@ class AsyncPool(Shell[C]):
                     if entry is not None:
                         self._mark(entry, waiter, self._clock())
                         return entry
-        except BaseException:
-            self._decide(self._core.abandon, waiter, self._clock())
+        except BaseException as error:
+            self._decide(self._abandon, waiter, error, self._clock())
             raise
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:

@@ -15,14 +15,15 @@ from typing import Any, Generic, TypeVar
 from . import _lifecycle
 from ._core import books, commands, upkeep
 from ._core.dialing import describe
-from ._core.effects import Do, Effect
-from ._core.entry import IDLE, Entry
+from ._core.entry import Entry
 from ._core.lane import Lane
 from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
+from ._fast import decline_put, decline_take, make_put, make_take
+from ._gate import Gate
 from .config import PoolConfig
-from .connector import Verdict, overridden, require_connect
+from .connector import Verdict, default_classify, overridden, require_connect
 from .errors import (
     AcquireTimeout,
     ConfigError,
@@ -68,14 +69,11 @@ def _is_duration(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
 
 
-class Shell(Generic[C]):
-    """Lock, core and inbox. ``_decide`` is the one way to the core: decide under the lock, act after it.
-
-    Who must not wait for the lock (a release in a finalizer, possibly in the middle of this very thread's own
-    critical section) puts his call into the inbox instead; whoever holds the lock empties it on the way out.
-    """
+class Shell(Gate, Generic[C]):
+    """Everything about a pool that does not wait: settings, statistics, commands, dropped leases, fork."""
 
     _barging = 0.0
+    _caller: Callable[[], int]
 
     def __init__(
         self,
@@ -109,7 +107,7 @@ class Shell(Generic[C]):
         self._connect_to = getattr(connector, "connect_to", None) if keyed else None
         self._lazy = getattr(connector, "lazy", None) if keyed else None
         self._streams = getattr(connector, "streams", None) if keyed else None
-        self._classify = getattr(connector, "classify", None) or _default_classify()
+        self._classify = getattr(connector, "classify", None) or default_classify
         self._features = Features(
             connect_in_caller=bool(getattr(connector, "connect_in_caller", False)),
             checks=self._check_method is not None,
@@ -142,11 +140,9 @@ class Shell(Generic[C]):
     def _refresh(self) -> None:
         """Cache what the paths without the lock need. Called under the lock after each change of it."""
         core, config = self._core, self._config
-        self._idle = core.lane.idle
-        self._take = self._idle.pop if core.lifo else self._idle.popleft
-        self._window = core.window
+        core.epoch += 1
         self._tracing = self._debug or config.leak_after is not None
-        self._fast = (
+        fast = (
             core.phase is Phase.OPEN
             and not core.suspended
             and not core.listening
@@ -154,160 +150,33 @@ class Shell(Generic[C]):
             and not self._features.keyed
             and self._capacity_method is None
         )
-        self._fast_release = (
-            self._fast
-            and self._dirty_method is None
+        unhindered = (
+            fast
             and self._reset_method is None
             and core.max_idle >= core.limit
             and len(core.entries) - core.closing <= core.limit
         )
-
-    # -- the way to the core --------------------------------------------------------------------------------------
-
-    def _decide(self, step: Callable[..., T], *args: Any) -> T:
-        """``step(*args)`` under the lock; then carry out what it asks for."""
-        with self._lock:
-            result = step(*args)
-            core = self._core
-            effects = core.take_effects() if core.effects else None
-        if effects:
-            self._perform(effects)
-        if core.due < self._scheduled:
-            self._schedule()
-        if self._inbox:
-            self._drain()
-        return result
-
-    def _submit(self, step: Callable[..., object], *args: Any) -> None:
-        """As :meth:`_decide` without an answer and without ever waiting: whoever holds the lock does it."""
-        self._inbox.append((step, args))
-        self._drain()
-
-    def _drain(self) -> None:
-        # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
-        while self._inbox and self._lock.acquire(False):
-            try:
-                while self._inbox:
-                    step, args = self._inbox.popleft()
-                    step(*args)
-                effects = self._core.take_effects()
-            finally:
-                self._lock.release()
-            self._perform(effects)
-            if self._core.due < self._scheduled:
-                self._schedule()
-
-    def _schedule(self) -> None:
-        raise NotImplementedError
-
-    def _perform(self, effects: list[Effect]) -> None:
-        for do, entry, waiter, event in effects:
-            if do is Do.WAKE:
-                assert waiter is not None
-                assert waiter.parker is not None
-                waiter.parker.wake()
-            elif do is Do.TELL:
-                assert event is not None
-                self._events.append(event)
-            elif do is Do.ABORT:
-                assert entry is not None
-                self._abort(entry)
-            else:
-                assert entry is not None
-                self._begin_job(do, entry)
-        if self._events:
-            self._tell()
-
-    def _begin_job(self, do: Do, entry: Entry) -> None:
-        raise NotImplementedError
-
-    def _abort(self, entry: Entry) -> None:
-        try:
-            if self._abort_method is not None:
-                self._abort_method(entry.connection)
-            elif self._close_method is not None:
-                self._begin_job(Do.CLOSE, entry)
-                return
-        except Exception:
-            logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
-        self._gone(entry)
-
-    def _gone(self, entry: Entry) -> None:
-        """The connection is closed."""
-        entry.connection = None
-        self._submit(self._core.closed, entry, self._clock())
-
-    # -- events ---------------------------------------------------------------------------------------------------
-
-    def add_listener(self, listener: Listener) -> None:
-        """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock.
-
-        A listener that raises is logged once and dropped. While anybody listens, acquire and release take the
-        lock (they are a little slower).
-        """
-        with self._lock:
-            self._listeners.append(listener)
-            self._core.listening = True
-            self._refresh()
-
-    def remove_listener(self, listener: Listener) -> None:
-        """Undo :meth:`add_listener`; not an error if it was dropped already."""
-        with self._lock:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-            self._core.listening = bool(self._listeners)
-            self._refresh()
-
-    def _tell(self) -> None:
-        while self._events and self._telling.acquire(False):  # one thread at a time keeps the order
-            try:
-                while self._events:
-                    event = self._events.popleft()
-                    for listener in tuple(self._listeners):
-                        try:
-                            listener(event)
-                        except Exception:
-                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
-                            self.remove_listener(listener)
-            finally:
-                self._telling.release()
+        self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
+        self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
 
     # -- acquire and release, the parts without waiting -----------------------------------------------------------
 
-    def _quick(self, now: float) -> Entry | None:
-        """An idle connection in its best days, taken without the lock; None: take the long way."""
-        try:
-            entry = self._take()
-        except IndexError:
-            return None
-        if now < entry.good_until and entry.generation == entry.lane.generation:
-            return entry
+    def _undo_take(self, entry: Entry) -> None:
+        """A take without the lock was rash: put the entry where it was; the long way decides about it."""
         self._submit(self._put_back, entry)
-        return None
 
     def _put_back(self, entry: Entry) -> None:
-        """Undo a take that was rash; the long way decides what becomes of the entry."""
+        idle = self._lane.idle
         if self._core.lifo:
-            self._idle.append(entry)
+            idle.append(entry)
         else:
-            self._idle.appendleft(entry)
+            idle.appendleft(entry)
         if self._lane.waiters:
             self._core.settle(self._lane, self._clock())
 
-    def _return(self, entry: Entry, now: float) -> bool:
-        """Put a connection back without the lock; False: it needs the long way."""
-        lane = entry.lane
-        if not self._fast_release or entry.generation != lane.generation or now >= entry.expires or lane.waiters:
-            return False
-        entry.leases = 0
-        entry.last_used = entry.checked_at = now
-        good = now + self._window
-        entry.good_until = min(entry.expires, good)
-        entry.state = IDLE
-        self._idle.append(entry)
-        if lane.waiters or not self._fast_release:  # somebody came, or the pool changed, in the meantime
-            self._submit(self._core.settle, lane, now)
-        return True
+    def _missed(self, lane: Lane, now: float) -> None:
+        """A connection was put back without the lock while the pool changed, or somebody queued."""
+        self._submit(self._core.settle, lane, now)
 
     def _verdict(self, error: BaseException) -> Verdict:
         try:
@@ -370,6 +239,14 @@ class Shell(Generic[C]):
                    "PoolSuspended": FailReason.SUSPENDED}  # fmt: skip
         reason = reasons.get(type(error).__name__, FailReason.CONNECTION_ERROR)
         self._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
+
+    def _abandon(self, waiter: Waiter, error: BaseException, now: float) -> None:
+        """Under the lock: the caller was interrupted or told an error; what he was given passes on."""
+        self._core.abandon(waiter, now)
+        if not isinstance(error, Exception):
+            self._core.tell(
+                EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=FailReason.CANCELLED, error=error
+            )
 
     def _name_of(self, holder: int) -> str:
         raise NotImplementedError
@@ -563,13 +440,7 @@ class Shell(Generic[C]):
         )
 
 
-def _default_classify() -> Callable[[BaseException], Verdict]:
-    from .connector import default_classify
-
-    return default_classify
-
-
-_PACKAGES = tuple(__name__.rpartition(".")[0] + tail for tail in (".", "_adapters.")) + ("contextlib",)
+_PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
 
 
 def _caller_place() -> tuple[str, int] | None:

@@ -6,8 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
-from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ._core import commands
 from ._core.effects import Do
@@ -15,6 +14,7 @@ from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
+from ._leases import Lease
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Connector, Verdict
@@ -31,64 +31,6 @@ C = TypeVar("C")
 logger = logging.getLogger("poolkit")
 
 _THREADS = ThreadRuntime()
-
-
-class Lease(Generic[C]):
-    """The right to use one connection until closed. Closing returns the connection; twice is a no-op.
-
-    As a context manager it gives the connection, and an exception in the block is classified by the connector:
-    a broken connection is closed and replaced. Not to be shared between threads while it is being closed.
-    """
-
-    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
-
-    def __init__(self, pool: Pool[C]) -> None:
-        self._pool = pool
-        self.entry: Entry | None = None
-
-    since: float
-    """When the lease began, by the pool's clock, in seconds."""
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            self._pool._give(id(self), discard, error)
-
-    def detach(self) -> C:
-        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
-        entry, self.entry = self.entry, None
-        if entry is None:
-            raise self._pool._not_leased()
-        self._pool._detach(id(self))
-        return self.connection
-
-    def set_capacity(self, leases: int) -> None:
-        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
-        entry = self.entry
-        if entry is not None:
-            pool = self._pool
-            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
-
-    def __enter__(self) -> C:
-        return self.connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            self._pool._give(id(self), False, error)
-
-    def __del__(self) -> None:
-        if self.entry is not None:
-            self._pool._dropped(id(self))
-
-    def __repr__(self) -> str:
-        return f"<Lease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
 
 
 class Pool(Shell[C]):
@@ -146,20 +88,12 @@ class Pool(Shell[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        if self._fast and not self._lane.waiters:
-            now = self._clock()
-            entry = self._quick(now)
-            if entry is not None:
-                entry.state = IN_USE
-                entry.leases = 1
-                entry.leased_at = now
-                entry.holder = self._caller()
-                connection = entry.connection
-                self._leased[id(connection)] = entry
-                return cast("C", connection)
-        entry = self._acquire(timeout, None)
-        self._leased[id(entry.connection)] = entry
-        return cast("C", entry.connection)
+        entry = self._take()
+        if entry is None:
+            entry = self._acquire(timeout, None)
+        connection: C = entry.connection
+        self._leased[id(connection)] = entry
+        return connection
 
     def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave. Never waits for the pool's lock; callable from finalizers.
@@ -167,7 +101,9 @@ class Pool(Shell[C]):
         ``discard``: close the connection instead of keeping it. ``error``: what happened while it was used; the
         connector's ``classify`` decides. Raises :class:`~poolkit.NotLeased` for any other object, or twice.
         """
-        self._give(id(connection), discard, error)
+        entry = self._pop_lease(id(connection))
+        if entry is not None and (discard or error is not None or not self._put(entry)):
+            self._give(entry, discard, error)
 
     def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> Lease[C]:
         """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
@@ -175,19 +111,9 @@ class Pool(Shell[C]):
         ``key``: the lane (endpoint) of a keyed pool.
         """
         lease = Lease(self)
-        if self._fast and not self._lane.waiters:
-            now = self._clock()
-            entry = self._quick(now)
-            if entry is not None:
-                entry.state = IN_USE
-                entry.leases = 1
-                entry.leased_at = lease.since = now
-                entry.holder = self._caller()
-                lease.connection = entry.connection
-                self._leased[id(lease)] = entry
-                lease.entry = entry
-                return lease
-        entry = self._acquire(timeout, key)
+        entry = self._take()
+        if entry is None:
+            entry = self._acquire(timeout, key)
         lease.connection = entry.connection
         lease.since = entry.leased_at
         self._leased[id(lease)] = entry
@@ -206,15 +132,17 @@ class Pool(Shell[C]):
     def _not_leased(self) -> PoolError:
         return PoolClosed(f"{self.name}: the lease is closed")
 
-    def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
+    def _end(self, key: int, discard: bool, error: BaseException | None) -> None:
+        """A lease ends."""
         entry = self._pop_lease(key)
-        if entry is None:
-            return
+        if entry is not None and (discard or error is not None or not self._put(entry)):
+            self._give(entry, discard, error)
+
+    def _give(self, entry: Entry, discard: bool, error: BaseException | None) -> None:
+        """Give a connection back the long way."""
         now = self._clock()
         entry.uses += 1
         entry.busy += now - entry.leased_at
-        if not discard and error is None and self._return(entry, now):
-            return
         verdict = self._fate(discard, error)
         if verdict is Verdict.KEEP and entry.leases == 1 and not self._reset(entry):
             verdict = Verdict.DISCARD
@@ -265,8 +193,8 @@ class Pool(Shell[C]):
                     if entry is not None:
                         self._mark(entry, waiter, self._clock())
                         return entry
-        except BaseException:
-            self._decide(self._core.abandon, waiter, self._clock())
+        except BaseException as error:
+            self._decide(self._abandon, waiter, error, self._clock())
             raise
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:

@@ -59,9 +59,13 @@ class Dialing(CoreState):
     def pump(self, lane: Lane, now: float) -> None:
         """Open as many connections as the waiters of ``lane`` need and limits, pace and backoff allow."""
         while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
-            if not dials_wanted(len(lane.waiters), lane.connecting, lane.streams):
+            # a connect made by its caller serves him first: only the streams beside his are for those who wait
+            taken = lane.connecting if self.features.connect_in_caller else 0
+            if not dials_wanted(len(lane.waiters) + taken, lane.connecting, lane.streams):
                 return
-            if lane.connecting and lane.live and now < lane.pace_until:
+            lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
+            stand = lane.live - lane.connecting if lazy else lane.live
+            if lane.connecting and stand > 0 and now < lane.pace_until:
                 self.want_tick(lane.pace_until)
                 return
             if not self.may_dial(lane, now):
@@ -183,6 +187,14 @@ class Dialing(CoreState):
         lane = entry.lane
         current = entry.generation == lane.generation
         self.forget(entry)
+        self.dial_failed(entry, error, verdict, current, now)
+        if current and lane.fatal and not lane.live and not self.features.connect_in_caller:
+            self.fail_waiters(lane, lambda: self.connect_error(lane))
+        self.freed(lane, now)
+
+    def dial_failed(self, entry: Entry, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
+        """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the lane's generation."""
+        lane = entry.lane
         self.counts.connect_errors += 1
         lane.last_error, lane.last_error_at = error, now
         self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
@@ -193,9 +205,6 @@ class Dialing(CoreState):
             lane.retry_at = now + full_jitter(self.config.backoff, lane.breaker.failures, self.random)
             if lane.waiters or entry.purpose is not Purpose.DEMAND:
                 self.want_tick(lane.retry_at)
-            if lane.fatal and not lane.live and not self.features.connect_in_caller:
-                self.fail_waiters(lane, lambda: self.connect_error(lane))
-        self.freed(lane, now)
 
     def refill(self, now: float) -> None:
         """Keep ``min_size`` connections, once the pool is in use."""

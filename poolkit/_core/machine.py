@@ -190,11 +190,15 @@ class Core(Dialing):
         self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
         self.offer(entry, now)
 
-    def discard(self, entry: Entry, now: float, verdict: Verdict = Verdict.DISCARD) -> None:
-        """A lease ended and the connection must not be used again."""
+    def discard(
+        self, entry: Entry, now: float, verdict: Verdict = Verdict.DISCARD, error: BaseException | None = None
+    ) -> None:
+        """A lease ended and the connection must not be used again. A lazy connect may have failed with ``error``."""
         entry.leases -= 1
         self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
         lane = entry.lane
+        if entry.pending and error is not None:
+            self.dial_failed(entry, error, verdict, entry.generation == lane.generation, now)
         if verdict is Verdict.SUSPECT:
             self.suspect(lane, now)
         elif verdict is Verdict.RETIRE:
@@ -229,12 +233,23 @@ class Core(Dialing):
             self.serve(waiter, entry)
         if entry.leases:
             self._list_spare(entry)
-        elif len(lane.idle) >= self.max_idle:
+        elif not self._room_for_idle(lane, now):
             self.begin_close(entry, CloseReason.SURPLUS, now)
         else:
             self._put_idle(entry)
             if self.needy:
                 self.freed(lane, now)
+
+    def _room_for_idle(self, lane: Lane, now: float) -> bool:
+        """Whether one more connection may be idle; with many lanes the longest unused one makes room for it."""
+        if not self.features.keyed:
+            return len(lane.idle) < self.max_idle
+        if len(self.idle_order) >= self.max_idle > 0:
+            oldest = next(iter(self.idle_order))
+            oldest.lane.idle.remove(oldest)
+            oldest.listed = False
+            self.begin_close(oldest, CloseReason.SURPLUS, now)
+        return self.max_idle > 0
 
     def _put_idle(self, entry: Entry) -> None:
         entry.move(IDLE)
@@ -274,9 +289,10 @@ class Core(Dialing):
                 self.begin_close(entry, CloseReason.POOL_CLOSED, now)
             return
         over = len(self.entries) - self.closing - self.limit
-        if over > 0 or len(lane.idle) > self.max_idle:
+        kept = len(self.idle_order) if self.features.keyed else len(lane.idle)
+        if over > 0 or kept > self.max_idle:
             idle = self.take_all_idle(lane)
-            surplus = max(over, len(idle) - self.max_idle)
+            surplus = max(over, (kept if self.features.keyed else len(idle)) - self.max_idle)
             for entry in idle[:surplus]:
                 self.begin_close(entry, CloseReason.SURPLUS, now)
             self.relist(lane, idle[max(0, surplus) :])

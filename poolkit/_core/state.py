@@ -78,6 +78,7 @@ class CoreState:
         self.listening = False
         self.due = NEVER  # when tick() wants to be called
         self.closing = 0
+        self.epoch = 0  # changes whenever what the paths without the lock rely on has changed
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
         self._numbers = 0
         self._tickets = 0

@@ -169,9 +169,8 @@ class ThreadRuntime:
         """Call ``task.run_due()`` in the housekeeping thread in ``delay`` seconds."""
         _process.housekeeper.schedule(task, delay)
 
-    def caller(self) -> int:
-        """The calling thread's identity."""
-        return get_ident()
+    caller = staticmethod(get_ident)
+    """The calling thread's identity."""
 
     def name_of(self, caller: int) -> str:
         """The thread's name."""

@@ -1,0 +1,85 @@
+"""The two paths without a lock: take an idle connection in its best days, and put one back.
+
+Here the rule stands once for both shells, as closures over the few things it needs: a closure finds them faster
+than a method finds attributes, and this is what every acquire and release runs. What makes it safe is said in
+``_core/__init__.py``. In all doubt they decline, and the long way through the core decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ._core.entry import IDLE, IN_USE, Entry
+from ._core.lane import Lane
+from ._core.machine import Core
+
+__all__ = ("decline_put", "decline_take", "make_put", "make_take")
+
+
+def decline_take() -> Entry | None:
+    """Take nothing: the pool is in a state in which only the core may decide."""
+    return None
+
+
+def decline_put(entry: Entry) -> bool:
+    """Put nothing back."""
+    return False
+
+
+def make_take(
+    core: Core, clock: Callable[[], float], caller: Callable[[], int], undo: Callable[[Entry], None]
+) -> Callable[[], Entry | None]:
+    """A function that takes an idle connection and begins its lease, or declines."""
+    lane = core.lane
+    waiters = lane.waiters
+    pop = lane.idle.pop if core.lifo else lane.idle.popleft
+
+    def take() -> Entry | None:
+        if waiters:
+            return None
+        try:
+            entry = pop()
+        except IndexError:
+            return None
+        now = clock()
+        if now < entry.good_until and entry.generation == lane.generation:
+            entry.state = IN_USE
+            entry.leases = 1
+            entry.leased_at = now
+            entry.holder = caller()
+            return entry
+        undo(entry)
+        return None
+
+    return take
+
+
+def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, float], None]) -> Callable[[Entry], bool]:
+    """A function that ends the lease of a sound connection and makes it idle, or declines.
+
+    ``missed`` is called when a caller queued, or the pool changed, while the connection was being put back.
+    """
+    lane = core.lane
+    waiters = lane.waiters
+    push = lane.idle.append
+    window = core.window
+    epoch = core.epoch
+
+    def put(entry: Entry) -> bool:
+        now = clock()
+        expires = entry.expires
+        if waiters or now >= expires or entry.generation != lane.generation:
+            return False
+        entry.uses += 1
+        entry.busy += now - entry.leased_at
+        entry.last_used = entry.checked_at = now
+        good = now + window
+        entry.good_until = min(expires, good)
+        entry.leases = 0
+        entry.state = IDLE
+        push(entry)
+        if waiters or core.epoch != epoch:
+            missed(lane, now)
+        return True
+
+    return put

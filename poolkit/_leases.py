@@ -1,0 +1,162 @@
+"""Leases: the right to use one connection until closed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._core.entry import Entry
+from ._shell import Default
+
+if TYPE_CHECKING:
+    from ._async import AsyncPool
+    from ._threads import Pool
+
+__all__ = ("AsyncLease", "Lease", "LeaseRequest")
+
+C = TypeVar("C")
+
+
+class Lease(Generic[C]):
+    """The right to use one connection until closed. Closing returns the connection; twice is a no-op.
+
+    As a context manager it gives the connection, and an exception in the block is classified by the connector:
+    a broken connection is closed and replaced. Not to be shared between threads while it is being closed.
+    """
+
+    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
+
+    def __init__(self, pool: Pool[C]) -> None:
+        self._pool = pool
+        self.entry: Entry | None = None
+
+    since: float
+    """When the lease began, by the pool's clock, in seconds."""
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            self._pool._end(id(self), discard, error)
+
+    def detach(self) -> C:
+        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
+        entry, self.entry = self.entry, None
+        if entry is None:
+            raise self._pool._not_leased()
+        self._pool._detach(id(self))
+        return self.connection
+
+    def set_capacity(self, leases: int) -> None:
+        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        entry = self.entry
+        if entry is not None:
+            pool = self._pool
+            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
+
+    def __enter__(self) -> C:
+        return self.connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            self._pool._end(id(self), False, error)
+
+    def __del__(self) -> None:
+        if self.entry is not None:
+            self._pool._dropped(id(self))
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
+
+
+class AsyncLease(Generic[C]):
+    """The right to use one connection until closed. Closing returns the connection; twice is a no-op."""
+
+    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
+
+    def __init__(self, pool: AsyncPool[C]) -> None:
+        self._pool = pool
+        self.entry: Entry | None = None
+
+    since: float
+    """When the lease began, by the pool's clock, in seconds."""
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+
+    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it.
+
+        The lease has ended when this is called: a cancellation cannot undo that. Waits for a reset, if one is due.
+        """
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            await self._pool._give(id(self), discard, error)
+
+    def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread."""
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            self._pool._give_nowait(id(self), discard, error)
+
+    def detach(self) -> C:
+        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
+        entry, self.entry = self.entry, None
+        if entry is None:
+            raise self._pool._not_leased()
+        self._pool._detach(id(self))
+        return self.connection
+
+    def set_capacity(self, leases: int) -> None:
+        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        entry = self.entry
+        if entry is not None:
+            pool = self._pool
+            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
+
+    async def __aenter__(self) -> C:
+        return self.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(error=error)
+
+    def __del__(self) -> None:
+        if self.entry is not None:
+            self._pool._dropped(id(self))
+
+    def __repr__(self) -> str:
+        return f"<AsyncLease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
+
+
+class LeaseRequest(Generic[C]):
+    """``await pool.lease()`` gives the lease, ``async with pool.lease() as connection`` the connection."""
+
+    __slots__ = ("_key", "_lease", "_pool", "_timeout")
+
+    def __init__(self, pool: AsyncPool[C], timeout: float | Default | None, key: Hashable) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._key = key
+        self._lease: AsyncLease[C] | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncLease[C]]:
+        return self._pool._lease_of(self._timeout, self._key).__await__()
+
+    async def __aenter__(self) -> C:
+        self._lease = lease = await self._pool._lease_of(self._timeout, self._key)
+        return lease.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            await self._lease.close(error=error)
