@@ -1,0 +1,35 @@
+"""The table of states: every move that is not in it is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from poolkit import PoolConfig
+from poolkit._core.entry import TRANSITIONS, Entry, Purpose, State
+from poolkit._core.lane import Lane
+
+LANE = Lane(None, PoolConfig())
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)), ids=lambda state: state.value)
+def test_a_connection_moves_only_along_the_table(old: State, new: State) -> None:
+    entry = Entry(LANE, 1, Purpose.DEMAND, 0.0)
+    entry.state = old
+    if new in TRANSITIONS[old]:
+        entry.move(new)
+        assert entry.state is new
+    else:
+        with pytest.raises(AssertionError, match="bug: connection 1 cannot go from"):
+            entry.move(new)
+        assert entry.state is old
+
+
+def test_every_state_can_be_reached_and_closed_is_the_end() -> None:
+    reached = {State.CONNECTING}
+    for _ in State:
+        reached |= {new for old in reached for new in TRANSITIONS[old]}
+    assert reached == set(State)
+    assert not TRANSITIONS[State.CLOSED]
+    assert all(TRANSITIONS[state] for state in State if state is not State.CLOSED)

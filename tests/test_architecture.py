@@ -1,0 +1,156 @@
+"""The shape of the house: who may import whom, and what the decisions must not know."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import poolkit
+
+ROOT = Path(poolkit.__file__).resolve().parent
+ADAPTERS = ROOT.parent / "poolkit_adapters"
+
+# innermost first; a module may import from its own ring and from those before it
+RINGS: list[tuple[str, ...]] = [
+    ("errors", "config", "events", "connector"),
+    ("policies",),
+    ("_core",),
+    ("settings", "stats", "runtimes", "_lifecycle", "_fast", "_gate", "_shell", "_leases", "_threads", "_async"),
+    ("testing", "telemetry", "cluster", "cli", "__main__"),
+]
+# what the decision core must not even mention
+FORBIDDEN = {"time", "threading", "_thread", "asyncio", "trio", "socket", "logging", "select", "queue", "concurrent"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def ring_of(dotted: str) -> int | None:
+    head = dotted.split(".")[0]
+    for number, names in enumerate(RINGS):
+        if head in names:
+            return number
+    return None
+
+
+def imports(path: Path, package: str, *, lazy: bool = True) -> list[str]:
+    """Absolute names of everything that a file imports (with ``lazy=False`` only what importing it imports)."""
+    inside = path.relative_to(ROOT.parent if package == "" else ROOT).with_suffix("").parts
+    base = (package, *inside) if package else inside
+    found = []
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree)) if lazy else list(_at_import(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                start = base[: len(base) - node.level] if path.name != "__init__.py" else base[: -node.level or None]
+                prefix = ".".join(start)
+                found += [f"{prefix}.{node.module}" if node.module else f"{prefix}.{a.name}" for a in node.names]
+            else:
+                found.append(node.module or "")
+    return found
+
+
+def _at_import(tree: ast.AST) -> list[ast.AST]:
+    found: list[ast.AST] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        found.append(node)
+        found += _at_import(node)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_import_only_from_their_own_ring_and_those_inside_it(path: Path) -> None:
+    inside = path.relative_to(ROOT).with_suffix("").parts
+    if inside == ("__init__",):
+        return
+    own = ring_of(inside[0])
+    assert own is not None, f"{path.name} stands in no ring: name it in RINGS"
+    for name in imports(path, "poolkit", lazy=False):
+        if name.startswith("poolkit."):
+            other = ring_of(name.removeprefix("poolkit."))
+            assert other is not None, f"{name} stands in no ring"
+            assert other <= own, f"{path.relative_to(ROOT)} (ring {own}) imports {name} (ring {other})"
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "_core").glob("*.py")), *sorted((ROOT / "policies").glob("*.py"))], ids=lambda p: p.stem
+)
+def test_decisions_know_no_clock_lock_thread_loop_or_log(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path, "poolkit")}
+    assert not roots & FORBIDDEN
+    assert not any(isinstance(node, ast.Await) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def test_the_engine_imports_nothing_but_the_standard_library() -> None:
+    standard = sys.stdlib_module_names | {"poolkit"}
+    for path in modules():
+        ring = ring_of(path.relative_to(ROOT).with_suffix("").parts[0])
+        if ring is not None and ring <= 3 and path.name != "trio_.py":
+            roots = {name.split(".")[0] for name in imports(path, "poolkit", lazy=False)}
+            assert roots <= standard, f"{path.name} imports {roots - standard}"
+
+
+def test_only_the_runtimes_know_an_event_loop_library() -> None:
+    for path in modules():
+        ring = ring_of(path.relative_to(ROOT).with_suffix("").parts[0])
+        if ring is not None and ring <= 3 and path.parent.name != "runtimes":
+            roots = {name.split(".")[0] for name in imports(path, "poolkit")}
+            assert not roots & {"asyncio", "trio", "anyio"}, path.name
+
+
+def test_adapters_import_only_public_names_and_never_each_other() -> None:
+    drivers = {"sqlalchemy", "redis", "httpcore", "httpx", "psycopg", "dbapi"}
+    for path in sorted(ADAPTERS.rglob("*.py")):
+        inside = path.relative_to(ADAPTERS).with_suffix("").parts
+        own = inside[0].lstrip("_").removesuffix("_async").removesuffix("_sync")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                name = node.module or ""
+                private = any(part.startswith("_") for part in name.split(".")[1:])
+                assert not (name.startswith("poolkit.") and private), f"{path.name} imports {name}"
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                head = node.module.split(".")[0]
+                if own != "httpx":  # the one exception: httpx is a coat over httpcore
+                    assert head not in drivers - {own}, f"{path.name} imports the adapter {head}"
+
+
+def test_every_public_module_says_exactly_what_it_exports() -> None:
+    for path in modules():
+        if path.name in ("__main__.py",) or "servers" in path.parts or "cli" in path.parts:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        exported = [
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+        ]
+        if not exported:
+            assert path.name == "__init__.py", f"{path.relative_to(ROOT)} has no __all__"
+            continue
+        defined = {
+            node.name
+            for node in tree.body
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_")
+        }
+        if path.name != "__init__.py" and not path.stem.startswith("_") and path.parent.name != "_core":
+            missing = {name for name in defined if name not in exported[0]}
+            internal = {"overridden", "require_connect", "nearest", "holders", "place_of"}
+            assert not missing - internal, f"{path.relative_to(ROOT)}: {missing} neither exported nor private"
+
+
+def test_no_file_is_longer_than_one_sitting() -> None:
+    for path in modules():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines: it has two subjects"
