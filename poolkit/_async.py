@@ -99,9 +99,19 @@ class AsyncPool(Shell[C]):
                 f"{self.name}: this AsyncPool lives on another {runtime.library} event loop that is still running; "
                 "make one pool for each loop"
             )
+        for entry in list(self._core.entries.values()):  # bound to the loop that is gone
+            if entry.connection is not None and self._abort_method is not None:
+                try:
+                    self._abort_method(entry.connection)
+                except Exception:
+                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
         self._runtime, self._caller = new, new.caller
-        self._after_fork()  # the connections of the dead loop are as useless here as a parent's in a child
+        self._begin_anew()
         return new
+
+    def _after_fork(self) -> None:
+        self._runtime = None  # the parent's loop does not run here
+        super()._after_fork()
 
     def _start(self) -> None:
         self._core.started = True
@@ -222,6 +232,8 @@ class AsyncPool(Shell[C]):
     # -- the long way ---------------------------------------------------------------------------------------------
 
     async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Entry:
+        if self._inbox:
+            self._drain()  # a dropped lease may be just what is missing
         now = self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
@@ -35,6 +36,7 @@ class Gate:
     _telling: Lock
     _listeners: list[Listener]
     _scheduled: float
+    _reports: deque[tuple[str, tuple[str, int]]]
     _clock: Callable[[], float]
     _abort_method: Any
     _close_method: Any
@@ -76,6 +78,15 @@ class Gate:
             self._perform(effects)
             if self._core.due < self._scheduled:
                 self._schedule()
+            while self._reports:
+                self._report(*self._reports.popleft())
+
+    def _report(self, text: str, place: tuple[str, int]) -> None:
+        """Warn about a dropped lease, at the place where it was taken."""
+        try:
+            warnings.warn_explicit(text, ResourceWarning, *place)
+        except ResourceWarning:  # turned into an error: as for all finalizers, nobody is there to catch it
+            logger.error("%s", text)
 
     def _schedule(self) -> None:
         raise NotImplementedError

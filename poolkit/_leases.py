@@ -69,8 +69,9 @@ class Lease(Generic[C]):
             self._pool._end(id(self), False, error)
 
     def __del__(self) -> None:
-        if self.entry is not None:
-            self._pool._dropped(id(self))
+        entry = self.entry
+        if entry is not None:
+            self._pool._dropped(id(self), entry)
 
     def __repr__(self) -> str:
         return f"<Lease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
@@ -130,8 +131,9 @@ class AsyncLease(Generic[C]):
         await self.close(error=error)
 
     def __del__(self) -> None:
-        if self.entry is not None:
-            self._pool._dropped(id(self))
+        entry = self.entry
+        if entry is not None:
+            self._pool._dropped(id(self), entry)
 
     def __repr__(self) -> str:
         return f"<AsyncLease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"

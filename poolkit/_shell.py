@@ -6,7 +6,6 @@ import logging
 import random as _random
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
@@ -135,6 +134,7 @@ class Shell(Gate, Generic[C]):
         self._leased = core.leased
         self._scheduled = NEVER
         self._orphans: set[int] = set()
+        self._reports: deque[tuple[str, tuple[str, int]]] = deque()
         self._refresh()
 
     def _refresh(self) -> None:
@@ -265,12 +265,15 @@ class Shell(Gate, Generic[C]):
 
     # -- leases that were dropped ---------------------------------------------------------------------------------
 
-    def _dropped(self, key: int) -> None:
+    def _dropped(self, key: int, entry: Entry) -> None:
         """Called by a finalizer: takes no lock, does no I/O; the next one at the lock does the work."""
         self._inbox.append((self._reclaim, (key,)))
-        for waiter in tuple(self._lane.waiters)[:1]:  # nobody may come by for long, but he waits for just this
-            if waiter.parker is not None:
-                waiter.parker.wake()
+        try:
+            waiter = next(iter(entry.lane.waiters))
+        except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
+            return
+        if waiter.parker is not None:
+            waiter.parker.wake()  # nobody may come by for long, but he waits for just this
 
     def _reclaim(self, key: int) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""
@@ -281,15 +284,16 @@ class Shell(Gate, Generic[C]):
         core = self._core
         core.counts.leaks += 1
         core.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - entry.leased_at)
-        entry.leases -= 1
-        if not entry.leases:
-            core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
-        warnings.warn(
-            f"{self.name}: a lease was dropped without close(), taken at {place_of(entry) or 'an unknown place'} by "
-            f"{self._name_of(entry.holder)}; its connection is closed (set debug=True to see the place)",
-            ResourceWarning,
-            stacklevel=2,
+        text = (
+            f"{self.name}: a lease was dropped without close(), taken by {self._name_of(entry.holder)} at "
+            f"{place_of(entry) or 'an unknown place (debug=True notes it)'}; its connection is closed"
         )
+        self._reports.append((text, entry.place or (__file__, 0)))
+        entry.leases -= 1
+        if entry.leases:
+            entry.generation = -1
+        else:
+            core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -322,6 +326,7 @@ class Shell(Gate, Generic[C]):
 
     def stats(self) -> PoolStats:
         """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
+        self._drain()
         with self._lock:
             return snapshot(self._core, self._clock())
 
@@ -413,11 +418,8 @@ class Shell(Gate, Generic[C]):
 
     def _after_fork(self) -> None:
         """In the child: begin empty; leave the parent's connections alone."""
-        old = self._core
-        self._telling = Lock()
-        self._events.clear()
         forget = overridden(self._connector, "forget")
-        for entry in list(old.entries.values()):
+        for entry in list(self._core.entries.values()):
             if entry.connection is not None:
                 try:
                     if forget is not None:
@@ -425,10 +427,16 @@ class Shell(Gate, Generic[C]):
                 except Exception:
                     logger.debug("%s: forget failed", self.name, exc_info=True)
                 _lifecycle.bury(entry.connection)
-        leased = set(old.leased)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Go on with an empty core; what is on lease now will be let go of when it comes back."""
+        phase, leased = self._core.phase, set(self._leased)
+        self._telling = Lock()
+        self._events.clear()
         self._begin()
         self._orphans = leased
-        self._core.phase = old.phase
+        self._core.phase = phase
         with self._lock:
             self._refresh()
 

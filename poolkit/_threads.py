@@ -169,6 +169,8 @@ class Pool(Shell[C]):
     # -- the long way ---------------------------------------------------------------------------------------------
 
     def _acquire(self, timeout: float | Default | None, key: Hashable) -> Entry:
+        if self._inbox:
+            self._drain()  # a dropped lease may be just what is missing
         now = self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, self._caller())

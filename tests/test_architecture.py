@@ -127,7 +127,7 @@ def test_adapters_import_only_public_names_and_never_each_other() -> None:
 
 def test_every_public_module_says_exactly_what_it_exports() -> None:
     for path in modules():
-        if path.name in ("__main__.py",) or "servers" in path.parts or "cli" in path.parts:
+        if path.name == "__main__.py" or "servers" in path.parts or "cli" in path.parts:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         exported = [
