@@ -165,8 +165,10 @@ class AsyncPool(Shell[C]):
         self._detach(id(connection))
 
     def _detach(self, key: int) -> None:
-        entry = self._pop_lease(key)
-        if entry is not None:
+        entry = self._leased.pop(key, None)
+        if entry is None:
+            self._refuse_release(key)
+        else:
             self._decide(self._core.detach, entry, self._clock())
 
     def _not_leased(self) -> PoolError:
@@ -190,8 +192,11 @@ class AsyncPool(Shell[C]):
 
     def _begin_give(self, key: int, discard: bool, error: BaseException | None) -> Entry | None:
         """End the lease; the entry if its connection has to be reset before anybody else gets it."""
-        entry = self._pop_lease(key)
-        if entry is None or (not discard and error is None and self._put(entry)):
+        entry = self._leased.pop(key, None)
+        if entry is None:
+            self._refuse_release(key)
+            return None
+        if not discard and error is None and self._put(entry):
             return None
         now = self._clock()
         entry.uses += 1

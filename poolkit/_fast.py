@@ -61,14 +61,16 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
     """
     lane = core.lane
     waiters = lane.waiters
-    push = lane.idle.append
+    idle = lane.idle
+    push = idle.append
+    most = core.max_idle
     window = core.window
     epoch = core.epoch
 
     def put(entry: Entry) -> bool:
         now = clock()
         expires = entry.expires
-        if waiters or now >= expires or entry.generation != lane.generation:
+        if waiters or now >= expires or entry.generation != lane.generation or len(idle) >= most:
             return False
         entry.uses += 1
         entry.busy += now - entry.leased_at
@@ -78,7 +80,7 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
         entry.leases = 0
         entry.state = IDLE
         push(entry)
-        if waiters or core.epoch != epoch:
+        if waiters or core.epoch != epoch or len(idle) > most:  # several may have found the last place free
             missed(lane, now)
         return True
 

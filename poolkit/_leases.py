@@ -39,9 +39,12 @@ class Lease(Generic[C]):
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            self._pool._end(id(self), discard, error)
+        if self.entry is not None:
+            self.entry = None
+            pool = self._pool
+            entry = pool._leased.pop(id(self), None)
+            if entry is None or discard or error is not None or not pool._put(entry):
+                pool._give(entry, id(self), discard, error)
 
     def detach(self) -> C:
         """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
@@ -64,9 +67,12 @@ class Lease(Generic[C]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            self._pool._end(id(self), False, error)
+        if self.entry is not None:
+            self.entry = None
+            pool = self._pool
+            entry = pool._leased.pop(id(self), None)
+            if entry is None or error is not None or not pool._put(entry):
+                pool._give(entry, id(self), False, error)
 
     def __del__(self) -> None:
         entry = self.entry

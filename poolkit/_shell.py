@@ -153,7 +153,6 @@ class Shell(Gate, Generic[C]):
         unhindered = (
             fast
             and self._reset_method is None
-            and core.max_idle >= core.limit
             and len(core.entries) - core.closing <= core.limit
         )
         self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
@@ -197,14 +196,11 @@ class Shell(Gate, Generic[C]):
             return False
         return True if self._dirty_method is None else bool(self._dirty_method(entry.connection))
 
-    def _pop_lease(self, key: int) -> Entry | None:
-        """The entry behind a lease (or connection); None if it is released already and the pool is closed."""
-        entry = self._leased.pop(key, None)
-        if entry is not None:
-            return entry
+    def _refuse_release(self, key: int) -> None:
+        """What comes back is not on lease: an error, unless the pool took the lease away itself."""
         if self._core.phase is not Phase.OPEN or key in self._orphans:
             self._orphans.discard(key)
-            return None  # cut when the pool was closed, or inherited from the parent process
+            return  # cut when the pool was closed, or inherited from the parent process
         raise NotLeased(
             f"{self.name}: release of a connection that is not on lease from this pool: "
             "it is foreign, was released already, or belongs to a Lease (close that)"

@@ -101,9 +101,9 @@ class Pool(Shell[C]):
         ``discard``: close the connection instead of keeping it. ``error``: what happened while it was used; the
         connector's ``classify`` decides. Raises :class:`~poolkit.NotLeased` for any other object, or twice.
         """
-        entry = self._pop_lease(id(connection))
-        if entry is not None and (discard or error is not None or not self._put(entry)):
-            self._give(entry, discard, error)
+        entry = self._leased.pop(id(connection), None)
+        if entry is None or discard or error is not None or not self._put(entry):
+            self._give(entry, id(connection), discard, error)
 
     def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> Lease[C]:
         """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
@@ -125,21 +125,20 @@ class Pool(Shell[C]):
         self._detach(id(connection))
 
     def _detach(self, key: int) -> None:
-        entry = self._pop_lease(key)
-        if entry is not None:
+        entry = self._leased.pop(key, None)
+        if entry is None:
+            self._refuse_release(key)
+        else:
             self._decide(self._core.detach, entry, self._clock())
 
     def _not_leased(self) -> PoolError:
         return PoolClosed(f"{self.name}: the lease is closed")
 
-    def _end(self, key: int, discard: bool, error: BaseException | None) -> None:
-        """A lease ends."""
-        entry = self._pop_lease(key)
-        if entry is not None and (discard or error is not None or not self._put(entry)):
-            self._give(entry, discard, error)
-
-    def _give(self, entry: Entry, discard: bool, error: BaseException | None) -> None:
-        """Give a connection back the long way."""
+    def _give(self, entry: Entry | None, key: int, discard: bool, error: BaseException | None) -> None:
+        """Give a connection back the long way; ``entry`` is what was on lease under ``key``."""
+        if entry is None:
+            self._refuse_release(key)
+            return
         now = self._clock()
         entry.uses += 1
         entry.busy += now - entry.leased_at
@@ -216,7 +215,8 @@ class Pool(Shell[C]):
             error = self._decide(self._expire, waiter, now)
             if error is not None:
                 asyncio = sys.modules.get("asyncio")
-                if asyncio is not None and asyncio._get_running_loop() is not None:
+                blocked = self._runtime is _THREADS and asyncio is not None
+                if blocked and asyncio._get_running_loop() is not None:
                     error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
                 raise error
 
@@ -278,6 +278,13 @@ class Pool(Shell[C]):
             raise
 
     # -- background work ------------------------------------------------------------------------------------------
+
+    def run_due(self) -> None:
+        """Housekeeping: called by the runtime when something is due. Does not block."""
+        if self._close_in_caller:  # closes would hold up the one thread that looks after all pools
+            self._runtime.spawn(super().run_due)
+        else:
+            super().run_due()
 
     def _schedule(self) -> None:
         self._scheduled = due = self._core.due

@@ -65,7 +65,9 @@ class Dialing(CoreState):
                 return
             lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
             stand = lane.live - lane.connecting if lazy else lane.live
-            if lane.connecting and stand > 0 and now < lane.pace_until:
+            # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not
+            paced = lazy or not self.features.connect_in_caller
+            if paced and lane.connecting and stand > 0 and now < lane.pace_until:
                 self.want_tick(lane.pace_until)
                 return
             if not self.may_dial(lane, now):
