@@ -1,0 +1,41 @@
+"""httpcore: pools that stand in for ``httpcore.ConnectionPool`` and ``httpcore.AsyncConnectionPool``.
+
+>>> import httpcore
+>>> from poolkit_adapters.httpcore import PoolkitConnectionPool
+>>> with PoolkitConnectionPool(max_connections=20, http2=True) as pool:
+...     pool.request("GET", "https://example.org/")
+
+The constructors take every argument of httpcore's, with the same meaning and default, and poolkit's settings as
+further keywords. Requests, responses, extensions and exceptions are httpcore's own.
+"""
+
+from poolkit_adapters._errors import missing_extra
+
+try:
+    import httpcore as _httpcore  # noqa: F401
+except ImportError as _error:
+    raise missing_extra("poolkit_adapters.httpcore", "httpcore", "httpx") from _error
+
+from ._async import AsyncPoolkitConnectionPool
+from ._errors import (
+    AcquireTimeout,
+    CircuitOpen,
+    ConnectFailed,
+    PoolBusy,
+    PoolClosed,
+    PoolSuspended,
+    ServerUnavailable,
+)
+from ._sync import PoolkitConnectionPool
+
+__all__ = (
+    "AsyncPoolkitConnectionPool",
+    "PoolkitConnectionPool",
+    "AcquireTimeout",
+    "CircuitOpen",
+    "ConnectFailed",
+    "PoolBusy",
+    "PoolClosed",
+    "PoolSuspended",
+    "ServerUnavailable",
+)

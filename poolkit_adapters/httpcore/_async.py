@@ -1,0 +1,208 @@
+"""The pool for tasks, on asyncio and trio."""
+
+from __future__ import annotations
+
+import inspect
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import httpcore
+
+from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
+from poolkit.errors import PoolError
+from poolkit.events import Listener
+
+from ._base import ConnectorMixin, Reopening, described
+from ._errors import translated
+from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
+from ._settings import pool_settings
+
+__all__ = ("AsyncPoolkitConnectionPool",)
+
+_Link = Link[httpcore.AsyncConnectionInterface]
+
+
+class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnector[_Link]):
+    async def connect_to(self, key: Key, timeout: float | None) -> _Link:
+        """A connection that opens in its first request; ``timeout`` is the request's business."""
+        return self.make(key)
+
+    async def close(self, link: _Link) -> None:
+        """Close the connection and every stream that was opened for it."""
+        self.links.pop(id(link), None)
+        try:
+            await link.connection.aclose()
+        finally:
+            self.abort(link)
+
+    def abort(self, link: _Link) -> None:
+        """Close the transport without waiting for anything."""
+        self.links.pop(id(link), None)
+        for stream in link.streams:
+            first_step(stream.aclose)
+
+
+class _Hook(Exchange):
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        self.note(event, info)
+        if self.user_trace is not None:
+            told = self.user_trace(event, info)
+            if not inspect.iscoroutine(told):
+                raise TypeError("The callback of the `trace` extension must be an asynchronous function here.")
+            await told
+
+
+class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
+    """Stands in for ``httpcore.AsyncConnectionPool``, on asyncio and trio. Task-safe.
+
+    Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
+    settings of :class:`poolkit.PoolConfig` as keywords or as ``config``; ``name`` and ``listeners`` as
+    :class:`poolkit.AsyncPool`. Raises :class:`poolkit.ConfigError` for a value that cannot be meant.
+
+    A request waits at most ``extensions["timeout"]["pool"]`` seconds for a connection; the error then is both a
+    :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
+    """
+
+    _held: tuple[type, ...] = HELD
+
+    def __init__(
+        self,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: httpcore.Proxy | None = None,
+        max_connections: int | None = 10,
+        max_keepalive_connections: int | None = None,
+        keepalive_expiry: float | None = None,
+        http1: bool = True,
+        http2: bool = False,
+        retries: int = 0,
+        local_address: str | None = None,
+        uds: str | None = None,
+        network_backend: httpcore.AsyncNetworkBackend | None = None,
+        socket_options: Iterable[Any] | None = None,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        **settings: Any,
+    ) -> None:
+        limits: dict[str, Any] = {
+            "max_connections": max_connections,
+            "max_keepalive_connections": max_keepalive_connections,
+            "keepalive_expiry": keepalive_expiry,
+        }
+        chosen = pool_settings(limits, config, settings)
+        super().__init__(
+            ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
+            local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
+        )  # fmt: skip
+        self._connector = connector = _Connector(self)
+        heard = tuple(listeners)
+        self._engine = Reopening(lambda: AsyncPool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
+
+    @property
+    def pool(self) -> AsyncPool[Any]:
+        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        return self._engine.get()
+
+    @property
+    def connections(self) -> list[httpcore.AsyncConnectionInterface]:
+        """The connections of the pool, in the order in which they were made."""
+        return [link.connection for link in list(self._connector.links.values())]
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; its connection is free for the next one when the response is closed."""
+        key = key_of(request)
+        engine = self._engine.get()
+        config = engine.config
+        wait = timeout_of(request, config.acquire_timeout)
+        deadline = None if wait is None else time.monotonic() + wait
+        replays: Replays | None = None
+        while True:
+            try:
+                lease = await engine.lease(wait, key=key)
+            except PoolError as error:
+                raise translated(error) from error.__cause__
+            link: _Link = lease.connection
+            if link.http2 and not link.connection.is_available():  # the server said goodbye meanwhile
+                lease.close_nowait(discard=True)
+                continue
+            hook, sent = None, request
+            if link.http2 or not link.capacity:
+                hook = _Hook(link, lease, request, self._connector.on_plain)
+                sent = hook.traced(hook, config.connect_timeout)
+            try:
+                response = await link.connection.handle_async_request(sent)
+            except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
+                lease.close_nowait(error=None if stream_only(link, error) else error)
+                replays = replays or Replays(request, self._held)
+                if not replays.allow(error, link, hook):
+                    raise refused(error) from error.__cause__
+            else:
+                return self._answered(response, request, lease, hook)
+            if deadline is not None:
+                wait = max(0.0, deadline - time.monotonic())
+
+    def _answered(
+        self, response: httpcore.Response, request: httpcore.Request, lease: AsyncLease[_Link], hook: Exchange | None
+    ) -> httpcore.Response:
+        link = lease.connection
+        link.answered = True
+        if hook is not None:
+            hook.stands()
+        body = _Body(response.stream, link, lease)
+        if takes_over(request, response, link):
+            self._connector.links.pop(id(link), None)
+            lease.detach()
+            body.lease = None
+        return httpcore.Response(
+            status=response.status, headers=response.headers, content=body, extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections, those in use too. Requests that wait for one fail. As with httpcore's own pool, a
+        later request begins anew.
+        """
+        engine = self._engine.take()
+        if engine is not None:
+            await engine.drain(0)
+            await engine.close()
+
+    def __repr__(self) -> str:
+        engine = self._engine.peek()
+        return described(type(self).__name__, self.connections, None if engine is None else engine.stats())
+
+
+class _Body:
+    """The response's stream; closing it gives the connection back."""
+
+    __slots__ = ("_closed", "_done", "_link", "_stream", "lease")
+
+    def __init__(self, stream: Any, link: _Link, lease: AsyncLease[_Link]) -> None:
+        self._stream = stream
+        self._link = link
+        self.lease: AsyncLease[_Link] | None = lease  # None: detached
+        self._done = False
+        self._closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream:
+                yield part
+            self._done = True
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        sound = False
+        try:
+            await self._stream.aclose()
+            sound = self._link.connection.is_available() and (self._done or not self._link.http2)
+        finally:  # if this is cancelled, in whatever way, the connection is discarded: no state is left half-way
+            if self.lease is not None:
+                self.lease.close_nowait(discard=not sound)

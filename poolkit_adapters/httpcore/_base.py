@@ -1,0 +1,114 @@
+"""What the two pools share: settings, the register of connections, errors. No I/O."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import httpcore
+
+from poolkit import PoolStats, Verdict
+
+from ._link import Key, Link, peek
+
+__all__ = ("ConnectorMixin", "Reopening", "described")
+
+L = TypeVar("L")
+
+_REMEMBERED = 10_000
+"""Origins remembered for speaking HTTP/1.1 only; beyond that the memory begins anew."""
+
+
+class ConnectorMixin(Generic[L]):
+    """The part of a connector that does no I/O. The pool makes connections; this one only calls it weakly, so that
+    a pool that is dropped is freed at once.
+    """
+
+    connect_in_caller = True  # a connection of httpcore's opens in its first request, with that one's timeouts
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = weakref.ref(owner)
+        self._multiplexed = owner._http2
+        self._only_http2 = not owner._http1
+        self._plain: set[Key] = set()
+        self.links: dict[int, Link[L]] = {}
+
+    def make(self, key: Key) -> Link[L]:
+        """A connection that is not open yet."""
+        owner = self._owner()
+        if owner is None:
+            raise RuntimeError("bug: a request outlives its pool")
+        link: Link[L] = Link(owner.create_connection(httpcore.Origin(*key)), key)
+        self.links[id(link)] = link
+        return link
+
+    def lazy(self, link: Link[L]) -> bool:
+        """All connections are opened by their first request."""
+        return True
+
+    def streams(self, key: Key) -> int:
+        """How many requests a connection will carry at once: many, if it may turn out to be HTTP/2."""
+        if self._multiplexed and (self._only_http2 or (key[0] in (b"https", b"wss") and key not in self._plain)):
+            return 100
+        return 1
+
+    def on_plain(self, key: Key) -> None:
+        """A connection to ``key`` turned out to be HTTP/1.1."""
+        if self._multiplexed:
+            if len(self._plain) >= _REMEMBERED:
+                self._plain.clear()
+            self._plain.add(key)
+
+    def peek(self, link: Link[L]) -> bool:
+        """A look at an idle connection."""
+        return peek(link)
+
+    def classify(self, error: BaseException) -> Verdict:
+        """A connection on which a request failed is never used again; if the network did it, doubt the others."""
+        lost = (httpcore.NetworkError, httpcore.RemoteProtocolError)
+        return Verdict.SUSPECT if isinstance(error, lost) else Verdict.DISCARD
+
+    def forget(self, link: Link[L]) -> None:
+        """In a forked child, or when the event loop is gone: the engine keeps the object from being finalized."""
+        self.links.pop(id(link), None)
+
+
+class Reopening(Generic[L]):
+    """The engine's pool behind the driver's class: made on first use, and anew on the first use after a close,
+    because httpcore's pools go on working after ``close()``.
+    """
+
+    def __init__(self, make: Callable[[], L]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._pool: L | None = make()
+
+    def get(self) -> L:
+        """The pool to use now."""
+        pool = self._pool
+        if pool is None:
+            with self._lock:
+                pool = self._pool = self._pool or self._make()
+        return pool
+
+    def peek(self) -> L | None:
+        """The pool, if it is open."""
+        return self._pool
+
+    def take(self) -> L | None:
+        """The pool that is to be closed, if there is one."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            return pool
+
+
+def described(name: str, connections: list[Any], stats: PoolStats | None) -> str:
+    """The ``repr`` of a pool, in httpcore's words."""
+    active, queued = (stats.leases, stats.waiting) if stats is not None else (0, 0)
+    idle = sum(connection.is_idle() for connection in connections)
+    return (
+        f"<{name} [Requests: {active} active, {queued} queued | "
+        f"Connections: {len(connections) - idle} active, {idle} idle]>"
+    )

@@ -1,0 +1,273 @@
+"""One pooled connection and one request on it: what both twins know without doing I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+from collections.abc import Callable, Coroutine
+from copy import copy
+from typing import Any, Generic, Protocol, TypeVar
+
+import httpcore
+
+__all__ = (
+    "HELD",
+    "Exchange",
+    "Key",
+    "Link",
+    "Replays",
+    "first_step",
+    "key_of",
+    "peek",
+    "refused",
+    "shut",
+    "stream_only",
+    "takes_over",
+    "timeout_of",
+)
+
+L = TypeVar("L")
+
+Key = tuple[bytes, bytes, int]
+"""Scheme, host and port: httpcore's Origin, which has no hash."""
+
+REPLAYS = 3
+"""How often one request is sent again at most: a server that refuses every stream must not keep us for ever."""
+
+LOCAL_STREAMS = 100
+"""Streams that httpcore itself has open on one HTTP/2 connection at most, whatever the server allows."""
+
+_MAX_CONCURRENT_STREAMS = 3  # RFC 9113, 6.5.2
+_REFUSED_STREAM = 7  # RFC 9113, 7: the server has done nothing for this stream
+_NETWORK_EVENTS = frozenset({"connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete"})
+
+# RFC 9110, 9.2.2: these may be sent again when the connection died and nobody knows whether they arrived
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class Lease(Protocol):
+    """The part of a lease that an exchange needs."""
+
+    def set_capacity(self, leases: int) -> None:
+        """Tell the pool how many requests the connection carries at once."""
+
+
+class Link(Generic[L]):
+    """A connection of httpcore's with what the pool has learnt about it."""
+
+    __slots__ = ("answered", "capacity", "connection", "http2", "key", "streams")
+
+    def __init__(self, connection: L, key: Key) -> None:
+        self.connection = connection
+        self.key = key
+        self.http2 = False
+        self.capacity = 0  # requests that it carries at once; 0: not known, for it is only now being opened
+        self.answered = False  # it has carried a request to its answer: the next one finds it reused
+        self.streams: list[Any] = []  # httpcore's network streams, the innermost first
+
+    def __repr__(self) -> str:
+        return repr(self.connection)
+
+
+def key_of(request: httpcore.Request) -> Key:
+    """The origin of a request. Raises UnsupportedProtocol as httpcore's pool does."""
+    scheme = request.url.scheme
+    if scheme not in (b"http", b"https", b"ws", b"wss"):
+        if not scheme:
+            raise httpcore.UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
+        raise httpcore.UnsupportedProtocol(f"Request URL has an unsupported protocol '{scheme.decode()}://'.")
+    origin = request.url.origin
+    return scheme, origin.host, origin.port
+
+
+def timeout_of(request: httpcore.Request, default: float | None) -> float | None:
+    """How long the request may wait for a connection, in seconds; None: for ever."""
+    timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
+    return timeouts.get("pool", default)
+
+
+class Exchange:
+    """One request, and what httpcore's trace events tell about it and its connection.
+
+    It listens on the first request of a connection, to learn when that stands and what it speaks, and on every
+    request of an HTTP/2 connection, because any of them may be the one that reads the server's settings.
+    """
+
+    __slots__ = ("lease", "link", "on_plain", "request", "sent", "stream_id", "user_trace")
+
+    def __init__(
+        self, link: Link[Any], lease: Lease, request: httpcore.Request, on_plain: Callable[[Key], None]
+    ) -> None:
+        self.link = link
+        self.lease = lease
+        self.request = request
+        self.on_plain = on_plain
+        self.sent = False
+        self.stream_id = 0
+        self.user_trace: Any = request.extensions.get("trace")
+
+    def traced(self, hook: Any, connect_timeout: float | None) -> httpcore.Request:
+        """The request with ``hook`` listening, and the pool's own limit for connecting if it brings none."""
+        extensions = {**self.request.extensions, "trace": hook}
+        timeouts = extensions.get("timeout") or {}
+        if connect_timeout is not None and timeouts.get("connect") is None and not self.link.capacity:
+            extensions["timeout"] = {**timeouts, "connect": connect_timeout}
+        request = copy(self.request)
+        request.extensions = extensions
+        return request
+
+    def note(self, event: str, info: dict[str, Any]) -> None:
+        """One trace event."""
+        source, _, step = event.partition(".")
+        if step == "send_request_headers.started":
+            if source == "http2":
+                self.sent = True
+                self.stream_id = info["stream_id"]
+            elif info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":  # not a tunnel's
+                self.sent = True
+                self.stands()
+        elif step == "receive_remote_settings.complete":
+            self._settings(info["return_value"])
+        elif step == "send_connection_init.started":
+            self.link.http2 = True
+        elif step in _NETWORK_EVENTS:
+            self.link.streams.append(info["return_value"])
+
+    def stands(self) -> None:
+        """The connection is open; it carries one request at a time until we hear otherwise."""
+        link = self.link
+        if not link.capacity:
+            link.capacity = 1
+            if not link.http2:
+                self.on_plain(link.key)
+            self.lease.set_capacity(1)
+
+    def _settings(self, event: Any) -> None:
+        # Without a limit in the server's settings httpcore keeps to the one stream it begins with.
+        changed = event.changed_settings.get(_MAX_CONCURRENT_STREAMS)
+        capacity = self.link.capacity or 1 if changed is None else min(changed.new_value, LOCAL_STREAMS)
+        if capacity != self.link.capacity:
+            self.link.capacity = capacity
+            self.lease.set_capacity(capacity)
+
+    def unprocessed(self, error: BaseException) -> bool:
+        """Whether it is certain that the server has done nothing for this request (RFC 9113, 8.7)."""
+        if isinstance(error, httpcore.ConnectionNotAvailable):
+            return True
+        reason = _reason(error)
+        last = getattr(reason, "last_stream_id", None)  # GOAWAY
+        if last is not None:
+            return self.stream_id == 0 or self.stream_id > last
+        return getattr(reason, "error_code", None) == _REFUSED_STREAM
+
+
+def _reason(error: BaseException) -> object:
+    """The event of HTTP/2 that an error was made of, if so."""
+    return error.args[0] if isinstance(error, httpcore.RemoteProtocolError) and error.args else None
+
+
+def stream_only(link: Link[Any], error: BaseException) -> bool:
+    """Whether the server ended this one stream of an HTTP/2 connection that is sound."""
+    reason = _reason(error)
+    reset = hasattr(reason, "error_code") and not hasattr(reason, "last_stream_id")
+    return reset and link.http2 and bool(link.connection.is_available())
+
+
+class Replays:
+    """How often a request has been sent again, and whether it may be once more.
+
+    Without limit of kind, if the server has certainly not worked on it. Once, if a *reused* connection was lost
+    before an answer and doing it twice does no more than doing it once (RFC 9110, 9.2.2): the server has most
+    likely closed an idle connection at the moment when the request left.
+    """
+
+    __slots__ = ("_count", "_doubted", "_held", "_request")
+
+    def __init__(self, request: httpcore.Request, held: tuple[type, ...]) -> None:
+        self._request = request
+        self._held = held
+        self._count = 0
+        self._doubted = False
+
+    def allow(self, error: BaseException, link: Link[Any], exchange: Exchange | None) -> bool:
+        """Whether to send the request again after ``error``, on another connection."""
+        self._count += 1
+        if self._count > REPLAYS:
+            return False
+        certain = (
+            isinstance(error, httpcore.ConnectionNotAvailable) if exchange is None else exchange.unprocessed(error)
+        )
+        if not certain:
+            if self._doubted or not link.answered or not _lost(self._request, error):
+                return False
+            self._doubted = True
+        return self._body_is_there(exchange is None or exchange.sent)
+
+    def _body_is_there(self, sent: bool) -> bool:
+        if not sent or isinstance(self._request.stream, self._held):
+            return True
+        return not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._request.headers)
+
+
+def _lost(request: httpcore.Request, error: BaseException) -> bool:
+    if request.method not in _IDEMPOTENT:
+        return False
+    gone = isinstance(error, httpcore.RemoteProtocolError) and str(error).startswith("Server disconnected")
+    return gone or isinstance(error, (httpcore.ReadError, httpcore.WriteError))
+
+
+def refused(error: BaseException) -> BaseException:
+    """What the caller gets to see of ``error``: ConnectionNotAvailable is between connection and pool only."""
+    if not isinstance(error, httpcore.ConnectionNotAvailable):
+        return error
+    return httpcore.RemoteProtocolError("The server closed the connection before it took up the request.")
+
+
+HELD: tuple[type, ...] = (type(httpcore.Request("GET", "http://localhost/").stream),)
+"""Bodies that are held in memory and can be read again."""
+
+
+def takes_over(request: httpcore.Request, response: httpcore.Response, link: Link[Any]) -> bool:
+    """Whether the connection speaks something else than HTTP from here on (an upgrade, a tunnel)."""
+    if link.http2:
+        return False
+    return response.status == 101 or (request.method == b"CONNECT" and 200 <= response.status < 300)
+
+
+def peek(link: Link[Any]) -> bool:
+    """False if the idle connection has been closed by the server, or holds bytes that nobody asked for."""
+    connection = link.connection
+    if connection.is_closed() or connection.has_expired():
+        return False
+    return not (link.http2 and _hung_up(link))
+
+
+def _hung_up(link: Link[Any]) -> bool:
+    # An idle HTTP/2 socket may well be readable (settings, pings), so ask whether the peer has closed its side.
+    if sys.platform != "linux" or not link.streams:
+        return False
+    with contextlib.suppress(Exception):
+        poll = select.poll()
+        poll.register(link.streams[-1].get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+    return False
+
+
+def shut(link: Link[Any]) -> None:
+    """Wake whoever is blocked in a read of the connection."""
+    for stream in link.streams:
+        with contextlib.suppress(Exception):
+            stream.get_extra_info("socket").shutdown(2)
+
+
+def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Start ``call()`` and do not wait: closing a transport happens before its first wait."""
+    with contextlib.suppress(Exception):
+        coroutine = call()
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            pass
+        finally:
+            coroutine.close()

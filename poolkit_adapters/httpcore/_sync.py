@@ -1,0 +1,203 @@
+"""The pool for threads."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpcore
+
+from poolkit import Connector, Lease, Pool, PoolConfig
+from poolkit.errors import PoolError
+from poolkit.events import Listener
+
+from ._base import ConnectorMixin, Reopening, described
+from ._errors import translated
+from ._link import HELD, Exchange, Key, Link, Replays, key_of, refused, shut, stream_only, takes_over, timeout_of
+from ._settings import pool_settings
+
+__all__ = ("PoolkitConnectionPool",)
+
+_Link = Link[httpcore.ConnectionInterface]
+
+
+class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link]):
+    close_in_caller = True  # HTTP says no goodbye: closing is one system call
+
+    def connect_to(self, key: Key, timeout: float | None) -> _Link:
+        """A connection that opens in its first request; ``timeout`` is the request's business."""
+        return self.make(key)
+
+    def close(self, connection: _Link) -> None:
+        """Close the socket; whoever reads from it wakes up with an error."""
+        self.links.pop(id(connection), None)
+        shut(connection)
+        with contextlib.suppress(Exception):
+            connection.connection.close()
+        for stream in connection.streams:  # also after a failed handshake or tunnel, where httpcore has let go of it
+            with contextlib.suppress(Exception):
+                stream.close()
+
+    abort = close
+
+
+class _Hook(Exchange):
+    def __call__(self, event: str, info: dict[str, Any]) -> Any:
+        self.note(event, info)
+        return None if self.user_trace is None else self.user_trace(event, info)
+
+
+class PoolkitConnectionPool(httpcore.ConnectionPool):
+    """Stands in for ``httpcore.ConnectionPool``. Thread-safe; safe after ``fork()``.
+
+    Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
+    settings of :class:`poolkit.PoolConfig` as keywords or as ``config``; ``name`` and ``listeners`` as
+    :class:`poolkit.Pool`. Raises :class:`poolkit.ConfigError` for a value that cannot be meant.
+
+    A request waits at most ``extensions["timeout"]["pool"]`` seconds for a connection; the error then is both a
+    :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
+    """
+
+    _held: tuple[type, ...] = HELD
+
+    def __init__(
+        self,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: httpcore.Proxy | None = None,
+        max_connections: int | None = 10,
+        max_keepalive_connections: int | None = None,
+        keepalive_expiry: float | None = None,
+        http1: bool = True,
+        http2: bool = False,
+        retries: int = 0,
+        local_address: str | None = None,
+        uds: str | None = None,
+        network_backend: httpcore.NetworkBackend | None = None,
+        socket_options: Iterable[Any] | None = None,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        **settings: Any,
+    ) -> None:
+        limits: dict[str, Any] = {
+            "max_connections": max_connections,
+            "max_keepalive_connections": max_keepalive_connections,
+            "keepalive_expiry": keepalive_expiry,
+        }
+        chosen = pool_settings(limits, config, settings)
+        super().__init__(
+            ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
+            local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
+        )  # fmt: skip
+        self._connector = connector = _Connector(self)
+        heard = tuple(listeners)
+        self._engine = Reopening(lambda: Pool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
+
+    @property
+    def pool(self) -> Pool[Any]:
+        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        return self._engine.get()
+
+    @property
+    def connections(self) -> list[httpcore.ConnectionInterface]:
+        """The connections of the pool, in the order in which they were made."""
+        return [link.connection for link in list(self._connector.links.values())]
+
+    def handle_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; its connection is free for the next one when the response is closed."""
+        key = key_of(request)
+        engine = self._engine.get()
+        config = engine.config
+        wait = timeout_of(request, config.acquire_timeout)
+        deadline = None if wait is None else time.monotonic() + wait
+        replays: Replays | None = None
+        while True:
+            try:
+                lease = engine.lease(wait, key=key)
+            except PoolError as error:
+                raise translated(error) from error.__cause__
+            link: _Link = lease.connection
+            if link.http2 and not link.connection.is_available():  # the server said goodbye meanwhile
+                lease.close(discard=True)
+                continue
+            hook, sent = None, request
+            if link.http2 or not link.capacity:
+                hook = _Hook(link, lease, request, self._connector.on_plain)
+                sent = hook.traced(hook, config.connect_timeout)
+            try:
+                response = link.connection.handle_request(sent)
+            except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
+                lease.close(error=None if stream_only(link, error) else error)
+                replays = replays or Replays(request, self._held)
+                if not replays.allow(error, link, hook):
+                    raise refused(error) from error.__cause__
+            else:
+                return self._answered(response, request, lease, hook)
+            if deadline is not None:
+                wait = max(0.0, deadline - time.monotonic())
+
+    def _answered(
+        self, response: httpcore.Response, request: httpcore.Request, lease: Lease[_Link], hook: Exchange | None
+    ) -> httpcore.Response:
+        link = lease.connection
+        link.answered = True
+        if hook is not None:
+            hook.stands()
+        body = _Body(response.stream, link, lease)
+        if takes_over(request, response, link):
+            self._connector.links.pop(id(link), None)
+            lease.detach()
+            body.lease = None
+        return httpcore.Response(
+            status=response.status, headers=response.headers, content=body, extensions=response.extensions
+        )
+
+    def close(self) -> None:
+        """Close all connections, those in use too. Requests that wait for one fail. As with httpcore's own pool, a
+        later request begins anew.
+        """
+        engine = self._engine.take()
+        if engine is not None:
+            engine.drain(0)
+            engine.close()
+
+    def __repr__(self) -> str:
+        engine = self._engine.peek()
+        return described(type(self).__name__, self.connections, None if engine is None else engine.stats())
+
+
+class _Body:
+    """The response's stream; closing it gives the connection back."""
+
+    __slots__ = ("_closed", "_done", "_link", "_stream", "lease")
+
+    def __init__(self, stream: Any, link: _Link, lease: Lease[_Link]) -> None:
+        self._stream = stream
+        self._link = link
+        self.lease: Lease[_Link] | None = lease  # None: detached
+        self._done = False
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+            self._done = True
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        sound = False
+        try:
+            self._stream.close()
+            sound = self._link.connection.is_available() and (self._done or not self._link.http2)
+        finally:
+            if self.lease is not None:
+                self.lease.close(discard=not sound)

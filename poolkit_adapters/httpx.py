@@ -1,0 +1,231 @@
+"""httpx: transports that stand in for ``httpx.HTTPTransport`` and ``httpx.AsyncHTTPTransport``.
+
+>>> import httpx
+>>> from poolkit_adapters.httpx import PoolkitTransport
+>>> with httpx.Client(transport=PoolkitTransport(http2=True)) as client:
+...     client.get("https://example.org/")
+
+What ``httpx.Client`` would hand on to its own transport (``verify``, ``cert``, ``http2``, ``limits``, ``proxy``) is
+given to the transport here. Timeouts stay where they are: ``httpx.Timeout(pool=)`` is the wait for a connection,
+``connect=`` the opening of one.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from poolkit import AsyncPool, Pool, PoolConfig, errors
+from poolkit.events import Listener
+
+from ._errors import adapted, missing_extra
+
+try:
+    import httpcore
+    import httpx
+except ImportError as _error:
+    raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
+
+# The one adapter that stands on another: a transport of httpx's is a thin cover of a pool of httpcore's.
+from .httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+
+__all__ = (
+    "AsyncPoolkitTransport",
+    "PoolkitTransport",
+    "AcquireTimeout",
+    "CircuitOpen",
+    "ConnectFailed",
+    "PoolBusy",
+    "PoolClosed",
+    "PoolSuspended",
+    "ServerUnavailable",
+)
+
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+"""httpx's own default."""
+
+
+class _RequestError(httpx.TransportError):
+    def __init__(self, message: str, *, request: httpx.Request | None = None) -> None:
+        # named, not super(): OSError, a base of TimeoutError, comes first and ends the chain
+        httpx.RequestError.__init__(self, message, request=request)
+
+
+class AcquireTimeout(_RequestError, errors.AcquireTimeout, httpx.PoolTimeout):
+    """No connection was free within ``httpx.Timeout(pool=)``."""
+
+
+class ServerUnavailable(_RequestError, errors.ServerUnavailable, httpx.PoolTimeout):
+    """The same, while no connection to the server could be opened at all."""
+
+
+class PoolBusy(_RequestError, errors.PoolBusy, httpx.PoolTimeout):
+    """``max_waiting`` requests wait already."""
+
+
+class PoolSuspended(_RequestError, errors.PoolSuspended, httpx.PoolTimeout):
+    """The pool was suspended with ``fail_fast=True``."""
+
+
+class PoolClosed(_RequestError, errors.PoolClosed, httpx.NetworkError):
+    """The pool was closed while the request waited for a connection."""
+
+
+class ConnectFailed(_RequestError, errors.ConnectFailed, httpx.ConnectError):
+    """No connection could be opened."""
+
+
+class CircuitOpen(_RequestError, errors.CircuitOpen, httpx.ConnectError):
+    """Connects to this origin failed again and again; requests to it fail at once until the next probe."""
+
+
+_TWINS: dict[type[errors.PoolError], type[errors.PoolError]] = {
+    errors.ServerUnavailable: ServerUnavailable,
+    errors.AcquireTimeout: AcquireTimeout,
+    errors.PoolBusy: PoolBusy,
+    errors.PoolSuspended: PoolSuspended,
+    errors.PoolClosed: PoolClosed,
+    errors.CircuitOpen: CircuitOpen,
+    errors.ConnectFailed: ConnectFailed,
+}
+
+
+@contextmanager
+def _poolkits_too() -> Iterator[None]:
+    """Keep the errors of the pool poolkit's as well: httpx has turned httpcore's into its own."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        cause = error.__cause__
+        if not isinstance(cause, errors.PoolError):
+            raise
+        raise adapted(cause, _TWINS) from cause.__cause__
+
+
+def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
+    if proxy is None:
+        return None
+    given = httpx.Proxy(url=proxy) if isinstance(proxy, (str, httpx.URL)) else proxy
+    url = given.url
+    if url.scheme not in ("http", "https", "socks5", "socks5h"):
+        raise errors.ConfigError(
+            f"proxy={str(url)!r}: the scheme must be 'http', 'https', 'socks5' or 'socks5h'", "proxy"
+        )
+    if url.scheme.startswith("socks5"):
+        try:
+            import socksio  # noqa: F401
+        except ImportError as error:
+            raise errors.MissingExtra("SOCKS proxies need socksio: pip install 'httpx[socks]'") from error
+    return httpcore.Proxy(
+        url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        auth=given.raw_auth,
+        headers=given.headers.raw,
+        ssl_context=given.ssl_context,
+    )
+
+
+class _SyncPool(PoolkitConnectionPool):
+    _held = (*PoolkitConnectionPool._held, httpx.ByteStream)
+
+
+class _AsyncPool(AsyncPoolkitConnectionPool):
+    _held = (*AsyncPoolkitConnectionPool._held, httpx.ByteStream)
+
+
+class PoolkitTransport(httpx.HTTPTransport):
+    """Stands in for ``httpx.HTTPTransport``. Thread-safe; safe after ``fork()``.
+
+    Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
+    settings of :class:`poolkit.PoolConfig` as keywords or as ``config``; ``name`` and ``listeners`` as
+    :class:`poolkit.Pool`. Raises :class:`poolkit.ConfigError` for a value that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits = _LIMITS,
+        proxy: Any = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[Any] | None = None,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        **settings: Any,
+    ) -> None:
+        context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
+        self._pool = _SyncPool(
+            **_core_arguments(context, limits, proxy),
+            http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
+            socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
+        )  # fmt: skip
+
+    @property
+    def pool(self) -> Pool[Any]:
+        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        return self._pool.pool  # type: ignore[attr-defined, no-any-return]
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; its connection is free for the next one when the response is closed."""
+        with _poolkits_too():
+            return super().handle_request(request)
+
+
+class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
+    """Stands in for ``httpx.AsyncHTTPTransport``, on asyncio and trio. Arguments as :class:`PoolkitTransport`."""
+
+    def __init__(
+        self,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits = _LIMITS,
+        proxy: Any = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[Any] | None = None,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        **settings: Any,
+    ) -> None:
+        context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
+        self._pool = _AsyncPool(
+            **_core_arguments(context, limits, proxy),
+            http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
+            socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
+        )  # fmt: skip
+
+    @property
+    def pool(self) -> AsyncPool[Any]:
+        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        return self._pool.pool  # type: ignore[attr-defined, no-any-return]
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; its connection is free for the next one when the response is closed."""
+        with _poolkits_too():
+            return await super().handle_async_request(request)
+
+
+def _core_arguments(context: ssl.SSLContext, limits: httpx.Limits, proxy: Any) -> dict[str, Any]:
+    return {
+        "ssl_context": context,
+        "proxy": _core_proxy(proxy),
+        "max_connections": limits.max_connections,
+        "max_keepalive_connections": limits.max_keepalive_connections,
+        "keepalive_expiry": limits.keepalive_expiry,
+    }
