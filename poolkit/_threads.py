@@ -214,9 +214,8 @@ class Pool(Shell[C]):
                 return
             error = self._decide(self._expire, waiter, now)
             if error is not None:
-                asyncio = sys.modules.get("asyncio")
-                blocked = self._runtime is _THREADS and asyncio is not None
-                if blocked and asyncio._get_running_loop() is not None:
+                asyncio = sys.modules.get("asyncio") if self._runtime is _THREADS else None
+                if asyncio is not None and asyncio._get_running_loop() is not None:
                     error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
                 raise error
 
