@@ -1,0 +1,145 @@
+"""AsyncPoolkitPool: the same pool for create_async_engine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool.base import _AsyncConnDialect
+from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+from poolkit import PoolError
+from poolkit.runtimes import Runtime
+
+from ._greenlets import GreenletRuntime, await_, running_loop
+from ._pool import BasePool
+from ._record import Record
+
+__all__ = ("AsyncPoolkitPool",)
+
+
+class AsyncPoolkitPool(BasePool):
+    """Stands in for ``AsyncAdaptedQueuePool``: ``create_async_engine(url, poolclass=AsyncPoolkitPool)``.
+
+    Arguments as :class:`~poolkit_adapters.sqlalchemy.PoolkitPool`. Made anywhere, used in whichever event loop
+    runs: a connection that lives in another loop is replaced, never used. Waiters are served in order, and one
+    who is cancelled passes his turn on. The engine's blocking calls (``warm_up``, ``drain``, ``close``) want
+    a greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
+    """
+
+    _is_asyncio = True
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncPoolkitPool"
+    _barging_window = 0.0  # tasks switch so cheaply that nobody need overtake
+    _dialect: Any = _AsyncConnDialect()
+
+    def _runtime_for_engine(self) -> Runtime:
+        self._runtime = GreenletRuntime()
+        return self._runtime
+
+    def _create_connection(self) -> Record:
+        record = Record(self)
+        record.loop = running_loop()
+        return record
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        loop = running_loop()
+        if loop is not self._runtime.loop:
+            self._runtime.enter(loop)
+        try:
+            record = self._acquire()
+        except PoolError as error:
+            failure = error
+        else:
+            if record.loop is not loop:
+                self._move(record, loop)
+            return record
+        raise self._told(failure)  # out of the except block: the cause is not the context
+
+    def _do_return_conn(self, record: Any) -> None:
+        live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
+        self._runtime.latest = None
+        self._release(record)
+        if live:
+            self._settle(self._runtime.latest)
+
+    def dispose(self) -> None:
+        """As of the sync pool; waits until the idle connections are closed, where the caller can wait."""
+        self.poolkit.clear()
+        self._settle(*self._runtime.pending())
+        self.logger.info("Pool disposed. %s", self.status())
+
+    def _settle(self, *tasks: asyncio.Task[None] | None) -> None:
+        """Wait for closes, as under QueuePool; a cancellation ends the wait but not the close."""
+        begun = [task for task in tasks if task is not None]
+        if begun and running_loop() is not None and in_greenlet():
+            await_(asyncio.wait(begun))
+
+    # -- event loops ------------------------------------------------------------------------------------------------
+
+    def _elsewhere(self, record: Record) -> bool:
+        return record.loop is not running_loop()
+
+    def _move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
+        """The record's connection lives in another loop: empty the slot, SQLAlchemy reconnects it here."""
+        connection, home = record.dbapi_connection, record.loop
+        record.loop = loop
+        if connection is None or home is None:
+            return
+        self.logger.info("Connection %r lives in another event loop; replaced", connection)
+        record.finalize_callback.clear()
+        if self.dispatch.close:
+            self.dispatch.close(connection, record)
+        driver = record.driver_connection
+        record.dbapi_connection = None
+        self._leave(connection, driver, home)
+
+    def _leave(self, connection: Any, driver: Any, home: asyncio.AbstractEventLoop) -> None:
+        """Close a connection in its own loop; where that has ended, end it at the socket."""
+        if home.is_running():
+            try:
+                home.call_soon_threadsafe(self._runtime._start, home, self._terminate, (connection,))
+                return
+            except RuntimeError:
+                pass  # it has just ended
+        hang_up(driver)
+        if self._dialect.has_terminate:
+            self._terminate(connection)
+
+    def _terminate(self, connection: Any) -> None:
+        try:
+            self._dialect.do_terminate(connection)
+        except Exception:
+            self.logger.debug("Exception terminating connection %r", connection, exc_info=True)
+
+    def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
+        loop = running_loop()
+        if timeout is None or loop is None:
+            return self._ask(dbapi_connection)
+        ping = loop.create_task(greenlet_spawn(self._ask, dbapi_connection))
+        try:
+            done, _ = await_(asyncio.wait([ping], timeout=timeout))
+        except BaseException:
+            ping.cancel()  # the connection is marked as broken and will be cut
+            raise
+        if not done:
+            ping.cancel()
+            raise TimeoutError(f"no answer to the ping in {timeout:g} s")
+        return bool(ping.result())
+
+
+def hang_up(driver: Any) -> None:
+    """End, without waiting and without a loop, a connection whose event loop has ended (psycopg, asyncpg)."""
+    pgconn = getattr(driver, "pgconn", None)
+    if pgconn is not None:
+        pgconn.finish()
+        return
+    transport = getattr(driver, "_transport", None)
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is not None:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # over already

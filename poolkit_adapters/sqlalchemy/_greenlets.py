@@ -1,0 +1,195 @@
+"""SQLAlchemy's way to be asynchronous: synchronous code in greenlets, which switch to the event loop to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from _thread import get_ident
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import util
+
+from poolkit.runtimes import Task
+
+__all__ = ("GreenletRuntime", "await_", "running_loop")
+
+logger = logging.getLogger("poolkit")
+
+running_loop = asyncio._get_running_loop
+await_: Any = getattr(util, "await_", None) or util.await_only  # its name in SQLAlchemy 2.0
+_greenlet_spawn = util.greenlet_spawn
+
+
+class _Parker:
+    """Where a greenlet sleeps: a future of the loop that runs when it goes to sleep, not when the pool was made."""
+
+    __slots__ = ("_future", "_loop", "_woken")
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._woken = False
+
+    def wait(self, timeout: float | None) -> None:
+        """Sleep until woken or ``timeout`` seconds have passed; a cancellation is raised from here."""
+        loop = running_loop()
+        if loop is None:
+            await_(_nothing())  # raises MissingGreenlet: nobody can wait here
+            return
+        self._loop = loop
+        future = self._future = loop.create_future()
+        timer = None
+        try:
+            if not self._woken:  # set by another thread before it looked for our future
+                if timeout is not None:
+                    timer = loop.call_later(timeout, _finish, future)
+                await_(future)
+        finally:
+            self._future = None
+            self._woken = False
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self) -> None:
+        """Wake the sleeper, from any thread."""
+        self._woken = True
+        future, loop = self._future, self._loop
+        if future is None or loop is None:
+            return
+        if running_loop() is loop:
+            _finish(future)
+            return
+        try:
+            loop.call_soon_threadsafe(_finish, future)
+        except RuntimeError:
+            pass  # the loop is closed: nobody sleeps there any more
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _nothing() -> None: ...
+
+
+class GreenletRuntime:
+    """The world of an :class:`~.AsyncPoolkitPool`: greenlets of whichever event loop runs.
+
+    ``loop`` is its home, where timers run: the first loop that used the pool, until that one ends.
+    """
+
+    def __init__(self) -> None:
+        self._forget_everything()
+        _runtimes.add(self)
+
+    def _forget_everything(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.latest: asyncio.Task[None] | None = None
+        """The last background task that was started; who wants to wait for his own looks right after."""
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._due: float | None = None
+        self._pool: weakref.ref[Task] | None = None
+
+    def enter(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Another loop than the home runs here: it becomes the home if that one has ended."""
+        home = self.loop
+        if loop is None or (home is not None and home.is_running()):
+            return
+        self.loop = loop
+        if self._due is not None:
+            loop.call_later(max(0.0, self._due - time.monotonic()), self._run_due)
+
+    def parker(self) -> _Parker:
+        """A place to sleep for the calling greenlet."""
+        return _Parker()
+
+    def spawn(self, job: Callable[..., object], *args: Any) -> None:
+        """Run ``job(*args)`` in a greenlet of a task of its own; where no loop runs at all, here."""
+        loop = running_loop()
+        if loop is not None:
+            self._start(loop, job, args)
+            return
+        home = self.loop
+        if home is not None and home.is_running():
+            try:
+                home.call_soon_threadsafe(self._start, home, job, args)
+                return
+            except RuntimeError:
+                pass  # it has just ended
+        job(*args)
+
+    def _start(self, loop: asyncio.AbstractEventLoop, job: Callable[..., object], args: tuple[Any, ...]) -> None:
+        task = self.latest = loop.create_task(_guarded(job, args))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def pending(self) -> list[asyncio.Task[None]]:
+        """The background tasks of the running loop that are not done."""
+        loop = running_loop()
+        return [task for task in tuple(self._tasks) if task.get_loop() is loop]
+
+    def schedule(self, task: Task, delay: float) -> None:
+        """Call ``task.run_due()`` in the home loop in ``delay`` seconds."""
+        self._pool = weakref.ref(task)
+        self._due = time.monotonic() + delay
+        loop, home = running_loop(), self.loop
+        if home is None or not home.is_running():
+            self.enter(loop)
+        elif home is loop:
+            home.call_later(delay, self._run_due)
+        else:
+            try:
+                home.call_soon_threadsafe(home.call_later, delay, self._run_due)
+            except RuntimeError:
+                pass  # the next loop that comes by takes it over
+
+    def _run_due(self) -> None:
+        if self._due is None or time.monotonic() < self._due - 0.001:
+            return  # a timer that was overtaken by an earlier or a later one
+        self._due = None
+        task = None if self._pool is None else self._pool()
+        if task is not None:
+            task.run_due()
+
+    def caller(self) -> int:
+        """Identity of the current task, or of the thread where there is none."""
+        if running_loop() is None:
+            return get_ident()
+        return id(asyncio.current_task())
+
+    def name_of(self, caller: int) -> str:
+        """The task's name."""
+        try:
+            for task in () if self.loop is None else asyncio.all_tasks(self.loop):
+                if id(task) == caller:
+                    return task.get_name()
+        except RuntimeError:
+            pass  # the set changed under us
+        return f"task {caller:#x} (ended)"
+
+
+async def _guarded(job: Callable[..., object], args: tuple[Any, ...]) -> None:
+    try:
+        await _greenlet_spawn(job, *args)
+    except Exception:
+        logger.exception("poolkit: background job failed")
+
+
+_runtimes: weakref.WeakSet[GreenletRuntime] = weakref.WeakSet()
+_buried: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    """The parent's loop does not run here, whatever it says of itself; waking it would write to a shared pipe."""
+    for runtime in list(_runtimes):
+        _buried.append((runtime.loop, runtime._tasks))
+        runtime._forget_everything()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

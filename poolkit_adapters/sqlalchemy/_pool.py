@@ -1,0 +1,256 @@
+"""PoolkitPool: SQLAlchemy's pool interface over the engine. SQLAlchemy keeps its fairies, events, reset and ping."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from threading import Lock
+from typing import Any
+
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import Pool as SQLAlchemyPool
+from sqlalchemy.pool.base import _ConnDialect
+
+from poolkit import BackoffConfig, BreakerConfig, Pool, PoolConfig, PoolError
+from poolkit.runtimes import Runtime, ThreadRuntime
+
+from ._errors import translated
+from ._record import CheckedRecordConnector, Record, RecordConnector
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, queue_sizes, settle
+
+__all__ = ("BasePool", "PoolkitPool")
+
+_THREADS = ThreadRuntime()
+
+
+class BasePool(SQLAlchemyPool):
+    """What the sync and the async pool share."""
+
+    poolkit: Pool[Record]
+    """The engine's pool: ``stats()``, ``explain()``, ``clear()``, ``drain()``, ``reconfigure()``, ``warm_up()`` ..."""
+
+    _barging_window: float | None = None
+
+    def __init__(
+        self,
+        creator: Any,
+        pool_size: int = POOL_SIZE,
+        max_overflow: int = MAX_OVERFLOW,
+        timeout: float | None = TIMEOUT,
+        use_lifo: bool = False,
+        # create_engine() passes on what it finds among the positional names of this signature, hence no "*"
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Any] = (),
+        debug: bool = False,
+        min_size: int = UNSET,
+        max_size: int | None = UNSET,
+        max_idle: int | None = UNSET,
+        max_waiting: int | None = UNSET,
+        order: str = UNSET,
+        start: str = UNSET,
+        acquire_timeout: float | None = UNSET,
+        connect_timeout: float | None = UNSET,
+        check_timeout: float | None = UNSET,
+        max_lifetime: float | None = UNSET,
+        lifetime_jitter: float = UNSET,
+        idle_timeout: float | None = UNSET,
+        keepalive: float | None = UNSET,
+        check_after_idle: float | None = UNSET,
+        max_connecting: int | None = UNSET,
+        leak_after: float | None = UNSET,
+        barging_window: float | None = UNSET,
+        backoff: BackoffConfig = UNSET,
+        breaker: BreakerConfig | None = UNSET,
+        **kw: Any,
+    ) -> None:
+        base, settings = settle(pool_size, max_overflow, timeout, use_lifo, config, {
+            "min_size": min_size, "max_size": max_size, "max_idle": max_idle, "max_waiting": max_waiting,
+            "order": order, "start": start, "acquire_timeout": acquire_timeout, "connect_timeout": connect_timeout,
+            "check_timeout": check_timeout, "max_lifetime": max_lifetime, "lifetime_jitter": lifetime_jitter,
+            "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
+            "max_connecting": max_connecting, "leak_after": leak_after,
+            "barging_window": self._barging_window if barging_window is UNSET else barging_window,
+            "backoff": backoff, "breaker": breaker,
+        })  # fmt: skip
+        super().__init__(creator, **kw)
+        self._listeners = tuple(listeners)
+        self._debug = debug
+        settled = base.replace(**settings)
+        checked = settled.check_after_idle is not None or settled.keepalive is not None
+        self._asked_pre_ping = self._pre_ping
+        if settled.check_after_idle is not None:
+            self._pre_ping = False  # the engine pings, and only what was idle for that long
+        self.poolkit = Pool(
+            (CheckedRecordConnector if checked else RecordConnector)(self),
+            base,
+            name=name or self._orig_logging_name,
+            listeners=self._listeners,
+            debug=debug,
+            runtime=self._runtime_for_engine(),
+            **settings,
+        )
+        if settled.connect_timeout is not None:
+            limit_connects(self._dialect, creator, settled.connect_timeout)
+        self._acquire = self.poolkit.acquire
+        self._release = self.poolkit.release
+
+    def _runtime_for_engine(self) -> Runtime:
+        return _THREADS
+
+    # -- what SQLAlchemy asks of a pool -----------------------------------------------------------------------------
+
+    def _create_connection(self) -> Record:
+        return Record(self)
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        try:
+            return self._acquire()
+        except PoolError as error:
+            failure = error
+        raise self._told(failure)  # out of the except block: the cause is not the context
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        self._release(record)  # type: ignore[arg-type]  # every record here was made by _create_connection
+
+    def _told(self, error: PoolError) -> Exception:
+        """SQLAlchemy's error for an engine's error; a timeout begins with the words that people grep their logs for."""
+        timeout = self.timeout()
+        return translated(
+            error,
+            f"{type(self).__name__} limit of size {self.size()} overflow {self.overflow()} reached, connection timed "
+            f"out, timeout {0.0 if timeout is None else timeout:0.2f}: ",
+        )
+
+    def recreate(self) -> SQLAlchemyPool:
+        """A new pool with the settings that are in effect now; events, listeners and name are carried over."""
+        self.logger.info("Pool recreating")
+        config = self.poolkit.config
+        size, overflow = queue_sizes(config)
+        timeout, lifo = config.acquire_timeout, config.order == "lifo"
+        sizes: dict[str, Any] = {
+            "pool_size": size, "max_overflow": overflow, "timeout": timeout, "use_lifo": lifo,
+        }  # fmt: skip
+        plain, settings = settle(size, overflow, timeout, lifo, None, {"barging_window": self._barging_window})
+        own: dict[str, Any] = {"listeners": self._listeners} if self._listeners else {}
+        if self._debug:
+            own["debug"] = True
+        return self.__class__(
+            self._creator,
+            **(sizes if plain.replace(**settings) == config else {"config": config}),
+            **own,
+            name=self.poolkit.name,
+            pre_ping=self._asked_pre_ping,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    def dispose(self) -> None:
+        """Close the idle connections now and those in use when they come back. The pool stays usable.
+
+        Under QueuePool the latter stay open in the abandoned pool until they are collected.
+        """
+        self.poolkit.clear()
+        self.logger.info("Pool disposed. %s", self.status())
+
+    def status(self) -> str:
+        """The numbers below in QueuePool's words."""
+        return (
+            f"Pool size: {self.size()}  Connections in pool: {self.checkedin()} "
+            f"Current Overflow: {self.overflow()} Current Checked out connections: {self.checkedout()}"
+        )
+
+    def size(self) -> int:
+        """Connections that are kept: ``pool_size``; 0: no limit."""
+        return queue_sizes(self.poolkit.config)[0]
+
+    def timeout(self) -> float | None:
+        """Seconds that a caller waits: ``pool_timeout``; None: for ever."""
+        return self.poolkit.config.acquire_timeout
+
+    def checkedin(self) -> int:
+        """Slots that wait in the pool, with or without a live connection."""
+        return self.poolkit.stats().idle
+
+    def checkedout(self) -> int:
+        """Slots in use, those being connected included."""
+        stats = self.poolkit.stats()
+        return stats.size - stats.idle - stats.closing
+
+    def overflow(self) -> int:
+        """Open slots beyond ``pool_size``; negative while there are fewer; 0 where there is no limit."""
+        size = self.size()
+        return self.poolkit.stats().size - size if size else 0
+
+    # -- what the connector asks ------------------------------------------------------------------------------------
+
+    def _elsewhere(self, record: Record) -> bool:
+        """Whether the record's connection cannot be used here (it lives in another event loop)."""
+        return False
+
+    def _move(self, record: Record, loop: Any) -> None:
+        """Empty a slot whose connection cannot be used here."""
+        raise NotImplementedError
+
+    def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
+        """Ask the server, within ``timeout`` seconds; a pool without a dialect has no question to ask."""
+        raise NotImplementedError
+
+    def _ask(self, dbapi_connection: Any) -> bool:
+        dialect = self._dialect
+        return True if isinstance(dialect, _ConnDialect) else dialect._do_ping_w_event(dbapi_connection)
+
+
+class PoolkitPool(BasePool):
+    """Stands in for :class:`sqlalchemy.pool.QueuePool`: ``create_engine(url, poolclass=PoolkitPool)``.
+
+    Takes QueuePool's arguments, with the same meaning and default (``pool_size``, ``max_overflow``, ``timeout``,
+    ``use_lifo``, ``recycle``, ``pre_ping``, ``reset_on_return``, ...; create_engine's names have ``pool_`` before
+    some of them), and besides them every setting of :class:`poolkit.PoolConfig`, ``config=`` for all at once,
+    ``name`` (default: ``logging_name``), ``listeners`` and ``debug`` of :class:`poolkit.Pool`. Without any of
+    poolkit's own it keeps QueuePool's ways: no lifetime, no idle timeout, no check unless ``pre_ping`` asks.
+
+    Thread-safe, and safe after ``fork()``: the child begins empty, and a connection that was checked out is
+    found invalidated there. Raises :class:`~poolkit.ConfigError` for settings that cannot be meant.
+    """
+
+    _is_asyncio = False
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.PoolkitPool"
+
+    def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
+        fileno = getattr(record.driver_connection, "fileno", None)
+        if timeout is None or not callable(fileno):
+            return self._ask(dbapi_connection)
+        guard = _Guard(fileno())
+        _THREADS.schedule(guard, timeout)
+        try:
+            return self._ask(dbapi_connection)
+        finally:
+            guard.over()
+
+
+class _Guard:
+    """Ends a ping that takes too long, from the housekeeping thread: the waiting driver finds its socket closed."""
+
+    def __init__(self, fileno: int) -> None:
+        self._fileno = fileno
+        self._lock = Lock()  # while it is held and the ping is not over, the descriptor is the connection's
+
+    def over(self) -> None:
+        with self._lock:
+            self._fileno = -1
+
+    def run_due(self) -> None:
+        with self._lock:
+            if self._fileno >= 0:
+                sock = socket.socket(fileno=self._fileno)
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the peer was faster
+                finally:
+                    sock.detach()

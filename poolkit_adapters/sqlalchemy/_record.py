@@ -1,0 +1,106 @@
+"""What the engine pools here: SQLAlchemy's connection record, a slot that can connect, be emptied and reconnect."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool.base import _ConnectionRecord
+
+from poolkit import Connector
+
+if TYPE_CHECKING:
+    from ._pool import BasePool
+
+__all__ = ("CheckedRecordConnector", "Record", "RecordConnector", "looks_alive")
+
+
+class Record(_ConnectionRecord):
+    """SQLAlchemy's record, with what the engine has to know of it."""
+
+    loop: Any = None
+    """The event loop in which its connection lives (async pools)."""
+    broken: BaseException | None = None
+    """Why its connection must be cut rather than closed in good order."""
+
+
+class RecordConnector(Connector[Record]):
+    """Opens and closes records. SQLAlchemy's events, its log lines and the dialect's ways are all in there."""
+
+    connect_in_caller = True  # as under QueuePool: thread-bound drivers, and errors, stay with their caller
+
+    def __init__(self, pool: BasePool) -> None:
+        self.pool = pool
+        self.close_in_caller = not pool._is_asyncio
+
+    def connect(self, timeout: float | None) -> Record:
+        """Open a connection; its time limit is the driver's own (see ``limit_connects``)."""
+        return self.pool._create_connection()
+
+    def close(self, connection: Record) -> None:
+        """Close what the record holds, if it holds anything; cut it if it is in use or known to be broken."""
+        if self.pool._elsewhere(connection):
+            self.pool._move(connection, None)
+        elif connection.broken is not None or connection.in_use:
+            error, connection.broken = connection.broken, None
+            connection.invalidate(error)
+        else:
+            connection.close()
+
+    def forget(self, connection: Record) -> None:
+        """In a forked child: whoever holds the connection here finds it invalidated, and nothing is sent.
+
+        The parent's driver connection stays in the record, which the engine keeps alive for ever.
+        """
+        fairy: Any = None if connection.fairy_ref is None else connection.fairy_ref()
+        connection.fairy_ref = None
+        if fairy is not None:
+            fairy._finalizer.detach()
+            fairy.dbapi_connection = None
+            fairy._connection_record = None
+
+
+class CheckedRecordConnector(RecordConnector):
+    """Used when ``check_after_idle`` or ``keepalive`` asks for checks; QueuePool makes none by itself."""
+
+    def peek(self, connection: Record) -> bool:
+        """Whether nobody has hung up, as far as the socket tells without asking the server."""
+        if connection.dbapi_connection is None or self.pool._elsewhere(connection):
+            return True  # an empty slot; or it will be replaced anyway
+        return looks_alive(connection.driver_connection)
+
+    def check(self, connection: Record, timeout: float | None) -> bool:
+        """The dialect's ping, with its events, bounded by ``timeout`` where the driver's socket can be reached."""
+        dbapi_connection = connection.dbapi_connection
+        if dbapi_connection is None or self.pool._elsewhere(connection):
+            return True
+        connection.broken = ConnectionAbortedError("check interrupted")
+        try:
+            alive = self.pool._ping(connection, dbapi_connection, timeout)
+        except Exception as error:
+            connection.broken = error
+            raise
+        connection.broken = None if alive else ConnectionAbortedError("the ping failed")
+        return alive
+
+
+_poll = getattr(select, "poll", None)
+
+
+def looks_alive(driver: Any) -> bool:
+    """A look at the driver's connection: False if it says closed, or its idle socket has anything to read.
+
+    Attributes as in psycopg, psycopg2 (``closed``, ``fileno()``) and asyncpg (``is_closed()``); a driver that
+    has none of them is taken to be alive.
+    """
+    is_closed = getattr(driver, "is_closed", None)
+    if callable(is_closed):
+        return not is_closed()
+    if getattr(driver, "closed", False):
+        return False
+    fileno = getattr(driver, "fileno", None)
+    if _poll is None or not callable(fileno):
+        return True
+    poll = _poll()  # needs no descriptor of its own
+    poll.register(fileno(), select.POLLIN)
+    return not poll.poll(0)
