@@ -12,14 +12,13 @@ import sys
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar, cast
 
+from ._async_jobs import AsyncJobs
 from ._core import commands
-from ._core.effects import Do
 from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
-from ._core.upkeep import pinged
 from ._core.waiter import Waiter
 from ._leases import AsyncLease, LeaseRequest
-from ._shell import DEFAULT, Default, Shell, deadline_of
+from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import ConfigError, PoolClosed, PoolError, UsageError, WrongLoop
@@ -47,7 +46,7 @@ def current_runtime() -> AsyncRuntime:
     return runtime
 
 
-class AsyncPool(Shell[C]):
+class AsyncPool(AsyncJobs[C]):
     """A pool for tasks, on asyncio or trio. Arguments as :class:`~poolkit.Pool`, ``connector`` is an
     :class:`~poolkit.AsyncConnector`.
 
@@ -75,7 +74,7 @@ class AsyncPool(Shell[C]):
                 f"connector={connector!r}: AsyncPool needs an AsyncConnector; use Pool for a synchronous Connector",
                 "connector",
             )
-        self._runtime: AsyncRuntime | None = runtime
+        self._runtime = runtime
         self._caller = (lambda: 0) if runtime is None else runtime.caller
         super().__init__(
             connector, config, settings,
@@ -216,24 +215,6 @@ class AsyncPool(Shell[C]):
             self._submit(self._core.discard, entry, now, verdict)
         return None
 
-    async def _reset_job(self, entry: Entry, parker: AsyncParker | None, done: list[bool]) -> None:
-        sound = False
-        try:
-            runtime = cast("AsyncRuntime", self._runtime)
-            await runtime.bounded(self._config.check_timeout, self._reset_method, entry.connection)
-            sound = True
-        except Exception:
-            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
-        finally:
-            now = self._clock()
-            if sound:
-                self._submit(self._core.give_back, entry, now)
-            else:
-                self._submit(self._core.discard, entry, now, Verdict.DISCARD)
-            done.append(sound)
-            if parker is not None:
-                parker.wake()
-
     # -- the long way ---------------------------------------------------------------------------------------------
 
     async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Entry:
@@ -297,33 +278,6 @@ class AsyncPool(Shell[C]):
         else:
             runtime.spawn(self._check_job, entry, waiter)
 
-    async def _check_job(self, entry: Entry, waiter: Waiter) -> None:
-        error: BaseException | None = ConnectionAbortedError("check interrupted")
-        try:
-            error = await self._ask_server(entry)
-        finally:
-            self._decide(self._core.checked, entry, waiter, error, self._clock())
-            assert waiter.parker is not None
-            waiter.parker.wake()
-
-    def _peek(self, entry: Entry) -> Exception | None:
-        try:
-            if self._peek_method is not None and self._peek_method(entry.connection) is False:
-                return ConnectionResetError("closed by the peer while idle")
-        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
-            return error
-        return None
-
-    async def _ask_server(self, entry: Entry) -> Exception | None:
-        runtime = cast("AsyncRuntime", self._runtime)
-        limit = self._config.check_timeout
-        try:
-            if await runtime.bounded(limit, self._check_method, entry.connection, limit) is False:
-                return ConnectionAbortedError("the check failed")
-        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
-            return error
-        return None
-
     async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> Entry | None:
         """The caller connects by himself, as his driver asks; None: the connection was no use any more."""
         limit = self._config.connect_timeout
@@ -342,87 +296,6 @@ class AsyncPool(Shell[C]):
             return entry
         self._decide(self._core.retry, waiter, now)
         return None
-
-    async def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
-        connection: C
-        if self._connect_to is not None:
-            connection = await self._connect_to(entry.lane.key, limit)
-        else:
-            connection = await self._connector.connect(limit)
-        try:
-            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
-            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
-        except BaseException:
-            if self._abort_method is not None:
-                self._abort_method(connection)
-            raise
-
-    # -- background work ------------------------------------------------------------------------------------------
-
-    def _schedule(self) -> None:
-        self._scheduled = due = self._core.due
-        if self._runtime is not None:
-            self._runtime.schedule(self, max(0.0, due - self._clock()))
-
-    def _begin_job(self, do: Do, entry: Entry) -> None:
-        if do is Do.CONNECT:
-            cast("AsyncRuntime", self._runtime).spawn(self._connect_job, entry)
-        elif do is Do.PING:
-            cast("AsyncRuntime", self._runtime).spawn(self._ping_job, entry)
-        elif self._close_method is not None and self._runtime is not None and self._runtime.alive():
-            self._runtime.spawn(self._close_job, entry)
-        else:
-            if self._abort_method is not None:
-                self._abort_method(entry.connection)
-            self._gone(entry)
-
-    async def _connect_job(self, entry: Entry) -> BaseException | None:
-        """Connect for whoever comes first; the error, if it failed."""
-        runtime = cast("AsyncRuntime", self._runtime)
-        limit = self._config.connect_timeout
-        try:
-            connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
-        except BaseException as error:
-            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
-            if not isinstance(error, Exception):
-                raise
-            return error
-        now = self._clock()
-        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
-        return None
-
-    async def _close_job(self, entry: Entry) -> None:
-        runtime = cast("AsyncRuntime", self._runtime)
-        closed = False
-        try:
-            await runtime.bounded(self._config.check_timeout, self._close_method, entry.connection)
-            closed = True
-        except Exception:
-            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
-        finally:
-            if not closed and self._abort_method is not None:
-                try:
-                    self._abort_method(entry.connection)
-                except Exception:
-                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
-            self._gone(entry)
-
-    async def _ping_job(self, entry: Entry) -> None:
-        now = self._clock()
-        keepalive = self._config.keepalive
-        ask = self._check_method is not None and (
-            entry.good_until == 0.0 or (keepalive is not None and now - entry.checked_at >= keepalive)
-        )
-        error: BaseException | None = ConnectionAbortedError("check interrupted")
-        try:
-            error = self._peek(entry)
-            if error is None and ask:
-                error = await self._ask_server(entry)
-        finally:
-            self._decide(pinged, self._core, entry, error, ask, self._clock())
-
-    def _name_of(self, holder: int) -> str:
-        return "a task" if self._runtime is None else self._runtime.name_of(holder)
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
 

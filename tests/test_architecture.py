@@ -18,7 +18,19 @@ RINGS: list[tuple[str, ...]] = [
     ("errors", "config", "events", "connector"),
     ("policies",),
     ("_core",),
-    ("settings", "stats", "runtimes", "_lifecycle", "_fast", "_gate", "_shell", "_leases", "_threads", "_async"),
+    (
+        "settings",
+        "stats",
+        "runtimes",
+        "_lifecycle",
+        "_fast",
+        "_gate",
+        "_shell",
+        "_leases",
+        "_threads",
+        "_async_jobs",
+        "_async",
+    ),
     ("testing", "telemetry", "cluster", "cli", "__main__"),
 ]
 # what the decision core must not even mention

@@ -1,0 +1,150 @@
+"""What an AsyncPool does on connections, each in a task of its own: connect, check, reset, close, look."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar, cast
+
+from ._core.effects import Do
+from ._core.entry import Entry
+from ._core.upkeep import pinged
+from ._core.waiter import Waiter
+from ._shell import Shell
+from .connector import Verdict
+from .runtimes.base import AsyncParker, AsyncRuntime
+
+__all__ = ("AsyncJobs",)
+
+C = TypeVar("C")
+
+logger = logging.getLogger("poolkit")
+
+
+class AsyncJobs(Shell[C]):
+    """The background half of :class:`~poolkit.AsyncPool`: no caller's cancellation gets here."""
+
+    _runtime: AsyncRuntime | None
+
+    def _schedule(self) -> None:
+        self._scheduled = due = self._core.due
+        if self._runtime is not None:
+            self._runtime.schedule(self, max(0.0, due - self._clock()))
+
+    def _begin_job(self, do: Do, entry: Entry) -> None:
+        if do is Do.CONNECT:
+            cast("AsyncRuntime", self._runtime).spawn(self._connect_job, entry)
+        elif do is Do.PING:
+            cast("AsyncRuntime", self._runtime).spawn(self._ping_job, entry)
+        elif self._close_method is not None and self._runtime is not None and self._runtime.alive():
+            self._runtime.spawn(self._close_job, entry)
+        else:
+            if self._abort_method is not None:
+                self._abort_method(entry.connection)
+            self._gone(entry)
+
+    async def _connect_job(self, entry: Entry) -> BaseException | None:
+        """Connect for whoever comes first; the error, if it failed."""
+        runtime = cast("AsyncRuntime", self._runtime)
+        limit = self._config.connect_timeout
+        try:
+            connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
+        except BaseException as error:
+            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            if not isinstance(error, Exception):
+                raise
+            return error
+        now = self._clock()
+        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
+        return None
+
+    async def _close_job(self, entry: Entry) -> None:
+        runtime = cast("AsyncRuntime", self._runtime)
+        closed = False
+        try:
+            await runtime.bounded(self._config.check_timeout, self._close_method, entry.connection)
+            closed = True
+        except Exception:
+            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            if not closed and self._abort_method is not None:
+                try:
+                    self._abort_method(entry.connection)
+                except Exception:
+                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+            self._gone(entry)
+
+    async def _ping_job(self, entry: Entry) -> None:
+        now = self._clock()
+        keepalive = self._config.keepalive
+        ask = self._check_method is not None and (
+            entry.good_until == 0.0 or (keepalive is not None and now - entry.checked_at >= keepalive)
+        )
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = self._peek(entry)
+            if error is None and ask:
+                error = await self._ask_server(entry)
+        finally:
+            self._decide(pinged, self._core, entry, error, ask, self._clock())
+
+    async def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
+        connection: C
+        if self._connect_to is not None:
+            connection = await self._connect_to(entry.lane.key, limit)
+        else:
+            connection = await self._connector.connect(limit)
+        try:
+            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
+            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
+        except BaseException:
+            if self._abort_method is not None:
+                self._abort_method(connection)
+            raise
+
+    async def _check_job(self, entry: Entry, waiter: Waiter) -> None:
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = await self._ask_server(entry)
+        finally:
+            self._decide(self._core.checked, entry, waiter, error, self._clock())
+            assert waiter.parker is not None
+            waiter.parker.wake()
+
+    def _peek(self, entry: Entry) -> Exception | None:
+        try:
+            if self._peek_method is not None and self._peek_method(entry.connection) is False:
+                return ConnectionResetError("closed by the peer while idle")
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            return error
+        return None
+
+    async def _ask_server(self, entry: Entry) -> Exception | None:
+        runtime = cast("AsyncRuntime", self._runtime)
+        limit = self._config.check_timeout
+        try:
+            if await runtime.bounded(limit, self._check_method, entry.connection, limit) is False:
+                return ConnectionAbortedError("the check failed")
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            return error
+        return None
+
+    async def _reset_job(self, entry: Entry, parker: AsyncParker | None, done: list[bool]) -> None:
+        sound = False
+        try:
+            runtime = cast("AsyncRuntime", self._runtime)
+            await runtime.bounded(self._config.check_timeout, self._reset_method, entry.connection)
+            sound = True
+        except Exception:
+            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            now = self._clock()
+            if sound:
+                self._submit(self._core.give_back, entry, now)
+            else:
+                self._submit(self._core.discard, entry, now, Verdict.DISCARD)
+            done.append(sound)
+            if parker is not None:
+                parker.wake()
+
+    def _name_of(self, holder: int) -> str:
+        return "a task" if self._runtime is None else self._runtime.name_of(holder)
