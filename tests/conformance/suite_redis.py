@@ -1,0 +1,127 @@
+"""redis-py's own tests, on a real Redis server."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from poolkit.testing.servers import RedisServer
+from tests.conformance.fetch import installed
+from tests.conformance.sessions import Session
+from tests.conformance.suite import Suite
+
+# Everything that goes through a pool, or through the clients that take one. Not here: servers' modules,
+# clusters and sentinels of the driver's own docker set-up, parsers and formats.
+SYNC = (
+    "test_connection_pool.py",
+    "test_max_connections_error.py",
+    "test_connection.py",
+    "test_connect.py",
+    "test_client.py",
+    "test_pipeline.py",
+    "test_pubsub.py",
+    "test_lock.py",
+    "test_multiprocessing.py",
+    "test_monitor.py",
+    "test_scripting.py",
+    "test_retry.py",
+    "test_encoding.py",
+    "test_credentials.py",
+    "test_event.py",
+    "test_sentinel.py",
+    "test_background.py",
+    "test_cache.py",
+    "test_commands.py",
+)
+ASYNC = (
+    "test_connection_pool.py",
+    "test_connection.py",
+    "test_connect.py",
+    "test_client.py",
+    "test_pipeline.py",
+    "test_pubsub.py",
+    "test_lock.py",
+    "test_monitor.py",
+    "test_scripting.py",
+    "test_retry.py",
+    "test_encoding.py",
+    "test_credentials.py",
+    "test_cwe_404.py",
+    "test_sentinel.py",
+    "test_usage_counter.py",
+    "test_commands.py",
+)
+MORE = (
+    "maint_notifications/test_maint_notifications.py",
+    "maint_notifications/test_maint_notifications_handling.py",
+    "maint_notifications/test_async_maint_notifications_handling.py",
+    "test_observability",
+    "test_asyncio/test_observability",
+    "test_multidb",
+)
+QUICK = 10  # so many of each: the pool's own tests and the small ones
+HIREDIS = ("test_connection_pool.py", "test_connection.py", "test_pipeline.py", "test_pubsub.py")
+PORT = 6379  # some tests write it down
+
+
+class Redis(Suite):
+    """Pools of redis-py."""
+
+    name = "redis"
+    distribution = "redis"
+    classes = {
+        "sync": "poolkit_adapters.redis:PoolkitConnectionPool",
+        "async": "poolkit_adapters.redis:AsyncPoolkitConnectionPool",
+    }
+    needs = ("pytest-asyncio",)
+
+    def sessions(self, root: Path, quick: bool, stack: contextlib.ExitStack) -> list[Session]:
+        sync = [f"tests/{name}" for name in (SYNC[:QUICK] if quick else SYNC)]
+        sync += [] if quick else [f"tests/{name}" for name in MORE]
+        twins = [f"tests/test_asyncio/{name}" for name in (ASYNC[:QUICK] if quick else ASYNC)]
+        self._well_known(stack)
+        sessions = [self._session("async", root, twins, stack), self._session("sync", root, sync, stack)]
+        if not quick and installed("hiredis"):
+            both = [f"tests/{folder}{name}" for folder in ("", "test_asyncio/") for name in HIREDIS]
+            sessions.append(self._session("hiredis", root, both, stack))
+        return sessions
+
+    def _well_known(self, stack: contextlib.ExitStack) -> None:
+        """Have something answer at Redis' own port, unless something does; a few tests dial nothing else."""
+        server = RedisServer()
+        server.port = PORT
+        if stack.enter_context(server).port != PORT:
+            print(f"  port {PORT} is taken: the tests that dial it run against what is there")
+
+    def _session(self, name: str, root: Path, files: list[str], stack: contextlib.ExitStack) -> Session:
+        # A server for each session: tests flush it, count its clients and change its settings.
+        server = stack.enter_context(RedisServer())
+        nowhere = "localhost:1"  # what the suite would look for elsewhere is not there
+        return Session(
+            name=name,
+            root=root,
+            files=tuple(file for file in files if (root / file).exists()),
+            plugins=("pytest_asyncio.plugin",),
+            swap="conf_redis",
+            arguments=(
+                f"--redis-url={server.url.replace('127.0.0.1', 'localhost')}",
+                f"--redis-mod-url=redis://{nowhere}",
+                f"--redis-ssl-url=rediss://{nowhere}",
+                "-m",
+                "not onlycluster and not redismod and not ssl and not cp_integration"
+                " and not multidb_integration and not replica",
+                "-o",
+                "addopts=",
+            ),
+            environment={"CONF_PARSER": "hiredis" if name == "hiredis" else "python"},
+        )
+
+    def same_id(self, test: str, roles: Mapping[str, str]) -> str:
+        """Some parameters are the pool's class, which pytest shows by its name."""
+        head, bracket, parameters = test.partition("[")
+        for spec in roles.values():
+            own = re.escape(spec.partition(":")[2])
+            parameters = re.sub(rf"\b{own}\b", "BlockingConnectionPool", parameters)
+        return head + bracket + parameters
