@@ -1,0 +1,67 @@
+"""poolkit in the place of ``psycopg_pool``: same arguments, same methods, same errors.
+
+::
+
+    from poolkit_adapters.psycopg import PoolkitConnectionPool as ConnectionPool
+    from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool as AsyncConnectionPool
+
+====================================  =================================
+class                                 stands in for
+====================================  =================================
+``PoolkitConnectionPool``             ``psycopg_pool.ConnectionPool``
+``AsyncPoolkitConnectionPool``        ``psycopg_pool.AsyncConnectionPool``
+``PoolkitNullConnectionPool``         ``psycopg_pool.NullConnectionPool``
+``AsyncPoolkitNullConnectionPool``    ``psycopg_pool.AsyncNullConnectionPool``
+====================================  =================================
+
+Each is a subclass of what it stands in for, so that ``isinstance`` and type checkers agree. The interface follows
+psycopg_pool 3.3 (https://www.psycopg.org/psycopg3/docs/api/pool.html); the differences are in
+``docs/adapters/psycopg.md``.
+"""
+
+from __future__ import annotations
+
+from .._errors import missing_extra
+
+try:
+    import psycopg
+    import psycopg_pool
+except ImportError as error:
+    raise missing_extra("poolkit_adapters.psycopg", "psycopg and psycopg_pool", "psycopg") from error
+
+
+from ._async import AsyncPoolkitConnectionPool
+from ._async_null import AsyncPoolkitNullConnectionPool
+from ._errors import (
+    CircuitOpen,
+    ConnectFailed,
+    ConnectTimeout,
+    ForeignConnection,
+    InvalidConninfo,
+    PoolClosed,
+    PoolSuspended,
+    PoolTimeout,
+    ServerUnavailable,
+    TooManyRequests,
+)
+from ._null import PoolkitNullConnectionPool
+from ._sync import PoolkitConnectionPool
+
+__all__ = (
+    "AsyncPoolkitConnectionPool",
+    "AsyncPoolkitNullConnectionPool",
+    "CircuitOpen",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "ForeignConnection",
+    "InvalidConninfo",
+    "PoolClosed",
+    "PoolSuspended",
+    "PoolTimeout",
+    "PoolkitConnectionPool",
+    "PoolkitNullConnectionPool",
+    "ServerUnavailable",
+    "TooManyRequests",
+)
+
+del psycopg, psycopg_pool

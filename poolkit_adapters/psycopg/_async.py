@@ -1,0 +1,370 @@
+"""The asynchronous pool (asyncio, which psycopg needs)."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+import psycopg
+import psycopg_pool
+from psycopg_pool.abc import ACT
+
+from poolkit import AsyncPool, PoolConfig, PoolError, UsageError, Verdict
+from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+from poolkit.events import Event, EventKind
+
+from . import _config as defaults
+from ._async_connector import AsyncPsycopgConnector
+from ._errors import PoolClosed, ReadOnlyServer, behind_wrong_server, classify
+from ._io import ping_async
+from ._shared import PSYCOPG_VERSION, PoolBase, logger
+
+__all__ = ("AsyncPoolkitConnectionPool",)
+
+S = TypeVar("S", bound="AsyncPoolkitConnectionPool[Any]")
+
+_CONNECTION: Any = psycopg.AsyncConnection
+
+
+class _ReturningConnection(psycopg.AsyncConnection[Any]):
+    """psycopg before 3.3 does not know ``close_returns``."""
+
+    async def close(self) -> None:
+        pool: Any = getattr(self, "_pool", None)
+        if pool is not None:
+            await pool.putconn(self)
+        else:
+            await super().close()
+
+
+class _Block(Generic[ACT]):
+    """What ``pool.connection()`` gives: commits or rolls back at the end, then returns the connection."""
+
+    __slots__ = ("_connection", "_pool", "_timeout")
+
+    def __init__(self, pool: AsyncPoolkitConnectionPool[ACT], timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    async def __aenter__(self) -> ACT:
+        connection: Any = await self._pool.getconn(self._timeout)
+        self._connection = connection
+        connection._poolkit_block = self
+        return cast("ACT", connection)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection = self._connection
+        if connection._poolkit_block is not self:
+            return  # given back inside the block
+        try:
+            if connection._poolkit_pid == os.getpid():  # a forked child must not commit on its parent's socket
+                await connection.__aexit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            await self._pool._give(connection, error)
+
+
+class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]):
+    """poolkit in the place of ``psycopg_pool.AsyncConnectionPool``: as
+    :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``.
+
+    ``conninfo`` and ``kwargs`` may be coroutine functions, the callbacks must be. To be used by the tasks of one
+    event loop. A cancelled caller never harms a connection: a rollback, reset or check that is due runs in a task
+    of the pool.
+    """
+
+    connection_class: type[ACT]
+
+    def __init__(
+        self,
+        conninfo: str | Callable[[], str] | Callable[[], Awaitable[str]] = "",
+        *,
+        connection_class: type[ACT] = _CONNECTION,
+        kwargs: dict[str, Any] | Callable[[], dict[str, Any]] | Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        min_size: int = defaults.MIN_SIZE,
+        max_size: int | None = None,
+        open: bool | None = None,  # noqa: A002 - psycopg_pool's name
+        configure: Callable[[ACT], Awaitable[None]] | None = None,
+        check: Callable[[ACT], Awaitable[None]] | None = None,
+        reset: Callable[[ACT], Awaitable[None]] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = defaults.TIMEOUT,
+        max_waiting: int = defaults.MAX_WAITING,
+        max_lifetime: float = defaults.MAX_LIFETIME,
+        max_idle: float = defaults.MAX_IDLE,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: Callable[[psycopg_pool.AsyncConnectionPool[Any]], Awaitable[None] | None] | None = None,
+        num_workers: int = defaults.NUM_WORKERS,
+        config: PoolConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        defaults.check_class(
+            connection_class, psycopg.AsyncConnection, psycopg.Connection,
+            "AsyncPoolkitConnectionPool", "PoolkitConnectionPool",
+        )  # fmt: skip
+        if close_returns and PSYCOPG_VERSION < (3, 3):
+            if connection_class is not _CONNECTION:
+                raise TypeError("close_returns=True with a connection_class of your own needs psycopg 3.3 or newer")
+            connection_class = cast("type[ACT]", _ReturningConnection)
+        prepared = self._prepare(
+            config, settings, sync=False, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
+            configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
+            max_lifetime=max_lifetime, max_idle=max_idle, reconnect_timeout=reconnect_timeout,
+            reconnect_failed=reconnect_failed, num_workers=num_workers,
+        )  # fmt: skip
+        self.conninfo = conninfo
+        self.kwargs = kwargs
+        self.connection_class = connection_class
+        self.close_returns = close_returns
+        self._configure, self._ask, self._reset = configure, check, reset
+        self._reconnect_failed = cast("Any", reconnect_failed)
+        # psycopg_pool's own check asks what ours asks
+        self._plain_check = check in (self.check_connection, psycopg_pool.AsyncConnectionPool.check_connection)
+        self._connector = AsyncPsycopgConnector(self)
+        self._connector.connect_in_caller = self._null
+        self._engine: AsyncPool[ACT] = AsyncPool(cast("Any", self._connector), prepared, name=name or None)
+        self.name = self._engine.name
+        self._tasks: set[asyncio.Task[Any]] = set()  # type: ignore[assignment]
+        self._open_implicit = open is None
+        if open is None or open:
+            self._open_here(warn=open is not None)
+
+    def _open_here(self, *, warn: bool) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                f"{type(self).__name__} opened by its constructor, outside of an event loop; say open=False and "
+                "await pool.open()"
+            ) from None
+        if warn:
+            self._warn_open()
+        self._opened = True
+        if self._eager:
+            self._in_background(self._fill())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- opening and closing --------------------------------------------------------------------------------------
+
+    async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Admit callers and begin to connect; with ``wait`` as :meth:`wait`. A closed pool cannot be opened again."""
+        if self._engine.closed:
+            raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                f"pool {self.name!r}: psycopg needs asyncio, and no asyncio event loop runs here"
+            ) from None
+        if not self._opened:
+            self._opened = True
+            if self._eager:
+                await self._fill()
+        if wait:
+            await self.wait(timeout)
+
+    async def _fill(self) -> None:
+        try:
+            await self._engine.warm_up(timeout=0)  # in the background
+        except (PoolkitConnectFailed, PoolClosed):
+            pass
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: callers in the queue hear PoolClosed at once, connections out are closed on their return.
+
+        To let leases end first: ``await pool.engine.drain(timeout)``.
+        """
+        self._connector.outage.over()
+        if self._opened:
+            await self._engine.close(max(0.0, timeout))
+
+    async def wait(self, timeout: float = 30.0) -> None:
+        """Wait until ``min_size`` connections are open. Raises PoolTimeout; the pool goes on trying."""
+        self._check_admitted()
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + timeout
+        changed = asyncio.Event()
+        last: list[BaseException] = []
+
+        def listen(event: Event) -> None:
+            if event.kind is EventKind.CONNECT_FAILED and event.error is not None:
+                last[:] = [event.error]
+            loop.call_soon_threadsafe(changed.set)
+
+        self._engine.add_listener(listen)
+        try:
+            if not self._eager:
+                await self._fill()
+            while not self._is_ready(stats := self._engine.stats()):
+                if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
+                    raise self._not_ready(0.0, stats, last[0])
+                if deadline <= time.monotonic():
+                    raise self._not_ready(timeout, stats, last[0] if last else None)
+                timer = loop.call_later(deadline - time.monotonic(), changed.set)
+                try:
+                    await changed.wait()
+                finally:
+                    timer.cancel()
+                changed.clear()
+                if self._engine.closed:
+                    raise PoolClosed(f"the pool {self.name!r} was closed")
+        finally:
+            self._engine.remove_listener(listen)
+
+    async def __aenter__(self: S) -> S:
+        self._open_implicit = False
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def _warn_open(self) -> None:
+        warnings.warn(
+            f"{type(self).__name__} was opened by its constructor; psycopg_pool is to drop that: say open=False and "
+            "await pool.open(), or use the pool in an async with block",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    def _check_admitted(self) -> None:
+        if self.closed:
+            raise self._refuse()
+        if self._open_implicit:
+            self._open_implicit = False
+            self._warn_open()
+
+    def connection(self, timeout: float | None = None) -> _Block[ACT]:  # type: ignore[override]
+        """``async with pool.connection() as conn``: committed (or rolled back) and returned at the end.
+
+        Arguments and errors as :meth:`getconn`.
+        """
+        return _Block(self, timeout)
+
+    async def getconn(self, timeout: float | None = None) -> ACT:
+        """A connection, to be given back with :meth:`putconn`.
+
+        ``timeout`` in seconds replaces the pool's; 0: one that can be had at once. Raises PoolTimeout,
+        TooManyRequests, PoolClosed; ConnectFailed at once where waiting cannot help.
+        """
+        if not self._opened or self._open_implicit:
+            self._check_admitted()
+        begun = time.monotonic()
+        try:
+            connection: Any = await self._acquire(
+                self._engine.config.acquire_timeout if timeout is None else max(0.0, timeout)
+            )
+        except PoolError as error:
+            raise self._failed(error) from error.__cause__
+        except BaseException:
+            self._ledger.add("requests_errors")
+            raise
+        finally:
+            spent = time.monotonic() - begun
+            if spent > 1e-4:  # less is not waiting
+                self._ledger.add("requests_wait_ms", spent * 1000)
+        connection._pool = self
+        return cast("ACT", connection)
+
+    async def _acquire(self, timeout: float | None) -> ACT:
+        return await self._engine.acquire(timeout)
+
+    async def putconn(self, conn: ACT) -> None:
+        """Give a connection back. An open transaction is rolled back, with a warning in the log.
+
+        The connection is the pool's when this is called: a cancellation does not undo that. Raises ValueError for a
+        connection that is not out of this pool.
+        """
+        await self._give(conn, None)
+
+    async def _give(self, conn: Any, error: BaseException | None) -> None:
+        if getattr(conn, "_pool", None) is not self:
+            raise self._foreign(conn)
+        conn._pool = None
+        how = self._hand_over(conn)
+        if not how and error is not None and behind_wrong_server(conn, error):
+            how = {"error": ReadOnlyServer()}
+        await self._release(conn, how)
+
+    async def _release(self, conn: ACT, how: dict[str, Any]) -> None:
+        await self._engine.release(conn, **how)
+
+    # -- maintenance ----------------------------------------------------------------------------------------------
+
+    async def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the sizes at once: no lease is cut, surplus connections are closed when they come back."""
+        self._engine.reconfigure(**self._sizes(min_size, max_size))
+
+    async def drain(self) -> None:
+        """Replace all connections: idle ones now, those that are out when they come back."""
+        self._engine.clear()
+
+    async def check(self) -> None:
+        """Test the idle connections, one at a time, and replace those that are dead or expired.
+
+        When it is cancelled, the test under way goes on in a task of the pool.
+        """
+        self._check_admitted()
+        held: list[ACT] = []
+        try:
+            for _ in range(self._engine.stats().idle):
+                try:
+                    connection = await self._engine.acquire(0)
+                except PoolError:
+                    break
+                # the last one returned would be the next one taken
+                keep = held if self._engine.config.order == "lifo" else None
+                await asyncio.shield(self._in_background(self._test(connection, keep)))
+        finally:
+            for connection in held:
+                self._engine.release_nowait(connection)
+
+    async def _test(self, connection: Any, held: list[Any] | None) -> None:
+        error: Exception | None = ConnectionAbortedError()
+        try:
+            await asyncio.wait_for(ping_async(connection.pgconn), self._engine.config.check_timeout)
+            error = None
+        except Exception:  # noqa: BLE001 - whatever it is, the connection goes
+            self._ledger.add("connections_lost")
+            logger.warning("discarding broken connection: %s", connection)
+        finally:
+            if error is None and held is not None:
+                held.append(connection)
+            else:
+                self._engine.release_nowait(connection, error=error)
+
+    @staticmethod
+    async def check_connection(conn: ACT) -> None:
+        """One round trip on ``conn``; raises psycopg.OperationalError if it is dead. May be given as ``check``."""
+        try:
+            await ping_async(conn.pgconn)
+        except asyncio.CancelledError:
+            conn.pgconn.finish()  # its state is unknown
+            raise
+
+    async def reconnect_failed(self) -> None:
+        """Called when no connection could be opened for ``reconnect_timeout`` seconds, and again after as many."""
+        if self._reconnect_failed is not None:
+            result = self._reconnect_failed(self)
+            if inspect.isawaitable(result):
+                await result

@@ -1,0 +1,181 @@
+"""What the engine needs to know of psycopg's asynchronous connections."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from poolkit import AsyncConnector, Verdict
+
+from ._books import Outage
+from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
+from ._io import is_alive, is_clean, ping_async
+from ._shared import Returned, left_in, logger
+
+if TYPE_CHECKING:
+    from ._async import AsyncPoolkitConnectionPool
+
+__all__ = ("AsyncPsycopgConnector",)
+
+_IDLE, _ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
+
+_CANCEL_TIMEOUT = 1.5  # seconds for telling the server to stop a statement; below the default check_timeout
+
+
+def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
+    return asyncio.get_running_loop().call_later(delay, call).cancel
+
+
+async def _value(source: Any) -> Any:
+    """A value, or what a callable or coroutine function gives."""
+    result = source() if callable(source) else source
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _call(callback: Callable[[Any], Any], connection: object, name: str) -> None:
+    result = callback(connection)
+    if not inspect.isawaitable(result):
+        raise InvalidCallback(f"{name}={callback!r}: an asynchronous pool needs a coroutine function", name)
+    await result
+
+
+class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
+    """Runs in the engine's own tasks, except for the connects of a null pool."""
+
+    def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:
+        self._ref = weakref.ref(pool)
+        self._ledger = pool._ledger
+        self._ask = None if pool._plain_check else pool._ask
+        self.outage = Outage(pool.reconnect_timeout, self._report)
+
+    async def connect(self, timeout: float | None) -> psycopg.AsyncConnection[Any]:
+        """Open, configure and check a connection."""
+        pool = self._ref()
+        if pool is None:
+            raise PoolClosed("the pool is gone")
+        try:
+            connection = await self._open(pool, timeout)
+        except Exception as error:
+            logger.warning("error connecting in %r: %s", pool.name, error)
+            self.outage.failed(_timer)
+            raise
+        self.outage.over()
+        return connection
+
+    async def _open(self, pool: AsyncPoolkitConnectionPool[Any], timeout: float | None) -> psycopg.AsyncConnection[Any]:
+        conninfo, kwargs = pool._parameters(await _value(pool.conninfo), await _value(pool.kwargs), timeout)
+        self._ledger.add("connections_num")
+        begun = time.monotonic()
+        try:
+            connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
+        except psycopg.errors.ConnectionTimeout as error:
+            self._ledger.add("connections_errors")
+            raise ConnectTimeout(f"{pool.name}: {error} ({kwargs.get('connect_timeout', timeout)} s)") from error
+        except BaseException:
+            self._ledger.add("connections_errors")
+            raise
+        self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
+        pool._adopt(connection)
+        try:
+            if pool._configure is not None:
+                await _call(pool._configure, connection, "configure")
+                if not is_clean(connection.pgconn):
+                    raise left_in(connection, "configure callback", pool._configure)
+            if pool._ask is not None:
+                try:
+                    await self.check(connection, None)
+                except Exception as error:
+                    raise CheckFailed(f"a new connection failed the check: {error}") from error
+        except BaseException:
+            self.abort(connection)
+            raise
+        return connection
+
+    def abort(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Say goodbye and close the socket; libpq does not wait for anything here."""
+        connection._pool = None
+        connection.pgconn.finish()
+
+    def peek(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """Whether the server has hung up."""
+        return is_alive(connection.pgconn)
+
+    async def check(self, connection: psycopg.AsyncConnection[Any], timeout: float | None) -> bool:
+        """One round trip, or the user's callback."""
+        try:
+            if self._ask is None:
+                await ping_async(connection.pgconn)
+            else:
+                await _call(self._ask, connection, "check")
+                if connection.pgconn.transaction_status != _IDLE:
+                    await connection.rollback()
+        except Exception as error:
+            logger.info("connection failed check: %s", error)
+            raise
+        return True
+
+    def needs_reset(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """Whether it came back in a transaction, or the user has a reset callback."""
+        pool = self._ref()
+        return not is_clean(connection.pgconn) or (pool is not None and pool._reset is not None)
+
+    async def reset(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Stop what is under way, end the transaction, call the user's callback."""
+        pool = self._ref()
+        if pool is None:
+            raise Returned
+        status = connection.pgconn.transaction_status
+        if status == _ACTIVE:
+            await self._stop(pool, connection)
+        if status != _IDLE:
+            logger.warning("rolling back returned connection: %s", connection)
+            try:
+                await connection.rollback()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+                logger.warning(
+                    "rollback failed: %s: %s. Discarding connection %s", type(error).__name__, error, connection
+                )
+                self._drop(pool, connection)
+        if pool._reset is not None:
+            try:
+                await _call(pool._reset, connection, "reset")
+                if not is_clean(connection.pgconn):
+                    raise left_in(connection, "reset callback", pool._reset)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+                logger.warning("error resetting connection: %s", error)
+                self._drop(pool, connection)
+        if not is_clean(connection.pgconn):
+            self._drop(pool, connection)
+
+    async def _stop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> None:
+        """It came back in the middle of something: the server is told to stop, then the connection goes. Until
+        then it keeps its place in the pool, so that no more than ``max_size`` sessions are ever at work.
+        """
+        logger.warning("closing returned connection: %s", connection)
+        try:
+            await connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+            logger.info("cannot cancel on %s: %s", connection, error)
+        self._drop(pool, connection)
+
+    def _drop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> None:
+        self.abort(connection)
+        pool._lost(connection)
+        raise Returned
+
+    def classify(self, error: BaseException) -> Verdict:
+        """See :func:`._errors.classify`."""
+        return classify(error)
+
+    def _report(self) -> None:
+        pool = self._ref()
+        if pool is not None and not pool.closed:
+            logger.warning("reconnection attempt in pool %r failed after %s sec", pool.name, pool.reconnect_timeout)
+            pool._in_background(pool.reconnect_failed())

@@ -1,0 +1,93 @@
+"""The asynchronous pool that keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg_pool
+from psycopg_pool.abc import ACT
+
+from poolkit import PoolConfig
+from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+
+from . import _config as defaults
+from ._async import _CONNECTION, AsyncPoolkitConnectionPool
+from ._errors import CheckFailed, PoolTimeout
+from ._shared import RETRY_PAUSE
+
+__all__ = ("AsyncPoolkitNullConnectionPool",)
+
+
+class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):
+    """poolkit in the place of ``psycopg_pool.AsyncNullConnectionPool``: as
+    :class:`~poolkit_adapters.psycopg.PoolkitNullConnectionPool`, with ``async`` and ``await``.
+    """
+
+    _null = True
+
+    def __init__(
+        self,
+        conninfo: str | Callable[[], str] | Callable[[], Awaitable[str]] = "",
+        *,
+        connection_class: type[ACT] = _CONNECTION,
+        kwargs: dict[str, Any] | Callable[[], dict[str, Any]] | Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        min_size: int = defaults.NULL_MIN_SIZE,
+        max_size: int | None = None,
+        open: bool | None = None,  # noqa: A002 - psycopg_pool's name
+        configure: Callable[[ACT], Awaitable[None]] | None = None,
+        check: Callable[[ACT], Awaitable[None]] | None = None,
+        reset: Callable[[ACT], Awaitable[None]] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = defaults.TIMEOUT,
+        max_waiting: int = defaults.MAX_WAITING,
+        max_lifetime: float = defaults.MAX_LIFETIME,
+        max_idle: float = defaults.MAX_IDLE,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: Callable[[psycopg_pool.AsyncConnectionPool[Any]], Awaitable[None] | None] | None = None,
+        num_workers: int = defaults.NUM_WORKERS,
+        config: PoolConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            conninfo, connection_class=connection_class, kwargs=kwargs, min_size=min_size, max_size=max_size,
+            open=open, configure=configure, check=check, reset=reset, name=name,
+            close_returns=False,  # as with psycopg_pool: close() closes, and the pool would do nothing else
+            timeout=timeout, max_waiting=max_waiting, max_lifetime=max_lifetime, max_idle=max_idle,
+            reconnect_timeout=reconnect_timeout, reconnect_failed=reconnect_failed, num_workers=num_workers,
+            config=config, **settings,
+        )  # fmt: skip
+
+    async def wait(self, timeout: float = 30.0) -> None:
+        """Open one connection, to see that it can be done, and close it. Raises PoolTimeout."""
+        self._check_admitted()
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                await self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
+                return
+            except PoolkitConnectFailed as error:
+                if time.monotonic() + RETRY_PAUSE >= deadline:
+                    raise self._not_connectable(timeout, error) from error.__cause__
+            await asyncio.sleep(RETRY_PAUSE)
+
+    async def _acquire(self, timeout: float | None) -> ACT:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                return await super()._acquire(left)
+            except CheckFailed as error:
+                if deadline is not None and time.monotonic() + RETRY_PAUSE >= deadline:
+                    raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
+            await asyncio.sleep(RETRY_PAUSE)
+
+    async def _release(self, conn: ACT, how: dict[str, Any]) -> None:
+        # nobody waits: close it without asking whether it needs a reset
+        await self._engine.release(conn, **(how or {"discard": not self._engine.stats().waiting}))
+
+    async def check(self) -> None:
+        """Nothing to do: there are no idle connections."""

@@ -1,0 +1,156 @@
+"""What the engine needs to know of psycopg's synchronous connections."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from poolkit import Connector, Verdict
+
+from ._books import Outage
+from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
+from ._io import is_alive, is_clean, ping
+from ._shared import Returned, left_in, logger
+
+if TYPE_CHECKING:
+    from ._sync import PoolkitConnectionPool
+
+__all__ = ("PsycopgConnector",)
+
+_IDLE = TransactionStatus.IDLE
+
+
+def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
+    timer = threading.Timer(delay, call)
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
+
+
+class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
+    """What the engine needs to know of psycopg. Holds its pool weakly: background threads keep no pool alive."""
+
+    def __init__(self, pool: PoolkitConnectionPool[Any]) -> None:
+        self._ref = weakref.ref(pool)
+        self._ledger = pool._ledger
+        self._ask = None if pool._plain_check else pool._ask
+        self.outage = Outage(pool.reconnect_timeout, self._report)
+
+    def connect(self, timeout: float | None) -> psycopg.Connection[Any]:
+        """Open, configure and check a connection."""
+        pool = self._ref()
+        if pool is None:
+            raise PoolClosed("the pool is gone")
+        try:
+            connection = self._open(pool, timeout)
+        except Exception as error:
+            logger.warning("error connecting in %r: %s", pool.name, error)
+            self.outage.failed(_timer)
+            raise
+        self.outage.over()
+        return connection
+
+    def _open(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> psycopg.Connection[Any]:
+        conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
+        kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
+        conninfo, kwargs = pool._parameters(conninfo, kwargs, timeout)
+        self._ledger.add("connections_num")
+        begun = time.monotonic()
+        try:
+            connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
+        except psycopg.errors.ConnectionTimeout as error:
+            self._ledger.add("connections_errors")
+            raise ConnectTimeout(f"{pool.name}: {error} ({kwargs.get('connect_timeout', timeout)} s)") from error
+        except Exception:
+            self._ledger.add("connections_errors")
+            raise
+        self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
+        pool._adopt(connection)
+        try:
+            if pool._configure is not None:
+                pool._configure(connection)
+                if not is_clean(connection.pgconn):
+                    raise left_in(connection, "configure callback", pool._configure)
+            if pool._ask is not None:
+                try:
+                    self.check(connection, pool._config.check_timeout)
+                except Exception as error:
+                    raise CheckFailed(f"a new connection failed the check: {error}") from error
+        except BaseException:
+            self.abort(connection)
+            raise
+        return connection
+
+    def abort(self, connection: psycopg.Connection[Any]) -> None:
+        """Say goodbye and close the socket; libpq does not wait for anything here."""
+        connection._pool = None
+        connection.close()
+
+    def peek(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether the server has hung up."""
+        return is_alive(connection.pgconn)
+
+    def check(self, connection: psycopg.Connection[Any], timeout: float | None) -> bool:
+        """One round trip, or the user's callback."""
+        try:
+            if self._ask is None:
+                ping(connection.pgconn, timeout)
+            else:
+                self._ask(connection)
+                if connection.pgconn.transaction_status != _IDLE:
+                    connection.rollback()
+        except Exception as error:
+            logger.info("connection failed check: %s", error)
+            raise
+        return True
+
+    def needs_reset(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether it came back in a transaction, or the user has a reset callback."""
+        pool = self._ref()
+        return not is_clean(connection.pgconn) or (pool is not None and pool._reset is not None)
+
+    def reset(self, connection: psycopg.Connection[Any]) -> None:
+        """End the transaction, call the user's callback."""
+        pool = self._ref()
+        if pool is None:
+            raise Returned
+        if connection.pgconn.transaction_status != _IDLE:
+            logger.warning("rolling back returned connection: %s", connection)
+            try:
+                connection.rollback()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+                logger.warning(
+                    "rollback failed: %s: %s. Discarding connection %s", type(error).__name__, error, connection
+                )
+                self._drop(pool, connection)
+        if pool._reset is not None:
+            try:
+                pool._reset(connection)
+                if not is_clean(connection.pgconn):
+                    raise left_in(connection, "reset callback", pool._reset)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+                logger.warning("error resetting connection: %s", error)
+                self._drop(pool, connection)
+        if not is_clean(connection.pgconn):
+            self._drop(pool, connection)
+
+    def _drop(self, pool: PoolkitConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
+        self.abort(connection)
+        pool._lost(connection)
+        raise Returned
+
+    def classify(self, error: BaseException) -> Verdict:
+        """See :func:`._errors.classify`."""
+        return classify(error)
+
+    def _report(self) -> None:
+        pool = self._ref()
+        if pool is not None and not pool.closed:
+            logger.warning("reconnection attempt in pool %r failed after %s sec", pool.name, pool.reconnect_timeout)
+            pool.reconnect_failed()

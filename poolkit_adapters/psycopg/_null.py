@@ -1,0 +1,95 @@
+"""The synchronous pool that keeps nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg_pool
+from psycopg_pool.abc import CT
+
+from poolkit import PoolConfig
+from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+
+from . import _config as defaults
+from ._errors import CheckFailed, PoolTimeout
+from ._shared import RETRY_PAUSE
+from ._sync import _CONNECTION, PoolkitConnectionPool
+
+__all__ = ("PoolkitNullConnectionPool",)
+
+
+class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
+    """poolkit in the place of ``psycopg_pool.NullConnectionPool``: at most ``max_size`` connections at once (0: no
+    limit), none kept. A returned connection goes to the next caller in the queue, else it is closed.
+
+    Connects in the calling thread, whose errors are psycopg's own. Arguments as :class:`PoolkitConnectionPool`;
+    ``min_size`` must be 0.
+    """
+
+    _null = True
+
+    def __init__(
+        self,
+        conninfo: str | Callable[[], str] = "",
+        *,
+        connection_class: type[CT] = _CONNECTION,
+        kwargs: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
+        min_size: int = defaults.NULL_MIN_SIZE,
+        max_size: int | None = None,
+        open: bool | None = None,  # noqa: A002 - psycopg_pool's name
+        configure: Callable[[CT], None] | None = None,
+        check: Callable[[CT], None] | None = None,
+        reset: Callable[[CT], None] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = defaults.TIMEOUT,
+        max_waiting: int = defaults.MAX_WAITING,
+        max_lifetime: float = defaults.MAX_LIFETIME,
+        max_idle: float = defaults.MAX_IDLE,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: Callable[[psycopg_pool.ConnectionPool[Any]], None] | None = None,
+        num_workers: int = defaults.NUM_WORKERS,
+        config: PoolConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            conninfo, connection_class=connection_class, kwargs=kwargs, min_size=min_size, max_size=max_size,
+            open=open, configure=configure, check=check, reset=reset, name=name,
+            close_returns=False,  # as with psycopg_pool: close() closes, and the pool would do nothing else
+            timeout=timeout, max_waiting=max_waiting, max_lifetime=max_lifetime, max_idle=max_idle,
+            reconnect_timeout=reconnect_timeout, reconnect_failed=reconnect_failed, num_workers=num_workers,
+            config=config, **settings,
+        )  # fmt: skip
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Open one connection, to see that it can be done, and close it. Raises PoolTimeout."""
+        self._check_admitted()
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
+                return
+            except PoolkitConnectFailed as error:
+                if time.monotonic() + RETRY_PAUSE >= deadline:
+                    raise self._not_connectable(timeout, error) from error.__cause__
+            time.sleep(RETRY_PAUSE)
+
+    def _acquire(self, timeout: float | None) -> CT:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                return super()._acquire(left)
+            except CheckFailed as error:
+                if deadline is not None and time.monotonic() + RETRY_PAUSE >= deadline:
+                    raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
+            time.sleep(RETRY_PAUSE)
+
+    def _release(self, conn: CT, how: dict[str, Any]) -> None:
+        # nobody waits: close it without asking whether it needs a reset
+        self._engine.release(conn, **(how or {"discard": not self._engine.stats().waiting}))
+
+    def check(self) -> None:
+        """Nothing to do: there are no idle connections."""

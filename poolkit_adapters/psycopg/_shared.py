@@ -1,0 +1,222 @@
+"""What the sync and the async pool have in common: everything without waiting."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+import poolkit
+from poolkit import PoolConfig, PoolError, PoolStats
+
+from .._errors import adapted
+from ._books import Ledger
+from ._config import check_callback, check_conninfo, numbered, parse, pool_config, sizes
+from ._errors import KINDS, ForeignConnection, PoolClosed, PoolTimeout, ServerUnavailable
+
+__all__ = ("PoolBase", "Returned", "logger")
+
+logger = logging.getLogger("psycopg.pool")
+
+RETRY_PAUSE = 0.1
+"""Seconds between two attempts of a null pool, which has no background in which to try again."""
+
+PSYCOPG_VERSION = tuple(int(part) for part in psycopg.__version__.split(".")[:2])
+
+
+class Returned(Exception):
+    """A returned connection cannot be used again; says nothing, the reason is in the log."""
+
+
+def status_name(connection: psycopg.BaseConnection[Any]) -> str:
+    """The transaction status of a connection, in words."""
+    return TransactionStatus(connection.pgconn.transaction_status).name
+
+
+def left_in(connection: psycopg.BaseConnection[Any], who: str, callback: object) -> psycopg.ProgrammingError:
+    """The error for a callback that has left a transaction open."""
+    return psycopg.ProgrammingError(
+        f"{who} {callback!r} left the connection in status {status_name(connection)}; it must end its transaction"
+    )
+
+
+class PoolBase:
+    """Settings, attributes, statistics and refusals of both pools. Mixed in before psycopg_pool's class."""
+
+    _null = False
+    _engine: Any
+    name: str
+
+    def _prepare(
+        self, config: PoolConfig | None, settings: dict[str, Any], *, sync: bool, **arguments: Any
+    ) -> PoolConfig:
+        """Check every argument; the engine's settings."""
+        for name in ("configure", "check", "reset", "reconnect_failed"):
+            check_callback(name, arguments[name], synchronous=sync)
+        del arguments["configure"], arguments["reset"], arguments["reconnect_failed"]
+        self.reconnect_timeout = numbered("reconnect_timeout", arguments.pop("reconnect_timeout"))
+        conninfo, kwargs = arguments.pop("conninfo"), arguments.pop("kwargs")
+        self.num_workers = int(arguments["num_workers"])
+        result = pool_config(config, settings, null=self._null, **arguments)
+        explicit = "connect_timeout" in settings or (
+            config is not None and config.connect_timeout != PoolConfig().connect_timeout
+        )
+        self._eager = result.start == "eager"
+        self._ledger = Ledger()
+        self._opened = False
+        self._open_implicit = False
+        return check_conninfo(conninfo, kwargs, result, explicit).replace(start="lazy")
+
+    # -- attributes of psycopg_pool, taken from the settings in effect --------------------------------------------
+
+    @property
+    def engine(self) -> Any:
+        """The poolkit pool underneath: ``stats()``, ``explain()``, ``suspend()``, ``reconfigure()``, events."""
+        return self._engine
+
+    @property
+    def _config(self) -> PoolConfig:
+        return self._engine.config  # type: ignore[no-any-return]
+
+    @property
+    def min_size(self) -> int:
+        """Connections kept open."""
+        return self._config.min_size
+
+    @property
+    def max_size(self) -> int:
+        """Connections that exist at once; 0 in a null pool: no limit."""
+        return self._config.max_size or 0
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that getconn waits by default (infinity: for ever)."""
+        return _or_inf(self._config.acquire_timeout)
+
+    @timeout.setter
+    def timeout(self, value: float) -> None:
+        self._engine.reconfigure(acquire_timeout=value)
+
+    @property
+    def max_waiting(self) -> int:
+        """Callers that may wait; 0: no limit."""
+        return self._config.max_waiting or 0
+
+    @max_waiting.setter
+    def max_waiting(self, value: int) -> None:
+        self._engine.reconfigure(max_waiting=value or None)
+
+    @property
+    def max_lifetime(self) -> float:
+        """Seconds after which a connection is replaced."""
+        return _or_inf(self._config.max_lifetime)
+
+    @max_lifetime.setter
+    def max_lifetime(self, value: float) -> None:
+        self._engine.reconfigure(max_lifetime=value)
+
+    @property
+    def max_idle(self) -> float:
+        """Seconds after which an unused connection above ``min_size`` is closed."""
+        return _or_inf(self._config.idle_timeout)
+
+    @max_idle.setter
+    def max_idle(self, value: float) -> None:
+        self._engine.reconfigure(idle_timeout=value)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool is closed, or not open yet."""
+        return not self._opened or bool(self._engine.closed)
+
+    def _sizes(self, min_size: int, max_size: int | None) -> dict[str, Any]:
+        low, high = sizes(min_size, max_size, null=self._null)
+        logger.info("resizing %r to min_size=%s max_size=%s", self.name, low, high)
+        return {"min_size": low, "max_size": high}
+
+    # -- statistics -----------------------------------------------------------------------------------------------
+
+    def get_stats(self) -> dict[str, int]:
+        """Measures and counters under psycopg_pool's names. Thread-safe, never waits for I/O."""
+        return self._ledger.report(self._engine.stats())
+
+    def pop_stats(self) -> dict[str, int]:
+        """As :meth:`get_stats`; the counters begin at zero again."""
+        return self._ledger.report(self._engine.stats(), pop=True)
+
+    # -- refusals and errors --------------------------------------------------------------------------------------
+
+    def _refuse(self) -> PoolClosed:
+        state = "already closed" if self._opened else "not open yet"
+        return PoolClosed(f"the pool {self.name!r} is {state}")
+
+    def _failed(self, error: PoolError) -> PoolError:
+        """Count a failed getconn; the error to raise."""
+        if isinstance(error, poolkit.PoolClosed) and "while this caller waited" not in str(error):
+            return self._refuse()
+        self._ledger.add("requests_errors")
+        return adapted(error, KINDS)
+
+    def _foreign(self, connection: Any) -> ForeignConnection:
+        pool = getattr(connection, "_pool", None)
+        origin = f"it comes from pool {pool.name!r}" if pool else "it is not out of any pool"
+        return ForeignConnection(f"cannot return connection to pool {self.name!r}, {origin}: {connection!r}")
+
+    def _not_ready(
+        self, timeout: float, stats: PoolStats, error: BaseException | None
+    ) -> PoolTimeout | ServerUnavailable:
+        have = stats.size - stats.connecting - stats.closing
+        text = f"pool {self.name!r} is not ready after {timeout:g} s: {have} of {stats.min_size} connections are open"
+        kind = ServerUnavailable if error is not None and not have else PoolTimeout
+        failure = kind(f"{text}; last connect error: {stats.last_connect_error or 'none'}")
+        failure.__cause__ = error
+        return failure
+
+    def _not_connectable(self, timeout: float, error: BaseException) -> ServerUnavailable:
+        failure = ServerUnavailable(f"pool {self.name!r} cannot connect in {timeout:g} s: {error}")
+        failure.__cause__ = error.__cause__
+        return failure
+
+    def _is_ready(self, stats: PoolStats) -> bool:
+        return stats.size - stats.connecting - stats.closing >= stats.min_size
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def _parameters(self, conninfo: Any, kwargs: Any, timeout: float | None) -> tuple[str, dict[str, Any]]:
+        """What to give to ``connect``; the engine's ``connect_timeout`` where the user has none of his own."""
+        conninfo, kwargs = conninfo or "", dict(kwargs or {})
+        if timeout is None or timeout == math.inf or "PGCONNECT_TIMEOUT" in os.environ:
+            return conninfo, kwargs
+        if "connect_timeout" not in kwargs and "connect_timeout" not in parse(conninfo):
+            kwargs["connect_timeout"] = max(2, math.ceil(timeout))  # libpq: whole seconds, at least 2
+        return conninfo, kwargs
+
+    def _adopt(self, connection: Any) -> None:
+        """A new connection is the pool's: psycopg warns of no open connection that has this attribute."""
+        connection._pool = None
+        connection._poolkit_block = None
+        connection._poolkit_pid = os.getpid()
+
+    def _lost(self, connection: Any) -> None:
+        """A connection came back that cannot be used again."""
+        self._ledger.add("returns_bad")
+        logger.warning("discarding closed connection: %s", connection)
+
+    def _hand_over(self, connection: Any) -> dict[str, Any]:
+        """A connection comes back: how the engine is to release it."""
+        connection._poolkit_block = None
+        if not connection.closed:
+            return {}
+        if connection._poolkit_pid != os.getpid():
+            return {}  # the parent's: the engine knows
+        self._lost(connection)
+        # closed by the user, or broken under him: then the others may be dead as well
+        return {"error": ConnectionAbortedError()} if connection.broken else {"discard": True}
+
+
+def _or_inf(value: float | None) -> float:
+    return math.inf if value is None else value

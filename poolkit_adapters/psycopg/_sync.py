@@ -1,0 +1,348 @@
+"""The synchronous pool."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+import psycopg
+import psycopg_pool
+from psycopg.pq import TransactionStatus
+from psycopg_pool.abc import CT
+
+from poolkit import Pool, PoolConfig, PoolError, Verdict
+from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+from poolkit.events import Event, EventKind
+
+from . import _config as defaults
+from ._connector import PsycopgConnector
+from ._errors import PoolClosed, ReadOnlyServer, behind_wrong_server, classify
+from ._io import ping
+from ._shared import PSYCOPG_VERSION, PoolBase, logger
+
+__all__ = ("PoolkitConnectionPool",)
+
+S = TypeVar("S", bound="PoolkitConnectionPool[Any]")
+_ACTIVE = TransactionStatus.ACTIVE
+_CONNECTION: Any = psycopg.Connection
+
+_CANCEL_TIMEOUT = 2.0  # seconds for telling the server to stop a statement that nobody waits for any more
+
+
+class _ReturningConnection(psycopg.Connection[Any]):
+    """psycopg before 3.3 does not know ``close_returns``."""
+
+    def close(self) -> None:
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            pool.putconn(self)
+        else:
+            super().close()
+
+
+class _Block(Generic[CT]):
+    """What ``pool.connection()`` gives: commits or rolls back at the end, then returns the connection."""
+
+    __slots__ = ("_connection", "_pool", "_timeout")
+
+    def __init__(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    def __enter__(self) -> CT:
+        connection = self._connection = self._pool.getconn(self._timeout)
+        connection._poolkit_block = self
+        return cast("CT", connection)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection = self._connection
+        if connection._poolkit_block is not self:
+            return  # given back inside the block
+        try:
+            if connection._poolkit_pid == os.getpid():  # a forked child must not commit on its parent's socket
+                connection.__exit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            self._pool._give(connection, error)
+
+
+class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
+    """poolkit in the place of ``psycopg_pool.ConnectionPool``. Thread-safe; safe after ``fork()``.
+
+    The arguments are psycopg_pool's, with its meaning and defaults (times in seconds). Two names mean something
+    else in poolkit: ``max_idle`` is a time here, and ``max_waiting=0`` is no limit. Besides them, as keywords, any
+    other setting of :class:`~poolkit.PoolConfig`, or ``config=`` in the place of psycopg_pool's defaults.
+    ``num_workers``, where given, is the number of connects at once (``max_connecting``).
+
+    Raises :class:`~poolkit.ConfigError` (a ValueError) for what cannot be meant.
+    """
+
+    connection_class: type[CT]
+
+    def __init__(
+        self,
+        conninfo: str | Callable[[], str] = "",
+        *,
+        connection_class: type[CT] = _CONNECTION,
+        kwargs: dict[str, Any] | Callable[[], dict[str, Any]] | None = None,
+        min_size: int = defaults.MIN_SIZE,
+        max_size: int | None = None,
+        open: bool | None = None,  # noqa: A002 - psycopg_pool's name
+        configure: Callable[[CT], None] | None = None,
+        check: Callable[[CT], None] | None = None,
+        reset: Callable[[CT], None] | None = None,
+        name: str | None = None,
+        close_returns: bool = False,
+        timeout: float = defaults.TIMEOUT,
+        max_waiting: int = defaults.MAX_WAITING,
+        max_lifetime: float = defaults.MAX_LIFETIME,
+        max_idle: float = defaults.MAX_IDLE,
+        reconnect_timeout: float = 300.0,
+        reconnect_failed: Callable[[psycopg_pool.ConnectionPool[Any]], None] | None = None,
+        num_workers: int = defaults.NUM_WORKERS,
+        config: PoolConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        defaults.check_class(
+            connection_class, psycopg.Connection, psycopg.AsyncConnection,
+            "PoolkitConnectionPool", "AsyncPoolkitConnectionPool",
+        )  # fmt: skip
+        if close_returns and PSYCOPG_VERSION < (3, 3):
+            if connection_class is not _CONNECTION:
+                raise TypeError("close_returns=True with a connection_class of your own needs psycopg 3.3 or newer")
+            connection_class = cast("type[CT]", _ReturningConnection)
+        prepared = self._prepare(
+            config, settings, sync=True, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
+            configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
+            max_lifetime=max_lifetime, max_idle=max_idle, reconnect_timeout=reconnect_timeout,
+            reconnect_failed=reconnect_failed, num_workers=num_workers,
+        )  # fmt: skip
+        self.conninfo = conninfo
+        self.kwargs = kwargs
+        self.connection_class = connection_class
+        self.close_returns = close_returns
+        self._configure, self._ask, self._reset = configure, check, reset
+        self._reconnect_failed = reconnect_failed
+        # psycopg_pool's own check asks what ours asks, without a limit of time
+        self._plain_check = check in (self.check_connection, psycopg_pool.ConnectionPool.check_connection)
+        self._connector = PsycopgConnector(self)
+        self._connector.connect_in_caller = self._null
+        self._engine: Pool[CT] = Pool(cast("Any", self._connector), prepared, name=name or None)
+        self.name = self._engine.name
+        if open is None:
+            open = self._open_implicit = True  # noqa: A001
+        if open:
+            PoolkitConnectionPool.open(self)
+
+    # -- opening and closing --------------------------------------------------------------------------------------
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Admit callers and begin to connect; with ``wait`` as :meth:`wait`. A closed pool cannot be opened again."""
+        if self._engine.closed:
+            raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
+        if not self._opened:
+            self._opened = True
+            if self._eager:
+                self._fill()
+        if wait:
+            self.wait(timeout)
+
+    def _fill(self) -> None:
+        try:
+            self._engine.warm_up(timeout=0)  # in the background
+        except PoolkitConnectFailed:
+            pass
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: callers in the queue hear PoolClosed at once, connections out are closed on their return.
+
+        Waits at most ``timeout`` seconds, in all, for the idle ones to be closed. To let leases end first:
+        ``pool.engine.drain(timeout)``.
+        """
+        self._connector.outage.over()
+        if self._opened:
+            self._engine.close(max(0.0, timeout))
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until ``min_size`` connections are open. Raises PoolTimeout; the pool goes on trying."""
+        self._check_admitted()
+        deadline = time.monotonic() + timeout
+        changed = threading.Event()
+        last: list[BaseException] = []
+
+        def listen(event: Event) -> None:
+            if event.kind is EventKind.CONNECT_FAILED and event.error is not None:
+                last[:] = [event.error]
+            changed.set()
+
+        self._engine.add_listener(listen)
+        try:
+            if not self._eager:
+                self._fill()
+            while not self._is_ready(stats := self._engine.stats()):
+                if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
+                    raise self._not_ready(0.0, stats, last[0])
+                if not changed.wait(max(0.0, deadline - time.monotonic())):
+                    raise self._not_ready(timeout, stats, last[0] if last else None)
+                changed.clear()
+                if self._engine.closed:
+                    raise PoolClosed(f"the pool {self.name!r} was closed")
+        finally:
+            self._engine.remove_listener(listen)
+
+    def __enter__(self: S) -> S:
+        self._open_implicit = False
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def _check_admitted(self) -> None:
+        if self.closed:
+            raise self._refuse()
+        if self._open_implicit:
+            self._open_implicit = False
+            warnings.warn(
+                f"{type(self).__name__} was opened by its constructor because open= was not given; psycopg_pool is "
+                "to change that default: say open=True or open=False, or use the pool in a with block",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+
+    def connection(self, timeout: float | None = None) -> _Block[CT]:  # type: ignore[override]
+        """``with pool.connection() as conn``: a connection, committed (or rolled back) and returned at the end.
+
+        Arguments and errors as :meth:`getconn`.
+        """
+        return _Block(self, timeout)
+
+    def getconn(self, timeout: float | None = None) -> CT:
+        """A connection, to be given back with :meth:`putconn`.
+
+        ``timeout`` in seconds replaces the pool's; 0: one that can be had at once. Raises PoolTimeout,
+        TooManyRequests, PoolClosed; ConnectFailed at once where waiting cannot help.
+        """
+        if not self._opened or self._open_implicit:
+            self._check_admitted()
+        begun = time.monotonic()
+        try:
+            connection = self._acquire(self._config.acquire_timeout if timeout is None else max(0.0, timeout))
+        except PoolError as error:
+            raise self._failed(error) from error.__cause__
+        except BaseException:
+            self._ledger.add("requests_errors")
+            raise
+        finally:
+            spent = time.monotonic() - begun
+            if spent > 1e-4:  # less is not waiting
+                self._ledger.add("requests_wait_ms", spent * 1000)
+        connection._pool = self
+        return connection
+
+    def _acquire(self, timeout: float | None) -> CT:
+        return self._engine.acquire(timeout)
+
+    def putconn(self, conn: CT) -> None:
+        """Give a connection back. An open transaction is rolled back, with a warning in the log.
+
+        Raises ValueError for a connection that is not out of this pool.
+        """
+        self._give(conn, None)
+
+    def _give(self, conn: Any, error: BaseException | None) -> None:
+        if getattr(conn, "_pool", None) is not self:
+            raise self._foreign(conn)
+        conn._pool = None
+        how = self._hand_over(conn)
+        if not how:
+            if error is not None and behind_wrong_server(conn, error):
+                how = {"error": ReadOnlyServer()}
+            elif conn.pgconn.transaction_status == _ACTIVE and conn._poolkit_pid == os.getpid():
+                self._stop(conn)
+                return
+        self._release(conn, how)
+
+    def _release(self, conn: CT, how: dict[str, Any]) -> None:
+        self._engine.release(conn, **how)
+
+    def _stop(self, conn: Any) -> None:
+        """It came back in the middle of something: the server is told to stop, then the connection goes.
+
+        In a thread, because the server may not answer; until then the connection keeps its place in the pool, so
+        that no more than ``max_size`` sessions are ever at work.
+        """
+        logger.warning("closing returned connection: %s", conn)
+
+        def stop() -> None:
+            try:
+                conn.cancel_safe(timeout=_CANCEL_TIMEOUT)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+                logger.info("cannot cancel on %s: %s", conn, error)
+            self._connector.abort(conn)
+            self._lost(conn)
+            self._engine.release(conn, discard=True)
+
+        try:
+            threading.Thread(target=stop, name=f"{self.name}-cancel", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._engine.release(conn, discard=True)
+
+    # -- maintenance ----------------------------------------------------------------------------------------------
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the sizes at once: no lease is cut, surplus connections are closed when they come back."""
+        self._engine.reconfigure(**self._sizes(min_size, max_size))
+
+    def drain(self) -> None:
+        """Replace all connections: idle ones now, those that are out when they come back."""
+        self._engine.clear()
+
+    def check(self) -> None:
+        """Test the idle connections, one at a time, and replace those that are dead or expired."""
+        self._check_admitted()
+        held = []
+        for _ in range(self._engine.stats().idle):
+            try:
+                connection = self._engine.acquire(0)
+            except PoolError:
+                break
+            try:
+                ping(connection.pgconn, self._config.check_timeout)
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    self._ledger.add("connections_lost")
+                    logger.warning("discarding broken connection: %s", connection)
+                self._engine.release(connection, error=ConnectionAbortedError())
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            if self._config.order == "fifo":
+                self._engine.release(connection)
+            else:  # the last one returned would be the next one taken
+                held.append(connection)
+        for connection in held:
+            self._engine.release(connection)
+
+    @staticmethod
+    def check_connection(conn: CT) -> None:
+        """One round trip on ``conn``; raises psycopg.OperationalError if it is dead. May be given as ``check``."""
+        ping(conn.pgconn, None)
+
+    def reconnect_failed(self) -> None:
+        """Called when no connection could be opened for ``reconnect_timeout`` seconds, and again after as many."""
+        if self._reconnect_failed is not None:
+            self._reconnect_failed(self)
