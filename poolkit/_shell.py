@@ -344,6 +344,14 @@ class Shell(Gate, Generic[C]):
         """
         self._decide(commands.clear, self._core, self._clock())
 
+    def discard_idle(self, condition: Callable[[C], bool] | None = None) -> int:
+        """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them.
+
+        Leases are not touched. The condition must not block; it may see a connection that is just being leased.
+        Thread-safe.
+        """
+        return self._decide(commands.discard_idle, self._core, condition, self._clock())
+
     def suspend(self, *, fail_fast: bool = False) -> None:
         """Hand out nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast`` get
         :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.

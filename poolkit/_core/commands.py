@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ..config import PoolConfig
 from ..errors import PoolClosed
 from ..events import CloseReason, EventKind
 from ..policies.retire import expiry
-from .entry import CONNECTING, ESTABLISHED, Entry, Purpose
+from .entry import CONNECTING, ESTABLISHED, IDLE, Entry, Purpose
 from .machine import Core
 from .state import Phase
 
-__all__ = ("abort_leased", "clear", "reconfigure", "reserve", "resume", "shut", "suspend")
+__all__ = ("abort_leased", "clear", "discard_idle", "reconfigure", "reserve", "resume", "shut", "suspend")
 
 
 def clear(core: Core, now: float) -> None:
@@ -18,6 +21,24 @@ def clear(core: Core, now: float) -> None:
     for lane in list(core.lanes.values()):
         core.clear_lane(lane, now)
     core.freed(core.lane, now)
+
+
+def discard_idle(core: Core, condition: Callable[[Any], bool] | None, now: float) -> int:
+    """Close the idle connections for which ``condition`` holds (None: all); the number of them."""
+    closed = 0
+    for lane in list(core.lanes.values()):
+        for entry in lane.idle.copy():
+            if entry.state is not IDLE or (condition is not None and not condition(entry.connection)):
+                continue
+            try:
+                lane.idle.remove(entry)
+            except ValueError:
+                continue  # taken a moment ago
+            entry.listed = False
+            core.idle_order.pop(entry, None)
+            core.begin_close(entry, CloseReason.DISCARDED, now)
+            closed += 1
+    return closed
 
 
 def suspend(core: Core, fail_fast: bool, now: float) -> None:
