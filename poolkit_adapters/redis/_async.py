@@ -1,0 +1,418 @@
+"""The pool for redis-py's asyncio clients."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from poolkit import AsyncConnector, AsyncPool, PoolConfig, UsageError, Verdict
+from poolkit.errors import NotLeased, PoolError
+from poolkit.events import Listener
+from poolkit_adapters._options import split_options
+from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._driver import (
+    GET_CONNECTION_ARGS_DEPRECATED,
+    AsyncConnection,
+    AsyncConnectionPool,
+    AsyncReAuthListener,
+    AsyncReleasedEvent,
+    EventDispatcher,
+    exceptions,
+    metering,
+    record_count,
+    record_created,
+    record_wait,
+)
+from poolkit_adapters.redis._guard import AsyncGuard, State
+from poolkit_adapters.redis._settings import (
+    DEFAULT_LIMIT,
+    DEFAULT_TIMEOUT,
+    from_text,
+    plan,
+    settle_connect_timeout,
+    warn_arguments,
+)
+
+__all__ = ("AsyncPoolkitConnectionPool",)
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that ``disconnect()`` waits for the peers to take note; the sockets are closed by then in any case."""
+
+
+class _Connector(AsyncConnector[Any]):
+    """The engine's hands: redis-py's connections as the pool makes them."""
+
+    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
+        self._guards: dict[int, AsyncGuard] = pool._guards
+
+    async def connect(self, timeout: float | None) -> Any:
+        pool = self._pool()
+        if pool is None:
+            raise exceptions.ConnectionError("the pool is gone")
+        return await pool._open()
+
+    async def close(self, connection: Any) -> None:
+        guard = self._forget(connection)
+        try:
+            await connection.disconnect()
+        finally:
+            self._ended(guard)
+
+    def abort(self, connection: Any) -> None:
+        guard = self._forget(connection)
+        try:
+            _disconnect_now(connection)
+        finally:
+            self._ended(guard)
+
+    def _forget(self, connection: Any) -> AsyncGuard | None:
+        pool = self._pool()
+        guard = self._guards.pop(id(connection), None)
+        if pool is not None and guard is not None:
+            pool._count(guard, None)
+        return guard
+
+    def _ended(self, guard: AsyncGuard | None) -> None:
+        if guard is not None and guard.closed is not None and not guard.closed.done():
+            guard.closed.set_result(None)
+
+    def peek(self, connection: Any) -> bool:
+        guard = self._guards.get(id(connection))
+        # an unusual one is looked at when it is handed out, which may take a turn of the loop
+        return guard is None or not guard.watched or guard.clean() or not guard.ended()
+
+    async def check(self, connection: Any, timeout: float | None) -> bool:
+        guard = self._guards.get(id(connection))
+        if guard is None or not guard.watched:
+            return True
+        await connection.send_command("PING", check_health=False)
+        return await connection.read_response() in (b"PONG", "PONG")
+
+    def classify(self, error: BaseException) -> Verdict:
+        return _errors.classify(error)
+
+    def forget(self, connection: Any) -> None:
+        guard = self._guards.pop(id(connection), None)
+        if guard is not None:
+            guard.drop()
+
+
+def _disconnect_now(connection: Any) -> None:
+    """``disconnect(nowait=True)``, which waits for nothing, run to its end here and now."""
+    try:
+        coroutine = connection.disconnect(nowait=True)
+    except TypeError:  # a foreign class
+        coroutine = connection.disconnect()
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    except RuntimeError:  # no running loop
+        pass
+    coroutine.close()
+    if hasattr(connection, "_close"):
+        connection._close()
+
+
+class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
+    """Stands in for ``redis.asyncio.BlockingConnectionPool``; with ``timeout=0`` for ``redis.asyncio.ConnectionPool``.
+
+    ::
+
+        client = redis.asyncio.Redis(connection_pool=AsyncPoolkitConnectionPool(host="localhost", max_connections=20))
+
+    Arguments and errors as :class:`PoolkitConnectionPool`. For one event loop: that of its first use. May be made
+    outside of a loop; when its loop has ended, the next one begins with connections of its own.
+    """
+
+    def __init__(
+        self,
+        max_connections: int | None = DEFAULT_LIMIT,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        connection_class: Any = AsyncConnection,
+        queue_class: Any = asyncio.LifoQueue,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        **connection_kwargs: Any,
+    ) -> None:
+        settings, driver = split_options(connection_kwargs)
+        settle_connect_timeout(config, settings, driver)
+        self._guards: dict[int, AsyncGuard] = {}
+        self._engine: AsyncPool[Any] | None = None
+        self._engine_args: tuple[Any, ...] = (
+            config, settings, timeout, {"name": name, "listeners": tuple(listeners), "debug": debug},
+        )  # fmt: skip
+        self.queue_class = queue_class
+        super().__init__(connection_class=connection_class, max_connections=max_connections, **driver)
+        self._begin()
+
+    def _begin(self) -> None:
+        config, settings, timeout, rest = self._engine_args
+        base, keywords = plan(
+            config, from_text(settings), limit=self.max_connections, timeout=timeout, queue_class=self.queue_class
+        )
+        self._guards = {}
+        self._engine = AsyncPool(_Connector(self), base, **rest, **keywords)
+
+    def reset(self) -> None:
+        """Begin anew with no connections; those in use are their users' own from now on."""
+        old = self.engine
+        old.discard_idle()
+        self._begin()
+
+    # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
+
+    @property
+    def engine(self) -> AsyncPool[Any]:
+        """The engine: ``stats()``, ``explain()``, ``describe()``, ``suspend()``, ``drain()``, ``reconfigure()``..."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def max_connections(self) -> Any:
+        """Connections that exist at once; may be set on the live pool."""
+        return self._limit if self._engine is None else self._engine.config.max_size
+
+    @max_connections.setter
+    def max_connections(self, value: int) -> None:
+        if self._engine is None:
+            self._limit = value
+        else:
+            self._engine.reconfigure(max_size=value)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds to wait for a connection; may be set on the live pool."""
+        return self.engine.config.acquire_timeout
+
+    @timeout.setter
+    def timeout(self, value: float | None) -> None:
+        self.engine.reconfigure(acquire_timeout=value)
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """A connection that stands and from which nothing is to be read; give it back with :meth:`release`.
+
+        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) when none comes free in ``timeout``
+        seconds, and what redis-py raises when it cannot connect.
+        """
+        if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
+            warn_arguments()
+        started = time.monotonic()
+        try:
+            connection = await self._engine.acquire()  # type: ignore[union-attr]
+        except PoolError as error:
+            raise _errors.pool_error(error) from error.__cause__
+        guard = self._guards.get(id(connection))
+        if guard is None:  # reset() in this very moment
+            return connection
+        if guard.fresh:
+            guard.fresh = False
+        elif not guard.clean():
+            try:
+                if not await guard.look():
+                    await self._connect(connection, guard)
+            except BaseException:
+                self.engine.release_nowait(connection, discard=True)
+                raise
+        guard.state = State.USED
+        if metering():
+            self._count(guard, State.USED)
+            record_wait(self, time.monotonic() - started)
+        return connection
+
+    async def ensure_connection(self, connection: Any) -> None:
+        """Connect the connection if it is not, and anew if anything is to be read from it."""
+        guard = self._guards.get(id(connection)) or AsyncGuard(connection)
+        await connection.connect()
+        if not guard.clean() and not await guard.look():
+            await self._connect(connection, guard)
+
+    async def _connect(self, connection: Any, guard: AsyncGuard) -> None:
+        await connection.disconnect()
+        try:
+            await connection.connect()
+        except exceptions.RedisError as error:
+            raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
+        guard.opened()
+        if not guard.clean() and not await guard.look():
+            raise exceptions.ConnectionError("Connection not ready")
+
+    async def _open(self) -> Any:
+        """Make a connection and connect it."""
+        started = time.monotonic()
+        connection = self.make_connection()
+        guard = self._guards[id(connection)] = AsyncGuard(connection)
+        try:
+            await self.ensure_connection(connection)
+            guard.opened()
+        except BaseException as error:
+            self._guards.pop(id(connection), None)
+            _disconnect_now(connection)
+            if isinstance(error, exceptions.RedisError):
+                raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
+            raise
+        guard.state = State.IDLE
+        if metering():
+            self._count(guard, State.IDLE)
+            record_created(self, time.monotonic() - started)
+        return connection
+
+    def make_connection(self) -> Any:
+        """A new connection object, not connected and not in the pool."""
+        return self.connection_class(**self.connection_kwargs)
+
+    async def release(self, connection: Any) -> None:
+        """Give a connection back. It is in the pool's hands, or closed, when this ends in whatever way.
+
+        Raises ``KeyError`` for one that is not in use, as redis-py does. Kept only if it is connected, not marked
+        for reconnect, and its session is as it was: one with another database selected, an open transaction or a
+        subscription is closed.
+        """
+        guard = self._guards.get(id(connection))
+        if guard is None or guard.connection is not connection or guard.state is not State.USED:
+            raise KeyError(connection)
+        guard.state = State.IDLE
+        keep = False
+        try:
+            keep = self.owns_connection(connection) and guard.sound()
+            if AsyncReleasedEvent is not None and self._must_tell(connection, keep):
+                told, keep = keep, False  # an exception leaves it in an unknown state
+                await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))
+                keep = told and guard.sound()
+        finally:
+            if metering():
+                self._count(guard, State.IDLE)
+            try:
+                self.engine.release_nowait(connection, discard=not keep)
+            except NotLeased:
+                pass  # reset()
+
+    def owns_connection(self, connection: Any) -> bool:
+        """Whether the connection may be kept; the sentinels' pool has its own opinion."""
+        return True
+
+    def _must_tell(self, connection: Any, keep: bool) -> bool:
+        """Whether listeners are to be told of the release; the default one only authenticates anew."""
+        if getattr(connection, "_re_auth_token", None) is not None:
+            if keep:
+                return True
+            connection.set_re_auth_token(None)  # it would connect again only to be closed
+        dispatcher = self._event_dispatcher
+        if type(dispatcher) is not EventDispatcher:
+            return True
+        listening = dispatcher._event_listeners_mapping.get(AsyncReleasedEvent, ())
+        return not all(type(listener) is AsyncReAuthListener for listener in listening)
+
+    def can_get_connection(self) -> bool:
+        """Whether a connection is to be had without waiting for one to come back."""
+        stats = self.engine.stats()
+        limit = self.max_connections
+        return stats.idle > 0 or limit is None or stats.size < limit
+
+    def get_available_connection(self) -> Any:
+        """Not here: a connection of poolkit's is always connected, which takes an ``await``."""
+        raise UsageError("use 'await get_connection()': poolkit hands out no connection that is not connected")
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever task. The pool
+        stays usable.
+        """
+        waiting: list[asyncio.Future[None]] = []
+        loop = asyncio.get_running_loop()
+
+        def note(connection: Any) -> bool:
+            guard = self._guards.get(id(connection))
+            if guard is not None:
+                guard.closed = loop.create_future()
+                waiting.append(guard.closed)
+            return True
+
+        closed = self.engine.discard_idle(note)
+        used = self._in_state(State.USED, State.OPENING) if inuse_connections else []
+        results = await asyncio.gather(*(connection.disconnect() for connection in used), return_exceptions=True)
+        if closed:
+            await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def set_retry(self, retry: Any) -> None:
+        """Use ``retry`` for all connections, present and future."""
+        self.connection_kwargs.update({"retry": retry})
+        for guard in list(self._guards.values()):
+            guard.connection.retry = retry
+
+    async def re_auth_callback(self, token: Any) -> None:
+        """Authenticate all connections anew: idle ones before their next use, those in use when they come back."""
+        for guard in list(self._guards.values()):
+            guard.connection.set_re_auth_token(token)
+            guard.doubt = True
+
+    # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
+
+    def _in_state(self, *states: State) -> list[Any]:
+        return [guard.connection for guard in list(self._guards.values()) if guard.state in states]
+
+    def _get_free_connections(self) -> Any:
+        return self._in_state(State.IDLE)
+
+    def _get_in_use_connections(self) -> Any:
+        return set(self._in_state(State.USED, State.OPENING))
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        """For programs that count redis-py's lists; changing the answer changes nothing."""
+        return self._in_state(State.IDLE)
+
+    @_available_connections.setter
+    def _available_connections(self, value: Any) -> None:
+        """redis-py's constructor makes an empty list of its own."""
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self._in_state(State.USED, State.OPENING))
+
+    @_in_use_connections.setter
+    def _in_use_connections(self, value: Any) -> None:
+        """redis-py's constructor makes an empty set of its own."""
+
+    def set_in_maintenance(self, in_maintenance: bool) -> None:
+        """Nothing to do: a notification's handler changes the pool between two turns of the loop."""
+
+    async def update_active_connections_for_reconnect(self) -> None:
+        """Replace the connections in use when they come back."""
+        for connection in self._get_in_use_connections():
+            connection.mark_for_reconnect()
+
+    async def _disconnect_connections(self, connections: Iterable[Any]) -> None:
+        """Idle connections that the server asked to leave: closed by the engine, not under somebody's hands."""
+        chosen = {id(connection) for connection in connections}
+        self.engine.discard_idle(lambda connection: id(connection) in chosen)
+
+    def _count(self, guard: AsyncGuard, state: State | None) -> None:
+        """Keep redis-py's metric: each connection is counted in the state that was told last."""
+        if guard.counted is state:
+            return
+        if guard.counted is not None:
+            record_count(self, guard.counted is State.USED, -1)
+        guard.counted = state
+        if state is not None:
+            record_count(self, state is State.USED, 1)
+
+    def __del__(self) -> None:
+        try:
+            for guard in list(self._guards.values()):
+                self._count(guard, None)
+        except Exception:  # noqa: BLE001  at the end of the interpreter anything may be gone
+            pass

@@ -1,0 +1,131 @@
+"""What the adapter needs of redis-py, 5.1 to 8.x. Names that only newer versions have are None in older ones."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from poolkit_adapters._errors import missing_extra
+
+try:
+    import redis
+    import redis._parsers as _parsers
+    import redis.asyncio.connection as async_connection
+    import redis.connection as sync_connection
+    import redis.exceptions as exceptions
+except ImportError as error:
+    raise missing_extra("poolkit_adapters.redis", "redis-py 5.1 or newer", "redis") from error
+
+__all__ = (
+    "Abstract",
+    "AsyncAbstract",
+    "AsyncConnection",
+    "AsyncConnectionPool",
+    "AsyncReleasedEvent",
+    "AsyncReAuthListener",
+    "CacheProxy",
+    "Connection",
+    "ConnectionPool",
+    "EventDispatcher",
+    "GET_CONNECTION_ARGS_DEPRECATED",
+    "HIREDIS_PUSH",
+    "MARKS_FOR_RECONNECT",
+    "NO_WAIT",
+    "ReAuthListener",
+    "ReleasedEvent",
+    "exceptions",
+    "metering",
+    "parsers",
+    "record_count",
+    "record_created",
+    "record_wait",
+    "version",
+)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+
+version = _version(redis.__version__)
+
+parsers: Any = _parsers
+
+# The stock classes as they are when this module is imported, whatever takes their names later.
+ConnectionPool: Any = sync_connection.ConnectionPool
+Connection: Any = sync_connection.Connection
+Abstract: Any = sync_connection.AbstractConnection
+CacheProxy: Any = sync_connection.CacheProxyConnection
+AsyncConnectionPool: Any = async_connection.ConnectionPool
+AsyncConnection: Any = async_connection.Connection
+AsyncAbstract: Any = async_connection.AbstractConnection
+
+GET_CONNECTION_ARGS_DEPRECATED = version >= (5, 3)
+"""Whether ``get_connection(command_name)`` is the old way; before, the clients themselves call it so."""
+
+MARKS_FOR_RECONNECT = hasattr(Abstract, "should_reconnect")
+"""Whether connections can be marked to be replaced when they come back (maintenance notifications)."""
+
+NO_WAIT: dict[str, Any] = {"timeout": 0} if "timeout" in inspect.signature(Abstract.read_response).parameters else {}
+"""Arguments of a sync ``read_response`` that does not wait for the rest of a message."""
+
+ReleasedEvent: Any = None
+AsyncReleasedEvent: Any = None
+EventDispatcher: Any = None
+ReAuthListener: Any = None
+AsyncReAuthListener: Any = None
+try:
+    import redis.event as _event
+except ImportError:  # before 5.3
+    pass
+else:
+    ReleasedEvent = _event.AfterConnectionReleasedEvent
+    AsyncReleasedEvent = _event.AsyncAfterConnectionReleasedEvent
+    EventDispatcher = _event.EventDispatcher
+    ReAuthListener = _event.ReAuthConnectionListener
+    AsyncReAuthListener = _event.AsyncReAuthConnectionListener
+
+HIREDIS_PUSH: Any = None
+"""The type of a push message as hiredis reads it; None: pushes cannot be told from replies."""
+try:
+    import hiredis as _hiredis
+except ImportError:
+    pass
+else:
+    HIREDIS_PUSH = getattr(_hiredis, "PushNotification", None)
+
+_recorder: Any = None
+_names: Any = None
+_observability: Any = None
+try:
+    import redis.observability.attributes as _names  # type: ignore[no-redef, unused-ignore]
+    import redis.observability.providers as _observability  # type: ignore[no-redef, unused-ignore]
+    import redis.observability.recorder as _recorder  # type: ignore[no-redef, unused-ignore]
+except ImportError:  # before 7.1
+    pass
+_COUNTS = hasattr(_recorder, "record_connection_count")
+
+
+def metering() -> bool:
+    """Whether redis-py's own OpenTelemetry metrics are on."""
+    return _recorder is not None and (
+        _recorder._metrics_collector is not None
+        or _observability.get_observability_instance().get_provider_manager() is not None
+    )
+
+
+def record_count(pool: Any, used: bool, change: int) -> None:
+    """redis-py's metric of idle and used connections."""
+    if _COUNTS:
+        state = _names.ConnectionState.USED if used else _names.ConnectionState.IDLE
+        _recorder.record_connection_count(pool_name=_names.get_pool_name(pool), connection_state=state, counter=change)
+
+
+def record_created(pool: Any, seconds: float) -> None:
+    """redis-py's metric of the time a connect took."""
+    _recorder.record_connection_create_time(connection_pool=pool, duration_seconds=seconds)
+
+
+def record_wait(pool: Any, seconds: float) -> None:
+    """redis-py's metric of the time a caller waited for a connection."""
+    _recorder.record_connection_wait_time(pool_name=_names.get_pool_name(pool), duration_seconds=seconds)

@@ -1,0 +1,113 @@
+"""Errors that are poolkit's and redis-py's at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from poolkit.connector import Verdict, default_classify
+from poolkit.errors import (
+    AcquireTimeout,
+    CircuitOpen,
+    ConnectFailed,
+    ConnectTimeout,
+    PoolBusy,
+    PoolClosed,
+    PoolError,
+    PoolSuspended,
+    ServerUnavailable,
+)
+from poolkit_adapters._errors import adapted
+from poolkit_adapters.redis._driver import exceptions
+
+__all__ = (
+    "RedisAcquireTimeout",
+    "RedisCircuitOpen",
+    "RedisConnectFailed",
+    "RedisConnectTimeout",
+    "RedisPoolBusy",
+    "RedisPoolClosed",
+    "RedisPoolSuspended",
+    "RedisServerUnavailable",
+    "classify",
+    "connect_error",
+    "pool_error",
+)
+
+
+class RedisAcquireTimeout(AcquireTimeout, exceptions.MaxConnectionsError):
+    """No connection within ``timeout``. A ``MaxConnectionsError``, which ``RedisCluster`` does not take for a dead
+    node (a plain ``ConnectionError`` makes it read the topology anew).
+    """
+
+
+class RedisPoolBusy(PoolBusy, exceptions.MaxConnectionsError):
+    """``max_waiting`` callers wait already."""
+
+
+class RedisServerUnavailable(ServerUnavailable, exceptions.ConnectionError):
+    """``timeout`` ran out while no connection could be opened."""
+
+
+class RedisConnectFailed(ConnectFailed, exceptions.ConnectionError):
+    """A connection could not be opened; ``__cause__`` is redis-py's error."""
+
+
+class RedisConnectTimeout(ConnectTimeout, exceptions.TimeoutError):
+    """``socket_connect_timeout`` (or ``socket_timeout`` in the handshake) ran out."""
+
+
+class RedisCircuitOpen(CircuitOpen, exceptions.ConnectionError):
+    """The circuit breaker is open."""
+
+
+class RedisPoolClosed(PoolClosed, exceptions.ConnectionError):
+    """The pool's engine was drained or closed."""
+
+
+class RedisPoolSuspended(PoolSuspended, exceptions.ConnectionError):
+    """The pool was suspended with ``fail_fast=True``."""
+
+
+_KINDS: Mapping[type[PoolError], type[PoolError]] = {
+    ServerUnavailable: RedisServerUnavailable,
+    AcquireTimeout: RedisAcquireTimeout,
+    PoolBusy: RedisPoolBusy,
+    PoolClosed: RedisPoolClosed,
+    PoolSuspended: RedisPoolSuspended,
+    CircuitOpen: RedisCircuitOpen,
+    ConnectTimeout: RedisConnectTimeout,
+    ConnectFailed: RedisConnectFailed,
+}
+
+
+def pool_error(error: PoolError) -> PoolError:
+    """An error of the engine with redis-py's type beside poolkit's."""
+    if isinstance(error, exceptions.RedisError):  # from the connector: is both already
+        return error
+    return adapted(error, _KINDS)
+
+
+def connect_error(error: BaseException) -> BaseException:
+    """An error of redis-py's ``connect()`` with poolkit's type beside its own.
+
+    Only its two general types; a subclass (authentication, server loading, no master) says more as it is.
+    """
+    new: Any
+    if type(error) is exceptions.TimeoutError:
+        new = RedisConnectTimeout(*error.args)
+    elif type(error) is exceptions.ConnectionError:
+        new = RedisConnectFailed(*error.args)
+    else:
+        return error
+    new.__cause__ = error
+    return new  # type: ignore[no-any-return]
+
+
+def classify(error: BaseException) -> Verdict:
+    """What an error means for a connection: redis-py's answers from the server leave it sound."""
+    if isinstance(error, exceptions.AuthenticationError):
+        return Verdict.FATAL
+    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
+        return Verdict.SUSPECT
+    return default_classify(error)

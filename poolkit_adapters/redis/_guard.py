@@ -1,0 +1,388 @@
+"""What the pool knows about one connection of redis-py: is it clean, was its session changed, is it lent out.
+
+A connection may be handed out if nothing is to be read from it. Where something is, it is one of three: a push
+message of RESP3 (handled here), the reply to somebody else's command (never to be seen by the next user), or the
+end of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from poolkit_adapters.redis._driver import (
+    HIREDIS_PUSH,
+    MARKS_FOR_RECONNECT,
+    NO_WAIT,
+    Abstract,
+    AsyncAbstract,
+    CacheProxy,
+    parsers,
+)
+
+__all__ = ("AsyncGuard", "Guard", "State")
+
+_PUSH = b">"
+_poll: Callable[[], Any] | None = getattr(select, "poll", None)  # absent on Windows
+
+
+class State(Enum):
+    """Who has the connection, as far as redis-py's bookkeeping goes."""
+
+    OPENING = "opening"
+    IDLE = "idle"
+    USED = "used"
+
+
+def _spellings(*names: str) -> frozenset[object]:
+    cases = {case for name in names for case in (name, name.lower(), name.capitalize())}
+    return frozenset(cases | {case.encode() for case in cases})
+
+
+_BEGIN = _spellings("WATCH", "MULTI")
+_END = _spellings("EXEC", "DISCARD", "UNWATCH")
+_SELECT = _spellings("SELECT")
+_LOST = _spellings("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "RESET")
+_NOTED = _BEGIN | _END | _SELECT | _LOST
+
+
+class Footprint:
+    """Notes the commands that leave a state behind: another database, an open transaction, a subscription.
+
+    Sits where redis-py packs commands, so that pipelines and raw commands pass by too.
+    """
+
+    __slots__ = ("_db", "_home", "_lost", "_open", "_pack")
+
+    def __init__(self, pack: Callable[..., Any], db: object) -> None:
+        self._pack = pack
+        self._home = str(db)
+        self.forget()
+
+    def forget(self) -> None:
+        """The session begins anew."""
+        self._db = self._home
+        self._open = self._lost = False
+
+    def pack(self, *args: Any) -> Any:
+        """Pack one command."""
+        if args and args[0] in _NOTED:
+            self._note(args)
+        return self._pack(*args)
+
+    def _note(self, args: tuple[Any, ...]) -> None:
+        name = args[0]
+        if name in _BEGIN:
+            self._open = True
+        elif name in _END:
+            self._open = False
+        elif name in _SELECT:
+            db = args[1] if len(args) > 1 else self._home
+            self._db = db.decode() if isinstance(db, bytes) else str(db)
+        else:
+            self._lost = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether the next user would find another session than a new connection's."""
+        return self._open or self._lost or self._db != self._home
+
+
+class Guard:
+    """Of one sync connection. Not thread-safe: called by whoever has the connection."""
+
+    __slots__ = (
+        "_footprint",
+        "_look_lock",
+        "_poll",
+        "_sock",
+        "connection",
+        "counted",
+        "doubt",
+        "fresh",
+        "inner",
+        "state",
+        "watched",
+    )
+
+    def __init__(self, connection: Any, lock: Any) -> None:
+        self.connection = connection
+        self.inner = connection._conn if isinstance(connection, CacheProxy) else connection
+        # another thread may read pushes from a connection of a cached pool, holding the pool's lock
+        self._look_lock = lock
+        self.watched = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
+        self.state = State.OPENING
+        self.counted: State | None = None
+        self.fresh = True  # looked at when it was opened, not handed out since
+        self.doubt = False  # something is to be done before it may be handed out
+        self._sock: Any = None
+        self._poll: Callable[[int], Any] | None = None
+        self._footprint: Footprint | None = None
+        packer = getattr(self.inner, "_command_packer", None) if self.watched else None
+        if packer is not None:
+            self._footprint = Footprint(packer.pack, getattr(self.inner, "db", 0))
+            self.inner._command_packer = self._footprint
+
+    def opened(self) -> None:
+        """The connection was connected (again)."""
+        self.doubt = False
+        if self._footprint is not None:
+            self._footprint.forget()
+
+    def clean(self) -> bool:
+        """Whether the connection stands and nothing is to be read from it. Push messages are handled on the way.
+
+        Never waits; one system call. May raise what ``can_read()`` of a foreign connection class raises.
+        """
+        inner = self.inner
+        if not self.watched:
+            return not inner.can_read()
+        sock = inner._sock
+        if sock is None or (MARKS_FOR_RECONNECT and inner.should_reconnect()):
+            return False
+        if sock is not self._sock:
+            self._arm(sock)
+        if self._poll is not None and not self._poll(0) and not self.doubt:
+            return True
+        return self._look(inner)
+
+    def _arm(self, sock: Any) -> None:
+        """Poll this socket from now on. Descriptors are reused, hence the identity of the socket counts."""
+        self._sock, self._poll = sock, None
+        # bytes that TLS has decrypted already do not show in poll
+        if _poll is None or hasattr(sock, "pending"):
+            return
+        try:
+            poll = _poll()
+            poll.register(sock.fileno(), select.POLLIN)
+        except (OSError, ValueError, TypeError, AttributeError):
+            return
+        self._poll = poll.poll
+
+    def _look(self, inner: Any) -> bool:
+        """Something is to be read, or may be: handle push messages; anything else is the end."""
+        try:
+            with self._look_lock:
+                while True:
+                    ready = self._next_is_push(inner)
+                    if ready is None:
+                        break
+                    if not ready:
+                        return False
+            token = getattr(inner, "_re_auth_token", None)
+            if token is not None:
+                inner.re_auth()
+        except Exception:  # noqa: BLE001  whatever went wrong: the state of the connection is unknown
+            return False
+        self.doubt = False
+        return inner._sock is not None
+
+    def _next_is_push(self, inner: Any) -> bool | None:
+        """Handle the next message if it is a push: True. None: nothing there. False: a reply, or part of one."""
+        parser: Any = inner._parser
+        if isinstance(parser, parsers._HiredisParser):
+            reader = parser._reader
+            if not reader.has_data() and not parser.read_from_socket(timeout=0, raise_on_timeout=False):
+                return None
+            handle = getattr(parser, "handle_push_response", None)
+            if handle is None or HIREDIS_PUSH is None:
+                return False
+            message = reader.gets()
+            if not isinstance(message, HIREDIS_PUSH):
+                return False
+            handle(message)
+            return True
+        if not isinstance(parser, (parsers._RESP2Parser, parsers._RESP3Parser)):
+            return False if inner.can_read(0) else None
+        buffer = parser._buffer
+        if not buffer.can_read(0):
+            return None
+        raw = buffer._buffer
+        place = raw.tell()
+        first = raw.read(1)
+        raw.seek(place)
+        if first != _PUSH or not isinstance(parser, parsers._RESP3Parser):
+            return False
+        inner.read_response(push_request=True, **NO_WAIT)
+        return True
+
+    def sound(self) -> bool:
+        """Whether the returned connection may be kept. Asks nobody; what is left to read is looked at later."""
+        inner = self.inner
+        if MARKS_FOR_RECONNECT and self.connection.should_reconnect():
+            return False
+        if not self.watched:
+            return True
+        if inner._sock is None or (self._footprint is not None and self._footprint.changed):
+            return False
+        parser: Any = inner._parser
+        try:
+            if isinstance(parser, parsers._HiredisParser):
+                self.doubt = bool(parser._reader.has_data())
+            elif isinstance(parser, (parsers._RESP2Parser, parsers._RESP3Parser)):
+                self.doubt = bool(parser._buffer.unread_bytes())
+        except AttributeError:  # another thread is disconnecting it
+            return False
+        return True
+
+
+class AsyncGuard:
+    """Of one asyncio connection. Called from its event loop."""
+
+    __slots__ = (
+        "_footprint",
+        "_poll",
+        "_writer",
+        "closed",
+        "connection",
+        "counted",
+        "doubt",
+        "fresh",
+        "pid",
+        "state",
+        "watched",
+    )
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.pid = os.getpid()
+        kind = type(connection)
+        self.watched = isinstance(connection, AsyncAbstract) and (
+            getattr(kind, "can_read", None) is getattr(AsyncAbstract, "can_read", None)
+            and kind.can_read_destructive is AsyncAbstract.can_read_destructive
+        )
+        self.state = State.OPENING
+        self.counted: State | None = None
+        self.fresh = True
+        self.doubt = False
+        self.closed: asyncio.Future[None] | None = None  # somebody waits for its end
+        self._writer: Any = None
+        self._poll: Callable[[int], Any] | None = None
+        self._footprint: Footprint | None = None
+        if self.watched:
+            ref = weakref.ref(connection)  # no cycle: an abandoned connection goes when its last user goes
+            self._footprint = Footprint(lambda *args: kind.pack_command(ref(), *args), getattr(connection, "db", 0))
+            connection.pack_command = self._footprint.pack
+
+    def opened(self) -> None:
+        """The connection was connected (again)."""
+        self.doubt = False
+        if self._footprint is not None:
+            self._footprint.forget()
+
+    def clean(self) -> bool:
+        """Whether the connection stands and nothing at all is to be read from it. False: look closer."""
+        if not self.watched or self.doubt:
+            return False
+        connection = self.connection
+        reader = connection._reader
+        if reader is None or reader._buffer or reader.at_eof() or self._in_parser():
+            return False
+        if MARKS_FOR_RECONNECT and connection.should_reconnect():
+            return False
+        if connection._writer is not self._writer:
+            self._arm(connection._writer)
+        return self._poll is None or not self._poll(0)
+
+    def _arm(self, writer: Any) -> None:
+        """Poll the socket too: what has arrived since the event loop last looked is not in the reader's buffer."""
+        self._writer, self._poll = writer, None
+        if _poll is None or writer is None:
+            return
+        try:
+            poll = _poll()
+            poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+        except (OSError, ValueError, TypeError, AttributeError):
+            return
+        self._poll = poll.poll
+
+    def _in_parser(self) -> bool:
+        """Whether bytes that were read from the stream wait in the parser."""
+        parser: Any = self.connection._parser
+        if isinstance(parser, parsers._AsyncHiredisParser):
+            return bool(parser._reader.has_data())
+        return bool(getattr(parser, "_buffer", b""))
+
+    async def look(self) -> bool:
+        """As :meth:`clean`, with time: lets the loop read, handles push messages, authenticates anew if asked to.
+
+        A cancellation in here leaves the connection in an unknown state.
+        """
+        connection = self.connection
+        try:
+            if not self.watched:
+                probe = getattr(connection, "can_read", None) or connection.can_read_destructive
+                return not await probe()
+            if not connection.is_connected or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
+                return False
+            for _ in range(2):  # the loop's next turn finds the socket readable, the one after has read it
+                if not self._pending():
+                    await asyncio.sleep(0)
+            if self._poll is not None and self._poll(0) and not self._pending():
+                return False
+            while self._pending():
+                if connection._reader.at_eof() or not await self._handle_push():
+                    return False
+            if getattr(connection, "_re_auth_token", None) is not None:
+                await connection.re_auth()
+        except Exception:  # noqa: BLE001  whatever went wrong: the state of the connection is unknown
+            return False
+        self.doubt = False
+        return bool(connection.is_connected)
+
+    def _pending(self) -> bool:
+        reader = self.connection._reader
+        return reader is None or bool(reader._buffer) or reader.at_eof() or self._in_parser()
+
+    async def _handle_push(self) -> bool:
+        """Handle the next message if it is a push; False: it is a reply, or part of a message."""
+        connection = self.connection
+        parser: Any = connection._parser
+        reader = connection._reader
+        if isinstance(parser, parsers._AsyncHiredisParser):
+            handle = getattr(parser, "handle_push_response", None)
+            if handle is None or HIREDIS_PUSH is None:
+                return False
+            if not parser._reader.has_data():
+                await parser.read_from_socket()  # returns at once, there is something
+            message = parser._reader.gets()
+            if not isinstance(message, HIREDIS_PUSH):
+                return False
+            await handle(message)
+            return True
+        if not isinstance(parser, parsers._AsyncRESP3Parser):
+            return False
+        left = len(parser._buffer) + len(reader._buffer)
+        if (parser._buffer or bytes(reader._buffer))[:1] != _PUSH:
+            return False
+        await connection.read_response(push_request=True, timeout=0)
+        return len(parser._buffer) + len(reader._buffer) < left
+
+    def sound(self) -> bool:
+        """Whether the returned connection may be kept."""
+        connection = self.connection
+        if MARKS_FOR_RECONNECT and connection.should_reconnect():
+            return False
+        if not self.watched:
+            return True
+        if self._footprint is not None and self._footprint.changed:
+            return False
+        return bool(connection.is_connected)
+
+    def ended(self) -> bool:
+        """Whether the peer, or this side, has closed the connection."""
+        reader = self.connection._reader
+        return reader is None or reader.at_eof() or reader.exception() is not None
+
+    def drop(self) -> None:
+        """Close the socket and nothing else: its event loop is dead, or belongs to the parent process."""
+        writer = getattr(self.connection, "_writer", None)
+        if not self.watched or writer is None:
+            return
+        sock = writer.get_extra_info("socket")
+        getattr(sock, "_sock", sock).close()

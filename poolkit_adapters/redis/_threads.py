@@ -1,0 +1,424 @@
+"""The pool for redis-py's synchronous clients."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from queue import LifoQueue
+from typing import Any
+
+from poolkit import Connector, Pool, PoolConfig, Verdict
+from poolkit.errors import NotLeased, PoolError
+from poolkit.events import Listener
+from poolkit_adapters._options import split_options
+from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._driver import (
+    GET_CONNECTION_ARGS_DEPRECATED,
+    CacheProxy,
+    Connection,
+    ConnectionPool,
+    EventDispatcher,
+    ReAuthListener,
+    ReleasedEvent,
+    exceptions,
+    metering,
+    record_count,
+    record_created,
+    record_wait,
+)
+from poolkit_adapters.redis._guard import Guard, State
+from poolkit_adapters.redis._settings import (
+    DEFAULT_LIMIT,
+    DEFAULT_TIMEOUT,
+    from_text,
+    plan,
+    settle_connect_timeout,
+    warn_arguments,
+)
+
+__all__ = ("PoolkitConnectionPool",)
+
+_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class _Connector(Connector[Any]):
+    """The engine's hands: redis-py's connections as the pool makes them."""
+
+    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+    close_in_caller = True  # closing a socket does not block
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
+        self._guards: dict[int, Guard] = pool._guards
+
+    def connect(self, timeout: float | None) -> Any:
+        pool = self._pool()
+        if pool is None:
+            raise exceptions.ConnectionError("the pool is gone")
+        return pool._open()
+
+    def close(self, connection: Any) -> None:
+        pool = self._pool()
+        guard = self._guards.pop(id(connection), None)
+        if pool is not None and guard is not None:
+            pool._count(guard, None)
+        connection.disconnect()
+
+    abort = close
+
+    def peek(self, connection: Any) -> bool:
+        guard = self._guards.get(id(connection))
+        return guard is None or guard.clean()
+
+    def check(self, connection: Any, timeout: float | None) -> bool:
+        guard = self._guards.get(id(connection))
+        if guard is None or not guard.watched:
+            return True
+        inner = guard.inner
+        inner.send_command("PING", check_health=False)
+        if not inner.can_read(timeout):
+            raise TimeoutError(f"no answer to PING in {timeout} s")
+        return inner.read_response() in (b"PONG", "PONG")
+
+    def classify(self, error: BaseException) -> Verdict:
+        return _errors.classify(error)
+
+    def forget(self, connection: Any) -> None:
+        # in a forked child: close(fd), no shutdown, and none of redis-py's locks
+        guard = self._guards.get(id(connection))
+        sock = getattr(guard.inner, "_sock", None) if guard is not None and guard.watched else None
+        if sock is not None:
+            sock.close()
+
+
+class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
+    """Stands in for ``redis.BlockingConnectionPool``; with ``timeout=0`` for ``redis.ConnectionPool``.
+
+    ::
+
+        client = redis.Redis(connection_pool=PoolkitConnectionPool(host="localhost", max_connections=20))
+
+    Args:
+        max_connections: connections that exist at once (the engine's ``max_size``).
+        timeout: seconds to wait for a connection while all are in use (``acquire_timeout``): 0 never waits,
+            None waits for ever. Opening one has its own time, redis-py's ``socket_connect_timeout``.
+        connection_class: redis-py's class of connections.
+        queue_class: ``LifoQueue`` (the last used connection first) or ``Queue`` (``order="fifo"``).
+        config: poolkit's settings; single ones may be given as keywords (``idle_timeout=60``).
+        name: of the pool, in messages, statistics and events.
+        listeners: called for each :class:`poolkit.Event`.
+        debug: note the place of each acquire, for the report of a leak.
+        connection_kwargs: for ``connection_class``, as in redis-py.
+
+    Raises:
+        ConfigError: a setting that cannot be meant.
+
+    Thread-safe; a forked child begins with connections of its own. ``release()`` never waits and may be called by
+    finalizers. Errors of :meth:`get_connection` are poolkit's and redis-py's at once.
+    """
+
+    def __init__(
+        self,
+        max_connections: int | None = DEFAULT_LIMIT,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        connection_class: Any = Connection,
+        queue_class: Any = LifoQueue,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        **connection_kwargs: Any,
+    ) -> None:
+        settings, driver = split_options(connection_kwargs)
+        settle_connect_timeout(config, settings, driver)
+        self._guards: dict[int, Guard] = {}
+        self._engine: Pool[Any] | None = None
+        self._engine_args: tuple[Any, ...] = (
+            config, settings, timeout, {"name": name, "listeners": tuple(listeners), "debug": debug},
+        )  # fmt: skip
+        self.queue_class = queue_class
+        super().__init__(connection_class=connection_class, max_connections=max_connections, **driver)
+        _pools.add(self)
+
+    @classmethod
+    def from_url(cls, url: str, **kwargs: Any) -> Any:
+        """A pool for a URL: ``redis://``, ``rediss://`` or ``unix://``; the query may hold settings of poolkit too."""
+        return super().from_url(url, **kwargs)
+
+    def reset(self) -> None:
+        """Begin anew with no connections; those in use are their users' own from now on."""
+        old = self._engine
+        if not hasattr(self, "_lock"):  # redis-py before 6 makes it here
+            self._lock: Any = threading.RLock()
+        config, settings, timeout, rest = self._engine_args
+        limit = self._limit if old is None else self.max_connections
+        base, keywords = plan(config, from_text(settings), limit=limit, timeout=timeout, queue_class=self.queue_class)
+        self._guards = {}
+        self._engine = Pool(_Connector(self), base, **rest, **keywords)
+        self.pid = os.getpid()
+        if old is not None:
+            old.close(timeout=0)
+
+    # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
+
+    @property
+    def engine(self) -> Pool[Any]:
+        """The engine: ``stats()``, ``explain()``, ``describe()``, ``suspend()``, ``drain()``, ``reconfigure()``..."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def max_connections(self) -> Any:
+        """Connections that exist at once; may be set on the live pool."""
+        return self._limit if self._engine is None else self._engine.config.max_size
+
+    @max_connections.setter
+    def max_connections(self, value: int) -> None:
+        if self._engine is None:
+            self._limit = value
+        else:
+            self._engine.reconfigure(max_size=value)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds to wait for a connection; may be set on the live pool."""
+        return self.engine.config.acquire_timeout
+
+    @timeout.setter
+    def timeout(self, value: float | None) -> None:
+        self.engine.reconfigure(acquire_timeout=value)
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """A connection that stands and from which nothing is to be read; give it back with :meth:`release`.
+
+        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) when none comes free in ``timeout``
+        seconds, and what redis-py raises when it cannot connect.
+        """
+        if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
+            warn_arguments()
+        started = time.monotonic()
+        try:
+            connection = self._engine.acquire()  # type: ignore[union-attr]
+        except PoolError as error:
+            raise _errors.pool_error(error) from error.__cause__
+        guard = self._guards.get(id(connection))
+        if guard is None:  # reset() in this very moment
+            return connection
+        if guard.fresh:
+            guard.fresh = False
+        else:
+            self._make_ready(connection, guard)
+        guard.state = State.USED
+        if metering():
+            self._count(guard, State.USED)
+            record_wait(self, time.monotonic() - started)
+        return connection
+
+    def _make_ready(self, connection: Any, guard: Guard) -> None:
+        """Look at an idle connection; one that is dead or dirty is connected anew, as redis-py does."""
+        try:
+            try:
+                if guard.clean():
+                    return
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                pass  # dead
+            self._connect(connection, guard)
+        except BaseException:
+            self.engine.release(connection, discard=True)
+            raise
+
+    def _connect(self, connection: Any, guard: Guard) -> None:
+        connection.disconnect()
+        try:
+            connection.connect()
+            guard.opened()
+            if not guard.clean():
+                raise exceptions.ConnectionError("Connection not ready")
+        except exceptions.RedisError as error:
+            raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
+
+    def _open(self) -> Any:
+        """Make a connection and connect it."""
+        started = time.monotonic()
+        with self._lock:  # a maintenance notification that is being worked on sees it, or is in its arguments
+            connection = self.make_connection()
+            guard = self._guards[id(connection)] = Guard(connection, self._lock)
+        try:
+            try:
+                connection.connect()
+                guard.opened()
+                ready = guard.clean()
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+                raise _errors.connect_error(error)  # noqa: B904
+            if not ready:
+                self._connect(connection, guard)
+        except BaseException:
+            self._guards.pop(id(connection), None)
+            connection.disconnect()
+            raise
+        guard.state = State.IDLE
+        if metering():
+            self._count(guard, State.IDLE)
+            record_created(self, time.monotonic() - started)
+        return connection
+
+    def make_connection(self) -> Any:
+        """A new connection object, not connected and not in the pool."""
+        connection = self.connection_class(**self.connection_kwargs)
+        return connection if self.cache is None else CacheProxy(connection, self.cache, self._lock)
+
+    def release(self, connection: Any) -> None:
+        """Give a connection back; a foreign one, or one released already, is ignored as redis-py does.
+
+        Kept only if it is connected, not marked for reconnect, and its session is as it was: one with another
+        database selected, an open transaction or a subscription is closed.
+        """
+        guard = self._guards.get(id(connection))
+        if guard is None or guard.connection is not connection or guard.state is not State.USED:
+            if getattr(connection, "pid", self.pid) != self.pid:
+                connection.disconnect()  # the parent's: close(fd) and no more
+            return
+        guard.state = State.IDLE
+        keep = False
+        try:
+            if self.owns_connection(connection):
+                keep = guard.sound()
+                if ReleasedEvent is not None:
+                    keep = self._dispatch(connection, keep) and keep
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            if metering():
+                self._count(guard, State.IDLE)
+            try:
+                self._engine.release(connection, discard=not keep)  # type: ignore[union-attr]
+            except NotLeased:
+                pass  # reset(), or two threads released it at once
+
+    def _dispatch(self, connection: Any, keep: bool) -> bool:
+        """Tell the listeners before anybody else can get the connection: the default one authenticates anew."""
+        pending = getattr(connection, "_re_auth_token", None) is not None
+        if pending and not keep:
+            connection.set_re_auth_token(None)  # it would connect again only to be closed
+            pending = False
+        dispatcher = self._event_dispatcher
+        if not pending and type(dispatcher) is EventDispatcher:
+            listening = dispatcher._event_listeners_mapping.get(ReleasedEvent, ())
+            if all(type(listener) is ReAuthListener for listener in listening):
+                return True
+        dispatcher.dispatch(ReleasedEvent(connection))
+        return self._guards[id(connection)].sound()
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever thread. The pool
+        stays usable.
+        """
+        self.engine.discard_idle()
+        if inuse_connections:
+            for connection in self._get_in_use_connections():
+                connection.disconnect()
+
+    def set_retry(self, retry: Any) -> None:
+        """Use ``retry`` for all connections, present and future."""
+        self.connection_kwargs.update({"retry": retry})
+        for guard in list(self._guards.values()):
+            guard.connection.retry = retry
+
+    def re_auth_callback(self, token: Any) -> None:
+        """Authenticate all connections anew: idle ones before their next use, those in use when they come back."""
+        for guard in list(self._guards.values()):
+            guard.inner.set_re_auth_token(token)
+            guard.doubt = True
+
+    # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
+
+    def _in_state(self, *states: State) -> list[Any]:
+        return [guard.connection for guard in list(self._guards.values()) if guard.state in states]
+
+    def _get_free_connections(self) -> Any:
+        return self._in_state(State.IDLE)
+
+    def _get_in_use_connections(self) -> Any:
+        return set(self._in_state(State.USED, State.OPENING))
+
+    @property
+    def _available_connections(self) -> list[Any]:
+        """For programs that count redis-py's lists; changing the answer changes nothing."""
+        return self._in_state(State.IDLE)
+
+    @property
+    def _in_use_connections(self) -> set[Any]:
+        return set(self._in_state(State.USED, State.OPENING))
+
+    @property
+    def _created_connections(self) -> int:
+        return len(self._guards)
+
+    def set_in_maintenance(self, in_maintenance: bool) -> None:
+        """Nothing to do: a connection is made under the lock that the notification's handler holds."""
+
+    def update_connections_settings(
+        self,
+        *,
+        matching_pattern: Any = "connected_address",
+        matching_address: str | None = None,
+        matching_notification_hash: int | None = None,
+        include_free_connections: bool = True,
+        **changes: Any,
+    ) -> None:
+        """As in redis-py, but of one picture: no connection is missed because it changed hands meanwhile."""
+        states = State if include_free_connections else (State.USED, State.OPENING)
+        with self._lock:
+            for connection in self._in_state(*states):
+                if self._should_update_connection(
+                    connection, matching_pattern, matching_address, matching_notification_hash
+                ):
+                    self.update_connection_settings(connection, **changes)
+
+    def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
+        """Close the idle connections to an address (None: all)."""
+        idle = self._in_state(State.IDLE)
+        chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
+        self.engine.discard_idle(lambda connection: id(connection) in chosen)
+
+    def _count(self, guard: Guard, state: State | None) -> None:
+        """Keep redis-py's metric: each connection is counted in the state that was told last."""
+        if guard.counted is state or not (metering() or guard.counted is not None):
+            return
+        if guard.counted is not None:
+            record_count(self, guard.counted is State.USED, -1)
+        guard.counted = state
+        if state is not None:
+            record_count(self, state is State.USED, 1)
+
+    def __del__(self) -> None:
+        try:
+            for guard in list(self._guards.values()):
+                self._count(guard, None)
+        except Exception:  # noqa: BLE001  at the end of the interpreter anything may be gone
+            pass
+
+    def _after_fork(self) -> None:
+        """In the child: the engine has begun anew; so do the locks, which somebody may have held."""
+        self._lock = threading.RLock()
+        self._fork_lock = threading.RLock()
+        self._guards.clear()
+        self.pid = os.getpid()
+        if self.cache is not None:
+            self.cache.flush()  # the parent's connections get the news about it
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
