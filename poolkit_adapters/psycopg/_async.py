@@ -21,8 +21,8 @@ from poolkit.events import Event, EventKind
 
 from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
-from ._errors import PoolClosed, ReadOnlyServer, behind_wrong_server, classify
-from ._io import ping_async
+from ._errors import PoolClosed, classify
+from ._io import is_clean, ping_async
 from ._shared import PSYCOPG_VERSION, PoolBase, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -271,9 +271,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             self._check_admitted()
         begun = time.monotonic()
         try:
-            connection: Any = await self._acquire(
-                self._engine.config.acquire_timeout if timeout is None else max(0.0, timeout)
-            )
+            connection: Any = await self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
         except BaseException:
@@ -286,8 +284,8 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         connection._pool = self
         return cast("ACT", connection)
 
-    async def _acquire(self, timeout: float | None) -> ACT:
-        return await self._engine.acquire(timeout)
+    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, ACT]:
+        return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
 
     async def putconn(self, conn: ACT) -> None:
         """Give a connection back. An open transaction is rolled back, with a warning in the log.
@@ -300,14 +298,26 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     async def _give(self, conn: Any, error: BaseException | None) -> None:
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
-        conn._pool = None
-        how = self._hand_over(conn)
-        if not how and error is not None and behind_wrong_server(conn, error):
-            how = {"error": ReadOnlyServer()}
-        await self._release(conn, how)
+        conn._pool = conn._poolkit_block = None
+        if error is None and self._reset is None and is_clean(conn.pgconn):
+            self._engine.release_nowait(conn)
+            return
+        how = self._verdict_on(conn, error)
+        if how is not None:
+            self._engine.release_nowait(conn, **how)
+        else:
+            await asyncio.shield(self._in_background(self._clean(conn)))
 
-    async def _release(self, conn: ACT, how: dict[str, Any]) -> None:
-        await self._engine.release(conn, **how)
+    async def _clean(self, conn: Any) -> None:
+        """In a task of the pool: whoever returned the connection may be cancelled."""
+        how: dict[str, Any] = {"discard": True}
+        try:
+            if await asyncio.wait_for(self._connector.clean(conn), self._engine.config.check_timeout):
+                how = {}
+        except asyncio.TimeoutError:
+            logger.warning("no end of cleaning returned connection: %s", conn)
+        finally:
+            self._engine.release_nowait(conn, **how)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

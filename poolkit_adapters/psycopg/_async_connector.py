@@ -17,7 +17,7 @@ from poolkit import AsyncConnector, Verdict
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
-from ._shared import Returned, left_in, logger
+from ._shared import left_in, logger
 
 if TYPE_CHECKING:
     from ._async import AsyncPoolkitConnectionPool
@@ -121,20 +121,15 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
             raise
         return True
 
-    def needs_reset(self, connection: psycopg.AsyncConnection[Any]) -> bool:
-        """Whether it came back in a transaction, or the user has a reset callback."""
-        pool = self._ref()
-        return not is_clean(connection.pgconn) or (pool is not None and pool._reset is not None)
-
-    async def reset(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Stop what is under way, end the transaction, call the user's callback."""
+    async def clean(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """End the transaction that a returned connection is in, call the user's callback; False: it is closed."""
         pool = self._ref()
         if pool is None:
-            raise Returned
-        status = connection.pgconn.transaction_status
-        if status == _ACTIVE:
-            await self._stop(pool, connection)
-        if status != _IDLE:
+            return False
+        if connection.pgconn.transaction_status == _ACTIVE:
+            await self._stop(connection)
+            return self._drop(pool, connection)
+        if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", connection)
             try:
                 await connection.rollback()
@@ -142,7 +137,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                 logger.warning(
                     "rollback failed: %s: %s. Discarding connection %s", type(error).__name__, error, connection
                 )
-                self._drop(pool, connection)
+                return self._drop(pool, connection)
         if pool._reset is not None:
             try:
                 await _call(pool._reset, connection, "reset")
@@ -150,25 +145,23 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("error resetting connection: %s", error)
-                self._drop(pool, connection)
-        if not is_clean(connection.pgconn):
-            self._drop(pool, connection)
+                return self._drop(pool, connection)
+        return is_clean(connection.pgconn) or self._drop(pool, connection)
 
-    async def _stop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> None:
-        """It came back in the middle of something: the server is told to stop, then the connection goes. Until
-        then it keeps its place in the pool, so that no more than ``max_size`` sessions are ever at work.
+    async def _stop(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """It came back in the middle of something: the server is told to stop. Until then the connection keeps its
+        place in the pool, so that no more than ``max_size`` sessions are ever at work.
         """
         logger.warning("closing returned connection: %s", connection)
         try:
             await connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
             logger.info("cannot cancel on %s: %s", connection, error)
-        self._drop(pool, connection)
 
-    def _drop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> None:
+    def _drop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> bool:
         self.abort(connection)
         pool._lost(connection)
-        raise Returned
+        return False
 
     def classify(self, error: BaseException) -> Verdict:
         """See :func:`._errors.classify`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -85,9 +86,11 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
                     raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
             await asyncio.sleep(RETRY_PAUSE)
 
-    async def _release(self, conn: ACT, how: dict[str, Any]) -> None:
-        # nobody waits: close it without asking whether it needs a reset
-        await self._engine.release(conn, **(how or {"discard": not self._engine.stats().waiting}))
+    async def _give(self, conn: Any, error: BaseException | None) -> None:
+        if getattr(conn, "_pool", None) is self and conn._poolkit_pid == os.getpid() and self._unwanted(conn):
+            self._engine.release_nowait(conn, discard=True)
+        else:
+            await super()._give(conn, error)
 
     async def check(self) -> None:
         """Nothing to do: there are no idle connections."""

@@ -16,7 +16,7 @@ from poolkit import Connector, Verdict
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
-from ._shared import Returned, left_in, logger
+from ._shared import left_in, logger
 
 if TYPE_CHECKING:
     from ._sync import PoolkitConnectionPool
@@ -110,17 +110,12 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
             raise
         return True
 
-    def needs_reset(self, connection: psycopg.Connection[Any]) -> bool:
-        """Whether it came back in a transaction, or the user has a reset callback."""
-        pool = self._ref()
-        return not is_clean(connection.pgconn) or (pool is not None and pool._reset is not None)
-
-    def reset(self, connection: psycopg.Connection[Any]) -> None:
-        """End the transaction, call the user's callback."""
+    def clean(self, connection: psycopg.Connection[Any]) -> bool:
+        """End the transaction that a returned connection is in, call the user's callback; False: it is closed."""
         pool = self._ref()
         if pool is None:
-            raise Returned
-        if connection.pgconn.transaction_status != _IDLE:
+            return False
+        if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", connection)
             try:
                 connection.rollback()
@@ -128,7 +123,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                 logger.warning(
                     "rollback failed: %s: %s. Discarding connection %s", type(error).__name__, error, connection
                 )
-                self._drop(pool, connection)
+                return self._drop(pool, connection)
         if pool._reset is not None:
             try:
                 pool._reset(connection)
@@ -136,14 +131,13 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("error resetting connection: %s", error)
-                self._drop(pool, connection)
-        if not is_clean(connection.pgconn):
-            self._drop(pool, connection)
+                return self._drop(pool, connection)
+        return is_clean(connection.pgconn) or self._drop(pool, connection)
 
-    def _drop(self, pool: PoolkitConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
+    def _drop(self, pool: PoolkitConnectionPool[Any], connection: psycopg.Connection[Any]) -> bool:
         self.abort(connection)
         pool._lost(connection)
-        raise Returned
+        return False
 
     def classify(self, error: BaseException) -> Verdict:
         """See :func:`._errors.classify`."""

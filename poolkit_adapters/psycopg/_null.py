@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,9 +88,11 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
                     raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
             time.sleep(RETRY_PAUSE)
 
-    def _release(self, conn: CT, how: dict[str, Any]) -> None:
-        # nobody waits: close it without asking whether it needs a reset
-        self._engine.release(conn, **(how or {"discard": not self._engine.stats().waiting}))
+    def _give(self, conn: Any, error: BaseException | None) -> None:
+        if getattr(conn, "_pool", None) is self and conn._poolkit_pid == os.getpid() and self._unwanted(conn):
+            self._engine.release(conn, discard=True)
+        else:
+            super()._give(conn, error)
 
     def check(self) -> None:
         """Nothing to do: there are no idle connections."""

@@ -16,9 +16,17 @@ from poolkit import PoolConfig, PoolError, PoolStats
 from .._errors import adapted
 from ._books import Ledger
 from ._config import check_callback, check_conninfo, numbered, parse, pool_config, sizes
-from ._errors import KINDS, ForeignConnection, PoolClosed, PoolTimeout, ServerUnavailable
+from ._errors import (
+    KINDS,
+    ForeignConnection,
+    PoolClosed,
+    PoolTimeout,
+    ReadOnlyServer,
+    ServerUnavailable,
+    behind_wrong_server,
+)
 
-__all__ = ("PoolBase", "Returned", "logger")
+__all__ = ("PoolBase", "left_in", "logger")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -26,10 +34,6 @@ RETRY_PAUSE = 0.1
 """Seconds between two attempts of a null pool, which has no background in which to try again."""
 
 PSYCOPG_VERSION = tuple(int(part) for part in psycopg.__version__.split(".")[:2])
-
-
-class Returned(Exception):
-    """A returned connection cannot be used again; says nothing, the reason is in the log."""
 
 
 def status_name(connection: psycopg.BaseConnection[Any]) -> str:
@@ -206,16 +210,26 @@ class PoolBase:
         self._ledger.add("returns_bad")
         logger.warning("discarding closed connection: %s", connection)
 
-    def _hand_over(self, connection: Any) -> dict[str, Any]:
-        """A connection comes back: how the engine is to release it."""
-        connection._poolkit_block = None
-        if not connection.closed:
-            return {}
+    def _unwanted(self, connection: Any) -> bool:
+        """Null pools: whether nobody waits for a returned connection; then it is closed as it is."""
+        if self._engine.stats().waiting or connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            return False
+        connection._pool = connection._poolkit_block = None
+        if connection.closed:
+            self._lost(connection)
+        return True
+
+    def _verdict_on(self, connection: Any, error: BaseException | None) -> dict[str, Any] | None:
+        """How the engine is to release a connection that came back; None: it has to be cleaned first."""
         if connection._poolkit_pid != os.getpid():
-            return {}  # the parent's: the engine knows
-        self._lost(connection)
-        # closed by the user, or broken under him: then the others may be dead as well
-        return {"error": ConnectionAbortedError()} if connection.broken else {"discard": True}
+            return {}  # the parent's: the engine knows it, and nobody here may speak on it
+        if connection.closed:
+            self._lost(connection)
+            # closed by the user, or broken under him: then the others may be dead as well
+            return {"error": ConnectionAbortedError()} if connection.broken else {"discard": True}
+        if error is not None and behind_wrong_server(connection, error):
+            return {"error": ReadOnlyServer()}
+        return None
 
 
 def _or_inf(value: float | None) -> float:

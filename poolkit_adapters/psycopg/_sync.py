@@ -21,8 +21,8 @@ from poolkit.events import Event, EventKind
 
 from . import _config as defaults
 from ._connector import PsycopgConnector
-from ._errors import PoolClosed, ReadOnlyServer, behind_wrong_server, classify
-from ._io import ping
+from ._errors import PoolClosed, classify
+from ._io import is_clean, ping
 from ._shared import PSYCOPG_VERSION, PoolBase, logger
 
 __all__ = ("PoolkitConnectionPool",)
@@ -240,7 +240,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             self._check_admitted()
         begun = time.monotonic()
         try:
-            connection = self._acquire(self._config.acquire_timeout if timeout is None else max(0.0, timeout))
+            connection = self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
         except BaseException:
@@ -254,7 +254,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         return connection
 
     def _acquire(self, timeout: float | None) -> CT:
-        return self._engine.acquire(timeout)
+        return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
 
     def putconn(self, conn: CT) -> None:
         """Give a connection back. An open transaction is rolled back, with a warning in the log.
@@ -266,18 +266,27 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
     def _give(self, conn: Any, error: BaseException | None) -> None:
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
-        conn._pool = None
-        how = self._hand_over(conn)
-        if not how:
-            if error is not None and behind_wrong_server(conn, error):
-                how = {"error": ReadOnlyServer()}
-            elif conn.pgconn.transaction_status == _ACTIVE and conn._poolkit_pid == os.getpid():
+        conn._pool = conn._poolkit_block = None
+        if error is None and self._reset is None and is_clean(conn.pgconn):
+            self._engine.release(conn)
+        else:
+            self._give_slowly(conn, error)
+
+    def _give_slowly(self, conn: Any, error: BaseException | None) -> None:
+        """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""
+        how = self._verdict_on(conn, error)
+        if how is None:
+            if conn.pgconn.transaction_status == _ACTIVE:
                 self._stop(conn)
                 return
-        self._release(conn, how)
-
-    def _release(self, conn: CT, how: dict[str, Any]) -> None:
-        self._engine.release(conn, **how)
+            how = {"discard": True}
+            try:
+                if self._connector.clean(conn):
+                    how = {}
+            finally:
+                self._engine.release(conn, **how)
+        else:
+            self._engine.release(conn, **how)
 
     def _stop(self, conn: Any) -> None:
         """It came back in the middle of something: the server is told to stop, then the connection goes.
