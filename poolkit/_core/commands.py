@@ -73,7 +73,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
         lane.breaker.config = config.breaker
         core.settle(lane, now)
     core.freed(core.lane, now)
-    core.want_tick(now)
+    core.want_sweep(now)
 
 
 def shut(core: Core, phase: Phase, now: float) -> None:

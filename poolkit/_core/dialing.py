@@ -68,7 +68,7 @@ class Dialing(CoreState):
             # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not
             paced = lazy or not self.features.connect_in_caller
             if paced and lane.connecting and stand > 0 and now < lane.pace_until:
-                self.want_tick(lane.pace_until)
+                self.want_tick(lane, lane.pace_until)
                 return
             if not self.may_dial(lane, now):
                 return
@@ -89,12 +89,12 @@ class Dialing(CoreState):
         breaker = lane.breaker
         if not breaker.may_dial(now, lane.connecting):
             if breaker.is_open(now):
-                self.want_tick(now + breaker.retry_after(now))
+                self.want_tick(lane, now + breaker.retry_after(now))
                 if not lane.live:
                     self.fail_waiters(lane, lambda: self.circuit_open(lane, now))
             return False
         if now < lane.retry_at and not self.features.connect_in_caller:
-            self.want_tick(lane.retry_at)
+            self.want_tick(lane, lane.retry_at)
             if lane.fatal and not lane.live:
                 self.fail_waiters(lane, lambda: self.connect_error(lane))
             return False
@@ -155,7 +155,7 @@ class Dialing(CoreState):
         lane.live += 1
         if not lazy:
             self.established(entry, now)
-        self.want_tick(min(
+        self.want_sweep(min(
             entry.expires - rotation_lead(config.max_lifetime), now + (config.idle_timeout or NEVER),
             now + (config.keepalive or NEVER), now + (LOOK_EVERY if self.features.peeks else NEVER),
             now + (config.leak_after or NEVER),
@@ -198,15 +198,22 @@ class Dialing(CoreState):
         """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the lane's generation."""
         lane = entry.lane
         self.counts.connect_errors += 1
+        if isinstance(error, TimeoutError) and not isinstance(error, ConnectTimeout):
+            late = ConnectTimeout(
+                f"{self.name}: no connection within connect_timeout={self.config.connect_timeout!r}: {describe(error)}"
+            )
+            late.__cause__ = error
+            error = late
         lane.last_error, lane.last_error_at = error, now
         self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
-        if current and isinstance(error, Exception):
+        # a connect in its caller ends with him (cancelled, interrupted): that says nothing about the server
+        if current and (isinstance(error, Exception) or not self.features.connect_in_caller):
             lane.fatal = verdict is Verdict.FATAL
             if lane.breaker.failed(now):
                 self.tell(EventKind.BREAKER_OPENED, now, error=error)
             lane.retry_at = now + full_jitter(self.config.backoff, lane.breaker.failures, self.random)
             if lane.waiters or entry.purpose is not Purpose.DEMAND:
-                self.want_tick(lane.retry_at)
+                self.want_tick(lane, lane.retry_at)
 
     def refill(self, now: float) -> None:
         """Keep ``min_size`` connections, once the pool is in use."""

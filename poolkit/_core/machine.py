@@ -179,6 +179,7 @@ class Core(Dialing):
             return
         for entry in lane.idle.copy():
             entry.good_until = 0.0
+        self.want_sweep(now)  # do not leave it to the callers to find them out
 
     # -- release ----------------------------------------------------------------------------------------------
 

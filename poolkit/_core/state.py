@@ -76,7 +76,10 @@ class CoreState:
         self.fail_fast = False
         self.started = False  # used once: from then on min_size is kept
         self.listening = False
-        self.due = NEVER  # when tick() wants to be called
+        self.due = NEVER  # when tick() wants to be called: for a sweep, or for the lanes in timed
+        self.sweep_at = NEVER
+        self.timed: set[Lane] = set()
+        self.pinging = 0
         self.closing = 0
         self.epoch = 0  # changes whenever what the paths without the lock rely on has changed
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
@@ -126,10 +129,15 @@ class CoreState:
             event = Event(kind, self.name, now, number, duration, reason, error, detail)
             self.effects.append(Effect(Do.TELL, event=event))
 
-    def want_tick(self, at: float) -> None:
-        """Ask for a tick not later than ``at``."""
-        if at < self.due:
-            self.due = at
+    def want_tick(self, lane: Lane, at: float) -> None:
+        """Ask for a tick not later than ``at``, in which ``lane`` may dial again."""
+        self.timed.add(lane)
+        self.due = min(self.due, at)
+
+    def want_sweep(self, at: float) -> None:
+        """Ask for a sweep over all connections not later than ``at``."""
+        self.sweep_at = min(self.sweep_at, at)
+        self.due = min(self.due, at)
 
     def unfit(self, entry: Entry, now: float) -> CloseReason | None:
         """Why the connection must not be handed out again, if so."""

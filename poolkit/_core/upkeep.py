@@ -20,34 +20,49 @@ def tick(core: Core, now: float) -> None:
     core.due = NEVER
     if core.phase is not Phase.OPEN:
         return
-    for lane in list(core.lanes.values()):
+    timed, core.timed = core.timed, set()
+    for lane in timed:
         core.pump(lane, now)
-        _sweep(core, lane, now)
+    if now >= core.sweep_at:
+        core.sweep_at = NEVER
+        _rotate(core, now)
+        for lane in list(core.lanes.values()):
+            _sweep(core, lane, now)
+        _plan_sweep(core, now)
+    else:
+        core.want_sweep(core.sweep_at)
     core.refill(now)
-    config = core.config
+
+
+def _plan_sweep(core: Core, now: float) -> None:
+    """Connections in use now may be idle soon: look again before any of their times can be up."""
     if core.entries:
-        for span in (config.idle_timeout, config.keepalive, LOOK_EVERY if core.features.peeks else None):
+        config = core.config
+        spans = (config.idle_timeout, config.keepalive, LOOK_EVERY if core.features.peeks else None)
+        for span in (*spans, config.leak_after and config.leak_after / 4):
             if span is not None:
-                core.want_tick(now + span)
-        if config.leak_after is not None:
-            core.want_tick(now + config.leak_after / 4)
+                core.want_sweep(now + span)
 
 
 def _sweep(core: Core, lane: Lane, now: float) -> None:
     """Take every idle connection in hand once; those that stay keep their order."""
     lead = rotation_lead(core.config.max_lifetime)
-    if core.config.max_lifetime is not None:
-        for entry in list(core.entries.values()):
-            if entry.state in (IDLE, IN_USE) and entry.lane is lane and now >= entry.expires - lead:
-                _rotate(core, entry, now)
     next_due = NEVER
     stay = []
-    for entry in core.take_all_idle(lane):
+    idle = core.take_all_idle(lane)
+    # never all at once: half of them stay at hand while the others are looked at
+    pings = min((len(idle) + 1) // 2, core.max_connecting - core.pinging)
+    for entry in idle:
         reason = core.unfit(entry, now)
         if reason is not None:
             core.begin_close(entry, reason, now)
             continue
-        if _wants_ping(core, entry, now):
+        wanted = _wants_ping(core, entry, now)
+        if wanted and pings <= 0:
+            next_due = now
+        elif wanted:
+            pings -= 1
+            core.pinging += 1
             entry.move(CHECKING)
             core.idle_order.pop(entry, None)
             core.effects.append(Effect(Do.PING, entry))
@@ -56,7 +71,7 @@ def _sweep(core: Core, lane: Lane, now: float) -> None:
         stay.append(entry)
     core.relist(lane, stay)
     if next_due < NEVER:
-        core.want_tick(max(now + SHORTEST, next_due))
+        core.want_sweep(max(now + SHORTEST, next_due))
     core.match(lane, now)  # somebody may have queued while the list was empty
 
 
@@ -81,21 +96,29 @@ def _wants_ping(core: Core, entry: Entry, now: float) -> bool:
     return core.features.peeks and now - entry.last_used >= LOOK_EVERY
 
 
-def _rotate(core: Core, entry: Entry, now: float) -> None:
-    """Open the successor before the connection's end, if it will be missed and a permit is free."""
-    config, lane = core.config, entry.lane
-    missed = lane.live <= config.min_size or now - entry.last_used < 0.1 * (config.max_lifetime or NEVER)
-    if entry.rotating or not missed or core.features.keyed:
+def _rotate(core: Core, now: float) -> None:
+    """Open successors before the end of connections that will be missed, as far as permits are free."""
+    config = core.config
+    if config.max_lifetime is None or core.features.keyed:
         return
-    if len(core.entries) < core.limit and core.may_dial(lane, now):
-        entry.rotating = True
-        successor = core.dial(lane, Purpose.ROTATE, now)
-        successor.replaced = entry
-        core.effects.append(Effect(Do.CONNECT, successor))
+    lead = rotation_lead(config.max_lifetime)
+    for entry in list(core.entries.values()):
+        if entry.rotating or now < entry.expires - lead or entry.state not in (IDLE, IN_USE):
+            continue
+        lane = entry.lane
+        missed = (
+            entry.state is IN_USE or lane.live <= config.min_size or now - entry.last_used < 0.1 * config.max_lifetime
+        )
+        if missed and len(core.entries) < core.limit and core.may_dial(lane, now):
+            entry.rotating = True
+            successor = core.dial(lane, Purpose.ROTATE, now)
+            successor.replaced = entry
+            core.effects.append(Effect(Do.CONNECT, successor))
 
 
 def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, now: float) -> None:
     """The look at (``asked``: the check of) an idle connection ended."""
+    core.pinging -= 1
     core.counts.checks += asked
     if error is not None:
         core.failed_check(entry, error, now)
