@@ -126,14 +126,6 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
     )
 
 
-class _SyncPool(PoolkitConnectionPool):
-    _held = (*PoolkitConnectionPool._held, httpx.ByteStream)
-
-
-class _AsyncPool(AsyncPoolkitConnectionPool):
-    _held = (*AsyncPoolkitConnectionPool._held, httpx.ByteStream)
-
-
 class PoolkitTransport(httpx.HTTPTransport):
     """Stands in for ``httpx.HTTPTransport``. Thread-safe; safe after ``fork()``.
 
@@ -163,11 +155,12 @@ class PoolkitTransport(httpx.HTTPTransport):
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
-        self._pool = _SyncPool(
+        self._pool = pool = PoolkitConnectionPool(
             **_core_arguments(context, limits, proxy),
             http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
             socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
         )  # fmt: skip
+        pool._held += (httpx.ByteStream,)
 
     @property
     def pool(self) -> Pool[Any]:
@@ -204,11 +197,12 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
-        self._pool = _AsyncPool(
+        self._pool = pool = AsyncPoolkitConnectionPool(
             **_core_arguments(context, limits, proxy),
             http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
             socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
         )  # fmt: skip
+        pool._held += (httpx.ByteStream,)
 
     @property
     def pool(self) -> AsyncPool[Any]:

@@ -38,9 +38,9 @@ class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnect
             self.abort(link)
 
     def abort(self, link: _Link) -> None:
-        """Close the transport without waiting for anything."""
+        """Close the transport without waiting for anything, so that no cancellation can come between."""
         self.links.pop(id(link), None)
-        for stream in link.streams:
+        for stream in link.streams:  # also after a failed handshake or tunnel, where httpcore has let go of it
             first_step(stream.aclose)
 
 
@@ -140,18 +140,24 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
             else:
-                return self._answered(response, request, lease, hook)
+                return self._answered(response, request, lease, hook, keep=config.max_idle != 0)
             if deadline is not None:
                 wait = max(0.0, deadline - time.monotonic())
 
     def _answered(
-        self, response: httpcore.Response, request: httpcore.Request, lease: AsyncLease[_Link], hook: Exchange | None
+        self,
+        response: httpcore.Response,
+        request: httpcore.Request,
+        lease: AsyncLease[_Link],
+        hook: Exchange | None,
+        *,
+        keep: bool,
     ) -> httpcore.Response:
         link = lease.connection
         link.answered = True
         if hook is not None:
             hook.stands()
-        body = _Body(response.stream, link, lease)
+        body = _Body(response.stream, link, lease, keep)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -177,11 +183,12 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_done", "_link", "_stream", "lease")
+    __slots__ = ("_closed", "_done", "_keep", "_link", "_stream", "lease")
 
-    def __init__(self, stream: Any, link: _Link, lease: AsyncLease[_Link]) -> None:
+    def __init__(self, stream: Any, link: _Link, lease: AsyncLease[_Link], keep: bool) -> None:
         self._stream = stream
         self._link = link
+        self._keep = keep  # False: no connection is kept idle, so this one is closed before close() returns
         self.lease: AsyncLease[_Link] | None = lease  # None: detached
         self._done = False
         self._closed = False
@@ -202,7 +209,8 @@ class _Body:
         sound = False
         try:
             await self._stream.aclose()
-            sound = self._link.connection.is_available() and (self._done or not self._link.http2)
+            link = self._link
+            sound = link.connection.is_available() and (self._done if link.http2 else self._keep)
         finally:  # if this is cancelled, in whatever way, the connection is discarded: no state is left half-way
             if self.lease is not None:
                 self.lease.close_nowait(discard=not sound)
