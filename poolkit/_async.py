@@ -200,15 +200,17 @@ class AsyncPool(AsyncJobs[C]):
         now = self._clock()
         entry.uses += 1
         entry.busy += now - entry.leased_at
-        verdict = self._fate(discard, error)
-        if verdict is Verdict.KEEP and entry.leases == 1:
-            try:
-                if self._dirty(entry):
-                    entry.move(RESETTING)
-                    return entry
-            except Exception:
-                logger.debug("%s: needs_reset of connection %d failed", self.name, entry.id, exc_info=True)
-                verdict = Verdict.DISCARD
+        try:
+            verdict = self._fate(discard, error)
+            if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
+                entry.move(RESETTING)
+                return entry
+        except Exception:
+            logger.debug("%s: needs_reset of connection %d failed", self.name, entry.id, exc_info=True)
+            verdict = Verdict.DISCARD
+        except BaseException:  # interrupted: the state of the connection is unknown
+            self._submit(self._core.discard, entry, now)
+            raise
         if verdict is Verdict.KEEP:
             self._submit(self._core.give_back, entry, now)
         else:
@@ -241,10 +243,7 @@ class AsyncPool(AsyncJobs[C]):
                 elif outcome.state is CHECKING:
                     self._check_for(runtime, waiter, outcome, deadline)
                 else:
-                    entry = await self._connect_for(waiter, outcome, deadline)
-                    if entry is not None:
-                        self._mark(entry, waiter, self._clock())
-                        return entry
+                    await self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
             self._decide(self._abandon, waiter, error, self._clock())
             raise
@@ -278,8 +277,8 @@ class AsyncPool(AsyncJobs[C]):
         else:
             runtime.spawn(self._check_job, entry, waiter)
 
-    async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> Entry | None:
-        """The caller connects by himself, as his driver asks; None: the connection was no use any more."""
+    async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """The caller connects by himself, as his driver asks."""
         limit = self._config.connect_timeout
         left = deadline - self._clock()
         if 0 < left < (limit or NEVER):
@@ -293,9 +292,9 @@ class AsyncPool(AsyncJobs[C]):
         now = self._clock()
         kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
         if kept:
-            return entry
-        self._decide(self._core.retry, waiter, now)
-        return None
+            waiter.outcome = entry
+        else:
+            self._decide(self._core.retry, waiter, now)
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
 

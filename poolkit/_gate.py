@@ -92,20 +92,25 @@ class Gate:
         raise NotImplementedError
 
     def _perform(self, effects: list[Effect]) -> None:
-        for do, entry, waiter, event in effects:
-            if do is Do.WAKE:
-                assert waiter is not None
-                assert waiter.parker is not None
-                waiter.parker.wake()
-            elif do is Do.TELL:
-                assert event is not None
-                self._events.append(event)
-            elif do is Do.ABORT:
-                assert entry is not None
-                self._abort(entry)
-            else:
-                assert entry is not None
-                self._begin_job(do, entry)
+        todo = iter(effects)
+        try:
+            for do, entry, waiter, event in todo:
+                if do is Do.WAKE:
+                    assert waiter is not None
+                    assert waiter.parker is not None
+                    waiter.parker.wake()
+                elif do is Do.TELL:
+                    assert event is not None
+                    self._events.append(event)
+                elif do is Do.ABORT:
+                    assert entry is not None
+                    self._abort(entry)
+                else:
+                    assert entry is not None
+                    self._begin_job(do, entry)
+        except BaseException:
+            self._perform(list(todo))  # what interrupts one piece of work must not lose the others
+            raise
         if self._events:
             self._tell()
 
@@ -113,15 +118,16 @@ class Gate:
         raise NotImplementedError
 
     def _abort(self, entry: Entry) -> None:
+        if self._abort_method is None and self._close_method is not None:
+            self._begin_job(Do.CLOSE, entry)
+            return
         try:
             if self._abort_method is not None:
                 self._abort_method(entry.connection)
-            elif self._close_method is not None:
-                self._begin_job(Do.CLOSE, entry)
-                return
         except Exception:
             logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
-        self._gone(entry)
+        finally:
+            self._gone(entry)
 
     def _gone(self, entry: Entry) -> None:
         """The connection is closed."""

@@ -150,11 +150,7 @@ class Shell(Gate, Generic[C]):
             and not self._features.keyed
             and self._capacity_method is None
         )
-        unhindered = (
-            fast
-            and self._reset_method is None
-            and len(core.entries) - core.closing <= core.limit
-        )
+        unhindered = fast and self._reset_method is None and len(core.entries) - core.closing <= core.limit
         self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
         self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
 
@@ -263,7 +259,9 @@ class Shell(Gate, Generic[C]):
 
     def _dropped(self, key: int, entry: Entry) -> None:
         """Called by a finalizer: takes no lock, does no I/O; the next one at the lock does the work."""
-        self._inbox.append((self._reclaim, (key,)))
+        if self._leased.pop(key, None) is None:  # at once: the next lease may get this one's id
+            return  # cut when the pool was closed, or inherited from the parent process
+        self._inbox.append((self._reclaim, (entry,)))
         try:
             waiter = next(iter(entry.lane.waiters))
         except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
@@ -271,11 +269,8 @@ class Shell(Gate, Generic[C]):
         if waiter.parker is not None:
             waiter.parker.wake()  # nobody may come by for long, but he waits for just this
 
-    def _reclaim(self, key: int) -> None:
+    def _reclaim(self, entry: Entry) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""
-        entry = self._leased.pop(key, None)
-        if entry is None:
-            return
         now = self._clock()
         core = self._core
         core.counts.leaks += 1

@@ -142,9 +142,13 @@ class Pool(Shell[C]):
         now = self._clock()
         entry.uses += 1
         entry.busy += now - entry.leased_at
-        verdict = self._fate(discard, error)
-        if verdict is Verdict.KEEP and entry.leases == 1 and not self._reset(entry):
-            verdict = Verdict.DISCARD
+        try:
+            verdict = self._fate(discard, error)
+            if verdict is Verdict.KEEP and entry.leases == 1 and not self._reset(entry):
+                verdict = Verdict.DISCARD
+        except BaseException:  # interrupted: the state of the connection is unknown
+            self._submit(self._core.discard, entry, now)
+            raise
         if verdict is Verdict.KEEP:
             self._submit(self._core.give_back, entry, now)
         else:
@@ -160,9 +164,6 @@ class Pool(Shell[C]):
             done = True
         except Exception:
             logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
-        except BaseException:
-            self._submit(self._core.discard, entry, self._clock(), Verdict.DISCARD)
-            raise
         return done
 
     # -- the long way ---------------------------------------------------------------------------------------------
@@ -190,10 +191,7 @@ class Pool(Shell[C]):
                 elif outcome.state is CHECKING:
                     self._check_for(waiter, outcome, deadline)
                 else:
-                    entry = self._connect_for(waiter, outcome, deadline)
-                    if entry is not None:
-                        self._mark(entry, waiter, self._clock())
-                        return entry
+                    self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
             self._decide(self._abandon, waiter, error, self._clock())
             raise
@@ -242,8 +240,8 @@ class Pool(Shell[C]):
             return error
         return None
 
-    def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> Entry | None:
-        """The caller connects by himself, as his driver asks; None: the connection was no use any more."""
+    def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """The caller connects by himself, as his driver asks."""
         limit = self._config.connect_timeout
         left = deadline - self._clock()
         if 0 < left < (limit or NEVER):
@@ -257,9 +255,9 @@ class Pool(Shell[C]):
         now = self._clock()
         kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
         if kept:
-            return entry
-        self._decide(self._core.retry, waiter, now)
-        return None
+            waiter.outcome = entry
+        else:
+            self._decide(self._core.retry, waiter, now)
 
     def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
         connection: C

@@ -157,5 +157,7 @@ def _run_due(ref: weakref.ref[Task]) -> None:
 async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
     try:
         await job(*args)
-    except Exception:
+    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a driver's own kind; nobody awaits this task
         logger.exception("poolkit: background job failed")

@@ -138,7 +138,9 @@ async def _run_due(ref: weakref.ref[Task], delay: float) -> None:
 async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
     try:
         await job(*args)
-    except Exception:  # a system task that raises would end the whole run
+    except (trio.Cancelled, GeneratorExit):
+        raise
+    except BaseException:  # a system task that raises would end the whole run
         logger.exception("poolkit: background job failed")
 
 

@@ -30,13 +30,39 @@ class FakeConnection:
 class _Faults:
     """What both connectors count and are told. Thread-safe."""
 
-    def __init__(self, **delays: float) -> None:
+    connect_in_caller: bool
+    check: Any
+    reset: Any
+    needs_reset: Any
+    peek: Any
+    capacity: Any
+
+    def __init__(
+        self,
+        *,
+        checks: bool = True,
+        peeks: bool = False,
+        resets: bool = True,
+        streams: int | None = None,
+        in_caller: bool = False,
+        **delays: float,
+    ) -> None:
         self._numbers = itertools.count(1)
         self._mutex = threading.Lock()
+        self.connect_in_caller = in_caller
+        if not checks:  # the engine calls only what a connector has
+            self.check = None
+        if not resets:
+            self.needs_reset = self.reset = None
+        if peeks:
+            self.peek = self._peek
+        if streams is not None:
+            self.capacity = lambda connection: streams
         self.delays = delays
         self.gates: dict[str, threading.Event] = {}
         self.errors: dict[str, Callable[[], BaseException | None]] = {}
-        self.calls: dict[str, int] = dict.fromkeys(("connect", "close", "abort", "check", "reset"), 0)
+        stages = ("connect", "close", "abort", "check", "reset", "peek")
+        self.calls: dict[str, int] = dict.fromkeys(stages, 0)
         self.connections: list[FakeConnection] = []
         self.live = 0
         self.max_live = 0
@@ -49,6 +75,18 @@ class _Faults:
             self.errors.pop(stage, None)
         else:
             self.errors[stage] = make
+
+    def hold(self, stage: str) -> threading.Event:
+        """From now on ``stage`` waits until the event given here is set."""
+        gate = self.gates[stage] = threading.Event()
+        return gate
+
+    def free_all(self) -> None:
+        """Open every gate and let every stage work."""
+        for gate in list(self.gates.values()):
+            gate.set()
+        self.gates.clear()
+        self.errors.clear()
 
     def _enter(self, stage: str) -> None:
         with self._mutex:
@@ -81,6 +119,10 @@ class _Faults:
                 connection.closed = True
                 self.live -= 1
 
+    def _peek(self, connection: FakeConnection) -> bool:
+        self._enter("peek")
+        return connection.alive
+
     def kill_all(self) -> None:
         """The server goes away: every connection that stands is dead, new ones work."""
         for connection in self.connections:
@@ -88,10 +130,13 @@ class _Faults:
 
 
 class FakeConnector(_Faults, Connector[FakeConnection]):
-    """For :class:`~poolkit.Pool`. ``delays``: seconds for each of connect, close, check, reset.
+    """For :class:`~poolkit.Pool`. ``FakeConnector(connect=0.1)``: seconds that a stage takes.
 
-    ``gates[stage]``: an event that the stage waits for. ``fail(stage, make)``: an error that it raises.
-    ``calls``, ``live``, ``max_live``, ``max_dialling``: what happened.
+    Stages are connect, close, abort, check, reset and peek. ``hold(stage)`` gives an event that the stage waits
+    for, ``fail(stage, make)`` sets the error that it raises. ``calls``, ``connections``, ``live``, ``max_live``,
+    ``dialling``, ``max_dialling``: what happened, as the "server" saw it.
+    ``checks``, ``peeks``, ``resets``: what this driver can do; ``streams``: leases that one connection serves;
+    ``in_caller``: connects happen in the thread or task of the caller.
     """
 
     def _stage(self, stage: str) -> None:
@@ -122,6 +167,7 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
         """Close it at once."""
         self._enter("abort")
         self._closed(connection)
+        self._raise("abort")
 
     def check(self, connection: FakeConnection, timeout: float | None) -> bool:
         """Whether the "server" still knows it."""
@@ -174,6 +220,7 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
         """Close it at once."""
         self._enter("abort")
         self._closed(connection)
+        self._raise("abort")
 
     async def check(self, connection: FakeConnection, timeout: float | None) -> bool:
         """Whether the "server" still knows it."""

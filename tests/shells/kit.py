@@ -1,0 +1,160 @@
+"""One text for threads, asyncio and trio: a pool, its connector without a server, and the words of a scenario.
+
+A scenario is a coroutine. On threads each word of it runs in a worker thread of its own, so that waits overlap
+just as tasks do; what a scenario says of ``Pool`` it says of ``AsyncPool``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import pytest
+
+from poolkit import AsyncLease, AsyncPool, Lease, Pool, PoolStats
+from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
+
+AnyLease = Lease[FakeConnection] | AsyncLease[FakeConnection]
+AnyPool = Pool[FakeConnection] | AsyncPool[FakeConnection]
+
+ASYNC = pytest.mark.parametrize("flavour", ["asyncio", "trio"], indirect=True)
+"""For scenarios about tasks alone (cancellation)."""
+THREADS = pytest.mark.parametrize("flavour", ["threads"], indirect=True)
+"""For scenarios about threads alone."""
+
+PATIENCE = 10.0
+"""Seconds that a test waits for something that must happen: long, because only a failing test uses it up."""
+
+
+class Rig:
+    """A pool under test. As a context manager it ends the test: the pool quiet, its books balanced, all closed."""
+
+    def __init__(self, flavour: str, connector: Any = None, *, features: dict[str, Any] | None = None, **kwargs: Any):
+        self.threads = flavour == "threads"
+        kind = FakeConnector if self.threads else AsyncFakeConnector
+        self.connector: FakeConnector | AsyncFakeConnector = connector or kind(**(features or {}))
+        self.pool: Any = (Pool if self.threads else AsyncPool)(self.connector, **kwargs)
+        self.limiter = anyio.CapacityLimiter(2000)
+
+    async def __aenter__(self) -> Rig:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.connector.free_all()
+        if error is not None:
+            return
+        await self.until(lambda: not self._busy(), "the pool is quiet")
+        self.pool.check_books()
+        await self.close(timeout=PATIENCE)
+        assert self.pool.closed
+        stats: PoolStats = self.pool.stats()
+        if not stats.leases:
+            await self.until(lambda: self.connector.live == 0, "every connection is closed")
+        self.pool.check_books()
+
+    def _busy(self) -> bool:
+        stats = self.pool.stats()
+        return bool(stats.waiting or stats.checking or stats.resetting or stats.closing or self.connector.dialling)
+
+    # -- the words of a scenario ------------------------------------------------------------------------------
+
+    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """``function(...)`` as a caller of this pool would run it: in a thread of its own, or in this task."""
+        if self.threads:
+            return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=self.limiter)
+        result = function(*args, **kwargs)
+        return await result if isinstance(result, Awaitable) else result
+
+    async def lease(self, timeout: Any = None, **kwargs: Any) -> Any:
+        """A lease; ``timeout`` None: PATIENCE."""
+        return await self.call(self.pool.lease, PATIENCE if timeout is None else timeout, **kwargs)
+
+    async def give(self, lease: AnyLease, **kwargs: Any) -> None:
+        """Close a lease."""
+        await self.call(lease.close, **kwargs)
+
+    async def acquire(self, timeout: Any = None) -> Any:
+        return await self.call(self.pool.acquire, PATIENCE if timeout is None else timeout)
+
+    async def release(self, connection: FakeConnection, **kwargs: Any) -> None:
+        await self.call(self.pool.release, connection, **kwargs)
+
+    async def close(self, **kwargs: Any) -> None:
+        await self.call(self.pool.close, **kwargs)
+
+    async def drain(self, *args: Any) -> Any:
+        return await self.call(self.pool.drain, *args)
+
+    async def warm_up(self, *args: Any, **kwargs: Any) -> None:
+        await self.call(self.pool.warm_up, *args, **kwargs)
+
+    async def fill(self, count: int) -> list[FakeConnection]:
+        """``count`` idle connections, least recently used first."""
+        leases = [await self.lease() for _ in range(count)]
+        connections = [lease.connection for lease in leases]
+        for lease in leases:
+            await self.give(lease)
+        await self.until(lambda: self.stats.idle == count, f"{count} are idle")
+        return connections
+
+    @property
+    def stats(self) -> PoolStats:
+        stats: PoolStats = self.pool.stats()
+        parts = (stats.idle, stats.in_use, stats.connecting, stats.checking, stats.resetting, stats.closing)
+        assert sum(parts) == stats.size
+        return stats
+
+    async def until(self, condition: Callable[[], object], what: str = "it happens") -> None:
+        """Wait for something that must happen soon."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain until {what}: {self.pool.stats()}"
+            await anyio.sleep(0.001)
+
+    async def queued(self, count: int) -> None:
+        """Until ``count`` callers wait."""
+        await self.until(lambda: self.stats.waiting == count, f"{count} wait")
+
+    async def tick(self) -> None:
+        """Housekeeping, now."""
+        self.pool.run_due()
+        await self.until(lambda: not self.stats.checking and not self.stats.closing, "housekeeping is over")
+
+
+class Outcome:
+    """What became of one caller, filled in by :func:`attempt`."""
+
+    def __init__(self) -> None:
+        self.lease: Any = None
+        self.error: BaseException | None = None
+        self.after = 0.0
+        self.at = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.lease is not None or self.error is not None
+
+
+async def attempt(rig: Rig, outcome: Outcome, timeout: Any = None) -> None:
+    """Ask for a lease and write down what came of it."""
+    began = time.monotonic()
+    try:
+        outcome.lease = await rig.lease(timeout)
+    except Exception as error:
+        outcome.error = error
+    outcome.at = time.monotonic()
+    outcome.after = outcome.at - began
+
+
+def ask(group: anyio.abc.TaskGroup, rig: Rig, timeout: Any = None) -> Outcome:
+    """A caller of its own, who asks now."""
+    outcome = Outcome()
+    group.start_soon(attempt, rig, outcome, timeout)
+    return outcome
