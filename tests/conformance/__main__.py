@@ -110,7 +110,7 @@ class Run:
             where = self.directory / label / session.name
             return sessions.run(session, roles, where, extra=self.options.expression, same_id=self.same_id)
 
-        with ThreadPoolExecutor(max_workers=max(1, self.options.jobs)) as pool:
+        with ThreadPoolExecutor(max_workers=1 if self.suite.serial else max(1, self.options.jobs)) as pool:
             return list(pool.map(one, todo))
 
     def again(self, before: list[Outcome], after: list[Outcome]) -> set[tuple[str, str]]:

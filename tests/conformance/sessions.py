@@ -33,6 +33,7 @@ class Session:
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     config: Path | None = None
+    own_directory: bool = False  # run in an empty directory, for tests that write where they stand
     roles: tuple[str, ...] | None = None  # the classes that this session wants; None: all
     test_limit: float = 60.0
     total_limit: float = 900.0
@@ -196,11 +197,13 @@ def _process(
         command += ["-c", str(session.config)]
     if extra:
         command += ["-k", extra]
-    command += [*session.arguments, *session.files]
+    command += [*session.arguments, *(str(session.root / file) for file in session.files)]
+    where = directory / "cwd" if session.own_directory else session.root
+    where.mkdir(exist_ok=True)
     with open(directory / "log.txt", "ab") as log:
         process = subprocess.Popen(
             command,
-            cwd=session.root,
+            cwd=where,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -24,6 +24,7 @@ class Suite(ABC):
     classes: Mapping[str, str]  # role -> class under test
     aliases: Mapping[str, str] = {}  # option on the command line -> role, where they differ
     optional: tuple[str, ...] = ()  # roles that need not be there
+    serial = False  # whether its sessions need the same ports, so that only one may run at a time
     needs: tuple[str, ...] = ()  # further distributions without which tests cannot run
 
     @abstractmethod

@@ -62,6 +62,7 @@ class Httpx(Suite):
     """Transports of httpx, and httpcore's pools under httpx's own transports."""
 
     name = "httpx"
+    serial = True  # its server listens on a fixed port
     distribution = "httpx"
     classes = {
         "sync": "poolkit_adapters.httpx:PoolkitTransport",

@@ -7,6 +7,7 @@ an argument, and library classes that inherit from it, are changed too.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -114,25 +115,23 @@ def counted(cls: type, name: str, method: str, unless: type | tuple[type, ...] |
     ``unless``: instances of these are somebody else's, though they inherit from ``cls``.
     """
     tally = counts.setdefault(name, [0, 0])
-    made: Callable[..., Any] = cls.__init__  # type: ignore[misc]
+    new: Callable[..., Any] = cls.__new__
     used: Callable[..., Any] = getattr(cls, method)
+    others = () if unless is None else unless
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if unless is None or not isinstance(self, unless):
+    # Not __init__: SQLAlchemy reads the names of its parameters, and a pool may be made by a plain call of it.
+    def __new__(kind: type, *args: Any, **kwargs: Any) -> Any:
+        if not issubclass(kind, others):
             tally[0] += 1
-        made(self, *args, **kwargs)
+        return new(kind) if new is object.__new__ else new(kind, *args, **kwargs)
 
+    @functools.wraps(used)  # drivers and their tests look at names and signatures
     def use(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if unless is None or not isinstance(self, unless):
+        if not isinstance(self, others):
             tally[1] += 1
         return used(self, *args, **kwargs)
 
-    # Drivers and their tests look at signatures (inspect follows __wrapped__) and at names.
-    for wrapper, inner in ((__init__, made), (use, used)):
-        wrapper.__wrapped__ = inner  # type: ignore[attr-defined]
-        wrapper.__name__ = wrapper.__qualname__ = inner.__name__
-        wrapper.__doc__ = inner.__doc__
-    cls.__init__ = __init__  # type: ignore[misc]
+    cls.__new__ = __new__  # type: ignore[method-assign,assignment]
     setattr(cls, method, use)
 
 
