@@ -1,0 +1,60 @@
+"""The command ``poolkit``. Exit codes: 0 well, 1 failed, 2 used wrongly or an extra is missing, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from poolkit.errors import MissingExtra, PoolError
+
+__all__ = ("main",)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; ``arguments`` default to those of the process.
+
+    Importing this needs nothing but poolkit: the script exists also where the extra ``cli`` is not installed.
+    """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # Who read the output has gone; the interpreter must not stumble over it again in its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MissingExtra as error:
+        return _complain(str(error), 2)
+    except PoolError as error:
+        return _complain(str(error), 1)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        import click
+    except ImportError:
+        raise MissingExtra("the command line needs click: pip install 'poolkit[cli]'") from None
+    from poolkit.cli._commands import program
+
+    try:
+        code = program.main(
+            args=None if arguments is None else list(arguments), prog_name="poolkit", standalone_mode=False
+        )
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str, code: int) -> int:
+    try:
+        sys.stderr.write(f"poolkit: {text}\n")
+    except OSError:
+        pass  # nobody reads it; the exit code still says it
+    return code

@@ -1,0 +1,63 @@
+"""What one run of the demo is: how many callers, how often, for how long, when what breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+__all__ = ("FULL", "QUICK", "ROWS", "RUNS", "TITLES", "Plan")
+
+ROWS = 500
+"""Products in the shop's table."""
+
+RUNS: tuple[tuple[str, str], ...] = (("sync", "own"), ("sync", "poolkit"), ("async", "poolkit"), ("async", "own"))
+"""Mode and pools of each run; who comes first changes, so that neither profits from a warm server."""
+
+TITLES = {"own": "drivers' own", "poolkit": "poolkit"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The load of one run. The same for every run: each caller's timetable is fixed before it starts."""
+
+    seconds: float
+    """Length of the timetable."""
+    callers: int
+    """Threads or tasks at work at the same time: more than there are connections, so that some wait."""
+    pause: float
+    """Seconds between two requests of one caller, on average."""
+    pool_size: int = 5
+    """Connections that each of the three pools may open."""
+    query_seconds: float = 0.012
+    """How long PostgreSQL works on a request: connections are held, and waited for."""
+    service_ms: int = 8
+    """Milliseconds that the HTTP service takes to answer."""
+    down: float = 0.3
+    """Seconds that Redis is away."""
+    timeout: float = 5.0
+    """Seconds that a caller is willing to wait for a connection, or for an answer."""
+    grace: float = 2.0
+    """Seconds after the timetable's end in which late requests may still end."""
+
+    @property
+    def kill_at(self) -> float:
+        """Seconds from the start at which all PostgreSQL backends are killed."""
+        return 0.4 * self.seconds
+
+    @property
+    def restart_at(self) -> float:
+        """Seconds from the start at which Redis is restarted."""
+        return 0.65 * self.seconds
+
+    def due_times(self, caller: int) -> Iterator[float]:
+        """Seconds from the start at which this caller's requests are due, the same in every run."""
+        chance = Random(caller)
+        due = chance.uniform(0, self.pause)
+        while due < self.seconds:
+            yield due
+            due += self.pause * chance.uniform(0.5, 1.5)
+
+
+FULL = Plan(seconds=9.0, callers=24, pause=0.12)
+QUICK = Plan(seconds=1.8, callers=16, pause=0.12, down=0.15, grace=1.0)
