@@ -67,7 +67,8 @@ class AsyncPoolkitPool(BasePool):
 
     def dispose(self) -> None:
         """As of the sync pool; waits until the idle connections are closed, where the caller can wait."""
-        self.poolkit.clear()
+        self._rest()
+        self.poolkit.discard_idle()
         self._settle(*self._runtime.pending())
         self.logger.info("Pool disposed. %s", self.status())
 

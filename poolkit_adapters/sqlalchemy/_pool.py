@@ -30,6 +30,7 @@ class BasePool(SQLAlchemyPool):
     """The engine's pool: ``stats()``, ``explain()``, ``clear()``, ``drain()``, ``reconfigure()``, ``warm_up()`` ..."""
 
     _barging_window: float | None = None
+    _floor = 0
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class BasePool(SQLAlchemyPool):
         if settled.connect_timeout is not None:
             limit_connects(self._dialect, creator, settled.connect_timeout)
         self._acquire = self.poolkit.acquire
-        self._release = self.poolkit.release
+        self._release: Any = self.poolkit.release
 
     def _runtime_for_engine(self) -> Runtime:
         return _THREADS
@@ -111,7 +112,7 @@ class BasePool(SQLAlchemyPool):
         raise self._told(failure)  # out of the except block: the cause is not the context
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        self._release(record)  # type: ignore[arg-type]  # every record here was made by _create_connection
+        self._release(record)
 
     def _told(self, error: PoolError) -> Exception:
         """SQLAlchemy's error for an engine's error; a timeout begins with the words that people grep their logs for."""
@@ -126,6 +127,8 @@ class BasePool(SQLAlchemyPool):
         """A new pool with the settings that are in effect now; events, listeners and name are carried over."""
         self.logger.info("Pool recreating")
         config = self.poolkit.config
+        if self._floor:
+            config = config.replace(min_size=self._floor)
         size, overflow = queue_sizes(config)
         timeout, lifo = config.acquire_timeout, config.order == "lifo"
         sizes: dict[str, Any] = {
@@ -135,6 +138,7 @@ class BasePool(SQLAlchemyPool):
         own: dict[str, Any] = {"listeners": self._listeners} if self._listeners else {}
         if self._debug:
             own["debug"] = True
+        self._rest(succeeded=True)
         return self.__class__(
             self._creator,
             **(sizes if plain.replace(**settings) == config else {"config": config}),
@@ -150,12 +154,39 @@ class BasePool(SQLAlchemyPool):
         )
 
     def dispose(self) -> None:
-        """Close the idle connections now and those in use when they come back. The pool stays usable.
+        """Close the idle connections. Those in use go on; the pool stays usable.
 
-        Under QueuePool the latter stay open in the abandoned pool until they are collected.
+        After ``Engine.dispose()``, which puts another pool in this one's place, those in use are closed when they
+        come back; under QueuePool they stay open in the abandoned pool until they are collected.
         """
-        self.poolkit.clear()
+        self._rest()
+        self.poolkit.discard_idle()
         self.logger.info("Pool disposed. %s", self.status())
+
+    def _rest(self, *, succeeded: bool = False) -> None:
+        """Keep no ``min_size`` until somebody asks this pool for a connection again.
+
+        ``succeeded``: another pool took over, so what is in use now is closed when it comes back.
+        """
+        floor = self.poolkit.config.min_size
+        if floor:
+            self._floor = floor
+            self.poolkit.reconfigure(min_size=0)
+        if succeeded:
+            self._release = self._release_for_good
+        if floor or succeeded:
+            self.__dict__["_do_get"] = self._get_again
+
+    def _release_for_good(self, record: Record) -> None:
+        self.poolkit.release(record, discard=True)
+
+    def _get_again(self) -> ConnectionPoolEntry:
+        self.__dict__.pop("_do_get", None)
+        self._release = self.poolkit.release
+        floor, self._floor = self._floor, 0
+        if floor:
+            self.poolkit.reconfigure(min_size=floor)
+        return self._do_get()
 
     def status(self) -> str:
         """The numbers below in QueuePool's words."""

@@ -114,7 +114,8 @@ def _sizes(pool_size: int, max_overflow: int, config: PoolConfig | None, setting
     """QueuePool's two numbers as ``max_size`` and ``max_idle``."""
     size_given, overflow_given = pool_size is not POOL_SIZE, max_overflow is not MAX_OVERFLOW
     _whole("pool_size", pool_size, 0, "0 or more (0: no limit)")
-    _whole("max_overflow", max_overflow, -1, "0 or more, or -1 (no limit)")
+    if pool_size != 0:  # QueuePool does not look at it otherwise
+        _whole("max_overflow", max_overflow, -1, "0 or more, or -1 (no limit)")
     _once("max_overflow", overflow_given, max_overflow, "max_size", settings)
     _once("pool_size", size_given, pool_size, "max_idle", settings)
     if config is not None and overflow_given and not size_given:
