@@ -214,7 +214,7 @@ class AsyncPool(AsyncJobs[C]):
         if verdict is Verdict.KEEP:
             self._submit(self._core.give_back, entry, now)
         else:
-            self._submit(self._core.discard, entry, now, verdict)
+            self._submit(self._core.discard, entry, now, verdict, error)
         return None
 
     # -- the long way ---------------------------------------------------------------------------------------------
