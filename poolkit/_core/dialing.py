@@ -61,7 +61,9 @@ class Dialing(CoreState):
         while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
             # a connect made by its caller serves him first: only the streams beside his are for those who wait
             taken = lane.connecting if self.features.connect_in_caller else 0
-            if not dials_wanted(len(lane.waiters) + taken, lane.connecting, lane.streams):
+            # idle ones that the oldest was told of: he looks at them first, and comes by here again
+            told = len(lane.idle) if lane.oldest().nudged else 0
+            if not dials_wanted(len(lane.waiters) + taken - told, lane.connecting, lane.streams):
                 return
             lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
             stand = lane.live - lane.connecting if lazy else lane.live
