@@ -77,7 +77,7 @@ class AsyncJobs(Shell[C]):
         now = self._clock()
         keepalive = self._config.keepalive
         ask = self._check_method is not None and (
-            entry.good_until == 0.0 or (keepalive is not None and now - entry.checked_at >= keepalive)
+            entry.good_until == 0.0 or (keepalive is not None and now - entry.seen_at >= keepalive)
         )
         error: BaseException | None = ConnectionAbortedError("check interrupted")
         try:

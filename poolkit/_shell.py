@@ -207,7 +207,7 @@ class Shell(Gate, Generic[C]):
         if waiter.outcome is not None:
             return None
         core, lane = self._core, waiter.lane
-        ahead = sum(1 for other in lane.waiters if other.ticket < waiter.ticket) if waiter.queued else 0
+        ahead = next((n for n, other in enumerate(lane.waiters) if other is waiter), 0) if waiter.queued else 0
         stats = snapshot(core, now)
         held = holders(core, now, self._name_of)
         text = explain(stats, held, ahead=ahead)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
+from ._fast import decline_put, decline_take, make_acquire, make_release
 from ._leases import Lease
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
@@ -79,6 +81,19 @@ class Pool(Shell[C]):
         self._core.started = True
         self._core.refill(self._clock())
 
+    def _refresh(self) -> None:
+        """Put the ways without the lock in the place of acquire and release, as long as they are allowed."""
+        super()._refresh()
+        mine = self.__dict__
+        mine.pop("acquire", None)
+        mine.pop("release", None)
+        if self._take is not decline_take and type(self).acquire is Pool.acquire:
+            mine["acquire"] = make_acquire(
+                self._core, self._clock, self._caller, self._undo_take, partial(Pool.acquire, self), DEFAULT
+            )
+        if self._put is not decline_put and type(self).release is Pool.release:
+            mine["release"] = make_release(self._core, self._clock, self._missed, self._give)
+
     # -- leases ---------------------------------------------------------------------------------------------------
 
     def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
@@ -88,9 +103,7 @@ class Pool(Shell[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        entry = self._take()
-        if entry is None:
-            entry = self._acquire(timeout, None)
+        entry = self._acquire(timeout, None)
         connection: C = entry.connection
         self._leased[id(connection)] = entry
         return connection
@@ -152,7 +165,7 @@ class Pool(Shell[C]):
         if verdict is Verdict.KEEP:
             self._submit(self._core.give_back, entry, now)
         else:
-            self._submit(self._core.discard, entry, now, verdict)
+            self._submit(self._core.discard, entry, now, verdict, error)
 
     def _reset(self, entry: Entry) -> bool:
         """Reset what was touched, in the returning thread; False if the connection cannot be used again."""
@@ -323,7 +336,7 @@ class Pool(Shell[C]):
         now = self._clock()
         keepalive = self._config.keepalive
         ask = self._check_method is not None and (
-            entry.good_until == 0.0 or (keepalive is not None and now - entry.checked_at >= keepalive)
+            entry.good_until == 0.0 or (keepalive is not None and now - entry.seen_at >= keepalive)
         )
         error = self._alive(entry, NEVER, ask=ask)
         self._decide(pinged, self._core, entry, error, ask, self._clock())

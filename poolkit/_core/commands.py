@@ -67,7 +67,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
         if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
             entry.expires = expiry(entry.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
         if entry.state in ESTABLISHED:
-            good = entry.checked_at + core.window
+            good = entry.seen_at + core.window
             entry.good_until = min(good, entry.expires)
     for lane in list(core.lanes.values()):
         lane.breaker.config = config.breaker

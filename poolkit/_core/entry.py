@@ -95,7 +95,7 @@ class Entry:
         self.expires = NEVER
         self.good_until = 0.0  # until then it may be handed out without a second look
         self.last_used = now
-        self.checked_at = now  # the last sign of life
+        self.checked_at = now  # the last check that went well
         self.leased_at = now
         self.leases = 0
         self.capacity = 1
@@ -115,6 +115,11 @@ class Entry:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"bug: connection {self.id} cannot go from {self.state.value} to {state.value}")
         self.state = state
+
+    @property
+    def seen_at(self) -> float:
+        """The last sign of life."""
+        return max(self.checked_at, self.last_used)
 
     def __repr__(self) -> str:
         return f"<Entry {self.id} {self.state.value}>"

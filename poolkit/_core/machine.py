@@ -186,7 +186,7 @@ class Core(Dialing):
     def give_back(self, entry: Entry, now: float) -> None:
         """A lease ended and the connection is sound."""
         entry.leases -= 1
-        entry.last_used = entry.checked_at = now
+        entry.last_used = now
         self.freshen(entry, now)
         self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
         self.offer(entry, now)
@@ -226,7 +226,8 @@ class Core(Dialing):
             return
         while lane.waiters and entry.leases < entry.capacity and not self.suspended:
             waiter = lane.oldest()
-            if now - waiter.since < self.barging and entry.capacity == 1:
+            # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
+            if now - waiter.since < self.barging and entry.capacity == 1 and now < entry.good_until:
                 self._put_idle(entry)
                 self.nudge(waiter)
                 return

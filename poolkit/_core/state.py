@@ -67,6 +67,7 @@ class CoreState:
         self.entries: dict[int, Entry] = {}
         self.leased: dict[int, Entry] = {}  # id of the lease, or of the connection where there is none, to entry
         self.lanes: dict[Hashable, Lane] = {}
+        self._many_lanes = 256
         self.idle_order: OrderedDict[Entry, None] = OrderedDict()  # keyed pools: over all lanes, oldest first
         self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
         self.effects: list[Effect] = []
@@ -104,8 +105,16 @@ class CoreState:
         """The lane of ``key``, made if need be."""
         lane = self.lanes.get(key)
         if lane is None:
+            if len(self.lanes) >= self._many_lanes:
+                self._drop_unused_lanes()
             lane = self.lanes[key] = Lane(key, self.config)
         return lane
+
+    def _drop_unused_lanes(self) -> None:
+        """Lanes are kept without a connection only for the failures their breakers have counted; not for ever."""
+        for lane in [one for one in self.lanes.values() if one.unused and not one.in_heap and one is not self.lane]:
+            del self.lanes[lane.key]
+        self._many_lanes = max(256, 2 * len(self.lanes))
 
     def take_effects(self) -> list[Effect]:
         """The work that has come up since the last call."""
@@ -242,5 +251,7 @@ class CoreState:
         lane.size -= 1
         self.counts.uses += entry.uses
         self.counts.busy += entry.busy
-        if self.features.keyed and lane.unused and not lane.in_heap and self.lanes.get(lane.key) is lane:
-            del self.lanes[lane.key]
+        counting = lane.breaker.config is not None and lane.breaker.failures
+        if self.features.keyed and lane.unused and not lane.in_heap and not counting:
+            if self.lanes.get(lane.key) is lane:
+                del self.lanes[lane.key]

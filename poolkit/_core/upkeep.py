@@ -81,7 +81,7 @@ def _next_due(core: Core, entry: Entry, now: float, lead: float) -> float:
     if core.config.idle_timeout is not None and core.config.idle_timeout + entry.last_used > now:
         due = min(due, entry.last_used + core.config.idle_timeout)
     if core.config.keepalive is not None and core.features.checks:
-        due = min(due, entry.checked_at + core.config.keepalive)
+        due = min(due, entry.seen_at + core.config.keepalive)
     return due
 
 
@@ -89,7 +89,7 @@ def _wants_ping(core: Core, entry: Entry, now: float) -> bool:
     if not core.doubts:
         return False
     keepalive = core.config.keepalive
-    if keepalive is not None and now - entry.checked_at >= keepalive:
+    if keepalive is not None and now - entry.seen_at >= keepalive:
         return True
     if entry.good_until == 0.0:  # in doubt since another one was found dead
         return True
