@@ -252,6 +252,6 @@ class CoreState:
         self.counts.uses += entry.uses
         self.counts.busy += entry.busy
         counting = lane.breaker.config is not None and lane.breaker.failures
-        if self.features.keyed and lane.unused and not lane.in_heap and not counting:
-            if self.lanes.get(lane.key) is lane:
-                del self.lanes[lane.key]
+        disposable = self.features.keyed and lane.unused and not lane.in_heap and not counting
+        if disposable and self.lanes.get(lane.key) is lane:
+            del self.lanes[lane.key]
