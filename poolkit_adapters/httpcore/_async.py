@@ -99,12 +99,12 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         )  # fmt: skip
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
-        self._engine = Reopening(lambda: AsyncPool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
+        self._reopening = Reopening(lambda: AsyncPool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
 
     @property
-    def pool(self) -> AsyncPool[Any]:
+    def engine(self) -> AsyncPool[Any]:
         """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
-        return self._engine.get()
+        return self._reopening.get()
 
     @property
     def connections(self) -> list[httpcore.AsyncConnectionInterface]:
@@ -114,7 +114,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
         key = key_of(request)
-        engine = self._engine.get()
+        engine = self._reopening.get()
         config = engine.config
         wait = timeout_of(request, config.acquire_timeout)
         deadline = None if wait is None else time.monotonic() + wait
@@ -170,13 +170,13 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         """Close all connections, those in use too. Requests that wait for one fail. As with httpcore's own pool, a
         later request begins anew.
         """
-        engine = self._engine.take()
+        engine = self._reopening.take()
         if engine is not None:
             await engine.drain(0)
             await engine.close()
 
     def __repr__(self) -> str:
-        engine = self._engine.peek()
+        engine = self._reopening.peek()
         return described(type(self).__name__, self.connections, None if engine is None else engine.stats())
 
 

@@ -95,12 +95,12 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         )  # fmt: skip
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
-        self._engine = Reopening(lambda: Pool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
+        self._reopening = Reopening(lambda: Pool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
 
     @property
-    def pool(self) -> Pool[Any]:
+    def engine(self) -> Pool[Any]:
         """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
-        return self._engine.get()
+        return self._reopening.get()
 
     @property
     def connections(self) -> list[httpcore.ConnectionInterface]:
@@ -110,7 +110,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
         key = key_of(request)
-        engine = self._engine.get()
+        engine = self._reopening.get()
         config = engine.config
         wait = timeout_of(request, config.acquire_timeout)
         deadline = None if wait is None else time.monotonic() + wait
@@ -160,13 +160,13 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         """Close all connections, those in use too. Requests that wait for one fail. As with httpcore's own pool, a
         later request begins anew.
         """
-        engine = self._engine.take()
+        engine = self._reopening.take()
         if engine is not None:
             engine.drain(0)
             engine.close()
 
     def __repr__(self) -> str:
-        engine = self._engine.peek()
+        engine = self._reopening.peek()
         return described(type(self).__name__, self.connections, None if engine is None else engine.stats())
 
 
