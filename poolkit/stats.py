@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import nsmallest
+from operator import attrgetter
 
 from ._core.dialing import describe
 from ._core.entry import Entry, State
@@ -106,15 +108,13 @@ def snapshot(core: Core, now: float) -> PoolStats:
     )
 
 
-def holders(core: Core, now: float, name_of: Callable[[int], str]) -> list[Holder]:
-    """Who holds connections, longest first. The caller holds the lock."""
-    held: list[Holder] = []
-    seen: set[int] = set()
-    for entry in sorted(core.leased.copy().values(), key=lambda entry: entry.leased_at):
-        if entry.id not in seen:
-            seen.add(entry.id)
-            held.append(Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry)))
-    return held
+def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1) -> list[Holder]:
+    """Who holds connections longest, ``most`` of them, longest first. The caller holds the lock."""
+    leased = {entry.id: entry for entry in core.leased.copy().values()}  # a multiplexed one has several leases
+    return [
+        Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry))
+        for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
+    ]
 
 
 def place_of(entry: Entry) -> str | None:

@@ -7,6 +7,7 @@ just as tasks do; what a scenario says of ``Pool`` it says of ``AsyncPool``.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ import anyio.abc
 import anyio.to_thread
 import pytest
 
-from poolkit import AsyncLease, AsyncPool, Lease, Pool, PoolStats
+from poolkit import AsyncLease, AsyncPool, Lease, Pool, PoolConfigWarning, PoolStats
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
 
 AnyLease = Lease[FakeConnection] | AsyncLease[FakeConnection]
@@ -38,7 +39,9 @@ class Rig:
         self.threads = flavour == "threads"
         kind = FakeConnector if self.threads else AsyncFakeConnector
         self.connector: FakeConnector | AsyncFakeConnector = connector or kind(**(features or {}))
-        self.pool: Any = (Pool if self.threads else AsyncPool)(self.connector, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PoolConfigWarning)  # tests have reasons for strange settings
+            self.pool: Any = (Pool if self.threads else AsyncPool)(self.connector, **kwargs)
         self.limiter = anyio.CapacityLimiter(2000)
 
     async def __aenter__(self) -> Rig:

@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-import trio.testing
 
 from poolkit import BackoffConfig, Pool
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector

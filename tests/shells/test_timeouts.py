@@ -1,0 +1,213 @@
+"""Pain 7-10: one absolute deadline for a caller, an error that tells why, and nothing lost at the last moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from poolkit import (
+    AcquireTimeout,
+    BackoffConfig,
+    ConfigError,
+    ConnectFailed,
+    ConnectTimeout,
+    Pool,
+    ServerUnavailable,
+)
+from poolkit.testing import FakeConnector
+from tests.shells.kit import ASYNC, PATIENCE, Outcome, Rig, ask, attempt
+
+pytestmark = pytest.mark.anyio
+Make = Callable[..., Rig]
+
+
+async def test_07_a_full_pool_says_so_when_the_time_is_up(make: Make) -> None:
+    async with make(max_size=2, name="orders-db", debug=True) as rig:
+        async with anyio.create_task_group() as group:
+            others = [ask(group, rig), ask(group, rig)]
+        held = [other.lease for other in others]
+        began = time.monotonic()
+        with pytest.raises(AcquireTimeout) as caught:
+            await rig.lease(0.2)
+        spent = time.monotonic() - began
+        assert 0.19 <= spent < 5
+        text = str(caught.value)
+        assert text.startswith("orders-db: no connection in 0.2")
+        assert "in use 2/2, idle 0, connecting 0, 0 ahead of you; longest held" in text
+        assert "kit.py:" in text  # where the longest holder took his
+        assert "last connect error: none" in text
+        # exhaustion is not "server down": what is written for that must not catch it
+        assert isinstance(caught.value, TimeoutError)
+        assert not isinstance(caught.value, (ConnectFailed, ConnectionError))
+        assert rig.stats.timeouts == 1
+        for lease in held:
+            await rig.give(lease)
+
+
+async def test_07_the_pools_own_setting_is_the_default(make: Make) -> None:
+    async with make(max_size=1, acquire_timeout=0.05) as rig:
+        held = await rig.lease()
+        with pytest.raises(AcquireTimeout, match=r"no connection in 0\.0"):
+            await rig.call(rig.pool.lease)
+        await rig.give(held)
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), "5", True, object()])
+async def test_07_a_timeout_that_cannot_be_meant(make: Make, wrong: object) -> None:
+    async with make(max_size=1) as rig:
+        await rig.fill(1)
+        held = await rig.lease()
+        with pytest.raises(ConfigError, match="timeout="):
+            await rig.lease(wrong)
+        await rig.give(held)
+
+
+async def test_08_timeout_zero_never_waits(make: Make) -> None:
+    async with make(max_size=2) as rig:
+        gate = rig.connector.hold("connect")
+        for _ in range(3):  # also while connects are under way, and no matter how often
+            with pytest.raises(AcquireTimeout):
+                await rig.lease(0)
+        gate.set()
+        await rig.until(lambda: rig.stats.idle > 0)
+        await rig.give(await rig.lease(0))
+        held = [await rig.lease(), await rig.lease()]
+        with pytest.raises(AcquireTimeout):
+            await rig.lease(0)
+        for lease in held:
+            await rig.give(lease)
+        await rig.give(await rig.lease(0))
+
+
+@pytest.mark.parametrize("flavour", ["threads"], indirect=True)
+async def test_08_timeout_zero_costs_no_sleep(make: Make) -> None:
+    async with make(max_size=1) as rig:
+        rig.connector.hold("connect")
+        quickest = PATIENCE
+        for _ in range(20):
+            began = time.perf_counter()
+            with pytest.raises(AcquireTimeout):
+                rig.pool.lease(0)
+            quickest = min(quickest, time.perf_counter() - began)
+        assert quickest < 0.005
+
+
+async def test_09_stale_connections_and_a_connect_share_one_deadline(make: Make) -> None:
+    """Three dead connections, 0.05 s to find out about each, and a new one: within the caller's second."""
+    async with make(max_size=3, check_after_idle=0, features={"check": 0.05}) as rig:
+        leases = [await rig.lease() for _ in range(3)]
+        for lease in leases:
+            await rig.give(lease)
+        rig.connector.kill_all()
+        rig.connector.delays["connect"] = 0.05
+        began = time.monotonic()
+        lease = await rig.lease(PATIENCE)
+        spent = time.monotonic() - began
+        assert lease.connection.number == 4
+        assert spent < 3, "there was a backoff between stale connections"
+        await rig.give(lease)
+
+
+async def test_09_a_black_hole_takes_no_longer_than_the_deadline(make: Make) -> None:
+    """The server answers neither checks nor connects; the caller is told when his time is up, not later."""
+    async with make(max_size=1, check_after_idle=0, check_timeout=None, connect_timeout=None) as rig:
+        await rig.fill(1)
+        rig.connector.hold("check")
+        rig.connector.hold("connect")
+        if rig.threads:  # a driver for threads keeps the limit itself: this one is told it
+            rig.connector.gates["check"].wait = lambda timeout=None: False  # type: ignore[method-assign]
+            rig.connector.fail("check", lambda: TimeoutError("silent"))
+        began = time.monotonic()
+        with pytest.raises(AcquireTimeout):
+            await rig.lease(0.3)
+        assert 0.25 < time.monotonic() - began < 5
+
+
+async def test_09_a_check_is_given_the_rest_of_the_callers_time() -> None:
+    given: list[float | None] = []
+
+    class Asked(FakeConnector):
+        def check(self, connection: object, timeout: float | None) -> bool:
+            given.append(timeout)
+            return True
+
+    with Pool(Asked(), max_size=1, check_after_idle=0, check_timeout=2) as pool:
+        pool.release(pool.acquire())  # new: not checked
+        pool.release(pool.acquire(timeout=0.5))
+        pool.release(pool.acquire(timeout=60))
+        pool.check_books()
+    assert given[0] is not None
+    assert given[0] <= 0.5
+    assert given[1] == 2
+
+
+@ASYNC
+async def test_09_connect_timeout_has_an_error_of_its_own(make: Make) -> None:
+    quick = BackoffConfig(base=0.001, cap=0.01)
+    async with make(max_size=1, connect_timeout=0.02, acquire_timeout=0.3, backoff=quick) as rig:
+        rig.connector.hold("connect")
+        with pytest.raises(ServerUnavailable) as caught:
+            await rig.call(rig.pool.lease)
+        assert isinstance(caught.value.__cause__, ConnectTimeout)
+        assert "connect_timeout" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("round_", range(10))
+async def test_10_a_release_at_the_moment_of_a_timeout_goes_to_the_next(make: Make, round_: int) -> None:
+    async with make(max_size=1) as rig:
+        held = await rig.lease()
+        async with anyio.create_task_group() as group:
+            first = ask(group, rig, 0.02)
+            await rig.queued(1)
+            second = ask(group, rig)
+            await anyio.sleep(0.0175 + 0.0005 * round_)
+            await rig.give(held)
+            given_at = time.monotonic()
+            await rig.until(lambda: first.done)
+            if first.lease is not None:
+                await rig.give(first.lease)
+            await rig.until(lambda: second.done)
+        assert second.lease is not None
+        assert second.at - given_at < 5, "the hand-off was lost; only the deadline saved the second waiter"
+        await rig.give(second.lease)
+        assert rig.connector.calls["connect"] == 1
+
+
+async def test_10_nobody_is_lost_when_many_time_out_at_once(make: Make) -> None:
+    async with make(max_size=2) as rig:
+        held = [await rig.lease(), await rig.lease()]
+        outcomes = [Outcome() for _ in range(60)]
+        async with anyio.create_task_group() as group:
+            for number, outcome in enumerate(outcomes):
+                group.start_soon(attempt, rig, outcome, 0.05 if number % 2 else PATIENCE)
+            await anyio.sleep(0.05)
+            for lease in held:
+                await rig.give(lease)
+            open_ = set(outcomes)
+            while open_:
+                await rig.until(lambda: any(outcome.done for outcome in open_))
+                for outcome in [outcome for outcome in open_ if outcome.done]:
+                    open_.discard(outcome)
+                    if outcome.lease is not None:
+                        await rig.give(outcome.lease)
+        assert all(outcome.lease is not None for outcome in outcomes[::2])
+
+
+async def test_10_a_thousand_timeouts_do_not_cost_a_thousand_reports(make: Make) -> None:
+    """Many callers whose time is up in the same moment are told so in time that grows with their number only."""
+    waiting = 400
+    async with make(max_size=100) as rig:
+        held = [await rig.lease() for _ in range(100)]
+        outcomes = [Outcome() for _ in range(waiting)]
+        cpu = time.process_time()
+        async with anyio.create_task_group() as group:
+            for outcome in outcomes:
+                group.start_soon(attempt, rig, outcome, 0.3)
+        cpu = time.process_time() - cpu
+        assert all(isinstance(outcome.error, AcquireTimeout) for outcome in outcomes)
+        assert cpu / waiting < 0.01, f"{cpu / waiting * 1000:.1f} ms of CPU for each timeout"
+        for lease in held:
+            await rig.give(lease)
