@@ -16,7 +16,8 @@ import psycopg_pool
 from psycopg_pool.abc import ACT
 
 from poolkit import AsyncPool, PoolConfig, PoolError, UsageError, Verdict
-from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+from poolkit.errors import ConnectFailed as EngineConnectFailed
+from poolkit.errors import PoolClosed as EnginePoolClosed
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
@@ -182,7 +183,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     async def _fill(self) -> None:
         try:
             await self._engine.warm_up(timeout=0)  # in the background
-        except (PoolkitConnectFailed, PoolClosed):
+        except (EngineConnectFailed, EnginePoolClosed):
             pass
 
     async def close(self, timeout: float = 5.0) -> None:

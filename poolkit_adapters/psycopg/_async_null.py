@@ -12,7 +12,7 @@ import psycopg_pool
 from psycopg_pool.abc import ACT
 
 from poolkit import PoolConfig
-from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
 from ._async import _CONNECTION, AsyncPoolkitConnectionPool
@@ -67,15 +67,18 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
         self._check_admitted()
         deadline = time.monotonic() + timeout
         while True:
+            self._probes += 1
             try:
                 await self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
                 return
-            except PoolkitConnectFailed as error:
+            except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:
                     raise self._not_connectable(timeout, error) from error.__cause__
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _acquire(self, timeout: float | None) -> ACT:
+        if timeout is None:
+            timeout = self._engine.config.acquire_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -27,13 +27,17 @@ class Ledger:
             page = self._pages[get_ident()] = Counter()
         page[name] += amount  # type: ignore[assignment]  # seconds are floats until they are reported
 
-    def report(self, stats: PoolStats, *, pop: bool = False) -> dict[str, int]:
+    def total(self, name: str) -> int:
+        """What was counted under this name."""
+        return int(sum(page[name] for page in list(self._pages.values())))
+
+    def report(self, stats: PoolStats, *, unqueued: int = 0, pop: bool = False) -> dict[str, int]:
         """The numbers of ``get_stats()``; with ``pop`` the counters begin at zero again. Times in whole ms."""
         totals: Counter[str] = Counter()
         for page in list(self._pages.values()):
             totals.update(page.copy())
         totals["requests_num"] += stats.acquires + totals["requests_errors"] + stats.waiting
-        totals["requests_queued"] += stats.waits
+        totals["requests_queued"] += max(0, stats.waits - unqueued)
         totals["usage_ms"] += stats.busy_seconds * 1000  # type: ignore[assignment]
         totals["connections_lost"] += stats.failed_checks
         since = {name: max(0, int(totals[name]) - int(self._before[name])) for name in totals}

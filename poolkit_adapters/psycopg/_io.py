@@ -59,15 +59,17 @@ def _begin_ping(pgconn: PGconn) -> None:
     pgconn.send_query(b"")
 
 
-def _answered(pgconn: PGconn) -> bool:
-    """Take in what has arrived; True when the answer is complete."""
+def _answered(pgconn: PGconn, errors: list[str]) -> bool:
+    """Take in what has arrived; True when the answer is complete. A dying server's last words go to ``errors``."""
     pgconn.consume_input()
     while not pgconn.is_busy():
         result = pgconn.get_result()
         if result is None:
+            if errors:
+                raise psycopg.OperationalError(errors[0])
             return True
         if result.status == ExecStatus.FATAL_ERROR:
-            raise psycopg.OperationalError(result.get_error_message())
+            errors.append(result.get_error_message())
     return False
 
 
@@ -75,12 +77,13 @@ def ping(pgconn: PGconn, timeout: float | None) -> None:
     """One round trip within ``timeout`` seconds; raises psycopg.OperationalError or TimeoutError."""
     deadline = None if timeout is None else time.monotonic() + timeout
     _begin_ping(pgconn)
+    errors: list[str] = []
     while True:
         unsent = bool(pgconn.flush())
         left = None if deadline is None else deadline - time.monotonic()
         if (left is not None and left <= 0) or not _ready(pgconn.socket, left, write=unsent):
             raise TimeoutError(f"no answer in {timeout:g} s")
-        if _answered(pgconn):
+        if _answered(pgconn, errors):
             return
 
 
@@ -88,10 +91,11 @@ async def ping_async(pgconn: PGconn) -> None:
     """As :func:`ping`; whoever cancels it must drop the connection."""
     loop = asyncio.get_running_loop()
     _begin_ping(pgconn)
+    errors: list[str] = []
     while True:
         unsent = bool(pgconn.flush())
         await _wait_for(loop, pgconn.socket, write=unsent)
-        if _answered(pgconn):
+        if _answered(pgconn, errors):
             return
 
 

@@ -11,7 +11,7 @@ import psycopg_pool
 from psycopg_pool.abc import CT
 
 from poolkit import PoolConfig
-from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
 from ._errors import CheckFailed, PoolTimeout
@@ -69,15 +69,18 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
         self._check_admitted()
         deadline = time.monotonic() + timeout
         while True:
+            self._probes += 1
             try:
                 self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
                 return
-            except PoolkitConnectFailed as error:
+            except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:
                     raise self._not_connectable(timeout, error) from error.__cause__
             time.sleep(RETRY_PAUSE)
 
     def _acquire(self, timeout: float | None) -> CT:
+        if timeout is None:
+            timeout = self._engine.config.acquire_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

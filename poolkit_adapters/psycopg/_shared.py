@@ -52,6 +52,7 @@ class PoolBase:
     """Settings, attributes, statistics and refusals of both pools. Mixed in before psycopg_pool's class."""
 
     _null = False
+    _probes = 0  # connects that nobody asked for but wait()
     _engine: Any
     name: str
 
@@ -146,11 +147,15 @@ class PoolBase:
 
     def get_stats(self) -> dict[str, int]:
         """Measures and counters under psycopg_pool's names. Thread-safe, never waits for I/O."""
-        return self._ledger.report(self._engine.stats())
+        return self._ledger.report(self._engine.stats(), unqueued=self._unqueued())
 
     def pop_stats(self) -> dict[str, int]:
         """As :meth:`get_stats`; the counters begin at zero again."""
-        return self._ledger.report(self._engine.stats(), pop=True)
+        return self._ledger.report(self._engine.stats(), unqueued=self._unqueued(), pop=True)
+
+    def _unqueued(self) -> int:
+        """Requests that the engine counts as queued though they only had to connect for themselves."""
+        return self._ledger.total("connections_num") - self._probes if self._null else 0
 
     # -- refusals and errors --------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
 from poolkit import Pool, PoolConfig, PoolError, Verdict
-from poolkit.errors import ConnectFailed as PoolkitConnectFailed
+from poolkit.errors import ConnectFailed as EngineConnectFailed
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
@@ -159,7 +159,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
     def _fill(self) -> None:
         try:
             self._engine.warm_up(timeout=0)  # in the background
-        except PoolkitConnectFailed:
+        except EngineConnectFailed:
             pass
 
     def close(self, timeout: float = 5.0) -> None:
