@@ -31,6 +31,7 @@ class Core(Dialing):
                 waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
             else:
                 self._enqueue(waiter, now)
+                self._admit(waiter)
         else:
             if lane.waiters and now - lane.oldest().since >= self.barging:
                 self.match(lane, now)  # those who came before have waited long enough: nobody overtakes them
@@ -51,13 +52,19 @@ class Core(Dialing):
             self.pump(lane, now)
             if waiter.queued and lane.idle:  # put back without the lock since we looked: rule of __init__.py
                 self.match(lane, now)
+            if waiter.queued and not front:
+                self._admit(waiter)
+
+    def _admit(self, waiter: Waiter) -> None:
+        """Refuse the newcomer if too many wait; those for whom a connection is on its way do not count."""
+        lane, bound = waiter.lane, self.config.max_waiting
+        if bound is not None and len(lane.waiters) - lane.connecting * lane.streams > bound:
+            waiter.queued = False
+            del lane.waiters[waiter]
+            waiter.outcome = PoolBusy(f"{self.name}: {bound} callers wait already (max_waiting={bound})")
 
     def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
         lane = waiter.lane
-        bound = self.config.max_waiting
-        if bound is not None and not front and len(lane.waiters) >= bound:
-            waiter.outcome = PoolBusy(f"{self.name}: {bound} callers wait already (max_waiting={bound})")
-            return
         if not lane.waiters:
             lane.pace_until = now + pace(lane.connect_time)
         self._tickets += 1
