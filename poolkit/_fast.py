@@ -108,9 +108,12 @@ def make_acquire(
     def acquire(timeout: Any = default) -> Any:
         if waiters:
             return slow(timeout)
+        entry: Entry | None
         try:
             entry = pop()
         except IndexError:
+            entry = None
+        if entry is None:  # out of the except block: an error of the long way must not have this one as its context
             return slow(timeout)
         now = clock()
         if now < entry.good_until and entry.generation == lane.generation:
