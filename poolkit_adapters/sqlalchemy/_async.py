@@ -49,7 +49,7 @@ class AsyncPoolkitPool(BasePool):
         if loop is not self._runtime.loop:
             self._runtime.enter(loop)
         try:
-            record = self._acquire()
+            record = self.poolkit.acquire()
         except PoolError as error:
             failure = error
         else:
@@ -58,12 +58,16 @@ class AsyncPoolkitPool(BasePool):
             return record
         raise self._told(failure)  # out of the except block: the cause is not the context
 
-    def _do_return_conn(self, record: Any) -> None:
+    def _do_return_conn(self, record: Any, discard: bool = False) -> None:
+        runtime = self._runtime
+        runtime.latest = None
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
-        self._runtime.latest = None
-        self._release(record)
-        if live:
-            self._settle(self._runtime.latest)
+        if discard:
+            self.poolkit.release(record, discard=True)
+        else:
+            self.poolkit.release(record)
+        if live and runtime.latest is not None:
+            self._settle(runtime.latest)
 
     def dispose(self) -> None:
         """As of the sync pool; waits until the idle connections are closed, where the caller can wait."""
@@ -72,11 +76,10 @@ class AsyncPoolkitPool(BasePool):
         self._settle(*self._runtime.pending())
         self.logger.info("Pool disposed. %s", self.status())
 
-    def _settle(self, *tasks: asyncio.Task[None] | None) -> None:
+    def _settle(self, *tasks: asyncio.Task[None]) -> None:
         """Wait for closes, as under QueuePool; a cancellation ends the wait but not the close."""
-        begun = [task for task in tasks if task is not None]
-        if begun and running_loop() is not None and in_greenlet():
-            await_(asyncio.wait(begun))
+        if tasks and running_loop() is not None and in_greenlet():
+            await_(asyncio.wait(tasks))
 
     # -- event loops ------------------------------------------------------------------------------------------------
 

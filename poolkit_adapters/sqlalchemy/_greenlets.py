@@ -21,6 +21,7 @@ logger = logging.getLogger("poolkit")
 
 running_loop = asyncio._get_running_loop
 await_: Any = getattr(util, "await_", None) or util.await_only  # its name in SQLAlchemy 2.0
+_current_task = asyncio.current_task
 _greenlet_spawn = util.greenlet_spawn
 
 
@@ -89,7 +90,7 @@ class GreenletRuntime:
 
     def _forget_everything(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.latest: asyncio.Task[None] | None = None
+        self.latest: Any = None
         """The last background task that was started; who wants to wait for his own looks right after."""
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
         self._due: float | None = None
@@ -158,9 +159,7 @@ class GreenletRuntime:
 
     def caller(self) -> int:
         """Identity of the current task, or of the thread where there is none."""
-        if running_loop() is None:
-            return get_ident()
-        return id(asyncio.current_task())
+        return get_ident() if running_loop() is None else id(_current_task())
 
     def name_of(self, caller: int) -> str:
         """The task's name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -93,8 +94,7 @@ class BasePool(SQLAlchemyPool):
         )
         if settled.connect_timeout is not None:
             limit_connects(self._dialect, creator, settled.connect_timeout)
-        self._acquire = self.poolkit.acquire
-        self._release: Any = self.poolkit.release
+        self._discarding = False
 
     def _runtime_for_engine(self) -> Runtime:
         return _THREADS
@@ -106,13 +106,16 @@ class BasePool(SQLAlchemyPool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
-            return self._acquire()
+            return self.poolkit.acquire()
         except PoolError as error:
             failure = error
         raise self._told(failure)  # out of the except block: the cause is not the context
 
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        self._release(record)
+    def _do_return_conn(self, record: Any, discard: bool = False) -> None:
+        if discard:
+            self.poolkit.release(record, discard=True)
+        else:
+            self.poolkit.release(record)
 
     def _told(self, error: PoolError) -> Exception:
         """SQLAlchemy's error for an engine's error; a timeout begins with the words that people grep their logs for."""
@@ -172,17 +175,14 @@ class BasePool(SQLAlchemyPool):
         if floor:
             self._floor = floor
             self.poolkit.reconfigure(min_size=0)
-        if succeeded:
-            self._release = self._release_for_good
+        if succeeded and "_do_return_conn" not in self.__dict__:
+            self.__dict__["_do_return_conn"] = partial(self._do_return_conn, discard=True)
         if floor or succeeded:
             self.__dict__["_do_get"] = self._get_again
 
-    def _release_for_good(self, record: Record) -> None:
-        self.poolkit.release(record, discard=True)
-
     def _get_again(self) -> ConnectionPoolEntry:
         self.__dict__.pop("_do_get", None)
-        self._release = self.poolkit.release
+        self.__dict__.pop("_do_return_conn", None)
         floor, self._floor = self._floor, 0
         if floor:
             self.poolkit.reconfigure(min_size=floor)

@@ -81,6 +81,8 @@ def settle(
     Raises ConfigError where one thing is said twice or cannot be meant.
     """
     settings = {name: value for name, value in given.items() if value is not UNSET}
+    if config is not None and not isinstance(config, PoolConfig):
+        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
     if settings.get("start") == "eager" or (config is not None and config.start == "eager"):
         raise ConfigError(
             "start='eager': create_engine() finishes its set-up only after the pool is made; "
@@ -139,8 +141,6 @@ def _whole(name: str, value: object, low: int, right: str) -> None:
 
 
 def _as_engine_config(config: PoolConfig) -> PoolConfig:
-    if not isinstance(config, PoolConfig):
-        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
     if isinstance(config, EngineConfig):
         return config
     values = {f.name: getattr(config, f.name) for f in fields(PoolConfig)}

@@ -1,0 +1,88 @@
+"""Engines on real databases; each is disposed of when its test ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from poolkit.testing.servers import PostgresServer
+from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
+
+MakeEngine = Callable[..., Engine]
+MakeAsyncEngine = Callable[..., AsyncEngine]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """SQLAlchemy's greenlets know asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture
+def make_engine(postgres: PostgresServer) -> Iterator[MakeEngine]:
+    """``make_engine(**settings)``: a sync engine on PostgreSQL (psycopg) over PoolkitPool."""
+    made: list[Engine] = []
+
+    def make(url: Any = None, **settings: Any) -> Engine:
+        settings.setdefault("poolclass", PoolkitPool)
+        made.append(create_engine(url or postgres.sqlalchemy_url("psycopg"), **settings))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+@pytest.fixture(params=["asyncpg", "psycopg_async"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def make_async_engine(postgres: PostgresServer, driver: str) -> AsyncIterator[MakeAsyncEngine]:
+    """``make_async_engine(**settings)``: an engine on PostgreSQL over AsyncPoolkitPool, for each driver."""
+    made: list[AsyncEngine] = []
+
+    def make(url: Any = None, **settings: Any) -> AsyncEngine:
+        settings.setdefault("poolclass", AsyncPoolkitPool)
+        made.append(create_async_engine(url or postgres.sqlalchemy_url(driver), **settings))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.dispose()
+
+
+class FakeConnection:
+    """The least of a DBAPI connection."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeDriver:
+    """A creator that counts."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeConnection] = []
+        self.error: BaseException | None = None
+
+    def __call__(self) -> FakeConnection:
+        if self.error is not None:
+            raise self.error
+        self.made.append(FakeConnection())
+        return self.made[-1]
+
+
+@pytest.fixture
+def fake() -> FakeDriver:
+    return FakeDriver()
