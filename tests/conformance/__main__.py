@@ -78,9 +78,9 @@ class Run:
             before = self.several("baseline", todo, {})
             after = self.several("ours", todo, self.roles)
             flaky = self.again(before, after)
-        pairs = zip(before, after, strict=True)
+        pairs = list(zip(before, after, strict=True))
         verdict = compare(suite.name, pairs, self.private, self.roles, flaky, self.apart)
-        show_verdict(verdict, after, options.verbose)
+        show_verdict(verdict, pairs, options.verbose)
         return verdict.good
 
     def apart(self, test: str) -> str | None:

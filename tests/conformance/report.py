@@ -30,7 +30,7 @@ class Verdict:
     flaky: list[str] = field(default_factory=list)
     touched: int = 0
     counts: dict[str, list[int]] = field(default_factory=dict)
-    unproven: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)  # why the run says less than it seems to
 
     @property
     def good(self) -> bool:
@@ -71,6 +71,8 @@ def compare(
     verdict = Verdict(suite)
     for baseline, candidate in pairs:
         label = f"{candidate.session.name}: "
+        if not any(row["outcome"] == "passed" for row in baseline.results.values()):
+            verdict.unproven.append(f"session {candidate.session.name}: nothing passed in the baseline; {baseline.log}")
         for test in {**baseline.results, **candidate.results}:
             before, after = baseline.outcome(test), candidate.outcome(test)
             why = str(candidate.results.get(test, {}).get("why") or "did not run")
@@ -142,12 +144,15 @@ def show_baseline(suite: str, outcomes: Iterable[Outcome], private: Callable[[st
     print(f"{suite}: baseline {total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
 
 
-def show_verdict(verdict: Verdict, outcomes: Iterable[Outcome], verbose: bool = False) -> None:
+def show_verdict(verdict: Verdict, pairs: Iterable[tuple[Outcome, Outcome]], verbose: bool = False) -> None:
     """Print a comparison; its last line is the summary."""
-    for outcome in outcomes:
-        print(f"  session {outcome.session.name}: {outcome.seconds:.0f} s, log {outcome.log}")
+    for baseline, outcome in pairs:
+        name = outcome.session.name
+        print(f"  session {name}: {outcome.seconds:.0f} s (baseline {baseline.seconds:.0f} s), log {outcome.log}")
         for note in outcome.notes:
             print(f"    {note}")
+        for note in baseline.notes:
+            print(f"    baseline: {note}")
     for name, (made, used) in sorted(verdict.counts.items()):
         print(f"  {name}: {made} made, used {used} times")
     print(f"  {verdict.touched} tests made or used a pool")
@@ -164,7 +169,7 @@ def show_verdict(verdict: Verdict, outcomes: Iterable[Outcome], verbose: bool = 
     for test, reason in verdict.private_failures:
         print(f"  private {test}  ({reason})")
     for why in verdict.unproven:
-        print(f"  SWAP NOT PROVEN: {why}")
+        print(f"  NOT PROVEN: {why}")
     for name, counts in verdict.apart.items():
         print(_line(name, counts))
     print(_line("private", verdict.private))

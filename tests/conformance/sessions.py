@@ -185,9 +185,7 @@ def _environment(session: Session, classes: Mapping[str, str], report: Path) -> 
     return environment
 
 
-def _process(
-    session: Session, environment: dict[str, str], directory: Path, extra: str, limit: float
-) -> int | None:
+def _process(session: Session, environment: dict[str, str], directory: Path, extra: str, limit: float) -> int | None:
     command = [sys.executable, "-m", "pytest", "-p", session.swap, "-p", "conf_record"]
     for plugin in session.plugins:
         command += ["-p", plugin]

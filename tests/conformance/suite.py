@@ -7,6 +7,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from tests.conformance.sessions import Session
 
@@ -21,8 +22,8 @@ class Suite(ABC):
     name: str
     distribution: str  # the driver for pip, whose version the tests must have
     tests = "tests"  # test directory in the source distribution
-    classes: Mapping[str, str]  # role -> class under test
-    aliases: Mapping[str, str] = {}  # option on the command line -> role, where they differ
+    classes: ClassVar[Mapping[str, str]]  # role -> class under test
+    aliases: ClassVar[Mapping[str, str]] = {}  # option on the command line -> role, where they differ
     optional: tuple[str, ...] = ()  # roles that need not be there
     serial = False  # whether its sessions need the same ports, so that only one may run at a time
     needs: tuple[str, ...] = ()  # further distributions without which tests cannot run
@@ -45,9 +46,7 @@ class Suite(ABC):
 
     def available(self) -> Mapping[str, str]:
         """Return the default classes that exist; one that is not written yet is an error unless optional."""
-        return {
-            role: spec for role, spec in self.classes.items() if role not in self.optional or _exists(spec)
-        }
+        return {role: spec for role, spec in self.classes.items() if role not in self.optional or _exists(spec)}
 
 
 def _exists(spec: str) -> bool:

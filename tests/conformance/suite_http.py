@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from tests.conformance.sessions import Session
 from tests.conformance.suite import HERE, Suite
@@ -42,8 +43,8 @@ class Httpcore(Suite):
 
     name = "httpcore"
     distribution = "httpcore"
-    classes = POOLS
-    aliases: Mapping[str, str] = {"sync": "pool-sync", "async": "pool-async"}
+    classes: ClassVar[Mapping[str, str]] = POOLS
+    aliases: ClassVar[Mapping[str, str]] = {"sync": "pool-sync", "async": "pool-async"}
     needs = ("anyio", "trio", "pytest-trio", "pytest-httpbin", "h2", "socksio")
 
     def sessions(self, root: Path, quick: bool, stack: contextlib.ExitStack) -> list[Session]:
@@ -64,7 +65,7 @@ class Httpx(Suite):
     name = "httpx"
     serial = True  # its server listens on a fixed port
     distribution = "httpx"
-    classes = {
+    classes: ClassVar[Mapping[str, str]] = {
         "sync": "poolkit_adapters.httpx:PoolkitTransport",
         "async": "poolkit_adapters.httpx:AsyncPoolkitTransport",
         **POOLS,

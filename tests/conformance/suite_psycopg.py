@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from tests.conformance.sessions import Session
 from tests.conformance.suite import Suite
@@ -31,7 +32,7 @@ class Psycopg(Suite):
 
     name = "psycopg"
     distribution = "psycopg-pool"
-    classes = {
+    classes: ClassVar[Mapping[str, str]] = {
         "sync": "poolkit_adapters.psycopg:PoolkitConnectionPool",
         "async": "poolkit_adapters.psycopg:AsyncPoolkitConnectionPool",
         "null-sync": "poolkit_adapters.psycopg:PoolkitNullConnectionPool",

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from poolkit.testing.servers import RedisServer
 from tests.conformance.fetch import installed
@@ -63,6 +64,10 @@ MORE = (
 )
 QUICK = 10  # so many of each: the pool's own tests and the small ones
 HIREDIS = ("test_connection_pool.py", "test_connection.py", "test_pipeline.py", "test_pubsub.py")
+# What needs servers of other kinds than one plain Redis.
+MARKS = " and ".join(
+    f"not {mark}" for mark in ("onlycluster", "redismod", "ssl", "cp_integration", "multidb_integration", "replica")
+)
 PORT = 6379  # some tests write it down
 
 
@@ -71,7 +76,7 @@ class Redis(Suite):
 
     name = "redis"
     distribution = "redis"
-    classes = {
+    classes: ClassVar[Mapping[str, str]] = {
         "sync": "poolkit_adapters.redis:PoolkitConnectionPool",
         "async": "poolkit_adapters.redis:AsyncPoolkitConnectionPool",
     }
@@ -110,8 +115,7 @@ class Redis(Suite):
                 f"--redis-mod-url=redis://{nowhere}",
                 f"--redis-ssl-url=rediss://{nowhere}",
                 "-m",
-                "not onlycluster and not redismod and not ssl and not cp_integration"
-                " and not multidb_integration and not replica",
+                MARKS,
                 "-o",
                 "addopts=",
             ),

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from tests.conformance.fetch import installed
 from tests.conformance.sessions import Session
@@ -68,7 +69,7 @@ class SQLAlchemy(Suite):
     name = "sqlalchemy"
     distribution = "sqlalchemy"
     tests = "test"
-    classes = {
+    classes: ClassVar[Mapping[str, str]] = {
         "sync": "poolkit_adapters.sqlalchemy:PoolkitPool",
         "async": "poolkit_adapters.sqlalchemy:AsyncPoolkitPool",
     }

@@ -25,9 +25,7 @@ def main() -> None:
         if candidate is stock:
             conf_swap.counted(stock, f"{role}: {stock.__module__}.{stock.__qualname__}", "getconn", subclasses)
         else:
-            conf_swap.swap(
-                role, stock, candidate, "getconn", LIBRARY, mine=(*mine, *subclasses), rebasing=False
-            )
+            conf_swap.swap(role, stock, candidate, "getconn", LIBRARY, mine=(*mine, *subclasses), rebasing=False)
 
 
 main()

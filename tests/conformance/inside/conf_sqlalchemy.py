@@ -123,7 +123,7 @@ def _adapt_testing() -> None:
 
     def _pool_class(url: Any, asyncio: bool) -> Any:
         try:
-            url = make_url(url if url else config.db.url)
+            url = make_url(url or config.db.url)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return url.get_dialect(_is_async=asyncio).get_pool_class(url)

@@ -84,9 +84,7 @@ def _with_class_cell(function: Any, new: type) -> Any:
         types.CellType(new) if name == "__class__" else cell
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     )
-    copy = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
-    )
+    copy = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__qualname__ = function.__qualname__
     return copy
