@@ -47,9 +47,15 @@ def run_demo(*, quick: bool, as_json: bool) -> int:
 def _one_run(record: Record, servers: Servers, view: PlainView | LiveView) -> Record:
     before = servers.opened()
     load, stop = Load(record, servers.sites), threading.Event()
-    faults = threading.Thread(
-        target=break_things, args=(servers, record, view.note, stop), name="poolkit-demo-faults", daemon=True
-    )
+    failures: list[BaseException] = []
+
+    def spoil() -> None:
+        try:
+            break_things(servers, record, view.note, stop)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    faults = threading.Thread(target=spoil, name="poolkit-demo-faults", daemon=True)
     load.start()
     try:
         while not load.ready.wait(0.1):
@@ -59,14 +65,15 @@ def _one_run(record: Record, servers: Servers, view: PlainView | LiveView) -> Re
             faults.start()
         while not load.over.wait(0.1):
             view.tick(record)
-        if load.failure is not None:
-            raise load.failure
-        view.end(record)
     finally:
         stop.set()
         load.stop()
         if faults.is_alive():
             faults.join(10)  # it may be in the middle of a restart, which must not outlive the servers' end
+    for error in (load.failure, *failures):
+        if error is not None:
+            raise error
+    view.end(record)
     after = servers.opened()
     record.opened.update({server: after[server] - before[server] for server in after})
     return record

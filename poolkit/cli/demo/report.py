@@ -35,8 +35,9 @@ def print_report(console: Console, records: Sequence[Record], plan: Plan) -> Non
 
 def summary(record: Record) -> str:
     """One line of numbers as they stand now."""
+    errors = record.errors.total()
     return (
-        f"{len(record.samples)} requests, {record.errors.total()} errors, "
+        f"{len(record.samples)} requests, {errors} error{'' if errors == 1 else 's'}, "
         f"p50 {_ms(record.latency(0.5))} ms, p99 {_ms(record.latency(0.99))} ms"
     )
 

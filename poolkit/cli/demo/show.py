@@ -103,7 +103,9 @@ class LiveView:
         yield Group(*parts)  # type: ignore[arg-type]  # each is renderable; rich's union has no name for a list of it
 
     def _runs(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, title="one request handler on real servers", title_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="one request handler on real servers", title_justify="left"
+        )
         for name in ("", "pools", ""):
             table.add_column(name, no_wrap=True)
         for name in ("requests", "errors", "p50 ms", "p99 ms", "now ms"):
@@ -112,7 +114,7 @@ class LiveView:
         for mode, pools in RUNS:
             record = known.get((mode, pools))
             if record is None:
-                table.add_row(mode, TITLES[pools], ProgressBar(total=1, completed=0, width=16), style="dim")
+                table.add_row(mode, TITLES[pools], ProgressBar(total=1, completed=0, width=12), style="dim")
                 continue
             over = id(record) in self._over
             share = 1.0 if over else min(1.0, max(0.0, record.now()) / record.plan.seconds)
@@ -120,7 +122,7 @@ class LiveView:
             table.add_row(
                 mode,
                 TITLES[pools],
-                ProgressBar(total=1, completed=share, width=16),
+                ProgressBar(total=1, completed=share, width=12),
                 str(len(record.samples)),
                 Text(str(errors), style="bold red" if errors else ""),
                 f"{record.latency(0.5) * 1000:.0f}",
