@@ -20,11 +20,12 @@ from poolkit_adapters.redis._driver import (
     AsyncReAuthListener,
     AsyncReleasedEvent,
     EventDispatcher,
+    async_record_created,
+    async_record_wait,
+    async_waits_recorded,
     exceptions,
     metering,
     record_count,
-    record_created,
-    record_wait,
 )
 from poolkit_adapters.redis._guard import AsyncGuard, State
 from poolkit_adapters.redis._settings import (
@@ -67,7 +68,10 @@ class _Connector(AsyncConnector[Any]):
     def abort(self, connection: Any) -> None:
         guard = self._forget(connection)
         try:
-            _disconnect_now(connection)
+            if guard is not None and guard.loop.is_closed():
+                guard.drop()
+            else:
+                _disconnect_now(connection)
         finally:
             self._ended(guard)
 
@@ -226,9 +230,9 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 self.engine.release_nowait(connection, discard=True)
                 raise
         guard.state = State.USED
-        if metering():
+        if async_waits_recorded():
             self._count(guard, State.USED)
-            record_wait(self, time.monotonic() - started)
+            await self._record(async_record_wait, connection, started)
         return connection
 
     async def ensure_connection(self, connection: Any) -> None:
@@ -256,6 +260,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         try:
             await self.ensure_connection(connection)
             guard.opened()
+            await async_record_created(self, time.monotonic() - started)
         except BaseException as error:
             self._guards.pop(id(connection), None)
             _disconnect_now(connection)
@@ -263,10 +268,16 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
             raise
         guard.state = State.IDLE
-        if metering():
-            self._count(guard, State.IDLE)
-            record_created(self, time.monotonic() - started)
+        self._count(guard, State.IDLE)
         return connection
+
+    async def _record(self, record: Any, connection: Any, started: float) -> None:
+        """Tell redis-py's metrics how long something took; whoever is cancelled here has no connection yet."""
+        try:
+            await record(self, time.monotonic() - started)
+        except BaseException:
+            self.engine.release_nowait(connection, discard=True)
+            raise
 
     def make_connection(self) -> Any:
         """A new connection object, not connected and not in the pool."""
@@ -291,8 +302,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))
                 keep = told and guard.sound()
         finally:
-            if metering():
-                self._count(guard, State.IDLE)
+            self._count(guard, State.IDLE)
             try:
                 self.engine.release_nowait(connection, discard=not keep)
             except NotLeased:
@@ -402,7 +412,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     def _count(self, guard: AsyncGuard, state: State | None) -> None:
         """Keep redis-py's metric: each connection is counted in the state that was told last."""
-        if guard.counted is state:
+        if guard.counted is state or (guard.counted is None and not metering()):
             return
         if guard.counted is not None:
             record_count(self, guard.counted is State.USED, -1)

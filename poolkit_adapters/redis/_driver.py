@@ -10,8 +10,8 @@ from poolkit_adapters._errors import missing_extra
 try:
     import redis
     import redis._parsers as _parsers
-    import redis.asyncio.connection as async_connection
-    import redis.connection as sync_connection
+    import redis.asyncio.connection as _async_connection
+    import redis.connection as _sync_connection
     import redis.exceptions as exceptions
 except ImportError as error:
     raise missing_extra("poolkit_adapters.redis", "redis-py 5.1 or newer", "redis") from error
@@ -33,6 +33,9 @@ __all__ = (
     "NO_WAIT",
     "ReAuthListener",
     "ReleasedEvent",
+    "async_record_created",
+    "async_record_wait",
+    "async_waits_recorded",
     "exceptions",
     "metering",
     "parsers",
@@ -40,6 +43,7 @@ __all__ = (
     "record_created",
     "record_wait",
     "version",
+    "waits_recorded",
 )
 
 
@@ -50,6 +54,8 @@ def _version(text: str) -> tuple[int, ...]:
 version = _version(redis.__version__)
 
 parsers: Any = _parsers
+sync_connection: Any = _sync_connection
+async_connection: Any = _async_connection
 
 # The stock classes as they are when this module is imported, whatever takes their names later.
 ConnectionPool: Any = sync_connection.ConnectionPool
@@ -123,9 +129,41 @@ def record_count(pool: Any, used: bool, change: int) -> None:
 
 def record_created(pool: Any, seconds: float) -> None:
     """redis-py's metric of the time a connect took."""
-    _recorder.record_connection_create_time(connection_pool=pool, duration_seconds=seconds)
+    record = getattr(sync_connection, "record_connection_create_time", None)
+    if record is not None:
+        record(connection_pool=pool, duration_seconds=seconds)
+
+
+async def async_record_created(pool: Any, seconds: float) -> None:
+    """redis-py's metric of the time a connect took."""
+    record = getattr(async_connection, "record_connection_create_time", None)
+    if record is not None:
+        await record(connection_pool=pool, duration_seconds=seconds)
 
 
 def record_wait(pool: Any, seconds: float) -> None:
     """redis-py's metric of the time a caller waited for a connection."""
-    _recorder.record_connection_wait_time(pool_name=_names.get_pool_name(pool), duration_seconds=seconds)
+    sync_connection.record_connection_wait_time(pool_name=_names.get_pool_name(pool), duration_seconds=seconds)
+
+
+async def async_record_wait(pool: Any, seconds: float) -> None:
+    """redis-py's metric of the time a caller waited for a connection."""
+    await async_connection.record_connection_wait_time(pool_name=_names.get_pool_name(pool), duration_seconds=seconds)
+
+
+_WAIT = getattr(sync_connection, "record_connection_wait_time", None)
+_ASYNC_WAIT = getattr(async_connection, "record_connection_wait_time", None)
+
+
+def waits_recorded() -> bool:
+    """Whether somebody wants to know the waits: the metrics are on, or the function was replaced by another."""
+    return getattr(sync_connection, "record_connection_wait_time", None) is not _WAIT or (
+        _WAIT is not None and metering()
+    )
+
+
+def async_waits_recorded() -> bool:
+    """As :func:`waits_recorded`."""
+    return getattr(async_connection, "record_connection_wait_time", None) is not _ASYNC_WAIT or (
+        _ASYNC_WAIT is not None and metering()
+    )

@@ -8,7 +8,6 @@ end of the stream.
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 import weakref
 from collections.abc import Callable
@@ -93,6 +92,11 @@ class Footprint:
         return self._open or self._lost or self._db != self._home
 
 
+def _forget_token(connection: Any) -> None:
+    if getattr(connection, "_re_auth_token", None) is not None:
+        connection.set_re_auth_token(None)
+
+
 class Guard:
     """Of one sync connection. Not thread-safe: called by whoever has the connection."""
 
@@ -129,8 +133,9 @@ class Guard:
             self.inner._command_packer = self._footprint
 
     def opened(self) -> None:
-        """The connection was connected (again)."""
+        """The connection was connected (again), with the credentials of now."""
         self.doubt = False
+        _forget_token(self.inner)
         if self._footprint is not None:
             self._footprint.forget()
 
@@ -243,14 +248,14 @@ class AsyncGuard:
         "counted",
         "doubt",
         "fresh",
-        "pid",
+        "loop",
         "state",
         "watched",
     )
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.pid = os.getpid()
+        self.loop = asyncio.get_running_loop()
         kind = type(connection)
         self.watched = isinstance(connection, AsyncAbstract) and (
             getattr(kind, "can_read", None) is getattr(AsyncAbstract, "can_read", None)
@@ -270,8 +275,9 @@ class AsyncGuard:
             connection.pack_command = self._footprint.pack
 
     def opened(self) -> None:
-        """The connection was connected (again)."""
+        """The connection was connected (again), with the credentials of now."""
         self.doubt = False
+        _forget_token(self.connection)
         if self._footprint is not None:
             self._footprint.forget()
 
@@ -386,3 +392,4 @@ class AsyncGuard:
             return
         sock = writer.get_extra_info("socket")
         getattr(sock, "_sock", sock).close()
+        self.connection._reader = self.connection._writer = None

@@ -28,6 +28,7 @@ from poolkit_adapters.redis._driver import (
     record_count,
     record_created,
     record_wait,
+    waits_recorded,
 )
 from poolkit_adapters.redis._guard import Guard, State
 from poolkit_adapters.redis._settings import (
@@ -215,7 +216,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         else:
             self._make_ready(connection, guard)
         guard.state = State.USED
-        if metering():
+        if waits_recorded():
             self._count(guard, State.USED)
             record_wait(self, time.monotonic() - started)
         return connection
@@ -263,9 +264,8 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             connection.disconnect()
             raise
         guard.state = State.IDLE
-        if metering():
-            self._count(guard, State.IDLE)
-            record_created(self, time.monotonic() - started)
+        self._count(guard, State.IDLE)
+        record_created(self, time.monotonic() - started)
         return connection
 
     def make_connection(self) -> Any:
@@ -295,8 +295,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             keep = False
             raise
         finally:
-            if metering():
-                self._count(guard, State.IDLE)
+            self._count(guard, State.IDLE)
             try:
                 self._engine.release(connection, discard=not keep)  # type: ignore[union-attr]
             except NotLeased:
@@ -390,7 +389,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
 
     def _count(self, guard: Guard, state: State | None) -> None:
         """Keep redis-py's metric: each connection is counted in the state that was told last."""
-        if guard.counted is state or not (metering() or guard.counted is not None):
+        if guard.counted is state or (guard.counted is None and not metering()):
             return
         if guard.counted is not None:
             record_count(self, guard.counted is State.USED, -1)

@@ -1,0 +1,1 @@
+"""Tests of the adapters, each on its real driver and server."""

@@ -1,0 +1,287 @@
+"""No connection is handed out that is dead, dirty or in another state than a new one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from poolkit.testing.servers import RedisServer
+
+from .support import in_threads, ports, unique, until
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*hiredis.*")
+
+
+def parser_class(parser: str, protocol: int, *, is_async: bool = False) -> Any:
+    from redis import _parsers
+
+    prefix = "_Async" if is_async else "_"
+    return getattr(_parsers, prefix + ("HiredisParser" if parser == "hiredis" else f"RESP{protocol}Parser"))
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("parser", ["python", "hiredis"])
+def test_an_unread_reply_never_reaches_the_next_user(make_pool: Callable[..., Any], protocol: int, parser: str) -> None:
+    """redis-py's own pools hand such a connection out under RESP3 with its default settings (CWE-404)."""
+    if parser == "hiredis":
+        pytest.importorskip("hiredis")
+    pool = make_pool(max_connections=1, protocol=protocol, parser_class=parser_class(parser, protocol))
+    client = redis.Redis(connection_pool=pool)
+    client.set("secret", "of another user")
+    client.set("mine", "my own")
+    connection = pool.get_connection()
+    connection.send_command("GET", "secret")
+    assert connection.can_read(timeout=2)  # Python's parser has the reply in its own buffer now
+    pool.release(connection)
+    assert client.get("mine") == b"my own"
+    connection = pool.get_connection()
+    connection.send_packed_command(connection.pack_commands([("GET", "mine"), ("GET", "secret")]))
+    assert connection.read_response() == b"my own"  # one of two
+    pool.release(connection)
+    assert client.get("mine") == b"my own"
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("parser", ["python", "hiredis"])
+@pytest.mark.anyio
+async def test_an_unread_reply_never_reaches_the_next_user_async(
+    make_async_pool: Callable[..., Any], redis_server: RedisServer, protocol: int, parser: str
+) -> None:
+    if parser == "hiredis":
+        pytest.importorskip("hiredis")
+    pool = make_async_pool(
+        max_connections=1, protocol=protocol, parser_class=parser_class(parser, protocol, is_async=True)
+    )
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await client.set("secret", "of another user")
+    await client.set("mine", "my own")
+    for turns in (0, 1, 2, 3):  # the reply is still in the kernel, in the stream, ...
+        connection = await pool.get_connection()
+        await connection.send_command("GET", "secret")
+        redis.Redis(port=redis_server.port).ping()  # blocks the loop until the server has answered both
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await pool.release(connection)
+        assert await client.get("mine") == b"my own"
+    connection = await pool.get_connection()
+    await connection.send_packed_command(connection.pack_commands([("GET", "mine"), ("GET", "secret")]))
+    assert await connection.read_response() == b"my own"
+    await pool.release(connection)
+    assert await client.get("mine") == b"my own"
+
+
+@pytest.mark.parametrize("parser", ["python", "hiredis"])
+def test_a_push_message_costs_no_connection(
+    make_pool: Callable[..., Any], redis_server: RedisServer, parser: str
+) -> None:
+    if parser == "hiredis":
+        hiredis = pytest.importorskip("hiredis")
+        if not hasattr(hiredis, "PushNotification"):
+            pytest.skip("this hiredis does not tell pushes from replies")
+    pool = make_pool(max_connections=1, protocol=3, parser_class=parser_class(parser, 3))
+    client = redis.Redis(connection_pool=pool)
+    client.set("watched", "old")
+    first = client.client_id()
+    client.execute_command("CLIENT TRACKING", "ON")
+    assert client.get("watched") == b"old"
+    with redis.Redis(port=redis_server.port) as other:
+        other.set("watched", "new")  # makes the server push an invalidation to the idle connection
+        other.ping()
+    assert client.get("watched") == b"new"
+    assert client.client_id() == first
+
+
+@pytest.mark.parametrize("parser", ["python", "hiredis"])
+@pytest.mark.anyio
+async def test_a_push_message_costs_no_connection_async(
+    make_async_pool: Callable[..., Any], redis_server: RedisServer, parser: str
+) -> None:
+    if parser == "hiredis":
+        hiredis = pytest.importorskip("hiredis")
+        if not hasattr(hiredis, "PushNotification"):
+            pytest.skip("this hiredis does not tell pushes from replies")
+    pool = make_async_pool(max_connections=1, protocol=3, parser_class=parser_class(parser, 3, is_async=True))
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await client.set("watched-async", "old")
+    first = await client.client_id()
+    await client.execute_command("CLIENT TRACKING", "ON")
+    assert await client.get("watched-async") == b"old"
+    with redis.Redis(port=redis_server.port) as other:
+        other.set("watched-async", "new")
+        other.ping()
+    assert await client.get("watched-async") == b"new"
+    assert await client.client_id() == first
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_16_idle_connections_killed_by_the_server_cost_no_error(
+    make_pool: Callable[..., Any], redis_server: RedisServer, protocol: int
+) -> None:
+    name = unique()
+    pool = make_pool(max_connections=5, client_name=name, protocol=protocol)
+    held = [pool.get_connection() for _ in range(5)]
+    for connection in held:
+        pool.release(connection)
+    old = ports(redis_server, name)
+    assert len(old) == 5
+    assert redis_server.kill_clients(name) == 5
+    client = redis.Redis(connection_pool=pool, retry=None)
+    assert in_threads(5, lambda index: client.ping()) == []
+    assert not old & ports(redis_server, name)
+
+
+@pytest.mark.anyio
+async def test_16_idle_connections_killed_by_the_server_cost_no_error_async(
+    make_async_pool: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    name = unique()
+    pool = make_async_pool(max_connections=5, client_name=name)
+    held = [await pool.get_connection() for _ in range(5)]
+    for connection in held:
+        await pool.release(connection)
+    old = ports(redis_server, name)
+    assert redis_server.kill_clients(name) == 5
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await asyncio.gather(*(client.ping() for _ in range(5)))
+    assert not old & ports(redis_server, name)
+
+
+def test_16_a_restarted_server_costs_no_error(make_pool: Callable[..., Any], redis_server: RedisServer) -> None:
+    pool = make_pool(max_connections=4)
+    client = redis.Redis(connection_pool=pool)
+    in_threads(4, lambda index: client.ping())
+    redis_server.restart()
+    assert in_threads(4, lambda index: client.ping()) == []
+
+
+def test_26_a_connection_the_server_closed_leaves_without_traffic(
+    make_pool: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    name = unique()
+    pool = make_pool(max_connections=3, client_name=name, idle_timeout=0.05)
+    held = [pool.get_connection() for _ in range(3)]
+    for connection in held:
+        pool.release(connection)
+    until(lambda: not ports(redis_server, name) and pool.engine.stats().size == 0)
+
+
+@pytest.mark.parametrize("command", [("SELECT", 3), ("select", "3"), (b"SELECT", 3)])
+def test_another_database_does_not_stay_selected(make_pool: Callable[..., Any], command: tuple[Any, ...]) -> None:
+    pool = make_pool(max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    client.set("where", "database 0")
+    client.execute_command(*command)
+    assert client.get("where") == b"database 0"
+    with client.pipeline(transaction=False) as pipe:
+        pipe.execute_command(*command)
+        pipe.get("where")
+        assert pipe.execute()[1] is None
+    assert client.get("where") == b"database 0"
+
+
+@pytest.mark.anyio
+async def test_another_database_does_not_stay_selected_async(make_async_pool: Callable[..., Any]) -> None:
+    pool = make_async_pool(max_connections=1)
+    client = redis.asyncio.Redis(connection_pool=pool)
+    await client.set("where", "database 0")
+    await client.execute_command("SELECT", 3)
+    assert await client.get("where") == b"database 0"
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.execute_command("SELECT", 3)
+        pipe.get("where")
+        assert (await pipe.execute())[1] is None
+    assert await client.get("where") == b"database 0"
+
+
+def test_the_pools_own_database_is_no_change(make_pool: Callable[..., Any], redis_server: RedisServer) -> None:
+    pool = make_pool(f"redis://127.0.0.1:{redis_server.port}/2", max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    first = client.client_id()
+    client.execute_command("SELECT", 5)
+    client.execute_command("SELECT", 2)
+    second = client.client_id()
+    client.execute_command("SELECT", "2")
+    assert client.client_id() == second != first
+
+
+@pytest.mark.parametrize("command", [("WATCH", "a-key"), ("MULTI",), ("SUBSCRIBE", "a-channel")])
+def test_an_open_transaction_or_subscription_is_not_passed_on(
+    make_pool: Callable[..., Any], command: tuple[Any, ...]
+) -> None:
+    pool = make_pool(max_connections=1, protocol=2)
+    client = redis.Redis(connection_pool=pool)
+    client.execute_command(*command)
+    assert client.ping() is True
+    assert client.set("a-key", "a value") is True
+
+
+def test_transactions_keep_their_connection(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    first = client.client_id()
+    client.set("counter", 1)
+    with client.pipeline() as pipe:
+        pipe.watch("counter")
+        value = int(pipe.get("counter"))
+        pipe.multi()
+        pipe.set("counter", value + 1)
+        assert pipe.execute() == [True]
+        pipe.watch("counter")
+
+    def increment(pipe: Any) -> None:
+        pipe.multi()
+        pipe.incr("counter")
+
+    client.transaction(increment, "counter")
+    assert client.get("counter") == b"3"
+    assert client.client_id() == first
+
+
+def test_a_connection_marked_for_reconnect_is_replaced_when_it_comes_back(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    first = client.client_id()
+    connection = pool.get_connection()
+    if not hasattr(connection, "mark_for_reconnect"):
+        pool.release(connection)
+        pytest.skip("redis-py is too old")
+    connection.mark_for_reconnect()
+    pool.release(connection)
+    assert client.client_id() != first
+
+
+@pytest.mark.anyio
+async def test_a_connection_marked_for_reconnect_is_replaced_when_it_comes_back_async(
+    make_async_pool: Callable[..., Any],
+) -> None:
+    pool = make_async_pool(max_connections=1)
+    client = redis.asyncio.Redis(connection_pool=pool)
+    first = await client.client_id()
+    connection = await pool.get_connection()
+    if not hasattr(connection, "mark_for_reconnect"):
+        await pool.release(connection)
+        pytest.skip("redis-py is too old")
+    connection.mark_for_reconnect()
+    await pool.release(connection)
+    assert await client.client_id() != first
+
+
+def test_looking_at_a_connection_opens_no_descriptor_and_asks_nothing(
+    make_pool: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    import os
+
+    pool = make_pool(max_connections=1)
+    pool.release(pool.get_connection())
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with redis_server.connect() as admin:
+        before = admin.info("stats")["total_commands_processed"]
+        for _ in range(200):
+            pool.release(pool.get_connection())
+        assert admin.info("stats")["total_commands_processed"] - before < 20
+    assert len(os.listdir("/proc/self/fd")) == descriptors
