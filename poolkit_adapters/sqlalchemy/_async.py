@@ -45,9 +45,10 @@ class AsyncPoolkitPool(BasePool):
         return record
 
     def _do_get(self) -> ConnectionPoolEntry:
-        loop = running_loop()
-        if loop is not self._runtime.loop:
-            self._runtime.enter(loop)
+        runtime = self._runtime
+        runtime.here = loop = running_loop()  # asked once: it costs a system call
+        if loop is not runtime.loop:
+            runtime.enter(loop)
         try:
             record = self.poolkit.acquire()
         except PoolError as error:

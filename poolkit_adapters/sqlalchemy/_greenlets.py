@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 import weakref
@@ -13,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import util
 
-from poolkit.runtimes import Task
+from poolkit.runtimes import Inbox, Task
 
 __all__ = ("GreenletRuntime", "await_", "running_loop")
 
@@ -90,6 +91,8 @@ class GreenletRuntime:
 
     def _forget_everything(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.here: asyncio.AbstractEventLoop | None = None
+        """The loop in which a connection was asked for last."""
         self.latest: Any = None
         """The last background task that was started; who wants to wait for his own looks right after."""
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
@@ -135,7 +138,10 @@ class GreenletRuntime:
         return [task for task in tuple(self._tasks) if task.get_loop() is loop]
 
     def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in the home loop in ``delay`` seconds."""
+        """Call ``task.run_due()`` in the home loop in ``delay`` seconds; infinity: no more."""
+        if delay == math.inf:
+            self._due = None
+            return
         self._pool = weakref.ref(task)
         self._due = time.monotonic() + delay
         loop, home = running_loop(), self.loop
@@ -149,6 +155,14 @@ class GreenletRuntime:
             except RuntimeError:
                 pass  # the next loop that comes by takes it over
 
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` in the home loop soon, if it runs."""
+        if self.loop is not None and self.loop.is_running():
+            try:
+                self.loop.call_soon_threadsafe(_run_inbox, weakref.ref(task))
+            except RuntimeError:
+                pass  # it has just ended
+
     def _run_due(self) -> None:
         if self._due is None or time.monotonic() < self._due - 0.001:
             return  # a timer that was overtaken by an earlier or a later one
@@ -159,7 +173,7 @@ class GreenletRuntime:
 
     def caller(self) -> int:
         """Identity of the current task, or of the thread where there is none."""
-        return get_ident() if running_loop() is None else id(_current_task())
+        return get_ident() if self.here is None else id(_current_task(self.here))
 
     def name_of(self, caller: int) -> str:
         """The task's name."""
@@ -170,6 +184,12 @@ class GreenletRuntime:
         except RuntimeError:
             pass  # the set changed under us
         return f"task {caller:#x} (ended)"
+
+
+def _run_inbox(ref: weakref.ref[Inbox]) -> None:
+    task = ref()
+    if task is not None:
+        task.run_inbox()
 
 
 async def _guarded(job: Callable[..., object], args: tuple[Any, ...]) -> None:

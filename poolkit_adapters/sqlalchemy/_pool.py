@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterable
 from functools import partial
@@ -262,6 +263,7 @@ class PoolkitPool(BasePool):
             return self._ask(dbapi_connection)
         finally:
             guard.over()
+            _THREADS.schedule(guard, math.inf)
 
 
 class _Guard:
@@ -276,6 +278,7 @@ class _Guard:
             self._fileno = -1
 
     def run_due(self) -> None:
+        """Time is up."""
         with self._lock:
             if self._fileno >= 0:
                 sock = socket.socket(fileno=self._fileno)
