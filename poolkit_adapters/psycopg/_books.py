@@ -27,17 +27,24 @@ class Ledger:
             page = self._pages[get_ident()] = Counter()
         page[name] += amount  # type: ignore[assignment]  # seconds are floats until they are reported
 
-    def total(self, name: str) -> int:
+    def total(self, name: str) -> float:
         """What was counted under this name."""
-        return int(sum(page[name] for page in list(self._pages.values())))
+        return float(sum(page[name] for page in list(self._pages.values())))
 
-    def report(self, stats: PoolStats, *, unqueued: int = 0, pop: bool = False) -> dict[str, int]:
-        """The numbers of ``get_stats()``; with ``pop`` the counters begin at zero again. Times in whole ms."""
+    def report(
+        self, stats: PoolStats, *, own_connects: float = 0, own_connects_ms: float = 0, pop: bool = False
+    ) -> dict[str, int]:
+        """The numbers of ``get_stats()``, without the callers' own connects; with ``pop`` the counters begin at
+        zero again. Times in whole ms.
+        """
         totals: Counter[str] = Counter()
         for page in list(self._pages.values()):
             totals.update(page.copy())
         totals["requests_num"] += stats.acquires + totals["requests_errors"] + stats.waiting
-        totals["requests_queued"] += max(0, stats.waits - unqueued)
+        totals["requests_queued"] += max(0, stats.waits - int(own_connects))
+        if own_connects_ms:
+            waited = totals["requests_wait_ms"] - own_connects_ms
+            totals["requests_wait_ms"] = max(0, waited)  # type: ignore[assignment]
         totals["usage_ms"] += stats.busy_seconds * 1000  # type: ignore[assignment]
         totals["connections_lost"] += stats.failed_checks
         since = {name: max(0, int(totals[name]) - int(self._before[name])) for name in totals}

@@ -52,7 +52,8 @@ class PoolBase:
     """Settings, attributes, statistics and refusals of both pools. Mixed in before psycopg_pool's class."""
 
     _null = False
-    _probes = 0  # connects that nobody asked for but wait()
+    _probes = 0  # connects that nobody asked for but wait(), and their time
+    _probes_ms = 0.0
     _engine: Any
     name: str
 
@@ -147,15 +148,19 @@ class PoolBase:
 
     def get_stats(self) -> dict[str, int]:
         """Measures and counters under psycopg_pool's names. Thread-safe, never waits for I/O."""
-        return self._ledger.report(self._engine.stats(), unqueued=self._unqueued())
+        return self._report(pop=False)
 
     def pop_stats(self) -> dict[str, int]:
         """As :meth:`get_stats`; the counters begin at zero again."""
-        return self._ledger.report(self._engine.stats(), unqueued=self._unqueued(), pop=True)
+        return self._report(pop=True)
 
-    def _unqueued(self) -> int:
-        """Requests that the engine counts as queued though they only had to connect for themselves."""
-        return self._ledger.total("connections_num") - self._probes if self._null else 0
+    def _report(self, *, pop: bool) -> dict[str, int]:
+        ledger = self._ledger
+        if self._null:  # who only had to connect for himself was neither queued nor waiting
+            own = ledger.total("connections_num") - self._probes
+            own_ms = ledger.total("connections_ms") - self._probes_ms
+            return ledger.report(self._engine.stats(), own_connects=own, own_connects_ms=own_ms, pop=pop)
+        return ledger.report(self._engine.stats(), pop=pop)
 
     # -- refusals and errors --------------------------------------------------------------------------------------
 
