@@ -35,8 +35,6 @@ def plan(
     ``limit`` and ``timeout`` are ``max_connections`` and ``timeout`` as the caller gave them: where they stand at
     redis-py's defaults, ``max_size`` and ``acquire_timeout`` count; where both are given they must agree.
     """
-    if config is not None and not isinstance(config, PoolConfig):
-        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
     base = _as_redis_config(config)
     keywords = dict(settings)
     _merge(base, keywords, "max_size", "max_connections", limit, DEFAULT_LIMIT)
@@ -88,6 +86,8 @@ def _order(queue_class: Any) -> str:
 
 def settle_connect_timeout(config: PoolConfig | None, settings: Mapping[str, Any], driver: dict[str, Any]) -> None:
     """The engine's ``connect_timeout`` is redis-py's ``socket_connect_timeout``."""
+    if config is not None and not isinstance(config, PoolConfig):
+        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
     if "connect_timeout" in settings:
         value = settings["connect_timeout"]
     elif config is not None and config.connect_timeout != _DEFAULTS.connect_timeout:

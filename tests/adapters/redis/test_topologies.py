@@ -1,0 +1,126 @@
+"""Sentinels and clusters."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+
+import poolkit
+from poolkit.testing.servers import RedisCluster, RedisSentinel, RedisServer
+from poolkit_adapters.redis import (
+    AsyncPoolkitSentinelConnectionPool,
+    PoolkitConnectionPool,
+    PoolkitSentinelConnectionPool,
+)
+
+from .support import in_threads, unique
+
+
+def test_sentinel_directs_the_pool(redis_sentinel: RedisSentinel) -> None:
+    sentinel = redis.sentinel.Sentinel([(redis_sentinel.host, redis_sentinel.port)])
+    master = sentinel.master_for(
+        "main", connection_pool_class=PoolkitSentinelConnectionPool, max_connections=2, timeout=5
+    )
+    assert isinstance(master.connection_pool, PoolkitConnectionPool)
+    first = master.client_id()
+    assert {master.client_id() for _ in range(5)} == {first}
+    assert in_threads(6, lambda index: master.set("sentinel", index)) == []
+    assert master.connection_pool.engine.stats().connects <= 2
+    assert master.connection_pool.master_address == (redis_sentinel.master.host, redis_sentinel.master.port)
+    master.connection_pool.close()
+
+
+def test_another_master_gets_all_connections(redis_sentinel: RedisSentinel) -> None:
+    """As redis-py does: idle connections to the old master go at once, used ones when they come back."""
+    with RedisServer() as other:
+        sentinel = redis.sentinel.Sentinel([(redis_sentinel.host, redis_sentinel.port)])
+        now = [(redis_sentinel.master.host, redis_sentinel.master.port)]
+        sentinel.discover_master = lambda name: now[0]
+        master = sentinel.master_for("main", connection_pool_class=PoolkitSentinelConnectionPool, max_connections=3)
+        pool = master.connection_pool
+        idle, used, lost = (pool.get_connection() for _ in range(3))
+        pool.release(idle)
+        now[0] = (other.host, other.port)
+        lost.disconnect()
+        pool.release(lost)
+        pool.release(used)  # nobody has asked the sentinel yet
+        fresh = [pool.get_connection() for _ in range(3)]
+        assert (other.host, other.port) in {(connection.host, connection.port) for connection in fresh}
+        for connection in fresh:
+            pool.release(connection)
+        again = [pool.get_connection() for _ in range(3)]
+        assert {(connection.host, connection.port) for connection in again} == {(other.host, other.port)}
+        for connection in again:
+            pool.release(connection)
+        pool.close()
+
+
+@pytest.mark.anyio
+async def test_sentinel_directs_the_async_pool(redis_sentinel: RedisSentinel) -> None:
+    sentinel = redis.asyncio.sentinel.Sentinel([(redis_sentinel.host, redis_sentinel.port)])
+    master = sentinel.master_for("main", connection_pool_class=AsyncPoolkitSentinelConnectionPool, max_connections=2)
+    first = await master.client_id()
+    assert {await master.client_id() for _ in range(5)} == {first}
+    held = [await master.connection_pool.get_connection() for _ in range(2)]
+    with pytest.raises(redis.MaxConnectionsError):  # redis-py's sentinel pool does not wait either
+        await master.connection_pool.get_connection()
+    for connection in held:
+        await master.connection_pool.release(connection)
+    await master.connection_pool.aclose()
+    for client in sentinel.sentinels:
+        await client.aclose()
+
+
+def test_an_eager_sentinel_pool_is_refused() -> None:
+    sentinel = redis.sentinel.Sentinel([("127.0.0.1", 1)])
+    with pytest.raises(poolkit.ConfigError, match="warm_up"):
+        PoolkitSentinelConnectionPool("main", sentinel, start="eager")
+
+
+def test_cluster_nodes_have_pools_of_poolkit(redis_cluster: RedisCluster) -> None:
+    name = unique()
+    made: list[Any] = []
+
+    def make(**kwargs: Any) -> PoolkitConnectionPool:
+        made.append(PoolkitConnectionPool(**kwargs, idle_timeout=60))
+        return made[-1]
+
+    cluster = redis.RedisCluster.from_url(
+        redis_cluster.url, connection_pool_class=make, max_connections=2, timeout=5, client_name=name
+    )
+    assert in_threads(6, lambda index: [cluster.set(f"key-{index}-{n}", n) for n in range(20)]) == []
+    assert sum(len(cluster.keys("key-*", target_nodes=node)) for node in cluster.get_primaries()) == 120
+    with cluster.pipeline() as pipe:
+        for number in range(20):
+            pipe.get(f"key-0-{number}")
+        assert pipe.execute() == [b"%d" % number for number in range(20)]
+    assert len(made) >= 3
+    for server in redis_cluster.nodes:
+        assert 0 < len(server.client_list(name)) <= 2
+    cluster.close()
+    for pool in made:
+        pool.close()
+
+
+def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisCluster) -> None:
+    """redis-py's blocking pool raises a plain ConnectionError: the cluster reads its topology anew, for nothing."""
+    pool_class = functools.partial(PoolkitConnectionPool, name=unique())
+    cluster = redis.RedisCluster.from_url(
+        redis_cluster.url, connection_pool_class=pool_class, max_connections=1, timeout=0.01
+    )
+    cluster.set("key", "value")
+    node = cluster.get_node_from_key("key")
+    pool = node.redis_connection.connection_pool
+    held = pool.get_connection()
+    with pytest.raises(redis.MaxConnectionsError):
+        cluster.get("key")
+    assert cluster.get_node_from_key("key").redis_connection.connection_pool is pool
+    pool.release(held)
+    assert cluster.get("key") == b"value"
+    cluster.close()
