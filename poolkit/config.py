@@ -77,9 +77,11 @@ class BreakerConfig:
     """
 
     failure_threshold: int = 5
-    """Failed connects in a row that open the breaker."""
+    """Failed connects in a row that open the breaker. With the default backoff the fifth fails about 0.8 s after the
+    first: longer than a hiccup, shorter than a caller's patience."""
     reset_timeout: float = 10.0
-    """Seconds that the breaker stays open before one probe is let through (half-open)."""
+    """Seconds that the breaker stays open before one probe is let through (half-open): as long as one connect may
+    take, twice the cap of the backoff."""
 
     def __post_init__(self) -> None:
         _count("breaker.failure_threshold", self.failure_threshold, 1)
@@ -104,29 +106,37 @@ class PoolConfig:
     max_waiting: int | None = None
     """Callers that may wait; the next one fails with PoolBusy. None: no limit (each has a deadline anyway)."""
     order: Literal["lifo", "fifo"] = "lifo"
-    """Which idle connection is taken: the last used (the surplus ages out), or the first (spreads use)."""
+    """Which idle connection is taken: the last used, so that a surplus ages out, or the longest unused, which
+    spreads use."""
     start: Literal["lazy", "eager"] = "lazy"
     """"eager" opens ``min_size`` connections when the pool is made; "lazy" from its first use on."""
     acquire_timeout: float | None = 30.0
-    """Seconds from asking to a usable connection in hand, all stages included; 0 never waits; None: for ever."""
+    """Seconds from asking to a usable connection in hand, all stages included; 0 never waits; None: for ever.
+    30 is what QueuePool, psycopg_pool and HikariCP use."""
     connect_timeout: float | None = 10.0
     """Seconds for one attempt to open a connection. Below ``acquire_timeout``, so that there is a second."""
     check_timeout: float | None = 2.0
     """Seconds for one check of a connection; a healthy server answers in milliseconds."""
     max_lifetime: float | None = 1800.0
-    """Seconds after which a connection is replaced (DNS changes, server-side leaks); None: never."""
+    """Seconds after which a connection is replaced (DNS changes, server-side leaks); None: never.
+    Half an hour is HikariCP's default: a change is followed before long, and a connect in 30 minutes costs nothing."""
     lifetime_jitter: float = 0.1
-    """Share of ``max_lifetime`` by which lives are shortened at random, so that they do not end together."""
+    """Share of ``max_lifetime`` by which lives are shortened at random, so that they do not end together:
+    those opened in one moment end spread over 3 minutes of 30."""
     idle_timeout: float | None = 600.0
-    """Seconds after which an unused connection above ``min_size`` is closed; None: never."""
+    """Seconds after which an unused connection above ``min_size`` is closed; None: never.
+    10 minutes, as in psycopg_pool and HikariCP: longer than the pauses of a service in use."""
     keepalive: float | None = None
-    """Seconds after which an idle connection is checked, so that no firewall forgets it; None: never."""
+    """Seconds after which an idle connection is checked, so that no firewall forgets it; None: never.
+    Off: a pool sends nothing by itself unless asked to."""
     check_after_idle: float | None = 1.0
-    """Check a connection at acquire when it was idle this long in seconds; 0: always; None: only when in doubt."""
+    """Check a connection at acquire when it was idle this long in seconds; 0: always; None: only when in doubt.
+    1 second is pgxpool's: a connection in constant use is never asked."""
     max_connecting: int | None = 16
     """Connects in progress at once: a burst is served in one connect time, a server is not stormed."""
     leak_after: float | None = None
-    """Report a lease held longer than this many seconds, with the place where it was taken; None: never."""
+    """Report a lease held longer than this many seconds, with the place where it was taken; None: never.
+    Off, because to note the place makes every acquire slower."""
     barging_window: float | None = None
     """Newcomers may overtake waiters until the oldest has waited this long in seconds; 0: strict FIFO.
     None: 0.001 for threads (saves a switch of threads where leases last microseconds), 0 for tasks."""

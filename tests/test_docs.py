@@ -1,0 +1,133 @@
+"""The documentation tells the truth: its examples run and print what stands below them, its generated parts agree.
+
+In a page the comment before a fenced block says what it is:
+
+- ``<!-- run -->``: Python that is executed, in one namespace with the earlier blocks of the page;
+- ``<!-- run with redis http -->``: the same, its example addresses replaced by those of real servers;
+- ``<!-- output -->``: what has been printed since the last such block (``...`` stands for anything; seconds with
+  decimals and places in files may differ);
+- ``<!-- file NAME -->``: a file that stands in the working directory from then on;
+- ``<!-- not run: REASON -->``: Python that is only compiled.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+BY_OTHERS = ("adapters", "demo.md")  # pages that say for themselves which of their examples run
+
+FENCE = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*?) -->\n+)?```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+ADDRESSES: dict[str, dict[str, Callable[[Any], str]]] = {
+    "postgres": {
+        "postgresql+psycopg://app:secret@localhost/shop": lambda server: str(server.sqlalchemy_url()),
+        "postgresql+asyncpg://app:secret@localhost/shop": lambda server: str(server.sqlalchemy_url("asyncpg")),
+        "postgresql://app:secret@localhost/shop": lambda server: str(server.url),
+    },
+    "redis": {"redis://localhost": lambda server: str(server.url)},
+    "http": {"http://localhost:8000": lambda server: str(server.url)},
+}
+FIXTURES = {"postgres": "postgres", "redis": "redis_server", "http": "http_server"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    mark: str
+    language: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, text.count("\n", 0, m.start("text")) + 1, m["mark"] or "", m["language"], m["text"])
+        for m in FENCE.finditer(text)
+    ]
+
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+
+
+def loosened(text: str) -> str:
+    """The text without what differs from run to run."""
+    return re.sub(r"\d+\.\d+ s\b", "N s", re.sub(r"\bat \S+:\d+", "at PLACE", text))
+
+
+def title(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.mark.startswith("run") for b in blocks(page))], ids=title
+)
+def test_the_examples_of_a_page_run_and_print_what_stands_there(
+    page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # a module of its own: the examples' dataclasses and annotations look their names up there
+    namespace: dict[str, Any] = {"__name__": "example", "__file__": str(page)}
+    printed = io.StringIO()
+    for block in blocks(page):
+        word, _, rest = block.mark.partition(" ")
+        if word == "file":
+            (tmp_path / rest).write_text(block.text, encoding="utf-8")
+        elif word == "output":
+            got, printed = printed.getvalue(), io.StringIO()
+            same = doctest.OutputChecker().check_output(loosened(block.text), loosened(got), doctest.ELLIPSIS)
+            assert same, f"{block.place}: the page says\n{block.text}\nbut printed was\n{got}"
+        elif word == "run":
+            source = block.text
+            for server in rest.removeprefix("with ").split():
+                running = request.getfixturevalue(FIXTURES[server])
+                for address, real in ADDRESSES[server].items():
+                    source = source.replace(address, real(running))
+            code = compile("\n" * (block.line - 1) + source, str(page), "exec")
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
+def test_every_python_block_compiles_and_says_whether_it_runs(block: Block) -> None:
+    compile(block.text, block.place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    inside = block.page.relative_to(DOCS).parts if DOCS in block.page.parents else ()
+    if not inside or inside[0] not in BY_OTHERS or inside == ("adapters", "index.md"):
+        assert block.mark.startswith(("run", "not run: ")), f"{block.place}: is this example executed?"
+
+
+@pytest.mark.parametrize("script", ["make_state_diagram.py", "make_settings_table.py"])
+def test_what_is_made_from_the_code_agrees_with_it(script: str) -> None:
+    done = subprocess.run([sys.executable, DOCS / script, "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert page.relative_to(DOCS).as_posix() in navigation, f"{title(page)} is not in mkdocs.yml"
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{title(page)} links to {target}"
