@@ -16,6 +16,7 @@ from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
+from ._goaway import AsyncWatchedBackend
 from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
 from ._settings import pool_settings
 
@@ -97,9 +98,13 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
+        if http2:
+            self._network_backend = AsyncWatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
-        self._reopening = Reopening(lambda: AsyncPool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
+        self._reopening = Reopening(
+            lambda: AsyncPool(connector, config, name=name, listeners=heard, keyed=True, **chosen)
+        )
 
     @property
     def engine(self) -> AsyncPool[Any]:
@@ -125,7 +130,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             except PoolError as error:
                 raise translated(error) from error.__cause__
             link: _Link = lease.connection
-            if link.http2 and not link.connection.is_available():  # the server said goodbye meanwhile
+            if link.http2 and not link.open_to_more():  # the server said goodbye meanwhile
                 lease.close_nowait(discard=True)
                 continue
             hook, sent = None, request
@@ -135,6 +140,8 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             try:
                 response = await link.connection.handle_async_request(sent)
             except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
+                if hook is not None:
+                    hook.over()
                 lease.close_nowait(error=None if stream_only(link, error) else error)
                 replays = replays or Replays(request, self._held)
                 if not replays.allow(error, link, hook):
@@ -157,7 +164,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         link.answered = True
         if hook is not None:
             hook.stands()
-        body = _Body(response.stream, link, lease, keep)
+        body = _Body(response.stream, link, lease, hook, keep)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -183,10 +190,11 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_done", "_keep", "_link", "_stream", "lease")
+    __slots__ = ("_closed", "_done", "_hook", "_keep", "_link", "_stream", "lease")
 
-    def __init__(self, stream: Any, link: _Link, lease: AsyncLease[_Link], keep: bool) -> None:
+    def __init__(self, stream: Any, link: _Link, lease: AsyncLease[_Link], hook: Exchange | None, keep: bool) -> None:
         self._stream = stream
+        self._hook = hook
         self._link = link
         self._keep = keep  # False: no connection is kept idle, so this one is closed before close() returns
         self.lease: AsyncLease[_Link] | None = lease  # None: detached
@@ -206,6 +214,8 @@ class _Body:
         if self._closed:
             return
         self._closed = True
+        if self._hook is not None:
+            self._hook.over()
         sound = False
         try:
             await self._stream.aclose()

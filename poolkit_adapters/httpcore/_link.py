@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import httpcore
+
+from ._goaway import FrameWatch, Watchable
 
 __all__ = (
     "HELD",
@@ -56,7 +59,7 @@ class Lease(Protocol):
 class Link(Generic[L]):
     """A connection of httpcore's with what the pool has learnt about it."""
 
-    __slots__ = ("answered", "capacity", "connection", "http2", "key", "streams")
+    __slots__ = ("answered", "capacity", "connection", "exchanges", "http2", "key", "last_stream", "streams")
 
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
@@ -65,6 +68,22 @@ class Link(Generic[L]):
         self.capacity = 0  # requests that it carries at once; 0: not known, for it is only now being opened
         self.answered = False  # it has carried a request to its answer: the next one finds it reused
         self.streams: list[Any] = []  # httpcore's network streams, the innermost first
+        # HTTP/2: the requests under way by stream; weak, so that a response that is dropped can be collected
+        self.exchanges: WeakValueDictionary[int, Exchange] = WeakValueDictionary()
+        self.last_stream: int | None = None  # HTTP/2: the server has said goodbye; it serves streams up to this one
+
+    def open_to_more(self) -> bool:
+        """HTTP/2: whether another request may be sent."""
+        connection: Any = self.connection
+        return self.last_stream is None and bool(connection.is_available())
+
+    def goodbye(self, last: int) -> list[int]:
+        """The server will serve streams up to ``last`` and no others; the answer: those under way beyond it."""
+        self.last_stream = last
+        under_way = list(self.exchanges.values())
+        for exchange in under_way:
+            exchange.lease.set_capacity(0)  # says it for all of them; a lease that is closed by now says nothing
+        return [exchange.stream_id for exchange in under_way if exchange.stream_id > last]
 
     def __repr__(self) -> str:
         return repr(self.connection)
@@ -94,7 +113,7 @@ class Exchange:
     request of an HTTP/2 connection, because any of them may be the one that reads the server's settings.
     """
 
-    __slots__ = ("lease", "link", "on_plain", "request", "sent", "stream_id", "user_trace")
+    __slots__ = ("__weakref__", "lease", "link", "on_plain", "request", "sent", "stream_id", "user_trace")
 
     def __init__(
         self, link: Link[Any], lease: Lease, request: httpcore.Request, on_plain: Callable[[Key], None]
@@ -118,21 +137,37 @@ class Exchange:
         return request
 
     def note(self, event: str, info: dict[str, Any]) -> None:
-        """One trace event."""
+        """One trace event. Raises ConnectionNotAvailable to keep a request from a server that said goodbye."""
         source, _, step = event.partition(".")
         if step == "send_request_headers.started":
             if source == "http2":
-                self.sent = True
                 self.stream_id = info["stream_id"]
+                self._not_too_late()
+                self.sent = True
             elif info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":  # not a tunnel's
                 self.sent = True
                 self.stands()
+        elif step == "send_request_headers.complete":
+            if source == "http2":
+                self.link.exchanges[self.stream_id] = self
+                self._not_too_late()
         elif step == "receive_remote_settings.complete":
             self._settings(info["return_value"])
         elif step == "send_connection_init.started":
             self.link.http2 = True
+            if isinstance(self.link.streams[-1], Watchable):
+                self.link.streams[-1].watch = FrameWatch(self.link.goodbye)
         elif step in _NETWORK_EVENTS:
             self.link.streams.append(info["return_value"])
+
+    def _not_too_late(self) -> None:
+        last = self.link.last_stream
+        if last is not None and self.stream_id > last:
+            raise httpcore.ConnectionNotAvailable
+
+    def over(self) -> None:
+        """The request is done with its stream."""
+        self.link.exchanges.pop(self.stream_id, None)
 
     def stands(self) -> None:
         """The connection is open; it carries one request at a time until we hear otherwise."""

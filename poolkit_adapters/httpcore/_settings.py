@@ -10,7 +10,12 @@ from poolkit import ConfigError, PoolConfig
 
 __all__ = ("pool_settings",)
 
-_DEFAULTS = {"max_connections": 10, "max_keepalive_connections": None, "keepalive_expiry": None}
+_DEFAULTS: dict[str, tuple[object, ...]] = {
+    "max_connections": (10, 100),
+    "max_keepalive_connections": (None, 20),
+    "keepalive_expiry": (None, 5.0),
+}
+"""httpcore's default and httpx's: whoever leaves it at that has said nothing."""
 
 _MEANINGLESS = {
     "min_size": "connections belong to origins, and which ones will be asked for is not known beforehand",
@@ -43,7 +48,7 @@ def pool_settings(driver: Mapping[str, Any], config: PoolConfig | None, keywords
         "idle_timeout": "keepalive_expiry",
     }
     for name, argument in sources.items():
-        if name in given and driver[argument] != _DEFAULTS[argument] and given[name] != settings.get(name):
+        if name in given and driver[argument] not in _DEFAULTS[argument] and given[name] != settings.get(name):
             raise ConfigError(
                 f"{argument}={driver[argument]!r} and {name}={given[name]!r}: two words for one setting; give one", name
             )

@@ -16,6 +16,7 @@ from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
+from ._goaway import WatchedBackend
 from ._link import HELD, Exchange, Key, Link, Replays, key_of, refused, shut, stream_only, takes_over, timeout_of
 from ._settings import pool_settings
 
@@ -93,6 +94,8 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
+        if http2:
+            self._network_backend = WatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
         self._reopening = Reopening(lambda: Pool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
@@ -121,7 +124,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             except PoolError as error:
                 raise translated(error) from error.__cause__
             link: _Link = lease.connection
-            if link.http2 and not link.connection.is_available():  # the server said goodbye meanwhile
+            if link.http2 and not link.open_to_more():  # the server said goodbye meanwhile
                 lease.close(discard=True)
                 continue
             hook, sent = None, request
@@ -131,6 +134,8 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             try:
                 response = link.connection.handle_request(sent)
             except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
+                if hook is not None:
+                    hook.over()
                 lease.close(error=None if stream_only(link, error) else error)
                 replays = replays or Replays(request, self._held)
                 if not replays.allow(error, link, hook):
@@ -147,7 +152,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         link.answered = True
         if hook is not None:
             hook.stands()
-        body = _Body(response.stream, link, lease)
+        body = _Body(response.stream, link, lease, hook)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -173,10 +178,11 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_done", "_link", "_stream", "lease")
+    __slots__ = ("_closed", "_done", "_hook", "_link", "_stream", "lease")
 
-    def __init__(self, stream: Any, link: _Link, lease: Lease[_Link]) -> None:
+    def __init__(self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None) -> None:
         self._stream = stream
+        self._hook = hook
         self._link = link
         self.lease: Lease[_Link] | None = lease  # None: detached
         self._done = False
@@ -194,6 +200,8 @@ class _Body:
         if self._closed:
             return
         self._closed = True
+        if self._hook is not None:
+            self._hook.over()
         sound = False
         try:
             self._stream.close()

@@ -1,0 +1,153 @@
+"""A server's orderly goodbye over HTTP/2, which httpcore takes for a failure.
+
+RFC 9113, 6.8: after GOAWAY the streams up to the number in it still run to their end, the others were not looked
+at and may be sent again elsewhere. httpcore fails them all (its HTTP/2 library accepts no frame after a GOAWAY).
+So where HTTP/2 is possible, the network streams of a pool are covered by these: they keep an orderly GOAWAY from
+httpcore, tell the link, and reset the streams that the server did not look at, for which httpcore has the right
+error. A GOAWAY that reports an error passes through.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import httpcore
+
+__all__ = ("AsyncWatchedBackend", "FrameWatch", "Watchable", "WatchedBackend")
+
+_HEADER = 9  # bytes of a frame's header (RFC 9113, 4.1): length, type, flags, stream
+_GOAWAY = 7
+_RST_STREAM_REFUSED = b"\x00\x00\x04\x03\x00%b\x00\x00\x00\x07"
+
+
+class FrameWatch:
+    """Cuts what arrives into frames. ``goodbye(last)`` is called for an orderly GOAWAY and answers which streams
+    beyond ``last`` are to be reset.
+    """
+
+    __slots__ = ("_goodbye", "_rest")
+
+    def __init__(self, goodbye: Callable[[int], Iterable[int]]) -> None:
+        self._goodbye = goodbye
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """What httpcore shall see of ``data``: whole frames; the beginning of one is kept until its end is there."""
+        data = self._rest + data if self._rest else data
+        start = position = 0
+        seen = []
+        while len(data) - position >= _HEADER:
+            end = position + _HEADER + int.from_bytes(data[position : position + 3], "big")
+            if end > len(data):
+                break
+            if data[position + 3] == _GOAWAY and not any(data[position + 13 : position + 17]):  # error code 0
+                last = int.from_bytes(data[position + 9 : position + 13], "big") & 0x7FFFFFFF
+                seen.append(data[start:position])
+                seen.extend(_RST_STREAM_REFUSED % stream.to_bytes(4, "big") for stream in self._goodbye(last))
+                start = end
+            position = end
+        self._rest = data[position:]
+        seen.append(data[start:position])
+        return b"".join(seen)
+
+
+class Watchable:
+    """A network stream whose frames can be watched, once it is known to carry HTTP/2."""
+
+    watch: FrameWatch | None = None
+
+
+class _Stream(Watchable, httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while True:
+            data = self._stream.read(max_bytes, timeout)
+            if self.watch is None or not data:
+                return data
+            data = self.watch.feed(data)
+            if data:
+                return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class WatchedBackend(httpcore.NetworkBackend):
+    """A network backend whose streams can be watched."""
+
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """As the backend below."""
+        return _Stream(self._backend.connect_tcp(*args, **kwargs))
+
+    def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """As the backend below."""
+        return _Stream(self._backend.connect_unix_socket(*args, **kwargs))
+
+    def sleep(self, seconds: float) -> None:
+        """As the backend below."""
+        self._backend.sleep(seconds)
+
+
+class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while True:
+            data = await self._stream.read(max_bytes, timeout)
+            if self.watch is None or not data:
+                return data
+            data = self.watch.feed(data)
+            if data:
+                return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class AsyncWatchedBackend(httpcore.AsyncNetworkBackend):
+    """A network backend whose streams can be watched."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """As the backend below."""
+        return _AsyncStream(await self._backend.connect_tcp(*args, **kwargs))
+
+    async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """As the backend below."""
+        return _AsyncStream(await self._backend.connect_unix_socket(*args, **kwargs))
+
+    async def sleep(self, seconds: float) -> None:
+        """As the backend below."""
+        await self._backend.sleep(seconds)

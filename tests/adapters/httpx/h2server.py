@@ -1,0 +1,140 @@
+"""An HTTP/2 server that does what a test says, in a thread: when to answer, when to say goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+
+from poolkit.testing.servers import Certificates
+
+
+class H2Server:
+    """``/now`` is answered at once, ``/wait`` by :meth:`answer`; the body says connection and stream: ``b"0:1"``.
+
+    ``excess`` counts the streams that a client has opened beyond what the settings allow.
+    """
+
+    def __init__(self, certificates: Certificates, streams: int = 100) -> None:
+        self.streams = streams
+        self.connections: list[_Connection] = []
+        self.excess = 0
+        self._context = certificates.server_context()
+        self._context.set_alpn_protocols(["h2"])
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="h2server", daemon=True)
+
+    def __enter__(self) -> H2Server:
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(self._loop_start(), self._loop).result(10)
+        self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def _loop_start(self) -> Any:
+        return await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self._context)
+
+    def __exit__(self, *exc: object) -> None:
+        self.call(self._server.close)
+        self.call(lambda: [one.transport.abort() for one in self.connections])
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def call(self, work: Any) -> Any:
+        """``work()`` in the server's thread."""
+
+        async def run() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    @property
+    def waiting(self) -> int:
+        """Streams that wait for :meth:`answer`, over all connections."""
+        return sum(len(one.waiting) for one in list(self.connections))
+
+    def answer(self, connection: int, stream: int) -> None:
+        """Answer one stream that waits."""
+        self.call(lambda: self.connections[connection].answer(stream))
+
+    def answer_all(self) -> None:
+        """Answer all streams that wait."""
+        self.call(lambda: [one.answer(stream) for one in self.connections for stream in list(one.waiting)])
+
+    def goaway(self, connection: int, last: int, error_code: int = 0) -> None:
+        """Say goodbye: streams up to ``last`` are still served."""
+        self.call(lambda: self.connections[connection].goaway(last, error_code))
+
+    def allow(self, connection: int, streams: int) -> None:
+        """Change the number of streams that a connection may have open."""
+        self.call(lambda: self.connections[connection].allow(streams))
+
+    def refuse(self, connection: int, stream: int) -> None:
+        """Reset a stream that was not looked at."""
+        self.call(lambda: self.connections[connection].refuse(stream))
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, server: H2Server) -> None:
+        self.server = server
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self.waiting: list[int] = []
+        self.open = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.number = len(self.server.connections)
+        self.server.connections.append(self)
+        self.h2.local_settings = h2.settings.Settings(
+            client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
+        )
+        self.h2.initiate_connection()
+        self.h2.data_to_send()  # its own settings: h2 would enforce the limit, here the excess is to be counted
+        self.allow(self.server.streams)
+
+    def data_received(self, data: bytes) -> None:
+        for event in self.h2.receive_data(data):
+            if isinstance(event, h2.events.RequestReceived):
+                self.open += 1
+                self.server.excess += self.open > self.server.streams
+                path = dict(event.headers)[b":path"]
+                if path == b"/wait":
+                    self.waiting.append(event.stream_id)
+                else:
+                    self.answer(event.stream_id)
+        self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.waiting.clear()
+
+    def answer(self, stream: int) -> None:
+        with contextlib.suppress(ValueError):
+            self.waiting.remove(stream)
+        self.open -= 1
+        # written by hand: h2 itself sends nothing more after a goodbye of its own
+        body = b"%d:%d" % (self.number, stream)
+        self.transport.write(_frame(1, 4, stream, b"\x88") + _frame(0, 1, stream, body))
+
+    def goaway(self, last: int, error_code: int) -> None:
+        self.transport.write(_frame(7, 0, 0, last.to_bytes(4, "big") + error_code.to_bytes(4, "big")))
+
+    def allow(self, streams: int) -> None:
+        self.transport.write(_frame(4, 0, 0, b"\x00\x03" + streams.to_bytes(4, "big")))
+
+    def refuse(self, stream: int) -> None:
+        self.waiting.remove(stream)
+        self.open -= 1
+        self.transport.write(_frame(3, 0, stream, (7).to_bytes(4, "big")))
+
+    def flush(self) -> None:
+        self.transport.write(self.h2.data_to_send())
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload

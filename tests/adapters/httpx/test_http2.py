@@ -1,0 +1,257 @@
+"""Many requests on one connection: the server's limit, its goodbye, its refusals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import anyio
+import httpcore
+import httpx
+import pytest
+
+from poolkit import AcquireTimeout
+from poolkit.testing.servers import Certificates
+from poolkit_adapters.httpcore import PoolkitConnectionPool
+from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
+
+from .h2server import H2Server
+
+Make = Callable[[int], H2Server]
+
+
+def transport(certificates: Certificates, **options: object) -> AsyncPoolkitTransport:
+    return AsyncPoolkitTransport(verify=certificates.client_context(), http2=True, **options)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+@pytest.mark.anyio
+async def test_27_a_full_connection_is_busy(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(2)
+    async with httpx.AsyncClient(transport=transport(certificates, max_size=2), timeout=10) as client:
+        await client.get(f"{server.url}/now")
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(client.get, f"{server.url}/wait")
+            await until(lambda: server.waiting == 3)
+            assert [len(one.waiting) for one in server.connections] == [2, 1]
+            server.answer_all()
+    assert server.excess == 0
+
+
+@pytest.mark.anyio
+async def test_27_with_one_connection_the_third_waits(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(2)
+    made = transport(certificates, limits=httpx.Limits(max_connections=1))
+    async with httpx.AsyncClient(transport=made, timeout=10) as client:
+        await client.get(f"{server.url}/now")
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(client.get, f"{server.url}/wait")
+            await until(lambda: server.waiting == 2)
+            with pytest.raises(httpx.PoolTimeout) as caught:
+                await client.get(f"{server.url}/wait", timeout=httpx.Timeout(10, pool=0.1))
+            assert isinstance(caught.value, AcquireTimeout)
+            group.start_soon(client.get, f"{server.url}/now")
+            server.answer_all()
+        made.engine.check_books()
+    assert server.excess == 0
+    assert len(server.connections) == 1
+
+
+@pytest.mark.anyio
+async def test_a_burst_waits_for_the_first_connection(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(50)
+    async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(client.get, f"{server.url}/now")
+    assert len(server.connections) == 1
+    assert server.excess == 0
+
+
+@pytest.mark.anyio
+async def test_the_limit_is_followed_when_it_changes(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(1)
+    async with httpx.AsyncClient(transport=transport(certificates, max_size=1), timeout=10) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(client.get, f"{server.url}/wait")
+            await until(lambda: server.waiting == 1)
+            server.streams = 3
+            server.allow(0, 3)
+            await until(lambda: server.waiting == 3)
+            server.answer_all()
+    assert len(server.connections) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_28_after_a_goodbye_streams_end_and_others_are_replayed(
+    h2_server: Make, certificates: Certificates, method: str
+) -> None:
+    server = h2_server(10)
+    answers: dict[str, str] = {}
+    made = transport(certificates)
+
+    async def ask(name: str) -> None:
+        content = None if method == "GET" else name.encode()
+        answers[name] = (await client.request(method, f"{server.url}/wait", content=content)).text
+
+    async with httpx.AsyncClient(transport=made, timeout=10) as client:
+        await client.get(f"{server.url}/now")  # stream 1
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, "n")
+            await until(lambda: server.waiting == 1)
+            group.start_soon(ask, "n + 2")
+            await until(lambda: server.waiting == 2)
+            server.goaway(0, 3)
+            await until(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
+            answers["new"] = (await client.get(f"{server.url}/now")).text  # no new stream on the old one
+            server.answer(0, 3)
+            server.answer(1, 1)
+        assert answers == {"n": "0:3", "n + 2": "1:1", "new": "1:3"}
+        await until(lambda: made.engine.stats().size == 1)
+        made.engine.check_books()
+
+
+def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(10)
+    made = PoolkitTransport(verify=certificates.client_context(), http2=True)
+    with httpx.Client(transport=made, timeout=10) as client, ThreadPoolExecutor(2) as threads:
+        client.get(f"{server.url}/now")
+        first = threads.submit(client.get, f"{server.url}/wait")
+        anyio.run(until, lambda: server.waiting == 1)
+        second = threads.submit(client.get, f"{server.url}/wait")
+        anyio.run(until, lambda: server.waiting == 2)
+        server.goaway(0, 3)
+        server.answer(0, 3)  # with threads httpcore lets only one read, until that one has its answer
+        anyio.run(until, lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
+        server.answer(1, 1)
+        assert (first.result(10).text, second.result(10).text) == ("0:3", "1:1")
+        made.engine.check_books()
+
+
+@pytest.mark.anyio
+async def test_an_idle_connection_whose_server_said_goodbye_is_left(
+    h2_server: Make, certificates: Certificates
+) -> None:
+    server = h2_server(10)
+    async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
+        await client.get(f"{server.url}/now")
+        server.goaway(0, 1)
+        response = await client.post(f"{server.url}/now", content=b"not idempotent, but certainly not looked at")
+        assert response.text == "1:1"
+
+
+@pytest.mark.anyio
+async def test_a_goodbye_with_an_error_replays_only_what_was_not_looked_at(
+    h2_server: Make, certificates: Certificates
+) -> None:
+    server = h2_server(10)
+    results: dict[str, object] = {}
+
+    async def ask(name: str) -> None:
+        try:
+            results[name] = (await client.post(f"{server.url}/wait", content=b"x")).text
+        except httpx.RemoteProtocolError as error:
+            results[name] = type(error)
+
+    async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
+        await client.get(f"{server.url}/now")
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, "3")
+            await until(lambda: server.waiting == 1)
+            group.start_soon(ask, "5")
+            await until(lambda: server.waiting == 2)
+            server.goaway(0, 3, error_code=11)
+            await until(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
+            server.answer(1, 1)
+    assert results == {"3": httpx.RemoteProtocolError, "5": "1:1"}
+
+
+@pytest.mark.anyio
+async def test_a_refused_stream_is_sent_again(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(10)
+    texts: list[str] = []
+
+    async def ask() -> None:
+        texts.append((await client.post(f"{server.url}/wait", content=b"x")).text)
+
+    async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
+        await client.get(f"{server.url}/now")
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: server.waiting == 1)
+            server.refuse(0, 3)
+            await until(lambda: server.waiting == 1 and server.connections[0].waiting == [5])
+            server.answer(0, 5)
+    assert texts == ["0:5"]
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_stream_lets_the_others_end(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(2)
+    made = transport(certificates)
+    texts: list[str] = []
+
+    async def ask() -> None:
+        texts.append((await client.get(f"{server.url}/wait")).text)
+
+    async with httpx.AsyncClient(transport=made, timeout=10) as client:
+        await client.get(f"{server.url}/now")
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: server.waiting == 1)
+            with anyio.move_on_after(0.05):
+                await client.get(f"{server.url}/wait")
+            await until(lambda: server.waiting == 2)
+            assert (await client.get(f"{server.url}/now")).text == "1:1"  # the server counts the stream still
+            server.answer_all()
+        assert texts == ["0:3"]
+        await until(lambda: made.engine.stats().size == 1)
+        made.engine.check_books()
+    assert server.excess == 0
+
+
+@pytest.mark.anyio
+async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> None:
+    from poolkit.testing.servers import HTTPServer
+
+    with HTTPServer(tls=certificates, fast=True) as server:
+        made = transport(certificates)
+        async with httpx.AsyncClient(transport=made, timeout=10) as client:
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(client.get, f"{server.url}/sleep?ms=50")
+            assert server.stats().max_active == 20
+            made.engine.check_books()
+
+
+def test_threads_share_one_connection(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(20)
+    with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
+        with ThreadPoolExecutor(20) as threads:
+            list(threads.map(lambda _: pool.request("GET", f"{server.url}/now"), range(200)))
+        assert len(pool.connections) == 1
+        pool.engine.check_books()
+    assert server.excess == 0
+
+
+def test_read_timeout_ends_the_connection(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(20)
+    with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
+        ask = partial(pool.request, "GET")
+        began = time.monotonic()
+        with pytest.raises(httpcore.ReadTimeout):
+            ask(f"{server.url}/wait", extensions={"timeout": {"read": 0.1}})
+        assert time.monotonic() - began < 5
+        assert ask(f"{server.url}/now").content == b"1:1"
+        pool.engine.check_books()
