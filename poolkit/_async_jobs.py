@@ -30,6 +30,10 @@ class AsyncJobs(Shell[C]):
         if self._runtime is not None:
             self._runtime.schedule(self, max(0.0, due - self._clock()))
 
+    def _nudge(self) -> None:
+        if self._runtime is not None:
+            self._runtime.nudge(self)
+
     def _begin_job(self, do: Do, entry: Entry) -> None:
         if do is Do.CONNECT:
             cast("AsyncRuntime", self._runtime).spawn(self._connect_job, entry)

@@ -262,6 +262,7 @@ class Shell(Gate, Generic[C]):
         if self._leased.pop(key, None) is None:  # at once: the next lease may get this one's id
             return  # cut when the pool was closed, or inherited from the parent process
         self._inbox.append((self._reclaim, (entry,)))
+        self._nudge()  # nobody else may come by for long
         try:
             waiter = next(iter(entry.lane.waiters))
         except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
@@ -287,6 +288,14 @@ class Shell(Gate, Generic[C]):
             core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
 
     # -- time -----------------------------------------------------------------------------------------------------
+
+    def _nudge(self) -> None:
+        """Have the runtime call :meth:`run_inbox` soon."""
+        raise NotImplementedError
+
+    def run_inbox(self) -> None:
+        """Do what finalizers have left. Does not block."""
+        self._drain()
 
     def run_due(self) -> None:
         """Housekeeping: called by the runtime when something is due. Does not block."""

@@ -300,6 +300,9 @@ class Pool(Shell[C]):
         self._scheduled = due = self._core.due
         self._runtime.schedule(self, max(0.0, due - self._clock()))
 
+    def _nudge(self) -> None:
+        self._runtime.nudge(self)
+
     def _begin_job(self, do: Do, entry: Entry) -> None:
         if do is Do.CONNECT:
             self._runtime.spawn(self._connect_job, entry)
@@ -410,10 +413,11 @@ class Pool(Shell[C]):
                 parker.wait(None if deadline == NEVER else left)
         finally:
             core.watchers.remove(parker)
-        if phase is Phase.CLOSED:
-            return True
-        aborted = self._decide(commands.abort_leased, core, self._clock())
-        self._decide(commands.shut, core, Phase.CLOSED, self._clock())
+        aborted = 0
+        if phase is not Phase.CLOSED:
+            aborted = self._decide(commands.abort_leased, core, self._clock())
+            self._decide(commands.shut, core, Phase.CLOSED, self._clock())
+        self._runtime.schedule(self, NEVER)  # nothing is due any more
         return not aborted
 
     def __enter__(self) -> Pool[C]:

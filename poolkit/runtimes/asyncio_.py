@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .base import Task
+from .base import Inbox, Task
 
 __all__ = ("AsyncioRuntime", "current")
 
@@ -109,6 +109,13 @@ class AsyncioRuntime:
             except RuntimeError:
                 pass
 
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` soon."""
+        try:
+            self._loop.call_soon_threadsafe(_run_inbox, weakref.ref(task))
+        except RuntimeError:
+            pass  # the loop is closed
+
     async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """``await call(*args)`` under a deadline, in a task that nobody else cancels but the end of the loop."""
         task = asyncio.current_task()
@@ -152,6 +159,12 @@ def _run_due(ref: weakref.ref[Task]) -> None:
     task = ref()
     if task is not None:
         task.run_due()
+
+
+def _run_inbox(ref: weakref.ref[Inbox]) -> None:
+    task = ref()
+    if task is not None:
+        task.run_inbox()
 
 
 async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:

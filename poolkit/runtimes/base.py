@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-__all__ = ("AsyncParker", "AsyncRuntime", "Runtime", "SyncParker", "Task")
+__all__ = ("AsyncParker", "AsyncRuntime", "Inbox", "Runtime", "SyncParker", "Task")
 
 
 class SyncParker(Protocol):
@@ -35,6 +35,13 @@ class Task(Protocol):
         """Called when the time asked for has come. Must not block."""
 
 
+class Inbox(Protocol):
+    """Something that finalizers leave work for: a pool."""
+
+    def run_inbox(self) -> None:
+        """Called after a nudge: do what finalizers have left. Must not block."""
+
+
 class Runtime(Protocol):
     """The world of a synchronous pool."""
 
@@ -45,7 +52,10 @@ class Runtime(Protocol):
         """Run ``job(*args)`` in the background; it may block. Exceptions are the job's own business."""
 
     def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in ``delay`` seconds, or sooner; hold the task weakly."""
+        """Call ``task.run_due()`` in ``delay`` seconds, or sooner; hold the task weakly. Infinity: no more."""
+
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` soon, if that takes no lock: this is called by finalizers. May do nothing."""
 
     def caller(self) -> int:
         """Identity of the calling thread or task."""
@@ -73,6 +83,9 @@ class AsyncRuntime(Protocol):
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in the loop in ``delay`` seconds, or sooner; hold the task weakly."""
+
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` in the loop soon; this is called by finalizers, in any thread."""
 
     async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """``await call(*args)``; TimeoutError after ``timeout`` seconds. Only in tasks made by ``spawn``."""

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from .base import Task
+from ..policies.retire import NEVER
+from .base import Inbox, Task
 
 __all__ = ("ThreadParker", "ThreadRuntime")
 
@@ -76,53 +77,103 @@ class _Worker:
 
 
 class _Housekeeper:
-    """One thread for all pools: sleeps until the next pool has something due, and ends when none has."""
+    """One thread for all pools: sleeps until the next pool has something due, and ends when none has.
+
+    Pools ask from anywhere, a finalizer in the middle of this very code included: they append to an inbox and
+    wake the thread; there is no lock that they could wait for.
+    """
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()
+        self._inbox: deque[tuple[float, weakref.ref[Task]]] = deque()
+        self._nudged: deque[weakref.ref[Inbox]] = deque()
         self._parker = ThreadParker()
-        self._due: list[tuple[float, int, weakref.ref[Task]]] = []
+        self._alive = allocate_lock()  # held as long as there is a thread; only ever tried
+        self._until = 0.0  # how long the thread sleeps
+        # the rest is the thread's own
+        self._due: list[tuple[float, int, int, weakref.ref[Task]]] = []  # when, number, id of the pool, pool
+        self._valid: dict[int, int] = {}  # id of a pool to the number of its latest entry in _due
         self._numbers = 0
-        self._running = False
 
     def schedule(self, task: Task, delay: float) -> None:
         at = time.monotonic() + delay
-        with self._lock:
-            self._numbers += 1
-            first = not self._due or at < self._due[0][0]
-            heappush(self._due, (at, self._numbers, weakref.ref(task)))
-            start, self._running = not self._running, True
-        if start:
-            try:
-                threading.Thread(target=self._run, name="poolkit-housekeeping", daemon=True).start()
-            except RuntimeError:  # the interpreter is shutting down: nothing will be due any more
-                self._running = False
-        elif first:
+        self._inbox.append((at, weakref.ref(task, self._forget)))
+        if at == NEVER:
             self._parker.wake()
+        elif self._alive.acquire(False):
+            self._start()
+        elif at < self._until:
+            self._parker.wake()
+
+    def nudge(self, task: Inbox) -> None:
+        self._nudged.append(weakref.ref(task))
+        self._parker.wake()
+
+    def _forget(self, ref: weakref.ref[Task]) -> None:
+        self._parker.wake()  # a pool was collected: perhaps nothing is due any more
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="poolkit-housekeeping", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down: nothing will be due any more
+            self._alive.release()
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                now = time.monotonic()
-                ready = []
-                while self._due and (self._due[0][0] <= now or self._due[0][2]() is None):
-                    ready.append(heappop(self._due)[2])
-                pause = self._due[0][0] - now if self._due else LINGER
-            for ref in ready:
-                task = ref()
-                if task is not None:
-                    try:
-                        task.run_due()
-                    except Exception:
-                        logger.exception("poolkit: housekeeping failed")
-                    del task
-            if ready:
+            self._until = 0.0  # awake: whoever asks now is seen below
+            self._read_inbox()
+            now = time.monotonic()
+            for ref in self._take_due(now):
+                self._visit(ref)
+            while self._nudged:
+                self._look_into(self._nudged.popleft())
+            self._until = self._due[0][0] if self._due else now + LINGER
+            if self._inbox or self._nudged:  # came between the two looks
                 continue
-            self._parker.wait(pause)
-            with self._lock:
-                if not self._due and time.monotonic() - now >= LINGER:
-                    self._running = False
+            self._parker.wait(max(0.0, self._until - time.monotonic()))
+            if not self._due and not self._inbox and not self._nudged and time.monotonic() >= self._until:
+                self._alive.release()
+                if not self._inbox or not self._alive.acquire(False):
                     return
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            at, ref = self._inbox.popleft()
+            task = ref()
+            if task is not None:
+                self._numbers += 1
+                self._valid[id(task)] = self._numbers
+                heappush(self._due, (at, self._numbers, id(task), ref))
+
+    def _take_due(self, now: float) -> list[weakref.ref[Task]]:
+        """What is due; what is out of date on the way there is dropped."""
+        due = []
+        while self._due:
+            at, number, key, ref = self._due[0]
+            latest = self._valid.get(key) == number
+            if latest and at > now and at != NEVER and ref() is not None:
+                break
+            heappop(self._due)
+            if latest:
+                del self._valid[key]
+                if at <= now:
+                    due.append(ref)
+        return due
+
+    def _visit(self, ref: weakref.ref[Task]) -> None:
+        task = ref()
+        try:
+            if task is not None:
+                task.run_due()
+        except Exception:
+            logger.exception("poolkit: housekeeping failed")
+
+    def _look_into(self, ref: weakref.ref[Inbox]) -> None:
+        pool = ref()
+        try:
+            if pool is not None:
+                pool.run_inbox()
+        except Exception:
+            logger.exception("poolkit: housekeeping failed")
 
 
 class _Process:
@@ -168,6 +219,10 @@ class ThreadRuntime:
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in the housekeeping thread in ``delay`` seconds."""
         _process.housekeeper.schedule(task, delay)
+
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` in the housekeeping thread, if there is one."""
+        _process.housekeeper.nudge(task)
 
     caller = staticmethod(get_ident)
     """The calling thread's identity."""

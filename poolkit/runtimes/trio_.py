@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from .base import Task
+from .base import Inbox, Task
 
 __all__ = ("TrioRuntime", "current")
 
@@ -102,6 +102,13 @@ class TrioRuntime:
         """Call ``task.run_due()`` in ``delay`` seconds."""
         self.spawn(_run_due, weakref.ref(task), delay)
 
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` soon."""
+        try:
+            self._token.run_sync_soon(_run_inbox, weakref.ref(task))
+        except trio.RunFinishedError:
+            pass
+
     async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """``await call(*args)`` under a deadline."""
         if timeout is None:
@@ -133,6 +140,12 @@ async def _run_due(ref: weakref.ref[Task], delay: float) -> None:
     task = ref()
     if task is not None:
         task.run_due()
+
+
+def _run_inbox(ref: weakref.ref[Inbox]) -> None:
+    task = ref()
+    if task is not None:
+        task.run_inbox()
 
 
 async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
