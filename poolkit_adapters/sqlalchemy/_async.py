@@ -21,6 +21,22 @@ from ._record import Record
 __all__ = ("AsyncPoolkitPool",)
 
 
+class AsyncRecord(Record):
+    """A record whose connection may be ended by a task that outlives the caller."""
+
+    def __init__(self, pool: AsyncPoolkitPool) -> None:
+        self._pool = pool
+        super().__init__(pool)
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """As in SQLAlchemy, and remember who ends the connection."""
+        key = id(self.dbapi_connection)
+        try:
+            super().invalidate(e, soft)
+        finally:
+            self.ending = self._pool._endings.get(key)
+
+
 class AsyncPoolkitPool(BasePool):
     """Stands in for ``AsyncAdaptedQueuePool``: ``create_async_engine(url, poolclass=AsyncPoolkitPool)``.
 
@@ -36,11 +52,12 @@ class AsyncPoolkitPool(BasePool):
     _dialect: Any = _AsyncConnDialect()
 
     def _runtime_for_engine(self) -> Runtime:
+        self._endings: dict[int, asyncio.Task[None]] = {}  # by the id of the connection, which the task keeps alive
         self._runtime = GreenletRuntime()
         return self._runtime
 
     def _create_connection(self) -> Record:
-        record = Record(self)
+        record = AsyncRecord(self)
         record.loop = running_loop()
         return record
 
@@ -60,6 +77,8 @@ class AsyncPoolkitPool(BasePool):
         raise self._told(failure)  # out of the except block: the cause is not the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
+        if record.ending is not None and self._still_ends(record, discard):
+            return
         runtime = self._runtime
         runtime.latest = None
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
@@ -81,6 +100,35 @@ class AsyncPoolkitPool(BasePool):
         """Wait for closes, as under QueuePool; a cancellation ends the wait but not the close."""
         if tasks and running_loop() is not None and in_greenlet():
             await_(asyncio.wait(tasks))
+
+    # -- ends that outlive their caller -----------------------------------------------------------------------------
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        """As in SQLAlchemy; but a connection that is cut (terminated) is cut in a task of its own.
+
+        Who was cancelled in the middle of a statement comes by here, and anyio cancels him again at every step:
+        in his own task the server would hear neither of the cancelled statement nor of the end of the session.
+        """
+        loop = running_loop()
+        if not terminate or loop is None or not in_greenlet():
+            super()._close_connection(connection, terminate=terminate)
+            return
+        self._runtime.spawn(super()._close_connection, connection, terminate=True)
+        self._endings[id(connection)] = task = self._runtime.latest
+        task.add_done_callback(lambda _: self._endings.pop(id(connection), None))
+        try:
+            await_(asyncio.wait([task]))
+        except asyncio.CancelledError:
+            if not self._dialect.has_terminate:  # as SQLAlchemy does
+                raise
+
+    def _still_ends(self, record: Record, discard: bool) -> bool:
+        """The slot of a connection that was cut is free when the server has let go of it: size is what exists."""
+        task, record.ending = record.ending, None
+        if task.done():
+            return False
+        task.add_done_callback(lambda _: self._do_return_conn(record, discard))
+        return True
 
     # -- event loops ------------------------------------------------------------------------------------------------
 
@@ -105,7 +153,7 @@ class AsyncPoolkitPool(BasePool):
         """Close a connection in its own loop; where that has ended, end it at the socket."""
         if home.is_running():
             try:
-                home.call_soon_threadsafe(self._runtime._start, home, self._terminate, (connection,))
+                home.call_soon_threadsafe(self._runtime._start, home, self._terminate, (connection,), {})
                 return
             except RuntimeError:
                 pass  # it has just ended

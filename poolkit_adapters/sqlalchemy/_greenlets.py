@@ -112,23 +112,29 @@ class GreenletRuntime:
         """A place to sleep for the calling greenlet."""
         return _Parker()
 
-    def spawn(self, job: Callable[..., object], *args: Any) -> None:
+    def spawn(self, job: Callable[..., object], *args: Any, **keywords: Any) -> None:
         """Run ``job(*args)`` in a greenlet of a task of its own; where no loop runs at all, here."""
         loop = running_loop()
         if loop is not None:
-            self._start(loop, job, args)
+            self._start(loop, job, args, keywords)
             return
         home = self.loop
         if home is not None and home.is_running():
             try:
-                home.call_soon_threadsafe(self._start, home, job, args)
+                home.call_soon_threadsafe(self._start, home, job, args, keywords)
                 return
             except RuntimeError:
                 pass  # it has just ended
-        job(*args)
+        job(*args, **keywords)
 
-    def _start(self, loop: asyncio.AbstractEventLoop, job: Callable[..., object], args: tuple[Any, ...]) -> None:
-        task = self.latest = loop.create_task(_guarded(job, args))
+    def _start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        job: Callable[..., object],
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> None:
+        task = self.latest = loop.create_task(_guarded(job, args, keywords))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -192,9 +198,9 @@ def _run_inbox(ref: weakref.ref[Inbox]) -> None:
         task.run_inbox()
 
 
-async def _guarded(job: Callable[..., object], args: tuple[Any, ...]) -> None:
+async def _guarded(job: Callable[..., object], args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     try:
-        await _greenlet_spawn(job, *args)
+        await _greenlet_spawn(job, *args, **keywords)
     except Exception:
         logger.exception("poolkit: background job failed")
 

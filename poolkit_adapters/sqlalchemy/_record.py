@@ -22,6 +22,8 @@ class Record(_ConnectionRecord):
     """The event loop in which its connection lives (async pools)."""
     broken: BaseException | None = None
     """Why its connection must be cut rather than closed in good order."""
+    ending: Any = None
+    """The task that still ends the connection it held last (async pools); the slot is not free before."""
 
 
 class RecordConnector(Connector[Record]):
