@@ -357,6 +357,12 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             if isinstance(result, BaseException):
                 raise result
 
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
     def set_retry(self, retry: Any) -> None:
         """Use ``retry`` for all connections, present and future."""
         self.connection_kwargs.update({"retry": retry})

@@ -213,7 +213,7 @@ class Guard:
         raw.seek(place)
         if first != _PUSH or not isinstance(parser, parsers._RESP3Parser):
             return False
-        inner.read_response(push_request=True, **NO_WAIT)
+        parser.read_response(push_request=True, **NO_WAIT)
         return True
 
     def sound(self) -> bool:

@@ -324,6 +324,12 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             for connection in self._get_in_use_connections():
                 connection.disconnect()
 
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def set_retry(self, retry: Any) -> None:
         """Use ``retry`` for all connections, present and future."""
         self.connection_kwargs.update({"retry": retry})

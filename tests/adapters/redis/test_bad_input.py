@@ -115,5 +115,5 @@ def test_errors_can_be_pickled() -> None:
 
     error = pickle.loads(pickle.dumps(RedisAcquireTimeout("a text")))
     assert str(error) == "a text"
-    assert isinstance(error, (poolkit.AcquireTimeout, redis.MaxConnectionsError))
+    assert isinstance(error, (poolkit.AcquireTimeout, redis.exceptions.MaxConnectionsError))
     assert isinstance(error, builtins.TimeoutError)

@@ -250,12 +250,12 @@ def test_release_is_ignored_for_foreign_connections(make_pool: Callable[..., Any
     connection = one.get_connection()
     other.release(connection)
     assert connection._sock is not None
-    with pytest.raises(redis.MaxConnectionsError):
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
         one.get_connection()
     one.release(connection)
     assert in_threads(8, lambda index: one.release(connection)) == []
     assert one.get_connection() is connection
-    with pytest.raises(redis.MaxConnectionsError):
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
         one.get_connection()
     one.release(connection)
 

@@ -68,7 +68,7 @@ async def test_sentinel_directs_the_async_pool(redis_sentinel: RedisSentinel) ->
     first = await master.client_id()
     assert {await master.client_id() for _ in range(5)} == {first}
     held = [await master.connection_pool.get_connection() for _ in range(2)]
-    with pytest.raises(redis.MaxConnectionsError):  # redis-py's sentinel pool does not wait either
+    with pytest.raises(redis.exceptions.MaxConnectionsError):  # redis-py's sentinel pool does not wait either
         await master.connection_pool.get_connection()
     for connection in held:
         await master.connection_pool.release(connection)
@@ -110,15 +110,13 @@ def test_cluster_nodes_have_pools_of_poolkit(redis_cluster: RedisCluster) -> Non
 
 def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisCluster) -> None:
     """redis-py's blocking pool raises a plain ConnectionError: the cluster reads its topology anew, for nothing."""
-    pool_class = functools.partial(PoolkitConnectionPool, name=unique())
-    cluster = redis.RedisCluster.from_url(
-        redis_cluster.url, connection_pool_class=pool_class, max_connections=1, timeout=0.01
-    )
+    pool_class = functools.partial(PoolkitConnectionPool, max_connections=1, timeout=0.01)
+    cluster = redis.RedisCluster.from_url(redis_cluster.url, connection_pool_class=pool_class)
     cluster.set("key", "value")
     node = cluster.get_node_from_key("key")
     pool = node.redis_connection.connection_pool
     held = pool.get_connection()
-    with pytest.raises(redis.MaxConnectionsError):
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
         cluster.get("key")
     assert cluster.get_node_from_key("key").redis_connection.connection_pool is pool
     pool.release(held)

@@ -23,7 +23,7 @@ from .support import in_threads, ports, unique, until
 def test_07_timeout_is_both_types_and_says_why(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(max_connections=1, timeout=0.05)
     held = pool.get_connection()
-    with pytest.raises(redis.MaxConnectionsError) as caught:
+    with pytest.raises(redis.exceptions.MaxConnectionsError) as caught:
         pool.get_connection()
     assert isinstance(caught.value, poolkit.AcquireTimeout)
     assert isinstance(caught.value, redis.ConnectionError)
@@ -37,7 +37,7 @@ def test_07_timeout_is_both_types_and_says_why(make_pool: Callable[..., Any]) ->
 async def test_07_async_timeout_is_both_types_and_says_why(make_async_pool: Callable[..., Any]) -> None:
     pool = make_async_pool(max_connections=1, timeout=0.05)
     held = await pool.get_connection()
-    with pytest.raises(redis.MaxConnectionsError) as caught:
+    with pytest.raises(redis.exceptions.MaxConnectionsError) as caught:
         await pool.get_connection()
     assert isinstance(caught.value, poolkit.AcquireTimeout)
     assert "in use 1/1" in str(caught.value)
@@ -49,7 +49,7 @@ def test_08_timeout_0_never_waits_and_connects_without_limit_of_turns(make_pool:
     held: list[Any] = []
     assert in_threads(40, lambda i: held.append(pool.get_connection())) == []
     assert len(held) == 40
-    with pytest.raises(redis.MaxConnectionsError):
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
         pool.get_connection()
     for connection in held:
         pool.release(connection)
@@ -59,7 +59,7 @@ def test_timeout_and_limit_can_be_set_on_the_live_pool(make_pool: Callable[..., 
     pool = make_pool(max_connections=1, timeout=30)
     first = pool.get_connection()
     pool.timeout = 0
-    with pytest.raises(redis.MaxConnectionsError):
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
         pool.get_connection()
     pool.max_connections = 2
     second = pool.get_connection()
@@ -74,7 +74,7 @@ def test_server_down_is_another_error_than_exhaustion(fault_proxy: Callable[...,
         with pytest.raises(redis.ConnectionError) as caught:
             pool.get_connection()
         assert isinstance(caught.value, poolkit.ConnectFailed)
-        assert not isinstance(caught.value, redis.MaxConnectionsError)
+        assert not isinstance(caught.value, redis.exceptions.MaxConnectionsError)
         assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
@@ -186,7 +186,7 @@ def test_22_max_waiting(make_pool: Callable[..., Any]) -> None:
     until(lambda: pool.engine.stats().waiting == 1)
     with pytest.raises(poolkit.PoolBusy) as caught:
         pool.get_connection()
-    assert isinstance(caught.value, redis.MaxConnectionsError)
+    assert isinstance(caught.value, redis.exceptions.MaxConnectionsError)
     pool.release(held)
     waiter.join()
 
