@@ -8,7 +8,7 @@ from typing import Any
 
 from poolkit import PoolConfig
 
-__all__ = ("SETTINGS", "split_options")
+__all__ = ("SETTINGS", "quiet", "split_options")
 
 SETTINGS: frozenset[str] = frozenset(field.name for field in fields(PoolConfig))
 """The names of all settings of :class:`~poolkit.PoolConfig`."""
@@ -23,3 +23,23 @@ def split_options(
     """
     settings = {name: value for name, value in options.items() if name in SETTINGS and name not in driver}
     return settings, {name: value for name, value in options.items() if name not in settings}
+
+
+class _QuietConfig(PoolConfig):
+    """Doubts nothing that nobody has chosen: a default overtaken by a short timeout simply has no effect."""
+
+    def doubts(self) -> list[str]:
+        default = PoolConfig()
+        chosen = {name for name in SETTINGS if getattr(self, name) != getattr(default, name)}
+        return [doubt for doubt in super().doubts() if doubt.partition("=")[0] in chosen]
+
+
+def quiet(config: PoolConfig | None) -> PoolConfig:
+    """The same settings, of which only those that differ from their defaults are ever warned about."""
+    if config is None:
+        return _QuietConfig()
+    copy = _QuietConfig(**{name: getattr(config, name) for name in SETTINGS})
+    sources = getattr(config, "_sources", None)  # where poolkit.load() found them
+    if sources is not None:
+        object.__setattr__(copy, "_sources", sources)
+    return copy

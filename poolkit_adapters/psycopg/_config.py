@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import nearest
 
-from .._options import SETTINGS
+from .._options import SETTINGS, quiet
 from ._errors import InvalidConninfo
 
 __all__ = ("DEFAULTS", "check_callback", "check_class", "check_conninfo", "numbered", "pool_config", "sizes")
@@ -97,7 +97,7 @@ def pool_config(
         changes["check_after_idle"] = 0.0  # psycopg_pool calls it at every getconn
     if null:
         changes |= {"max_idle": 0, "barging_window": 0.0}
-    result = (config or PoolConfig()).replace(**{**changes, **settings})
+    result = quiet(config).replace(**{**changes, **settings})
     if null and result.min_size:
         sizes(result.min_size, 0, null=True)
     return result

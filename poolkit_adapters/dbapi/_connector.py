@@ -1,0 +1,172 @@
+"""What the engine needs to know of a PEP 249 module."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from poolkit import ConfigError, Connector, Verdict
+from poolkit.connector import default_classify
+
+__all__ = ("CheckingConnector", "DbapiConnector", "timeout_argument")
+
+_TIMEOUT_ARGUMENTS = {
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "pymysql": "connect_timeout",
+    "MySQLdb": "connect_timeout",
+    "mysql.connector": "connection_timeout",
+    "mariadb": "connect_timeout",
+    "pg8000.dbapi": "timeout",
+    "pymssql": "login_timeout",
+    "oracledb": "tcp_connect_timeout",
+}
+"""What each module calls the time limit for connecting (their own documentation). All take whole seconds."""
+
+# what comes out the same however often one tries (PostgreSQL, MySQL, SQLite)
+_FATAL = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|Access denied for user|Unknown database"
+    r'|(database|role) ".*" does not exist|unable to open database file|certificate verify failed'
+    r"|Name or service not known",
+    re.IGNORECASE,
+)
+
+
+def timeout_argument(module: ModuleType) -> str | None:
+    """The name under which ``module.connect`` takes the time limit for connecting, if it does."""
+    known = _TIMEOUT_ARGUMENTS.get(module.__name__)
+    if known is not None:
+        return known
+    try:
+        parameters = inspect.signature(module.connect).parameters
+    except (TypeError, ValueError):
+        return None
+    return "connect_timeout" if "connect_timeout" in parameters else None
+
+
+class DbapiConnector(Connector[Any]):
+    """Connections of one module with one set of arguments.
+
+    It has no ``abort``: PEP 249's ``close()`` may block, so it always runs in the background.
+    """
+
+    def __init__(
+        self,
+        module: ModuleType,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        setup: Callable[[Any], object] | None,
+        check: Callable[[Any], object] | str | None,
+    ) -> None:
+        self.module = module
+        self._args = args
+        self._kwargs = kwargs
+        self._setup = setup
+        self._check = check
+        self._timeout_argument = timeout_argument(module)
+        self._hung: set[int] = set()  # connections whose check still runs in a thread that will close them
+
+    def connect(self, timeout: float | None) -> Any:
+        """Open a connection and prepare it."""
+        kwargs = self._kwargs
+        name = self._timeout_argument
+        if name is not None and timeout is not None and name not in kwargs:
+            kwargs = {**kwargs, name: max(1, round(timeout))}
+        connection = self.module.connect(*self._args, **kwargs)
+        if inspect.isawaitable(connection) or inspect.iscoroutinefunction(getattr(connection, "commit", None)):
+            _discard_awaitable(connection)
+            raise ConfigError(
+                f"{self.module.__name__}.connect() is asynchronous; PooledDatabase is for synchronous modules",
+                "module",
+            )
+        if self._setup is not None:
+            try:
+                self._setup(connection)
+                connection.commit()  # what it has set must survive the first rollback
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def close(self, connection: Any) -> None:
+        """Close the module's connection."""
+        if id(connection) not in self._hung:
+            connection.close()
+
+    def classify(self, error: BaseException) -> Verdict:
+        """What an error of a connect means; a lease's end is judged by its rollback."""
+        if isinstance(error, self.module.Error):
+            return Verdict.FATAL if _FATAL.search(str(error)) else Verdict.SUSPECT
+        if isinstance(error, (ConfigError, TypeError)):
+            return Verdict.FATAL  # arguments that connect() does not take
+        return default_classify(error)
+
+
+class CheckingConnector(DbapiConnector):
+    """For modules that speak to a server, which may be gone."""
+
+    def check(self, connection: Any, timeout: float | None) -> bool:
+        """The user's check, the module's ``ping()``, or ``SELECT 1``; in a thread, for it may never come back."""
+        error: list[BaseException] = []
+        done = threading.Event()
+        turn = threading.Lock()  # who comes second finds out: the check, or the end of our patience
+
+        def ask() -> None:
+            try:
+                self._ask(connection)
+            except BaseException as failure:  # noqa: BLE001 - handed to the one who waits
+                error.append(failure)
+            with turn:
+                done.set()
+                abandoned = id(connection) in self._hung
+            if abandoned:
+                self._hung.discard(id(connection))
+                connection.close()
+
+        threading.Thread(target=ask, name="poolkit-dbapi-check", daemon=True).start()
+        done.wait(timeout)
+        with turn:
+            if not done.is_set():
+                self._hung.add(id(connection))
+                raise TimeoutError(f"no answer in {timeout:g} s")
+        if error:
+            raise error[0]
+        return True
+
+    def _ask(self, connection: Any) -> None:
+        if callable(self._check):
+            if self._check(connection) is False:
+                raise ConnectionAbortedError("the check said False")
+            return
+        ping = getattr(connection, "ping", None)
+        if self._check is None and callable(ping):
+            # never let the driver reconnect by itself: the new session would lack its setup
+            ping(**({"reconnect": False} if _takes(ping, "reconnect") else {}))
+            return
+        cursor = connection.cursor()
+        try:
+            cursor.execute(self._check or "SELECT 1")
+            cursor.fetchall()
+        finally:
+            cursor.close()
+        connection.rollback()
+
+
+def _takes(function: Callable[..., object], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _discard_awaitable(connection: Any) -> None:
+    for name in ("close", "stop"):  # a coroutine; aiosqlite's connection, which is a thread not yet started
+        method = getattr(connection, name, None)
+        if method is not None and not inspect.iscoroutinefunction(method):
+            method()
+            return

@@ -1,0 +1,217 @@
+"""The pool of a PEP 249 module."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Any, Literal
+
+from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats
+
+from .._errors import adapted
+from .._options import quiet, split_options
+from ._connector import CheckingConnector, DbapiConnector, timeout_argument
+from ._errors import kinds_for, usage_error
+from ._proxies import LeaseState, PooledConnection
+
+__all__ = ("PooledDatabase",)
+
+logger = logging.getLogger("poolkit")
+
+_NEEDED = ("connect", "threadsafety", "paramstyle", "Error", "InterfaceError", "OperationalError", "ProgrammingError")
+_ASYNC = {
+    "asyncpg": "poolkit_adapters.sqlalchemy with postgresql+asyncpg, or an AsyncConnector of your own",
+    "aiosqlite": "poolkit_adapters.sqlalchemy with sqlite+aiosqlite, or an AsyncConnector of your own",
+    "aiomysql": "poolkit_adapters.sqlalchemy with mysql+aiomysql, or an AsyncConnector of your own",
+    "asyncmy": "poolkit_adapters.sqlalchemy with mysql+asyncmy, or an AsyncConnector of your own",
+    "aiopg": "poolkit_adapters.psycopg.AsyncPoolkitConnectionPool",
+}
+
+
+class PooledDatabase:
+    """Connections of a PEP 249 module from a pool. Thread-safe; safe after ``fork()``.
+
+    ``PooledDatabase(module, *args, **options)``: keywords that name a setting of :class:`~poolkit.PoolConfig`
+    (``max_size``, ``acquire_timeout``, ...) are poolkit's; all others and ``args`` go to ``module.connect``. Where a
+    name is both, poolkit's wins; ``connect_kwargs={...}`` goes to the module as it is. ``connect_timeout`` is
+    poolkit's and is handed on under the module's own name for it.
+
+    Args:
+        module: the module itself, not its name.
+        config: settings as one object; single keywords win.
+        name: for messages and metrics.
+        connect_kwargs: further keywords for ``module.connect``, never looked at.
+        setup: called with each new connection (session settings); committed afterwards.
+        check: how an idle connection is checked before it is used again: a callable (False or an exception: dead),
+            or an SQL statement. By default the connection's ``ping()``, else ``SELECT 1``; sqlite3 has nothing to ask.
+        reset: ``"rollback"`` on return if the connection was touched, or a callable that does more and is called
+            after the rollback, or None for nothing at all.
+        debug: note the place of every ``connect()``, for the report of leases that were never closed.
+
+    Raises :class:`~poolkit.ConfigError` for a module that is not PEP 249, is asynchronous, or may not be used by
+    several threads (``threadsafety`` 0), and for impossible settings.
+    """
+
+    def __init__(
+        self,
+        module: ModuleType,
+        /,
+        *args: Any,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        connect_kwargs: dict[str, Any] | None = None,
+        setup: Callable[[Any], object] | None = None,
+        check: Callable[[Any], object] | str | None = None,
+        reset: Callable[[Any], object] | Literal["rollback"] | None = "rollback",
+        debug: bool = False,
+        **options: Any,
+    ) -> None:
+        _check_module(module)
+        settings, kwargs = split_options(options)
+        if config is not None and not isinstance(config, PoolConfig):
+            raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
+        if connect_kwargs is not None and not isinstance(connect_kwargs, dict):
+            raise ConfigError(f"connect_kwargs={connect_kwargs!r}: must be a dict", "connect_kwargs")
+        for key in kwargs.keys() & (connect_kwargs or {}).keys():
+            raise ConfigError(f"{key}: given twice, as a keyword and in connect_kwargs", key)
+        kwargs |= connect_kwargs or {}
+        for key, callback in (("setup", setup), ("reset", None if reset == "rollback" else reset)):
+            if callback is not None and not callable(callback):
+                raise ConfigError(f"{key}={callback!r}: must be callable", key)
+        if check is not None and not callable(check) and not isinstance(check, str):
+            raise ConfigError(f"check={check!r}: must be callable or an SQL statement", "check")
+        if "connect_timeout" in settings and settings["connect_timeout"] and timeout_argument(module) is None:
+            raise ConfigError(
+                f"connect_timeout={settings['connect_timeout']!r}: {module.__name__}.connect() has no time limit for "
+                "connecting that poolkit knows of; use connect_kwargs= if it has one",
+                "connect_timeout",
+            )
+        if module.__name__ == "sqlite3":
+            kwargs = _for_sqlite(args, kwargs, settings, config)
+        self._module = module
+        self._reset = reset
+        self._kinds = kinds_for(module)
+        self._usage_error = usage_error(module)
+        local = module.__name__ == "sqlite3" and check is None  # no server to ask
+        connector = (DbapiConnector if local else CheckingConnector)(module, args, kwargs, setup=setup, check=check)
+        self._pool: Pool[Any] = Pool(connector, quiet(config), name=name, debug=debug, **settings)
+
+    @property
+    def pool(self) -> Pool[Any]:
+        """The poolkit pool underneath: ``stats()``, ``explain()``, ``clear()``, ``reconfigure()``, events."""
+        return self._pool
+
+    @property
+    def name(self) -> str:
+        """The pool's name."""
+        return self._pool.name
+
+    def connect(self, timeout: float | None = None) -> PooledConnection:
+        """A connection on lease: ``close()`` returns it.
+
+        ``timeout`` in seconds replaces ``acquire_timeout`` (0: one that can be had at once). Raises errors that are
+        poolkit's and the module's: AcquireTimeout, ConnectFailed, PoolBusy (OperationalError), PoolClosed
+        (InterfaceError).
+        """
+        try:
+            lease = self._pool.lease() if timeout is None else self._pool.lease(timeout)
+        except PoolError as error:
+            raise adapted(error, self._kinds) from error.__cause__
+        return PooledConnection(self, lease)
+
+    def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
+        """End a lease: clean what was touched, in the returning thread."""
+        if state.broken or self._reset is None or not (state.used or state.saved):
+            lease.close(discard=state.broken)
+            return
+        connection, failure = lease.connection, None
+        try:
+            if state.touched:
+                connection.rollback()
+            for name, value in state.saved.items():
+                setattr(connection, name, value)
+            if callable(self._reset):
+                self._reset(connection)
+        except Exception as error:
+            logger.debug("%s: reset of a returned connection failed", self.name, exc_info=True)
+            failure = error
+        except BaseException:
+            lease.close(discard=True)
+            raise
+        if isinstance(failure, self._module.Error) and self._module.__name__ != "sqlite3":
+            # a server that cannot even roll back: the idle ones may be dead as well
+            lease.close(error=ConnectionAbortedError())
+        else:
+            lease.close(discard=failure is not None)
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Close the pool and its idle connections; those on lease are closed when they come back."""
+        self._pool.close(timeout)
+
+    def drain(self, timeout: float | None = 30.0) -> bool:
+        """Admit nobody, wait up to ``timeout`` seconds for the leases to end, then close. True if all ended."""
+        return self._pool.drain(timeout)
+
+    def stats(self) -> PoolStats:
+        """A snapshot of the pool."""
+        return self._pool.stats()
+
+    def __enter__(self) -> PooledDatabase:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Names of the module (``Error``, ``paramstyle``, ``Binary``, ...), so that it may stand in its place."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._module, name)
+
+    def __repr__(self) -> str:
+        return f"<PooledDatabase of {self._module.__name__}: {self._pool!r}>"
+
+
+def _check_module(module: Any) -> None:
+    name = getattr(module, "__name__", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"module={module!r}: give the module itself (import it first)", "module")
+    if name in _ASYNC or inspect.iscoroutinefunction(getattr(module, "connect", None)):
+        instead = _ASYNC.get(name, "an AsyncConnector of your own")
+        raise ConfigError(f"module={name}: asynchronous, and PooledDatabase is for threads; use {instead}", "module")
+    missing = [needed for needed in _NEEDED if not hasattr(module, needed)]
+    if missing:
+        raise ConfigError(f"module={name}: not a PEP 249 module, it lacks {', '.join(missing)}", "module")
+    if not module.threadsafety:
+        raise ConfigError(
+            f"module={name}: threadsafety is {module.threadsafety}, so threads may not even share the module; "
+            "it cannot be pooled",
+            "module",
+        )
+
+
+def _for_sqlite(
+    args: tuple[Any, ...], kwargs: dict[str, Any], settings: dict[str, Any], config: PoolConfig | None
+) -> dict[str, Any]:
+    """A pooled connection serves one thread after the other, which sqlite3 refuses unless told otherwise."""
+    if kwargs.get("check_same_thread"):
+        raise ConfigError(
+            "check_same_thread=True: a pooled connection is used by many threads, one at a time, which SQLite allows "
+            "(sqlite3.threadsafety); poolkit passes check_same_thread=False",
+            "check_same_thread",
+        )
+    database = args[0] if args else kwargs.get("database")
+    size = settings.get("max_size", (config or PoolConfig()).max_size)
+    if database in (":memory:", b":memory:", "") and size != 1:
+        warnings.warn(
+            f"database={database!r}: each connection is a database of its own; use max_size=1, or "
+            "'file:name?mode=memory&cache=shared' with uri=True",
+            PoolConfigWarning,
+            stacklevel=4,
+        )
+    return {**kwargs, "check_same_thread": False}

@@ -1,0 +1,235 @@
+"""What ``PooledDatabase.connect()`` gives: the module's connection and cursors, which end with the lease."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poolkit import Lease
+
+    from ._database import PooledDatabase
+
+__all__ = ("LeaseState", "PooledConnection", "PooledCursor")
+
+# reading these leaves no transaction behind
+_HARMLESS = frozenset({"description", "rowcount", "arraysize", "lastrowid", "rownumber", "messages", "closed"})
+_SHORTCUTS = ("execute", "executemany", "executescript", "callproc")
+
+
+class LeaseState:
+    """What has happened to a connection on lease."""
+
+    __slots__ = ("broken", "saved", "touched", "used")
+
+    def __init__(self) -> None:
+        self.used = False
+        self.touched = False  # since the last commit or rollback
+        self.broken = False
+        self.saved: dict[str, Any] = {}  # attributes that were set, with their old values
+
+    def touch(self) -> None:
+        """A statement may have begun a transaction."""
+        self.used = self.touched = True
+
+
+class PooledConnection:
+    """A connection of the module on lease. Everything it has passes through; :meth:`close` returns it.
+
+    On return, what was left open is rolled back, attributes that were set (``autocommit``, ``row_factory``, ...) get
+    their old values, and cursors are closed. Afterwards any use raises an error that is poolkit's UsageError and the
+    module's InterfaceError and ProgrammingError. As a context manager it commits, or rolls back after an exception,
+    and then returns: also with sqlite3, whose own ``with`` keeps the connection.
+
+    For one thread at a time, as with any module of ``threadsafety`` 1; not bound to the thread that got it.
+    """
+
+    __slots__ = ("__weakref__", "_cursors", "_database", "_lease", "_pid", "_state")
+
+    def __init__(self, database: PooledDatabase, lease: Lease[Any]) -> None:
+        put = object.__setattr__
+        put(self, "_database", database)
+        put(self, "_lease", lease)
+        put(self, "_state", LeaseState())
+        put(self, "_pid", os.getpid())
+        put(self, "_cursors", weakref.WeakSet())
+
+    @property
+    def _real(self) -> Any:
+        lease = self._lease
+        if lease is None:
+            raise self._database._usage_error("this connection has been returned to its pool")
+        return lease.connection
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except Exception:
+            raise
+        except BaseException:  # KeyboardInterrupt and the like: perhaps in the middle of an answer
+            self._state.broken = True
+            raise
+
+    # -- PEP 249 --------------------------------------------------------------------------------------------------
+
+    def cursor(self, *args: Any, **kwargs: Any) -> PooledCursor:
+        """A cursor; it keeps this connection on lease while it lives, and ends with it."""
+        return self._wrap(self._call(self._real.cursor, *args, **kwargs))
+
+    def _wrap(self, cursor: Any) -> PooledCursor:
+        proxy = PooledCursor(self, cursor)
+        self._cursors.add(proxy)
+        return proxy
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self._call(self._real.commit)
+        self._state.touched = False
+
+    def rollback(self) -> None:
+        """Roll the transaction back."""
+        self._call(self._real.rollback)
+        self._state.touched = False
+
+    def close(self) -> None:
+        """Return the connection to the pool; twice is a no-op."""
+        lease = self._lease
+        if lease is not None:
+            object.__setattr__(self, "_lease", None)
+            if self._pid != os.getpid():
+                lease.close()  # a parent's: the engine knows it, and nobody may speak on it here
+                return
+            for cursor in list(self._cursors):
+                cursor._end()
+            self._database._give_back(lease, state=self._state)
+
+    def detach(self) -> Any:
+        """The module's own connection, out of the pool for good: it is the caller's to close."""
+        real = self._real
+        self._lease.detach()
+        object.__setattr__(self, "_lease", None)
+        return real
+
+    def __enter__(self) -> PooledConnection:
+        self._real  # noqa: B018 - raises if it is closed
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lease is None:
+            return
+        try:
+            if self._pid != os.getpid():
+                pass
+            elif error is None:
+                self.commit()
+            elif isinstance(error, Exception):
+                with contextlib.suppress(Exception):  # the first error is the one to hear of; close() tries again
+                    self.rollback()
+        finally:
+            self.close()
+
+    # -- everything else of the module's connection ---------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._real, name)
+        if name in _HARMLESS:
+            return value
+        self._state.touch()
+        if name in _SHORTCUTS and callable(value):
+
+            def shortcut(*args: Any, **kwargs: Any) -> Any:
+                self._state.touch()
+                result = self._call(value, *args, **kwargs)
+                return self._wrap(result) if hasattr(result, "fetchone") else result
+
+            return shortcut
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        real = self._real
+        old = getattr(real, name)
+        setattr(real, name, value)
+        self._state.saved.setdefault(name, old)
+        self._state.touch()
+
+    def __repr__(self) -> str:
+        return f"<PooledConnection {'closed' if self._lease is None else repr(self._lease.connection)}>"
+
+
+class PooledCursor:
+    """A cursor of the module, which ends when its connection is returned."""
+
+    __slots__ = ("__weakref__", "_connection", "_cursor")
+
+    def __init__(self, connection: PooledConnection, cursor: Any) -> None:
+        object.__setattr__(self, "_connection", connection)
+        object.__setattr__(self, "_cursor", cursor)
+
+    @property
+    def _real(self) -> Any:
+        if self._cursor is None:
+            raise self._connection._database._usage_error("the connection of this cursor has been returned to its pool")
+        return self._cursor
+
+    @property
+    def connection(self) -> PooledConnection:
+        """The connection on lease."""
+        connection: PooledConnection = self._connection
+        return connection
+
+    def _end(self) -> None:
+        cursor = self._cursor
+        object.__setattr__(self, "_cursor", None)
+        if cursor is not None:
+            with contextlib.suppress(Exception):
+                cursor.close()
+
+    def close(self) -> None:
+        """Close the cursor; the connection stays on lease."""
+        if self._cursor is not None:
+            self._connection._call(self._cursor.close)
+
+    def __enter__(self) -> PooledCursor:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = iter(self._real)
+        while True:
+            self._real  # noqa: B018 - raises once the connection is returned
+            try:
+                row = self._connection._call(next, iterator)
+            except StopIteration:
+                return
+            yield row
+
+    def __next__(self) -> Any:
+        return self._connection._call(next, self._real)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._real, name)
+        if name in _HARMLESS or not callable(value):
+            return value
+        connection = self._connection
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            real = self._real
+            connection._state.touch()
+            result = connection._call(getattr(real, name), *args, **kwargs)
+            return self if result is real else result
+
+        return method
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._real, name, value)
+
+    def __repr__(self) -> str:
+        return f"<PooledCursor {self._cursor!r}>"

@@ -1,0 +1,148 @@
+"""PooledDatabase with psycopg as a PEP 249 module, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+import poolkit
+from poolkit.testing.servers import PostgresServer
+from poolkit_adapters.dbapi import PooledConnection, PooledDatabase
+from tests.faults.proxy import FaultProxy
+
+
+@pytest.fixture
+def db(postgres: PostgresServer) -> Iterator[PooledDatabase]:
+    with PooledDatabase(psycopg, postgres.url, max_size=3, check_after_idle=0) as database:
+        yield database
+
+
+def pid(connection: PooledConnection) -> int:
+    return int(connection.execute("select pg_backend_pid()").fetchone()[0])
+
+
+def kill(postgres: PostgresServer, *pids: int) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as admin:
+        for number in pids:
+            admin.execute("select pg_terminate_backend(%s, 5000)", [number])
+
+
+def test_the_same_backend_serves_the_next_user(db: PooledDatabase) -> None:
+    with db.connect() as connection:
+        first = pid(connection)
+    connection = db.connect()
+    assert pid(connection) == first
+    connection.close()
+    with db.connect() as connection:
+        assert pid(connection) == first
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+
+
+def test_an_open_or_failed_transaction_is_rolled_back(db: PooledDatabase, postgres: PostgresServer) -> None:
+    connection = db.connect()
+    first = pid(connection)
+    with pytest.raises(psycopg.ProgrammingError):
+        connection.execute("nonsense")
+    connection.close()
+    connection = db.connect()
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert pid(connection) == first
+    connection.close()
+
+
+def test_session_settings_of_a_user_do_not_reach_the_next(db: PooledDatabase) -> None:
+    with db.connect() as connection:
+        first = pid(connection)
+        connection.rollback()
+        connection.autocommit = True
+    with db.connect() as connection:
+        assert connection.autocommit is False
+        assert pid(connection) == first
+
+
+def test_16_killed_backends_are_no_callers_problem(db: PooledDatabase, postgres: PostgresServer) -> None:
+    connections = [db.connect() for _ in range(3)]
+    pids = [pid(connection) for connection in connections]
+    for connection in connections:
+        connection.close()
+    kill(postgres, *pids)
+    for _ in range(3):
+        with db.connect(timeout=5) as connection:
+            assert pid(connection) not in pids
+
+
+def test_a_connection_that_dies_on_lease_casts_doubt_on_the_idle_ones(postgres: PostgresServer) -> None:
+    with PooledDatabase(psycopg, postgres.url, max_size=2, check_after_idle=None) as db:
+        one, other = db.connect(), db.connect()
+        pids = pid(one), pid(other)
+        other.close()
+        kill(postgres, *pids)
+        with pytest.raises(psycopg.OperationalError):
+            one.execute("select 1")
+        one.close()
+        with db.connect(timeout=5) as connection:
+            assert pid(connection) not in pids
+
+
+def test_a_wrong_password_is_told_at_once(postgres: PostgresServer) -> None:
+    with PooledDatabase(psycopg, **{**postgres.dsn, "password": "wrong"}) as db:
+        with pytest.raises(psycopg.OperationalError, match="authentication failed") as caught:
+            db.connect()
+    assert isinstance(caught.value, poolkit.ConnectFailed)
+    assert caught.value.fatal
+
+
+def test_connect_timeout_reaches_the_driver(
+    postgres: PostgresServer, fault_proxy: Callable[[str, int], FaultProxy]
+) -> None:
+    proxy = fault_proxy(postgres.host, postgres.port)
+    proxy.mode = "silent"
+    with PooledDatabase(psycopg, **{**postgres.dsn, "port": proxy.port}, connect_timeout=2, acquire_timeout=3.5) as db:
+        with pytest.raises(poolkit.ServerUnavailable, match="timeout expired") as caught:
+            db.connect()
+    assert isinstance(caught.value, psycopg.OperationalError)
+
+
+def test_a_check_that_gets_no_answer_is_bounded(
+    postgres: PostgresServer, fault_proxy: Callable[[str, int], FaultProxy]
+) -> None:
+    proxy = fault_proxy(postgres.host, postgres.port)
+    with PooledDatabase(
+        psycopg, **{**postgres.dsn, "port": proxy.port}, check_after_idle=0, check_timeout=0.2, max_size=1
+    ) as db:
+        with db.connect() as connection:
+            first = pid(connection)
+        proxy.mode = "silent"
+        timer = threading.Timer(0.5, setattr, (proxy, "mode", "pass"))
+        timer.start()
+        with db.connect(timeout=15) as connection:
+            assert pid(connection) != first
+        timer.join()
+
+
+def test_11_a_forked_child_begins_empty_and_harms_nothing(db: PooledDatabase) -> None:
+    leased = db.connect()
+    parent = pid(leased)
+    with db.connect() as other:
+        idle = pid(other)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            leased.close()
+            with db.connect() as connection:
+                os.write(write, str(pid(connection)).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(read, 20)) not in (parent, idle)
+    assert pid(leased) == parent
+    leased.close()
+    with db.connect() as one, db.connect() as two:
+        assert {pid(one), pid(two)} == {parent, idle}
+    os.close(read)
+    os.close(write)
