@@ -79,6 +79,8 @@ class Run:
             after = self.several("ours", todo, self.roles)
             flaky = self.again(before, after)
         pairs = list(zip(before, after, strict=True))
+        if options.expression:  # it may match nothing in a session, which is no fault then
+            pairs = [(base, ours) for base, ours in pairs if base.results or ours.results]
         verdict = compare(suite.name, pairs, self.private, self.roles, flaky, self.apart)
         show_verdict(verdict, pairs, options.verbose)
         return verdict.good
