@@ -92,8 +92,8 @@ def box(state: State) -> list[str]:
     extra = " established" if state in ESTABLISHED else ""
     return [
         (
-            f'<rect class="box{extra}" x="{x - BOX[0] / 2:g}" y="{y - BOX[1] / 2:g}" width="{BOX[0]}" height="{BOX[1]}" '
-            f'rx="8"/>'
+            f'<rect class="box{extra}" x="{x - BOX[0] / 2:g}" y="{y - BOX[1] / 2:g}" '
+            f'width="{BOX[0]}" height="{BOX[1]}" rx="8"/>'
         ),
         f'<text class="state" x="{x}" y="{y}">{state.value}</text>',
     ]
