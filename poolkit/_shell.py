@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from . import _lifecycle
@@ -248,9 +249,22 @@ class Shell(Gate, Generic[C]):
         entry.leased_at = now
         entry.holder = waiter.holder
         entry.reported = False
-        entry.place = _caller_place() if self._tracing else None
+        entry.place = self._caller_place() if self._tracing else None
         if self._core.listening:
             self._decide(self._tell_acquired, entry, waiter, now)
+
+    def _caller_place(self) -> tuple[str, int] | None:
+        """File and line of the nearest frame outside this package, its adapters and the driver above them."""
+        between = _PACKAGES + tuple(f"{name}." for name in getattr(self._connector, "packages", ()))
+        frame: FrameType | None = sys._getframe(2)
+        beyond = getattr(getattr(self, "_runtime", None), "outer_frame", None)
+        while frame is not None:
+            if not (str(frame.f_globals.get("__name__", "")) + ".").startswith(between):
+                return frame.f_code.co_filename, frame.f_lineno
+            frame = frame.f_back
+            if frame is None and beyond is not None:  # greenlets: the caller stands on another stack
+                frame, beyond = beyond(), None
+        return None
 
     def _tell_acquired(self, entry: Entry, waiter: Waiter, now: float) -> None:
         self._core.tell(EventKind.ACQUIRED, now, entry, duration=now - waiter.since)
@@ -457,15 +471,3 @@ class Shell(Gate, Generic[C]):
 
 
 _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
-
-
-def _caller_place() -> tuple[str, int] | None:
-    """File and line of the nearest frame outside this package and its adapters."""
-    frame = sys._getframe(1)
-    while True:
-        module = str(frame.f_globals.get("__name__", ""))
-        if not (module + ".").startswith(_PACKAGES):
-            return frame.f_code.co_filename, frame.f_lineno
-        if frame.f_back is None:
-            return None
-        frame = frame.f_back

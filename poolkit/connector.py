@@ -62,6 +62,10 @@ class _Base(Generic[C]):
     close_in_caller: bool = False
     """Close connections where the pool decides it, not in the background."""
 
+    packages: tuple[str, ...] = ()
+    """Packages that stand between the application and the pool ("sqlalchemy"): the place where a lease was taken,
+    which leak reports name, is looked for outside of them."""
+
     def abort(self, connection: C) -> None:
         """Drop the connection at once: never block, never speak to the server, never raise."""
         raise NotImplementedError
