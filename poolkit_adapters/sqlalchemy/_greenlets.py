@@ -10,6 +10,8 @@ import time
 import weakref
 from _thread import get_ident
 from collections.abc import Callable
+from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from sqlalchemy import util
@@ -180,6 +182,13 @@ class GreenletRuntime:
     def caller(self) -> int:
         """Identity of the current task, or of the thread where there is none."""
         return get_ident() if self.here is None else id(_current_task(self.here))
+
+    def outer_frame(self) -> FrameType | None:
+        """Where the frames of the running greenlet go on: with the coroutine that switched to it."""
+        greenlets: Any = import_module("greenlet")  # not needed by those who never come here
+        parent = greenlets.getcurrent().parent
+        frame: FrameType | None = None if parent is None else parent.gr_frame
+        return frame
 
     def name_of(self, caller: int) -> str:
         """The task's name."""

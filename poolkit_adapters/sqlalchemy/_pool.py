@@ -260,10 +260,13 @@ class PoolkitPool(BasePool):
         guard = _Guard(fileno())
         _THREADS.schedule(guard, timeout)
         try:
-            return self._ask(dbapi_connection)
+            alive = self._ask(dbapi_connection)
         finally:
             guard.over()
             _THREADS.schedule(guard, math.inf)
+        if guard.struck:
+            raise TimeoutError(f"no answer to the ping in {timeout:g} s")
+        return alive
 
 
 class _Guard:
@@ -271,6 +274,7 @@ class _Guard:
 
     def __init__(self, fileno: int) -> None:
         self._fileno = fileno
+        self.struck = False
         self._lock = Lock()  # while it is held and the ping is not over, the descriptor is the connection's
 
     def over(self) -> None:
@@ -281,6 +285,7 @@ class _Guard:
         """Time is up."""
         with self._lock:
             if self._fileno >= 0:
+                self.struck = True
                 sock = socket.socket(fileno=self._fileno)
                 try:
                     sock.shutdown(socket.SHUT_RDWR)

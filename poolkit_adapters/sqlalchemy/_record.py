@@ -29,6 +29,7 @@ class Record(_ConnectionRecord):
 class RecordConnector(Connector[Record]):
     """Opens and closes records. SQLAlchemy's events, its log lines and the dialect's ways are all in there."""
 
+    packages = ("sqlalchemy",)
     connect_in_caller = True  # as under QueuePool: thread-bound drivers, and errors, stay with their caller
 
     def __init__(self, pool: BasePool) -> None:

@@ -1,0 +1,338 @@
+"""What QueuePool does not do by itself: lifetimes, checks, floors, live changes. And what it does: hand out in turn."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import event, exc, text
+
+from poolkit.testing.servers import PostgresServer
+from poolkit_adapters.sqlalchemy import PoolkitPool
+
+PID = text("select pg_backend_pid()")
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait for what happens in the background."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.01)
+
+
+def pids(engine: Any, count: int) -> list[int]:
+    connections = [engine.connect() for _ in range(count)]
+    found = [connection.scalar(PID) for connection in connections]
+    for connection in connections:
+        connection.close()
+    return found
+
+
+@pytest.fixture
+def pings(make_engine: Any) -> list[Any]:
+    return []
+
+
+def watch_pings(engine: Any, pings: list[Any]) -> Any:
+    plain = engine.dialect.do_ping
+    engine.dialect.do_ping = lambda connection: (pings.append(connection), plain(connection))[1]
+    return engine
+
+
+def test_26_idle_connections_leave_without_a_checkout_and_the_floor_stays(
+    make_engine: Any, postgres: PostgresServer
+) -> None:
+    engine = make_engine(pool_size=5, min_size=1, idle_timeout=0.2)
+    burst = pids(engine, 4)
+    until(lambda: len(set(burst) & set(postgres.backends())) == 1)
+    assert engine.pool.checkedin() == 1
+    engine.pool.poolkit.check_books()
+
+
+def test_a_floor_is_kept_from_the_first_use_on_and_not_after_dispose(
+    make_engine: Any, postgres: PostgresServer
+) -> None:
+    engine = make_engine(pool_size=5, min_size=3, connect_args={"application_name": "floor"})
+    assert postgres.backends("floor") == []
+    pids(engine, 1)
+    until(lambda: len(postgres.backends("floor")) == 3)
+    engine.dispose()
+    assert postgres.backends("floor") == []
+    pids(engine, 1)
+    until(lambda: len(postgres.backends("floor")) == 3)
+
+
+def test_max_lifetime_replaces_a_connection(make_engine: Any) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0, max_lifetime=0.2, lifetime_jitter=0.0)
+    [first] = pids(engine, 1)
+    until(lambda: pids(engine, 1) != [first])
+
+
+def test_warm_up_opens_connections_that_are_fit_for_use(make_engine: Any, postgres: PostgresServer) -> None:
+    engine = make_engine(connect_args={"application_name": "warm"})
+    engine.pool.poolkit.warm_up(3)
+    assert len(postgres.backends("warm")) == 3
+    assert set(pids(engine, 3)) == set(postgres.backends("warm"))
+
+
+def test_without_settings_of_its_own_nothing_is_asked_of_the_server(make_engine: Any, pings: list[Any]) -> None:
+    engine = watch_pings(make_engine(), pings)
+    for _ in range(3):
+        pids(engine, 2)
+    assert pings == []
+
+
+def test_pre_ping_asks_at_every_checkout_as_before(make_engine: Any, pings: list[Any]) -> None:
+    engine = watch_pings(make_engine(pool_pre_ping=True), pings)
+    for _ in range(4):
+        pids(engine, 1)
+    assert len(pings) == 3
+
+
+def test_pre_ping_with_check_after_idle_asks_only_after_that_time(make_engine: Any, pings: list[Any]) -> None:
+    engine = watch_pings(make_engine(pool_pre_ping=True, check_after_idle=0.2), pings)
+    for _ in range(20):
+        pids(engine, 1)
+    assert pings == []
+    time.sleep(0.25)
+    pids(engine, 1)
+    assert len(pings) == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pool_pre_ping": True}, {"check_after_idle": 0}, {"pool_pre_ping": True, "check_after_idle": 0.01}]
+)
+def test_16_a_restart_of_the_server_costs_no_caller_an_error(
+    make_engine: Any, postgres: PostgresServer, settings: dict[str, Any]
+) -> None:
+    engine = make_engine(pool_size=5, connect_args={"application_name": "restart"}, **settings)
+    old = pids(engine, 5)
+    time.sleep(0.02)
+    postgres.kill_backends("restart")
+    new = pids(engine, 5)
+    assert len(set(new)) == 5
+    assert not set(old) & set(new)
+    engine.pool.poolkit.check_books()
+
+
+def test_a_server_that_hangs_up_is_noticed_without_a_round_trip(
+    make_engine: Any, postgres: PostgresServer, pings: list[Any]
+) -> None:
+    engine = watch_pings(make_engine(check_after_idle=0, connect_args={"application_name": "gone"}), pings)
+    pids(engine, 1)
+    postgres.kill_backends("gone")
+    pids(engine, 1)
+    assert pings == []  # one look at the socket was enough
+
+
+def test_09_a_ping_that_gets_no_answer_is_bounded(
+    make_engine: Any, postgres: PostgresServer, fault_proxy: Any, pings: list[Any]
+) -> None:
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
+    engine = watch_pings(make_engine(url, pool_size=3, check_after_idle=0, check_timeout=0.3), pings)
+    old = pids(engine, 3)
+    proxy.mode = "silent"
+    timer = threading.Timer(0.15, setattr, (proxy, "mode", "pass"))
+    timer.start()
+    with engine.connect() as connection:
+        assert connection.scalar(PID) not in old
+    timer.join()
+    assert len(pings) == 1  # those idle beside the silent one are given up without another wait
+
+
+def test_keepalive_asks_idle_connections(make_engine: Any, pings: list[Any]) -> None:
+    engine = watch_pings(make_engine(keepalive=0.1), pings)
+    [first] = pids(engine, 1)
+    until(lambda: len(pings) >= 2 and engine.pool.checkedin() == 1)
+    assert pids(engine, 1) == [first]
+
+
+def test_12_recycle_is_sqlalchemys(make_engine: Any) -> None:
+    engine = make_engine(pool_recycle=0, pool_size=1)
+    first = pids(engine, 1)
+    time.sleep(0.01)
+    assert pids(engine, 1) != first
+    assert engine.pool.poolkit.stats().connects == 1  # the slot stayed, its connection changed
+
+
+def test_18_one_call_retires_all_connections(make_engine: Any) -> None:
+    engine = make_engine(pool_size=5)
+    with engine.connect() as held:
+        old = [held.scalar(PID), *pids(engine, 2)]
+        engine.pool.poolkit.clear()
+        assert held.scalar(PID) in old
+    assert not set(old) & set(pids(engine, 3))
+
+
+def test_23_the_size_can_be_changed_while_connections_are_out(make_engine: Any) -> None:
+    engine = make_engine(pool_size=4, max_overflow=0, pool_timeout=0)
+    held = [engine.connect() for _ in range(4)]
+    engine.pool.poolkit.reconfigure(max_size=2, max_idle=2)
+    assert [c.scalar(text("select 1")) for c in held] == [1] * 4
+    for connection in held:
+        connection.close()
+    assert (engine.pool.checkedin(), engine.pool.size()) == (2, 2)
+    held = [engine.connect() for _ in range(2)]
+    with pytest.raises(exc.TimeoutError):
+        engine.connect()
+    engine.pool.poolkit.reconfigure(max_size=3)
+    engine.connect().close()
+    for connection in held:
+        connection.close()
+
+
+def test_25_drain_lets_leases_end_and_cuts_the_rest(make_engine: Any, postgres: PostgresServer) -> None:
+    engine = make_engine(connect_args={"application_name": "drain"})
+    held = engine.connect()
+    held.execute(PID)
+    assert engine.pool.poolkit.drain(timeout=0.1) is False
+    until(lambda: postgres.backends("drain") == [])
+    with pytest.raises(exc.SQLAlchemyError):
+        held.execute(PID)
+    held.close()
+    with pytest.raises(exc.InvalidRequestError, match="closed"):
+        engine.connect()
+
+
+def test_13_dispose_closes_what_comes_back_later(make_engine: Any, postgres: PostgresServer) -> None:
+    engine = make_engine(connect_args={"application_name": "late"})
+    held = engine.connect()
+    old = held.scalar(PID)
+    engine.dispose()
+    assert held.scalar(PID) == old
+    held.close()
+    assert postgres.backends("late") == []
+    engine.connect().close()
+    assert len(postgres.backends("late")) == 1
+
+
+def test_13_a_dropped_connection_is_back_after_one_collection(fake: Any) -> None:
+    pool = PoolkitPool(fake, pool_size=1, max_overflow=0, timeout=0)
+    cycle: list[Any] = [pool.connect()]
+    cycle.append(cycle)
+    with pytest.raises(exc.TimeoutError):
+        pool.connect()
+    del cycle
+    gc.collect()
+    pool.connect().close()
+    pool.poolkit.check_books()
+
+
+def test_14_a_collection_in_every_critical_section_does_no_harm(fake: Any) -> None:
+    pool = PoolkitPool(fake, pool_size=3, max_overflow=2, timeout=5)
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            lost: list[Any] = [pool.connect()]
+            lost.append(lost)
+            del lost
+            pool.connect().close()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert pool.checkedout() == 0
+    pool.poolkit.check_books()
+
+
+def test_leak_after_names_the_place_in_the_program(
+    make_engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(leak_after=0.05)
+    with caplog.at_level("WARNING", logger="poolkit"), engine.connect():
+        until(lambda: caplog.records)
+    assert __file__ in caplog.text
+
+
+def test_20_waiters_are_served_in_turn_and_a_failed_connect_wakes_the_next() -> None:
+    class Connection:
+        def rollback(self) -> None: ...
+        def close(self) -> None: ...
+
+    failing, go = threading.Event(), threading.Event()
+
+    def creator() -> Connection:
+        if threading.current_thread().name == "fails":
+            failing.set()
+            go.wait(10)
+            raise RuntimeError("no route")
+        return Connection()
+
+    pool = PoolkitPool(creator, pool_size=1, max_overflow=0, timeout=20)
+    served: list[str] = []
+
+    def work() -> None:
+        try:
+            connection = pool.connect()
+        except RuntimeError:
+            return
+        served.append(threading.current_thread().name)
+        connection.close()
+
+    threads = [threading.Thread(target=work, name="fails")]
+    threads[0].start()
+    assert failing.wait(5)
+    for number in range(5):
+        threads.append(threading.Thread(target=work, name=f"w{number}"))
+        threads[-1].start()
+        until(lambda: pool.poolkit.stats().waiting == number + 1)  # noqa: B023
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert served == ["w0", "w1", "w2", "w3", "w4"]
+
+
+def test_19_no_thread_starves(fake: Any) -> None:
+    pool = PoolkitPool(fake, pool_size=4, max_overflow=0, timeout=30)
+    counts = [0] * 20
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        while not stop.is_set():
+            with pool.connect():
+                time.sleep(0.002)
+                counts[number] += 1
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    until(lambda: sum(counts) >= 600, 25)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert max(counts) <= 1.5 * min(counts), counts
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_invalidate_and_detach_give_their_place_to_the_next(make_engine: Any, soft: bool) -> None:
+    engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=5)
+    connection = engine.raw_connection()
+    connection.invalidate(soft=soft)
+    connection.close()
+    with engine.connect() as other:
+        first = other.scalar(PID)
+        other.detach()
+        with engine.connect() as third:
+            assert third.scalar(PID) != first
+    assert engine.pool.checkedin() == 1
+
+
+def test_handle_error_hears_of_failed_pings(make_engine: Any, postgres: PostgresServer, fault_proxy: Any) -> None:
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
+    engine = make_engine(url, check_after_idle=0, check_timeout=0.1)
+    heard: list[bool] = []
+    event.listen(engine, "handle_error", lambda context: heard.append(context.is_pre_ping))
+    pids(engine, 1)
+    proxy.mode = "mute"
+    timer = threading.Timer(0.05, setattr, (proxy, "mode", "pass"))
+    timer.start()
+    pids(engine, 1)
+    timer.join()
+    assert heard == [True]
