@@ -23,8 +23,8 @@ for _needed in ("click", "rich", "sqlalchemy", "redis", "httpx", "psycopg"):
 from rich.console import Console  # noqa: E402
 
 from poolkit.cli import main  # noqa: E402
-from poolkit.cli.demo.plan import FULL, QUICK, Plan  # noqa: E402
-from poolkit.cli.demo.record import Fault, Record, label, percentile  # noqa: E402
+from poolkit.cli.demo.plan import FULL, MODES, POOLS, QUICK, Plan  # noqa: E402
+from poolkit.cli.demo.record import Fault, Record, Round, label, percentile  # noqa: E402
 from poolkit.cli.demo.report import as_data, print_report  # noqa: E402
 from poolkit.cli.demo.show import LiveView, PlainView, view_for  # noqa: E402
 from poolkit.errors import MissingExtra  # noqa: E402
@@ -148,16 +148,18 @@ def test_results_as_json_with_progress_on_the_other_stream(
 ) -> None:
     plan = Plan(seconds=0.5, callers=4, pause=0.05, down=0.05, grace=2.0)
     monkeypatch.setattr("poolkit.cli.demo._run.QUICK", plan)
-    monkeypatch.setattr("poolkit.cli.demo._run.RUNS", (("sync", "poolkit"), ("async", "poolkit")))
+    monkeypatch.setattr(Plan, "turns", lambda plan: [("sync", "poolkit"), ("async", "poolkit"), ("sync", "poolkit")])
     assert main(["demo", "--quick", "--json"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
-    assert [(run["mode"], run["pools"]) for run in found["runs"]] == [("sync", "poolkit"), ("async", "poolkit")]
-    for run in found["runs"]:
+    runs = {(run["mode"], run["pools"]): run for run in found["runs"]}
+    assert list(runs) == [("sync", "own"), ("sync", "poolkit"), ("async", "own"), ("async", "poolkit")]
+    for run in (runs["sync", "poolkit"], runs["async", "poolkit"]):
         assert run["requests"] == sum(window["requests"] for window in run["faults"])
         assert sum(run["errors"].values()) == sum(sum(window["errors"].values()) for window in run["faults"])
         assert set(run["opened"]) == {"PostgreSQL", "Redis", "HTTP"}
         assert run["opened"]["PostgreSQL"] >= 1
+    assert runs["sync", "poolkit"]["requests"] > runs["async", "poolkit"]["requests"], "it had two rounds"
     assert "callers set out" in said.err
 
 
@@ -181,7 +183,9 @@ def test_a_server_that_does_not_start_is_exit_code_1_with_its_log(
 ) -> None:
     monkeypatch.setattr("poolkit.testing.servers.postgres._SETTINGS", {"no_such_setting": "1"})
     assert main(["demo", "--quick"]) == 1
-    assert "no_such_setting" in capsys.readouterr().out
+    said = capsys.readouterr().err
+    assert said.startswith("poolkit: the demo ended early: PostgreSQL ended at its start")
+    assert "no_such_setting" in said, "the server's own words are in the message"
 
 
 # Its parts.
@@ -219,12 +223,13 @@ def test_an_error_is_filed_under_the_server_it_is_about() -> None:
 
 
 def a_record(*, pools: str = "poolkit") -> Record:
-    record = Record("sync", pools, QUICK, opened={"PostgreSQL": 5, "Redis": 2, "HTTP": 3})
-    record.started = time.monotonic() - 1.0
-    record.add(0.99, None)
-    record.faults.append(Fault("all PostgreSQL backends killed", record.now()))
-    record.add(0.5, ValueError("no\nmore"))
-    record.add_unfinished(0.9)
+    book = Round(QUICK, started=time.monotonic() - 1.0)
+    book.add(0.99, None)
+    book.faults.append(Fault("all PostgreSQL backends killed", book.now()))
+    book.add(0.5, ValueError("no\nmore"))
+    book.add_unfinished(0.9)
+    record = Record("sync", pools, QUICK, [book])
+    record.opened.update({"PostgreSQL": 5, "Redis": 2, "HTTP": 3})
     return record
 
 
@@ -234,8 +239,23 @@ def test_requests_are_counted_once_in_the_window_in_which_they_ended() -> None:
     assert (len(before.samples), before.errors, before.last_error) == (1, {}, None)
     assert after.errors == {"ValueError": 1, "no answer at the end": 1}
     assert after.slowest == pytest.approx(0.5, abs=0.2)
+    assert after.last_error == pytest.approx(0.0, abs=0.2), "counted from the fault"
     assert record.examples == {"ValueError": "no"}
     assert as_data([record], QUICK)["runs"][0]["errors"] == {"ValueError": 1, "no answer at the end": 1}
+
+
+def test_rounds_add_up() -> None:
+    record = a_record()
+    record.rounds.append(a_record().rounds[0])
+    assert len(record.samples) == 6
+    assert record.errors == {"ValueError": 2, "no answer at the end": 2}
+    before, after = record.windows()
+    assert (len(before.samples), len(after.samples)) == (2, 4)
+
+
+def test_turns_begin_with_one_and_the_other_kind_of_pools_in_turn() -> None:
+    assert FULL.turns()[:4] == [("sync", "own"), ("sync", "poolkit"), ("sync", "poolkit"), ("sync", "own")]
+    assert sorted(FULL.turns()) == sorted(FULL.rounds * [(mode, pools) for mode in MODES for pools in POOLS])
 
 
 @pytest.mark.parametrize("width", [80, 120])

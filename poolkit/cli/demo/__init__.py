@@ -16,10 +16,11 @@ _NEEDED = ("rich", "sqlalchemy", "greenlet", "psycopg", "redis", "httpx", "httpc
 
 
 def run(*, quick: bool = False, as_json: bool = False) -> int:
-    """Run the demo and return the exit code of the process: 0, or 1 when a server or a run failed.
+    """Run the demo and return the exit code of the process, 0.
 
     Raises:
         MissingExtra: a library or a server program is not installed.
+        PoolError: a server did not start or come back; the others have ended.
         KeyboardInterrupt: Ctrl-C; the servers have ended.
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]

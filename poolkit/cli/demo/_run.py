@@ -1,4 +1,4 @@
-"""From start to end: servers, four runs, tables; and the way out when somebody wants to leave earlier."""
+"""From start to end: servers, rounds, tables; and the way out when somebody wants to leave earlier."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import product
 from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
 
 from poolkit.cli.demo.load import Load
-from poolkit.cli.demo.plan import FULL, QUICK, RUNS
+from poolkit.cli.demo.plan import FULL, MODES, POOLS, QUICK
 from poolkit.cli.demo.record import Record
 from poolkit.cli.demo.report import as_data, print_report
 from poolkit.cli.demo.servers import Servers, break_things, running
 from poolkit.cli.demo.show import LiveView, PlainView, view_for
+from poolkit.cli.demo.stacks import import_everything
+from poolkit.errors import PoolError
 from poolkit.testing.servers import ServerError
 
 __all__ = ("run_demo",)
@@ -27,31 +30,33 @@ __all__ = ("run_demo",)
 
 def run_demo(*, quick: bool, as_json: bool) -> int:
     """See :func:`poolkit.cli.demo.run`."""
+    import_everything()
     began = time.monotonic()
     plan = QUICK if quick else FULL
     console = _console(as_json)
+    records = {turn: Record(*turn, plan) for turn in product(MODES, POOLS)}
     try:
         with _terminable(), view_for(console) as view, running(view.note) as servers:
-            records = [_one_run(Record(mode, pools, plan), servers, view) for mode, pools in RUNS]
+            for turn in plan.turns():
+                _one_round(records[turn], servers, view)
     except ServerError as error:
-        console.print(f"poolkit demo: {error}", markup=False, highlight=False, style="red")
-        return 1
+        raise PoolError(f"the demo ended early: {error}") from error
     if as_json:
-        sys.stdout.write(json.dumps(as_data(records, plan), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_data(list(records.values()), plan), indent=2) + "\n")
     else:
-        print_report(console, records, plan)
+        print_report(console, list(records.values()), plan)
         console.print(f"Done in {time.monotonic() - began:.0f} s; the servers have ended, nothing is left behind.")
     return 0
 
 
-def _one_run(record: Record, servers: Servers, view: PlainView | LiveView) -> Record:
+def _one_round(record: Record, servers: Servers, view: PlainView | LiveView) -> None:
     before = servers.opened()
     load, stop = Load(record, servers.sites), threading.Event()
     failures: list[BaseException] = []
 
     def spoil() -> None:
         try:
-            break_things(servers, record, view.note, stop)
+            break_things(servers, load.round, view.note, stop)
         except BaseException as error:  # noqa: BLE001 - raised again below
             failures.append(error)
 
@@ -76,7 +81,6 @@ def _one_run(record: Record, servers: Servers, view: PlainView | LiveView) -> Re
     view.end(record)
     after = servers.opened()
     record.opened.update({server: after[server] - before[server] for server in after})
-    return record
 
 
 def _console(as_json: bool) -> Console:

@@ -8,7 +8,7 @@ import itertools
 import threading
 import time
 
-from poolkit.cli.demo.record import Record
+from poolkit.cli.demo.record import Record, Round
 from poolkit.cli.demo.stacks import AsyncStack, Sites, Stack, async_stack, sync_stack
 
 __all__ = ("Load",)
@@ -17,15 +17,16 @@ _LOOK = 0.1  # seconds between two looks at the pools
 
 
 class Load:
-    """One run's callers. ``ready`` is set when they set out, ``over`` when nothing of the run is left.
+    """One round's callers. ``ready`` is set when they set out, ``over`` when nothing of the round is left.
 
     Args:
-        record: filled in by the callers.
+        record: what kind of pools, in which mode; gets a new round, which the callers fill in.
         sites: the servers.
     """
 
     def __init__(self, record: Record, sites: Sites) -> None:
         self.record = record
+        self.round = Round(record.plan)
         self.ready = threading.Event()
         self.over = threading.Event()
         self.failure: BaseException | None = None
@@ -49,19 +50,20 @@ class Load:
                 self._run_threads()
             else:
                 asyncio.run(self._run_tasks())
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the run
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for the round
             self.failure = error
         finally:
             self.ready.set()
             self.over.set()
 
     def _set_out(self) -> None:
-        self.record.started = time.monotonic()
+        self.record.rounds.append(self.round)
+        self.round.started = time.monotonic()
         self.ready.set()
 
     def _time_left(self) -> bool:
         plan = self.record.plan
-        return not self._stop.is_set() and self.record.now() < plan.seconds + plan.grace
+        return not self._stop.is_set() and self.round.now() < plan.seconds + plan.grace
 
     # Threads.
 
@@ -85,12 +87,12 @@ class Load:
             while pending:
                 # Who takes a request out of here is who records it, so each is recorded once.
                 with contextlib.suppress(KeyError):
-                    self.record.add_unfinished(pending.popitem()[1])
+                    self.round.add_unfinished(pending.popitem()[1])
 
     def _caller(self, stack: Stack, caller: int, pending: dict[int, float]) -> None:
-        record = self.record
-        for due in record.plan.due_times(caller):
-            if self._stop.wait(max(0.0, due - record.now())):
+        book = self.round
+        for due in book.plan.due_times(caller):
+            if self._stop.wait(max(0.0, due - book.now())):
                 return
             pending[caller] = due
             error: BaseException | None = None
@@ -99,7 +101,7 @@ class Load:
             except Exception as failure:  # noqa: BLE001 - whatever a caller gets is what is shown
                 error = failure
             if pending.pop(caller, None) is not None:
-                record.add(due, error)
+                book.add(due, error)
 
     # Tasks.
 
@@ -117,15 +119,15 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _async_caller(self, stack: AsyncStack, caller: int) -> None:
-        record = self.record
-        for due in record.plan.due_times(caller):
-            await asyncio.sleep(max(0.0, due - record.now()))
+        book = self.round
+        for due in book.plan.due_times(caller):
+            await asyncio.sleep(max(0.0, due - book.now()))
             error: BaseException | None = None
             try:
                 await stack.handle(next(self._numbers))
             except asyncio.CancelledError:
-                record.add_unfinished(due)
+                book.add_unfinished(due)
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a caller gets is what is shown
                 error = failure
-            record.add(due, error)
+            book.add(due, error)

@@ -1,4 +1,4 @@
-"""What one run of the demo is: how many callers, how often, for how long, when what breaks."""
+"""What one round of the demo is: how many callers, how often, for how long, when what breaks."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-__all__ = ("FULL", "QUICK", "ROWS", "RUNS", "TITLES", "Plan")
+__all__ = ("FULL", "QUICK", "MODES", "POOLS", "ROWS", "TITLES", "Plan")
 
 ROWS = 500
 """Products in the shop's table."""
 
-RUNS: tuple[tuple[str, str], ...] = (("sync", "own"), ("sync", "poolkit"), ("async", "poolkit"), ("async", "own"))
-"""Mode and pools of each run; who comes first changes, so that neither profits from a warm server."""
-
+MODES = ("sync", "async")
+POOLS = ("own", "poolkit")
 TITLES = {"own": "drivers' own", "poolkit": "poolkit"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The load of one run. The same for every run: each caller's timetable is fixed before it starts."""
+    """The load. The same in every round: each caller's timetable is fixed before it starts."""
 
     seconds: float
-    """Length of the timetable."""
+    """Length of the timetable of one round."""
     callers: int
     """Threads or tasks at work at the same time: more than there are connections, so that some wait."""
     pause: float
     """Seconds between two requests of one caller, on average."""
+    rounds: int = 1
+    """How often each kind of pools has its turn in each mode."""
     pool_size: int = 5
     """Connections that each of the three pools may open."""
-    query_seconds: float = 0.012
+    query_seconds: float = 0.02
     """How long PostgreSQL works on a request: connections are held, and waited for."""
     service_ms: int = 8
     """Milliseconds that the HTTP service takes to answer."""
@@ -50,6 +51,14 @@ class Plan:
         """Seconds from the start at which Redis is restarted."""
         return 0.65 * self.seconds
 
+    def turns(self) -> list[tuple[str, str]]:
+        """Mode and pools of each round. Who comes first changes, so that neither gets the quieter machine."""
+        found = []
+        for number, mode in enumerate(MODES):
+            for turn in range(self.rounds):
+                found += [(mode, pools) for pools in POOLS[:: -1 if (number + turn) % 2 else 1]]
+        return found
+
     def due_times(self, caller: int) -> Iterator[float]:
         """Seconds from the start at which this caller's requests are due, the same in every run."""
         chance = Random(caller)
@@ -59,5 +68,5 @@ class Plan:
             due += self.pause * chance.uniform(0.5, 1.5)
 
 
-FULL = Plan(seconds=9.0, callers=24, pause=0.12)
+FULL = Plan(seconds=4.5, callers=24, pause=0.18, rounds=2)
 QUICK = Plan(seconds=1.8, callers=16, pause=0.12, down=0.15, grace=1.0)

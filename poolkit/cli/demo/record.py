@@ -1,4 +1,4 @@
-"""What happened in one run: every request, every fault, and the numbers that follow from them."""
+"""What happened: every request, every fault, and the numbers that follow from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from poolkit.cli.demo.plan import Plan
 
-__all__ = ("Fault", "Record", "Sample", "Window", "label", "percentile")
+__all__ = ("Fault", "Record", "Round", "Sample", "Window", "label", "percentile")
 
 _SERVERS = {"sqlalchemy": "PostgreSQL", "psycopg": "PostgreSQL", "redis": "Redis", "httpx": "HTTP", "httpcore": "HTTP"}
 
@@ -18,7 +18,7 @@ UNFINISHED = "no answer at the end"
 
 @dataclass(frozen=True)
 class Sample:
-    """One request. Seconds from the run's start."""
+    """One request. Seconds from the round's start, or from a fault."""
 
     due: float
     end: float
@@ -33,18 +33,17 @@ class Sample:
 
 @dataclass
 class Fault:
-    """Something that was broken on purpose. Seconds from the run's start."""
+    """Something that was broken on purpose, in seconds from the round's start."""
 
     title: str
     begin: float
-    end: float = 0.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """The requests that ended between one fault and the next."""
+    """The requests that ended after one fault and before the next; their times run from the fault."""
 
-    fault: Fault
+    title: str
     samples: list[Sample]
 
     @property
@@ -60,29 +59,23 @@ class Window:
     @property
     def last_error(self) -> float | None:
         """Seconds from the fault to the last error; None without errors."""
-        return max((sample.end - self.fault.begin for sample in self.samples if sample.error), default=None)
+        return max((sample.end for sample in self.samples if sample.error), default=None)
 
 
 @dataclass
-class Record:
-    """One run. Written by the callers' threads (list.append only), read by the display at the same time."""
+class Round:
+    """One turn of one kind of pools. Written by the callers' threads (list.append only) while the display reads."""
 
-    mode: str
-    pools: str
     plan: Plan
+    started: float = 0.0
     samples: list[Sample] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     examples: dict[str, str] = field(default_factory=dict)
     """The text of the first error of each kind."""
-    states: list[tuple[str, str]] = field(default_factory=list)
-    """Name and state of the pools, from the last look."""
-    opened: dict[str, int] = field(default_factory=dict)
-    """Connections opened by name of the server, as the servers counted them."""
-    started: float = 0.0
 
     def now(self) -> float:
-        """Seconds since the run's start."""
-        return time.monotonic() - self.started
+        """Seconds since the round's start; 0.0 before it."""
+        return time.monotonic() - self.started if self.started else 0.0
 
     def add(self, due: float, error: BaseException | None) -> None:
         """One request has ended now. Thread-safe."""
@@ -92,28 +85,70 @@ class Record:
         self.samples.append(Sample(due, self.now(), kind))
 
     def add_unfinished(self, due: float) -> None:
-        """One request got neither answer nor error until the end of the run."""
+        """One request got neither answer nor error until the end of the round."""
         self.samples.append(Sample(due, self.now(), UNFINISHED))
+
+    def windows(self) -> list[Window]:
+        """The requests by the last thing that had been broken when they ended."""
+        marks = [Fault("before", 0.0), *self.faults]
+        ends = [fault.begin for fault in self.faults] + [math.inf]
+        return [
+            Window(
+                mark.title,
+                [
+                    Sample(sample.due - mark.begin, sample.end - mark.begin, sample.error)
+                    for sample in list(self.samples)
+                    if mark.begin <= sample.end < end
+                ],
+            )
+            for mark, end in zip(marks, ends, strict=True)
+        ]
+
+
+@dataclass
+class Record:
+    """All rounds of one kind of pools in one mode."""
+
+    mode: str
+    pools: str
+    plan: Plan
+    rounds: list[Round] = field(default_factory=list)
+    states: list[tuple[str, str]] = field(default_factory=list)
+    """Name and state of the pools, from the last look."""
+    opened: Counter[str] = field(default_factory=Counter)
+    """Connections opened by name of the server, as the servers counted them."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The requests of all rounds."""
+        return [sample for each in list(self.rounds) for sample in list(each.samples)]
 
     @property
     def errors(self) -> Counter[str]:
         """Number of failed requests by label."""
-        return Counter(sample.error for sample in list(self.samples) if sample.error)
+        return Counter(sample.error for sample in self.samples if sample.error)
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """The text of the first error of each kind."""
+        return {kind: text for each in reversed(self.rounds) for kind, text in each.examples.copy().items()}
+
+    @property
+    def progress(self) -> float:
+        """Share of the timetable that is over, 0 to 1."""
+        over = sum(min(each.now(), self.plan.seconds) for each in list(self.rounds))
+        return over / (self.plan.seconds * self.plan.rounds)
 
     def latency(self, share: float, last: int | None = None) -> float:
         """Seconds within which this share of the requests (of the ``last`` ones) ended, failed ones included."""
-        samples = list(self.samples)[-last if last else 0 :]
-        return percentile([sample.seconds for sample in samples], share)
+        return percentile([sample.seconds for sample in self.samples[-last if last else 0 :]], share)
 
     def windows(self) -> list[Window]:
-        """What the callers noticed, by the last thing that had been broken when a request ended."""
-        marks = [Fault("before", 0.0), *self.faults]
-        ends = [fault.begin for fault in self.faults] + [math.inf]
-        samples = list(self.samples)
-        return [
-            Window(mark, [sample for sample in samples if mark.begin <= sample.end < end])
-            for mark, end in zip(marks, ends, strict=True)
-        ]
+        """What the callers noticed of each fault, over all rounds."""
+        merged: dict[str, Window] = {}
+        for window in (window for each in list(self.rounds) for window in each.windows()):
+            merged.setdefault(window.title, Window(window.title, [])).samples.extend(window.samples)
+        return list(merged.values())
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -18,7 +18,7 @@ __all__ = ("as_data", "print_report", "summary")
 
 
 def print_report(console: Console, records: Sequence[Record], plan: Plan) -> None:
-    """Print what each run came to, and what the callers noticed of each fault."""
+    """Print what each kind of pools came to, and what the callers noticed of each fault."""
     console.print()
     console.print(_overview(records, plan))
     console.print("Times from when a request was due; connections opened, as the servers counted them.", style="dim")
@@ -45,7 +45,12 @@ def summary(record: Record) -> str:
 def as_data(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
     """Return everything the tables show; times in seconds."""
     return {
-        "plan": {"seconds": plan.seconds, "callers": plan.callers, "pool_size": plan.pool_size},
+        "plan": {
+            "seconds": plan.seconds,
+            "rounds": plan.rounds,
+            "callers": plan.callers,
+            "pool_size": plan.pool_size,
+        },
         "runs": [
             {
                 "mode": record.mode,
@@ -55,11 +60,10 @@ def as_data(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
                 "p50": round(record.latency(0.5), 6),
                 "p99": round(record.latency(0.99), 6),
                 "max": round(record.latency(1.0), 6),
-                "opened": record.opened,
+                "opened": dict(record.opened),
                 "faults": [
                     {
-                        "title": window.fault.title,
-                        "at": round(window.fault.begin, 3),
+                        "title": window.title,
                         "requests": len(window.samples),
                         "errors": dict(window.errors),
                         "slowest": round(window.slowest, 6),
@@ -74,8 +78,9 @@ def as_data(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
 
 
 def _overview(records: Sequence[Record], plan: Plan) -> Table:
+    rounds = "one round" if plan.rounds == 1 else f"{plan.rounds} rounds"
     table = Table(
-        title=f"{plan.callers} callers, {plan.pool_size} connections to each server, {plan.seconds:g} s a run",
+        title=f"{plan.callers} callers, {plan.pool_size} connections to each server, {rounds} of {plan.seconds:g} s",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -85,7 +90,7 @@ def _overview(records: Sequence[Record], plan: Plan) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("requests", "errors", "p50 ms", "p99 ms", "max ms", "PostgreSQL", "Redis", "HTTP"):
         table.add_column(name, justify="right", no_wrap=True)
-    for record in _in_pairs(records):
+    for record in records:
         table.add_row(
             record.mode,
             _title(record),
@@ -100,7 +105,7 @@ def _overview(records: Sequence[Record], plan: Plan) -> Table:
 
 def _noticed(records: Sequence[Record]) -> list[Table]:
     """One table for each fault, and one for the time before if anything failed then."""
-    windows = [(record, record.windows()) for record in _in_pairs(records)]
+    windows = [(record, record.windows()) for record in records]
     tables = []
     for index in range(max((len(each) for _, each in windows), default=0)):
         rows = [(record, each[index]) for record, each in windows if index < len(each)]
@@ -110,9 +115,8 @@ def _noticed(records: Sequence[Record]) -> list[Table]:
 
 
 def _table_of_one(rows: list[tuple[Record, Window]]) -> Table:
-    fault = rows[0][1].fault
     table = Table(
-        title=fault.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=rows[0][1].title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("", width=5)
     table.add_column("pools", width=12)
@@ -123,11 +127,6 @@ def _table_of_one(rows: list[tuple[Record, Window]]) -> Table:
         last = "" if window.last_error is None else f"{window.last_error:.2f} s later"
         table.add_row(record.mode, _title(record), _counts(window.errors), last, _ms(window.slowest))
     return table
-
-
-def _in_pairs(records: Sequence[Record]) -> list[Record]:
-    """For reading: sync before async, the drivers' own pools before poolkit, whatever the order of the runs."""
-    return sorted(records, key=lambda record: (record.mode != "sync", record.pools != "own"))
 
 
 def _title(record: Record) -> Text:

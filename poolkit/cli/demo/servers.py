@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from poolkit.cli.demo.plan import ROWS
-from poolkit.cli.demo.record import Fault, Record
+from poolkit.cli.demo.record import Fault, Round
 from poolkit.cli.demo.stacks import Sites
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer, ServerProcess
 
@@ -90,21 +90,19 @@ def running(note: Callable[[str], None]) -> Iterator[Servers]:
         yield servers
 
 
-def break_things(servers: Servers, record: Record, note: Callable[[str], None], stop: threading.Event) -> None:
-    """Kill all backends and restart Redis at the plan's moments of this run; return early when ``stop`` is set."""
-    plan = record.plan
-    if stop.wait(max(0.0, plan.kill_at - record.now())):
+def break_things(servers: Servers, book: Round, note: Callable[[str], None], stop: threading.Event) -> None:
+    """Kill all backends and restart Redis at the plan's moments of this round; return early when ``stop`` is set."""
+    plan = book.plan
+    if stop.wait(max(0.0, plan.kill_at - book.now())):
         return
-    fault = Fault("all PostgreSQL backends killed", record.now())
-    record.faults.append(fault)
+    fault = Fault("all PostgreSQL backends killed", book.now())
+    book.faults.append(fault)
     number = servers.postgres.kill_backends()
-    fault.end = record.now()
     note(f"{fault.begin:.1f} s: {number} PostgreSQL backends killed, all there were")
-    if stop.wait(max(0.0, plan.restart_at - record.now())):
+    if stop.wait(max(0.0, plan.restart_at - book.now())):
         return
-    fault = Fault(f"Redis restarted, {plan.down:g} s away", record.now())
-    record.faults.append(fault)
+    fault = Fault(f"Redis restarted, {plan.down:g} s away", book.now())
+    book.faults.append(fault)
     note(f"{fault.begin:.1f} s: Redis stopped")
     servers.restart_redis(plan.down)
-    fault.end = record.now()
-    note(f"{fault.end:.1f} s: Redis is back")
+    note(f"{book.now():.1f} s: Redis is back")

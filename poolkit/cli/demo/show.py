@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import product
 from types import TracebackType
 
 from rich import box
@@ -13,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from poolkit.cli.demo.plan import RUNS, TITLES
+from poolkit.cli.demo.plan import MODES, POOLS, TITLES
 from poolkit.cli.demo.record import Record
 from poolkit.cli.demo.report import summary
 
@@ -21,7 +22,7 @@ __all__ = ("LiveView", "PlainView", "view_for")
 
 
 class PlainView:
-    """One line for each thing that happens, and one each second of a run."""
+    """One line for each thing that happens, and one each second of a round."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -40,20 +41,21 @@ class PlainView:
         self._print(text)
 
     def begin(self, record: Record) -> None:
-        """A run begins."""
+        """A round begins."""
         self._next = 1.0
         self._print(f"{record.mode}, {TITLES[record.pools]} pools: {record.plan.callers} callers set out")
 
     def tick(self, record: Record) -> None:
-        """Called several times a second during a run."""
-        if record.now() >= self._next:
-            self._next = record.now() + 1.0
-            self._print(f"  {record.now():.1f} s: {summary(record)}")
+        """Called several times a second during a round."""
+        now = record.rounds[-1].now()
+        if now >= self._next:
+            self._next = now + 1.0
+            self._print(f"  {now:.1f} s: {summary(record)}")
             for name, state in record.states:
                 self._print(f"    {name}: {state}")
 
     def end(self, record: Record) -> None:
-        """A run is over."""
+        """A round is over."""
         self._print(f"{record.mode}, {TITLES[record.pools]} pools: {summary(record)}")
 
     def _print(self, text: str) -> None:
@@ -61,12 +63,12 @@ class PlainView:
 
 
 class LiveView:
-    """The same as one picture that changes: all runs, the pools of the current one, and what happened last."""
+    """The same as one picture that changes: all rounds, the pools of the current one, and what happened last."""
 
     def __init__(self, console: Console) -> None:
         self._notes: deque[str] = deque(maxlen=6)
-        self._records: list[Record] = []
-        self._over: set[int] = set()
+        self._records: dict[tuple[str, str], Record] = {}
+        self._current: Record | None = None
         self._live = Live(self, console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> LiveView:
@@ -83,21 +85,21 @@ class LiveView:
         self._notes.append(text)
 
     def begin(self, record: Record) -> None:
-        """A run begins."""
-        self._records.append(record)
+        """A round begins."""
+        self._records[record.mode, record.pools] = self._current = record
 
     def tick(self, record: Record) -> None:
         """The picture is refreshed by itself."""
 
     def end(self, record: Record) -> None:
-        """A run is over."""
-        self._over.add(id(record))
+        """A round is over."""
+        self._current = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw everything as it stands now."""
         parts: list[object] = [self._runs()]
-        current = self._records[-1] if self._records else None
-        if current is not None and id(current) not in self._over:
+        current = self._current
+        if current is not None:
             parts.append(self._pools(current))
         parts += [Text(f"  {text}", style="dim", overflow="ellipsis", no_wrap=True) for text in list(self._notes)]
         yield Group(*parts)  # type: ignore[arg-type]  # each is renderable; rich's union has no name for a list of it
@@ -110,24 +112,21 @@ class LiveView:
             table.add_column(name, no_wrap=True)
         for name in ("requests", "errors", "p50 ms", "p99 ms", "now ms"):
             table.add_column(name, justify="right", no_wrap=True)
-        known = {(record.mode, record.pools): record for record in self._records}
-        for mode, pools in RUNS:
-            record = known.get((mode, pools))
+        for mode, pools in product(MODES, POOLS):
+            record = self._records.get((mode, pools))
             if record is None:
                 table.add_row(mode, TITLES[pools], ProgressBar(total=1, completed=0, width=12), style="dim")
                 continue
-            over = id(record) in self._over
-            share = 1.0 if over else min(1.0, max(0.0, record.now()) / record.plan.seconds)
             errors = record.errors.total()
             table.add_row(
                 mode,
                 TITLES[pools],
-                ProgressBar(total=1, completed=share, width=12),
+                ProgressBar(total=1, completed=record.progress, width=12),
                 str(len(record.samples)),
                 Text(str(errors), style="bold red" if errors else ""),
                 f"{record.latency(0.5) * 1000:.0f}",
                 f"{record.latency(0.99) * 1000:.0f}",
-                "" if over else f"{record.latency(0.5, last=50) * 1000:.0f}",
+                f"{record.latency(0.5, last=50) * 1000:.0f}" if record is self._current else "",
             )
         return table
 

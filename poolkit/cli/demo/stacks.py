@@ -9,7 +9,7 @@ from typing import Any
 
 from poolkit.cli.demo.plan import ROWS, Plan
 
-__all__ = ("AsyncStack", "Sites", "Stack", "async_stack", "sync_stack")
+__all__ = ("AsyncStack", "Sites", "Stack", "async_stack", "import_everything", "sync_stack")
 
 _QUERY = "select name, stock from product, pg_sleep(:seconds) where id = :id"
 
@@ -117,6 +117,13 @@ async def async_stack(pools: str, sites: Sites, plan: Plan) -> AsyncIterator[Asy
         finally:
             await connections.disconnect()
             await engine.dispose()
+
+
+def import_everything() -> None:
+    """Import every client and adapter: what is missing is missed before a server starts, and no run pays for it."""
+    for pools in ("own", "poolkit"):
+        _sync_classes(pools)
+        _async_classes(pools)
 
 
 def _sync_classes(pools: str) -> tuple[Any, Any, Any]:
