@@ -16,8 +16,8 @@ from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
-from ._goaway import AsyncWatchedBackend
 from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
+from ._network import AsyncWatchedBackend
 from ._settings import pool_settings
 
 __all__ = ("AsyncPoolkitConnectionPool",)

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import httpcore
 
-from ._goaway import FrameWatch, Watchable
+from ._network import FrameWatch, Watchable
 
 __all__ = (
     "HELD",

@@ -16,8 +16,8 @@ from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
-from ._goaway import WatchedBackend
 from ._link import HELD, Exchange, Key, Link, Replays, key_of, refused, shut, stream_only, takes_over, timeout_of
+from ._network import WatchedBackend
 from ._settings import pool_settings
 
 __all__ = ("PoolkitConnectionPool",)

@@ -1,16 +1,20 @@
-"""A server's orderly goodbye over HTTP/2, which httpcore takes for a failure.
+"""The network below an HTTP/2 connection that many requests share: one request's end must not be the others'.
 
-RFC 9113, 6.8: after GOAWAY the streams up to the number in it still run to their end, the others were not looked
-at and may be sent again elsewhere. httpcore fails them all (its HTTP/2 library accepts no frame after a GOAWAY).
-So where HTTP/2 is possible, the network streams of a pool are covered by these: they keep an orderly GOAWAY from
-httpcore, tell the link, and reset the streams that the server did not look at, for which httpcore has the right
-error. A GOAWAY that reports an error passes through.
+*The server's orderly goodbye.* RFC 9113, 6.8: after GOAWAY the streams up to the number in it still run to their
+end, the others were not looked at and may be sent again elsewhere. httpcore fails them all (its HTTP/2 library
+accepts no frame after a GOAWAY). So where HTTP/2 is possible, the network streams of a pool are covered by these:
+they keep an orderly GOAWAY from httpcore, tell the link, and reset the streams that the server did not look at, for
+which httpcore has the right error. A GOAWAY that reports an error passes through.
+
+*A cancelled write.* A request that is cancelled while its frames are being written leaves half of them on the wire
+(with TLS: a record that is missing), and the server can only hang up on everybody. A write once begun goes on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import httpcore
@@ -106,6 +110,30 @@ class WatchedBackend(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """``await work``; a cancellation of the caller does not reach it."""
+    if asyncio._get_running_loop() is None:
+        import trio
+
+        with trio.CancelScope(shield=True):
+            await work
+        return
+    task = asyncio.ensure_future(work)
+    _writes.add(task)
+    task.add_done_callback(_written)
+    await asyncio.shield(task)
+
+
+_writes: set[asyncio.Future[None]] = set()
+"""Writes that are going on; the event loop itself keeps only weak references."""
+
+
+def _written(task: asyncio.Future[None]) -> None:
+    _writes.discard(task)
+    if not task.cancelled():
+        task.exception()  # whoever was cancelled does not ask for it any more
+
+
 class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -120,7 +148,10 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
                 return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
+        if self.watch is None:
+            await self._stream.write(buffer, timeout)
+        elif buffer:
+            await _to_its_end(self._stream.write(buffer, timeout))
 
     async def aclose(self) -> None:
         await self._stream.aclose()

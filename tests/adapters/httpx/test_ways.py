@@ -1,0 +1,154 @@
+"""Ways to a server: proxies, TLS, unix sockets; and what leaves HTTP."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpcore
+import httpx
+import pytest
+
+from poolkit.testing.servers import HTTPServer
+from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
+from tests.support.proxies import HTTPProxy, SOCKSProxy
+
+from .conftest import Script, answer, read_request
+
+
+@pytest.mark.parametrize("kind", [HTTPProxy, SOCKSProxy])
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_proxy_in_threads(
+    http_server: HTTPServer, https_server: HTTPServer, kind: Callable[[], HTTPProxy], secure: bool
+) -> None:
+    server = https_server if secure else http_server
+    with kind() as proxy:
+        transport = PoolkitTransport(verify=https_server.client_context, http2=True, proxy=proxy.url)
+        with httpx.Client(transport=transport) as client:
+            ports = {client.get(server.url).json()["client_port"] for _ in range(3)}
+            transport.engine.check_books()
+        assert len(ports) == 1
+        assert proxy.accepted == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [HTTPProxy, SOCKSProxy])
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_proxy(
+    http_server: HTTPServer, https_server: HTTPServer, kind: Callable[[], HTTPProxy], secure: bool
+) -> None:
+    server = https_server if secure else http_server
+    with kind() as proxy:
+        transport = AsyncPoolkitTransport(verify=https_server.client_context, http2=True, proxy=proxy.url)
+        async with httpx.AsyncClient(transport=transport) as client:
+            ports = {(await client.get(server.url)).json()["client_port"] for _ in range(3)}
+            transport.engine.check_books()
+        assert len(ports) == 1
+        assert proxy.accepted == 1
+
+
+def test_a_socks_proxy_with_a_password(http_server: HTTPServer) -> None:
+    with SOCKSProxy("user", "pass") as proxy:
+        url = proxy.url.replace("://", "://user:pass@")
+        with httpx.Client(transport=PoolkitTransport(proxy=url)) as client:
+            assert client.get(http_server.url).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_tunnel_that_fails_leaves_nothing(scripted: Callable[[Script], str]) -> None:
+    hung_up = threading.Event()
+
+    def script(connection: socket.socket, number: int) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        if not connection.recv(1):
+            hung_up.set()
+
+    transport = AsyncPoolkitTransport(proxy=scripted(script), limits=httpx.Limits(max_connections=1))
+    async with httpx.AsyncClient(transport=transport) as client:
+        for _ in range(2):
+            with pytest.raises(httpx.ProxyError, match="407"):
+                await client.get("https://example.org/")
+        assert transport.engine.stats().size == 0
+    assert hung_up.wait(5)
+
+
+def test_httpcores_own_proxy_argument(http_server: HTTPServer) -> None:
+    with HTTPProxy() as proxy, PoolkitConnectionPool(proxy=httpcore.Proxy(proxy.url)) as pool:
+        assert pool.request("GET", http_server.url).status == 200
+        assert proxy.accepted == 1
+
+
+@pytest.mark.anyio
+async def test_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "http.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            for number in range(2):
+                with listener.accept()[0] as connection:
+                    while read_request(connection):
+                        answer(connection, b"%d" % number)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with httpx.Client(transport=PoolkitTransport(uds=path)) as client:
+            assert [client.get("http://localhost/").text for _ in range(3)] == ["0"] * 3
+        async with httpx.AsyncClient(transport=AsyncPoolkitTransport(uds=path)) as other:
+            assert [(await other.get("http://localhost/")).text for _ in range(3)] == ["1"] * 3
+        thread.join(10)
+
+
+def test_local_address_and_socket_options(http_server: HTTPServer) -> None:
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    with PoolkitConnectionPool(local_address="127.0.0.1", socket_options=options) as pool:
+        with pool.stream("GET", http_server.url) as response:
+            sock = response.extensions["network_stream"].get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
+
+
+def echo_server(connection: socket.socket, number: int) -> None:
+    read_request(connection)
+    connection.sendall(UPGRADE)
+    while data := connection.recv(100):
+        connection.sendall(data)
+
+
+def test_an_upgrade_takes_the_connection_away(scripted: Callable[[Script], str], http_server: HTTPServer) -> None:
+    headers = {"connection": "upgrade", "upgrade": "echo", "host": "localhost"}
+    with PoolkitConnectionPool(max_connections=1) as pool:
+        with pool.stream("GET", scripted(echo_server), headers=headers) as response:
+            assert response.status == 101
+            stream = response.extensions["network_stream"]
+            stream.write(b"hello")
+            assert stream.read(100) == b"hello"
+            # its place in the pool is free
+            assert pool.request("GET", http_server.url, extensions={"timeout": {"pool": 1}}).status == 200
+            stream.write(b"again")
+            assert stream.read(100) == b"again"
+        with pytest.raises(httpcore.WriteError):
+            stream.write(b"after the response is closed")
+        pool.engine.check_books()
+
+
+@pytest.mark.anyio
+async def test_an_upgrade_takes_the_connection_away_from_tasks(
+    scripted: Callable[[Script], str], http_server: HTTPServer
+) -> None:
+    headers = {"connection": "upgrade", "upgrade": "echo", "host": "localhost"}
+    async with AsyncPoolkitConnectionPool(max_connections=1) as pool:
+        async with pool.stream("GET", scripted(echo_server), headers=headers) as response:
+            stream = response.extensions["network_stream"]
+            await stream.write(b"hello")
+            assert await stream.read(100) == b"hello"
+            extensions = {"timeout": {"pool": 1}}
+            assert (await pool.request("GET", http_server.url, extensions=extensions)).status == 200
+        pool.engine.check_books()
