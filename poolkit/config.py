@@ -52,7 +52,7 @@ def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -
 
 @dataclass(frozen=True, kw_only=True)
 class BackoffConfig:
-    """How long to wait between failed connects: full jitter, ``random() * min(cap, base * 2**failures)``.
+    """How long to wait between failed connects: full jitter, ``random() * min(cap, base * 2**(rounds - 1))``.
 
     Formula: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 ("full jitter").
     """

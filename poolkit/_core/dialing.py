@@ -100,6 +100,8 @@ class Dialing(CoreState):
             if lane.fatal and not lane.live:
                 self.fail_waiters(lane, lambda: self.connect_error(lane))
             return False
+        if lane.rounds and lane.connecting and not self.features.connect_in_caller:
+            return False  # one at a time, for all together, until the server is back
         return lane.connecting < self.max_connecting
 
     def _permit(self, lane: Lane, now: float) -> bool:
@@ -126,7 +128,7 @@ class Dialing(CoreState):
         lane.connect_time = spent if lane.connect_time is None else 0.8 * lane.connect_time + 0.2 * spent
         if entry.generation == lane.generation:
             lane.connecting -= 1
-            lane.retry_at, lane.fatal = 0.0, False
+            lane.retry_at, lane.rounds, lane.fatal = 0.0, 0, False
             if lane.breaker.succeeded():
                 self.tell(EventKind.BREAKER_CLOSED, now)
         self.counts.connects += 1
@@ -206,6 +208,7 @@ class Dialing(CoreState):
             )
             late.__cause__ = error
             error = late
+        counted = entry.requested_at < lane.last_error_at  # begun together with one that failed before it
         lane.last_error, lane.last_error_at = error, now
         self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
         # a connect in its caller ends with him (cancelled, interrupted): that says nothing about the server
@@ -213,7 +216,9 @@ class Dialing(CoreState):
             lane.fatal = verdict is Verdict.FATAL
             if lane.breaker.failed(now):
                 self.tell(EventKind.BREAKER_OPENED, now, error=error)
-            lane.retry_at = now + full_jitter(self.config.backoff, lane.breaker.failures, self.random)
+            if not counted:
+                lane.rounds += 1
+                lane.retry_at = now + full_jitter(self.config.backoff, lane.rounds, self.random)
             if lane.waiters or entry.purpose is not Purpose.DEMAND:
                 self.want_tick(lane, lane.retry_at)
 

@@ -32,6 +32,7 @@ class Lane:
         "live",
         "pace_until",
         "retry_at",
+        "rounds",
         "size",
         "streams",
         "waiters",
@@ -48,6 +49,7 @@ class Lane:
         self.connecting = 0
         self.breaker = Breaker(config.breaker)
         self.retry_at = 0.0  # no dial before: backoff
+        self.rounds = 0  # attempts in a row that failed; connects that failed together are one
         self.fatal = False  # the last connect failed in a way that trying again cannot mend
         self.last_error: BaseException | None = None
         self.last_error_at = 0.0

@@ -329,7 +329,7 @@ class Core(Dialing):
         """Retire the generation of one lane."""
         lane.generation += 1
         lane.connecting = 0  # those on their way are of the old generation and closed when they arrive
-        lane.retry_at, lane.fatal = 0.0, False
+        lane.retry_at, lane.rounds, lane.fatal = 0.0, 0, False
         lane.breaker.succeeded()
         self.tell(EventKind.POOL_CLEARED, now)
         for entry in self.take_all_idle(lane):
