@@ -51,6 +51,7 @@ class AsyncJobs(Shell[C]):
         runtime = cast("AsyncRuntime", self._runtime)
         limit = self._config.connect_timeout
         try:
+            self._refuse_closed()  # since this was decided
             connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
         except BaseException as error:
             self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())

@@ -316,6 +316,7 @@ class Pool(Shell[C]):
     def _connect_job(self, entry: Entry) -> BaseException | None:
         """Connect for whoever comes first; the error, if it failed."""
         try:
+            self._refuse_closed()  # since this was decided
             connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
         except BaseException as error:  # noqa: BLE001  handed to the waiters
             self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())

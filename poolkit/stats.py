@@ -10,6 +10,7 @@ from operator import attrgetter
 from ._core.dialing import describe
 from ._core.entry import Entry, State
 from ._core.machine import Core
+from ._core.state import Phase
 
 __all__ = ("Holder", "PoolStats", "explain", "snapshot")
 
@@ -81,7 +82,7 @@ def snapshot(core: Core, now: float) -> PoolStats:
     counts = core.counts
     return PoolStats(
         name=core.name,
-        phase="suspended" if core.suspended else core.phase.value,
+        phase="suspended" if core.suspended and core.phase is Phase.OPEN else core.phase.value,
         size=len(core.entries),
         idle=by_state[State.IDLE],
         in_use=by_state[State.IN_USE],

@@ -66,7 +66,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     for entry in core.entries.values():
         if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
             entry.expires = expiry(entry.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
-        if entry.state in ESTABLISHED:
+        if entry.state in ESTABLISHED and entry.good_until:  # those in doubt remain so
             good = entry.seen_at + core.window
             entry.good_until = min(good, entry.expires)
     for lane in list(core.lanes.values()):
