@@ -158,8 +158,13 @@ class AsyncPoolkitPool(BasePool):
             except RuntimeError:
                 pass  # it has just ended
         hang_up(driver)
-        if self._dialect.has_terminate:
+        if not self._dialect.has_terminate:
+            return
+        loop = running_loop()
+        if loop is None:
             self._terminate(connection)
+        else:
+            loop.call_soon(self._terminate, connection)  # out of this greenlet: in one, the dialect would try to wait
 
     def _terminate(self, connection: Any) -> None:
         try:

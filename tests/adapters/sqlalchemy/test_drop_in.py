@@ -117,9 +117,7 @@ def test_an_async_pool_on_a_sync_driver_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(PoolkitPool, QueuePool), (AsyncPoolkitPool, AsyncAdaptedQueuePool)])
-def test_logging_goes_where_it_went(
-    ours: Any, theirs: Any, fake: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_logging_goes_where_it_went(ours: Any, theirs: Any, fake: Any, caplog: pytest.LogCaptureFixture) -> None:
     def lines(poolclass: Any) -> list[str]:
         caplog.clear()
         pool = poolclass(fake, pool_size=1, logging_name="orders")

@@ -241,9 +241,7 @@ def test_14_a_collection_in_every_critical_section_does_no_harm(fake: Any) -> No
     pool.poolkit.check_books()
 
 
-def test_leak_after_names_the_place_in_the_program(
-    make_engine: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_leak_after_names_the_place_in_the_program(make_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
     engine = make_engine(leak_after=0.05)
     with caplog.at_level("WARNING", logger="poolkit"), engine.connect():
         until(lambda: caplog.records)

@@ -1,0 +1,340 @@
+"""The asyncio twin: cancellation at every point, event loops that come and go, background work in greenlets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import exc, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.util import greenlet_spawn
+
+import poolkit
+from poolkit.testing.servers import PostgresServer
+from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
+
+pytestmark = pytest.mark.anyio
+
+PID = text("select pg_backend_pid()")
+ONE = text("select 1")
+
+
+async def until(condition: Any) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def pid(engine: Any) -> int:
+    async with engine.connect() as connection:
+        return int(await connection.scalar(PID))
+
+
+async def pids(engine: Any, count: int) -> list[int]:
+    connections: list[AsyncConnection] = [await engine.connect() for _ in range(count)]
+    found = [int(await connection.scalar(PID)) for connection in connections]  # type: ignore[arg-type]
+    for connection in connections:
+        await connection.close()
+    return found
+
+
+@pytest.fixture
+async def quiet_loop() -> None:
+    """asyncpg leaves a future with an unread ConnectionError behind when it is cancelled while it connects."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+
+@pytest.mark.usefixtures("quiet_loop")
+async def test_01_a_storm_of_cancellations_loses_nothing(make_async_engine: Any, postgres: PostgresServer) -> None:
+    name = "storm"
+    engine = make_async_engine(pool_size=2, max_overflow=1, pool_timeout=5)
+    pool: AsyncPoolkitPool = engine.pool
+
+    async def work() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text(f"select '{name}'"))
+            await asyncio.sleep(0)
+
+    for number in range(40):
+        tasks = [asyncio.create_task(work()) for _ in range(12)]
+        for task in tasks:
+            await asyncio.sleep(0.0005 * (number % 5))
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(task.done() for task in tasks)
+    await until(lambda: pool.checkedout() == 0)
+    held = [await engine.connect() for _ in range(3)]
+    assert [await connection.scalar(ONE) for connection in held] == [1, 1, 1]
+    for connection in held:
+        await connection.close()
+    pool.poolkit.check_books()
+
+
+@pytest.mark.parametrize("ticks", range(4))
+@pytest.mark.parametrize("cancel_first", [False, True])
+async def test_02_a_cancelled_waiter_passes_his_turn_on(fake: Any, ticks: int, cancel_first: bool) -> None:
+    pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=5)
+    held = await greenlet_spawn(pool.connect)
+    waiter = asyncio.create_task(greenlet_spawn(pool.connect))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(greenlet_spawn(pool.connect))
+    await asyncio.sleep(0.01)
+    if cancel_first:
+        accepted = waiter.cancel()
+    else:
+        held.close()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    if cancel_first:
+        held.close()
+    else:
+        accepted = waiter.cancel()
+    await asyncio.wait([waiter])
+    assert waiter.cancelled() is accepted
+    if not accepted:
+        waiter.result().close()
+    (await asyncio.wait_for(second, 5)).close()
+    assert (pool.checkedin(), pool.checkedout(), len(fake.made)) == (1, 0, 1)
+    pool.poolkit.check_books()
+
+
+@pytest.mark.usefixtures("quiet_loop")
+async def test_03_a_cancelled_connect_frees_its_place(make_async_engine: Any) -> None:
+    engine = make_async_engine(pool_size=1, max_overflow=0, pool_timeout=5)
+    for step in range(12):
+        task = asyncio.create_task(pid(engine))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+    assert await pid(engine)
+    engine.pool.poolkit.check_books()
+
+
+async def test_04_scopes_of_anyio_lose_no_place_and_the_server_is_told(
+    make_async_engine: Any, postgres: PostgresServer, driver: str
+) -> None:
+    engine = make_async_engine(pool_size=2, max_overflow=0, pool_timeout=5)
+    for _ in range(6):
+        with anyio.move_on_after(0.03):
+            async with engine.connect() as connection:
+                await connection.execute(text("select pg_sleep(30)"))
+    assert await asyncio.gather(pid(engine), pid(engine))
+    await until(lambda: engine.pool.checkedout() == 0)
+    engine.pool.poolkit.check_books()
+    if driver == "asyncpg":  # R15: a cancelled statement ends at the server before its place is given away
+
+        def asleep() -> int:
+            with postgres.connect() as admin:
+                row = admin.execute("select count(*) from pg_stat_activity where wait_event = 'PgSleep'").fetchone()
+                assert row is not None
+                return int(row[0])
+
+        await until(lambda: asleep() == 0)
+    else:  # psycopg itself hangs up when it is cancelled a second time, and the server goes on asleep
+        postgres.kill_backends()
+
+
+async def test_07_a_full_pool_is_told_as_such(fake: Any) -> None:
+    pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=0.05, name="orders")
+    held = await greenlet_spawn(pool.connect)
+    with pytest.raises(
+        exc.TimeoutError, match=r"AsyncPoolkitPool limit of size 1 overflow 0 .*timeout 0\.05"
+    ) as caught:
+        await greenlet_spawn(pool.connect)
+    assert isinstance(caught.value, poolkit.AcquireTimeout)
+    assert "self-deadlock" in str(caught.value)
+    assert "event loop" not in str(caught.value)
+    held.close()
+
+
+async def test_19_no_task_starves(fake: Any) -> None:
+    pool = AsyncPoolkitPool(fake, pool_size=4, max_overflow=0)
+    counts = [0] * 40
+    stop = False
+
+    async def work(number: int) -> None:
+        while not stop:
+            connection = await greenlet_spawn(pool.connect)
+            await asyncio.sleep(0.001)
+            connection.close()
+            counts[number] += 1
+
+    tasks = [asyncio.create_task(work(number)) for number in range(40)]
+    await until(lambda: sum(counts) >= 800)
+    stop = True
+    await asyncio.gather(*tasks)
+    assert max(counts) - min(counts) <= 2, counts
+
+
+async def test_26_idle_connections_leave_and_the_floor_stays(make_async_engine: Any, postgres: PostgresServer) -> None:
+    engine = make_async_engine(pool_size=5, min_size=1, idle_timeout=0.2)
+    burst = await pids(engine, 4)
+    await until(lambda: len(set(burst) & set(postgres.backends())) == 1)
+
+
+async def test_a_lifetime_ends_in_the_background(make_async_engine: Any) -> None:
+    engine = make_async_engine(pool_size=1, max_overflow=0, max_lifetime=0.2)
+    first = await pid(engine)
+    with anyio.fail_after(10):
+        while await pid(engine) == first:
+            await asyncio.sleep(0.02)
+
+
+async def test_warm_up_in_a_greenlet(make_async_engine: Any) -> None:
+    engine = make_async_engine()
+    await greenlet_spawn(engine.pool.poolkit.warm_up, 3)
+    assert engine.pool.checkedin() == 3
+    assert len(set(await pids(engine, 3))) == 3
+    assert engine.pool.poolkit.stats().connects == 3
+
+
+@pytest.mark.parametrize("settings", [{"pool_pre_ping": True}, {"check_after_idle": 0}])
+async def test_16_a_restart_of_the_server_costs_no_caller_an_error(
+    make_async_engine: Any, postgres: PostgresServer, settings: dict[str, Any]
+) -> None:
+    engine = make_async_engine(pool_size=5, **settings)
+    old = await pids(engine, 5)
+    postgres.kill_backends()
+    new = await pids(engine, 5)
+    assert len(set(new)) == 5
+    assert not set(old) & set(new)
+
+
+async def test_09_a_ping_that_gets_no_answer_is_bounded(
+    make_async_engine: Any, postgres: PostgresServer, fault_proxy: Any, driver: str
+) -> None:
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url(driver).replace(f":{postgres.port}/", f":{proxy.port}/")
+    engine = make_async_engine(url, pool_size=2, check_after_idle=0, check_timeout=0.3)
+    old = await pids(engine, 2)
+    proxy.mode = "silent"
+    asyncio.get_running_loop().call_later(0.15, setattr, proxy, "mode", "pass")
+    with anyio.fail_after(20):
+        assert await pid(engine) not in old
+
+
+async def test_a_cancelled_check_takes_its_connection_along(
+    make_async_engine: Any, postgres: PostgresServer, fault_proxy: Any, driver: str
+) -> None:
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url(driver).replace(f":{postgres.port}/", f":{proxy.port}/")
+    engine = make_async_engine(url, pool_size=1, max_overflow=0, check_after_idle=0, pool_timeout=10)
+    old = await pid(engine)
+    proxy.mode = "mute"
+    task = asyncio.create_task(pid(engine))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    proxy.mode = "pass"
+    proxy.cut()
+    assert await pid(engine) != old
+
+
+async def test_a_close_goes_on_when_its_caller_is_cancelled(make_async_engine: Any, postgres: PostgresServer) -> None:
+    engine = make_async_engine(pool_size=1, max_overflow=1)
+    one, two = await engine.connect(), await engine.connect()
+    extra = await two.scalar(PID)
+    await one.scalar(PID)
+    await one.close()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await two.close()
+    await until(lambda: extra not in postgres.backends())
+    await until(lambda: engine.pool.checkedout() == 0)
+    engine.pool.poolkit.check_books()
+
+
+async def test_13_a_dropped_connection_gives_its_place_back(make_async_engine: Any) -> None:
+    engine = make_async_engine(pool_size=1, max_overflow=0, pool_timeout=5)
+    lost: Any = await greenlet_spawn(engine.sync_engine.raw_connection)
+    first = lost.driver_connection
+    with pytest.warns(exc.SAWarning, match="garbage collector"):
+        del lost
+        gc.collect()
+    assert await pid(engine)
+    if hasattr(first, "pgconn"):
+        await first.close()  # SQLAlchemy lets it go unclosed: the dialect cannot do so outside of the loop
+
+
+async def test_leaks_name_the_place_in_the_program(make_async_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    engine = make_async_engine(leak_after=0.05)
+    with caplog.at_level("WARNING", logger="poolkit"):
+        async with engine.connect():
+            await until(lambda: caplog.records)
+    assert __file__ in caplog.text
+
+
+# the first loop ended with connections open: asyncio says so when it collects their transports
+unclosed = pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@unclosed
+def test_a_second_event_loop_gets_connections_of_its_own(postgres: PostgresServer, driver: str) -> None:
+    engine = create_async_engine(postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=2)
+    first = asyncio.run(pids(engine, 2))
+    second = asyncio.run(pids(engine, 2))
+    assert not set(first) & set(second)
+    assert engine.pool.checkedin() == 2
+
+    async def end() -> None:
+        assert await pid(engine) not in first + second
+        await engine.dispose()
+
+    asyncio.run(end())
+    gc.collect()
+    assert not set(first + second) & set(postgres.backends())
+
+
+@unclosed
+def test_two_event_loops_at_once_never_share_a_connection(postgres: PostgresServer, driver: str) -> None:
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=3, max_overflow=0, pool_timeout=20
+    )
+    asyncio.run(pid(engine))  # SQLAlchemy's lock around the very first connect belongs to one loop
+    failures: list[BaseException] = []
+    ready = threading.Barrier(2)
+
+    async def work() -> None:
+        for _ in range(15):
+            async with engine.connect() as connection:
+                assert await connection.scalar(ONE) == 1
+
+    async def main() -> None:
+        await asyncio.to_thread(ready.wait, 10)
+        await asyncio.gather(*(work() for _ in range(4)))
+        await asyncio.to_thread(ready.wait, 20)
+        await asyncio.sleep(0.1)  # the other loop may still ask this one to close something
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+    assert engine.pool.checkedout() == 0
+    engine.pool.poolkit.check_books()
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
+def test_outside_of_a_greenlet_sqlalchemy_says_so(fake: Any) -> None:
+    pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=1)
+    held = pool.connect()
+    with pytest.raises(exc.MissingGreenlet):
+        pool.connect()
+    held.close()
