@@ -34,11 +34,22 @@ class _QuietConfig(PoolConfig):
         return [doubt for doubt in super().doubts() if doubt.partition("=")[0] in chosen]
 
 
-def quiet(config: PoolConfig | None) -> PoolConfig:
-    """The same settings, of which only those that differ from their defaults are ever warned about."""
+class _DriverConnectConfig(_QuietConfig):
+    """The time for connecting was chosen in the driver's own words."""
+
+    def doubts(self) -> list[str]:
+        return [doubt for doubt in super().doubts() if not doubt.startswith("connect_timeout=")]
+
+
+def quiet(config: PoolConfig | None, *, connect_timeout: bool = True) -> PoolConfig:
+    """The same settings, of which only those that differ from their defaults are ever warned about.
+
+    ``connect_timeout=False``: not about that one either.
+    """
+    kind = _QuietConfig if connect_timeout else _DriverConnectConfig
     if config is None:
-        return _QuietConfig()
-    copy = _QuietConfig(**{name: getattr(config, name) for name in SETTINGS})
+        return kind()
+    copy = kind(**{name: getattr(config, name) for name in SETTINGS})
     sources = getattr(config, "_sources", None)  # where poolkit.load() found them
     if sources is not None:
         object.__setattr__(copy, "_sources", sources)

@@ -121,7 +121,8 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig, explici
         raise InvalidConninfo(f"connect_timeout={own!r}: must be a number of seconds", "connect_timeout") from None
     # it counts for each host; 0 means no limit
     hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
-    return config.replace(connect_timeout=max(2.0, seconds) * hosts if seconds > 0 else None)
+    limit = max(2.0, seconds) * hosts if seconds > 0 else None
+    return quiet(config, connect_timeout=False).replace(connect_timeout=limit)
 
 
 def parse(conninfo: object) -> dict[str, Any]:

@@ -69,6 +69,10 @@ class ForeignConnection(poolkit.NotLeased, ValueError):
 class InvalidConninfo(poolkit.ConfigError, psycopg.ProgrammingError):
     """The connection string does not parse."""
 
+    def __init__(self, message: str, setting: str = "conninfo") -> None:
+        psycopg.ProgrammingError.__init__(self, message, setting)
+        self.setting = setting
+
 
 class InvalidCallback(poolkit.ConfigError):
     """A callback of an asynchronous pool that cannot be awaited."""

@@ -1,0 +1,53 @@
+"""Fixtures: both twins, an administrator, a name that tells one test's sessions from all others'."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from poolkit.testing.servers import PostgresServer
+
+from .support import Admin, Twin
+
+_numbers = itertools.count()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run coroutine tests of this folder on asyncio, which psycopg needs."""
+    function = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(function):
+        return None
+    names = inspect.signature(function).parameters
+    arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in names}
+    asyncio.run(functools.partial(function, **arguments)())
+    return True
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def twin(request: pytest.FixtureRequest, postgres: PostgresServer) -> Twin:
+    return Twin(postgres, asynchronous=request.param)
+
+
+@pytest.fixture
+def admin(postgres: PostgresServer) -> Iterator[Admin]:
+    admin = Admin(postgres)
+    yield admin
+    admin.close()
+
+
+@pytest.fixture
+def application() -> str:
+    return f"test-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def named(application: str) -> dict[str, Any]:
+    return {"application_name": application}
