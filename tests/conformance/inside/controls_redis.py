@@ -12,7 +12,6 @@ from typing import Any
 import redis
 import redis.asyncio
 import redis.asyncio.connection
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.observability.attributes import get_pool_name
 
 _TESTS = os.path.join(os.environ.get("CONF_TESTS", ""), "tests") + os.sep
@@ -129,21 +128,12 @@ class NoLimitPool(TrivialPool):
 class AsyncNoLimitPool(AsyncTrivialPool):
     """Broken: ignores max_connections."""
 
-    def can_get_connection(self) -> bool:
-        return True
-
-
-class LeakingPool(TrivialPool):
-    """Broken: a connection that cannot connect is not given back."""
-
-    def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        before = set(self._in_use_connections)
+    def get_available_connection(self) -> Any:
+        told, self.max_connections = self.max_connections, 10_000
         try:
-            return super().get_connection(*args, **kwargs)
-        except (RedisConnectionError, OSError):
-            self._created_connections = getattr(self, "_created_connections", 0) + 1
-            self._in_use_connections |= before
-            raise
+            return super().get_available_connection()
+        finally:
+            self.max_connections = told
 
 
 class AsyncWrongErrorPool(AsyncTrivialPool):
