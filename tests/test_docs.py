@@ -22,9 +22,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+import poolkit.errors
+import poolkit.runtimes
+import poolkit.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -116,6 +121,17 @@ def test_every_python_block_compiles_and_says_whether_it_runs(block: Block) -> N
     inside = block.page.relative_to(DOCS).parts if DOCS in block.page.parents else ()
     if not inside or inside[0] not in BY_OTHERS or inside == ("adapters", "index.md"):
         assert block.mark.startswith(("run", "not run: ")), f"{block.place}: is this example executed?"
+
+
+@pytest.mark.parametrize("module", [poolkit, poolkit.runtimes, poolkit.testing], ids=lambda module: module.__name__)
+def test_every_public_name_is_in_the_reference_and_in_the_typed_api(module: ModuleType) -> None:
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
+    typed = (ROOT / "tests" / "typing" / "api.py").read_text(encoding="utf-8")
+    short = module.__name__.rpartition(".")[2]
+    for name in module.__all__:
+        error = module is poolkit and name in poolkit.errors.__all__  # all on one page
+        assert error or name == "__version__" or f"::: {module.__name__}.{name}\n" in reference, name
+        assert re.search(rf"\b{short}\.{name}\b", typed), f"{short}.{name} is not in tests/typing/api.py"
 
 
 @pytest.mark.parametrize("script", ["make_state_diagram.py", "make_settings_table.py"])

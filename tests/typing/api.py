@@ -1,0 +1,253 @@
+"""Every public name with the types that users see. Never executed: mypy checks it (see ``files`` in pyproject.toml).
+
+``tests/test_docs.py`` holds that no public name is missing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from typing_extensions import assert_type
+
+import poolkit
+import poolkit_adapters.dbapi
+import poolkit_adapters.httpcore
+import poolkit_adapters.httpx
+import poolkit_adapters.psycopg
+import poolkit_adapters.redis
+import poolkit_adapters.sqlalchemy
+from poolkit import runtimes, testing
+from poolkit.connector import default_classify
+from poolkit.events import Listener
+from poolkit.stats import Holder
+
+
+class Socket:
+    """Some driver's connection."""
+
+
+class SyncDriver(poolkit.Connector[Socket]):
+    connect_in_caller = True
+    close_in_caller = False
+
+    def connect(self, timeout: float | None) -> Socket:
+        return Socket()
+
+    def connect_to(self, key: Any, timeout: float | None) -> Socket:
+        return Socket()
+
+    def close(self, connection: Socket) -> None: ...
+
+    def abort(self, connection: Socket) -> None: ...
+
+    def check(self, connection: Socket, timeout: float | None) -> bool | None:
+        return None
+
+    def peek(self, connection: Socket) -> bool:
+        return True
+
+    def needs_reset(self, connection: Socket) -> bool:
+        return False
+
+    def reset(self, connection: Socket) -> None: ...
+
+    def classify(self, error: BaseException) -> poolkit.Verdict:
+        return poolkit.Verdict.RETIRE if isinstance(error, KeyError) else default_classify(error)
+
+    def capacity(self, connection: Socket) -> int:
+        return 1
+
+    def streams(self, key: Any) -> int:
+        return 1
+
+    def lazy(self, connection: Socket) -> bool:
+        return False
+
+    def forget(self, connection: Socket) -> None: ...
+
+
+class AsyncDriver(poolkit.AsyncConnector[Socket]):
+    async def connect(self, timeout: float | None) -> Socket:
+        return Socket()
+
+    async def close(self, connection: Socket) -> None: ...
+
+    async def check(self, connection: Socket, timeout: float | None) -> bool | None:
+        return True
+
+    async def reset(self, connection: Socket) -> None: ...
+
+
+def settings() -> poolkit.PoolConfig:
+    backoff = poolkit.BackoffConfig(base=0.1, cap=5)
+    breaker = poolkit.BreakerConfig(failure_threshold=5, reset_timeout=10.0)
+    config = poolkit.PoolConfig(
+        min_size=1, max_size=None, max_idle=None, max_waiting=100, order="fifo", start="eager",
+        acquire_timeout=None, connect_timeout=2, check_timeout=1.5, max_lifetime=None, lifetime_jitter=0,
+        idle_timeout=60, keepalive=30, check_after_idle=None, max_connecting=4, leak_after=10, barging_window=0,
+        backoff=backoff, breaker=breaker,
+    )  # fmt: skip
+    assert_type(config.max_size, int | None)
+    assert_type(config.doubts(), list[str])
+    config.warn()
+    loaded = poolkit.load("orders-db", file="poolkit.toml", environ={}, max_size=3)
+    return loaded.replace(min_size=2)
+
+
+def listener(event: poolkit.Event) -> None:
+    assert_type(event.kind, poolkit.EventKind)
+    assert_type(event.reason, poolkit.CloseReason | poolkit.FailReason | None)
+    assert_type(event.duration, float | None)
+    assert_type(event.error, BaseException | None)
+
+
+def threads(config: poolkit.PoolConfig) -> None:
+    heard: Listener = listener
+    pool = poolkit.Pool(SyncDriver(), config, name="orders-db", listeners=[heard], debug=True, max_size=3)
+    assert_type(pool, poolkit.Pool[Socket])
+    with pool as same, same.lease(timeout=None) as connection:
+        assert_type(connection, Socket)
+    taken = pool.acquire(timeout=2)
+    assert_type(taken, Socket)
+    pool.release(taken, discard=True, error=None)
+    pool.detach(pool.acquire())
+    lease = pool.lease(key="origin")
+    assert_type(lease, poolkit.Lease[Socket])
+    assert_type(lease.connection, Socket)
+    assert_type(lease.since, float)
+    lease.set_capacity(10)
+    lease.close(discard=False, error=ValueError())
+    assert_type(lease.detach(), Socket)
+    pool.warm_up(2, timeout=5)
+    pool.clear()
+    assert_type(pool.discard_idle(lambda idle: bool(idle)), int)
+    pool.suspend(fail_fast=True)
+    pool.resume()
+    pool.reconfigure(max_size=20)
+    pool.add_listener(listener)
+    pool.remove_listener(listener)
+    assert_type(pool.describe(), dict[str, poolkit.Setting])
+    assert_type(pool.config, poolkit.PoolConfig)
+    assert_type(pool.closed, bool)
+    assert_type(pool.name, str)
+    assert_type(pool.explain(), str)
+    statistics(pool.stats())
+    pool.check_books()
+    assert_type(pool.drain(timeout=10), bool)
+    pool.close(timeout=1)
+    for any_pool in poolkit.pools():
+        any_pool.close()
+
+
+async def tasks() -> None:
+    pool = poolkit.AsyncPool(AsyncDriver(), acquire_timeout=5)
+    assert_type(pool, poolkit.AsyncPool[Socket])
+    async with pool, pool.lease() as connection:
+        assert_type(connection, Socket)
+    taken = await pool.acquire(timeout=0)
+    assert_type(taken, Socket)
+    await pool.release(taken)
+    pool.release_nowait(await pool.acquire())
+    lease = await pool.lease()
+    assert_type(lease, poolkit.AsyncLease[Socket])
+    assert_type(lease.connection, Socket)
+    lease.close_nowait()
+    await lease.close()
+    await pool.warm_up()
+    assert_type(await pool.drain(), bool)
+    await pool.close()
+
+
+def statistics(stats: poolkit.PoolStats) -> None:
+    assert_type(stats.size, int)
+    assert_type(stats.max_size, int | None)
+    assert_type(stats.closes, dict[str, int])
+    assert_type(stats.utilisation, float)
+
+
+def held(holder: Holder) -> str | None:
+    return holder.place
+
+
+def errors() -> None:
+    try:
+        threads(settings())
+    except poolkit.ConfigError as error:
+        assert_type(error.setting, str)
+    except poolkit.CircuitOpen as error:
+        assert_type(error.retry_after, float)
+    except poolkit.ServerUnavailable as error:
+        both: tuple[poolkit.AcquireTimeout, poolkit.ConnectFailed] = (error, error)
+        del both
+    except (poolkit.ConnectTimeout, poolkit.ConnectFailed) as error:
+        assert_type(error.fatal, bool)
+        assert_type(error.errors, tuple[BaseException, ...])
+    except (poolkit.AcquireTimeout, poolkit.PoolBusy, poolkit.PoolClosed, poolkit.PoolSuspended) as error:
+        raise RuntimeError(poolkit.__version__) from error
+    except (poolkit.NotLeased, poolkit.WrongLoop, poolkit.UsageError, poolkit.MissingExtra) as error:
+        wide: poolkit.PoolError = error
+        del wide
+    kind: type[UserWarning] = poolkit.PoolConfigWarning
+    del kind
+
+
+class Greenlets:
+    """A way of its own to wait."""
+
+    def parker(self) -> runtimes.SyncParker:
+        return runtimes.ThreadRuntime().parker()
+
+    def spawn(self, job: Callable[..., object], *args: Any) -> None: ...
+
+    def schedule(self, task: runtimes.Task, delay: float) -> None: ...
+
+    def nudge(self, task: runtimes.Inbox) -> None: ...
+
+    def caller(self) -> int:
+        return 1
+
+    def name_of(self, caller: int) -> str:
+        return str(caller)
+
+
+def worlds(async_runtime: runtimes.AsyncRuntime, inbox: runtimes.Inbox) -> runtimes.Runtime:
+    parker: runtimes.AsyncParker = async_runtime.parker()
+    waiting: Awaitable[None] = parker.wait(1.0)
+    del waiting, inbox
+    return Greenlets()
+
+
+async def kit() -> None:
+    clock = testing.ManualClock(start=0)
+    clock.advance(5)
+    connector = testing.FakeConnector(connect=0.1)
+    connector.fail("connect", lambda: OSError())
+    pool = poolkit.Pool(connector, clock=clock)
+    assert_type(pool, poolkit.Pool[testing.FakeConnection])
+    async_pool = poolkit.AsyncPool(testing.AsyncFakeConnector())
+    assert_type(await async_pool.acquire(), testing.FakeConnection)
+    try:
+        testing.CoreSimulation(7).run(100)
+    except testing.SimulationFailure as failure:
+        error: AssertionError = failure
+        del error
+
+
+def adapters() -> None:
+    import sqlite3
+
+    from sqlalchemy import create_engine
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    create_engine("sqlite://", poolclass=poolkit_adapters.sqlalchemy.PoolkitPool)
+    create_async_engine("sqlite+aiosqlite://", poolclass=poolkit_adapters.sqlalchemy.AsyncPoolkitPool)
+    poolkit_adapters.redis.PoolkitConnectionPool.from_url("redis://localhost")
+    poolkit_adapters.redis.AsyncPoolkitConnectionPool.from_url("redis://localhost")
+    assert_type(poolkit_adapters.httpx.PoolkitTransport(max_waiting=3).engine, poolkit.Pool[Any])
+    assert_type(poolkit_adapters.httpx.AsyncPoolkitTransport().engine, poolkit.AsyncPool[Any])
+    poolkit_adapters.httpcore.PoolkitConnectionPool(http2=True)
+    poolkit_adapters.httpcore.AsyncPoolkitConnectionPool(max_connections=3)
+    poolkit_adapters.psycopg.PoolkitConnectionPool("dbname=shop", open=False)
+    poolkit_adapters.psycopg.AsyncPoolkitConnectionPool("dbname=shop", open=False)
+    assert_type(poolkit_adapters.dbapi.PooledDatabase(sqlite3, ":memory:").stats(), poolkit.PoolStats)
