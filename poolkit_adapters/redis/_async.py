@@ -237,10 +237,15 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     async def ensure_connection(self, connection: Any) -> None:
         """Connect the connection if it is not, and anew if anything is to be read from it."""
-        guard = self._guards.get(id(connection)) or AsyncGuard(connection)
+        guard = self._guards.get(id(connection)) or AsyncGuard(connection, pushes=self._pushes())
         await connection.connect()
         if not guard.clean() and not await guard.look():
             await self._connect(connection, guard)
+
+    def _pushes(self) -> bool:
+        """Whether maintenance notifications may come."""
+        enabled = getattr(self, "maint_notifications_enabled", None)  # redis-py 7
+        return enabled is not None and bool(enabled())
 
     async def _connect(self, connection: Any, guard: AsyncGuard) -> None:
         await connection.disconnect()
@@ -256,7 +261,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         """Make a connection and connect it."""
         started = time.monotonic()
         connection = self.make_connection()
-        guard = self._guards[id(connection)] = AsyncGuard(connection)
+        guard = self._guards[id(connection)] = AsyncGuard(connection, pushes=self._pushes())
         try:
             await self.ensure_connection(connection)
             guard.opened()

@@ -248,13 +248,16 @@ class AsyncGuard:
         "counted",
         "doubt",
         "fresh",
+        "lenient",
         "loop",
         "state",
         "watched",
     )
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, pushes: bool = False) -> None:
         self.connection = connection
+        # of a foreign class nobody can tell what is to be read: redis-py takes it for a push where there may be some
+        self.lenient = pushes and not isinstance(connection, AsyncAbstract)
         self.loop = asyncio.get_running_loop()
         kind = type(connection)
         self.watched = isinstance(connection, AsyncAbstract) and (
@@ -323,7 +326,7 @@ class AsyncGuard:
         try:
             if not self.watched:
                 probe = getattr(connection, "can_read", None) or connection.can_read_destructive
-                return not await probe()
+                return not await probe() or self.lenient
             if not connection.is_connected or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
                 return False
             for _ in range(2):  # the loop's next turn finds the socket readable, the one after has read it

@@ -95,6 +95,23 @@ class _Connector(Connector[Any]):
             sock.close()
 
 
+class _Queue:
+    """What a program sees where ``BlockingConnectionPool`` has its queue: the idle connections and the free places."""
+
+    def __init__(self, pool: PoolkitConnectionPool) -> None:
+        self._pool = pool
+
+    @property
+    def queue(self) -> list[Any]:
+        """The idle connections."""
+        return self._pool._in_state(State.IDLE)
+
+    def qsize(self) -> int:
+        """How many connections can be had without waiting."""
+        stats = self._pool.engine.stats()
+        return stats.idle + max(0, self._pool.max_connections - stats.size)
+
+
 class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     """Stands in for ``redis.BlockingConnectionPool``; with ``timeout=0`` for ``redis.ConnectionPool``.
 
@@ -361,6 +378,11 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     @property
     def _in_use_connections(self) -> set[Any]:
         return set(self._in_state(State.USED, State.OPENING))
+
+    @property
+    def pool(self) -> _Queue:
+        """For programs that look into the blocking pool's queue."""
+        return _Queue(self)
 
     @property
     def _created_connections(self) -> int:

@@ -67,6 +67,16 @@ def test_timeout_and_limit_can_be_set_on_the_live_pool(make_pool: Callable[..., 
     pool.release(second)
 
 
+def test_programs_that_count_redis_pys_lists_go_on(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(max_connections=5)
+    held = [pool.get_connection() for _ in range(3)]
+    pool.release(held.pop())
+    assert (len(pool._available_connections), len(pool._in_use_connections)) == (1, 2)
+    assert (pool._created_connections, pool.pool.qsize(), len(pool.pool.queue)) == (3, 3, 1)
+    for connection in held:
+        pool.release(connection)
+
+
 def test_server_down_is_another_error_than_exhaustion(fault_proxy: Callable[..., FaultProxy]) -> None:
     proxy = fault_proxy("127.0.0.1", 1)
     proxy.mode = "refuse"
