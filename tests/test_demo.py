@@ -112,32 +112,35 @@ def test_a_signal_in_the_middle_ends_the_servers(number: signal.Signals, code: i
     assert gone(text + out, scratch)
 
 
-def test_ctrl_c_at_a_terminal_with_the_live_picture(scratch: Path) -> None:
+def test_ctrl_c_under_the_live_picture_of_a_terminal(scratch: Path) -> None:
     pty = pytest.importorskip("pty")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(COMMAND[0], COMMAND, {**environment(scratch), "TERM": "xterm-256color", "COLUMNS": "100"})
-    watchdog = threading.Timer(PATIENCE, os.kill, (pid, signal.SIGKILL))
-    watchdog.start()
-    seen, pressed = b"", False
-    try:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        COMMAND,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environment(scratch), "TERM": "xterm-256color", "COLUMNS": "100"},
+    ) as process:
+        os.close(theirs)
+        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog.start()
+        seen, pressed = b"", False
         while True:
             try:
-                data = os.read(terminal, 65536)
+                data = os.read(ours, 65536)
             except OSError:
                 break  # Linux's word for the end of a terminal
             if not data:
                 break
             seen += data
             if not pressed and b"sync, drivers' own pools" in seen:
-                os.write(terminal, b"\x03")
+                process.send_signal(signal.SIGINT)
                 pressed = True
-    finally:
         watchdog.cancel()
-        os.close(terminal)
-    _, status = os.waitpid(pid, 0)
+        os.close(ours)
     text = seen.decode(errors="replace")
-    assert os.waitstatus_to_exitcode(status) == 130, text[-2000:]
+    assert process.returncode == 130, text[-2000:]
     assert "poolkit: interrupted" in text
     assert "Traceback" not in text
     assert gone(text, scratch)
