@@ -246,8 +246,8 @@ class PoolkitPool(BasePool):
     ``name`` (default: ``logging_name``), ``listeners`` and ``debug`` of :class:`poolkit.Pool`. Without any of
     poolkit's own it keeps QueuePool's ways: no lifetime, no idle timeout, no check unless ``pre_ping`` asks.
 
-    Thread-safe, and safe after ``fork()``: the child begins empty, and a connection that was checked out is
-    found invalidated there. Raises :class:`~poolkit.ConfigError` for settings that cannot be meant.
+    Thread-safe, and safe after ``fork()``: the child begins empty, and a connection that was checked out can
+    only be put away there. Raises :class:`~poolkit.ConfigError` for settings that cannot be meant.
     """
 
     _is_asyncio = False

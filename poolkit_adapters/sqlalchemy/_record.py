@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import exc
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from poolkit import Connector
@@ -24,6 +25,21 @@ class Record(_ConnectionRecord):
     """Why its connection must be cut rather than closed in good order."""
     ending: Any = None
     """The task that still ends the connection it held last (async pools); the slot is not free before."""
+
+
+class _Inherited:
+    """What a forked child finds in place of a connection that its parent had checked out."""
+
+    def rollback(self) -> None:
+        """Nothing: the transaction is the parent's."""
+
+    commit = close = rollback
+
+    def __getattr__(self, name: str) -> Any:
+        raise exc.InvalidRequestError(
+            "This connection was checked out before fork() and belongs to the parent process; "
+            "get a new one from the engine"
+        )
 
 
 class RecordConnector(Connector[Record]):
@@ -51,7 +67,7 @@ class RecordConnector(Connector[Record]):
             connection.close()
 
     def forget(self, connection: Record) -> None:
-        """In a forked child: whoever holds the connection here finds it invalidated, and nothing is sent.
+        """In a forked child: whoever holds the connection here can only put it away, and nothing is sent.
 
         The parent's driver connection stays in the record, which the engine keeps alive for ever.
         """
@@ -59,7 +75,7 @@ class RecordConnector(Connector[Record]):
         connection.fairy_ref = None
         if fairy is not None:
             fairy._finalizer.detach()
-            fairy.dbapi_connection = None
+            fairy.dbapi_connection = _Inherited()
             fairy._connection_record = None
 
 

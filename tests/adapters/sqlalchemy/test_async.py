@@ -255,8 +255,10 @@ async def test_13_a_dropped_connection_gives_its_place_back(make_async_engine: A
     engine = make_async_engine(pool_size=1, max_overflow=0, pool_timeout=5)
     lost: Any = await greenlet_spawn(engine.sync_engine.raw_connection)
     first = lost.driver_connection
+    cycle = [lost]
+    cycle.append(cycle)  # type: ignore[arg-type]
+    del lost, cycle
     with pytest.warns(exc.SAWarning, match="garbage collector"):
-        del lost
         gc.collect()
     assert await pid(engine)
     if hasattr(first, "pgconn"):
