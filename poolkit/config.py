@@ -77,8 +77,8 @@ class BreakerConfig:
     """
 
     failure_threshold: int = 5
-    """Failed connects in a row that open the breaker. With the default backoff the fifth fails about 0.8 s after the
-    first: longer than a hiccup, shorter than a caller's patience."""
+    """Failed connects in a row that open the breaker. With the default backoff five attempts, one after the
+    other, take about 0.8 s: longer than a hiccup, shorter than a caller's patience."""
     reset_timeout: float = 10.0
     """Seconds that the breaker stays open before one probe is let through (half-open): as long as one connect may
     take, twice the cap of the backoff."""
