@@ -388,12 +388,16 @@ class Shell(Gate, Generic[C]):
         No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
         nothing for an unknown name or an impossible value. Thread-safe.
         """
-        settings = self._settings.changed(changes, "reconfigure()")
-        settings.config.warn(stacklevel=2)
-        self._settings, self._config = settings, settings.config
-        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        self._decide(commands.reconfigure, self._core, settings.config, self._barging, changed, self._clock())
+        self._decide(self._apply, changes).warn(stacklevel=2)
         self._changed()
+
+    def _apply(self, changes: dict[str, Any]) -> PoolConfig:
+        """Under the lock, so that two changes at once both count."""
+        self._settings = settings = self._settings.changed(changes, "reconfigure()")
+        self._config = settings.config
+        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        commands.reconfigure(self._core, settings.config, self._barging, changed, self._clock())
+        return settings.config
 
     def _changed(self) -> None:
         with self._lock:

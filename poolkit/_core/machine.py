@@ -240,6 +240,8 @@ class Core(Dialing):
                 return
             self._lease(entry)
             self.serve(waiter, entry)
+            if entry.capacity == 1:
+                return  # hands off: the waiter may have seen it, used it and put it back without the lock by now
         if entry.leases:
             self._list_spare(entry)
         elif not self._room_for_idle(lane, now):
