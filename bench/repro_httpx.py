@@ -12,6 +12,7 @@ import random
 import statistics
 import sys
 import time
+from typing import Any
 
 import httpcore
 import httpx
@@ -30,20 +31,19 @@ def say(test: str, who: str, text: str) -> None:
 
 async def r5(url: str) -> None:
     """100 workers, 10 connections, 20 ms: who gets how many turns in 4 s."""
+
+    async def work(pool: Any, end: float) -> list[float]:
+        waits = []
+        while (began := time.monotonic()) < end:
+            await pool.request("GET", f"{url}/sleep?ms=20")
+            waits.append(time.monotonic() - began)
+        return waits
+
     for who, kind in POOLS.items():
-        turns, worst, end = [0] * 100, 0.0, time.monotonic() + 4
         async with kind(max_connections=10) as pool:
-
-            async def work(number: int) -> None:
-                nonlocal worst
-                while time.monotonic() < end:
-                    began = time.monotonic()
-                    await pool.request("GET", f"{url}/sleep?ms=20")
-                    worst = max(worst, time.monotonic() - began)
-                    turns[number] += 1
-
-            await asyncio.gather(*(work(number) for number in range(100)))
-        say("R5", who, f"turns min {min(turns)} max {max(turns)}, worst {worst:.2f} s")
+            waits = await asyncio.gather(*(work(pool, time.monotonic() + 4) for _ in range(100)))
+        turns = [len(mine) for mine in waits]
+        say("R5", who, f"turns min {min(turns)} max {max(turns)}, worst {max(map(max, waits)):.2f} s")
 
 
 async def r7(url: str) -> None:
@@ -109,23 +109,23 @@ async def r10(url: str) -> None:
 
 async def load(url: str) -> None:
     """Requests a second at 1 to 1000 tasks with httpx's limit of 100."""
+
+    async def work(client: httpx.AsyncClient, end: float) -> int:
+        count = 0
+        while time.monotonic() < end:
+            await client.get(url)
+            count += 1
+        return count
+
     rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(3):
         for tasks in (1, 10, 100, 500, 1000):
             for who, kind in TRANSPORTS.items():
                 async with httpx.AsyncClient(transport=kind(), timeout=None) as client:
                     await client.get(url)
-                    count, end = 0, time.monotonic() + 1.5
-
-                    async def work() -> None:
-                        nonlocal count
-                        while time.monotonic() < end:
-                            await client.get(url)
-                            count += 1
-
                     began = time.monotonic()
-                    await asyncio.gather(*(work() for _ in range(tasks)))
-                    rates.setdefault((who, tasks), []).append(count / (time.monotonic() - began))
+                    counts = await asyncio.gather(*(work(client, began + 1.5) for _ in range(tasks)))
+                    rates.setdefault((who, tasks), []).append(sum(counts) / (time.monotonic() - began))
     for (who, tasks), found in sorted(rates.items(), key=lambda item: item[0][1]):
         say("load", who, f"{tasks:5} tasks: {statistics.median(found):7.0f} requests/s")
 

@@ -12,9 +12,12 @@ further keywords. Requests, responses, extensions and exceptions are httpcore's 
 from poolkit_adapters._errors import missing_extra
 
 try:
-    import httpcore as _httpcore  # noqa: F401
+    import httpcore as _httpcore
 except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpcore", "httpcore", "httpx") from _error
+
+if not hasattr(_httpcore, "Proxy"):  # there since 1.0.7, and with it the pools' argument
+    raise missing_extra("poolkit_adapters.httpcore", "httpcore 1.0.7 or newer", "httpx")
 
 from ._async import AsyncPoolkitConnectionPool
 from ._errors import (

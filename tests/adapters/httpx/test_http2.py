@@ -230,7 +230,7 @@ async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> N
         async with httpx.AsyncClient(transport=made, timeout=10) as client:
             async with anyio.create_task_group() as group:
                 for _ in range(20):
-                    group.start_soon(client.get, f"{server.url}/sleep?ms=50")
+                    group.start_soon(client.get, f"{server.url}/sleep?ms=1000")
             assert server.stats().max_active == 20
             made.engine.check_books()
 
