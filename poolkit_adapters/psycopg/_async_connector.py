@@ -7,7 +7,7 @@ import inspect
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -16,7 +16,7 @@ from poolkit import AsyncConnector, Verdict
 
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
-from ._io import is_alive, is_clean, ping_async
+from ._io import Canceller, is_alive, is_clean, ping_async
 from ._shared import left_in, logger
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
         pool = self._ref()
         if pool is None:
             return False
-        if connection.pgconn.transaction_status == _ACTIVE:
+        if connection.pgconn.transaction_status == _ACTIVE or connection.closed:
             await self._stop(connection)
             return self._drop(pool, connection)
         if not is_clean(connection.pgconn):
@@ -154,7 +154,8 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
         """
         logger.warning("closing returned connection: %s", connection)
         try:
-            await connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+            canceller: Canceller = cast("Any", connection)._poolkit_canceller
+            await asyncio.wait_for(canceller.cancel_async(), _CANCEL_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
             logger.info("cannot cancel on %s: %s", connection, error)
 

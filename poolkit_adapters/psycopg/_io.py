@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGconn
+    from psycopg.pq.abc import PGcancelConn, PGconn
 
-__all__ = ("is_alive", "is_clean", "ping", "ping_async")
+__all__ = ("Canceller", "is_alive", "is_clean", "ping", "ping_async")
 
 _IDLE = int(TransactionStatus.IDLE)  # plain numbers compare in half the time
 _NO_PIPELINE = int(PipelineStatus.OFF)
@@ -99,19 +99,58 @@ async def ping_async(pgconn: PGconn) -> None:
             return
 
 
-async def _wait_for(loop: asyncio.AbstractEventLoop, fd: int, *, write: bool) -> None:
+async def _wait_for(loop: asyncio.AbstractEventLoop, fd: int, *, read: bool = True, write: bool = False) -> None:
     ready: asyncio.Future[Any] = loop.create_future()
 
     def wake() -> None:
         if not ready.done():
             ready.set_result(None)
 
-    loop.add_reader(fd, wake)
-    if write:
+    if read:
+        loop.add_reader(fd, wake)
+    if write or not read:
         loop.add_writer(fd, wake)
     try:
         await ready
     finally:
         loop.remove_reader(fd)
-        if write:
-            loop.remove_writer(fd)
+        loop.remove_writer(fd)
+
+
+class Canceller:
+    """Stops the statement of one connection, even after psycopg has closed its socket.
+
+    Interrupted while it waits for the end of a cancelled statement, psycopg drops the connection on the spot, and
+    the server works on. What a cancel request needs is therefore kept aside from the start.
+    """
+
+    def __init__(self, pgconn: PGconn) -> None:
+        self._conn: PGcancelConn | None = None
+        self._old = None
+        if psycopg.capabilities.has_cancel_safe():
+            self._conn = pgconn.cancel_conn()
+        else:  # libpq before 17
+            self._old = pgconn.get_cancel()
+
+    def cancel(self) -> None:
+        """Blocks until the server has heard it; libpq's ``connect_timeout`` applies."""
+        if self._conn is not None:
+            self._conn.blocking()
+        elif self._old is not None:
+            self._old.cancel()
+
+    async def cancel_async(self) -> None:
+        """The same without blocking the event loop."""
+        conn = self._conn
+        if conn is None:
+            await asyncio.to_thread(self.cancel)
+            return
+        loop = asyncio.get_running_loop()
+        conn.start()
+        try:
+            while (status := conn.poll()) != PollingStatus.OK:
+                if status == PollingStatus.FAILED:
+                    raise psycopg.OperationalError(conn.get_error_message())
+                await _wait_for(loop, conn.socket, read=status == PollingStatus.READING)
+        finally:
+            conn.finish()

@@ -25,8 +25,9 @@ from ._errors import (
     ServerUnavailable,
     behind_wrong_server,
 )
+from ._io import Canceller
 
-__all__ = ("PoolBase", "left_in", "logger")
+__all__ = ("PoolBase", "is_interrupted", "left_in", "logger")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -214,6 +215,7 @@ class PoolBase:
         connection._pool = None
         connection._poolkit_block = None
         connection._poolkit_pid = os.getpid()
+        connection._poolkit_canceller = Canceller(connection.pgconn)
 
     def _lost(self, connection: Any) -> None:
         """A connection came back that cannot be used again."""
@@ -223,6 +225,8 @@ class PoolBase:
     def _unwanted(self, connection: Any) -> bool:
         """Null pools: whether nobody waits for a returned connection; then it is closed as it is."""
         if self._engine.stats().waiting or connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            return False
+        if is_interrupted(connection):
             return False
         connection._pool = connection._poolkit_block = None
         if connection.closed:
@@ -234,12 +238,19 @@ class PoolBase:
         if connection._poolkit_pid != os.getpid():
             return {}  # the parent's: the engine knows it, and nobody here may speak on it
         if connection.closed:
+            if is_interrupted(connection):
+                return None
             self._lost(connection)
             # closed by the user, or broken under him: then the others may be dead as well
             return {"error": ConnectionAbortedError()} if connection.broken else {"discard": True}
         if error is not None and behind_wrong_server(connection, error):
             return {"error": ReadOnlyServer()}
         return None
+
+
+def is_interrupted(connection: Any) -> bool:
+    """Whether psycopg itself has dropped the connection, in the middle of a statement."""
+    return bool(connection.broken) and connection.pgconn.pgconn_ptr is None
 
 
 def _or_inf(value: float | None) -> float:

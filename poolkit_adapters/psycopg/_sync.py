@@ -31,8 +31,6 @@ S = TypeVar("S", bound="PoolkitConnectionPool[Any]")
 _ACTIVE = TransactionStatus.ACTIVE
 _CONNECTION: Any = psycopg.Connection
 
-_CANCEL_TIMEOUT = 2.0  # seconds for telling the server to stop a statement that nobody waits for any more
-
 
 class _ReturningConnection(psycopg.Connection[Any]):
     """psycopg before 3.3 does not know ``close_returns``."""
@@ -276,7 +274,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""
         how = self._verdict_on(conn, error)
         if how is None:
-            if conn.pgconn.transaction_status == _ACTIVE:
+            if conn.pgconn.transaction_status == _ACTIVE or conn.closed:
                 self._stop(conn)
                 return
             how = {"discard": True}
@@ -298,7 +296,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
 
         def stop() -> None:
             try:
-                conn.cancel_safe(timeout=_CANCEL_TIMEOUT)
+                conn._poolkit_canceller.cancel()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.info("cannot cancel on %s: %s", conn, error)
             self._connector.abort(conn)
