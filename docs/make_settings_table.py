@@ -43,7 +43,12 @@ def described(kind: type) -> list[tuple[str, str, str, str]]:
 def table(kind: type, prefix: str = "") -> str:
     lines = ["| setting | type | default | meaning, and why this default |", "| --- | --- | --- | --- |"]
     for name, annotation, default, text in described(kind):
-        cells = (f"`{prefix}{name}`", f"`{annotation}`", f"`{default}`", " ".join(text.replace("``", "`").split()))
+        cells = (
+            f"`{prefix}{name}`",
+            annotation.replace("|", "or"),
+            f"`{default}`",
+            " ".join(text.replace("``", "`").split()),
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

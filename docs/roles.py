@@ -9,6 +9,7 @@ from griffe import Extension, Object
 
 ROLE = re.compile(r":(?:class|meth|func|mod|attr|data):`(~?)([\w.]+)`")
 DOUBLE = re.compile(r"``([^`\n]+)``")
+LITERAL = re.compile(r"::\n\n(?=    )")
 
 
 def _link(match: re.Match[str]) -> str:
@@ -20,9 +21,10 @@ def _link(match: re.Match[str]) -> str:
 
 
 class Roles(Extension):
-    """Turns reStructuredText roles and double backticks into Markdown before the docstrings are parsed."""
+    """Turns reStructuredText roles, double backticks and "::" into Markdown before the docstrings are parsed."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite one docstring."""
         if obj.docstring is not None:
-            obj.docstring.value = DOUBLE.sub(r"`\1`", ROLE.sub(_link, obj.docstring.value))
+            text = ROLE.sub(_link, obj.docstring.value)
+            obj.docstring.value = LITERAL.sub(":\n\n", DOUBLE.sub(r"`\1`", text))

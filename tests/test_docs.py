@@ -20,7 +20,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -132,6 +132,13 @@ def test_every_public_name_is_in_the_reference_and_in_the_typed_api(module: Modu
         error = module is poolkit and name in poolkit.errors.__all__  # all on one page
         assert error or name == "__version__" or f"::: {module.__name__}.{name}\n" in reference, name
         assert re.search(rf"\b{short}\.{name}\b", typed), f"{short}.{name} is not in tests/typing/api.py"
+
+
+def test_every_number_and_every_kind_of_event_is_explained() -> None:
+    stats = (DOCS / "reference" / "stats.md").read_text(encoding="utf-8")
+    assert not {field.name for field in fields(poolkit.PoolStats)} - set(re.findall(r"`(\w+)`", stats))
+    events = (DOCS / "guides" / "events.md").read_text(encoding="utf-8")
+    assert not {kind.name for kind in poolkit.EventKind} - set(re.findall(r"`(\w+)`", events))
 
 
 @pytest.mark.parametrize("script", ["make_state_diagram.py", "make_settings_table.py"])

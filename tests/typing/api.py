@@ -30,6 +30,7 @@ class Socket:
 class SyncDriver(poolkit.Connector[Socket]):
     connect_in_caller = True
     close_in_caller = False
+    packages = ("driver",)
 
     def connect(self, timeout: float | None) -> Socket:
         return Socket()
