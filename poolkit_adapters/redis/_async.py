@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from poolkit import AsyncConnector, AsyncPool, PoolConfig, UsageError, Verdict
+from poolkit import AsyncPool, PoolConfig, UsageError
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters._options import split_options
 from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._connectors import TaskConnector, disconnect_now
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     AsyncConnection,
@@ -41,87 +41,6 @@ __all__ = ("AsyncPoolkitConnectionPool",)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``disconnect()`` waits for the peers to take note; the sockets are closed by then in any case."""
-
-
-class _Connector(AsyncConnector[Any]):
-    """The engine's hands: redis-py's connections as the pool makes them."""
-
-    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = weakref.ref(pool)
-        self._guards: dict[int, AsyncGuard] = pool._guards
-
-    async def connect(self, timeout: float | None) -> Any:
-        pool = self._pool()
-        if pool is None:
-            raise exceptions.ConnectionError("the pool is gone")
-        return await pool._open()
-
-    async def close(self, connection: Any) -> None:
-        guard = self._forget(connection)
-        try:
-            await connection.disconnect()
-        finally:
-            self._ended(guard)
-
-    def abort(self, connection: Any) -> None:
-        guard = self._forget(connection)
-        try:
-            if guard is not None and guard.loop.is_closed():
-                guard.drop()
-            else:
-                _disconnect_now(connection)
-        finally:
-            self._ended(guard)
-
-    def _forget(self, connection: Any) -> AsyncGuard | None:
-        pool = self._pool()
-        guard = self._guards.pop(id(connection), None)
-        if pool is not None and guard is not None:
-            pool._count(guard, None)
-        return guard
-
-    def _ended(self, guard: AsyncGuard | None) -> None:
-        if guard is not None and guard.closed is not None and not guard.closed.done():
-            guard.closed.set_result(None)
-
-    def peek(self, connection: Any) -> bool:
-        guard = self._guards.get(id(connection))
-        # an unusual one is looked at when it is handed out, which may take a turn of the loop
-        return guard is None or not guard.watched or guard.clean() or not guard.ended()
-
-    async def check(self, connection: Any, timeout: float | None) -> bool:
-        guard = self._guards.get(id(connection))
-        if guard is None or not guard.watched:
-            return True
-        await connection.send_command("PING", check_health=False)
-        return await connection.read_response() in (b"PONG", "PONG")
-
-    def classify(self, error: BaseException) -> Verdict:
-        return _errors.classify(error)
-
-    def forget(self, connection: Any) -> None:
-        guard = self._guards.pop(id(connection), None)
-        if guard is not None:
-            guard.drop()
-
-
-def _disconnect_now(connection: Any) -> None:
-    """``disconnect(nowait=True)``, which waits for nothing, run to its end here and now."""
-    try:
-        coroutine = connection.disconnect(nowait=True)
-    except TypeError:  # a foreign class
-        coroutine = connection.disconnect()
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    except RuntimeError:  # no running loop
-        pass
-    coroutine.close()
-    if hasattr(connection, "_close"):
-        connection._close()
 
 
 class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
@@ -165,7 +84,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             config, from_text(settings), limit=self.max_connections, timeout=timeout, queue_class=self.queue_class
         )
         self._guards = {}
-        self._engine = AsyncPool(_Connector(self), base, **rest, **keywords)
+        self._engine = AsyncPool(TaskConnector(self), base, **rest, **keywords)
 
     def reset(self) -> None:
         """Begin anew with no connections; those in use are their users' own from now on."""
@@ -268,7 +187,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             await async_record_created(self, time.monotonic() - started)
         except BaseException as error:
             self._guards.pop(id(connection), None)
-            _disconnect_now(connection)
+            disconnect_now(connection)
             if isinstance(error, exceptions.RedisError):
                 raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
             raise

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from queue import LifoQueue
 from typing import Any
 
-from poolkit import Connector, Pool, PoolConfig, Verdict
+from poolkit import Pool, PoolConfig
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters._options import split_options
 from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._connectors import SyncConnector
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     CacheProxy,
@@ -45,56 +46,6 @@ __all__ = ("PoolkitConnectionPool",)
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-class _Connector(Connector[Any]):
-    """The engine's hands: redis-py's connections as the pool makes them."""
-
-    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
-    close_in_caller = True  # closing a socket does not block
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = weakref.ref(pool)
-        self._guards: dict[int, Guard] = pool._guards
-
-    def connect(self, timeout: float | None) -> Any:
-        pool = self._pool()
-        if pool is None:
-            raise exceptions.ConnectionError("the pool is gone")
-        return pool._open()
-
-    def close(self, connection: Any) -> None:
-        pool = self._pool()
-        guard = self._guards.pop(id(connection), None)
-        if pool is not None and guard is not None:
-            pool._count(guard, None)
-        connection.disconnect()
-
-    abort = close
-
-    def peek(self, connection: Any) -> bool:
-        guard = self._guards.get(id(connection))
-        return guard is None or guard.clean()
-
-    def check(self, connection: Any, timeout: float | None) -> bool:
-        guard = self._guards.get(id(connection))
-        if guard is None or not guard.watched:
-            return True
-        inner = guard.inner
-        inner.send_command("PING", check_health=False)
-        if not inner.can_read(timeout):
-            raise TimeoutError(f"no answer to PING in {timeout} s")
-        return inner.read_response() in (b"PONG", "PONG")
-
-    def classify(self, error: BaseException) -> Verdict:
-        return _errors.classify(error)
-
-    def forget(self, connection: Any) -> None:
-        # in a forked child: close(fd), no shutdown, and none of redis-py's locks
-        guard = self._guards.get(id(connection))
-        sock = getattr(guard.inner, "_sock", None) if guard is not None and guard.watched else None
-        if sock is not None:
-            sock.close()
-
-
 class _Queue:
     """What a program sees where ``BlockingConnectionPool`` has its queue: the idle connections and the free places."""
 
@@ -109,7 +60,7 @@ class _Queue:
     def qsize(self) -> int:
         """How many connections can be had without waiting."""
         stats = self._pool.engine.stats()
-        return stats.idle + max(0, self._pool.max_connections - stats.size)
+        return stats.idle + max(0, int(self._pool.max_connections) - stats.size)
 
 
 class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
@@ -176,7 +127,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         limit = self._limit if old is None else self.max_connections
         base, keywords = plan(config, from_text(settings), limit=limit, timeout=timeout, queue_class=self.queue_class)
         self._guards = {}
-        self._engine = Pool(_Connector(self), base, **rest, **keywords)
+        self._engine = Pool(SyncConnector(self), base, **rest, **keywords)
         self.pid = os.getpid()
         if old is not None:
             old.close(timeout=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import pytest
@@ -110,6 +111,8 @@ def test_cluster_nodes_have_pools_of_poolkit(redis_cluster: RedisCluster) -> Non
 
 def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisCluster) -> None:
     """redis-py's blocking pool raises a plain ConnectionError: the cluster reads its topology anew, for nothing."""
+    if "MaxConnectionsError" not in inspect.getsource(redis.cluster):
+        pytest.skip("this redis-py takes every ConnectionError for a dead node")
     pool_class = functools.partial(PoolkitConnectionPool, max_connections=1, timeout=0.01)
     cluster = redis.RedisCluster.from_url(redis_cluster.url, connection_pool_class=pool_class)
     cluster.set("key", "value")

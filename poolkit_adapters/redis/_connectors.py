@@ -1,0 +1,144 @@
+"""The engine's hands: redis-py's connections as the pools make them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from poolkit import AsyncConnector, Connector, Verdict
+from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._driver import exceptions
+from poolkit_adapters.redis._guard import AsyncGuard, Guard
+
+__all__ = ("SyncConnector", "TaskConnector", "disconnect_now")
+
+
+class SyncConnector(Connector[Any]):
+    """Of :class:`PoolkitConnectionPool`."""
+
+    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+    close_in_caller = True  # closing a socket does not block
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
+        self._guards: dict[int, Guard] = pool._guards
+
+    def connect(self, timeout: float | None) -> Any:
+        pool = self._pool()
+        if pool is None:
+            raise exceptions.ConnectionError("the pool is gone")
+        return pool._open()
+
+    def close(self, connection: Any) -> None:
+        pool = self._pool()
+        guard = self._guards.pop(id(connection), None)
+        if pool is not None and guard is not None:
+            pool._count(guard, None)
+        connection.disconnect()
+
+    abort = close
+
+    def peek(self, connection: Any) -> bool:
+        guard = self._guards.get(id(connection))
+        return guard is None or guard.clean()
+
+    def check(self, connection: Any, timeout: float | None) -> bool:
+        guard = self._guards.get(id(connection))
+        if guard is None or not guard.watched:
+            return True
+        inner = guard.inner
+        inner.send_command("PING", check_health=False)
+        if not inner.can_read(timeout):
+            raise TimeoutError(f"no answer to PING in {timeout} s")
+        return inner.read_response() in (b"PONG", "PONG")
+
+    def classify(self, error: BaseException) -> Verdict:
+        return _errors.classify(error)
+
+    def forget(self, connection: Any) -> None:
+        # in a forked child: close(fd), no shutdown, and none of redis-py's locks
+        guard = self._guards.get(id(connection))
+        sock = getattr(guard.inner, "_sock", None) if guard is not None and guard.watched else None
+        if sock is not None:
+            sock.close()
+
+
+class TaskConnector(AsyncConnector[Any]):
+    """Of :class:`AsyncPoolkitConnectionPool`."""
+
+    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
+        self._guards: dict[int, AsyncGuard] = pool._guards
+
+    async def connect(self, timeout: float | None) -> Any:
+        pool = self._pool()
+        if pool is None:
+            raise exceptions.ConnectionError("the pool is gone")
+        return await pool._open()
+
+    async def close(self, connection: Any) -> None:
+        guard = self._forget(connection)
+        try:
+            await connection.disconnect()
+        finally:
+            self._ended(guard)
+
+    def abort(self, connection: Any) -> None:
+        guard = self._forget(connection)
+        try:
+            if guard is not None and guard.loop.is_closed():
+                guard.drop()
+            else:
+                disconnect_now(connection)
+        finally:
+            self._ended(guard)
+
+    def _forget(self, connection: Any) -> AsyncGuard | None:
+        pool = self._pool()
+        guard = self._guards.pop(id(connection), None)
+        if pool is not None and guard is not None:
+            pool._count(guard, None)
+        return guard
+
+    def _ended(self, guard: AsyncGuard | None) -> None:
+        if guard is not None and guard.closed is not None and not guard.closed.done():
+            guard.closed.set_result(None)
+
+    def peek(self, connection: Any) -> bool:
+        guard = self._guards.get(id(connection))
+        # an unusual one is looked at when it is handed out, which may take a turn of the loop
+        return guard is None or not guard.watched or guard.clean() or not guard.ended()
+
+    async def check(self, connection: Any, timeout: float | None) -> bool:
+        guard = self._guards.get(id(connection))
+        if guard is None or not guard.watched:
+            return True
+        await connection.send_command("PING", check_health=False)
+        return await connection.read_response() in (b"PONG", "PONG")
+
+    def classify(self, error: BaseException) -> Verdict:
+        return _errors.classify(error)
+
+    def forget(self, connection: Any) -> None:
+        guard = self._guards.pop(id(connection), None)
+        if guard is not None:
+            guard.drop()
+
+
+def disconnect_now(connection: Any) -> None:
+    """``disconnect(nowait=True)``, which waits for nothing, run to its end here and now."""
+    try:
+        coroutine = connection.disconnect(nowait=True)
+    except TypeError:  # a foreign class
+        coroutine = connection.disconnect()
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    except RuntimeError:  # no running loop
+        pass
+    coroutine.close()
+    if hasattr(connection, "_close"):
+        connection._close()
