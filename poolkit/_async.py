@@ -20,8 +20,8 @@ from ._core.waiter import Waiter
 from ._leases import AsyncLease, LeaseRequest
 from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
-from .connector import AsyncConnector, Connector, Verdict
-from .errors import ConfigError, PoolClosed, PoolError, UsageError, WrongLoop
+from .connector import AsyncConnector, Verdict, require_kind
+from .errors import ConfigError, NotLeased, PoolError, UsageError, WrongLoop
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes import asyncio_
@@ -69,11 +69,7 @@ class AsyncPool(AsyncJobs[C]):
         runtime: AsyncRuntime | None = None,
         **settings: Any,
     ) -> None:
-        if isinstance(cast("Any", connector), Connector):
-            raise ConfigError(
-                f"connector={connector!r}: AsyncPool needs an AsyncConnector; use Pool for a synchronous Connector",
-                "connector",
-            )
+        require_kind(connector, asynchronous=True)
         self._runtime = runtime
         self._caller = (lambda: 0) if runtime is None else runtime.caller
         super().__init__(
@@ -150,7 +146,7 @@ class AsyncPool(AsyncJobs[C]):
         if runtime is None or not runtime.here():
             runtime = self._here()
         lease = AsyncLease(self)
-        entry = self._take()
+        entry = self._take() if key is None else None
         if entry is None:
             entry = await self._acquire(runtime, timeout, key)
         lease.connection = entry.connection
@@ -171,7 +167,7 @@ class AsyncPool(AsyncJobs[C]):
             self._decide(self._core.detach, entry, self._clock())
 
     def _not_leased(self) -> PoolError:
-        return PoolClosed(f"{self.name}: the lease is closed")
+        return NotLeased(f"{self.name}: the lease is closed")
 
     async def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
         entry = self._begin_give(key, discard, error)
@@ -251,6 +247,8 @@ class AsyncPool(AsyncJobs[C]):
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
         if self._features.keyed:
             waiter.lane = self._lane_of(key)
+        elif key is not None:
+            raise ConfigError(f"{self.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
         self._core.acquire(waiter, now)
 
     async def _wait(self, waiter: Waiter, parker: AsyncParker, deadline: float) -> None:

@@ -62,6 +62,8 @@ class Lease(Generic[C]):
             pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
 
     def __enter__(self) -> C:
+        if self.entry is None:
+            raise self._pool._not_leased()
         return self.connection
 
     def __exit__(
@@ -129,6 +131,8 @@ class AsyncLease(Generic[C]):
             pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
 
     async def __aenter__(self) -> C:
+        if self.entry is None:
+            raise self._pool._not_leased()
         return self.connection
 
     async def __aexit__(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from threading import Lock
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from ._core import commands
 from ._core.effects import Do
@@ -19,8 +19,8 @@ from ._fast import decline_put, decline_take, make_acquire, make_release
 from ._leases import Lease
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
-from .connector import AsyncConnector, Connector, Verdict
-from .errors import ConfigError, PoolClosed, PoolError
+from .connector import Connector, Verdict, require_kind
+from .errors import ConfigError, NotLeased, PoolError
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes.base import Runtime, SyncParker
@@ -63,11 +63,7 @@ class Pool(Shell[C]):
         runtime: Runtime | None = None,
         **settings: Any,
     ) -> None:
-        if isinstance(cast("Any", connector), AsyncConnector):
-            raise ConfigError(
-                f"connector={connector!r}: Pool needs a synchronous Connector; use AsyncPool for an AsyncConnector",
-                "connector",
-            )
+        require_kind(connector, asynchronous=False)
         self._runtime = runtime or _THREADS
         self._caller = self._runtime.caller
         super().__init__(
@@ -124,7 +120,7 @@ class Pool(Shell[C]):
         ``key``: the lane (endpoint) of a keyed pool.
         """
         lease = Lease(self)
-        entry = self._take()
+        entry = self._take() if key is None else None
         if entry is None:
             entry = self._acquire(timeout, key)
         lease.connection = entry.connection
@@ -145,7 +141,7 @@ class Pool(Shell[C]):
             self._decide(self._core.detach, entry, self._clock())
 
     def _not_leased(self) -> PoolError:
-        return PoolClosed(f"{self.name}: the lease is closed")
+        return NotLeased(f"{self.name}: the lease is closed")
 
     def _give(self, entry: Entry | None, key: int, discard: bool, error: BaseException | None) -> None:
         """Give a connection back the long way; ``entry`` is what was on lease under ``key``."""
@@ -212,6 +208,8 @@ class Pool(Shell[C]):
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
         if self._features.keyed:
             waiter.lane = self._lane_of(key)
+        elif key is not None:
+            raise ConfigError(f"{self.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
         self._core.acquire(waiter, now)
 
     def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float) -> None:

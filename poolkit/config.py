@@ -188,10 +188,13 @@ class PoolConfig:
         return replace(self, **changes)
 
     def doubts(self) -> list[str]:
-        """What is possible but hardly meant, a sentence each, with the reason."""
+        """What is possible but hardly meant, a sentence each, with the reason.
+
+        Nobody is blamed for a default: what is named first in each of them was set by somebody.
+        """
         found = []
         acquire, connect = self.acquire_timeout, self.connect_timeout
-        if acquire and (connect is None or connect >= acquire):
+        if self._set("connect_timeout") and acquire and (connect is None or connect >= acquire):
             found.append(
                 f"connect_timeout={connect!r} is not below acquire_timeout={acquire!r}: one slow connect uses up "
                 "the caller's whole wait and there is no second attempt"
@@ -201,17 +204,21 @@ class PoolConfig:
                 f"keepalive={self.keepalive!r} is not below idle_timeout={self.idle_timeout!r}: idle connections "
                 "are closed before their first heartbeat"
             )
-        if self.max_lifetime and self.idle_timeout and self.idle_timeout >= self.max_lifetime:
+        idle, life = self.idle_timeout, self.max_lifetime
+        if self._set("idle_timeout") and life and idle and idle >= life:
             found.append(
                 f"idle_timeout={self.idle_timeout!r} is not below max_lifetime={self.max_lifetime!r}: "
                 "it can never take effect"
             )
-        if self.check_timeout and acquire and self.check_timeout >= acquire:
+        if self._set("check_timeout") and self.check_timeout and acquire and self.check_timeout >= acquire:
             found.append(
                 f"check_timeout={self.check_timeout!r} is not below acquire_timeout={acquire!r}: a check that hangs "
                 "leaves no time for another connection"
             )
         return found
+
+    def _set(self, name: str) -> bool:
+        return bool(getattr(self, name) != getattr(PoolConfig, name))
 
     def warn(self, stacklevel: int = 2) -> None:
         """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`."""

@@ -7,6 +7,7 @@ calls one that is not.
 
 from __future__ import annotations
 
+import inspect
 import ssl
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -163,6 +164,23 @@ def overridden(connector: Any, name: str) -> Any:
     if getattr(method, "__func__", None) in (default, async_default):
         return None
     return method
+
+
+def require_kind(connector: Any, *, asynchronous: bool) -> None:
+    """Raise ConfigError if ``connector`` is plainly one for the other kind of pool."""
+    connect = overridden(connector, "connect") or overridden(connector, "connect_to")
+    if isinstance(connector, (Connector, AsyncConnector)):
+        found = isinstance(connector, AsyncConnector)
+    elif inspect.ismethod(connect):
+        found = inspect.iscoroutinefunction(connect)
+    else:
+        return
+    if found is not asynchronous:
+        this, other = ("AsyncPool", "Pool") if asynchronous else ("Pool", "AsyncPool")
+        kinds = ("an asynchronous", "a synchronous") if asynchronous else ("a synchronous", "an asynchronous")
+        raise ConfigError(
+            f"connector={connector!r}: {this} needs {kinds[0]} connector; use {other} for {kinds[1]} one", "connector"
+        )
 
 
 def require_connect(connector: Any) -> None:

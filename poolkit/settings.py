@@ -39,14 +39,37 @@ class Settings:
 
     def changed(self, values: Mapping[str, Any], source: str) -> Settings:
         """With some values replaced; ConfigError names the source."""
-        for name, value in values.items():
-            if name not in _KNOWN:
-                raise ConfigError(f"{name}={value!r} (from {source}): no such setting; {nearest(name, _KNOWN)}", name)
+        known = {name: getattr(self.config, name) for name in _KNOWN}
+        return _build(known | _checked(values, source), {**self.sources, **dict.fromkeys(values, source)})
+
+
+def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The values, nested tables made into what they stand for; ConfigError for an unknown name."""
+    found = {}
+    for name, value in values.items():
+        if name not in _KNOWN:
+            raise ConfigError(f"{name}={value!r} (from {source}): no such setting; {nearest(str(name), _KNOWN)}", name)
         try:
-            config = self.config.replace(**{name: _nested(name, value) for name, value in values.items()})
+            found[name] = _nested(name, value)
         except ConfigError as error:
             raise ConfigError(f"{error} (from {source})", error.setting) from None
-        return Settings(config, {**self.sources, **dict.fromkeys(values, source)})
+    return found
+
+
+def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
+    """Settings out of all values together: what one source sets may fit only with what another does."""
+    try:
+        return Settings(PoolConfig(**values), sources)
+    except ConfigError as error:
+        text = str(error)
+        involved = [name for name in _KNOWN if name in sources and (name == error.setting or name in text)]
+        if not involved:
+            raise
+        if involved == [error.setting]:
+            origin = sources[error.setting]
+        else:
+            origin = ", ".join(f"{name} from {sources[name]}" for name in involved)
+        raise ConfigError(f"{text} ({'' if ' from ' in origin else 'from '}{origin})", error.setting) from None
 
 
 def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> Settings:
@@ -72,17 +95,23 @@ def load(
     """A :class:`PoolConfig` from a file, the environment and keywords; later ones win.
 
     ``file``: TOML or YAML with one table for each pool, ``[orders-db]``, and optionally ``[default]`` for all.
-    Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool (the
-    words "none", "true" and "false" are understood). Raises ConfigError naming setting, value and source.
+    Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool. The word
+    "none" stands for None there, and in TOML, which has no other. Raises ConfigError naming setting, value, source.
     """
-    settings = Settings(PoolConfig(), {})
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def take(found: Mapping[str, Any], source: str) -> None:
+        values.update(_checked(found, source))
+        sources.update(dict.fromkeys(found, source))
+
     if file is not None:
         tables = _read(Path(file))
         for table in ("default", name):
             if table is not None and table in tables:
                 if not isinstance(tables[table], dict):
                     raise ConfigError(f"{file}: [{table}] must be a table of settings", table)
-                settings = settings.changed(tables[table], f"{file} [{table}]")
+                take({key: _none(key, value) for key, value in tables[table].items()}, f"{file} [{table}]")
     environ = os.environ if environ is None else environ
     prefixes = ["POOLKIT_"]
     if name is not None:
@@ -91,20 +120,22 @@ def load(
         for setting in _KNOWN:
             variable = prefix + setting.upper()
             if variable in environ:
-                value = _parse(setting, environ[variable], variable)
-                settings = settings.changed({setting: value}, variable)
+                take({setting: _parse(setting, environ[variable], variable)}, variable)
     if name is not None:
         _refuse_unknown(prefixes[-1], environ)
-    if keywords:
-        settings = settings.changed(keywords, "keyword")
-    object.__setattr__(settings.config, "_sources", dict(settings.sources))
+    take(keywords, "keyword")
+    settings = _build(values, sources)
+    object.__setattr__(settings.config, "_sources", sources)
     return settings.config
 
 
 def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
     for variable, value in environ.items():
-        if variable.startswith(prefix) and variable[len(prefix) :].lower() not in _KNOWN:
-            setting = variable[len(prefix) :].lower()
+        setting = variable[len(prefix) :].lower()
+        if not variable.startswith(prefix) or setting in _KNOWN:
+            continue
+        # POOLKIT_ORDERS_DB_MAX_SIZE is no mistake of the pool "orders": there may be a pool "orders-db"
+        if not any(setting.endswith("_" + known) for known in _KNOWN):
             raise ConfigError(f"{variable}={value!r}: no such setting; {nearest(setting, _KNOWN)}", setting)
 
 
@@ -119,11 +150,21 @@ def _nested(name: str, value: Any) -> Any:
     return kind(**value)
 
 
+def _may_be_none(setting: str) -> bool:
+    return type(None) in get_args(_HINTS[setting])
+
+
+def _none(setting: str, value: Any) -> Any:
+    """None for the word, where that is possible."""
+    word = isinstance(value, str) and value.strip().lower() == "none"
+    return None if word and setting in _KNOWN and _may_be_none(setting) else value
+
+
 def _parse(setting: str, text: str, source: str) -> Any:
     """A value from the environment, by the type of its setting."""
     hint = _HINTS[setting]
     kinds = get_args(hint) or (hint,)
-    if text.strip().lower() in ("none", "null", "") and type(None) in kinds:
+    if text.strip().lower() in ("none", "null", "") and _may_be_none(setting):
         return None
     for kind in (int, float):
         if kind in kinds:

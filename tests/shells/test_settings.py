@@ -1,0 +1,446 @@
+"""Settings: every mistake is named where it is made, with the value, its source and what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import poolkit
+from poolkit import (
+    AsyncConnector,
+    AsyncPool,
+    BackoffConfig,
+    BreakerConfig,
+    ConfigError,
+    Connector,
+    NotLeased,
+    Pool,
+    PoolClosed,
+    PoolConfig,
+    PoolConfigWarning,
+    load,
+)
+from poolkit.testing import AsyncFakeConnector, FakeConnector
+
+COUNTS = {"min_size": 0, "max_size": 1, "max_idle": 0, "max_waiting": 0, "max_connecting": 1}
+TIMES = {
+    "acquire_timeout": True,  # may be 0
+    "connect_timeout": False,
+    "check_timeout": False,
+    "max_lifetime": False,
+    "idle_timeout": False,
+    "keepalive": False,
+    "check_after_idle": True,
+    "leak_after": False,
+    "barging_window": True,
+}
+
+
+def refused(text: str, **settings: Any) -> None:
+    """PoolConfig, keywords of a pool and reconfigure() say the same."""
+    with pytest.raises(ConfigError, match=text):
+        PoolConfig(**settings)
+    with pytest.raises(ConfigError, match=text) as caught:
+        Pool(FakeConnector(), **settings)
+    assert caught.value.setting in {*settings, "min_size", "max_idle"}
+    with pytest.raises(ConfigError, match=text):
+        AsyncPool(AsyncFakeConnector(), **settings)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+@pytest.mark.parametrize("value", [-1, 1.5, "5", True, math.nan, [], 2**0.5])
+def test_counts_are_whole_numbers(name: str, value: object) -> None:
+    refused(rf"{name}=.*: must be a whole number, {COUNTS[name]} or more", **{name: value})
+
+
+@pytest.mark.parametrize("name", [name for name, low in sorted(COUNTS.items()) if low == 1])
+def test_counts_that_cannot_be_zero(name: str) -> None:
+    refused(f"{name}=0: must be", **{name: 0})
+
+
+@pytest.mark.parametrize("name", sorted(TIMES))
+@pytest.mark.parametrize("value", [-1, -0.001, math.nan, -math.inf, "5", True, 1j, [], {}])
+def test_times_are_seconds(name: str, value: object) -> None:
+    refused(rf"{name}=.*: must be a time in seconds", **{name: value})
+
+
+@pytest.mark.parametrize(("name", "zero"), sorted(TIMES.items()))
+def test_zero_seconds_where_that_means_something(name: str, zero: bool) -> None:
+    if zero:
+        assert getattr(PoolConfig(**{name: 0}), name) == 0
+    else:
+        refused(f"{name}=0: must be a time in seconds, above 0", **{name: 0})
+
+
+@pytest.mark.parametrize("name", sorted([*TIMES, "max_size", "max_idle", "max_waiting", "max_connecting"]))
+def test_none_is_possible_and_means_something(name: str) -> None:
+    assert getattr(PoolConfig(**{name: None}), name) is None
+
+
+def test_min_size_needs_a_number() -> None:
+    refused("min_size=None: must be a whole number", min_size=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"min_size": 11}, r"min_size=11: must be at most max_size \(10\)"),
+        ({"min_size": 3, "max_size": 2}, r"min_size=3: must be at most max_size \(2\)"),
+        ({"max_idle": 11}, r"max_idle=11: must be at most max_size \(10\)"),
+        ({"min_size": 5, "max_idle": 4}, r"min_size=5: must be at most max_idle \(4\)"),
+        ({"order": "random"}, "order='random': must be 'lifo' or 'fifo'"),
+        ({"order": None}, "order=None"),
+        ({"start": "later"}, "start='later': must be 'lazy' or 'eager'"),
+        ({"lifetime_jitter": 1}, "lifetime_jitter=1: must be a share"),
+        ({"lifetime_jitter": -0.1}, "lifetime_jitter=-0.1"),
+        ({"lifetime_jitter": math.nan}, "lifetime_jitter=nan"),
+        ({"backoff": 5}, "backoff=5: must be a BackoffConfig"),
+        ({"breaker": True}, "breaker=True: must be a BreakerConfig, or None"),
+    ],
+)
+def test_impossible_values(settings: dict[str, Any], text: str) -> None:
+    refused(text, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: BackoffConfig(base=0), r"backoff\.base=0"),
+        (lambda: BackoffConfig(base=2, cap=1), r"backoff\.cap=1: must be at least backoff\.base \(2\)"),
+        (lambda: BreakerConfig(failure_threshold=0), r"breaker\.failure_threshold=0"),
+        (lambda: BreakerConfig(reset_timeout=-1), r"breaker\.reset_timeout=-1"),
+    ],
+)
+def test_parts_are_checked_too(make: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("max_sise", "max_size"), ("idle_time", "idle_timeout"), ("connectTimeout", "connect_timeout")]
+)
+def test_an_unknown_name_is_told_the_nearest(wrong: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=f"{wrong}=3 .*no such setting; did you mean '{right}'"):
+        Pool(FakeConnector(), **{wrong: 3})
+    with pytest.raises(ConfigError, match=f"did you mean '{right}'"):
+        PoolConfig().replace(**{wrong: 3})
+    with pytest.raises(ConfigError, match=f"did you mean '{right}'"):
+        load(**{wrong: 3})
+
+
+def test_a_name_like_no_other_is_told_all() -> None:
+    with pytest.raises(ConfigError, match="known: min_size, max_size"):
+        Pool(FakeConnector(), zzz=1)
+
+
+@pytest.mark.parametrize("config", [{"max_size": 3}, 3, "max", PoolConfig])
+def test_config_must_be_a_config(config: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a PoolConfig"):
+        Pool(FakeConnector(), config)
+
+
+def test_a_config_error_is_a_value_error_and_survives_pickling() -> None:
+    with pytest.raises(ValueError, match="max_size=0") as caught:
+        PoolConfig(max_size=0)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert again.setting == "max_size"
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PoolConfig().max_size = 3  # type: ignore[misc]
+    assert PoolConfig().replace(max_size=3).max_size == 3
+    assert PoolConfig(max_size=3) == PoolConfig(max_size=3)
+
+
+# -- combinations that are hardly meant ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"connect_timeout": 30}, "connect_timeout=30 is not below acquire_timeout=30.0: one slow connect uses up"),
+        ({"connect_timeout": None}, "connect_timeout=None is not below"),
+        ({"keepalive": 600}, "keepalive=600 is not below idle_timeout=600.0: .* before their first heartbeat"),
+        ({"idle_timeout": 1800}, "idle_timeout=1800 is not below max_lifetime=1800.0: it can never take effect"),
+        ({"check_timeout": 30}, "check_timeout=30 is not below acquire_timeout"),
+    ],
+)
+def test_doubtful_combinations_warn_where_the_pool_is_made(settings: dict[str, Any], text: str) -> None:
+    for make in (lambda: Pool(FakeConnector(), **settings), lambda: AsyncPool(AsyncFakeConnector(), **settings)):
+        with pytest.warns(PoolConfigWarning, match=text) as caught:
+            make()
+        assert caught[0].filename == __file__
+
+
+def test_the_defaults_raise_no_doubts() -> None:
+    assert PoolConfig().doubts() == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pool(FakeConnector())
+
+
+def test_reconfigure_warns_too() -> None:
+    pool = Pool(FakeConnector())
+    with pytest.warns(PoolConfigWarning, match="keepalive"):
+        pool.reconfigure(keepalive=700)
+
+
+# -- files, environment, keywords ---------------------------------------------------------------------------------
+
+TOML = """
+[default]
+max_size = 20
+idle_timeout = 60
+max_lifetime = "none"
+
+[orders-db]
+max_size = 30
+[orders-db.backoff]
+base = 0.5
+cap = 2
+"""
+YAML = """
+default:
+  max_size: 20
+  idle_timeout: 60
+  max_lifetime: null
+orders-db:
+  max_size: 30
+  backoff: {base: 0.5, cap: 2}
+"""
+
+
+@pytest.fixture(params=["pools.toml", "pools.yaml", "pools.yml"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / request.param
+    path.write_text(TOML if path.suffix == ".toml" else YAML)
+    return path
+
+
+def test_later_sources_win(file: Path) -> None:
+    environ = {"POOLKIT_ORDERS_DB_MAX_SIZE": "40", "POOLKIT_MIN_SIZE": "2", "OTHER": "x"}
+    config = load("orders-db", file=file, environ=environ, acquire_timeout=7)
+    assert (config.max_size, config.min_size, config.idle_timeout, config.acquire_timeout) == (40, 2, 60, 7)
+    assert config.backoff == BackoffConfig(base=0.5, cap=2)
+    assert config.max_lifetime is None
+    described = Pool(FakeConnector(), config, max_waiting=9).describe()
+    sources = {name: described[name].source for name in described}
+    assert sources["max_size"] == "POOLKIT_ORDERS_DB_MAX_SIZE"
+    assert sources["min_size"] == "POOLKIT_MIN_SIZE"
+    assert sources["idle_timeout"] == f"{file} [default]"
+    assert sources["backoff"] == f"{file} [orders-db]"
+    assert sources["acquire_timeout"] == "keyword"
+    assert sources["max_waiting"] == "keyword"
+    assert sources["keepalive"] == "default"
+    assert described["max_size"].value == 40
+    assert list(described) == [field.name for field in dataclasses.fields(PoolConfig)]
+
+
+def test_the_sources_of_a_config_given_in_code() -> None:
+    described = AsyncPool(AsyncFakeConnector(), PoolConfig(max_size=3), min_size=1).describe()
+    assert (described["max_size"].source, described["min_size"].source) == ("config", "keyword")
+
+
+def test_a_pool_that_no_file_names_gets_the_default_table(file: Path) -> None:
+    assert load("unknown", file=file, environ={}).max_size == 20
+    assert load(file=file, environ={}).max_size == 20
+
+
+def test_what_only_fits_together_may_come_from_two_sources(file: Path) -> None:
+    """min_size=25 does not fit the default max_size, but the pool's own table allows 30."""
+    config = load("orders-db", file=file, environ={"POOLKIT_MIN_SIZE": "25"})
+    assert (config.min_size, config.max_size) == (25, 30)
+    config = load(environ={"POOLKIT_MIN_SIZE": "15", "POOLKIT_MAX_SIZE": "20"})
+    assert (config.min_size, config.max_size) == (15, 20)
+    with pytest.raises(ConfigError, match=r"min_size=35: must be at most max_size \(30\)") as caught:
+        load("orders-db", file=file, environ={"POOLKIT_MIN_SIZE": "35"})
+    assert "min_size from POOLKIT_MIN_SIZE" in str(caught.value)
+    assert f"max_size from {file} [orders-db]" in str(caught.value)
+
+
+def test_the_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POOLKIT_JOBS_MAX_SIZE", "7")
+    assert load("jobs").max_size == 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("POOLKIT_DB_MAX_SIZE", "many", r"max_size='many' \(from POOLKIT_DB_MAX_SIZE\): must be a whole number"),
+        ("POOLKIT_DB_MAX_SIZE", "2.5", "must be a whole number"),
+        ("POOLKIT_DB_MAX_SIZE", "-1", r"max_size=-1: must be .*\(from POOLKIT_DB_MAX_SIZE\)"),
+        ("POOLKIT_DB_IDLE_TIMEOUT", "nan", r"idle_timeout=nan.*\(from POOLKIT_DB_IDLE_TIMEOUT\)"),
+        ("POOLKIT_DB_IDLE_TIMEOUT", "10s", "must be a number"),
+        ("POOLKIT_DB_MIN_SIZE", "none", "min_size='none'"),
+        ("POOLKIT_DB_ORDER", "up", r"order='up'.*\(from POOLKIT_DB_ORDER\)"),
+        ("POOLKIT_DB_BREAKER", "5", "in a file or as a keyword"),
+        ("POOLKIT_DB_MAX_SISE", "5", "POOLKIT_DB_MAX_SISE='5': no such setting; did you mean 'max_size'"),
+    ],
+)
+def test_mistakes_in_the_environment(variable: str, value: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load("db", environ={variable: value})
+
+
+def test_none_in_the_environment() -> None:
+    config = load("db", environ={"POOLKIT_DB_MAX_SIZE": "None", "POOLKIT_IDLE_TIMEOUT": "", "POOLKIT_DB_ORDER": "fifo"})
+    assert (config.max_size, config.idle_timeout, config.order) == (None, None, "fifo")
+
+
+def test_variables_of_a_pool_with_a_longer_name_are_no_mistake() -> None:
+    assert load("orders", environ={"POOLKIT_ORDERS_DB_MAX_SIZE": "5"}).max_size == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "[db]\nmax_sise = 3", r"max_sise=3 \(from .*a\.toml \[db\]\): no such setting; did you mean"),
+        ("a.toml", "[db]\nmax_size = '3'", r"max_size='3': must be a whole number.*\(from .*a\.toml \[db\]\)"),
+        ("a.toml", "[db]\nbackoff = 3", "backoff=3: must be a BackoffConfig"),
+        ("a.toml", "[db.backoff]\nbsae = 3", r"backoff\.bsae=3: no such setting; did you mean 'base'.*a\.toml"),
+        ("a.toml", "[db.breaker]\nreset_timeout = 0", r"breaker\.reset_timeout=0.*a\.toml"),
+        ("a.toml", "[db", "not valid TOML"),
+        ("a.toml", "db = 3", r"\[db\] must be a table"),
+        ("a.yaml", "db: [", "not valid YAML"),
+        ("a.yaml", "- db", "one table of settings"),
+        ("a.yaml", "db:\n  1: 2", "1=2 .*no such setting"),
+        ("a.json", "{}", r"must be a \.toml, \.yaml or \.yml file"),
+        ("", "", "cannot be read"),
+    ],
+)
+def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = tmp_path / (name or "missing.toml")
+    if name:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load("db", file=path, environ={})
+
+
+# -- connectors and use --------------------------------------------------------------------------------------------
+
+
+class Sync(Connector[object]):
+    pass
+
+
+class Async(AsyncConnector[object]):
+    pass
+
+
+class Plain:
+    """No subclass, but it can connect."""
+
+    def connect(self, timeout: float | None) -> object:
+        return object()
+
+
+class PlainAsync:
+    async def connect(self, timeout: float | None) -> object:
+        return object()
+
+
+def test_a_connector_that_cannot_connect() -> None:
+    for pool, connector in ((Pool, Sync()), (AsyncPool, Async()), (Pool, object()), (AsyncPool, None)):
+        with pytest.raises(ConfigError, match=r"connector: .* has no connect\(timeout\) method"):
+            pool(connector)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("connector", [AsyncFakeConnector(), PlainAsync()])
+def test_a_sync_pool_with_an_async_driver(connector: Any) -> None:
+    with pytest.raises(ConfigError, match="use AsyncPool"):
+        Pool(connector)
+
+
+@pytest.mark.parametrize("connector", [FakeConnector(), Plain()])
+def test_an_async_pool_with_a_sync_driver(connector: Any) -> None:
+    with pytest.raises(ConfigError, match="use Pool"):
+        AsyncPool(connector)
+
+
+def test_any_object_that_connects_will_do() -> None:
+    with Pool(Plain()) as pool:  # type: ignore[arg-type]
+        with pool.lease() as connection:
+            assert type(connection) is object
+        pool.check_books()
+
+
+def test_wrong_releases_harm_nothing() -> None:
+    pool, other = Pool(FakeConnector(), max_size=2, name="a"), Pool(FakeConnector(), name="b")
+    connection, foreign = pool.acquire(), other.acquire()
+    for wrong in (foreign, object(), None):
+        with pytest.raises(NotLeased, match="a: release of a connection that is not on lease"):
+            pool.release(wrong)  # type: ignore[arg-type]
+    pool.release(connection)
+    with pytest.raises(NotLeased):
+        pool.release(connection)
+    lease = pool.lease()
+    with pytest.raises(NotLeased, match="belongs to a Lease"):
+        pool.release(lease.connection)
+    lease.close()
+    lease.close()
+    with pytest.raises(NotLeased):
+        lease.detach()
+    with pytest.raises(NotLeased):
+        lease.__enter__()
+    assert pool.stats().in_use == 0
+    other.release(foreign)
+    for each in (pool, other):
+        each.check_books()
+        each.close()
+
+
+def test_use_after_close() -> None:
+    pool = Pool(FakeConnector(), name="db")
+    pool.close()
+    for call in (pool.acquire, pool.lease, pool.warm_up, pool.__enter__):
+        with pytest.raises(PoolClosed, match="db: the pool is closed"):
+            call()
+    pool.clear()
+    pool.suspend()
+    pool.resume()
+    pool.reconfigure(max_size=3)
+    assert pool.drain()
+    assert pool.stats().size == 0
+    pool.check_books()
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "3", True])
+def test_warm_up_wants_a_number(count: Any) -> None:
+    with Pool(FakeConnector()) as pool, pytest.raises(ConfigError, match="warm_up"):
+        pool.warm_up(count)
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, "3"])
+def test_close_and_drain_want_a_time(timeout: Any) -> None:
+    pool = Pool(FakeConnector())
+    with pytest.raises(ConfigError, match="timeout="):
+        pool.close(timeout)
+    with pytest.raises(ConfigError, match="timeout="):
+        pool.drain(timeout)
+    assert not pool.closed
+    pool.close()
+
+
+def test_a_key_needs_a_keyed_pool() -> None:
+    with Pool(FakeConnector()) as pool:
+        pool.release(pool.acquire())
+        with pytest.raises(ConfigError, match="keyed=True"):
+            pool.lease(key="a")
+        pool.check_books()
+
+
+def test_every_error_is_a_pool_error_and_can_be_pickled() -> None:
+    for name in poolkit.errors.__all__:
+        kind = getattr(poolkit.errors, name)
+        assert issubclass(kind, poolkit.PoolError)
+        error = pickle.loads(pickle.dumps(kind("text")))
+        assert type(error) is kind
+        assert str(error) == "text"
