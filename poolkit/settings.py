@@ -40,7 +40,8 @@ class Settings:
     def changed(self, values: Mapping[str, Any], source: str) -> Settings:
         """With some values replaced; ConfigError names the source."""
         known = {name: getattr(self.config, name) for name in _KNOWN}
-        return _build(known | _checked(values, source), {**self.sources, **dict.fromkeys(values, source)})
+        sources = {**self.sources, **dict.fromkeys(values, source)}
+        return _build(known | _checked(values, source), sources, kind=type(self.config))
 
 
 def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -56,10 +57,10 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def _build(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
+def _build(values: Mapping[str, Any], sources: Mapping[str, str], kind: type[PoolConfig] = PoolConfig) -> Settings:
     """Settings out of all values together: what one source sets may fit only with what another does."""
     try:
-        return Settings(PoolConfig(**values), sources)
+        return Settings(kind(**values), sources)
     except ConfigError as error:
         text = str(error)
         involved = [name for name in _KNOWN if name in sources and (name == error.setting or name in text)]

@@ -444,3 +444,16 @@ def test_every_error_is_a_pool_error_and_can_be_pickled() -> None:
         error = pickle.loads(pickle.dumps(kind("text")))
         assert type(error) is kind
         assert str(error) == "text"
+
+
+def test_a_subclass_of_the_settings_stays_one() -> None:
+    """Adapters give a PoolConfig of their own, with other defaults and other doubts."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Quiet(PoolConfig):
+        def doubts(self) -> list[str]:
+            return []
+
+    with Pool(FakeConnector(), Quiet(connect_timeout=None), max_size=3) as pool:
+        pool.reconfigure(min_size=1)
+        assert type(pool.config) is Quiet
