@@ -221,6 +221,9 @@ class Dialing(CoreState):
                 lane.retry_at = now + full_jitter(self.config.backoff, lane.rounds, self.random)
             if lane.waiters or entry.purpose is not Purpose.DEMAND:
                 self.want_tick(lane, lane.retry_at)
+        if entry.replaced is not None:  # the old one is still there: another attempt before its end
+            entry.replaced.rotating = False
+            self.want_sweep(max(now, lane.retry_at))
 
     def refill(self, now: float) -> None:
         """Keep ``min_size`` connections, once the pool is in use."""
