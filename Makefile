@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs check clean
+.PHONY: demo test lint types docs check clean conformance oldest simulate
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -26,10 +26,22 @@ types: $(VENV)/.types
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
+# The drivers' own test suites with our pools in the place of theirs (CONFORMANCE_ARGS='--suite redis --quick').
+conformance: $(VENV)-conformance/.ready
+	$(VENV)-conformance/bin/python -m tests.conformance $(CONFORMANCE_ARGS)
+
+# The adapters' tests on the oldest drivers that pyproject.toml allows.
+oldest: $(VENV)-oldest/.ready
+	$(VENV)-oldest/bin/python -m pytest -n $(WORKERS) tests/adapters $(PYTEST_ARGS)
+
+# A million random steps of the core and some thousand schedules of whole pools, fresh seeds each time.
+simulate: $(VENV)/.test
+	$(VENV)/bin/python -m poolkit.testing.simulate --steps 1000000 $(SIMULATE_ARGS)
+
 check: test lint types docs
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-conformance $(VENV)-oldest
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "poolkit needs Python 3.10 or newer; try: make PYTHON=python3.12")'
@@ -39,4 +51,15 @@ $(VENV)/.made:
 # One stamp file for each extra, older than pyproject.toml when the dependencies may have changed.
 $(VENV)/.%: pyproject.toml $(VENV)/.made
 	$(INSTALL) -e '.[$*]'
+	@touch $@
+
+# Environments of their own: other versions of the drivers, and pytest plugins that the drivers' suites want.
+$(VENV)-conformance/.ready: pyproject.toml tests/conformance/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-input -e '.[test]' -r tests/conformance/requirements.txt
+	@touch $@
+
+$(VENV)-oldest/.ready: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-input -e '.[test]' -r tests/oldest.txt
 	@touch $@

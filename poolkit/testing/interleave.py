@@ -24,7 +24,7 @@ import poolkit
 
 from .clock import ManualClock
 
-__all__ = ("Deadlock", "Interleaving", "SimulatedRuntime")
+__all__ = ("Deadlock", "Interleaving", "SimulatedLock", "SimulatedRuntime")
 
 _ENGINE = os.path.dirname(poolkit.__file__)
 _STEPPED = tuple(os.path.join(_ENGINE, name) for name in ("_core", "_fast.py", "_gate.py", "_leases.py", "_shell.py",
