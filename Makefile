@@ -36,7 +36,7 @@ oldest: $(VENV)-oldest/.ready
 
 # A million random steps of the core and some thousand schedules of whole pools, fresh seeds each time.
 simulate: $(VENV)/.test
-	$(VENV)/bin/python -m poolkit.testing.simulate --steps 1000000 $(SIMULATE_ARGS)
+	$(VENV)/bin/python -m poolkit.testing --steps 1000000 $(SIMULATE_ARGS)
 
 check: test lint types docs
 

@@ -6,7 +6,6 @@ After each step the books are checked. A failure shows the seed and the last ste
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
@@ -289,31 +288,3 @@ class CoreSimulation:
             self._perform()
         books.check(self.core)
         assert not self.core.entries, "connections are left after close"
-
-
-def main() -> None:
-    """``python -m poolkit.testing.simulate --steps 1000000 [--seed N]``: simulate until that many steps are done."""
-    import argparse
-
-    from .pool_simulation import PoolSimulation
-
-    parser = argparse.ArgumentParser(prog="python -m poolkit.testing.simulate", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="steps of the core (default: %(default)s)")
-    parser.add_argument("--pools", type=int, default=2000, help="schedules of whole pools (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=None, help="first seed (default: a fresh one)")
-    options = parser.parse_args()
-    first = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
-    per_run = 500
-    runs = -(-options.steps // per_run)
-    for seed in range(first, first + runs):
-        CoreSimulation(seed).run(per_run)
-    for seed in range(first, first + options.pools):
-        PoolSimulation(seed).run()
-    sys.stdout.write(
-        f"simulate: {runs * per_run} steps of the core in {runs} schedules and {options.pools} schedules of whole "
-        f"pools passed (seeds from {first})\n"
-    )
-
-
-if __name__ == "__main__":
-    main()
