@@ -165,7 +165,8 @@ class Dialing(CoreState):
             now + (config.leak_after or NEVER),
         ))  # fmt: skip
         old, entry.replaced = entry.replaced, None
-        kept = keep and self.phase is Phase.OPEN and entry.generation == lane.generation
+        admitted = self.phase is Phase.OPEN and not self.suspended
+        kept = keep and admitted and entry.generation == lane.generation
         if kept:
             entry.leases = 1
             entry.move(IN_USE)

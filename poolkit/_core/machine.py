@@ -151,7 +151,8 @@ class Core(Dialing):
         if error is None:
             entry.checked_at = now
             self.freshen(entry, now)
-            if not waiter.gone and self.phase is Phase.OPEN and self.unfit(entry, now) is None:
+            admitted = self.phase is Phase.OPEN and not self.suspended
+            if not waiter.gone and admitted and self.unfit(entry, now) is None:
                 self._lease(entry)
                 self._list_spare(entry)
                 waiter.outcome = entry
@@ -165,10 +166,12 @@ class Core(Dialing):
     def retry(self, waiter: Waiter, now: float) -> None:
         """What the waiter was given was no use: serve him again, ahead of the others."""
         waiter.outcome = None
-        if self.phase is Phase.OPEN:
-            self.seek(waiter, now, front=True)
-        else:
+        if self.phase is not Phase.OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
+        elif self.suspended and self.fail_fast:
+            waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
+        else:
+            self.seek(waiter, now, front=True, barge=not self.suspended)
 
     def failed_check(self, entry: Entry, error: BaseException, now: float) -> None:
         """An idle connection turned out dead: close it, and doubt those idle beside it."""
