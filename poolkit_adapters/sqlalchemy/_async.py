@@ -53,6 +53,7 @@ class AsyncPoolkitPool(BasePool):
 
     def _runtime_for_engine(self) -> Runtime:
         self._endings: dict[int, asyncio.Task[None]] = {}  # by the id of the connection, which the task keeps alive
+        self._late: set[Record] = set()
         self._runtime = GreenletRuntime()
         return self._runtime
 
@@ -108,27 +109,33 @@ class AsyncPoolkitPool(BasePool):
 
         Who was cancelled in the middle of a statement comes by here, and anyio cancels him again at every step:
         in his own task the server would hear neither of the cancelled statement nor of the end of the session.
+        (A dialect that cannot terminate hangs up without waiting: psycopg.)
         """
-        loop = running_loop()
-        if not terminate or loop is None or not in_greenlet():
+        if not terminate or not self._dialect.has_terminate or running_loop() is None or not in_greenlet():
             super()._close_connection(connection, terminate=terminate)
             return
         self._runtime.spawn(super()._close_connection, connection, terminate=True)
         self._endings[id(connection)] = task = self._runtime.latest
         task.add_done_callback(lambda _: self._endings.pop(id(connection), None))
-        try:
-            await_(asyncio.wait([task]))
-        except asyncio.CancelledError:
-            if not self._dialect.has_terminate:  # as SQLAlchemy does
-                raise
+        await_(asyncio.wait([task]))
 
     def _still_ends(self, record: Record, discard: bool) -> bool:
         """The slot of a connection that was cut is free when the server has let go of it: size is what exists."""
         task, record.ending = record.ending, None
         if task.done():
             return False
-        task.add_done_callback(lambda _: self._do_return_conn(record, discard))
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._late.discard(record)
+            self._do_return_conn(record, discard)
+
+        self._late.add(record)
+        task.add_done_callback(ended)
         return True
+
+    def checkedout(self) -> int:
+        """Slots in use, those being connected included; not those whose connection is just being cut."""
+        return super().checkedout() - len(self._late)
 
     # -- event loops ------------------------------------------------------------------------------------------------
 
