@@ -8,6 +8,7 @@ calls one that is not.
 from __future__ import annotations
 
 import inspect
+import socket
 import ssl
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,9 @@ from .errors import ConfigError
 __all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify")
 
 C = TypeVar("C")
+
+# getaddrinfo(3): the name does not exist, or has no address; "try again" (EAI_AGAIN) is another one
+_NO_SUCH_HOST = {getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)}
 
 
 class Verdict(Enum):
@@ -38,12 +42,15 @@ def default_classify(error: BaseException) -> Verdict:
     """The verdict when the adapter has no better one.
 
     Whatever is not an :class:`Exception` (cancellation, KeyboardInterrupt, GeneratorExit) may have struck in
-    mid-exchange: discard. Network errors and timeouts: discard and suspect the others. A failed TLS
-    verification is fatal. Any other exception is the application's and leaves the connection sound.
+    mid-exchange: discard; a timeout too. Network errors: suspect the others as well. A host name that does not
+    exist and a failed TLS verification are fatal. Any other exception is the application's and leaves the
+    connection sound.
     """
     if not isinstance(error, Exception):
         return Verdict.DISCARD
     if isinstance(error, ssl.SSLCertVerificationError):
+        return Verdict.FATAL
+    if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
         return Verdict.FATAL
     if isinstance(error, TimeoutError):
         return Verdict.DISCARD
