@@ -26,8 +26,8 @@ class AsyncJobs(Shell[C]):
     _runtime: AsyncRuntime | None
 
     def _schedule(self) -> None:
-        self._scheduled = due = self._core.due
-        if self._runtime is not None:
+        if self._runtime is not None:  # else on the first use
+            self._scheduled = due = self._core.due
             self._runtime.schedule(self, max(0.0, due - self._clock()))
 
     def _nudge(self) -> None:

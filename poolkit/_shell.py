@@ -457,12 +457,12 @@ class Shell(Gate, Generic[C]):
 
     def _begin_anew(self) -> None:
         """Go on with an empty core; what is on lease now will be let go of when it comes back."""
-        phase, leased = self._core.phase, set(self._leased)
+        old, leased = self._core, set(self._leased)
         self._telling = Lock()
         self._events.clear()
         self._begin()
         self._orphans = leased
-        self._core.phase = phase
+        self._core.phase, self._core.suspended, self._core.fail_fast = old.phase, old.suspended, old.fail_fast
         with self._lock:
             self._refresh()
 

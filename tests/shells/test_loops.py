@@ -1,0 +1,209 @@
+"""An AsyncPool lives on one event loop at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import Any
+
+import pytest
+import trio
+
+from poolkit import AsyncPool, UsageError, WrongLoop
+from poolkit.testing import AsyncFakeConnector, ManualClock
+
+
+def pool_of(**settings: Any) -> tuple[AsyncPool[Any], AsyncFakeConnector]:
+    connector = AsyncFakeConnector()
+    return AsyncPool(connector, max_size=2, **settings), connector
+
+
+async def use(pool: AsyncPool[Any]) -> int:
+    async with pool.lease() as connection:
+        return int(connection.number)
+
+
+def test_made_outside_a_loop() -> None:
+    pool, _ = pool_of(min_size=1, start="eager")
+    pool.reconfigure(max_waiting=5)
+    assert pool.stats().size == 0
+    pool.clear()
+    assert asyncio.run(use(pool)) == 1
+
+
+def test_without_a_loop_there_is_a_clear_error() -> None:
+    pool, _ = pool_of()
+    with pytest.raises(UsageError, match=r"an AsyncPool needs a running event loop .*; use Pool in threads"):
+        pool.acquire().send(None)
+
+
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+def test_a_second_loop_after_the_first_has_connections_of_its_own(first: str, second: str) -> None:
+    pool, connector = pool_of()
+    run = {"asyncio": lambda: asyncio.run(use(pool)), "trio": lambda: trio.run(use, pool)}
+    assert run[first]() == 1
+    assert run[second]() == 2
+    assert connector.connections[0].closed  # by an abort: nobody can say goodbye on a loop that has ended
+    assert pool.stats().size == 1
+    pool.check_books()
+
+
+def test_a_second_loop_beside_the_first_is_refused() -> None:
+    pool, _ = pool_of(name="db")
+    started, over = threading.Event(), threading.Event()
+
+    async def first() -> None:
+        await use(pool)
+        started.set()
+        while not over.is_set():
+            await asyncio.sleep(0.001)
+        assert await use(pool) == 1  # unharmed
+        pool.check_books()
+        await pool.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(first()))
+    thread.start()
+    started.wait(10)
+    try:
+        with pytest.raises(WrongLoop, match="db: this AsyncPool lives on another asyncio event loop that is still"):
+            asyncio.run(use(pool))
+        with pytest.raises(WrongLoop):
+            trio.run(use, pool)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_an_open_loop_that_does_not_run_still_owns_the_pool() -> None:
+    """run_until_complete several times: the same connections."""
+    pool, _ = pool_of()
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(use(pool)) == 1
+    assert loop.run_until_complete(use(pool)) == 1
+    loop.run_until_complete(pool.close())
+    loop.close()
+
+
+def test_callers_of_a_loop_that_ended_are_forgotten() -> None:
+    pool, connector = pool_of()
+    connector.hold("connect")
+
+    async def stuck() -> None:
+        waiter = asyncio.ensure_future(use(pool))
+        await asyncio.sleep(0.01)
+        waiter.cancel()
+
+    asyncio.run(stuck())
+    connector.free_all()
+    gc.collect()
+    assert asyncio.run(use(pool)) == 1
+    assert pool.stats().waiting == 0
+    pool.check_books()
+
+
+def test_background_work_at_the_end_of_a_loop_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    """Connects, checks, closes and resets that the end of the loop interrupts."""
+
+    async def main(pool: AsyncPool[Any], connector: AsyncFakeConnector, stage: str) -> None:
+        leases = [await pool.lease() for _ in range(2)]
+        connector.hold(stage)
+        if stage == "connect":
+            for lease in leases:
+                lease.close_nowait(discard=True)
+        elif stage == "reset":
+            for lease in leases:
+                lease.connection.dirty = True
+                lease.close_nowait()
+        else:
+            for lease in leases:
+                lease.close_nowait()
+            if stage == "close":
+                pool.clear()
+            else:
+                waiter = asyncio.ensure_future(use(pool)) if library == "asyncio" else None
+                await sleep(0.005)
+                if waiter is not None:
+                    waiter.cancel()
+        await sleep(0.005)
+
+    for library in ("asyncio", "trio"):
+        for stage in ("connect", "check", "reset", "close"):
+            pool, connector = pool_of(min_size=2, check_after_idle=0)
+            if library == "asyncio":
+                sleep: Any = asyncio.sleep
+                asyncio.run(main(pool, connector, stage))
+            else:
+                sleep = trio.sleep
+                trio.run(main, pool, connector, stage)
+            connector.free_all()
+            gc.collect()
+            assert asyncio.run(use(pool)) > 0
+            pool.check_books()
+    assert capfd.readouterr().err == ""
+
+
+def test_release_from_another_thread() -> None:
+    pool, _ = pool_of()
+
+    async def main() -> None:
+        for dirty in (False, True):
+            lease = await pool.lease()
+            lease.connection.dirty = dirty
+            await asyncio.to_thread(lease.close_nowait)
+            connection = await pool.acquire()
+            assert connection.number == 1
+            assert not connection.dirty
+            await asyncio.to_thread(pool.release_nowait, connection)
+        pool.check_books()
+        await pool.close()
+
+    asyncio.run(main())
+
+
+def test_housekeeping_asked_for_before_the_first_use_is_not_lost() -> None:
+    clock = ManualClock()
+    connector = AsyncFakeConnector()
+    pool = AsyncPool(connector, max_size=2, idle_timeout=0.05)
+    pool.reconfigure(idle_timeout=0.06)  # asks for a sweep where there is no loop yet
+    del clock
+
+    async def main() -> None:
+        await use(pool)
+        for _ in range(2000):
+            if connector.live == 0:
+                break
+            await asyncio.sleep(0.005)
+        assert connector.live == 0, "nobody swept"
+        await pool.close()
+
+    asyncio.run(main())
+
+
+def test_commands_from_a_thread_without_a_loop() -> None:
+    """clear, reconfigure, suspend, resume and stats are plain calls, from anywhere."""
+    pool, connector = pool_of()
+
+    async def main() -> None:
+        await use(pool)
+        await asyncio.to_thread(pool.clear)
+        await asyncio.to_thread(pool.reconfigure, max_size=5)
+        await asyncio.to_thread(pool.suspend)
+        await asyncio.to_thread(pool.resume)
+        assert (await asyncio.to_thread(pool.stats)).max_size == 5
+        assert await use(pool) == 2
+        while connector.live > 1:
+            await asyncio.sleep(0.001)
+        pool.check_books()
+        await pool.close()
+
+    asyncio.run(main())
+
+
+def test_close_needs_the_pools_own_loop_while_that_runs() -> None:
+    pool, connector = pool_of()
+    asyncio.run(use(pool))
+    asyncio.run(pool.close())  # the loop has ended: closed from any other
+    assert pool.closed
+    assert connector.live == 0
