@@ -174,8 +174,7 @@ class Dialing(CoreState):
         if old is not None:
             self._replace(old, now)
         self.pump(lane, now)
-        if entry.purpose is not Purpose.DEMAND:
-            self.refill(now)
+        self.refill(now)  # the server is well again: what backoff has held up is due now
         return kept
 
     def _replace(self, old: Entry, now: float) -> None:

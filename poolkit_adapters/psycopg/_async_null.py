@@ -68,10 +68,10 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
         deadline = time.monotonic() + timeout
         while True:
             self._probes += 1
-            before = self._ledger.total("connections_ms")
+            before = self._ledger.total("_opening_ms")
             try:
                 await self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
-                self._probes_ms += self._ledger.total("connections_ms") - before
+                self._probes_ms += self._ledger.total("_opening_ms") - before
                 return
             except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:

@@ -47,7 +47,7 @@ class Ledger:
             totals["requests_wait_ms"] = max(0, waited)  # type: ignore[assignment]
         totals["usage_ms"] += stats.busy_seconds * 1000  # type: ignore[assignment]
         totals["connections_lost"] += stats.failed_checks
-        since = {name: max(0, int(totals[name]) - int(self._before[name])) for name in totals}
+        since = {name: max(0, int(totals[name]) - int(self._before[name])) for name in totals if name[0] != "_"}
         if pop:
             self._before = totals
         return since | {

@@ -47,12 +47,15 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
         pool = self._ref()
         if pool is None:
             raise PoolClosed("the pool is gone")
+        begun = time.monotonic()
         try:
             connection = self._open(pool, timeout)
         except Exception as error:
             logger.warning("error connecting in %r: %s", pool.name, error)
             self.outage.failed(_timer)
             raise
+        finally:
+            self._ledger.add("_opening_ms", (time.monotonic() - begun) * 1000)
         self.outage.over()
         return connection
 

@@ -70,10 +70,10 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
         deadline = time.monotonic() + timeout
         while True:
             self._probes += 1
-            before = self._ledger.total("connections_ms")
+            before = self._ledger.total("_opening_ms")
             try:
                 self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
-                self._probes_ms += self._ledger.total("connections_ms") - before
+                self._probes_ms += self._ledger.total("_opening_ms") - before
                 return
             except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:

@@ -159,7 +159,7 @@ class PoolBase:
         ledger = self._ledger
         if self._null:  # who only had to connect for himself was neither queued nor waiting
             own = ledger.total("connections_num") - self._probes
-            own_ms = ledger.total("connections_ms") - self._probes_ms
+            own_ms = ledger.total("_opening_ms") - self._probes_ms
             return ledger.report(self._engine.stats(), own_connects=own, own_connects_ms=own_ms, pop=pop)
         return ledger.report(self._engine.stats(), pop=pop)
 

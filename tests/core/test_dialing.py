@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from poolkit import PoolConfig
+from poolkit import PoolConfig, Verdict
 from poolkit._core.effects import Do
+from poolkit._core.entry import Entry
 from poolkit._core.machine import Core
 from poolkit._core.state import Features
 from poolkit._core.waiter import Waiter
@@ -28,3 +29,26 @@ def test_a_connect_faster_than_the_barging_window_is_not_followed_by_a_second_on
     assert [effect.do for effect in core.take_effects()] == [Do.WAKE]
     core.look(waiter, 1000.0006)
     assert waiter.outcome is entry
+
+
+def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_once() -> None:
+    """Whoever asked for it: the others do not sleep out their backoff."""
+    core = Core(PoolConfig(min_size=3), Features(), name="core", barging=0.0, random=lambda: 1.0)
+
+    def ask(now: float) -> list[Entry]:
+        waiter = Waiter(core.lane, now)
+        waiter.parker = Sleeper()
+        core.acquire(waiter, now)
+        return [effect.entry for effect in core.take_effects() if effect.do is Do.CONNECT and effect.entry is not None]
+
+    now = 1000.0
+    for entry in ask(now):
+        core.connect_failed(entry, OSError(), Verdict.SUSPECT, now)
+    assert core.take_effects() == []
+    now = core.lane.retry_at
+    first, *others = ask(now)
+    for entry in others:
+        core.connect_failed(entry, OSError(), Verdict.SUSPECT, now)
+    core.connected(first, object(), 1, now)
+    dialled = [effect for effect in core.take_effects() if effect.do is Do.CONNECT]
+    assert core.lane.live + len(dialled) == 3
