@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import doctest
+import gc
 import io
 import re
 import subprocess
@@ -113,6 +114,8 @@ def test_the_examples_of_a_page_run_and_print_what_stands_there(
             code = compile("\n" * (block.line - 1) + source, str(page), "exec")
             with contextlib.redirect_stdout(printed):
                 exec(code, namespace)
+    namespace.clear()
+    gc.collect()  # what a page leaves open is warned about here, not in the middle of another test
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
