@@ -235,11 +235,11 @@ class Shell(Gate, Generic[C]):
 
     def _abandon(self, waiter: Waiter, error: BaseException, now: float) -> None:
         """Under the lock: the caller was interrupted or told an error; what he was given passes on."""
+        told = waiter.gone or waiter.outcome is error or isinstance(error, ConfigError)
         self._core.abandon(waiter, now)
-        if not isinstance(error, Exception):
-            self._core.tell(
-                EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=FailReason.CANCELLED, error=error
-            )
+        if not told:
+            reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
+            self._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
 
     def _name_of(self, holder: int) -> str:
         raise NotImplementedError

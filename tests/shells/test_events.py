@@ -1,0 +1,215 @@
+"""Events: what happened, in order, outside of every lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from poolkit import AcquireTimeout, CloseReason, Event, EventKind, FailReason, PoolBusy, PoolClosed, PoolSuspended
+from poolkit.testing import ManualClock
+from tests.shells.kit import ASYNC, Rig, ask
+
+pytestmark = pytest.mark.anyio
+Make = Callable[..., Rig]
+K = EventKind
+
+
+def kinds(events: list[Event]) -> list[EventKind]:
+    return [event.kind for event in events]
+
+
+async def test_the_life_of_a_connection_in_order(make: Make) -> None:
+    events: list[Event] = []
+    clock = ManualClock()
+    async with make(max_size=1, name="db", listeners=[events.append], clock=clock) as rig:
+        lease = await rig.lease()
+        clock.advance(3)
+        await rig.give(lease)
+        await rig.give(await rig.lease())
+        rig.pool.clear()
+        await rig.until(lambda: rig.stats.size == 0)
+        await rig.close()
+        assert kinds(events) == [
+            K.POOL_CREATED, K.POOL_READY,
+            K.ACQUIRE_STARTED, K.CONNECTION_CREATED, K.CONNECTION_READY, K.ACQUIRED, K.RELEASED,
+            K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED,
+            K.POOL_CLEARED, K.CONNECTION_CLOSED,
+            K.POOL_CLOSED,
+        ]  # fmt: skip
+        assert {event.pool for event in events} == {"db"}
+        assert [event.connection_id for event in events if event.kind is K.ACQUIRED] == [1, 1]
+        released = next(event for event in events if event.kind is K.RELEASED)
+        assert released.duration == pytest.approx(3)
+        closed = next(event for event in events if event.kind is K.CONNECTION_CLOSED)
+        assert closed.reason is CloseReason.STALE
+        ready = next(event for event in events if event.kind is K.CONNECTION_READY)
+        assert ready.duration is not None
+        assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+async def test_released_comes_before_closed(make: Make) -> None:
+    events: list[Event] = []
+    async with make(max_size=1, listeners=[events.append]) as rig:
+        await rig.give(await rig.lease(), discard=True)
+        assert kinds(events)[-2:] == [K.RELEASED, K.CONNECTION_CLOSED]
+        assert events[-1].reason is CloseReason.DISCARDED
+
+
+async def test_why_an_acquire_failed(make: Make) -> None:
+    events: list[Event] = []
+
+    def failure() -> Event:
+        assert kinds(events).count(K.ACQUIRE_STARTED) == kinds(events).count(K.ACQUIRED) + kinds(events).count(
+            K.ACQUIRE_FAILED
+        )
+        return [event for event in events if event.kind is K.ACQUIRE_FAILED][-1]
+
+    async with make(max_size=1, max_waiting=1, listeners=[events.append]) as rig:
+        held = await rig.lease()
+        with pytest.raises(AcquireTimeout):
+            await rig.lease(0.01)
+        assert failure().reason is FailReason.TIMEOUT
+        assert isinstance(failure().error, AcquireTimeout)
+        assert failure().duration is not None
+        async with anyio.create_task_group() as group:
+            waiter = ask(group, rig)
+            await rig.queued(1)
+            with pytest.raises(PoolBusy):
+                await rig.lease()
+            assert [event for event in events if event.kind is K.ACQUIRE_FAILED][-1].reason is FailReason.BUSY
+            await rig.give(held)
+        await rig.give(waiter.lease)
+        rig.pool.suspend(fail_fast=True)
+        with pytest.raises(PoolSuspended):
+            await rig.lease()
+        assert failure().reason is FailReason.SUSPENDED
+        rig.pool.resume()
+        await rig.close()
+        with pytest.raises(PoolClosed):
+            await rig.lease()
+        assert failure().reason is FailReason.POOL_CLOSED
+
+
+async def test_a_failed_connect_in_the_caller(make: Make) -> None:
+    events: list[Event] = []
+    error = ConnectionRefusedError("no")
+    async with make(max_size=1, listeners=[events.append], features={"in_caller": True}) as rig:
+        rig.connector.fail("connect", lambda: error)
+        with pytest.raises(ConnectionRefusedError):
+            await rig.lease()
+        assert kinds(events)[2:] == [K.ACQUIRE_STARTED, K.CONNECTION_CREATED, K.CONNECT_FAILED, K.ACQUIRE_FAILED]
+        assert events[-2].error is error
+        assert events[-1].reason is FailReason.CONNECTION_ERROR
+        assert events[-1].error is error
+
+
+@ASYNC
+async def test_a_cancelled_acquire(make: Make) -> None:
+    events: list[Event] = []
+    async with make(max_size=1, listeners=[events.append]) as rig:
+        held = await rig.lease()
+        with anyio.move_on_after(0.01):
+            await rig.lease()
+        assert events[-1].kind is K.ACQUIRE_FAILED
+        assert events[-1].reason is FailReason.CANCELLED
+        await rig.give(held)
+
+
+async def test_a_listener_that_raises_is_dropped_and_logged_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+    calls: list[Event] = []
+
+    def broken(event: Event) -> None:
+        calls.append(event)
+        raise RuntimeError("the listener is broken")
+
+    async with make(max_size=1, listeners=[broken, events.append]) as rig:
+        await rig.give(await rig.lease())
+        assert len(calls) == 1
+        assert K.RELEASED in kinds(events)  # the others go on
+        records = [record for record in caplog.records if "listener" in record.getMessage()]
+        assert len(records) == 1
+        assert "the listener is broken" in caplog.text
+
+
+async def test_nobody_listens_and_nothing_is_made(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import poolkit._core.state as state
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("an event for nobody")
+
+    monkeypatch.setattr(state, "Event", refuse)
+    async with make(max_size=1) as rig:
+        await rig.give(await rig.lease())
+        rig.pool.clear()
+        await rig.close()
+
+
+@pytest.mark.parametrize("resets", [True, False])
+async def test_listeners_come_and_go(make: Make, resets: bool) -> None:
+    events: list[Event] = []
+    async with make(max_size=1, features={"resets": resets}) as rig:
+        await rig.give(await rig.lease())
+        rig.pool.add_listener(events.append)
+        await rig.give(await rig.lease())
+        assert kinds(events) == [K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED]
+        rig.pool.remove_listener(events.append)
+        rig.pool.remove_listener(events.append)  # not there any more: no error
+        await rig.give(await rig.lease())
+        assert len(events) == 3
+
+
+async def test_a_listener_may_use_the_pool(make: Make, flavour: str) -> None:
+    """No lock is held: statistics, commands and, on threads, even an acquire."""
+    seen: list[Any] = []
+    async with make(max_size=2) as rig:
+
+        def listener(event: Event) -> None:
+            if event.kind is K.RELEASED and not seen:
+                seen.append(rig.pool.stats())
+                rig.pool.reconfigure(max_waiting=3)
+                rig.pool.explain()
+                if flavour == "threads":
+                    rig.pool.release(rig.pool.acquire(timeout=1))
+
+        rig.pool.add_listener(listener)
+        await rig.give(await rig.lease())
+        assert seen
+
+
+async def test_order_under_load(make: Make) -> None:
+    """However many threads or tasks are at it: for each connection, the story makes sense."""
+    events: list[Event] = []
+    async with make(max_size=3, listeners=[events.append], features={"connect": 0.0005}) as rig:
+
+        async def user(number: int) -> None:
+            for _ in range(5):
+                lease = await rig.lease()
+                await anyio.sleep(0)
+                await rig.give(lease, discard=number % 4 == 0)
+
+        async with anyio.create_task_group() as group:
+            for number in range(12):
+                group.start_soon(user, number)
+        await rig.until(lambda: not rig.stats.closing and not rig.stats.connecting)
+        await rig.close()
+    follows = {
+        None: {K.CONNECTION_CREATED},
+        K.CONNECTION_CREATED: {K.CONNECTION_READY, K.CONNECT_FAILED},
+        K.CONNECTION_READY: {K.ACQUIRED, K.CONNECTION_CLOSED},
+        K.ACQUIRED: {K.RELEASED},
+        K.RELEASED: {K.ACQUIRED, K.CONNECTION_CLOSED},
+        K.CONNECTION_CLOSED: set(),
+    }
+    last: dict[int, EventKind] = {}
+    for event in events:
+        if event.connection_id is not None:
+            assert event.kind in follows[last.get(event.connection_id)], f"{event} after {last}"
+            last[event.connection_id] = event.kind
+    assert set(last.values()) == {K.CONNECTION_CLOSED}
+    assert kinds(events).count(K.ACQUIRED) == 60
