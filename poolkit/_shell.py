@@ -151,7 +151,8 @@ class Shell(Gate, Generic[C]):
             and not self._features.keyed
             and self._capacity_method is None
         )
-        unhindered = fast and self._reset_method is None and len(core.entries) - core.closing <= core.limit
+        self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
+        unhindered = fast and self._reset_method is None and not self._over
         self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
         self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
 
@@ -173,6 +174,11 @@ class Shell(Gate, Generic[C]):
     def _missed(self, lane: Lane, now: float) -> None:
         """A connection was put back without the lock while the pool changed, or somebody queued."""
         self._submit(self._core.settle, lane, now)
+
+    def _gone(self, entry: Entry) -> None:
+        super()._gone(entry)
+        if self._over:
+            self._submit(self._refresh)  # the surplus may be gone now: releases need no lock again
 
     def _verdict(self, error: BaseException) -> Verdict:
         try:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from poolkit import ConfigError, EventKind
+from poolkit._fast import decline_put
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
 from tests.shells.kit import Rig, ask
 
@@ -189,3 +190,14 @@ async def test_24_new_credentials_after_clear(make: Make, flavour: str) -> None:
         old = [one for one in connector.connections if one.password == "old"]  # type: ignore[attr-defined]
         await rig.until(lambda: all(one.closed for one in old))
         assert rig.connector.max_live <= 5
+
+
+async def test_once_the_surplus_is_gone_releases_need_no_lock_again(make: Make) -> None:
+    async with make(max_size=4, max_lifetime=None, features={"resets": False}) as rig:
+        leased = [await rig.lease() for _ in range(4)]
+        rig.pool.reconfigure(max_size=1)
+        assert rig.pool._put is decline_put
+        for lease in leased:
+            await rig.give(lease)
+        await rig.until(lambda: rig.stats.size == 1)
+        await rig.until(lambda: rig.pool._put is not decline_put)
