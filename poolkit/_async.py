@@ -17,7 +17,7 @@ from ._core import commands
 from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.waiter import Waiter
-from ._leases import AsyncLease, LeaseRequest
+from ._leases import AsyncLease, LeaseRequest, unshared
 from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Verdict, require_kind
@@ -121,7 +121,7 @@ class AsyncPool(AsyncJobs[C]):
             runtime = self._here()
         entry = self._take()
         if entry is None:
-            entry = await self._acquire(runtime, timeout, None)
+            entry = unshared(self, await self._acquire(runtime, timeout, None))
         connection: C = entry.connection
         self._leased[id(connection)] = entry
         return connection

@@ -7,15 +7,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._core.entry import Entry
-from ._shell import Default
+from ._shell import Default, Shell
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from ._async import AsyncPool
     from ._threads import Pool
 
-__all__ = ("AsyncLease", "Lease", "LeaseRequest")
+__all__ = ("AsyncLease", "Lease", "LeaseRequest", "unshared")
 
 C = TypeVar("C")
+
+
+def unshared(pool: Shell[Any], entry: Entry) -> Entry:
+    """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
+    if entry.capacity > 1:
+        pool._submit(pool._core.give_back, entry, pool._clock())
+        raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
+    return entry
 
 
 class Lease(Generic[C]):
@@ -47,10 +56,16 @@ class Lease(Generic[C]):
                 pool._give(entry, id(self), discard, error)
 
     def detach(self) -> C:
-        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
-        entry, self.entry = self.entry, None
+        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
+
+        Raises :class:`~poolkit.UsageError` while the connection has other leases.
+        """
+        entry = self.entry
         if entry is None:
             raise self._pool._not_leased()
+        if entry.leases > 1:
+            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
+        self.entry = None
         self._pool._detach(id(self))
         return self.connection
 
@@ -58,8 +73,7 @@ class Lease(Generic[C]):
         """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
         entry = self.entry
         if entry is not None:
-            pool = self._pool
-            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
+            self._pool._set_capacity(entry, leases)
 
     def __enter__(self) -> C:
         if self.entry is None:
@@ -116,10 +130,16 @@ class AsyncLease(Generic[C]):
             self._pool._give_nowait(id(self), discard, error)
 
     def detach(self) -> C:
-        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free."""
-        entry, self.entry = self.entry, None
+        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
+
+        Raises :class:`~poolkit.UsageError` while the connection has other leases.
+        """
+        entry = self.entry
         if entry is None:
             raise self._pool._not_leased()
+        if entry.leases > 1:
+            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
+        self.entry = None
         self._pool._detach(id(self))
         return self.connection
 
@@ -127,8 +147,7 @@ class AsyncLease(Generic[C]):
         """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
         entry = self.entry
         if entry is not None:
-            pool = self._pool
-            pool._decide(pool._core.set_capacity, entry, leases, pool._clock())
+            self._pool._set_capacity(entry, leases)
 
     async def __aenter__(self) -> C:
         if self.entry is None:

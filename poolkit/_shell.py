@@ -35,7 +35,7 @@ from .errors import (
 )
 from .events import CloseReason, Event, EventKind, FailReason, Listener
 from .policies.retire import NEVER
-from .settings import Setting, merge
+from .settings import Setting, merge, refuse_for_keyed
 from .stats import PoolStats, explain, holders, place_of, snapshot
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
@@ -91,6 +91,8 @@ class Shell(Gate, Generic[C]):
         require_connect(connector)
         self._settings = merge(config, settings)
         self._config = self._settings.config
+        if keyed:
+            refuse_for_keyed(self._config)
         self._config.warn(stacklevel=4)
         self.name = _lifecycle.pool_name(name)
         self._connector = connector
@@ -104,6 +106,7 @@ class Shell(Gate, Generic[C]):
         self._reset_method = overridden(connector, "reset")
         self._dirty_method = overridden(connector, "needs_reset")
         self._capacity_method = overridden(connector, "capacity")
+        self._shared = keyed or self._capacity_method is not None  # one connection may have several leases
         self._connect_to = getattr(connector, "connect_to", None) if keyed else None
         self._lazy = getattr(connector, "lazy", None) if keyed else None
         self._streams = getattr(connector, "streams", None) if keyed else None
@@ -149,7 +152,7 @@ class Shell(Gate, Generic[C]):
             and not core.listening
             and not self._tracing
             and not self._features.keyed
-            and self._capacity_method is None
+            and not self._shared
         )
         self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
         unhindered = fast and self._reset_method is None and not self._over
@@ -170,6 +173,13 @@ class Shell(Gate, Generic[C]):
             idle.appendleft(entry)
         if self._lane.waiters:
             self._core.settle(self._lane, self._clock())
+
+    def _set_capacity(self, entry: Entry, leases: int) -> None:
+        if leases > 1 and not self._shared:  # news: from now on only the core may hand out
+            with self._lock:
+                self._shared = True
+                self._refresh()
+        self._decide(self._core.set_capacity, entry, leases, self._clock())
 
     def _missed(self, lane: Lane, now: float) -> None:
         """A connection was put back without the lock while the pool changed, or somebody queued."""
@@ -399,7 +409,10 @@ class Shell(Gate, Generic[C]):
 
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:
         """Under the lock, so that two changes at once both count."""
-        self._settings = settings = self._settings.changed(changes, "reconfigure()")
+        settings = self._settings.changed(changes, "reconfigure()")
+        if self._features.keyed:
+            refuse_for_keyed(settings.config)
+        self._settings = settings
         self._config = settings.config
         changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
         commands.reconfigure(self._core, settings.config, self._barging, changed, self._clock())

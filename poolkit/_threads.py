@@ -16,7 +16,7 @@ from ._core.state import Phase
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_acquire, make_release
-from ._leases import Lease
+from ._leases import Lease, unshared
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
 from .connector import Connector, Verdict, require_kind
@@ -99,7 +99,7 @@ class Pool(Shell[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        entry = self._acquire(timeout, None)
+        entry = unshared(self, self._acquire(timeout, None))
         connection: C = entry.connection
         self._leased[id(connection)] = entry
         return connection

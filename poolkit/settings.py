@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from .config import BackoffConfig, BreakerConfig, PoolConfig, nearest
 from .errors import ConfigError, MissingExtra
 
-__all__ = ("Setting", "Settings", "load", "merge")
+__all__ = ("Setting", "Settings", "load", "merge", "refuse_for_keyed")
 
 _NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
 _HINTS = get_type_hints(PoolConfig)
@@ -84,6 +84,15 @@ def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> Settings:
         name: loaded.get(name, "config") for name in _KNOWN if getattr(given, name) != getattr(default, name)
     } | dict(loaded)
     return Settings(given, sources).changed(keywords, "keyword") if keywords else Settings(given, sources)
+
+
+def refuse_for_keyed(config: PoolConfig) -> None:
+    """Raise ConfigError for what means nothing where connections belong to keys."""
+    if config.min_size:
+        raise ConfigError(
+            f"min_size={config.min_size!r}: a keyed pool cannot keep connections, it does not know for which key",
+            "min_size",
+        )
 
 
 def load(

@@ -257,7 +257,10 @@ class Core(Dialing):
     def _room_for_idle(self, lane: Lane, now: float) -> bool:
         """Whether one more connection may be idle; with many lanes the longest unused one makes room for it."""
         if not self.features.keyed:
-            return len(lane.idle) < self.max_idle
+            if self.max_idle >= self.limit or len(lane.idle) < self.max_idle:
+                return True
+            # multiplexed connections with a stream to spare stand there too, and are in use
+            return sum(entry.state is IDLE for entry in lane.idle) < self.max_idle
         if len(self.idle_order) >= self.max_idle > 0:
             oldest = next(iter(self.idle_order))
             oldest.lane.idle.remove(oldest)
