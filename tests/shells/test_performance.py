@@ -1,0 +1,230 @@
+"""Pain 29, 30: costs as ratios between two runs side by side, so that a busy machine does not matter."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from poolkit import Pool
+from poolkit.testing import FakeConnector
+from tests.shells.kit import ASYNC, PATIENCE, Rig, ask
+
+pytestmark = pytest.mark.anyio
+Make = Callable[..., Rig]
+
+
+def cpu_of(work: Callable[[], object], repeat: int = 5) -> float:
+    """The least CPU seconds of this thread that ``work`` took."""
+    gc.collect()
+    gc.disable()
+    try:
+        best = float("inf")
+        for _ in range(repeat):
+            began = time.thread_time()
+            work()
+            best = min(best, time.thread_time() - began)
+        return best
+    finally:
+        gc.enable()
+
+
+def idle_pool(size: int, **settings: Any) -> Pool[Any]:
+    pool = Pool(FakeConnector(resets=False), max_size=size, max_connecting=None, **settings)
+    for connection in [pool.acquire() for _ in range(size)]:
+        pool.release(connection)
+    return pool
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_29_the_cost_does_not_grow_with_connections(debug: bool) -> None:
+    def rounds(pool: Pool[Any]) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(2000):
+                pool.release(pool.acquire())
+
+        return work
+
+    small, large = idle_pool(10, debug=debug), idle_pool(1000, debug=debug)
+    assert cpu_of(rounds(large)) < 2 * cpu_of(rounds(small))
+    small.close()
+    large.close()
+
+
+def test_29_the_cost_does_not_grow_with_waiters() -> None:
+    """A hand-off with 1000 waiting behind costs what it costs with 10."""
+
+    class Sleeper:
+        def wake(self) -> None: ...
+
+    from poolkit._core.waiter import Waiter
+
+    def rounds(waiting: int) -> Callable[[], None]:
+        pool = Pool(FakeConnector(), max_size=1, barging_window=0)
+        pool.acquire()
+        core = pool._core
+        for _ in range(waiting):
+            waiter = Waiter(core.lane, 0.0)
+            waiter.parker = Sleeper()
+            core.acquire(waiter, 1.0)
+
+        def work() -> None:
+            (entry,) = core.entries.values()
+            for _ in range(300):
+                core.give_back(entry, 1.0)
+                waiter = Waiter(core.lane, 0.0)
+                waiter.parker = Sleeper()
+                core.acquire(waiter, 1.0)
+                late = Waiter(core.lane, 0.0)
+                late.parker = Sleeper()
+                core.acquire(late, 1.0)
+                core.abandon(late, 1.0)
+                core.take_effects()
+
+        return work
+
+    assert cpu_of(rounds(2000)) < 2 * cpu_of(rounds(10))
+
+
+def test_29_an_uncontended_pair_is_a_few_function_calls() -> None:
+    """Measured in calls of a Python function in this interpreter: no lock, no allocation, no system call."""
+
+    def call() -> None: ...
+
+    def yardstick() -> None:
+        for _ in range(20_000):
+            call()
+
+    pool = idle_pool(4)
+    acquire, release = pool.acquire, pool.release
+
+    def work() -> None:
+        for _ in range(20_000):
+            release(acquire())
+
+    pair = cpu_of(work) / cpu_of(yardstick)
+    assert pair < 60, f"one acquire and release cost as much as {pair:.0f} function calls"
+    pool.close()
+
+
+def test_29_a_busy_loop_asks_the_server_nothing() -> None:
+    connector = FakeConnector(resets=False, peeks=True)
+    pool = Pool(connector, max_size=2)
+    pool.release(pool.acquire())
+    calls: dict[str, int] = dict(connector.calls)
+    for _ in range(5000):
+        pool.release(pool.acquire())
+        with pool.lease():
+            pass
+    assert connector.calls == calls
+    assert pool.stats().acquires == 10_001
+    pool.close()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="reads CPython's counts")
+def test_29_nothing_is_left_behind() -> None:
+    """No memory grows with the number of leases."""
+    pool = idle_pool(2)
+
+    def rounds(count: int) -> int:
+        for _ in range(count):
+            with pool.lease():
+                pass
+            pool.release(pool.acquire())
+        gc.collect()
+        return len(gc.get_objects())
+
+    rounds(100)
+    before = rounds(100)
+    assert rounds(5000) - before < 50
+    assert not pool._core.leased
+    pool.close()
+
+
+@ASYNC
+async def test_29_nothing_is_left_behind_of_waiters_that_gave_up(make: Make) -> None:
+    async with make(max_size=1) as rig:
+        held = await rig.lease()
+        for _ in range(200):
+            with anyio.move_on_after(0):
+                await rig.lease()
+        core = rig.pool._core
+        assert not core.lane.waiters
+        await rig.give(held)
+
+
+async def test_30_connects_go_on_side_by_side(make: Make) -> None:
+    """20 callers on an empty pool, 0.1 s for a connect: one connect time for all, not twenty."""
+    async with make(max_size=20, max_connecting=None, features={"connect": 0.1}) as rig:
+        began = time.monotonic()
+        async with anyio.create_task_group() as group:
+            outcomes = [ask(group, rig) for _ in range(20)]
+        spent = time.monotonic() - began
+        assert rig.connector.max_dialling == 20
+        assert spent < 20 * 0.1 / 2
+        for outcome in outcomes:
+            await rig.give(outcome.lease)
+
+
+@pytest.mark.parametrize("stage", ["connect", "check", "reset", "close"])
+async def test_30_no_lock_is_held_during_io(make: Make, stage: str) -> None:
+    """While one caller's I/O hangs, others acquire, release, look and command."""
+    async with make(max_size=4, check_after_idle=None) as rig:
+        first, second, third = await rig.lease(), await rig.lease(), await rig.lease()
+        if stage == "check":
+            await rig.give(first)
+            rig.pool.reconfigure(check_after_idle=0)
+        gate = rig.connector.hold(stage)
+        async with anyio.create_task_group() as group:
+            if stage == "connect":
+                hanging = ask(group, rig)
+                await rig.until(lambda: rig.stats.connecting == 1)
+            elif stage == "check":
+                hanging = ask(group, rig)
+                await rig.until(lambda: rig.stats.checking == 1)
+                rig.connector.gates.clear()
+            else:
+                hanging = None
+                first.connection.dirty = stage == "reset"
+                if stage == "close":
+                    rig.pool.clear()
+                group.start_soon(rig.give, first)
+                await rig.until(lambda: rig.stats.resetting or rig.stats.closing)
+            with anyio.fail_after(PATIENCE):
+                await rig.give(second)
+                await rig.give(third)
+                await rig.give(await rig.lease())
+                rig.pool.stats()
+                rig.pool.explain()
+                rig.pool.reconfigure(max_waiting=50)
+                rig.pool.suspend()
+                rig.pool.resume()
+            gate.set()
+        if hanging is not None:
+            await rig.give(hanging.lease)
+            if stage == "connect":
+                await rig.give(first)
+
+
+def test_30_threads_do_not_queue_for_the_lock_during_a_connect() -> None:
+    connector = FakeConnector(resets=False)
+    pool = Pool(connector, max_size=2)
+    pool.release(pool.acquire())
+    held = pool.acquire()
+    gate = connector.hold("connect")
+    slow = threading.Thread(target=lambda: pool.release(pool.acquire(timeout=20)))
+    slow.start()
+    while not connector.dialling:
+        time.sleep(0.001)
+    assert not pool._lock.locked()
+    pool.release(held)
+    slow.join(20)
+    assert not slow.is_alive()
+    gate.set()
+    pool.close()
