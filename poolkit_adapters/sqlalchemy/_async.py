@@ -9,12 +9,11 @@ from typing import Any
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.pool.base import _AsyncConnDialect
 from sqlalchemy.util import greenlet_spawn
-from sqlalchemy.util.concurrency import in_greenlet
 
 from poolkit import PoolError
 from poolkit.runtimes import Runtime
 
-from ._greenlets import GreenletRuntime, await_, running_loop
+from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._pool import BasePool
 from ._record import Record
 

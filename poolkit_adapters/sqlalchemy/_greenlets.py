@@ -15,15 +15,25 @@ from types import FrameType
 from typing import Any
 
 from sqlalchemy import util
+from sqlalchemy.util import concurrency
 
 from poolkit.runtimes import Inbox, Task
 
-__all__ = ("GreenletRuntime", "await_", "running_loop")
+__all__ = ("GreenletRuntime", "await_", "in_greenlet", "running_loop")
 
 logger = logging.getLogger("poolkit")
 
 running_loop = asyncio._get_running_loop
 await_: Any = getattr(util, "await_", None) or util.await_only  # its name in SQLAlchemy 2.0
+
+
+def _in_greenlet() -> bool:
+    of_sqlalchemy: Any = import_module("sqlalchemy.util._concurrency_py3k")  # as it was in the first 2.0
+    return isinstance(import_module("greenlet").getcurrent(), of_sqlalchemy._AsyncIoGreenlet)
+
+
+in_greenlet: Callable[[], bool] = getattr(concurrency, "in_greenlet", _in_greenlet)
+"""Whether the calling code may wait."""
 _current_task = asyncio.current_task
 _greenlet_spawn = util.greenlet_spawn
 
@@ -42,7 +52,11 @@ class _Parker:
         """Sleep until woken or ``timeout`` seconds have passed; a cancellation is raised from here."""
         loop = running_loop()
         if loop is None:
-            await_(_nothing())  # raises MissingGreenlet: nobody can wait here
+            nothing = _nothing()
+            try:
+                await_(nothing)  # raises MissingGreenlet: nobody can wait here
+            finally:
+                nothing.close()
             return
         self._loop = loop
         future = self._future = loop.create_future()

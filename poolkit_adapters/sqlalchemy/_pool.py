@@ -233,8 +233,11 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _ask(self, dbapi_connection: Any) -> bool:
-        dialect = self._dialect
-        return True if isinstance(dialect, _ConnDialect) else dialect._do_ping_w_event(dbapi_connection)
+        dialect: Any = self._dialect
+        if isinstance(dialect, _ConnDialect):
+            return True
+        ping = getattr(dialect, "_do_ping_w_event", None) or dialect.do_ping  # the latter in the first 2.0
+        return bool(ping(dbapi_connection))
 
 
 class PoolkitPool(BasePool):

@@ -74,9 +74,11 @@ class RecordConnector(Connector[Record]):
         fairy: Any = None if connection.fairy_ref is None else connection.fairy_ref()
         connection.fairy_ref = None
         if fairy is not None:
-            fairy._finalizer.detach()
             fairy.dbapi_connection = _Inherited()
             fairy._connection_record = None
+            finalizer = getattr(fairy, "_finalizer", None)  # 2.0 has none: its weak reference was fairy_ref
+            if finalizer is not None:
+                finalizer.detach()
 
 
 class CheckedRecordConnector(RecordConnector):

@@ -6,11 +6,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
+
+VERSION = tuple(int(part) for part in sqlalchemy.__version__.split(".")[:3] if part.isdigit())
+since = {
+    version: pytest.mark.skipif(version > VERSION, reason=f"before {version} SQLAlchemy itself does otherwise")
+    for version in ((2, 0, 25), (2, 0, 58))
+}
+"""Marks for what SQLAlchemy does right from some version on; before it loses connections whose task is cancelled,
+under its own pool too."""
 
 MakeEngine = Callable[..., Engine]
 MakeAsyncEngine = Callable[..., AsyncEngine]

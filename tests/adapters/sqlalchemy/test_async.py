@@ -16,6 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 import poolkit
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
+from tests.adapters.sqlalchemy.conftest import since
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +49,7 @@ async def quiet_loop() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
 
 
+@since[2, 0, 58]
 @pytest.mark.usefixtures("quiet_loop")
 async def test_01_a_storm_of_cancellations_loses_nothing(make_async_engine: Any, postgres: PostgresServer) -> None:
     name = "storm"
@@ -116,6 +118,7 @@ async def test_03_a_cancelled_connect_frees_its_place(make_async_engine: Any) ->
     engine.pool.poolkit.check_books()
 
 
+@since[2, 0, 58]
 async def test_04_scopes_of_anyio_lose_no_place_and_the_server_is_told(
     make_async_engine: Any, postgres: PostgresServer, driver: str
 ) -> None:
@@ -237,6 +240,7 @@ async def test_a_cancelled_check_takes_its_connection_along(
     assert await pid(engine) != old
 
 
+@since[2, 0, 58]
 async def test_a_close_goes_on_when_its_caller_is_cancelled(make_async_engine: Any, postgres: PostgresServer) -> None:
     engine = make_async_engine(pool_size=1, max_overflow=1)
     one, two = await engine.connect(), await engine.connect()
@@ -251,6 +255,7 @@ async def test_a_close_goes_on_when_its_caller_is_cancelled(make_async_engine: A
     engine.pool.poolkit.check_books()
 
 
+@since[2, 0, 58]
 async def test_13_a_dropped_connection_gives_its_place_back(make_async_engine: Any) -> None:
     engine = make_async_engine(pool_size=1, max_overflow=0, pool_timeout=5)
     lost: Any = await greenlet_spawn(engine.sync_engine.raw_connection)

@@ -13,6 +13,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
+from tests.adapters.sqlalchemy.conftest import since
 
 PID = text("select pg_backend_pid()")
 
@@ -105,12 +106,14 @@ def test_events_come_in_the_same_order(postgres: PostgresServer, poolclass: Any)
     ]  # fmt: skip
 
 
+@since[2, 0, 25]
 @pytest.mark.parametrize("url", ["sqlite+aiosqlite://", "postgresql+asyncpg://h/d"])
 def test_a_sync_pool_on_an_async_driver_is_refused(url: str) -> None:
     with pytest.raises(Exception, match="PoolkitPool cannot be used with asyncio engine"):
         create_async_engine(url, poolclass=PoolkitPool)
 
 
+@since[2, 0, 25]
 def test_an_async_pool_on_a_sync_driver_is_refused() -> None:
     with pytest.raises(Exception, match="AsyncPoolkitPool cannot be used with non-asyncio engine"):
         create_engine("postgresql+psycopg://h/d", poolclass=AsyncPoolkitPool)

@@ -92,7 +92,8 @@ def test_a_connection_in_use_can_only_be_put_away_in_the_child_and_is_intact_in_
             engine.dispose()
             return "ok"
 
-        assert in_child(child) == "ok"
+        answer = in_child(child)
+        assert answer == "ok", answer
         held.execute(text("insert into t values (1)"))
         assert held.scalar(text("select count(*) from t")) == 1
         assert held.scalar(PID) == mine

@@ -13,6 +13,7 @@ from sqlalchemy import event, exc, text
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import PoolkitPool
+from tests.adapters.sqlalchemy.conftest import since
 
 PID = text("select pg_backend_pid()")
 
@@ -293,9 +294,10 @@ def test_19_no_thread_starves(fake: Any) -> None:
 
     def work(number: int) -> None:
         while not stop.is_set():
-            with pool.connect():
-                time.sleep(0.002)
-                counts[number] += 1
+            connection = pool.connect()
+            time.sleep(0.002)
+            counts[number] += 1
+            connection.close()
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
     for thread in threads:
@@ -321,6 +323,7 @@ def test_invalidate_and_detach_give_their_place_to_the_next(make_engine: Any, so
     assert engine.pool.checkedin() == 1
 
 
+@since[2, 0, 25]
 def test_handle_error_hears_of_failed_pings(make_engine: Any, postgres: PostgresServer, fault_proxy: Any) -> None:
     proxy = fault_proxy(postgres.host, postgres.port)
     url = postgres.sqlalchemy_url("psycopg").replace(f":{postgres.port}/", f":{proxy.port}/")
