@@ -118,9 +118,7 @@ async def test_a_cancelled_acquire(make: Make) -> None:
         await rig.give(held)
 
 
-async def test_a_listener_that_raises_is_dropped_and_logged_once(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_listener_that_raises_is_dropped_and_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     events: list[Event] = []
     calls: list[Event] = []
 

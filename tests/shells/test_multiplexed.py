@@ -361,5 +361,5 @@ def test_min_size_means_nothing_for_a_keyed_pool() -> None:
     from poolkit import ConfigError
 
     for pool, connector in ((Pool, KeyedConnector()), (AsyncPool, AsyncKeyedConnector())):
-        with pytest.raises(ConfigError, match="min_size=2: .*keyed"):
+        with pytest.raises(ConfigError, match=r"min_size=2: .*keyed"):
             pool(connector, keyed=True, min_size=2)  # type: ignore[operator]

@@ -84,7 +84,10 @@ async def test_23_a_mistake_changes_nothing(make: Make) -> None:
     async with make(max_size=4, min_size=2) as rig:
         for changes, text in (
             ({"max_siz": 3}, r"max_siz=3 \(from reconfigure\(\)\): no such setting; did you mean 'max_size'"),
-            ({"max_size": 1}, r"min_size=2: must be at most max_size \(1\) \(min_size from keyword, max_size from reconf"),
+            (
+                {"max_size": 1},
+                r"min_size=2: must be at most max_size \(1\) \(min_size from keyword, max_size from reconf",
+            ),
             ({"idle_timeout": -1}, r"idle_timeout=-1: must be a time"),
         ):
             with pytest.raises(ConfigError, match=text):
