@@ -1,0 +1,54 @@
+"""``python -m bench.reliability [--quick] [--adapter NAME] [--fault NAME] [--json FILE] [--write]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from bench.reliability.faults import FAULTS
+from bench.reliability.measure import ADAPTERS, Result, measure
+from bench.reliability.report import line, write
+from bench.reliability.world import world
+
+QUICK = {"reset", "silence", "refused", "sessions ended", "CLIENT KILL", "keep-alive ends", "GOAWAY"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="some of the faults, about two minutes")
+    parser.add_argument("--adapter", choices=ADAPTERS, action="append", help="only this one (may be repeated)")
+    parser.add_argument("--fault", action="append", help="only this one (may be repeated)")
+    parser.add_argument("--json", type=Path, help="write all results into this file")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
+    given = parser.parse_args()
+    names = given.adapter or list(ADAPTERS)
+    faults = [
+        fault
+        for fault in FAULTS
+        if (not given.quick or fault.name in QUICK) and (not given.fault or fault.name in given.fault)
+    ]
+    results: list[Result] = []
+    begun = time.monotonic()
+    with world() as servers:
+        for fault in faults:
+            for name in names:
+                if ADAPTERS[name].kind not in fault.kinds:
+                    continue
+                for ours in (True, False):
+                    results.append(measure(servers, name, fault, ours=ours))
+                    print(line(results[-1]), flush=True)
+    print(f"{len(results)} runs in {time.monotonic() - begun:.0f} s")
+    if given.json:
+        given.json.write_text(json.dumps([one.as_json() for one in results], indent=1) + "\n")
+    if given.write:
+        write(results, faults)
+    wrong = sum(one.wrong for one in results if one.pool == "poolkit")
+    lost = [one for one in results if one.pool == "poolkit" and (one.capacity < one.size or not one.finished)]
+    return 1 if wrong or lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

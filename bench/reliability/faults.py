@@ -1,0 +1,116 @@
+"""The faults: by the proxy between client and server, and by the servers themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.reliability.world import PASSWORD, ROLE, World
+from tests.faults.proxy import FaultProxy, Mode
+
+__all__ = ("FAULTS", "Fault")
+
+Act = Callable[[World, FaultProxy], object]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, to which kinds of server, for how long (0: in one moment)."""
+
+    name: str
+    what: str
+    kinds: tuple[str, ...]
+    begin: Act
+    end: Act | None = None
+    seconds: float = 0.0
+
+
+def _mode(mode: Mode, *, reset: bool = False) -> Act:
+    def act(_: World, proxy: FaultProxy) -> None:
+        proxy.mode = mode
+        if reset:
+            proxy.reset()
+
+    return act
+
+
+def _latency(seconds: float) -> Act:
+    def act(_: World, proxy: FaultProxy) -> None:
+        proxy.latency = seconds
+
+    return act
+
+
+def _partial(_: World, proxy: FaultProxy) -> None:
+    proxy.reply_limit = 3
+
+
+def _whole(_: World, proxy: FaultProxy) -> None:
+    proxy.reply_limit = None
+    proxy.reset()
+
+
+def _restart(world: World, _: FaultProxy, kind: str = "postgres") -> None:
+    getattr(world, kind).restart(down=0.3)
+
+
+def _sql(*statements: str, end_sessions: bool = False) -> Act:
+    def act(world: World, _: FaultProxy) -> None:
+        world.sql(*statements)
+        if end_sessions:
+            world.end_sessions()
+
+    return act
+
+
+def _redis_password(world: World, _: FaultProxy) -> None:
+    world.redis_command("CONFIG", "SET", "requirepass", "another")
+    world._password = "another"
+    world.redis_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def _redis_password_back(world: World, _: FaultProxy) -> None:
+    world.redis_command("CONFIG", "SET", "requirepass", "")
+    world._password = PASSWORD
+
+
+WIRE = ("postgres", "redis", "http")
+LASTS = 0.7
+
+FAULTS = (
+    Fault("latency", "30 ms more in each direction", WIRE, _latency(0.03), _latency(0), LASTS),
+    Fault("cut", "every connection is closed (FIN)", WIRE, lambda _, proxy: proxy.cut()),
+    Fault("reset", "every connection is broken (RST)", WIRE, lambda _, proxy: proxy.reset()),
+    Fault("silence", "half-open: nothing passes; at the end the old connections are broken (RST)", WIRE,
+          _mode("silent"), _mode("pass", reset=True), LASTS),
+    Fault("partial", "three more bytes of answers on each connection, then silence; at the end RST", WIRE,
+          _partial, _whole, LASTS),
+    Fault("refused", "connections are broken, new ones refused", WIRE,
+          _mode("refuse", reset=True), _mode("pass"), LASTS),
+    Fault("unanswered", "connections are broken, new ones accepted and not answered", WIRE,
+          _mode("silent", reset=True), _mode("pass"), LASTS),
+    Fault("sessions ended", "`pg_terminate_backend` for all", ("postgres",), lambda world, _: world.end_sessions()),
+    Fault("restart", "the server stops, is down for 0.3 s, and starts", ("postgres",), _restart),
+    Fault("too many", "sessions ended, no further allowed (SQLSTATE 53300)", ("postgres",),
+          _sql(f"alter role {ROLE} connection limit 0", end_sessions=True),
+          _sql(f"alter role {ROLE} connection limit -1"), LASTS),
+    Fault("read-only", "failover: old sessions only read (SQLSTATE 25006), new ones may write", ("postgres",),
+          lambda world, _: world.fail_over()),
+    Fault("password", "password changed and sessions ended, then changed back", ("postgres",),
+          _sql(f"alter role {ROLE} password 'another'", end_sessions=True),
+          _sql(f"alter role {ROLE} password '{PASSWORD}'"), LASTS),
+    Fault("CLIENT KILL", "every client is closed by the server", ("redis",),
+          lambda world, _: world.redis.kill_clients()),
+    Fault("CLIENT PAUSE", "the server answers nobody for 0.7 s", ("redis",),
+          lambda world, _: world.redis_command("CLIENT", "PAUSE", "700", "ALL"), lambda world, _: None, LASTS),
+    Fault("restart", "the server stops, is down for 0.3 s, and starts", ("redis",),
+          lambda world, proxy: _restart(world, proxy, "redis")),
+    Fault("password", "a password is asked for and clients are closed, then not any more", ("redis",),
+          _redis_password, _redis_password_back, LASTS),
+    Fault("keep-alive ends", "the server closes every connection", ("http",),
+          lambda world, _: world.http.close_connections()),
+    Fault("restart", "the server stops, is down for 0.3 s, and starts", ("http",),
+          lambda world, proxy: _restart(world, proxy, "http")),
+    Fault("GOAWAY", "the server says goodbye on every connection, and serves what was begun", ("http2",),
+          lambda world, _: world.say_goodbye()),
+)  # fmt: skip

@@ -1,0 +1,80 @@
+"""The results in words: a line for the terminal, the table of docs/reliability.md."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.reliability.faults import Fault
+from bench.reliability.measure import Result
+
+__all__ = ("line", "table", "write")
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- begin: made by python -m bench.reliability --write -->", "<!-- end -->"
+HEAD = (
+    "| | pool | requests | failed | what callers saw | longest | first answer | last failure | capacity |",
+    "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+)
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _errors(result: Result) -> str:
+    return ", ".join(f"{number} {name}" for name, number in result.errors.items()) or "-"
+
+
+def line(result: Result) -> str:
+    """One result on one line."""
+    parts = [
+        f"{result.fault:15} {result.adapter:16} {result.pool:22} {result.failed:4}/{result.requests:<4} failed",
+        f"longest {_time(result.longest):>7}  first answer {_time(result.first_answer):>7}",
+        f"last failure {_time(result.last_failure):>7}{' STILL' if result.failing_at_end else ''}",
+        f"capacity {result.capacity}/{result.size}",
+        _errors(result),
+    ]
+    if result.wrong:
+        parts.append(f"WRONG REPLIES {result.wrong}: {result.notes}")
+    if not result.finished:
+        parts.append("CALLERS HUNG")
+    return "  ".join(parts)
+
+
+def _row(result: Result) -> str:
+    last = _time(result.last_failure) + (", goes on" if result.failing_at_end else "")
+    wrong = f", **{result.wrong} wrong replies**" if result.wrong else ""
+    hung = ", **callers hung**" if not result.finished else ""
+    pool = f"**{result.pool}**" if result.pool == "poolkit" else f"`{result.pool}`"
+    cells = (
+        result.adapter, pool, str(result.requests), str(result.failed), _errors(result) + wrong + hung,
+        _time(result.longest), _time(result.first_answer), last, f"{result.capacity}/{result.size}",
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(results: Sequence[Result], faults: Sequence[Fault]) -> str:
+    """The tables, one for each fault."""
+    parts = []
+    for name in dict.fromkeys(fault.name for fault in faults):
+        rows = [_row(one) for one in results if one.fault == name]
+        if rows:
+            what = dict.fromkeys(fault.what for fault in faults if fault.name == name)
+            parts.append("\n".join((f"### {name}", "", "; ".join(what).capitalize() + ".", "", *HEAD, *rows)))
+    return "\n\n".join(parts)
+
+
+def write(results: Sequence[Result], faults: Sequence[Fault]) -> None:
+    """Put the tables between the marks of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    drivers = ", ".join(
+        f"{name} {version(name)}"
+        for name in ("sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore")
+    )
+    made = f"Python {platform.python_version()}, {drivers}; {len(results)} runs."
+    PAGE.write_text(f"{head}{BEGIN}\n\n{made}\n\n{table(results, faults)}\n\n{END}{tail}", encoding="utf-8")

@@ -1,0 +1,136 @@
+"""The servers of one run, each behind proxies that break on command."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
+from tests.adapters.httpx.h2server import H2Server
+from tests.faults.proxy import FaultProxy
+
+__all__ = ("DATABASE", "PASSWORD", "ROLE", "World", "world")
+
+ROLE, PASSWORD, DATABASE = "app", "app-test", "reliability"
+"""An ordinary role: the superuser would get the connections that PostgreSQL keeps back for it."""
+
+
+class World:
+    """Servers, started when first asked for. Not thread-safe."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._password = PASSWORD
+
+    @cached_property
+    def postgres(self) -> PostgresServer:
+        server = self._stack.enter_context(PostgresServer(dbname=DATABASE, max_connections=60))
+        with server.connect() as admin:
+            admin.execute(f"create role {ROLE} login password '{PASSWORD}'".encode())
+            admin.execute(b"create unlogged table hits (key text not null)")
+            admin.execute(f"grant select, insert on hits to {ROLE}".encode())
+        return server
+
+    @cached_property
+    def redis(self) -> RedisServer:
+        return self._stack.enter_context(RedisServer())
+
+    @cached_property
+    def http(self) -> HTTPServer:
+        return self._stack.enter_context(HTTPServer(fast=True))
+
+    @cached_property
+    def http2(self) -> H2Server:
+        return self._stack.enter_context(H2Server(self.certificates, streams=10))
+
+    @cached_property
+    def certificates(self) -> Certificates:
+        return Certificates()
+
+    def address(self, kind: str) -> tuple[str, int]:
+        """Where the server of this kind ("postgres", "redis", "http") listens."""
+        server = getattr(self, kind)
+        return server.host, server.port
+
+    # What its keepers do to a server.
+
+    def sql(self, *statements: str) -> None:
+        """Run statements as the superuser."""
+        with self.postgres.connect() as admin:
+            for statement in statements:
+                admin.execute(statement.encode())
+
+    def end_sessions(self) -> None:
+        """End every session of PostgreSQL but the superuser's own, and wait until they are gone."""
+        self.postgres.kill_backends()
+
+    def fail_over(self) -> None:
+        """Old sessions find themselves on a server that only reads; new ones reach one that writes.
+
+        A role's setting is read at log-in, the server's also by sessions that exist.
+        """
+        self.sql(
+            f"alter role {ROLE} set default_transaction_read_only = off",
+            "alter system set default_transaction_read_only = on",
+            "select pg_reload_conf()",
+        )
+
+    def redis_command(self, *words: str) -> None:
+        with contextlib.closing(self.redis.connect()) as admin:
+            if self._password != PASSWORD:
+                admin.execute_command("AUTH", self._password)  # type: ignore[no-untyped-call]
+            admin.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    def say_goodbye(self) -> None:
+        """GOAWAY on every HTTP/2 connection: what was begun is still served."""
+
+        def goodbye() -> None:
+            for one in self.http2.connections:
+                if not one.transport.is_closing():
+                    one.goaway(one.h2.highest_inbound_stream_id, 0)
+
+        self.http2.call(goodbye)
+
+    def set_right(self) -> None:
+        """Undo what a fault may have left: everything runs, with the first settings."""
+        if "postgres" in self.__dict__:
+            self.postgres.start()
+            self.sql(
+                "alter system reset default_transaction_read_only",
+                "select pg_reload_conf()",
+                f"alter role {ROLE} reset default_transaction_read_only",
+                f"alter role {ROLE} connection limit -1",
+                f"alter role {ROLE} password '{PASSWORD}'",
+            )
+        if "redis" in self.__dict__:
+            self.redis.start()
+
+
+@contextlib.contextmanager
+def world() -> Iterator[World]:
+    """The servers; all of them end with the block."""
+    with contextlib.ExitStack() as stack:
+        yield World(stack)
+
+
+@contextlib.contextmanager
+def proxy(address: tuple[str, int]) -> Iterator[FaultProxy]:
+    """A proxy before this address."""
+    made = FaultProxy(*address).start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def wait_until(condition: Any, seconds: float = 5.0) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
