@@ -14,9 +14,9 @@ them: ``create_engine(url, poolclass=PoolkitPool, pool_size=10, idle_timeout=300
 try:
     import sqlalchemy as _sqlalchemy  # noqa: F401 - the one that tells whether the extra is installed
 except ImportError as error:
-    from poolkit.errors import MissingExtra
+    from poolkit_adapters._errors import missing_extra
 
-    raise MissingExtra("SQLAlchemy is not installed: pip install 'poolkit[sqlalchemy]'") from error
+    raise missing_extra("poolkit_adapters.sqlalchemy", "SQLAlchemy", "sqlalchemy") from error
 
 from ._async import AsyncPoolkitPool
 from ._errors import PoolBusy, PoolCircuitOpen, PoolClosed, PoolServerUnavailable, PoolSuspended, PoolTimeout
