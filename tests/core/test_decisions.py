@@ -1,0 +1,174 @@
+"""Single decisions of the core, each of which a random schedule meets only now and then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from poolkit import BackoffConfig, ConnectFailed, PoolConfig, Verdict
+from poolkit._core import commands
+from poolkit._core.effects import Do
+from poolkit._core.entry import CHECKING, IDLE, IN_USE, Entry
+from poolkit._core.machine import Core
+from poolkit._core.state import Features
+from poolkit._core.waiter import Waiter
+
+NOW = 1000.0
+
+
+class Sleeper:
+    def wake(self) -> None:
+        pass
+
+
+def make(kind: type[Core] = Core, *, features: Features | None = None, **settings: Any) -> Core:
+    return kind(
+        PoolConfig(**{"barging_window": 0.0, **settings}), features or Features(), name="core", barging=0.0,
+        random=lambda: 1.0,
+    )  # fmt: skip
+
+
+def ask(core: Core, now: float = NOW) -> Waiter:
+    waiter = Waiter(core.lane, now)
+    waiter.parker = Sleeper()
+    core.acquire(waiter, now)
+    return waiter
+
+
+def connects(core: Core) -> list[Entry]:
+    """The connects that the core wants now."""
+    return [effect.entry for effect in core.take_effects() if effect.do is Do.CONNECT and effect.entry is not None]
+
+
+def leased(core: Core, now: float = NOW, capacity: int = 1) -> Entry:
+    """A fresh connection in use."""
+    waiter = ask(core, now)
+    [entry] = connects(core)
+    core.connected(entry, object(), capacity, now)
+    core.take_effects()
+    assert waiter.outcome is entry
+    return entry
+
+
+def idle(core: Core, now: float = NOW) -> Entry:
+    entry = leased(core, now)
+    core.give_back(entry, now)
+    assert entry.state is IDLE
+    return entry
+
+
+def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() -> None:
+    core = make(max_size=1, check_after_idle=0.5, features=Features(checks=True))
+    entry = idle(core)
+    first = ask(core, NOW + 1)
+    assert first.outcome is entry
+    assert entry.state is CHECKING
+    second = ask(core, NOW + 1)
+    core.checked(entry, first, OSError("dead"), NOW + 1)
+    assert core.lane.oldest() is first
+    core.closed(entry, NOW + 1)
+    [new] = connects(core)
+    core.connected(new, object(), 1, NOW + 1)
+    assert first.outcome is new
+    assert second.outcome is None
+
+
+def test_a_caller_sees_what_was_put_back_while_he_queued() -> None:
+    """Between his look at the idle ones and his place in the queue another thread puts one back without the lock."""
+
+    class Racing(Core):
+        back: Entry | None = None
+
+        def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+            entry, self.back = self.back, None
+            if entry is not None:
+                entry.leases, entry.state = 0, IDLE
+                self.lane.idle.append(entry)
+            super()._enqueue(waiter, now, front=front)
+
+    core = make(Racing, max_size=1)
+    assert isinstance(core, Racing)
+    core.back = entry = leased(core)
+    waiter = ask(core)
+    assert waiter.outcome is entry
+
+
+def test_an_idle_connection_at_the_end_of_its_life_is_closed_by_whoever_comes() -> None:
+    core = make(max_lifetime=60.0, lifetime_jitter=0.0, idle_timeout=None)
+    entry = idle(core)
+    waiter = ask(core, NOW + 61)
+    assert waiter.outcome is not entry
+    assert [effect.entry for effect in core.take_effects() if effect.do is Do.CLOSE] == [entry]
+
+
+def test_a_broken_multiplexed_connection_takes_nobody_in() -> None:
+    core = make(max_size=2)
+    entry = leased(core, capacity=3)
+    assert ask(core).outcome is entry
+    core.discard(entry, NOW)
+    assert entry.state is IN_USE  # until the other lease ends
+    assert ask(core).outcome is not entry
+    core.give_back(entry, NOW)
+    assert [effect.entry for effect in core.take_effects() if effect.do is Do.CLOSE] == [entry]
+
+
+def test_a_full_multiplexed_connection_takes_nobody_in() -> None:
+    core = make(max_size=1)
+    entry = leased(core, capacity=2)
+    assert ask(core).outcome is entry
+    core.lane.idle.append(entry)  # listed by another thread a moment ago
+    assert ask(core).outcome is None
+    assert entry.leases == 2
+
+
+def test_a_connection_made_by_its_caller_is_not_his_if_the_pool_was_cleared_meanwhile() -> None:
+    core = make(features=Features(connect_in_caller=True))
+    waiter = ask(core)
+    entry = waiter.outcome
+    assert isinstance(entry, Entry)
+    commands.clear(core, NOW)
+    assert core.connected(entry, object(), 1, NOW, keep=True) is False
+    assert Do.CLOSE in [effect.do for effect in core.take_effects()]
+
+
+def test_newcomers_hear_of_a_fatal_error_at_once_while_the_backoff_lasts() -> None:
+    core = make(backoff=BackoffConfig(base=5.0, cap=5.0))
+    first = ask(core)
+    [entry] = connects(core)
+    core.connect_failed(entry, OSError("no such user"), Verdict.FATAL, NOW)
+    assert isinstance(first.outcome, ConnectFailed)
+    assert isinstance(ask(core, NOW + 1).outcome, ConnectFailed)
+
+
+def test_connects_that_fail_together_are_one_round_of_the_backoff() -> None:
+    core = make(max_connecting=5)
+    for _ in range(5):
+        ask(core)
+    together = connects(core)
+    assert len(together) == 5
+    for number, entry in enumerate(together):
+        core.connect_failed(entry, OSError("refused"), Verdict.SUSPECT, NOW + 0.001 * (1 + number))
+    assert core.lane.rounds == 1
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_what_comes_back_after_clear_is_closed(checks: bool) -> None:
+    core = make(features=Features(checks=checks))
+    entry = leased(core)
+    commands.clear(core, NOW)
+    core.take_effects()
+    core.give_back(entry, NOW)
+    assert [effect.entry for effect in core.take_effects() if effect.do is Do.CLOSE] == [entry]
+
+
+def test_half_of_the_idle_connections_stay_at_hand_while_the_others_are_looked_at() -> None:
+    from poolkit._core import upkeep
+
+    core = make(max_size=4, keepalive=1.0, idle_timeout=None, features=Features(checks=True))
+    entries = [leased(core) for _ in range(4)]
+    for entry in entries:
+        core.give_back(entry, NOW)
+    core.want_sweep(NOW + 5)
+    upkeep.tick(core, NOW + 5)
+    assert sum(entry.state is CHECKING for entry in entries) == 2
