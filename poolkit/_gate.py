@@ -6,13 +6,14 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import Callable
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ._core.effects import Do, Effect
 from ._core.entry import Entry
 from ._core.machine import Core
+from ._core.mend import mend
 from .events import Event, Listener
+from .policies.retire import NEVER
 
 __all__ = ("Gate",)
 
@@ -21,19 +22,46 @@ T = TypeVar("T")
 logger = logging.getLogger("poolkit")
 
 
+class OwnedLock(Protocol):
+    """What is needed of ``threading.RLock``: after an interruption it alone knows whether this thread holds it."""
+
+    def acquire(self, blocking: bool = True) -> bool: ...
+    def release(self) -> None: ...
+    def _is_owned(self) -> bool: ...
+
+
+class Turn:
+    """A lock that is only ever tried. Who asks names himself, so that he can undo what he does not know he did."""
+
+    def __init__(self) -> None:
+        self._holder: dict[int, object] = {}
+
+    def take(self, who: object) -> bool:
+        """Whether it is ``who``'s turn now."""
+        return self._holder.setdefault(0, who) is who
+
+    def leave(self, who: object) -> None:
+        """The turn of ``who`` is over, if he had it."""
+        if self._holder.get(0) is who:
+            del self._holder[0]
+
+
 class Gate:
     """Lock, inbox and outbox around a core.
 
     Who must not wait for the lock (a release in a finalizer, possibly in the middle of this very thread's own
     critical section) puts his call into the inbox instead; whoever holds the lock empties it on the way out.
+
+    Each way in stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
+    so that an asynchronous exception anywhere ends in :meth:`_mend`.
     """
 
     name: str
     _core: Core
-    _lock: Lock  # guards the core; never held during I/O or a callback
+    _lock: OwnedLock  # guards the core; never held during I/O or a callback
     _inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]]
     _events: deque[Event]
-    _telling: Lock
+    _telling: Turn
     _listeners: list[Listener]
     _scheduled: float
     _reports: deque[tuple[str, tuple[str, int]]]
@@ -48,16 +76,26 @@ class Gate:
 
     def _decide(self, step: Callable[..., T], *args: Any) -> T:
         """``step(*args)`` under the lock; then carry out what it asks for."""
-        with self._lock:
+        effects: deque[Effect] | None = None
+        try:
+            self._lock.acquire()
             result = step(*args)
             core = self._core
-            effects = core.take_effects() if core.effects else None
-        if effects:
-            self._perform(effects)
-        if core.due < self._scheduled:
-            self._schedule()
-        if self._inbox:
-            self._drain()
+            effects = core.effects
+            if effects:
+                core.effects = deque()
+            else:
+                effects = None
+            self._lock.release()
+            if effects:
+                self._perform(effects)
+            if core.due < self._scheduled:
+                self._schedule()
+            if self._inbox:
+                self._drain()
+        except BaseException:
+            self._mend(effects)
+            raise
         return result
 
     def _submit(self, step: Callable[..., object], *args: Any) -> None:
@@ -66,20 +104,50 @@ class Gate:
         self._drain()
 
     def _drain(self) -> None:
-        # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
-        while self._inbox and self._lock.acquire(False):
-            try:
+        if self._lock._is_owned():
+            return  # a finalizer in the middle of this thread's own critical section
+        effects: deque[Effect] | None = None
+        try:
+            # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
+            while self._inbox and self._lock.acquire(False):
+                core = self._core
                 while self._inbox:
                     step, args = self._inbox.popleft()
                     step(*args)
-                effects = self._core.take_effects()
+                effects = core.effects
+                core.effects = deque()
+                self._lock.release()
+                self._perform(effects)
+                if core.due < self._scheduled:
+                    self._schedule()
+                while self._reports:
+                    self._report(*self._reports.popleft())
+        except BaseException:
+            self._mend(effects)
+            raise
+
+    def _mend(self, effects: deque[Effect] | None) -> None:
+        """A step, or what follows it, was left by an exception: leave nothing half done. ``effects`` are left over."""
+        core = self._core
+        todo: deque[Effect] = deque()
+        if effects is not None and effects is not core.effects:
+            todo = effects
+        if self._lock._is_owned():
+            try:
+                mend(core, self._clock())
+                more, core.effects = core.effects, deque()
+                todo.extend(more)
             finally:
                 self._lock.release()
-            self._perform(effects)
-            if self._core.due < self._scheduled:
-                self._schedule()
-            while self._reports:
-                self._report(*self._reports.popleft())
+        while todo:
+            try:
+                self._perform(todo)
+            except Exception:
+                logger.exception("%s: background work failed", self.name)
+        self._scheduled = NEVER  # the order may not have arrived
+        if core.due < NEVER:
+            self._schedule()
+        self._drain()
 
     def _report(self, text: str, place: tuple[str, int]) -> None:
         """Warn about a dropped lease, at the place where it was taken."""
@@ -91,26 +159,30 @@ class Gate:
     def _schedule(self) -> None:
         raise NotImplementedError
 
-    def _perform(self, effects: list[Effect]) -> None:
-        todo = iter(effects)
-        try:
-            for do, entry, waiter, event in todo:
-                if do is Do.WAKE:
-                    assert waiter is not None
-                    assert waiter.parker is not None
-                    waiter.parker.wake()
-                elif do is Do.TELL:
-                    assert event is not None
-                    self._events.append(event)
-                elif do is Do.ABORT:
-                    assert entry is not None
-                    self._abort(entry)
-                else:
-                    assert entry is not None
-                    self._begin_job(do, entry)
-        except BaseException:
-            self._perform(list(todo))  # what interrupts one piece of work must not lose the others
-            raise
+    def _perform(self, effects: deque[Effect]) -> None:
+        """Carry out and remove one after the other: who is interrupted loses at most the one in hand."""
+        while effects:
+            do, entry, waiter, event = effects[0]
+            if do is Do.WAKE:
+                assert waiter is not None
+                assert waiter.parker is not None
+                try:
+                    waiter.parker.wake()  # twice is harmless, never is not
+                except Exception:
+                    effects.popleft()
+                    raise
+                effects.popleft()
+                continue
+            effects.popleft()
+            if do is Do.TELL:
+                assert event is not None
+                self._events.append(event)
+            elif do is Do.ABORT:
+                assert entry is not None
+                self._abort(entry)
+            else:
+                assert entry is not None
+                self._begin_job(do, entry)
         if self._events:
             self._tell()
 
@@ -142,22 +214,25 @@ class Gate:
         A listener that raises is logged once and dropped. While anybody listens, acquire and release take the
         lock (they are a little slower).
         """
-        with self._lock:
-            self._listeners.append(listener)
-            self._core.listening = True
-            self._refresh()
+        self._decide(self._listen, listener, True)
 
     def remove_listener(self, listener: Listener) -> None:
         """Undo :meth:`add_listener`; not an error if it was dropped already."""
-        with self._lock:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-            self._core.listening = bool(self._listeners)
-            self._refresh()
+        self._decide(self._listen, listener, False)
+
+    def _listen(self, listener: Listener, wanted: bool) -> None:
+        """Under the lock."""
+        if wanted:
+            self._listeners.append(listener)
+        elif listener in self._listeners:
+            self._listeners.remove(listener)
+        self._core.listening = bool(self._listeners)
+        self._refresh()
 
     def _tell(self) -> None:
-        while self._events and self._telling.acquire(False):  # one thread at a time keeps the order
-            try:
+        turn, me = self._telling, object()
+        try:
+            while self._events and turn.take(me):  # one thread at a time keeps the order
                 while self._events:
                     event = self._events.popleft()
                     for listener in tuple(self._listeners):
@@ -166,5 +241,7 @@ class Gate:
                         except Exception:
                             logger.exception("%s: listener %r failed and is dropped", self.name, listener)
                             self.remove_listener(listener)
-            finally:
-                self._telling.release()
+                turn.leave(me)
+        except BaseException:
+            turn.leave(me)
+            raise

@@ -49,9 +49,9 @@ class Lease(Generic[C]):
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
         if self.entry is not None:
-            self.entry = None
             pool = self._pool
             entry = pool._leased.pop(id(self), None)
+            self.entry = None  # in this order: whoever was interrupted before it can close again
             if entry is None or discard or error is not None or not pool._put(entry):
                 pool._give(entry, id(self), discard, error)
 
@@ -84,9 +84,9 @@ class Lease(Generic[C]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.entry is not None:
-            self.entry = None
             pool = self._pool
             entry = pool._leased.pop(id(self), None)
+            self.entry = None
             if entry is None or error is not None or not pool._put(entry):
                 pool._give(entry, id(self), False, error)
 

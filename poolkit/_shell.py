@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from threading import Lock
+from threading import RLock as Lock
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +21,7 @@ from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
-from ._gate import Gate
+from ._gate import Gate, Turn
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overridden, require_connect
 from .errors import (
@@ -120,7 +120,7 @@ class Shell(Gate, Generic[C]):
         self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
         self._listeners: list[Listener] = list(listeners)
         self._events: deque[Event] = deque()
-        self._telling = Lock()
+        self._telling = Turn()
         self._begin()
         _lifecycle.register(self)
         self._decide(self._core.tell, EventKind.POOL_CREATED, self._clock())
@@ -128,7 +128,7 @@ class Shell(Gate, Generic[C]):
 
     def _begin(self) -> None:
         """An empty core with a lock of its own (again in a forked child)."""
-        self._lock = Lock()
+        self._lock: Any = Lock()
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._core = core = Core(
             self._config, self._features, name=self.name, barging=self._barging, random=self._random
@@ -176,9 +176,8 @@ class Shell(Gate, Generic[C]):
 
     def _set_capacity(self, entry: Entry, leases: int) -> None:
         if leases > 1 and not self._shared:  # news: from now on only the core may hand out
-            with self._lock:
-                self._shared = True
-                self._refresh()
+            self._shared = True
+            self._decide(self._refresh)
         self._decide(self._core.set_capacity, entry, leases, self._clock())
 
     def _missed(self, lane: Lane, now: float) -> None:
@@ -357,16 +356,16 @@ class Shell(Gate, Generic[C]):
     def stats(self) -> PoolStats:
         """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
         self._drain()
-        with self._lock:
-            return snapshot(self._core, self._clock())
+        return self._decide(snapshot, self._core, self._clock())
 
     def explain(self) -> str:
         """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last."""
-        with self._lock:
-            now = self._clock()
-            stats = snapshot(self._core, now)
-            held = holders(self._core, now, self._name_of)
-        return f"{self.name}: {explain(stats, held)}"
+        return f"{self.name}: {self._decide(self._explained)}"
+
+    def _explained(self) -> str:
+        """Under the lock."""
+        now = self._clock()
+        return explain(snapshot(self._core, now), holders(self._core, now, self._name_of))
 
     def describe(self) -> dict[str, Setting]:
         """Each setting with the value in effect and where it came from."""
@@ -419,14 +418,12 @@ class Shell(Gate, Generic[C]):
         return settings.config
 
     def _changed(self) -> None:
-        with self._lock:
-            self._refresh()
+        self._decide(self._refresh)
         self._decide(self._core.settle, self._lane, self._clock())
 
     def check_books(self) -> None:
         """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
-        with self._lock:
-            books.check(self._core)
+        self._decide(books.check, self._core)
 
     def _refuse_closed(self) -> None:
         if self.closed:
@@ -477,13 +474,12 @@ class Shell(Gate, Generic[C]):
     def _begin_anew(self) -> None:
         """Go on with an empty core; what is on lease now will be let go of when it comes back."""
         old, leased = self._core, set(self._leased)
-        self._telling = Lock()
+        self._telling = Turn()
         self._events.clear()
         self._begin()
         self._orphans = leased
         self._core.phase, self._core.suspended, self._core.fail_fast = old.phase, old.suspended, old.fail_fast
-        with self._lock:
-            self._refresh()
+        self._decide(self._refresh)
 
     def __repr__(self) -> str:
         core = self._core

@@ -125,8 +125,8 @@ class Pool(Shell[C]):
             entry = self._acquire(timeout, key)
         lease.connection = entry.connection
         lease.since = entry.leased_at
+        lease.entry = entry  # first: a lease that is dropped from here on gives its connection back
         self._leased[id(lease)] = entry
-        lease.entry = entry
         return lease
 
     def detach(self, connection: C) -> None:
@@ -170,6 +170,7 @@ class Pool(Shell[C]):
             if self._dirty(entry):
                 entry.move(RESETTING)
                 self._reset_method(entry.connection)
+                entry.move(IN_USE)
             done = True
         except Exception:
             logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
@@ -231,12 +232,9 @@ class Pool(Shell[C]):
     def _check_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
         """The caller checks an idle connection in doubt before he uses it."""
         left = deadline - self._clock()
-        waiter.outcome = None  # from here on the check decides
-        error: BaseException | None = ConnectionAbortedError("check interrupted")
-        try:
-            error = self._alive(entry, left, ask=left > 0)
-        finally:
-            self._decide(self._core.checked, entry, waiter, error, self._clock())
+        waiter.busy = True  # who is interrupted from here on leaves the connection in an unknown state
+        error = self._alive(entry, left, ask=left > 0)
+        self._decide(self._core.checked, entry, waiter, error, self._clock())
 
     def _alive(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
         try:
@@ -257,18 +255,21 @@ class Pool(Shell[C]):
         left = deadline - self._clock()
         if 0 < left < (limit or NEVER):
             limit = left
-        waiter.outcome = None
         try:
             connection, capacity, lazy = self._connect(entry, limit)
         except BaseException as error:
             self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
             raise
+        self._decide(self._take_own, waiter, entry, connection, capacity, lazy)
+
+    def _take_own(self, waiter: Waiter, entry: Entry, connection: C, capacity: int, lazy: bool) -> None:
+        """Under the lock: the caller has connected; the connection is his, unless the pool has changed meanwhile."""
         now = self._clock()
-        kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
-        if kept:
+        waiter.outcome = None
+        if self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy):
             waiter.outcome = entry
         else:
-            self._decide(self._core.retry, waiter, now)
+            self._core.retry(waiter, now)
 
     def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
         connection: C

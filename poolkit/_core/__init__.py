@@ -12,7 +12,9 @@ the core answers what to do. It imports no clock, lock, thread, loop, socket or 
 4. A :class:`~.waiter.Waiter` ends exactly once: served (an entry), failed (an error) or gone. What was meant for
    one who is gone passes to the next.
 5. The number of permits taken *is* ``len(core.entries)``: there is no counter that could drift.
-6. ``books.check(core)`` holds after each method: the books balance, and nobody waits while capacity is free.
+6. A step may be cut off between any two bytecodes (KeyboardInterrupt). The shell then calls ``mend.mend``; what
+   the interrupted thread had in its hands is found by ``mend.audit`` in the next sweep.
+7. ``books.check(core)`` holds after each method: the books balance, and nobody waits while capacity is free.
 
 One shortcut is allowed: the shells take an idle entry from a lane's ``idle`` deque, and put one back, without the
 lock (deque and dict operations are atomic). They may do so only for an exclusive connection in its best days

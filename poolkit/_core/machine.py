@@ -67,12 +67,13 @@ class Core(Dialing):
         lane = waiter.lane
         if not lane.waiters:
             lane.pace_until = now + pace(lane.connect_time)
+            self.want_sweep(now + self.vigil)
         self._tickets += 1
         if not waiter.ticket:
             waiter.ticket = self._tickets
             self.counts.waits += 1
-        waiter.queued = True
         lane.waiters[waiter] = None
+        waiter.queued = True
         if front:
             lane.waiters.move_to_end(waiter, last=False)
 
@@ -128,12 +129,14 @@ class Core(Dialing):
         waiter.gone = True
         if waiter.queued:
             waiter.queued = False
-            del waiter.lane.waiters[waiter]
+            waiter.lane.waiters.pop(waiter, None)
             self.pass_nudge(waiter)
         elif isinstance(outcome, Entry):
             if outcome.state is IN_USE:
                 outcome.leases -= 1
                 self.offer(outcome, now)
+            elif outcome.state is CHECKING and waiter.busy:  # interrupted in mid-exchange
+                self.begin_close(outcome, CloseReason.DISCARDED, now, abort=True)
             elif outcome.state is CHECKING:  # he had not begun
                 self._put_idle(outcome)
                 self.match(waiter.lane, now)
@@ -147,7 +150,7 @@ class Core(Dialing):
         He has his outcome, or stands in the queue again (in front); if he is gone the next one profits.
         """
         self.counts.checks += 1
-        waiter.outcome = None
+        waiter.outcome, waiter.busy = None, False
         if error is None:
             entry.checked_at = now
             self.freshen(entry, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
@@ -44,12 +44,14 @@ class Counts:
     """Running totals of what leaves no trace in the entries. Written under the lock."""
 
     __slots__ = (
-        "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "timeouts", "uses", "waits",
+        "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "reclaimed", "timeouts",
+        "uses", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.connects = self.connect_errors = self.checks = self.failed_checks = 0
         self.timeouts = self.waits = self.leaks = 0
+        self.reclaimed = 0  # entries that interrupted threads have left in nobody's hands
         self.uses = 0  # of connections that are gone; the others keep their own ledger
         self.busy = 0.0
         self.closes: dict[CloseReason, int] = dict.fromkeys(CloseReason, 0)
@@ -70,7 +72,7 @@ class CoreState:
         self._many_lanes = 256
         self.idle_order: OrderedDict[Entry, None] = OrderedDict()  # keyed pools: over all lanes, oldest first
         self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
-        self.effects: list[Effect] = []
+        self.effects: deque[Effect] = deque()
         self.counts = Counts()
         self.phase = Phase.OPEN
         self.suspended = False
@@ -82,6 +84,8 @@ class CoreState:
         self.timed: set[Lane] = set()
         self.pinging = 0
         self.closing = 0
+        self.vigil = 1.0  # seconds between two looks at everything while somebody waits
+        self.unsure = 0  # such looks that are due in any case: a thread was interrupted
         self.epoch = 0  # changes whenever what the paths without the lock rely on has changed
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
         self._numbers = 0
@@ -118,8 +122,8 @@ class CoreState:
 
     def take_effects(self) -> list[Effect]:
         """The work that has come up since the last call."""
-        effects, self.effects = self.effects, []
-        return effects
+        effects, self.effects = self.effects, deque()
+        return list(effects)
 
     def tell(
         self,
@@ -194,10 +198,10 @@ class CoreState:
 
     def serve(self, waiter: Waiter, outcome: Entry | BaseException) -> None:
         """The one place where a queued waiter ends."""
+        waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
+        self.effects.append(Effect(Do.WAKE, waiter=waiter))
         waiter.queued = False
         del waiter.lane.waiters[waiter]
-        waiter.outcome = outcome
-        self.effects.append(Effect(Do.WAKE, waiter=waiter))
         self.pass_nudge(waiter)
 
     def nudge(self, waiter: Waiter) -> None:

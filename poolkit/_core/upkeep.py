@@ -8,6 +8,7 @@ from .effects import Do, Effect
 from .entry import CHECKING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .machine import Core
+from .mend import audit, next_look
 from .state import LOOK_EVERY, Phase
 
 __all__ = ("leaks", "pinged", "tick")
@@ -25,6 +26,7 @@ def tick(core: Core, now: float) -> None:
         core.pump(lane, now)
     if now >= core.sweep_at:
         core.sweep_at = NEVER
+        audit(core, now)
         _rotate(core, now)
         for lane in list(core.lanes.values()):
             _sweep(core, lane, now)
@@ -36,6 +38,9 @@ def tick(core: Core, now: float) -> None:
 
 def _plan_sweep(core: Core, now: float) -> None:
     """Connections in use now may be idle soon: look again before any of their times can be up."""
+    again = next_look(core, now)
+    if again < NEVER:
+        core.want_sweep(again)
     if core.entries:
         config = core.config
         spans = (config.idle_timeout, config.keepalive, LOOK_EVERY if core.features.peeks else None)
@@ -73,6 +78,8 @@ def _sweep(core: Core, lane: Lane, now: float) -> None:
     if next_due < NEVER:
         core.want_sweep(max(now + SHORTEST, next_due))
     core.match(lane, now)  # somebody may have queued while the list was empty
+    if lane.waiters:
+        core.pump(lane, now)
 
 
 def _next_due(core: Core, entry: Entry, now: float, lead: float) -> float:

@@ -24,7 +24,7 @@ class Waiter:
     permission to connect, for drivers that connect in the caller) or an error.
     """
 
-    __slots__ = ("gone", "holder", "lane", "nudged", "outcome", "parker", "queued", "since", "ticket")
+    __slots__ = ("busy", "gone", "holder", "lane", "nudged", "outcome", "parker", "queued", "since", "ticket")
 
     def __init__(self, lane: Lane, since: float, holder: int = 0) -> None:
         self.lane = lane
@@ -36,6 +36,7 @@ class Waiter:
         self.queued = False
         self.gone = False
         self.nudged = False
+        self.busy = False  # he checks the connection that is his outcome
 
     def __repr__(self) -> str:
         return f"<Waiter {self.ticket} {self.outcome!r}>"

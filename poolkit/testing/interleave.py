@@ -201,20 +201,26 @@ class SimulatedLock:
 
     def __init__(self, interleaving: Interleaving) -> None:
         self._interleaving = interleaving
-        self._taken = False
+        self._taken = 0
+        self._owner: object = None
+
+    def _is_owned(self) -> bool:
+        """Whether the running thread holds it, as of ``threading.RLock``."""
+        return self._taken > 0 and self._owner is self._interleaving.current
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock; not blocking: only if it is free."""
-        while self._taken:
+        while self._taken and not self._is_owned():
             if not blocking:
                 return False
             self._interleaving.block(lambda: not self._taken)
-        self._taken = True
+        self._taken += 1
+        self._owner = self._interleaving.current
         return True
 
     def release(self) -> None:
         """Let go of it."""
-        self._taken = False
+        self._taken -= 1
 
     def __enter__(self) -> bool:
         return self.acquire()

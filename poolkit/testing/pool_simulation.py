@@ -101,6 +101,7 @@ class PoolSimulation:
                 acquire_timeout=2 * LONG,
                 connect_timeout=5,
             )
+        self.pool._core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
         self.held: set[int] = set()
         self.workers = pick.randint(2, 6)
         self.left = self.workers
@@ -169,6 +170,7 @@ class PoolSimulation:
         world.sleep(LONG)
         assert self.connector.live == 0, f"{self.connector.live} connections were left open"
         pool.check_books()
+        assert not pool._core.counts.reclaimed, "a connection was in nobody's hands"
 
     def run(self) -> None:
         """Run the schedule to its end."""

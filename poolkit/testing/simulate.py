@@ -70,6 +70,7 @@ class CoreSimulation:
         )
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random)
         self.core.listening = pick.random() < 0.2
+        self.core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
         self.multiplexed = pick.random() < 0.3
         self.keys = ["a", "b", "c"] if features.keyed else [None]
         self.waiting: list[Waiter] = []
@@ -288,3 +289,4 @@ class CoreSimulation:
             self._perform()
         books.check(self.core)
         assert not self.core.entries, "connections are left after close"
+        assert not self.core.counts.reclaimed, "a connection was in nobody's hands"

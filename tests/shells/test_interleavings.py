@@ -46,6 +46,7 @@ def _three_threads_share_one_connection(seed: int) -> None:
             _Server(), runtime=runtime, clock=world.clock, max_size=1, max_lifetime=None, idle_timeout=None,
             barging_window=0, acquire_timeout=1000,
         )  # fmt: skip
+    pool._core.vigil = float("inf")  # it would help the forgotten
 
     def work() -> None:
         for _ in range(3):

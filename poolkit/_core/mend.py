@@ -1,0 +1,127 @@
+"""After an interruption: make the numbers true again, and take back what nobody holds any more.
+
+An asynchronous exception (KeyboardInterrupt, a soft time limit) may end any step between any two bytecodes. The
+ground truth survives that: each entry's state, the idle lists, who is leased, who is queued with which outcome. All
+other numbers follow from it (:func:`mend`). What the interrupted thread had in its hands, half-way between two
+places, is found by :func:`audit`: whoever is still going to do something with an entry has a reference to it, on
+his stack, in a waiter's outcome, a job, an effect or a call that waits in the inbox. An entry that the register
+alone knows is therefore in nobody's hands, and no late step can come for it.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify
+from sys import getrefcount
+from typing import Any
+
+from ..events import CloseReason
+from ..policies.retire import NEVER
+from .effects import Do, Effect
+from .entry import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED, IDLE, Entry
+from .machine import Core
+from .state import Phase
+
+__all__ = ("audit", "mend", "unheld")
+
+
+def _counted(register: dict[int, Any]) -> list[tuple[Any, int]]:
+    return [(entry, getrefcount(entry)) for entry in list(register.values())]
+
+
+_ALONE = _counted({0: object()})[0][1]  # what the count is for an object that the register alone knows
+
+
+def unheld(core: Core) -> list[Entry]:
+    """The entries to which nothing refers but the register of permits."""
+    return [entry for entry, count in _counted(core.entries) if count <= _ALONE]
+
+
+def audit(core: Core, now: float) -> int:
+    """Free the permits of entries that are in nobody's hands; the number of them.
+
+    Their threads were interrupted on the way from one place to the next: the state of the connections is unknown,
+    so they are aborted. Then whoever waits is served; the call that should have done it may have been lost.
+    """
+    lost = unheld(core)
+    for entry in lost:
+        core.counts.reclaimed += 1
+        if entry.state is CLOSING and entry.connection is None:
+            core.closed(entry, now)
+        elif entry.state is CLOSING:
+            core.effects.append(Effect(Do.ABORT, entry))
+        elif entry.state is CONNECTING and entry.connection is None:
+            core.forget(entry)
+        else:
+            entry.leases = 0
+            core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
+    if lost:
+        _recount(core)
+        core.freed(core.lane, now)
+    return len(lost)
+
+
+def mend(core: Core, now: float) -> None:
+    """A step was interrupted: finish what is half done, count anew, and look over everything soon."""
+    for entry in list(core.entries.values()):
+        if entry.state is CLOSED:  # on its way out
+            del core.entries[entry.id]
+    _recount(core)
+    for lane in list(core.lanes.values()):
+        for waiter in list(lane.waiters):
+            if waiter.outcome is None:
+                waiter.queued = True
+            else:  # served, but not yet out of the queue
+                waiter.queued = False
+                del lane.waiters[waiter]
+                core.effects.append(Effect(Do.WAKE, waiter=waiter))
+            waiter.nudged = False
+        if lane.waiters:
+            core.timed.add(lane)
+    if core.features.keyed:
+        _reorder(core)
+    if core.phase is Phase.OPEN:
+        core.epoch += 1  # connections that are just being put back are looked at
+        core.unsure = 3
+        core.want_sweep(now)
+
+
+def _recount(core: Core) -> None:
+    """The numbers that follow from the entries."""
+    entries = list(core.entries.values())
+    core.closing = sum(entry.state is CLOSING for entry in entries)
+    core.pinging = min(core.pinging, sum(entry.state is CHECKING for entry in entries))
+    for lane in core.lanes.values():
+        lane.size = lane.live = lane.connecting = lane.evictions = 0
+    for entry in entries:
+        lane = entry.lane
+        if entry.state is CLOSING:
+            entry.pending = False
+            if entry.evicted_for is not None:
+                entry.evicted_for.evictions += 1
+        lane.size += 1
+        lane.live += entry.state in ESTABLISHED
+        lane.connecting += entry.pending and entry.generation == lane.generation
+
+
+def _reorder(core: Core) -> None:
+    """Keyed pools: the order of idle connections and of lanes in need."""
+    for entry in list(core.idle_order):
+        if entry.state is not IDLE:
+            del core.idle_order[entry]
+    for lane in core.lanes.values():
+        for entry in lane.idle.copy():
+            entry.listed = entry.capacity > 1
+            if entry.state is IDLE and entry not in core.idle_order:
+                core.idle_order[entry] = None
+        lane.in_heap = bool(lane.waiters)
+    core.needy = [(lane.oldest().ticket, id(lane), lane) for lane in core.lanes.values() if lane.in_heap]
+    heapify(core.needy)
+
+
+def next_look(core: Core, now: float) -> float:
+    """When to look again: while somebody waits, and for a while after an interruption."""
+    if core.unsure > 0:
+        core.unsure -= 1
+    elif not any(lane.waiters for lane in core.lanes.values()):
+        return NEVER
+    return now + core.vigil
