@@ -116,7 +116,7 @@ def test_13_a_dropped_connection_frees_its_place_and_is_reported(db: PooledDatab
     def drop() -> None:
         db.connect()
 
-    with pytest.warns(ResourceWarning, match="dropped without close"):  # noqa: PT031 - whichever line collects
+    with pytest.warns(ResourceWarning, match="dropped without close"):
         drop()
         gc.collect()
         first, second = db.connect(timeout=5), db.connect(timeout=5)
