@@ -36,9 +36,9 @@ def pool_name(name: str | None) -> str:
 
 
 def live_pools() -> list[Any]:
-    """Every pool of this process that is not collected."""
+    """Every pool of this process that is neither closed nor collected."""
     with _pools_lock:
-        return list(_pools)
+        return [pool for pool in _pools if not pool.closed]
 
 
 def bury(connection: object) -> None:

@@ -185,7 +185,11 @@ class PoolConfig:
         for name in changes:
             if name not in known:
                 raise ConfigError(f"{name}={changes[name]!r}: no such setting; {nearest(name, known)}", name)
-        return replace(self, **changes)
+        changed = replace(self, **changes)
+        sources = getattr(self, "_sources", None)  # where load() found the values
+        if sources is not None:
+            object.__setattr__(changed, "_sources", {**sources, **dict.fromkeys(changes, "replace()")})
+        return changed
 
     def doubts(self) -> list[str]:
         """What is possible but hardly meant, a sentence each, with the reason.
