@@ -28,6 +28,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
 
 
+def unknown(full: str, value: object, source: str, name: str, known: Iterable[str]) -> ConfigError:
+    """An unknown name. Its value is shown if it is harmless: a number, or meant for a setting that is nearly so called
+    (what is called quite otherwise may be a password).
+    """
+    hint = nearest(str(name), known)
+    harmless = value is None or isinstance(value, (int, float)) or hint.startswith("did you mean")
+    return ConfigError(f"{full}{f'={value!r}' if harmless else ''}{source}: no such setting; {hint}", name)
+
+
 def _bad(setting: str, value: object, right: str) -> ConfigError:
     return ConfigError(f"{setting}={value!r}: must be {right}", setting.rpartition(".")[2])
 
@@ -184,7 +193,7 @@ class PoolConfig:
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known:
-                raise ConfigError(f"{name}={changes[name]!r}: no such setting; {nearest(name, known)}", name)
+                raise unknown(name, changes[name], "", name, known)
         changed = replace(self, **changes)
         sources = getattr(self, "_sources", None)  # where load() found the values
         if sources is not None:

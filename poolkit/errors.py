@@ -23,6 +23,8 @@ All of them can be pickled. An adapter's errors inherit from one of these and fr
 
 from __future__ import annotations
 
+import re
+
 __all__ = (
     "AcquireTimeout",
     "CircuitOpen",
@@ -40,6 +42,17 @@ __all__ = (
     "WrongLoop",
 )
 
+# the password of a URL (up to the last @ of the word: whoever forgot to quote his is helped too), and password=...
+_URL_PASSWORD = re.compile(r"(://[^\s:@/'\"]*:)[^\s'\"]+@")
+_NAMED_PASSWORD = re.compile(
+    r"(\b(?:password|passwd|pwd|secret|token)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s,;&)]+)", re.IGNORECASE
+)
+
+
+def masked(text: str) -> str:
+    """The text with the passwords of URLs and connection strings blotted out."""
+    return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
+
 
 class PoolError(Exception):
     """Base of all errors of poolkit."""
@@ -49,11 +62,11 @@ class ConfigError(PoolError, ValueError):
     """A setting, argument or URL that cannot be meant.
 
     The message names the setting, the value, where it came from and what would be right.
-    ``setting`` holds the bare name of the setting ("" when it is not about one).
+    ``setting`` holds the bare name of the setting ("" when it is not about one). Passwords in URLs are blotted out.
     """
 
     def __init__(self, message: str, setting: str = "") -> None:
-        super().__init__(message, setting)
+        super().__init__(masked(message), setting)
         self.setting = setting
 
     def __str__(self) -> str:

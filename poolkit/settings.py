@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from .config import BackoffConfig, BreakerConfig, PoolConfig, nearest
+from .config import BackoffConfig, BreakerConfig, PoolConfig, unknown
 from .errors import ConfigError, MissingExtra
 
 __all__ = ("Setting", "Settings", "load", "merge", "refuse_for_keyed")
@@ -49,7 +49,7 @@ def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     found = {}
     for name, value in values.items():
         if name not in _KNOWN:
-            raise ConfigError(f"{name}={value!r} (from {source}): no such setting; {nearest(str(name), _KNOWN)}", name)
+            raise unknown(name, value, f" (from {source})", name, _KNOWN)
         try:
             found[name] = _nested(name, value)
         except ConfigError as error:
@@ -146,7 +146,7 @@ def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
             continue
         # POOLKIT_ORDERS_DB_MAX_SIZE is no mistake of the pool "orders": there may be a pool "orders-db"
         if not any(setting.endswith("_" + known) for known in _KNOWN):
-            raise ConfigError(f"{variable}={value!r}: no such setting; {nearest(setting, _KNOWN)}", setting)
+            raise unknown(variable, value, "", setting, _KNOWN)
 
 
 def _nested(name: str, value: Any) -> Any:
@@ -156,7 +156,7 @@ def _nested(name: str, value: Any) -> Any:
     known = [f.name for f in fields(kind)]
     for key in value:
         if key not in known:
-            raise ConfigError(f"{name}.{key}={value[key]!r}: no such setting; {nearest(key, known)}", key)
+            raise unknown(f"{name}.{key}", value[key], "", key, known)
     return kind(**value)
 
 

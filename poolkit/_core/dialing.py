@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from ..connector import Verdict
-from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout
+from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked
 from ..events import CloseReason, EventKind
 from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
@@ -22,7 +22,7 @@ def describe(error: BaseException | None) -> str:
     """An error in a few words."""
     if error is None:
         return "none"
-    text = " ".join(str(error).split())
+    text = masked(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 

@@ -74,7 +74,7 @@ class PooledDatabase:
         if config is not None and not isinstance(config, PoolConfig):
             raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
         if connect_kwargs is not None and not isinstance(connect_kwargs, dict):
-            raise ConfigError(f"connect_kwargs={connect_kwargs!r}: must be a dict", "connect_kwargs")
+            raise ConfigError("connect_kwargs: must be a dict", "connect_kwargs")
         for key in kwargs.keys() & (connect_kwargs or {}).keys():
             raise ConfigError(f"{key}: given twice, as a keyword and in connect_kwargs", key)
         kwargs |= connect_kwargs or {}

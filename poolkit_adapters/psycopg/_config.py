@@ -66,7 +66,8 @@ def pool_config(
     for name, value in settings.items():
         if name not in SETTINGS:
             hint = nearest(name, (*_ARGUMENTS, *sorted(SETTINGS)))
-            raise ConfigError(f"{name}={value!r}: no such argument or setting; {hint}", name)
+            # without its value, which may be a password meant for kwargs=
+            raise ConfigError(f"{name}: no such argument or setting; {hint}", name)
         other = _TWO_NAMES.get(name)
         if other and _is_given(arguments[other]):
             raise ConfigError(f"{name}={value!r}: the same as {other}={arguments[other]!r}; give one of them", name)
@@ -110,7 +111,8 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig, explici
             parse(conninfo)
         return config
     if kwargs is not None and not isinstance(kwargs, dict):
-        raise ConfigError(f"kwargs must be a dict of arguments of connect(), or a callable, not {kwargs!r}", "kwargs")
+        kind = type(kwargs).__name__
+        raise ConfigError(f"kwargs must be a dict of arguments of connect(), or a callable, not a {kind}", "kwargs")
     parameters = {**parse(conninfo), **(kwargs or {})}
     own = parameters.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
     if own is None or explicit:

@@ -263,7 +263,7 @@ def module(**names: Any) -> Any:
         (lambda: PooledDatabase(sqlite3, "x", check=1), "check=1"),  # type: ignore[arg-type]
         (lambda: PooledDatabase(sqlite3, "x", reset="commit"), "reset='commit'"),  # type: ignore[arg-type]
         (lambda: PooledDatabase(sqlite3, "x", uri=True, connect_kwargs={"uri": True}), "given twice"),
-        (lambda: PooledDatabase(sqlite3, "x", connect_kwargs=3), "connect_kwargs=3"),  # type: ignore[arg-type]
+        (lambda: PooledDatabase(sqlite3, "x", connect_kwargs=3), "connect_kwargs: must be a dict"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_input_is_one_clear_error_at_once(make: Any, words: str) -> None:
