@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -97,7 +98,7 @@ class _Housekeeper:
     def schedule(self, task: Task, delay: float) -> None:
         at = time.monotonic() + delay
         self._inbox.append((at, weakref.ref(task, self._forget)))
-        if at == NEVER:
+        if at == NEVER or sys.is_finalizing():
             self._parker.wake()
         elif self._alive.acquire(False):
             self._start()
@@ -204,7 +205,13 @@ class ThreadRuntime:
         return ThreadParker()
 
     def spawn(self, job: Callable[..., object], *args: Any) -> None:
-        """Run ``job(*args)`` in a daemon thread; in this one if the interpreter lets no thread start any more."""
+        """Run ``job(*args)`` in a daemon thread; in this one if the interpreter lets no thread start any more.
+
+        Nothing is begun once the interpreter goes down: the end of the process closes what is open, and a thread
+        started then never runs, while ``Thread.start`` waits for it for ever (up to Python 3.11).
+        """
+        if sys.is_finalizing():
+            return
         try:
             _process.workers.pop().give((job, args))
             return
