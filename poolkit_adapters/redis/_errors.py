@@ -40,6 +40,9 @@ class RedisAcquireTimeout(AcquireTimeout, exceptions.MaxConnectionsError):
     node (a plain ``ConnectionError`` makes it read the topology anew).
     """
 
+    def __init__(self, *args: Any) -> None:
+        exceptions.MaxConnectionsError.__init__(self, *args)  # by name: OSError, a base of TimeoutError, ends the chain
+
 
 class RedisPoolBusy(PoolBusy, exceptions.MaxConnectionsError):
     """``max_waiting`` callers wait already."""
@@ -48,6 +51,9 @@ class RedisPoolBusy(PoolBusy, exceptions.MaxConnectionsError):
 class RedisServerUnavailable(ServerUnavailable, exceptions.ConnectionError):
     """``timeout`` ran out while no connection could be opened."""
 
+    def __init__(self, *args: Any) -> None:
+        exceptions.ConnectionError.__init__(self, *args)  # by name: OSError, a base of TimeoutError, ends the chain
+
 
 class RedisConnectFailed(ConnectFailed, exceptions.ConnectionError):
     """A connection could not be opened; ``__cause__`` is redis-py's error."""
@@ -55,6 +61,9 @@ class RedisConnectFailed(ConnectFailed, exceptions.ConnectionError):
 
 class RedisConnectTimeout(ConnectTimeout, exceptions.TimeoutError):
     """``socket_connect_timeout`` (or ``socket_timeout`` in the handshake) ran out."""
+
+    def __init__(self, *args: Any) -> None:
+        exceptions.TimeoutError.__init__(self, *args)  # by name: OSError, a base of TimeoutError, ends the chain
 
 
 class RedisCircuitOpen(CircuitOpen, exceptions.ConnectionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -215,3 +216,13 @@ def test_30_connects_run_side_by_side(redis_server: RedisServer, fault_proxy: Ca
         assert together < 5 * alone, "nine connects took as long as one after the other"
         for connection in held:
             pool.release(connection)
+
+
+def test_errors_that_are_timeouts_too_can_be_shown_and_pickled() -> None:
+    """redis-py's repr() needs what its __init__ sets, which a base class of TimeoutError does not call."""
+    from poolkit_adapters.redis import _errors
+
+    for kind in (_errors.RedisAcquireTimeout, _errors.RedisServerUnavailable, _errors.RedisConnectTimeout):
+        error = kind("no connection")
+        assert kind.__name__ in repr(error)
+        assert str(pickle.loads(pickle.dumps(error))) == str(error) == "no connection"
