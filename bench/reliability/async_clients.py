@@ -91,7 +91,7 @@ class AsyncPsycopg(AsyncClient):
             database_url("postgresql", host, port),
             min_size=size,
             max_size=size,
-            timeout=ACQUIRE,
+            timeout=settings.pop("timeout", ACQUIRE),
             open=False,
             kwargs={"connect_timeout": 2, "application_name": name},
             **settings,
@@ -212,7 +212,7 @@ class AsyncHTTP2(AsyncClient):
         self.engine = transport.engine if ours else None
 
     async def ask(self, key: str) -> str:
-        answer = await self._client.get("/now")
+        answer = await self._client.get("/wait")
         right = int(answer.text.partition(":")[2]) == answer.extensions["stream_id"]
         return key if right else answer.text
 

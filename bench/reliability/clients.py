@@ -114,7 +114,7 @@ class Psycopg(SyncClient):
             database_url("postgresql", host, port),
             min_size=size,
             max_size=size,
-            timeout=ACQUIRE,
+            timeout=settings.pop("timeout", ACQUIRE),
             open=True,
             kwargs={"connect_timeout": 2, "application_name": name},
             **settings,
@@ -234,7 +234,7 @@ class HTTP2(SyncClient):
         self.engine = transport.engine if ours else None
 
     def ask(self, key: str) -> str:
-        answer = self._client.get("/now")
+        answer = self._client.get("/wait")
         # the server cannot repeat the key: the stream stands for it
         right = int(answer.text.partition(":")[2]) == answer.extensions["stream_id"]
         return key if right else answer.text

@@ -65,13 +65,13 @@ def _sql(*statements: str, end_sessions: bool = False) -> Act:
 
 def _redis_password(world: World, _: FaultProxy) -> None:
     world.redis_command("CONFIG", "SET", "requirepass", "another")
-    world._password = "another"
+    world.redis.password = "another"  # for those who keep it
     world.redis_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
 def _redis_password_back(world: World, _: FaultProxy) -> None:
     world.redis_command("CONFIG", "SET", "requirepass", "")
-    world._password = PASSWORD
+    world.redis.password = None
 
 
 WIRE = ("postgres", "redis", "http")
@@ -111,6 +111,6 @@ FAULTS = (
           lambda world, _: world.http.close_connections()),
     Fault("restart", "the server stops, is down for 0.3 s, and starts", ("http",),
           lambda world, proxy: _restart(world, proxy, "http")),
-    Fault("GOAWAY", "the server says goodbye on every connection, and serves what was begun", ("http2",),
-          lambda world, _: world.say_goodbye()),
+    Fault("GOAWAY", "the server says goodbye on every connection and still serves the older half of its requests",
+          ("http2",), lambda world, _: world.say_goodbye()),
 )  # fmt: skip

@@ -23,7 +23,6 @@ class World:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self._password = PASSWORD
 
     @cached_property
     def postgres(self) -> PostgresServer:
@@ -44,7 +43,16 @@ class World:
 
     @cached_property
     def http2(self) -> H2Server:
-        return self._stack.enter_context(H2Server(self.certificates, streams=10))
+        server = self._stack.enter_context(H2Server(self.certificates, streams=10))
+
+        def answer_soon() -> None:
+            for one in server.connections:
+                for stream in list(one.waiting):
+                    one.answer(stream)
+            server._loop.call_later(0.005, answer_soon)
+
+        server.call(answer_soon)
+        return server
 
     @cached_property
     def certificates(self) -> Certificates:
@@ -60,7 +68,7 @@ class World:
     def sql(self, *statements: str) -> None:
         """Run statements as the superuser."""
         with self.postgres.connect() as admin:
-            for statement in statements:
+            for statement in ("set default_transaction_read_only = off", *statements):
                 admin.execute(statement.encode())
 
     def end_sessions(self) -> None:
@@ -80,17 +88,17 @@ class World:
 
     def redis_command(self, *words: str) -> None:
         with contextlib.closing(self.redis.connect()) as admin:
-            if self._password != PASSWORD:
-                admin.execute_command("AUTH", self._password)  # type: ignore[no-untyped-call]
             admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def say_goodbye(self) -> None:
-        """GOAWAY on every HTTP/2 connection: what was begun is still served."""
+        """GOAWAY on every HTTP/2 connection: the older half of its requests is still served, the rest not looked at."""
 
         def goodbye() -> None:
             for one in self.http2.connections:
                 if not one.transport.is_closing():
-                    one.goaway(one.h2.highest_inbound_stream_id, 0)
+                    served = one.waiting[: (len(one.waiting) + 1) // 2]
+                    one.waiting[:] = served
+                    one.goaway(served[-1] if served else one.h2.highest_inbound_stream_id, 0)
 
         self.http2.call(goodbye)
 

@@ -84,6 +84,8 @@ class AsyncPoolkitPool(BasePool):
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
         if discard:
             self.poolkit.release(record, discard=True)
+        elif not live or record.misled is not None:
+            self._release_useless(record)
         else:
             self.poolkit.release(record)
         if live and runtime.latest is not None:

@@ -17,6 +17,7 @@ from poolkit import BackoffConfig, BreakerConfig, Pool, PoolConfig, PoolError
 from poolkit.runtimes import Runtime, ThreadRuntime
 
 from ._errors import translated
+from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, queue_sizes, settle
 
@@ -95,6 +96,7 @@ class BasePool(SQLAlchemyPool):
         )
         if settled.connect_timeout is not None:
             limit_connects(self._dialect, creator, settled.connect_timeout)
+        watch(self._dialect)
         self._discarding = False
 
     def _runtime_for_engine(self) -> Runtime:
@@ -115,8 +117,22 @@ class BasePool(SQLAlchemyPool):
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
         if discard:
             self.poolkit.release(record, discard=True)
+        elif record.misled is not None or record.dbapi_connection is None:
+            self._release_useless(record)
         else:
             self.poolkit.release(record)
+
+    def _release_useless(self, record: Record) -> None:
+        """A slot whose server only reads: it and its like are replaced. An empty one stays, as under QueuePool.
+
+        Not where there is a breaker: SQLAlchemy fills an empty slot without asking the engine, which would never
+        hear of a failed attempt.
+        """
+        error, record.misled = record.misled, None
+        if error is not None:
+            self.poolkit.release(record, error=error)
+        else:
+            self.poolkit.release(record, discard=self.poolkit.config.breaker is not None)
 
     def _told(self, error: PoolError) -> Exception:
         """SQLAlchemy's error for an engine's error; a timeout begins with the words that people grep their logs for."""

@@ -9,6 +9,9 @@ from sqlalchemy import exc
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from poolkit import Connector
+from poolkit.connector import Verdict, default_classify
+
+from ._readonly import ReadOnlyServer
 
 if TYPE_CHECKING:
     from ._pool import BasePool
@@ -25,6 +28,8 @@ class Record(_ConnectionRecord):
     """Why its connection must be cut rather than closed in good order."""
     ending: Any = None
     """The task that still ends the connection it held last (async pools); the slot is not free before."""
+    misled: BaseException | None = None
+    """Set when the server behind its connection turned out to be the wrong one."""
 
 
 class _Inherited:
@@ -65,6 +70,10 @@ class RecordConnector(Connector[Record]):
             connection.invalidate(error)
         else:
             connection.close()
+
+    def classify(self, error: BaseException) -> Verdict:
+        """SQLAlchemy judges the driver's errors itself; what is left is the server that only reads."""
+        return Verdict.RETIRE if isinstance(error, ReadOnlyServer) else default_classify(error)
 
     def forget(self, connection: Record) -> None:
         """In a forked child: whoever holds the connection here can only put it away, and nothing is sent.
