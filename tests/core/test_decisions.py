@@ -172,3 +172,21 @@ def test_half_of_the_idle_connections_stay_at_hand_while_the_others_are_looked_a
     core.want_sweep(NOW + 5)
     upkeep.tick(core, NOW + 5)
     assert sum(entry.state is CHECKING for entry in entries) == 2
+
+
+def test_a_connection_handed_over_is_not_touched_any_more() -> None:
+    """The waiter may see it, use it and put it back without the lock before the one who serves him goes on."""
+
+    class Quick(Core):
+        def serve(self, waiter: Waiter, outcome: Any) -> None:
+            super().serve(waiter, outcome)
+            if isinstance(outcome, Entry):
+                outcome.leases, outcome.state = 0, IDLE
+                self.lane.idle.append(outcome)
+
+    core = make(Quick, max_size=1)
+    core.acquire(first := Waiter(core.lane, NOW), NOW)
+    [entry] = connects(core)
+    core.connected(entry, object(), 1, NOW)
+    assert first.outcome is entry
+    assert list(core.lane.idle) == [entry]
