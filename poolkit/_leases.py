@@ -52,7 +52,9 @@ class Lease(Generic[C]):
             pool = self._pool
             entry = pool._leased.pop(id(self), None)
             self.entry = None  # in this order: whoever was interrupted before it can close again
-            if entry is None or discard or error is not None or not pool._put(entry):
+            if entry is None:
+                pool._orphans.discard(id(self))  # taken away by the pool's end or a fork, or by a close cut short
+            elif discard or error is not None or not pool._put(entry):
                 pool._give(entry, id(self), discard, error)
 
     def detach(self) -> C:
@@ -87,11 +89,16 @@ class Lease(Generic[C]):
             pool = self._pool
             entry = pool._leased.pop(id(self), None)
             self.entry = None
-            if entry is None or error is not None or not pool._put(entry):
+            if entry is None:
+                pool._orphans.discard(id(self))
+            elif error is not None or not pool._put(entry):
                 pool._give(entry, id(self), False, error)
 
     def __del__(self) -> None:
-        entry = self.entry
+        try:
+            entry = self.entry
+        except AttributeError:  # interrupted while it was made
+            return
         if entry is not None:
             self._pool._dropped(id(self), entry)
 

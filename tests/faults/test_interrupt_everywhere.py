@@ -1,0 +1,234 @@
+"""An exception between any two bytecodes of acquire, release and lease exit costs at most the caller's connection.
+
+Never its place in the pool, never anybody else's connection, and nobody is left waiting. Time is virtual: an
+interrupted step is made good within three seconds, while somebody wants a connection.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from poolkit import Pool
+from poolkit._core.entry import Entry
+from poolkit._core.waiter import Waiter
+from poolkit.testing import FakeConnection, FakeConnector
+from tests.faults.inline import InlineRuntime
+from tests.faults.interrupts import interrupted_at, opcode_at, place_of, spared
+
+SIZE = 3
+SOON = 3.0
+
+
+class Stage:
+    """A pool before the scene that is interrupted: one connection is somebody else's throughout."""
+
+    def __init__(self, *, idle: int = 0, features: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.runtime = InlineRuntime()
+        self.connector = FakeConnector(**(features or {}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.pool: Pool[FakeConnection] = Pool(
+                self.connector, runtime=self.runtime, clock=self.runtime.clock, max_size=SIZE, **settings
+            )
+        self.other = self.pool.acquire()
+        rest = [self.pool.acquire() for _ in range(idle)]
+        for connection in rest:
+            self.pool.release(connection)
+        self.runtime.run_jobs()
+
+    def queue(self) -> Waiter:
+        """Somebody else asks and has to wait."""
+        pool = self.pool
+        waiter = Waiter(pool._lane, self.runtime.clock.now, 2)
+        waiter.parker = self.runtime.parker()
+        pool._decide(pool._core.acquire, waiter, self.runtime.clock.now)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """The one who waited must have been served by now; he gives back."""
+        pool = self.pool
+        wait_until = self.runtime.clock.now + SOON
+        self.runtime.until(lambda: waiter.outcome is not None, wait_until)
+        entry = waiter.outcome
+        assert isinstance(entry, Entry), f"the one who waited got {entry!r}"
+        assert waiter.parker is not None
+        assert waiter.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
+        waiter.outcome = None
+        pool._leased[id(entry.connection)] = entry
+        pool.release(entry.connection)
+
+    def all_is_well(self, *, missing: int = 0) -> None:
+        """The whole capacity can be had, nobody's connection was touched, and the books balance."""
+        assert not self.other.closed, "somebody else's connection was closed"
+        got = [self.pool.acquire(timeout=SOON) for _ in range(SIZE - 1 - missing)]
+        assert len({id(connection) for connection in (self.other, *got)}) == SIZE - missing, "in two hands"
+        assert not any(connection.closed or connection.dirty for connection in got)
+        for connection in got:
+            self.pool.release(connection)
+        self.runtime.run_jobs()
+        self.pool.check_books()
+        if not missing:
+            self.pool.release(self.other)
+            self.runtime.run_jobs()
+            assert self.connector.max_live <= SIZE + self.connector.strays  # type: ignore[attr-defined]
+            self.pool.close()
+            self.runtime.run_jobs()
+            assert not self.pool._core.entries
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    """What is dropped goes at once; the collector would only come at another bytecode each time."""
+    gc.collect()
+    gc.disable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # leases that interrupted callers have dropped
+        yield
+    gc.enable()
+
+
+def in_the_tail_of_acquire(place: tuple[CodeType, int]) -> bool:
+    """The connection is on lease, only the return is left: as if interrupted in the caller, who has it then.
+
+    CPython delivers no asynchronous exception there (only at calls, at jumps back and at the begin of functions).
+    """
+    return place[0].co_name == "acquire" and opcode_at(place).startswith(("LOAD_FAST", "RETURN_VALUE"))
+
+
+def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], object]], *, least: int) -> None:
+    """Interrupt ``scene`` at its 1st, 2nd, ... bytecode until it gets to its end."""
+    at = 0
+    tails = 0
+    while True:
+        at += 1
+        stage = make()
+        stage.connector.strays = 0  # type: ignore[attr-defined]
+        act = scene(stage)
+        waiters = [waiter for waiter in stage.pool._lane.waiters]
+        place = interrupted_at(at, act)
+        del act
+        try:
+            if place is None:
+                break
+            leased = len(stage.pool._leased)
+            missing = 0
+            if in_the_tail_of_acquire(place) and leased == 2:
+                missing, tails = 1, tails + 1
+            for waiter in waiters:
+                stage.leave(waiter)
+            # a connection that was opened, but not yet entered, is the garbage collector's
+            stage.connector.strays = 1  # type: ignore[attr-defined]
+            stage.all_is_well(missing=missing)
+        except BaseException as error:
+            raise AssertionError(f"interrupted at bytecode {at}, {place_of(place)}: {error!r}") from error
+    assert at > least, f"only {at} bytecodes: nothing was tested"
+    assert tails <= 3
+
+
+WORLDS: dict[str, dict[str, Any]] = {
+    "idle": {"idle": 2},
+    "connects": {},
+    "connects in the caller": {"features": {"in_caller": True}},
+    "checked first": {"idle": 2, "check_after_idle": 0},
+    "looked at first": {"idle": 2, "check_after_idle": 0, "features": {"checks": False, "peeks": True}},
+    "told to listeners": {"idle": 2, "listeners": [lambda event: None]},
+    "tracing": {"idle": 1, "debug": True},
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_acquire(world: str) -> None:
+    def scene(stage: Stage) -> Callable[[], object]:
+        return lambda: stage.pool.acquire(timeout=SOON)
+
+    everywhere(lambda: Stage(**WORLDS[world]), scene, least=20)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_lease_and_its_exit(world: str) -> None:
+    def scene(stage: Stage) -> Callable[[], object]:
+        def act() -> None:
+            with stage.pool.lease(timeout=SOON) as connection:
+                connection.dirty = True
+
+        return act
+
+    everywhere(lambda: Stage(**WORLDS[world]), scene, least=100)
+
+
+HANDED_OVER: dict[str, Any] = {"barging_window": 0, "check_after_idle": None}
+"""Those who wait get the connection itself: they are not told to come and look."""
+
+ENDS: dict[str, dict[str, Any]] = {
+    "sound": {},
+    "discarded": {"discard": True},
+    "broken": {"error": ConnectionResetError("gone")},
+    "the application's error": {"error": ValueError("not the connection's")},
+}
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["no reset", "reset"])
+@pytest.mark.parametrize("waiting", [0, 2], ids=["nobody waits", "two wait"])
+@pytest.mark.parametrize("end", ENDS)
+def test_release(end: str, waiting: int, resets: bool) -> None:
+    def scene(stage: Stage) -> Callable[[], object]:
+        connection = stage.pool.acquire()
+        third = stage.pool.acquire()
+        connection.dirty = resets
+        for _ in range(waiting):
+            stage.queue()
+
+        def act() -> None:
+            stage.pool.release(connection, **ENDS[end])
+
+        def both() -> None:
+            try:
+                act()
+            finally:
+                with spared():
+                    if id(connection) in stage.pool._leased:  # had not begun: the caller has it still
+                        stage.pool.release(connection)
+                    stage.pool.release(third)
+
+        return both
+
+    everywhere(lambda: Stage(features={"resets": resets}, **HANDED_OVER), scene, least=20)
+
+
+@pytest.mark.parametrize("waiting", [0, 1], ids=["nobody waits", "one waits"])
+@pytest.mark.parametrize("end", ENDS)
+def test_lease_close(end: str, waiting: int) -> None:
+    def scene(stage: Stage) -> Callable[[], object]:
+        lease = stage.pool.lease()
+        third = stage.pool.lease()
+        for _ in range(waiting):
+            stage.queue()
+        third_close = third.close
+
+        def act() -> None:
+            try:
+                lease.close(**ENDS[end])
+            finally:
+                with spared():
+                    lease.close()  # as the finally of a caller would
+                    third_close()
+
+        return act
+
+    everywhere(lambda: Stage(features={"resets": False}, **HANDED_OVER), scene, least=30)
+
+
+def test_acquire_from_a_full_pool_while_another_returns() -> None:
+    def scene(stage: Stage) -> Callable[[], object]:
+        first, second = stage.pool.acquire(), stage.pool.acquire()
+        stage.runtime.spawn(stage.pool.release, first)
+        stage.runtime.spawn(stage.pool.release, second)
+        return lambda: stage.pool.acquire(timeout=SOON)
+
+    everywhere(Stage, scene, least=100)
