@@ -271,7 +271,8 @@ class AsyncPool(AsyncJobs[C]):
         waiter.outcome = None  # from here on the check decides
         error = self._peek(entry)
         if error is not None or self._check_method is None or left <= 0:
-            self._decide(self._core.checked, entry, waiter, error, self._clock())
+            now, asked = self._clock(), self._check_method is None
+            self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=asked))
         else:
             runtime.spawn(self._check_job, entry, waiter)
 

@@ -234,7 +234,8 @@ class Pool(Shell[C]):
         left = deadline - self._clock()
         waiter.busy = True  # who is interrupted from here on leaves the connection in an unknown state
         error = self._alive(entry, left, ask=left > 0)
-        self._decide(self._core.checked, entry, waiter, error, self._clock())
+        now = self._clock()
+        self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=left > 0))
 
     def _alive(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
         try:

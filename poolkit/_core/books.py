@@ -35,7 +35,7 @@ def check(core: Core) -> None:
         ), "a waiter is stranded beside an idle connection"
         if lane.waiters and not core.suspended and core.phase is Phase.OPEN:
             spare = core.limit - len(entries)
-            blocked = lane.connecting or lane.live or core.closing or core.due < float("inf")
+            blocked = lane.connecting or lane.live or core.closing or lane in core.timed
             assert blocked or spare <= 0, "a waiter is stranded while a permit is free"
         for waiter in lane.waiters:
             assert waiter.queued, "a waiter who is gone is still in the queue"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import PoolConfig
-from ..errors import PoolClosed
+from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import expiry
 from .entry import CONNECTING, ESTABLISHED, IDLE, Entry, Purpose
@@ -42,10 +42,13 @@ def discard_idle(core: Core, condition: Callable[[Any], bool] | None, now: float
 
 
 def suspend(core: Core, fail_fast: bool, now: float) -> None:
-    """Hand out nothing: callers wait, or fail at once."""
+    """Hand out nothing: callers wait, or fail at once (those who wait already, too)."""
     core.suspended = True
     core.fail_fast = fail_fast
     core.tell(EventKind.POOL_SUSPENDED, now)
+    if fail_fast:
+        for lane in list(core.lanes.values()):
+            core.fail_waiters(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
 
 
 def resume(core: Core, now: float) -> None:

@@ -144,13 +144,22 @@ class Core(Dialing):
                 self.forget(outcome)
                 self.freed(outcome.lane, now)
 
-    def checked(self, entry: Entry, waiter: Waiter, error: BaseException | None, now: float) -> None:
+    def checked(
+        self, entry: Entry, waiter: Waiter, error: BaseException | None, now: float, *, asked: bool = True
+    ) -> None:
         """The check of ``entry`` on behalf of ``waiter`` ended, well if ``error`` is None.
 
-        He has his outcome, or stands in the queue again (in front); if he is gone the next one profits.
+        ``asked``: the server was; else there was only time for a look. He has his outcome, or stands in the queue
+        again (in front); if he is gone the next one profits.
         """
-        self.counts.checks += 1
+        self.counts.checks += asked
         waiter.outcome, waiter.busy = None, False
+        if error is None and not asked and self.features.checks and entry.good_until == 0.0:
+            self._put_idle(entry)  # one beside it was found dead: a look is not enough, and he has no time for more
+            if not waiter.gone:
+                self._enqueue(waiter, now, front=True)
+                waiter.nudged = True  # when his time is up, the next one tries
+            return
         if error is None:
             entry.checked_at = now
             self.freshen(entry, now)

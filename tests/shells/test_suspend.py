@@ -45,6 +45,20 @@ async def test_callers_fail_at_once(make: Make) -> None:
         await rig.give(await rig.lease())
 
 
+async def test_those_who_wait_already_fail_too(make: Make) -> None:
+    async with make(max_size=1, name="db") as rig:
+        held = await rig.lease()
+        async with anyio.create_task_group() as group:
+            waiter = ask(group, rig)
+            await rig.queued(1)
+            rig.pool.suspend(fail_fast=True)
+            await rig.until(lambda: waiter.done)
+        assert isinstance(waiter.error, PoolSuspended)
+        await rig.give(held)
+        rig.pool.resume()
+        await rig.give(await rig.lease())
+
+
 async def test_the_deadline_of_a_caller_holds(make: Make) -> None:
     async with make(max_size=1) as rig:
         await rig.fill(1)

@@ -95,6 +95,21 @@ async def test_08_timeout_zero_costs_no_sleep(make: Make) -> None:
         assert quickest < 0.005
 
 
+async def test_08_timeout_zero_never_hands_out_a_suspect(make: Make) -> None:
+    """One connection was found dead: there is no time to ask about the others, so nobody gets them unasked."""
+    async with make(max_size=3, check_after_idle=30) as rig:
+        await rig.fill(3)
+        lease = await rig.lease()
+        rig.connector.kill_all()
+        await rig.give(lease, error=ConnectionResetError())
+        try:
+            got = await rig.lease(0)
+        except AcquireTimeout:
+            return
+        assert got.connection.alive
+        await rig.give(got)
+
+
 async def test_09_stale_connections_and_a_connect_share_one_deadline(make: Make) -> None:
     """Three dead connections, 0.05 s to find out about each, and a new one: within the caller's second."""
     async with make(max_size=3, check_after_idle=0, features={"check": 0.05}) as rig:
