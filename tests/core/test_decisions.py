@@ -190,3 +190,22 @@ def test_a_connection_handed_over_is_not_touched_any_more() -> None:
     core.connected(entry, object(), 1, NOW)
     assert first.outcome is entry
     assert list(core.lane.idle) == [entry]
+
+
+def test_the_permit_of_one_who_left_before_he_connected_goes_to_the_next() -> None:
+    core = make(max_size=1, features=Features(connect_in_caller=True))
+    first, second = ask(core), ask(core)
+    assert isinstance(first.outcome, Entry)
+    assert second.outcome is None
+    core.abandon(first, NOW)
+    assert isinstance(second.outcome, Entry)
+
+
+def test_the_place_of_a_detached_connection_goes_to_the_oldest_waiter() -> None:
+    core = make(max_size=1)
+    entry = leased(core)
+    waiter = ask(core)
+    core.detach(entry, NOW)
+    [new] = connects(core)
+    core.connected(new, object(), 1, NOW)
+    assert waiter.outcome is new
