@@ -67,14 +67,15 @@ class Watch:
         if self._postgres is not None:
             self._postgres.close()
 
-    def sample(self) -> None:
+    def sample(self, now: float | None = None) -> None:
+        """Count once; ``now`` is of time.monotonic."""
         counted: Counter[str] = Counter()
         with contextlib.suppress(Exception):  # a server that is down has no connections
             counted += self._count_postgres()
         with contextlib.suppress(Exception):
             counted += self._count_others()
         self.samples += 1
-        now = time.monotonic()
+        now = time.monotonic() if now is None else now
         for group, limit in self.budget.items():
             self.most[group] = max(self.most[group], counted[group])
             if counted[group] <= limit:
@@ -86,7 +87,7 @@ class Watch:
 
     @staticmethod
     def _group(adapter: Adapter) -> str:
-        """PostgreSQL tells whose session it is from its first byte on; the others are counted together."""
+        """PostgreSQL tells whose session it is; the others are counted together."""
         kind = str(adapter.client.kind)
         return f"postgres {adapter.name}" if kind == "postgres" else kind
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
 from collections import Counter
@@ -12,10 +11,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import anyio
 import pytest
 
 from bench.reliability.async_clients import AsyncClient, AsyncPsycopg, AsyncSQLAlchemy
+from bench.reliability.cancels import cancel_statements
 from bench.reliability.clients import SyncClient
 from bench.reliability.faults import FAULTS
 from bench.reliability.load import Load, kind_of
@@ -202,12 +201,12 @@ def elapsed(some: Users) -> float:
 def test_after_a_failover_one_request_finds_out_that_the_old_sessions_only_read(
     adapter: str, servers: World, users: Callable[..., tuple[Users, FaultProxy]]
 ) -> None:
-    some, front = users(adapter, size=5)
+    some, _ = users(adapter, size=5)
     some.fill()
     servers.fail_over()
     # a session reads the new settings before its next statement; the reload reaches them one by one
     answers = [one for _ in range(3) for one in some.ask(10)]
-    assert 25 <= answers.count("ok"), Counter(answers)
+    assert answers.count("ok") >= 25, Counter(answers)
     assert answers[-10:] == ["ok"] * 10
     assert {one for one in answers if one != "ok"} <= {
         f"{kind} 25006"
@@ -317,52 +316,10 @@ def test_cancelled_statements_never_make_more_sessions_than_the_pool_may_have(
     kind: type[AsyncClient], servers: World
 ) -> None:
     """anyio cancels again at every step of the clean-up: where that is skipped, statements run on at the server."""
-    size, name = 3, f"cancel-{kind.__name__}"
-    seen: list[tuple[int, int]] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        with servers.postgres.connect() as admin:
-            while not stop.is_set():
-                row = admin.execute(
-                    "select count(*), count(*) filter (where state = 'active') from pg_stat_activity"
-                    " where application_name = %s",
-                    (name,),
-                ).fetchone()
-                assert row
-                seen.append((row[0], row[1]))
-                time.sleep(0.002)
-
-    async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        client: Any = kind()
-        await client.open(ours=True, host=servers.postgres.host, port=servers.postgres.port, name=name, size=size)
-        dice = random.Random(4)
-        over = time.monotonic() + 1.5
-
-        async def caller() -> None:
-            while time.monotonic() < over:
-                with anyio.move_on_after(dice.uniform(0.0, 0.08)), contextlib.suppress(Exception):
-                    if kind is AsyncPsycopg:
-                        async with client._pool.connection() as connection:
-                            await connection.execute("select pg_sleep(0.3)")
-                    else:
-                        async with client._engine.connect() as connection:
-                            await connection.exec_driver_sql("select pg_sleep(0.3)")
-
-        async with anyio.create_task_group() as group:
-            for _ in range(4 * size):
-                group.start_soon(caller)
-        assert [await client.ask(str(n)) for n in range(10)] == [str(n) for n in range(10)]
-        client.engine.check_books()
-        await client.close()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        asyncio.run(main())
-    finally:
-        stop.set()
-        watcher.join(10)
-    assert max(active for _, active in seen) <= size
-    assert max(active for _, active in seen) > 0
+    found = cancel_statements(servers, kind, ours=True)
+    # a place is free when the server has taken the cancel request; its process hears of that within milliseconds,
+    # in which a sample may find the next session beside it
+    assert 0 < found.most_active <= found.size + 1, found
+    assert found.above <= found.samples // 20, found
+    assert found.cancelled > 10, found
+    assert found.answered
