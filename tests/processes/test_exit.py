@@ -1,0 +1,46 @@
+"""Pain 37: a program that ends with its pools open ends at once, silently and with status 0."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
+from tests.processes.exit_program import CASES
+from tests.processes.programs import run
+
+
+@pytest.fixture
+def urls(redis_server: RedisServer, postgres: PostgresServer, http_server: HTTPServer) -> dict[str, str]:
+    return {"redis": redis_server.url, "postgres": postgres.url, "http": http_server.url, "": ""}
+
+
+def seconds(case: str, url: str, **more: str) -> float:
+    """How long the program runs as a whole; whatever it says on stderr fails the test."""
+    began = time.monotonic()
+    _, complaints = run("-m", "tests.processes.exit_program", case, url, **more)
+    spent = time.monotonic() - began
+    assert complaints == ""
+    return spent
+
+
+def quickest(case: str, url: str, **more: str) -> float:
+    return min(seconds(case, url, **more) for _ in range(2))
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("case", CASES)
+def test_the_end_of_the_interpreter_waits_for_no_pool(case: str, urls: dict[str, str]) -> None:
+    """Compared with the same program that leaves by os._exit(): the end itself may take half a second.
+
+    The difference of two runs on a busy machine is noise of its own: only if it stays large in three tries, which
+    a pool that waits for a timeout would do every time, the test fails.
+    """
+    url = urls[CASES[case][1]]
+    differences = []
+    for _ in range(3):
+        differences.append(quickest(case, url) - quickest(case, url, POOLKIT_SKIP="1"))
+        if differences[-1] < 0.5:
+            return
+    raise AssertionError(f"the end takes {min(differences):.2f} s")
