@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs check clean conformance oldest simulate
+.PHONY: demo test lint types docs check clean conformance oldest simulate bench
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -37,6 +37,10 @@ oldest: $(VENV)-oldest/.ready
 # A million random steps of the core and some thousand schedules of whole pools, fresh seeds each time.
 simulate: $(VENV)/.test
 	$(VENV)/bin/python -m poolkit.testing --steps 1000000 $(SIMULATE_ARGS)
+
+# poolkit beside the drivers' own pools, turn by turn (BENCH_ARGS='cycle spike --quick').
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 check: test lint types docs
 
