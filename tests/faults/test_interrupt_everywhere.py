@@ -110,7 +110,7 @@ def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], 
         stage = make()
         stage.connector.strays = 0  # type: ignore[attr-defined]
         act = scene(stage)
-        waiters = [waiter for waiter in stage.pool._lane.waiters]
+        waiters = list(stage.pool._lane.waiters)
         place = interrupted_at(at, act)
         del act
         try:
