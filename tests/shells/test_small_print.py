@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from poolkit import Connector, Pool, PoolConfig
@@ -158,3 +160,20 @@ async def test_a_child_never_finalizes_what_its_parent_has_open(flavour: str) ->
     gc.collect()
     os.close(reading)
     os.close(writing)
+
+
+@THREADS
+async def test_a_background_job_that_fails_is_logged_and_ends_no_worker(
+    flavour: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from poolkit.runtimes.threads import ThreadRuntime
+
+    done = threading.Event()
+    ThreadRuntime().spawn(lambda: 1 / int(done.is_set()))
+    for _ in range(1000):
+        if "background job failed" in caplog.text:
+            break
+        await anyio.sleep(0.01)
+    assert "background job failed" in caplog.text
+    ThreadRuntime().spawn(done.set)
+    assert done.wait(10)
