@@ -209,3 +209,21 @@ def test_the_place_of_a_detached_connection_goes_to_the_oldest_waiter() -> None:
     [new] = connects(core)
     core.connected(new, object(), 1, NOW)
     assert waiter.outcome is new
+
+
+def test_retire_is_the_end_of_all_connections_of_the_generation() -> None:
+    core = make()
+    first, second = leased(core), leased(core)
+    core.give_back(second, NOW)
+    core.discard(first, NOW, Verdict.RETIRE)
+    ended = {effect.entry for effect in core.take_effects() if effect.do in (Do.CLOSE, Do.ABORT)}
+    assert ended == {first, second}
+
+
+def test_what_a_connection_was_used_for_is_counted_beyond_its_end() -> None:
+    core = make()
+    entry = leased(core)
+    entry.uses, entry.busy = 3, 1.5
+    core.discard(entry, NOW)
+    core.closed(entry, NOW)
+    assert (core.counts.uses, core.counts.busy) == (3, 1.5)

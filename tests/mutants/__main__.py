@@ -90,7 +90,7 @@ class Copy:
 
 def _evidence(output: str) -> str:
     lines = [line for line in output.splitlines() if line.strip()]
-    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    failed = [line for line in lines if line.startswith(("FAILED tests", "ERROR tests"))]
     telling = [line for line in lines if "Error" in line or "Failure" in line]
     return (failed or telling or lines or ["no output"])[-1 if not failed else 0][:150]
 
