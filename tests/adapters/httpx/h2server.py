@@ -134,8 +134,9 @@ class _Connection(asyncio.Protocol):
         self.open -= 1
         # written by hand: h2 itself sends nothing more after a goodbye of its own
         body = b"%d:%d" % (self.number, stream)
-        if self.h2 is not None and stream in self.h2.streams:
-            self.h2.streams[stream].state_machine.state = h2.stream.StreamState.CLOSED  # so that it forgets it
+        known = self.h2 and self.h2.streams.get(stream)
+        if known and known.state_machine.state is h2.stream.StreamState.HALF_CLOSED_REMOTE:
+            known.state_machine.state = h2.stream.StreamState.CLOSED  # h2 then forgets it; a body may still come else
         self.transport.write(_frame(1, 4, stream, b"\x88") + _frame(0, 1, stream, body))
 
     def goaway(self, last: int, error_code: int) -> None:
