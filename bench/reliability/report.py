@@ -63,8 +63,30 @@ def table(results: Sequence[Result], faults: Sequence[Fault]) -> str:
         rows = [_row(one) for one in results if one.fault == name]
         if rows:
             what = dict.fromkeys(fault.what for fault in faults if fault.name == name)
-            parts.append("\n".join((f"### {name}", "", "; ".join(what).capitalize() + ".", "", *HEAD, *rows)))
-    return "\n\n".join(parts)
+            told = "; ".join(what)
+            parts.append("\n".join((f"### {name}", "", f"{told[0].upper()}{told[1:]}.", "", *HEAD, *rows)))
+    return "\n\n".join((_summary(results), *parts))
+
+
+def _summary(results: Sequence[Result]) -> str:
+    """All adapters together, one row for each fault."""
+    lines = [
+        "### All adapters together",
+        "",
+        "| fault | failed, poolkit | failed, own pools | slowest first answer, poolkit | own pools |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(one.fault for one in results):
+        cells = [name]
+        halves = [
+            [one for one in results if one.fault == name and (one.pool == "poolkit") is ours] for ours in (True, False)
+        ]
+        cells += [f"{sum(one.failed for one in half)} of {sum(one.requests for one in half)}" for half in halves]
+        for half in halves:
+            never = any(one.first_answer is None for one in half)
+            cells.append("never" if never else _time(max(one.first_answer or 0.0 for one in half)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def write(results: Sequence[Result], faults: Sequence[Fault]) -> None:
