@@ -1,0 +1,267 @@
+"""Cancel each asynchronous operation of each adapter, on its real driver and server, at each of its suspensions.
+
+After each: the cancellation was delivered, the next ten replies are the right ones, and the capacity is as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
+from tests.faults.cancelling import cancel_at
+
+SIZE = 2
+MOST = 60
+PROMPT = 10.0
+
+Act = Callable[[], Awaitable[Any]]
+Ask = Callable[[int], Awaitable[Any]]
+
+
+async def everywhere(act: Act, ask: Ask, engine: Any, *, afresh: Callable[[], object] | None = None) -> int:
+    """Cancel ``act()`` at its 1st, 2nd, ... point, once and twice; ``ask(k)`` must answer k; the number of points."""
+    numbers = itertools.count(1)
+    deepest = 0
+    for again in (False, True):
+        for point in range(1, MOST):
+            if afresh is not None:
+                afresh()
+            struck = await cancel_at(point, act, again=again)
+            try:
+                await _all_is_well(ask, engine, numbers)
+            except BaseException as error:
+                raise AssertionError(f"cancelled at suspension {point}{' and the next' * again}: {error!r}") from error
+            if not struck:
+                break
+            deepest = max(deepest, point)
+        else:
+            raise AssertionError("does not come to its end")
+    return deepest
+
+
+async def _all_is_well(ask: Ask, engine: Any, numbers: Any) -> None:
+    for _ in range(10 // SIZE):  # as many at once as the pool has places
+        wanted = [next(numbers) for _ in range(SIZE)]
+        answers = await asyncio.wait_for(asyncio.gather(*(ask(number) for number in wanted)), PROMPT)
+        assert answers == wanted, f"asked for {wanted}, got {answers}"
+    for _ in range(2000):
+        stats = engine.stats()
+        if not (stats.in_use or stats.waiting or stats.connecting or stats.closing or stats.resetting):
+            break
+        await asyncio.sleep(0.001)
+    else:
+        raise AssertionError(f"never quiet: {stats}")
+    engine.check_books()
+    assert stats.size <= SIZE
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """asyncio, without the noise of drivers that leave the error of a cancelled connect unread."""
+
+    async def quiet() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        await main()
+
+    asyncio.run(quiet())
+
+
+# -- psycopg -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["idle", "connects"])
+@pytest.mark.parametrize("scene", ["connection", "getconn and putconn", "transaction left open"])
+def test_psycopg(postgres: PostgresServer, scene: str, warm: bool) -> None:
+    from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool
+
+    async def main() -> None:
+        async with AsyncPoolkitConnectionPool(postgres.url, min_size=0, max_size=SIZE, open=False) as pool:
+
+            async def ask(number: int) -> int:
+                async with pool.connection() as connection:
+                    cursor = await connection.execute("select %s::int", (number,))
+                    row = await cursor.fetchone()
+                    assert row is not None
+                    return int(row[0])
+
+            async def block() -> None:
+                async with pool.connection() as connection:
+                    await connection.execute("select 1")
+
+            async def by_hand() -> None:
+                connection = await pool.getconn()
+                try:
+                    await connection.execute("select 2")
+                    if scene != "transaction left open":
+                        await connection.rollback()
+                finally:
+                    await pool.putconn(connection)
+
+            def afresh() -> None:
+                if not warm:
+                    pool.engine.clear()
+
+            act = block if scene == "connection" else by_hand
+            assert await everywhere(act, ask, pool.engine, afresh=afresh) >= 3
+
+    run(main)
+
+
+# -- SQLAlchemy --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["idle", "connects"])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
+def test_sqlalchemy(postgres: PostgresServer, driver: str, warm: bool) -> None:
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
+    from tests.adapters.sqlalchemy.conftest import VERSION
+
+    if VERSION < (2, 0, 58):
+        pytest.skip("before 2.0.58 SQLAlchemy itself loses connections whose task is cancelled")
+
+    async def main() -> None:
+        database = create_async_engine(
+            postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=SIZE, max_overflow=0
+        )
+        engine: Any = database.pool.poolkit  # type: ignore[attr-defined]
+
+        async def ask(number: int) -> int:
+            async with database.connect() as connection:
+                return int(await connection.scalar(text(f"select {number}")))
+
+        async def act() -> None:
+            connection = await database.connect()
+            try:
+                await connection.execute(text("select -1"))
+            finally:
+                await connection.close()
+
+        def afresh() -> None:
+            if not warm:
+                engine.clear()
+
+        try:
+            assert await everywhere(act, ask, engine, afresh=afresh) >= 3
+        finally:
+            await database.dispose()
+
+    run(main)
+
+
+# -- redis-py ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["idle", "connects"])
+@pytest.mark.parametrize("scene", ["get", "pipeline", "blocking"])
+def test_redis(redis_server: RedisServer, scene: str, warm: bool) -> None:
+    import redis.asyncio
+
+    from poolkit_adapters.redis import AsyncPoolkitConnectionPool
+
+    async def main() -> None:
+        pool: Any = AsyncPoolkitConnectionPool(
+            host=redis_server.host, port=redis_server.port, max_connections=SIZE, timeout=20
+        )
+        client: Any = redis.asyncio.Redis(connection_pool=pool)
+
+        async def ask(number: int) -> int:
+            return int(await client.echo(f"{number}"))
+
+        async def get() -> None:
+            await client.get("planted")
+
+        async def pipeline() -> None:
+            async with client.pipeline() as pipe:
+                await pipe.get("planted").get("planted").execute()
+
+        @asynccontextmanager
+        async def planted() -> AsyncIterator[None]:
+            await client.set("planted", "not a number: a reply to another question")
+            try:
+                yield
+            finally:
+                await client.aclose()
+                await pool.aclose()
+
+        def afresh() -> None:
+            if not warm:
+                pool.engine.clear()
+
+        async with planted():
+            if scene == "blocking":
+                await _while_exhausted(pool, ask)
+                return
+            act = get if scene == "get" else pipeline
+            assert await everywhere(act, ask, pool.engine, afresh=afresh) >= 1
+
+    run(main)
+
+
+async def _while_exhausted(pool: Any, ask: Ask) -> None:
+    """Cancelled while it waits for a place, or just when it got one."""
+    numbers = itertools.count(1)
+    for delay in range(12):
+        held = [await pool.get_connection() for _ in range(SIZE)]
+
+        async def act() -> None:
+            await pool.release(await pool.get_connection())
+
+        task = asyncio.get_running_loop().create_task(act())
+        for _ in range(2):
+            await asyncio.sleep(0)
+        for connection in held:
+            await pool.release(connection)
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        accepted = task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            assert accepted
+        else:
+            assert not accepted, "cancel() said yes and the task went on"
+        await _all_is_well(ask, pool.engine, numbers)
+
+
+# -- httpx -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["idle", "connects"])
+@pytest.mark.parametrize("scene", ["get", "stream"])
+def test_httpx(http_server: HTTPServer, scene: str, warm: bool) -> None:
+    import httpx
+
+    from poolkit_adapters.httpx import AsyncPoolkitTransport
+
+    async def main() -> None:
+        transport = AsyncPoolkitTransport(limits=httpx.Limits(max_connections=SIZE))
+        async with httpx.AsyncClient(transport=transport, timeout=10) as client:
+
+            async def ask(number: int) -> int:
+                answer = await client.get(f"{http_server.url}/echo?key={number}")
+                return int(answer.json()["key"])
+
+            async def get() -> None:
+                await client.get(f"{http_server.url}/echo?key=planted")
+
+            async def stream() -> None:
+                async with client.stream("GET", f"{http_server.url}/echo?key=planted") as answer:
+                    async for _ in answer.aiter_bytes():
+                        pass
+
+            def afresh() -> None:
+                if not warm:
+                    transport.engine.clear()
+
+            act = get if scene == "get" else stream
+            assert await everywhere(act, ask, transport.engine, afresh=afresh) >= 1
+
+    run(main)
