@@ -88,7 +88,7 @@ class _Housekeeper:
         self._inbox: deque[tuple[float, weakref.ref[Task]]] = deque()
         self._nudged: deque[weakref.ref[Inbox]] = deque()
         self._parker = ThreadParker()
-        self._alive = allocate_lock()  # held as long as there is a thread; only ever tried
+        self._holder: dict[int, object] = {}  # filled as long as there is a thread, with what that one was given
         self._until = 0.0  # how long the thread sleeps
         # the rest is the thread's own
         self._due: list[tuple[float, int, int, weakref.ref[Task]]] = []  # when, number, id of the pool, pool
@@ -100,7 +100,7 @@ class _Housekeeper:
         self._inbox.append((at, weakref.ref(task, self._forget)))
         if at == NEVER or sys.is_finalizing():
             self._parker.wake()
-        elif self._alive.acquire(False):
+        elif not self._holder:
             self._start()
         elif at < self._until:
             self._parker.wake()
@@ -113,13 +113,19 @@ class _Housekeeper:
         self._parker.wake()  # a pool was collected: perhaps nothing is due any more
 
     def _start(self) -> None:
+        me, thread = object(), None
         try:
-            threading.Thread(target=self._run, name="poolkit-housekeeping", daemon=True).start()
-        except RuntimeError:  # the interpreter is shutting down: nothing will be due any more
-            self._alive.release()
+            if self._holder.setdefault(0, me) is me:
+                thread = threading.Thread(target=self._run, args=(me,), name="poolkit-housekeeping", daemon=True)
+                thread.start()
+        except BaseException as error:
+            if self._holder.get(0) is me and (thread is None or not thread.is_alive()):
+                del self._holder[0]  # interrupted: the next one who asks tries again
+            if not isinstance(error, RuntimeError):  # the interpreter is shutting down: nothing will be due any more
+                raise
 
-    def _run(self) -> None:
-        while True:
+    def _run(self, me: object) -> None:
+        while self._holder.get(0) is me:
             self._until = 0.0  # awake: whoever asks now is seen below
             self._read_inbox()
             now = time.monotonic()
@@ -132,8 +138,8 @@ class _Housekeeper:
                 continue
             self._parker.wait(max(0.0, self._until - time.monotonic()))
             if not self._due and not self._inbox and not self._nudged and time.monotonic() >= self._until:
-                self._alive.release()
-                if not self._inbox or not self._alive.acquire(False):
+                del self._holder[0]
+                if not self._inbox or self._holder.setdefault(0, me) is not me:
                     return
 
     def _read_inbox(self) -> None:

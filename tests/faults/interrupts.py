@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
@@ -30,6 +31,7 @@ class _Trap:
         self.left = at
         self.roots = roots
         self.paused = 0
+        self.thread = get_ident()
         self.sprung: tuple[CodeType, int] | None = None
         self._mine: dict[CodeType, bool] = {}
 
@@ -63,7 +65,7 @@ class _Trap:
     # -- from Python 3.13 on --------------------------------------------------------------------------------------
 
     def monitored(self, code: CodeType, offset: int) -> Any:
-        if self.watches(code):
+        if self.watches(code) and get_ident() == self.thread:
             self.step(sys._getframe(1), offset)
 
 

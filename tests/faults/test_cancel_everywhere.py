@@ -10,6 +10,7 @@ import asyncio
 import sys
 import warnings
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -105,7 +106,7 @@ async def _acquire_when_full(stage: Stage) -> Act:
 
     async def act() -> None:
         for connection in held:
-            anyio_later(lambda connection=connection: stage.pool.release_nowait(connection))
+            soon(partial(stage.pool.release_nowait, connection))
         connection = await stage.pool.acquire(timeout=5)
         stage.pool.release_nowait(connection)
 
@@ -154,7 +155,7 @@ ENDS: dict[str, Callable[[AsyncPool[FakeConnection]], Awaitable[Any]]] = {
 }
 
 
-def anyio_later(call: Callable[[], object]) -> None:
+def soon(call: Callable[[], object]) -> None:
     """Soon, in a moment when the caller is suspended."""
     try:
         asyncio.get_running_loop().call_soon(call)

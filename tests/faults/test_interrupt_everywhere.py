@@ -7,6 +7,7 @@ interrupted step is made good within three seconds, while somebody wants a conne
 from __future__ import annotations
 
 import gc
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from types import CodeType
@@ -17,6 +18,7 @@ import pytest
 from poolkit import Pool
 from poolkit._core.entry import Entry
 from poolkit._core.waiter import Waiter
+from poolkit.runtimes.threads import _Housekeeper
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime
 from tests.faults.interrupts import interrupted_at, opcode_at, place_of, spared
@@ -232,3 +234,25 @@ def test_acquire_from_a_full_pool_while_another_returns() -> None:
         return lambda: stage.pool.acquire(timeout=SOON)
 
     everywhere(Stage, scene, least=100)
+
+
+def test_the_start_of_the_housekeeping_thread() -> None:
+    """Wherever it is interrupted, the next one who asks gets it."""
+    at, place = 0, None
+    while at == 0 or place is not None:
+        at += 1
+        keeper = _Housekeeper()
+        called = threading.Event()
+        task = _Due(called)
+        place = interrupted_at(at, lambda: keeper.schedule(task, 0.0))  # noqa: B023
+        keeper.schedule(task, 0.0)
+        assert called.wait(5), f"interrupted at bytecode {at}, {place_of(place)}: housekeeping never came"
+    assert at > 20
+
+
+class _Due:
+    def __init__(self, called: threading.Event) -> None:
+        self.called = called
+
+    def run_due(self) -> None:
+        self.called.set()

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -120,7 +121,7 @@ def threaded(faults: Combination) -> None:
         if not hangs:
             in_time(began, PATIENCE, "a caller")
 
-    callers = [in_thread(lambda discard=discard: caller(discard)) for discard in (False, True, False)]
+    callers = [in_thread(partial(caller, discard)) for discard in (False, True, False)]
     if not hangs:
         for thread in callers:
             thread.join(GRACE)
