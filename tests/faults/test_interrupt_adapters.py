@@ -1,0 +1,48 @@
+"""An exception between any two bytecodes of an adapter's own code costs no place in the pool either."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import warnings
+from pathlib import Path
+
+import poolkit
+import poolkit_adapters
+from poolkit_adapters.dbapi import PooledDatabase
+from tests.faults.interrupts import interrupted_at, place_of
+
+SIZE = 2
+ROOTS = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (poolkit, poolkit_adapters))
+
+
+def test_pooled_database(tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()  # what is dropped goes at once; the collector would come at another bytecode each time
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # connections that the interrupted have dropped
+            with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
+                database.pool._core.vigil = 0.002  # looks for what is in nobody's hands more often than once a second
+
+                def act() -> None:
+                    with database.connect() as connection:
+                        connection.execute("select 1").fetchone()
+
+                act()
+                at, place = 0, None
+                while at == 0 or place is not None:
+                    at += 1
+                    place = interrupted_at(at, act, roots=ROOTS)
+                    try:
+                        held = [database.connect() for _ in range(SIZE)]
+                        for number, connection in enumerate(held):
+                            assert connection.execute("select ?", (number,)).fetchone() == (number,)
+                            connection.close()
+                    except BaseException as error:
+                        raise AssertionError(f"bytecode {at}, {place_of(place)}: {error!r}") from error
+                assert at > 200
+                database.pool.check_books()
+    finally:
+        gc.enable()
