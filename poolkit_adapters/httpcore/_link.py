@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
@@ -59,7 +60,17 @@ class Lease(Protocol):
 class Link(Generic[L]):
     """A connection of httpcore's with what the pool has learnt about it."""
 
-    __slots__ = ("answered", "capacity", "connection", "exchanges", "http2", "key", "last_stream", "streams")
+    __slots__ = (
+        "answered",
+        "capacity",
+        "connection",
+        "exchanges",
+        "http2",
+        "key",
+        "last_stream",
+        "starting",
+        "streams",
+    )
 
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
@@ -70,6 +81,9 @@ class Link(Generic[L]):
         self.streams: list[Any] = []  # httpcore's network streams, the innermost first
         # HTTP/2: the requests under way by stream; weak, so that a response that is dropped can be collected
         self.exchanges: WeakValueDictionary[int, Exchange] = WeakValueDictionary()
+        # HTTP/2 in threads: httpcore takes the number of a stream and opens that stream without a lock between, so
+        # that two requests could share a stream, and with it their answers
+        self.starting = threading.Lock()
         self.last_stream: int | None = None  # HTTP/2: the server has said goodbye; it serves streams up to this one
 
     def open_to_more(self) -> bool:

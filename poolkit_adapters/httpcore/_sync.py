@@ -46,7 +46,22 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
 
 
 class _Hook(Exchange):
+    _starting = False
+
+    def start(self) -> None:
+        """Wait for one's turn to open a stream; who has it only writes the head of his request."""
+        self.link.starting.acquire()
+        self._starting = True
+
+    def started(self) -> None:
+        """The stream is open, or never will be: the next one, please. More than once is a no-op."""
+        if self._starting:
+            self._starting = False
+            self.link.starting.release()
+
     def __call__(self, event: str, info: dict[str, Any]) -> Any:
+        if event.startswith("http2.send_request_headers.") and not event.endswith("started"):
+            self.started()
         self.note(event, info)
         return None if self.user_trace is None else self.user_trace(event, info)
 
@@ -132,7 +147,13 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
                 hook = _Hook(link, lease, request, self._connector.on_plain)
                 sent = hook.traced(hook, config.connect_timeout)
             try:
-                response = link.connection.handle_request(sent)
+                if hook is not None:
+                    hook.start()
+                try:
+                    response = link.connection.handle_request(sent)
+                finally:
+                    if hook is not None:
+                        hook.started()
             except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
                 if hook is not None:
                     hook.over()

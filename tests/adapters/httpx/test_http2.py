@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import anyio
+import h2.connection
 import httpcore
 import httpx
 import pytest
@@ -255,3 +256,23 @@ def test_read_timeout_ends_the_connection(h2_server: Make, certificates: Certifi
         assert time.monotonic() - began < 5
         assert ask(f"{server.url}/now").content == b"1:1"
         pool.engine.check_books()
+
+
+def test_threads_that_begin_requests_at_once_never_share_a_stream(
+    h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """httpcore takes a stream's number and opens it without a lock; here every thread is held between the two."""
+    real = h2.connection.H2Connection.get_next_available_stream_id
+
+    def slow(connection: h2.connection.H2Connection) -> int:
+        number = real(connection)
+        time.sleep(0.002)
+        return number
+
+    monkeypatch.setattr(h2.connection.H2Connection, "get_next_available_stream_id", slow)
+    server = h2_server(10)
+    made = PoolkitTransport(verify=certificates.client_context(), http2=True, max_size=1)
+    with httpx.Client(transport=made, timeout=10) as client, ThreadPoolExecutor(8) as threads:
+        client.get(f"{server.url}/now")
+        answers = list(threads.map(lambda _: client.get(f"{server.url}/now").text, range(40)))
+    assert len(set(answers)) == 40
