@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs check clean conformance oldest simulate bench
+.PHONY: demo test lint types docs check clean conformance oldest simulate bench mutants soak
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -37,6 +37,14 @@ oldest: $(VENV)-oldest/.ready
 # A million random steps of the core and some thousand schedules of whole pools, fresh seeds each time.
 simulate: $(VENV)/.test
 	$(VENV)/bin/python -m poolkit.testing --steps 1000000 $(SIMULATE_ARGS)
+
+# Each planted fault must be noticed by a test (MUTANTS_ARGS='--jobs 2 14 15').
+mutants: $(VENV)/.test
+	$(VENV)/bin/python -m tests.mutants $(MUTANTS_ARGS)
+
+# All adapters together under random faults; every reply is checked (SOAK_ARGS='--minutes 30').
+soak: $(VENV)/.test
+	$(VENV)/bin/python -m bench.soak $(SOAK_ARGS)
 
 # poolkit beside the drivers' own pools, turn by turn (BENCH_ARGS='cycle spike --quick').
 bench: $(VENV)/.bench

@@ -6,6 +6,7 @@ import argparse
 import random
 import sys
 
+from .async_simulation import AsyncPoolSimulation
 from .pool_simulation import PoolSimulation
 from .simulate import CoreSimulation
 
@@ -16,7 +17,7 @@ def main() -> None:
     """Simulate until that many steps are done; a failure shows its seed."""
     parser = argparse.ArgumentParser(prog="python -m poolkit.testing", description=__doc__)
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps of the core (default: %(default)s)")
-    parser.add_argument("--pools", type=int, default=2000, help="schedules of whole pools (default: %(default)s)")
+    parser.add_argument("--pools", type=int, default=2000, help="schedules of each kind of pool (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="first seed (default: a fresh one)")
     options = parser.parse_args()
     first = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
@@ -26,6 +27,7 @@ def main() -> None:
         CoreSimulation(seed).run(per_run)
     for seed in range(first, first + options.pools):
         PoolSimulation(seed).run()
+        AsyncPoolSimulation(seed).run()
     sys.stdout.write(
         f"simulate: {runs * per_run} steps of the core in {runs} schedules and {options.pools} schedules of whole "
         f"pools passed (seeds from {first})\n"

@@ -10,6 +10,8 @@ from unittest import mock
 import pytest
 
 from poolkit import AcquireTimeout, Connector, Pool, _fast, _shell
+from poolkit._core.machine import Core
+from poolkit.testing.async_simulation import AsyncPoolSimulation
 from poolkit.testing.interleave import Interleaving, SimulatedRuntime
 from poolkit.testing.pool_simulation import PoolSimulation
 
@@ -34,6 +36,29 @@ def test_no_schedule_of_threads_breaks_a_promise(block: int) -> None:
     first = random.SystemRandom().randrange(10**9) if chosen is None else int(chosen)
     for seed in range(first, first + 25):
         PoolSimulation(seed).run()
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_no_schedule_of_tasks_and_cancellations_breaks_a_promise(block: int) -> None:
+    chosen = os.environ.get("POOLKIT_SEED")
+    first = random.SystemRandom().randrange(10**9) if chosen is None else int(chosen)
+    for seed in range(first, first + 150):
+        AsyncPoolSimulation(seed).run()
+
+
+def test_the_simulation_finds_a_connection_that_a_cancelled_waiter_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Served and cancelled in the same moment: without passing it on, the connection is in nobody's hands."""
+    original = Core.abandon
+
+    def keeping(core: Core, waiter: Any, now: float, **how: Any) -> None:
+        if not waiter.queued:
+            waiter.outcome = None
+        original(core, waiter, now, **how)
+
+    monkeypatch.setattr(Core, "abandon", keeping)
+    with pytest.raises(AssertionError, match=r"seed \d+: .* in nobody's hands"):
+        for seed in range(400):
+            AsyncPoolSimulation(seed).run()
 
 
 class _Server(Connector[object]):
