@@ -163,9 +163,9 @@ class PoolkitTransport(httpx.HTTPTransport):
         pool._held += (httpx.ByteStream,)
 
     @property
-    def engine(self) -> Pool[Any]:
+    def poolkit(self) -> Pool[Any]:
         """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
-        return self._pool.engine  # type: ignore[attr-defined, no-any-return]
+        return self._pool.poolkit  # type: ignore[attr-defined, no-any-return]
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
@@ -205,9 +205,9 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
         pool._held += (httpx.ByteStream,)
 
     @property
-    def engine(self) -> AsyncPool[Any]:
+    def poolkit(self) -> AsyncPool[Any]:
         """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
-        return self._pool.engine  # type: ignore[attr-defined, no-any-return]
+        return self._pool.poolkit  # type: ignore[attr-defined, no-any-return]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its connection is free for the next one when the response is closed."""

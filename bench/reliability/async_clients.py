@@ -98,7 +98,7 @@ class AsyncPsycopg(AsyncClient):
         )
         self._insert = INSERT.format("%s").encode()
         await self._pool.open()
-        self.engine = self._pool.engine if ours else None  # type: ignore[attr-defined]
+        self.engine = self._pool.poolkit if ours else None  # type: ignore[attr-defined]
 
     async def ask(self, key: str) -> str:
         async with self._pool.connection() as connection:
@@ -137,7 +137,7 @@ class AsyncRedis(AsyncClient):
             **settings,
         )
         self._client = redis.asyncio.Redis(connection_pool=self._pool)
-        self.engine = self._pool.engine if ours else None
+        self.engine = self._pool.poolkit if ours else None
 
     async def ask(self, key: str) -> str:
         return str(await self._client.echo(key))
@@ -176,7 +176,7 @@ class AsyncHTTPX(AsyncClient):
             base_url=f"http://{host}:{port}",
             timeout=httpx.Timeout(ANSWER, connect=CONNECT, pool=ACQUIRE),
         )
-        self.engine = transport.engine if ours else None
+        self.engine = transport.poolkit if ours else None
 
     async def ask(self, key: str) -> str:
         answer = await self._client.get("/echo", params={"key": key})
@@ -209,7 +209,7 @@ class AsyncHTTP2(AsyncClient):
             base_url=server.url,
             timeout=httpx.Timeout(ANSWER, connect=CONNECT, pool=ACQUIRE),
         )
-        self.engine = transport.engine if ours else None
+        self.engine = transport.poolkit if ours else None
 
     async def ask(self, key: str) -> str:
         answer = await self._client.get("/wait")

@@ -120,7 +120,7 @@ class Psycopg(SyncClient):
             **settings,
         )
         self._insert = INSERT.format("%s").encode()
-        self.engine = self._pool.engine if ours else None  # type: ignore[attr-defined]
+        self.engine = self._pool.poolkit if ours else None  # type: ignore[attr-defined]
 
     def ask(self, key: str) -> str:
         with self._pool.connection() as connection:
@@ -159,7 +159,7 @@ class Redis(SyncClient):
             **settings,
         )
         self._client = redis.Redis(connection_pool=self._pool)
-        self.engine = self._pool.engine if ours else None
+        self.engine = self._pool.poolkit if ours else None
 
     def ask(self, key: str) -> str:
         return str(self._client.echo(key))
@@ -198,7 +198,7 @@ class HTTPX(SyncClient):
             base_url=f"http://{host}:{port}",
             timeout=httpx.Timeout(ANSWER, connect=CONNECT, pool=ACQUIRE),
         )
-        self.engine = transport.engine if ours else None
+        self.engine = transport.poolkit if ours else None
 
     def ask(self, key: str) -> str:
         answer = self._client.get("/echo", params={"key": key})
@@ -231,7 +231,7 @@ class HTTP2(SyncClient):
             base_url=server.url,
             timeout=httpx.Timeout(ANSWER, connect=CONNECT, pool=ACQUIRE),
         )
-        self.engine = transport.engine if ours else None
+        self.engine = transport.poolkit if ours else None
 
     def ask(self, key: str) -> str:
         answer = self._client.get("/wait")

@@ -10,8 +10,8 @@ alone knows is therefore in nobody's hands, and no late step can come for it.
 
 from __future__ import annotations
 
+import sys
 from heapq import heapify
-from sys import getrefcount
 from typing import Any
 
 from ..events import CloseReason
@@ -24,15 +24,21 @@ from .state import Phase
 __all__ = ("audit", "mend", "unheld")
 
 
+# Reference counts are exact under the GIL of CPython only: elsewhere nothing is taken back on their word.
+_EXACT = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 def _counted(register: dict[int, Any]) -> list[tuple[Any, int]]:
-    return [(entry, getrefcount(entry)) for entry in list(register.values())]
+    return [(entry, sys.getrefcount(entry)) for entry in list(register.values())]
 
 
-_ALONE = _counted({0: object()})[0][1]  # what the count is for an object that the register alone knows
+_ALONE = _counted({0: object()})[0][1] if _EXACT else 0  # what the count is for an object that the register alone knows
 
 
 def unheld(core: Core) -> list[Entry]:
     """The entries to which nothing refers but the register of permits."""
+    if not _EXACT:
+        return []
     return [entry for entry, count in _counted(core.entries) if count <= _ALONE]
 
 

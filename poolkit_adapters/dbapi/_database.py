@@ -100,7 +100,7 @@ class PooledDatabase:
         self._pool: Pool[Any] = Pool(connector, quiet(config), name=name, debug=debug, **settings)
 
     @property
-    def pool(self) -> Pool[Any]:
+    def poolkit(self) -> Pool[Any]:
         """The poolkit pool underneath: ``stats()``, ``explain()``, ``clear()``, ``reconfigure()``, events."""
         return self._pool
 

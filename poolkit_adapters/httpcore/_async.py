@@ -107,7 +107,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         )
 
     @property
-    def engine(self) -> AsyncPool[Any]:
+    def poolkit(self) -> AsyncPool[Any]:
         """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
         return self._reopening.get()
 

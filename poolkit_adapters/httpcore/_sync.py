@@ -116,7 +116,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         self._reopening = Reopening(lambda: Pool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
 
     @property
-    def engine(self) -> Pool[Any]:
+    def poolkit(self) -> Pool[Any]:
         """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
         return self._reopening.get()
 

@@ -189,7 +189,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     async def close(self, timeout: float = 5.0) -> None:
         """Close the pool: callers in the queue hear PoolClosed at once, connections out are closed on their return.
 
-        To let leases end first: ``await pool.engine.drain(timeout)``.
+        To let leases end first: ``await pool.poolkit.drain(timeout)``.
         """
         self._connector.outage.over()
         if self._opened:

@@ -81,7 +81,7 @@ class PoolBase:
     # -- attributes of psycopg_pool, taken from the settings in effect --------------------------------------------
 
     @property
-    def engine(self) -> Any:
+    def poolkit(self) -> Any:
         """The poolkit pool underneath: ``stats()``, ``explain()``, ``suspend()``, ``reconfigure()``, events."""
         return self._engine
 

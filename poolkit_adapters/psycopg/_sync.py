@@ -164,7 +164,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         """Close the pool: callers in the queue hear PoolClosed at once, connections out are closed on their return.
 
         Waits at most ``timeout`` seconds, in all, for the idle ones to be closed. To let leases end first:
-        ``pool.engine.drain(timeout)``.
+        ``pool.poolkit.drain(timeout)``.
         """
         self._connector.outage.over()
         if self._opened:

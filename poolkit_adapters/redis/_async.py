@@ -88,14 +88,14 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Begin anew with no connections; those in use are their users' own from now on."""
-        old = self.engine
+        old = self.poolkit
         old.discard_idle()
         self._begin()
 
     # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
 
     @property
-    def engine(self) -> AsyncPool[Any]:
+    def poolkit(self) -> AsyncPool[Any]:
         """The engine: ``stats()``, ``explain()``, ``describe()``, ``suspend()``, ``drain()``, ``reconfigure()``..."""
         assert self._engine is not None
         return self._engine
@@ -115,11 +115,11 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
     @property
     def timeout(self) -> float | None:
         """Seconds to wait for a connection; may be set on the live pool."""
-        return self.engine.config.acquire_timeout
+        return self.poolkit.config.acquire_timeout
 
     @timeout.setter
     def timeout(self, value: float | None) -> None:
-        self.engine.reconfigure(acquire_timeout=value)
+        self.poolkit.reconfigure(acquire_timeout=value)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 if not await guard.look():
                     await self._connect(connection, guard)
             except BaseException:
-                self.engine.release_nowait(connection, discard=True)
+                self.poolkit.release_nowait(connection, discard=True)
                 raise
         guard.state = State.USED
         if async_waits_recorded():
@@ -200,7 +200,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         try:
             await record(self, time.monotonic() - started)
         except BaseException:
-            self.engine.release_nowait(connection, discard=True)
+            self.poolkit.release_nowait(connection, discard=True)
             raise
 
     def make_connection(self) -> Any:
@@ -228,7 +228,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         finally:
             self._count(guard, State.IDLE)
             try:
-                self.engine.release_nowait(connection, discard=not keep)
+                self.poolkit.release_nowait(connection, discard=not keep)
             except NotLeased:
                 pass  # reset()
 
@@ -250,7 +250,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     def can_get_connection(self) -> bool:
         """Whether a connection is to be had without waiting for one to come back."""
-        stats = self.engine.stats()
+        stats = self.poolkit.stats()
         limit = self.max_connections
         return stats.idle > 0 or limit is None or stats.size < limit
 
@@ -272,7 +272,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 waiting.append(guard.closed)
             return True
 
-        closed = self.engine.discard_idle(note)
+        closed = self.poolkit.discard_idle(note)
         used = self._in_state(State.USED, State.OPENING) if inuse_connections else []
         results = await asyncio.gather(*(connection.disconnect() for connection in used), return_exceptions=True)
         if closed:
@@ -338,7 +338,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
     async def _disconnect_connections(self, connections: Iterable[Any]) -> None:
         """Idle connections that the server asked to leave: closed by the engine, not under somebody's hands."""
         chosen = {id(connection) for connection in connections}
-        self.engine.discard_idle(lambda connection: id(connection) in chosen)
+        self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
 
     def _count(self, guard: AsyncGuard, state: State | None) -> None:
         """Keep redis-py's metric: each connection is counted in the state that was told last."""

@@ -59,7 +59,7 @@ class _Queue:
 
     def qsize(self) -> int:
         """How many connections can be had without waiting."""
-        stats = self._pool.engine.stats()
+        stats = self._pool.poolkit.stats()
         return stats.idle + max(0, int(self._pool.max_connections) - stats.size)
 
 
@@ -135,7 +135,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
 
     @property
-    def engine(self) -> Pool[Any]:
+    def poolkit(self) -> Pool[Any]:
         """The engine: ``stats()``, ``explain()``, ``describe()``, ``suspend()``, ``drain()``, ``reconfigure()``..."""
         assert self._engine is not None
         return self._engine
@@ -155,11 +155,11 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     @property
     def timeout(self) -> float | None:
         """Seconds to wait for a connection; may be set on the live pool."""
-        return self.engine.config.acquire_timeout
+        return self.poolkit.config.acquire_timeout
 
     @timeout.setter
     def timeout(self, value: float | None) -> None:
-        self.engine.reconfigure(acquire_timeout=value)
+        self.poolkit.reconfigure(acquire_timeout=value)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
                 pass  # dead
             self._connect(connection, guard)
         except BaseException:
-            self.engine.release(connection, discard=True)
+            self.poolkit.release(connection, discard=True)
             raise
 
     def _connect(self, connection: Any, guard: Guard) -> None:
@@ -287,7 +287,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever thread. The pool
         stays usable.
         """
-        self.engine.discard_idle()
+        self.poolkit.discard_idle()
         if inuse_connections:
             for connection in self._get_in_use_connections():
                 connection.disconnect()
@@ -364,7 +364,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         """Close the idle connections to an address (None: all)."""
         idle = self._in_state(State.IDLE)
         chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
-        self.engine.discard_idle(lambda connection: id(connection) in chosen)
+        self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
 
     def _count(self, guard: Guard, state: State | None) -> None:
         """Keep redis-py's metric: each connection is counted in the state that was told last."""

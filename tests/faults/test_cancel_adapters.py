@@ -104,10 +104,10 @@ def test_psycopg(postgres: PostgresServer, scene: str, warm: bool) -> None:
 
             def afresh() -> None:
                 if not warm:
-                    pool.engine.clear()
+                    pool.poolkit.clear()
 
             act = block if scene == "connection" else by_hand
-            assert await everywhere(act, ask, pool.engine, afresh=afresh) >= 3
+            assert await everywhere(act, ask, pool.poolkit, afresh=afresh) >= 3
 
     run(main)
 
@@ -193,14 +193,14 @@ def test_redis(redis_server: RedisServer, scene: str, warm: bool) -> None:
 
         def afresh() -> None:
             if not warm:
-                pool.engine.clear()
+                pool.poolkit.clear()
 
         async with planted():
             if scene == "blocking":
                 await _while_exhausted(pool, ask)
                 return
             act = get if scene == "get" else pipeline
-            assert await everywhere(act, ask, pool.engine, afresh=afresh) >= 1
+            assert await everywhere(act, ask, pool.poolkit, afresh=afresh) >= 1
 
     run(main)
 
@@ -228,7 +228,7 @@ async def _while_exhausted(pool: Any, ask: Ask) -> None:
             assert accepted
         else:
             assert not accepted, "cancel() said yes and the task went on"
-        await _all_is_well(ask, pool.engine, numbers)
+        await _all_is_well(ask, pool.poolkit, numbers)
 
 
 # -- httpx -------------------------------------------------------------------------------------------------------------
@@ -259,9 +259,9 @@ def test_httpx(http_server: HTTPServer, scene: str, warm: bool) -> None:
 
             def afresh() -> None:
                 if not warm:
-                    transport.engine.clear()
+                    transport.poolkit.clear()
 
             act = get if scene == "get" else stream
-            assert await everywhere(act, ask, transport.engine, afresh=afresh) >= 1
+            assert await everywhere(act, ask, transport.poolkit, afresh=afresh) >= 1
 
     run(main)

@@ -24,7 +24,9 @@ def test_pooled_database(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # connections that the interrupted have dropped
             with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
-                database.pool._core.vigil = 0.002  # looks for what is in nobody's hands more often than once a second
+                database.poolkit._core.vigil = (
+                    0.002  # seconds between audits, else 1
+                )
 
                 def act() -> None:
                     with database.connect() as connection:
@@ -43,6 +45,6 @@ def test_pooled_database(tmp_path: Path) -> None:
                     except BaseException as error:
                         raise AssertionError(f"bytecode {at}, {place_of(place)}: {error!r}") from error
                 assert at > 200
-                database.pool.check_books()
+                database.poolkit.check_books()
     finally:
         gc.enable()

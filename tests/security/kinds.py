@@ -160,7 +160,7 @@ def redis_url(net: Net, place: Place, misuse: bool = False, **settings: Any) -> 
         client.ping()
         _use(net, pool.get_connection, pool.release, misuse)
     finally:
-        net.pool(pool, pool.engine)
+        net.pool(pool, pool.poolkit)
         pool.disconnect()
         pool.close()
 
@@ -187,7 +187,7 @@ def redis_credentials(net: Net, place: Place, misuse: bool = False, **settings: 
                 await pool.get_connection()
             await pool.release(connection)
         finally:
-            net.pool(pool, pool.engine)
+            net.pool(pool, pool.poolkit)
             await pool.aclose()
 
     asyncio.run(main())
@@ -204,14 +204,14 @@ def httpx_everywhere(net: Net, place: Place, misuse: bool = False, **settings: A
     client.headers["Authorization"] = f"Bearer {CANARY}"
     url = f"http://user:{quote(CANARY, safe='')}@{place.host}:{place.port}/bytes?n=300000"
     try:
-        net.pool(client, transport, transport.engine)
+        net.pool(client, transport, transport.poolkit)
         with client.stream("GET", url) as response:
             net.pool(response)
             if misuse:
                 client.get(url)
             response.read()
     finally:
-        net.pool(transport, transport.engine)
+        net.pool(transport, transport.poolkit)
         client.close()
 
 
@@ -228,12 +228,12 @@ def httpx_proxy(net: Net, place: Place, misuse: bool = False, **settings: Any) -
         timeout = httpx.Timeout(2, pool=0.05, connect=1)
         async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:
             try:
-                net.pool(client, transport, transport.engine)
+                net.pool(client, transport, transport.poolkit)
                 async with client.stream("GET", "http://nobody.invalid/bytes?n=300000"):
                     if misuse:
                         await client.get("http://nobody.invalid/")
             finally:
-                net.pool(transport, transport._pool, transport.engine)
+                net.pool(transport, transport._pool, transport.poolkit)
 
     asyncio.run(main())
 
@@ -288,12 +288,12 @@ def dbapi_kwargs(net: Net, place: Place, misuse: bool = False, **settings: Any) 
         psycopg, host=place.host, port=place.port, user=place.user, dbname=place.dbname, password=CANARY,
         connect_timeout=2, debug=True, **_limits(settings, size="max_size", wait="acquire_timeout"),
     )  # fmt: skip
-    database.pool.add_listener(net.events.append)
+    database.poolkit.add_listener(net.events.append)
     try:
-        net.pool(database, database.pool)
+        net.pool(database, database.poolkit)
         _use(net, database.connect, lambda connection: connection.close(), misuse)
     finally:
-        net.pool(database, database.pool)
+        net.pool(database, database.poolkit)
         database.close()
 
 

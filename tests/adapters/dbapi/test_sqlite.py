@@ -235,7 +235,7 @@ def test_settings_and_arguments_are_told_apart(tmp_path: Path) -> None:
     with PooledDatabase(
         sqlite3, tmp_path / "file.db", max_size=3, timeout=0.1, connect_kwargs={"cached_statements": 7}
     ) as db:
-        assert db.pool.config.max_size == 3
+        assert db.poolkit.config.max_size == 3
         with db.connect() as one, db.connect() as other:
             one.execute("begin immediate")
             with pytest.raises(sqlite3.OperationalError, match="locked"):  # the module's own timeout=0.1

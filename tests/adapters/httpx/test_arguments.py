@@ -57,7 +57,7 @@ def test_sync_and_async_are_twins() -> None:
 
 
 def settings(pool: Any) -> dict[str, object]:
-    config = pool.engine.config
+    config = pool.poolkit.config
     names = ("max_size", "max_idle", "idle_timeout", "acquire_timeout", "connect_timeout")
     return {name: getattr(config, name) for name in names}
 
@@ -75,10 +75,10 @@ def test_what_the_arguments_become() -> None:
 def test_poolkits_settings_beside_them() -> None:
     config = poolkit.PoolConfig(max_lifetime=60, idle_timeout=30)
     pool = PoolkitConnectionPool(config=config, max_size=3, name="api")
-    found = pool.engine.config
+    found = pool.poolkit.config
     assert (found.max_lifetime, found.idle_timeout, found.max_size, found.max_connecting) == (60, 30, 3, None)
-    assert pool.engine.name == "api"
-    assert PoolkitTransport(max_size=7).engine.config.max_idle == 7
+    assert pool.poolkit.name == "api"
+    assert PoolkitTransport(max_size=7).poolkit.config.max_idle == 7
 
 
 @pytest.mark.parametrize("kind", [PoolkitConnectionPool, AsyncPoolkitConnectionPool])
@@ -131,7 +131,7 @@ def test_25_close_ends_waits_and_cuts_what_is_in_use(http_server: HTTPServer) ->
         request = httpcore.Request("GET", f"{http_server.url}/stream?chunks=100&ms=20", headers={"host": "localhost"})
         response = await pool.handle_async_request(request)
         waiting = asyncio.create_task(pool.request("GET", http_server.url))
-        while not pool.engine.stats().waiting:
+        while not pool.poolkit.stats().waiting:
             await asyncio.sleep(0.001)
         await pool.aclose()
         with pytest.raises(httpcore.NetworkError) as caught:
@@ -155,7 +155,7 @@ def test_12_a_second_loop_gets_connections_of_its_own(http_server: HTTPServer) -
     for _ in range(2):
         with asyncio.Runner() if sys.version_info >= (3, 11) else _Runner() as runner:
             ports.append(runner.run(ask()))
-            runner.run(client._transport.engine.drain(1))  # type: ignore[attr-defined]
+            runner.run(client._transport.poolkit.drain(1))  # type: ignore[attr-defined]
             client._transport._pool._reopening.take()  # type: ignore[attr-defined]
     assert ports[0] != ports[1]
 
@@ -228,11 +228,11 @@ def test_errors_are_both_and_travel(module: Any) -> None:
 def test_suspended(http_server: HTTPServer) -> None:
     transport = PoolkitTransport()
     with httpx.Client(transport=transport) as client:
-        transport.engine.suspend(fail_fast=True)
+        transport.poolkit.suspend(fail_fast=True)
         with pytest.raises(httpx.PoolTimeout) as caught:
             client.get(http_server.url)
         assert isinstance(caught.value, poolkit.PoolSuspended)
-        transport.engine.resume()
+        transport.poolkit.resume()
         assert client.get(http_server.url).status_code == 200
 
 

@@ -20,9 +20,9 @@ from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 async def at_rest(transport: AsyncPoolkitTransport) -> None:
     """Everything that is closed in the background is closed; the books balance."""
     with anyio.fail_after(10):
-        while transport.engine.stats().closing or transport.engine.stats().in_use:
+        while transport.poolkit.stats().closing or transport.poolkit.stats().in_use:
             await anyio.sleep(0.005)
-    transport.engine.check_books()
+    transport.poolkit.check_books()
 
 
 @pytest.mark.parametrize("ticks", range(8))
@@ -38,7 +38,7 @@ def test_r7_cancelled_at_each_tick_of_the_way(http_server: HTTPServer, ticks: in
                 await asyncio.gather(*tasks, return_exceptions=True)
             extensions = {"timeout": {"pool": 5.0}}
             await asyncio.gather(*(pool.request("GET", http_server.url, extensions=extensions) for _ in range(2)))
-            pool.engine.check_books()
+            pool.poolkit.check_books()
 
     asyncio.run(main())
 
@@ -68,7 +68,7 @@ async def test_01_cancel_storm(
             for number in range(2):
                 group.start_soon(client.get, f"{server.url}/echo?key={number}")
         await at_rest(transport)
-        assert transport.engine.stats().size <= 2
+        assert transport.poolkit.stats().size <= 2
 
 
 def test_01_cancelled_twice(http_server: HTTPServer) -> None:
@@ -139,7 +139,7 @@ def test_05_any_error_in_mid_body_ends_the_connection(http_server: HTTPServer, e
             with pool.stream("GET", f"{http_server.url}/stream?chunks=3"):
                 raise error
         assert pool.request("GET", f"{http_server.url}/echo?key=1").content.startswith(b'{"key": "1"')
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -163,18 +163,18 @@ def test_05_any_error_in_a_trace_callback_frees_the_slot(http_server: HTTPServer
             with pytest.raises(error):
                 pool.request("GET", http_server.url, extensions={"trace": trace, "timeout": {"pool": 5}})
         assert pool.request("GET", http_server.url, extensions={"timeout": {"pool": 5}}).status == 200
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 def test_13_a_dropped_response_frees_its_slot(http_server: HTTPServer) -> None:
     with PoolkitConnectionPool(max_connections=1) as pool:
         request = httpcore.Request("GET", f"{http_server.url}/stream?chunks=3", headers={"host": "localhost"})
         response = pool.handle_request(request)
-        with pytest.warns(ResourceWarning, match="dropped"):  # noqa: PT031 - reported by the next caller
+        with pytest.warns(ResourceWarning, match="dropped"):
             del response
             gc.collect()
             assert pool.request("GET", http_server.url, extensions={"timeout": {"pool": 5}}).status == 200
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 @pytest.mark.anyio

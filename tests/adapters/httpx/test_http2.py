@@ -62,7 +62,7 @@ async def test_27_with_one_connection_the_third_waits(h2_server: Make, certifica
             assert isinstance(caught.value, AcquireTimeout)
             group.start_soon(client.get, f"{server.url}/now")
             server.answer_all()
-        made.engine.check_books()
+        made.poolkit.check_books()
     assert server.excess == 0
     assert len(server.connections) == 1
 
@@ -119,8 +119,8 @@ async def test_28_after_a_goodbye_streams_end_and_others_are_replayed(
             server.answer(0, 3)
             server.answer(1, 1)
         assert answers == {"n": "0:3", "n + 2": "1:1", "new": "1:3"}
-        await until(lambda: made.engine.stats().size == 1)
-        made.engine.check_books()
+        await until(lambda: made.poolkit.stats().size == 1)
+        made.poolkit.check_books()
 
 
 def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:
@@ -137,7 +137,7 @@ def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:
         anyio.run(until, lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
         server.answer(1, 1)
         assert (first.result(10).text, second.result(10).text) == ("0:3", "1:1")
-        made.engine.check_books()
+        made.poolkit.check_books()
 
 
 @pytest.mark.anyio
@@ -217,8 +217,8 @@ async def test_a_cancelled_stream_lets_the_others_end(h2_server: Make, certifica
             assert (await client.get(f"{server.url}/now")).text == "1:1"  # the server counts the stream still
             server.answer_all()
         assert texts == ["0:3"]
-        await until(lambda: made.engine.stats().size == 1)
-        made.engine.check_books()
+        await until(lambda: made.poolkit.stats().size == 1)
+        made.poolkit.check_books()
     assert server.excess == 0
 
 
@@ -233,7 +233,7 @@ async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> N
                 for _ in range(20):
                     group.start_soon(client.get, f"{server.url}/sleep?ms=1000")
             assert server.stats().max_active == 20
-            made.engine.check_books()
+            made.poolkit.check_books()
 
 
 def test_threads_share_one_connection(h2_server: Make, certificates: Certificates) -> None:
@@ -242,7 +242,7 @@ def test_threads_share_one_connection(h2_server: Make, certificates: Certificate
         with ThreadPoolExecutor(20) as threads:
             list(threads.map(lambda _: pool.request("GET", f"{server.url}/now"), range(200)))
         assert len(pool.connections) == 1
-        pool.engine.check_books()
+        pool.poolkit.check_books()
     assert server.excess == 0
 
 
@@ -255,7 +255,7 @@ def test_read_timeout_ends_the_connection(h2_server: Make, certificates: Certifi
             ask(f"{server.url}/wait", extensions={"timeout": {"read": 0.1}})
         assert time.monotonic() - began < 5
         assert ask(f"{server.url}/now").content == b"1:1"
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 def test_threads_that_begin_requests_at_once_never_share_a_stream(

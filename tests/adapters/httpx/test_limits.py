@@ -98,7 +98,7 @@ async def test_30_r9_a_burst_keeps_all_connections_busy(other_http_server: HTTPS
                 group.start_soon(one)
         assert turns == 200
         assert len(pool.connections) == 10
-        assert pool.engine.stats().connects == 10
+        assert pool.poolkit.stats().connects == 10
 
 
 @pytest.mark.anyio
@@ -107,7 +107,7 @@ async def test_30_connections_are_opened_side_by_side(other_http_server: HTTPSer
         for _ in range(50):
             group.start_soon(pool.request, "GET", f"{other_http_server.url}/sleep?ms=200")
         with anyio.fail_after(5):
-            while pool.engine.stats().in_use < 50:
+            while pool.poolkit.stats().in_use < 50:
                 await anyio.sleep(0.01)
 
 
@@ -145,7 +145,7 @@ def test_an_idle_connection_of_another_origin_gives_way(http_server: HTTPServer,
             for server in (http_server, other_http_server):
                 assert pool.request("GET", server.url, extensions={"timeout": {"pool": 5}}).status == 200
                 assert len(pool.connections) == 1
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 @pytest.mark.anyio
@@ -158,7 +158,7 @@ async def test_the_longest_idle_connection_gives_way_first(
             await pool.request("GET", url, extensions={"timeout": {"pool": 5}})
         left = sorted(connection.info().split("'")[1] for connection in pool.connections)
         assert left == sorted([one, three])
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 def test_kept_alive_over_all_origins_the_last_used_stay(http_server: HTTPServer, other_http_server: HTTPServer) -> None:
@@ -185,7 +185,7 @@ async def test_26_idle_connections_expire_without_a_request(http_server: HTTPSer
             for _ in range(5):
                 group.start_soon(pool.request, "GET", http_server.url)
         with anyio.fail_after(5):
-            while pool.engine.stats().size:
+            while pool.poolkit.stats().size:
                 await anyio.sleep(0.02)
         assert pool.connections == []
 
@@ -194,9 +194,9 @@ def test_23_the_limit_changes_while_requests_wait(http_server: HTTPServer) -> No
     with PoolkitConnectionPool(max_connections=1) as pool, ThreadPoolExecutor(1) as threads:
         with pool.stream("GET", http_server.url):
             waiting = threads.submit(pool.request, "GET", http_server.url)
-            while not pool.engine.stats().waiting:
+            while not pool.poolkit.stats().waiting:
                 time.sleep(0.002)
-            pool.engine.reconfigure(max_size=2)
+            pool.poolkit.reconfigure(max_size=2)
             assert waiting.result(5).status == 200
 
 
@@ -215,4 +215,4 @@ def test_breaker_for_each_origin(http_server: HTTPServer) -> None:
         assert isinstance(caught.value, poolkit.CircuitOpen)
         assert caught.value.retry_after > 50
         assert client.get(http_server.url).status_code == 200
-        assert transport.engine.stats().connect_errors == 2
+        assert transport.poolkit.stats().connect_errors == 2

@@ -32,7 +32,7 @@ def test_16_idle_connections_closed_by_the_server_are_not_handed_out(http_server
             sockets = [connection for connection in transport._pool.connections if not connection.has_expired()]
         response = client.post(f"{http_server.url}/upload", content=b"not to be sent twice")
         assert response.json()["length"] == 20
-        assert transport.engine.stats().failed_checks == 1
+        assert transport.poolkit.stats().failed_checks == 1
 
 
 @pytest.mark.anyio
@@ -49,7 +49,7 @@ async def test_16_five_callers_after_the_server_has_cut_all(
                     group.start_soon(client.get, f"{server.url}/sleep?ms=50")
             server.close_connections()
             await anyio.sleep(0.1)
-        transport.engine.check_books()
+        transport.poolkit.check_books()
 
 
 @pytest.mark.parametrize("check", [None, 1.0])
@@ -152,14 +152,14 @@ def test_17_a_server_that_is_back_is_used_again() -> None:
                 pool.request("GET", server.url)
         server.start()
         assert pool.request("GET", server.url).status == 200
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 def test_24_clear_retires_all_connections(http_server: HTTPServer) -> None:
     with PoolkitConnectionPool() as pool:
         before = dict(pool.request("GET", http_server.url).headers)[b"x-client-port"]
         with pool.stream("GET", http_server.url) as response:
-            pool.engine.clear()
+            pool.poolkit.clear()
             response.read()
         assert pool.connections == []
         assert dict(pool.request("GET", http_server.url).headers)[b"x-client-port"] != before

@@ -29,7 +29,7 @@ def test_a_proxy_in_threads(
         transport = PoolkitTransport(verify=https_server.client_context, http2=True, proxy=proxy.url)
         with httpx.Client(transport=transport) as client:
             ports = {client.get(server.url).json()["client_port"] for _ in range(3)}
-            transport.engine.check_books()
+            transport.poolkit.check_books()
         assert len(ports) == 1
         assert proxy.accepted == 1
 
@@ -45,7 +45,7 @@ async def test_a_proxy(
         transport = AsyncPoolkitTransport(verify=https_server.client_context, http2=True, proxy=proxy.url)
         async with httpx.AsyncClient(transport=transport) as client:
             ports = {(await client.get(server.url)).json()["client_port"] for _ in range(3)}
-            transport.engine.check_books()
+            transport.poolkit.check_books()
         assert len(ports) == 1
         assert proxy.accepted == 1
 
@@ -72,7 +72,7 @@ async def test_a_tunnel_that_fails_leaves_nothing(scripted: Callable[[Script], s
         for _ in range(2):
             with pytest.raises(httpx.ProxyError, match="407"):
                 await client.get("https://example.org/")
-        assert transport.engine.stats().size == 0
+        assert transport.poolkit.stats().size == 0
     assert hung_up.wait(5)
 
 
@@ -136,7 +136,7 @@ def test_an_upgrade_takes_the_connection_away(scripted: Callable[[Script], str],
             assert stream.read(100) == b"again"
         with pytest.raises(httpcore.WriteError):
             stream.write(b"after the response is closed")
-        pool.engine.check_books()
+        pool.poolkit.check_books()
 
 
 @pytest.mark.anyio
@@ -151,4 +151,4 @@ async def test_an_upgrade_takes_the_connection_away_from_tasks(
             assert await stream.read(100) == b"hello"
             extensions = {"timeout": {"pool": 1}}
             assert (await pool.request("GET", http_server.url, extensions=extensions)).status == 200
-        pool.engine.check_books()
+        pool.poolkit.check_books()

@@ -256,7 +256,7 @@ async def test_a_null_pool_keeps_nothing_and_hands_on(twin: Twin, admin: Admin, 
         async def work(n: int) -> None:
             async with within(pool.connection()) as connection:
                 pids.append(pid(connection))
-                assert pool.engine.stats().size == 1
+                assert pool.poolkit.stats().size == 1
                 await twin.until(lambda: pool.get_stats()["requests_waiting"] or len(pids) > 1)
 
         results = await twin.together(work, 2)
@@ -265,7 +265,7 @@ async def test_a_null_pool_keeps_nothing_and_hands_on(twin: Twin, admin: Admin, 
         async with within(pool.connection()) as connection:
             assert pid(connection) != pids[0]
         assert connection.closed
-        assert pool.engine.stats().size == 0
+        assert pool.poolkit.stats().size == 0
         await do(pool.check())
 
 

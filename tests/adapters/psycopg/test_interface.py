@@ -68,7 +68,7 @@ async def test_attributes_and_defaults(twin: Twin) -> None:
     assert isinstance(pool, psycopg_pool.AsyncConnectionPool if twin.asynchronous else psycopg_pool.ConnectionPool)
     assert "mine" in repr(pool)
     pool.timeout, pool.max_idle, pool.max_lifetime, pool.max_waiting = 3.0, 5.0, 7.0, 9
-    config = pool.engine.config
+    config = pool.poolkit.config
     assert (config.acquire_timeout, config.idle_timeout, config.max_lifetime, config.max_waiting) == (3, 5, 7, 9)
 
 
@@ -101,7 +101,7 @@ async def test_not_open_open_and_closed(twin: Twin) -> None:
     pool = twin.pool(min_size=1)
     with pytest.raises(psycopg_pool.PoolClosed, match="is not open yet"):
         await do(pool.getconn())
-    assert pool.engine.stats().size == 0
+    assert pool.poolkit.stats().size == 0
     await do(pool.open(wait=True, timeout=10))
     await do(pool.open())  # a no-op
     async with within(pool.connection()) as connection:
@@ -290,16 +290,16 @@ def test_config_replaces_the_stock_defaults_and_arguments_win(twin: Twin) -> Non
     config = poolkit.PoolConfig(min_size=1, max_size=7, acquire_timeout=3, connect_timeout=2, max_idle=5, order="lifo")
     pool = twin.pool(config=config, max_lifetime=60)
     assert (pool.min_size, pool.max_size, pool.timeout, pool.max_lifetime) == (1, 7, 3, 60)
-    assert pool.engine.config.max_idle == 5  # a number of connections, which psycopg_pool has no name for
-    assert pool.engine.config.order == "lifo"
+    assert pool.poolkit.config.max_idle == 5  # a number of connections, which psycopg_pool has no name for
+    assert pool.poolkit.config.order == "lifo"
     assert twin.pool(config=config, min_size=4).min_size == 4  # the same as the default, but given
-    assert twin.pool(order="lifo", check_after_idle=5).engine.config.check_after_idle == 5
-    assert twin.pool().engine.config.order == "fifo"
+    assert twin.pool(order="lifo", check_after_idle=5).poolkit.config.check_after_idle == 5
+    assert twin.pool().poolkit.config.order == "fifo"
 
 
 def test_connect_timeout_of_the_conninfo_bounds_the_connect(twin: Twin) -> None:
     def limit(conninfo: str, **arguments: Any) -> Any:
-        return twin.pool(conninfo, **arguments).engine.config.connect_timeout
+        return twin.pool(conninfo, **arguments).poolkit.config.connect_timeout
 
     assert limit("host=x connect_timeout=5") == 5
     assert limit("host=x,y connect_timeout=5") == 10  # for each host

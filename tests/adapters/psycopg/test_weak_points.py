@@ -144,7 +144,7 @@ async def test_05_a_graceful_close_lets_leases_end(twin: Twin) -> None:
 
     async def work(n: int) -> Any:
         if n:
-            return await do(pool.engine.drain(10))
+            return await do(pool.poolkit.drain(10))
         await twin.until(lambda: pool.closed)
         await do(connection.execute("select 1"))
         await do(pool.putconn(connection))
@@ -346,7 +346,7 @@ async def test_14_an_idle_connection_beyond_its_lifetime_is_not_handed_out(twin:
 async def test_14_keepalive_speaks_on_idle_connections(twin: Twin) -> None:
     async with within(twin.pool(min_size=1, keepalive=0.1)) as pool:
         await do(pool.wait())
-        await twin.until(lambda: pool.engine.stats().checks >= 2)
+        await twin.until(lambda: pool.poolkit.stats().checks >= 2)
 
 
 async def test_15_the_surplus_goes_in_one_sweep_and_growth_is_parallel(twin: Twin) -> None:
@@ -396,7 +396,7 @@ async def test_16_short_uses_add_up(twin: Twin) -> None:
                     pass
                 spent += time.perf_counter() - begun
         assert pool.get_stats()["usage_ms"] >= int(spent * 1000)
-        assert pool.engine.stats().acquires == 100
+        assert pool.poolkit.stats().acquires == 100
 
 
 async def test_16_a_lease_held_too_long_is_reported_with_its_place(
@@ -515,5 +515,5 @@ async def test_r14_a_storm_of_cancellations_loses_neither_cancellations_nor_conn
         for connection in connections:
             assert (await (await connection.execute("select 1")).fetchone()) == (1,)
             await pool.putconn(connection)
-        pool.engine.check_books()
+        pool.poolkit.check_books()
         assert len(admin.sessions(application)) <= 4

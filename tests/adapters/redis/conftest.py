@@ -29,7 +29,7 @@ def make_pool(redis_server: RedisServer) -> Iterator[Callable[..., PoolkitConnec
     for pool in pools:
         pool.close()
         if not pool._in_use_connections:
-            pool.engine.check_books()
+            pool.poolkit.check_books()
 
 
 @pytest.fixture
@@ -44,4 +44,4 @@ async def make_async_pool(redis_server: RedisServer) -> AsyncIterator[Callable[.
     for pool in pools:
         await pool.aclose()
         if not pool._in_use_connections:
-            pool.engine.check_books()
+            pool.poolkit.check_books()

@@ -60,10 +60,10 @@ async def test_06_cancel_storm(slow_server: FaultProxy, protocol: int) -> None:
     assert cancelled > 100
     await asyncio.gather(*(get(number) for number in range(KEYS)))
     assert wrong == 0
-    stats = pool.engine.stats()
+    stats = pool.poolkit.stats()
     assert stats.in_use == stats.waiting == 0
     assert slow_server.max_open <= 5 + 5  # a closing one is seen a moment longer by the proxy
-    pool.engine.check_books()
+    pool.poolkit.check_books()
     await pool.aclose()
 
 
@@ -91,7 +91,7 @@ async def test_02_r13_a_cancellation_at_the_hand_off_is_never_lost(redis_server:
             pool = AsyncPoolkitConnectionPool.from_url(redis_server.url, max_connections=1, timeout=5)
             held = await pool.get_connection()
             task = asyncio.create_task(pool.get_connection())
-            while not pool.engine.stats().waiting:
+            while not pool.poolkit.stats().waiting:
                 await asyncio.sleep(0)
             if release_first:
                 await pool.release(held)
@@ -107,8 +107,8 @@ async def test_02_r13_a_cancellation_at_the_hand_off_is_never_lost(redis_server:
                 assert isinstance(result, asyncio.CancelledError)
             else:
                 await pool.release(result)
-            assert pool.engine.stats().idle == 1 or pool.engine.stats().size == 0
-            pool.engine.check_books()
+            assert pool.poolkit.stats().idle == 1 or pool.poolkit.stats().size == 0
+            pool.poolkit.check_books()
             again = await pool.get_connection()
             await pool.release(again)
             await pool.aclose()
@@ -126,10 +126,10 @@ async def test_03_a_cancelled_connect_leaves_nothing_behind(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert pool.engine.stats().size == 0
+    assert pool.poolkit.stats().size == 0
     proxy.mode = "pass"
     await pool.release(await pool.get_connection())
-    pool.engine.check_books()
+    pool.poolkit.check_books()
     await pool.aclose()
 
 
@@ -147,7 +147,7 @@ async def test_a_release_that_is_cancelled_loses_nothing(redis_server: RedisServ
         if not ticks:  # cancelled before it began: nobody has released it
             await pool.release(connection)
         await pool.release(await pool.get_connection())
-    pool.engine.check_books()
+    pool.poolkit.check_books()
     await pool.aclose()
 
 

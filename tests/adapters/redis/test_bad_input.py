@@ -50,13 +50,13 @@ def test_an_unknown_argument_is_named_by_the_connection(make_pool: Callable[...,
     pool = make_pool(max_connection=5)
     with pytest.raises(TypeError, match="max_connection"):
         pool.get_connection()
-    assert pool.engine.stats().size == 0
+    assert pool.poolkit.stats().size == 0
 
 
 def test_poolkits_settings_beside_redis_pys() -> None:
     config = poolkit.PoolConfig(max_size=7, acquire_timeout=3, idle_timeout=60, connect_timeout=2)
     with PoolkitConnectionPool(config=config, max_lifetime=None, queue_class=queue.Queue) as pool:
-        effect = pool.engine.config
+        effect = pool.poolkit.config
         assert (effect.max_size, effect.acquire_timeout, effect.idle_timeout) == (7, 3, 60)
         assert (effect.max_lifetime, effect.order) == (None, "fifo")
         assert pool.connection_kwargs["socket_connect_timeout"] == 2

@@ -28,7 +28,7 @@ def test_pubsub_gives_its_place_back(make_pool: Callable[..., Any], redis_server
             message = pubsub.get_message(timeout=1)
             assert message is not None
             assert message["data"] == b"%d" % number
-    assert pool.engine.stats().in_use == 0
+    assert pool.poolkit.stats().in_use == 0
     assert len(ports(redis_server, name)) <= 2
 
 
@@ -44,7 +44,7 @@ async def test_async_pubsub_gives_its_place_back(make_async_pool: Callable[..., 
             message = await pubsub.get_message(timeout=1)
             assert message is not None
             assert message["data"] == b"%d" % number
-    assert pool.engine.stats().in_use == 0
+    assert pool.poolkit.stats().in_use == 0
 
 
 def test_locks_exclude_each_other(make_pool: Callable[..., Any]) -> None:
@@ -74,7 +74,7 @@ def test_a_single_connection_client_keeps_its_connection(make_pool: Callable[...
         first = one.client_id()
         assert redis.Redis(connection_pool=pool).client_id() != first
         assert one.client_id() == first
-    assert pool.engine.stats().in_use == 0
+    assert pool.poolkit.stats().in_use == 0
 
 
 def test_a_failed_command_leaves_the_connection(make_pool: Callable[..., Any]) -> None:
@@ -96,7 +96,7 @@ async def test_blocking_commands_run_side_by_side(make_async_pool: Callable[...,
     client = redis.asyncio.Redis(connection_pool=pool)
     await client.delete("queue")
     waiting = [asyncio.create_task(client.blpop(["queue"], timeout=5)) for _ in range(4)]
-    while pool.engine.stats().in_use < 4:
+    while pool.poolkit.stats().in_use < 4:
         await asyncio.sleep(0)
     for number in range(4):
         await client.rpush("queue", number)
@@ -120,9 +120,9 @@ def test_maintenance_notifications_reach_every_connection(make_pool: Callable[..
     assert {idle.socket_timeout, used.socket_timeout} == {77}
     pool.update_active_connections_for_reconnect()
     pool.disconnect_free_connections()
-    assert pool.engine.stats().idle == 0
+    assert pool.poolkit.stats().idle == 0
     pool.release(used)
-    assert pool.engine.stats().size == 0  # replaced, not handed out again
+    assert pool.poolkit.stats().size == 0  # replaced, not handed out again
     assert client.ping()
 
 

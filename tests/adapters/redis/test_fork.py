@@ -61,7 +61,7 @@ def test_11_r16_the_child_opens_its_own_and_the_parent_keeps_its(
         for connection in three:
             pool.release(connection)
         pool.release(leased)  # the parent's: closed here, not shut down, and not kept
-        assert pool.engine.stats().idle == 3
+        assert pool.poolkit.stats().idle == 3
         pool.disconnect()
         pool.close()
 

@@ -165,7 +165,7 @@ def test_26_idle_connections_leave_without_traffic(make_pool: Callable[..., Any]
     held = [pool.get_connection() for _ in range(3)]
     for connection in held:
         pool.release(connection)
-    until(lambda: not ports(redis_server, name) and pool.engine.stats().size == 0)
+    until(lambda: not ports(redis_server, name) and pool.poolkit.stats().size == 0)
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_26_a_connection_the_server_closed_leaves_without_traffic(
     pool = make_pool(max_connections=3, client_name=name)
     pool.release(pool.get_connection())
     redis_server.kill_clients(name)
-    until(lambda: pool.engine.stats().size == 0, seconds=20)  # the engine looks every five seconds
+    until(lambda: pool.poolkit.stats().size == 0, seconds=20)  # the engine looks every five seconds
 
 
 @pytest.mark.parametrize("command", [("SELECT", 3), ("select", "3"), (b"SELECT", 3)])

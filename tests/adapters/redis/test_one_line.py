@@ -71,7 +71,7 @@ def test_the_positional_arguments_of_the_blocking_pool(redis_server: RedisServer
     with PoolkitConnectionPool(3, 1.5, redis.UnixDomainSocketConnection, path=redis_server.socket_path) as pool:
         assert redis.Redis(connection_pool=pool).ping()
         assert (pool.max_connections, pool.timeout) == (3, 1.5)
-        settings = pool.engine.describe()
+        settings = pool.poolkit.describe()
         assert settings["max_size"].value == 3
         assert settings["acquire_timeout"].value == 1.5
 
@@ -104,6 +104,6 @@ def test_poolkits_settings_in_the_url(redis_server: RedisServer) -> None:
     with PoolkitConnectionPool.from_url(
         redis_server.url + "?max_connections=7&timeout=3&idle_timeout=60&max_lifetime=none&min_size=1"
     ) as pool:
-        config = pool.engine.config
+        config = pool.poolkit.config
         assert (config.max_size, config.acquire_timeout) == (7, 3.0)
         assert (config.idle_timeout, config.max_lifetime, config.min_size) == (60, None, 1)

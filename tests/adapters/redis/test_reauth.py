@@ -57,7 +57,7 @@ def test_a_new_token_reaches_idle_and_used_connections(make_pool: Callable[..., 
     used.send_command("ACL WHOAMI")
     assert used.read_response() in (b"rotated", "rotated")
     pool.release(used)
-    assert pool.engine.stats().connects == 2
+    assert pool.poolkit.stats().connects == 2
 
 
 @pytest.mark.anyio
@@ -75,7 +75,7 @@ async def test_a_new_token_reaches_idle_and_used_connections_async(
     await used.send_command("ACL WHOAMI")
     assert await used.read_response() in (b"rotated", "rotated")
     await pool.release(used)
-    assert pool.engine.stats().connects == 2
+    assert pool.poolkit.stats().connects == 2
 
 
 def test_a_token_the_server_refuses_makes_a_new_connection(make_pool: Callable[..., Any], user: str) -> None:
@@ -184,8 +184,8 @@ def test_14_release_by_a_finalizer_in_the_middle_of_the_pool(make_pool: Callable
             sys.settrace(old)
         if not reached:
             pool.release(dropped)
-        pool.engine.check_books()
-        assert pool.engine.stats().in_use == 0
+        pool.poolkit.check_books()
+        assert pool.poolkit.stats().in_use == 0
     assert place > 30
 
 
@@ -235,7 +235,7 @@ def test_the_metrics_of_redis_py_balance(make_pool: Callable[..., Any], monkeypa
     client = redis.Redis(connection_pool=pool)
     assert in_threads(3, lambda index: client.ping()) == []
     held = pool.get_connection()
-    size = pool.engine.stats().size
+    size = pool.poolkit.stats().size
     assert collector.counts == {"idle": size - 1, "used": 1}
     assert (collector.waits, collector.created) == (4, size)
     held.disconnect()
@@ -303,4 +303,4 @@ def test_threads_share_one_pool(make_pool: Callable[..., Any]) -> None:
 
     assert in_threads(10, work) == []
     assert int(client.get("shared")) == done[0] == 500
-    assert pool.engine.stats().connects <= 3
+    assert pool.poolkit.stats().connects <= 3

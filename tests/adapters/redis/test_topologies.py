@@ -32,7 +32,7 @@ def test_sentinel_directs_the_pool(redis_sentinel: RedisSentinel) -> None:
     first = master.client_id()
     assert {master.client_id() for _ in range(5)} == {first}
     assert in_threads(6, lambda index: master.set("sentinel", index)) == []
-    assert master.connection_pool.engine.stats().connects <= 2
+    assert master.connection_pool.poolkit.stats().connects <= 2
     assert master.connection_pool.master_address == (redis_sentinel.master.host, redis_sentinel.master.port)
     master.connection_pool.close()
 

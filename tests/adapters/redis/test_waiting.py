@@ -102,14 +102,14 @@ def test_connect_timeout_is_another_error_than_exhaustion(
             pool.get_connection()
         assert isinstance(caught.value, poolkit.ConnectTimeout)
         assert not isinstance(caught.value, poolkit.AcquireTimeout)
-        assert pool.engine.stats().size == 0
+        assert pool.poolkit.stats().size == 0
 
 
 def test_wrong_password_is_redis_pys_own_error(redis_server: RedisServer) -> None:
     with PoolkitConnectionPool.from_url(redis_server.url, username="nobody", password="wrong") as pool:
         with pytest.raises(redis.AuthenticationError):
             pool.get_connection()
-        assert pool.engine.stats().size == 0
+        assert pool.poolkit.stats().size == 0
 
 
 def test_19_r2_threads_get_equal_shares(make_pool: Callable[..., Any]) -> None:
@@ -159,7 +159,7 @@ def test_20_waiters_are_served_in_order(make_pool: Callable[..., Any]) -> None:
     for index in range(5):
         threads.append(threading.Thread(target=wait, args=(index,)))
         threads[-1].start()
-        until(lambda index=index: pool.engine.stats().waiting == index + 1)  # type: ignore[misc]
+        until(lambda index=index: pool.poolkit.stats().waiting == index + 1)  # type: ignore[misc]
     pool.release(held)
     for thread in threads:
         thread.join()
@@ -194,7 +194,7 @@ def test_22_max_waiting(make_pool: Callable[..., Any]) -> None:
     held = pool.get_connection()
     waiter = threading.Thread(target=lambda: pool.release(pool.get_connection()))
     waiter.start()
-    until(lambda: pool.engine.stats().waiting == 1)
+    until(lambda: pool.poolkit.stats().waiting == 1)
     with pytest.raises(poolkit.PoolBusy) as caught:
         pool.get_connection()
     assert isinstance(caught.value, redis.exceptions.MaxConnectionsError)
