@@ -24,9 +24,7 @@ def test_pooled_database(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # connections that the interrupted have dropped
             with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
-                database.poolkit._core.vigil = (
-                    0.002  # seconds between audits, else 1
-                )
+                database.poolkit._core.vigil = 0.002  # seconds between audits, else 1
 
                 def act() -> None:
                     with database.connect() as connection:

@@ -26,6 +26,7 @@ class _Proxy:
         self.open = 0
         self.targets: list[tuple[str, int]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []  # of both sides: a task cancelled before it began closes none
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="test-proxy", daemon=True)
 
@@ -54,8 +55,12 @@ class _Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         task = self._loop.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -76,7 +81,9 @@ class _Proxy:
 
     async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.targets.append((host, port))
-        return await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, port)
+        self._writers.append(writer)
+        return reader, writer
 
     async def _relay(
         self,
