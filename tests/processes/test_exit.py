@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -37,6 +38,8 @@ def test_the_end_of_the_interpreter_waits_for_no_pool(case: str, urls: dict[str,
     The difference of two runs on a busy machine is noise of its own: only if it stays large in three tries, which
     a pool that waits for a timeout would do every time, the test fails.
     """
+    if case == "httpx" and sys.version_info[:3] == (3, 13, 0):
+        pytest.skip("CPython 3.13.0 itself crashes at its end beside an open stream of httpx's, on any transport")
     url = urls[CASES[case][1]]
     differences = []
     for _ in range(3):
