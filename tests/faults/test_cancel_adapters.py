@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -237,6 +238,8 @@ async def _while_exhausted(pool: Any, ask: Ask) -> None:
 @pytest.mark.parametrize("warm", [True, False], ids=["idle", "connects"])
 @pytest.mark.parametrize("scene", ["get", "stream"])
 def test_httpx(http_server: HTTPServer, scene: str, warm: bool) -> None:
+    if not warm and sys.version_info < (3, 11):
+        pytest.skip("on Python 3.10 anyio's connect_tcp, inside httpcore, swallows a cancellation at its end")
     import httpx
 
     from poolkit_adapters.httpx import AsyncPoolkitTransport
