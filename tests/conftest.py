@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,6 +16,13 @@ from poolkit.testing.servers import (
     RedisServer,
 )
 from tests.faults.proxy import FaultProxy
+
+if sys.version_info < (3, 11):
+
+    def pytest_configure(config: pytest.Config) -> None:
+        """Python 3.10's asyncio does not count a TLS transport as closed that its peer has cut: our HTTP/2 server's."""
+        text = "ignore:Exception ignored in. <function _SSLProtocolTransport.__del__"
+        config.addinivalue_line("filterwarnings", f"{text}:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
