@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,23 @@ class Callers:
         now = time.monotonic()
         return [f"{name} for {now - since:.0f} s" for name, since in self.busy.copy().items() if now - since > HUNG]
 
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Every pool has all its connections open for the length of the block, whatever was broken before."""
+        assert self.loop is not None
+        ready, over = threading.Event(), asyncio.Event()
+        with contextlib.ExitStack() as held:
+            tasks = asyncio.run_coroutine_threadsafe(self._afull(ready, over), self.loop)
+            try:
+                for adapter in self.adapters:
+                    if not adapter.asynchronous:
+                        self._hold_all(adapter, held)
+                ready.wait(HUNG)
+                yield
+            finally:
+                self.loop.call_soon_threadsafe(over.set)
+                tasks.result(HUNG)
+
     def finish(self, seconds: float = 25.0) -> None:
         """Stop all callers, count what connections can be had, close the pools."""
         self.stop.set()
@@ -144,18 +161,20 @@ class Callers:
             number += 1
             self.stop.wait(self.pace * 2 * dice.random())
 
+    def _hold_all(self, adapter: Adapter, held: contextlib.ExitStack) -> int:
+        """Take as many connections as can be had at once, until ``held`` is closed; their number."""
+        count = 0
+        for _ in range(2 * adapter.size):
+            with contextlib.suppress(Exception):
+                held.enter_context(adapter.client.hold())
+                count += 1
+            if count == adapter.size:
+                break
+        return count
+
     def _settle(self, adapter: Adapter) -> None:
-        held = contextlib.ExitStack()
-        adapter.capacity = 0
-        try:
-            for _ in range(2 * adapter.size):
-                with contextlib.suppress(Exception):
-                    held.enter_context(adapter.client.hold())
-                    adapter.capacity += 1
-                if adapter.capacity == adapter.size:
-                    break
-        finally:
-            held.close()
+        with contextlib.ExitStack() as held:
+            adapter.capacity = self._hold_all(adapter, held)
         adapter.client.engine.check_books()
         adapter.client.close()
 
@@ -202,15 +221,27 @@ class Callers:
             return str(await client.ask(key))
         return None
 
-    async def _asettle(self, adapter: Adapter) -> None:
-        adapter.capacity = 0
+    async def _ahold_all(self, adapter: Adapter, held: contextlib.AsyncExitStack) -> int:
+        count = 0
+        for _ in range(2 * adapter.size):
+            with contextlib.suppress(Exception):
+                await held.enter_async_context(adapter.client.hold())
+                count += 1
+            if count == adapter.size:
+                break
+        return count
+
+    async def _afull(self, ready: threading.Event, over: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as held:
-            for _ in range(2 * adapter.size):
-                with contextlib.suppress(Exception):
-                    await held.enter_async_context(adapter.client.hold())
-                    adapter.capacity += 1
-                if adapter.capacity == adapter.size:
-                    break
+            for adapter in self.adapters:
+                if adapter.asynchronous:
+                    await self._ahold_all(adapter, held)
+            ready.set()
+            await over.wait()
+
+    async def _asettle(self, adapter: Adapter) -> None:
+        async with contextlib.AsyncExitStack() as held:
+            adapter.capacity = await self._ahold_all(adapter, held)
         await asyncio.sleep(0.1)  # what is just being closed
         adapter.client.engine.check_books()
         await adapter.client.close()

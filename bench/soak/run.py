@@ -23,7 +23,7 @@ RSS_SLACK, RSS_SHARE = 12.0, 0.10
 """MiB and share of the memory after warm-up by which it may have grown at the end: fragmentation, caches of the
 drivers. A leak of one small object for each request would be more within minutes."""
 FD_SLACK = 12
-"""Descriptors: what happens to be open in the proxies at that moment (two for each connection)."""
+"""Descriptors: HTTP/2 connections that stand beside the one that is needed, sockets that are just being closed."""
 
 
 @dataclass
@@ -90,12 +90,13 @@ def soak(*, seconds: float, adapters: Sequence[str], seed: int) -> Report:
         report.watch = Watch(servers, report.adapters)
         report.chaos = Chaos(servers, report.adapters, callers, seed=seed)
         begun = time.monotonic()
-        with _beside(report, report.chaos.run), _beside(report, report.watch.run):
-            _wait(report, callers, begun + seconds * WARM_UP)
-            report.warm = usage()
-            _wait(report, callers, begun + seconds)
-            report.end = usage()
-        servers.set_right()
+        with _beside(report, report.watch.run):
+            for share, name in ((WARM_UP, "warm"), (1.0, "end")):
+                with _beside(report, report.chaos.run):
+                    _wait(report, callers, begun + seconds * share)
+                servers.set_right()
+                with callers.full():  # the same number of connections both times
+                    setattr(report, name, usage())
         report.seconds = time.monotonic() - begun
         callers.finish()
     return report
