@@ -126,14 +126,14 @@ class AsyncPool(AsyncJobs[C]):
         self._leased[id(connection)] = entry
         return connection
 
-    async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+    async def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave; waits for a reset, if one is due. See :meth:`poolkit.Pool.release`.
 
         The connection is back in the pool's hands when this is called: a cancellation cannot undo that.
         """
         await self._give(id(connection), discard, error)
 
-    def release_nowait(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+    def release_nowait(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
         """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
         self._give_nowait(id(connection), discard, error)
 

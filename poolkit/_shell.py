@@ -312,7 +312,7 @@ class Shell(Gate, Generic[C]):
         self._reports.append((text, entry.place or (__file__, 0)))
         entry.leases -= 1
         if entry.leases:
-            entry.generation = -1
+            entry.retire()
         else:
             core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
 

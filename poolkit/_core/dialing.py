@@ -150,6 +150,7 @@ class Dialing(CoreState):
         """
         lane, config = entry.lane, self.config
         entry.connection = connection
+        entry.key = id(connection)
         entry.capacity = max(1, capacity)
         if not lazy:
             lane.streams = entry.capacity

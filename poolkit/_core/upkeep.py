@@ -110,9 +110,11 @@ def _rotate(core: Core, now: float) -> None:
         return
     lead = rotation_lead(config.max_lifetime)
     for entry in list(core.entries.values()):
-        if entry.rotating or now < entry.expires - lead or entry.state not in (IDLE, IN_USE):
-            continue
         lane = entry.lane
+        if entry.rotating or entry.generation != lane.generation or entry.state not in (IDLE, IN_USE):
+            continue
+        if now < entry.expires - lead:
+            continue
         missed = (
             entry.state is IN_USE or lane.live <= config.min_size or now - entry.last_used < 0.1 * config.max_lifetime
         )
