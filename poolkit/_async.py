@@ -7,7 +7,6 @@ until they are done. So the cancellation of a caller can never hit a connection 
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar, cast
@@ -18,6 +17,7 @@ from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.waiter import Waiter
 from ._leases import AsyncLease, LeaseRequest, unshared
+from ._log import logger
 from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Verdict, require_kind
@@ -30,8 +30,6 @@ from .runtimes.base import AsyncParker, AsyncRuntime
 __all__ = ("AsyncLease", "AsyncPool")
 
 C = TypeVar("C")
-
-logger = logging.getLogger("poolkit")
 
 
 def current_runtime() -> AsyncRuntime:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import random as _random
 import sys
 import time
 from collections import deque
@@ -22,6 +20,7 @@ from ._core.state import Features, Phase
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Gate, Turn
+from ._log import logger
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overridden, require_connect
 from .errors import (
@@ -33,7 +32,7 @@ from .errors import (
     PoolError,
     ServerUnavailable,
 )
-from .events import CloseReason, Event, EventKind, FailReason, Listener
+from .events import OF_EACH_LEASE, CloseReason, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.retire import NEVER
 from .settings import Setting, merge, refuse_for_keyed
 from .stats import PoolStats, explain, holders, place_of, snapshot
@@ -42,8 +41,6 @@ __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 
 C = TypeVar("C")
 T = TypeVar("T")
-
-logger = logging.getLogger("poolkit")
 
 
 class Default:
@@ -97,7 +94,11 @@ class Shell(Gate, Generic[C]):
         self.name = _lifecycle.pool_name(name)
         self._connector = connector
         self._clock = clock or time.monotonic
-        self._random = random or _random.random
+        if random is None:
+            from random import random as uniform  # not before there is a pool: it brings hashlib with it
+
+            random = uniform
+        self._random = random
         self._debug = debug
         self._abort_method = overridden(connector, "abort")
         self._close_method = overridden(connector, "close")
@@ -118,7 +119,7 @@ class Shell(Gate, Generic[C]):
             keyed=keyed,
         )
         self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
-        self._listeners: list[Listener] = list(listeners)
+        self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
         self._events: deque[Event] = deque()
         self._telling = Turn()
         self._begin()
@@ -133,7 +134,7 @@ class Shell(Gate, Generic[C]):
         self._core = core = Core(
             self._config, self._features, name=self.name, barging=self._barging, random=self._random
         )
-        core.listening = bool(self._listeners)
+        core.heard = self._heard()
         self._lane = core.lane
         self._leased = core.leased
         self._scheduled = NEVER
@@ -149,7 +150,7 @@ class Shell(Gate, Generic[C]):
         fast = (
             core.phase is Phase.OPEN
             and not core.suspended
-            and not core.listening
+            and core.heard.isdisjoint(OF_EACH_LEASE)
             and not self._tracing
             and not self._features.keyed
             and not self._shared
@@ -265,7 +266,7 @@ class Shell(Gate, Generic[C]):
         entry.holder = waiter.holder
         entry.reported = False
         entry.place = self._caller_place() if self._tracing else None
-        if self._core.listening:
+        if EventKind.ACQUIRED in self._core.heard:
             self._decide(self._tell_acquired, entry, waiter, now)
 
     def _caller_place(self) -> tuple[str, int] | None:

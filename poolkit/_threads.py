@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
@@ -17,6 +16,7 @@ from ._core.upkeep import pinged
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_acquire, make_lease, make_release
 from ._leases import Lease, unshared
+from ._log import logger
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
 from .connector import Connector, Verdict, require_kind
@@ -29,8 +29,6 @@ from .runtimes.threads import ThreadRuntime
 __all__ = ("Lease", "Pool")
 
 C = TypeVar("C")
-
-logger = logging.getLogger("poolkit")
 
 _THREADS = ThreadRuntime()
 
