@@ -26,6 +26,7 @@ RINGS: list[tuple[str, ...]] = [
         "_lifecycle",
         "_fast",
         "_log",
+        "_timeouts",
         "_gate",
         "_shell",
         "_leases",

@@ -69,6 +69,7 @@ class CoreState:
         self.entries: dict[int, Entry] = {}
         self.leased: dict[int, Entry] = {}  # id of the lease, or of the connection where there is none, to entry
         self.lanes: dict[Hashable, Lane] = {}
+        self.last_failed: Lane | None = None  # whose connect failed last
         self._many_lanes = 256
         self.idle_order: OrderedDict[Entry, None] = OrderedDict()  # keyed pools: over all lanes, oldest first
         self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
