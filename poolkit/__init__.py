@@ -3,9 +3,11 @@
 >>> from poolkit import Pool, PoolConfig, Connector
 """
 
-from ._async import AsyncLease, AsyncPool
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from ._leases import AsyncLease, Lease
 from ._lifecycle import live_pools as pools
-from ._threads import Lease, Pool
+from ._threads import Pool
 from .config import BackoffConfig, BreakerConfig, PoolConfig, PoolConfigWarning
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import (
@@ -66,3 +68,15 @@ __all__ = (
 )
 
 __version__ = "0.1.0"
+
+if _TYPE_CHECKING:
+    from ._async import AsyncPool
+
+
+def __getattr__(name: str) -> object:
+    if name == "AsyncPool":  # brings asyncio with it: only for those who ask
+        from ._async import AsyncPool
+
+        globals()[name] = AsyncPool
+        return AsyncPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

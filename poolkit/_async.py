@@ -7,7 +7,6 @@ until they are done. So the cancellation of a caller can never hit a connection 
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar, cast
@@ -18,6 +17,7 @@ from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.waiter import Waiter
 from ._leases import AsyncLease, LeaseRequest, unshared
+from ._log import logger
 from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Verdict, require_kind
@@ -30,8 +30,6 @@ from .runtimes.base import AsyncParker, AsyncRuntime
 __all__ = ("AsyncLease", "AsyncPool")
 
 C = TypeVar("C")
-
-logger = logging.getLogger("poolkit")
 
 
 def current_runtime() -> AsyncRuntime:
@@ -126,14 +124,14 @@ class AsyncPool(AsyncJobs[C]):
         self._leased[id(connection)] = entry
         return connection
 
-    async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+    async def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave; waits for a reset, if one is due. See :meth:`poolkit.Pool.release`.
 
         The connection is back in the pool's hands when this is called: a cancellation cannot undo that.
         """
         await self._give(id(connection), discard, error)
 
-    def release_nowait(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+    def release_nowait(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
         """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
         self._give_nowait(id(connection), discard, error)
 

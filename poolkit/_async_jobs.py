@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TypeVar, cast
 
 from ._core.effects import Do
 from ._core.entry import Entry
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
+from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
 from .runtimes.base import AsyncParker, AsyncRuntime
@@ -16,8 +16,6 @@ from .runtimes.base import AsyncParker, AsyncRuntime
 __all__ = ("AsyncJobs",)
 
 C = TypeVar("C")
-
-logger = logging.getLogger("poolkit")
 
 
 class AsyncJobs(Shell[C]):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import random as _random
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
 from threading import RLock as Lock
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -22,6 +21,8 @@ from ._core.state import Features, Phase
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Gate, Turn
+from ._log import logger
+from ._timeouts import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overridden, require_connect
 from .errors import (
@@ -33,40 +34,18 @@ from .errors import (
     PoolError,
     ServerUnavailable,
 )
-from .events import CloseReason, Event, EventKind, FailReason, Listener
+from .events import OF_EACH_LEASE, CloseReason, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.retire import NEVER
 from .settings import Setting, merge, refuse_for_keyed
-from .stats import PoolStats, explain, holders, place_of, snapshot
+from .stats import COUNTED, Holder, PoolStats, explain, holders, parts, place_of, snapshot
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 
 C = TypeVar("C")
 T = TypeVar("T")
 
-logger = logging.getLogger("poolkit")
-
-
-class Default:
-    """Type of the marker for "the pool's own setting" where None has a meaning of its own."""
-
-    def __repr__(self) -> str:
-        return "<the pool's setting>"
-
-
-DEFAULT = Default()
-
-
-def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float) -> float:
-    """When a call that begins now must end; a timeout of None never does."""
-    if isinstance(timeout, Default):
-        timeout = config.acquire_timeout
-    elif timeout is not None and not _is_duration(timeout):
-        raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: for ever)", "timeout")
-    return NEVER if timeout is None else now + timeout
-
-
-def _is_duration(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
+LARGE = 200  # connections: from there on timeouts share their picture of the pool
+OLD = 0.1  # seconds that such a picture is told
 
 
 class Shell(Gate, Generic[C]):
@@ -97,7 +76,11 @@ class Shell(Gate, Generic[C]):
         self.name = _lifecycle.pool_name(name)
         self._connector = connector
         self._clock = clock or time.monotonic
-        self._random = random or _random.random
+        if random is None:
+            from random import random as uniform  # not before there is a pool: it brings hashlib with it
+
+            random = uniform
+        self._random = random
         self._debug = debug
         self._abort_method = overridden(connector, "abort")
         self._close_method = overridden(connector, "close")
@@ -118,7 +101,7 @@ class Shell(Gate, Generic[C]):
             keyed=keyed,
         )
         self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
-        self._listeners: list[Listener] = list(listeners)
+        self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
         self._events: deque[Event] = deque()
         self._telling = Turn()
         self._begin()
@@ -133,11 +116,12 @@ class Shell(Gate, Generic[C]):
         self._core = core = Core(
             self._config, self._features, name=self.name, barging=self._barging, random=self._random
         )
-        core.listening = bool(self._listeners)
+        core.heard = self._heard()
         self._lane = core.lane
         self._leased = core.leased
         self._scheduled = NEVER
         self._orphans: set[int] = set()
+        self._taken: tuple[float, int, tuple[PoolStats, list[Holder]] | None] = 0.0, 0, None
         self._reports: deque[tuple[str, tuple[str, int]]] = deque()
         self._refresh()
 
@@ -149,7 +133,7 @@ class Shell(Gate, Generic[C]):
         fast = (
             core.phase is Phase.OPEN
             and not core.suspended
-            and not core.listening
+            and core.heard.isdisjoint(OF_EACH_LEASE)
             and not self._tracing
             and not self._features.keyed
             and not self._shared
@@ -223,12 +207,15 @@ class Shell(Gate, Generic[C]):
         if waiter.outcome is not None:
             return None
         core, lane = self._core, waiter.lane
-        ahead = next((n for n, other in enumerate(lane.waiters) if other is waiter), 0) if waiter.queued else 0
-        stats = snapshot(core, now)
-        held = holders(core, now, self._name_of)
+        ahead = 0
+        if waiter.queued:
+            before = islice(lane.waiters, COUNTED)
+            ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
+        stats, held = self._picture(now)
         text = explain(stats, held, ahead=ahead)
-        own = sum(e.holder == waiter.holder for e in core.leased.copy().values())
-        if own and own >= core.limit:
+        leased = core.leased.copy()
+        own = len(leased)
+        if own >= core.limit and all(entry.holder == waiter.holder for entry in leased.values()):
             text += (
                 f"; self-deadlock: {self._name_of(waiter.holder)} waits for a connection while it holds all {own} of "
                 "this pool itself"
@@ -240,6 +227,15 @@ class Shell(Gate, Generic[C]):
         core.abandon(waiter, now, timed_out=True)
         core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=FailReason.TIMEOUT, error=error)
         return error
+
+    def _picture(self, now: float) -> tuple[PoolStats, list[Holder]]:
+        """Under the lock: what a timeout tells. Many at once, on a large pool, are told the same for a moment."""
+        taken_at, size, picture = self._taken
+        if picture is None or not (size > LARGE and 0 <= now - taken_at < OLD):
+            core = self._core
+            picture = snapshot(core, parts(core), now), holders(core, now, self._name_of)
+            self._taken = now, len(core.entries), picture
+        return picture
 
     def _fail(self, waiter: Waiter, error: PoolError, now: float) -> None:
         """Under the lock: tell the listeners why an acquire failed."""
@@ -265,7 +261,7 @@ class Shell(Gate, Generic[C]):
         entry.holder = waiter.holder
         entry.reported = False
         entry.place = self._caller_place() if self._tracing else None
-        if self._core.listening:
+        if EventKind.ACQUIRED in self._core.heard:
             self._decide(self._tell_acquired, entry, waiter, now)
 
     def _caller_place(self) -> tuple[str, int] | None:
@@ -312,7 +308,7 @@ class Shell(Gate, Generic[C]):
         self._reports.append((text, entry.place or (__file__, 0)))
         entry.leases -= 1
         if entry.leases:
-            entry.generation = -1
+            entry.retire()
         else:
             core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
 
@@ -356,7 +352,8 @@ class Shell(Gate, Generic[C]):
     def stats(self) -> PoolStats:
         """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
         self._drain()
-        return self._decide(snapshot, self._core, self._clock())
+        core = self._core
+        return snapshot(core, self._decide(parts, core), self._clock())
 
     def explain(self) -> str:
         """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last."""
@@ -365,7 +362,7 @@ class Shell(Gate, Generic[C]):
     def _explained(self) -> str:
         """Under the lock."""
         now = self._clock()
-        return explain(snapshot(self._core, now), holders(self._core, now, self._name_of))
+        return explain(snapshot(self._core, parts(self._core), now), holders(self._core, now, self._name_of))
 
     def describe(self) -> dict[str, Setting]:
         """Each setting with the value in effect and where it came from."""

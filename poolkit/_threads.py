@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
@@ -15,8 +14,9 @@ from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
-from ._fast import decline_put, decline_take, make_acquire, make_release
+from ._fast import decline_put, decline_take, make_acquire, make_lease, make_release
 from ._leases import Lease, unshared
+from ._log import logger
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
 from .connector import Connector, Verdict, require_kind
@@ -29,8 +29,6 @@ from .runtimes.threads import ThreadRuntime
 __all__ = ("Lease", "Pool")
 
 C = TypeVar("C")
-
-logger = logging.getLogger("poolkit")
 
 _THREADS = ThreadRuntime()
 
@@ -83,10 +81,12 @@ class Pool(Shell[C]):
         mine = self.__dict__
         mine.pop("acquire", None)
         mine.pop("release", None)
+        mine.pop("lease", None)
+        take = (self._core, self._clock, self._caller, self._undo_take)
         if self._take is not decline_take and type(self).acquire is Pool.acquire:
-            mine["acquire"] = make_acquire(
-                self._core, self._clock, self._caller, self._undo_take, partial(Pool.acquire, self), DEFAULT
-            )
+            mine["acquire"] = make_acquire(*take, partial(Pool.acquire, self), DEFAULT)
+        if self._take is not decline_take and type(self).lease is Pool.lease:
+            mine["lease"] = make_lease(self, Lease, *take, partial(Pool.lease, self), DEFAULT)
         if self._put is not decline_put and type(self).release is Pool.release:
             mine["release"] = make_release(self._core, self._clock, self._missed, self._give)
 
@@ -104,7 +104,7 @@ class Pool(Shell[C]):
         self._leased[id(connection)] = entry
         return connection
 
-    def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+    def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave. Never waits for the pool's lock; callable from finalizers.
 
         ``discard``: close the connection instead of keeping it. ``error``: what happened while it was used; the

@@ -5,7 +5,6 @@ Where a value came from (default, keyword, file, environment) is kept beside it 
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterable
@@ -24,6 +23,8 @@ class PoolConfigWarning(UserWarning):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
     known = list(known)
+    import difflib  # only for those who have mistyped
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
 

@@ -8,7 +8,6 @@ calls one that is not.
 from __future__ import annotations
 
 import inspect
-import socket
 import sys
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -18,9 +17,6 @@ from .errors import ConfigError
 __all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify")
 
 C = TypeVar("C")
-
-# getaddrinfo(3): the name does not exist, or has no address; "try again" (EAI_AGAIN) is another one
-_NO_SUCH_HOST = {getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)}
 
 
 class Verdict(Enum):
@@ -51,8 +47,12 @@ def default_classify(error: BaseException) -> Verdict:
     ssl = sys.modules.get("ssl")  # not imported for this alone: 4 ms
     if ssl is not None and isinstance(error, ssl.SSLCertVerificationError):
         return Verdict.FATAL
-    if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
-        return Verdict.FATAL
+    socket = sys.modules.get("socket")
+    if socket is not None and isinstance(error, socket.gaierror):
+        # getaddrinfo(3): the name does not exist, or has no address; "try again" (EAI_AGAIN) is another one
+        names = ("EAI_NONAME", "EAI_NODATA")  # the latter not everywhere
+        if error.errno in {getattr(socket, name, None) for name in names}:
+            return Verdict.FATAL
     if isinstance(error, TimeoutError):
         return Verdict.DISCARD
     if isinstance(error, (OSError, EOFError)):

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ("CloseReason", "Event", "EventKind", "FailReason", "Listener")
+from .errors import ConfigError
+
+__all__ = ("OF_EACH_LEASE", "CloseReason", "Event", "EventKind", "FailReason", "Listener", "kinds_of")
 
 
 class EventKind(Enum):
@@ -79,4 +81,25 @@ class Event:
 
 
 Listener = Callable[[Event], object]
-"""Called for each event, in order, never under the pool's lock. One that raises is logged once and dropped."""
+"""Called for each event, in order, never under the pool's lock. One that raises is logged once and dropped.
+
+It may have an attribute ``kinds``, a collection of :class:`EventKind`: then it is called for these only.
+"""
+
+OF_EACH_LEASE = frozenset({EventKind.ACQUIRE_STARTED, EventKind.ACQUIRED, EventKind.RELEASED})
+"""What every lease tells. As long as nobody listens to these, acquire and release cost what they cost without
+listeners; the numbers are in ``stats()`` all the same."""
+
+
+def kinds_of(listener: Listener) -> frozenset[EventKind]:
+    """The kinds of event that ``listener`` wants: its ``kinds``, or all. ConfigError if they are not kinds."""
+    kinds = getattr(listener, "kinds", None)
+    if kinds is None:
+        return frozenset(EventKind)
+    try:
+        wanted = frozenset(kinds)
+    except TypeError:
+        wanted = frozenset({kinds})
+    if not all(isinstance(kind, EventKind) for kind in wanted):
+        raise ConfigError(f"listener {listener!r}: kinds={kinds!r} must be a collection of EventKind", "listeners")
+    return wanted

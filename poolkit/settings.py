@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from .config import BackoffConfig, BreakerConfig, PoolConfig, unknown
 from .errors import ConfigError, MissingExtra
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ("Setting", "Settings", "load", "merge", "refuse_for_keyed")
 
@@ -116,6 +118,8 @@ def load(
         sources.update(dict.fromkeys(found, source))
 
     if file is not None:
+        from pathlib import Path  # only for those who have a file
+
         tables = _read(Path(file))
         for table in ("default", name):
             if table is not None and table in tables:

@@ -9,10 +9,13 @@ from operator import attrgetter
 
 from ._core.dialing import describe
 from ._core.entry import Entry, State
+from ._core.lane import Lane
 from ._core.machine import Core
 from ._core.state import Phase
 
-__all__ = ("Holder", "PoolStats", "explain", "snapshot")
+__all__ = ("Holder", "Parts", "PoolStats", "explain", "parts", "snapshot")
+
+COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
 
 @dataclass(frozen=True)
@@ -65,37 +68,51 @@ class PoolStats:
         return self.in_use / (self.max_size or self.size or 1)
 
 
-def snapshot(core: Core, now: float) -> PoolStats:
-    """The numbers of now. The caller holds the lock."""
-    by_state = dict.fromkeys(State, 0)
-    uses, busy = core.counts.uses, core.counts.busy
+@dataclass(frozen=True)
+class Parts:
+    """What a snapshot is computed from: copied under the lock in microseconds, counted without it."""
+
+    entries: list[Entry]
+    lanes: list[Lane]
+    uses: int
+    busy: float
+
+
+def parts(core: Core) -> Parts:
+    """The caller holds the lock."""
+    return Parts(list(core.entries.values()), list(core.lanes.values()), core.counts.uses, core.counts.busy)
+
+
+def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
+    """The numbers of now. Needs no lock: a large pool is not held up by those who look at it."""
+    entries, uses, busy = copied.entries, copied.uses, copied.busy
+    states = [entry.state for entry in entries]
     leases = 0
-    for entry in list(core.entries.values()):
-        by_state[entry.state] += 1
-        uses += entry.uses + entry.leases
+    for entry in entries:
+        uses += entry.uses
         busy += entry.busy
-        leases += entry.leases
-        if entry.leases == 1:
-            busy += max(0.0, now - entry.leased_at)
-    last = max((lane for lane in core.lanes.values() if lane.last_error), key=lambda lane: lane.last_error_at,
-               default=None)  # fmt: skip
+        if entry.leases:
+            leases += entry.leases
+            if entry.leases == 1:
+                busy += max(0.0, now - entry.leased_at)
+    last = core.last_failed
     counts = core.counts
     return PoolStats(
         name=core.name,
         phase="suspended" if core.suspended and core.phase is Phase.OPEN else core.phase.value,
-        size=len(core.entries),
-        idle=by_state[State.IDLE],
-        in_use=by_state[State.IN_USE],
-        connecting=by_state[State.CONNECTING],
-        checking=by_state[State.CHECKING],
-        resetting=by_state[State.RESETTING],
-        closing=by_state[State.CLOSING],
+        size=len(entries) - states.count(State.CLOSED),  # closed since they were copied
+        idle=states.count(State.IDLE),
+        in_use=states.count(State.IN_USE),
+        connecting=states.count(State.CONNECTING),
+        checking=states.count(State.CHECKING),
+        resetting=states.count(State.RESETTING),
+        closing=states.count(State.CLOSING),
         leases=leases,
-        waiting=sum(len(lane.waiters) for lane in core.lanes.values()),
-        lanes=len(core.lanes),
+        waiting=sum([len(lane.waiters) for lane in copied.lanes]),
+        lanes=len(copied.lanes),
         min_size=core.config.min_size,
         max_size=core.config.max_size,
-        acquires=uses,
+        acquires=uses + leases,
         waits=counts.waits,
         timeouts=counts.timeouts,
         connects=counts.connects,
@@ -126,14 +143,17 @@ def place_of(entry: Entry) -> str | None:
 def explain(stats: PoolStats, held: list[Holder], *, ahead: int | None = None) -> str:
     """The state of a pool in plain words, as it stands in timeout errors."""
     limit = "no limit" if stats.max_size is None else stats.max_size
-    parts = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
-    parts += [
+    numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
+    numbers += [
         f"{name} {number}"
         for name, number in (("checking", stats.checking), ("resetting", stats.resetting), ("closing", stats.closing))
         if number
     ]
-    parts.append(f"{stats.waiting} waiting" if ahead is None else f"{ahead} ahead of you")
-    text = ", ".join(parts)
+    if ahead is None:
+        numbers.append(f"{stats.waiting} waiting")
+    else:
+        numbers.append(f"{ahead} ahead of you" if ahead < COUNTED else f"at least {ahead} ahead of you")
+    text = ", ".join(numbers)
     if held:
         first = held[0]
         text += f"; longest held {first.held:.1f} s by {first.holder}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ RINGS: list[tuple[str, ...]] = [
         "runtimes",
         "_lifecycle",
         "_fast",
+        "_log",
+        "_timeouts",
         "_gate",
         "_shell",
         "_leases",
@@ -168,3 +171,15 @@ def test_no_file_is_longer_than_one_sitting() -> None:
     for path in modules():
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines: it has two subjects"
+
+
+def test_importing_poolkit_brings_only_what_a_pool_for_threads_needs() -> None:
+    """No event loop, TLS, log or random numbers for those who have no use for them; AsyncPool comes when asked for."""
+    program = (
+        "import sys, poolkit\n"
+        "heavy = {'asyncio', 'trio', 'ssl', 'socket', 'logging', 'random', 'pathlib', 'difflib', 'subprocess'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert poolkit.AsyncPool is poolkit.AsyncPool\n"
+        "assert 'asyncio' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)

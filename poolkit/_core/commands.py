@@ -67,6 +67,8 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     core.configure(config, barging)
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
     for entry in core.entries.values():
+        if entry.generation != entry.lane.generation:
+            continue
         if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
             entry.expires = expiry(entry.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
         if entry.state in ESTABLISHED and entry.good_until:  # those in doubt remain so

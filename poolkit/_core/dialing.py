@@ -150,6 +150,7 @@ class Dialing(CoreState):
         """
         lane, config = entry.lane, self.config
         entry.connection = connection
+        entry.key = id(connection)
         entry.capacity = max(1, capacity)
         if not lazy:
             lane.streams = entry.capacity
@@ -210,6 +211,7 @@ class Dialing(CoreState):
             error = late
         counted = entry.requested_at < lane.last_error_at  # begun together with one that failed before it
         lane.last_error, lane.last_error_at = error, now
+        self.last_failed = lane
         self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
         # a connect in its caller ends with him (cancelled, interrupted): that says nothing about the server
         if current and (isinstance(error, Exception) or not self.features.connect_in_caller):

@@ -66,6 +66,7 @@ class Entry:
         "good_until",
         "holder",
         "id",
+        "key",
         "lane",
         "last_used",
         "leased_at",
@@ -90,9 +91,10 @@ class Entry:
         self.state = CONNECTING
         self.generation = lane.generation
         self.connection: Any = None
+        self.key = 0  # id(connection), under which it stands in the register while it is on lease without a Lease
         self.requested_at = now
         self.ready_at = now
-        self.expires = NEVER
+        self.expires = NEVER  # the end of its life; in the past when its generation is over
         self.good_until = 0.0  # until then it may be handed out without a second look
         self.last_used = now
         self.checked_at = now  # the last check that went well
@@ -109,6 +111,11 @@ class Entry:
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
         self.evicted_for: Lane | None = None  # it gives way to a waiter of another lane
         self.reported = False  # a leak of the current lease was reported
+
+    def retire(self) -> None:
+        """It is not to be handed out again. The ways without the lock look at ``expires`` alone, and never write it."""
+        self.generation = -1
+        self.expires = -NEVER
 
     def move(self, state: State) -> None:
         """Change state along an edge of the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..connector import Verdict
 from ..errors import PoolBusy, PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
+from ..policies.retire import NEVER
 from ..policies.sizing import pace
 from .dialing import Dialing
 from .entry import CHECKING, CONNECTING, IDLE, IN_USE, Entry
@@ -227,7 +228,7 @@ class Core(Dialing):
         elif verdict is Verdict.RETIRE:
             self.clear_lane(lane, now)
         if entry.leases:  # multiplexed: the last one out closes it
-            entry.generation = -1
+            entry.retire()
         else:
             self.begin_close(entry, CloseReason.DISCARDED if verdict is Verdict.DISCARD else CloseReason.ERROR, now,
                              abort=True)  # fmt: skip
@@ -303,7 +304,7 @@ class Core(Dialing):
         """
         self.established(entry, now)
         if capacity < 1:
-            entry.generation = -1
+            entry.retire()
             self.pump(entry.lane, now)
             return
         entry.capacity = entry.lane.streams = capacity
@@ -351,6 +352,9 @@ class Core(Dialing):
         lane.connecting = 0  # those on their way are of the old generation and closed when they arrive
         lane.retry_at, lane.rounds, lane.fatal = 0.0, 0, False
         lane.breaker.succeeded()
+        if not self.features.keyed:  # so that the ways without the lock need not compare generations
+            for entry in self.entries.values():
+                entry.expires = -NEVER
         self.tell(EventKind.POOL_CLEARED, now)
         for entry in self.take_all_idle(lane):
             self.begin_close(entry, CloseReason.STALE, now)

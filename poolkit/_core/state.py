@@ -69,6 +69,7 @@ class CoreState:
         self.entries: dict[int, Entry] = {}
         self.leased: dict[int, Entry] = {}  # id of the lease, or of the connection where there is none, to entry
         self.lanes: dict[Hashable, Lane] = {}
+        self.last_failed: Lane | None = None  # whose connect failed last
         self._many_lanes = 256
         self.idle_order: OrderedDict[Entry, None] = OrderedDict()  # keyed pools: over all lanes, oldest first
         self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
@@ -78,7 +79,7 @@ class CoreState:
         self.suspended = False
         self.fail_fast = False
         self.started = False  # used once: from then on min_size is kept
-        self.listening = False
+        self.heard: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
         self.due = NEVER  # when tick() wants to be called: for a sweep, or for the lanes in timed
         self.sweep_at = NEVER
         self.timed: set[Lane] = set()
@@ -137,7 +138,7 @@ class CoreState:
         detail: str | None = None,
     ) -> None:
         """Queue an event, if anybody listens."""
-        if self.listening:
+        if kind in self.heard:
             number = entry.id if entry is not None else None
             event = Event(kind, self.name, now, number, duration, reason, error, detail)
             self.effects.append(Effect(Do.TELL, event=event))

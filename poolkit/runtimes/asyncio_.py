@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .._log import logger
 from .base import Inbox, Task
 
 __all__ = ("AsyncioRuntime", "current")
-
-logger = logging.getLogger("poolkit")
 
 _running = asyncio._get_running_loop
 

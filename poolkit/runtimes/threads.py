@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -14,12 +13,11 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
+from .._log import logger
 from ..policies.retire import NEVER
 from .base import Inbox, Task
 
 __all__ = ("ThreadParker", "ThreadRuntime")
-
-logger = logging.getLogger("poolkit")
 
 LINGER = 2.0
 """Seconds that a thread without work stays, so that a busy pool does not start one for each job."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 
+from .._log import logger
 from .base import Inbox, Task
 
 __all__ = ("TrioRuntime", "current")
-
-logger = logging.getLogger("poolkit")
 
 
 def current() -> TrioRuntime | None:

@@ -17,6 +17,7 @@ from .._core.state import Features, Phase
 from .._core.waiter import Waiter
 from ..config import BackoffConfig, BreakerConfig, PoolConfig
 from ..connector import Verdict
+from ..events import EventKind
 
 __all__ = ("CoreSimulation", "SimulationFailure")
 
@@ -69,7 +70,7 @@ class CoreSimulation:
             breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
         )
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random)
-        self.core.listening = pick.random() < 0.2
+        self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
         self.core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
         self.multiplexed = pick.random() < 0.3
         self.keys = ["a", "b", "c"] if features.keyed else [None]

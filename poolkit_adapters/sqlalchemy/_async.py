@@ -23,9 +23,7 @@ __all__ = ("AsyncPoolkitPool",)
 class AsyncRecord(Record):
     """A record whose connection may be ended by a task that outlives the caller."""
 
-    def __init__(self, pool: AsyncPoolkitPool) -> None:
-        self._pool = pool
-        super().__init__(pool)
+    pool: AsyncPoolkitPool
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """As in SQLAlchemy, and remember who ends the connection."""
@@ -33,7 +31,7 @@ class AsyncRecord(Record):
         try:
             super().invalidate(e, soft)
         finally:
-            self.ending = self._pool._endings.get(key)
+            self.ending = self.pool._endings.get(key)
 
 
 class AsyncPoolkitPool(BasePool):

@@ -9,7 +9,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnDialect
 
@@ -17,6 +17,7 @@ from poolkit import BackoffConfig, BreakerConfig, Pool, PoolConfig, PoolError
 from poolkit.runtimes import Runtime, ThreadRuntime
 
 from ._errors import translated
+from ._fairy import check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, queue_sizes, settle
@@ -103,6 +104,11 @@ class BasePool(SQLAlchemyPool):
         return _THREADS
 
     # -- what SQLAlchemy asks of a pool -----------------------------------------------------------------------------
+
+    def connect(self) -> PoolProxiedConnection:
+        """A connection, checked out; its ``close()`` gives it back. Raises SQLAlchemy's errors, as QueuePool does."""
+        fairy: PoolProxiedConnection = check_out(self)
+        return fairy
 
     def _create_connection(self) -> Record:
         return Record(self)

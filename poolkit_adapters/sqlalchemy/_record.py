@@ -31,6 +31,10 @@ class Record(_ConnectionRecord):
     misled: BaseException | None = None
     """Set when the server behind its connection turned out to be the wrong one."""
 
+    def __init__(self, pool: BasePool) -> None:
+        self.pool = pool
+        super().__init__(pool)
+
 
 class _Inherited:
     """What a forked child finds in place of a connection that its parent had checked out."""

@@ -8,7 +8,18 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import AcquireTimeout, CloseReason, Event, EventKind, FailReason, PoolBusy, PoolClosed, PoolSuspended
+from poolkit import (
+    AcquireTimeout,
+    CloseReason,
+    ConfigError,
+    Event,
+    EventKind,
+    FailReason,
+    PoolBusy,
+    PoolClosed,
+    PoolSuspended,
+)
+from poolkit._fast import decline_take
 from poolkit.testing import ManualClock
 from tests.shells.kit import ASYNC, Rig, ask
 
@@ -211,3 +222,60 @@ async def test_order_under_load(make: Make) -> None:
             last[event.connection_id] = event.kind
     assert set(last.values()) == {K.CONNECTION_CLOSED}
     assert kinds(events).count(K.ACQUIRED) == 60
+
+
+class Picky:
+    """A listener for some kinds only."""
+
+    def __init__(self, *wanted: EventKind) -> None:
+        self.kinds = frozenset(wanted)
+        self.heard: list[EventKind] = []
+
+    def __call__(self, event: Event) -> None:
+        self.heard.append(event.kind)
+
+
+async def test_a_listener_hears_the_kinds_that_it_asks_for(make: Make) -> None:
+    """Beside one that hears all; and the other way round after that one has left."""
+    everything: list[Event] = []
+    picky = Picky(K.CONNECTION_READY, K.ACQUIRE_FAILED)
+    async with make(max_size=1, listeners=[picky, everything.append]) as rig:
+        held = await rig.lease()
+        with pytest.raises(AcquireTimeout):
+            await rig.lease(0.01)
+        await rig.give(held)
+        assert picky.heard == [K.CONNECTION_READY, K.ACQUIRE_FAILED]
+        assert K.RELEASED in kinds(everything)
+        rig.pool.remove_listener(everything.append)
+        rig.pool.add_listener(everything.append)
+        rig.pool.remove_listener(picky)
+        await rig.give(await rig.lease())
+        assert picky.heard == [K.CONNECTION_READY, K.ACQUIRE_FAILED]
+
+
+async def test_who_listens_to_no_leases_leaves_them_their_short_way(make: Make) -> None:
+    """A collector of connects and failures must cost the callers nothing."""
+    async with make(max_size=1, listeners=[Picky(K.CONNECTION_READY, K.CONNECTION_CLOSED)]) as rig:
+        await rig.give(await rig.lease())
+        quick = rig.pool._take
+        assert quick is not decline_take
+        everything: list[Event] = []
+        rig.pool.add_listener(everything.append)
+        assert rig.pool._take is decline_take
+        rig.pool.remove_listener(everything.append)
+        assert rig.pool._take is not decline_take
+        rig.pool.add_listener(Picky(K.RELEASED))
+        assert rig.pool._take is decline_take
+
+
+async def test_kinds_that_are_none_are_refused(make: Make) -> None:
+    """The message names the listener and what it asked for."""
+
+    def listener(event: Event) -> None: ...
+
+    listener.kinds = "acquired"  # type: ignore[attr-defined]
+    async with make() as rig:
+        with pytest.raises(ConfigError, match="kinds='acquired' must be a collection of EventKind"):
+            rig.pool.add_listener(listener)
+    with pytest.raises(ConfigError, match="EventKind"):
+        make(listeners=[listener])
