@@ -34,7 +34,7 @@ class BasePool(SQLAlchemyPool):
     """The engine's pool: ``stats()``, ``explain()``, ``clear()``, ``drain()``, ``reconfigure()``, ``warm_up()`` ..."""
 
     _barging_window: float | None = None
-    _floor = 0
+    _emptied = False
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class BasePool(SQLAlchemyPool):
         if settled.connect_timeout is not None:
             limit_connects(self._dialect, creator, settled.connect_timeout)
         watch(self._dialect)
-        self._discarding = False
+        self._resting: dict[str, Any] = {}  # while another pool is in this one's place: its own settings
 
     def _runtime_for_engine(self) -> Runtime:
         return _THREADS
@@ -152,9 +152,7 @@ class BasePool(SQLAlchemyPool):
     def recreate(self) -> SQLAlchemyPool:
         """A new pool with the settings that are in effect now; events, listeners and name are carried over."""
         self.logger.info("Pool recreating")
-        config = self.poolkit.config
-        if self._floor:
-            config = config.replace(min_size=self._floor)
+        config = self._config()
         size, overflow = queue_sizes(config)
         timeout, lifo = config.acquire_timeout, config.order == "lifo"
         sizes: dict[str, Any] = {
@@ -187,28 +185,39 @@ class BasePool(SQLAlchemyPool):
         """
         self._rest()
         self.poolkit.discard_idle()
+        self._emptied = True
         self.logger.info("Pool disposed. %s", self.status())
+
+    def _config(self) -> PoolConfig:
+        """The settings that are meant, also while the pool rests."""
+        config = self.poolkit.config
+        return config.replace(**self._resting) if self._resting else config
 
     def _rest(self, *, succeeded: bool = False) -> None:
         """Keep no ``min_size`` until somebody asks this pool for a connection again.
 
-        ``succeeded``: another pool took over, so what is in use now is closed when it comes back.
+        ``succeeded``: another pool took over, so what is in use now is closed when it comes back. After dispose()
+        nothing is kept at all: a connect that was under way then would stay open in the abandoned pool.
         """
-        floor = self.poolkit.config.min_size
-        if floor:
-            self._floor = floor
-            self.poolkit.reconfigure(min_size=0)
+        own = self._config()
+        changes = {"min_size": 0, "max_idle": 0} if succeeded and self._emptied else {"min_size": 0}
+        changes = {name: value for name, value in changes.items() if getattr(own, name) != value}
+        if not changes and not succeeded:
+            return
+        self._resting.update({name: getattr(own, name) for name in changes})
         if succeeded and "_do_return_conn" not in self.__dict__:
             self.__dict__["_do_return_conn"] = partial(self._do_return_conn, discard=True)
-        if floor or succeeded:
-            self.__dict__["_do_get"] = self._get_again
+        self.__dict__["_do_get"] = self._get_again
+        if changes:
+            self.poolkit.reconfigure(**changes)
 
     def _get_again(self) -> ConnectionPoolEntry:
         self.__dict__.pop("_do_get", None)
         self.__dict__.pop("_do_return_conn", None)
-        floor, self._floor = self._floor, 0
-        if floor:
-            self.poolkit.reconfigure(min_size=floor)
+        self._emptied = False
+        own, self._resting = self._resting, {}
+        if own:
+            self.poolkit.reconfigure(**own)
         return self._do_get()
 
     def status(self) -> str:
@@ -220,7 +229,7 @@ class BasePool(SQLAlchemyPool):
 
     def size(self) -> int:
         """Connections that are kept: ``pool_size``; 0: no limit."""
-        return queue_sizes(self.poolkit.config)[0]
+        return queue_sizes(self._config())[0]
 
     def timeout(self) -> float | None:
         """Seconds that a caller waits: ``pool_timeout``; None: for ever."""

@@ -116,9 +116,10 @@ def test_recreate_keeps_everything() -> None:
         pool_pre_ping=True, check_after_idle=2.0, min_size=1, max_lifetime=100.0, breaker=BreakerConfig(),
         name="orders", listeners=[seen.append], debug=True, pool_reset_on_return=None, leak_after=9.0,
     ).pool  # fmt: skip
+    config = pool.poolkit.config
     pool.dispose()
     for other in (pool.recreate(), pool.recreate().recreate()):
-        assert other.poolkit.config == pool.poolkit.config.replace(min_size=1)
+        assert other.poolkit.config == config
         assert other.poolkit.name == "orders"
         assert (other._recycle, other._pre_ping, other._asked_pre_ping) == (99, False, True)
         assert other._reset_on_return is pool._reset_on_return

@@ -68,6 +68,28 @@ def test_a_floor_is_kept_from_the_first_use_on_and_not_after_dispose(
     until(lambda: len(postgres.backends("floor")) == 3)
 
 
+def test_a_connect_that_is_under_way_at_dispose_is_closed_when_it_ends(fake: Any) -> None:
+    """Else it would stay open in the pool that nobody uses any more, until that one is collected."""
+    gate = threading.Event()
+
+    def connect() -> Any:  # the caller's own connect goes through, the one for min_size waits
+        assert threading.current_thread() is threading.main_thread() or gate.wait(10)
+        return fake()
+
+    pool = PoolkitPool(connect, pool_size=3, min_size=2)
+    in_use = pool.connect()
+    until(lambda: pool.poolkit.stats().connecting == 1)
+    pool.dispose()
+    successor = pool.recreate()
+    gate.set()
+    in_use.close()
+    until(lambda: pool.poolkit.stats().size == 0)
+    assert [one.closed for one in fake.made] == [True, True]
+    assert successor.size() == pool.size() == 3
+    pool.connect().close()  # an abandoned pool is still a pool, with its old settings
+    until(lambda: pool.checkedin() >= 2)
+
+
 def test_max_lifetime_replaces_a_connection(make_engine: Any) -> None:
     engine = make_engine(pool_size=1, max_overflow=0, max_lifetime=0.2, lifetime_jitter=0.0)
     [first] = pids(engine, 1)
