@@ -277,7 +277,7 @@ class CoreSimulation:
         """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
         old = self.core
         self.core = Core(old.config, old.features, name="sim", barging=0.0, random=self.random.random)
-        self.core.listening, self.core.vigil = old.listening, old.vigil
+        self.core.heard, self.core.vigil = old.heard, old.vigil
         commands.inherit(self.core, old)
         for inherited in (self.waiting, self.dialling, self.checking, self.closing, self.inbox):
             inherited.clear()
