@@ -216,7 +216,7 @@ class AsyncPool(AsyncJobs[C]):
     async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Entry:
         if self._inbox:
             self._drain()  # a dropped lease may be just what is missing
-        now = self._clock()
+        core, now = self._core, self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())
         parker = runtime.parker()
@@ -239,7 +239,8 @@ class AsyncPool(AsyncJobs[C]):
                 else:
                     await self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
-            self._decide(self._abandon, waiter, error, self._clock())
+            if core is self._core:  # else the collector ends a task of a parent process or of a loop that is gone
+                self._decide(self._abandon, waiter, error, self._clock())
             raise
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
@@ -280,11 +281,12 @@ class AsyncPool(AsyncJobs[C]):
         left = deadline - self._clock()
         if 0 < left < (limit or NEVER):
             limit = left
-        waiter.outcome = None
+        core, waiter.outcome = self._core, None
         try:
             connection, capacity, lazy = await self._connect(entry, limit)
         except BaseException as error:
-            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            if core is self._core:
+                self._decide(core.connect_failed, entry, error, self._verdict(error), self._clock())
             raise
         now = self._clock()
         kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))

@@ -19,7 +19,12 @@ C = TypeVar("C")
 
 
 class AsyncJobs(Shell[C]):
-    """The background half of :class:`~poolkit.AsyncPool`: no caller's cancellation gets here."""
+    """The background half of :class:`~poolkit.AsyncPool`: no caller's cancellation gets here.
+
+    A task that is cut off ends its part with the core with which it began it. If that is not the pool's any more (in
+    a forked child, or after the end of its loop, where the collector ends what never went on), it does nothing: its
+    connection is the parent's, or was closed with the loop.
+    """
 
     _runtime: AsyncRuntime | None
 
@@ -46,13 +51,14 @@ class AsyncJobs(Shell[C]):
 
     async def _connect_job(self, entry: Entry) -> BaseException | None:
         """Connect for whoever comes first; the error, if it failed."""
-        runtime = cast("AsyncRuntime", self._runtime)
+        runtime, core = cast("AsyncRuntime", self._runtime), self._core
         limit = self._config.connect_timeout
         try:
             self._refuse_closed()  # since this was decided
             connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
         except BaseException as error:
-            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            if core is self._core:
+                self._decide(core.connect_failed, entry, error, self._verdict(error), self._clock())
             if not isinstance(error, Exception):
                 raise
             return error
@@ -61,7 +67,7 @@ class AsyncJobs(Shell[C]):
         return None
 
     async def _close_job(self, entry: Entry) -> None:
-        runtime = cast("AsyncRuntime", self._runtime)
+        runtime, core = cast("AsyncRuntime", self._runtime), self._core
         closed = False
         try:
             await runtime.bounded(self._config.check_timeout, self._close_method, entry.connection)
@@ -69,15 +75,16 @@ class AsyncJobs(Shell[C]):
         except Exception:
             logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
         finally:
-            if not closed and self._abort_method is not None:
-                try:
-                    self._abort_method(entry.connection)
-                except Exception:
-                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
-            self._gone(entry)
+            if core is self._core:
+                if not closed and self._abort_method is not None:
+                    try:
+                        self._abort_method(entry.connection)
+                    except Exception:
+                        logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+                self._gone(entry)
 
     async def _ping_job(self, entry: Entry) -> None:
-        now = self._clock()
+        now, core = self._clock(), self._core
         keepalive = self._config.keepalive
         ask = self._check_method is not None and (
             entry.good_until == 0.0 or (keepalive is not None and now - entry.seen_at >= keepalive)
@@ -88,7 +95,8 @@ class AsyncJobs(Shell[C]):
             if error is None and ask:
                 error = await self._ask_server(entry)
         finally:
-            self._decide(pinged, self._core, entry, error, ask, self._clock())
+            if core is self._core:
+                self._decide(pinged, core, entry, error, ask, self._clock())
 
     async def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
         connection: C
@@ -105,13 +113,15 @@ class AsyncJobs(Shell[C]):
             raise
 
     async def _check_job(self, entry: Entry, waiter: Waiter) -> None:
+        core = self._core
         error: BaseException | None = ConnectionAbortedError("check interrupted")
         try:
             error = await self._ask_server(entry)
         finally:
-            self._decide(self._core.checked, entry, waiter, error, self._clock())
-            assert waiter.parker is not None
-            waiter.parker.wake()
+            if core is self._core:
+                self._decide(core.checked, entry, waiter, error, self._clock())
+                assert waiter.parker is not None
+                waiter.parker.wake()
 
     def _peek(self, entry: Entry) -> Exception | None:
         try:
@@ -132,7 +142,7 @@ class AsyncJobs(Shell[C]):
         return None
 
     async def _reset_job(self, entry: Entry, parker: AsyncParker | None, done: list[bool]) -> None:
-        sound = False
+        sound, core = False, self._core
         try:
             runtime = cast("AsyncRuntime", self._runtime)
             await runtime.bounded(self._config.check_timeout, self._reset_method, entry.connection)
@@ -140,14 +150,15 @@ class AsyncJobs(Shell[C]):
         except Exception:
             logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
         finally:
-            now = self._clock()
-            if sound:
-                self._submit(self._core.give_back, entry, now)
-            else:
-                self._submit(self._core.discard, entry, now, Verdict.DISCARD)
-            done.append(sound)
-            if parker is not None:
-                parker.wake()
+            if core is self._core:
+                now = self._clock()
+                if sound:
+                    self._submit(core.give_back, entry, now)
+                else:
+                    self._submit(core.discard, entry, now, Verdict.DISCARD)
+                done.append(sound)
+                if parker is not None:
+                    parker.wake()
 
     def _name_of(self, holder: int) -> str:
         return "a task" if self._runtime is None else self._runtime.name_of(holder)

@@ -34,7 +34,7 @@ from .errors import (
     PoolError,
     ServerUnavailable,
 )
-from .events import OF_EACH_LEASE, CloseReason, Event, EventKind, FailReason, Listener, kinds_of
+from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.retire import NEVER
 from .settings import Setting, merge, refuse_for_keyed
 from .stats import COUNTED, Holder, PoolStats, explain, holders, parts, place_of, snapshot
@@ -297,20 +297,12 @@ class Shell(Gate, Generic[C]):
 
     def _reclaim(self, entry: Entry) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""
-        now = self._clock()
-        core = self._core
-        core.counts.leaks += 1
-        core.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - entry.leased_at)
+        self._core.dropped(entry, self._clock())
         text = (
             f"{self.name}: a lease was dropped without close(), taken by {self._name_of(entry.holder)} at "
             f"{place_of(entry) or 'an unknown place (debug=True notes it)'}; its connection is closed"
         )
         self._reports.append((text, entry.place or (__file__, 0)))
-        entry.leases -= 1
-        if entry.leases:
-            entry.retire()
-        else:
-            core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -471,11 +463,12 @@ class Shell(Gate, Generic[C]):
     def _begin_anew(self) -> None:
         """Go on with an empty core; what is on lease now will be let go of when it comes back."""
         old, leased = self._core, set(self._leased)
+        self._leased.clear()  # first: a lease that is collected from here on is none of the new core's
         self._telling = Turn()
         self._events.clear()
         self._begin()
         self._orphans = leased
-        self._core.phase, self._core.suspended, self._core.fail_fast = old.phase, old.suspended, old.fail_fast
+        commands.inherit(self._core, old)
         self._decide(self._refresh)
 
     def __repr__(self) -> str:

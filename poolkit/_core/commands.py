@@ -13,7 +13,7 @@ from .entry import CONNECTING, ESTABLISHED, IDLE, Entry, Purpose
 from .machine import Core
 from .state import Phase
 
-__all__ = ("abort_leased", "clear", "discard_idle", "reconfigure", "reserve", "resume", "shut", "suspend")
+__all__ = ("abort_leased", "clear", "discard_idle", "inherit", "reconfigure", "reserve", "resume", "shut", "suspend")
 
 
 def clear(core: Core, now: float) -> None:
@@ -79,6 +79,17 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
         core.settle(lane, now)
     core.freed(core.lane, now)
     core.want_sweep(now)
+
+
+def inherit(core: Core, old: Core) -> None:
+    """The pool begins anew (in a forked child, on another event loop): open, suspended or closed as it was.
+
+    Nothing else passes on, and whoever still knows the old core (a bound method that a program has kept, a late
+    finalizer) finds nothing in it that he could hand out.
+    """
+    core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
+    for lane in old.lanes.values():
+        lane.idle.clear()
 
 
 def shut(core: Core, phase: Phase, now: float) -> None:

@@ -234,6 +234,16 @@ class Core(Dialing):
                              abort=True)  # fmt: skip
         self.pump(lane, now)
 
+    def dropped(self, entry: Entry, now: float) -> None:
+        """A lease was dropped without being closed: the state of its connection is unknown."""
+        self.counts.leaks += 1
+        self.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - entry.leased_at)
+        entry.leases -= 1
+        if entry.leases:  # of a multiplexed one there are others
+            entry.retire()
+        else:
+            self.begin_close(entry, CloseReason.LEAKED, now, abort=True)
+
     def offer(self, entry: Entry, now: float) -> None:
         """A connection is free, or has a stream to spare: to the oldest waiter, else to the idle ones."""
         lane = entry.lane

@@ -1,8 +1,8 @@
 """Threads stepped deterministically: real threads of which one runs at a time, switched between any two lines.
 
-A seed decides at which lines of the engine the running thread is set aside and who goes on. Time is virtual: it
-moves when everybody sleeps. So a race that needs two unlucky switches is found by trying seeds, and the seed
-replays it.
+A seed decides at which lines of the engine the running thread is set aside and who goes on, and at which lines the
+garbage collector runs the finalizers of what was dropped. Time is virtual: it moves when everybody sleeps. So a race
+that needs two unlucky switches is found by trying seeds, and the seed replays it.
 
 The schedule follows *probabilistic concurrency testing* (Burckhardt, Kothari, Musuvathi, Nagarakatte: "A Randomized
 Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010): of those that can go on the one with the
@@ -22,7 +22,9 @@ from typing import Any
 
 import poolkit
 
+from .async_loop import weakly
 from .clock import ManualClock
+from .replay import Decisions
 
 __all__ = ("Deadlock", "Interleaving", "SimulatedLock", "SimulatedRuntime")
 
@@ -49,17 +51,31 @@ class _Thread:
         self.go = threading.Semaphore(0)
         self.ready: Callable[[], bool] = lambda: True
         self.deadline: float | None = None
+        self.random = random.Random()
         self.priority = 0.0
         self.done = False
+        self.gone = False  # it belongs to the parent process
         self.error: BaseException | None = None
         self.os_thread: threading.Thread | None = None
 
 
 class Interleaving:
-    """A schedule. Start threads with :meth:`spawn`, then :meth:`run`; errors of threads are raised from there."""
+    """A schedule. Start threads with :meth:`spawn`, then :meth:`run`; errors of threads are raised from there.
 
-    def __init__(self, seed: int, *, switch: float = 0.02, limit: int = 200_000) -> None:
-        self.random = random.Random(seed)
+    ``switch``: how often a line is one at which the running thread is set aside, if ``decisions`` are drawn and not
+    given. ``streams``: each thread has random numbers of its own, so that it does the same when others do not.
+    """
+
+    def __init__(
+        self, seed: int, *, switch: float = 0.02, limit: int = 200_000, decisions: Decisions | None = None,
+        streams: bool = True,
+    ) -> None:  # fmt: skip
+        self._random = random.Random(seed)
+        self._streams = streams
+        self.decisions = decisions or Decisions()
+        self._decide = self.decisions.make
+        self.garbage: list[object] = []
+        self.lines = 0
         self.seed = seed
         self.switch = switch
         self.limit = limit
@@ -70,14 +86,31 @@ class Interleaving:
         self._back = threading.Semaphore(0)
         self._stopping = False
         self._lowest = 0.0
+        self._spawned = 0
         self.switches = 0
 
     # -- what the simulated threads use ---------------------------------------------------------------------------
 
-    def spawn(self, call: Callable[..., object], *args: Any, name: str = "") -> None:
+    @property
+    def random(self) -> random.Random:
+        """The random numbers of the running thread."""
+        return self.current.random if self._streams and self.current is not None else self._random
+
+    def reseed(self, what: object) -> None:
+        """The running thread begins something whose random numbers depend on nothing that went before."""
+        if self._streams:
+            self.random.seed(f"{self.seed} {what}")
+
+    def chance(self) -> float:
+        """A random number for a decision that a replay is given (see :class:`~poolkit.testing.replay.Decisions`)."""
+        return self._random.random()
+
+    def spawn(self, call: Callable[..., object], *args: Any, name: str = "", seed: str = "") -> None:
         """Add a thread that runs ``call(*args)``."""
-        thread = _Thread(name or f"thread-{len(self.threads) + 1}", call, args)
-        thread.priority = self.random.random()
+        thread = _Thread(name or f"thread-{self._spawned + 1}", call, args)
+        thread.random.seed(f"{self.seed} {seed or self._spawned}")
+        self._spawned += 1
+        thread.priority = (thread.random if self._streams else self._random).random()
         self.threads.append(thread)
         thread.os_thread = threading.Thread(target=self._main, args=(thread,), daemon=True)
         thread.os_thread.start()
@@ -100,7 +133,24 @@ class Interleaving:
         """Run ``call`` in a thread of its own after ``delay`` seconds."""
         self.timers.append((self.clock.now + delay, call))
 
+    def drop(self, thing: object) -> None:
+        """Nobody but the collector knows ``thing`` any more: it is finalized at some line, in whatever thread."""
+        self.garbage.append(thing)
+
+    def fork(self) -> None:
+        """From here on this is the forked child: of all threads only the running one is there.
+
+        The others stay as they are, for ever, and so does what they have in their hands, as after ``os.fork()``.
+        """
+        thread = self.current
+        assert thread is not None
+        for other in self.threads:
+            other.gone = other is not thread
+        self.timers.clear()
+
     def _switch(self, thread: _Thread) -> None:
+        if self._stopping:
+            raise _Stop
         self._back.release()
         thread.go.acquire()
         if self._stopping:
@@ -118,6 +168,7 @@ class Interleaving:
             thread.error = error
         finally:
             sys.settrace(None)
+            thread.call, thread.args = id, (None,)  # keep no pool alive
             thread.done = True
             self._back.release()
 
@@ -128,11 +179,21 @@ class Interleaving:
 
     def _line(self, _frame: Any, event: str, _arg: Any) -> Any:
         thread = self.current
-        if event == "line" and thread is not None and self.random.random() < self.switch:
-            self._lowest -= 1.0
-            thread.priority = self._lowest
-            self._switch(thread)
+        if event == "line" and thread is not None and not self._stopping:
+            self.lines += 1
+            what = self._decide(self.lines, self._draw, "")
+            if what == "collect":
+                self.garbage.pop(0) if self.garbage else None
+            elif what:
+                self._lowest -= 1.0
+                thread.priority = self._lowest
+                self._switch(thread)
         return self._line
+
+    def _draw(self) -> str:
+        if self._random.random() < self.switch:
+            return "switch"
+        return "collect" if self.garbage and self._random.random() < 0.02 else ""
 
     # -- the scheduler --------------------------------------------------------------------------------------------
 
@@ -150,7 +211,8 @@ class Interleaving:
                 for thread in self.threads:
                     if thread.error is not None:
                         raise thread.error
-                alive = [thread for thread in self.threads if not thread.done]
+                self.threads = [thread for thread in self.threads if not thread.done]
+                alive = [thread for thread in self.threads if not thread.done and not thread.gone]
                 if not alive:
                     return
                 self.switches += 1
@@ -159,6 +221,8 @@ class Interleaving:
                 ready = [t for t in alive if t.ready() or (t.deadline is not None and self.clock.now >= t.deadline)]
                 if ready:
                     self._resume(max(ready, key=lambda thread: thread.priority))
+                elif self.garbage:
+                    self.garbage.clear()  # nobody waits for ever for a collection that does not come
                 elif not self._advance(alive):
                     names = ", ".join(thread.name for thread in alive)
                     raise Deadlock(f"seed {self.seed}: {names} wait for ever")
@@ -188,12 +252,15 @@ class Interleaving:
 
     def _stop(self) -> None:
         self._stopping = True
-        for thread in self.threads:
-            if not thread.done:
-                thread.go.release()
-        for thread in self.threads:
-            if thread.os_thread is not None:
-                thread.os_thread.join(5)
+        hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None  # some stand in a finalizer
+        try:
+            for thread in self.threads:  # one after the other: their locks are none for threads that really run
+                if not thread.done:
+                    thread.go.release()
+                if thread.os_thread is not None:
+                    thread.os_thread.join(5)
+        finally:
+            sys.unraisablehook = hook
 
 
 class SimulatedLock:
@@ -261,12 +328,12 @@ class SimulatedRuntime:
         self._interleaving.spawn(job, *args, name=getattr(job, "__name__", "job"))
 
     def schedule(self, task: Any, delay: float) -> None:
-        """Call ``task.run_due()`` in virtual time."""
-        self._interleaving.later(delay, task.run_due)
+        """Call ``task.run_due()`` in virtual time, unless the pool has been collected by then."""
+        self._interleaving.later(delay, weakly(task.run_due))
 
     def nudge(self, task: Any) -> None:
         """Look into the pool's inbox soon."""
-        self._interleaving.later(0.0, task.run_inbox)
+        self._interleaving.later(0.0, weakly(task.run_inbox))
 
     def caller(self) -> int:
         """The running simulated thread."""

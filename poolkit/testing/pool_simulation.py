@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import warnings
+import weakref
+from collections.abc import Mapping
+from typing import Any
 from unittest import mock
 
-from .. import _shell
+from .. import _lifecycle, _shell
+from .._leases import Lease
 from .._threads import Pool
 from ..config import BackoffConfig
 from ..connector import Connector
 from ..errors import AcquireTimeout
 from .connectors import FakeConnection
 from .interleave import Interleaving, SimulatedRuntime
+from .replay import Decisions, explain
 
 __all__ = ("PoolSimulation",)
 
@@ -19,33 +26,64 @@ LONG = 1000.0  # seconds of virtual time that nobody waits unless he is forgotte
 
 
 class _Connector(Connector[FakeConnection]):
-    """A server in virtual time: slow, sometimes refusing, counting what it has open."""
+    """A server in virtual time: slow, sometimes refusing or restarting, counting what it has open."""
 
     def __init__(self, interleaving: Interleaving) -> None:
         self.world = interleaving
         self.numbers = itertools.count(1)
         self.live = self.max_live = 0
         self.up = True
+        self.begun = 0  # connects
+        self.begun_as: dict[int, int] = {}  # which connect a connection comes from
+        self.open: weakref.WeakValueDictionary[int, FakeConnection] = weakref.WeakValueDictionary()
+        self.inherited: set[int] = set()  # from the parent process
+        self.problems: list[str] = []  # what it raises itself the pool takes for the driver's trouble
 
     def connect(self, timeout: float | None) -> FakeConnection:
         """Open a connection, or be refused."""
+        self.begun += 1
+        begun = self.begun
         self.world.sleep(self.world.random.choice([0.0, 0.01, 0.1]))
-        if self.up and self.world.random.random() < 0.1:
+        if not self.up or self.world.random.random() < 0.1:
             raise ConnectionRefusedError("simulated")
         self.live += 1
         self.max_live = max(self.max_live, self.live)
-        return FakeConnection(next(self.numbers))
+        connection = FakeConnection(next(self.numbers))
+        self.begun_as[connection.number] = begun
+        self.open[connection.number] = connection
+        return connection
 
     def close(self, connection: FakeConnection) -> None:
         """Close it, in its own time."""
+        self.mine(connection)
         self.world.sleep(self.world.random.choice([0.0, 0.01]))
         self.abort(connection)
 
     def abort(self, connection: FakeConnection) -> None:
         """Close it at once."""
-        assert not connection.closed, f"{connection} was closed twice"
+        self.mine(connection)
+        if connection.closed:
+            self.problems.append(f"{connection} was closed twice")
         connection.closed = True
         self.live -= 1
+
+    def mine(self, connection: FakeConnection) -> None:
+        """The pool is about to speak on it."""
+        if connection.number in self.inherited:
+            self.problems.append(f"{connection} of the parent process was touched in the child")
+
+    def restart(self) -> None:
+        """The server loses every connection and refuses new ones for a moment."""
+        for connection in list(self.open.values()):
+            connection.alive = False
+        self.up = False
+        self.world.sleep(0.05)
+        self.up = True
+
+    def forked(self) -> None:
+        """From here on in a child process."""
+        self.inherited = set(self.begun_as)
+        self.live, self.up = 0, True
 
 
 class _CheckingConnector(_Connector):
@@ -53,15 +91,18 @@ class _CheckingConnector(_Connector):
 
     def peek(self, connection: FakeConnection) -> bool:
         """Whether the server still knows it."""
+        self.mine(connection)
         return connection.alive
 
     def check(self, connection: FakeConnection, timeout: float | None) -> bool:
         """Ask the server."""
+        self.mine(connection)
         self.world.sleep(0.01)
         return connection.alive
 
     def needs_reset(self, connection: FakeConnection) -> bool:
         """Whether somebody left it dirty."""
+        self.mine(connection)
         return connection.dirty
 
     def reset(self, connection: FakeConnection) -> None:
@@ -71,15 +112,26 @@ class _CheckingConnector(_Connector):
 
 
 class PoolSimulation:
-    """One random schedule over one random pool; ``PoolSimulation(seed).run()`` raises AssertionError or returns.
+    """One random schedule over one random pool; ``PoolSimulation(seed).run()`` raises
+    :class:`~poolkit.testing.SimulationFailure` or returns.
 
-    Callers acquire, hold, return, discard, drop, break and time out; the pool is cleared, suspended and
-    reconfigured meanwhile. Nobody gets a connection that somebody else holds, that was closed or left dirty; nobody
-    waits for ever; the server never sees more than the limit; at the end everything is closed and the books balance.
+    Callers acquire, hold, return, discard, drop, break and time out; connects fail and the server restarts; the pool
+    is cleared, suspended and reconfigured meanwhile. What was dropped is collected at any line of any thread, also
+    of the one that holds the lock. At some point the process may fork: then the schedule goes on in the child, whose
+    one thread finds the pool as the others have left it.
+
+    Nobody gets a connection that somebody else holds, that was closed, dropped or left dirty, that was opened before
+    the last ``clear()`` or by the parent process; nobody waits for ever; the server never sees more than the limit.
+    At the end the whole capacity is there, everything is closed and the books balance; or the pool is dropped with
+    leases outstanding, and nothing of it stays.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.world = world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
+    full = True  # forks, restarts and collections too
+
+    def __init__(self, seed: int, script: Mapping[Any, Any] | None = None) -> None:
+        self.world = world = Interleaving(
+            seed, switch=(0.003, 0.01, 0.03)[seed % 3], decisions=Decisions(script), streams=self.full
+        )
         pick = world.random
         self.connector = pick.choice([_Connector, _CheckingConnector])(world)
         self.runtime = SimulatedRuntime(world)
@@ -88,7 +140,7 @@ class PoolSimulation:
                 self.connector,
                 runtime=self.runtime,
                 clock=world.clock,
-                random=pick.random,
+                random=lambda: world.random.random(),
                 max_size=pick.choice([1, 2, 4]),
                 min_size=pick.choice([0, 0, 1]),
                 order=pick.choice(["lifo", "fifo"]),
@@ -103,14 +155,18 @@ class PoolSimulation:
             )
         self.pool._core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
         self.held: set[int] = set()
+        self.dropped: set[int] = set()
+        self.cleared = 0  # the last connect that had begun when the pool was cleared
+        self.forked = False
+        self.leases: list[Lease[FakeConnection]] = []  # of a pool that is dropped
         self.workers = pick.randint(2, 6)
         self.left = self.workers
 
-    def _use(self) -> None:
+    def _use(self, fork: bool) -> None:
         """One caller, one lease."""
         pool, world = self.pool, self.world
         pick = world.random
-        begun = world.clock.now
+        begun, cleared = world.clock.now, self.cleared
         try:
             lease = pool.lease(timeout=pick.choice([0, 0.01, 0.05, LONG, LONG, LONG]))
         except AcquireTimeout as error:
@@ -119,19 +175,29 @@ class PoolSimulation:
             raise AssertionError(f"a caller was forgotten: {error}") from error
         connection = lease.connection
         assert connection.number not in self.held, f"{connection} is in two hands"
+        assert connection.number not in self.dropped, f"{connection} was handed out after its lease was dropped"
         assert not connection.closed, f"{connection} was handed out after it was closed"
         assert not connection.dirty, f"{connection} was handed out dirty"
+        assert self.connector.begun_as[connection.number] > cleared, f"{connection} was handed out after clear()"
+        self.connector.mine(connection)
         self.held.add(connection.number)
         if pick.random() < 0.7:
             world.sleep(pick.choice([0.0, 0.001, 0.02]))
+        if fork and pick.random() < 0.5:
+            self._fork()  # with a lease in hand
         self.held.discard(connection.number)
+        if self.full and pick.random() < 0.15:
+            self.dropped.add(connection.number)
+            if pick.random() < 0.7:
+                world.drop(lease)  # in a cycle: its finalizer runs later
+            return  # else it runs here
         how = pick.random()
         if how < 0.1:
             lease.close(discard=True)
         elif how < 0.2:
             lease.close(error=ConnectionResetError("simulated"))
         else:
-            connection.alive = how > 0.3
+            connection.alive = connection.alive and how > 0.3
             connection.dirty = how > 0.8 and isinstance(self.connector, _CheckingConnector)
             lease.close()
 
@@ -139,7 +205,9 @@ class PoolSimulation:
         pool, world = self.pool, self.world
         what = world.random.random()
         if what < 0.05:
+            before = self.connector.begun
             pool.clear()
+            self.cleared = max(self.cleared, before)
         elif what < 0.1:
             pool.suspend()
             world.sleep(0.01)
@@ -148,36 +216,112 @@ class PoolSimulation:
             pool.reconfigure(max_size=world.random.randint(1, 4))
         elif what < 0.2:
             pool.stats()
+        elif what < 0.25 and self.full:
+            self.connector.restart()
+        elif what < 0.28 and self.full:
+            pool.discard_idle()
 
-    def _work(self) -> None:
-        for _ in range(self.world.random.randint(1, 6)):
-            self._use()
-            self._command()
+    def _work(self, worker: int) -> None:
+        world, make = self.world, self.world.decisions.make
+        for number in range(world.random.randint(1, 6)):
+            if make(("use", worker, number), lambda: True, False):
+                fork = self.full and not self.forked and make(
+                    ("fork", worker, number), lambda: world.chance() < 0.03, False
+                )  # fmt: skip
+                world.reseed((worker, number))
+                self._use(fork)
+                if fork and not self.forked:
+                    self._fork()
+                self._command()
         self.left -= 1
 
+    def _fork(self) -> None:
+        """Go on as the child process, with some new threads."""
+        pool, world = self.pool, self.world
+        self.forked = True
+        world.fork()
+        self.connector.forked()
+        known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
+        with mock.patch.object(_shell, "Lock", self.runtime.lock):
+            pool._after_fork()
+        pool._core.vigil = float("inf")
+        assert known <= {id(each) for each in _lifecycle._buried}, "a connection of the parent may be finalized"
+        assert not pool._core.entries, "the child begins with connections"
+        if pool._core.suspended:
+            pool.resume()  # who suspended it is not there any more
+        self.held.clear()
+        self.left = 3
+        for worker in (101, 102):
+            world.spawn(self._work, worker, seed=f"worker {worker}")
+        world.spawn(self._finish, name="finish", seed="finish in the child")
+
     def _finish(self) -> None:
-        """When all callers are gone, the whole capacity is there; then close."""
+        """When all callers are gone, the whole capacity is there; then the pool is closed, or dropped."""
         pool, world = self.pool, self.world
         world.block(lambda: not self.left)
+        world.garbage.clear()
         size = pool.config.max_size
         assert size is not None
         got = [pool.acquire(timeout=LONG) for _ in range(size)]
         assert len({connection.number for connection in got}) == size, "one connection twice"
         assert self.connector.max_live <= 4, f"{self.connector.max_live} connections at the server"
         for connection in got:
+            self.connector.mine(connection)
             pool.release(connection)
+        if self.full and not self.forked and world.random.random() < 0.2:
+            self.leases = [pool.lease(timeout=LONG) for _ in range(world.random.randint(0, size))]
+            world.spawn(self._forget_pool, name="forget", seed="forget")
+            return
         pool.close()
         world.sleep(LONG)
         assert self.connector.live == 0, f"{self.connector.live} connections were left open"
+        assert not self.connector.problems, self.connector.problems[0]
         pool.check_books()
         assert not pool._core.counts.reclaimed, "a connection was in nobody's hands"
 
+    def _forget_pool(self) -> None:
+        """Nobody knows the pool any more but its leases; then nobody does."""
+        world, ref = self.world, weakref.ref(self.pool)
+        del self.pool
+        while self.leases:
+            lease = self.leases.pop()
+            assert not lease.connection.closed, f"{lease.connection} was closed in somebody's hands"
+            if world.random.random() < 0.5:
+                lease.close()
+            del lease
+            world.sleep(0.01)
+        for _ in range(20):
+            gc.collect()
+            if ref() is None:
+                break
+            world.sleep(0.05)  # a connect or a close is going on
+        assert ref() is None, "something keeps a dropped pool alive"
+        left = [connection for connection in self.connector.open.values() if not connection.closed]
+        assert not left, f"something keeps {left} of a dropped pool alive"
+
+    def replay(self, script: Mapping[Any, Any]) -> None:
+        """Of the seed's schedule only the decisions of ``script``, as a failure shows it. Raises what went wrong."""
+        type(self)(self.world.seed, script)._play()
+
     def run(self) -> None:
         """Run the schedule to its end."""
-        for _ in range(self.workers):
-            self.world.spawn(self._work)
-        self.world.spawn(self._finish, name="finish")
+        seed = self.world.seed
         try:
-            self.world.run()
-        except AssertionError as error:
-            raise AssertionError(f"seed {self.world.seed}: {error}") from error
+            self._play()
+        except Exception as error:
+            made = self.world.decisions.made
+            again = type(self)
+            raise explain("PoolSimulation", seed, lambda part: again(seed, part)._play(), made, error) from error
+
+    def _play(self) -> None:
+        world = self.world
+        buried = len(_lifecycle._buried)
+        for worker in range(self.workers):
+            world.spawn(self._work, worker, seed=f"worker {worker}")
+        world.spawn(self._finish, name="finish", seed="finish")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
+            try:
+                world.run()
+            finally:
+                del _lifecycle._buried[buried:]

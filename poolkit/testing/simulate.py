@@ -1,12 +1,13 @@
 """Seeded simulation of the decision core: callers, faults and commands in random order, in virtual time.
 
-After each step the books are checked. A failure shows the seed and the last steps; the same seed replays it.
+After each step the books are checked. A failure shows the seed, a minimal replay and its steps.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._core import books, commands, upkeep
@@ -18,19 +19,23 @@ from .._core.waiter import Waiter
 from ..config import BackoffConfig, BreakerConfig, PoolConfig
 from ..connector import Verdict
 from ..events import EventKind
+from .replay import Decisions, SimulationFailure, explain
 
 __all__ = ("CoreSimulation", "SimulationFailure")
 
-
-class SimulationFailure(AssertionError):
-    """An invariant did not hold. The message holds the seed and the last steps."""
+STEPS = {
+    "acquire": 6.0, "wake_up": 6.0, "release": 6.0, "finish_dial": 5.0, "finish_check": 5.0, "finish_close": 5.0,
+    "give_up": 1.0, "pass_time": 2.0, "command": 0.3, "drop": 0.5, "collect": 1.0, "fork": 0.02,
+}  # fmt: skip
+"""What may happen next, with how often it does."""
 
 
 class _Sleeper:
-    """A parker that notes that it was woken."""
+    """A parker that notes that it was woken, and that its caller has his answer."""
 
     def __init__(self) -> None:
         self.woken = False
+        self.answered = False
 
     def wake(self) -> None:
         self.woken = True
@@ -38,13 +43,20 @@ class _Sleeper:
 
 @dataclass
 class CoreSimulation:
-    """One random schedule. ``CoreSimulation(seed).run(1000)`` raises :class:`SimulationFailure` or returns."""
+    """One random schedule. ``CoreSimulation(seed).run(1000)`` raises :class:`SimulationFailure` or returns.
+
+    Callers acquire, release, give up, are told of faults and drop their leases; connects, checks and closes end well
+    or not, at any time; the server comes and goes; the pool is cleared, suspended and reconfigured, and goes on as a
+    forked child's. After each step the books balance, no connection is in two hands nor of an older generation,
+    nobody is overtaken beyond ``barging_window``, nobody waits while capacity is free, and each caller has one answer.
+    """
 
     seed: int
-    trace: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
+        self.decisions = Decisions()
         pick = self.random
         self.now = 1000.0
         features = Features(
@@ -79,13 +91,18 @@ class CoreSimulation:
         self.checking: list[tuple[Entry, Waiter | None]] = []
         self.closing: list[Entry] = []
         self.leases: dict[int, Entry] = {}
+        self.inbox: list[Entry] = []  # of leases that were dropped
         self.server_up = True
         self.numbers = 0
+        self.steps = 0
+        self.peak = self.core.limit
+        self._chance = random.Random(self.seed)  # of what comes next; what a step does has a seed of its own
 
     # -- the shell's part -------------------------------------------------------------------------------------
 
     def _perform(self) -> None:
         for do, entry, waiter, _event in self.core.take_effects():
+            assert entry is None or self.core.entries.get(entry.id) is entry, "work on a connection of another pool"
             if do is Do.CONNECT:
                 assert entry is not None
                 self.dialling.append((entry, None))
@@ -98,7 +115,21 @@ class CoreSimulation:
             elif do is Do.WAKE:
                 assert waiter is not None
                 assert isinstance(waiter.parker, _Sleeper)
+                self._check_outcome(waiter)
                 waiter.parker.wake()
+
+    def _check_outcome(self, waiter: Waiter) -> None:
+        entry = waiter.outcome
+        if isinstance(entry, Entry) and entry.state is IN_USE:
+            assert entry.generation == entry.lane.generation, "a connection of an older generation was handed out"
+
+    def _end(self, waiter: Waiter) -> None:
+        """The caller goes on, with what he wanted or without."""
+        assert isinstance(waiter.parker, _Sleeper)
+        assert not waiter.parker.answered, "a caller was answered twice"
+        waiter.parker.answered = True
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
 
     def _proceed(self, waiter: Waiter) -> None:
         """The caller looks at his outcome, as a shell does."""
@@ -113,15 +144,14 @@ class CoreSimulation:
                 waiter.outcome = None
                 self.dialling.append((outcome, waiter))
         elif outcome is not None and waiter in self.waiting:
-            self.waiting.remove(waiter)
+            self._end(waiter)
 
     def _note_lease(self, waiter: Waiter, entry: Entry) -> None:
         self.numbers += 1
         entry.leased_at = self.now
         self.leases[self.numbers] = entry
         self.core.leased[self.numbers] = entry
-        if waiter in self.waiting:
-            self.waiting.remove(waiter)
+        self._end(waiter)
         hands = Counter(id(e) for e in self.leases.values())[id(entry)]
         assert hands <= max(1, entry.capacity), "one connection in two hands"
 
@@ -132,7 +162,11 @@ class CoreSimulation:
         waiter = Waiter(lane, self.now)
         waiter.parker = _Sleeper()
         self.waiting.append(waiter)
+        before = lane.oldest() if lane.waiters else None
         self.core.acquire(waiter, self.now)
+        self._check_outcome(waiter)
+        if before is not None and before.queued and self.now - before.since >= self.core.barging:
+            assert not isinstance(waiter.outcome, Entry), "a newcomer overtook one who had waited long enough"
         self._perform()
         self._proceed(waiter)
 
@@ -150,7 +184,7 @@ class CoreSimulation:
             waiter = self.random.choice(self.waiting)
             if any(waiter is other for _, other in self.dialling):
                 return
-            self.waiting.remove(waiter)
+            self._end(waiter)
             self.core.abandon(waiter, self.now, timed_out=self.random.random() < 0.5)
 
     def _release(self) -> None:
@@ -187,7 +221,7 @@ class CoreSimulation:
             verdict = Verdict.FATAL if self.random.random() < 0.2 else Verdict.SUSPECT
             self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now)
             if waiter in self.waiting:
-                self.waiting.remove(waiter)
+                self._end(waiter)
 
     def _finish_check(self) -> None:
         if not self.checking:
@@ -226,40 +260,81 @@ class CoreSimulation:
         else:
             self.server_up = not self.server_up
 
+    def _drop(self) -> None:
+        """A finalizer takes the lease out of the register and leaves the rest to the next one at the lock."""
+        if self.leases:
+            key = self.random.choice(list(self.leases))
+            self.inbox.append(self.leases.pop(key))
+            self.core.leased.pop(key, None)
+
+    def _collect(self) -> None:
+        if self.inbox:
+            entry = self.inbox.pop(0)
+            if entry.leases:
+                self.core.dropped(entry, self.now)
+
+    def _fork(self) -> None:
+        """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
+        old = self.core
+        self.core = Core(old.config, old.features, name="sim", barging=0.0, random=self.random.random)
+        self.core.heard, self.core.vigil = old.heard, old.vigil
+        commands.inherit(self.core, old)
+        for inherited in (self.waiting, self.dialling, self.checking, self.closing, self.inbox):
+            inherited.clear()
+        self.leases.clear()
+        self.peak = self.core.limit
+
+    def _choose(self) -> str:
+        return self._chance.choices(list(STEPS), list(STEPS.values()))[0]
+
+    def _reseed(self, number: int) -> None:
+        """Each step has a seed of its own: so it does the same when others are left out."""
+        self.random.seed(self.seed * 1_000_003 + number)
+
     def step(self) -> None:
         """One random event, then the books."""
-        steps = (
-            (self._acquire, 6),
-            (self._wake_up, 6),
-            (self._release, 6),
-            (self._finish_dial, 5),
-            (self._finish_check, 5),
-            (self._finish_close, 5),
-            (self._give_up, 1),
-            (self._pass_time, 2),
-            (self._command, 0.3),
-        )
-        chosen = self.random.choices([s for s, _ in steps], [weight for _, weight in steps])[0]
-        self.trace.append(f"{self.now:.4f} {chosen.__name__}")
-        chosen()
-        self._perform()
-        books.check(self.core)
-        assert len(self.core.entries) - self._over_limit() <= self.core.limit, "more connections than max_size"
-
-    def _over_limit(self) -> int:
-        """Connections that a lowered limit still finds in use."""
-        self._peak = max(getattr(self, "_peak", 0), self.core.limit)
-        return self._peak - self.core.limit
+        number, self.steps = self.steps, self.steps + 1
+        chosen = self.decisions.make(number, self._choose, "")
+        if chosen:
+            self._reseed(number)
+            self.trace.append(f"{self.now:.4f} {chosen}")
+            getattr(self, f"_{chosen}")()
+            self._perform()
+            books.check(self.core)
+            self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
+            assert len(self.core.entries) <= self.peak, "more connections than max_size"
 
     def run(self, steps: int) -> None:
         """``steps`` random events, then everybody is served or told, and the pool is closed."""
         try:
-            for _ in range(steps):
-                self.step()
-            self._wind_down()
-        except AssertionError as error:
-            trace = "\n  ".join(self.trace)
-            raise SimulationFailure(f"seed {self.seed}: {error}\n  {trace}") from error
+            self._play(steps)
+        except Exception as error:
+            made = self.decisions.made
+            raise explain("CoreSimulation", self.seed, lambda part: self._again(part)._play(steps), made, error,
+                          self._trace_of) from error  # fmt: skip
+
+    def replay(self, script: Mapping[int, str]) -> None:
+        """Of the seed's schedule only the steps of ``script``, as a failure shows it. Raises what went wrong."""
+        self._again(script)._play(1 + max(script, default=-1))
+
+    def _again(self, script: Mapping[int, str]) -> CoreSimulation:
+        other = type(self)(self.seed)
+        other.decisions = Decisions(script)
+        return other
+
+    def _trace_of(self, script: Mapping[int, str]) -> str:
+        other = self._again(script)
+        try:
+            other._play(1 + max(script, default=-1))
+        except Exception:  # noqa: BLE001  the one that is being explained
+            pass
+        return "".join(f"\n  {line}" for line in other.trace)
+
+    def _play(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+        self._reseed(-1)
+        self._wind_down()
 
     def _wind_down(self) -> None:
         """With the server up and every lease given back, nobody may be left waiting."""
@@ -271,8 +346,10 @@ class CoreSimulation:
                 for _ in range(10):
                     todo()
                     self._perform()
-            while self.leases:
+            while self.leases or self.inbox:
                 self._release()
+                self._perform()
+                self._collect()
                 self._perform()
             books.check(self.core)
             if not self.waiting and not self.dialling and not self.checking and not self.closing:

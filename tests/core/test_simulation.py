@@ -9,6 +9,7 @@ import pytest
 
 from poolkit._core.machine import Core
 from poolkit.testing import CoreSimulation, SimulationFailure
+from poolkit.testing.simulate import STEPS
 
 # every seed that ever failed, with the fault it showed
 FAILED_ONCE = {
@@ -25,9 +26,24 @@ FAILED_ONCE = {
 }
 
 
+OLDER_STEPS = ("acquire", "wake_up", "release", "finish_dial", "finish_check", "finish_close", "give_up", "pass_time",
+               "command")  # fmt: skip
+
+
+class AsItWas(CoreSimulation):
+    """The schedules in which those seeds failed: one stream of chance for all steps, no forks, no dropped leases."""
+
+    def _choose(self) -> str:
+        return self.random.choices(OLDER_STEPS, [STEPS[name] for name in OLDER_STEPS])[0]
+
+    def _reseed(self, number: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("simulation", [AsItWas, CoreSimulation])
 @pytest.mark.parametrize("seed", FAILED_ONCE)
-def test_schedules_that_failed_once_pass(seed: int) -> None:
-    CoreSimulation(seed).run(400)
+def test_schedules_that_failed_once_pass(seed: int, simulation: type[CoreSimulation]) -> None:
+    simulation(seed).run(400)
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -39,9 +55,19 @@ def test_fresh_random_schedules_keep_every_promise(block: int) -> None:
         CoreSimulation(seed).run(250)
 
 
-def test_a_failure_shows_seed_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation itself can fail: a core that forgets to wake anybody is caught."""
+def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulation itself can fail: a core that forgets whoever may have a returned connection is caught."""
     monkeypatch.setattr(Core, "offer", lambda self, entry, now: None)
-    with pytest.raises(SimulationFailure, match=r"seed \d+: "):
+    with pytest.raises(SimulationFailure, match=r"seed \d+: ") as caught:
         for seed in range(20):
             CoreSimulation(seed).run(300)
+    script = caught.value.script
+    assert len(script) < 12
+    assert f"replay({script})" in str(caught.value)
+    with pytest.raises(AssertionError) as again:
+        CoreSimulation(seed).replay(script)
+    assert str(again.value).splitlines()[0] in str(caught.value)
+    for left_out in script:  # it is minimal
+        CoreSimulation(seed).replay({key: step for key, step in script.items() if key != left_out})
+    monkeypatch.undo()
+    CoreSimulation(seed).replay(script)

@@ -8,7 +8,19 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-__all__ = ("Points", "cancel_at", "counted")
+import anyio
+
+__all__ = ("Points", "Swallowed", "by_scope", "by_timeout", "cancel_at", "counted", "natively", "natively_twice")
+
+Act = Callable[[], Awaitable[Any]]
+
+
+class Swallowed(AssertionError):
+    """The cancellation was accepted and not delivered; ``inside``: where the task was suspended each time."""
+
+    def __init__(self, inside: list[str]) -> None:
+        super().__init__(f"the cancellation was accepted and swallowed in {inside}")
+        self.inside = set(inside)
 
 
 class Points:
@@ -72,10 +84,72 @@ async def cancel_at(point: int, call: Callable[[], Awaitable[Any]], *, again: bo
         if struck:
             raise AssertionError(f"an error took the place of the cancellation: {error!r}") from error
         raise
-    if struck and sys.version_info < (3, 12) and "asyncio.tasks wait_for" in inside:
-        return True  # swallows a cancellation when what it waits for is just done (python/cpython#81839)
-    assert not struck, f"the cancellation was accepted and swallowed in {inside}"  # the task was suspended
-    return False
+    if struck and not _lossy(inside):  # the task was suspended
+        raise Swallowed(inside)
+    return bool(struck)
+
+
+# -- ways to be cancelled: each says whether the operation was still going on at that point ----------------------------
+
+
+async def natively(point: int, act: Act) -> bool:
+    return await cancel_at(point, act)
+
+
+async def natively_twice(point: int, act: Act) -> bool:
+    return await cancel_at(point, act, again=True)
+
+
+async def by_scope(point: int, act: Act) -> bool:
+    """Level cancellation: every further suspension inside is cancelled too."""
+    struck = False
+
+    def strike(number: int) -> None:
+        nonlocal struck
+        if number == point:
+            struck = True
+            scope.cancel()
+
+    async def work() -> None:
+        await act()
+
+    with anyio.CancelScope() as scope:
+        await counted(work(), strike)
+        assert not struck or scope.cancel_called
+        return struck
+    assert struck
+    return True
+
+
+async def by_timeout(point: int, act: Act) -> bool:
+    """``asyncio.timeout`` (Python 3.11) that runs out in this very moment."""
+    inside: list[str] = []
+
+    def strike(number: int) -> None:
+        if number == point:
+            inside.append(_innermost(coroutine))
+            limit.reschedule(0)
+
+    async def work() -> None:
+        await act()
+
+    coroutine = work()
+    try:
+        async with asyncio.timeout(None) as limit:  # type: ignore[attr-defined,unused-ignore]
+            await counted(coroutine, strike)
+    except TimeoutError:
+        assert inside
+        task: Any = asyncio.current_task()
+        assert not task.cancelling(), "a cancellation is still counted"
+        return True
+    if inside and not _lossy(inside):
+        raise Swallowed(inside)
+    return bool(inside)
+
+
+def _lossy(inside: list[str]) -> bool:
+    """Up to Python 3.11 wait_for loses a cancellation when what it waits for is just done (python/cpython#81839)."""
+    return sys.version_info < (3, 12) and "asyncio.tasks wait_for" in inside
 
 
 def _innermost(awaited: Any) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from poolkit import AsyncPool
 from poolkit.testing import AsyncFakeConnector, FakeConnection
-from tests.faults.cancelling import cancel_at, counted
+from tests.faults.cancelling import by_scope, by_timeout, natively, natively_twice
 
 SIZE = 3
 MOST = 60  # suspensions; an operation that has more of them is not what this test takes it for
@@ -166,60 +166,6 @@ def soon(call: Callable[[], object]) -> None:
 
 
 # -- ways to be cancelled: each says whether the operation was still going on at that point ----------------------------
-
-
-async def natively(point: int, act: Act) -> bool:
-    return await cancel_at(point, act)
-
-
-async def natively_twice(point: int, act: Act) -> bool:
-    return await cancel_at(point, act, again=True)
-
-
-async def by_scope(point: int, act: Act) -> bool:
-    """Level cancellation: every further suspension inside is cancelled too."""
-    struck = False
-
-    def strike(number: int) -> None:
-        nonlocal struck
-        if number == point:
-            struck = True
-            scope.cancel()
-
-    async def work() -> None:
-        await act()
-
-    with anyio.CancelScope() as scope:
-        await counted(work(), strike)
-        assert not struck or scope.cancel_called
-        return struck
-    assert struck
-    return True
-
-
-async def by_timeout(point: int, act: Act) -> bool:
-    """``asyncio.timeout`` (Python 3.11) that runs out in this very moment."""
-    struck = False
-
-    def strike(number: int) -> None:
-        nonlocal struck
-        if number == point:
-            struck = True
-            limit.reschedule(0)
-
-    async def work() -> None:
-        await act()
-
-    try:
-        async with asyncio.timeout(None) as limit:  # type: ignore[attr-defined,unused-ignore]
-            await counted(work(), strike)
-    except TimeoutError:
-        assert struck
-        task: Any = asyncio.current_task()
-        assert not task.cancelling(), "a cancellation is still counted"
-        return True
-    assert not struck, "the timeout was swallowed"
-    return False
 
 
 async def by_wait_for(point: int, act: Act) -> bool:

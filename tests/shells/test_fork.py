@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from poolkit import AsyncPool, Connector, Pool
+from poolkit import AsyncPool, Connector, Pool, _shell
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -272,3 +273,75 @@ def test_12_listeners_hear_of_the_child_in_the_child() -> None:
 
     assert in_child(child) == "['acquired', 'released']"
     pool.close()
+
+
+def test_11_a_lease_collected_while_the_child_begins_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its finalizer runs in the middle of the change: the child's pool must not close the parent's connection."""
+    pool = Pool(FakeConnector(), max_size=2)
+    leases = [pool.lease()]
+    connection = leases[0].connection
+    core = _shell.Core
+
+    def collecting(*args: Any, **settings: Any) -> Any:
+        leases.clear()
+        return core(*args, **settings)
+
+    monkeypatch.setattr(_shell, "Core", collecting)
+
+    def child() -> object:
+        with pool.lease() as mine:
+            number = mine.number
+        pool.check_books()
+        return connection.closed, number, pool.stats().size
+
+    assert in_child(child) == "(False, 2, 1)"
+    leases.clear()
+    pool.close()
+
+
+def test_11_a_method_kept_by_the_program_gives_nothing_of_the_parents() -> None:
+    pool = Pool(FakeConnector(), max_size=2)
+    acquire, release = pool.acquire, pool.release
+    release(acquire())
+
+    def child() -> object:
+        connection = acquire(timeout=5)
+        release(connection)
+        pool.check_books()
+        return connection.number, pool.stats().idle
+
+    assert in_child(child) == "(2, 1)"
+    assert acquire().number == 1
+    pool.close()
+
+
+@pytest.mark.parametrize("in_caller", [True, False], ids=["acquires", "connects for the pool"])
+def test_12_a_task_of_a_loop_that_is_gone_costs_the_next_one_nothing(in_caller: bool) -> None:
+    """The collector ends it when the pool lives on another loop: it must not give up a place that is not its own.
+
+    The same happens in a child that was forked out of a running loop.
+    """
+    connector = AsyncFakeConnector(in_caller=in_caller)
+    pool = AsyncPool(connector, max_size=1)
+    gate = connector.hold("connect")
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # destroyed while pending: so it is
+    task = loop.create_task(pool.acquire())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    gate.set()
+    tasks = [task]
+    del task, loop
+
+    async def main() -> None:
+        connection = await pool.acquire(timeout=5)
+        tasks.clear()
+        gc.collect()
+        assert pool.stats().in_use == 1
+        pool.check_books()
+        await pool.release(connection)
+        assert pool.stats().idle == 1
+        await pool.close()
+
+    asyncio.run(main())
+    assert connector.live == 0
