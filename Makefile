@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs check clean conformance oldest simulate bench mutants soak
+.PHONY: demo test lint types docs check clean conformance oldest simulate bench bench-docs mutants soak
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -48,7 +48,11 @@ soak: $(VENV)/.test
 
 # poolkit beside the drivers' own pools, turn by turn (BENCH_ARGS='cycle spike --quick').
 bench: $(VENV)/.bench
-	$(VENV)/bin/python -m bench $(BENCH_ARGS)
+	$(VENV)/bin/poolkit bench $(BENCH_ARGS)
+
+# Measure all of it and write docs/benchmarks.md, its numbers and its plots.
+bench-docs: $(VENV)/.bench
+	$(VENV)/bin/poolkit bench --docs docs $(BENCH_ARGS)
 
 check: test lint types docs
 

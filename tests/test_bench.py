@@ -1,0 +1,272 @@
+"""The benchmarks' own machinery, and each experiment briefly."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main as checkout_main
+from poolkit.bench.figures import jain, number, percentile, ratios, spread, waits_of
+from poolkit.bench.main import Options, run
+from poolkit.bench.page import BEGIN, END, agrees, write
+from poolkit.bench.result import Result, Series
+from poolkit.bench.suite import EXPERIMENTS, measure
+from poolkit.bench.tables import as_markdown, as_text, tables_of, targets_table
+from poolkit.bench.targets import TARGETS, Target, judge
+from poolkit.bench.turns import Effort, Run, together
+from poolkit.cli import main
+from poolkit.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def made(**cpu: list[float]) -> Result:
+    """A run of *cycle* in which each subject took so long."""
+    result = Result({"python": "CPython 3.12.1", "cores": "2"}, "full", {"cycle": 60.0})
+    for subject, values in cpu.items():
+        for value in values:
+            result.add(Series("cycle", subject.replace("_", " "), "cpu", "us", {"world": "threads"}), value)
+    return result
+
+
+# -- arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def test_ratios_are_taken_within_each_repetition() -> None:
+    """The second repetition was disturbed, and it disturbed both: the ratio stays."""
+    assert ratios([2.0, 20.0, 2.2], [1.0, 10.0, 1.1]) == pytest.approx([2.0, 2.0, 2.0])
+    assert ratios([1.0, 2.0], [4.0]) == [0.25]
+    assert ratios([0.0, 1.0], [0.0, 0.0]) == [1.0, math.inf]
+
+
+def test_a_spread_is_the_median_and_both_ends() -> None:
+    """An outlier moves an end and not the median."""
+    found = spread([1.0, 100.0, 2.0])
+    assert (found.median, found.low, found.high) == (2.0, 1.0, 100.0)
+    assert str(found) == "2 [1, 100]"
+    with pytest.raises(ValueError, match="no values"):
+        spread([])
+
+
+def test_percentiles_are_the_nearest_rank() -> None:
+    """Of a hundred waits the 99th is p99, not the longest."""
+    waits = [float(value) for value in range(1, 101)]
+    assert percentile(waits, 0.99) == 99.0
+    assert percentile([], 0.5) == 0.0
+    assert waits_of(reversed(waits)) == {"p50": 50.0, "p99": 99.0, "p99.9": 100.0, "max": 100.0}  # type: ignore[arg-type]
+
+
+def test_jains_index_is_one_for_equal_shares_and_a_part_for_one_who_has_all() -> None:
+    """Two of four share everything: a half."""
+    assert jain([7, 7, 7]) == 1.0
+    assert jain([1, 0, 0, 0]) == 0.25
+    assert jain([3, 3, 0, 0]) == 0.5
+    assert jain([0, 0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (1.0, "1"), (1.25, "1.25"), (0.0421, "0.0421"), (123.4, "123"), (54321.0, "54,321"), (100.0, "100")],
+)
+def test_numbers_are_shown_with_three_digits(value: float, shown: str) -> None:
+    """As a reader expects them."""
+    assert number(value) == shown
+
+
+# -- results and turns --------------------------------------------------------------------------------------------
+
+
+def test_each_repetition_begins_with_another_subject() -> None:
+    """And each subject comes once in each."""
+    assert list(Run(Result(), Effort.FULL).turns("abc", 3)) == list("abcbcacab")
+
+
+def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    """Facts, seconds and each series with its conditions."""
+    result = made(poolkit=[1.5, 1.25], DBUtils=[3.0, 3.5])
+    result.add(Series("contended", "poolkit", "rate", "1/s", {"callers": 64, "hold_ms": 0.05}), 1234.5)
+    file = tmp_path / "run.json"
+    file.write_text(result.to_json())
+    assert Result.read(file) == result
+    assert Result.read(file).values("contended", "poolkit", "rate", callers=64, hold_ms=0.05) == [1234.5]
+    assert Result.read(file).values("contended", "poolkit", "rate", callers=64) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', '{"format": 1, "series": [{"what": 1}]}'])
+def test_a_file_that_holds_no_results_is_named(tmp_path: Path, text: str) -> None:
+    """Not a traceback about keys."""
+    file = tmp_path / "other.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"other\.json"):
+        Result.read(file)
+
+
+def test_facts_name_no_host_and_no_path() -> None:
+    """What is published with the numbers says nothing about where they were measured."""
+    import platform
+
+    from poolkit.bench.facts import facts
+
+    told = json.dumps(facts())
+    assert platform.node() not in told
+    assert "/" not in told
+    assert facts()["SQLAlchemy"][0].isdigit()
+
+
+def test_an_error_in_one_of_the_threads_is_raised() -> None:
+    """A pool that fails must not look like one that is slow."""
+
+    def work(index: int) -> None:
+        if index == 3:
+            raise ValueError("the fourth")
+
+    with pytest.raises(ValueError, match="the fourth"):
+        together(work, 5)
+
+
+# -- targets ------------------------------------------------------------------------------------------------------
+
+
+def test_a_missed_target_is_shown_as_missed() -> None:
+    """Judged by the median of the ratios: 1.2 is met, 1.5 is not, and what was not measured is neither."""
+    met = {one.target.name: one for one in judge(made(poolkit=[1.2, 1.2, 9.0], lock_and_deque=[1.0, 1.0, 1.0]))}
+    missed = {one.target.name: one for one in judge(made(poolkit=[1.5], lock_and_deque=[1.0]))}
+    assert met["engine / lock and deque"].word == "met"
+    assert met["engine / lock and deque"].measured == spread([1.2, 1.2, 9.0])
+    assert missed["engine / lock and deque"].word == "NOT met"
+    assert missed["engine / DBUtils"].word == "not measured"
+    shown = as_text(targets_table(list(missed.values())))
+    assert "NOT met" in shown
+    assert "1.5 [1.5, 1.5]" in shown
+
+
+def test_against_several_pools_the_best_of_each_repetition_counts() -> None:
+    """redis-py has two pools; each is the cheaper one in one of the repetitions."""
+    own = {"redis-py BlockingConnectionPool": [4.0, 8.0], "redis-py ConnectionPool": [8.0, 4.0]}
+    result = made(poolkit=[2.0, 2.0], **own)
+    (verdict,) = (one for one in judge(result) if one.target.name == "engine / redis-py's cheaper pool")
+    assert verdict.measured == spread([0.5, 0.5])
+    assert verdict.met is False
+
+
+@pytest.mark.parametrize(("relation", "met"), [("<=", True), (">=", True), (">", False), ("=", True)])
+def test_a_bound_is_held_as_it_is_written(relation: str, met: bool) -> None:
+    """At the bound itself."""
+    target = Target("group", "name", relation, 2.0, lambda result: [2.0])
+    assert judge(Result(), [target])[0].met is met
+
+
+def test_every_target_can_be_measured_by_a_full_run_that_is_committed() -> None:
+    """None of them asks for a series that no experiment makes (exporters apart, which have none yet)."""
+    result = Result.read(ROOT / "docs" / "benchmarks.json")
+    if result.effort != "full":
+        pytest.skip("the committed numbers are of a short run")
+    assert [one.target.name for one in judge(result) if one.met is None] in ([], ["engine with exporters / without"])
+    assert len(TARGETS) > 35
+
+
+# -- tables, page, command ----------------------------------------------------------------------------------------
+
+
+def test_a_table_shows_median_and_ratio_with_their_spread() -> None:
+    """In text and in Markdown."""
+    (table, *_) = tables_of(made(lock_and_deque=[1.0, 2.0, 1.0], poolkit=[1.5, 2.0, 1.5]))["cycle"]
+    assert ("poolkit", "1.5; 1.5x [1, 1.5]") in table.rows
+    assert "| poolkit | 1.5; 1.5x [1, 1.5] |" in as_markdown(table).splitlines()
+    assert "poolkit" in as_text(table)
+
+
+def page(folder: Path) -> Path:
+    file = folder / "benchmarks.md"
+    file.write_text(f"# Benchmarks\n\nby hand\n\n{BEGIN}\nnumbers of last year\n{END}\n\nalso by hand\n")
+    return file
+
+
+def test_the_page_is_made_between_its_marks_and_checked(tmp_path: Path) -> None:
+    """What was written by hand stays; another number on the page is noticed, and so is a plot that is missing."""
+    file = page(tmp_path)
+    result = made(lock_and_deque=[1.0, 2.0], poolkit=[1.5, 2.5])
+    write(result, tmp_path)
+    text = file.read_text()
+    assert text.startswith("# Benchmarks\n\nby hand\n")
+    assert text.endswith("also by hand\n")
+    assert "last year" not in text
+    assert "NOT met" in text
+    assert agrees(result, tmp_path)
+    assert agrees(Result.read(tmp_path / "benchmarks.json"), tmp_path)
+    assert not agrees(made(lock_and_deque=[1.0, 2.0], poolkit=[1.6, 2.5]), tmp_path)
+    svg = tmp_path / "benchmarks" / "cycle.svg"
+    assert "<svg" in svg.read_text()
+    assert "lock and deque" in svg.read_text()
+    assert not (tmp_path / "benchmarks" / "http.svg").exists()
+    svg.unlink()
+    assert not agrees(result, tmp_path)
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
+    """Nothing of it is overwritten."""
+    (tmp_path / "benchmarks.md").write_text("all by hand")
+    with pytest.raises(ConfigError, match="lacks the lines"):
+        write(made(poolkit=[1.0]), tmp_path)
+    assert (tmp_path / "benchmarks.md").read_text() == "all by hand"
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers() -> None:
+    """``poolkit bench --from docs/benchmarks.json --docs docs --check``."""
+    docs = ROOT / "docs"
+    assert run(Options(source=docs / "benchmarks.json", docs=docs, check=True)) == 0
+
+
+def test_the_command_reads_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the command of the package and as python -m bench in a checkout."""
+    file = tmp_path / "run.json"
+    file.write_text(made(lock_and_deque=[1.0], poolkit=[1.5]).to_json())
+    assert main(["bench", "--from", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "Threads: µs of CPU" in shown
+    assert "NOT met" in shown
+    assert main(["bench", "--from", str(file), "--targets"]) == 0
+    assert "Threads: µs of CPU" not in capsys.readouterr().out
+    assert checkout_main is main
+
+
+def test_wrong_use_of_the_command_says_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown experiment, a file that is not there, options that do not go together."""
+    assert main(["bench", "cylce"]) == 1
+    assert "no such experiment: cylce; there are cycle" in capsys.readouterr().err
+    assert main(["bench", "--from", str(tmp_path / "none.json")]) == 1
+    assert "none.json" in capsys.readouterr().err
+    assert main(["bench", "--check"]) == 2
+    assert main(["bench", "cycle", "--from", "x.json"]) == 2
+
+
+# -- the experiments ----------------------------------------------------------------------------------------------
+
+MEASURED = {
+    # experiment: some of what it has to bring
+    "cycle": [("poolkit", "cpu"), ("httpcore -> poolkit", "cpu"), ("asyncpg", "cpu"), ("poolkit, a listener", "cpu")],
+    "contended": [("poolkit", "rate"), ("poolkit", "jain"), ("DBUtils", "wait p99.9"), ("asyncpg", "most/least")],
+    "spike": [("poolkit", "opened"), ("psycopg_pool", "wait p99"), ("poolkit", "all served")],
+    "scale": [("poolkit", "operation"), ("psycopg_pool", "threads of 100 pools")],
+    "sql": [("SQLAlchemy -> poolkit, checks", "rate"), ("psycopg -> poolkit", "cycle"), ("asyncpg", "latency p99")],
+    "redis": [("redis-py -> poolkit", "rate"), ("redis-py ConnectionPool", "cycle")],
+    "http": [("httpx -> poolkit", "rate"), ("aiohttp", "connections"), ("httpx", "total")],
+    "start": [("import poolkit", "modules")],
+}  # fmt: skip
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_experiment_measures_what_it_says(name: str) -> None:
+    """At the smallest size, on real servers; every number is one."""
+    result = measure([name], Effort.SMOKE)
+    for subject, metric in MEASURED[name]:
+        assert any(result.where(name, subject, metric)), f"{name}: no {metric} of {subject}"
+    assert all(math.isfinite(value) for one in result.series for value in one.values)
+    assert set(result.seconds) == {name}
+    if name == "start":
+        foreign = [one.values for one in result.where("start", "import poolkit", "modules from elsewhere")]
+        assert foreign == [[0.0]]

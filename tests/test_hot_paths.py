@@ -1,0 +1,187 @@
+"""The hot paths execute no more than they did: counted in bytecodes beside the floor or the driver's own pool.
+
+No clock is read, so a busy machine changes nothing. Each bound stands a few per cent above what was counted on the
+Python (3.10 to 3.13) that needs most; it may be lowered when a path has become shorter, and a change that needs it
+raised has to say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpcore
+import pytest
+
+from poolkit import Pool
+from poolkit.bench.answering import AnsweringBackend, AsyncAnsweringBackend
+from poolkit.bench.async_peers import ASYNC_PEERS
+from poolkit.bench.peers import PEERS, Sizes
+from poolkit.testing import FakeConnector
+from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from tests.support.instructions import instructions
+
+THREADS = {
+    # path, what it is compared with: times its bytecodes
+    ("poolkit", "lock and deque"): 4.2,
+    ("poolkit lease()", "lock and deque"): 5.8,
+    ("SQLAlchemy -> poolkit", "SQLAlchemy QueuePool"): 1.04,
+    ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.94,
+    ("DBUtils -> poolkit", "DBUtils"): 2.5,
+}
+TASKS = {
+    ("poolkit", "deque"): 4.1,
+    ("SQLAlchemy -> poolkit", "SQLAlchemy AsyncAdaptedQueuePool"): 1.15,
+    ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.86,
+}
+REQUEST = 1.06
+
+
+def cycle(name: str) -> float:
+    peer = PEERS[name](Sizes(4))
+    try:
+        return instructions(lambda: peer.put(peer.get()))
+    finally:
+        peer.close()
+
+
+def driven(awaitable: Any) -> None:
+    """Run a coroutine that at most lets others run, without a loop's own work around it."""
+    with contextlib.suppress(StopIteration):
+        while True:
+            assert awaitable.send(None) is None, "it waits for something"
+
+
+def async_cycle(name: str) -> float:
+    async def count() -> float:
+        peer = await ASYNC_PEERS[name](Sizes(4))
+        try:
+            await peer.rounds(1)
+            return instructions(lambda: driven(peer.rounds(1)))
+        finally:
+            await peer.close()
+
+    return asyncio.run(count())
+
+
+@pytest.mark.parametrize(("path", "base"), THREADS, ids=lambda name: name.replace(" ", "_"))
+def test_taking_and_giving_back_has_not_become_longer(path: str, base: str) -> None:
+    """With nobody waiting, for threads."""
+    found = cycle(path) / cycle(base)
+    assert found <= THREADS[path, base], f"{path} executes {found:.3f} times the bytecodes of {base}"
+
+
+@pytest.mark.parametrize(("path", "base"), TASKS, ids=lambda name: name.replace(" ", "_"))
+def test_taking_and_giving_back_in_a_task_has_not_become_longer(path: str, base: str) -> None:
+    """The same for the tasks of a loop."""
+    found = async_cycle(path) / async_cycle(base)
+    assert found <= TASKS[path, base], f"{path} executes {found:.3f} times the bytecodes of {base}"
+
+
+def request(kind: type[httpcore.ConnectionPool], idle: int = 1) -> float:
+    """Bytecodes of a whole GET beside so many idle connections."""
+    with kind(network_backend=AnsweringBackend(), max_connections=idle, max_keepalive_connections=idle) as pool:
+        with contextlib.ExitStack() as stack:
+            for _ in range(idle):
+                stack.enter_context(pool.stream("GET", "http://localhost/")).read()
+        return instructions(lambda: pool.request("GET", "http://localhost/"), rounds=5)
+
+
+def async_request(kind: type[httpcore.AsyncConnectionPool]) -> float:
+    async def count() -> float:
+        async with kind(network_backend=AsyncAnsweringBackend()) as pool:
+            return instructions(lambda: driven(pool.request("GET", "http://localhost/")), rounds=5)
+
+    return asyncio.run(count())
+
+
+def test_a_request_through_httpcore_has_not_become_longer() -> None:
+    """Nearly all of it is h11's work, in both."""
+    found = request(PoolkitConnectionPool) / request(httpcore.ConnectionPool)
+    assert found <= REQUEST, f"a request executes {found:.3f} times the bytecodes of httpcore's own"
+
+
+def test_a_request_through_async_httpcore_has_not_become_longer() -> None:
+    """The same for tasks."""
+    found = async_request(AsyncPoolkitConnectionPool) / async_request(httpcore.AsyncConnectionPool)
+    assert found <= REQUEST, f"a request executes {found:.3f} times the bytecodes of httpcore's own"
+
+
+def test_a_request_costs_the_same_beside_many_idle_connections() -> None:
+    """No scan: httpcore's own pool looks at each of them for each request."""
+    assert request(PoolkitConnectionPool, 40) < 1.01 * request(PoolkitConnectionPool, 2)
+
+
+def idle_pool(size: int) -> Pool[Any]:
+    pool: Pool[Any] = Pool(FakeConnector(resets=False), max_size=size, max_connecting=None)
+    for connection in [pool.acquire() for _ in range(size)]:
+        pool.release(connection)
+    return pool
+
+
+def test_an_acquire_and_release_cost_the_same_beside_many_connections() -> None:
+    """Bytecode for bytecode."""
+    counts = []
+    for size in (2, 500):
+        with idle_pool(size) as pool:
+            counts.append(instructions(lambda pool=pool: pool.release(pool.acquire())))  # type: ignore[misc]
+    assert counts[0] == counts[1]
+
+
+def locked(pool: Pool[Any]) -> Callable[[], None]:
+    lock = threading.Lock()
+
+    def pair() -> None:
+        with lock:
+            connection = pool.acquire()
+        pool.release(connection)
+
+    return pair
+
+
+def logged(pool: Pool[Any]) -> Callable[[], None]:
+    book: list[int] = []
+
+    def note() -> None:
+        book.append(1)
+
+    def pair() -> None:
+        connection = pool.acquire()
+        note()
+        pool.release(connection)
+
+    return pair
+
+
+@pytest.mark.parametrize("loss", [locked, logged])
+def test_a_lock_or_a_call_more_would_be_noticed(loss: Callable[[Pool[Any]], Callable[[], None]]) -> None:
+    """The guard guards: each planted loss stands above what the bound leaves open."""
+    with idle_pool(4) as pool:
+        sound = instructions(lambda: pool.release(pool.acquire()))
+        pair = loss(pool)
+        floor = cycle("lock and deque")
+        assert instructions(pair) > sound
+        assert (instructions(pair) + cycle("poolkit") - sound) / floor > THREADS["poolkit", "lock and deque"]
+
+
+def test_counting_gives_the_same_number_each_time() -> None:
+    """Also while other threads execute."""
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            sum(range(10))
+
+    other = threading.Thread(target=busy)
+    quiet = {cycle("poolkit") for _ in range(3)}
+    other.start()
+    try:
+        disturbed = {cycle("poolkit") for _ in range(3)}
+    finally:
+        stop.set()
+        other.join(20)
+    assert quiet == disturbed
+    assert len(quiet) == 1
