@@ -26,8 +26,8 @@ from tests.support.instructions import instructions
 
 THREADS = {
     # path, what it is compared with: times its bytecodes
-    ("poolkit", "lock and deque"): 4.2,
-    ("poolkit lease()", "lock and deque"): 5.8,
+    ("poolkit", "lock and deque"): 4.3,
+    ("poolkit lease()", "lock and deque"): 6.2,
     ("SQLAlchemy -> poolkit", "SQLAlchemy QueuePool"): 1.04,
     ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.94,
     ("DBUtils -> poolkit", "DBUtils"): 2.5,

@@ -60,10 +60,13 @@ def by_threads(request: Callable[[], object], threads: int, seconds: float) -> L
     return _load(times, cpu, elapsed)
 
 
-async def by_tasks(request: Callable[[], Awaitable[object]], tasks: int, seconds: float, warm: float) -> Load:
+async def by_tasks(
+    request: Callable[[], Awaitable[object]], tasks: int, seconds: float, warm: float, *, abandon: bool = False
+) -> Load:
     """``tasks`` tasks send one request after the other; after ``warm`` seconds the ``seconds`` begin that count.
 
     When they are over, what is still on its way is cancelled: a pool that serves nobody must not hold up the run.
+    ``abandon``: leave it, for a process that ends now.
     """
     times: list[float] = []
     clock = time.perf_counter
@@ -84,12 +87,15 @@ async def by_tasks(request: Callable[[], Awaitable[object]], tasks: int, seconds
         if not done:
             done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
         counted, cpu, elapsed = list(times), time.process_time() - cpu, clock() - begun
-    over = True
-    for task in running:
-        task.cancel()
-    _, stuck = await asyncio.wait(running, timeout=_PATIENCE)
-    if stuck:
-        raise RuntimeError(f"{len(stuck)} of {tasks} requests did not end in {_PATIENCE:g} s after their cancellation")
+    if not abandon:
+        over = True
+        for task in running:
+            task.cancel()
+        _, stuck = await asyncio.wait(running, timeout=_PATIENCE)
+        if stuck:
+            raise RuntimeError(
+                f"{len(stuck)} of {tasks} requests did not end in {_PATIENCE:g} s after their cancellation"
+            )
     for task in done:
         task.result()  # an error ends the measurement: numbers of failed requests would mean nothing
     return _load([counted], cpu, elapsed)

@@ -38,7 +38,7 @@ _OTHERS = ((2, 1), (16, 16), (256, 64))
 
 def run(bench: Run) -> None:
     """Threads, then tasks."""
-    seconds = bench.pick(0.02, 0.12, 0.8)
+    seconds = bench.pick(0.02, 0.12, 0.7)
     smoke: _Cases = [((4, 2), (0.001,), 1)]
     quick: _Cases = [(MAIN, (0.0, 0.001), 1)]
     full: _Cases = [(MAIN, _HOLDS, 3), *((other, (0.0, 0.001), 2) for other in _OTHERS)]
@@ -46,7 +46,7 @@ def run(bench: Run) -> None:
         for hold in holds:
             callers, connections = size
             # a hold of 5 ms needs longer until each has had some turns
-            time_left = seconds * bench.pick(1, 1, 2.5 if hold >= 0.005 else 1)
+            time_left = seconds * bench.pick(1, 1, 2.5 if hold >= 0.005 else 0.5 if size != MAIN else 1)
             params: dict[str, Param] = {"callers": callers, "connections": connections, "hold_ms": hold * 1000}
             bench.say(f"{callers} callers, {connections} connections, hold {hold * 1000:g} ms")
             for name in bench.turns(_THREADS, repeat):

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from poolkit.bench.load import by_tasks, by_threads, record
-from poolkit.bench.turns import Run
+from poolkit.bench.http_clients import BAR, OURS, OWN, Turn, async_client, client, load_apart
+from poolkit.bench.load import by_threads, record
+from poolkit.bench.turns import Effort, Run
 from poolkit.testing.servers import Certificates, HTTPServer
 
 __all__ = ("run",)
-
-_OWN, _OURS, _BAR = "httpx", "httpx -> poolkit", "aiohttp"
-_PATIENCE = 60.0
 
 
 def run(bench: Run) -> None:
@@ -31,7 +27,7 @@ def run(bench: Run) -> None:
             _by_tasks(bench, server, tasks, limit, repeat, "HTTP/1.1")
         _fifty_workers(bench, server, bench.pick(2, 5, 20), repeat)
         _burst(bench, server, bench.pick(20, 100, 400), repeat)
-    if bench.effort == 1:
+    if bench.effort == Effort.QUICK:
         return
     with HTTPServer(tls=Certificates(), http2=True) as server:
         _by_threads(bench, server, bench.pick(2, 8, 8), 8, repeat, "HTTP/2")
@@ -42,10 +38,10 @@ def run(bench: Run) -> None:
 def _by_threads(bench: Run, server: HTTPServer, threads: int, limit: int, repeat: int, protocol: str) -> None:
     seconds = bench.pick(0.05, 0.5, 1.0)
     bench.say(f"{protocol}, {threads} threads on {limit} connections")
-    for name in bench.turns((_OWN, _OURS), repeat):
+    for name in bench.turns((OWN, OURS), repeat):
         before = server.stats().accepted
         params: dict[str, Any] = {"protocol": protocol, "world": "threads", "callers": threads, "limit": limit}
-        with _client(name, server, limit) as request:
+        with client(_turn(name, server, limit)) as request:
             record(bench, name, by_threads(request, threads, seconds), **params)
         bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
 
@@ -54,27 +50,21 @@ def _by_tasks(bench: Run, server: HTTPServer, tasks: int, limit: int, repeat: in
     # httpx answers a few hundred requests a second there: it needs longer until a number stands
     seconds = bench.pick(0.05, 0.5, 0.9) if tasks <= 100 else bench.pick(0.05, 1.0, 1.6)
     bench.say(f"{protocol}, {tasks} tasks on {limit} connections")
-    for name in bench.turns((_OWN, _OURS, _BAR) if protocol == "HTTP/1.1" else (_OWN, _OURS), repeat):
+    for name in bench.turns((OWN, OURS, BAR) if protocol == "HTTP/1.1" else (OWN, OURS), repeat):
         before = server.stats().accepted
         params: dict[str, Any] = {"protocol": protocol, "world": "tasks", "callers": tasks, "limit": limit}
-
-        async def turn(name: str = name, params: dict[str, Any] = params) -> None:
-            async with _async_client(name, server, limit) as get:
-                found = await by_tasks(lambda: get("/"), tasks, seconds, seconds / 2)
-            record(bench, name, found, **params)
-
-        asyncio.run(turn())
+        record(bench, name, load_apart(_turn(name, server, limit, tasks=tasks, seconds=seconds)), **params)
         bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
 
 
 def _fifty_workers(bench: Run, server: HTTPServer, each: int, repeat: int) -> None:
     """As many connections as workers are enough; more are waste."""
     bench.say("50 workers, answers after 0 to 20 ms")
-    for name in bench.turns((_OWN, _OURS, _BAR), repeat):
+    for name in bench.turns((OWN, OURS, BAR), repeat):
         before = server.stats().accepted
 
         async def turn(name: str = name) -> float:
-            async with _async_client(name, server, 100) as get:
+            async with async_client(_turn(name, server, 100)) as get:
                 dice = random.Random(5)
 
                 async def work() -> None:
@@ -94,10 +84,10 @@ def _burst(bench: Run, server: HTTPServer, requests: int, repeat: int) -> None:
     """All at once over ten connections that are open, 20 ms each; ideal is that none is ever idle."""
     bench.say(f"a burst of {requests} over 10 connections")
     ideal = requests / 10 * 0.02
-    for name in bench.turns((_OWN, _OURS, _BAR), repeat):
+    for name in bench.turns((OWN, OURS, BAR), repeat):
 
         async def turn(name: str = name) -> float:
-            async with _async_client(name, server, 10) as get:
+            async with async_client(_turn(name, server, 10)) as get:
                 await asyncio.gather(*(get("/sleep?ms=20") for _ in range(10)))
                 begun = time.monotonic()
                 await asyncio.gather(*(get("/sleep?ms=20") for _ in range(requests)))
@@ -106,45 +96,5 @@ def _burst(bench: Run, server: HTTPServer, requests: int, repeat: int) -> None:
         bench.add(name, "total", "x ideal", asyncio.run(turn()) / ideal, burst=requests)
 
 
-@contextmanager
-def _client(name: str, server: HTTPServer, limit: int) -> Iterator[Callable[[], object]]:
-    """A request, synchronous."""
-    import httpx
-
-    from poolkit_adapters.httpx import PoolkitTransport
-
-    kind: Any = httpx.HTTPTransport if name == _OWN else PoolkitTransport
-    with httpx.Client(transport=kind(**_settings(server, limit)), timeout=_PATIENCE) as client:
-        yield lambda: client.get(server.url + "/")
-
-
-@asynccontextmanager
-async def _async_client(name: str, server: HTTPServer, limit: int) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
-    """A request for a path, asynchronous."""
-    if name == _BAR:
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=_PATIENCE)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit), timeout=timeout) as session:
-
-            async def get(path: str) -> None:
-                async with session.get(server.url + path) as response:
-                    await response.read()
-
-            yield get
-        return
-    import httpx
-
-    from poolkit_adapters.httpx import AsyncPoolkitTransport
-
-    kind: Any = httpx.AsyncHTTPTransport if name == _OWN else AsyncPoolkitTransport
-    async with httpx.AsyncClient(transport=kind(**_settings(server, limit)), timeout=_PATIENCE) as client:
-        yield lambda path: client.get(server.url + path)
-
-
-def _settings(server: HTTPServer, limit: int) -> dict[str, Any]:
-    import httpx
-
-    limits = httpx.Limits(max_connections=limit, max_keepalive_connections=limit)
-    context = server.client_context
-    return {"limits": limits, **({"verify": context, "http2": True} if context else {})}
+def _turn(name: str, server: HTTPServer, limit: int, **load: Any) -> Turn:
+    return Turn(name, server.url, limit, server.ca_path if server.certificates else "", **load)
