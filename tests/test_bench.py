@@ -266,6 +266,7 @@ def test_each_experiment_measures_what_it_says(name: str) -> None:
     for subject, metric in MEASURED[name]:
         assert any(result.where(name, subject, metric)), f"{name}: no {metric} of {subject}"
     assert all(math.isfinite(value) for one in result.series for value in one.values)
+    assert not any(sum(one.values) for one in result.where(name, metric="failed") if "poolkit" in one.subject)
     assert set(result.seconds) == {name}
     if name == "start":
         foreign = [one.values for one in result.where("start", "import poolkit", "modules from elsewhere")]

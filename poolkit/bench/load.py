@@ -28,13 +28,16 @@ class Load:
     cpu: float
     """Seconds of this process' CPU for a request."""
     times: list[float]
-    """Seconds that each request took."""
+    """Seconds that each answered request took."""
+    failed: int = 0
+    """Requests that ended in an error; they count for nothing else."""
 
 
 def record(bench: Run, subject: str, load: Load, **params: Param) -> None:
     """Add the load's numbers under their usual names."""
     bench.add(subject, "rate", "1/s", load.rate, **params)
     bench.add(subject, "cpu", "us", load.cpu * 1e6, **params)
+    bench.add(subject, "failed", "requests", load.failed, **params)
     for name, value in waits_of(load.times).items():
         bench.add(subject, f"latency {name}", "ms", value * 1000, **params)
 
@@ -44,12 +47,17 @@ def by_threads(request: Callable[[], object], threads: int, seconds: float) -> L
     times: list[list[float]] = [[] for _ in range(threads)]
     clock = time.perf_counter
     end = [0.0]
+    failed = [0] * threads
 
     def work(index: int) -> None:
         note = times[index].append
         while (begun := clock()) < end[0]:
-            request()
-            note(clock() - begun)
+            try:
+                request()
+            except Exception:  # noqa: BLE001  counted: some pools close what another thread is using
+                failed[index] += 1
+            else:
+                note(clock() - begun)
 
     together(lambda _index: request(), threads)
     with quiet_gc():
@@ -57,7 +65,7 @@ def by_threads(request: Callable[[], object], threads: int, seconds: float) -> L
         end[0] = begun + seconds
         together(work, threads)
         cpu, elapsed = time.process_time() - cpu, clock() - begun
-    return _load(times, cpu, elapsed)
+    return _load(times, cpu, elapsed, sum(failed))
 
 
 async def by_tasks(
@@ -72,12 +80,18 @@ async def by_tasks(
     clock = time.perf_counter
 
     over = False
+    failed = [0]
 
     async def work() -> None:
         while not over:  # some drivers lose a cancellation now and then: the next round ends it
             begun = clock()
-            await request()
-            times.append(clock() - begun)
+            try:
+                await request()
+            except Exception:  # noqa: BLE001  counted, and shown
+                failed[0] += 1
+                await asyncio.sleep(0)
+            else:
+                times.append(clock() - begun)
 
     with quiet_gc():
         running = [asyncio.ensure_future(work()) for _ in range(tasks)]
@@ -97,10 +111,10 @@ async def by_tasks(
                 f"{len(stuck)} of {tasks} requests did not end in {_PATIENCE:g} s after their cancellation"
             )
     for task in done:
-        task.result()  # an error ends the measurement: numbers of failed requests would mean nothing
-    return _load([counted], cpu, elapsed)
+        task.result()  # what no request may raise, such as an interrupt
+    return _load([counted], cpu, elapsed, failed[0])
 
 
-def _load(times: list[list[float]], cpu: float, elapsed: float) -> Load:
+def _load(times: list[list[float]], cpu: float, elapsed: float, failed: int) -> Load:
     every = [one for mine in times for one in mine]
-    return Load(len(every) / elapsed, cpu / max(1, len(every)), every)
+    return Load(len(every) / elapsed, cpu / max(1, len(every)), every, failed)

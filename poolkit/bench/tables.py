@@ -206,6 +206,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "http": [
         ("HTTP/1.1, tasks on connections: requests/s, and times httpx",
          _http("rate", "httpx", "tasks", _TASK_CASES, "HTTP/1.1")),
+        ("HTTP/1.1, tasks on connections: requests that failed", _http("failed", "", "tasks", _TASK_CASES, "HTTP/1.1")),
         ("HTTP/1.1, tasks on connections: µs of CPU for a request, and times httpx",
          _http("cpu", "httpx", "tasks", _TASK_CASES, "HTTP/1.1")),
         *((f"HTTP/1.1, tasks on connections: {metric}, ms", _http(metric, "", "tasks", _TASK_CASES, "HTTP/1.1"))
@@ -214,6 +215,7 @@ _LAYOUTS: dict[str, _Layout] = {
          _http("connections", "", "tasks", _TASK_CASES, "HTTP/1.1")),
         ("HTTP/1.1, threads on connections: requests/s, and times httpx",
          _http("rate", "httpx", "threads", _THREAD_CASES, "HTTP/1.1")),
+        ("HTTP/1.1, threads on connections: requests that failed", _http("failed", "", "threads", _THREAD_CASES, "HTTP/1.1")),
         ("HTTP/1.1, threads on connections: µs of CPU for a request, and times httpx",
          _http("cpu", "httpx", "threads", _THREAD_CASES, "HTTP/1.1")),
         ("50 workers, answers after 0 to 20 ms",
