@@ -127,8 +127,9 @@ def make_acquire(
             entry.leases = 1
             entry.leased_at = now
             entry.holder = caller()
-            leased[entry.key] = entry
-            return entry.connection
+            connection = entry.connection
+            leased[entry.key] = entry  # last: who is interrupted before it leaves nothing that cannot be found
+            return connection
         undo(entry)
         return slow(timeout)
 

@@ -113,9 +113,13 @@ class Gate:
                     step, args = self._inbox.popleft()
                     step(*args)
                 effects = core.effects
-                core.effects = deque()
+                if effects:
+                    core.effects = deque()
+                else:
+                    effects = None
                 self._lock.release()
-                self._perform(effects)
+                if effects:
+                    self._perform(effects)
                 if core.due < self._scheduled:
                     self._schedule()
                 while self._reports:

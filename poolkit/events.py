@@ -18,6 +18,8 @@ __all__ = ("OF_EACH_LEASE", "CloseReason", "Event", "EventKind", "FailReason", "
 class EventKind(Enum):
     """The kinds of event, in the order of a connection's life."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, called for each thing that could be told
+
     POOL_CREATED = "pool created"
     POOL_READY = "pool ready"
     POOL_SUSPENDED = "pool suspended"

@@ -58,6 +58,8 @@ class Dialing(CoreState):
 
     def pump(self, lane: Lane, now: float) -> None:
         """Open as many connections as the waiters of ``lane`` need and limits, pace and backoff allow."""
+        if lane.live and len(self.entries) >= self.limit and not self.features.keyed:
+            return  # the usual case where callers queue: who frees a permit comes by here again
         while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
             # a connect made by its caller serves him first: only the streams beside his are for those who wait
             taken = lane.connecting if self.features.connect_in_caller else 0

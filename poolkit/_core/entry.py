@@ -16,6 +16,8 @@ __all__ = ("ESTABLISHED", "TRANSITIONS", "Entry", "Purpose", "State")
 class State(Enum):
     """Where a connection is in its life."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, and each move looks into TRANSITIONS
+
     CONNECTING = "connecting"
     IDLE = "idle"
     CHECKING = "checking"

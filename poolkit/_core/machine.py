@@ -23,7 +23,8 @@ class Core(Dialing):
 
     def acquire(self, waiter: Waiter, now: float) -> None:
         """A caller asks. His ``outcome`` is set at once where possible; else he stands in the queue."""
-        self.tell(EventKind.ACQUIRE_STARTED, now)
+        if self.heard:
+            self.tell(EventKind.ACQUIRE_STARTED, now)
         lane = waiter.lane
         if self.phase is not Phase.OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
@@ -211,7 +212,8 @@ class Core(Dialing):
         entry.leases -= 1
         entry.last_used = now
         self.freshen(entry, now)
-        self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
+        if self.heard:
+            self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
         self.offer(entry, now)
 
     def discard(

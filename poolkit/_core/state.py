@@ -138,7 +138,7 @@ class CoreState:
         detail: str | None = None,
     ) -> None:
         """Queue an event, if anybody listens."""
-        if kind in self.heard:
+        if self.heard and kind in self.heard:
             number = entry.id if entry is not None else None
             event = Event(kind, self.name, now, number, duration, reason, error, detail)
             self.effects.append(Effect(Do.TELL, event=event))

@@ -7,13 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import anyio
 import pytest
 
-from poolkit import Pool
-from poolkit.testing import FakeConnector
+from poolkit import AcquireTimeout, Pool, PoolConfig
+from poolkit._core import commands, upkeep
+from poolkit._core.machine import Core
+from poolkit._core.state import Features
+from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import ASYNC, PATIENCE, Rig, ask
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +94,78 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
         return work
 
     assert cpu_of(rounds(2000)) < 2 * cpu_of(rounds(10))
+
+
+def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
+    """The last of 20 000 gives up: nobody counts them all for his error message."""
+
+    class Sleeper:
+        def wake(self) -> None: ...
+
+    from poolkit._core.waiter import Waiter
+
+    def rounds(waiting: int) -> tuple[Callable[[], None], list[str]]:
+        pool = Pool(FakeConnector(), max_size=1, barging_window=0)
+        pool.acquire()
+        core = pool._core
+        told: list[str] = []
+
+        def ask() -> Waiter:
+            waiter = Waiter(core.lane, 0.0)
+            waiter.parker = Sleeper()
+            core.acquire(waiter, 1.0)
+            return waiter
+
+        for _ in range(waiting):
+            ask()
+
+        def work() -> None:
+            for _ in range(50):
+                told.append(str(pool._expire(ask(), 1.0)))
+                core.take_effects()
+
+        return work, told
+
+    (few, short), (many, long) = rounds(1000), rounds(20_000)
+    assert cpu_of(many) < 2 * cpu_of(few)
+    assert "at least 1000 ahead of you" in long[0]
+    assert "1000 ahead of you" in short[0]
+
+
+def test_29_timeouts_at_once_on_a_large_pool_share_their_picture_of_it() -> None:
+    """Looking at 2000 connections for each of many callers who give up would keep the lock from all others."""
+
+    def rounds(size: int) -> Callable[[], None]:
+        pool = idle_pool(size)
+        held = [pool.acquire() for _ in range(size)]
+
+        def work() -> None:
+            for _ in range(100):
+                with pytest.raises(AcquireTimeout, match=f"in use {len(held)}/{len(held)}"):
+                    pool.acquire(timeout=0)
+
+        return work
+
+    assert cpu_of(rounds(2000)) < 4 * cpu_of(rounds(100))
+
+
+def test_29_sweeps_take_a_small_share_of_the_time_however_many_connections() -> None:
+    """3000 connections whose lives end one after the other: not a look at all of them for each."""
+    clock = ManualClock(0.0)
+    core = Core(
+        PoolConfig(max_size=3000, max_connecting=None, max_lifetime=100, lifetime_jitter=0.9, idle_timeout=None),
+        Features(), name="core", barging=0.0, random=Random(1).random,
+    )  # fmt: skip
+    for entry in commands.reserve(core, 3000, clock()):
+        core.connected(entry, object(), 1, clock())
+    core.take_effects()
+    sweeps = 0
+    while clock() < 60:
+        clock.advance(max(0.0, core.due - clock()))
+        upkeep.tick(core, clock())
+        core.take_effects()
+        sweeps += 1
+    assert 10 < sweeps < 60 / 0.2
 
 
 def test_29_an_uncontended_pair_is_a_few_function_calls() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import Connector, Pool, PoolConfig
+from poolkit import Connector, NotLeased, Pool, PoolConfig
 from poolkit.testing import FakeConnection, FakeConnector, ManualClock
 from tests.shells.kit import ASYNC, THREADS, Rig
 
@@ -177,3 +177,37 @@ async def test_a_background_job_that_fails_is_logged_and_ends_no_worker(
     assert "background job failed" in caplog.text
     ThreadRuntime().spawn(done.set)
     assert done.wait(10)
+
+
+async def test_what_comes_back_while_the_pool_is_cleared_is_handed_to_nobody(make: Callable[..., Rig]) -> None:
+    """The returner decided before clear(), and wrote and pushed after it: the two ways without the lock cross it."""
+    async with make(max_size=1) as rig:
+        lease = await rig.lease()
+        old = lease.connection
+        entry = next(iter(rig.pool._core.entries.values()))
+        await rig.give(lease)
+        rig.pool._lane.idle.remove(entry)  # in the hands of the returner
+        rig.pool.clear()
+        entry.good_until = rig.pool._clock() + 100
+        rig.pool._lane.idle.append(entry)
+        again = await rig.lease()
+        assert again.connection is not old
+        await rig.give(again)
+        assert old.closed
+
+
+@THREADS
+async def test_of_two_who_give_back_the_same_connection_one_is_refused(flavour: str) -> None:
+    """Both may find it in the register; only one takes it out."""
+    pool = Pool(FakeConnector(resets=False), max_size=2)
+    connection = pool.acquire()
+    pool.release(connection)
+    with pytest.raises(NotLeased):
+        pool.release(connection)
+    first, second = pool.acquire(), pool.acquire()
+    assert first is not second
+    pool.release(first, True)  # discard, by position: the same on the way with and without the lock
+    pool.suspend()
+    pool.release(second, True)
+    assert pool.stats().closes["discarded"] == 2
+    pool.close()
