@@ -135,7 +135,7 @@ class AsyncPool(AsyncJobs[C]):
         """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
         self._give_nowait(id(connection), discard, error)
 
-    def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> LeaseRequest[C]:
+    def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> LeaseRequest[C]:
         """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
         return LeaseRequest(self, timeout, key)
 

@@ -75,7 +75,7 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
     most = core.max_idle
     bounded = most < core.limit  # else there cannot be too many
     window = core.window
-    epoch = core.epoch
+    moved = core.moved
 
     def put(entry: Entry) -> bool:
         if waiters or (bounded and len(idle) >= most):
@@ -90,7 +90,7 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
         entry.leases = 0
         entry.state = IDLE
         push(entry)
-        if waiters or core.epoch != epoch or (bounded and len(idle) > most):  # several may have found the last place
+        if waiters or moved or (bounded and len(idle) > most):  # several may have found the last place
             missed(lane, now)
         return True
 
@@ -150,7 +150,7 @@ def make_release(
     most = core.max_idle
     bounded = most < core.limit
     window = core.window
-    epoch = core.epoch
+    moved = core.moved
     leased = core.leased
 
     def release(connection: Any, discard: bool = False, error: BaseException | None = None) -> None:
@@ -173,7 +173,7 @@ def make_release(
         entry.leases = 0
         entry.state = IDLE
         push(entry)
-        if waiters or core.epoch != epoch or (bounded and len(idle) > most):
+        if waiters or moved or (bounded and len(idle) > most):
             missed(lane, now)
         return None
 
@@ -195,11 +195,13 @@ def make_lease(
     waiters = lane.waiters
     pop = lane.idle.pop if core.lifo else lane.idle.popleft
     leased = core.leased
+    new = kind.__new__  # its __init__ would be one more call
 
-    def lease(timeout: Any = default, *, key: Any = None) -> Any:
+    def lease(timeout: Any = default, key: Any = None) -> Any:
         if waiters or key is not None:
-            return slow(timeout, key=key)
-        made = kind(pool)
+            return slow(timeout, key)
+        made = new(kind)
+        made._pool = pool
         entry: Entry | None
         try:
             entry = pop()

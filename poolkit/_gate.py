@@ -137,6 +137,7 @@ class Gate:
         if self._lock._is_owned():
             try:
                 mend(core, self._clock())
+                self._refresh()
                 more, core.effects = core.effects, deque()
                 todo.extend(more)
             finally:

@@ -128,7 +128,8 @@ class Shell(Gate, Generic[C]):
     def _refresh(self) -> None:
         """Cache what the paths without the lock need. Called under the lock after each change of it."""
         core, config = self._core, self._config
-        core.epoch += 1
+        core.moved.append(True)
+        core.moved = []
         self._tracing = self._debug or config.leak_after is not None
         fast = (
             core.phase is Phase.OPEN

@@ -114,7 +114,7 @@ class Pool(Shell[C]):
         if entry is None or discard or error is not None or not self._put(entry):
             self._give(entry, id(connection), discard, error)
 
-    def lease(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None) -> Lease[C]:
+    def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> Lease[C]:
         """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
 
         ``key``: the lane (endpoint) of a keyed pool.

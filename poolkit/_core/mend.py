@@ -86,7 +86,7 @@ def mend(core: Core, now: float) -> None:
     if core.features.keyed:
         _reorder(core)
     if core.phase is Phase.OPEN:
-        core.epoch += 1  # connections that are just being put back are looked at
+        core.moved.append(True)  # connections that are just being put back are looked at
         core.unsure = 3
         core.want_sweep(now)
 

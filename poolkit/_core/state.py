@@ -87,7 +87,7 @@ class CoreState:
         self.closing = 0
         self.vigil = 1.0  # seconds between two looks at everything while somebody waits
         self.unsure = 0  # such looks that are due in any case: a thread was interrupted
-        self.epoch = 0  # changes whenever what the paths without the lock rely on has changed
+        self.moved: list[bool] = []  # what the paths without the lock rely on has changed since they got this list
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
         self._numbers = 0
         self._tickets = 0
