@@ -195,7 +195,7 @@ def make_lease(
     waiters = lane.waiters
     pop = lane.idle.pop if core.lifo else lane.idle.popleft
     leased = core.leased
-    new = kind.__new__  # its __init__ would be one more call
+    new: Any = kind.__new__  # its __init__ would be one more call
 
     def lease(timeout: Any = default, key: Any = None) -> Any:
         if waiters or key is not None:
