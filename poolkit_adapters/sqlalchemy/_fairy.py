@@ -93,6 +93,11 @@ class Fairy(_Base):
             raise self._failure
         super()._reset(*arguments, **keywords)
 
+    def detach(self) -> None:
+        """As in SQLAlchemy: the connection is its holder's, the pool has its place back."""
+        super().detach()
+        self._finalizer.detach()
+
     def close(self) -> None:
         """Give the connection back to the pool."""
         self._counter -= 1
@@ -106,6 +111,7 @@ class Fairy(_Base):
         connection: Any = self.dbapi_connection
         if record is None or record.fairy_ref is not tie or connection is None or self._echo or pool.dispatch.reset:
             super()._checkin(transaction_was_reset)
+            _ties.discard(tie)  # SQLAlchemy 2.0 does not know of it
             return
         how = pool._reset_on_return
         try:
@@ -117,7 +123,11 @@ class Fairy(_Base):
         except BaseException as error:  # noqa: BLE001  raised again by _reset, where SQLAlchemy deals with it
             self._failure = error
         if self._failure is not None:
-            super()._checkin(transaction_was_reset)
+            try:
+                super()._checkin(transaction_was_reset)
+            finally:
+                self._failure = None  # no cycle: whoever drops the fairy has it collected at once
+            _ties.discard(tie)  # SQLAlchemy 2.0 does not know of it
             return
         if record.finalize_callback or pool.dispatch.checkin:
             record.checkin()
