@@ -110,9 +110,10 @@ def make_acquire(
     waiters = lane.waiters
     pop = lane.idle.pop if core.lifo else lane.idle.popleft
     leased = core.leased
+    moved = core.moved
 
     def acquire(timeout: Any = default) -> Any:
-        if waiters:
+        if waiters or moved:  # moved: this is not the pool's way any more, and somebody has kept it
             return slow(timeout)
         entry: Entry | None
         try:
@@ -195,10 +196,11 @@ def make_lease(
     waiters = lane.waiters
     pop = lane.idle.pop if core.lifo else lane.idle.popleft
     leased = core.leased
+    moved = core.moved
     new: Any = kind.__new__  # its __init__ would be one more call
 
     def lease(timeout: Any = default, key: Any = None) -> Any:
-        if waiters or key is not None:
+        if waiters or moved or key is not None:
             return slow(timeout, key)
         made = new(kind)
         made._pool = pool

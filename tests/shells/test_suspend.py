@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import AcquireTimeout, EventKind, PoolClosed, PoolSuspended
+from poolkit import AcquireTimeout, EventKind, Pool, PoolClosed, PoolSuspended
+from poolkit.testing import FakeConnector
 from tests.shells.kit import Rig, ask
 
 pytestmark = pytest.mark.anyio
@@ -141,3 +142,17 @@ async def test_min_size_is_kept_while_suspended(make: Make) -> None:
         rig.pool.clear()
         await rig.until(lambda: rig.stats.idle == 2 and rig.connector.live == 2)
         rig.pool.resume()
+
+
+@pytest.mark.parametrize("way", ["acquire", "lease"])
+def test_a_bound_method_kept_from_before_knows_that_the_pool_is_suspended(way: str) -> None:
+    """Programs keep ``get = pool.acquire``; under way without a lock it is a function made for the open pool."""
+    pool: Pool[object] = Pool(FakeConnector())
+    pool.release(pool.acquire())
+    kept = getattr(pool, way)
+    pool.suspend(fail_fast=True)
+    with pytest.raises(PoolSuspended):
+        kept()
+    pool.resume()
+    assert kept() is not None
+    pool.close()
