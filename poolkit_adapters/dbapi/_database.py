@@ -123,8 +123,8 @@ class PooledDatabase:
         return PooledConnection(self, lease)
 
     def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
-        """End a lease: clean what was touched, in the returning thread."""
-        if state.broken or self._reset is None or not (state.used or state.saved):
+        """End the lease of a connection that was used: clean what was touched, in the returning thread."""
+        if state.broken or self._reset is None:
             lease.close(discard=state.broken)
             return
         connection, failure = lease.connection, None

@@ -20,13 +20,27 @@ __all__ = ("LeaseState", "PooledConnection", "PooledCursor")
 _HARMLESS = frozenset({"description", "rowcount", "arraysize", "lastrowid", "rownumber", "messages", "closed"})
 _SHORTCUTS = ("execute", "executemany", "executescript", "callproc")
 
+_forks = 0
+"""Forks between the first process and this one: asking for the process's number twice costs a tenth of a lease."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class LeaseState:
     """What has happened to a connection on lease."""
 
-    __slots__ = ("broken", "saved", "touched", "used")
+    __slots__ = ("broken", "cursors", "forks", "saved", "touched", "used")
 
     def __init__(self) -> None:
+        self.forks = _forks
+        self.cursors: list[weakref.ref[PooledCursor]] = []  # not a WeakSet: that costs more than the whole lease
         self.used = False
         self.touched = False  # since the last commit or rollback
         self.broken = False
@@ -35,6 +49,20 @@ class LeaseState:
     def touch(self) -> None:
         """A statement may have begun a transaction."""
         self.used = self.touched = True
+
+    def note(self, cursor: PooledCursor) -> None:
+        """A cursor was made."""
+        cursors = self.cursors
+        cursors.append(weakref.ref(cursor))
+        if len(cursors) >= 16 and not len(cursors) & (len(cursors) - 1):  # at 16, 32, 64, ...: forget those that ended
+            cursors[:] = [ref for ref in cursors if ref() is not None]
+
+    def end_cursors(self) -> None:
+        """Close the cursors that are left."""
+        for ref in self.cursors:
+            cursor = ref()
+            if cursor is not None:
+                cursor._end()
 
 
 class PooledConnection:
@@ -48,15 +76,13 @@ class PooledConnection:
     For one thread at a time, as with any module of ``threadsafety`` 1; not bound to the thread that got it.
     """
 
-    __slots__ = ("__weakref__", "_cursors", "_database", "_lease", "_pid", "_state")
+    __slots__ = ("__weakref__", "_database", "_lease", "_state")
 
     def __init__(self, database: PooledDatabase, lease: Lease[Any]) -> None:
         put = object.__setattr__
         put(self, "_database", database)
         put(self, "_lease", lease)
         put(self, "_state", LeaseState())
-        put(self, "_pid", os.getpid())
-        put(self, "_cursors", weakref.WeakSet())
 
     @property
     def _real(self) -> Any:
@@ -82,7 +108,7 @@ class PooledConnection:
 
     def _wrap(self, cursor: Any) -> PooledCursor:
         proxy = PooledCursor(self, cursor)
-        self._cursors.add(proxy)
+        self._state.note(proxy)
         return proxy
 
     def commit(self) -> None:
@@ -100,12 +126,16 @@ class PooledConnection:
         lease = self._lease
         if lease is not None:
             object.__setattr__(self, "_lease", None)
-            if self._pid != os.getpid():
+            state = self._state
+            if state.forks != _forks:
                 lease.close()  # a parent's: the engine knows it, and nobody may speak on it here
                 return
-            for cursor in list(self._cursors):
-                cursor._end()
-            self._database._give_back(lease, state=self._state)
+            if state.cursors:
+                state.end_cursors()
+            if state.used or state.saved or state.broken:
+                self._database._give_back(lease, state=state)
+            else:
+                lease.close()
 
     def detach(self) -> Any:
         """The module's own connection, out of the pool for good: it is the caller's to close."""
@@ -124,7 +154,7 @@ class PooledConnection:
         if self._lease is None:
             return
         try:
-            if self._pid != os.getpid():
+            if self._state.forks != _forks:
                 pass
             elif error is None:
                 self.commit()

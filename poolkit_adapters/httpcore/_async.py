@@ -18,6 +18,7 @@ from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
 from ._network import AsyncWatchedBackend
+from ._plain import PlainBackend, unlock
 from ._settings import pool_settings
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -98,6 +99,8 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
+        if network_backend is None:
+            self._network_backend = PlainBackend(self._network_backend)
         if http2:
             self._network_backend = AsyncWatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)
@@ -130,7 +133,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             except PoolError as error:
                 raise translated(error) from error.__cause__
             link: _Link = lease.connection
-            if link.http2 and not link.open_to_more():  # the server said goodbye meanwhile
+            if not link.ready():  # the server said goodbye meanwhile, or what nobody asked for
                 lease.close_nowait(discard=True)
                 continue
             hook, sent = None, request
@@ -138,7 +141,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
                 hook = _Hook(link, lease, request, self._connector.on_plain)
                 sent = hook.traced(hook, config.connect_timeout)
             try:
-                response = await link.connection.handle_async_request(sent)
+                response = await link.direct.handle_async_request(sent)
             except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
                 if hook is not None:
                     hook.over()
@@ -164,6 +167,8 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         link.answered = True
         if hook is not None:
             hook.stands()
+            if not link.http2:
+                unlock(link)
         body = _Body(response.stream, link, lease, hook, keep)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)

@@ -64,16 +64,20 @@ class Link(Generic[L]):
         "answered",
         "capacity",
         "connection",
+        "direct",
         "exchanges",
         "http2",
         "key",
         "last_stream",
+        "leftover",
         "starting",
         "streams",
     )
 
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
+        self.direct = connection  # what is asked to carry a request
+        self.leftover: Callable[[], bool] | None = None  # HTTP/1.1: whether anything has been read beyond an answer
         self.key = key
         self.http2 = False
         self.capacity = 0  # requests that it carries at once; 0: not known, for it is only now being opened
@@ -90,6 +94,12 @@ class Link(Generic[L]):
         """HTTP/2: whether another request may be sent."""
         connection: Any = self.connection
         return self.last_stream is None and bool(connection.is_available())
+
+    def ready(self) -> bool:
+        """Whether a request may be sent, as far as is known without asking: the server may have gone meanwhile."""
+        if self.http2:
+            return self.open_to_more()
+        return self.leftover is None or not self.leftover()
 
     def goodbye(self, last: int) -> list[int]:
         """The server will serve streams up to ``last`` and no others; the answer: those under way beyond it."""

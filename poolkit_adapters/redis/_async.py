@@ -27,7 +27,7 @@ from poolkit_adapters.redis._driver import (
     metering,
     record_count,
 )
-from poolkit_adapters.redis._guard import AsyncGuard, State
+from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -131,7 +131,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         """
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
-        started = time.monotonic()
+        started = time.monotonic() if async_waits_recorded() else None
         try:
             connection = await self._engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
@@ -148,9 +148,9 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             except BaseException:
                 self.poolkit.release_nowait(connection, discard=True)
                 raise
-        guard.state = State.USED
-        if async_waits_recorded():
-            self._count(guard, State.USED)
+        guard.state = USED
+        if started is not None:
+            self._count(guard, USED)
             await self._record(async_record_wait, connection, started)
         return connection
 
@@ -191,8 +191,8 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             if isinstance(error, exceptions.RedisError):
                 raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
             raise
-        guard.state = State.IDLE
-        self._count(guard, State.IDLE)
+        guard.state = IDLE
+        self._count(guard, IDLE)
         return connection
 
     async def _record(self, record: Any, connection: Any, started: float) -> None:
@@ -215,9 +215,9 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         subscription is closed.
         """
         guard = self._guards.get(id(connection))
-        if guard is None or guard.connection is not connection or guard.state is not State.USED:
+        if guard is None or guard.connection is not connection or guard.state is not USED:
             raise KeyError(connection)
-        guard.state = State.IDLE
+        guard.state = IDLE
         keep = False
         try:
             keep = self.owns_connection(connection) and guard.sound()
@@ -226,9 +226,10 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))
                 keep = told and guard.sound()
         finally:
-            self._count(guard, State.IDLE)
+            if guard.counted is not None:
+                self._count(guard, IDLE)
             try:
-                self.poolkit.release_nowait(connection, discard=not keep)
+                self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
             except NotLeased:
                 pass  # reset()
 
@@ -246,6 +247,8 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         if type(dispatcher) is not EventDispatcher:
             return True
         listening = dispatcher._event_listeners_mapping.get(AsyncReleasedEvent, ())
+        if len(listening) == 1:
+            return type(listening[0]) is not AsyncReAuthListener
         return not all(type(listener) is AsyncReAuthListener for listener in listening)
 
     def can_get_connection(self) -> bool:
@@ -345,10 +348,10 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         if guard.counted is state or (guard.counted is None and not metering()):
             return
         if guard.counted is not None:
-            record_count(self, guard.counted is State.USED, -1)
+            record_count(self, guard.counted is USED, -1)
         guard.counted = state
         if state is not None:
-            record_count(self, state is State.USED, 1)
+            record_count(self, state is USED, 1)
 
     def __del__(self) -> None:
         try:

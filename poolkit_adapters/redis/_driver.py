@@ -113,11 +113,13 @@ _COUNTS = hasattr(_recorder, "record_connection_count")
 
 
 def metering() -> bool:
-    """Whether redis-py's own OpenTelemetry metrics are on."""
-    return _recorder is not None and (
-        _recorder._metrics_collector is not None
-        or _observability.get_observability_instance().get_provider_manager() is not None
-    )
+    """Whether redis-py's own OpenTelemetry metrics are on. Asked at every checkout, hence without its functions."""
+    if _recorder is None:
+        return False
+    if _recorder._metrics_collector is not None:
+        return True
+    instance = _observability._observability_instance
+    return instance is not None and instance._provider_manager is not None
 
 
 def record_count(pool: Any, used: bool, change: int) -> None:
@@ -157,13 +159,9 @@ _ASYNC_WAIT = getattr(async_connection, "record_connection_wait_time", None)
 
 def waits_recorded() -> bool:
     """Whether somebody wants to know the waits: the metrics are on, or the function was replaced by another."""
-    return getattr(sync_connection, "record_connection_wait_time", None) is not _WAIT or (
-        _WAIT is not None and metering()
-    )
+    return _WAIT is not None and (sync_connection.record_connection_wait_time is not _WAIT or metering())
 
 
 def async_waits_recorded() -> bool:
     """As :func:`waits_recorded`."""
-    return getattr(async_connection, "record_connection_wait_time", None) is not _ASYNC_WAIT or (
-        _ASYNC_WAIT is not None and metering()
-    )
+    return _ASYNC_WAIT is not None and (async_connection.record_connection_wait_time is not _ASYNC_WAIT or metering())

@@ -23,8 +23,9 @@ from poolkit_adapters.redis._driver import (
     CacheProxy,
     parsers,
 )
+from poolkit_adapters.redis._footprint import Footprint
 
-__all__ = ("AsyncGuard", "Guard", "State")
+__all__ = ("IDLE", "USED", "AsyncGuard", "Guard", "State")
 
 _PUSH = b">"
 _poll: Callable[[], Any] | None = getattr(select, "poll", None)  # absent on Windows
@@ -38,58 +39,7 @@ class State(Enum):
     USED = "used"
 
 
-def _spellings(*names: str) -> frozenset[object]:
-    cases = {case for name in names for case in (name, name.lower(), name.capitalize())}
-    return frozenset(cases | {case.encode() for case in cases})
-
-
-_BEGIN = _spellings("WATCH", "MULTI")
-_END = _spellings("EXEC", "DISCARD", "UNWATCH")
-_SELECT = _spellings("SELECT")
-_LOST = _spellings("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "RESET")
-_NOTED = _BEGIN | _END | _SELECT | _LOST
-
-
-class Footprint:
-    """Notes the commands that leave a state behind: another database, an open transaction, a subscription.
-
-    Sits where redis-py packs commands, so that pipelines and raw commands pass by too.
-    """
-
-    __slots__ = ("_db", "_home", "_lost", "_open", "_pack")
-
-    def __init__(self, pack: Callable[..., Any], db: object) -> None:
-        self._pack = pack
-        self._home = str(db)
-        self.forget()
-
-    def forget(self) -> None:
-        """The session begins anew."""
-        self._db = self._home
-        self._open = self._lost = False
-
-    def pack(self, *args: Any) -> Any:
-        """Pack one command."""
-        if args and args[0] in _NOTED:
-            self._note(args)
-        return self._pack(*args)
-
-    def _note(self, args: tuple[Any, ...]) -> None:
-        name = args[0]
-        if name in _BEGIN:
-            self._open = True
-        elif name in _END:
-            self._open = False
-        elif name in _SELECT:
-            db = args[1] if len(args) > 1 else self._home
-            self._db = db.decode() if isinstance(db, bytes) else str(db)
-        else:
-            self._lost = True
-
-    @property
-    def changed(self) -> bool:
-        """Whether the next user would find another session than a new connection's."""
-        return self._open or self._lost or self._db != self._home
+IDLE, USED = State.IDLE, State.USED  # to find a member of an enum takes longer than all else in a line
 
 
 def _forget_token(connection: Any) -> None:
@@ -101,7 +51,10 @@ class Guard:
     """Of one sync connection. Not thread-safe: called by whoever has the connection."""
 
     __slots__ = (
+        "_buffered",
         "_footprint",
+        "_hiredis",
+        "_kind",
         "_look_lock",
         "_poll",
         "_sock",
@@ -126,6 +79,8 @@ class Guard:
         self.doubt = False  # something is to be done before it may be handed out
         self._sock: Any = None
         self._poll: Callable[[int], Any] | None = None
+        self._kind: type | None = None  # of parser that was seen last
+        self._buffered = self._hiredis = False
         self._footprint: Footprint | None = None
         packer = getattr(self.inner, "_command_packer", None) if self.watched else None
         if packer is not None:
@@ -152,7 +107,8 @@ class Guard:
             return False
         if sock is not self._sock:
             self._arm(sock)
-        if self._poll is not None and not self._poll(0) and not self.doubt:
+        poll = self._poll
+        if poll is not None and not poll(0) and not self.doubt:
             return True
         return self._look(inner)
 
@@ -218,22 +174,38 @@ class Guard:
 
     def sound(self) -> bool:
         """Whether the returned connection may be kept. Asks nobody; what is left to read is looked at later."""
-        inner = self.inner
         if MARKS_FOR_RECONNECT and self.connection.should_reconnect():
             return False
         if not self.watched:
             return True
-        if inner._sock is None or (self._footprint is not None and self._footprint.changed):
+        inner = self.inner
+        footprint = self._footprint
+        if inner._sock is None or (footprint is not None and footprint.changed):
             return False
-        parser: Any = inner._parser
         try:
-            if isinstance(parser, parsers._HiredisParser):
-                self.doubt = bool(parser._reader.has_data())
-            elif isinstance(parser, (parsers._RESP2Parser, parsers._RESP3Parser)):
-                self.doubt = bool(parser._buffer.unread_bytes())
-        except AttributeError:  # another thread is disconnecting it
+            if inner is self.connection:
+                self.doubt = self._left_over(inner._parser)
+            else:  # another thread may be reading
+                with self._look_lock:
+                    self.doubt = self._left_over(inner._parser)
+        except (AttributeError, ValueError):  # another thread is disconnecting it
             return False
         return True
+
+    def _left_over(self, parser: Any) -> bool:
+        """Whether bytes that were read from the socket wait in the parser, where poll does not see them."""
+        kind = type(parser)
+        if kind is not self._kind:
+            self._kind = kind
+            self._buffered = issubclass(kind, (parsers._RESP2Parser, parsers._RESP3Parser))
+            self._hiredis = issubclass(kind, parsers._HiredisParser)
+        if self._buffered:
+            raw = parser._buffer._buffer
+            if not raw.read(1):
+                return False
+            raw.seek(-1, 1)
+            return True
+        return self._hiredis and bool(parser._reader.has_data())
 
 
 class AsyncGuard:
@@ -241,6 +213,8 @@ class AsyncGuard:
 
     __slots__ = (
         "_footprint",
+        "_hiredis",
+        "_kind",
         "_poll",
         "_writer",
         "closed",
@@ -271,6 +245,8 @@ class AsyncGuard:
         self.closed: asyncio.Future[None] | None = None  # somebody waits for its end
         self._writer: Any = None
         self._poll: Callable[[int], Any] | None = None
+        self._kind: type | None = None  # of parser that was seen last
+        self._hiredis = False
         self._footprint: Footprint | None = None
         if self.watched:
             ref = weakref.ref(connection)  # no cycle: an abandoned connection goes when its last user goes
@@ -294,9 +270,11 @@ class AsyncGuard:
             return False
         if MARKS_FOR_RECONNECT and connection.should_reconnect():
             return False
-        if connection._writer is not self._writer:
-            self._arm(connection._writer)
-        return self._poll is None or not self._poll(0)
+        writer = connection._writer
+        if writer is not self._writer:
+            self._arm(writer)
+        poll = self._poll
+        return poll is None or not poll(0)
 
     def _arm(self, writer: Any) -> None:
         """Poll the socket too: what has arrived since the event loop last looked is not in the reader's buffer."""
@@ -313,7 +291,10 @@ class AsyncGuard:
     def _in_parser(self) -> bool:
         """Whether bytes that were read from the stream wait in the parser."""
         parser: Any = self.connection._parser
-        if isinstance(parser, parsers._AsyncHiredisParser):
+        kind = type(parser)
+        if kind is not self._kind:
+            self._kind, self._hiredis = kind, issubclass(kind, parsers._AsyncHiredisParser)
+        if self._hiredis:
             return bool(parser._reader.has_data())
         return bool(getattr(parser, "_buffer", b""))
 

@@ -31,7 +31,7 @@ from poolkit_adapters.redis._driver import (
     record_wait,
     waits_recorded,
 )
-from poolkit_adapters.redis._guard import Guard, State
+from poolkit_adapters.redis._guard import IDLE, USED, Guard, State
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -171,7 +171,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         """
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
-        started = time.monotonic()
+        started = time.monotonic() if waits_recorded() else None
         try:
             connection = self._engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
@@ -179,28 +179,24 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         guard = self._guards.get(id(connection))
         if guard is None:  # reset() in this very moment
             return connection
-        if guard.fresh:
-            guard.fresh = False
-        else:
-            self._make_ready(connection, guard)
-        guard.state = State.USED
-        if waits_recorded():
-            self._count(guard, State.USED)
-            record_wait(self, time.monotonic() - started)
-        return connection
-
-    def _make_ready(self, connection: Any, guard: Guard) -> None:
-        """Look at an idle connection; one that is dead or dirty is connected anew, as redis-py does."""
         try:
-            try:
-                if guard.clean():
-                    return
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-                pass  # dead
-            self._connect(connection, guard)
+            if guard.fresh:
+                guard.fresh = False
+            else:
+                try:
+                    clean = guard.clean()
+                except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                    clean = False  # dead
+                if not clean:
+                    self._connect(connection, guard)  # as redis-py does
         except BaseException:
             self.poolkit.release(connection, discard=True)
             raise
+        guard.state = USED
+        if started is not None:
+            self._count(guard, USED)
+            record_wait(self, time.monotonic() - started)
+        return connection
 
     def _connect(self, connection: Any, guard: Guard) -> None:
         connection.disconnect()
@@ -231,8 +227,8 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             self._guards.pop(id(connection), None)
             connection.disconnect()
             raise
-        guard.state = State.IDLE
-        self._count(guard, State.IDLE)
+        guard.state = IDLE
+        self._count(guard, IDLE)
         record_created(self, time.monotonic() - started)
         return connection
 
@@ -248,40 +244,44 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         database selected, an open transaction or a subscription is closed.
         """
         guard = self._guards.get(id(connection))
-        if guard is None or guard.connection is not connection or guard.state is not State.USED:
+        if guard is None or guard.connection is not connection or guard.state is not USED:
             if getattr(connection, "pid", self.pid) != self.pid:
                 connection.disconnect()  # the parent's: close(fd) and no more
             return
-        guard.state = State.IDLE
+        guard.state = IDLE
         keep = False
         try:
             if self.owns_connection(connection):
                 keep = guard.sound()
-                if ReleasedEvent is not None:
-                    keep = self._dispatch(connection, keep) and keep
-        except BaseException:
-            keep = False
-            raise
+                if ReleasedEvent is not None and self._must_tell(connection, keep):
+                    told, keep = keep, False  # an exception leaves it in an unknown state
+                    # before anybody else can get the connection: the default listener authenticates anew
+                    self._event_dispatcher.dispatch(ReleasedEvent(connection))
+                    keep = told and guard.sound()
         finally:
-            self._count(guard, State.IDLE)
+            if guard.counted is not None:
+                self._count(guard, IDLE)
             try:
-                self._engine.release(connection, discard=not keep)  # type: ignore[union-attr]
+                if keep:
+                    self._engine.release(connection)  # type: ignore[union-attr]
+                else:
+                    self._engine.release(connection, discard=True)  # type: ignore[union-attr]
             except NotLeased:
                 pass  # reset(), or two threads released it at once
 
-    def _dispatch(self, connection: Any, keep: bool) -> bool:
-        """Tell the listeners before anybody else can get the connection: the default one authenticates anew."""
-        pending = getattr(connection, "_re_auth_token", None) is not None
-        if pending and not keep:
-            connection.set_re_auth_token(None)  # it would connect again only to be closed
-            pending = False
-        dispatcher = self._event_dispatcher
-        if not pending and type(dispatcher) is EventDispatcher:
-            listening = dispatcher._event_listeners_mapping.get(ReleasedEvent, ())
-            if all(type(listener) is ReAuthListener for listener in listening):
+    def _must_tell(self, connection: Any, keep: bool) -> bool:
+        """Whether listeners are to be told of the release; the default one only authenticates anew."""
+        if getattr(connection, "_re_auth_token", None) is not None:
+            if keep:
                 return True
-        dispatcher.dispatch(ReleasedEvent(connection))
-        return self._guards[id(connection)].sound()
+            connection.set_re_auth_token(None)  # it would connect again only to be closed
+        dispatcher = self._event_dispatcher
+        if type(dispatcher) is not EventDispatcher:
+            return True
+        listening = dispatcher._event_listeners_mapping.get(ReleasedEvent, ())
+        if len(listening) == 1:
+            return type(listening[0]) is not ReAuthListener
+        return not all(type(listener) is ReAuthListener for listener in listening)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever thread. The pool
@@ -371,10 +371,10 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         if guard.counted is state or (guard.counted is None and not metering()):
             return
         if guard.counted is not None:
-            record_count(self, guard.counted is State.USED, -1)
+            record_count(self, guard.counted is USED, -1)
         guard.counted = state
         if state is not None:
-            record_count(self, state is State.USED, 1)
+            record_count(self, state is USED, 1)
 
     def __del__(self) -> None:
         try:

@@ -1,0 +1,299 @@
+"""Reading and writing on an open TCP connection of asyncio's, without the layers between.
+
+httpcore reads through anyio: two cancel scopes, a timer and two changes of the selector's books for each read, and a
+turn of the event loop for each write and lock. That was a seventh to a quarter of the CPU of an httpx request. So once
+httpcore's backend has opened a plain TCP connection under asyncio, its transport gets this protocol instead.
+Connecting, TLS, unix sockets, trio and backends of the user's own stay as they are.
+
+The socket is read all the time: an idle connection that the server closes is known to be closed without a look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections import deque
+from typing import Any
+
+import httpcore
+
+from ._link import Link
+
+try:
+    from httpcore._backends.anyio import AnyIOStream as _AnyIOStream
+except ImportError:  # no anyio, or another httpcore
+    _AnyIOStream = None  # type: ignore[assignment, misc, unused-ignore]
+
+__all__ = ("PlainBackend", "PlainStream", "unlock")
+
+MOST = 256 * 1024
+"""Bytes that may wait to be read before the socket is left alone, and be written before other tasks get a turn."""
+
+NEVER = float("inf")
+
+
+class _Wire(asyncio.Protocol):
+    """What has arrived, and who waits for it. Knows nothing of the stream, which closes the socket when dropped."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self.loop = loop
+        self.transport = transport
+        self.parts: deque[bytes] = deque()
+        self.size = 0  # bytes in them
+        self.ended = False  # nothing more will arrive
+        self.lost: Exception | None = None
+        self.held = False  # reading is paused
+        self.full = False  # writing is paused
+        self.reader: asyncio.Future[None] | None = None
+        self.writer: asyncio.Future[None] | None = None
+        self.deadline = NEVER  # of the reader
+        self.timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.parts.append(bytes(data))
+        self.size += len(data)
+        self.wake()
+        if self.size > MOST:
+            self.held = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self.wake()
+        return True  # what is to be written may still be written
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = True
+        self.lost = exc
+        self.wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.writer is not None and not self.writer.done():
+            self.writer.set_result(None)
+
+    def wake(self) -> None:
+        """Whoever reads has something to look at."""
+        if self.reader is not None and not self.reader.done():
+            self.reader.set_result(None)
+
+    async def arrival(self, timeout: float | None) -> None:
+        """Wait until something is there to be read, or never will be. Raises TimeoutError."""
+        if self.reader is not None:
+            raise httpcore.ReadError("two tasks read from one connection")
+        self.reader = self.loop.create_future()
+        self.deadline = NEVER if timeout is None else self.loop.time() + timeout
+        if timeout is not None and (self.timer is None or self.timer.when() > self.deadline):
+            self.set_timer()
+        try:
+            await self.reader
+        finally:
+            self.reader = None
+
+    def set_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_at(self.deadline, self.late)
+
+    def late(self) -> None:
+        """Time is up for some read; most have ended long before, and one timer serves many of them."""
+        self.timer = None
+        if self.reader is None or self.reader.done() or self.deadline == NEVER:
+            return
+        if self.loop.time() < self.deadline:
+            self.set_timer()
+        else:
+            self.reader.set_exception(TimeoutError())
+
+    def part(self, most: int) -> bytes:
+        """Something that has arrived."""
+        part = self.parts.popleft()
+        if len(part) > most:
+            self.parts.appendleft(part[most:])
+            part = part[:most]
+        self.size -= len(part)
+        if self.held and self.size <= MOST:
+            self.held = False
+            self.transport.resume_reading()
+        return part
+
+
+class PlainStream(httpcore.AsyncNetworkStream):
+    """An open TCP connection; ``below`` is the stream by which httpcore's backend had opened it.
+
+    Reads and writes by itself from the first of them on; where TLS comes first, it never does.
+    """
+
+    def __init__(self, below: httpcore.AsyncNetworkStream, transport: asyncio.Transport, former: Any) -> None:
+        self._below = below
+        self._transport = transport
+        self._former = former
+        self._wire: _Wire | None = None
+        self._closed = False
+        self._written = 0  # bytes since this task last gave way to others
+
+    def _open(self) -> _Wire:
+        if self._closed:
+            raise httpcore.ReadError("the connection was closed")
+        self._wire = wire = _Wire(asyncio.get_running_loop(), self._transport)
+        self._transport.set_protocol(wire)
+        self._transport.resume_reading()
+        return wire
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        wire = self._wire or self._open()
+        if not wire.parts and not wire.ended:
+            try:
+                await wire.arrival(timeout)
+            except TimeoutError as error:
+                raise httpcore.ReadTimeout(error) from error
+            self._written = 0
+        if wire.parts:
+            return wire.part(max_bytes)
+        if self._closed:
+            raise httpcore.ReadError("the connection was closed")
+        if wire.lost is not None:
+            raise httpcore.ReadError(wire.lost) from wire.lost
+        return b""
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
+        wire = self._wire or self._open()
+        if wire.full:
+            await self._drained(wire, timeout)
+        if self._transport.is_closing():
+            raise httpcore.WriteError(wire.lost or "the connection was closed") from wire.lost
+        self._transport.write(buffer)
+        if wire.full:
+            await self._drained(wire, timeout)
+            return
+        self._written += len(buffer)
+        if self._written > MOST:
+            self._written = 0
+            await asyncio.sleep(0)
+
+    async def _drained(self, wire: _Wire, timeout: float | None) -> None:
+        """Wait until all that was written has left."""
+        self._written = 0
+        wire.writer = writer = wire.loop.create_future()
+        timer = None if timeout is None else wire.loop.call_later(timeout, _expire, writer)
+        try:
+            await writer
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(error) from error
+        finally:
+            wire.writer = None
+            if timer is not None:
+                timer.cancel()
+        if wire.lost is not None or self._closed:
+            raise httpcore.WriteError(wire.lost or "the connection was closed") from wire.lost
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._wire is None:
+            await self._below.aclose()
+            return
+        if self._wire.timer is not None:
+            self._wire.timer.cancel()
+        self._transport.abort()
+        await asyncio.sleep(0)  # by then the socket is closed
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """As the stream below, which gets the connection back."""
+        wire, self._closed = self._wire, True
+        if wire is not None:
+            if wire.timer is not None:
+                wire.timer.cancel()
+            if not wire.held:
+                self._transport.pause_reading()
+            self._transport.set_protocol(self._former)
+            for part in wire.parts:
+                self._former.data_received(part)
+            if wire.ended:
+                self._former.eof_received()
+        return await self._below.start_tls(*args, **kwargs)
+
+    def pending(self) -> bool:
+        """Whether something has arrived that was not read, the end included."""
+        wire = self._wire
+        return wire is not None and (wire.ended or bool(wire.parts))
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self.pending():
+            return True
+        return self._below.get_extra_info(info)
+
+    def __del__(self) -> None:
+        wire = getattr(self, "_wire", None)
+        if wire is None or self._closed or self._transport.is_closing():
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        if not wire.loop.is_closed():
+            wire.loop.call_soon_threadsafe(self._transport.abort)
+
+
+def _expire(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
+
+
+class PlainBackend(httpcore.AsyncNetworkBackend):
+    """The backend below, for which this module reads and writes where it can."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """As the backend below."""
+        stream = await self._backend.connect_tcp(*args, **kwargs)
+        if type(stream) is not _AnyIOStream:
+            return stream
+        inner = stream._stream
+        transport: Any = getattr(inner, "_transport", None)
+        former: Any = getattr(inner, "_protocol", None)
+        if not hasattr(transport, "set_protocol") or not hasattr(former, "read_queue"):
+            return stream  # another anyio
+        return PlainStream(stream, transport, former)
+
+    async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """As the backend below."""
+        return await self._backend.connect_unix_socket(*args, **kwargs)
+
+    async def sleep(self, seconds: float) -> None:
+        """As the backend below."""
+        await self._backend.sleep(seconds)
+
+
+class _NoLock:
+    """Stands in for httpcore's ``AsyncLock``, each use of which costs a turn of the event loop."""
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+
+def unlock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
+    """An open HTTP/1.1 connection: the pool gives it to one request at a time, so httpcore need not lock it.
+
+    Nothing waits for anything between the lines that those locks guard.
+    """
+    outer: Any = link.connection
+    inner: Any = getattr(outer, "_connection", None)
+    if type(outer) is httpcore.AsyncHTTPConnection and type(inner) is httpcore.AsyncHTTP11Connection:
+        vars(inner)["_state_lock"] = _NoLock()
+        link.direct = inner
+        stream: Any = inner._network_stream
+        parsed = inner._h11_state
+        while isinstance(getattr(stream, "_stream", None), httpcore.AsyncNetworkStream):
+            stream = stream._stream
+        if type(stream) is PlainStream:
+            link.leftover = lambda: stream.pending() or bool(parsed.trailing_data[0])
+        else:
+            link.leftover = lambda: bool(parsed.trailing_data[0])

@@ -1,0 +1,61 @@
+"""What the commands of a connection's user leave behind in its session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ("Footprint",)
+
+
+def _spellings(*names: str) -> frozenset[object]:
+    cases = {case for name in names for case in (name, name.lower(), name.capitalize())}
+    return frozenset(cases | {case.encode() for case in cases})
+
+
+_BEGIN = _spellings("WATCH", "MULTI")
+_END = _spellings("EXEC", "DISCARD", "UNWATCH")
+_SELECT = _spellings("SELECT")
+_LOST = _spellings("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "RESET")
+_NOTED = _BEGIN | _END | _SELECT | _LOST
+
+
+class Footprint:
+    """Notes the commands that leave a state behind: another database, an open transaction, a subscription.
+
+    Sits where redis-py packs commands, so that pipelines and raw commands pass by too.
+    """
+
+    __slots__ = ("_db", "_home", "_lost", "_open", "_pack", "changed")
+
+    changed: bool
+    """Whether the next user would find another session than a new connection's."""
+
+    def __init__(self, pack: Callable[..., Any], db: object) -> None:
+        self._pack = pack
+        self._home = str(db)
+        self.forget()
+
+    def forget(self) -> None:
+        """The session begins anew."""
+        self._db = self._home
+        self._open = self._lost = self.changed = False
+
+    def pack(self, *args: Any) -> Any:
+        """Pack one command."""
+        if args and args[0] in _NOTED:
+            self._note(args)
+        return self._pack(*args)
+
+    def _note(self, args: tuple[Any, ...]) -> None:
+        name = args[0]
+        if name in _BEGIN:
+            self._open = True
+        elif name in _END:
+            self._open = False
+        elif name in _SELECT:
+            db = args[1] if len(args) > 1 else self._home
+            self._db = db.decode() if isinstance(db, bytes) else str(db)
+        else:
+            self._lost = True
+        self.changed = self._open or self._lost or self._db != self._home
