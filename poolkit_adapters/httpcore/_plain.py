@@ -256,8 +256,10 @@ class PlainBackend(httpcore.AsyncNetworkBackend):
         inner = stream._stream
         transport: Any = getattr(inner, "_transport", None)
         former: Any = getattr(inner, "_protocol", None)
-        if not hasattr(transport, "set_protocol") or not hasattr(former, "read_queue"):
+        if not hasattr(transport, "set_protocol") or not hasattr(former, "read_event"):
             return stream  # another anyio
+        if former.read_event.is_set():
+            return stream  # the server has spoken, or hung up, before anyio paused the reading: it has that
         return PlainStream(stream, transport, former)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:

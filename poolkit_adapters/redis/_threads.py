@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -251,7 +252,10 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         guard.state = IDLE
         keep = False
         try:
-            if self.owns_connection(connection):
+            # on the way of an interrupt: it may have struck between a request and its reply, where redis-py has no
+            # handler, and a reply that has not arrived yet shows nowhere
+            passing = sys.exc_info()[1]
+            if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
                 keep = guard.sound()
                 if ReleasedEvent is not None and self._must_tell(connection, keep):
                     told, keep = keep, False  # an exception leaves it in an unknown state

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpcore
 import httpx
@@ -14,7 +15,7 @@ import pytest
 
 from poolkit.testing.servers import HTTPServer
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
-from poolkit_adapters.httpcore._plain import MOST, PlainStream
+from poolkit_adapters.httpcore._plain import MOST, PlainBackend, PlainStream
 from poolkit_adapters.httpx import AsyncPoolkitTransport
 from tests.support.proxies import HTTPProxy
 
@@ -43,6 +44,20 @@ async def test_the_stream_is_ours_and_tells_what_httpcores_does(http_server: HTT
         assert stream.get_extra_info("client_addr")[1] == response.json()["client_port"]
         assert stream.get_extra_info("socket").fileno() > 0
         assert not stream.get_extra_info("is_readable")
+
+
+async def test_what_arrives_with_the_connect_is_not_lost(http_server: HTTPServer) -> None:
+    """anyio reads for a moment before it pauses: what came then is with its stream, which stays in use."""
+
+    class Early(httpcore.AsyncNetworkBackend):
+        async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+            stream: Any = await httpcore.AnyIOBackend().connect_tcp(*args, **kwargs)
+            stream._stream._protocol.data_received(b"early")
+            return stream  # type: ignore[no-any-return]
+
+    stream = await PlainBackend(Early()).connect_tcp(http_server.host, http_server.port)
+    assert await stream.read(100, timeout=5) == b"early"
+    await stream.aclose()
 
 
 async def test_each_read_has_its_own_time(http_server: HTTPServer) -> None:

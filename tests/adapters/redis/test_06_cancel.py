@@ -188,3 +188,22 @@ def test_06_threads_interrupted_in_mid_command(slow_server: FaultProxy) -> None:
         thread.join()
     assert wrong == []
     pool.close()
+
+
+def test_06_an_interrupt_between_a_request_and_its_reply(slow_server: FaultProxy) -> None:
+    """redis-py disconnects when a read is interrupted, but not when that happens just before it."""
+    pool = PoolkitConnectionPool(host=slow_server.host, port=slow_server.port, max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    connection = pool.get_connection()
+    read = connection.read_response
+
+    def interrupted(*_args: object, **_kwargs: object) -> None:
+        connection.read_response = read
+        raise Interrupt
+
+    connection.read_response = interrupted
+    pool.release(connection)
+    with pytest.raises(Interrupt):
+        client.get("k1")
+    assert client.get("k2") == b"v2"
+    pool.close()
