@@ -214,6 +214,9 @@ class Exchange:
         """Whether it is certain that the server has done nothing for this request (RFC 9113, 8.7)."""
         if isinstance(error, httpcore.ConnectionNotAvailable):
             return True
+        goodbye = self.link.last_stream
+        if goodbye is not None and self.stream_id > goodbye and isinstance(error, httpcore.ProtocolError):
+            return True  # whatever it met while it was being sent: the stream was closed under it
         reason = _reason(error)
         last = getattr(reason, "last_stream_id", None)  # GOAWAY
         if last is not None:

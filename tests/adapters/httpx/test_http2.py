@@ -123,6 +123,35 @@ async def test_28_after_a_goodbye_streams_end_and_others_are_replayed(
         made.poolkit.check_books()
 
 
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")  # trio's, of the body broken off
+async def test_28_a_goodbye_in_the_middle_of_a_request_that_it_does_not_cover(
+    h2_server: Make, certificates: Certificates
+) -> None:
+    """Between the headers and the body of stream 5 the server says that it serves none beyond 3: sent again."""
+    server = h2_server(10)
+    made = transport(certificates)
+    told = False
+
+    async def trace(event: str, _info: object) -> None:
+        nonlocal told
+        if event == "http2.send_request_headers.complete" and not told:
+            told = True
+            server.goaway(0, 3)
+            (link,) = made._pool._connector.links.values()  # type: ignore[attr-defined]
+            await until(lambda: link.last_stream == 3)
+
+    async with httpx.AsyncClient(transport=made, timeout=10) as client:
+        await client.get(f"{server.url}/now")  # stream 1
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, f"{server.url}/wait")  # stream 3, which reads what arrives
+            await until(lambda: server.waiting == 1)
+            response = await client.post(f"{server.url}/now", content=b"body", extensions={"trace": trace})
+            assert response.status_code == 200
+            server.answer(0, 3)
+        assert len(server.connections) == 2
+
+
 def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:
     server = h2_server(10)
     made = PoolkitTransport(verify=certificates.client_context(), http2=True)
