@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from itertools import islice
 from threading import RLock as Lock
 from types import FrameType
@@ -143,6 +144,11 @@ class Shell(Gate, Generic[C]):
         unhindered = fast and self._reset_method is None and not self._over
         self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
         self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
+
+    def _callers_have_elsewhere(self) -> None:
+        """From now on callers hear of a failed connect at once (they are a cluster's), whatever else is in use."""
+        self._features = replace(self._features, elsewhere=True)
+        self._core.features = self._features
 
     # -- acquire and release, the parts without waiting -----------------------------------------------------------
 

@@ -13,7 +13,7 @@ from .errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("Setting", "Settings", "load", "merge", "refuse_for_keyed")
+__all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed")
 
 _NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
 _HINTS = get_type_hints(PoolConfig)
@@ -120,7 +120,7 @@ def load(
     if file is not None:
         from pathlib import Path  # only for those who have a file
 
-        tables = _read(Path(file))
+        tables = read_tables(Path(file))
         for table in ("default", name):
             if table is not None and table in tables:
                 if not isinstance(tables[table], dict):
@@ -194,7 +194,8 @@ def _parse(setting: str, text: str, source: str) -> Any:
     return text.strip()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tables(path: Path) -> dict[str, Any]:
+    """The content of a TOML or YAML file; ConfigError if it cannot be read or is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -99,7 +99,7 @@ class Dialing(CoreState):
             return False
         if now < lane.retry_at and not self.features.connect_in_caller:
             self.want_tick(lane, lane.retry_at)
-            if lane.fatal and not lane.live:
+            if self.features.elsewhere or (lane.fatal and not lane.live):
                 self.fail_waiters(lane, lambda: self.connect_error(lane))
             return False
         if lane.rounds and lane.connecting and not self.features.connect_in_caller:
@@ -197,7 +197,8 @@ class Dialing(CoreState):
         current = entry.generation == lane.generation
         self.forget(entry)
         self.dial_failed(entry, error, verdict, current, now)
-        if current and lane.fatal and not lane.live and not self.features.connect_in_caller:
+        hopeless = self.features.elsewhere or (lane.fatal and not lane.live)
+        if current and hopeless and not self.features.connect_in_caller:
             self.fail_waiters(lane, lambda: self.connect_error(lane))
         self.freed(lane, now)
 

@@ -38,6 +38,7 @@ class Features:
     checks: bool = False  # has check()
     peeks: bool = False  # has peek()
     keyed: bool = False  # many lanes, the key is given with each acquire
+    elsewhere: bool = False  # callers can go to another pool: they hear of a failed connect at once
 
 
 class Counts:

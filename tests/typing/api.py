@@ -17,7 +17,7 @@ import poolkit_adapters.httpx
 import poolkit_adapters.psycopg
 import poolkit_adapters.redis
 import poolkit_adapters.sqlalchemy
-from poolkit import runtimes, testing
+from poolkit import cluster, runtimes, testing
 from poolkit.connector import default_classify
 from poolkit.events import Listener
 from poolkit.stats import Holder
@@ -233,6 +233,60 @@ async def kit() -> None:
     except testing.SimulationFailure as failure:
         error: AssertionError = failure
         del error
+
+
+def clusters(found: cluster.Found, event: cluster.ClusterEvent) -> None:
+    nodes = [cluster.Node("a", "10.0.0.1:5432", weight=2, priority=1, zone="eu", role="primary", params={"x": 1})]
+    config = cluster.ClusterConfig(balance=cluster.DynamicWeights(fall=0.8), zone="eu").replace(slow_start=0)
+    many = cluster.Cluster(lambda node: SyncDriver(), nodes, config, pool=settings(), eject_after=5)
+    with many, many.lease(timeout=1, role="primary", key=7) as connection:
+        assert_type(connection, Socket)
+    lease = many.lease()
+    assert_type(lease, cluster.ClusterLease[Socket])
+    assert_type(lease.node, cluster.Node)
+    lease.close(discard=True, error=None)
+    many.release(many.acquire())
+    many.update(nodes)
+    stats = many.stats()
+    assert_type(stats, cluster.ClusterStats)
+    assert_type(stats.nodes, tuple[cluster.NodeStats, ...])
+    assert_type(many.drain(timeout=1), bool)
+    kinds: tuple[cluster.ClusterEventKind, cluster.NodeState] = (event.kind, cluster.NodeState.USABLE)
+    sources: list[cluster.Discovery] = [
+        cluster.StaticDiscovery(nodes),
+        cluster.FileDiscovery("nodes.toml", interval=2),
+        cluster.DNSDiscovery("db", 5432),
+        cluster.SRVDiscovery("_db._tcp.example.com"),
+        cluster.EtcdDiscovery("/db/"),
+    ]
+    balancers: list[cluster.Balancer] = [
+        cluster.RoundRobin(),
+        cluster.RandomChoice(),
+        cluster.WeightedRandom(),
+        cluster.SmoothWeighted(),
+        cluster.LeastInUse(),
+        cluster.PeakEwma(decay=5),
+    ]
+    candidates: list[cluster.Candidate] = []
+    assert_type(cluster.parse_nodes({}, "here"), tuple[cluster.Node, ...])
+    assert_type(cluster.parse_node({}, "here"), cluster.Node)
+    failures: tuple[type[cluster.NoNodeAvailable], type[cluster.EtcdError]] = (
+        cluster.NoNodeAvailable,
+        cluster.EtcdError,
+    )
+    own: type[cluster.NodePool] = cluster.NodePool
+    del kinds, sources, balancers, candidates, failures, own
+
+
+async def async_clusters() -> None:
+    many = cluster.AsyncCluster(lambda node: AsyncDriver(), ["a", "b"])
+    async with many, many.lease() as connection:
+        assert_type(connection, Socket)
+    request = many.lease()
+    assert_type(request, cluster.ClusterLeaseRequest[Socket])
+    lease = await request
+    assert_type(lease, cluster.AsyncClusterLease[Socket])
+    await lease.close()
 
 
 def adapters() -> None:

@@ -1,0 +1,70 @@
+"""Many endpoints behind one ``lease()``: balancing, ejection, roles, discovery.
+
+>>> from poolkit.cluster import Cluster, Node
+"""
+
+from ..policies.balance import (
+    Balancer,
+    Candidate,
+    LeastInUse,
+    PeakEwma,
+    RandomChoice,
+    RoundRobin,
+    SmoothWeighted,
+    WeightedRandom,
+)
+from ..policies.dynamic import DynamicWeights
+from ._async import AsyncCluster, AsyncClusterLease, ClusterLeaseRequest
+from ._config import ClusterConfig
+from ._etcd import EtcdError
+from ._events import ClusterEvent, ClusterEventKind, ClusterStats, NodeState, NodeStats, NoNodeAvailable
+from ._node import Node
+from ._nodepool import NodePool
+from ._threads import Cluster, ClusterLease
+from .discovery import (
+    Discovery,
+    DNSDiscovery,
+    EtcdDiscovery,
+    FileDiscovery,
+    Found,
+    SRVDiscovery,
+    StaticDiscovery,
+    parse_node,
+    parse_nodes,
+)
+
+__all__ = (
+    "Cluster",
+    "AsyncCluster",
+    "ClusterLease",
+    "AsyncClusterLease",
+    "ClusterLeaseRequest",
+    "ClusterConfig",
+    "Node",
+    "NodePool",
+    "NoNodeAvailable",
+    "ClusterEvent",
+    "ClusterEventKind",
+    "ClusterStats",
+    "NodeStats",
+    "NodeState",
+    "Discovery",
+    "Found",
+    "StaticDiscovery",
+    "FileDiscovery",
+    "DNSDiscovery",
+    "SRVDiscovery",
+    "EtcdDiscovery",
+    "EtcdError",
+    "parse_nodes",
+    "parse_node",
+    "Balancer",
+    "Candidate",
+    "RoundRobin",
+    "RandomChoice",
+    "WeightedRandom",
+    "SmoothWeighted",
+    "LeastInUse",
+    "PeakEwma",
+    "DynamicWeights",
+)

@@ -1,0 +1,408 @@
+"""The cluster for tasks, one text for asyncio and trio."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from .._async import AsyncPool, current_runtime
+from ..config import PoolConfig
+from ..connector import AsyncConnector, Verdict
+from ..errors import NotLeased, PoolClosed, WrongLoop
+from ..policies.retire import NEVER
+from ..runtimes.base import AsyncParker, AsyncRuntime
+from ..runtimes.threads import ThreadRuntime
+from ._config import ClusterConfig
+from ._core import Caller, ClusterCore, Do, Member
+from ._events import ClusterListener
+from ._node import Node
+from ._nodepool import NodePool
+from ._shell import DEFAULT, ClusterShell, Default
+from .discovery import Discovery, Found
+
+__all__ = ("AsyncCluster", "AsyncClusterLease", "ClusterLeaseRequest")
+
+C = TypeVar("C")
+
+_THREADS = ThreadRuntime()
+
+
+class AsyncClusterLease(Generic[C]):
+    """The right to use one connection of one node until closed. As :class:`poolkit.AsyncLease`."""
+
+    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "connection", "since")
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+    since: float
+    """When it was asked of the node, by the cluster's clock, in seconds."""
+
+    def __init__(self, cluster: AsyncCluster[C], member: Member) -> None:
+        self._cluster = cluster
+        self._core: ClusterCore = cluster._core
+        self._member = member
+        self._inner: Any = None
+
+    @property
+    def node(self) -> Node:
+        """The node that serves it."""
+        return self._member.node
+
+    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back; see :meth:`poolkit.cluster.ClusterLease.close`. The lease has ended when this is
+        called: a cancellation cannot undo that.
+        """
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            try:
+                await inner.close(discard=discard, error=error)
+            finally:
+                if self._core is self._cluster._core:
+                    self._cluster._end(self._member, error, self.since)
+
+    async def __aenter__(self) -> C:
+        if self._inner is None:
+            raise NotLeased(f"{self._cluster.name}: the lease is closed")
+        return self.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(error=error)
+
+    def __del__(self) -> None:
+        if getattr(self, "_inner", None) is not None:
+            self._cluster._dropped(self._member, self._core)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._inner is None else repr(self.connection)
+        return f"<AsyncClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
+
+
+class ClusterLeaseRequest(Generic[C]):
+    """``await cluster.lease()`` gives the lease, ``async with cluster.lease() as connection`` the connection."""
+
+    __slots__ = ("_ask", "_lease")
+
+    def __init__(self, ask: Callable[[], Awaitable[AsyncClusterLease[C]]]) -> None:
+        self._ask = ask
+        self._lease: AsyncClusterLease[C] | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncClusterLease[C]]:
+        return self._ask().__await__()
+
+    async def __aenter__(self) -> C:
+        self._lease = lease = await self._ask()
+        return lease.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            await self._lease.close(error=error)
+
+
+class AsyncCluster(ClusterShell[C]):
+    """As :class:`~poolkit.cluster.Cluster`, for the tasks of one event loop (asyncio or trio).
+
+    ``make`` gives :class:`~poolkit.AsyncConnector` objects or asynchronous pools; ``role_of`` may be a coroutine
+    function. May be made outside of a loop: a discovery is asked for the first time by the first caller. ``find`` runs
+    in a worker thread; where it is a coroutine function, in a task.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Node], AsyncConnector[C] | AsyncPool[C] | NodePool],
+        nodes: Iterable[Node | str] | Discovery,
+        config: ClusterConfig | None = None,
+        *,
+        pool: PoolConfig | None = None,
+        name: str | None = None,
+        role_of: Callable[[C], str | Awaitable[str | None] | None] | None = None,
+        classify: Callable[[BaseException], Verdict] | None = None,
+        listeners: Iterable[ClusterListener] = (),
+        clock: Callable[[], float] | None = None,
+        random: Callable[[], float] | None = None,
+        runtime: AsyncRuntime | None = None,
+        **settings: Any,
+    ) -> None:
+        self._runtime: AsyncRuntime | None = runtime
+        self._leases: dict[int, AsyncClusterLease[C]] = {}
+        super().__init__(
+            make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,
+            listeners=listeners, clock=clock, random=random,
+        )  # fmt: skip
+        if not isinstance(nodes, Discovery):
+            self._take_found(self._source.find(None))
+
+    def _after_fork(self) -> None:
+        self._runtime = None  # the parent's loop does not run here
+        super()._after_fork()
+
+    def _here(self) -> AsyncRuntime:
+        """The cluster's event loop, which must be the caller's."""
+        runtime = self._runtime
+        if runtime is not None and runtime.here():
+            return runtime
+        if runtime is not None and runtime.alive():
+            raise WrongLoop(f"{self.name}: this AsyncCluster lives on another event loop that is still running")
+        again = runtime is not None
+        self._runtime = current_runtime()
+        if again:
+            self._after_loop()
+        if min(self._core.due, self._find_at) < NEVER:
+            self._schedule()
+        return self._runtime
+
+    def _after_loop(self) -> None:
+        """The loop of before is gone, and with it all leases, probes and looks of the source."""
+        runtime, self._runtime = self._runtime, None
+        members = list(self._core.members.values())
+        ClusterShell._after_fork(self)
+        self._runtime = runtime
+        for member in members:
+            if member.state.value == "probing":
+                self._decide(self._core.probe, member)
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    def lease(
+        self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None
+    ) -> ClusterLeaseRequest[C]:
+        """``async with cluster.lease() as connection: ...`` or ``lease = await cluster.lease()``.
+
+        Arguments and errors as :meth:`poolkit.cluster.Cluster.lease`.
+        """
+        return ClusterLeaseRequest(lambda: self._lease_of(timeout, key, role))
+
+    async def _lease_of(self, timeout: float | Default | None, key: Hashable, role: str | None) -> AsyncClusterLease[C]:
+        runtime = self._here()
+        now = self._clock()
+        deadline = self._deadline(timeout, now)
+        caller = self._caller(role, key, now)
+        if self._found is None:
+            await self._find_first(deadline)
+        parker = runtime.parker()
+        caller.parker = parker
+        try:
+            while True:
+                self._decide(self._core.acquire, caller, self._clock())
+                while caller.outcome is None:
+                    left = deadline - self._clock()
+                    if left > 0:
+                        await parker.wait(None if deadline == NEVER else left)
+                    self._drain()
+                    now = self._clock()
+                    if now >= deadline:
+                        error = self._decide(self._expire, caller, now)
+                        if error is not None:
+                            raise error
+                if not isinstance(caller.outcome, Member):
+                    raise caller.outcome
+                lease = await self._open(caller, caller.outcome, deadline)
+                if lease is not None:
+                    return lease
+        except BaseException:
+            self._decide(self._core.abandon, caller, self._clock())
+            raise
+
+    async def _open(self, caller: Caller, member: Member, deadline: float) -> AsyncClusterLease[C] | None:
+        """A lease out of the node's pool; None if another node is to be tried."""
+        lease = AsyncClusterLease(self, member)
+        lease.since = self._clock()
+        left = deadline - lease.since
+        try:
+            inner = await member.pool.lease(None if deadline == NEVER else max(0.0, left))
+        except BaseException as error:
+            now = self._clock()
+            if self._not_opened(caller, member, error, now - lease.since, late=now >= deadline):
+                return None
+            raise
+        lease.connection = inner.connection
+        caller.outcome = None  # the place is the lease's from here on
+        lease._inner = inner
+        return lease
+
+    async def acquire(
+        self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None
+    ) -> C:
+        """A connection, to be given back with :meth:`release`. Arguments and errors as :meth:`lease`."""
+        lease = await self.lease(timeout, key=key, role=role)
+        self._leases[id(lease.connection)] = lease
+        return lease.connection
+
+    async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
+        lease = self._leases.pop(id(connection), None)
+        if lease is None:
+            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+        await lease.close(discard=discard, error=error)
+
+    # -- background work ----------------------------------------------------------------------------------------------
+
+    def _make_pool(self, connector: Any, node: Node) -> AsyncPool[C]:
+        return AsyncPool(connector, self._pool_config, name=f"{self.name}/{node.name}")
+
+    def _schedule(self) -> None:
+        if self._runtime is not None:  # else on the first use
+            delay = self._delay()
+            self._runtime.schedule(self, delay)
+
+    def _begin_job(self, do: Do, member: Member) -> None:
+        if do is Do.DROP:
+            self._drop(member)
+            return
+        job = {Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
+        (self._runtime or current_runtime()).spawn(job, member)
+
+    async def _probe(self, member: Member) -> None:
+        """Open connections one after another, ask for the role."""
+        error: BaseException | None = None
+        role = member.known_role
+        leases: list[Any] = []
+        try:
+            for _ in range(max(1, min(self._config.warm_up, int(min(member.places(), 1e9))))):
+                leases.append(await member.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if one fails
+            if self._role_of is not None:
+                role = await self._role(leases[0].connection)
+        except BaseException as failure:
+            error = failure
+            if not isinstance(failure, Exception):
+                raise
+        finally:
+            for lease in leases:
+                await lease.close(error=error)
+            self._decide(self._core.probed, member, error, role, self._clock())
+
+    async def _role(self, connection: C) -> str | None:
+        assert self._role_of is not None
+        role = self._role_of(connection)
+        return await role if inspect.isawaitable(role) else cast("str | None", role)
+
+    async def _look_up_role(self, member: Member) -> None:
+        error: BaseException | None = None
+        role: str | None = None
+        try:
+            lease = await member.pool.lease(self._config.probe_timeout)
+            try:
+                role = await self._bounded_role(lease.connection)
+            except BaseException as failure:
+                error = failure
+                raise
+            finally:
+                await lease.close(error=error)
+        except BaseException as failure:
+            error = failure
+            if not isinstance(failure, Exception):
+                raise
+        finally:
+            self._role_after(member, error, role)
+
+    async def _bounded_role(self, connection: C) -> str | None:
+        runtime: Any = self._runtime
+        role: str | None = await runtime.bounded(self._config.probe_timeout, self._role, connection)
+        return role
+
+    async def _drain_node(self, member: Member) -> None:
+        try:
+            await member.pool.drain(self._config.drain_timeout)
+        finally:
+            self._decide(self._core.drained, member)
+
+    # -- discovery ----------------------------------------------------------------------------------------------------
+
+    async def _find_first(self, deadline: float) -> None:
+        """The first answer, for which the first callers wait."""
+        answers: list[tuple[Found | None, BaseException | None]] = []
+        runtime = self._here()
+        parker = runtime.parker()
+        if inspect.iscoroutinefunction(self._source.find):
+            answers.append((await self._source.find(None), None))
+        else:
+            _THREADS.spawn(_look, self._source, None, answers, parker)
+            while not answers:
+                left = deadline - self._clock()
+                if left <= 0:
+                    raise TimeoutError(f"{self.name}: the discovery has not answered in time")
+                await parker.wait(None if deadline == NEVER else left)
+        found, error = answers[0]
+        if error is not None:
+            raise error
+        assert found is not None
+        if self._found is None:  # else another caller was faster
+            self._take_found(found)
+            if self._find_at < self._scheduled:
+                self._schedule()
+
+    def _begin_find(self) -> None:
+        cast("AsyncRuntime", self._runtime).spawn(_find, weakref.ref(self), self._source, self._found)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout: float | None = 30.0) -> bool:
+        """Admit nobody, let the leases end within ``timeout`` seconds, cut the rest, close. True if none was cut."""
+        deadline = NEVER if timeout is None else self._clock() + timeout
+        self._shut()
+        whole = True
+        for member in (*self._core.members.values(), *self._core.leaving):
+            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
+            whole = bool(await member.pool.drain(left)) and whole
+        return whole
+
+    async def close(self, timeout: float | None = 5.0) -> None:
+        """Wake all who wait with :class:`~poolkit.PoolClosed` and close every node's pool. Idempotent."""
+        deadline = NEVER if timeout is None else self._clock() + timeout
+        self._shut()
+        for member in (*self._core.members.values(), *self._core.leaving):
+            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
+            await member.pool.close(left)
+
+    def _shut(self) -> None:
+        self._decide(self._core.close, self._clock())
+        self._source.close()
+
+    async def __aenter__(self) -> AsyncCluster[C]:
+        if self.closed:
+            raise PoolClosed(f"{self.name}: the cluster is closed")
+        self._here()
+        if self._found is None:
+            await self._find_first(NEVER)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+def _look(
+    source: Discovery,
+    last: Found | None,
+    answers: list[tuple[Found | None, BaseException | None]],
+    parker: AsyncParker,
+) -> None:
+    """One look of the source, in a worker thread."""
+    try:
+        answers.append((source.find(last), None))
+    except Exception as error:  # noqa: BLE001  the cluster tells it
+        answers.append((None, error))
+    parker.wake()
+
+
+async def _find(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, last: Found | None) -> None:
+    """One look of the source that keeps no cluster alive: in a worker thread, or here if it is a coroutine."""
+    answers: list[tuple[Found | None, BaseException | None]] = []
+    if inspect.iscoroutinefunction(source.find):
+        try:
+            answers.append((await source.find(last), None))
+        except Exception as error:  # noqa: BLE001  the cluster tells it
+            answers.append((None, error))
+    else:
+        parker = current_runtime().parker()
+        _THREADS.spawn(_look, source, last, answers, parker)
+        while not answers:
+            await parker.wait(None)
+    cluster = ref()
+    if cluster is not None and not cluster.closed:
+        cluster._after_find(*answers[0])

@@ -1,0 +1,145 @@
+"""Nodes out of etcd v3, through the JSON gateway that every etcd server has on its client port.
+
+https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/ . The standard library is enough: three POST requests.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+from contextlib import closing, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError
+from ._node import Node, checked_nodes, parse_node
+from ._source import Discovery, Found
+
+__all__ = ("EtcdDiscovery", "EtcdError")
+
+
+class EtcdError(OSError):
+    """etcd answered with an error."""
+
+
+class EtcdDiscovery(Discovery):
+    """Each key below ``prefix`` is a node: the rest of the key its name, the value a JSON table of its other fields.
+
+    ``{"address": "10.0.0.1:5432", "weight": 2}``; a bare string is an address. The prefix is watched: a change is seen
+    at once. ``endpoint``: ``http://host:2379`` or ``https://``, with ``tls`` an ``ssl.SSLContext``; ``user`` and
+    ``password`` where etcd's authentication is on. ``timeout``: seconds for one answer; ``watch_for``: seconds after
+    which a watch that heard nothing is begun anew (so that a connection that died in silence is noticed).
+    A key that cannot be meant refuses the whole state, as with a file.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        endpoint: str = "http://127.0.0.1:2379",
+        user: str | None = None,
+        password: str = "",
+        tls: ssl.SSLContext | None = None,
+        timeout: float = 5.0,
+        watch_for: float = 60.0,
+    ) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"endpoint={endpoint!r}: must be http://host:port or https://host:port", "endpoint")
+        if not prefix:
+            raise ConfigError(f"prefix={prefix!r}: must be the part of the keys before the nodes' names", "prefix")
+        self.prefix = prefix
+        self.timeout = timeout
+        self.watch_for = watch_for
+        self._host, self._port = parts.hostname, parts.port or 2379
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._user, self._password = user, password
+        self._watching: http.client.HTTPConnection | None = None
+        self._closed = False
+
+    def find(self, last: Found | None) -> Found:
+        """Wait for a change after ``last`` (up to ``watch_for`` seconds), then read all keys."""
+        if last is not None and not self._changed(last.mark):
+            return last
+        body = self._ask("/v3/kv/range", {"key": _coded(self.prefix), "range_end": _end_of(self.prefix)})
+        nodes = [self._node(pair) for pair in body.get("kvs", ())]
+        return Found(checked_nodes(nodes, f"etcd {self.prefix}"), again=0.0, mark=int(body["header"]["revision"]))
+
+    def _node(self, pair: dict[str, str]) -> Node:
+        key = base64.b64decode(pair["key"]).decode("utf-8", "replace")
+        text = base64.b64decode(pair.get("value", "")).decode("utf-8", "replace")
+        source = f"etcd {key}"
+        try:
+            value: Any = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{source}: not valid JSON: {error}", "nodes") from error
+        item = {"address": value} if isinstance(value, str) else value
+        if isinstance(item, dict):
+            item = {"name": key.removeprefix(self.prefix).strip("/"), **item}
+        return parse_node(item, source)
+
+    def _changed(self, revision: int) -> bool:
+        """Watch from the revision on; False if there was nothing."""
+        connection = self._watching = self._connect()
+        with closing(connection):
+            if self._closed:
+                return False
+            request = {"key": _coded(self.prefix), "range_end": _end_of(self.prefix),
+                       "start_revision": str(revision + 1)}  # fmt: skip
+            answer = self._post(connection, "/v3/watch", {"create_request": request})
+            if connection.sock is not None:
+                connection.sock.settimeout(self.watch_for)
+            try:
+                while line := answer.readline():
+                    result = json.loads(line).get("result", {})
+                    if result.get("canceled"):  # the revision was compacted away: read everything anew
+                        return True
+                    if result.get("events"):
+                        return True
+            except TimeoutError:
+                return False
+            raise EtcdError(f"etcd {self._host}:{self._port} ended the watch")
+
+    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        with closing(self._connect()) as connection:
+            return json.loads(self._post(connection, path, body).read())
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self.timeout, context=self._tls)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
+
+    def _post(
+        self, connection: http.client.HTTPConnection, path: str, body: dict[str, Any]
+    ) -> http.client.HTTPResponse:
+        headers = {"Content-Type": "application/json"}
+        if self._user is not None and path != "/v3/auth/authenticate":
+            token = self._ask("/v3/auth/authenticate", {"name": self._user, "password": self._password})["token"]
+            headers["Authorization"] = token
+        connection.request("POST", path, json.dumps(body).encode(), headers)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            text = answer.read(500).decode("utf-8", "replace")
+            raise EtcdError(f"etcd {self._host}:{self._port}{path}: {answer.status} {answer.reason}: {text}")
+        return answer
+
+    def close(self) -> None:
+        """End a watch."""
+        self._closed = True
+        sock = self._watching.sock if self._watching is not None else None
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+def _coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _end_of(prefix: str) -> str:
+    """The key after all that begin with ``prefix``."""
+    raw = prefix.encode()
+    return base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()

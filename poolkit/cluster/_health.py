@@ -1,0 +1,197 @@
+"""Who is ejected, who comes back, who has what role, which nodes there are. The lower half of the core."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..policies.retire import NEVER
+from ._config import ClusterConfig
+from ._events import ClusterEvent, ClusterEventKind, NodeState
+from ._node import Node
+from ._parts import Caller, Do, Effect, Member
+
+__all__ = ("VIGIL", "Health")
+
+USABLE, PROBING, EJECTED, DRAINING = NodeState.USABLE, NodeState.PROBING, NodeState.EJECTED, NodeState.DRAINING
+
+VIGIL = 1.0
+"""Seconds between two looks at the queue while somebody waits: a pool may have been enlarged without our knowledge."""
+
+
+class Health:
+    """The nodes and what is known of them."""
+
+    def __init__(self, name: str, config: ClusterConfig, random: Callable[[], float], *, asks_roles: bool) -> None:
+        self.name = name
+        self.config = config
+        self.random = random
+        self.asks_roles = asks_roles
+        self.balancer = config.balancer()
+        self.members: dict[str, Member] = {}
+        self.leaving: list[Member] = []  # removed, with leases
+        self.queues: dict[str | None, OrderedDict[Caller, None]] = {}
+        self.effects: deque[Effect] = deque()
+        self.closed = False
+        self.due = NEVER
+        self.timeouts = 0
+        self._tickets = 0
+
+    def settle(self, now: float) -> None:
+        """Something has changed about the nodes (see ClusterCore.settle)."""
+        raise NotImplementedError
+
+    # -- ejection ---------------------------------------------------------------------------------------------------
+
+    def _blame(self, member: Member, error: BaseException, now: float) -> None:
+        cause = error.__cause__ or error
+        member.last_error = cause
+        if cause is member.last_cause or member.state is not USABLE:
+            return  # several callers heard of one failure
+        member.last_cause = cause
+        member.failures += 1
+        limit = self.config.eject_after
+        if limit is not None and member.failures >= limit:
+            ejected = sum(one.state in (EJECTED, PROBING) for one in self.members.values())
+            if ejected + 1 <= self.config.max_ejected_share * len(self.members):
+                self._eject(member, error, now)
+
+    def _eject(self, member: Member, error: BaseException | None, now: float) -> None:
+        if member.state is USABLE:
+            self.effects.append(Effect(Do.DROP, member))
+        member.state = EJECTED
+        member.ejections += 1
+        stay = min(self.config.eject_max, self.config.eject_for * member.ejections)
+        member.until = now + stay
+        self._want(member.until)
+        self.tell(ClusterEventKind.NODE_EJECTED, now, member, error, f"for {stay:g} s")
+        if self.asks_roles and member.known_role == "primary":
+            self._ask_roles(now)
+        self.settle(now)
+
+    # -- probes, roles, time ------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """What is due by now."""
+        self.due = NEVER
+        for member in self.members.values():
+            if member.state is EJECTED:
+                if now >= member.until:
+                    self.probe(member)
+                else:
+                    self._want(member.until)
+        if self.asks_roles and self.members:
+            self._ask_roles(now, older_than=self.config.role_interval)
+        if self.queues:
+            self.settle(now)
+        if self.queues:
+            self._want(now + VIGIL)
+
+    def probe(self, member: Member) -> None:
+        """Try whether the node can serve."""
+        member.state = PROBING
+        member.asking = self.asks_roles
+        self.effects.append(Effect(Do.PROBE, member))
+
+    def probed(self, member: Member, error: BaseException | None, role: str | None, now: float) -> None:
+        """A probe has ended, well if ``error`` is None."""
+        member.asking = False
+        if member.state is not PROBING:
+            return  # removed meanwhile
+        if error is not None:
+            member.last_error = error
+            self.tell(ClusterEventKind.PROBE_FAILED, now, member, error)
+            self._eject(member, error, now)
+            return
+        member.state, member.since, member.slow = USABLE, now, self.config.slow_start > 0
+        member.failures, member.last_cause = 0, None
+        self.tell(ClusterEventKind.NODE_USABLE, now, member)
+        if self.asks_roles:
+            member.checked_at = now
+            self._role(member, role, now)
+            self._want(now + self.config.role_interval)
+        self.settle(now)
+
+    def _ask_roles(self, now: float, *, older_than: float = 0.0, unknown_only: bool = False) -> None:
+        for member in self.members.values():
+            if member.state is not USABLE or member.asking:
+                continue
+            if unknown_only and member.known_role is not None:
+                continue
+            if now - member.checked_at < (older_than or (VIGIL / 10 if unknown_only else 0.0)):
+                self._want(member.checked_at + self.config.role_interval)
+                continue
+            member.asking = True
+            member.checked_at = now
+            self.effects.append(Effect(Do.ROLE, member))
+
+    def role_found(self, member: Member, error: BaseException | None, role: str | None, now: float) -> None:
+        """The node's role was asked for."""
+        member.asking = False
+        member.checked_at = now
+        self._want(now + self.config.role_interval)
+        if error is not None:
+            self._blame(member, error, now)
+        elif member.state is USABLE:
+            self._role(member, role, now)
+        self.settle(now)
+
+    def _role(self, member: Member, role: str | None, now: float) -> None:
+        if role != member.known_role:
+            before, member.known_role = member.known_role, role
+            self.tell(
+                ClusterEventKind.ROLE_CHANGED, now, member, detail=f"{before or 'unknown'} to {role or 'unknown'}"
+            )
+
+    def _want(self, at: float) -> None:
+        self.due = min(self.due, at)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def update(self, nodes: Iterable[Node], made: dict[str, tuple[Any, Callable[[], float]]], now: float) -> None:
+        """The nodes from now on. Those that stay keep their connections; ``made`` holds the pool and the places of each
+        one that is new or has another endpoint now.
+        """
+        wanted = {node.name: node for node in nodes}
+        first = not self.members
+        members: dict[str, Member] = {}
+        for name, node in wanted.items():
+            old = self.members.get(name)
+            if name not in made and old is not None:
+                members[name] = old
+                if old.node != node:
+                    if old.node.role != node.role:
+                        old.known_role = node.role
+                    old.node = node
+                    self.tell(ClusterEventKind.NODE_CHANGED, now, old, detail=f"weight {node.weight:g}")
+                continue
+            member = members[name] = Member(node, *made[name], now, USABLE)
+            self.tell(ClusterEventKind.NODE_ADDED, now, member)
+            if not first:
+                self.probe(member)
+        gone = [old for name, old in self.members.items() if members.get(name) is not old]
+        self.members = members
+        for old in gone:
+            old.state = DRAINING
+            self.leaving.append(old)
+            self.tell(ClusterEventKind.NODE_REMOVED, now, old)
+            self.effects.append(Effect(Do.DRAIN, old))
+        self.settle(now)
+
+    def drained(self, member: Member) -> None:
+        """A removed node has ended."""
+        if member in self.leaving:
+            self.leaving.remove(member)
+
+    def tell(
+        self,
+        kind: ClusterEventKind,
+        now: float,
+        member: Member | None = None,
+        error: BaseException | None = None,
+        detail: str = "",
+    ) -> None:
+        """Queue an event."""
+        event = ClusterEvent(kind, self.name, now, member.name if member else "", error, detail)
+        self.effects.append(Effect(Do.TELL, event=event))

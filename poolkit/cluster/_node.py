@@ -1,0 +1,119 @@
+"""What a node is: a frozen description, and the parser of the documents in which nodes are described."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..config import nearest
+from ..errors import ConfigError
+
+__all__ = ("Node", "checked_nodes", "parse_nodes")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One endpoint of a cluster. Raises :class:`~poolkit.ConfigError` for what cannot be meant.
+
+    Two of the same ``name``, ``address`` and ``params`` are the same endpoint: where only the rest differs, a running
+    cluster changes the node in place and keeps its connections.
+    """
+
+    name: str
+    """Unique in the cluster; for messages and metrics."""
+    address: str = ""
+    """What the connector understands: host and port, a URL, a connection string. "": the same as ``name``."""
+    weight: float = 1.0
+    """Above 0; for the strategies that heed it, twice the weight is twice the share."""
+    priority: int = 0
+    """Nodes of a higher number serve only when those of all lower ones are down or full."""
+    zone: str = ""
+    """Where it stands; callers of the same zone (``ClusterConfig.zone``) prefer it within its priority."""
+    role: str | None = None
+    """"primary", "replica" or a word of one's own; None: any, or whatever the cluster's ``role_of`` finds out."""
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Anything else that the connector needs to know."""
+
+    def __post_init__(self) -> None:
+        name: Any = self.name
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"name={name!r}: must be a word for the node", "name")
+        at = f"node {self.name!r}: "
+        if not isinstance(self.address, str):
+            raise ConfigError(f"{at}address={self.address!r}: must be a string", "address")
+        if not self.address:
+            object.__setattr__(self, "address", self.name)
+        weight: Any = self.weight
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            raise ConfigError(f"{at}weight={weight!r}: must be a number above 0 (leave the node out instead)", "weight")
+        priority: Any = self.priority
+        if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+            raise ConfigError(f"{at}priority={priority!r}: must be a whole number, 0 (the first) or more", "priority")
+        if not isinstance(self.zone, str):
+            raise ConfigError(f"{at}zone={self.zone!r}: must be a string", "zone")
+        role: Any = self.role
+        if role is not None and (not isinstance(role, str) or not role):
+            raise ConfigError(f"{at}role={role!r}: must be a word, or None", "role")
+        if not isinstance(self.params, Mapping):
+            raise ConfigError(f"{at}params={self.params!r}: must be a table", "params")
+
+    def same_endpoint(self, other: Node) -> bool:
+        """Whether connections to the one are connections to the other."""
+        return (self.name, self.address, dict(self.params)) == (other.name, other.address, dict(other.params))
+
+
+_KNOWN = tuple(f.name for f in fields(Node))
+
+
+def checked_nodes(nodes: Iterable[Node | str], source: str = "nodes") -> tuple[Node, ...]:
+    """The nodes, a string standing for one of that name and address. ConfigError if empty or not unique."""
+    if isinstance(nodes, (str, Node)) or not isinstance(nodes, Iterable):
+        raise ConfigError(f"{source}={nodes!r}: must be a list of nodes", "nodes")
+    found: dict[str, Node] = {}
+    for node in nodes:
+        if isinstance(node, str):
+            node = Node(node)
+        if not isinstance(node, Node):
+            raise ConfigError(f"{source}: {node!r} is no node: must be a Node, or its address", "nodes")
+        if node.name in found:
+            raise ConfigError(f"{source}: two nodes are called {node.name!r}; names must be unique", "name")
+        found[node.name] = node
+    if not found:
+        raise ConfigError(f"{source}: no node at all; a cluster needs one or more", "nodes")
+    return tuple(found.values())
+
+
+def parse_nodes(document: object, source: str) -> tuple[Node, ...]:
+    """The nodes of a discovery document: ``{"nodes": [{"name": ..., "address": ..., "weight": ...}, ...]}``.
+
+    The whole document is refused with a ConfigError that names ``source`` if anything in it cannot be meant.
+    """
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{source}: must be a table with a list 'nodes', not {type(document).__name__}", "nodes")
+    for key in document:
+        if key != "nodes":
+            raise ConfigError(f"{source}: {key!r}: no such entry; {nearest(str(key), ['nodes'])}", str(key))
+    items = document.get("nodes")
+    if not isinstance(items, list):
+        raise ConfigError(f"{source}: 'nodes' must be a list of tables with name, address, weight, ...", "nodes")
+    found = [parse_node(item, f"{source}: nodes[{number}]") for number, item in enumerate(items)]
+    return checked_nodes(found, source)
+
+
+def parse_node(item: object, source: str) -> Node:
+    """One node out of a document."""
+    if isinstance(item, str):
+        item = {"name": item}
+    if not isinstance(item, Mapping):
+        raise ConfigError(f"{source}: must be a table (or the node's address), not {item!r}", "nodes")
+    for key in item:
+        if key not in _KNOWN:
+            raise ConfigError(f"{source}: {key!r}: no such entry; {nearest(str(key), _KNOWN)}", str(key))
+    if "name" not in item:
+        raise ConfigError(f"{source}: has no 'name'", "name")
+    try:
+        return Node(**item)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}", error.setting) from None

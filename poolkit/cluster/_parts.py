@@ -1,0 +1,103 @@
+"""The records of a cluster: a member, a caller, a piece of work. Sans-IO, as all of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from .._core.waiter import Parker
+from ..policies.retire import NEVER
+from ._events import ClusterEvent, NodeState
+from ._node import Node
+
+__all__ = ("Caller", "Do", "Effect", "Member", "has_role")
+
+
+class Do(Enum):
+    """The kinds of work for the shell."""
+
+    WAKE = "wake"
+    DROP = "drop"  # the node was ejected: close its idle connections, send its waiters away
+    PROBE = "probe"  # open connections, find out the role; then probed()
+    ROLE = "role"  # find out the role; then role_found()
+    DRAIN = "drain"  # the node was removed
+    TELL = "tell"
+
+
+class Effect(NamedTuple):
+    """One piece of work."""
+
+    do: Do
+    member: Member | None = None
+    caller: Caller | None = None
+    event: ClusterEvent | None = None
+
+
+class Member:
+    """A node in this cluster: its pool, and what is known of it. Is what the balancer sees as a Candidate."""
+
+    __slots__ = ("asking", "book", "checked_at", "ejections", "failures", "known_role", "last_cause", "last_error",
+                 "leases", "node", "places", "pool", "served", "since", "slow", "state", "until")  # fmt: skip
+
+    def __init__(self, node: Node, pool: Any, places: Callable[[], float], since: float, state: NodeState) -> None:
+        self.node = node
+        self.pool = pool
+        self.places = places
+        self.leases = 0
+        self.served = 0
+        self.book: dict[str, float] = {}
+        self.state = state
+        self.since = since  # usable since
+        self.slow = False  # begins slowly
+        self.until = 0.0  # ejected until
+        self.failures = 0  # in a row
+        self.ejections = 0  # in a row
+        self.last_error: BaseException | None = None
+        self.last_cause: BaseException | None = None
+        self.known_role = node.role
+        self.asking = False  # its role is being found out
+        self.checked_at = -NEVER
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    @property
+    def weight(self) -> float:
+        """The configured weight."""
+        return self.node.weight
+
+    @property
+    def free(self) -> bool:
+        """Whether one more lease fits."""
+        return self.leases < self.places()
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name} {self.state.value} {self.leases}>"
+
+
+class Caller:
+    """Somebody who wants a place on a node: one outcome, a member (with the place taken) or an error."""
+
+    __slots__ = ("key", "outcome", "parker", "queued", "role", "since", "ticket", "tried")
+
+    def __init__(self, role: str | None, key: Hashable, since: float) -> None:
+        self.role = role
+        self.key = key
+        self.since = since
+        self.ticket = 0
+        self.tried: set[Member] = set()  # where he could not connect
+        self.outcome: Member | BaseException | None = None
+        self.queued = False
+        self.parker: Parker | None = None
+
+    def accepts(self, member: Member) -> bool:
+        """Whether he may be served there (if it is usable)."""
+        return member not in self.tried and has_role(member, self.role)
+
+
+def has_role(member: Member, role: str | None) -> bool:
+    """Whether the member fits a wanted role; "prefer-X" and None take any."""
+    return role is None or member.known_role == role or role.startswith("prefer-")

@@ -1,0 +1,440 @@
+"""What the two clusters share: the lock and the core behind it, nodes, discovery, events, statistics. No waiting."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random as _random
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import Lock, RLock
+from typing import Any, Generic, TypeVar
+
+from .. import _lifecycle
+from .._core.dialing import describe
+from .._gate import Turn
+from .._shell import DEFAULT, Default
+from ..config import PoolConfig
+from ..connector import AsyncConnector, Connector, Verdict, default_classify
+from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
+from ..policies.retire import NEVER
+from ._config import ClusterConfig
+from ._core import Caller, ClusterCore, Do, Effect, Member
+from ._events import ClusterEvent, ClusterEventKind, ClusterListener, ClusterStats
+from ._node import Node, checked_nodes
+from ._nodepool import engine_of, node_stats, told
+from .discovery import Discovery, Found, StaticDiscovery
+
+__all__ = ("DEFAULT", "ClusterShell", "Default")
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+logger = logging.getLogger("poolkit")
+
+_clusters: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class ClusterShell(Generic[C]):
+    """Everything about a cluster that does not wait."""
+
+    _kind: type[Any]  # of connector
+    _runtime: Any
+
+    def __init__(
+        self,
+        make: Callable[[Node], Any],
+        nodes: Iterable[Node | str] | Discovery,
+        config: ClusterConfig | None,
+        settings: dict[str, Any],
+        *,
+        pool: PoolConfig | None,
+        name: str | None,
+        role_of: Callable[[C], Any] | None,
+        classify: Callable[[BaseException], Verdict] | None,
+        listeners: Iterable[ClusterListener],
+        clock: Callable[[], float] | None,
+        random: Callable[[], float] | None,
+    ) -> None:
+        if not callable(make):
+            raise ConfigError(f"make={make!r}: must be a function from a Node to its connector or pool", "make")
+        if config is not None and not isinstance(config, ClusterConfig):
+            raise ConfigError(f"config={config!r}: must be a ClusterConfig", "config")
+        if pool is not None and not isinstance(pool, PoolConfig):
+            raise ConfigError(f"pool={pool!r}: must be a PoolConfig, for the pool of each node", "pool")
+        self._make = make
+        self._config = (config or ClusterConfig()).replace(**settings)
+        self._pool_config = pool
+        self.name = _lifecycle.pool_name(name).replace("pool-", "cluster-") if name is None else name
+        self._role_of = role_of
+        self._classify_method = classify
+        self._clock = clock or time.monotonic
+        self._random = random or _random.random
+        self._listeners: list[ClusterListener] = list(listeners)
+        self._source = nodes if isinstance(nodes, Discovery) else StaticDiscovery(checked_nodes(nodes))
+        self._found: Found | None = None
+        self._begin()
+        _clusters.add(self)
+
+    def _begin(self) -> None:
+        """An empty core with a lock of its own (again in a forked child)."""
+        self._lock: Any = RLock()
+        self._updating = Lock()
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._core = ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None)
+        self._events: deque[ClusterEvent] = deque()
+        self._telling = Turn()
+        self._scheduled = NEVER
+        self._find_at = NEVER
+        self._complaint = ""
+
+    def _after_fork(self) -> None:
+        """In the child: the pools begin anew by themselves; nobody is on a node, and discovery goes on."""
+        old = self._core
+        self._begin()
+        self._core.closed = old.closed
+        for member in (*old.members.values(), *old.leaving):
+            member.leases = 0
+            member.asking = False
+        self._core.members = old.members
+        self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER
+
+    # -- the way to the core ------------------------------------------------------------------------------------------
+
+    def _decide(self, step: Callable[..., T], *args: Any) -> T:
+        """``step(*args)`` under the lock; then carry out what it asks for."""
+        with self._lock:
+            result = step(*args)
+            effects, self._core.effects = self._core.effects, deque()
+        self._perform(effects)
+        if self._inbox:
+            self._drain()
+        return result
+
+    def _submit(self, step: Callable[..., object], *args: Any) -> None:
+        """As :meth:`_decide` without an answer and without waiting: finalizers may call it in the midst of anything."""
+        self._inbox.append((step, args))
+        self._drain()
+
+    def _drain(self) -> None:
+        if self._lock._is_owned():
+            return  # a finalizer in the middle of this thread's own critical section
+        # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
+        while self._inbox and self._lock.acquire(False):
+            try:
+                while self._inbox:
+                    step, args = self._inbox.popleft()
+                    step(*args)
+                effects, self._core.effects = self._core.effects, deque()
+            finally:
+                self._lock.release()
+            self._perform(effects)
+
+    def _perform(self, effects: deque[Effect]) -> None:
+        for do, member, caller, event in effects:
+            if do is Do.WAKE:
+                assert caller is not None
+                assert caller.parker is not None
+                caller.parker.wake()
+            elif do is Do.TELL:
+                assert event is not None
+                self._events.append(event)
+            else:
+                assert member is not None
+                self._begin_job(do, member)
+        if min(self._core.due, self._find_at) < self._scheduled:
+            self._schedule()
+        if self._events:
+            self._tell()
+
+    def _begin_job(self, do: Do, member: Member) -> None:
+        raise NotImplementedError
+
+    def _schedule(self) -> None:
+        raise NotImplementedError
+
+    def _delay(self) -> float:
+        """Seconds until something is due; notes that this was asked for."""
+        self._scheduled = min(self._core.due, self._find_at)
+        return max(0.0, self._scheduled - self._clock())
+
+    def _tell(self) -> None:
+        me = object()
+        while self._events and self._telling.take(me):  # one thread at a time keeps the order
+            try:
+                while self._events:
+                    event = self._events.popleft()
+                    for listener in tuple(self._listeners):
+                        try:
+                            listener(event)
+                        except Exception:
+                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
+                            self.remove_listener(listener)
+            finally:
+                self._telling.leave(me)
+
+    def add_listener(self, listener: ClusterListener) -> None:
+        """Call ``listener(event)`` for each :class:`ClusterEvent` from now on, in order, outside the lock."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: ClusterListener) -> None:
+        """Undo :meth:`add_listener`; not an error if it was dropped already."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def run_inbox(self) -> None:
+        """Do what finalizers have left. Does not block."""
+        self._drain()
+
+    def run_due(self) -> None:
+        """Called by the runtime when something is due. Does not block."""
+        self._scheduled = NEVER
+        if self._core.closed:
+            return
+        now = self._clock()
+        if now >= self._find_at:
+            self._find_at = NEVER
+            self._begin_find()
+        self._decide(self._core.tick, now)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def update(self, nodes: Iterable[Node | str]) -> None:
+        """These are the nodes from now on. Thread-safe.
+
+        Those that stay keep their connections, also with another weight, priority, zone or role; a removed one gets
+        nobody any more and drains within ``drain_timeout``; a new one is warmed up first, then begins slowly. Raises
+        :class:`~poolkit.ConfigError` and changes nothing for nodes that cannot be meant. A discovery that is in use
+        overrides it with its next news.
+        """
+        self._apply(checked_nodes(nodes))
+
+    def _apply(self, nodes: tuple[Node, ...]) -> None:
+        with self._updating:  # pools are made outside of the core's lock, and two updates one after the other
+            if self._core.closed:
+                raise PoolClosed(f"{self.name}: the cluster is closed")
+            old = self._core.members
+            made = {
+                node.name: self._member_parts(node)
+                for node in nodes
+                if node.name not in old or not old[node.name].node.same_endpoint(node)
+            }
+            self._decide(self._core.update, nodes, made, self._clock())
+
+    def _member_parts(self, node: Node) -> tuple[Any, Callable[[], float]]:
+        """Make what stands behind a node: its pool, and how many leases it can have. Does no I/O."""
+        made = self._make(node)
+        if isinstance(made, (Connector, AsyncConnector)) or (hasattr(made, "connect") and not hasattr(made, "lease")):
+            made = self._make_pool(made, node)
+        if not hasattr(made, "lease"):
+            raise ConfigError(
+                f"{self.name}: make({node.name!r}) gave {made!r}: must be a connector or something with lease(timeout)",
+                "make",
+            )
+        places = getattr(made, "places", None)
+        engine = engine_of(made)
+        if engine is not None:
+            engine._callers_have_elsewhere()
+        if callable(places):
+            return made, places
+        if engine is not None and not engine._features.keyed:
+            return made, lambda: engine.config.max_size or math.inf
+        return made, lambda: math.inf
+
+    def _make_pool(self, connector: Any, node: Node) -> Any:
+        raise NotImplementedError
+
+    def pool(self, node: str) -> Any:
+        """What stands behind a node: its pool, with all that a pool has. KeyError if there is none."""
+        return self._core.members[node].pool
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes of now."""
+        return tuple(member.node for member in list(self._core.members.values()))
+
+    # -- discovery ----------------------------------------------------------------------------------------------------
+
+    def _begin_find(self) -> None:
+        raise NotImplementedError
+
+    def _take_found(self, found: Found) -> None:
+        """There is an answer: apply it, and note when to ask again."""
+        old, self._found = self._found, found
+        if not self._core.members or old is None or found.nodes != old.nodes:
+            self._apply(checked_nodes(found.nodes, type(self._source).__name__))
+        self._complaint = ""
+        self._find_at = NEVER if found.again is None else self._clock() + found.again
+
+    def _find_failed(self, error: BaseException) -> None:
+        """The source has failed: the nodes stay as they are."""
+        text = describe(error)
+        if text != self._complaint:  # once, not every second
+            self._complaint = text
+            logger.warning("%s: discovery failed, the nodes stay as they are: %s", self.name, text)
+            self._decide(self._core.tell, ClusterEventKind.DISCOVERY_FAILED, self._clock(), None, error)
+        self._find_at = self._clock() + self._source.interval
+
+    def _after_find(self, found: Found | None, error: BaseException | None) -> None:
+        """A look of the source has ended."""
+        if self._core.closed:
+            return
+        try:
+            if found is not None:
+                self._take_found(found)
+        except Exception as refused:  # noqa: BLE001  told below
+            error = refused
+        if error is not None:
+            self._find_failed(error)
+        if self._find_at < self._scheduled:
+            self._schedule()
+
+    # -- leases, the parts without waiting ----------------------------------------------------------------------------
+
+    def _deadline(self, timeout: float | Default | None, now: float) -> float:
+        if isinstance(timeout, Default):
+            timeout = self._config.acquire_timeout
+        elif timeout is not None and not _is_duration(timeout):
+            raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None)", "timeout")
+        return NEVER if timeout is None else now + timeout
+
+    def _caller(self, role: str | None, key: Any, now: float) -> Caller:
+        if role is not None and not isinstance(role, str):
+            raise ConfigError(f"role={role!r}: must be a word, or None", "role")
+        return Caller(role, key, now)
+
+    def _expire(self, caller: Caller, now: float) -> AcquireTimeout | None:
+        """Under the lock: the caller's time is up; None if he was served in this very moment."""
+        if caller.outcome is not None:
+            return None
+        core = self._core
+        ahead = sum(other.ticket < caller.ticket for queue in core.queues.values() for other in queue)
+        nodes = ", ".join(f"{m.name} {m.state.value} {m.leases}/{m.places():g}" for m in core.members.values())
+        core.abandon(caller, now, timed_out=True)
+        return AcquireTimeout(
+            f"{self.name}: no place on a node in {now - caller.since:.2f} s ({ahead} ahead of you; {nodes})"
+        )
+
+    def _not_opened(self, caller: Caller, member: Member, error: BaseException, spent: float, late: bool) -> bool:
+        """The node's pool gave no lease: whether another node may be tried."""
+        core, now = self._core, self._clock()
+        caller.outcome = None
+        caller.tried.add(member)
+        busy = isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable)
+        if not isinstance(error, Exception) or isinstance(error, (ConfigError, UsageError)) or busy:
+            self._submit(core.give_up, member, now)
+            return False
+        if isinstance(error, (PoolClosed, PoolSuspended, PoolBusy)):  # taken out while he waited there
+            self._submit(core.give_up, member, now)
+            return True
+        self._submit(core.failed, member, error, spent, now)
+        return not late
+
+    def _end(self, member: Member, error: BaseException | None, since: float) -> None:
+        """A lease has ended: its place passes on, the node gets the credit or the blame. Never waits."""
+        core, now = self._core, self._clock()
+        spent = now - since
+        if error is None:
+            self._submit(core.succeeded, member, spent, now)
+        elif not isinstance(error, Exception):
+            self._submit(core.give_up, member, now)  # cancelled: says nothing about the node
+        else:
+            verdict = self._verdict(member, error)
+            if verdict is Verdict.RETIRE:
+                self._submit(core.misled, member, error, spent, now)
+            elif verdict is Verdict.KEEP:
+                self._submit(core.succeeded, member, spent, now)
+            elif verdict is Verdict.DISCARD and not isinstance(error, TimeoutError):
+                self._submit(core.give_up, member, now)
+            else:
+                self._submit(core.failed, member, error, spent, now)
+
+    def _verdict(self, member: Member, error: BaseException) -> Verdict:
+        classify = self._classify_method or getattr(member.pool, "classify", None)
+        if classify is None:
+            engine = engine_of(member.pool)
+            return default_classify(error) if engine is None else engine._verdict(error)
+        try:
+            verdict = classify(error)
+        except Exception:
+            logger.exception("%s: classify failed", self.name)
+            return Verdict.DISCARD
+        return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
+
+    def _dropped(self, member: Member, core: ClusterCore) -> None:
+        """Called by a finalizer: takes no lock; the next one at the lock does the work, and one who waits is woken."""
+        if core is not self._core:
+            return  # the parent process's
+        self._inbox.append((core.give_up, (member, self._clock())))
+        if self._runtime is not None:
+            self._runtime.nudge(self)
+        try:
+            waiting = [next(iter(queue)) for queue in core.queues.values()]
+        except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
+            return
+        for caller in waiting:
+            if caller.parker is not None:
+                caller.parker.wake()
+
+    def _drop(self, member: Member) -> None:
+        """An ejected node: its idle connections go, those who wait for one of its connections look elsewhere."""
+        engine = engine_of(member.pool)
+        if engine is not None:
+            engine.suspend(fail_fast=True)
+            engine.clear()
+            engine.resume()
+
+    def _role_after(self, member: Member, error: BaseException | None, role: str | None) -> None:
+        """A look at a node's role has ended; a pool too busy to tell is no news."""
+        if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
+            error, role = None, member.known_role
+        self._decide(self._core.role_found, member, error, role, self._clock())
+
+    # -- numbers ------------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ClusterConfig:
+        """The settings in effect."""
+        return self._config
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cluster admits nobody any more."""
+        return self._core.closed
+
+    def stats(self) -> ClusterStats:
+        """A frozen snapshot. Thread-safe; never waits for I/O."""
+        self._drain()
+        members = self._decide(lambda: (*self._core.members.values(), *self._core.leaving))
+        nodes = tuple(node_stats(member) for member in members)
+        waiting = self._decide(lambda: sum(len(queue) for queue in self._core.queues.values()))
+        return ClusterStats(self.name, nodes, sum(node.leases for node in nodes), waiting, self._core.timeouts)
+
+    def explain(self) -> str:
+        """The state of the cluster in plain words."""
+        return told(self.stats())
+
+    def check_books(self) -> None:
+        """Raise AssertionError unless the cluster's books balance. For tests."""
+        self._drain()
+        self._decide(self._core.check)
+
+    def __repr__(self) -> str:
+        core = self._core
+        return f"<{type(self).__name__} {self.name!r} of {len(core.members)} nodes{', closed' if core.closed else ''}>"
+
+
+def _is_duration(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
+
+
+def _after_fork_in_child() -> None:
+    for cluster in list(_clusters):
+        cluster._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,285 @@
+"""The cluster for threads: waits, opens leases, probes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from .._threads import Pool
+from ..config import PoolConfig
+from ..connector import Connector, Verdict
+from ..errors import NotLeased, PoolClosed
+from ..policies.retire import NEVER
+from ..runtimes.base import Runtime
+from ..runtimes.threads import ThreadRuntime
+from ._config import ClusterConfig
+from ._core import Caller, ClusterCore, Do, Member
+from ._events import ClusterListener
+from ._node import Node
+from ._nodepool import NodePool
+from ._shell import DEFAULT, ClusterShell, Default
+from .discovery import Discovery, Found
+
+__all__ = ("Cluster", "ClusterLease")
+
+C = TypeVar("C")
+
+_THREADS = ThreadRuntime()
+
+
+class ClusterLease(Generic[C]):
+    """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
+
+    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "connection", "since")
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+    since: float
+    """When it was asked of the node, by the cluster's clock, in seconds."""
+
+    def __init__(self, cluster: Cluster[C], member: Member) -> None:
+        self._cluster = cluster
+        self._core: ClusterCore = cluster._core
+        self._member = member
+        self._inner: Any = None
+
+    @property
+    def node(self) -> Node:
+        """The node that serves it."""
+        return self._member.node
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it, which the
+        connector's ``classify`` judges for the connection and for the node. Twice is a no-op.
+        """
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            try:
+                inner.close(discard=discard, error=error)
+            finally:
+                if self._core is self._cluster._core:
+                    self._cluster._end(self._member, error, self.since)
+
+    def __enter__(self) -> C:
+        if self._inner is None:
+            raise NotLeased(f"{self._cluster.name}: the lease is closed")
+        return self.connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(error=error)
+
+    def __del__(self) -> None:
+        if getattr(self, "_inner", None) is not None:
+            self._cluster._dropped(self._member, self._core)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._inner is None else repr(self.connection)
+        return f"<ClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
+
+
+class Cluster(ClusterShell[C]):
+    """Many endpoints behind one ``lease()``. Thread-safe throughout; safe after ``fork()``.
+
+    ``make``: called with each :class:`~poolkit.cluster.Node`; gives the node's :class:`~poolkit.Connector`, from which
+    a :class:`~poolkit.Pool` with the settings ``pool`` is made, or a pool of its own (anything with
+    ``lease(timeout)``). It must do no I/O. ``nodes``: a list of nodes or addresses, or a
+    :class:`~poolkit.cluster.Discovery`, which is asked once before this returns, and then in the background.
+    ``config``: a :class:`~poolkit.cluster.ClusterConfig`; single settings may be given as keywords and win.
+    ``role_of``: called with a connection, tells its node's role ("primary", "replica"). ``classify``: what an error
+    means, instead of the connectors' own. ``listeners``: called for each :class:`~poolkit.cluster.ClusterEvent`.
+
+    Raises :class:`~poolkit.ConfigError` for what cannot be meant, and the discovery's own error if its first answer
+    fails.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Node], Connector[C] | Pool[C] | NodePool],
+        nodes: Iterable[Node | str] | Discovery,
+        config: ClusterConfig | None = None,
+        *,
+        pool: PoolConfig | None = None,
+        name: str | None = None,
+        role_of: Callable[[C], str | None] | None = None,
+        classify: Callable[[BaseException], Verdict] | None = None,
+        listeners: Iterable[ClusterListener] = (),
+        clock: Callable[[], float] | None = None,
+        random: Callable[[], float] | None = None,
+        runtime: Runtime | None = None,
+        **settings: Any,
+    ) -> None:
+        self._runtime = runtime or _THREADS
+        self._leases: dict[int, ClusterLease[C]] = {}
+        super().__init__(
+            make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,
+            listeners=listeners, clock=clock, random=random,
+        )  # fmt: skip
+        self._take_found(self._source.find(None))
+        if self._find_at < self._scheduled:
+            self._schedule()
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    def lease(
+        self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None
+    ) -> ClusterLease[C]:
+        """A lease on a connection of one node: ``with cluster.lease() as connection: ...``.
+
+        ``timeout`` in seconds replaces ``acquire_timeout``: one deadline over the queue, the node's pool, checks,
+        connects, and further nodes where connecting fails. ``role``: "primary", "replica", or "prefer-replica" (one if
+        there is a free one, else any). ``key``: the same key gets the same node as long as that is usable and has a
+        free place. Raises :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or
+        :class:`~poolkit.PoolClosed`.
+        """
+        now = self._clock()
+        deadline = self._deadline(timeout, now)
+        caller = self._caller(role, key, now)
+        parker = caller.parker = self._runtime.parker()
+        try:
+            while True:
+                self._decide(self._core.acquire, caller, self._clock())
+                while caller.outcome is None:
+                    left = deadline - self._clock()
+                    if left > 0:
+                        parker.wait(None if deadline == NEVER else left)
+                    self._drain()
+                    now = self._clock()
+                    if now >= deadline:
+                        error = self._decide(self._expire, caller, now)
+                        if error is not None:
+                            raise error
+                if not isinstance(caller.outcome, Member):
+                    raise caller.outcome
+                lease = self._open(caller, caller.outcome, deadline)
+                if lease is not None:
+                    return lease
+        except BaseException:
+            self._decide(self._core.abandon, caller, self._clock())
+            raise
+
+    def _open(self, caller: Caller, member: Member, deadline: float) -> ClusterLease[C] | None:
+        """A lease out of the node's pool; None if another node is to be tried."""
+        lease = ClusterLease(self, member)
+        lease.since = self._clock()
+        left = deadline - lease.since
+        try:
+            inner = member.pool.lease(None if deadline == NEVER else max(0.0, left))
+        except BaseException as error:
+            now = self._clock()
+            if self._not_opened(caller, member, error, now - lease.since, late=now >= deadline):
+                return None
+            raise
+        lease.connection = inner.connection
+        caller.outcome = None  # the place is the lease's from here on
+        lease._inner = inner
+        return lease
+
+    def acquire(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None) -> C:
+        """A connection, to be given back with :meth:`release`. Arguments and errors as :meth:`lease`."""
+        lease = self.lease(timeout, key=key, role=role)
+        self._leases[id(lease.connection)] = lease
+        return lease.connection
+
+    def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
+        lease = self._leases.pop(id(connection), None)
+        if lease is None:
+            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+        lease.close(discard=discard, error=error)
+
+    # -- background work ----------------------------------------------------------------------------------------------
+
+    def _make_pool(self, connector: Any, node: Node) -> Pool[C]:
+        return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
+
+    def _schedule(self) -> None:
+        self._runtime.schedule(self, self._delay())
+
+    def _begin_job(self, do: Do, member: Member) -> None:
+        job = {Do.DROP: self._drop, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
+        self._runtime.spawn(job, member)
+
+    def _probe(self, member: Member) -> None:
+        """Open connections one after another, ask for the role."""
+        error: BaseException | None = None
+        role = member.known_role
+        leases: list[Any] = []
+        try:
+            for _ in range(max(1, min(self._config.warm_up, int(min(member.places(), 1e9))))):
+                leases.append(member.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if the next fails
+            if self._role_of is not None:
+                role = self._role_of(leases[0].connection)
+        except BaseException as failure:  # noqa: BLE001  the verdict on the node
+            error = failure
+        for lease in leases:
+            lease.close(error=error)
+        self._decide(self._core.probed, member, error, role, self._clock())
+
+    def _look_up_role(self, member: Member) -> None:
+        error: BaseException | None = None
+        role: str | None = None
+        try:
+            assert self._role_of is not None
+            with member.pool.lease(self._config.probe_timeout) as connection:
+                role = self._role_of(connection)
+        except BaseException as failure:  # noqa: BLE001  told to the core
+            error = failure
+        self._role_after(member, error, role)
+
+    def _drain_node(self, member: Member) -> None:
+        try:
+            member.pool.drain(self._config.drain_timeout)
+        finally:
+            self._decide(self._core.drained, member)
+
+    def _begin_find(self) -> None:
+        self._runtime.spawn(_find, weakref.ref(self), self._source, self._found)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def drain(self, timeout: float | None = 30.0) -> bool:
+        """Admit nobody, let the leases end within ``timeout`` seconds, cut the rest, close. True if none was cut."""
+        deadline = NEVER if timeout is None else self._clock() + timeout
+        self._shut()
+        whole = True
+        for member in (*self._core.members.values(), *self._core.leaving):
+            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
+            whole = bool(member.pool.drain(left)) and whole
+        return whole
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Wake all who wait with :class:`~poolkit.PoolClosed` and close every node's pool. Idempotent, thread-safe."""
+        deadline = NEVER if timeout is None else self._clock() + timeout
+        self._shut()
+        for member in (*self._core.members.values(), *self._core.leaving):
+            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
+            member.pool.close(left)
+
+    def _shut(self) -> None:
+        self._decide(self._core.close, self._clock())
+        self._source.close()
+        self._runtime.schedule(self, NEVER)
+
+    def __enter__(self) -> Cluster[C]:
+        if self.closed:
+            raise PoolClosed(f"{self.name}: the cluster is closed")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _find(ref: weakref.ref[Cluster[Any]], source: Discovery, last: Found | None) -> None:
+    """One look of the source, in a worker thread, that keeps no cluster alive."""
+    found, error = None, None
+    try:
+        found = source.find(last)
+    except Exception as failure:  # noqa: BLE001  the cluster tells it
+        error = failure
+    cluster = ref()
+    if cluster is not None and not cluster.closed:
+        cluster._after_find(found, error)

@@ -1,0 +1,173 @@
+"""Which of several nodes serves the next caller.
+
+A balancer is told the candidates (usable, with a free place) and answers with one of them; it is told how each lease
+ended. What it has to remember about a node stands in the node's ``book``, so a node that is gone takes it along.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Protocol, TypeVar
+
+__all__ = (
+    "Balancer",
+    "Candidate",
+    "LeastInUse",
+    "PeakEwma",
+    "RandomChoice",
+    "RoundRobin",
+    "SmoothWeighted",
+    "WeightedRandom",
+    "pick_weighted",
+)
+
+Random = Callable[[], float]
+
+
+class Candidate(Protocol):
+    """What a balancer may see of a node."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the cluster."""
+
+    @property
+    def weight(self) -> float:
+        """Above 0; twice the weight, twice the share."""
+
+    @property
+    def leases(self) -> int:
+        """Leases on it now."""
+
+    @property
+    def book(self) -> dict[str, float]:
+        """The balancer's own notes about this node."""
+
+
+N = TypeVar("N", bound=Candidate)
+
+
+class Balancer:
+    """A strategy. Subclass it for one of your own: ``choose`` is all that must be there.
+
+    Called under the cluster's lock: it must be quick, and never block.
+    """
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """One of ``nodes``, which are at least one, in the order of the cluster. ``random()`` is in [0, 1)."""
+        raise NotImplementedError
+
+    def done(self, node: Candidate, duration: float, failed: bool, now: float) -> None:
+        """A lease of ``node`` ended after ``duration`` seconds, ``failed``: in a way that speaks against the node."""
+
+
+class RoundRobin(Balancer):
+    """One after the other, whatever their weights."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """The candidate whose last turn is the longest ago."""
+        self._turn += 1
+        chosen = min(nodes, key=lambda node: node.book.get("turn", 0.0))
+        chosen.book["turn"] = self._turn
+        return chosen
+
+
+class RandomChoice(Balancer):
+    """Any, with equal chances."""
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """A candidate at random."""
+        return nodes[int(random() * len(nodes))]
+
+
+def pick_weighted(nodes: Sequence[N], weights: Sequence[float], random: Random) -> N:
+    """A node with a chance in proportion to its weight: a random point among the cumulative intervals.
+
+    Weights 1, 1, 2, 2, 5, 5 make 16 slots.
+    """
+    edges = list(accumulate(weights))
+    return nodes[min(bisect_right(edges, random() * edges[-1]), len(nodes) - 1)]
+
+
+class WeightedRandom(Balancer):
+    """At random, in proportion to the weights."""
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """See :func:`pick_weighted`."""
+        return pick_weighted(nodes, [node.weight for node in nodes], random)
+
+
+class SmoothWeighted(Balancer):
+    """In proportion to the weights, as evenly interleaved as can be.
+
+    Each time every candidate's credit grows by its weight, and the one with the most pays the sum of all weights
+    (nginx, "smooth weighted round-robin", 2012): weights 5, 1, 1 give a a b a c a a.
+    """
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """The candidate with the most credit."""
+        for node in nodes:
+            node.book["credit"] = node.book.get("credit", 0.0) + node.weight
+        chosen = max(nodes, key=lambda node: node.book["credit"])
+        chosen.book["credit"] -= sum(node.weight for node in nodes)
+        return chosen
+
+
+class LeastInUse(Balancer):
+    """The one with the fewest leases for its weight; among equals at random."""
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """The candidate with the fewest leases for its weight."""
+        loads = [(node.leases + 1) / node.weight for node in nodes]
+        least = min(loads)
+        best = [node for node, load in zip(nodes, loads, strict=True) if load == least]
+        return best[int(random() * len(best))]
+
+
+class PeakEwma(Balancer):
+    """The better one of two taken at random, by latency and leases.
+
+    Two choices: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001. Load: Finagle's
+    "peak EWMA": an average of the durations that follows a rise at once and forgets it with time constant ``decay``
+    (seconds), times the leases that there would be. A node that slows down gets less within one slow lease.
+    """
+
+    PENALTY = 1e6  # a node that has leases and has never finished one is behind all that have (Finagle's rule)
+
+    def __init__(self, decay: float = 10.0) -> None:
+        self.decay = decay
+
+    def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
+        """The less loaded one of two random candidates."""
+        if len(nodes) == 1:
+            return nodes[0]
+        first = int(random() * len(nodes))
+        second = int(random() * (len(nodes) - 1))
+        second += second >= first
+        one, other = nodes[first], nodes[second]
+        return one if self.load(one, now) <= self.load(other, now) else other
+
+    def load(self, node: Candidate, now: float) -> float:
+        """What one more lease would cost there."""
+        cost = self._faded(node, now)
+        if not cost and node.leases:
+            return (self.PENALTY + node.leases) / node.weight
+        return cost * (node.leases + 1) / node.weight
+
+    def done(self, node: Candidate, duration: float, failed: bool, now: float) -> None:
+        """Note the duration, a peak at once."""
+        cost = self._faded(node, now)
+        if duration < cost:
+            keep = math.exp(-max(0.0, now - node.book.get("seen", now)) / self.decay)
+            duration = cost + duration * (1 - keep)  # cost has faded already
+        node.book["cost"], node.book["seen"] = duration, now
+
+    def _faded(self, node: Candidate, now: float) -> float:
+        cost = node.book.get("cost", 0.0)
+        return cost * math.exp(-max(0.0, now - node.book["seen"]) / self.decay) if cost else 0.0

@@ -1,0 +1,479 @@
+"""Clusters on threads, asyncio and trio, over connectors that fail on command."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from poolkit import AcquireTimeout, BackoffConfig, ConfigError, NotLeased, PoolClosed, PoolConfig, Verdict
+from poolkit.cluster import (
+    AsyncCluster,
+    Cluster,
+    ClusterConfig,
+    ClusterEvent,
+    ClusterEventKind,
+    Discovery,
+    Found,
+    Node,
+    NoNodeAvailable,
+)
+from poolkit.testing import AsyncFakeConnector, FakeConnector
+from tests.shells.kit import PATIENCE
+
+
+class Rig:
+    """A cluster of fake nodes and the words of a scenario, on any of the three."""
+
+    def __init__(self, flavour: str, *nodes: Node | str, pool: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.threads = flavour == "threads"
+        self.connectors: dict[str, Any] = {}
+        self.events: list[ClusterEvent] = []
+        kind: Any = Cluster if self.threads else AsyncCluster
+        settings = {"slow_start": 0.0, "eject_for": 0.05, "eject_max": 0.2, **settings}
+        source = settings.pop("discovery", nodes)
+        self.cluster = kind(
+            self.make, source, pool=PoolConfig(**{"max_size": 2, **(pool or {})}), listeners=[self.events.append],
+            name="fakes", **settings,
+        )  # fmt: skip
+
+    def make(self, node: Node) -> Any:
+        fake = (FakeConnector if self.threads else AsyncFakeConnector)()
+        self.connectors[node.name] = fake
+        return fake
+
+    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.threads:
+            return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=False)
+        result = function(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    async def lease(self, timeout: Any = PATIENCE, **kwargs: Any) -> Any:
+        return await self.call(self.cluster.lease, timeout, **kwargs)
+
+    async def give(self, lease: Any, **kwargs: Any) -> None:
+        await self.call(lease.close, **kwargs)
+
+    async def until(self, condition: Callable[[], object], what: str = "it happens") -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain until {what}: {self.cluster.explain()}"
+            await anyio.sleep(0.002)
+
+    def down(self, name: str) -> None:
+        """The node refuses connections; those that stand are dead."""
+        self.connectors[name].fail("connect", lambda: ConnectionRefusedError(f"{name} refuses"))
+        self.connectors[name].kill_all()
+
+    def up(self, name: str) -> None:
+        self.connectors[name].fail("connect", None)
+
+    def states(self) -> dict[str, str]:
+        return {node.name: node.state for node in self.cluster.stats().nodes}
+
+    def kinds(self) -> list[ClusterEventKind]:
+        return [event.kind for event in self.events]
+
+    async def __aenter__(self) -> Rig:
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        for fake in self.connectors.values():
+            fake.free_all()
+        if error is None:
+            self.cluster.check_books()
+        await self.call(self.cluster.close)
+        if error is None:
+            assert not any(node.leases for node in self.cluster.stats().nodes)
+
+
+@pytest.fixture(params=["threads", "asyncio", "trio"])
+def flavour(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(flavour: str) -> str:
+    return "trio" if flavour == "trio" else "asyncio"
+
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_leases_spread_over_all_nodes_up_to_their_limits(flavour: str) -> None:
+    """Three nodes of two: six leases, two on each; the seventh waits for whichever comes back first."""
+    async with Rig(flavour, "a", "b", "c", balance="least_in_use") as rig:
+        leases = [await rig.lease() for _ in range(6)]
+        assert Counter(lease.node.name for lease in leases) == {"a": 2, "b": 2, "c": 2}
+        with pytest.raises(
+            AcquireTimeout, match=r"fakes: no place on a node in 0\.\d+ s \(0 ahead of you; a usable 2/2"
+        ):
+            await rig.lease(0.02)
+        got: list[Any] = []
+
+        async def seventh() -> None:
+            got.append(await rig.lease())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(seventh)
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+            await rig.give(leases[3])
+        assert got[0].node == leases[3].node
+        for lease in [*leases, *got]:
+            await rig.give(lease)
+
+
+async def test_a_node_that_refuses_costs_no_caller_his_lease(flavour: str) -> None:
+    """Connecting fails: another node, within the same call; after three failures it is out, and it comes back."""
+    async with Rig(
+        flavour, "a", "b", balance="round_robin", pool={"backoff": BackoffConfig(base=0.001, cap=0.01)}
+    ) as rig:
+        rig.down("a")
+        for _ in range(10):
+            lease = await rig.lease()
+            assert lease.node.name == "b"
+            await rig.give(lease)
+            await anyio.sleep(0.005)
+        await rig.until(lambda: rig.states()["a"] in ("ejected", "probing"), "a is ejected")
+        rig.up("a")
+        await rig.until(lambda: rig.states()["a"] == "usable", "a is back")
+        found = set()
+        for _ in range(4):
+            lease = await rig.lease()
+            found.add(lease.node.name)
+            await rig.give(lease)
+        assert found == {"a", "b"}
+        kinds = rig.kinds()
+        assert kinds.index(ClusterEventKind.NODE_EJECTED) < kinds.index(ClusterEventKind.NODE_USABLE)
+
+
+async def test_broken_leases_eject_their_node_and_its_idle_connections_go(flavour: str) -> None:
+    """Three leases in flight break: the node is out at once, nothing idle is left of it."""
+    async with Rig(
+        flavour, "a", "b", pool={"max_size": 5}, balance="least_in_use", eject_for=9.0, eject_max=9.0
+    ) as rig:
+        leases = [await rig.lease() for _ in range(8)]
+        on_a = [lease for lease in leases if lease.node.name == "a"]
+        rig.down("a")
+        await rig.give(on_a.pop())  # one more idle, which nobody has seen to be dead
+        for lease in on_a:
+            await rig.give(lease, error=ConnectionResetError("reset"))
+        assert rig.states()["a"] == "ejected"
+        await rig.until(lambda: not rig.cluster.pool("a").stats().size, "its connections are closed")
+        for lease in leases:
+            await rig.give(lease)
+
+
+async def test_application_errors_say_nothing_about_a_node(flavour: str) -> None:
+    """A hundred of them, and it is still there."""
+    async with Rig(flavour, "a", "b") as rig:
+        for _ in range(100 if flavour != "threads" else 20):
+            lease = await rig.lease()
+            await rig.give(lease, error=ValueError("the application's"))
+        assert set(rig.states().values()) == {"usable"}
+
+
+async def test_waiters_of_a_dying_node_are_served_by_another(flavour: str) -> None:
+    """They wait in its pool for a connect that hangs; it is ejected, they move on within their deadline."""
+    async with Rig(flavour, "a", "b", "c", balance="round_robin", max_ejected_share=0.7, eject_for=9.0,
+                   eject_max=9.0, pool={"max_size": 4}) as rig:  # fmt: skip
+        warm = [await rig.lease() for _ in range(3)]
+        gate = rig.connectors["a"].hold("connect")
+        rig.cluster.pool("a").clear()
+        got: list[Any] = []
+
+        async def ask() -> None:
+            got.append(await rig.lease())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask)
+            await rig.until(lambda: len(got) == 2 and rig.cluster.pool("a").stats().waiting == 1, "one waits for a")
+            for number in range(3):
+                rig.cluster._submit(_fail_one, rig.cluster, OSError(f"broken {number}"))
+        assert {lease.node.name for lease in got} <= {"b", "c"}
+        gate.set()
+        for lease in [*warm, *got]:
+            await rig.give(lease)
+
+
+def _fail_one(cluster: Any, error: OSError) -> None:
+    member = cluster._core.members["a"]
+    member.leases += 1
+    cluster._core.failed(member, error, 0.0, cluster._clock())
+
+
+async def test_when_every_node_refuses_the_error_names_them_all(flavour: str) -> None:
+    """At once, not after the timeout."""
+    async with Rig(flavour, "a", "b") as rig:
+        rig.down("a")
+        rig.down("b")
+        with pytest.raises(NoNodeAvailable) as caught:
+            await rig.lease()
+        assert set(caught.value.errors) == {"a", "b"}
+        assert all(isinstance(error, ConnectionRefusedError) for error in caught.value.errors.values())
+        assert "a (usable): ConnectionRefusedError: a refuses" in str(caught.value)
+
+
+async def test_one_deadline_covers_queue_pool_and_connect(flavour: str) -> None:
+    """A connect that hangs on the only node: the caller's timeout ends it, and his place is free again."""
+    async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
+        gate = rig.connectors["a"].hold("connect")
+        with pytest.raises(AcquireTimeout):
+            await rig.lease(0.05)
+        assert rig.cluster.stats().leases == 0
+        gate.set()
+        await rig.give(await rig.lease())
+
+
+async def test_a_cancelled_caller_leaves_nothing_behind(flavour: str) -> None:
+    """In the queue, or while his node connects: his place goes to the next."""
+    if flavour == "threads":
+        pytest.skip("threads are not cancelled")
+    async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
+        held = await rig.lease()
+        with anyio.move_on_after(0.01):
+            await rig.lease()
+        assert rig.cluster.stats().waiting == 0
+        await rig.give(held, discard=True)
+        gate = rig.connectors["a"].hold("connect")
+        with anyio.move_on_after(0.01):
+            await rig.lease()
+        assert rig.cluster.stats().leases == 0
+        gate.set()
+        await rig.give(await rig.lease())
+
+
+async def test_a_dropped_lease_frees_its_place_for_one_who_waits(flavour: str) -> None:
+    """With the leak reported by the node's pool."""
+    async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
+        lease = await rig.lease()
+        got: list[Any] = []
+
+        async def wait() -> None:
+            got.append(await rig.lease())
+
+        with pytest.warns(ResourceWarning, match="fakes/a: a lease was dropped"):
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+                del lease
+                gc.collect()
+        await rig.give(got.pop())
+
+
+async def test_nodes_come_and_go_under_load_and_no_caller_notices(flavour: str) -> None:
+    """Added ones are warmed up first, removed ones drain; nothing but leases comes of it."""
+    async with Rig(flavour, "a", "b", pool={"max_size": 3}) as rig:
+        stop, served = [False], Counter[str]()
+
+        async def work() -> None:
+            while not stop[0]:
+                lease = await rig.lease()
+                served[lease.node.name] += 1
+                await anyio.sleep(0.001)
+                await rig.give(lease)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(work)
+            await rig.until(lambda: served["a"] and served["b"], "both serve")
+            rig.cluster.update(["b", "c"])
+            await rig.until(lambda: served["c"], "c serves")
+            await rig.until(lambda: "a" not in rig.states(), "a is gone")
+            stop[0] = True
+        assert rig.connectors["a"].live == 0
+        assert rig.connectors["a"].calls["abort"] == 0
+        assert [e.node for e in rig.events if e.kind is ClusterEventKind.NODE_REMOVED] == ["a"]
+
+
+async def test_an_added_node_opens_its_connections_one_after_another(flavour: str) -> None:
+    """warm_up=4: four connects before it gets callers, never two at once."""
+    async with Rig(flavour, "a", warm_up=4, pool={"max_size": 5}) as rig:
+        await rig.give(await rig.lease())
+        rig.cluster.update(["a", "b"])
+        await rig.until(lambda: rig.states()["b"] == "usable", "b is usable")
+        assert (rig.connectors["b"].calls["connect"], rig.connectors["b"].max_dialling) == (4, 1)
+
+
+async def test_a_closed_cluster_tells_those_who_wait_and_closes_every_pool(flavour: str) -> None:
+    """A lease that is out is closed when it comes back."""
+    async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
+        lease = await rig.lease()
+        outcome: list[BaseException] = []
+
+        async def wait() -> None:
+            try:
+                await rig.lease()
+            except PoolClosed as error:
+                outcome.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+            await rig.call(rig.cluster.close)
+        assert "closed while this caller waited" in str(outcome[0])
+        await rig.give(lease)
+        await rig.until(lambda: rig.connectors["a"].live == 0, "it is closed")
+        with pytest.raises(PoolClosed):
+            await rig.lease()
+
+
+async def test_drain_lets_leases_end(flavour: str) -> None:
+    """True if none was cut."""
+    async with Rig(flavour, "a", "b") as rig:
+        lease = await rig.lease()
+
+        async def later() -> None:
+            await anyio.sleep(0.02)
+            await rig.give(lease)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(later)
+            assert await rig.call(rig.cluster.drain, PATIENCE) is True
+
+
+async def test_acquire_and_release_do_what_lease_does(flavour: str) -> None:
+    """And a foreign connection is refused."""
+    async with Rig(flavour, "a") as rig:
+        connection = await rig.call(rig.cluster.acquire, PATIENCE, role=None)
+        assert rig.cluster.stats().leases == 1
+        await rig.call(rig.cluster.release, connection)
+        with pytest.raises(NotLeased):
+            await rig.call(rig.cluster.release, connection)
+
+
+async def test_roles_are_found_out_and_followed_through_a_failover(flavour: str) -> None:
+    """role_of is asked; an error that retires a connection makes it be asked anew, and callers follow the primary."""
+    roles = {"a": "primary", "b": "replica"}
+    owner: dict[int, str] = {}
+
+    def role_of(connection: Any) -> str:
+        name = next(n for n, fake in rig.connectors.items() if connection in fake.connections)
+        owner[id(connection)] = name
+        return roles[name]
+
+    async with Rig(flavour, "a", "b", role_of=role_of, role_interval=30.0) as rig:
+        lease = await rig.lease(role="primary")
+        assert lease.node.name == "a"
+        roles.update(a="replica", b="primary")
+        error = RuntimeError("25006")
+        error.verdict = Verdict.RETIRE  # type: ignore[attr-defined]
+        await rig.give(lease, error=error)
+        lease = await rig.lease(role="primary")
+        assert lease.node.name == "b"
+        await rig.give(lease)
+        changed = [(e.node, e.detail) for e in rig.events if e.kind is ClusterEventKind.ROLE_CHANGED]
+        assert ("b", "replica to primary") in changed
+
+
+class Scripted(Discovery):
+    """Answers what a test puts in."""
+
+    interval = 0.005
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.closed = threading.Event()
+
+    def find(self, last: Found | None) -> Found:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return Found(answer, again=0.005)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+async def test_discovery_changes_the_nodes_and_its_failures_change_nothing(flavour: str) -> None:
+    """A broken answer is told to the log and the listeners, and the old nodes stay."""
+    one, two = (Node("a"),), (Node("a"), Node("b"))
+    source = Scripted(one, ConfigError("broken"), (Node("a"), Node("a")), two)
+    async with Rig(flavour, discovery=source) as rig:
+        await rig.give(await rig.lease())
+        await rig.until(lambda: rig.states().get("b") == "usable", "b is there")
+        failures = [str(e.error) for e in rig.events if e.kind is ClusterEventKind.DISCOVERY_FAILED]
+        assert failures == ["broken", "Scripted: two nodes are called 'a'; names must be unique"]
+        assert rig.kinds().count(ClusterEventKind.NODE_ADDED) == 2
+    assert source.closed.is_set()
+
+
+async def test_a_discovery_that_fails_at_first_says_so(flavour: str) -> None:
+    """There is no old state to keep."""
+    with pytest.raises(ConfigError, match="broken"):
+        async with Rig(flavour, discovery=Scripted(ConfigError("broken"))) as rig:
+            await rig.lease()
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda kind: kind(lambda n: None, []), "no node at all"),
+        (lambda kind: kind(lambda n: None, ["a", "a"]), "two nodes are called 'a'"),
+        (lambda kind: kind(lambda n: None, "a"), "must be a list of nodes"),
+        (lambda kind: kind(lambda n: None, [7]), "7 is no node"),
+        (lambda kind: kind(lambda n: None, ["a"]), "must be a connector or something with lease"),
+        (lambda kind: kind(None, ["a"]), "make=None"),
+        (lambda kind: kind(lambda n: None, ["a"], balance="p2d"), "did you mean 'p2c'"),
+        (lambda kind: kind(lambda n: None, ["a"], eject_form=1), "did you mean 'eject_for'"),
+        (lambda kind: Node("a", weight=0), "weight=0: must be a number above 0"),
+        (lambda kind: Node("a", weight=-1.5), "weight=-1.5"),
+        (lambda kind: Node("a", priority=-1), "priority=-1"),
+        (lambda kind: Node(""), "name=''"),
+        (lambda kind: ClusterConfig(max_ejected_share=1.5), "not below 0 and at most 1"),
+        (lambda kind: ClusterConfig(eject_for=0), "eject_for=0: must be a number above 0"),
+        (lambda kind: ClusterConfig(eject_after=2.5), "a whole number not below 1, or None"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused_by_name(flavour: str, build: Any, match: str) -> None:
+    """One clear error, a ConfigError."""
+    with pytest.raises(ConfigError, match=match):
+        build(Cluster if flavour == "threads" else AsyncCluster)
+
+
+def test_the_twins_have_the_same_names_parameters_and_defaults() -> None:
+    """Cluster and AsyncCluster."""
+    for name in {n for n in dir(Cluster) if not n.startswith("_")} | {n for n in dir(AsyncCluster) if n[0] != "_"}:
+        one, other = getattr(Cluster, name, None), getattr(AsyncCluster, name, None)
+        assert one is not None, name
+        assert other is not None, name
+        if callable(one):
+            mine, others = inspect.signature(one).parameters, inspect.signature(other).parameters
+            assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in others.values()], name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_the_nodes_and_none_of_the_leases() -> None:
+    """It takes leases of its own, and closing the parent's there changes nothing."""
+    fakes: dict[str, FakeConnector] = {}
+    cluster = Cluster(
+        lambda node: fakes.setdefault(node.name, FakeConnector()), ["a", "b"], pool=PoolConfig(max_size=1)
+    )
+    leases = [cluster.lease(1) for _ in range(2)]
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            fresh = [cluster.lease(1) for _ in range(2)]
+            leases[0].close()
+            good = cluster.stats().leases == 2
+            for lease in fresh:
+                lease.close()
+            cluster.check_books()
+            code = 0 if good and not cluster.stats().leases else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    for lease in leases:
+        lease.close()
+    cluster.close()

@@ -1,0 +1,373 @@
+"""The decisions of a cluster, without threads or tasks: random schedules, and each rule by name."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from poolkit import AcquireTimeout, PoolClosed
+from poolkit.cluster import ClusterConfig, Node, NodeState, NoNodeAvailable
+from poolkit.cluster._core import Caller, ClusterCore, Do, Effect, Member
+from poolkit.cluster._node import checked_nodes
+from poolkit.policies.balance import SmoothWeighted
+
+
+class Rig:
+    """A core with a clock, and hands that carry nothing out but note what was asked."""
+
+    def __init__(
+        self, *nodes: Node | str, places: int = 2, roles: bool = False, seed: int = 1, **settings: Any
+    ) -> None:
+        self.now = 0.0
+        self.places = dict.fromkeys([n.name if isinstance(n, Node) else n for n in nodes], places)
+        config = ClusterConfig(**{"slow_start": 0.0, **settings})
+        self.core = ClusterCore("c", config, random.Random(seed).random, asks_roles=roles)
+        self.update(*nodes)
+        self.todo: list[Effect] = []
+        self.take()
+
+    def update(self, *nodes: Node | str) -> None:
+        wanted = checked_nodes(nodes)
+        old = self.core.members
+        made: dict[str, Any] = {}
+        for node in wanted:
+            if node.name not in old or not old[node.name].node.same_endpoint(node):
+                self.places.setdefault(node.name, 2)
+                made[node.name] = (object(), lambda name=node.name: self.places[name])
+        self.core.update(wanted, made, self.now)
+
+    def take(self) -> list[Effect]:
+        new = list(self.core.effects)
+        self.core.effects.clear()
+        self.todo += [effect for effect in new if effect.do in (Do.PROBE, Do.ROLE)]
+        return new
+
+    def ask(self, role: str | None = None, key: Any = None) -> Caller:
+        caller = Caller(role, key, self.now)
+        self.core.acquire(caller, self.now)
+        return caller
+
+    def member(self, name: str) -> Member:
+        return self.core.members[name]
+
+    def fail(self, name: str, times: int = 3) -> None:
+        """Leases on the node that break, each for a reason of its own."""
+        for number in range(times):
+            member = self.member(name)
+            member.leases += 1
+            self.core.failed(member, OSError(f"broken {number}"), 0.01, self.now)
+
+
+def on(caller: Caller) -> str | None:
+    return caller.outcome.name if isinstance(caller.outcome, Member) else None
+
+
+def test_nobody_waits_while_a_usable_node_has_a_place() -> None:
+    """Four callers fill two nodes of two places, the fifth waits and gets whatever comes free."""
+    rig = Rig("a", "b")
+    callers = [rig.ask() for _ in range(5)]
+    assert sorted(map(str, map(on, callers))) == ["None", "a", "a", "b", "b"]
+    rig.core.succeeded(rig.member("b"), 0.1, 1.0)
+    assert on(callers[4]) == "b"
+    rig.core.check()
+
+
+def test_the_oldest_who_accepts_the_node_is_served_first() -> None:
+    """Roles stand in queues of their own; among those who accept a node the oldest wins."""
+    rig = Rig(Node("p", role="primary"), Node("r", role="replica"), places=1)
+    assert {on(rig.ask("primary")), on(rig.ask("replica"))} == {"p", "r"}
+    first, second, third = rig.ask("replica"), rig.ask(), rig.ask("primary")
+    rig.core.succeeded(rig.member("p"), 0.1, 0.0)
+    assert (on(first), on(second), on(third)) == (None, "p", None)
+    rig.core.succeeded(rig.member("r"), 0.1, 0.0)
+    assert on(first) == "r"
+    rig.core.check()
+
+
+def test_one_who_could_not_connect_keeps_his_turn_and_is_served_elsewhere() -> None:
+    """He stands in front of those who came after him."""
+    rig = Rig("a", "b", places=1)
+    callers = [rig.ask() for _ in range(2)]
+    unlucky = next(caller for caller in callers if on(caller) == "a")
+    later = rig.ask()
+    unlucky.tried.add(rig.member("a"))
+    rig.core.failed(rig.member("a"), OSError("refused"), 0.0, 0.0)
+    assert on(later) == "a"
+    rig.core.acquire(unlucky, 0.0)
+    latest = rig.ask()
+    rig.core.succeeded(rig.member("b"), 0.1, 0.0)
+    assert on(unlucky) == "b"
+    assert latest.queued
+
+
+def test_failures_in_a_row_eject_a_node_and_success_in_between_does_not() -> None:
+    """Three, by default; several callers who hear of one failed connect count as one."""
+    rig = Rig("a", "b", "c")
+    rig.fail("a", 2)
+    rig.member("a").leases += 1
+    rig.core.succeeded(rig.member("a"), 0.1, 0.0)
+    rig.fail("a", 2)
+    one = OSError("refused")
+    for _ in range(5):
+        rig.member("b").leases += 1
+        rig.core.failed(rig.member("b"), one, 0.0, 0.0)
+    assert [m.state for m in rig.core.members.values()] == [NodeState.USABLE] * 3
+    rig.fail("a", 1)
+    assert rig.member("a").state is NodeState.EJECTED
+    assert Do.DROP in [effect.do for effect in rig.take()]
+    assert {on(rig.ask()) for _ in range(4)} == {"b", "c"}
+
+
+def test_an_ejection_lasts_longer_each_time_up_to_a_limit_and_is_forgiven() -> None:
+    """5, 10, 15, ... 20 seconds here; after 20 good seconds it counts from the start again."""
+    rig = Rig("a", "b", "c", eject_for=5.0, eject_max=20.0)
+    lengths = []
+    rig.fail("a")
+    for _ in range(6):
+        member = rig.member("a")
+        lengths.append(member.until - rig.now)
+        rig.now = member.until
+        rig.core.tick(rig.now)
+        assert member.state is NodeState.PROBING
+        rig.core.probed(member, OSError("still down"), None, rig.now)
+    assert lengths == [5, 10, 15, 20, 20, 20]
+    rig.now = rig.member("a").until
+    rig.core.tick(rig.now)
+    rig.core.probed(rig.member("a"), None, None, rig.now)
+    assert rig.member("a").state is NodeState.USABLE
+    rig.now += 21
+    rig.member("a").leases += 1
+    rig.core.succeeded(rig.member("a"), 0.1, rig.now)
+    rig.fail("a")
+    assert rig.member("a").until - rig.now == 5
+
+
+def test_never_more_than_a_share_of_the_nodes_is_ejected() -> None:
+    """Half of four; the others go on being tried, those that do not fail first."""
+    rig = Rig("a", "b", "c", "d")
+    for name in "abc":
+        rig.fail(name)
+    states = [member.state for member in rig.core.members.values()]
+    assert states.count(NodeState.EJECTED) == 2
+    assert rig.member("c").state is NodeState.USABLE
+    assert [on(rig.ask()) for _ in range(3)] == ["d", "d", "c"]
+    single = Rig("only")
+    single.fail("only", 50)
+    assert single.member("only").state is NodeState.USABLE
+
+
+def test_without_a_usable_node_a_caller_hears_each_nodes_last_error_at_once() -> None:
+    """Also those who wait when the last one goes."""
+    rig = Rig("a", "b", places=1, max_ejected_share=1.0)
+    rig.ask(), rig.ask()
+    waiting = rig.ask()
+    for name in "ab":
+        rig.fail(name)
+    assert isinstance(waiting.outcome, NoNodeAvailable)
+    refused = rig.ask().outcome
+    assert isinstance(refused, NoNodeAvailable)
+    assert {name: str(error) for name, error in refused.errors.items()} == {"a": "broken 2", "b": "broken 2"}
+    assert "a (ejected): OSError: broken 2; b (ejected): OSError: broken 2" in str(refused)
+
+
+def test_who_grants_time_waits_for_a_node() -> None:
+    """wait_for_node; a probe that succeeds serves him, and at the end of his patience he fails."""
+    rig = Rig("a", max_ejected_share=1.0, wait_for_node=2.0, eject_for=1.0)
+    rig.fail("a")
+    lucky = rig.ask()
+    assert lucky.queued
+    rig.now = 1.0
+    rig.core.tick(rig.now)
+    rig.core.probed(rig.member("a"), None, None, rig.now)
+    assert on(lucky) == "a"
+    rig.fail("a")
+    rig.fail("a")
+    unlucky = rig.ask()
+    assert rig.core.due <= 3.0
+    rig.now = 3.0
+    rig.core.tick(rig.now)
+    rig.core.probed(rig.member("a"), OSError("no"), None, rig.now)
+    assert isinstance(unlucky.outcome, NoNodeAvailable)
+
+
+def test_an_added_node_is_probed_first_and_begins_slowly() -> None:
+    """Its share rises with time: at a tenth of the slow start it gets about a tenth of its part."""
+    rig = Rig("a", slow_start=10.0, places=10**6, balance="random")
+    rig.update("a", "b")
+    rig.places["b"] = 10**6
+    assert [effect.member.name for effect in rig.take() if effect.do is Do.PROBE and effect.member] == ["b"]
+    assert {on(rig.ask()) for _ in range(20)} == {"a"}
+    rig.core.probed(rig.member("b"), None, None, 0.0)
+
+    def share(now: float) -> float:
+        rig.now = now
+        return [on(rig.ask()) for _ in range(2000)].count("b") / 2000
+
+    assert 0.02 < share(1.0) < 0.08
+    assert 0.2 < share(5.0) < 0.3
+    assert 0.45 < share(10.0) < 0.55
+
+
+def test_a_removed_node_drains_and_a_changed_one_keeps_its_leases() -> None:
+    """Another weight is a change in place, another address is another node."""
+    rig = Rig(Node("a", "x:1"), Node("b", "x:2"))
+    a = rig.member("a")
+    a.leases = 1
+    rig.update(Node("a", "x:1", weight=7), Node("c", "x:3"))
+    effects = [(effect.do, effect.member.name) for effect in rig.take() if effect.member]
+    assert rig.member("a") is a
+    assert a.weight == 7
+    assert effects == [(Do.PROBE, "c"), (Do.DRAIN, "b")]
+    rig.update(Node("a", "x:9"), Node("c", "x:3"))
+    assert rig.member("a") is not a
+    assert a.state is NodeState.DRAINING
+    rig.core.succeeded(a, 1.0, 0.0)
+    assert a.leases == 0
+
+
+def test_priorities_spill_over_when_full_down_or_thinned_out() -> None:
+    """The second group serves when the first has no place, and a part of the callers when it has lost nodes."""
+    far = Node("far", priority=1)
+    rig = Rig("a", "b", far, places=1)
+    assert [{on(rig.ask()), on(rig.ask())}, on(rig.ask())] == [{"a", "b"}, "far"]
+    thin = Rig("a", "b", "c", "d", far, places=10**6, balance="random")
+    thin.fail("a"), thin.fail("b")
+    chosen = [on(thin.ask()) for _ in range(4000)]
+    assert 0.25 < chosen.count("far") / 4000 < 0.32  # 1 - (2/4) / 0.7
+
+
+def test_the_own_zone_comes_first() -> None:
+    """Within a priority; the rest when it is full."""
+    rig = Rig(Node("here", zone="eu"), Node("there", zone="us"), places=2, zone="eu")
+    assert [on(rig.ask()) for _ in range(4)] == ["here", "here", "there", "there"]
+
+
+def test_prefer_replica_takes_a_replica_while_one_is_free() -> None:
+    """Else the primary; a plain role never does."""
+    rig = Rig(Node("p", role="primary"), Node("r", role="replica"), places=1)
+    assert [on(rig.ask("prefer-replica")) for _ in range(2)] == ["r", "p"]
+    assert rig.ask("replica").queued
+
+
+def test_a_key_stays_with_its_node_while_that_is_free() -> None:
+    """And comes back to it; other keys are not moved."""
+    rig = Rig("a", "b", "c", "d", places=1000)
+    home = {key: on(rig.ask(key=key)) for key in range(40)}
+    assert set(home.values()) == {"a", "b", "c", "d"}
+    rig.fail("a")
+    moved = {key: on(rig.ask(key=key)) for key in range(40)}
+    assert {key for key in home if home[key] != moved[key]} == {key for key in home if home[key] == "a"}
+
+
+def test_roles_are_asked_for_and_waited_for() -> None:
+    """A caller who wants the primary waits while the nodes are being asked, and fails if none is."""
+    rig = Rig("a", "b", roles=True)
+    caller = rig.ask("primary")
+    rig.take()
+    assert caller.queued
+    assert {effect.member.name for effect in rig.todo if effect.member} == {"a", "b"}
+    rig.core.role_found(rig.member("a"), None, "replica", 0.0)
+    rig.core.role_found(rig.member("b"), None, "primary", 0.0)
+    assert on(caller) == "b"
+    rig.todo.clear()
+    rig.core.misled(rig.member("b"), RuntimeError("25006"), 0.0, 1.0)
+    rig.now = 1.0
+    waiting = rig.ask("primary")
+    rig.take()
+    assert waiting.queued
+    assert {effect.member.name for effect in rig.todo if effect.member} == {"a", "b"}
+    rig.core.role_found(rig.member("b"), None, "replica", 1.0)
+    rig.core.role_found(rig.member("a"), None, "primary", 1.0)
+    assert on(waiting) == "a"
+    rig.core.misled(rig.member("a"), RuntimeError("25006"), 0.0, 2.0)
+    lost = rig.ask("primary")
+    for name in "ab":
+        rig.core.role_found(rig.member(name), None, "replica", 2.0)
+    assert isinstance(lost.outcome, NoNodeAvailable)
+    assert "a (usable, replica)" in str(lost.outcome)
+
+
+def test_the_strategy_is_asked_only_among_the_candidates() -> None:
+    """Smooth weighting of a cluster: exact shares, as in the policy's own test."""
+    rig = Rig(
+        *(Node(f"n{i}", weight=w) for i, w in enumerate((1, 1, 2, 2, 5, 5))), places=1000, balance=SmoothWeighted()
+    )
+    got = [on(rig.ask()) for _ in range(160)]
+    assert [got.count(f"n{i}") for i in range(6)] == [10, 10, 20, 20, 50, 50]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) -> None:
+    """Callers of all kinds come, time out and leave; nodes fail, come back, change places and role, come and go."""
+    chance = random.Random(seed)
+    names = ["a", "b", "c", "d", "e"]
+    strategies = ["p2c", "least_in_use", "round_robin", "random", "weighted", "smooth", "dynamic"]
+    rig = Rig(*names[:4], places=chance.randint(1, 3), roles=chance.random() < 0.5, seed=seed, eject_for=0.5,
+              balance=chance.choice(strategies), wait_for_node=chance.choice([0.0, 1.0]),
+              max_ejected_share=chance.choice([0.25, 0.5, 1.0]), slow_start=chance.choice([0.0, 2.0]))  # fmt: skip
+    core = rig.core
+    waiting: list[Caller] = []
+    held: list[tuple[Caller, Member]] = []
+    ended: set[int] = set()
+
+    def collect() -> None:
+        """Callers who have their outcome go on with it."""
+        for caller in [one for one in waiting if one.outcome is not None]:
+            waiting.remove(caller)
+            assert id(caller) not in ended
+            outcome = caller.outcome
+            if isinstance(outcome, Member):
+                assert caller.accepts(outcome) or rig.core.asks_roles
+                if chance.random() < 0.2:  # connecting fails: elsewhere
+                    caller.outcome = None
+                    caller.tried.add(outcome)
+                    core.failed(outcome, OSError("refused"), 0.0, rig.now)
+                    core.acquire(caller, rig.now)
+                    waiting.append(caller)
+                else:
+                    caller.outcome = None
+                    held.append((caller, outcome))
+            else:
+                assert isinstance(outcome, (NoNodeAvailable, AcquireTimeout))
+
+    for _ in range(400):
+        rig.now += chance.random() * 0.1
+        what = chance.random()
+        if what < 0.4:
+            role = chance.choice([None, None, "primary", "replica", "prefer-replica"])
+            key = chance.choice([None, chance.randint(0, 5)])
+            waiting.append(rig.ask(role, key))
+        elif what < 0.7 and held:
+            _, member = held.pop(chance.randrange(len(held)))
+            error = OSError("broke")
+            chance.choice([
+                lambda m=member: core.succeeded(m, 0.1, rig.now),
+                lambda m=member: core.succeeded(m, 0.1, rig.now),
+                lambda m=member, e=error: core.failed(m, e, 0.1, rig.now),
+                lambda m=member: core.give_up(m, rig.now),
+                lambda m=member, e=error: core.misled(m, e, 0.1, rig.now),
+            ])()  # fmt: skip
+        elif what < 0.75 and waiting:
+            core.abandon(waiting.pop(chance.randrange(len(waiting))), rig.now, timed_out=True)
+        elif what < 0.8:
+            rig.update(*(Node(n, role=None) for n in chance.sample(names, chance.randint(1, 5))))
+        elif what < 0.84:
+            rig.places[chance.choice(names)] = chance.randint(1, 4)
+            core.settle(rig.now)
+        elif rig.todo:
+            effect = rig.todo.pop(chance.randrange(len(rig.todo)))
+            assert effect.member is not None
+            found = None if chance.random() < 0.6 else OSError("down")
+            done = core.probed if effect.do is Do.PROBE else core.role_found
+            done(effect.member, found, chance.choice(["primary", "replica"]), rig.now)
+        if rig.now >= core.due:
+            core.tick(rig.now)
+        rig.take()
+        collect()
+        core.check()
+        on_nodes = sum(member.leases for member in (*core.members.values(), *core.leaving))
+        assert on_nodes == len(held) + sum(isinstance(one.outcome, Member) for one in waiting)
+    core.close(rig.now)
+    assert all(isinstance(caller.outcome, (PoolClosed, Member, NoNodeAvailable)) for caller in waiting)

@@ -1,0 +1,268 @@
+"""Where nodes come from: files, DNS and etcd, each as it really is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolkit import ConfigError, MissingExtra
+from poolkit.cluster import (
+    Cluster,
+    ClusterEvent,
+    ClusterEventKind,
+    Discovery,
+    DNSDiscovery,
+    EtcdDiscovery,
+    FileDiscovery,
+    Node,
+    SRVDiscovery,
+    parse_nodes,
+)
+from poolkit.testing import FakeConnector
+from tests.cluster.dns_server import DNSServer
+from tests.cluster.etcd_server import EtcdServer
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def watch(source: Discovery, events: list[ClusterEvent] | None = None) -> Cluster[Any]:
+    listeners = [] if events is None else [events.append]
+    return Cluster(lambda node: FakeConnector(), source, name="watched", listeners=listeners)
+
+
+def write(path: Path, text: str) -> None:
+    """As one should: rename a finished file over the old one."""
+    fresh = path.with_name("fresh")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+
+
+TOML = """
+[[nodes]]
+name = "a"
+address = "10.0.0.1:5432"
+weight = 2
+role = "primary"
+params = {db = "shop"}
+
+[[nodes]]
+name = "b"
+"""
+YAML = """
+nodes:
+  - {name: a, address: "10.0.0.1:5432", weight: 2, role: primary, params: {db: shop}}
+  - b
+"""
+WANTED = (Node("a", "10.0.0.1:5432", weight=2, role="primary", params={"db": "shop"}), Node("b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nodes.toml", TOML),
+        ("nodes.yaml", YAML),
+        ("nodes.json", json.dumps({"nodes": [
+            {"name": "a", "address": "10.0.0.1:5432", "weight": 2, "role": "primary", "params": {"db": "shop"}}, "b",
+        ]})),
+    ],
+)  # fmt: skip
+def test_toml_yaml_and_json_say_the_same(tmp_path: Path, name: str, text: str) -> None:
+    """All fields of a node; a bare string is an address."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert FileDiscovery(tmp_path / name).find(None).nodes == WANTED
+
+
+def test_a_watched_file_changes_the_running_cluster_and_a_broken_one_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights in place, nodes added; what cannot be meant is refused as a whole and told once."""
+    path = tmp_path / "nodes.json"
+    write(path, '{"nodes": ["a", "b"]}')
+    events: list[ClusterEvent] = []
+    with watch(FileDiscovery(path, interval=0.01), events) as cluster:
+        kept = cluster.pool("a")
+        write(path, '{"nodes": [{"name": "a", "weight": 5}, "b", "c"]}')
+        until(lambda: len(cluster.nodes) == 3)
+        assert cluster.nodes[0].weight == 5
+        assert cluster.pool("a") is kept
+        with caplog.at_level(logging.WARNING, "poolkit"):
+            write(path, '{"nodes": [{"name": "a", "weight": 1}, {"name": "d", "weight": 0}]}')
+            until(lambda: events[-1].kind is ClusterEventKind.DISCOVERY_FAILED)
+            time.sleep(0.05)
+        told = [record.getMessage() for record in caplog.records if "discovery failed" in record.getMessage()]
+        assert len(told) == 1
+        assert f"{path}: nodes[1]: node 'd': weight=0: must be a number above 0" in told[0]
+        assert [node.weight for node in cluster.nodes] == [5, 1, 1]
+        path.unlink()
+        until(lambda: "cannot be read" in str(events[-1].error))
+        write(path, '{"nodes": ["z"]}')
+        until(lambda: cluster.nodes == (Node("z"),))
+
+
+@pytest.mark.parametrize(
+    ("document", "match"),
+    [
+        ([], "must be a table with a list 'nodes', not list"),
+        ({}, "'nodes' must be a list"),
+        ({"nodes": {}}, "'nodes' must be a list"),
+        ({"nodes": []}, "no node at all"),
+        ({"nods": []}, "'nods': no such entry; did you mean 'nodes'"),
+        ({"nodes": [3]}, r"nodes\[0\]: must be a table"),
+        ({"nodes": [{}]}, r"nodes\[0\]: has no 'name'"),
+        ({"nodes": [{"name": "a", "wieght": 2}]}, "'wieght': no such entry; did you mean 'weight'"),
+        ({"nodes": [{"name": "a", "weight": "2"}]}, "weight='2': must be a number above 0"),
+        ({"nodes": ["a", "a"]}, "two nodes are called 'a'"),
+        ({"nodes": [{"name": "a", "params": 1}]}, "params=1: must be a table"),
+    ],
+)
+def test_a_malformed_document_is_refused_with_the_place_and_what_would_be_right(document: Any, match: str) -> None:
+    """The error begins with the source."""
+    with pytest.raises(ConfigError, match=f"^here: ?.*{match}"):
+        parse_nodes(document, "here")
+
+
+def test_files_that_are_no_documents_are_refused(tmp_path: Path) -> None:
+    """Unknown kinds, broken syntax, files that are not there."""
+    for name, text, match in (
+        ("x.ini", "", "must be a .toml"),
+        ("x.toml", "=", "not valid TOML"),
+        ("x.json", "{", "not valid JSON"),
+        ("x.yaml", "a: [", "not valid YAML"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=match):
+            FileDiscovery(tmp_path / name).find(None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        FileDiscovery(tmp_path / "none.toml").find(None)
+
+
+# -- DNS --------------------------------------------------------------------------------------------------------------
+
+
+def test_addresses_of_a_name_are_nodes() -> None:
+    """Through the system's resolver, which knows localhost everywhere."""
+    found = DNSDiscovery("localhost", 5432, family=socket.AF_INET, interval=7.0).find(None)
+    assert (found.nodes, found.again) == ((Node("127.0.0.1:5432"),), 7.0)
+    with pytest.raises(socket.gaierror):
+        DNSDiscovery("no-such-host.invalid", 5432).find(None)
+
+
+@pytest.fixture
+def dns_server() -> Iterator[DNSServer]:
+    with DNSServer() as server:
+        yield server
+
+
+def test_srv_records_are_nodes_with_priorities_weights_and_a_ttl(dns_server: DNSServer) -> None:
+    """RFC 2782; a weight of zero is little, not nothing."""
+    records = ["20 0 5433 c.test.", "10 60 5432 a.test.", "10 20 5432 b.test."]
+    dns_server.records["_db._tcp.test.", "SRV"] = (17, records)
+    found = SRVDiscovery("_db._tcp.test", resolver=dns_server.resolver()).find(None)
+    assert found.nodes == (
+        Node("a.test:5432", weight=60, priority=0),
+        Node("b.test:5432", weight=20, priority=0),
+        Node("c.test:5433", weight=0.2, priority=1),
+    ) or found.nodes == (
+        Node("b.test:5432", weight=20, priority=0),
+        Node("a.test:5432", weight=60, priority=0),
+        Node("c.test:5433", weight=0.2, priority=1),
+    )
+    assert found.again == 17.0
+
+
+def test_a_cluster_follows_the_name_server_by_the_ttl_and_keeps_its_nodes_when_it_is_silent(
+    dns_server: DNSServer,
+) -> None:
+    """A change is seen when the TTL is over; NXDOMAIN changes nothing."""
+    name = "_db._tcp.test."
+    dns_server.records[name, "SRV"] = (0, ["0 1 1 a.test."])
+    events: list[ClusterEvent] = []
+    source = SRVDiscovery("_db._tcp.test", resolver=dns_server.resolver(), min_interval=0.02)
+    source.interval = 0.02
+    with watch(source, events) as cluster:
+        dns_server.records[name, "SRV"] = (0, ["0 1 1 a.test.", "0 1 2 a.test."])
+        until(lambda: [node.name for node in cluster.nodes] == ["a.test:1", "a.test:2"])
+        del dns_server.records[name, "SRV"]
+        until(lambda: events[-1].kind is ClusterEventKind.DISCOVERY_FAILED)
+        assert type(events[-1].error).__name__ == "NXDOMAIN"
+        assert len(cluster.nodes) == 2
+
+
+def test_srv_without_dnspython_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pip line."""
+    monkeypatch.setitem(sys.modules, "dns", None)
+    monkeypatch.setitem(sys.modules, "dns.resolver", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'poolkit\[dns\]'"):
+        SRVDiscovery("_db._tcp.test")
+
+
+# -- etcd -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[EtcdServer]:
+    if not EtcdServer.installed():
+        pytest.skip("etcd is not installed (Debian: etcd-server)")
+    with EtcdServer() as server:
+        yield server
+
+
+def test_etcd_is_watched(etcd: EtcdServer) -> None:
+    """Added, changed and removed keys are seen at once; a malformed value changes nothing; a restart is survived."""
+    etcd.put("/db/nodes/a", {"address": "10.0.0.1:5432", "weight": 2})
+    etcd.put("/db/nodes/b", '"10.0.0.2:5432"')
+    etcd.put("/db/other", "not a node")
+    events: list[ClusterEvent] = []
+    source = EtcdDiscovery("/db/nodes/", endpoint=etcd.url, watch_for=0.5)
+    source.interval = 0.05
+    with watch(source, events) as cluster:
+        assert cluster.nodes == (Node("a", "10.0.0.1:5432", weight=2), Node("b", "10.0.0.2:5432"))
+        etcd.put("/db/nodes/c", {"address": "10.0.0.3:5432"})
+        until(lambda: len(cluster.nodes) == 3)
+        etcd.delete("/db/nodes/b")
+        until(lambda: [node.name for node in cluster.nodes] == ["a", "c"])
+        etcd.put("/db/nodes/c", "{")
+        until(lambda: "etcd /db/nodes/c: not valid JSON" in str(events[-1].error))
+        etcd.put("/db/nodes/c", {"address": "10.0.0.3:5432", "weight": 9})
+        until(lambda: cluster.nodes[1].weight == 9)
+        etcd.kill()
+        until(lambda: events[-1].kind is ClusterEventKind.DISCOVERY_FAILED)
+        assert len(cluster.nodes) == 2
+        etcd.start()
+        etcd.put("/db/nodes/d", '"10.0.0.4:5432"')
+        until(lambda: [node.name for node in cluster.nodes] == ["a", "c", "d"])
+
+
+def test_closing_a_cluster_ends_the_watch(etcd: EtcdServer) -> None:
+    """The thread that waits for etcd is let go at once."""
+    etcd.put("/one/a", '"x:1"')
+    source = EtcdDiscovery("/one/", endpoint=etcd.url)
+    cluster = watch(source)
+    until(lambda: source._watching is not None and source._watching.sock is not None)
+    connection = source._watching
+    assert connection is not None
+    cluster.close()
+    until(lambda: connection.sock is None)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "match"), [({"prefix": ""}, "prefix=''"), ({"endpoint": "etcd:2379"}, "endpoint=")]
+)
+def test_etcd_settings_that_cannot_be_meant_are_refused(keywords: dict[str, str], match: str) -> None:
+    """Before anything is asked."""
+    with pytest.raises(ConfigError, match=match):
+        EtcdDiscovery(**{"prefix": "/x/", **keywords})
