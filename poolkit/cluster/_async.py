@@ -199,9 +199,9 @@ class AsyncCluster(ClusterShell[C]):
                     if now >= deadline:
                         error = self._decide(self._expire, caller, now)
                         if error is not None:
-                            raise error
+                            raise self._translated(error)
                 if not isinstance(caller.outcome, Member):
-                    raise caller.outcome
+                    raise self._translated(caller.outcome)
                 lease = await self._open(caller, caller.outcome, deadline)
                 if lease is not None:
                     return lease

@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("poolkit")
 
+_FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""OSErrors that a block raises about files, never about a connection that stood."""
+
 _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -318,6 +321,10 @@ class ClusterShell(Generic[C]):
             f"{self.name}: no place on a node in {now - caller.since:.2f} s ({ahead} ahead of you; {nodes})"
         )
 
+    def _translated(self, error: BaseException) -> BaseException:
+        """An error of the cluster as its callers are to see it; for adapters, whose errors are the driver's too."""
+        return error
+
     def _not_opened(self, caller: Caller, member: Member, error: BaseException, spent: float, late: bool) -> bool:
         """The node's pool gave no lease: whether another node may be tried."""
         core, now = self._core, self._clock()
@@ -337,7 +344,7 @@ class ClusterShell(Generic[C]):
         """A lease has ended: its place passes on, the node gets the credit or the blame. Never waits."""
         core, now = self._core, self._clock()
         spent = now - since
-        if error is None:
+        if error is None or isinstance(error, _FILES):
             self._submit(core.succeeded, member, spent, now)
         elif not isinstance(error, Exception):
             self._submit(core.give_up, member, now)  # cancelled: says nothing about the node

@@ -151,9 +151,9 @@ class Cluster(ClusterShell[C]):
                     if now >= deadline:
                         error = self._decide(self._expire, caller, now)
                         if error is not None:
-                            raise error
+                            raise self._translated(error)
                 if not isinstance(caller.outcome, Member):
-                    raise caller.outcome
+                    raise self._translated(caller.outcome)
                 lease = self._open(caller, caller.outcome, deadline)
                 if lease is not None:
                     return lease
@@ -224,8 +224,14 @@ class Cluster(ClusterShell[C]):
         role: str | None = None
         try:
             assert self._role_of is not None
-            with member.pool.lease(self._config.probe_timeout) as connection:
-                role = self._role_of(connection)
+            lease = member.pool.lease(self._config.probe_timeout)
+            try:
+                role = self._role_of(lease.connection)
+            except BaseException as failure:
+                error = failure
+                raise
+            finally:
+                lease.close(error=error)
         except BaseException as failure:  # noqa: BLE001  told to the core
             error = failure
         self._role_after(member, error, role)

@@ -21,6 +21,8 @@ psycopg_pool 3.3 (https://www.psycopg.org/psycopg3/docs/api/pool.html); the diff
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .._errors import missing_extra
 
 try:
@@ -47,7 +49,21 @@ from ._errors import (
 from ._null import PoolkitNullConnectionPool
 from ._sync import PoolkitConnectionPool
 
+if TYPE_CHECKING:
+    from ._cluster import AsyncPoolkitCluster, NoServerAvailable, PoolkitCluster, role_of, role_of_async
+
+
+def __getattr__(name: str) -> Any:
+    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    if name in ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async"):
+        from . import _cluster
+
+        return getattr(_cluster, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = (
+    "AsyncPoolkitCluster",
     "AsyncPoolkitConnectionPool",
     "AsyncPoolkitNullConnectionPool",
     "CircuitOpen",
@@ -55,13 +71,17 @@ __all__ = (
     "ConnectTimeout",
     "ForeignConnection",
     "InvalidConninfo",
+    "NoServerAvailable",
     "PoolClosed",
     "PoolSuspended",
     "PoolTimeout",
+    "PoolkitCluster",
     "PoolkitConnectionPool",
     "PoolkitNullConnectionPool",
     "ServerUnavailable",
     "TooManyRequests",
+    "role_of",
+    "role_of_async",
 )
 
 del psycopg, psycopg_pool

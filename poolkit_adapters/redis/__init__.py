@@ -8,6 +8,8 @@ for ``ConnectionPool``::
 With Sentinel: ``sentinel.master_for("main", connection_pool_class=PoolkitSentinelConnectionPool)``.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
 from poolkit_adapters.redis._errors import (
     RedisAcquireTimeout,
@@ -22,13 +24,31 @@ from poolkit_adapters.redis._errors import (
 from poolkit_adapters.redis._sentinel import AsyncPoolkitSentinelConnectionPool, PoolkitSentinelConnectionPool
 from poolkit_adapters.redis._threads import PoolkitConnectionPool
 
+if TYPE_CHECKING:
+    from ._group import AsyncPoolkitServerGroup, PoolkitServerGroup, RedisNoServerAvailable, role_of, role_of_async
+
+
+def __getattr__(name: str) -> Any:
+    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    if name in ("AsyncPoolkitServerGroup", "PoolkitServerGroup", "RedisNoServerAvailable", "role_of", "role_of_async"):
+        from . import _group
+
+        return getattr(_group, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = (
     "PoolkitConnectionPool",
     "AsyncPoolkitConnectionPool",
     "PoolkitSentinelConnectionPool",
     "AsyncPoolkitSentinelConnectionPool",
+    "PoolkitServerGroup",
+    "AsyncPoolkitServerGroup",
+    "role_of",
+    "role_of_async",
     "RedisAcquireTimeout",
     "RedisCircuitOpen",
+    "RedisNoServerAvailable",
     "RedisConnectFailed",
     "RedisConnectTimeout",
     "RedisPoolBusy",

@@ -21,6 +21,7 @@ from poolkit_adapters._errors import adapted
 from poolkit_adapters.redis._driver import exceptions
 
 __all__ = (
+    "KINDS",
     "RedisAcquireTimeout",
     "RedisCircuitOpen",
     "RedisConnectFailed",
@@ -78,7 +79,7 @@ class RedisPoolSuspended(PoolSuspended, exceptions.ConnectionError):
     """The pool was suspended with ``fail_fast=True``."""
 
 
-_KINDS: Mapping[type[PoolError], type[PoolError]] = {
+KINDS: Mapping[type[PoolError], type[PoolError]] = {
     ServerUnavailable: RedisServerUnavailable,
     AcquireTimeout: RedisAcquireTimeout,
     PoolBusy: RedisPoolBusy,
@@ -94,7 +95,7 @@ def pool_error(error: PoolError) -> PoolError:
     """An error of the engine with redis-py's type beside poolkit's."""
     if isinstance(error, exceptions.RedisError):  # from the connector: is both already
         return error
-    return adapted(error, _KINDS)
+    return adapted(error, KINDS)
 
 
 def connect_error(error: BaseException) -> BaseException:

@@ -11,6 +11,8 @@ Both take every argument of the class they stand in for, and every setting of :c
 them: ``create_engine(url, poolclass=PoolkitPool, pool_size=10, idle_timeout=300, max_lifetime=1800)``.
 """
 
+from typing import TYPE_CHECKING, Any
+
 try:
     import sqlalchemy as _sqlalchemy  # noqa: F401 - the one that tells whether the extra is installed
 except ImportError as error:
@@ -22,13 +24,31 @@ from ._async import AsyncPoolkitPool
 from ._errors import PoolBusy, PoolCircuitOpen, PoolClosed, PoolServerUnavailable, PoolSuspended, PoolTimeout
 from ._pool import PoolkitPool
 
+if TYPE_CHECKING:
+    from ._cluster import AsyncPoolkitCluster, NoServerAvailable, PoolkitCluster, role_of, role_of_async
+
+
+def __getattr__(name: str) -> Any:
+    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    if name in ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async"):
+        from . import _cluster
+
+        return getattr(_cluster, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = (
+    "AsyncPoolkitCluster",
     "AsyncPoolkitPool",
+    "NoServerAvailable",
     "PoolBusy",
     "PoolCircuitOpen",
     "PoolClosed",
     "PoolServerUnavailable",
     "PoolSuspended",
     "PoolTimeout",
+    "PoolkitCluster",
     "PoolkitPool",
+    "role_of",
+    "role_of_async",
 )

@@ -1,0 +1,288 @@
+"""Several PostgreSQL servers behind one ``connection()``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from types import TracebackType
+from typing import Any
+
+import psycopg
+import psycopg_pool
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
+
+import poolkit
+from poolkit import ConfigError, PoolConfig, Verdict
+from poolkit.cluster import (
+    AsyncCluster,
+    AsyncClusterLease,
+    Cluster,
+    ClusterConfig,
+    ClusterEvent,
+    ClusterLease,
+    Discovery,
+    Node,
+    NodePool,
+    NoNodeAvailable,
+)
+
+from .._errors import adapted
+from ._async import AsyncPoolkitConnectionPool
+from ._errors import KINDS, behind_wrong_server, classify
+from ._sync import PoolkitConnectionPool
+
+__all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
+
+_ROLE = "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool"
+
+
+class NoServerAvailable(NoNodeAvailable, psycopg_pool.PoolTimeout):
+    """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
+
+
+_KINDS: dict[type[poolkit.PoolError], type[poolkit.PoolError]] = {**KINDS, NoNodeAvailable: NoServerAvailable}
+
+
+def role_of(connection: psycopg.Connection[Any]) -> str:
+    """The server's role: "primary" if it takes writes, else "replica" (libpq's ``read-write``, ``read-only``)."""
+    try:
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            row = cursor.execute(_ROLE).fetchone()
+    finally:
+        if not connection.closed:
+            connection.rollback()
+    return "replica" if row is not None and row[0] else "primary"
+
+
+async def role_of_async(connection: psycopg.AsyncConnection[Any]) -> str:
+    """As :func:`role_of`."""
+    try:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(_ROLE)
+            row = await cursor.fetchone()
+    finally:
+        if not connection.closed:
+            await connection.rollback()
+    return "replica" if row is not None and row[0] else "primary"
+
+
+def conninfo_of(node: Node, common: str) -> str:
+    """The connection string of a node: what all share, then its address (host:port, URL or key=value), then params."""
+    address = node.address
+    try:
+        if "=" in address or "://" in address:
+            own = conninfo_to_dict(address)
+        elif address.startswith("/"):
+            own = {"host": address}
+        else:
+            host, _, port = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "")
+            own = {"host": host.strip("[]"), **({"port": port} if port else {})}
+        return make_conninfo(common, **{**own, **node.params})
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"node {node.name!r}: address={address!r}: {error}", "address") from None
+
+
+def _judge(error: BaseException) -> Verdict:
+    """What an error in a block means for the server: only psycopg's own errors say anything."""
+    if getattr(error, "_poolkit_misled", False):
+        return Verdict.RETIRE
+    return classify(error) if isinstance(error, psycopg.Error) else Verdict.KEEP
+
+
+def _note_misled(connection: Any, error: BaseException | None) -> None:
+    if error is not None and not connection.closed and behind_wrong_server(connection, error):
+        error._poolkit_misled = True  # type: ignore[attr-defined]
+
+
+class _Lease:
+    """A connection of one node's pool, as the cluster wants it."""
+
+    def __init__(self, pool: Any, connection: Any) -> None:
+        self._pool = pool
+        self.connection = connection
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        _note_misled(self.connection, error)
+        if discard:
+            self.connection._pool = None
+            self.connection.close()
+            self.connection._pool = self._pool
+        self._pool._give(self.connection, error)
+
+
+class _AsyncLease(_Lease):
+    async def close(  # type: ignore[override]
+        self, *, discard: bool = False, error: BaseException | None = None
+    ) -> None:
+        _note_misled(self.connection, error)
+        if discard:
+            self.connection._pool = None
+            await self.connection.close()
+            self.connection._pool = self._pool
+        await self._pool._give(self.connection, error)
+
+
+class _Server(NodePool):
+    classify = staticmethod(_judge)
+
+    def __init__(self, pool: PoolkitConnectionPool[Any]) -> None:
+        self.pool = pool
+        self.poolkit = pool.poolkit
+
+    def lease(self, timeout: float | None) -> _Lease:
+        return _Lease(self.pool, self.pool.getconn(math.inf if timeout is None else timeout))
+
+    def close(self, timeout: float | None) -> None:
+        self.pool.close(math.inf if timeout is None else timeout)
+
+
+class _AsyncServer(NodePool):
+    classify = staticmethod(_judge)
+
+    def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:
+        self.pool = pool
+        self.poolkit = pool.poolkit
+
+    async def lease(self, timeout: float | None) -> _AsyncLease:
+        if self.pool.closed and not self.poolkit.closed:
+            await self.pool.open()
+        return _AsyncLease(self.pool, await self.pool.getconn(math.inf if timeout is None else timeout))
+
+    async def close(self, timeout: float | None) -> None:
+        await self.pool.close(math.inf if timeout is None else timeout)
+
+
+class _Block:
+    """Commits or rolls back at the end, then returns the connection."""
+
+    def __init__(self, take: Callable[[], ClusterLease[Any]]) -> None:
+        self._take = take
+
+    def __enter__(self) -> psycopg.Connection[Any]:
+        self._lease = self._take()
+        connection: psycopg.Connection[Any] = self._lease.connection
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lease = self._lease
+        try:
+            lease.connection.__exit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            lease.close(error=error)
+
+
+class _AsyncBlock:
+    def __init__(self, take: Callable[[], Awaitable[AsyncClusterLease[Any]]]) -> None:
+        self._take = take
+
+    async def __aenter__(self) -> psycopg.AsyncConnection[Any]:
+        self._lease = await self._take()
+        connection: psycopg.AsyncConnection[Any] = self._lease.connection
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lease = self._lease
+        try:
+            await lease.connection.__aexit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            await lease.close(error=error)
+
+
+class PoolkitCluster(Cluster[Any]):
+    """A :class:`PoolkitConnectionPool` for each of several servers, behind one :meth:`connection`.
+
+    ``nodes``: addresses (``host:port``, URLs, connection strings), :class:`~poolkit.cluster.Node` objects, or a
+    discovery. ``conninfo``: what all servers share, database and user above all. ``pool``: the settings of each
+    server's pool. ``pool_options``: further arguments of its :class:`PoolkitConnectionPool` (``configure``, ``kwargs``,
+    ``connection_class`` ...). The rest as :class:`poolkit.cluster.Cluster`; roles are found out by :func:`role_of`
+    unless ``roles=False``.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        conninfo: str = "",
+        *,
+        pool: PoolConfig | None = None,
+        pool_options: dict[str, Any] | None = None,
+        roles: bool = True,
+        config: ClusterConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **settings: Any,
+    ) -> None:
+        settled, options = pool or PoolConfig(), pool_options or {}
+
+        def make(node: Node) -> _Server:
+            return _Server(
+                PoolkitConnectionPool(
+                    conninfo_of(node, conninfo), config=settled, open=True, name=f"{self.name}/{node.name}", **options
+                )
+            )
+
+        super().__init__(
+            make, nodes, config, name=name, listeners=listeners, role_of=role_of if roles else None, **settings
+        )
+
+    def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _Block:
+        """``with cluster.connection(role="primary") as conn``: committed (or rolled back) and returned at the end.
+
+        ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are psycopg's, too.
+        """
+        asked = {} if timeout is None else {"timeout": timeout}
+        return _Block(lambda: self.lease(role=role, key=key, **asked))
+
+    def _translated(self, error: BaseException) -> BaseException:
+        return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error
+
+
+class AsyncPoolkitCluster(AsyncCluster[Any]):
+    """As :class:`PoolkitCluster`, with :class:`AsyncPoolkitConnectionPool` (asyncio)."""
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        conninfo: str = "",
+        *,
+        pool: PoolConfig | None = None,
+        pool_options: dict[str, Any] | None = None,
+        roles: bool = True,
+        config: ClusterConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **settings: Any,
+    ) -> None:
+        settled, options = pool or PoolConfig(), pool_options or {}
+
+        def make(node: Node) -> _AsyncServer:
+            return _AsyncServer(
+                AsyncPoolkitConnectionPool(
+                    conninfo_of(node, conninfo), config=settled, open=False, name=f"{self.name}/{node.name}", **options
+                )
+            )
+
+        super().__init__(
+            make, nodes, config, name=name, listeners=listeners, role_of=role_of_async if roles else None, **settings
+        )
+
+    def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _AsyncBlock:
+        """``async with cluster.connection(role="primary") as conn``. See :meth:`PoolkitCluster.connection`."""
+        asked = {} if timeout is None else {"timeout": timeout}
+        return _AsyncBlock(lambda: self._lease_for(role, key, asked))
+
+    async def _lease_for(self, role: str | None, key: Hashable, asked: dict[str, float]) -> AsyncClusterLease[Any]:
+        return await self.lease(role=role, key=key, **asked)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error

@@ -1,0 +1,351 @@
+"""Several Redis servers (a primary and its replicas, or equals) behind ordinary clients of redis-py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from poolkit import PoolConfig, PoolError, Verdict
+from poolkit.cluster import (
+    AsyncCluster,
+    AsyncClusterLease,
+    Cluster,
+    ClusterConfig,
+    ClusterEvent,
+    ClusterLease,
+    Discovery,
+    Node,
+    NodePool,
+    NoNodeAvailable,
+)
+from poolkit_adapters._errors import adapted
+from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
+from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
+from poolkit_adapters.redis._guard import State
+from poolkit_adapters.redis._threads import PoolkitConnectionPool
+
+__all__ = (
+    "AsyncPoolkitServerGroup",
+    "PoolkitServerGroup",
+    "RedisNoServerAvailable",
+    "role_of",
+    "role_of_async",
+)
+
+
+class RedisNoServerAvailable(NoNodeAvailable, exceptions.ConnectionError):
+    """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
+
+
+_KINDS: dict[type[PoolError], type[PoolError]] = {**_errors.KINDS, NoNodeAvailable: RedisNoServerAvailable}
+
+
+def _role(reply: Any) -> str:
+    return "primary" if reply[0] in (b"master", "master") else "replica"
+
+
+def role_of(connection: Any) -> str:
+    """The server's role, "primary" or "replica", by the command ROLE."""
+    connection.send_command("ROLE")
+    return _role(connection.read_response())
+
+
+async def role_of_async(connection: Any) -> str:
+    """As :func:`role_of`."""
+    await connection.send_command("ROLE")
+    return _role(await connection.read_response())
+
+
+def _judge(error: BaseException) -> Verdict:
+    if isinstance(error, exceptions.ReadOnlyError):
+        return Verdict.RETIRE
+    return _errors.classify(error) if isinstance(error, exceptions.RedisError) else Verdict.KEEP
+
+
+def _kwargs_of(node: Node, common: dict[str, Any], retry: Any) -> dict[str, Any]:
+    """Arguments of the node's pool: what all share, its address (host:port, a path or a URL), its params."""
+    address = node.address
+    if "://" in address:
+        own: dict[str, Any] = {"url": address}
+    elif address.startswith("/"):
+        own = {"path": address, "connection_class": None}
+    else:
+        host, _, port = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "6379")
+        own = {"host": host.strip("[]"), "port": int(port)}
+    # who cannot connect here goes to another server: redis-py's patience with this one would only cost time
+    return {"retry": retry, **common, **own, **node.params}
+
+
+class _Noted:
+    """What a connection went through is kept on it: redis-py tells its pool nothing."""
+
+    poolkit_error: BaseException | None = None
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)):
+            self.poolkit_error = error
+
+
+class _NotedConnection(_Noted):
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            self._note(error)
+            raise
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            self._note(error)
+            raise
+
+
+class _AsyncNotedConnection(_Noted):
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            self._note(error)
+            raise
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            self._note(error)
+            raise
+
+
+def _noted(kind: type[Any], mixin: type[Any]) -> type[Any]:
+    return type(f"{kind.__name__}OfGroup", (mixin, kind), {})
+
+
+def _make(pool_class: Any, mixin: type[Any], unix: Any, kwargs: dict[str, Any], config: PoolConfig, name: str) -> Any:
+    """The pool of one node, whose connections keep a note of their errors."""
+    url = kwargs.pop("url", None)
+    if "connection_class" in kwargs and kwargs["connection_class"] is None:
+        kwargs["connection_class"] = unix
+    settled = {"config": config, "timeout": config.acquire_timeout, "max_connections": config.max_size, "name": name}
+    pool = pool_class.from_url(url, **kwargs, **settled) if url else pool_class(**kwargs, **settled)
+    pool.connection_class = _noted(pool.connection_class, mixin)
+    return pool
+
+
+class _Lease:
+    def __init__(self, pool: Any, connection: Any) -> None:
+        self._pool = pool
+        self.connection = connection
+        connection.poolkit_error = None
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        if discard:
+            self.connection.disconnect()
+        self._pool.release(self.connection)
+
+
+class _AsyncLease(_Lease):
+    async def close(  # type: ignore[override]
+        self, *, discard: bool = False, error: BaseException | None = None
+    ) -> None:
+        if discard:
+            await self.connection.disconnect()
+        await self._pool.release(self.connection)
+
+
+class _MemberPool(PoolkitConnectionPool):
+    """The pool of one server: a caller brings the time that he has left."""
+
+    def take(self, timeout: float) -> Any:
+        """As ``get_connection``, within ``timeout`` seconds."""
+        try:
+            connection = self.poolkit.acquire(timeout)
+        except PoolError as error:
+            raise _errors.pool_error(error) from error.__cause__
+        guard = self._guards[id(connection)]
+        if guard.fresh:
+            guard.fresh = False
+        else:
+            self._make_ready(connection, guard)
+        guard.state = State.USED
+        return connection
+
+
+class _AsyncMemberPool(AsyncPoolkitConnectionPool):
+    """As :class:`_MemberPool`."""
+
+    async def take(self, timeout: float) -> Any:
+        """As ``get_connection``, within ``timeout`` seconds."""
+        try:
+            connection = await self.poolkit.acquire(timeout)
+        except PoolError as error:
+            raise _errors.pool_error(error) from error.__cause__
+        guard = self._guards[id(connection)]
+        if guard.fresh:
+            guard.fresh = False
+        elif not guard.clean():
+            try:
+                await self.ensure_connection(connection)
+            except BaseException:
+                self.poolkit.release_nowait(connection, discard=True)
+                raise
+        guard.state = State.USED
+        return connection
+
+
+class _Server(NodePool):
+    classify = staticmethod(_judge)
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+
+    @property
+    def poolkit(self) -> Any:
+        return self.pool.poolkit
+
+    def lease(self, timeout: float | None) -> _Lease:
+        return _Lease(self.pool, self.pool.take(math.inf if timeout is None else timeout))
+
+
+class _AsyncServer(_Server):
+    async def lease(self, timeout: float | None) -> _AsyncLease:  # type: ignore[override]
+        return _AsyncLease(self.pool, await self.pool.take(math.inf if timeout is None else timeout))
+
+
+class GroupConnectionPool(ConnectionPool):  # type: ignore[misc]
+    """What a client of a group holds: each command takes a connection of a server that the group chooses."""
+
+    def __init__(self, group: PoolkitServerGroup, role: str | None, **connection_kwargs: Any) -> None:
+        self.group = group
+        self.role = role
+        self._out: dict[int, ClusterLease[Any]] = {}
+        super().__init__(**connection_kwargs)
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """A connection of one of the group's servers."""
+        lease = self.group.lease(role=self.role)
+        self._out[id(lease.connection)] = lease
+        return lease.connection
+
+    def release(self, connection: Any) -> None:
+        """Give it back; what it went through decides about its server."""
+        lease = self._out.pop(id(connection), None)
+        if lease is not None:
+            lease.close(error=connection.poolkit_error)
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Nothing: the connections are the group's; see ``group.close()``."""
+
+
+class AsyncGroupConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
+    """As :class:`GroupConnectionPool`, for ``redis.asyncio``."""
+
+    def __init__(self, group: AsyncPoolkitServerGroup, role: str | None, **connection_kwargs: Any) -> None:
+        self.group = group
+        self.role = role
+        self._out: dict[int, AsyncClusterLease[Any]] = {}
+        super().__init__(**connection_kwargs)
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """A connection of one of the group's servers."""
+        lease = await self.group.lease(role=self.role)
+        self._out[id(lease.connection)] = lease
+        return lease.connection
+
+    async def release(self, connection: Any) -> None:
+        """Give it back; what it went through decides about its server."""
+        lease = self._out.pop(id(connection), None)
+        if lease is not None:
+            await lease.close(error=connection.poolkit_error)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Nothing: the connections are the group's; see ``group.close()``."""
+
+
+class PoolkitServerGroup(Cluster[Any]):
+    """A :class:`PoolkitConnectionPool` for each of several Redis servers, behind ordinary clients.
+
+    ::
+
+        group = PoolkitServerGroup(["10.0.0.1:6379", "10.0.0.2:6379"], decode_responses=True)
+        writes, reads = group.client("primary"), group.client("prefer-replica")
+
+    ``nodes``: addresses (``host:port``, URLs, paths of sockets), :class:`~poolkit.cluster.Node` objects, or a
+    discovery. ``pool``: the settings of each server's pool. ``cluster``: :class:`~poolkit.cluster.ClusterConfig`.
+    Other keywords are redis-py's, for all connections; ``retry`` is "never" by default, because another server is the
+    better second try. Roles are found out by :func:`role_of` unless ``roles=False``.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        *,
+        pool: PoolConfig | None = None,
+        cluster: ClusterConfig | None = None,
+        roles: bool = True,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **connection_kwargs: Any,
+    ) -> None:
+        settled, common = pool or PoolConfig(), connection_kwargs
+        self._connection_kwargs = common
+
+        def make(node: Node) -> _Server:
+            kwargs = _kwargs_of(node, common, Retry(NoBackoff(), 0))
+            name = f"{self.name}/{node.name}"
+            unix = redis.UnixDomainSocketConnection
+            return _Server(_make(_MemberPool, _NotedConnection, unix, kwargs, settled, name))
+
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if roles else None)
+
+    def client(self, role: str | None = None, **kwargs: Any) -> Any:
+        """A ``redis.Redis`` whose every command goes to a server of this role ("primary", "replica",
+        "prefer-replica"; None: any). A pipeline, a transaction and a subscription stay on one server each.
+        """
+        return redis.Redis(connection_pool=GroupConnectionPool(self, role, **self._connection_kwargs), **kwargs)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        return adapted(error, _KINDS) if isinstance(error, PoolError) else error
+
+
+class AsyncPoolkitServerGroup(AsyncCluster[Any]):
+    """As :class:`PoolkitServerGroup`, for ``redis.asyncio``."""
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        *,
+        pool: PoolConfig | None = None,
+        cluster: ClusterConfig | None = None,
+        roles: bool = True,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **connection_kwargs: Any,
+    ) -> None:
+        settled, common = pool or PoolConfig(), connection_kwargs
+        self._connection_kwargs = common
+
+        def make(node: Node) -> _AsyncServer:
+            kwargs = _kwargs_of(node, common, AsyncRetry(NoBackoff(), 0))
+            name = f"{self.name}/{node.name}"
+            unix = redis.asyncio.UnixDomainSocketConnection
+            return _AsyncServer(_make(_AsyncMemberPool, _AsyncNotedConnection, unix, kwargs, settled, name))
+
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of_async if roles else None)
+
+    def client(self, role: str | None = None, **kwargs: Any) -> Any:
+        """A ``redis.asyncio.Redis`` of this role; see :meth:`PoolkitServerGroup.client`."""
+        pool = AsyncGroupConnectionPool(self, role, **self._connection_kwargs)
+        return redis.asyncio.Redis(connection_pool=pool, **kwargs)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        return adapted(error, _KINDS) if isinstance(error, PoolError) else error
