@@ -14,12 +14,24 @@ from ..policies.balance import (
     WeightedRandom,
 )
 from ..policies.dynamic import DynamicWeights
+from ..policies.merging import concat, largest, merge_sorted, smallest, top, total
+from ..policies.routing import (
+    FunctionRouter,
+    JumpRouter,
+    LookupRouter,
+    RangeRouter,
+    RendezvousRouter,
+    RingRouter,
+    Router,
+)
 from ._async import AsyncCluster, AsyncClusterLease, ClusterLeaseRequest
 from ._config import ClusterConfig
 from ._etcd import EtcdError
 from ._events import ClusterEvent, ClusterEventKind, ClusterStats, NodeState, NodeStats, NoNodeAvailable
 from ._node import Node
 from ._nodepool import NodePool
+from ._scatter import Scattered, ScatterFailed
+from ._shards import AsyncShardedCluster, ShardedCluster
 from ._threads import Cluster, ClusterLease
 from .discovery import (
     Discovery,
@@ -67,4 +79,21 @@ __all__ = (
     "LeastInUse",
     "PeakEwma",
     "DynamicWeights",
+    "ShardedCluster",
+    "AsyncShardedCluster",
+    "Scattered",
+    "ScatterFailed",
+    "Router",
+    "RingRouter",
+    "RendezvousRouter",
+    "JumpRouter",
+    "RangeRouter",
+    "LookupRouter",
+    "FunctionRouter",
+    "concat",
+    "merge_sorted",
+    "total",
+    "smallest",
+    "largest",
+    "top",
 )

@@ -278,6 +278,43 @@ def clusters(found: cluster.Found, event: cluster.ClusterEvent) -> None:
     del kinds, sources, balancers, candidates, failures, own
 
 
+def shards(pool: poolkit.Pool[Socket], found: cluster.Scattered[int]) -> None:
+    routers: list[cluster.Router] = [
+        cluster.RingRouter({"a": 1, "b": 2}, bound=1.25),
+        cluster.RendezvousRouter(["a"]),
+        cluster.JumpRouter(["a"]),
+        cluster.RangeRouter([1], ["a", "b"]),
+        cluster.LookupRouter({"x": "a"}, "b"),
+        cluster.FunctionRouter(str, ["a"]),
+    ]
+    sharded = cluster.ShardedCluster({"a": pool}, routers[0], name="events")
+    assert_type(sharded.scatter(lambda connection, keys: 1, [1], timeout=2, partial=True), cluster.Scattered[int])
+    assert_type(found.complete, bool)
+    assert_type(found.answers, dict[str, int])
+    merges: list[Callable[[Any], Any]] = [
+        cluster.concat,
+        cluster.merge_sorted(limit=3),
+        cluster.top(3),
+        cluster.total,
+        cluster.smallest,
+        cluster.largest,
+    ]
+    del merges
+    try:
+        sharded.shard_of(1)
+    except cluster.ScatterFailed as error:
+        assert_type(error.errors, dict[str, BaseException])
+
+
+async def async_shards(pool: poolkit.AsyncPool[Socket]) -> None:
+    sharded = cluster.AsyncShardedCluster({"a": pool}, "jump")
+
+    async def one(connection: Any, keys: Any) -> int:
+        return 1
+
+    assert_type(await sharded.scatter(one), cluster.Scattered[int])
+
+
 async def async_clusters() -> None:
     many = cluster.AsyncCluster(lambda node: AsyncDriver(), ["a", "b"])
     async with many, many.lease() as connection:
