@@ -170,19 +170,26 @@ class AsyncCluster(ClusterShell[C]):
     # -- leases -------------------------------------------------------------------------------------------------------
 
     def lease(
-        self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None
+        self,
+        timeout: float | Default | None = DEFAULT,
+        *,
+        key: Hashable = None,
+        role: str | None = None,
+        avoid: Iterable[str] = (),
     ) -> ClusterLeaseRequest[C]:
         """``async with cluster.lease() as connection: ...`` or ``lease = await cluster.lease()``.
 
         Arguments and errors as :meth:`poolkit.cluster.Cluster.lease`.
         """
-        return ClusterLeaseRequest(lambda: self._lease_of(timeout, key, role))
+        return ClusterLeaseRequest(lambda: self._lease_of(timeout, key, role, avoid))
 
-    async def _lease_of(self, timeout: float | Default | None, key: Hashable, role: str | None) -> AsyncClusterLease[C]:
+    async def _lease_of(
+        self, timeout: float | Default | None, key: Hashable, role: str | None, avoid: Iterable[str]
+    ) -> AsyncClusterLease[C]:
         runtime = self._here()
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = self._caller(role, key, now)
+        caller = self._caller(role, key, avoid, now)
         if self._found is None:
             await self._find_first(deadline)
         parker = runtime.parker()
@@ -227,10 +234,15 @@ class AsyncCluster(ClusterShell[C]):
         return lease
 
     async def acquire(
-        self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None
+        self,
+        timeout: float | Default | None = DEFAULT,
+        *,
+        key: Hashable = None,
+        role: str | None = None,
+        avoid: Iterable[str] = (),
     ) -> C:
         """A connection, to be given back with :meth:`release`. Arguments and errors as :meth:`lease`."""
-        lease = await self.lease(timeout, key=key, role=role)
+        lease = await self.lease(timeout, key=key, role=role, avoid=avoid)
         self._leases[id(lease.connection)] = lease
         return lease.connection
 
@@ -264,6 +276,8 @@ class AsyncCluster(ClusterShell[C]):
         role = member.known_role
         leases: list[Any] = []
         try:
+            if hasattr(member.pool, "probe"):
+                await member.pool.probe(self._config.probe_timeout)
             for _ in range(max(1, min(self._config.warm_up, int(min(member.places(), 1e9))))):
                 leases.append(await member.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if one fails
             if self._role_of is not None:

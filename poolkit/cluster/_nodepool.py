@@ -19,7 +19,8 @@ class NodePool:
     """What stands behind a node where that is not a :class:`~poolkit.Pool` itself but an adapter's pool around one.
 
     Subclass it, set ``poolkit`` and implement ``lease``; ``close`` and ``drain`` are the engine's. For an
-    :class:`AsyncCluster` ``lease`` is a coroutine function.
+    :class:`AsyncCluster` ``lease`` is a coroutine function. A method ``probe(timeout)``, where there is one, is called
+    before the node gets callers, and fails if it is not to.
     """
 
     poolkit: Any

@@ -304,10 +304,14 @@ class ClusterShell(Generic[C]):
             raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None)", "timeout")
         return NEVER if timeout is None else now + timeout
 
-    def _caller(self, role: str | None, key: Any, now: float) -> Caller:
+    def _caller(self, role: str | None, key: Any, avoid: Iterable[str], now: float) -> Caller:
         if role is not None and not isinstance(role, str):
             raise ConfigError(f"role={role!r}: must be a word, or None", "role")
-        return Caller(role, key, now)
+        caller = Caller(role, key, now)
+        if avoid:
+            members = self._core.members
+            caller.tried = {members[name] for name in avoid if name in members}
+        return caller
 
     def _expire(self, caller: Caller, now: float) -> AcquireTimeout | None:
         """Under the lock: the caller's time is up; None if he was served in this very moment."""

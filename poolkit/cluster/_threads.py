@@ -125,19 +125,25 @@ class Cluster(ClusterShell[C]):
     # -- leases -------------------------------------------------------------------------------------------------------
 
     def lease(
-        self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None
+        self,
+        timeout: float | Default | None = DEFAULT,
+        *,
+        key: Hashable = None,
+        role: str | None = None,
+        avoid: Iterable[str] = (),
     ) -> ClusterLease[C]:
         """A lease on a connection of one node: ``with cluster.lease() as connection: ...``.
 
         ``timeout`` in seconds replaces ``acquire_timeout``: one deadline over the queue, the node's pool, checks,
         connects, and further nodes where connecting fails. ``role``: "primary", "replica", or "prefer-replica" (one if
         there is a free one, else any). ``key``: the same key gets the same node as long as that is usable and has a
-        free place. Raises :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or
+        free place. ``avoid``: names of nodes that will not do (where something has failed before). Raises
+        :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or
         :class:`~poolkit.PoolClosed`.
         """
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = self._caller(role, key, now)
+        caller = self._caller(role, key, avoid, now)
         parker = caller.parker = self._runtime.parker()
         try:
             while True:
@@ -178,9 +184,16 @@ class Cluster(ClusterShell[C]):
         lease._inner = inner
         return lease
 
-    def acquire(self, timeout: float | Default | None = DEFAULT, *, key: Hashable = None, role: str | None = None) -> C:
+    def acquire(
+        self,
+        timeout: float | Default | None = DEFAULT,
+        *,
+        key: Hashable = None,
+        role: str | None = None,
+        avoid: Iterable[str] = (),
+    ) -> C:
         """A connection, to be given back with :meth:`release`. Arguments and errors as :meth:`lease`."""
-        lease = self.lease(timeout, key=key, role=role)
+        lease = self.lease(timeout, key=key, role=role, avoid=avoid)
         self._leases[id(lease.connection)] = lease
         return lease.connection
 
@@ -209,6 +222,8 @@ class Cluster(ClusterShell[C]):
         role = member.known_role
         leases: list[Any] = []
         try:
+            if hasattr(member.pool, "probe"):
+                member.pool.probe(self._config.probe_timeout)
             for _ in range(max(1, min(self._config.warm_up, int(min(member.places(), 1e9))))):
                 leases.append(member.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if the next fails
             if self._role_of is not None:

@@ -240,7 +240,7 @@ class PoolkitCluster(Cluster[Any]):
 
         ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are psycopg's, too.
         """
-        asked = {} if timeout is None else {"timeout": timeout}
+        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         return _Block(lambda: self.lease(role=role, key=key, **asked))
 
     def _translated(self, error: BaseException) -> BaseException:
@@ -278,10 +278,10 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
 
     def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _AsyncBlock:
         """``async with cluster.connection(role="primary") as conn``. See :meth:`PoolkitCluster.connection`."""
-        asked = {} if timeout is None else {"timeout": timeout}
+        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         return _AsyncBlock(lambda: self._lease_for(role, key, asked))
 
-    async def _lease_for(self, role: str | None, key: Hashable, asked: dict[str, float]) -> AsyncClusterLease[Any]:
+    async def _lease_for(self, role: str | None, key: Hashable, asked: dict[str, Any]) -> AsyncClusterLease[Any]:
         return await self.lease(role=role, key=key, **asked)
 
     def _translated(self, error: BaseException) -> BaseException:

@@ -328,7 +328,7 @@ class PoolkitCluster(Cluster[Connection]):
         return _Block(self._taker(role, key, timeout), lambda connection: kind(bind=connection, **options))
 
     def _taker(self, role: str | None, key: Hashable, timeout: float | None) -> Callable[[], ClusterLease[Any]]:
-        asked = {} if timeout is None else {"timeout": timeout}
+        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         return lambda: self.lease(role=role, key=key, **asked)
 
     def engine(self, node: str) -> Engine:
@@ -390,7 +390,7 @@ class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
     def _taker(
         self, role: str | None, key: Hashable, timeout: float | None
     ) -> Callable[[], Awaitable[AsyncClusterLease[Any]]]:
-        asked = {} if timeout is None else {"timeout": timeout}
+        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         return lambda: self.lease(role=role, key=key, **asked)
 
     def engine(self, node: str) -> AsyncEngine:

@@ -1,14 +1,4 @@
-"""httpx: transports that stand in for ``httpx.HTTPTransport`` and ``httpx.AsyncHTTPTransport``.
-
->>> import httpx
->>> from poolkit_adapters.httpx import PoolkitTransport
->>> with httpx.Client(transport=PoolkitTransport(http2=True)) as client:
-...     client.get("https://example.org/")
-
-What ``httpx.Client`` would hand on to its own transport (``verify``, ``cert``, ``http2``, ``limits``, ``proxy``) is
-given to the transport here. Timeouts stay where they are: ``httpx.Timeout(pool=)`` is the wait for a connection,
-``connect=`` the opening of one.
-"""
+"""The transports: a thin cover of httpcore pools."""
 
 from __future__ import annotations
 
@@ -20,7 +10,7 @@ from typing import Any
 from poolkit import AsyncPool, Pool, PoolConfig, errors
 from poolkit.events import Listener
 
-from ._errors import adapted, missing_extra
+from .._errors import adapted, missing_extra
 
 try:
     import httpcore
@@ -29,7 +19,7 @@ except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
 
 # The one adapter that stands on another: a transport of httpx's is a thin cover of a pool of httpcore's.
-from .httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from ..httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 
 __all__ = (
     "AsyncPoolkitTransport",
@@ -41,6 +31,7 @@ __all__ = (
     "PoolClosed",
     "PoolSuspended",
     "ServerUnavailable",
+    "TWINS",
 )
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
@@ -81,7 +72,7 @@ class CircuitOpen(_RequestError, errors.CircuitOpen, httpx.ConnectError):
     """Connects to this origin failed again and again; requests to it fail at once until the next probe."""
 
 
-_TWINS: dict[type[errors.PoolError], type[errors.PoolError]] = {
+TWINS: dict[type[errors.PoolError], type[errors.PoolError]] = {
     errors.ServerUnavailable: ServerUnavailable,
     errors.AcquireTimeout: AcquireTimeout,
     errors.PoolBusy: PoolBusy,
@@ -101,7 +92,7 @@ def _poolkits_too() -> Iterator[None]:
         cause = error.__cause__
         if not isinstance(cause, errors.PoolError):
             raise
-        raise adapted(cause, _TWINS) from cause.__cause__
+        raise adapted(cause, TWINS) from cause.__cause__
 
 
 def _core_proxy(proxy: Any) -> httpcore.Proxy | None:

@@ -1,0 +1,381 @@
+"""A logical host: one name in the URLs, several servers behind it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+import anyio
+import httpx
+
+from poolkit import ConfigError, PoolError, Verdict
+from poolkit.cluster import (
+    AsyncCluster,
+    AsyncClusterLease,
+    Cluster,
+    ClusterConfig,
+    ClusterEvent,
+    ClusterLease,
+    Discovery,
+    Node,
+    NodePool,
+    NoNodeAvailable,
+)
+
+from .._errors import adapted
+from ._transport import TWINS, AsyncPoolkitTransport, PoolkitTransport, _RequestError
+
+__all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
+
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+"""RFC 9110, 9.2.2: asking twice does what asking once does."""
+BAD = frozenset((502, 503, 504))
+"""Answers of which the server says itself that it could not do its work."""
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
+_LOST = (httpx.NetworkError, httpx.RemoteProtocolError)
+
+
+class NoServerAvailable(_RequestError, NoNodeAvailable, httpx.ConnectError):
+    """No server of the logical host can be used; ``errors`` holds each one's last error."""
+
+    def __init__(self, message: str, errors: dict[str, BaseException | None] | None = None) -> None:
+        httpx.RequestError.__init__(self, message)
+        self.args = (message, errors)
+        self.errors = errors or {}
+
+
+class _BadAnswer(Exception):
+    """Tells the cluster that the answer speaks against the server."""
+
+
+_KINDS: dict[type[PoolError], type[PoolError]] = {**TWINS, NoNodeAvailable: NoServerAvailable}
+
+
+def _judge(error: BaseException) -> Verdict:
+    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ReadTimeout, _BadAnswer)):
+        return Verdict.SUSPECT
+    return Verdict.KEEP
+
+
+def _translated(error: BaseException) -> BaseException:
+    return adapted(error, _KINDS) if isinstance(error, PoolError) else error
+
+
+def _origin(node: Node) -> httpx.URL:
+    try:
+        url = httpx.URL(node.address if "://" in node.address else f"//{node.address}")
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"node {node.name!r}: address={node.address!r}: {error}", "address") from None
+    if url.scheme not in ("", "http", "https") or not url.host or url.path not in ("", "/"):
+        raise ConfigError(f"node {node.name!r}: address={node.address!r}: must be host:port or http(s)://host:port",
+                          "address")  # fmt: skip
+    return url
+
+
+def _readdressed(request: httpx.Request, origin: httpx.URL, keep_host: bool) -> httpx.Request:
+    """The request to one server. The name in Host and in TLS stays the logical one, unless told otherwise."""
+    url = request.url.copy_with(scheme=origin.scheme or request.url.scheme, host=origin.host, port=origin.port)
+    extensions = dict(request.extensions)
+    headers = request.headers
+    if keep_host:
+        extensions.setdefault("sni_hostname", request.url.host)
+    else:
+        headers = httpx.Headers([(k, v) for k, v in request.headers.raw if k.lower() != b"host"])
+        headers["Host"] = url.netloc.decode("ascii")
+    return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=extensions)
+
+
+def _again(request: httpx.Request, error: BaseException | None) -> bool:
+    """Whether the request may be sent to another server: it never left, or it can be repeated without harm."""
+    if isinstance(error, _NEVER_SENT):
+        return True
+    repeatable = request.method in IDEMPOTENT and isinstance(request.stream, httpx.ByteStream)
+    return repeatable and (error is None or isinstance(error, _LOST))
+
+
+def _pool_timeout(request: httpx.Request) -> dict[str, Any]:
+    timeout = request.extensions.get("timeout", {})
+    return {"timeout": timeout["pool"]} if "pool" in timeout else {}
+
+
+class _Held(httpx.SyncByteStream):
+    """The body of an answer; the lease ends with it."""
+
+    def __init__(self, stream: Any, lease: ClusterLease[Any], error: BaseException | None) -> None:
+        self._stream = stream
+        self._lease = lease
+        self._error = error
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._lease.close(error=self._error)
+
+
+class _AsyncHeld(httpx.AsyncByteStream):
+    def __init__(self, stream: Any, lease: AsyncClusterLease[Any], error: BaseException | None) -> None:
+        self._stream = stream
+        self._lease = lease
+        self._error = error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream:
+                yield part
+        except BaseException as error:
+            self._error = error
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            await self._lease.close(error=self._error)
+
+
+class _Seat:
+    """The right to one request on a server."""
+
+    def __init__(self, server: Any) -> None:
+        self.connection = server
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Nothing: the transport has its connections back already."""
+
+
+class _AsyncSeat(_Seat):
+    async def close(  # type: ignore[override]
+        self, *, discard: bool = False, error: BaseException | None = None
+    ) -> None:
+        """Nothing."""
+
+
+class _ServerBase(NodePool):
+    classify = staticmethod(_judge)
+
+    def __init__(self, node: Node, transport: Any, places: int | None, health: str | None) -> None:
+        self.origin = _origin(node)
+        self.transport = transport
+        self.poolkit = transport.poolkit
+        self.health = health
+        if places is not None:
+            self.places = lambda: places
+
+    def _where(self) -> tuple[str, int]:
+        return self.origin.host, self.origin.port or (443 if self.origin.scheme == "https" else 80)
+
+    def _question(self, timeout: float) -> httpx.Request:
+        url = self.origin.copy_with(scheme=self.origin.scheme or "http").join(self.health or "/")
+        times = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        return httpx.Request("GET", url, extensions={"timeout": times})
+
+
+class _Server(_ServerBase):
+    def lease(self, timeout: float | None) -> _Seat:
+        return _Seat(self)
+
+    def probe(self, timeout: float) -> None:
+        """A connect, or an answer below 500 to the question for its health."""
+        if self.health is None:
+            socket.create_connection(self._where(), timeout).close()
+            return
+        answer = self.transport.handle_request(self._question(timeout))
+        answer.close()
+        if answer.status_code >= 500:
+            raise _BadAnswer(f"{self.health} answered {answer.status_code}")
+
+
+class _AsyncServer(_ServerBase):
+    async def lease(self, timeout: float | None) -> _AsyncSeat:
+        return _AsyncSeat(self)
+
+    async def probe(self, timeout: float) -> None:
+        """As that of the synchronous one."""
+        if self.health is None:
+            with anyio.fail_after(timeout):
+                stream = await anyio.connect_tcp(*self._where())
+            await stream.aclose()
+            return
+        answer = await self.transport.handle_async_request(self._question(timeout))
+        await answer.aclose()
+        if answer.status_code >= 500:
+            raise _BadAnswer(f"{self.health} answered {answer.status_code}")
+
+
+class _Members(Cluster[Any]):
+    def _translated(self, error: BaseException) -> BaseException:
+        return _translated(error)
+
+
+class _AsyncMembers(AsyncCluster[Any]):
+    def _translated(self, error: BaseException) -> BaseException:
+        return _translated(error)
+
+
+class PoolkitClusterTransport(httpx.BaseTransport):
+    """A logical host for several servers, each with a :class:`PoolkitTransport`; mount it under its name::
+
+        users = PoolkitClusterTransport(["10.0.0.1:8000", "10.0.0.2:8000"])
+        client = httpx.Client(mounts={"all://users": users})
+        client.get("http://users/1")
+
+    ``nodes``: ``host:port`` or ``http(s)://host:port``, :class:`~poolkit.cluster.Node` objects, or a discovery.
+    Each request goes to a server that the cluster chooses. A request that never left (connecting failed) goes on to
+    another one; so does one that can be repeated (an idempotent method, a body in memory) when the connection breaks
+    before the answer, or the answer is 502, 503 or 504: up to ``retries`` times. What speaks against a server
+    (connects and connections that fail, read timeouts, those answers) ejects it as in any cluster; it comes back when
+    it accepts a connection, or answers the path ``health`` with less than 500.
+
+    ``keep_host``: the name in Host and in the TLS certificate stays that of the URL; False: it is the server's.
+    ``max_requests``: at one server at once; None: as many as its connections allow. ``cluster``:
+    :class:`~poolkit.cluster.ClusterConfig`. Other keywords are :class:`PoolkitTransport`'s. The wait for a free place
+    is ``httpx.Timeout(pool=)``. ``request.extensions["poolkit_key"]`` is the lease's ``key``. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        *,
+        retries: int = 1,
+        keep_host: bool = True,
+        health: str | None = None,
+        max_requests: int | None = None,
+        cluster: ClusterConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **transport_options: Any,
+    ) -> None:
+        self._retries, self._keep_host = _checked(retries, max_requests), keep_host
+
+        def make(node: Node) -> _Server:
+            transport = PoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **transport_options)
+            return _Server(node, transport, max_requests, health)
+
+        self.cluster: Cluster[Any] = _Members(make, nodes, cluster, name=name, listeners=listeners)
+        """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
+        tried: list[str] = []
+        while True:
+            started = time.monotonic()
+            lease = self.cluster.lease(key=request.extensions.get("poolkit_key"), avoid=tried, **_pool_timeout(request))
+            try:
+                server: _Server = lease.connection
+                readdressed = _readdressed(request, server.origin, self._keep_host)
+                response: httpx.Response = server.transport.handle_request(readdressed)
+            except BaseException as error:
+                lease.close(error=error)
+                if not _again(request, error) or self._was_last(lease, tried):
+                    if isinstance(error, httpx.RequestError):
+                        error.request = request
+                    raise
+            else:
+                bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
+                if bad is None or not _again(request, None) or self._was_last(lease, tried):
+                    response.stream = _Held(response.stream, lease, bad)
+                    return response
+                response.close()
+                lease.close(error=bad)
+            tried.append(lease.node.name)
+            _shorten(request, time.monotonic() - started)
+
+    def _was_last(self, lease: ClusterLease[Any], tried: list[str]) -> bool:
+        return len(tried) >= self._retries or not _others(self.cluster, {*tried, lease.node.name})
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.cluster.close()
+
+
+class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
+    """As :class:`PoolkitClusterTransport`, for ``httpx.AsyncClient``, on asyncio and trio."""
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        *,
+        retries: int = 1,
+        keep_host: bool = True,
+        health: str | None = None,
+        max_requests: int | None = None,
+        cluster: ClusterConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **transport_options: Any,
+    ) -> None:
+        self._retries, self._keep_host = _checked(retries, max_requests), keep_host
+
+        def make(node: Node) -> _AsyncServer:
+            transport = AsyncPoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **transport_options)
+            return _AsyncServer(node, transport, max_requests, health)
+
+        self.cluster: AsyncCluster[Any] = _AsyncMembers(make, nodes, cluster, name=name, listeners=listeners)
+        """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
+        tried: list[str] = []
+        while True:
+            started = time.monotonic()
+            key = request.extensions.get("poolkit_key")
+            lease = await self.cluster.lease(key=key, avoid=tried, **_pool_timeout(request))
+            try:
+                server: _AsyncServer = lease.connection
+                readdressed = _readdressed(request, server.origin, self._keep_host)
+                response: httpx.Response = await server.transport.handle_async_request(readdressed)
+            except BaseException as error:
+                await lease.close(error=error)
+                if not _again(request, error) or self._was_last(lease, tried):
+                    if isinstance(error, httpx.RequestError):
+                        error.request = request
+                    raise
+            else:
+                bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
+                if bad is None or not _again(request, None) or self._was_last(lease, tried):
+                    response.stream = _AsyncHeld(response.stream, lease, bad)
+                    return response
+                await response.aclose()
+                await lease.close(error=bad)
+            tried.append(lease.node.name)
+            _shorten(request, time.monotonic() - started)
+
+    def _was_last(self, lease: AsyncClusterLease[Any], tried: list[str]) -> bool:
+        return len(tried) >= self._retries or not _others(self.cluster, {*tried, lease.node.name})
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.cluster.close()
+
+
+def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:
+    """Whether there is a usable server beside these."""
+    return any(node.state == "usable" and node.name not in gone for node in cluster.stats().nodes)
+
+
+def _checked(retries: Any, max_requests: Any) -> int:
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise ConfigError(f"retries={retries!r}: must be a number of further servers to try, 0 or more", "retries")
+    if max_requests is not None and (
+        isinstance(max_requests, bool) or not isinstance(max_requests, int) or max_requests < 1
+    ):
+        raise ConfigError(f"max_requests={max_requests!r}: must be a whole number, 1 or more, or None", "max_requests")
+    return retries
+
+
+def _shorten(request: httpx.Request, spent: float) -> None:
+    """The wait for a place on the next server is what is left of the first."""
+    timeout = request.extensions.get("timeout")
+    if timeout and timeout.get("pool") is not None:
+        left = max(0.0, timeout["pool"] - spent)
+        request.extensions = {**request.extensions, "timeout": {**timeout, "pool": left}}

@@ -1,0 +1,261 @@
+"""One name in httpx's URLs, several HTTP servers behind it."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from poolkit import ConfigError
+from poolkit.cluster import ClusterConfig, Node, NoNodeAvailable
+from poolkit.testing.servers import Certificates, HTTPServer, free_port
+from poolkit_adapters.httpx import (
+    AsyncPoolkitClusterTransport,
+    NoServerAvailable,
+    PoolkitClusterTransport,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+QUICK = ClusterConfig(eject_for=0.1, eject_max=0.2, slow_start=0, balance="round_robin")
+
+
+@pytest.fixture(scope="module")
+def _three() -> Iterator[list[HTTPServer]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(HTTPServer(fast=True)) for _ in range(3)]
+
+
+@pytest.fixture
+def three(_three: list[HTTPServer]) -> list[HTTPServer]:
+    """Three running HTTP servers; a test may kill them."""
+    return [server.start() for server in _three]
+
+
+@pytest.fixture(params=["threads", "asyncio", "trio"])
+def flavour(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(flavour: str) -> str:
+    return "trio" if flavour == "trio" else "asyncio"
+
+
+class Host:
+    """A client with the logical host ``users``."""
+
+    def __init__(self, flavour: str, nodes: list[Any], name: str = "users", **options: Any) -> None:
+        self.threads = flavour == "threads"
+        kind: Any = PoolkitClusterTransport if self.threads else AsyncPoolkitClusterTransport
+        client: Any = httpx.Client if self.threads else httpx.AsyncClient
+        self.transport = kind(nodes, name=name, **{"cluster": QUICK, **options})
+        self.client = client(mounts={f"all://{name}": self.transport}, timeout=10)
+
+    async def ask(self, method: str = "GET", url: str = "http://users/echo", **options: Any) -> httpx.Response:
+        response: httpx.Response
+        if self.threads:
+            response = await anyio.to_thread.run_sync(lambda: self.client.request(method, url, **options))
+        else:
+            response = await self.client.request(method, url, **options)
+        return response
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, self.transport.cluster.explain()
+            await anyio.sleep(0.005)
+
+    async def __aenter__(self) -> Host:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        done = self.client.close() if self.threads else self.client.aclose()
+        if inspect.isawaitable(done):
+            await done
+        assert all(node.leases == 0 for node in self.transport.cluster.stats().nodes)
+
+
+def addresses(servers: list[HTTPServer]) -> list[Node]:
+    return [Node(f"n{number}", f"{server.host}:{server.port}") for number, server in enumerate(servers)]
+
+
+async def test_requests_spread_over_the_servers_under_one_name(flavour: str, three: list[HTTPServer]) -> None:
+    """The URL of the answer is the one asked for."""
+    before = [server.stats().requests for server in three]
+    async with Host(flavour, addresses(three)) as host:
+        for number in range(9):
+            response = await host.ask(params={"key": str(number)})
+            assert response.json()["key"] == str(number)
+            assert response.request.url.host == "users"
+        assert [server.stats().requests - was for server, was in zip(three, before, strict=True)] == [3, 3, 3]
+        served = [node.served for node in host.transport.cluster.stats().nodes]
+        assert served == [3, 3, 3]
+
+
+async def test_a_dead_server_costs_nobody_his_request_and_comes_back(flavour: str, three: list[HTTPServer]) -> None:
+    """Repeatable requests go to another one, a POST that never left does, too; the dead one is ejected, then probed."""
+    async with Host(flavour, addresses(three)) as host:
+        for _ in range(6):
+            await host.ask()
+        three[0].kill()
+        codes = Counter([(await host.ask()).status_code for _ in range(12)])
+        assert codes == {200: 12}
+        await host.until(lambda: host.transport.cluster.stats().nodes[0].state != "usable")
+        host.transport.cluster.pool("n0")
+        three[0].start()
+        await host.until(lambda: host.transport.cluster.stats().nodes[0].state == "usable")
+        before = three[0].stats().requests
+        for _ in range(6):
+            assert (await host.ask("POST", "http://users/upload", content=b"x")).json()["length"] == 1
+        assert three[0].stats().requests - before == 2
+
+
+async def test_a_post_that_was_sent_is_not_sent_twice(flavour: str) -> None:
+    """The connection breaks after the request: a GET goes on to the next server, a POST is the caller's to judge."""
+    with Breaker() as first, Breaker() as second:
+        nodes = [f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"]
+        settings = QUICK.replace(eject_after=None)
+        async with Host(flavour, nodes, cluster=settings) as host:
+            with pytest.raises(httpx.TransportError):
+                await host.ask("POST", content=b"pay")
+            assert first.requests + second.requests == 1
+            with pytest.raises(httpx.TransportError):
+                await host.ask()
+            assert first.requests + second.requests == 3
+
+
+async def test_a_server_that_says_it_cannot_is_left_alone_until_its_health_says_otherwise(
+    flavour: str, three: list[HTTPServer]
+) -> None:
+    """503 goes on to the next server and ejects; health= asks a path, not just for a connection."""
+    with Breaker(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as ill:
+        nodes = [Node("ill", f"127.0.0.1:{ill.port}"), *addresses(three[:1])]
+        async with Host(flavour, nodes, health="/healthz", retries=1) as host:
+            codes = [(await host.ask()).status_code for _ in range(8)]
+            assert codes == [200] * 8
+            await host.until(lambda: host.transport.cluster.stats().nodes[0].ejections >= 2)
+            assert "/healthz answered 503" in str(host.transport.cluster.stats().nodes[0].last_error)
+            ill.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            await host.until(lambda: host.transport.cluster.stats().nodes[0].state == "usable")
+        async with Host(flavour, nodes[:1]) as host:
+            ill.answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            assert (await host.ask()).status_code == 503
+
+
+class Breaker:
+    """A server that reads a request and hangs up, after an answer if it has one."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        import socket
+
+        self.answer = answer
+        self.requests = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.settimeout(0.05)
+        self.port = int(self._socket.getsockname()[1])
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.settimeout(5)
+                if connection.recv(65536):
+                    self.requests += 1
+                    connection.sendall(self.answer)
+
+    def __enter__(self) -> Breaker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(5)
+        self._socket.close()
+
+
+async def test_without_a_server_the_error_is_httpxs_and_names_them_all(flavour: str) -> None:
+    """A ConnectError with the request that failed."""
+    dead = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"]
+    async with Host(flavour, dead, retries=5, cluster=QUICK.replace(max_ejected_share=1.0, eject_after=1)) as host:
+        with pytest.raises(httpx.ConnectError) as refused:
+            await host.ask()
+        assert refused.value.request.url.host == "users"
+        with pytest.raises(NoServerAvailable) as caught:
+            for _ in range(3):
+                try:
+                    await host.ask()
+                except NoServerAvailable:
+                    raise
+                except httpx.ConnectError:
+                    continue
+        assert isinstance(caught.value, (NoNodeAvailable, httpx.ConnectError))
+        assert set(caught.value.errors) == set(dead)
+
+
+async def test_the_name_in_the_certificate_stays_the_logical_one(flavour: str, certificates: Certificates) -> None:
+    """The servers are reached by address; the certificate is held against the name in the URL."""
+    with HTTPServer(tls=certificates) as server:
+        nodes = [f"https://{server.host}:{server.port}"]
+        context = server.client_context
+        async with Host(flavour, nodes, name="localhost", verify=context) as host:
+            assert (await host.ask(url="https://localhost/echo")).status_code == 200
+        async with Host(flavour, nodes, name="elsewhere", verify=context) as host:
+            with pytest.raises(httpx.ConnectError) as refused:
+                await host.ask(url="https://elsewhere/echo")
+            assert "not valid for 'elsewhere'" in told(refused.value)
+        async with Host(flavour, nodes, name="elsewhere", verify=context, keep_host=False) as host:
+            assert (await host.ask(url="https://elsewhere/echo")).status_code == 200
+
+
+def told(error: BaseException | None) -> str:
+    """The messages of an error and of those behind it."""
+    parts = []
+    while error is not None:
+        parts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return " ".join(parts)
+
+
+async def test_a_key_stays_with_its_server_and_places_are_bounded(flavour: str, three: list[HTTPServer]) -> None:
+    """poolkit_key, and max_requests with httpx's own pool timeout."""
+    async with Host(flavour, addresses(three), max_requests=1) as host:
+        before = [server.stats().requests for server in three]
+        for _ in range(6):
+            await host.ask(extensions={"poolkit_key": "user 7"})
+        assert sorted(s.stats().requests - was for s, was in zip(three, before, strict=True)) == [0, 0, 6]
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(lambda: host.ask(url="http://users/sleep?ms=300"))
+            await host.until(lambda: host.transport.cluster.stats().leases == 3)
+            with pytest.raises(httpx.PoolTimeout, match="no place on a node"):
+                await host.ask(timeout=httpx.Timeout(10, pool=0.02))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"nodes": ["ftp://x"]}, r"must be host:port or http\(s\)://host:port"),
+        ({"nodes": ["http://x/path"]}, "must be host:port"),
+        ({"nodes": []}, "no node at all"),
+        ({"nodes": ["x"], "retries": -1}, "retries=-1"),
+        ({"nodes": ["x"], "max_requests": 0}, "max_requests=0"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused_by_name(flavour: str, options: dict[str, Any], match: str) -> None:
+    """When the transport is made."""
+    kind: Any = PoolkitClusterTransport if flavour == "threads" else AsyncPoolkitClusterTransport
+    with pytest.raises(ConfigError, match=match):
+        kind(**options)
