@@ -10,4 +10,7 @@ module                                 stands in for
 ``poolkit_adapters.psycopg``           ``psycopg_pool.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================
+
+Several servers behind one of them: ``PoolkitCluster`` (sqlalchemy, psycopg), ``PoolkitServerGroup`` (redis),
+``PoolkitClusterTransport`` (httpx), and their asynchronous twins.
 """

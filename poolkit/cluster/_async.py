@@ -131,6 +131,7 @@ class AsyncCluster(ClusterShell[C]):
     ) -> None:
         self._runtime: AsyncRuntime | None = runtime
         self._leases: dict[int, AsyncClusterLease[C]] = {}
+        self._postponed: list[tuple[Do, Member]] = []
         super().__init__(
             make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,
             listeners=listeners, clock=clock, random=random,
@@ -155,6 +156,9 @@ class AsyncCluster(ClusterShell[C]):
             self._after_loop()
         if min(self._core.due, self._find_at) < NEVER:
             self._schedule()
+        postponed, self._postponed = self._postponed, []
+        for do, member in postponed:
+            self._begin_job(do, member)
         return self._runtime
 
     def _after_loop(self) -> None:
@@ -267,8 +271,11 @@ class AsyncCluster(ClusterShell[C]):
         if do is Do.DROP:
             self._drop(member)
             return
+        if self._runtime is None:
+            self._postponed.append((do, member))  # until there is a loop: on the first use
+            return
         job = {Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
-        (self._runtime or current_runtime()).spawn(job, member)
+        self._runtime.spawn(job, member)
 
     async def _probe(self, member: Member) -> None:
         """Open connections one after another, ask for the role."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import random as _random
@@ -16,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from .. import _lifecycle
 from .._core.dialing import describe
 from .._gate import Turn
+from .._log import logger
 from .._shell import DEFAULT, Default
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Connector, Verdict, default_classify
@@ -33,7 +33,6 @@ __all__ = ("DEFAULT", "ClusterShell", "Default")
 C = TypeVar("C")
 T = TypeVar("T")
 
-logger = logging.getLogger("poolkit")
 
 _FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 """OSErrors that a block raises about files, never about a connection that stood."""

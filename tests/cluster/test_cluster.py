@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import os
@@ -438,6 +439,27 @@ async def test_what_cannot_be_meant_is_refused_by_name(flavour: str, build: Any,
     """One clear error, a ConfigError."""
     with pytest.raises(ConfigError, match=match):
         build(Cluster if flavour == "threads" else AsyncCluster)
+
+
+def test_an_asynchronous_cluster_may_be_changed_before_there_is_a_loop() -> None:
+    """The new node is probed on the first use; a second loop goes on with the same nodes."""
+
+    async def use() -> set[str]:
+        found = set()
+        for _ in range(100):
+            lease = await cluster.lease(PATIENCE)
+            found.add(lease.node.name)
+            await lease.close()
+            await asyncio.sleep(0.001)
+            if len(found) == 2:
+                break
+        return found
+
+    cluster = AsyncCluster(lambda node: AsyncFakeConnector(), ["a", "b"], slow_start=0, balance="round_robin")
+    cluster.update(["a", "c"])
+    assert asyncio.run(use()) == {"a", "c"}
+    assert asyncio.run(use()) == {"a", "c"}
+    asyncio.run(cluster.close())
 
 
 def test_the_twins_have_the_same_names_parameters_and_defaults() -> None:
