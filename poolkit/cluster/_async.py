@@ -196,12 +196,14 @@ class AsyncCluster(ClusterShell[C]):
         caller = self._caller(role, key, avoid, now)
         if self._found is None:
             await self._find_first(deadline)
-        parker = runtime.parker()
-        caller.parker = parker
+        parker: AsyncParker | None = None
         try:
             while True:
                 self._decide(self._core.acquire, caller, self._clock())
                 while caller.outcome is None:
+                    if parker is None:
+                        parker = caller.parker = runtime.parker()
+                        continue  # served before there was somebody to wake?
                     left = deadline - self._clock()
                     if left > 0:
                         await parker.wait(None if deadline == NEVER else left)

@@ -58,7 +58,11 @@ class ClusterCore(Health):
                 queue.move_to_end(other)
 
     def _choose(self, caller: Caller, now: float) -> Member | None:
-        free = [m for m in self.members.values() if m.state is USABLE and caller.accepts(m) and m.free]
+        role, tried = caller.role, caller.tried
+        free = [
+            m for m in self.members.values()
+            if m.state is USABLE and m.leases < m.places() and (role is None or has_role(m, role)) and m not in tried
+        ]  # fmt: skip
         if not free:
             return None
         if len(free) > 1:
@@ -76,6 +80,8 @@ class ClusterCore(Health):
         """The members of the first group that is to serve: wanted role, not failing, priority, zone."""
         wanted = caller.role.removeprefix("prefer-") if caller.role else None
         limit, zone = self.config.eject_after or NEVER, self.config.zone
+        if wanted is None and not zone and not self.tiers and not any(member.failures >= limit for member in free):
+            return free  # most clusters have but one group
 
         def rank(member: Member) -> tuple[bool, bool, int, bool]:
             node = member.node

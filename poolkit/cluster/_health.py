@@ -34,6 +34,7 @@ class Health:
         self.queues: dict[str | None, OrderedDict[Caller, None]] = {}
         self.effects: deque[Effect] = deque()
         self.closed = False
+        self.tiers = False  # whether there are several priorities
         self.due = NEVER
         self.timeouts = 0
         self._tickets = 0
@@ -172,6 +173,7 @@ class Health:
                 self.probe(member)
         gone = [old for name, old in self.members.items() if members.get(name) is not old]
         self.members = members
+        self.tiers = len({node.priority for node in wanted.values()}) > 1
         for old in gone:
             old.state = DRAINING
             self.leaving.append(old)

@@ -101,17 +101,21 @@ class ClusterShell(Generic[C]):
         for member in (*old.members.values(), *old.leaving):
             member.leases = 0
             member.asking = False
-        self._core.members = old.members
+        self._core.members, self._core.tiers = old.members, old.tiers
         self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER
 
     # -- the way to the core ------------------------------------------------------------------------------------------
 
     def _decide(self, step: Callable[..., T], *args: Any) -> T:
         """``step(*args)`` under the lock; then carry out what it asks for."""
+        core = self._core
         with self._lock:
             result = step(*args)
-            effects, self._core.effects = self._core.effects, deque()
-        self._perform(effects)
+            effects = core.effects
+            if effects:
+                core.effects = deque()
+        if effects or core.due < self._scheduled or self._find_at < self._scheduled:
+            self._perform(effects)
         if self._inbox:
             self._drain()
         return result
@@ -130,17 +134,21 @@ class ClusterShell(Generic[C]):
                 while self._inbox:
                     step, args = self._inbox.popleft()
                     step(*args)
-                effects, self._core.effects = self._core.effects, deque()
+                core = self._core
+                effects = core.effects
+                if effects:
+                    core.effects = deque()
             finally:
                 self._lock.release()
-            self._perform(effects)
+            if effects or core.due < self._scheduled or self._find_at < self._scheduled:
+                self._perform(effects)
 
     def _perform(self, effects: deque[Effect]) -> None:
         for do, member, caller, event in effects:
             if do is Do.WAKE:
                 assert caller is not None
-                assert caller.parker is not None
-                caller.parker.wake()
+                if caller.parker is not None:  # else he has not gone to sleep yet, and will look at his outcome first
+                    caller.parker.wake()
             elif do is Do.TELL:
                 assert event is not None
                 self._events.append(event)

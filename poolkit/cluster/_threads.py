@@ -12,7 +12,7 @@ from ..config import PoolConfig
 from ..connector import Connector, Verdict
 from ..errors import NotLeased, PoolClosed
 from ..policies.retire import NEVER
-from ..runtimes.base import Runtime
+from ..runtimes.base import Runtime, SyncParker
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
 from ._core import Caller, ClusterCore, Do, Member
@@ -144,11 +144,14 @@ class Cluster(ClusterShell[C]):
         now = self._clock()
         deadline = self._deadline(timeout, now)
         caller = self._caller(role, key, avoid, now)
-        parker = caller.parker = self._runtime.parker()
+        parker: SyncParker | None = None
         try:
             while True:
                 self._decide(self._core.acquire, caller, self._clock())
                 while caller.outcome is None:
+                    if parker is None:
+                        parker = caller.parker = self._runtime.parker()
+                        continue  # served before there was somebody to wake?
                     left = deadline - self._clock()
                     if left > 0:
                         parker.wait(None if deadline == NEVER else left)
