@@ -163,13 +163,7 @@ class AsyncCluster(ClusterShell[C]):
 
     def _after_loop(self) -> None:
         """The loop of before is gone, and with it all leases, probes and looks of the source."""
-        runtime, self._runtime = self._runtime, None
-        members = list(self._core.members.values())
         ClusterShell._after_fork(self)
-        self._runtime = runtime
-        for member in members:
-            if member.state.value == "probing":
-                self._decide(self._core.probe, member)
 
     # -- leases -------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSusp
 from ..policies.retire import NEVER
 from ._config import ClusterConfig
 from ._core import Caller, ClusterCore, Do, Effect, Member
-from ._events import ClusterEvent, ClusterEventKind, ClusterListener, ClusterStats
+from ._events import ClusterEvent, ClusterEventKind, ClusterListener, ClusterStats, NodeState
 from ._node import Node, checked_nodes
 from ._nodepool import engine_of, node_stats, told
 from .discovery import Discovery, Found, StaticDiscovery
@@ -101,6 +101,9 @@ class ClusterShell(Generic[C]):
         for member in (*old.members.values(), *old.leaving):
             member.leases = 0
             member.asking = False
+            if member.state is NodeState.PROBING:  # who probed it is not here
+                member.state, member.until = NodeState.EJECTED, -NEVER
+                self._core.due = -NEVER
         self._core.members, self._core.tiers = old.members, old.tiers
         self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER
 

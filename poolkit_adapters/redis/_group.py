@@ -29,7 +29,7 @@ from poolkit_adapters._errors import adapted
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
 from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
-from poolkit_adapters.redis._guard import State
+from poolkit_adapters.redis._guard import Guard, State
 from poolkit_adapters.redis._threads import PoolkitConnectionPool
 
 __all__ = (
@@ -172,12 +172,23 @@ class _MemberPool(PoolkitConnectionPool):
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
         guard = self._guards[id(connection)]
-        if guard.fresh:
-            guard.fresh = False
-        else:
-            self._make_ready(connection, guard)
+        try:
+            if guard.fresh:
+                guard.fresh = False
+            elif not self._clean(guard):
+                self._connect(connection, guard)
+        except BaseException:
+            self.poolkit.release(connection, discard=True)
+            raise
         guard.state = State.USED
         return connection
+
+    @staticmethod
+    def _clean(guard: Guard) -> bool:
+        try:
+            return guard.clean()
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            return False  # dead
 
 
 class _AsyncMemberPool(AsyncPoolkitConnectionPool):

@@ -25,7 +25,8 @@ from poolkit_adapters import psycopg as with_psycopg
 from poolkit_adapters import redis as with_redis
 from poolkit_adapters import sqlalchemy as with_sqlalchemy
 
-QUICK = ClusterConfig(eject_for=0.2, eject_max=0.4, slow_start=0, role_interval=30.0, acquire_timeout=10.0)
+QUICK = ClusterConfig(eject_for=0.2, eject_max=0.4, slow_start=0, role_interval=30.0, acquire_timeout=10.0,
+                      balance="least_in_use")  # fmt: skip
 POOL = PoolConfig(max_size=3, connect_timeout=5.0)
 
 
