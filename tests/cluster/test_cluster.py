@@ -499,3 +499,33 @@ def test_a_forked_child_has_the_nodes_and_none_of_the_leases() -> None:
     for lease in leases:
         lease.close()
     cluster.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_node_that_was_being_probed_at_a_fork_is_probed_anew_in_the_child() -> None:
+    """The thread that probed it is not there."""
+    fakes: dict[str, FakeConnector] = {}
+    cluster = Cluster(lambda node: fakes.setdefault(node.name, FakeConnector()), ["a"], slow_start=0)
+    cluster.lease(1).close()
+    fakes["b"] = FakeConnector()
+    gate = fakes["b"].hold("connect")
+    cluster.update(["a", "b"])
+    deadline = time.monotonic() + PATIENCE
+    while not fakes["b"].dialling and time.monotonic() < deadline:
+        time.sleep(0.002)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            fakes["b"].gates.clear()
+            cluster.lease(1).close()
+            deadline = time.monotonic() + PATIENCE
+            while cluster.stats().nodes[1].state != "usable" and time.monotonic() < deadline:
+                time.sleep(0.002)
+            code = 0 if cluster.stats().nodes[1].state == "usable" else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    gate.set()
+    cluster.close()
