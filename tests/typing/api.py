@@ -235,6 +235,18 @@ async def kit() -> None:
         del error
 
 
+def budgets() -> None:
+    budget = poolkit.Budget(50, name="db")
+    poolkit.Pool(testing.FakeConnector(), budget=budget, budget_weight=2.0).close()
+    poolkit.PoolConfig(budget=budget)
+    budget.resize(40)
+    assert_type(budget.limit, int)
+    assert_type(budget.explain(), str)
+    stats: poolkit.BudgetStats = budget.stats()
+    assert_type(stats.pools, tuple[poolkit.BudgetShare, ...])
+    testing.BudgetSimulation(7).run(100)
+
+
 def adapters() -> None:
     import sqlite3
 
