@@ -36,7 +36,7 @@ RINGS: list[tuple[str, ...]] = [
         "_async_jobs",
         "_async",
     ),
-    ("testing", "telemetry", "cluster", "bench", "cli", "__main__"),
+    ("testing", "telemetry", "cluster", "fleet", "bench", "cli", "__main__"),
 ]
 # what the decision core must not even mention
 FORBIDDEN = {"time", "threading", "_thread", "asyncio", "trio", "socket", "logging", "select", "queue", "concurrent"}

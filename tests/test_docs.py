@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 
 import poolkit.errors
+import poolkit.fleet
 import poolkit.runtimes
 import poolkit.testing
 
@@ -126,7 +127,9 @@ def test_every_python_block_compiles_and_says_whether_it_runs(block: Block) -> N
         assert block.mark.startswith(("run", "not run: ")), f"{block.place}: is this example executed?"
 
 
-@pytest.mark.parametrize("module", [poolkit, poolkit.runtimes, poolkit.testing], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [poolkit, poolkit.fleet, poolkit.runtimes, poolkit.testing], ids=lambda module: module.__name__
+)
 def test_every_public_name_is_in_the_reference_and_in_the_typed_api(module: ModuleType) -> None:
     reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     typed = (ROOT / "tests" / "typing" / "api.py").read_text(encoding="utf-8")

@@ -128,11 +128,13 @@ class Account:
 class Book:
     """The accounts of one budget. Not thread-safe: the shell has a lock around every call."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, claimed: Callable[[], object] = lambda: None) -> None:
         self.limit = limit
+        self.claimed = claimed  # called for each claim; must not block
         self.accounts: dict[Account, None] = {}
         self.tell: deque[Account] = deque()  # who has to be told to look again
         self.short = False
+        self.frozen = False  # nobody gets a permit for now
         self.tickets = count(1)
 
     @property
@@ -194,7 +196,7 @@ class Book:
     def take(self, account: Account, place: float, need: int) -> bool:
         """See :meth:`Permits.take`."""
         held = self.held
-        if account in self.accounts and held < self.limit:
+        if account in self.accounts and held < self.limit and not self.frozen:
             turn = (account.rich, place)
             others = (a for a in self.accounts if a.need and a is not account)
             before = sum(a.beyond for a in others if (a.rich, a.place) < turn)
@@ -206,6 +208,7 @@ class Book:
                 return True
         if need and account in self.accounts:
             account.need, account.place = max(need, 1), place
+            self.claimed()
             self.review()
         return False
 
@@ -287,7 +290,7 @@ class Book:
 
     def review(self) -> None:
         """After a change: tell those who can have a permit now; if some are short of one, have others look."""
-        free = self.limit - self.held
+        free = 0 if self.frozen else self.limit - self.held
         room = self.limit - sum(max(a.held, a.minimum) for a in self.accounts)
         claims = sorted((a for a in self.accounts if a.need), key=lambda a: (a.rich, a.place))
         for account in claims:

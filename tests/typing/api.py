@@ -17,7 +17,7 @@ import poolkit_adapters.httpx
 import poolkit_adapters.psycopg
 import poolkit_adapters.redis
 import poolkit_adapters.sqlalchemy
-from poolkit import runtimes, testing
+from poolkit import fleet, runtimes, testing
 from poolkit.connector import default_classify
 from poolkit.events import Listener
 from poolkit.stats import Holder
@@ -245,6 +245,18 @@ def budgets() -> None:
     stats: poolkit.BudgetStats = budget.stats()
     assert_type(stats.pools, tuple[poolkit.BudgetShare, ...])
     testing.BudgetSimulation(7).run(100)
+    store: fleet.Store = fleet.RedisStore("redis://localhost", timeout=0.5)
+    for store in (fleet.FileStore("directory"), fleet.PostgresStore("dbname=shop", table="fleet")):
+        with fleet.FleetBudget(store, "db", limit=100, block=4, ttl=10) as shared:
+            poolkit.PoolConfig(budget=shared)
+            numbers: fleet.FleetStats = shared.fleet()
+            assert_type(numbers.granted, int)
+    try:
+        granted: fleet.Grant = store.exchange(fleet.Ask("db", "me", held=1, want=2, limit=10, ttl=5.0))
+        assert_type(granted.permits, int)
+    except fleet.StoreDown as down:
+        problem: fleet.StoreError = down
+        del problem
 
 
 def adapters() -> None:
