@@ -118,7 +118,8 @@ class Shell(Sharing, Generic[C]):
         self._orphans: set[int] = set()
         self._taken: tuple[float, int, tuple[PoolStats, list[Holder]] | None] = 0.0, 0, None
         self._reports: deque[tuple[str, tuple[str, int]]] = deque()
-        with self._lock:  # from here on other pools of the budget may have news for this one
+        self._lock.acquire()  # from here on other pools of the budget may have news for this one
+        try:
             permits = self._open_account()
             self._core = core = Core(
                 self._config, self._features, name=self.name, barging=self._barging, random=self._random,
@@ -128,6 +129,8 @@ class Shell(Sharing, Generic[C]):
             self._lane = core.lane
             self._leased = core.leased
             self._refresh()
+        finally:
+            self._lock.release()
         if permits is not None:
             permits.deliver()
             self._drain()

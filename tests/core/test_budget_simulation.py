@@ -10,12 +10,12 @@ import pytest
 from poolkit._core.sharing import Book
 from poolkit.testing import BudgetSimulation, SimulationFailure
 
-# every seed that ever failed, with the fault it showed
+# seeds that show a fault which the code once had, when it is put back
 FAILED_ONCE = {
-    3: "a lane's claim was forgotten when another lane of the same pool got a permit",
-    16: "the last waiter gave up beside an idle connection, which nobody offered to other pools",
-    35: "a waiter took one of two idle connections, and nobody offered the other one",
-    1182: "a pool grew beyond its min_size, and nobody offered the idle connection that it could spare now",
+    0: "a lane's claim was forgotten when another lane of the same pool got a permit",
+    46: "the last waiter gave up beside an idle connection, which nobody offered to other pools",
+    484: "a waiter took one of two idle connections, and nobody offered the other one",
+    17: "a pool grew beyond its min_size, and nobody offered the idle connection that it could spare now",
 }
 
 

@@ -230,6 +230,8 @@ async def kit() -> None:
     assert_type(await async_pool.acquire(), testing.FakeConnection)
     try:
         testing.CoreSimulation(7).run(100)
+        testing.PoolSimulation(7).run()
+        testing.AsyncPoolSimulation(7).run()
     except testing.SimulationFailure as failure:
         error: AssertionError = failure
         del error
