@@ -49,6 +49,11 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     if fail_fast:
         for lane in list(core.lanes.values()):
             core.fail_waiters(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
+    if core.permits is not None:
+        core.permits.lower(0)  # nothing is opened for those who wait
+        if core.pressed:  # what those had before them who were told off is for other pools
+            core.give_way(now)
+        core.pass_on()
 
 
 def resume(core: Core, now: float) -> None:

@@ -14,7 +14,8 @@ from poolkit.testing import BudgetSimulation, SimulationFailure
 FAILED_ONCE = {
     0: "a lane's claim was forgotten when another lane of the same pool got a permit",
     46: "the last waiter gave up beside an idle connection, which nobody offered to other pools",
-    484: "a waiter took one of two idle connections, and nobody offered the other one",
+    726: "a waiter took one of two idle connections, and nobody offered the other one",
+    484: "all waiters of a suspended pool were told off, and nobody offered what was idle beside them",
     17: "a pool grew beyond its min_size, and nobody offered the idle connection that it could spare now",
 }
 
