@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from ._leases import AsyncLease, Lease
 from ._lifecycle import live_pools as pools
 from ._threads import Pool
+from .budget import Budget, BudgetShare, BudgetStats
 from .config import BackoffConfig, BreakerConfig, PoolConfig, PoolConfigWarning
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import (
@@ -37,6 +38,9 @@ __all__ = (
     "AsyncPool",
     "BackoffConfig",
     "BreakerConfig",
+    "Budget",
+    "BudgetShare",
+    "BudgetStats",
     "CircuitOpen",
     "CloseReason",
     "ConfigError",

@@ -33,6 +33,23 @@ class AsyncJobs(Shell[C]):
             self._scheduled = due = self._core.due
             self._runtime.schedule(self, max(0.0, due - self._clock()))
 
+    def _hear(self) -> None:
+        runtime = self._runtime
+        if runtime is None or runtime.here() or not runtime.alive():
+            super()._hear()
+        else:  # connections belong to their loop: no other thread lays hands on them
+            self._inbox.append((self._look_again, ()))
+            runtime.nudge(self)
+
+    def _cut(self) -> int:
+        runtime = self._runtime
+        if runtime is None or runtime.here() or not runtime.alive():
+            return super()._cut()
+        leased = len(self._leased)
+        self._inbox.append((self._cut_now, ()))
+        runtime.nudge(self)
+        return leased
+
     def _nudge(self) -> None:
         if self._runtime is not None:
             self._runtime.nudge(self)

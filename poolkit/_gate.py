@@ -177,7 +177,9 @@ class Gate:
                 effects.popleft()
                 continue
             effects.popleft()
-            if do is Do.TELL:
+            if do is Do.SHARE:
+                self._pass_on()
+            elif do is Do.TELL:
                 assert event is not None
                 self._events.append(event)
             elif do is Do.ABORT:
@@ -188,6 +190,9 @@ class Gate:
                 self._begin_job(do, entry)
         if self._events:
             self._tell()
+
+    def _pass_on(self) -> None:
+        raise NotImplementedError
 
     def _begin_job(self, do: Do, entry: Entry) -> None:
         raise NotImplementedError

@@ -21,8 +21,9 @@ from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
-from ._gate import Gate, Turn
+from ._gate import Turn
 from ._log import logger
+from ._sharing import Sharing
 from ._timeouts import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overridden, require_connect
@@ -49,7 +50,7 @@ LARGE = 200  # connections: from there on timeouts share their picture of the po
 OLD = 0.1  # seconds that such a picture is told
 
 
-class Shell(Gate, Generic[C]):
+class Shell(Sharing, Generic[C]):
     """Everything about a pool that does not wait: settings, statistics, commands, dropped leases, fork."""
 
     _barging = 0.0
@@ -114,17 +115,26 @@ class Shell(Gate, Generic[C]):
         """An empty core with a lock of its own (again in a forked child)."""
         self._lock: Any = Lock()
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._core = core = Core(
-            self._config, self._features, name=self.name, barging=self._barging, random=self._random
-        )
-        core.heard = self._heard()
-        self._lane = core.lane
-        self._leased = core.leased
         self._scheduled = NEVER
         self._orphans: set[int] = set()
         self._taken: tuple[float, int, tuple[PoolStats, list[Holder]] | None] = 0.0, 0, None
         self._reports: deque[tuple[str, tuple[str, int]]] = deque()
-        self._refresh()
+        self._lock.acquire()  # from here on other pools of the budget may have news for this one
+        try:
+            permits = self._open_account()
+            self._core = core = Core(
+                self._config, self._features, name=self.name, barging=self._barging, random=self._random,
+                permits=permits,
+            )  # fmt: skip
+            core.heard = self._heard()
+            self._lane = core.lane
+            self._leased = core.leased
+            self._refresh()
+        finally:
+            self._lock.release()
+        if permits is not None:
+            permits.deliver()
+            self._drain()
 
     def _refresh(self) -> None:
         """Cache what the paths without the lock need. Called under the lock after each change of it."""
@@ -141,7 +151,7 @@ class Shell(Gate, Generic[C]):
             and not self._shared
         )
         self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
-        unhindered = fast and self._reset_method is None and not self._over
+        unhindered = fast and self._reset_method is None and not self._over and not core.pressed
         self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
         self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
 
@@ -219,7 +229,7 @@ class Shell(Gate, Generic[C]):
             before = islice(lane.waiters, COUNTED)
             ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
         stats, held = self._picture(now)
-        text = explain(stats, held, ahead=ahead)
+        text = self._with_budget(explain(stats, held, ahead=ahead))
         leased = core.leased.copy()
         own = len(leased)
         if own >= core.limit and all(entry.holder == waiter.holder for entry in leased.values()):
@@ -361,7 +371,8 @@ class Shell(Gate, Generic[C]):
     def _explained(self) -> str:
         """Under the lock."""
         now = self._clock()
-        return explain(snapshot(self._core, parts(self._core), now), holders(self._core, now, self._name_of))
+        held = holders(self._core, now, self._name_of)
+        return self._with_budget(explain(snapshot(self._core, parts(self._core), now), held))
 
     def describe(self) -> dict[str, Setting]:
         """Each setting with the value in effect and where it came from."""
@@ -405,6 +416,7 @@ class Shell(Gate, Generic[C]):
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:
         """Under the lock, so that two changes at once both count."""
         settings = self._settings.changed(changes, "reconfigure()")
+        self._change_account(settings.config)
         if self._features.keyed:
             refuse_for_keyed(settings.config)
         self._settings = settings

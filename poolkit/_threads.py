@@ -296,6 +296,12 @@ class Pool(Shell[C]):
         else:
             super().run_due()
 
+    def _hear(self) -> None:
+        if self._close_in_caller:  # closes would hold up another pool's caller, or his event loop
+            self._runtime.spawn(super()._hear)
+        else:
+            super()._hear()
+
     def _schedule(self) -> None:
         self._scheduled = due = self._core.due
         self._runtime.schedule(self, max(0.0, due - self._clock()))

@@ -9,11 +9,19 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from .errors import ConfigError
 
-__all__ = ("BackoffConfig", "BreakerConfig", "PoolConfig", "PoolConfigWarning")
+__all__ = ("BackoffConfig", "BreakerConfig", "PoolConfig", "PoolConfigWarning", "SharedBudget")
+
+
+@runtime_checkable
+class SharedBudget(Protocol):
+    """What a pool needs of a budget: :class:`poolkit.Budget`, :class:`poolkit.fleet.FleetBudget`."""
+
+    def open_account(self, pool: Any, minimum: int, weight: float) -> Any:
+        """The pool's part of it; ConfigError if the minimums do not fit in."""
 
 
 class PoolConfigWarning(UserWarning):
@@ -58,6 +66,11 @@ def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -
         raise _bad(name, value, right)
     if value < 0 or (value == 0 and not zero):
         raise _bad(name, value, right)
+
+
+def _positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise _bad(name, value, "a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +167,11 @@ class PoolConfig:
     """Pause between failed connects."""
     breaker: BreakerConfig | None = None
     """Circuit breaker; None: callers wait for the server until their own deadline."""
+    budget: SharedBudget | None = None
+    """A limit that several pools share, beside each one's ``max_size``; None: ``max_size`` alone."""
+    budget_weight: float = 1.0
+    """This pool's part of the budget beside the others', over and above their ``min_size``: what it can count on when
+    all of them want more than there is. Equal parts by default."""
 
     def __post_init__(self) -> None:
         _count("min_size", self.min_size, 0)
@@ -181,6 +199,9 @@ class PoolConfig:
             raise _bad("backoff", self.backoff, "a BackoffConfig")
         if self.breaker is not None and not isinstance(self.breaker, BreakerConfig):
             raise _bad("breaker", self.breaker, "a BreakerConfig, or None")
+        if self.budget is not None and not isinstance(self.budget, SharedBudget):
+            raise _bad("budget", self.budget, "a poolkit.Budget, or None")
+        _positive("budget_weight", self.budget_weight)
         if self.max_size is not None:
             if self.min_size > self.max_size:
                 raise _bad("min_size", self.min_size, f"at most max_size ({self.max_size})")

@@ -22,19 +22,21 @@ RINGS: list[tuple[str, ...]] = [
     (
         "settings",
         "stats",
+        "budget",
         "runtimes",
         "_lifecycle",
         "_fast",
         "_log",
         "_timeouts",
         "_gate",
+        "_sharing",
         "_shell",
         "_leases",
         "_threads",
         "_async_jobs",
         "_async",
     ),
-    ("testing", "telemetry", "cluster", "bench", "cli", "__main__"),
+    ("testing", "telemetry", "cluster", "fleet", "bench", "cli", "__main__"),
 ]
 # what the decision core must not even mention
 FORBIDDEN = {"time", "threading", "_thread", "asyncio", "trio", "socket", "logging", "select", "queue", "concurrent"}

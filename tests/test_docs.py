@@ -30,6 +30,7 @@ import pytest
 
 import poolkit.cluster
 import poolkit.errors
+import poolkit.fleet
 import poolkit.runtimes
 import poolkit.testing
 
@@ -128,7 +129,9 @@ def test_every_python_block_compiles_and_says_whether_it_runs(block: Block) -> N
 
 
 @pytest.mark.parametrize(
-    "module", [poolkit, poolkit.cluster, poolkit.runtimes, poolkit.testing], ids=lambda module: module.__name__
+    "module",
+    [poolkit, poolkit.cluster, poolkit.fleet, poolkit.runtimes, poolkit.testing],
+    ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference_and_in_the_typed_api(module: ModuleType) -> None:
     reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))

@@ -36,10 +36,14 @@ def check(core: Core) -> None:
         if lane.waiters and not core.suspended and core.phase is Phase.OPEN:
             spare = core.limit - len(entries)
             blocked = lane.connecting or lane.live or core.closing or lane in core.timed
-            assert blocked or spare <= 0, "a waiter is stranded while a permit is free"
+            claimed = core.permits is not None and core.permits.claiming
+            assert blocked or spare <= 0 or claimed, "a waiter is stranded while a permit is free"
         for waiter in lane.waiters:
             assert waiter.queued, "a waiter who is gone is still in the queue"
             assert waiter.outcome is None, "a waiter who was served is still in the queue"
+    for entry in entries:
+        leaving = core.permits is not None and entry.state is State.CLOSING
+        assert entry.leaving == leaving, "the budget knows a closing connection that is none, or does not know one"
     held = Counter(id(entry) for entry in core.leased.values())
     for entry in core.leased.values():
         assert entry.state is IN_USE, f"a leased connection is {entry.state.value}"

@@ -49,6 +49,11 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     if fail_fast:
         for lane in list(core.lanes.values()):
             core.fail_waiters(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
+    if core.permits is not None:
+        core.permits.lower(0)  # nothing is opened for those who wait
+        if core.pressed:  # what those had before them who were told off is for other pools
+            core.give_way(now)
+        core.pass_on()
 
 
 def resume(core: Core, now: float) -> None:
@@ -88,6 +93,8 @@ def inherit(core: Core, old: Core) -> None:
     finalizer) finds nothing in it that he could hand out.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
+    if core.permits is not None and core.phase is not Phase.OPEN:
+        core.permits.retire()
     for lane in old.lanes.values():
         lane.idle.clear()
 
@@ -97,6 +104,9 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
+    if core.permits is not None:
+        core.permits.retire()
+        core.pass_on()
     for lane in list(core.lanes.values()):
         core.fail_waiters(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
         for entry in core.take_all_idle(lane):
@@ -120,5 +130,5 @@ def reserve(core: Core, count: int, now: float) -> list[Entry]:
     core.started = True
     lane = core.lane
     have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.entries.values())
-    wanted = min(count - have, core.limit - len(core.entries))
-    return [core.dial(lane, Purpose.FILL, now) for _ in range(wanted)]
+    wanted = count - have
+    return [core.dial(lane, Purpose.FILL, now) for _ in range(wanted) if core.spare_permit()]

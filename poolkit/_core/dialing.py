@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from itertools import islice
 
 from ..connector import Verdict
 from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked
@@ -13,6 +14,7 @@ from ..policies.sizing import dials_wanted
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
+from .sharing import LAST
 from .state import LOOK_EVERY, CoreState, Phase
 
 __all__ = ("Dialing", "describe")
@@ -108,7 +110,7 @@ class Dialing(CoreState):
 
     def _permit(self, lane: Lane, now: float) -> bool:
         if len(self.entries) < self.limit:
-            return True
+            return self.permits is None or self._ask(lane)
         if self.features.keyed and lane.evictions < len(lane.waiters):
             victim = next((e for e in self.idle_order if e.lane is not lane), None)
             if victim is not None:  # the oldest idle one of another lane gives way
@@ -119,6 +121,58 @@ class Dialing(CoreState):
                 victim.listed = False
                 self.begin_close(victim, CloseReason.SURPLUS, now)
         return False
+
+    def _ask(self, lane: Lane) -> bool:
+        """A permit of the shared budget, for the first waiter for whom no connect is going on; else it is claimed."""
+        assert self.permits is not None
+        behind = 0 if self.features.keyed else lane.connecting * lane.streams
+        first = next(islice(lane.waiters, behind, None), None) or lane.oldest()
+        if self.features.keyed:
+            need = 1 + len(self.needy) - lane.in_heap  # one for each lane in need
+        else:
+            need = max(1, dials_wanted(len(lane.waiters), lane.connecting, lane.streams))
+        granted = self.permits.take(first.ticket, min(need, self.limit - len(self.entries)))
+        self.pass_on()
+        return granted
+
+    def spare_permit(self) -> bool:
+        """A permit for a connection that nobody waits for, if there is one to spare."""
+        if len(self.entries) >= self.limit:
+            return False
+        granted = self.permits is None or self.permits.take(LAST, 0)
+        self.pass_on()
+        return granted
+
+    def longest_unused(self) -> Entry | None:
+        """The idle connection that gives way if another pool of the budget needs its permit.
+
+        Called without the lock, too: then the answer is a guess.
+        """
+        if self.features.keyed:
+            return next((e for e in self.idle_order if not e.lane.waiters), None)
+        if self.lane.live <= self.config.min_size or self.lane.waiters:
+            return None
+        return next((entry for entry in self.lane.idle.copy() if entry.state is IDLE), None)
+
+    def give_way(self, now: float) -> None:
+        """Close idle connections for other pools of the budget, longest unused first, as long as they need them."""
+        permits = self.permits
+        assert permits is not None
+        while permits.short:
+            entry = self.longest_unused()
+            if entry is None or not permits.evict(entry.last_used):
+                permits.look()
+                break
+            try:
+                entry.lane.idle.remove(entry)
+            except ValueError:  # taken a moment ago, without the lock
+                permits.stays()
+                continue
+            entry.leaving = True
+            entry.listed = False
+            self.idle_order.pop(entry, None)
+            self.begin_close(entry, CloseReason.SURPLUS, now)
+        self.pass_on()
 
     def established(self, entry: Entry, now: float) -> None:
         """The connection stands: the server is well."""
@@ -178,6 +232,8 @@ class Dialing(CoreState):
             self._replace(old, now)
         self.pump(lane, now)
         self.refill(now)  # the server is well again: what backoff has held up is due now
+        if self.pressed:  # one more than min_size: another one may go
+            self.give_way(now)
         return kept
 
     def _replace(self, old: Entry, now: float) -> None:
@@ -238,6 +294,11 @@ class Dialing(CoreState):
         while lane.live + lane.connecting < self.config.min_size and len(self.entries) < self.limit:
             if not self.may_dial(lane, now):
                 return
+            if self.permits is not None:
+                granted = self.permits.take(LAST, self.config.min_size - lane.live - lane.connecting)
+                self.pass_on()
+                if not granted:
+                    return
             self.effects.append(Effect(Do.CONNECT, self.dial(lane, Purpose.FILL, now)))
 
     def connect_error(self, lane: Lane) -> ConnectFailed:

@@ -21,6 +21,7 @@ class Do(Enum):
     PING = "ping"  # look at (and, if it is due, ask) an idle connection
     WAKE = "wake"
     TELL = "tell"
+    SHARE = "share"  # the budget has news for other pools
 
 
 class Effect(NamedTuple):

@@ -73,6 +73,7 @@ class Entry:
         "last_used",
         "leased_at",
         "leases",
+        "leaving",
         "listed",
         "pending",
         "place",
@@ -111,6 +112,7 @@ class Entry:
         self.replaced: Entry | None = None  # the one whose place this connection is to take
         self.rotating = False  # its successor is on the way
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
+        self.leaving = False  # its budget knows that it is being closed
         self.evicted_for: Lane | None = None  # it gives way to a waiter of another lane
         self.reported = False  # a leak of the current lease was reported
 

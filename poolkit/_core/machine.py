@@ -8,6 +8,7 @@ from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER
 from ..policies.sizing import pace
 from .dialing import Dialing
+from .effects import Do, Effect
 from .entry import CHECKING, CONNECTING, IDLE, IN_USE, Entry
 from .lane import Lane
 from .state import Phase
@@ -70,9 +71,9 @@ class Core(Dialing):
         if not lane.waiters:
             lane.pace_until = now + pace(lane.connect_time)
             self.want_sweep(now + self.vigil)
-        self._tickets += 1
         if not waiter.ticket:
-            waiter.ticket = self._tickets
+            self._tickets += 1
+            waiter.ticket = self._tickets if self.permits is None else self.permits.ticket()
             self.counts.waits += 1
         lane.waiters[waiter] = None
         waiter.queued = True
@@ -133,6 +134,10 @@ class Core(Dialing):
             waiter.queued = False
             waiter.lane.waiters.pop(waiter, None)
             self.pass_nudge(waiter)
+            if self.permits is not None:
+                self.want_less(waiter.lane)
+                if self.pressed:
+                    self.give_way(now)
         elif isinstance(outcome, Entry):
             if outcome.state is IN_USE:
                 outcome.leases -= 1
@@ -255,6 +260,8 @@ class Core(Dialing):
             reason = CloseReason.SURPLUS
         else:
             reason = self.unfit(entry, now)
+            if reason is None and self.pressed and not entry.leases and self._yields(entry):
+                reason = CloseReason.SURPLUS
         if reason is not None:
             if not entry.leases:
                 self.begin_close(entry, reason, now)
@@ -268,6 +275,8 @@ class Core(Dialing):
                 return
             self._lease(entry)
             self.serve(waiter, entry)
+            if self.pressed:
+                self.give_way(now)
             if entry.capacity == 1:
                 return  # hands off: the waiter may have seen it, used it and put it back without the lock by now
         if entry.leases:
@@ -278,6 +287,20 @@ class Core(Dialing):
             self._put_idle(entry)
             if self.needy:
                 self.freed(lane, now)
+            if self.pressed:
+                self.give_way(now)
+
+    def _yields(self, entry: Entry) -> bool:
+        """Whether the returned connection gives way to another pool of the budget, before any waiter gets it."""
+        permits, lane = self.permits, entry.lane
+        assert permits is not None
+        if not permits.short:
+            self.effects.append(Effect(Do.SHARE))  # nobody wants anything any more: the shell eases the way
+            return False
+        if lane.waiters and permits.yields(lane.oldest().ticket):
+            entry.leaving = True
+            self.pass_on()
+        return entry.leaving
 
     def _room_for_idle(self, lane: Lane, now: float) -> bool:
         """Whether one more connection may be idle; with many lanes the longest unused one makes room for it."""
@@ -308,6 +331,8 @@ class Core(Dialing):
             if entry is None:
                 return
             self.serve(lane.oldest(), entry)
+        if self.pressed:  # what the last of them has left is for other pools
+            self.give_way(now)
 
     def set_capacity(self, entry: Entry, capacity: int, now: float) -> None:
         """The connection serves this many leases at once from now on; 0: those it has, and no new ones.

@@ -95,6 +95,11 @@ def _recount(core: Core) -> None:
     """The numbers that follow from the entries."""
     entries = list(core.entries.values())
     core.closing = sum(entry.state is CLOSING for entry in entries)
+    for entry in entries:
+        entry.leaving = entry.state is CLOSING
+    if core.permits is not None:
+        core.permits.correct(len(entries), core.closing)
+        core.pass_on()
     core.pinging = min(core.pinging, sum(entry.state is CHECKING for entry in entries))
     for lane in core.lanes.values():
         lane.size = lane.live = lane.connecting = lane.evictions = 0

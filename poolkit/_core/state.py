@@ -12,9 +12,11 @@ from ..config import PoolConfig
 from ..errors import PoolError
 from ..events import CloseReason, Event, EventKind, FailReason
 from ..policies.retire import NEVER
+from ..policies.sizing import dials_wanted
 from .effects import Do, Effect
 from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
+from .sharing import Permits
 from .waiter import Parker, Waiter
 
 __all__ = ("LOOK_EVERY", "CoreState", "Counts", "Features", "Phase")
@@ -62,9 +64,18 @@ class CoreState:
     """What a pool consists of. Not thread-safe: the shell holds its lock around every call."""
 
     def __init__(
-        self, config: PoolConfig, features: Features, *, name: str, barging: float, random: Callable[[], float]
+        self,
+        config: PoolConfig,
+        features: Features,
+        *,
+        name: str,
+        barging: float,
+        random: Callable[[], float],
+        permits: Permits | None = None,
     ) -> None:
         self.name = name
+        self.permits = permits  # of a budget shared with other pools
+        self.pressed = False  # others want connections of ours: returned ones are looked at
         self.features = features
         self.random = random
         self.entries: dict[int, Entry] = {}
@@ -205,6 +216,8 @@ class CoreState:
         waiter.queued = False
         del waiter.lane.waiters[waiter]
         self.pass_nudge(waiter)
+        if self.permits is not None:
+            self.want_less(waiter.lane)
 
     def nudge(self, waiter: Waiter) -> None:
         """There is an idle connection: the waiter may take it, if no newcomer does so before he has woken up."""
@@ -233,6 +246,24 @@ class CoreState:
         self.tell(EventKind.CONNECTION_CREATED, now, entry)
         return entry
 
+    def want_less(self, lane: Lane) -> None:
+        """A waiter is gone or served: claim no more of the shared budget than the others need."""
+        assert self.permits is not None
+        if self.permits.claiming:
+            if self.features.keyed:
+                need = len(self.needy)
+            else:
+                need = dials_wanted(len(lane.waiters), lane.connecting, lane.streams)
+                if self.started:
+                    need = max(need, self.config.min_size - lane.live - lane.connecting)
+            self.permits.lower(need)
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Have the shell tell other pools what the shared budget has for them."""
+        if self.permits is not None and self.permits.news:
+            self.effects.append(Effect(Do.SHARE))
+
     def begin_close(self, entry: Entry, reason: CloseReason, now: float, *, abort: bool = False) -> None:
         """The connection goes; it keeps its permit until the shell says that it is closed."""
         self._no_longer_connecting(entry)
@@ -240,6 +271,9 @@ class CoreState:
         self.idle_order.pop(entry, None)
         entry.lane.live -= 1
         self.closing += 1
+        if self.permits is not None and not entry.leaving:
+            entry.leaving = True
+            self.permits.leave()
         self.counts.closes[reason] += 1
         self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason)
         self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
@@ -255,6 +289,9 @@ class CoreState:
         entry.move(CLOSED)
         del self.entries[entry.id]
         lane.size -= 1
+        if self.permits is not None:
+            self.permits.give(entry.leaving)
+            self.pass_on()
         self.counts.uses += entry.uses
         self.counts.busy += entry.busy
         counting = lane.breaker.config is not None and lane.breaker.failures

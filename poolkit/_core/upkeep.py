@@ -36,6 +36,8 @@ def tick(core: Core, now: float) -> None:
     else:
         core.want_sweep(core.sweep_at)
     core.refill(now)
+    if core.pressed:
+        core.give_way(now)
 
 
 def pause(core: Core) -> float:
@@ -125,7 +127,7 @@ def _rotate(core: Core, now: float) -> None:
         missed = (
             entry.state is IN_USE or lane.live <= config.min_size or now - entry.last_used < 0.1 * config.max_lifetime
         )
-        if missed and len(core.entries) < core.limit and core.may_dial(lane, now):
+        if missed and len(core.entries) < core.limit and core.may_dial(lane, now) and core.spare_permit():
             entry.rotating = True
             successor = core.dial(lane, Purpose.ROTATE, now)
             successor.replaced = entry
@@ -152,6 +154,8 @@ def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, n
         core.relist(entry.lane, [entry])
         if entry.lane.waiters:  # queued without having seen it
             core.match(entry.lane, now)
+        if core.pressed:
+            core.give_way(now)
 
 
 def leaks(core: Core, now: float) -> list[Entry]:

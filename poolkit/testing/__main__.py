@@ -7,6 +7,7 @@ import random
 import sys
 
 from .async_simulation import AsyncPoolSimulation
+from .budget_simulation import BudgetSimulation
 from .pool_simulation import PoolSimulation
 from .simulate import CoreSimulation
 
@@ -25,11 +26,14 @@ def main() -> None:
     runs = -(-options.steps // per_run)
     for seed in range(first, first + runs):
         CoreSimulation(seed).run(per_run)
+        if seed % 10 == 0:
+            BudgetSimulation(seed).run(per_run)
     for seed in range(first, first + options.pools):
         PoolSimulation(seed).run()
         AsyncPoolSimulation(seed).run()
     sys.stdout.write(
-        f"simulate: {runs * per_run} steps of the core in {runs} schedules and {options.pools} schedules of whole "
+        f"simulate: {runs * per_run} steps of the core in {runs} schedules, {runs // 10} schedules of pools "
+        f"under one budget and {options.pools} schedules of whole "
         f"pools passed (seeds from {first})\n"
     )
 

@@ -14,6 +14,7 @@ from .._core import books, commands, upkeep
 from .._core.effects import Do
 from .._core.entry import CHECKING, IN_USE, Entry
 from .._core.machine import Core
+from .._core.sharing import Permits
 from .._core.state import Features, Phase
 from .._core.waiter import Waiter
 from ..config import BackoffConfig, BreakerConfig, PoolConfig
@@ -53,6 +54,9 @@ class CoreSimulation:
 
     seed: int
     trace: list[str] = field(default_factory=list)
+    permits: Permits | None = None
+    most: int = 8
+    minimum: int | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -65,9 +69,9 @@ class CoreSimulation:
             peeks=pick.random() < 0.5,
             keyed=pick.random() < 0.3,
         )
-        max_size = pick.choice([1, 2, 3, 5, 8])
+        max_size = pick.choice([n for n in (1, 2, 3, 5, 8) if n <= self.most])
         config = PoolConfig(
-            min_size=pick.randrange(max_size + 1) if not features.keyed else 0,
+            min_size=0 if features.keyed else self._minimum(max_size),
             max_size=max_size,
             max_waiting=pick.choice([None, None, 3, 10]),
             order=pick.choice(["lifo", "fifo"]),
@@ -81,7 +85,7 @@ class CoreSimulation:
             backoff=BackoffConfig(base=0.1, cap=2.0),
             breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
         )
-        self.core = Core(config, features, name="sim", barging=0.0, random=pick.random)
+        self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, permits=self.permits)
         self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
         self.core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
         self.multiplexed = pick.random() < 0.3
@@ -97,6 +101,9 @@ class CoreSimulation:
         self.steps = 0
         self.peak = self.core.limit
         self._chance = random.Random(self.seed)  # of what comes next; what a step does has a seed of its own
+
+    def _minimum(self, max_size: int) -> int:
+        return self.random.randrange(max_size + 1) if self.minimum is None else min(self.minimum, max_size)
 
     # -- the shell's part -------------------------------------------------------------------------------------
 
@@ -275,6 +282,8 @@ class CoreSimulation:
 
     def _fork(self) -> None:
         """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
+        if self.permits is not None:  # the other pools of the budget do not fork with this one
+            return
         old = self.core
         self.core = Core(old.config, old.features, name="sim", barging=0.0, random=self.random.random)
         self.core.heard, self.core.vigil = old.heard, old.vigil
@@ -338,26 +347,40 @@ class CoreSimulation:
 
     def _wind_down(self) -> None:
         """With the server up and every lease given back, nobody may be left waiting."""
+        self.mend_world()
+        for _ in range(400):
+            if self.settle():
+                break
+        assert not self.waiting, f"{len(self.waiting)} callers were never served nor told"
+        self.shut()
+
+    def mend_world(self) -> None:
+        """The server is up, and the pool hands out."""
         self.server_up = True
         commands.resume(self.core, self.now)
-        for _ in range(400):
+
+    def settle(self) -> bool:
+        """Finish what is going on and give every lease back; whether nothing is left to do."""
+        self._perform()
+        for todo in (self._finish_dial, self._finish_check, self._finish_close, self._wake_up):
+            for _ in range(10):
+                todo()
+                self._perform()
+        while self.leases or self.inbox:
+            self._release()
             self._perform()
-            for todo in (self._finish_dial, self._finish_check, self._finish_close, self._wake_up):
-                for _ in range(10):
-                    todo()
-                    self._perform()
-            while self.leases or self.inbox:
-                self._release()
-                self._perform()
-                self._collect()
-                self._perform()
-            books.check(self.core)
-            if not self.waiting and not self.dialling and not self.checking and not self.closing:
-                break
-            self.now += 0.5
-            if self.now >= self.core.due:
-                upkeep.tick(self.core, self.now)
-        assert not self.waiting, f"{len(self.waiting)} callers were never served nor told"
+            self._collect()
+            self._perform()
+        books.check(self.core)
+        if not self.waiting and not self.dialling and not self.checking and not self.closing:
+            return True
+        self.now += 0.5
+        if self.now >= self.core.due:
+            upkeep.tick(self.core, self.now)
+        return False
+
+    def shut(self) -> None:
+        """Close the pool; nothing is left."""
         commands.shut(self.core, Phase.CLOSED, self.now)
         self._perform()
         for _ in range(100):

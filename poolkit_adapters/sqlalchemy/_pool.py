@@ -67,6 +67,8 @@ class BasePool(SQLAlchemyPool):
         barging_window: float | None = UNSET,
         backoff: BackoffConfig = UNSET,
         breaker: BreakerConfig | None = UNSET,
+        budget: Any = UNSET,
+        budget_weight: float = UNSET,
         **kw: Any,
     ) -> None:
         base, settings = settle(pool_size, max_overflow, timeout, use_lifo, config, {
@@ -76,7 +78,7 @@ class BasePool(SQLAlchemyPool):
             "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
             "max_connecting": max_connecting, "leak_after": leak_after,
             "barging_window": self._barging_window if barging_window is UNSET else barging_window,
-            "backoff": backoff, "breaker": breaker,
+            "backoff": backoff, "breaker": breaker, "budget": budget, "budget_weight": budget_weight,
         })  # fmt: skip
         super().__init__(creator, **kw)
         self._listeners = tuple(listeners)

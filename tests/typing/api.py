@@ -17,7 +17,7 @@ import poolkit_adapters.httpx
 import poolkit_adapters.psycopg
 import poolkit_adapters.redis
 import poolkit_adapters.sqlalchemy
-from poolkit import cluster, runtimes, testing
+from poolkit import cluster, fleet, runtimes, testing
 from poolkit.connector import default_classify
 from poolkit.events import Listener
 from poolkit.stats import Holder
@@ -230,6 +230,8 @@ async def kit() -> None:
     assert_type(await async_pool.acquire(), testing.FakeConnection)
     try:
         testing.CoreSimulation(7).run(100)
+        testing.PoolSimulation(7).run()
+        testing.AsyncPoolSimulation(7).run()
     except testing.SimulationFailure as failure:
         error: AssertionError = failure
         del error
@@ -324,6 +326,30 @@ async def async_clusters() -> None:
     lease = await request
     assert_type(lease, cluster.AsyncClusterLease[Socket])
     await lease.close()
+
+
+def budgets() -> None:
+    budget = poolkit.Budget(50, name="db")
+    poolkit.Pool(testing.FakeConnector(), budget=budget, budget_weight=2.0).close()
+    poolkit.PoolConfig(budget=budget)
+    budget.resize(40)
+    assert_type(budget.limit, int)
+    assert_type(budget.explain(), str)
+    stats: poolkit.BudgetStats = budget.stats()
+    assert_type(stats.pools, tuple[poolkit.BudgetShare, ...])
+    testing.BudgetSimulation(7).run(100)
+    store: fleet.Store = fleet.RedisStore("redis://localhost", timeout=0.5)
+    for store in (fleet.FileStore("directory"), fleet.PostgresStore("dbname=shop", table="fleet")):
+        with fleet.FleetBudget(store, "db", limit=100, block=4, ttl=10) as shared:
+            poolkit.PoolConfig(budget=shared)
+            numbers: fleet.FleetStats = shared.fleet()
+            assert_type(numbers.granted, int)
+    try:
+        granted: fleet.Grant = store.exchange(fleet.Ask("db", "me", held=1, want=2, limit=10, ttl=5.0))
+        assert_type(granted.permits, int)
+    except fleet.StoreDown as down:
+        problem: fleet.StoreError = down
+        del problem
 
 
 def adapters() -> None:

@@ -1,0 +1,327 @@
+"""One limit for several pools of a process: a lock around the decisions of ``_core/sharing.py``, and the messages.
+
+Locks: a pool asks its budget under its own lock, the budget asks nobody under its; no pool's lock is ever wanted while
+another's is held. What other pools have to know goes out as messages when all locks are
+let go, through the inbox of each.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ._core.sharing import Account, Book
+from ._gate import Turn
+from ._log import logger
+from .errors import ConfigError
+
+__all__ = ("Budget", "BudgetShare", "BudgetStats")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BudgetShare:
+    """One pool's part: ``held`` permits, ``closing`` of them about to come back, ``claimed`` ones it waits for; its
+    ``share`` is what it can count on when all pools want more than there is, ``reserved`` its ``min_size``.
+    """
+
+    pool: str
+    held: int
+    closing: int
+    claimed: int
+    share: int
+    reserved: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class BudgetStats:
+    """A budget at one moment; ``held`` of ``limit`` permits are taken, each pool's part in ``pools``."""
+
+    name: str
+    limit: int
+    held: int
+    pools: tuple[BudgetShare, ...]
+
+
+class Budget:
+    """At most ``limit`` connections over several pools of this process, closing ones included.
+
+    ``Pool(connector, budget=budget, min_size=2, budget_weight=3)``; threads and tasks alike, mixed, through every
+    adapter. Each pool's ``min_size`` is reserved for it. What is free goes to whoever came first, over all pools that
+    have less than their share, then over the others. When nothing is free, the longest unused idle connection of any
+    pool gives way; where none is idle, a pool that holds more than its share lets one go at its return to a pool that
+    has less than its own. Shares: ``min_size``, and the rest by ``budget_weight``. Thread-safe. A forked child begins
+    with the whole limit and no connection.
+
+    Raises :class:`~poolkit.ConfigError` for a limit that is not a whole number above 0, and (when a pool is made) if
+    the pools' ``min_size`` add up to more than the limit.
+    """
+
+    def __init__(self, limit: int, *, name: str = "budget") -> None:
+        self.name = name
+        self._total = _whole("limit", limit)
+        self._members: dict[Account, weakref.ref[Any]] = {}
+        self._begin(self._total)
+
+    def _begin(self, limit: int) -> None:
+        self._pid = os.getpid()
+        self._lock: Any = threading.RLock()  # the book's; never held while anything else is waited for
+        self._book = Book(limit)
+        self._late: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._telling = Turn()
+        self._members.clear()
+
+    @property
+    def limit(self) -> int:
+        """Connections that exist at once over all pools."""
+        return self._total
+
+    def resize(self, limit: int) -> None:
+        """Another limit, at once: what is above it is closed when idle, else when it comes back. Thread-safe.
+
+        Raises ConfigError if the pools' ``min_size`` add up to more.
+        """
+        limit = _whole("limit", limit)
+        self._run(self._resize, limit)
+        self._deliver()
+
+    def _resize(self, limit: int) -> None:
+        self._fit([account.minimum for account in self._book.accounts], limit, f"limit={limit!r}", "limit")
+        self._total = limit
+        self._book.resize(limit)
+
+    def stats(self) -> BudgetStats:
+        """A frozen snapshot. Thread-safe."""
+        return self._run(self._snapshot)
+
+    def _snapshot(self) -> BudgetStats:
+        book = self._book
+        parts = tuple(
+            BudgetShare(_name_of(self._members.get(a)), a.held, a.leaving, a.need, a.share, a.minimum, a.weight)
+            for a in book.accounts
+        )
+        return BudgetStats(self.name, book.limit, book.held, parts)
+
+    def explain(self) -> str:
+        """The state of the budget in plain words. Thread-safe."""
+        return f"{self.name}: {_words(self.stats())}"
+
+    # -- for pools ------------------------------------------------------------------------------------------------
+
+    def open_account(self, pool: Any, minimum: int, weight: float) -> _Permits:
+        """For pools: a part of this budget, in the place of the one that the same pool had before."""
+        if self._pid != os.getpid():
+            self._begin(self._total)  # a forked child: the parent's connections are the parent's
+        peek = weakref.WeakMethod(pool._unused_since)
+
+        def oldest_spare() -> float | None:
+            method = peek()
+            try:
+                return None if method is None else method()
+            except (RuntimeError, IndexError):  # the pool is at work just now: it looks by itself
+                return None
+
+        account = Account(minimum, weight, oldest_spare)
+        self._run(self._open, account, pool)
+        return _Permits(self, account)
+
+    def _open(self, account: Account, pool: Any) -> None:
+        for old, ref in list(self._members.items()):
+            if ref() is pool:
+                self._forget(old)
+        self._fit_in(account)
+        self._members[account] = weakref.ref(pool, lambda _: self._collected(account))
+        self._book.open(account)
+
+    def _fit_in(self, account: Account, minimum: int | None = None) -> None:
+        minimum = account.minimum if minimum is None else minimum
+        others = [other.minimum for other in self._book.accounts if other is not account]
+        self._fit([*others, minimum], self._total, f"min_size={minimum!r}", "min_size")
+
+    def _fit(self, minimums: list[int], limit: int, said: str, setting: str) -> None:
+        """ConfigError unless the minimums fit in, and something is left for pools that have none."""
+        total = sum(minimums)
+        if total > limit or (total == limit and 0 in minimums):
+            raise ConfigError(
+                f"{said}: the min_size of the pools of {self.name} add up to {total}, which must be "
+                f"{'at most' if total > limit else 'less than'} its limit ({limit})"
+                f"{'' if total > limit else ', or nothing is left for the pools that reserve none'}",
+                setting,
+            )
+
+    def _change(self, account: Account, minimum: int, weight: float) -> None:
+        self._fit_in(account, minimum)
+        self._book.change(account, minimum, weight)
+
+    def _collected(self, account: Account) -> None:
+        """The pool was collected, and its connections with it. Called by the garbage collector."""
+        if not self._later(self._forget, account):
+            self._run(self._forget, account)
+            self._deliver()
+
+    def _forget(self, account: Account) -> None:
+        self._members.pop(account, None)
+        self._book.close(account)
+
+    # -- lock and messages ----------------------------------------------------------------------------------------
+
+    def _run(self, step: Callable[..., T], *args: Any) -> T:
+        """``step(*args)`` under the lock, and what could not be done meanwhile."""
+        lock = self._lock
+        try:
+            lock.acquire()
+            result = step(*args)
+            while self._late:
+                late, rest = self._late.popleft()
+                late(*rest)
+            lock.release()
+        except BaseException:
+            while lock._is_owned():
+                lock.release()
+            raise
+        if self._late:  # came by the garbage collector between the last look and the release
+            self._run(_nothing)
+        return result
+
+    def _later(self, step: Callable[..., object], *args: Any) -> bool:
+        """A finalizer in the middle of this thread's own critical section: put off; False if it is none."""
+        if not self._lock._is_owned():
+            return False
+        self._late.append((step, args))
+        return True
+
+    def _deliver(self) -> None:
+        """Tell the pools. One thread at a time, which also tells what comes up meanwhile."""
+        if self._lock._is_owned():
+            return
+        turn, me, tell = self._telling, object(), self._book.tell
+        try:
+            while tell and turn.take(me):
+                while tell:
+                    try:
+                        pool = self._members[tell.popleft()]()
+                        if pool is not None:
+                            pool._hear()
+                    except KeyError:
+                        continue  # is gone
+                    except Exception:
+                        logger.exception("%s: a pool could not be told", self.name)
+                turn.leave(me)
+        except BaseException:
+            turn.leave(me)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.explain()}>"
+
+
+class _Permits:
+    """A pool's way to its budget: ``_core.sharing.Permits``."""
+
+    def __init__(self, budget: Budget, account: Account) -> None:
+        self._budget = budget
+        self._account = account
+        self._book = budget._book
+
+    @property
+    def short(self) -> bool:
+        return self._book.short
+
+    @property
+    def claiming(self) -> bool:
+        return self._account.need > 0
+
+    @property
+    def news(self) -> bool:
+        return bool(self._book.tell)
+
+    def ticket(self) -> int:
+        return next(self._book.tickets)
+
+    def take(self, ticket: float, need: int) -> bool:
+        if self._budget._later(self._book.notify, self._account):
+            return False  # asks again when it is told
+        return self._budget._run(self._book.take, self._account, ticket, need)
+
+    def give(self, left: bool) -> None:
+        self._do(self._book.give, left)
+
+    def leave(self) -> None:
+        self._do(self._book.leave)
+
+    def lower(self, need: int) -> None:
+        self._do(self._book.lower, need)
+
+    def look(self) -> None:
+        if self._book.short:
+            self._do(self._book.look)
+
+    def stays(self) -> None:
+        self._do(self._book.stays)
+
+    def correct(self, held: int, leaving: int) -> None:
+        self._do(self._book.correct, held, leaving)
+
+    def retire(self) -> None:
+        self._do(self._book.retire)
+
+    def _do(self, step: Callable[..., object], *args: Any) -> None:
+        if not self._budget._later(step, self._account, *args):
+            self._budget._run(step, self._account, *args)
+
+    def evict(self, unused_since: float) -> bool:
+        if self._budget._later(self._book.notify, self._account):
+            return False
+        return self._budget._run(self._book.evict, self._account, unused_since)
+
+    def yields(self, ticket: float) -> bool:
+        if self._budget._later(self._book.notify, self._account):
+            return False
+        return self._budget._run(self._book.yields, self._account, ticket)
+
+    def ease(self) -> bool:
+        if self._budget._later(self._book.notify, self._account):
+            return True
+        return self._budget._run(self._book.ease, self._account)
+
+    def heard(self) -> None:
+        if not self._budget._later(self._book.repeat, self._account):
+            self._budget._run(self._book.heard, self._account)
+
+    def change(self, minimum: int, weight: float) -> None:
+        self._budget._run(self._budget._change, self._account, minimum, weight)
+
+    def deliver(self) -> None:
+        self._budget._deliver()
+
+    def words(self) -> str:
+        return f"budget {self._budget.explain()}"
+
+
+def _nothing() -> None:
+    """What came late is done."""
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}={value!r}: must be a whole number, 1 or more", name)
+    return value
+
+
+def _name_of(ref: weakref.ref[Any] | None) -> str:
+    pool = None if ref is None else ref()
+    return "(gone)" if pool is None else str(pool.name)
+
+
+def _words(stats: BudgetStats) -> str:
+    parts = [
+        f"{part.pool} {part.held}" + (f" and waits for {part.claimed}" if part.claimed else "") for part in stats.pools
+    ]
+    return f"{stats.held} of {stats.limit} taken ({', '.join(parts) or 'no pools'})"

@@ -1,0 +1,24 @@
+"""One limit for many processes and machines, kept in a store that is there already: Redis, PostgreSQL, a directory.
+
+>>> budget = FleetBudget(RedisStore("redis://localhost"), "orders-db", limit=100)
+"""
+
+from ._budget import FleetBudget, FleetStats
+from ._file import FileStore
+from ._ledger import Ask, Grant
+from ._postgres import PostgresStore
+from ._redis import RedisStore
+from ._store import Store, StoreDown, StoreError
+
+__all__ = (
+    "Ask",
+    "FileStore",
+    "FleetBudget",
+    "FleetStats",
+    "Grant",
+    "PostgresStore",
+    "RedisStore",
+    "Store",
+    "StoreDown",
+    "StoreError",
+)

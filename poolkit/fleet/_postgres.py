@@ -1,0 +1,154 @@
+"""The permits of a fleet in a table of PostgreSQL, under a transaction-level advisory lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import Any
+
+from ..errors import ConfigError, MissingExtra
+from ._ledger import Ask, Grant, Row, decide
+from ._store import StoreDown, StoreError
+
+__all__ = ("PostgresStore",)
+
+_STARTING = ("57P03", "57P01", "57P02")  # cannot_connect_now (starting, stopping, recovering), shutdowns
+
+
+class PostgresStore:
+    """Permits in a table of PostgreSQL (made if it is not there). ``conninfo``: as for ``psycopg.connect``;
+    ``timeout``: seconds for one exchange. Needs ``pip install 'poolkit[psycopg]'``. Each process keeps one connection
+    for it, which counts against the server's ``max_connections`` too.
+
+    For one ``ttl`` after a start of the server nothing new is granted. With asynchronous replication a failover may
+    forget the last grants: use a synchronous standby, or keep the fleet's limit below the server's by a block for each
+    process.
+    """
+
+    expires = True
+
+    def __init__(self, conninfo: str, *, table: str = "poolkit_fleet", timeout: float = 1.0) -> None:
+        try:
+            import psycopg
+        except ImportError:
+            raise MissingExtra("PostgresStore needs psycopg: pip install 'poolkit[psycopg]'") from None
+        if not table.replace("_", "").isalnum():
+            raise ConfigError(f"table={table!r}: must be a plain name of letters, digits and underscores", "table")
+        self._psycopg = psycopg
+        self._conninfo = conninfo
+        self._table = table
+        self._timeout = timeout
+        self._connection: Any = None
+        self._inherited: Any = None  # kept: psycopg would say goodbye on the parent's socket
+
+    def exchange(self, ask: Ask) -> Grant:
+        """See :meth:`poolkit.fleet.Store.exchange`."""
+
+        def work(cursor: Any) -> Grant:
+            self._lock(cursor, ask.fleet)
+            cursor.execute(
+                f"SELECT member, permits, want, extract(epoch FROM until)::float8, token FROM {self._table} "
+                "WHERE fleet = %s",
+                [ask.fleet],
+            )
+            rows = {name: Row(permits, want, until, token) for name, permits, want, until, token in cursor.fetchall()}
+            counter = rows.pop("", Row(0, 0, 0.0, 0)).token
+            cursor.execute(
+                "SELECT extract(epoch FROM clock_timestamp())::float8, "
+                "extract(epoch FROM pg_postmaster_start_time())::float8"
+            )
+            now, started = cursor.fetchone()
+            token = counter + (ask.member not in rows)
+            before = set(rows)
+            grant = decide(rows, ask, now, token=token, grace=bool(before) and now < started + ask.ttl)
+            for name in before - set(rows):
+                cursor.execute(f"DELETE FROM {self._table} WHERE fleet = %s AND member = %s", [ask.fleet, name])
+            for name in (ask.member, ""):
+                row = rows.get(name, Row(0, 0, 0.0, token))
+                if name in rows or not name:
+                    cursor.execute(
+                        f"INSERT INTO {self._table} (fleet, member, permits, want, until, token) "
+                        "VALUES (%s, %s, %s, %s, to_timestamp(%s), %s) ON CONFLICT (fleet, member) DO UPDATE SET "
+                        "permits = excluded.permits, want = excluded.want, until = excluded.until, "
+                        "token = excluded.token",
+                        [ask.fleet, name, row.permits, row.want, row.until, row.token],
+                    )
+            return grant
+
+        granted: Grant = self._transaction(work)
+        return granted
+
+    def leave(self, fleet: str, member: str) -> None:
+        """See :meth:`poolkit.fleet.Store.leave`."""
+
+        def work(cursor: Any) -> None:
+            self._lock(cursor, fleet)
+            cursor.execute(f"DELETE FROM {self._table} WHERE fleet = %s AND member = %s", [fleet, member])
+
+        self._transaction(work)
+
+    def forget(self) -> None:
+        """See :meth:`poolkit.fleet.Store.forget`."""
+        self._inherited, self._connection = self._connection, None
+
+    def close(self) -> None:
+        """See :meth:`poolkit.fleet.Store.close`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _lock(self, cursor: Any, fleet: str) -> None:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{self._table}/{fleet}"])
+
+    def _transaction(self, work: Any) -> Any:
+        """``work(cursor)`` in one transaction; a connection that broke meanwhile is made anew, once."""
+        for fresh in (False, True):
+            if self._connection is None or self._connection.closed:
+                self._connect()
+                fresh = True
+            # a network that swallows everything: psycopg waits without an end, until its socket is shut
+            timer = threading.Timer(self._timeout, _shut, [self._connection])
+            timer.daemon = True
+            try:
+                timer.start()
+                with self._connection.transaction(), self._connection.cursor() as cursor:
+                    return work(cursor)
+            except self._psycopg.Error as error:
+                self.close()
+                if fresh or not isinstance(error, self._psycopg.OperationalError):
+                    raise self._told(error) from error
+            finally:
+                timer.cancel()
+        raise AssertionError("bug: the second attempt has neither worked nor failed")
+
+    def _connect(self) -> None:
+        milliseconds = max(1, int(self._timeout * 1000))
+        try:
+            self._connection = self._psycopg.connect(
+                self._conninfo, autocommit=True, connect_timeout=max(1, int(self._timeout)),
+                options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
+                application_name="poolkit-fleet", tcp_user_timeout=milliseconds,
+            )  # fmt: skip
+            self._connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {self._table} (fleet text, member text, permits int NOT NULL, "
+                "want int NOT NULL, until timestamptz NOT NULL, token bigint NOT NULL, PRIMARY KEY (fleet, member))"
+            )
+        except self._psycopg.errors.UniqueViolation:  # two made it at once: it is there
+            pass
+        except self._psycopg.Error as error:
+            self.close()
+            raise self._told(error) from error
+
+    def _told(self, error: Any) -> StoreError:
+        text = str(error)
+        if getattr(error, "sqlstate", None) in _STARTING or "Connection refused" in text or "starting up" in text:
+            return StoreDown(f"PostgreSQL refuses connections: {text}")
+        return StoreError(f"PostgreSQL: {text}")
+
+
+def _shut(connection: Any) -> None:
+    """End whatever is waiting for the connection's socket, from another thread."""
+    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as sock:
+        sock.shutdown(socket.SHUT_RDWR)

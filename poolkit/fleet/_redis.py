@@ -1,0 +1,122 @@
+"""The permits of a fleet in Redis: one hash for each fleet, changed by one Lua script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigError, MissingExtra
+from ._ledger import Ask, Grant
+from ._store import StoreDown, StoreError
+
+__all__ = ("RedisStore",)
+
+# decide() of _ledger.py in Lua. Members are "m:<name>" = "permits want until token". Another run_id than that which is
+# written down (a restart, a failover, a new data set) begins a grace of one ttl, in which only what is held counts.
+_SCRIPT = """
+local key, member = KEYS[1], 'm:' .. ARGV[1]
+local held, want, limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+if redis.call('HGET', key, 'run') ~= run then
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'run', run, 'grace', now + ttl, 'token', now)
+end
+local grace = now < tonumber(redis.call('HGET', key, 'grace'))
+local known, taken, members, wants, others = nil, 0, 1, 0, {}
+local all = redis.call('HGETALL', key)
+for i = 1, #all, 2 do
+  if string.sub(all[i], 1, 2) == 'm:' then
+    local p, w, u, t = string.match(all[i + 1], '(%d+) (%d+) (%d+) (%d+)')
+    p, w, u = tonumber(p), tonumber(w), tonumber(u)
+    if u <= now then
+      redis.call('HDEL', key, all[i])
+    elseif all[i] == member then
+      known = {p, t}
+    else
+      taken, members, wants = taken + p, members + 1, wants + w
+      others[#others + 1] = {p, w}
+    end
+  end
+end
+local free = limit - taken
+if held > free then
+  if not known then return {0, 0, members, 0, 0, 1} end
+  free = math.max(free, 0)
+end
+held = math.min(held, math.max(free, known and known[1] or 0))
+local over = math.max(0, held - free)
+local floor, poor = math.max(1, math.floor(limit / members)), 0
+for _, other in ipairs(others) do poor = poor + math.min(other[2], math.max(0, floor - other[1])) end
+local spare = grace and 0 or math.max(0, free - held)
+local own = math.min(want, math.max(0, floor - held), spare)
+local more = math.min(want - own, math.max(0, spare - own - poor))
+local permits = held + own + more
+local left = math.max(0, free - permits)
+local token = known and known[2] or redis.call('HINCRBY', key, 'token', 1)
+redis.call('HSET', key, member, string.format('%d %d %d %s', permits, want - own - more, now + ttl, token))
+redis.call('PEXPIRE', key, ttl * 100)
+return {permits, tonumber(token), members, math.max(over, wants - left),
+        math.max(over, math.min(math.max(0, poor - left), math.max(0, permits - floor))), 0}
+"""
+
+
+class RedisStore:
+    """Permits in Redis. ``url``: as for ``redis.Redis.from_url``; further keywords go to it. ``timeout``: seconds for
+    one exchange, a fraction of the fleet's ``ttl``. Needs ``pip install 'poolkit[redis]'``.
+
+    A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``: what
+    it remembers may be out of date, and those who hold permits say so meanwhile.
+    """
+
+    expires = True
+
+    def __init__(self, url: str, *, prefix: str = "poolkit:fleet:", timeout: float = 1.0, **options: Any) -> None:
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError:
+            raise MissingExtra("RedisStore needs redis-py: pip install 'poolkit[redis]'") from None
+        self._redis = redis
+        self._prefix = prefix
+        # one attempt: the fleet tries again by itself, and counts what a refusal says
+        limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+        try:
+            self._client = redis.Redis.from_url(url, **{**limits, **options})
+        except ValueError as error:
+            raise ConfigError(f"RedisStore: the URL cannot be used: {error}", "url") from None
+        self._script = self._client.register_script(_SCRIPT)
+
+    def exchange(self, ask: Ask) -> Grant:
+        """See :meth:`poolkit.fleet.Store.exchange`."""
+        arguments: list[str | int] = [ask.member, ask.held, ask.want, ask.limit, int(ask.ttl * 1000)]
+        permits, token, members, short, owed, lost = self._call(
+            lambda: self._script(keys=[self._prefix + ask.fleet], args=arguments)
+        )
+        return Grant(permits, token, members, short, owed, bool(lost))
+
+    def leave(self, fleet: str, member: str) -> None:
+        """See :meth:`poolkit.fleet.Store.leave`."""
+        self._call(lambda: self._client.hdel(self._prefix + fleet, f"m:{member}"))
+
+    def forget(self) -> None:
+        """redis-py's pool begins anew in a forked child by itself."""
+
+    def close(self) -> None:
+        """See :meth:`poolkit.fleet.Store.close`."""
+        self._client.connection_pool.disconnect()
+
+    def _call(self, call: Any) -> Any:
+        try:
+            return call()
+        except self._redis.exceptions.BusyLoadingError as error:
+            raise StoreDown(f"Redis is loading: {error}") from error
+        except self._redis.RedisError as error:
+            self.close()
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, ConnectionRefusedError) or "Connection refused" in str(cause):
+                    raise StoreDown(f"Redis refuses connections: {error}") from error
+                cause = cause.__cause__ or cause.__context__
+            raise StoreError(f"Redis: {error}") from error

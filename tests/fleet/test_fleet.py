@@ -1,0 +1,193 @@
+"""Real processes under one limit at a real PostgreSQL: killed, cut off from the store, replaced one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from poolkit.testing.servers import PostgresServer, RedisServer
+from tests.faults.proxy import FaultProxy
+from tests.fleet.program import main
+
+CONTEXT = multiprocessing.get_context("forkserver")  # imports once; processes start in milliseconds
+CONTEXT.set_forkserver_preload(["tests.fleet.program"])
+LIMIT, TTL = 10, 2.0
+
+pytestmark = pytest.mark.timeout(120)  # real processes and leases of seconds, on machines that are busy
+
+
+class Process:
+    """One member of the fleet."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.pipe, other = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=main, args=(other, *arguments), daemon=True)
+        self.process.start()
+        other.close()
+
+    def answer(self) -> Any:
+        assert self.pipe.poll(30), "the process says nothing"
+        return self.pipe.recv()
+
+    def end(self) -> dict[str, Any]:
+        """Stop it in good order; what it has done."""
+        self.process.terminate()
+        result: dict[str, Any] = self.answer()
+        self.process.join(15)
+        return result
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(15)
+
+
+class Fleet:
+    """Processes, and a sampler that asks the server how many connections they have."""
+
+    def __init__(self, store: str, dsn: str) -> None:
+        self.store, self.dsn = store, dsn
+        self.processes: list[Process] = []
+        self.samples: list[tuple[float, int]] = []
+        self._stop = threading.Event()
+        self._sampler = threading.Thread(target=self._sample)
+        self._sampler.start()
+
+    def _sample(self) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            while not self._stop.is_set():
+                row = connection.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fleet-guarded'"
+                ).fetchone()
+                assert row is not None
+                self.samples.append((time.time(), row[0]))
+                time.sleep(0.005)
+
+    def start(self, count: int, address: str, *, threads: int = 3) -> list[Process]:
+        started = [Process(self.store, address, self.dsn, LIMIT, TTL, threads) for _ in range(count)]
+        self.processes += started
+        for process in started:
+            assert process.answer() == "ready"
+        return started
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+        self._stop.set()
+        self._sampler.join()
+
+    def until(self, condition: Callable[[int], bool], what: str) -> None:
+        deadline = time.monotonic() + 15
+        while not (self.samples and condition(self.samples[-1][1])):
+            assert time.monotonic() < deadline, f"{what}: {self.samples[-3:]}"
+            time.sleep(0.01)
+
+    @property
+    def most(self) -> int:
+        return max(count for _, count in self.samples)
+
+
+@pytest.fixture(params=["file", "redis", "postgres"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the store is, with its kind in front."""
+    if request.param == "file":
+        return f"file {tmp_path}"
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        with contextlib.closing(server.connect()) as client:
+            client.delete("poolkit:fleet:test")
+        return f"redis {server.url}"
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS poolkit_fleet")
+    return f"postgres {postgres.url}"
+
+
+@pytest.fixture
+def fleet(address: str, postgres: PostgresServer) -> Iterator[Fleet]:
+    fleet = Fleet(address.split()[0], postgres.url)
+    yield fleet
+    fleet.close()
+
+
+def test_eight_processes_killed_and_replaced_never_exceed_the_limit(fleet: Fleet, address: str) -> None:
+    """Under load from eight processes the limit is used and kept: while three are killed, and all are replaced."""
+    place = address.split()[1]
+    old = fleet.start(8, place)
+    fleet.until(lambda count: count == LIMIT, "the whole limit is used")
+    for process in old[:3]:
+        process.kill()
+    killed = time.time()
+    new = fleet.start(3, place)
+    for process in old[3:]:  # a rolling restart
+        assert process.end()["done"], "each process got its part"
+        new += fleet.start(1, place)
+    fleet.until(lambda count: count == LIMIT and time.time() > killed + TTL, "what the killed ones held is used again")
+    time.sleep(TTL)
+    assert all(process.end()["done"] for process in new), "nobody starves"
+    assert fleet.most <= LIMIT, f"{fleet.most} connections under a limit of {LIMIT}"
+    fleet.until(lambda count: count == 0, "all is closed")
+
+
+@pytest.mark.parametrize("address", ["redis", "postgres"], indirect=True)
+def test_processes_that_are_cut_off_from_the_store_give_up_before_others_take_over(
+    fleet: Fleet, address: str, request: pytest.FixtureRequest
+) -> None:
+    """A network that swallows everything between two of four processes and the store; later it is well again."""
+    kind, place = address.split()
+    server: Any = request.getfixturevalue("postgres" if kind == "postgres" else "redis_server")
+    proxy = FaultProxy("127.0.0.1", server.port).start()
+    try:
+        through = place.replace(f":{server.port}", f":{proxy.port}")
+        assert through != place
+        cut = fleet.start(2, through, threads=5)
+        free = fleet.start(2, place, threads=8)
+        fleet.until(lambda count: count == LIMIT, "the whole limit is used")
+        time.sleep(TTL / 2)
+        begun = time.time()
+        proxy.mode = "silent"
+        time.sleep(1.5 * TTL)
+        fleet.until(lambda count: count == LIMIT, "the others have taken over")
+        proxy.mode = "pass"
+        time.sleep(TTL)
+        results = [process.end() for process in cut]
+        for result in results:
+            during = [at for at in result["done"] if begun + TTL < at < begun + 1.5 * TTL]
+            assert not during, "without a lease nothing is used"
+            assert max(result["done"]) > begun + 1.5 * TTL, "it comes back by itself"
+        assert all(process.end()["done"] for process in free)
+        assert fleet.most <= LIMIT, f"{fleet.most} connections under a limit of {LIMIT}"
+    finally:
+        proxy.stop()
+
+
+@pytest.mark.parametrize("address", ["redis"], indirect=True)
+def test_a_fleet_goes_on_while_its_store_is_down_and_is_in_step_when_it_is_back(
+    fleet: Fleet, address: str, redis_server: RedisServer
+) -> None:
+    """The store is stopped for longer than a lease: nobody loses anything, nobody gets more, nothing is exceeded."""
+    place = address.split()[1]
+    processes = fleet.start(4, place)
+    fleet.until(lambda count: count == LIMIT, "the whole limit is used")
+    time.sleep(TTL / 2)
+    redis_server.kill()
+    down = time.time()
+    time.sleep(2.5 * TTL)
+    up = time.time()
+    redis_server.start()
+    processes += fleet.start(2, place)
+    time.sleep(1.5 * TTL)
+    results = [process.end() for process in processes]
+    for result in results[:4]:
+        during = [at for at in result["done"] if down + 1.5 * TTL < at < up]
+        assert len(during) > 10, "work goes on while the store is down"
+    assert all(result["done"] for result in results[4:]), "newcomers get their part when it is back"
+    assert not [text for result in results[:4] for text in result["failed"] if "AcquireTimeout" not in text]
+    assert fleet.most <= LIMIT, f"{fleet.most} connections under a limit of {LIMIT}"

@@ -1,0 +1,255 @@
+"""Every store decides alike: what is granted, owed, lost; and what a fleet budget refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from poolkit import AcquireTimeout, ConfigError, Pool, UsageError
+from poolkit.fleet import Ask, FileStore, FleetBudget, Grant, PostgresStore, RedisStore, StoreDown, StoreError
+from poolkit.fleet._ledger import Row, decide
+from poolkit.testing import FakeConnector
+from poolkit.testing.servers import PostgresServer, RedisServer
+
+
+@pytest.fixture(params=["file", "redis", "postgres"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    """Stores of one kind, as several processes would have them; nothing is remembered in them."""
+    stores: list[Any] = []
+    kind: Callable[[], Any]
+    if request.param == "file":
+        kind = lambda: FileStore(tmp_path)  # noqa: E731
+    elif request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        with contextlib.closing(server.connect()) as client:
+            client.delete("poolkit:fleet:ledger")
+        kind = lambda: RedisStore(server.url)  # noqa: E731
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute("DROP TABLE IF EXISTS poolkit_ledger")
+        kind = lambda: PostgresStore(postgres.url, table="poolkit_ledger")  # noqa: E731
+
+    def build() -> Any:
+        stores.append(kind())
+        return stores[-1]
+
+    yield build
+    for store in stores:
+        store.close()
+
+
+def test_all_stores_answer_as_the_one_decision_does(open_store: Callable[[], Any]) -> None:
+    """Three members ask at random, a limit of ten; each answer is the one of decide(), the sum is never above it."""
+    pick = random.Random(11)
+    stores = [open_store() for _ in range(3)]
+    rows: dict[str, Row] = {}
+    held = [0, 0, 0]
+    grace = isinstance(stores[0], RedisStore)  # a data set that is new to the fleet
+    ttl = 0.5 if grace else 30.0
+    if grace:
+        assert stores[0].exchange(Ask("ledger", "m0", 0, 5, 10, ttl)).permits == 0
+        time.sleep(ttl + 0.1)
+        ttl = 30.0
+    elif isinstance(stores[0], PostgresStore):  # started a moment ago, perhaps
+        ttl = 4.0
+        time.sleep(ttl)
+    for _ in range(60):
+        number = pick.randrange(3)
+        ask = Ask("ledger", f"m{number}", pick.randint(0, held[number]), pick.choice([0, 0, 2, 7]), 10, ttl)
+        expected = decide(rows, ask, 0.0, token=1, grace=False)
+        got: Grant = stores[number].exchange(ask)
+        assert (got.permits, got.members, got.short, got.owed, got.lost) == (
+            expected.permits, expected.members, expected.short, expected.owed, expected.lost,
+        )  # fmt: skip
+        held[number] = got.permits
+        assert sum(held) <= 10
+    for number, store in enumerate(stores):
+        store.leave("ledger", f"m{number}")
+
+
+def test_a_lease_that_ran_out_is_lost_only_if_others_have_its_permits() -> None:
+    """Who comes late keeps what is still free; else he is told, and others are never above the limit."""
+    rows = {"late": Row(6, 0, until=1.0, token=1)}
+    assert decide(dict(rows), Ask("f", "late", 6, 0, 10, 5), 2.0, token=2, grace=False).permits == 6
+    assert decide(rows, Ask("f", "new", 0, 8, 10, 5), 2.0, token=2, grace=False).permits == 8
+    late = decide(rows, Ask("f", "late", 6, 0, 10, 5), 2.0, token=3, grace=False)
+    assert late.lost
+    assert late.permits == 0
+    assert decide(rows, Ask("f", "late", 0, 6, 10, 5), 2.0, token=3, grace=False).token == 3
+
+
+def test_in_a_grace_held_permits_count_and_nothing_new_is_granted() -> None:
+    """After a restart of the store newcomers wait until all who hold something had the time to say so."""
+    rows: dict[str, Row] = {}
+    assert decide(rows, Ask("f", "new", 0, 4, 10, 5), 0.0, token=1, grace=True).permits == 0
+    assert decide(rows, Ask("f", "old", 10, 4, 10, 5), 0.0, token=2, grace=True).permits == 10
+
+
+def test_what_is_above_the_even_part_is_owed_to_those_below_it() -> None:
+    """A late member's floor comes back from who has more, not from who has less."""
+    rows: dict[str, Row] = {}
+    assert decide(rows, Ask("f", "a", 0, 10, 10, 5), 0.0, token=1, grace=False).permits == 10
+    late = decide(rows, Ask("f", "b", 0, 9, 10, 5), 0.0, token=2, grace=False)
+    assert (late.permits, late.owed) == (0, 0)
+    assert decide(rows, Ask("f", "a", 10, 0, 10, 5), 0.0, token=3, grace=False).owed == 5
+
+
+def test_the_permits_of_a_dead_process_are_free_at_once_where_the_kernel_tells(tmp_path: Path) -> None:
+    """A file store needs no time-out: the lock of a killed process is gone with it."""
+    child = os.fork()
+    if child == 0:
+        FileStore(tmp_path).exchange(Ask("f", "child", 0, 10, 10, 5))
+        os._exit(0)
+    os.waitpid(child, 0)
+    store = FileStore(tmp_path)
+    assert store.exchange(Ask("f", "me", 0, 10, 10, 5)).permits == 10
+    store.leave("f", "me")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.fleet"]
+
+
+def test_a_store_that_refuses_is_down_and_one_that_says_nothing_is_not() -> None:
+    """The two errors decide whether a process may go on."""
+    ask = Ask("f", "me", 0, 1, 10, 5)
+    for store in (RedisStore("redis://127.0.0.1:1"), PostgresStore("host=127.0.0.1 port=1 user=x")):
+        with pytest.raises(StoreDown):
+            store.exchange(ask)
+
+
+class _Scripted:
+    """A store that answers as the test says."""
+
+    expires = True
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Ask], Grant] = lambda ask: Grant(ask.held + ask.want, 7)
+        self.left: list[str] = []
+
+    def exchange(self, ask: Ask) -> Grant:
+        return self.answer(ask)
+
+    def leave(self, fleet: str, member: str) -> None:
+        self.left.append(fleet)
+
+    def forget(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_lost_lease_cuts_every_connection_and_giving_it_back_is_no_error() -> None:
+    """Leased ones too: others may be using their places. The next lease begins anew."""
+    store = _Scripted()
+    with FleetBudget(store, "f", limit=10, ttl=5) as budget, Pool(FakeConnector(), budget=budget) as pool:
+        leased, idle = pool.acquire(), pool.acquire()
+        pool.release(idle)
+        assert budget.fleet().token == 7
+        lost = iter([True])
+        store.answer = lambda ask: Grant(ask.held + ask.want, 8, lost=next(lost, False))
+        until(lambda: leased.closed and idle.closed)
+        pool.release(leased)
+        pool.release(pool.acquire())
+        pool.close()
+    assert store.left == ["f"]
+
+
+def test_silence_ends_the_lease_and_the_caller_is_told_why() -> None:
+    """No answer from the store: the connections are closed before the lease ends, and the error names the store."""
+    store = _Scripted()
+
+    def silent(ask: Ask) -> Grant:
+        raise StoreError("it says nothing")
+
+    with FleetBudget(store, "f", limit=10, ttl=0.5) as budget, Pool(FakeConnector(), budget=budget) as pool:
+        connection = pool.acquire()
+        store.answer = silent
+        until(lambda: connection.closed)
+        with pytest.raises(AcquireTimeout, match="the store gives no answer: it says nothing"):
+            pool.acquire(0.05)
+        pool.release(connection)
+        pool.close()
+
+
+def test_refusals_prolong_the_lease_unless_they_are_not_trusted() -> None:
+    """While the store is down work goes on; with trust_refusal=False it ends with the lease."""
+
+    def down(ask: Ask) -> Grant:
+        raise StoreDown("refused")
+
+    for trust in (True, False):
+        store = _Scripted()
+        budget = FleetBudget(store, "f", limit=10, ttl=0.5, trust_refusal=trust)
+        with budget, Pool(FakeConnector(), budget=budget) as pool:
+            connection = pool.acquire()
+            store.answer = down
+            if trust:
+                time.sleep(1.0)
+                assert not connection.closed
+            else:
+                until(lambda: connection.closed)  # noqa: B023
+            pool.release(connection)
+            pool.close()
+
+
+def test_permits_are_asked_for_in_blocks_and_no_caller_waits_for_the_store_in_between() -> None:
+    """Twelve connections, three questions at most that asked for something."""
+    store = _Scripted()
+    asked: list[int] = []
+
+    def answer(ask: Ask) -> Grant:
+        asked.append(ask.want)
+        return Grant(ask.held + ask.want, 1)
+
+    store.answer = answer
+    with (
+        FleetBudget(store, "f", limit=12, block=4, ttl=5) as budget,
+        Pool(FakeConnector(), budget=budget, max_size=None) as pool,
+    ):
+        for connection in [pool.acquire() for _ in range(12)]:
+            pool.release(connection)
+        assert [want for want in asked if want] == [4, 4, 4]
+        pool.close()
+
+
+def test_settings_of_a_fleet_that_cannot_be_meant_are_refused_by_name(tmp_path: Path) -> None:
+    """Each message names the setting, the value and what would be right."""
+    store = FileStore(tmp_path)
+    for settings, text in (
+        ({"limit": 0}, "limit=0: must be a whole number, 1 or more"),
+        ({"limit": 5, "block": 0}, "block=0: must be a whole number, 1 or more"),
+        ({"limit": 5, "ttl": 0.1}, "ttl=0.1: must be a time in seconds, 0.5 or more"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            FleetBudget(store, "f", **settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="fleet='': must be a name"):
+        FleetBudget(store, "", limit=5)
+    with pytest.raises(ConfigError, match="store='redis': must be a RedisStore"):
+        FleetBudget("redis", "f", limit=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="table='a b': must be a plain name"):
+        PostgresStore("host=127.0.0.1", table="a b")
+    with FleetBudget(store, "f", limit=5) as budget:
+        with pytest.raises(UsageError, match="not changed live"):
+            budget.resize(3)
+        pool = Pool(FakeConnector(), budget=budget, name="orders", min_size=2)
+        pool.acquire()
+        with pytest.raises(UsageError, match="close orders first; there are"):
+            budget.close()
+        with pytest.raises(ConfigError, match="min_size=4"):
+            Pool(FakeConnector(), budget=budget, min_size=4)
+        pool.drain(0)
