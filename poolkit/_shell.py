@@ -119,21 +119,21 @@ class Shell(Sharing, Generic[C]):
         self._orphans: set[int] = set()
         self._taken: tuple[float, int, tuple[PoolStats, list[Holder]] | None] = 0.0, 0, None
         self._reports: deque[tuple[str, tuple[str, int]]] = deque()
-        self._lock.acquire()  # from here on other pools of the budget may have news for this one
-        try:
-            permits = self._open_account()
-            self._core = core = Core(
-                self._config, self._features, name=self.name, barging=self._barging, random=self._random,
-                permits=permits,
-            )  # fmt: skip
-            core.heard = self._heard()
-            self._lane = core.lane
-            self._leased = core.leased
-            self._refresh()
-        finally:
-            self._lock.release()
-        if permits is not None:
-            permits.deliver()
+        self._core = core = Core(
+            self._config, self._features, name=self.name, barging=self._barging, random=self._random
+        )
+        core.heard = self._heard()
+        self._lane = core.lane
+        self._leased = core.leased
+        if self._config.budget is not None:
+            self._lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
+            try:
+                core.permits = self._open_account()
+            finally:
+                self._lock.release()
+        self._refresh()
+        if core.permits is not None:
+            core.permits.deliver()
             self._drain()
 
     def _refresh(self) -> None:
