@@ -55,12 +55,15 @@ class AsyncJobs(Shell[C]):
             self._runtime.nudge(self)
 
     def _begin_job(self, do: Do, entry: Entry) -> None:
+        runtime = self._runtime
+        if runtime is None:
+            return  # a forked child that is about to begin anew: all connections are the parent's
         if do is Do.CONNECT:
-            cast("AsyncRuntime", self._runtime).spawn(self._connect_job, entry)
+            runtime.spawn(self._connect_job, entry)
         elif do is Do.PING:
-            cast("AsyncRuntime", self._runtime).spawn(self._ping_job, entry)
-        elif self._close_method is not None and self._runtime is not None and self._runtime.alive():
-            self._runtime.spawn(self._close_job, entry)
+            runtime.spawn(self._ping_job, entry)
+        elif self._close_method is not None and runtime.alive():
+            runtime.spawn(self._close_job, entry)
         else:
             if self._abort_method is not None:
                 self._abort_method(entry.connection)
