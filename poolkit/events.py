@@ -6,7 +6,7 @@ before it is closed, a pool is cleared before its stale connections are closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -69,7 +69,7 @@ class Event:
 
     ``connection_id`` numbers the connections of a pool in the order of their creation, from 1.
     ``duration`` is in seconds: of the connect (ready), of the wait (acquired, acquire failed), of the lease
-    (released, lease leaked).
+    (released, lease leaked), of the connection's life (closed). ``key`` is the lane (endpoint) of a keyed pool.
     """
 
     kind: EventKind
@@ -80,6 +80,7 @@ class Event:
     reason: CloseReason | FailReason | None = None
     error: BaseException | None = None
     detail: str | None = None
+    key: Hashable = None
 
 
 Listener = Callable[[Event], object]

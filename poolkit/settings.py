@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed")
 
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
 _HINTS = get_type_hints(PoolConfig)
 _KNOWN = tuple(f.name for f in fields(PoolConfig))
@@ -180,6 +181,11 @@ def _parse(setting: str, text: str, source: str) -> Any:
     kinds = get_args(hint) or (hint,)
     if text.strip().lower() in ("none", "null", "") and _may_be_none(setting):
         return None
+    if kinds == (bool,):
+        word = text.strip().lower()
+        if word not in _WORDS:
+            raise ConfigError(f"{setting}={text!r} (from {source}): must be true or false", setting)
+        return _WORDS[word]
     for kind in (int, float):
         if kind in kinds:
             try:
