@@ -32,10 +32,13 @@ from .errors import (
 from .events import CloseReason, Event, EventKind, FailReason
 from .policies.diagnose import Cause, Diagnosis
 from .settings import Setting, load
+from .sizing import Advice, SizeEstimate
+from .sizing import estimate as estimate_size
 from .stats import Histogram, LaneStats, PoolStats, WindowStats
 
 __all__ = (
     "AcquireTimeout",
+    "Advice",
     "AsyncConnector",
     "AsyncLease",
     "AsyncPool",
@@ -71,6 +74,7 @@ __all__ = (
     "PoolSuspended",
     "ServerUnavailable",
     "Setting",
+    "SizeEstimate",
     "UsageError",
     "Verdict",
     "WindowStats",
@@ -78,6 +82,7 @@ __all__ = (
     "__version__",
     "dump",
     "dump_on_signal",
+    "estimate_size",
     "load",
     "pools",
 )

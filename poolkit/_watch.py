@@ -19,6 +19,7 @@ from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable
 from .events import CloseReason, EventKind, FailReason
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .settings import Setting, Settings
+from .sizing import Advice, advise
 from .stats import (
     COUNTED,
     Holder,
@@ -169,6 +170,10 @@ class Watch(Sharing):
         """Why callers wait, with the numbers that speak for it; None if nothing is wrong."""
         return self._decide(self._diagnosed)
 
+    def advice(self) -> Advice:
+        """Whether ``max_size`` fits what the pool has seen in its windows, in plain words and numbers."""
+        return advise(self.stats())
+
     def _diagnosed(self) -> Diagnosis | None:
         """Under the lock."""
         return self._look(self._clock())[2]
@@ -192,6 +197,10 @@ class Watch(Sharing):
             picture = stats, held, symptoms(self._core, stats, held, now)
             self._taken = now, picture
         return picture
+
+    def announce(self, kind: EventKind, detail: str) -> None:
+        """Tell the listeners something that was found out about this pool from outside (alerts)."""
+        self._decide(lambda: self._core.tell(kind, self._clock(), detail=detail))
 
     def describe(self) -> dict[str, Setting]:
         """Each setting with the value in effect and where it came from."""

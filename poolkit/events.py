@@ -37,6 +37,8 @@ class EventKind(Enum):
     LEASE_LEAKED = "lease leaked"
     BREAKER_OPENED = "breaker opened"
     BREAKER_CLOSED = "breaker closed"
+    ALERT_RAISED = "alert raised"
+    ALERT_CLEARED = "alert cleared"
 
 
 class CloseReason(str, Enum):

@@ -13,7 +13,7 @@ from .errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed")
+__all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed", "tables_of")
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
@@ -96,6 +96,13 @@ def refuse_for_keyed(config: PoolConfig) -> None:
             f"min_size={config.min_size!r}: a keyed pool cannot keep connections, it does not know for which key",
             "min_size",
         )
+
+
+def tables_of(file: str | os.PathLike[str]) -> list[str]:
+    """The names of the tables in a file of settings. Raises ConfigError if it cannot be read."""
+    from pathlib import Path
+
+    return [str(name) for name in _read(Path(file))]
 
 
 def load(

@@ -23,6 +23,7 @@ RINGS: list[tuple[str, ...]] = [
         "settings",
         "stats",
         "budget",
+        "sizing",
         "runtimes",
         "_lifecycle",
         "_fast",

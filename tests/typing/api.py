@@ -134,6 +134,11 @@ def threads(config: poolkit.PoolConfig) -> None:
     assert_type(pool.name, str)
     assert_type(pool.explain(), str)
     assert_type(pool.dump(), str)
+    pool.announce(poolkit.EventKind.ALERT_RAISED, "mean_wait: callers wait 0.2 s")
+    advice: poolkit.Advice = pool.advice()
+    estimated: poolkit.SizeEstimate | None = advice.estimate
+    estimated = poolkit.estimate_size(500, 0.02, processes=8, server_max=100)
+    print(estimated.size)
     lanes: list[poolkit.LaneStats] = pool.lane_stats()
     print(lanes)
     assert_type(poolkit.dump(), str)
