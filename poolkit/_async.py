@@ -168,25 +168,29 @@ class AsyncPool(AsyncJobs[C]):
         return NotLeased(f"{self.name}: the lease is closed")
 
     async def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
-        overdue = self._overdue(self._leased.get(key), error)
         entry = self._begin_give(key, discard, error)
-        if entry is not None:
-            runtime = cast("AsyncRuntime", self._runtime)
-            parker = runtime.parker()
-            done: list[bool] = []
-            runtime.spawn(self._reset_job, entry, parker, done)
-            while not done:  # if this task is cancelled meanwhile, the reset goes on without it
-                await parker.wait(None)
+        if entry is None:
+            return
+        overdue = self._overdue(entry, error)
+        runtime = cast("AsyncRuntime", self._runtime)
+        parker = runtime.parker()
+        done: list[bool] = []
+        runtime.spawn(self._reset_job, entry, parker, done)
+        while not done:  # if this task is cancelled meanwhile, the reset goes on without it
+            await parker.wait(None)
         if overdue is not None:
             raise overdue
 
     def _give_nowait(self, key: int, discard: bool, error: BaseException | None) -> None:
-        entry = self._begin_give(key, discard, error)
+        entry = self._begin_give(key, discard, error, quiet=True)
         if entry is not None:
             cast("AsyncRuntime", self._runtime).spawn(self._reset_job, entry, None, [])
 
-    def _begin_give(self, key: int, discard: bool, error: BaseException | None) -> Entry | None:
-        """End the lease; the entry if its connection has to be reset before anybody else gets it."""
+    def _begin_give(self, key: int, discard: bool, error: BaseException | None, quiet: bool = False) -> Entry | None:
+        """End the lease; the entry if its connection has to be reset before anybody else gets it.
+
+        ``quiet``: raise nothing about a lease that lasted too long.
+        """
         entry = self._leased.pop(key, None)
         if entry is None:
             self._refuse_release(key)
@@ -194,6 +198,7 @@ class AsyncPool(AsyncJobs[C]):
         if not discard and error is None and self._put(entry):
             return None
         now = self._clock()
+        overdue = None if quiet else self._overdue(entry, error)
         self._tally(entry, now)
         try:
             verdict = self._fate(discard, error)
@@ -210,6 +215,8 @@ class AsyncPool(AsyncJobs[C]):
             self._submit(self._core.give_back, entry, now)
         else:
             self._submit(self._core.discard, entry, now, verdict, error)
+        if overdue is not None:
+            raise overdue
         return None
 
     # -- the long way ---------------------------------------------------------------------------------------------
