@@ -102,7 +102,7 @@ def tables_of(file: str | os.PathLike[str]) -> list[str]:
     """The names of the tables in a file of settings. Raises ConfigError if it cannot be read."""
     from pathlib import Path
 
-    return [str(name) for name in _read(Path(file))]
+    return [str(name) for name in read_tables(Path(file))]
 
 
 def load(

@@ -53,6 +53,7 @@ def test_size_as_json(run: Run) -> None:
     assert all(len(pair) == 2 for pair in found["wait"])
 
 
+@pytest.mark.timeout(180)  # the first import of matplotlib in an environment looks through all fonts
 def test_size_draws(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     code, _, _ = run("size", "--rate", "500/s", "--latency", "20ms", "--server-max", "100", "--plot",
