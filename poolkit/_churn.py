@@ -6,6 +6,7 @@ is ``poolkit.churn``.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from threading import Lock
@@ -33,6 +34,15 @@ _churn = Churn()
 _lock = Lock()
 _reports = _Reports()
 _threads = ThreadRuntime()
+
+
+def _begin_anew() -> None:
+    global _lock
+    _lock = Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def made(name: str, place: tuple[str, int] | None) -> None:

@@ -68,10 +68,10 @@ class Board:
         """The sum over all processes; this one's as of now."""
         parts = [self._read()]
         for path in sorted(self._directory.glob("poolkit_*.json")):
-            pid = int(path.stem.rpartition("_")[2])
-            if pid == os.getpid():
-                continue
             try:
+                pid = int(path.stem.rpartition("_")[2])
+                if pid == os.getpid():
+                    continue
                 values = _unpacked(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError) as error:
                 logger.warning("%s: cannot be read: %s", path, error)
