@@ -5,6 +5,7 @@
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from ._dump import dump, dump_on_signal
 from ._leases import AsyncLease, Lease
 from ._lifecycle import live_pools as pools
 from ._threads import Pool
@@ -17,6 +18,7 @@ from .errors import (
     ConfigError,
     ConnectFailed,
     ConnectTimeout,
+    LeaseOverdue,
     MissingExtra,
     NotLeased,
     PoolBusy,
@@ -28,11 +30,15 @@ from .errors import (
     WrongLoop,
 )
 from .events import CloseReason, Event, EventKind, FailReason
+from .policies.diagnose import Cause, Diagnosis
 from .settings import Setting, load
-from .stats import PoolStats
+from .sizing import Advice, SizeEstimate
+from .sizing import estimate as estimate_size
+from .stats import Histogram, LaneStats, PoolStats, WindowStats
 
 __all__ = (
     "AcquireTimeout",
+    "Advice",
     "AsyncConnector",
     "AsyncLease",
     "AsyncPool",
@@ -41,16 +47,21 @@ __all__ = (
     "Budget",
     "BudgetShare",
     "BudgetStats",
+    "Cause",
     "CircuitOpen",
     "CloseReason",
     "ConfigError",
     "ConnectFailed",
     "ConnectTimeout",
     "Connector",
+    "Diagnosis",
     "Event",
     "EventKind",
     "FailReason",
+    "Histogram",
+    "LaneStats",
     "Lease",
+    "LeaseOverdue",
     "MissingExtra",
     "NotLeased",
     "Pool",
@@ -63,10 +74,15 @@ __all__ = (
     "PoolSuspended",
     "ServerUnavailable",
     "Setting",
+    "SizeEstimate",
     "UsageError",
     "Verdict",
+    "WindowStats",
     "WrongLoop",
     "__version__",
+    "dump",
+    "dump_on_signal",
+    "estimate_size",
     "load",
     "pools",
 )

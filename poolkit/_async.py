@@ -171,20 +171,26 @@ class AsyncPool(AsyncJobs[C]):
         entry = self._begin_give(key, discard, error)
         if entry is None:
             return
+        overdue = self._overdue(entry, error)
         runtime = cast("AsyncRuntime", self._runtime)
         parker = runtime.parker()
         done: list[bool] = []
         runtime.spawn(self._reset_job, entry, parker, done)
         while not done:  # if this task is cancelled meanwhile, the reset goes on without it
             await parker.wait(None)
+        if overdue is not None:
+            raise overdue
 
     def _give_nowait(self, key: int, discard: bool, error: BaseException | None) -> None:
-        entry = self._begin_give(key, discard, error)
+        entry = self._begin_give(key, discard, error, quiet=True)
         if entry is not None:
             cast("AsyncRuntime", self._runtime).spawn(self._reset_job, entry, None, [])
 
-    def _begin_give(self, key: int, discard: bool, error: BaseException | None) -> Entry | None:
-        """End the lease; the entry if its connection has to be reset before anybody else gets it."""
+    def _begin_give(self, key: int, discard: bool, error: BaseException | None, quiet: bool = False) -> Entry | None:
+        """End the lease; the entry if its connection has to be reset before anybody else gets it.
+
+        ``quiet``: raise nothing about a lease that lasted too long.
+        """
         entry = self._leased.pop(key, None)
         if entry is None:
             self._refuse_release(key)
@@ -192,8 +198,8 @@ class AsyncPool(AsyncJobs[C]):
         if not discard and error is None and self._put(entry):
             return None
         now = self._clock()
-        entry.uses += 1
-        entry.busy += now - entry.leased_at
+        overdue = None if quiet else self._overdue(entry, error)
+        self._tally(entry, now)
         try:
             verdict = self._fate(discard, error)
             if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
@@ -209,6 +215,8 @@ class AsyncPool(AsyncJobs[C]):
             self._submit(self._core.give_back, entry, now)
         else:
             self._submit(self._core.discard, entry, now, verdict, error)
+        if overdue is not None:
+            raise overdue
         return None
 
     # -- the long way ---------------------------------------------------------------------------------------------
@@ -241,6 +249,7 @@ class AsyncPool(AsyncJobs[C]):
         except BaseException as error:
             if core is self._core:  # else the collector ends a task of a parent process or of a loop that is gone
                 self._decide(self._abandon, waiter, error, self._clock())
+                self._ended(waiter, self._clock(), error)
             raise
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
@@ -278,7 +287,8 @@ class AsyncPool(AsyncJobs[C]):
     async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
         """The caller connects by himself, as his driver asks."""
         limit = self._config.connect_timeout
-        left = deadline - self._clock()
+        began = self._clock()
+        left = deadline - began
         if 0 < left < (limit or NEVER):
             limit = left
         core, waiter.outcome = self._core, None
@@ -289,6 +299,7 @@ class AsyncPool(AsyncJobs[C]):
                 self._decide(core.connect_failed, entry, error, self._verdict(error), self._clock())
             raise
         now = self._clock()
+        waiter.connecting += now - began
         kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
         if kept:
             waiter.outcome = entry

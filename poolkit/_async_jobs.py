@@ -135,11 +135,14 @@ class AsyncJobs(Shell[C]):
     async def _check_job(self, entry: Entry, waiter: Waiter) -> None:
         core = self._core
         error: BaseException | None = ConnectionAbortedError("check interrupted")
+        began = self._clock()
         try:
             error = await self._ask_server(entry)
         finally:
             if core is self._core:
-                self._decide(core.checked, entry, waiter, error, self._clock())
+                now = self._clock()
+                waiter.checking += now - began
+                self._decide(core.checked, entry, waiter, error, now)
                 assert waiter.parker is not None
                 waiter.parker.wake()
 

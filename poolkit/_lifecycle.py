@@ -6,9 +6,12 @@ import itertools
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ("bury", "live_pools", "pool_name", "register")
+from ._log import logger
+
+__all__ = ("bury", "live_pools", "pool_name", "register", "watch_pools")
 
 
 class _Forkable(Protocol):
@@ -17,6 +20,7 @@ class _Forkable(Protocol):
 
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
 _pools_lock = threading.Lock()
+_watchers: list[Callable[[Any], object]] = []
 _numbers = itertools.count(1)
 
 _buried: list[object] = []
@@ -28,6 +32,29 @@ def register(pool: _Forkable) -> None:
     """Enter a new pool; it is forgotten when it is collected."""
     with _pools_lock:
         _pools.add(pool)
+        watchers = tuple(_watchers)
+    for watcher in watchers:
+        try:
+            watcher(pool)
+        except Exception:
+            logger.exception("%r failed for a new pool", watcher)
+
+
+def watch_pools(watcher: Callable[[Any], object]) -> Callable[[], None]:
+    """Call ``watcher(pool)`` for every live pool now and for each new one when it is made; returns what ends that."""
+    with _pools_lock:
+        _watchers.append(watcher)
+        known = list(_pools)
+    for pool in known:
+        if not pool.closed:
+            watcher(pool)
+
+    def end() -> None:
+        with _pools_lock:
+            if watcher in _watchers:
+                _watchers.remove(watcher)
+
+    return end
 
 
 def pool_name(name: str | None) -> str:

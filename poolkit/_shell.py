@@ -7,12 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from itertools import islice
 from threading import RLock as Lock
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from . import _lifecycle
+from . import _churn, _lifecycle
 from ._core import books, commands, upkeep
 from ._core.dialing import describe
 from ._core.entry import Entry
@@ -23,34 +22,23 @@ from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Turn
 from ._log import logger
-from ._sharing import Sharing
 from ._timeouts import DEFAULT, Default, deadline_of
+from ._watch import Watch, measured
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overridden, require_connect
-from .errors import (
-    AcquireTimeout,
-    ConfigError,
-    ConnectFailed,
-    NotLeased,
-    PoolClosed,
-    PoolError,
-    ServerUnavailable,
-)
+from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.retire import NEVER
-from .settings import Setting, merge, refuse_for_keyed
-from .stats import COUNTED, Holder, PoolStats, explain, holders, parts, place_of, snapshot
+from .settings import merge, refuse_for_keyed
+from .stats import place_of
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 
 C = TypeVar("C")
 T = TypeVar("T")
 
-LARGE = 200  # connections: from there on timeouts share their picture of the pool
-OLD = 0.1  # seconds that such a picture is told
 
-
-class Shell(Sharing, Generic[C]):
+class Shell(Watch, Generic[C]):
     """Everything about a pool that does not wait: settings, statistics, commands, dropped leases, fork."""
 
     _barging = 0.0
@@ -104,9 +92,12 @@ class Shell(Sharing, Generic[C]):
         )
         self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
         self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
+        self._observers = []
         self._events: deque[Event] = deque()
         self._telling = Turn()
         self._begin()
+        self._made_at = self._caller_place()
+        _churn.made(self.name, self._made_at)
         _lifecycle.register(self)
         self._decide(self._core.tell, EventKind.POOL_CREATED, self._clock())
         self._decide(self._core.tell, EventKind.POOL_READY, self._clock())
@@ -117,12 +108,12 @@ class Shell(Sharing, Generic[C]):
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._scheduled = NEVER
         self._orphans: set[int] = set()
-        self._taken: tuple[float, int, tuple[PoolStats, list[Holder]] | None] = 0.0, 0, None
         self._reports: deque[tuple[str, tuple[str, int]]] = deque()
         self._core = core = Core(
             self._config, self._features, name=self.name, barging=self._barging, random=self._random
         )
         core.heard = self._heard()
+        self._measure_anew()
         self._lane = core.lane
         self._leased = core.leased
         if self._config.budget is not None:
@@ -154,6 +145,8 @@ class Shell(Sharing, Generic[C]):
         unhindered = fast and self._reset_method is None and not self._over and not core.pressed
         self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
         self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
+        if unhindered and config.use_histogram:
+            self._put = measured(self._put, self._clock, self._used, self._flush)
 
     def _callers_have_elsewhere(self) -> None:
         """From now on callers hear of a failed connect at once (they are a cluster's), whatever else is in use."""
@@ -219,41 +212,6 @@ class Shell(Sharing, Generic[C]):
             "it is foreign, was released already, or belongs to a Lease (close that)"
         )
 
-    def _expire(self, waiter: Waiter, now: float) -> PoolError | None:
-        """Under the lock: the caller's time is up; None if he was served in this very moment."""
-        if waiter.outcome is not None:
-            return None
-        core, lane = self._core, waiter.lane
-        ahead = 0
-        if waiter.queued:
-            before = islice(lane.waiters, COUNTED)
-            ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
-        stats, held = self._picture(now)
-        text = self._with_budget(explain(stats, held, ahead=ahead))
-        leased = core.leased.copy()
-        own = len(leased)
-        if own >= core.limit and all(entry.holder == waiter.holder for entry in leased.values()):
-            text += (
-                f"; self-deadlock: {self._name_of(waiter.holder)} waits for a connection while it holds all {own} of "
-                "this pool itself"
-            )
-        down = not lane.live and lane.breaker.failures
-        kind = ServerUnavailable if down else AcquireTimeout
-        error = kind(f"{self.name}: no connection in {now - waiter.since:.2f} s ({text})")
-        error.__cause__ = lane.last_error if lane.breaker.failures else None
-        core.abandon(waiter, now, timed_out=True)
-        core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=FailReason.TIMEOUT, error=error)
-        return error
-
-    def _picture(self, now: float) -> tuple[PoolStats, list[Holder]]:
-        """Under the lock: what a timeout tells. Many at once, on a large pool, are told the same for a moment."""
-        taken_at, size, picture = self._taken
-        if picture is None or not (size > LARGE and 0 <= now - taken_at < OLD):
-            core = self._core
-            picture = snapshot(core, parts(core), now), holders(core, now, self._name_of)
-            self._taken = now, len(core.entries), picture
-        return picture
-
     def _fail(self, waiter: Waiter, error: PoolError, now: float) -> None:
         """Under the lock: tell the listeners why an acquire failed."""
         reasons = {"PoolClosed": FailReason.POOL_CLOSED, "PoolBusy": FailReason.BUSY,
@@ -269,15 +227,13 @@ class Shell(Sharing, Generic[C]):
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
             self._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
 
-    def _name_of(self, holder: int) -> str:
-        raise NotImplementedError
-
     def _mark(self, entry: Entry, waiter: Waiter, now: float) -> None:
         """A lease begins: write down since when, by whom and, when tracing, where."""
         entry.leased_at = now
         entry.holder = waiter.holder
         entry.reported = False
         entry.place = self._caller_place() if self._tracing else None
+        self._ended(waiter, now)
         if EventKind.ACQUIRED in self._core.heard:
             self._decide(self._tell_acquired, entry, waiter, now)
 
@@ -336,13 +292,8 @@ class Shell(Sharing, Generic[C]):
         self._scheduled = NEVER
         now = self._clock()
         self._decide(upkeep.tick, self._core, now)
-        if self._config.leak_after is not None:
-            for entry in self._decide(upkeep.leaks, self._core, now):
-                logger.warning(
-                    "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s",
-                    self.name, now - entry.leased_at, self._config.leak_after, self._name_of(entry.holder),
-                    place_of(entry) or "an unknown place",
-                )  # fmt: skip
+        self._flush()
+        self._look_for_leaks()
         if self._core.due < self._scheduled:
             self._schedule()
 
@@ -357,26 +308,6 @@ class Shell(Sharing, Generic[C]):
     def closed(self) -> bool:
         """Whether the pool admits nobody any more."""
         return self._core.phase is not Phase.OPEN
-
-    def stats(self) -> PoolStats:
-        """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
-        self._drain()
-        core = self._core
-        return snapshot(core, self._decide(parts, core), self._clock())
-
-    def explain(self) -> str:
-        """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last."""
-        return f"{self.name}: {self._decide(self._explained)}"
-
-    def _explained(self) -> str:
-        """Under the lock."""
-        now = self._clock()
-        held = holders(self._core, now, self._name_of)
-        return self._with_budget(explain(snapshot(self._core, parts(self._core), now), held))
-
-    def describe(self) -> dict[str, Setting]:
-        """Each setting with the value in effect and where it came from."""
-        return self._settings.described()
 
     def clear(self) -> None:
         """Retire all connections: idle ones are closed now, leased ones when they come back, those being opened

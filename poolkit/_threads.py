@@ -87,7 +87,8 @@ class Pool(Shell[C]):
             mine["acquire"] = make_acquire(*take, partial(Pool.acquire, self), DEFAULT)
         if self._take is not decline_take and type(self).lease is Pool.lease:
             mine["lease"] = make_lease(self, Lease, *take, partial(Pool.lease, self), DEFAULT)
-        if self._put is not decline_put and type(self).release is Pool.release:
+        plain = self._put is not decline_put and not self._config.use_histogram
+        if plain and type(self).release is Pool.release:
             mine["release"] = make_release(self._core, self._clock, self._missed, self._give)
 
     # -- leases ---------------------------------------------------------------------------------------------------
@@ -149,8 +150,8 @@ class Pool(Shell[C]):
             self._refuse_release(key)
             return
         now = self._clock()
-        entry.uses += 1
-        entry.busy += now - entry.leased_at
+        overdue = self._overdue(entry, error)
+        self._tally(entry, now)
         try:
             verdict = self._fate(discard, error)
             if verdict is Verdict.KEEP and entry.leases == 1 and not self._reset(entry):
@@ -162,6 +163,8 @@ class Pool(Shell[C]):
             self._submit(self._core.give_back, entry, now)
         else:
             self._submit(self._core.discard, entry, now, verdict, error)
+        if overdue is not None:
+            raise overdue
 
     def _reset(self, entry: Entry) -> bool:
         """Reset what was touched, in the returning thread; False if the connection cannot be used again."""
@@ -204,6 +207,7 @@ class Pool(Shell[C]):
                     self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
             self._decide(self._abandon, waiter, error, self._clock())
+            self._ended(waiter, self._clock(), error)
             raise
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
@@ -231,10 +235,12 @@ class Pool(Shell[C]):
 
     def _check_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
         """The caller checks an idle connection in doubt before he uses it."""
-        left = deadline - self._clock()
+        began = self._clock()
+        left = deadline - began
         waiter.busy = True  # who is interrupted from here on leaves the connection in an unknown state
         error = self._alive(entry, left, ask=left > 0)
         now = self._clock()
+        waiter.checking += now - began
         self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=left > 0))
 
     def _alive(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
@@ -253,7 +259,8 @@ class Pool(Shell[C]):
     def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
         """The caller connects by himself, as his driver asks."""
         limit = self._config.connect_timeout
-        left = deadline - self._clock()
+        began = self._clock()
+        left = deadline - began
         if 0 < left < (limit or NEVER):
             limit = left
         try:
@@ -261,6 +268,7 @@ class Pool(Shell[C]):
         except BaseException as error:
             self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
             raise
+        waiter.connecting += self._clock() - began
         self._decide(self._take_own, waiter, entry, connection, capacity, lazy)
 
     def _take_own(self, waiter: Waiter, entry: Entry, connection: C, capacity: int, lazy: bool) -> None:

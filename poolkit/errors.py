@@ -5,6 +5,7 @@
     ├── MissingExtra (ImportError)          an optional driver is not installed
     ├── UsageError (RuntimeError)           a call that is wrong here
     │   ├── NotLeased                       release of a foreign or already released connection
+    │   ├── LeaseOverdue                    a lease came back after leak_after, with on_leak="raise"
     │   └── WrongLoop                       an AsyncPool used from a second event loop
     ├── PoolClosed                          the pool is closed or draining
     ├── PoolSuspended                       suspended with fail_fast=True
@@ -31,6 +32,7 @@ __all__ = (
     "ConfigError",
     "ConnectFailed",
     "ConnectTimeout",
+    "LeaseOverdue",
     "MissingExtra",
     "NotLeased",
     "PoolBusy",
@@ -83,6 +85,13 @@ class UsageError(PoolError, RuntimeError):
 
 class NotLeased(UsageError):
     """The released connection is not on lease from this pool: foreign, or already released."""
+
+
+class LeaseOverdue(UsageError):
+    """The lease that was just given back had been held longer than ``leak_after`` (``on_leak="raise"``).
+
+    The connection is back in the pool. Not raised out of a block that ends with an error of its own.
+    """
 
 
 class WrongLoop(UsageError):

@@ -6,7 +6,7 @@ before it is closed, a pool is cleared before its stale connections are closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -37,6 +37,8 @@ class EventKind(Enum):
     LEASE_LEAKED = "lease leaked"
     BREAKER_OPENED = "breaker opened"
     BREAKER_CLOSED = "breaker closed"
+    ALERT_RAISED = "alert raised"
+    ALERT_CLEARED = "alert cleared"
 
 
 class CloseReason(str, Enum):
@@ -69,7 +71,7 @@ class Event:
 
     ``connection_id`` numbers the connections of a pool in the order of their creation, from 1.
     ``duration`` is in seconds: of the connect (ready), of the wait (acquired, acquire failed), of the lease
-    (released, lease leaked).
+    (released, lease leaked), of the connection's life (closed). ``key`` is the lane (endpoint) of a keyed pool.
     """
 
     kind: EventKind
@@ -80,6 +82,7 @@ class Event:
     reason: CloseReason | FailReason | None = None
     error: BaseException | None = None
     detail: str | None = None
+    key: Hashable = None
 
 
 Listener = Callable[[Event], object]

@@ -13,8 +13,9 @@ from .errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed")
+__all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed", "tables_of")
 
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
 _HINTS = get_type_hints(PoolConfig)
 _KNOWN = tuple(f.name for f in fields(PoolConfig))
@@ -95,6 +96,13 @@ def refuse_for_keyed(config: PoolConfig) -> None:
             f"min_size={config.min_size!r}: a keyed pool cannot keep connections, it does not know for which key",
             "min_size",
         )
+
+
+def tables_of(file: str | os.PathLike[str]) -> list[str]:
+    """The names of the tables in a file of settings. Raises ConfigError if it cannot be read."""
+    from pathlib import Path
+
+    return [str(name) for name in read_tables(Path(file))]
 
 
 def load(
@@ -180,6 +188,11 @@ def _parse(setting: str, text: str, source: str) -> Any:
     kinds = get_args(hint) or (hint,)
     if text.strip().lower() in ("none", "null", "") and _may_be_none(setting):
         return None
+    if kinds == (bool,):
+        word = text.strip().lower()
+        if word not in _WORDS:
+            raise ConfigError(f"{setting}={text!r} (from {source}): must be true or false", setting)
+        return _WORDS[word]
     for kind in (int, float):
         if kind in kinds:
             try:

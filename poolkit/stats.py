@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from heapq import nsmallest
 from operator import attrgetter
 
@@ -12,8 +12,13 @@ from ._core.entry import Entry, State
 from ._core.lane import Lane
 from ._core.machine import Core
 from ._core.state import Phase
+from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
+from .policies.meters import WINDOWS, Histogram, Sample, WindowStats
 
-__all__ = ("Holder", "Parts", "PoolStats", "explain", "parts", "snapshot")
+__all__ = (
+    "Histogram", "Holder", "LaneStats", "Parts", "PoolStats", "WindowStats", "explain", "lane_stats", "parts",
+    "snapshot", "symptoms", "take_sample",
+)  # fmt: skip
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
@@ -61,11 +66,61 @@ class PoolStats:
     busy_seconds: float
     closes: dict[str, int]
     last_connect_error: str | None
+    max_idle: int | None = None
+    open_breakers: int = 0
+    longest_held: float = 0.0
+    longest_wait: float = 0.0
+    wait: Histogram = field(default_factory=Histogram)
+    connect: Histogram = field(default_factory=Histogram)
+    use: Histogram = field(default_factory=Histogram)
+    windows: dict[int, WindowStats] = field(default_factory=dict)
 
     @property
     def utilisation(self) -> float:
         """Share of ``max_size`` in use, 0 to 1 (of ``size`` where there is no limit)."""
         return self.in_use / (self.max_size or self.size or 1)
+
+
+@dataclass(frozen=True)
+class LaneStats:
+    """One endpoint of a keyed pool at one moment (of any other pool: the only one, with the key None).
+
+    ``breaker``: "closed", "open" or "half-open"; ``failures``: connects that failed in a row.
+    """
+
+    key: Hashable
+    size: int
+    idle: int
+    in_use: int
+    connecting: int
+    leases: int
+    waiting: int
+    failures: int
+    breaker: str
+    last_connect_error: str | None
+
+
+def lane_stats(core: Core) -> list[LaneStats]:
+    """Each lane. The caller holds the lock."""
+    found = []
+    by_lane: dict[int, list[Entry]] = {}
+    for entry in list(core.entries.values()):
+        by_lane.setdefault(id(entry.lane), []).append(entry)
+    for lane in list(core.lanes.values()):
+        mine = by_lane.get(id(lane), [])
+        found.append(LaneStats(
+            key=lane.key,
+            size=len(mine),
+            idle=sum(entry.state is State.IDLE for entry in mine),
+            in_use=sum(entry.state is State.IN_USE for entry in mine),
+            connecting=lane.connecting,
+            leases=sum(entry.leases for entry in mine),
+            waiting=len(lane.waiters),
+            failures=lane.breaker.failures,
+            breaker=lane.breaker.state.value,
+            last_connect_error=describe(lane.last_error) if lane.last_error else None,
+        ))  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,25 +131,49 @@ class Parts:
     lanes: list[Lane]
     uses: int
     busy: float
+    oldest: float | None  # since when the oldest caller in a queue waits
+    wait: Histogram
+    connect: Histogram
+    use: Histogram
 
 
 def parts(core: Core) -> Parts:
     """The caller holds the lock."""
-    return Parts(list(core.entries.values()), list(core.lanes.values()), core.counts.uses, core.counts.busy)
+    lanes = list(core.lanes.values())
+    meters = core.meters
+    return Parts(
+        list(core.entries.values()), lanes, core.counts.uses, core.counts.busy,
+        min([lane.oldest().since for lane in lanes if lane.waiters], default=None),
+        meters.wait.state(), meters.connect.state(), meters.use.state(),
+    )  # fmt: skip
+
+
+def take_sample(core: Core, copied: Parts, now: float) -> Sample:
+    """The running totals, kept for the windows if the last ones are old enough. Needs no lock."""
+    uses, busy = copied.uses, copied.busy
+    for entry in copied.entries:
+        uses += entry.uses
+        busy += entry.busy
+        if entry.leases:
+            uses += entry.leases
+            if entry.leases == 1:
+                busy += max(0.0, now - entry.leased_at)
+    counts, samples = core.counts, core.meters.samples
+    taken = Sample(
+        now, uses, counts.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
+        copied.wait, copied.connect, copied.use,
+    )  # fmt: skip
+    if samples.due(now):
+        samples.add(taken)
+    return taken
 
 
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The numbers of now. Needs no lock: a large pool is not held up by those who look at it."""
-    entries, uses, busy = copied.entries, copied.uses, copied.busy
+    entries = copied.entries
     states = [entry.state for entry in entries]
-    leases = 0
-    for entry in entries:
-        uses += entry.uses
-        busy += entry.busy
-        if entry.leases:
-            leases += entry.leases
-            if entry.leases == 1:
-                busy += max(0.0, now - entry.leased_at)
+    leased = [entry for entry in entries if entry.leases]
+    totals = take_sample(core, copied, now)
     last = core.last_failed
     counts = core.counts
     return PoolStats(
@@ -107,12 +186,12 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         checking=states.count(State.CHECKING),
         resetting=states.count(State.RESETTING),
         closing=states.count(State.CLOSING),
-        leases=leases,
+        leases=sum([entry.leases for entry in leased]),
         waiting=sum([len(lane.waiters) for lane in copied.lanes]),
         lanes=len(copied.lanes),
         min_size=core.config.min_size,
         max_size=core.config.max_size,
-        acquires=uses + leases,
+        acquires=totals.acquires,
         waits=counts.waits,
         timeouts=counts.timeouts,
         connects=counts.connects,
@@ -120,9 +199,17 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         checks=counts.checks,
         failed_checks=counts.failed_checks,
         leaks=counts.leaks,
-        busy_seconds=busy,
+        busy_seconds=totals.busy,
         closes={reason.value: number for reason, number in counts.closes.items()},
         last_connect_error=describe(last.last_error) if last else None,
+        max_idle=core.config.max_size if core.config.max_idle is None else core.config.max_idle,
+        open_breakers=sum([lane.breaker.is_open(now) for lane in copied.lanes]),
+        longest_held=max(0.0, now - min([entry.leased_at for entry in leased], default=now)),
+        longest_wait=0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
+        wait=totals.wait.with_zeros(totals.acquires),
+        connect=totals.connect,
+        use=totals.use,
+        windows=core.meters.samples.windows(totals),
     )
 
 
@@ -140,8 +227,54 @@ def place_of(entry: Entry) -> str | None:
     return None if entry.place is None else "{}:{}".format(*entry.place)
 
 
-def explain(stats: PoolStats, held: list[Holder], *, ahead: int | None = None) -> str:
-    """The state of a pool in plain words, as it stands in timeout errors."""
+def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
+    """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
+    named = {holder.connection_id: holder for holder in held}
+    leased = {entry.id: entry for entry in core.leased.copy().values()}
+    lanes = list(core.lanes.values())
+    entries = list(core.entries.values())
+    returns = core.counts.uses + sum(entry.uses for entry in entries)
+    returned = core.counts.busy + sum(entry.busy for entry in entries)
+    last = max((entry.last_used for entry in entries if entry.uses), default=None)
+    recent = stats.windows[WINDOWS[1]]
+    failing = max(lanes, key=lambda lane: lane.breaker.failures)
+    dialling = [entry.requested_at for entry in entries if entry.state is State.CONNECTING]
+    return Symptoms(
+        limit=core.limit,
+        live=sum(lane.live for lane in lanes),
+        waiting=stats.waiting,
+        suspended=core.suspended,
+        failures=failing.breaker.failures,
+        breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
+        last_error=describe(failing.last_error),
+        connecting_for=now - min(dialling, default=now),
+        held=sorted((_held(entry, named.get(entry.id), now) for entry in leased.values()),
+                    key=attrgetter("seconds"), reverse=True),
+        waiters=frozenset(waiter.holder for lane in lanes for waiter in lane.waiters),
+        returns=returns,
+        usual_use=returned / returns if returns >= OFTEN else None,
+        recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
+        returned_ago=None if last is None else now - last,
+        acquires_per_second=recent.acquires_per_second,
+    )  # fmt: skip
+
+
+def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
+    name = holder.holder if holder is not None else "another"
+    return Held(now - entry.leased_at, entry.holder, name, place_of(entry), name.endswith("(ended)"), entry.reported)
+
+
+def explain(
+    stats: PoolStats,
+    held: list[Holder],
+    *,
+    ahead: int | None = None,
+    diagnosis: Diagnosis | None = None,
+    spent: str = "",
+) -> str:
+    """The state of a pool in plain words, as it stands in timeout errors (there with the queue and where the time
+    went).
+    """
     limit = "no limit" if stats.max_size is None else stats.max_size
     numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
     numbers += [
@@ -159,4 +292,7 @@ def explain(stats: PoolStats, held: list[Holder], *, ahead: int | None = None) -
         text += f"; longest held {first.held:.1f} s by {first.holder}"
         if first.place:
             text += f" at {first.place}"
-    return text + f"; last connect error: {stats.last_connect_error or 'none'}"
+    text += f"; last connect error: {stats.last_connect_error or 'none'}"
+    if spent:
+        text += f"; time went: {spent}"
+    return text if diagnosis is None else f"{text}; diagnosis: {diagnosis}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,8 @@ from poolkit.testing.servers import (
     RedisServer,
 )
 from tests.faults.proxy import FaultProxy
+
+logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
 
 if sys.version_info < (3, 11):
 

@@ -188,6 +188,7 @@ class Dialing(CoreState):
             if lane.breaker.succeeded():
                 self.tell(EventKind.BREAKER_CLOSED, now)
         self.counts.connects += 1
+        self.meters.connect.record(spent)
         self.tell(EventKind.CONNECTION_READY, now, entry, duration=spent)
 
     def connected(

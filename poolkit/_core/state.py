@@ -11,6 +11,7 @@ from enum import Enum
 from ..config import PoolConfig
 from ..errors import PoolError
 from ..events import CloseReason, Event, EventKind, FailReason
+from ..policies.meters import Meters
 from ..policies.retire import NEVER
 from ..policies.sizing import dials_wanted
 from .effects import Do, Effect
@@ -87,6 +88,7 @@ class CoreState:
         self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
         self.effects: deque[Effect] = deque()
         self.counts = Counts()
+        self.meters = Meters()
         self.phase = Phase.OPEN
         self.suspended = False
         self.fail_fast = False
@@ -152,7 +154,8 @@ class CoreState:
         """Queue an event, if anybody listens."""
         if self.heard and kind in self.heard:
             number = entry.id if entry is not None else None
-            event = Event(kind, self.name, now, number, duration, reason, error, detail)
+            key = entry.lane.key if entry is not None else None
+            event = Event(kind, self.name, now, number, duration, reason, error, detail, key)
             self.effects.append(Effect(Do.TELL, event=event))
 
     def want_tick(self, lane: Lane, at: float) -> None:
@@ -275,7 +278,7 @@ class CoreState:
             entry.leaving = True
             self.permits.leave()
         self.counts.closes[reason] += 1
-        self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason)
+        self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason, duration=now - entry.ready_at)
         self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
 
     def _no_longer_connecting(self, entry: Entry) -> None:

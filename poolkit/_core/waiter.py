@@ -24,7 +24,10 @@ class Waiter:
     permission to connect, for drivers that connect in the caller) or an error.
     """
 
-    __slots__ = ("busy", "gone", "holder", "lane", "nudged", "outcome", "parker", "queued", "since", "ticket")
+    __slots__ = (
+        "busy", "checking", "connecting", "gone", "holder", "lane", "nudged", "outcome", "parker", "queued", "since",
+        "ticket",
+    )  # fmt: skip
 
     def __init__(self, lane: Lane, since: float, holder: int = 0) -> None:
         self.lane = lane
@@ -36,6 +39,8 @@ class Waiter:
         self.queued = False
         self.gone = False
         self.nudged = False
+        self.checking = 0.0  # seconds that went to checks of connections that were meant for him
+        self.connecting = 0.0  # ... and to connects that he made himself
         self.busy = False  # he checks the connection that is his outcome
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from poolkit import __version__
+from poolkit.cli._units import DURATION, RATE
 
 __all__ = ("program",)
 
@@ -63,6 +64,84 @@ def bench(
     from poolkit.bench.main import Options, run
 
     return run(Options(experiments, quick, targets, json_file, source, docs, check))
+
+
+@program.command()
+@click.option("--rate", type=RATE, required=True, help="Leases: 500/s, 30000/min, 20/h; all processes together.")
+@click.option("--latency", type=DURATION, required=True, help="Time that a lease takes: 20ms, 0.5s, 150us.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Processes that share the load.")
+@click.option("--server-max", type=int, help="Connections that the server allows, for all processes together.")
+@click.option("--headroom", type=float, default=1.2, show_default=True, help="Times the average load.")
+@click.option("--max-wait", type=DURATION, help="What 99 % of the callers may wait at most.  [default: the latency]")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), help="Draw wait against size into this file (.png, .svg, .pdf)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def size(
+    rate: float,
+    latency: float,
+    processes: int,
+    server_max: int | None,
+    headroom: float,
+    max_wait: float | None,
+    plot: str | None,
+    as_json: bool,
+) -> int:
+    r"""Compute max_size for a load: Little's law with headroom, and the waits of an M/M/c queue.
+
+    \b
+    poolkit size --rate 500/s --latency 20ms
+    poolkit size --rate 500/s --latency 20ms --processes 8 --server-max 100
+
+    Exit code 1: it does not fit into the server's limit.
+    """
+    from poolkit.cli._size import run
+
+    return run(
+        rate, latency, processes=processes, server_max=server_max, headroom=headroom, max_wait=max_wait, plot=plot,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@program.command()
+@click.argument("file", required=False, type=click.Path())
+@click.option("--pool", help="The pool's name: which table of the file, which variables (default: all tables).")
+@click.option("--url", help="Connect to this server, and compare its limits: postgresql://, redis:// or http://.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Processes that have such a pool each.")
+@click.option("--request-timeout", type=DURATION, help="The driver's timeout for one request, to compare.")
+@click.option("--deadline", type=DURATION, help="In what time the service must answer, to compare.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(
+    file: str | None,
+    pool: str | None,
+    url: str | None,
+    processes: int,
+    request_timeout: float | None,
+    deadline: float | None,
+    as_json: bool,
+) -> int:
+    """Show each setting in effect and where it comes from, check it, and compare it with the server.
+
+    Reads FILE (TOML or YAML) and the environment, as poolkit.load() does. Exit code 1: something is wrong and is
+    named; warnings alone are 0.
+    """
+    from poolkit.cli.doctor import run
+
+    return run(
+        file=file, pool=pool, url=url, processes=processes, request_timeout=request_timeout, deadline=deadline,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@program.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for a shell: eval "$(poolkit completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(program, {}, "poolkit", "_POOLKIT_COMPLETE").source())
 
 
 @program.command()

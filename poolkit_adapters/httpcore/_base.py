@@ -28,6 +28,9 @@ class ConnectorMixin(Generic[L]):
 
     connect_in_caller = True  # a connection of httpcore's opens in its first request, with that one's timeouts
 
+    protocol = "http"
+    """What telemetry calls these connections."""
+
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
         self._multiplexed = owner._http2

@@ -7,7 +7,7 @@ from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
 from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._driver import exceptions
+from poolkit_adapters.redis._driver import exceptions, metering
 from poolkit_adapters.redis._guard import AsyncGuard, Guard
 
 __all__ = ("SyncConnector", "TaskConnector", "disconnect_now")
@@ -18,6 +18,7 @@ class SyncConnector(Connector[Any]):
 
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     close_in_caller = True  # closing a socket does not block
+    own_metrics = staticmethod(metering)  # redis-py reports its connections itself: nothing is counted twice
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
@@ -67,6 +68,7 @@ class TaskConnector(AsyncConnector[Any]):
     """Of :class:`AsyncPoolkitConnectionPool`."""
 
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+    own_metrics = staticmethod(metering)
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)

@@ -64,6 +64,8 @@ class BasePool(SQLAlchemyPool):
         check_after_idle: float | None = UNSET,
         max_connecting: int | None = UNSET,
         leak_after: float | None = UNSET,
+        on_leak: str = UNSET,
+        use_histogram: bool = UNSET,
         barging_window: float | None = UNSET,
         backoff: BackoffConfig = UNSET,
         breaker: BreakerConfig | None = UNSET,
@@ -76,7 +78,8 @@ class BasePool(SQLAlchemyPool):
             "order": order, "start": start, "acquire_timeout": acquire_timeout, "connect_timeout": connect_timeout,
             "check_timeout": check_timeout, "max_lifetime": max_lifetime, "lifetime_jitter": lifetime_jitter,
             "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
-            "max_connecting": max_connecting, "leak_after": leak_after,
+            "max_connecting": max_connecting, "leak_after": leak_after, "on_leak": on_leak,
+            "use_histogram": use_histogram,
             "barging_window": self._barging_window if barging_window is UNSET else barging_window,
             "backoff": backoff, "breaker": breaker, "budget": budget, "budget_weight": budget_weight,
         })  # fmt: skip

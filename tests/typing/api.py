@@ -133,7 +133,22 @@ def threads(config: poolkit.PoolConfig) -> None:
     assert_type(pool.closed, bool)
     assert_type(pool.name, str)
     assert_type(pool.explain(), str)
+    assert_type(pool.dump(), str)
+    pool.announce(poolkit.EventKind.ALERT_RAISED, "mean_wait: callers wait 0.2 s")
+    advice: poolkit.Advice = pool.advice()
+    estimated: poolkit.SizeEstimate | None = advice.estimate
+    estimated = poolkit.estimate_size(500, 0.02, processes=8, server_max=100)
+    print(estimated.size)
+    lanes: list[poolkit.LaneStats] = pool.lane_stats()
+    print(lanes)
+    assert_type(poolkit.dump(), str)
+    undo: Callable[[], None] = poolkit.dump_on_signal()
+    undo()
     statistics(pool.stats())
+    found: poolkit.Diagnosis | None = pool.diagnose()
+    if found is not None:
+        cause: poolkit.Cause = found.cause
+        print(cause.value, found.reason)
     pool.check_books()
     assert_type(pool.drain(timeout=10), bool)
     pool.close(timeout=1)
@@ -161,6 +176,10 @@ async def tasks() -> None:
 
 
 def statistics(stats: poolkit.PoolStats) -> None:
+    wait: poolkit.Histogram = stats.wait
+    assert_type(wait.quantile(0.99), float)
+    window: poolkit.WindowStats = stats.windows[60]
+    assert_type(window.mean_use, float)
     assert_type(stats.size, int)
     assert_type(stats.max_size, int | None)
     assert_type(stats.closes, dict[str, int])
@@ -176,6 +195,8 @@ def errors() -> None:
         threads(settings())
     except poolkit.ConfigError as error:
         assert_type(error.setting, str)
+    except poolkit.LeaseOverdue:
+        pass
     except poolkit.CircuitOpen as error:
         assert_type(error.retry_after, float)
     except poolkit.ServerUnavailable as error:

@@ -1,0 +1,110 @@
+"""``poolkit doctor``: what is set, where it comes from, what is wrong with it, and what the server thinks.
+
+_checks (what is compared, pure) · _servers (what a server says of its limits)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import click
+
+from poolkit import ConfigError, PoolConfig, Setting, load
+from poolkit.errors import masked
+from poolkit.settings import merge, tables_of
+
+from ._checks import Finding, Limits, of_server, of_times
+from ._servers import ask
+
+__all__ = ("run",)
+
+
+def run(
+    *,
+    file: str | None,
+    pool: str | None,
+    url: str | None,
+    processes: int,
+    request_timeout: float | None,
+    deadline: float | None,
+    as_json: bool,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Print the findings; 1 if any of them is an error.
+
+    Raises ConfigError for a file or a setting that cannot be meant, MissingExtra for a driver that is not installed.
+    """
+    if processes < 1:
+        raise ConfigError(f"--processes {processes}: must be 1 or more", "processes")
+    names: list[str | None] = [pool]
+    if file is not None and pool is None:
+        names = [name for name in tables_of(file) if name != "default"] or [None]
+    elif file is not None and pool not in tables_of(file) and "default" not in tables_of(file):
+        known = ", ".join(tables_of(file)) or "none"
+        raise ConfigError(f"{file}: has no table [{pool}]; it has: {known}", "pool")
+    limits, findings = (None, []) if url is None else ask(url)
+    shown: dict[str, dict[str, Setting]] = {}
+    for name in names:
+        config = load(name, file=file, environ=environ)
+        title = name or "(every pool)"
+        shown[title] = merge(config, {}).described()
+        findings += _of_pool(title, config, limits, processes, request_timeout, deadline)
+    if as_json:
+        click.echo(json.dumps(_as_data(shown, url, limits, findings), indent=2))
+    else:
+        click.echo("\n".join(_as_lines(shown, url, limits, findings)))
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def _of_pool(
+    title: str,
+    config: PoolConfig,
+    limits: Limits | None,
+    processes: int,
+    request_timeout: float | None,
+    deadline: float | None,
+) -> list[Finding]:
+    findings = [Finding("warning", title, text) for text in config.doubts()]
+    findings += of_times(title, config, request_timeout, deadline)
+    if limits is not None:
+        findings += of_server(title, config, limits, processes)
+    return findings
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _as_data(
+    shown: dict[str, dict[str, Setting]], url: str | None, limits: Limits | None, findings: list[Finding]
+) -> dict[str, Any]:
+    return {
+        "pools": {
+            name: {key: {"value": _plain(one.value), "source": one.source} for key, one in settings.items()}
+            for name, settings in shown.items()
+        },
+        "server": None if url is None else {"url": masked(url), "limits": None if limits is None else asdict(limits)},
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _as_lines(
+    shown: dict[str, dict[str, Setting]], url: str | None, limits: Limits | None, findings: list[Finding]
+) -> list[str]:
+    lines: list[str] = []
+    for name, settings in shown.items():
+        lines.append(name)
+        lines += [f"  {key:<18} {one.value!r:<28} {one.source}" for key, one in settings.items()]
+        lines.append("")
+    if url is not None:
+        lines.append(f"server {masked(url)}")
+        if limits is not None:
+            lines += [f"  {key:<18} {value}" for key, value in asdict(limits).items() if value is not None]
+        lines.append("")
+    if not findings:
+        lines.append("nothing to change")
+    lines += [f"{finding.level}: {finding.pool}: {finding.text}" for finding in findings]
+    return lines

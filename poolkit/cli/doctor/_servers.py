@@ -1,0 +1,117 @@
+"""What a server says of its limits, asked with the driver itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import closing
+from urllib.parse import urlsplit
+
+from poolkit import ConfigError, MissingExtra
+from poolkit.errors import masked
+
+from ._checks import Finding, Limits
+
+__all__ = ("ask",)
+
+_PATIENCE = 5  # seconds
+
+
+def ask(url: str) -> tuple[Limits | None, list[Finding]]:
+    """The limits of the server, or an error as a finding if it cannot be reached.
+
+    Raises ConfigError for a URL of an unknown kind, MissingExtra without its driver.
+    """
+    scheme = url.partition("://")[0].partition("+")[0].lower() if "://" in url else ""
+    kinds: dict[str, Callable[[str], Limits]] = {
+        "postgresql": _postgres,
+        "postgres": _postgres,
+        "redis": _redis,
+        "rediss": _redis,
+        "http": _http,
+        "https": _http,
+    }
+    if scheme not in kinds:
+        raise ConfigError(
+            f"--url {url}: must begin with postgresql://, redis://, rediss://, http:// or https://", "url"
+        )
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"--url {url}: {error}", "url") from None
+    try:
+        return kinds[scheme](scheme + "://" + url.partition("://")[2]), []
+    except (MissingExtra, ConfigError):
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a driver raises: the server cannot be asked
+        text = masked(" ".join(str(error).split())) or type(error).__name__
+        return None, [Finding("error", "server", f"cannot be asked: {type(error).__name__}: {text}")]
+
+
+def _postgres(url: str) -> Limits:
+    try:
+        import psycopg
+    except ImportError:
+        raise MissingExtra("asking PostgreSQL needs psycopg: pip install 'poolkit[psycopg]'") from None
+    with psycopg.connect(url, connect_timeout=_PATIENCE, autocommit=True) as connection:
+        wanted = ("max_connections", "superuser_reserved_connections", "reserved_connections", "idle_session_timeout")
+        rows = connection.execute(
+            "select name, setting, unit from pg_settings where name = any(%s)", [list(wanted)]
+        ).fetchall()
+        settings = {name: int(value) for name, value, _ in rows}
+        allowed, name = settings["max_connections"], "max_connections"
+        reserved = settings.get("superuser_reserved_connections", 0) + settings.get("reserved_connections", 0)
+        own = connection.execute(
+            "select (select rolconnlimit from pg_roles where rolname = current_user), datconnlimit "
+            "from pg_database where datname = current_database()"
+        ).fetchone()
+        assert own is not None
+        for limit, setting in zip(own, ("the role's CONNECTION LIMIT", "the database's CONNECTION LIMIT"), strict=True):
+            if limit is not None and 0 <= limit < allowed - reserved:
+                allowed, reserved, name = limit, 0, setting
+        used = connection.execute(
+            "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        ).fetchone()
+        assert used is not None
+        idle = settings.get("idle_session_timeout", 0) / 1000
+        return Limits(
+            "PostgreSQL", f"{connection.info.server_version // 10000}", allowed, name, reserved, int(used[0]),
+            idle or None, "idle_session_timeout",
+        )  # fmt: skip
+
+
+def _redis(url: str) -> Limits:
+    try:
+        import redis
+    except ImportError:
+        raise MissingExtra("asking Redis needs redis-py: pip install 'poolkit[redis]'") from None
+    with closing(
+        redis.Redis.from_url(
+            url, decode_responses=True, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=None
+        )
+    ) as client:
+        info = client.info()
+        try:
+            config = {**client.config_get("maxclients"), **client.config_get("timeout")}  # both at once: since 7.0
+        except redis.ResponseError:  # managed services forbid it
+            config = {"maxclients": info.get("maxclients", 0)}
+        allowed = int(config.get("maxclients") or 0)
+        idle = float(config.get("timeout") or 0)
+        return Limits(
+            "Redis", str(info.get("redis_version")), allowed or None, "maxclients", 0,
+            int(info["connected_clients"]) - 1, idle or None, "timeout",
+        )  # fmt: skip
+
+
+def _http(url: str) -> Limits:
+    try:
+        import httpx
+    except ImportError:
+        raise MissingExtra("asking an HTTP server needs httpx: pip install 'poolkit[httpx]'") from None
+    response = httpx.head(url, timeout=_PATIENCE)
+    found = re.search(r"timeout=(\d+)", response.headers.get("keep-alive", ""))
+    return Limits(
+        response.headers.get("server") or "the HTTP server", response.http_version,
+        idle_timeout=float(found[1]) if found else None, idle_timeout_setting="its Keep-Alive header",
+    )  # fmt: skip

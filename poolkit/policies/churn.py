@@ -1,0 +1,35 @@
+"""Whether pools are made where one should be shared."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+__all__ = ("Churn",)
+
+
+class Churn:
+    """Counts how often pools are made at each place; told of each, it says once when that is too often."""
+
+    __slots__ = ("_limit", "_places", "_window")
+
+    def __init__(self, limit: int = 20, window: float = 10.0) -> None:
+        """``limit`` pools from one place in ``window`` seconds are too many: a program that means it, one pool for
+        each of its shards or tenants, makes them in one loop at its start, a few at a time.
+        """
+        self._limit = limit
+        self._window = window
+        self._places: OrderedDict[tuple[str, int], deque[float] | None] = OrderedDict()
+
+    def made(self, place: tuple[str, int], now: float) -> bool:
+        """A pool was made here; whether that is to be said, which is once for each place."""
+        times = self._places.setdefault(place, deque(maxlen=self._limit))
+        if times is None:
+            return False
+        self._places.move_to_end(place)
+        while len(self._places) > 1000:
+            self._places.popitem(last=False)
+        times.append(now)
+        if len(times) < self._limit or now - times[0] > self._window:
+            return False
+        self._places[place] = None
+        return True

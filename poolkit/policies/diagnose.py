@@ -1,0 +1,196 @@
+"""Why callers wait, by stated rules: numbers in, one line out. The first rule that fits is the diagnosis.
+
+The rules are meant to be read, and stand as a table in ``docs/guides/explain.md``. What tells a leak from a slow
+server: while leases leak, others go on being borrowed and returned; when the server is slow, nothing comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+__all__ = ("OFTEN", "Cause", "Diagnosis", "Held", "Symptoms", "diagnose")
+
+OFTEN = 10  # leases that must have come back before "as usual" means anything
+OVERDUE = 10.0  # times as long as usual: more than a slow minute or a large query
+SLOWER = 3.0  # times as long as usual on average: more than a busy hour
+SHORTEST = 0.1  # seconds: no lease is called long that is shorter
+PATIENCE = 1.0  # seconds without an answer to a connect, while there is no connection at all
+
+
+class Cause(str, Enum):
+    """What is wrong."""
+
+    SUSPENDED = "suspended"
+    SERVER_DOWN = "server down"
+    SELF_DEADLOCK = "self-deadlock"
+    LEAKING = "leaking"
+    SERVER_SLOW = "server slow"
+    TOO_SMALL = "too small"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The cause, and the numbers that speak for it."""
+
+    cause: Cause
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.cause.value}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lease that goes on. ``ended``: the thread or task that took it does not exist any more."""
+
+    seconds: float
+    holder: int
+    name: str = "somebody"
+    place: str | None = None
+    ended: bool = False
+    reported: bool = False  # as held longer than leak_after
+
+    @property
+    def where(self) -> str:
+        """By whom, and where if that is known."""
+        return self.name if self.place is None else f"{self.name} at {self.place}"
+
+
+@dataclass(frozen=True)
+class Symptoms:
+    """What the rules look at. Times in seconds; ``usual_use`` of a lease since the pool was made, ``recent_use`` in the
+    last minute or so, None where too few came back to tell. ``returned_ago``: since the last return of a connection.
+    """
+
+    limit: int
+    live: int = 0
+    waiting: int = 0
+    suspended: bool = False
+    failures: int = 0  # connects that failed in a row
+    breaker_open: bool = False
+    last_error: str = "none"
+    connecting_for: float = 0.0  # the oldest connect under way
+    held: Sequence[Held] = ()  # longest first
+    waiters: frozenset[int] = field(default_factory=frozenset)  # identities of those who wait
+    returns: int = 0  # leases that came back since the pool was made
+    usual_use: float | None = None
+    recent_use: float | None = None
+    returned_ago: float | None = None
+    acquires_per_second: float = 0.0
+
+
+def diagnose(seen: Symptoms, asking: int | None = None) -> Diagnosis | None:
+    """What keeps callers waiting; None if nobody has to wait. ``asking``: the identity of the caller who asks why."""
+    if seen.suspended:
+        return Diagnosis(Cause.SUSPENDED, "the pool hands out nothing until resume()")
+    waiting = bool(seen.waiting) or asking is not None
+    return (
+        _server_down(seen, waiting)
+        or (_deadlock(seen, asking) if waiting else None)
+        or (_leaking(seen) if waiting or len(seen.held) >= seen.limit else None)
+        or (_slow(seen) if waiting else None)
+        or (_too_small(seen) if waiting else None)
+    )
+
+
+def _server_down(seen: Symptoms, waiting: bool) -> Diagnosis | None:
+    missed = waiting and seen.live < seen.limit  # more connections are wanted, and may be opened
+    if seen.breaker_open or (seen.failures and (missed or not seen.live)):
+        many = f"{seen.failures} connect{'s' if seen.failures > 1 else ''} in a row failed"
+        return Diagnosis(Cause.SERVER_DOWN, f"{many}, the last with {seen.last_error}")
+    if waiting and not seen.live and seen.connecting_for >= PATIENCE:
+        return Diagnosis(Cause.SERVER_DOWN, f"no answer to a connect for {seen.connecting_for:.1f} s")
+    return None
+
+
+def _deadlock(seen: Symptoms, asking: int | None) -> Diagnosis | None:
+    own = [held for held in seen.held if held.holder == asking]
+    if own and len(own) >= seen.limit:
+        return Diagnosis(
+            Cause.SELF_DEADLOCK,
+            f"{own[0].name} waits for a connection while it holds all {len(own)} of this pool itself",
+        )
+    waiters = seen.waiters if asking is None else seen.waiters | {asking}
+    if len(seen.held) >= seen.limit and all(held.holder and held.holder in waiters for held in seen.held):
+        return Diagnosis(
+            Cause.SELF_DEADLOCK,
+            f"each of the {len({held.holder for held in seen.held})} holders waits for one more connection itself, "
+            "so none can come back",
+        )
+    return None
+
+
+def _leaking(seen: Symptoms) -> Diagnosis | None:
+    late = _overdue(seen)
+    forgotten = [held for held in seen.held if held.ended and held.seconds >= late]
+    if forgotten:
+        return Diagnosis(
+            Cause.LEAKING,
+            f"{_of(forgotten, seen)} held by who has ended: {forgotten[0].where}, for {forgotten[0].seconds:.1f} s",
+        )
+    suspects = [held for held in seen.held if _kept_while_others_returned(held, seen)]
+    if suspects and (len(suspects) * 2 >= len(seen.held) or suspects[0].reported):
+        text = (
+            f"{_of(suspects, seen)} kept while others came back; longest held {suspects[0].seconds:.1f} s by "
+            f"{suspects[0].where}"
+        )
+        if seen.usual_use is not None:
+            text += f", usually {_short(seen.usual_use)}"
+        return Diagnosis(Cause.LEAKING, text)
+    return None
+
+
+def _of(some: Sequence[Held], seen: Symptoms) -> str:
+    return f"{len(some)} of {len(seen.held)} leases {'are' if len(some) > 1 else 'is'}"
+
+
+def _overdue(seen: Symptoms) -> float:
+    return max(SHORTEST, OVERDUE * (seen.usual_use or 0.0))
+
+
+def _kept_while_others_returned(held: Held, seen: Symptoms) -> bool:
+    """Overdue when the last of the others came back (or reported, and others came back meanwhile)."""
+    if seen.returned_ago is None:
+        return False
+    by_then = held.seconds - seen.returned_ago
+    if held.reported:
+        return by_then > 0
+    return seen.usual_use is not None and by_then >= _overdue(seen)
+
+
+def _slow(seen: Symptoms) -> Diagnosis | None:
+    if len(seen.held) >= seen.live and seen.live < seen.limit and seen.connecting_for >= PATIENCE:
+        return Diagnosis(Cause.SERVER_SLOW, f"a connect is under way for {seen.connecting_for:.1f} s")
+    usual, recent = seen.usual_use, seen.recent_use
+    if usual is None or not seen.held:
+        return None
+    overdue = [held for held in seen.held if held.seconds >= _overdue(seen)]
+    if overdue and len(overdue) * 2 >= len(seen.held):
+        return Diagnosis(
+            Cause.SERVER_SLOW,
+            f"nothing comes back: {_of(overdue, seen)} held for up to {overdue[0].seconds:.1f} s, usually "
+            f"{_short(usual)}",
+        )
+    if recent is not None and recent >= max(SHORTEST, SLOWER * usual):
+        return Diagnosis(Cause.SERVER_SLOW, f"a lease takes {_short(recent)} of late, usually {_short(usual)}")
+    return None
+
+
+def _too_small(seen: Symptoms) -> Diagnosis | None:
+    if len(seen.held) < seen.limit and seen.live < seen.limit:
+        return None  # there is room: they wait for connects
+    use = seen.recent_use if seen.recent_use is not None else seen.usual_use
+    text = f"all {seen.limit} connections are in use and come back"
+    if use is None:
+        text = f"all {seen.limit} connections are in use"
+    else:
+        text += f" after {_short(use)} on average"
+    if use and seen.acquires_per_second:
+        text += f" (so {seen.limit / use:.0f} leases/s at most)"
+    return Diagnosis(Cause.TOO_SMALL, text + "; poolkit size computes how many are needed")
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"

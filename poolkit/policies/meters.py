@@ -1,0 +1,224 @@
+"""Histograms of times and sliding windows over running totals. Time is an argument.
+
+A window is a difference of two samples of the same running totals, so nothing has to be emptied or moved on as time
+goes by, and what happens between two samples costs nothing. Samples are taken when somebody looks (statistics, a
+scrape, housekeeping): a window says how many seconds it really covers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ("BOUNDS", "WINDOWS", "Histogram", "Meter", "Meters", "Sample", "Samples", "WindowStats")
+
+BOUNDS: tuple[float, ...] = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""Upper bounds in seconds: those of redis-py's connection metrics, so that both can be drawn on one page."""
+
+WINDOWS: tuple[int, ...] = (10, 60, 300)
+"""Seconds: now, a minute, and long enough for a trend."""
+
+_PARTS = 10  # samples in a window
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many times fell into which range. ``counts`` has one more number than ``bounds``: of those above the last.
+
+    A time equal to a bound belongs to it (Prometheus' "le").
+    """
+
+    bounds: tuple[float, ...] = BOUNDS
+    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    sum: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many times there are."""
+        return sum(self.counts)
+
+    @property
+    def mean(self) -> float:
+        """Their mean in seconds, 0 if there are none."""
+        return self.sum / self.count if self.count else 0.0
+
+    def quantile(self, share: float) -> float:
+        """The time that ``share`` (0 to 1) of all do not exceed, in seconds: an estimate, straight lines within a
+        range, and the last bound for all beyond it (as Prometheus' ``histogram_quantile``). 0 if there are none.
+        """
+        rank, seen = share * self.count, 0
+        for index, number in enumerate(self.counts):
+            if number and seen + number >= rank:
+                if index == len(self.bounds):
+                    break
+                low = self.bounds[index - 1] if index else 0.0
+                return low + (self.bounds[index] - low) * max(0.0, rank - seen) / number
+            seen += number
+        return self.bounds[-1] if self.count else 0.0
+
+    def with_zeros(self, total: int) -> Histogram:
+        """The same with as many times of 0 s as are missing to ``total``."""
+        zeros = max(0, total - self.count)
+        return Histogram(self.bounds, (self.counts[0] + zeros, *self.counts[1:]), self.sum)
+
+    def since(self, earlier: Histogram) -> Histogram:
+        """What has been added after ``earlier``, an older state of the same."""
+        counts = tuple(max(0, mine - its) for mine, its in zip(self.counts, earlier.counts, strict=True))
+        return Histogram(self.bounds, counts, max(0.0, self.sum - earlier.sum))
+
+
+class Meter:
+    """A histogram that grows."""
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum = 0.0
+
+    def record(self, seconds: float) -> None:
+        """One time more (below 0, by a clock that was set: 0)."""
+        if seconds > 0:
+            self._counts[bisect_left(BOUNDS, seconds)] += 1
+            self._sum += seconds
+        else:
+            self._counts[0] += 1
+
+    def state(self) -> Histogram:
+        """The histogram as it is now."""
+        return Histogram(BOUNDS, tuple(self._counts), self._sum)
+
+
+class Sample(NamedTuple):
+    """The running totals of a pool at one moment. ``wait`` without the acquires that waited for nothing."""
+
+    at: float
+    acquires: int = 0
+    waits: int = 0
+    timeouts: int = 0
+    connects: int = 0
+    connect_errors: int = 0
+    leaks: int = 0
+    busy: float = 0.0
+    wait: Histogram = Histogram()
+    connect: Histogram = Histogram()
+    use: Histogram = Histogram()
+
+
+@dataclass(frozen=True)
+class WindowStats:
+    """What happened in the last ``seconds``: as many as asked for, or as many as there are samples of.
+
+    ``wait``: of every acquire that was served; ``use`` only with ``use_histogram=True``, else empty.
+    ``busy_seconds``: time on lease of all connections together.
+    """
+
+    seconds: float
+    acquires: int
+    waits: int
+    timeouts: int
+    connects: int
+    connect_errors: int
+    leaks: int
+    busy_seconds: float
+    wait: Histogram
+    connect: Histogram
+    use: Histogram
+
+    @property
+    def acquires_per_second(self) -> float:
+        """Leases begun in a second."""
+        return self.acquires / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def connects_per_second(self) -> float:
+        """Connections opened in a second."""
+        return self.connects / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def mean_in_use(self) -> float:
+        """Connections on lease on average."""
+        return self.busy_seconds / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def mean_use(self) -> float:
+        """Seconds of a lease on average: time on lease by leases begun, exact when neither is much in flux."""
+        return self.busy_seconds / self.acquires if self.acquires else 0.0
+
+    @property
+    def connect_failure_rate(self) -> float:
+        """Share of the connects that failed, 0 to 1."""
+        return self.connect_errors / (self.connects + self.connect_errors or 1)
+
+
+class Samples:
+    """The samples of the past that the windows need: about ten for each, whatever the number of looks.
+
+    Needs no lock: appending to a deque and copying it are atomic, and a sample too many does no harm.
+    """
+
+    __slots__ = ("_rings",)
+
+    def __init__(self, first: Sample) -> None:
+        self._rings = {window: deque([first], maxlen=_PARTS + 2) for window in WINDOWS}
+
+    def due(self, now: float) -> bool:
+        """Whether the finest window wants another sample."""
+        return now - self._rings[WINDOWS[0]][-1].at >= WINDOWS[0] / _PARTS
+
+    def add(self, sample: Sample) -> None:
+        """Keep it where the last one is old enough."""
+        for window, ring in self._rings.items():
+            if sample.at - ring[-1].at >= window / _PARTS:
+                ring.append(sample)
+
+    def windows(self, now: Sample) -> dict[int, WindowStats]:
+        """Each window up to ``now``."""
+        return {
+            window: _between(self._start(ring.copy(), now.at - window), now) for window, ring in self._rings.items()
+        }
+
+    @staticmethod
+    def _start(ring: deque[Sample], wanted: float) -> Sample:
+        """The youngest sample that is old enough, or the oldest there is."""
+        start = ring[0]
+        for sample in ring:
+            if sample.at > wanted:
+                break
+            start = sample
+        return start
+
+
+def _between(start: Sample, end: Sample) -> WindowStats:
+    acquires = max(0, end.acquires - start.acquires)
+    return WindowStats(
+        seconds=max(0.0, end.at - start.at),
+        acquires=acquires,
+        waits=end.waits - start.waits,
+        timeouts=end.timeouts - start.timeouts,
+        connects=end.connects - start.connects,
+        connect_errors=end.connect_errors - start.connect_errors,
+        leaks=end.leaks - start.leaks,
+        busy_seconds=max(0.0, end.busy - start.busy),
+        wait=end.wait.since(start.wait).with_zeros(acquires),
+        connect=end.connect.since(start.connect),
+        use=end.use.since(start.use),
+    )
+
+
+class Meters:
+    """What one pool measures: three histograms and the samples of the past."""
+
+    __slots__ = ("connect", "samples", "use", "wait")
+
+    def __init__(self) -> None:
+        self.wait = Meter()
+        self.connect = Meter()
+        self.use = Meter()
+        self.begin(0.0)
+
+    def begin(self, now: float) -> None:
+        """The windows begin now."""
+        self.samples = Samples(Sample(now))

@@ -1,0 +1,138 @@
+"""Numbers of several processes of one service, left for each other in a directory.
+
+prometheus_client's own multiprocess mode keeps the values of its own metrics in mapped files and cannot take a
+collector. Here each process writes what a scrape would read, now and then and when it ends, as one small file that
+replaces the one before (a reader sees the old one or the new one, never half of it).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..policies.meters import Histogram
+from .families import FAMILIES, Values, merged
+
+__all__ = ("Board",)
+
+logger = logging.getLogger("poolkit")
+
+_GAUGES = {family.name for family in FAMILIES if family.kind == "gauge"}
+
+
+class Board:
+    """The directory, and this process' place in it."""
+
+    def __init__(self, directory: str | os.PathLike[str], read: Callable[[], Values], interval: float) -> None:
+        self._directory = Path(directory)
+        self._read = read
+        self._interval = interval
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._post()
+        except OSError as error:
+            raise ConfigError(f"directory={str(directory)!r}: cannot be written to: {error}", "directory") from error
+        self._start()
+        if hasattr(os, "register_at_fork"):
+            me = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _start_again(me))
+        atexit.register(_last_post, weakref.ref(self))
+
+    def _start(self) -> None:
+        """A thread of this process (a forked child has none of its parent's)."""
+        self._over = threading.Event()
+        threading.Thread(target=_write, args=(weakref.ref(self), self._over, self._interval),
+                         name="poolkit-metrics", daemon=True).start()  # fmt: skip
+
+    def close(self) -> None:
+        """Write a last time, and end the thread."""
+        if not self._over.is_set():
+            self._over.set()
+            self._post()
+
+    def _post(self) -> None:
+        path = self._directory / f"poolkit_{os.getpid()}.json"
+        draft = path.with_suffix(f".{threading.get_ident()}.tmp")
+        draft.write_text(json.dumps(_packed(self._read())), encoding="utf-8")
+        draft.replace(path)
+
+    def total(self) -> Values:
+        """The sum over all processes; this one's as of now."""
+        parts = [self._read()]
+        for path in sorted(self._directory.glob("poolkit_*.json")):
+            try:
+                pid = int(path.stem.rpartition("_")[2])
+                if pid == os.getpid():
+                    continue
+                values = _unpacked(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                logger.warning("%s: cannot be read: %s", path, error)
+                continue
+            if not _alive(pid):
+                values = {name: found for name, found in values.items() if name not in _GAUGES}
+            parts.append(values)
+        return merged(parts)
+
+
+def _write(board: weakref.ref[Board], over: threading.Event, interval: float) -> None:
+    while not over.wait(interval):
+        one = board()
+        if one is None:
+            return
+        try:
+            one._post()
+        except OSError as error:
+            logger.warning("numbers for other processes cannot be written: %s", error)
+        del one
+
+
+def _start_again(board: weakref.ref[Board]) -> None:
+    one = board()
+    if one is not None and not one._over.is_set():
+        one._start()
+
+
+def _last_post(board: weakref.ref[Board]) -> None:
+    one = board()
+    if one is not None:
+        try:
+            one.close()
+        except OSError:
+            pass  # the directory is gone with the service
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's: it exists
+    return True
+
+
+def _packed(values: Values) -> dict[str, Any]:
+    return {
+        name: [[labels, [value.counts, value.sum] if isinstance(value, Histogram) else value]
+               for labels, value in found.items()]
+        for name, found in values.items()
+    }  # fmt: skip
+
+
+def _unpacked(packed: dict[str, Any]) -> Values:
+    return {
+        name: {
+            tuple((str(key), str(text)) for key, text in labels):
+            Histogram(counts=tuple(value[0]), sum=value[1]) if isinstance(value, list) else value
+            for labels, value in found
+        }
+        for name, found in packed.items()
+    }  # fmt: skip

@@ -1,0 +1,219 @@
+"""Alerts: rules over the statistics of all pools, with hysteresis. Standard library only.
+
+The rules for Prometheus in ``contrib/`` say the same; these need no Prometheus, and can stop a deployment or page
+somebody from inside the process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .._lifecycle import live_pools
+from .._log import logger
+from ..errors import ConfigError
+from ..events import EventKind
+from ..policies.hysteresis import Hysteresis
+from ..stats import PoolStats
+from .families import require
+
+__all__ = ("Alert", "Alerts", "Thresholds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """When alerts are raised; None: that one never is. Shares from 0 to 1, times in seconds. An alert ends at 0.8 times
+    its threshold. Raises ConfigError for what cannot be.
+    """
+
+    utilisation: float | None = 0.8
+    """Share of ``max_size`` in use on average over 10 s: beyond it waits grow steeply (see ``poolkit size``)."""
+    half_used: float | None = 0.5
+    """The same over 5 minutes, as an early notice: there is time to plan."""
+    mean_wait: float | None = 0.1
+    """Seconds that callers waited on average in the last 10 s: what a user begins to notice."""
+    connect_failures: float | None = 0.01
+    """Share of the connects in the last minute that failed."""
+    queue: float | None = 10.0
+    """Seconds without a moment in which the queue was seen empty: the pool does not catch up."""
+    timeouts: int | None = 0
+    """Acquires that timed out in the last minute; 0: every one is an alert."""
+    leaks: int | None = 0
+    """Leases that leaked in the last 5 minutes."""
+    breaker: int | None = 0
+    """Endpoints whose circuit breaker is open."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            share = field.name in ("utilisation", "half_used", "connect_failures")
+            right = "a share from 0 to 1 (or None: never)" if share else "a number, 0 or more (or None: never)"
+            if value is not None:
+                require(field.name, value, (int, float), 0, 1 if share else None, right)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert of one pool. ``raised``: it begins, or it ends. ``value`` crossed ``threshold``; ``text`` says it in
+    words. ``at``: by the wall clock.
+    """
+
+    pool: str
+    name: str
+    severity: str
+    raised: bool
+    value: float
+    threshold: float
+    text: str
+    at: float
+
+
+@dataclass(frozen=True)
+class _Rule:
+    severity: str
+    value: Callable[[PoolStats], float]
+    words: Callable[[float], str]
+    after: float = 0.0
+
+
+def _share_used(window: int) -> Callable[[PoolStats], float]:
+    def value(stats: PoolStats) -> float:
+        seen = stats.windows[window]
+        return 0.0 if stats.max_size is None or seen.seconds < window / 10 else seen.mean_in_use / stats.max_size
+
+    return value
+
+
+_RULES: dict[str, _Rule] = {
+    "utilisation": _Rule("warning", _share_used(10), lambda v: f"{v:.0%} of the connections are in use"),
+    "half_used": _Rule("info", _share_used(300), lambda v: f"{v:.0%} of the limit is in use over 5 minutes"),
+    "mean_wait": _Rule("warning", lambda s: s.windows[10].wait.mean, lambda v: f"callers wait {v:.3f} s on average"),
+    "connect_failures": _Rule("warning", lambda s: s.windows[60].connect_failure_rate,
+                              lambda v: f"{v:.1%} of the connects fail"),
+    "queue": _Rule("warning", lambda s: float(s.waiting > 0), lambda v: "the queue does not empty"),
+    "timeouts": _Rule("critical", lambda s: float(s.windows[60].timeouts),
+                      lambda v: f"{v:.0f} callers got no connection in a minute"),
+    "leaks": _Rule("warning", lambda s: float(s.windows[300].leaks), lambda v: f"{v:.0f} leases leaked in 5 minutes"),
+    "breaker": _Rule("critical", lambda s: float(s.open_breakers),
+                     lambda v: f"the circuit breaker of {v:.0f} endpoint{'s' if v > 1 else ''} is open"),
+}  # fmt: skip
+_LEVELS = {"info": "info", "warning": "warning", "critical": "error"}
+
+
+class Alerts:
+    """Looks at all live pools every ``interval`` seconds, from a daemon thread (None: when :meth:`check` is called).
+
+    What is raised and what ends goes to ``callback(alert)``, to the log, and to the pool's listeners (``ALERT_RAISED``,
+    ``ALERT_CLEARED``); what is raised now is in :meth:`active`. A callback that raises is logged, and called again.
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        thresholds: Thresholds | None = None,
+        callback: Callable[[Alert], object] | None = None,
+        *,
+        interval: float | None = 5.0,
+        pools: Callable[[], Iterable[Any]] = live_pools,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if thresholds is not None and not isinstance(thresholds, Thresholds):
+            raise ConfigError(f"thresholds={thresholds!r}: must be Thresholds", "thresholds")
+        if interval is not None:
+            require("interval", interval, (int, float), 0.001, None, "a time in seconds, 0.001 or more (or None)")
+        self._thresholds = thresholds or Thresholds()
+        self._callback = callback
+        self._interval = interval
+        self._pools = pools
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._states: weakref.WeakKeyDictionary[Any, dict[str, Hysteresis]] = weakref.WeakKeyDictionary()
+        self._active: weakref.WeakKeyDictionary[Any, dict[str, Alert]] = weakref.WeakKeyDictionary()
+        self._over = threading.Event()
+        if interval is not None:
+            self._start(interval)
+            if hasattr(os, "register_at_fork"):
+                me = weakref.ref(self)
+                os.register_at_fork(after_in_child=lambda: _start_again(me))
+
+    def _start(self, interval: float) -> None:
+        self._over = threading.Event()
+        threading.Thread(target=_look, args=(weakref.ref(self), self._over, interval), name="poolkit-alerts",
+                         daemon=True).start()  # fmt: skip
+
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+        self._over.set()
+
+    def active(self) -> list[Alert]:
+        """What is raised now."""
+        with self._lock:
+            return [alert for pool, alerts in self._active.items() if not pool.closed for alert in alerts.values()]
+
+    def check(self) -> list[Alert]:
+        """Look now; what was raised or has ended by that."""
+        found: list[tuple[Any, Alert]] = []
+        with self._lock:
+            for pool in self._pools():
+                found += [(pool, alert) for alert in self._look_at(pool)]
+        for pool, alert in found:
+            self._deliver(pool, alert)
+        return [alert for _, alert in found]
+
+    def _look_at(self, pool: Any) -> Iterable[Alert]:
+        stats, now = pool.stats(), self._clock()
+        states = self._states.setdefault(pool, {})
+        active = self._active.setdefault(pool, {})
+        for name, rule in _RULES.items():
+            threshold = getattr(self._thresholds, name)
+            if threshold is None:
+                continue
+            if name not in states:  # the queue is a question of time, not of a number
+                line, after = (0.0, threshold) if name == "queue" else (threshold, rule.after)
+                states[name] = Hysteresis(line, 0.8 * line, after)
+            value = rule.value(stats)
+            if states[name].update(value, now):
+                raised = states[name].raised
+                alert = Alert(stats.name, name, rule.severity, raised, value, threshold,
+                              rule.words(value) if raised else f"{name}: over", time.time())  # fmt: skip
+                if raised:
+                    active[name] = alert
+                else:
+                    active.pop(name, None)
+                yield alert
+
+    def _deliver(self, pool: Any, alert: Alert) -> None:
+        level = _LEVELS[alert.severity] if alert.raised else "info"
+        getattr(logger, level)("%s: alert %s %s: %s", alert.pool, alert.name, "raised" if alert.raised else "cleared",
+                               alert.text)  # fmt: skip
+        kind = EventKind.ALERT_RAISED if alert.raised else EventKind.ALERT_CLEARED
+        pool.announce(kind, f"{alert.name}: {alert.text}")
+        if self._callback is not None:
+            try:
+                self._callback(alert)
+            except Exception:
+                logger.exception("%s: alert callback %r failed", alert.pool, self._callback)
+
+
+def _look(alerts: weakref.ref[Alerts], over: threading.Event, interval: float) -> None:
+    while not over.wait(interval):
+        one = alerts()
+        if one is None:
+            return
+        try:
+            one.check()
+        except Exception:
+            logger.exception("alerts could not be checked")
+        del one
+
+
+def _start_again(alerts: weakref.ref[Alerts]) -> None:
+    one = alerts()
+    if one is not None and one._interval is not None and not one._over.is_set():
+        one._lock = threading.Lock()  # another thread of the parent may have held it
+        one._start(one._interval)

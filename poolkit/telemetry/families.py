@@ -1,0 +1,125 @@
+"""The metrics of a pool, as one table: what Prometheus, statsd and the documentation are made from.
+
+Names follow Prometheus' practice: base units, ``_total`` for counters (added by the exporter), one quantity for each
+metric, never capacity and current value in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..policies.meters import Histogram
+from ..stats import PoolStats
+
+__all__ = ("FAMILIES", "Family", "Values", "merged", "read", "require")
+
+Labels = tuple[tuple[str, str], ...]
+Values = dict[str, dict[Labels, Any]]
+"""Family to labels to value: a number, or a Histogram."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric: ``read`` gives its values of one pool, by its labels beside ``pool``."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    read: Callable[[PoolStats], dict[Labels, Any]]
+    labels: tuple[str, ...] = ()
+
+
+def _one(value: Callable[[PoolStats], Any]) -> Callable[[PoolStats], dict[Labels, Any]]:
+    def values(stats: PoolStats) -> dict[Labels, Any]:
+        found = value(stats)
+        return {} if found is None else {(): found}
+
+    return values
+
+
+def _states(stats: PoolStats) -> dict[Labels, Any]:
+    states = ("idle", "in_use", "connecting", "checking", "resetting", "closing")
+    return {(("state", state),): getattr(stats, state) for state in states}
+
+
+def _closes(stats: PoolStats) -> dict[Labels, Any]:
+    return {(("reason", reason),): number for reason, number in stats.closes.items()}
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("poolkit_connections", "gauge", "Connections that exist, by state.", _states, ("state",)),
+    Family("poolkit_connections_max", "gauge", "Connections that may exist (absent: no limit).",
+           _one(lambda s: s.max_size)),
+    Family("poolkit_connections_min", "gauge", "Connections kept open without need.", _one(lambda s: s.min_size)),
+    Family("poolkit_pending_requests", "gauge", "Callers in the queue.", _one(lambda s: s.waiting)),
+    Family("poolkit_longest_lease_seconds", "gauge", "Age of the oldest lease that goes on.",
+           _one(lambda s: s.longest_held)),
+    Family("poolkit_longest_wait_seconds", "gauge", "Time that the oldest caller in the queue has waited.",
+           _one(lambda s: s.longest_wait)),
+    Family("poolkit_open_breakers", "gauge", "Endpoints whose circuit breaker is open.",
+           _one(lambda s: s.open_breakers)),
+    Family("poolkit_acquires", "counter", "Leases begun.", _one(lambda s: s.acquires)),
+    Family("poolkit_acquire_waits", "counter", "Acquires that stood in the queue.", _one(lambda s: s.waits)),
+    Family("poolkit_acquire_timeouts", "counter", "Acquires that ran out of time.", _one(lambda s: s.timeouts)),
+    Family("poolkit_connects", "counter", "Connects that worked.", _one(lambda s: s.connects)),
+    Family("poolkit_connect_errors", "counter", "Connects that failed.", _one(lambda s: s.connect_errors)),
+    Family("poolkit_checks", "counter", "Checks that asked the server.", _one(lambda s: s.checks)),
+    Family("poolkit_check_failures", "counter", "Connections found dead while idle.",
+           _one(lambda s: s.failed_checks)),
+    Family("poolkit_connections_closed", "counter", "Connections closed, by reason.", _closes, ("reason",)),
+    Family("poolkit_leaks", "counter", "Leases dropped, or held longer than leak_after.", _one(lambda s: s.leaks)),
+    Family("poolkit_busy_seconds", "counter", "Time on lease, of all connections together.",
+           _one(lambda s: s.busy_seconds)),
+    Family("poolkit_acquire_seconds", "histogram", "From asking to a connection in hand.", _one(lambda s: s.wait)),
+    Family("poolkit_connect_seconds", "histogram", "Time to open a connection.", _one(lambda s: s.connect)),
+    Family("poolkit_use_seconds", "histogram", "Length of leases (with use_histogram=True).",
+           _one(lambda s: s.use if s.use.count else None)),
+)  # fmt: skip
+"""Every metric. All have the label ``pool``."""
+
+
+def read(pools: Iterable[Any]) -> Values:
+    """The metrics of the pools now. Pools of one name are added up."""
+    found: Values = {}
+    for pool in pools:
+        stats = pool.stats()
+        one = {
+            family.name: {(("pool", stats.name), *labels): value for labels, value in family.read(stats).items()}
+            for family in FAMILIES
+        }
+        found = merged([found, one])
+    return found
+
+
+def merged(parts: Iterable[Values]) -> Values:
+    """The sum of several pools or processes: connections, limits and counters add up."""
+    total: Values = {}
+    for part in parts:
+        for name, values in part.items():
+            family = total.setdefault(name, {})
+            for labels, value in values.items():
+                old = family.get(labels)
+                if old is None:
+                    family[labels] = value
+                elif isinstance(value, Histogram):
+                    counts = tuple(a + b for a, b in zip(old.counts, value.counts, strict=True))
+                    family[labels] = Histogram(value.bounds, counts, old.sum + value.sum)
+                elif name.startswith("poolkit_longest_"):
+                    family[labels] = max(old, value)
+                else:
+                    family[labels] = old + value
+    return total
+
+
+def require(name: str, value: object, kinds: tuple[type, ...], low: float, high: float | None, right: str) -> None:
+    """Raise ConfigError unless ``value`` is a number of these kinds from ``low`` to ``high``."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not isinstance(value, kinds)
+        or not (low <= value and (high is None or value <= high))
+    ):
+        raise ConfigError(f"{name}={value!r}: must be {right}", name)

@@ -1,0 +1,133 @@
+"""Structured log entries for what happens rarely and matters, each kind limited in its rate. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .._core.dialing import describe
+from .._lifecycle import watch_pools
+from ..events import Event, EventKind
+from ..policies.rate import Allowance
+from .families import require
+
+__all__ = ("LEVELS", "EventLog", "JsonFormatter", "log_events")
+
+LEVELS: dict[EventKind, int] = {
+    EventKind.POOL_CREATED: logging.DEBUG,
+    EventKind.POOL_SUSPENDED: logging.INFO,
+    EventKind.POOL_RECONFIGURED: logging.INFO,
+    EventKind.POOL_CLEARED: logging.INFO,
+    EventKind.POOL_CLOSED: logging.INFO,
+    EventKind.CONNECTION_READY: logging.DEBUG,
+    EventKind.CONNECTION_CLOSED: logging.DEBUG,
+    EventKind.CONNECT_FAILED: logging.WARNING,
+    EventKind.ACQUIRE_FAILED: logging.WARNING,
+    EventKind.LEASE_LEAKED: logging.WARNING,
+    EventKind.BREAKER_OPENED: logging.ERROR,
+    EventKind.BREAKER_CLOSED: logging.INFO,
+}
+"""The kinds that are logged and how loudly: none of those that every acquire makes."""
+
+
+class EventLog:
+    """A listener that writes log entries. At most ``burst`` at once, and ``burst`` a minute, of each kind and pool;
+    the next one that passes says how many were held back.
+
+    An entry's message is one line; its fields are in ``record.poolkit``, a dict (see :class:`JsonFormatter`).
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger | None = None,
+        *,
+        burst: int = 10,
+        levels: dict[EventKind, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        require("burst", burst, (int,), 1, None, "a number of log entries, 1 or more")
+        self._logger = logger or logging.getLogger("poolkit.events")
+        self._burst = burst
+        self._clock = clock
+        self.levels = LEVELS if levels is None else levels
+        self.kinds = frozenset(self.levels)
+        self._allowances: dict[tuple[str, EventKind], Allowance] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Write the entry for an event, if its kind is wanted, loud enough, and not too frequent."""
+        level = self.levels.get(event.kind)
+        if level is None or not self._logger.isEnabledFor(level):
+            return
+        with self._lock:
+            now = self._clock()
+            key = (event.pool, event.kind)
+            allowance = self._allowances.setdefault(key, Allowance(self._burst, 60.0, now))
+            held_back = allowance.take(now)
+        if held_back is None:
+            return
+        fields = _fields(event)
+        if held_back:
+            fields["held_back"] = held_back
+        text = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items() if name not in ("pool", "event"))
+        self._logger.log(level, "%s: %s%s", event.pool, event.kind.value, f" {text}" if text else "",
+                         extra={"poolkit": fields})  # fmt: skip
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    found: dict[str, Any] = {"pool": event.pool, "event": event.kind.value}
+    if event.connection_id is not None:
+        found["connection"] = event.connection_id
+    if event.duration is not None:
+        found["seconds"] = round(event.duration, 6)
+    if event.reason is not None:
+        found["reason"] = event.reason.value
+    if event.error is not None:
+        found["error"] = describe(event.error)
+    if event.detail is not None:
+        found["detail"] = event.detail
+    if event.key is not None:
+        found["key"] = str(event.key)
+    return found
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text) if " " in text or '"' in text else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object for each entry: time, level, logger, message, and the fields of pool events."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The entry as one line of JSON."""
+        entry: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "poolkit", {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def log_events(logger: logging.Logger | None = None, **options: Any) -> Callable[[], None]:
+    """Log the events of all pools of the process, those made later included; returns what ends that.
+
+    ``options`` as for :class:`EventLog`. Pools stay as fast as without: events of every acquire are not asked for.
+    """
+    log = EventLog(logger, **options)
+    end = watch_pools(lambda pool: pool.add_listener(log))
+
+    def stop() -> None:
+        end()
+        log.levels = {}
+
+    return stop

@@ -1,0 +1,94 @@
+"""Prometheus: a collector that reads the pools when it is scraped. Needs ``pip install 'poolkit[prometheus]'``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .._lifecycle import live_pools
+from ..errors import MissingExtra
+from ..policies.meters import Histogram
+from ._processes import Board
+from .families import FAMILIES, Family, Values, read
+
+__all__ = ("PoolCollector", "register")
+
+
+def _library() -> Any:
+    try:
+        import prometheus_client.core
+    except ImportError:
+        raise MissingExtra("Prometheus needs prometheus-client: pip install 'poolkit[prometheus]'") from None
+    return prometheus_client.core
+
+
+class PoolCollector:
+    """Gives the metrics of all live pools of the process at each scrape; costs nothing in between.
+
+    ``pools``: which ones (a function that gives them; default: all). ``directory``: where the processes of one service
+    leave their numbers for each other (multiprocess mode); default: the variable ``PROMETHEUS_MULTIPROC_DIR`` that
+    prometheus_client uses, and without it this process alone. There, a thread writes this process' numbers every
+    ``interval`` seconds, and a scrape of any of the processes gives the sum over all: connections and limits of the
+    living, counters and histograms of the dead, too.
+
+    Raises MissingExtra without prometheus_client, ConfigError for a directory that cannot be written to.
+    """
+
+    def __init__(
+        self,
+        pools: Callable[[], Iterable[Any]] = live_pools,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        interval: float = 1.0,
+    ) -> None:
+        self._core = _library()
+        self._pools = pools
+        chosen = directory if directory is not None else os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._board = Board(chosen, lambda: read(pools()), interval) if chosen else None
+
+    def close(self) -> None:
+        """End the thread of the multiprocess mode, if there is one; this process' last numbers stay."""
+        if self._board is not None:
+            self._board.close()
+
+    def describe(self) -> list[Any]:
+        """Nothing: registering does not read the pools."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """The metric families of now; called by prometheus_client."""
+        values = read(self._pools()) if self._board is None else self._board.total()
+        for family in FAMILIES:
+            yield self._metric(family, values)
+
+    def _metric(self, family: Family, values: Values) -> Any:
+        names = ["pool", *family.labels]
+        kinds = {"gauge": self._core.GaugeMetricFamily, "counter": self._core.CounterMetricFamily,
+                 "histogram": self._core.HistogramMetricFamily}  # fmt: skip
+        metric = kinds[family.kind](family.name, family.help, labels=names)
+        for labels, value in sorted(values.get(family.name, {}).items()):
+            shown = [dict(labels)[name] for name in names]
+            if isinstance(value, Histogram):
+                metric.add_metric(shown, _buckets(value), value.sum)
+            else:
+                metric.add_metric(shown, value)
+        return metric
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """As Prometheus has them: each includes those below it."""
+    seen, found = 0, []
+    for bound, number in zip((*histogram.bounds, None), histogram.counts, strict=True):
+        seen += number
+        found.append(("+Inf" if bound is None else repr(bound), float(seen)))
+    return found
+
+
+def register(registry: Any = None, **options: Any) -> PoolCollector:
+    """Make a :class:`PoolCollector` (with ``options``) and register it; default: prometheus_client's own registry."""
+    collector = PoolCollector(**options)
+    if registry is None:
+        registry = collector._core.REGISTRY
+    registry.register(collector)
+    return collector

@@ -1,0 +1,154 @@
+"""statsd: gauges and counters by UDP, from a thread, at an interval. Standard library only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .._lifecycle import live_pools
+from ..errors import ConfigError
+from ..policies.meters import Histogram
+from .families import FAMILIES, Values, read, require
+
+__all__ = ("StatsdReporter",)
+
+logger = logging.getLogger("poolkit")
+
+_PACKET = 1432  # bytes: what fits an Ethernet frame with IPv6 and UDP headers
+_QUANTILES = (0.5, 0.95, 0.99)
+_KINDS = {family.name: family.kind for family in FAMILIES}
+
+
+class StatsdReporter:
+    """Sends the metrics of all live pools to a statsd server every ``interval`` seconds, from a daemon thread.
+
+    ``tags=True`` writes DogStatsD's tags (``poolkit.connections:3|g|#pool:orders-db,state:idle``), else labels are
+    parts of the name (``poolkit.orders-db.connections.idle:3|g``). Counters are sent as what was added since the last
+    time, histograms as gauges ``...p50``, ``.p95``, ``.p99`` in milliseconds of the last ten seconds. UDP: nothing is
+    waited for, and what is lost is lost. A forked child goes on by itself.
+
+    Raises ConfigError for a host that cannot be resolved or an impossible port or interval.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8125,
+        *,
+        interval: float = 10.0,
+        tags: bool = False,
+        pools: Callable[[], Iterable[Any]] = live_pools,
+    ) -> None:
+        require("interval", interval, (int, float), 1e-3, None, "a time in seconds, 0.001 or more")
+        require("port", port, (int,), 1, 65535, "a port, 1 to 65535")
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        except OSError as error:
+            raise ConfigError(f"host={host!r}: cannot be resolved: {error}", "host") from error
+        self._address = found[4]
+        self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._interval = interval
+        self._tags = tags
+        self._pools = pools
+        self._last: Values = {}
+        self._sending = threading.Lock()
+        self._start()
+        if hasattr(os, "register_at_fork"):
+            me = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _start_again(me))
+
+    def _start(self) -> None:
+        self._over = threading.Event()
+        threading.Thread(target=_report, args=(weakref.ref(self), self._over, self._interval), name="poolkit-statsd",
+                         daemon=True).start()  # fmt: skip
+
+    def close(self) -> None:
+        """Send a last time and end the thread. Idempotent."""
+        if not self._over.is_set():
+            self._over.set()
+            self.send()
+            self._socket.close()
+
+    def send(self) -> None:
+        """Send now. Thread-safe."""
+        with self._sending:
+            values = read(self._pools())
+            recent = {pool.name: pool.stats().windows[10] for pool in self._pools()}
+            for packet in _packets([*self._lines(values), *self._times(recent)]):
+                try:
+                    self._socket.sendto(packet, self._address)
+                except OSError:  # nobody listens, or the buffer is full
+                    logger.debug("statsd: a packet was not sent", exc_info=True)
+            self._last = values
+
+    def _lines(self, values: Values) -> Iterable[str]:
+        for name, found in values.items():
+            for labels, value in found.items():
+                if isinstance(value, Histogram):
+                    continue
+                if _KINDS[name] == "gauge":
+                    yield self._line(name, labels, f"{value:g}|g")
+                else:
+                    added = value - self._last.get(name, {}).get(labels, 0)
+                    if added > 0:  # a pool that was closed and made again begins at 0
+                        yield self._line(name, labels, f"{added:g}|c")
+
+    def _times(self, recent: dict[str, Any]) -> Iterable[str]:
+        for pool, window in recent.items():
+            for kind in ("wait", "connect", "use"):
+                histogram = getattr(window, kind)
+                if histogram.count:
+                    for share in _QUANTILES:
+                        name = f"poolkit_{kind}_ms.p{share * 100:.0f}"
+                        yield self._line(name, (("pool", pool),), f"{histogram.quantile(share) * 1000:g}|g")
+
+    def _line(self, name: str, labels: tuple[tuple[str, str], ...], value: str) -> str:
+        metric = name.removeprefix("poolkit_")
+        if self._tags:
+            return f"poolkit.{metric}:{value}|#" + ",".join(f"{key}:{_safe(text)}" for key, text in labels)
+        pool, *others = (_safe(text) for _, text in labels)
+        return ".".join(["poolkit", pool, metric, *others]) + f":{value}"
+
+
+def _safe(text: str) -> str:
+    """What may stand in a name: no separator of the protocol or of the name."""
+    return re.sub(r"[^\w-]", "_", text)
+
+
+def _packets(lines: Iterable[str]) -> Iterable[bytes]:
+    packet = b""
+    for line in lines:
+        data = line.encode()
+        if packet and len(packet) + 1 + len(data) > _PACKET:
+            yield packet
+            packet = b""
+        packet = packet + b"\n" + data if packet else data
+    if packet:
+        yield packet
+
+
+def _report(reporter: weakref.ref[StatsdReporter], over: threading.Event, interval: float) -> None:
+    while not over.wait(interval):
+        one = reporter()
+        if one is None:
+            return
+        try:
+            one.send()
+        except Exception:
+            logger.exception("statsd: could not report")
+        del one
+
+
+def _start_again(reporter: weakref.ref[StatsdReporter]) -> None:
+    one = reporter()
+    if one is not None and not one._over.is_set():
+        one._sending = threading.Lock()  # another thread of the parent may have held it
+        one._last = {}
+        one._start()

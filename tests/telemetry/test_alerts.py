@@ -1,0 +1,169 @@
+"""Alerts begin and end once, and reach whoever wants them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from poolkit import AcquireTimeout, BreakerConfig, CircuitOpen, ConfigError, Event, EventKind, Pool
+from poolkit.policies.hysteresis import Hysteresis
+from poolkit.telemetry.alerts import Alert, Alerts, Thresholds
+from poolkit.testing import FakeConnector, ManualClock
+
+
+def test_a_value_that_trembles_around_the_line_raises_one_alert() -> None:
+    line = Hysteresis(0.8, 0.64)
+    values = [0.5, 0.81, 0.79, 0.82, 0.7, 0.9, 0.64, 0.7, 0.81]
+    assert [line.update(value, 0.0) for value in values] == [
+        False, True, False, False, False, False, True, False, True,
+    ]  # fmt: skip
+
+
+def test_what_must_last_is_not_raised_by_a_moment() -> None:
+    line = Hysteresis(0.0, 0.0, after=10)
+    assert not line.update(1, 0.0)
+    assert not line.update(0, 5.0)
+    assert not line.update(1, 6.0)
+    assert not line.update(1, 15.0)
+    assert line.update(1, 16.0)
+    assert line.raised
+
+
+class Watched:
+    """A pool on a clock by hand, with everything that its alerts reach."""
+
+    def __init__(self, thresholds: Thresholds | None = None, connector: FakeConnector | None = None, **settings: Any):
+        self.clock = ManualClock()
+        self.events: list[Event] = []
+        self.told: list[Alert] = []
+        self.pool = Pool(connector or FakeConnector(), name="db", clock=self.clock, listeners=[self.events.append],
+                         **settings)  # fmt: skip
+        self.alerts = Alerts(thresholds, self.told.append, interval=None, pools=lambda: [self.pool], clock=self.clock)
+
+    def check(self) -> list[tuple[str, bool]]:
+        return [(alert.name, alert.raised) for alert in self.alerts.check()]
+
+
+def test_utilisation_is_raised_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "poolkit")
+    watched = Watched(Thresholds(half_used=None), max_size=2)
+    held = [watched.pool.acquire(), watched.pool.acquire()]
+    for _ in range(12):
+        watched.clock.advance(1)
+        watched.alerts.check()
+    assert [(alert.name, alert.severity, alert.raised) for alert in watched.told] == [("utilisation", "warning", True)]
+    assert watched.told[0].text == "100% of the connections are in use"
+    assert [alert.name for alert in watched.alerts.active()] == ["utilisation"]
+    for connection in held:
+        watched.pool.release(connection)
+    for _ in range(12):
+        watched.clock.advance(1)
+        watched.alerts.check()
+    assert [alert.raised for alert in watched.told] == [True, False]
+    assert watched.alerts.active() == []
+    assert "db: alert utilisation raised: 100% of the connections are in use" in caplog.text
+    assert [(e.kind, e.detail) for e in watched.events if e.kind.name.startswith("ALERT")] == [
+        (EventKind.ALERT_RAISED, "utilisation: 100% of the connections are in use"),
+        (EventKind.ALERT_CLEARED, "utilisation: utilisation: over"),
+    ]
+    watched.pool.close()
+
+
+def test_half_of_the_limit_is_an_early_notice() -> None:
+    watched = Watched(max_size=10)
+    held = [watched.pool.acquire() for _ in range(6)]
+    for _ in range(40):
+        watched.clock.advance(10)
+        watched.alerts.check()
+    assert [(alert.name, alert.severity) for alert in watched.told] == [("half_used", "info")]
+    for connection in held:
+        watched.pool.release(connection)
+    watched.pool.close()
+
+
+def test_waits_a_queue_and_timeouts() -> None:
+    watched = Watched(Thresholds(utilisation=None, half_used=None), max_size=1)
+    held = watched.pool.acquire()
+    thread = threading.Thread(target=lambda: watched.pool.release(watched.pool.acquire(timeout=3600)))
+    thread.start()
+    while not watched.pool.stats().waiting:
+        time.sleep(0.001)
+    assert watched.check() == []
+    watched.clock.advance(9)
+    assert watched.check() == []
+    watched.clock.advance(1)
+    assert watched.check() == [("queue", True)]
+    with pytest.raises(AcquireTimeout):
+        watched.pool.acquire(timeout=0)
+    assert watched.check() == [("timeouts", True)]
+    watched.pool.release(held)
+    thread.join()
+    assert set(watched.check()) == {("mean_wait", True), ("queue", False)}
+    watched.pool.close()
+
+
+def test_a_breaker_and_failing_connects() -> None:
+    connector = FakeConnector(in_caller=True)
+    watched = Watched(connector=connector, breaker=BreakerConfig(failure_threshold=1), max_size=2)
+    connector.fail("connect", lambda: ConnectionRefusedError("no"))
+    with pytest.raises(ConnectionRefusedError):
+        watched.pool.acquire()
+    with pytest.raises(CircuitOpen):
+        watched.pool.acquire()
+    assert set(watched.check()) == {("connect_failures", True), ("breaker", True)}
+    assert {alert.severity for alert in watched.alerts.active()} == {"warning", "critical"}
+    watched.pool.close()
+
+
+def test_a_leak() -> None:
+    watched = Watched(Thresholds(utilisation=None, half_used=None), max_size=2, leak_after=5)
+    held = watched.pool.acquire()
+    watched.clock.advance(6)
+    watched.pool.run_due()
+    assert watched.check() == [("leaks", True)]
+    watched.pool.release(held)
+    watched.pool.close()
+
+
+def test_a_callback_that_raises_is_logged_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(max_size=1)
+
+    def bad(alert: Alert) -> None:
+        raise RuntimeError("no")
+
+    alerts = Alerts(Thresholds(timeouts=0), bad, interval=None, pools=lambda: [watched.pool], clock=watched.clock)
+    held = watched.pool.acquire()
+    with pytest.raises(AcquireTimeout):
+        watched.pool.acquire(timeout=0)
+    assert [alert.name for alert in alerts.check()] == ["timeouts"]
+    assert "alert callback" in caplog.text
+    watched.pool.release(held)
+    watched.pool.close()
+
+
+def test_it_looks_by_itself() -> None:
+    heard = threading.Event()
+    with Pool(FakeConnector(), max_size=1) as pool:
+        alerts = Alerts(callback=lambda alert: heard.set(), interval=0.01, pools=lambda: [pool])
+        held = pool.acquire()
+        with pytest.raises(AcquireTimeout):
+            pool.acquire(timeout=0)
+        assert heard.wait(10)
+        alerts.close()
+        pool.release(held)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "text"),
+    [
+        ({"utilisation": 80}, "utilisation=80: must be a share from 0 to 1"),
+        ({"mean_wait": -1}, "mean_wait=-1: must be a number, 0 or more"),
+        ({"queue": "long"}, "queue='long': must be a number"),
+    ],
+)
+def test_impossible_thresholds(thresholds: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Thresholds(**thresholds)

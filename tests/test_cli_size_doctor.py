@@ -1,0 +1,277 @@
+"""``poolkit size``, ``doctor`` and ``completion``: answers, exit codes, and messages for wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from poolkit import PoolConfig
+from poolkit.cli import main
+from poolkit.cli.doctor._checks import Limits, of_server, of_times
+from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_size_answers_in_words_and_with_a_chart(run: Run) -> None:
+    code, out, _ = run("size", "--rate", "500/s", "--latency", "20ms")
+    assert code == 0
+    assert out.startswith("max_size=")
+    assert "On average 10.0 connections are in use (500 leases/s of 20.00 ms each: Little's law)." in out
+    assert sum("<- recommended" in line for line in out.splitlines()) == 1
+
+
+def test_size_warns_when_the_processes_exceed_the_servers_limit(run: Run) -> None:
+    code, out, _ = run("size", "--rate", "30000/min", "--latency", "0.02s", "--processes", "8", "--server-max", "20")
+    assert code == 1
+    assert "Warning: 8 x " in out
+    assert "exceed the server's limit of 20" in out
+
+
+def test_size_as_json(run: Run) -> None:
+    code, out, _ = run("size", "--rate", "500", "--latency", "20ms", "--processes", "2", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["rate"], found["hold"], found["processes"], found["load"]) == (500, 0.02, 2, 5)
+    assert all(len(pair) == 2 for pair in found["wait"])
+
+
+@pytest.mark.timeout(180)  # the first import of matplotlib in an environment looks through all fonts
+def test_size_draws(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, _, _ = run("size", "--rate", "500/s", "--latency", "20ms", "--server-max", "100", "--plot",
+                     str(tmp_path / "wait.png"))  # fmt: skip
+    assert code == 0
+    assert (tmp_path / "wait.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run("size", "--rate", "5/s", "--latency", "20ms", "--plot", str(tmp_path / "no" / "wait.png"))
+    assert (code, "cannot be written" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--rate", "fast", "--latency", "20ms"], "'fast': must be a rate above 0, such as 500/s"),
+        (["--rate", "5/fortnight", "--latency", "20ms"], "must be a rate above 0"),
+        (["--rate", "5/s", "--latency", "20"], "'20': must be a time above 0 with its unit, such as 20ms"),
+        (["--rate", "5/s", "--latency", "0ms"], "must be a time above 0"),
+        (["--rate", "5/s"], "Missing option '--latency'"),
+    ],
+)
+def test_size_with_wrong_input_says_what_would_be_right(run: Run, arguments: list[str], text: str) -> None:
+    code, out, err = run("size", *arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+
+
+def test_size_with_impossible_numbers(run: Run) -> None:
+    assert run("size", "--rate", "5/s", "--latency", "20ms", "--processes", "0")[::2] == (
+        1, "poolkit: processes=0: must be a whole number, 1 or more\n",
+    )  # fmt: skip
+
+
+FILE = """
+[default]
+acquire_timeout = 5
+[orders-db]
+max_size = 60
+[cache]
+max_size = 20
+idle_timeout = "none"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("POOLKIT_ORDERS_DB_MIN_SIZE", "3")
+    path = tmp_path / "pools.toml"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_doctor_shows_every_setting_with_its_source(run: Run, settings: str) -> None:
+    code, out, _ = run("doctor", settings, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found["pools"]) == {"orders-db", "cache"}
+    orders = found["pools"]["orders-db"]
+    assert orders["max_size"] == {"value": 60, "source": f"{settings} [orders-db]"}
+    assert orders["acquire_timeout"] == {"value": 5, "source": f"{settings} [default]"}
+    assert orders["min_size"] == {"value": 3, "source": "POOLKIT_ORDERS_DB_MIN_SIZE"}
+    assert orders["order"] == {"value": "lifo", "source": "default"}
+    assert orders["backoff"]["value"] == {"base": 0.1, "cap": 5.0}
+    assert found["findings"] == []
+    _, out, _ = run("doctor", settings, "--pool", "cache")
+    assert "orders-db" not in out.replace(settings, "")
+    assert "nothing to change" in out
+
+
+def test_doctor_checks_the_order_of_the_clocks(run: Run, settings: str) -> None:
+    code, out, _ = run("doctor", settings, "--pool", "cache", "--request-timeout", "4s", "--deadline", "3s")
+    assert code == 0
+    assert "warning: cache: acquire_timeout=5 is not below the request timeout (4 s)" in out
+    assert "warning: cache: request timeout=4 is not below the deadline of the service (3 s)" in out
+
+
+def test_doctor_asks_postgresql_for_its_limits(run: Run, settings: str, postgres: PostgresServer) -> None:
+    code, out, _ = run("doctor", settings, "--pool", "orders-db", "--url", postgres.url, "--processes", "2", "--json")
+    found = json.loads(out)
+    limits = found["server"]["limits"]
+    assert code == 1
+    assert (limits["server"], limits["connections"], limits["reserved"]) == ("PostgreSQL", 100, 3)
+    (finding,) = found["findings"]
+    assert finding["level"] == "error"
+    assert finding["text"].startswith(
+        "2 x max_size=60 = 120 exceeds what PostgreSQL allows (max_connections=100, 3 of them reserved): "
+        "set max_size to 48 at most"
+    )
+    assert run("doctor", settings, "--pool", "orders-db", "--url", postgres.url)[0] == 0
+
+
+def test_doctor_knows_the_limit_of_a_role(run: Run, settings: str, postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as admin:
+        admin.execute("drop role if exists narrow")
+        admin.execute("create role narrow login password 'small' connection limit 7")
+        url = f"postgresql://narrow:small@{postgres.url.partition('@')[2]}"
+        _, out, _ = run("doctor", settings, "--pool", "cache", "--url", url)
+        admin.execute("drop role narrow")
+    assert "(the role's CONNECTION LIMIT=7): set max_size to 7 at most" in out
+
+
+def test_doctor_asks_redis_for_its_limits(run: Run, settings: str, redis_server: RedisServer) -> None:
+    with redis_server.connect() as client:
+        before = client.config_get("timeout")
+        client.config_set("timeout", 100)
+        try:
+            code, out, _ = run("doctor", settings, "--pool", "cache", "--url", redis_server.url)
+        finally:
+            client.config_set("timeout", before["timeout"])
+    assert code == 0
+    assert (
+        "warning: cache: Redis closes idle connections after 100 s (timeout), the pool keeps them for ever: set "
+        "idle_timeout or keepalive below it, to 80 for instance"
+    ) in out
+
+
+def test_doctor_connects_to_an_http_server(run: Run, http_server: HTTPServer) -> None:
+    code, out, _ = run("doctor", "--url", http_server.url)
+    assert code == 0
+    assert "HTTP/1.1" in out
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "redis", "http"])
+def test_doctor_names_a_server_that_cannot_be_reached_and_hides_the_password(run: Run, kind: str) -> None:
+    code, out, err = run("doctor", "--url", f"{kind}://me:hunter2@127.0.0.1:9/x")
+    assert code == 1
+    assert "error: server: cannot be asked: " in out
+    assert "hunter2" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["no-such-file.toml"], "no-such-file.toml: cannot be read: No such file or directory"),
+        (["{file}", "--pool", "nobody"], "nothing"),
+        (["--url", "mysql://db"], "--url mysql://db: must begin with postgresql://, redis://"),
+        (["--url", "redis://db:port"], "Port could not be cast"),
+        (["--processes", "0"], "--processes 0: must be 1 or more"),
+    ],
+)
+def test_doctor_with_wrong_input(run: Run, settings: str, arguments: list[str], text: str) -> None:
+    code, out, err = run("doctor", *(part.format(file=settings) for part in arguments))
+    if text == "nothing":  # the table "default" is for every pool
+        assert code == 0
+        return
+    assert (code, out) == (1, "")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_doctor_names_a_malformed_file_and_an_unknown_setting(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "pools.toml"
+    path.write_text("[db]\nmax_sise = 5\n")
+    code, _, err = run("doctor", str(path))
+    assert code == 1
+    assert "max_sise=5" in err
+    assert "did you mean 'max_size'?" in err
+    path.write_text("[db\n")
+    code, _, err = run("doctor", str(path))
+    assert code == 1
+    assert "not valid TOML" in err
+    path.write_text("[db]\nmax_size = 5\n")
+    assert "has no table [cache]; it has: db" in run("doctor", str(path), "--pool", "cache")[2]
+
+
+def test_what_is_compared_with_a_server() -> None:
+    limits = Limits("PostgreSQL", None, 100, "max_connections", 3, 50, 60.0, "idle_session_timeout")
+
+    def texts(processes: int = 1, **settings: Any) -> list[str]:
+        config = PoolConfig(**{"idle_timeout": 30, **settings})
+        return [f"{f.level}: {f.text}" for f in of_server("db", config, limits, processes)]
+
+    assert texts(max_size=10) == []
+    assert texts(max_size=90)[0].startswith("warning: 1 x max_size=90 = 90 is nearly all that PostgreSQL allows")
+    assert texts(max_size=60)[0].startswith("warning: 50 connections of PostgreSQL are in use at the moment")
+    assert texts(max_size=None)[0].startswith("warning: max_size=None: nothing keeps it below")
+    assert "for 600 s" in texts(max_size=10, idle_timeout=600)[0]
+    assert texts(max_size=10, idle_timeout=600, keepalive=30) == []
+
+
+def test_the_sum_of_a_wait_and_a_request_is_compared_with_the_deadline() -> None:
+    (finding,) = of_times("db", PoolConfig(acquire_timeout=15), 20, 30)
+    assert "acquire_timeout + request timeout = 35 s exceed the deadline of the service (30 s)" in finding.text
+    (finding,) = of_times("db", PoolConfig(acquire_timeout=None), None, 30)
+    assert "acquire_timeout=None waits beyond the deadline" in finding.text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(run: Run, shell: str) -> None:
+    code, out, _ = run("completion", shell)
+    assert code == 0
+    assert "_POOLKIT_COMPLETE" in out
+    assert run("completion", "cmd")[0] == 2
+
+
+def test_completion_completes_commands_and_options() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from poolkit.cli import main; sys.exit(main([]))"],
+        capture_output=True, text=True, timeout=30, check=False,
+        env={"_POOLKIT_COMPLETE": "bash_complete", "COMP_WORDS": "poolkit d", "COMP_CWORD": "1", "PATH": ""},
+    )  # fmt: skip
+    assert set(done.stdout.split()) >= {"plain,demo", "plain,doctor"}, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("psycopg", ["doctor", "--url", "postgresql://localhost/x"], "psycopg"),
+        ("redis", ["doctor", "--url", "redis://localhost"], "redis"),
+        ("httpx", ["doctor", "--url", "http://localhost"], "httpx"),
+        ("matplotlib", ["size", "--rate", "5/s", "--latency", "2ms", "--plot", "x.png"], "plot"),
+    ],
+)
+def test_a_missing_library_is_one_line_with_the_pip_command(module: str, arguments: list[str], extra: str) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; sys.modules['matplotlib.backends.backend_agg'] = None\n"
+        f"from poolkit.cli import main; sys.exit(main({arguments!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert f"pip install 'poolkit[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
