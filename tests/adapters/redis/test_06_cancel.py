@@ -155,7 +155,7 @@ class Interrupt(BaseException):
     """What gevent's Timeout or a signal handler raises."""
 
 
-# an interrupt between socket() and the line that keeps its result, inside redis-py's connect, leaves it to the collector
+# an interrupt between socket() and the line that keeps its result, in redis-py's connect, leaves it to the collector
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_06_threads_interrupted_in_mid_command(slow_server: FaultProxy) -> None:
     pool = PoolkitConnectionPool(host=slow_server.host, port=slow_server.port, max_connections=4, timeout=20)
