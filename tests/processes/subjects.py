@@ -155,7 +155,7 @@ class HTTPX(Subject):
 
         from poolkit_adapters.httpx import PoolkitTransport
 
-        limits = httpx.Limits(max_connections=size)
+        limits = httpx.Limits(max_connections=size, keepalive_expiry=60)  # a busy machine takes its time
         self.client = httpx.Client(transport=PoolkitTransport(limits=limits), base_url=url, timeout=20, trust_env=False)
 
     def use(self) -> str:
