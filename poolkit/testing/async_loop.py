@@ -5,6 +5,7 @@ The loop is also the runtime of the pools that live on it.
 
 from __future__ import annotations
 
+import gc
 import random
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -15,6 +16,10 @@ from .clock import ManualClock
 from .replay import Decisions
 
 __all__ = ("Cancelled", "CollectingLock", "SimulatedLoop", "weakly")
+
+PATIENCE = 600.0
+"""Virtual seconds after which there has been a real collection. What was dropped may be part of a cycle (a lease in the
+traceback of an exception), and nobody is to be called forgotten who waits for just that."""
 
 
 class Cancelled(BaseException):
@@ -69,6 +74,7 @@ class SimulatedLoop:
         self.timers: list[tuple[float, Callable[[], object]]] = []
         self.current: _Task | None = None
         self.left = limit
+        self._collected_at = self.clock.now
 
     # -- for tasks ------------------------------------------------------------------------------------------------
 
@@ -201,6 +207,9 @@ class SimulatedLoop:
         times += [at for at, _ in self.timers]
         names = ", ".join(task.name for task in self.tasks)
         assert times, f"seed {self.seed}: {names} sleep for ever"
+        if self.clock.now - self._collected_at > PATIENCE:
+            self._collected_at = self.clock.now
+            gc.collect()
         self.clock.now = max(self.clock.now, min(times))
         due = [call for at, call in self.timers if at <= self.clock.now]
         self.timers = [timer for timer in self.timers if timer[0] > self.clock.now]
