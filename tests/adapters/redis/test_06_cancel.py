@@ -157,6 +157,8 @@ class Interrupt(BaseException):
 
 # an interrupt between socket() and the line that keeps its result, in redis-py's connect, leaves it to the collector
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+# and one that meets a finalizer or a weak reference's callback is reported there, and goes no further
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_06_threads_interrupted_in_mid_command(slow_server: FaultProxy) -> None:
     pool = PoolkitConnectionPool(host=slow_server.host, port=slow_server.port, max_connections=4, timeout=20)
     client = redis.Redis(connection_pool=pool, client_name=unique())
