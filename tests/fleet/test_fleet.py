@@ -39,7 +39,7 @@ class Process:
 
     def end(self) -> dict[str, Any]:
         """Stop it in good order; what it has done."""
-        self.process.terminate()
+        self.pipe.send("stop")
         result: dict[str, Any] = self.answer()
         self.process.join(15)
         return result
