@@ -34,7 +34,7 @@ class Process:
         other.close()
 
     def answer(self) -> Any:
-        assert self.pipe.poll(60), "the process says nothing"
+        assert self.pipe.poll(30), "the process says nothing"
         return self.pipe.recv()
 
     def end(self) -> dict[str, Any]:
