@@ -10,7 +10,7 @@ from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked
 from ..events import CloseReason, EventKind
 from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
-from ..policies.sizing import dials_wanted
+from ..policies.sizing import dials_wanted, patience
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
@@ -68,7 +68,12 @@ class Dialing(CoreState):
             # idle ones that the oldest was told of: he looks at them first, and comes by here again
             told = len(lane.idle) if lane.oldest().nudged else 0
             if not dials_wanted(len(lane.waiters) + taken - told, lane.connecting, lane.streams):
-                return
+                if lane.streams == 1 or not lane.connecting or told:
+                    return
+                overdue = lane.dialed_at + patience(lane.connect_time)
+                if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
+                    self.want_tick(lane, overdue)
+                    return
             lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
             stand = lane.live - lane.connecting if lazy else lane.live
             # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not

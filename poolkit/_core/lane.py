@@ -20,6 +20,7 @@ class Lane:
         "breaker",
         "connect_time",
         "connecting",
+        "dialed_at",
         "evictions",
         "fatal",
         "generation",
@@ -47,6 +48,7 @@ class Lane:
         self.size = 0  # entries in any state
         self.live = 0  # entries that are of use or can come back to be
         self.connecting = 0
+        self.dialed_at = float("-inf")  # when the last connect began
         self.breaker = Breaker(config.breaker)
         self.retry_at = 0.0  # no dial before: backoff
         self.rounds = 0  # attempts in a row that failed; connects that failed together are one

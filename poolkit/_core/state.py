@@ -246,6 +246,7 @@ class CoreState:
         self.entries[entry.id] = entry
         lane.size += 1
         lane.connecting += 1
+        lane.dialed_at = now
         self.tell(EventKind.CONNECTION_CREATED, now, entry)
         return entry
 

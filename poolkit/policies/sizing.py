@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ("dials_wanted", "pace")
+__all__ = ("dials_wanted", "pace", "patience")
 
 
 def dials_wanted(waiting: int, connecting: int, streams: int) -> int:
@@ -26,3 +26,16 @@ def pace(connect_time: float | None) -> float:
     if connect_time is None:
         return 0.01
     return min(0.05, max(0.001, connect_time / 4))
+
+
+def patience(connect_time: float | None) -> float:
+    """Seconds for which callers count on a connect that is to carry them all, before there is another beside it.
+
+    One lost packet must not hold up everybody who would share the connection. Twice the usual time says that
+    something is amiss, but not sooner than after a quarter of a second, which is when Chromium starts its backup
+    connect (net/socket, TransportClientSocketPool). Bounded: a server that has become slow on the whole is not to be
+    trusted with all the time that the callers have.
+    """
+    if connect_time is None:
+        return 0.25
+    return min(0.5, max(0.25, 2 * connect_time))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from poolkit import PoolConfig, Verdict
+from poolkit._core.books import check
 from poolkit._core.effects import Do
-from poolkit._core.entry import Entry
+from poolkit._core.entry import Entry, State
 from poolkit._core.machine import Core
 from poolkit._core.state import Features
+from poolkit._core.upkeep import tick
 from poolkit._core.waiter import Waiter
 
 
@@ -52,3 +54,33 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
     core.connected(first, object(), 1, now)
     dialled = [effect for effect in core.take_effects() if effect.do is Do.CONNECT]
     assert core.lane.live + len(dialled) == 3
+
+
+def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_at_a_time() -> None:
+    """A lost packet in one connect does not hold up everybody who was to have a stream of that connection."""
+    features = Features(keyed=True, connect_in_caller=True)
+    core = Core(PoolConfig(max_size=4), features, name="core", barging=0.0, random=lambda: 0.5)
+
+    def ask(now: float) -> Waiter:
+        waiter = Waiter(core.add_lane("origin"), now)
+        waiter.parker = Sleeper()
+        core.acquire(waiter, now)
+        return waiter
+
+    def connecting(waiter: Waiter) -> bool:
+        return isinstance(waiter.outcome, Entry) and waiter.outcome.state is State.CONNECTING
+
+    core.add_lane("origin").streams = 100  # as it has been learnt from an earlier connection
+    first, second, third = (ask(1000.0) for _ in range(3))
+    assert [connecting(waiter) for waiter in (first, second, third)] == [True, False, False]
+    assert core.due == 1000.25
+    tick(core, 1000.2)
+    assert not connecting(second)
+    tick(core, core.due)
+    assert [connecting(waiter) for waiter in (second, third)] == [True, False]
+    late = ask(1000.3)
+    tick(core, 1000.4)
+    assert not connecting(third)
+    tick(core, 1000.5)
+    assert [connecting(waiter) for waiter in (third, late)] == [True, False]
+    check(core)

@@ -8,7 +8,7 @@ from poolkit import BackoffConfig, BreakerConfig
 from poolkit.policies.backoff import full_jitter
 from poolkit.policies.breaker import Breaker, BreakerState
 from poolkit.policies.retire import NEVER, expiry, rotation_lead
-from poolkit.policies.sizing import dials_wanted, pace
+from poolkit.policies.sizing import dials_wanted, pace, patience
 
 
 @pytest.mark.parametrize(("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (7, 5.0), (10_000, 5.0)])
@@ -57,6 +57,13 @@ def test_dials_cover_the_waiters_that_connects_on_their_way_do_not(
 @pytest.mark.parametrize(("connect", "pause"), [(None, 0.01), (0.1, 0.025), (0.0001, 0.001), (10.0, 0.05)])
 def test_a_burst_waits_a_quarter_of_a_connect_within_bounds(connect: float | None, pause: float) -> None:
     assert pace(connect) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(("connect", "limit"), [(None, 0.25), (0.2, 0.4), (0.001, 0.25), (10.0, 0.5)])
+def test_a_shared_connect_is_counted_on_for_twice_its_usual_time_within_bounds(
+    connect: float | None, limit: float
+) -> None:
+    assert patience(connect) == pytest.approx(limit)
 
 
 def test_lives_are_shortened_never_lengthened() -> None:

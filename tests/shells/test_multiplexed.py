@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, AsyncPool, Pool, UsageError, Verdict
-from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
+from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector, ManualClock
 from tests.shells.kit import PATIENCE, Outcome, Rig, ask
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ async def test_one_connection_serves_as_many_as_it_can(make: Make) -> None:
 
 async def test_waiters_share_the_connect_that_they_wait_for(make: Make) -> None:
     """Once it is known that a connection serves 5, ten callers do not open ten."""
-    async with make(max_size=10, features={"streams": 5, "resets": False}) as rig:
+    async with make(max_size=10, features={"streams": 5, "resets": False}, clock=ManualClock()) as rig:
         await rig.give(await rig.lease())
         rig.pool.clear()
         await rig.until(lambda: rig.stats.size == 0)
@@ -277,9 +277,10 @@ async def test_one_endpoint_that_is_down_harms_no_other(keyed: Callable[..., Rig
 
 async def test_others_wait_for_a_lazy_connect(keyed: Callable[..., Rig]) -> None:
     """The connection opens with its first request; until it is known what it can do, the others hope for it."""
-    async with keyed({"in_caller": True, "streams": 1}, max_size=10) as rig:
+    async with keyed({"in_caller": True, "streams": 1}, max_size=10, clock=ManualClock()) as rig:
         rig.connector.lazily, rig.connector.guess = True, 100  # type: ignore[union-attr]
         first = await rig.lease(key="h2")
+        assert (rig.stats.connecting, rig.stats.in_use, rig.stats.leases) == (1, 0, 1)
         async with anyio.create_task_group() as group:
             outcomes: list[Any] = []
 
@@ -291,6 +292,7 @@ async def test_others_wait_for_a_lazy_connect(keyed: Callable[..., Rig]) -> None
             await rig.queued(5)
             assert rig.stats.size == 1
             first.set_capacity(100)
+            assert (rig.stats.connecting, rig.stats.in_use) == (0, 1)
         assert {lease.connection.number for lease in outcomes} == {1}
         for lease in [first, *outcomes]:
             await rig.give(lease)

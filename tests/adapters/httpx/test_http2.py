@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from poolkit import AcquireTimeout
-from poolkit.testing.servers import Certificates
+from poolkit.testing.servers import Certificates, HTTPServer
 from poolkit_adapters.httpcore import PoolkitConnectionPool
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
+from tests.faults.proxy import FaultProxy
 
 from .h2server import H2Server
 
@@ -305,3 +306,24 @@ def test_threads_that_begin_requests_at_once_never_share_a_stream(
         client.get(f"{server.url}/now")
         answers = list(threads.map(lambda _: client.get(f"{server.url}/now").text, range(40)))
     assert len(set(answers)) == 40
+
+
+@pytest.mark.anyio
+async def test_a_connect_that_hangs_does_not_hold_up_those_who_were_to_share_its_connection(
+    https_server: HTTPServer, certificates: Certificates, fault_proxy: Callable[[str, int], FaultProxy]
+) -> None:
+    """There is another one beside it, within the time that the others may wait."""
+    front = fault_proxy(https_server.host, https_server.port)
+    url = f"https://127.0.0.1:{front.port}/"
+    made = transport(certificates, max_size=3)
+    async with httpx.AsyncClient(transport=made, timeout=20) as client:
+        await client.get(url)  # how many requests a connection carries is known from here on
+        made.poolkit.clear()
+        await until(lambda: made.poolkit.stats().size == 0)
+        front.mode = "silent"
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(client.get, url)
+            await until(lambda: made.poolkit.stats().connecting >= 2)
+            front.mode = "pass"
+        assert made.poolkit.stats().timeouts == 0
