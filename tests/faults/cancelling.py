@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -11,6 +12,8 @@ from typing import Any
 import anyio
 
 __all__ = ("Points", "Swallowed", "by_scope", "by_timeout", "cancel_at", "counted", "natively", "natively_twice")
+
+_ENTER = contextlib._AsyncGeneratorContextManager.__aenter__.__code__
 
 Act = Callable[[], Awaitable[Any]]
 
@@ -158,4 +161,6 @@ def _innermost(awaited: Any) -> str:
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or frame
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+        if awaited is not None and frame is not None and frame.f_code is _ENTER:
+            awaited = frame.f_locals["self"].gen.ag_await  # what it waits for does not name its generator
     return "" if frame is None else f"{frame.f_globals.get('__name__')} {frame.f_code.co_name}"

@@ -102,9 +102,13 @@ async def test_a_burst_is_served_by_few_connections_if_they_come_back_sooner(mak
 
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_max_connecting(make: Make, limit: int) -> None:
-    async with make(max_size=10, max_connecting=limit, features={"connect": 0.002}) as rig:
+    async with make(max_size=10, max_connecting=limit) as rig:
+        gate = rig.connector.hold("connect")
         async with anyio.create_task_group() as group:
             waiters = [ask(group, rig) for _ in range(10)]
+            await rig.queued(10)
+            await rig.until(lambda: rig.connector.dialling == limit)
+            gate.set()
         assert rig.connector.max_dialling == limit
         for waiter in waiters:
             await rig.give(waiter.lease)
