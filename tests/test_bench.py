@@ -254,6 +254,7 @@ MEASURED = {
     "sql": [("SQLAlchemy -> poolkit, checks", "rate"), ("psycopg -> poolkit", "cycle"), ("asyncpg", "latency p99")],
     "redis": [("redis-py -> poolkit", "rate"), ("redis-py ConnectionPool", "cycle")],
     "http": [("httpx -> poolkit", "rate"), ("aiohttp", "connections"), ("httpx", "total")],
+    "exporters": [("poolkit, exporters", "cpu"), ("poolkit", "cpu"), ("poolkit, use_histogram", "cpu")],
     "start": [("import poolkit", "modules")],
 }  # fmt: skip
 

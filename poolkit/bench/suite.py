@@ -39,6 +39,7 @@ EXPERIMENTS = {
         Experiment("sql", "SELECT 1 on a real PostgreSQL, through SQLAlchemy, psycopg and asyncpg."),
         Experiment("redis", "GET on a real Redis, through redis-py."),
         Experiment("http", "GET from a real HTTP server, through httpx, with aiohttp as the bar."),
+        Experiment("exporters", "What does it cost that metrics, traces and logs are taken?"),
         Experiment("start", "What does `import poolkit` take, and what comes with it?"),
     )
 }
@@ -47,6 +48,7 @@ _NEEDED = {
     "sqlalchemy": "SQLAlchemy", "greenlet": "greenlet", "psycopg": "psycopg", "psycopg_pool": "psycopg-pool",
     "asyncpg": "asyncpg", "redis": "redis", "httpx": "httpx", "httpcore": "httpcore", "aiohttp": "aiohttp",
     "dbutils": "DBUtils", "matplotlib": "matplotlib",
+    "prometheus_client": "prometheus-client", "opentelemetry.sdk": "opentelemetry-sdk",
 }  # fmt: skip
 
 
@@ -56,9 +58,16 @@ def require() -> None:
     Raises:
         MissingExtra: one or more.
     """
-    missing = [shown for name, shown in _NEEDED.items() if find_spec(name) is None]
+    missing = [shown for name, shown in _NEEDED.items() if not _is_there(name)]
     if missing:
         raise MissingExtra(f"the benchmarks need {', '.join(missing)}: pip install 'poolkit[bench]'")
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 def measure(names: Sequence[str], effort: Effort, say: Callable[[str], None] | None = None) -> Result:

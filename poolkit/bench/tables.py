@@ -144,6 +144,12 @@ _LAYOUTS: dict[str, _Layout] = {
         ("Threads: µs of CPU, and times the floor", [Column("", "cpu", {"world": "threads"}, "lock and deque")]),
         ("Tasks: µs of CPU, and times the floor", [Column("", "cpu", {"world": "tasks"}, "deque")]),
     ],
+    "exporters": [
+        ("µs of CPU for acquire and release, and times the pool that nothing watches",
+         [Column("", "cpu", {"world": "threads"}, "poolkit")]),
+        ("One scrape by Prometheus and one collection by OpenTelemetry, ms of CPU",
+         [Column("", "a scrape and a collection")]),
+    ],
     "contended": [
         ("64 threads, 8 connections: acquires/s, and times queue.LifoQueue", _contended("rate", FLOOR)),
         ("64 threads, 8 connections: most / least acquires of a thread", _contended("most/least")),

@@ -142,7 +142,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "cycle", "engine with exporters / without", "<=", 1.1,
-        _ratio("cycle", "poolkit, exporters", "poolkit", "cpu", **_T),
+        _ratio("exporters", "poolkit, exporters", "poolkit", "cpu", **_T),
     ),
     Target("adapters", "SQLAlchemy / QueuePool", "<=", 0.6, _ratio("cycle", _SQL, "SQLAlchemy QueuePool", "cpu", **_T)),
     Target(
