@@ -16,6 +16,7 @@ from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
+from ._giveup import give_up
 from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
@@ -143,14 +144,16 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             try:
                 response = await link.direct.handle_async_request(sent)
             except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
+                sound = stream_only(link, error)
                 if hook is not None:
                     hook.over()
-                lease.close_nowait(error=None if stream_only(link, error) else error)
+                    sound = sound or (not isinstance(error, Exception) and give_up(link, hook, config.check_after_idle))
+                lease.close_nowait(error=None if sound else error)
                 replays = replays or Replays(request, self._held)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
             else:
-                return self._answered(response, request, lease, hook, keep=config.max_idle != 0)
+                return self._answered(response, request, lease, hook, config)
             if deadline is not None:
                 wait = max(0.0, deadline - time.monotonic())
 
@@ -160,8 +163,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         request: httpcore.Request,
         lease: AsyncLease[_Link],
         hook: Exchange | None,
-        *,
-        keep: bool,
+        config: PoolConfig,
     ) -> httpcore.Response:
         link = lease.connection
         link.answered = True
@@ -169,7 +171,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             hook.stands()
             if not link.http2:
                 unlock(link)
-        body = _Body(response.stream, link, lease, hook, keep)
+        body = _Body(response.stream, link, lease, hook, config)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -195,15 +197,19 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_done", "_hook", "_keep", "_link", "_stream", "lease")
+    __slots__ = ("_alive", "_closed", "_done", "_failed", "_hook", "_keep", "_link", "_stream", "lease")
 
-    def __init__(self, stream: Any, link: _Link, lease: AsyncLease[_Link], hook: Exchange | None, keep: bool) -> None:
+    def __init__(
+        self, stream: Any, link: _Link, lease: AsyncLease[_Link], hook: Exchange | None, config: PoolConfig
+    ) -> None:
         self._stream = stream
         self._hook = hook
         self._link = link
-        self._keep = keep  # False: no connection is kept idle, so this one is closed before close() returns
+        self._keep = config.max_idle != 0  # False: none is kept idle, so it is closed before close() returns
+        self._alive = config.check_after_idle
         self.lease: AsyncLease[_Link] | None = lease  # None: detached
         self._done = False
+        self._failed = False
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -211,7 +217,8 @@ class _Body:
             async for part in self._stream:
                 yield part
             self._done = True
-        except BaseException:
+        except BaseException as error:
+            self._failed = isinstance(error, Exception)
             await self.aclose()
             raise
 
@@ -219,13 +226,15 @@ class _Body:
         if self._closed:
             return
         self._closed = True
-        if self._hook is not None:
-            self._hook.over()
+        link, hook = self._link, self._hook
+        if hook is not None:
+            hook.over()
         sound = False
         try:
             await self._stream.aclose()
-            link = self._link
             sound = link.connection.is_available() and (self._done if link.http2 else self._keep)
-        finally:  # if this is cancelled, in whatever way, the connection is discarded: no state is left half-way
+        finally:  # if this is cancelled, in whatever way, no state is left half-way
+            if not sound and hook is not None and not self._failed:
+                sound = give_up(link, hook, self._alive)
             if self.lease is not None:
                 self.lease.close_nowait(discard=not sound)

@@ -137,7 +137,9 @@ class Exchange:
     request of an HTTP/2 connection, because any of them may be the one that reads the server's settings.
     """
 
-    __slots__ = ("__weakref__", "lease", "link", "on_plain", "request", "sent", "stream_id", "user_trace")
+    __slots__ = (
+        "__weakref__", "in_settings", "lease", "link", "on_plain", "request", "sent", "stream_id", "user_trace",
+    )  # fmt: skip
 
     def __init__(
         self, link: Link[Any], lease: Lease, request: httpcore.Request, on_plain: Callable[[Key], None]
@@ -147,6 +149,7 @@ class Exchange:
         self.request = request
         self.on_plain = on_plain
         self.sent = False
+        self.in_settings = False  # it is dealing with the server's settings, for all
         self.stream_id = 0
         self.user_trace: Any = request.extensions.get("trace")
 
@@ -175,7 +178,10 @@ class Exchange:
             if source == "http2":
                 self.link.exchanges[self.stream_id] = self
                 self._not_too_late()
+        elif step == "receive_remote_settings.started":
+            self.in_settings = True
         elif step == "receive_remote_settings.complete":
+            self.in_settings = False
             self._settings(info["return_value"])
         elif step == "send_connection_init.started":
             self.link.http2 = True

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -61,6 +62,8 @@ class Watchable:
     """A network stream whose frames can be watched, once it is known to carry HTTP/2."""
 
     watch: FrameWatch | None = None
+    heard_at = float("-inf")
+    """When something was received last, by the monotonic clock; only kept while it is watched, and only for tasks."""
 
 
 class _Stream(Watchable, httpcore.NetworkStream):
@@ -143,6 +146,7 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
             data = await self._stream.read(max_bytes, timeout)
             if self.watch is None or not data:
                 return data
+            self.heard_at = time.monotonic()
             data = self.watch.feed(data)
             if data:
                 return data

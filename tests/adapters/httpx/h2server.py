@@ -99,6 +99,7 @@ class _Connection(asyncio.Protocol):
         self.server = server
         self.h2: Any = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.waiting: list[int] = []
+        self.resets: list[tuple[int, int]] = []
         self.open = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -122,6 +123,11 @@ class _Connection(asyncio.Protocol):
                     self.waiting.append(event.stream_id)
                 else:
                     self.answer(event.stream_id)
+            elif isinstance(event, h2.events.StreamReset):
+                self.resets.append((event.stream_id, int(event.error_code)))
+                if event.stream_id in self.waiting:
+                    self.waiting.remove(event.stream_id)
+                    self.open -= 1
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
