@@ -11,7 +11,10 @@ from typing import Any
 
 import anyio
 
-__all__ = ("Points", "Swallowed", "by_scope", "by_timeout", "cancel_at", "counted", "natively", "natively_twice")
+__all__ = (
+    "Points", "Swallowed", "by_scope", "by_timeout", "by_wait_for", "cancel_at", "counted", "natively",
+    "natively_twice",
+)  # fmt: skip
 
 _ENTER = contextlib._AsyncGeneratorContextManager.__aenter__.__code__
 
@@ -31,6 +34,7 @@ class Points:
 
     def __init__(self, at_point: Callable[[int], object]) -> None:
         self.count = 0
+        self.thrown = 0  # errors that came from outside, such as cancellations
         self._at_point = at_point
 
     @types.coroutine
@@ -47,6 +51,7 @@ class Points:
             try:
                 value, send = (yield waited_for), coroutine.send
             except BaseException as error:
+                self.thrown += 1
                 value, send = error, coroutine.throw
 
 
@@ -148,6 +153,55 @@ async def by_timeout(point: int, act: Act) -> bool:
     if inside and not _lossy(inside):
         raise Swallowed(inside)
     return bool(inside)
+
+
+async def by_wait_for(point: int, act: Act) -> bool:
+    """``asyncio.wait_for`` whose time is up in this very moment."""
+    loop = asyncio.get_running_loop()
+    inside: list[str] = []
+    timers: list[asyncio.TimerHandle] = []
+    call_at = loop.call_at
+
+    def spy(when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        handle = call_at(when, *args, **kwargs)
+        if when > loop.time() + _AGES / 2:
+            timers.append(handle)
+        return handle
+
+    def strike(number: int) -> None:
+        if number == point:
+            inside.append(_innermost(coroutine))
+            loop.call_soon(fire)
+
+    def fire() -> None:
+        (timer,) = timers
+        if not timer.cancelled():
+            callback, arguments = timer._callback, timer._args  # type: ignore[attr-defined]
+            timer.cancel()
+            callback(*arguments)
+
+    async def work() -> None:
+        await act()
+
+    async def driven() -> None:
+        await points.drive(coroutine)
+
+    coroutine = work()
+    points = Points(strike)
+    loop.call_at = spy  # type: ignore[method-assign]
+    try:
+        await asyncio.wait_for(driven(), _AGES)
+    except asyncio.TimeoutError:
+        assert inside
+        return True
+    finally:
+        del loop.call_at
+    if points.thrown and not _lossy(inside):  # else it was done in the same moment
+        raise Swallowed(inside)
+    return bool(inside)
+
+
+_AGES = 1e6  # seconds
 
 
 def _lossy(inside: list[str]) -> bool:

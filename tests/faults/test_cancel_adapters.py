@@ -21,6 +21,7 @@ from tests.faults.cancelling import (
     Swallowed,
     by_scope,
     by_timeout,
+    by_wait_for,
     natively,
     natively_twice,
 )
@@ -35,7 +36,8 @@ Way = Callable[[int, Act], Awaitable[bool]]
 
 
 WAYS: list[Way] = [natively, natively_twice, by_scope]
-WARM = [*WAYS, by_timeout] if sys.version_info >= (3, 11) else WAYS  # the full set where no connect makes it long
+# the full set where no connect makes it long
+WARM = [*WAYS, by_wait_for, *([by_timeout] if sys.version_info >= (3, 11) else [])]
 
 
 async def everywhere(

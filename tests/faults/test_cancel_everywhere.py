@@ -18,7 +18,7 @@ import pytest
 
 from poolkit import AsyncPool
 from poolkit.testing import AsyncFakeConnector, FakeConnection
-from tests.faults.cancelling import by_scope, by_timeout, natively, natively_twice
+from tests.faults.cancelling import by_scope, by_timeout, by_wait_for, natively, natively_twice
 
 SIZE = 3
 MOST = 60  # suspensions; an operation that has more of them is not what this test takes it for
@@ -163,17 +163,6 @@ def soon(call: Callable[[], object]) -> None:
         import trio
 
         trio.lowlevel.current_trio_token().run_sync_soon(call)
-
-
-# -- ways to be cancelled: each says whether the operation was still going on at that point ----------------------------
-
-
-async def by_wait_for(point: int, act: Act) -> bool:
-    try:
-        await asyncio.wait_for(act(), point * TICK / 4)
-    except asyncio.TimeoutError:
-        return True
-    return point < 20
 
 
 ASYNCIO = [natively, natively_twice, by_scope, by_wait_for]
