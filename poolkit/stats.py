@@ -168,7 +168,7 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     return taken
 
 
-def dialling(entry: Entry) -> bool:
+def _dialling(entry: Entry) -> bool:
     """Whether its connect is going on: some drivers connect in the first use, with the connection in use already."""
     return entry.state is State.CONNECTING or (entry.pending and entry.state is State.IN_USE)
 
@@ -176,7 +176,7 @@ def dialling(entry: Entry) -> bool:
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The numbers of now. Needs no lock: a large pool is not held up by those who look at it."""
     entries = copied.entries
-    states = [State.CONNECTING if dialling(entry) else entry.state for entry in entries]
+    states = [State.CONNECTING if _dialling(entry) else entry.state for entry in entries]
     leased = [entry for entry in entries if entry.leases]
     totals = take_sample(core, copied, now)
     last = core.last_failed
@@ -235,7 +235,7 @@ def place_of(entry: Entry) -> str | None:
 def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
     """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
     named = {holder.connection_id: holder for holder in held}
-    leased = {entry.id: entry for entry in core.leased.copy().values() if not dialling(entry)}
+    leased = {entry.id: entry for entry in core.leased.copy().values() if not _dialling(entry)}
     lanes = list(core.lanes.values())
     entries = list(core.entries.values())
     returns = core.counts.uses + sum(entry.uses for entry in entries)
@@ -243,7 +243,7 @@ def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Sy
     last = max((entry.last_used for entry in entries if entry.uses), default=None)
     recent = stats.windows[WINDOWS[1]]
     failing = max(lanes, key=lambda lane: lane.breaker.failures)
-    connects = [entry.requested_at for entry in entries if dialling(entry)]
+    connects = [entry.requested_at for entry in entries if _dialling(entry)]
     return Symptoms(
         limit=core.limit,
         live=sum(lane.live for lane in lanes) - sum(entry.state is State.IN_USE and entry.pending for entry in entries),
