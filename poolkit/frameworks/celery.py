@@ -18,7 +18,8 @@ from typing import Any
 from .._lifecycle import live_pools
 from .._log import logger
 from .._threads import Pool
-from ..errors import MissingExtra
+from ..errors import MissingExtra, UsageError
+from ..fleet import FleetBudget
 from ._pools import check_seconds, drain_all
 
 try:
@@ -37,8 +38,9 @@ def install(
     ``pools``: which ones (a function that gives them; default: all of the process that are for threads).
     ``warm_up``: open ``min_size`` connections of each when a process begins (a failure is logged: tasks will try
     again). ``drain_timeout``: seconds that leases get to end when a process ends, all pools together; then the
-    sessions are closed in order, which the server would otherwise only notice. A process that ends because it has done
-    its ``worker_max_tasks_per_child`` is one of them; one that is killed (a hard time limit) is not.
+    sessions are closed in order, which the server would otherwise only notice, and permits of a fleet's budget are
+    given back, which would otherwise be missing until their lease ends. A process that ends because it has done its
+    ``worker_max_tasks_per_child`` is one of them; one that is killed (a hard time limit) is not.
 
     Works for the prefork, threads and solo pools. Returns a function that undoes it. Raises ConfigError for a
     ``drain_timeout`` that is no time.
@@ -56,9 +58,15 @@ def install(
                 logger.warning("%s: cannot connect yet in this worker process: %s", pool.name, error)
 
     def end(**_: Any) -> None:
-        for name, ended in drain_all([(pool.name, pool) for pool in mine()], drain_timeout).items():
+        ending = mine()
+        for name, ended in drain_all([(pool.name, pool) for pool in ending], drain_timeout).items():
             if not ended:
                 logger.warning("%s: leases did not end within %g s and were cut", name, drain_timeout)
+        for budget in {pool.config.budget for pool in ending if isinstance(pool.config.budget, FleetBudget)}:
+            try:
+                budget.close(timeout=1)
+            except UsageError as error:
+                logger.warning("%s: its permits come back when their lease ends: %s", budget.name, error)
 
     # strong references: nobody else keeps these functions
     if warm_up:

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from celery import signals
 
-from poolkit import AsyncPool, ConfigError, Pool
+from poolkit import AsyncPool, ConfigError, Pool, UsageError
+from poolkit.fleet import FileStore, FleetBudget
 from poolkit.frameworks.celery import install
 from poolkit.testing import AsyncFakeConnector, FakeConnector
 from poolkit.testing.servers import PostgresServer, RedisServer
@@ -104,6 +106,28 @@ def test_signals_open_and_drain_the_pools_of_the_process(caplog: pytest.LogCaptu
         signals.worker_shutdown.send(sender="worker")
         assert later.stats().size == 0
         assert not later.closed
+
+
+def test_the_permits_of_a_fleets_budget_are_given_back(tmp_path: Path) -> None:
+    """A child that ends leaves its part to the others at once; not while a pool of somebody else's is open."""
+    budget = FleetBudget(FileStore(tmp_path), "orders", limit=4, block=4)
+    connector = FakeConnector()
+    pools = [Pool(connector, budget=budget), Pool(connector, budget=budget)]
+    pools[0].warm_up(1)
+    undo = install(pools=lambda: pools[:1])
+    try:
+        signals.worker_process_shutdown.send(sender="worker")
+        Pool(connector, budget=budget).close()  # it is open still
+        pools[:1] = []
+        signals.worker_process_shutdown.send(sender="worker")
+    finally:
+        undo()
+    with pytest.raises(UsageError, match="the fleet budget is closed"):
+        Pool(connector, budget=budget)
+    with FleetBudget(FileStore(tmp_path), "orders", limit=4, block=4) as other:
+        with Pool(connector, max_size=4, budget=other) as pool:
+            pool.warm_up(4)
+            assert other.fleet().members == 1
 
 
 def test_a_deadline_that_is_none_is_refused() -> None:
