@@ -7,14 +7,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import ConfigError, UsageError
+from ..stats import PoolStats
 
 __all__ = ("Drained", "check_seconds", "checked", "drain_all", "engine_of", "opened", "trouble")
 
 Drained = dict[str, bool]
 """By name, whether every lease of the pool had ended by itself."""
 
-# where pools are: itself, any adapter's, SQLAlchemy's engines, redis-py's clients, httpx's clients
-_WAYS = ((), ("poolkit",), ("pool", "poolkit"), ("connection_pool", "poolkit"), ("_transport", "poolkit"))
+_WAYS = (
+    (),  # itself
+    ("poolkit",),  # any adapter's pool or transport
+    ("pool", "poolkit"),  # SQLAlchemy's engines
+    ("connection_pool", "poolkit"),  # redis-py's clients
+    ("connection_pool", "group"),
+    ("_transport", "poolkit"),  # httpx's clients
+    ("_transport", "cluster"),
+    ("cluster",),  # a transport for several servers
+)
 
 
 def engine_of(thing: Any) -> Any:
@@ -76,12 +85,16 @@ def trouble(engine: Any) -> str | None:
     """
     if engine.closed:
         return "closed"
-    if hasattr(engine, "nodes"):
-        found = [trouble(engine.pool(node.name)) for node in engine.nodes]
-        return None if None in found or not found else "every node: " + ", ".join(sorted(set(filter(None, found))))
     stats = engine.stats()
+    if isinstance(stats, PoolStats):
+        return _trouble(stats)
+    found = {_trouble(node.pool) for node in stats.nodes if node.pool is not None}
+    return None if None in found or not found else f"every node: {', '.join(sorted(map(str, found)))}"
+
+
+def _trouble(stats: PoolStats) -> str | None:
     if stats.phase != "open":
-        return str(stats.phase)
+        return stats.phase
     return "circuit open" if stats.open_breakers and stats.open_breakers >= stats.lanes else None
 
 

@@ -27,9 +27,10 @@ from poolkit.cluster import AsyncCluster
 from poolkit.frameworks.asgi import PoolLifespan, Readiness
 from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer, free_port
-from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
-from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.httpx import AsyncPoolkitClusterTransport, AsyncPoolkitTransport, PoolkitTransport
+from poolkit_adapters.psycopg import AsyncPoolkitCluster, AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool as AsyncRedisPool
+from poolkit_adapters.redis import AsyncPoolkitServerGroup
 from poolkit_adapters.redis import PoolkitConnectionPool as RedisPool
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 
@@ -337,6 +338,28 @@ async def test_readiness_counts_the_pools_that_are_named_and_one_good_node_of_a_
         assert pools.ready.check()["cache"] == "suspended"
     with pytest.raises(ConfigError, match="'shard': no such pool; there are cache, shards"):
         Readiness(pools, ["shard"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_clusters_of_every_driver_are_found_asked_and_drained() -> None:
+    """Also behind a redis client and an httpx transport or client."""
+    nodes = ["127.0.0.1:1", "127.0.0.1:2"]
+    group = AsyncPoolkitServerGroup(nodes, roles=False)
+    transports = [AsyncPoolkitClusterTransport(nodes) for _ in range(2)]
+    clusters: dict[str, Any] = {
+        "psycopg": AsyncPoolkitCluster([f"host=127.0.0.1 port={port}" for port in (1, 2)]),
+        "redis": group.client(),
+        "transport": transports[0],
+        "client": httpx.AsyncClient(transport=transports[1]),
+    }
+    pools = PoolLifespan(clusters)
+    async with running(Starlette(lifespan=pools)):
+        assert pools.ready.check() == dict.fromkeys(clusters, "ok")
+        for node in group.nodes:
+            group.pool(node.name).poolkit.suspend()
+        assert pools.ready.check()["redis"] == "every node: suspended"
+    assert [one.closed for one in (clusters["psycopg"], group, *(each.cluster for each in transports))] == [True] * 4
 
 
 def test_what_cannot_be_meant_is_refused_at_once() -> None:
