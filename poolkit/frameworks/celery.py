@@ -36,13 +36,13 @@ def install(
     """Look after the pools of every worker process; to be called where the Celery application is made.
 
     ``pools``: which ones (a function that gives them; default: all of the process that are for threads).
-    ``warm_up``: open ``min_size`` connections of each when a process begins (a failure is logged: tasks will try
-    again). ``drain_timeout``: seconds that leases get to end when a process ends, all pools together; then the
-    sessions are closed in order, which the server would otherwise only notice, and permits of a fleet's budget are
-    given back, which would otherwise be missing until their lease ends. A process that ends because it has done its
-    ``worker_max_tasks_per_child`` is one of them; one that is killed (a hard time limit) is not.
+    ``warm_up``: open ``min_size`` connections of each when a process begins (prefork and solo pools; a failure is
+    logged: tasks will try again). ``drain_timeout``: seconds that leases get to end when a process ends, all pools
+    together; then the sessions are closed in order, which the server would otherwise only notice, and permits of a
+    fleet's budget are given back, which would otherwise be missing until their lease ends. A process that ends because
+    it has done its ``worker_max_tasks_per_child`` is one of them; one that is killed (a hard time limit) is not.
 
-    Works for the prefork, threads and solo pools. Returns a function that undoes it. Raises ConfigError for a
+    Returns a function that undoes it. Raises ConfigError for a
     ``drain_timeout`` that is no time.
     """
     check_seconds("drain_timeout", drain_timeout)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from .._log import logger
@@ -120,15 +121,16 @@ class FlaskPools:
     @staticmethod
     def _teardown(error: BaseException | None) -> None:
         context = flask.g.pop("_poolkit", {})
-        for lease, name, place, path in context.get("taken", ()):
-            if lease.entry is not None:
-                logger.warning(
-                    "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection is closed",
-                    path, name, place,
-                )  # fmt: skip
-                lease.close(discard=True)
-        for lease in context.get("own", {}).values():
-            lease.close(error=error)
+        with ExitStack() as ends:  # all of them, whatever one of them raises
+            for lease in context.get("own", {}).values():
+                ends.callback(lease.close, error=error)
+            for lease, name, place, path in context.get("taken", ()):
+                if lease.entry is not None:
+                    ends.callback(lease.close, discard=True)
+                    logger.warning(
+                        "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection is closed",
+                        path, name, place,
+                    )  # fmt: skip
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

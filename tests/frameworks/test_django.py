@@ -225,6 +225,20 @@ def test_a_pool_is_the_default_and_can_be_left_out() -> None:
     connections["without"].close()
 
 
+def test_a_pool_that_was_closed_is_made_anew() -> None:
+    """close_pool(), which Django's test runner and a changed time zone call, ends the sessions and makes no pool."""
+    connection = connections["bare"]
+    pool = connection.pool
+    pool.open(wait=True)
+    connection.close_pool()
+    connection.close_pool()
+    assert pool.poolkit.closed
+    assert pool.poolkit.stats().size == 0
+    assert "bare" not in connection._connection_pools
+    assert Sale.objects.using("bare").count() >= 0
+    assert connection.pool is not pool
+
+
 def test_settings_that_cannot_be_meant_are_improper() -> None:
     """With the database's alias and what would be right."""
     with pytest.raises(ImproperlyConfigured, match=r"DATABASES\['kept'\]: CONN_MAX_AGE=60 .* set it to 0"):

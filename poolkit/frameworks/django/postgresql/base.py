@@ -47,6 +47,13 @@ class PoolkitPoolMixin:
                 made.poolkit.close()
         return found
 
+    def close_pool(self) -> None:
+        """Close the pool, if there is one; the next query makes another (Django's tests, a changed time zone)."""
+        pool = self._connection_pools.pop(self.alias, None)
+        if pool is not None:
+            pool.close()
+            pool.poolkit.close()  # also one that was never opened
+
     def _make_pool(self, arguments: dict[str, Any]) -> Any:
         from poolkit_adapters.psycopg import PoolkitConnectionPool
 
