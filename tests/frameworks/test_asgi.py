@@ -241,6 +241,32 @@ async def test_work_that_goes_on_at_the_end_may_finish_within_the_deadline(caplo
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_statements_of_an_asynchronous_engine_may_finish_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Its pool is one of greenlets, and waits in one."""
+    pools = PoolLifespan(
+        {"db": lambda: create_async_engine("sqlite+aiosqlite://", poolclass=AsyncPoolkitPool)}, drain_timeout=20
+    )
+    done = []
+
+    async with anyio.create_task_group() as group:
+        holding = anyio.Event()
+
+        async def work(engine: Any) -> None:
+            async with engine.connect() as connection:
+                holding.set()
+                while not engine.pool.poolkit.closed:
+                    await anyio.sleep(0.001)
+                done.append((await connection.execute(text("select 42"))).scalar())
+
+        async with running(Starlette(lifespan=pools)):
+            group.start_soon(work, pools["db"])
+            await holding.wait()
+    assert done == [42]
+    assert "cut" not in caplog.text
+
+
+@pytest.mark.anyio
 async def test_work_that_takes_too_long_is_cut_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     """drain_timeout bounds the end, for threads' pools and tasks' alike."""
     connectors = AsyncFakeConnector(), FakeConnector()
