@@ -20,8 +20,9 @@ def run(pytester: pytest.Pytester):
     def run(source: str, *arguments: str) -> pytest.RunResult:
         pytester.makeconftest(CONFTEST)
         pytester.makepyfile(HEAD + source)
-        # without the collections at the end, which take seconds in a process full of modules
-        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:unraisableexception", *arguments)
+        # without what takes seconds in a process full of modules: collections at the end, an import of hypothesis
+        without = ("cacheprovider", "unraisableexception", "hypothesispytest")
+        return pytester.runpytest_inprocess(*(f"-pno:{name}" for name in without), *arguments)
 
     return run
 
