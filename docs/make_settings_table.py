@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+from marked import keep
+
 from poolkit import BackoffConfig, BreakerConfig, PoolConfig
 
 PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
-BEGIN, END = "<!-- begin: made by docs/make_settings_table.py -->", "<!-- end -->"
 
 
 def described(kind: type) -> list[tuple[str, str, str, str]]:
@@ -55,23 +55,10 @@ def table(kind: type, prefix: str = "") -> str:
 
 def generated() -> str:
     return "\n\n".join(
-        (BEGIN, table(PoolConfig), "### Backoff", table(BackoffConfig, "backoff."),
-         "### Circuit breaker", table(BreakerConfig, "breaker."), END)
+        (table(PoolConfig), "### Backoff", table(BackoffConfig, "backoff."),
+         "### Circuit breaker", table(BreakerConfig, "breaker."))
     )  # fmt: skip
 
 
-def main(arguments: list[str]) -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new, found = re.subn(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: generated(), old, flags=re.DOTALL)
-    if found != 1:
-        raise SystemExit(f"{PAGE} must hold the two marks once")
-    if "--check" in arguments:
-        if new != old:
-            print(f"{PAGE} does not agree with poolkit/config.py: run python docs/make_settings_table.py")
-        return int(new != old)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(keep(PAGE, __file__, generated(), sys.argv[1:]))

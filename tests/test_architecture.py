@@ -40,7 +40,7 @@ RINGS: list[tuple[str, ...]] = [
         "_async_jobs",
         "_async",
     ),
-    ("testing", "telemetry", "cluster", "fleet", "bench", "cli", "__main__"),
+    ("testing", "telemetry", "cluster", "fleet", "frameworks", "bench", "cli", "__main__"),
 ]
 # what the decision core must not even mention
 FORBIDDEN = {"time", "threading", "_thread", "asyncio", "trio", "socket", "logging", "select", "queue", "concurrent"}
@@ -128,6 +128,12 @@ def test_only_the_runtimes_know_an_event_loop_library() -> None:
         if ring is not None and ring <= 3 and path.parent.name != "runtimes":
             roots = {name.split(".")[0] for name in imports(path, "poolkit")}
             assert not roots & {"asyncio", "trio", "anyio"}, path.name
+
+
+def test_no_module_needs_an_adapter_before_it_is_used() -> None:
+    for path in modules():
+        roots = {name.split(".")[0] for name in imports(path, "poolkit", lazy=False)}
+        assert "poolkit_adapters" not in roots, path.name
 
 
 def test_adapters_import_only_public_names_and_never_each_other() -> None:

@@ -1,7 +1,8 @@
 """Why callers wait, by stated rules: numbers in, one line out. The first rule that fits is the diagnosis.
 
 The rules are meant to be read, and stand as a table in ``docs/guides/explain.md``. What tells a leak from a slow
-server: while leases leak, others go on being borrowed and returned; when the server is slow, nothing comes back.
+server: while leases leak, others go on being borrowed and returned; when the server is slow, nothing comes back. What
+they cannot tell from a leak: holders who are caught one by one by a lock outside the pool, while others pass.
 """
 
 from __future__ import annotations

@@ -78,5 +78,18 @@ def test_one_long_report_among_short_leases_is_no_leak() -> None:
     assert found.cause is Cause.TOO_SMALL
 
 
+def test_a_lock_that_catches_leases_one_by_one_looks_like_a_leak_and_one_that_catches_all_like_a_slow_server() -> None:
+    """The stated limit of the rules: what holders wait for, the pool does not see."""
+    caught = [Held(4.0, 1, "worker-1", "app.py:8"), Held(2.0, 2)]  # each waits for a lock of the program's own
+    for held, returned_ago, cause in (
+        ([*caught, Held(0.001, 3)], 0.002, Cause.LEAKING),
+        ([*caught, Held(1.5, 3)], 1.5, Cause.LEAKING),
+        (STUCK.held, 3.97, Cause.SERVER_SLOW),
+    ):
+        found = diagnose(replace(BUSY, held=held, returned_ago=returned_ago))
+        assert found is not None
+        assert found.cause is cause
+
+
 def test_waiting_for_a_connect_that_is_under_way_is_no_fault() -> None:
     assert diagnose(Symptoms(limit=5, live=1, waiting=1, held=[Held(0.1, 1)], connecting_for=0.02)) is None

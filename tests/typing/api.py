@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import FastAPI
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.routing import Route
 from typing_extensions import assert_type
 
 import poolkit
@@ -20,6 +24,7 @@ import poolkit_adapters.sqlalchemy
 from poolkit import cluster, fleet, runtimes, testing
 from poolkit.connector import default_classify
 from poolkit.events import Listener
+from poolkit.frameworks import asgi, celery, flask
 from poolkit.stats import Holder
 
 
@@ -371,6 +376,18 @@ def budgets() -> None:
     except fleet.StoreDown as down:
         problem: fleet.StoreError = down
         del problem
+
+
+def frameworks(app: Starlette, site: Flask) -> None:
+    pools = asgi.PoolLifespan({"db": lambda: poolkit.AsyncPool(testing.AsyncFakeConnector())}, connect="require")
+    Starlette(lifespan=pools, routes=[Route("/ready", pools.ready), Route("/db", asgi.Readiness(pools, ["db"]))])
+    FastAPI(lifespan=pools)
+    assert_type(pools.ready.check(), dict[str, str])
+    mine = flask.FlaskPools({"db": lambda app: poolkit.Pool(testing.FakeConnector(), name=app.name)}, site)
+    assert_type(mine.lease("db"), poolkit.Lease[Any])
+    assert_type(mine.close(site, timeout=5), dict[str, bool])
+    undo: Callable[[], None] = celery.install(warm_up=True, drain_timeout=5)
+    undo()
 
 
 def adapters() -> None:

@@ -1,0 +1,6 @@
+"""Django: PostgreSQL and Redis through poolkit, by a line of the settings each.
+
+``DATABASES["default"]["ENGINE"] = "poolkit.frameworks.django.postgresql"``, and
+``CACHES["default"]["BACKEND"] = "poolkit.frameworks.django.cache.RedisCache"``. Needs Django 5.1 or newer:
+``pip install 'poolkit[django]'``.
+"""

@@ -1,0 +1,174 @@
+"""Fixtures for pytest, for those who ask: ``pytest_plugins = ["poolkit.testing.pytest"]`` in a ``conftest.py``.
+
+========================  ==============================================================================================
+``pool_leaks``            fails a test that leaves leases or pools open, with the places where they were taken or made
+``poolkit_clock``         a :class:`~poolkit.testing.ManualClock`
+``poolkit_postgres``      a running PostgreSQL, the same for all tests (``pip install 'poolkit[servers]'``)
+``poolkit_redis``         a running Redis
+``poolkit_http``          a running HTTP server
+========================  ==============================================================================================
+
+The servers are started when first asked for, once for each process of tests, and end with it; a test may stop or kill
+one, the next test finds it running. Installing poolkit loads nothing of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from .._lifecycle import live_pools, watch_pools
+from ..stats import place_of
+from .clock import ManualClock
+
+if TYPE_CHECKING:
+    from .servers import HTTPServer, PostgresServer, RedisServer
+
+__all__ = ("PoolLeaks", "pool_leaks", "poolkit_clock", "poolkit_http", "poolkit_postgres", "poolkit_redis")
+
+
+class _Lease(NamedTuple):
+    pool: int
+    connection: int
+    since: float
+    holder: int
+    place: str | None
+
+
+def _leases(pool: Any) -> set[_Lease]:
+    entries = pool._decide(lambda: list(pool._core.leased.copy().values()))
+    return {_Lease(id(pool), one.id, one.leased_at, one.holder, place_of(one)) for one in entries}
+
+
+class PoolLeaks:
+    """What the fixture ``pool_leaks`` gives: it has watched every pool of the process since the test began."""
+
+    def __init__(self) -> None:
+        self._before: list[Any] = live_pools()
+        self._made: list[Any] = []
+        self._held: set[_Lease] = set()  # on lease before: somebody else's
+        self._allowed: list[Any] = []
+        self._dropped: list[str] = []
+
+    def allow(self, *pools: Any) -> None:
+        """These pools may be left as they are (pools, or what has one as its attribute ``poolkit``)."""
+        self._allowed += [getattr(pool, "poolkit", pool) for pool in pools]
+
+    def found(self) -> list[str]:
+        """What is open now: a line for each lease that was taken since the test began and is neither closed nor
+        detached, for each lease that was dropped without being closed, and for each pool that was made since then and
+        is open with connections.
+        """
+        found = list(self._dropped)
+        for pool in (*self._before, *self._made):
+            if pool in self._allowed:
+                continue
+            found += [
+                f"{pool.name}: connection {lease.connection} is still on lease, taken by "
+                f"{pool._name_of(lease.holder)} at {lease.place or 'an unknown place'}"
+                for lease in sorted(_leases(pool) - self._held)
+            ]
+        for pool in self._made:
+            if not pool.closed and pool not in self._allowed and (size := pool.stats().size):
+                place = "an unknown place" if pool._made_at is None else "{}:{}".format(*pool._made_at)
+                found.append(f"{pool.name}: left open with {size} connection{'s' * (size > 1)}, made at {place}")
+        return found
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Have every pool note who takes a lease where, and tell of those that are dropped."""
+        traced: list[tuple[Any, bool]] = []
+
+        def watch(pool: Any) -> None:
+            traced.append((pool, pool._debug))
+            pool._debug = True
+            pool._decide(pool._refresh)
+            report = pool._report
+
+            def noted(text: str, place: tuple[str, int]) -> None:
+                if pool not in self._allowed:
+                    self._dropped.append(text)
+                report(text, place)
+
+            pool._report = noted
+            if pool not in self._before:
+                self._made.append(pool)  # kept alive: one that is forgotten while it is connected was left open
+
+        for pool in self._before:
+            self._held |= _leases(pool)
+        end = watch_pools(watch)
+        try:
+            yield
+        finally:
+            end()
+            for pool, debug in traced:
+                pool._debug = debug
+                del pool._report
+                pool._decide(pool._refresh)
+
+
+@pytest.fixture
+def pool_leaks() -> Iterator[PoolLeaks]:
+    """Fail the test (as an error of its teardown) if it leaves leases out or pools open.
+
+    Whatever is set up after this fixture is expected to be put away before it ends: ask for it first, or make a
+    fixture with ``autouse=True`` that does. Pools of before (of a module, of the session) may stay open, but the leases
+    that the test took of them may not. Noting the places makes every acquire slower.
+    """
+    leaks = PoolLeaks()
+    with leaks._watching():
+        yield leaks
+        found = leaks.found()
+    if found:
+        pytest.fail("\n".join(["poolkit: this test has left open:", *(f"- {line}" for line in found)]), pytrace=False)
+
+
+@pytest.fixture
+def poolkit_clock() -> ManualClock:
+    """A clock that stands still until it is told to move: ``Pool(..., clock=poolkit_clock)``."""
+    return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def _poolkit_postgres() -> Iterator[PostgresServer]:
+    from .servers import PostgresServer
+
+    with PostgresServer(dbname="test") as server:
+        yield server
+
+
+@pytest.fixture
+def poolkit_postgres(_poolkit_postgres: PostgresServer) -> PostgresServer:
+    """A running PostgreSQL of its own, with a database ``test``: ``poolkit_postgres.url``."""
+    return _poolkit_postgres.start()
+
+
+@pytest.fixture(scope="session")
+def _poolkit_redis() -> Iterator[RedisServer]:
+    from .servers import RedisServer
+
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def poolkit_redis(_poolkit_redis: RedisServer) -> RedisServer:
+    """A running Redis of its own: ``poolkit_redis.url``. Tests share its data."""
+    return _poolkit_redis.start()
+
+
+@pytest.fixture(scope="session")
+def _poolkit_http() -> Iterator[HTTPServer]:
+    from .servers import HTTPServer
+
+    with HTTPServer() as server:
+        yield server
+
+
+@pytest.fixture
+def poolkit_http(_poolkit_http: HTTPServer) -> HTTPServer:
+    """A running HTTP/1.1 server of its own: ``poolkit_http.url``."""
+    return _poolkit_http.start()
