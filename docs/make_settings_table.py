@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marked import keep
 
-from poolkit import BackoffConfig, BreakerConfig, PoolConfig
+from poolkit import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig
 
 PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
 
@@ -56,7 +56,8 @@ def table(kind: type, prefix: str = "") -> str:
 def generated() -> str:
     return "\n\n".join(
         (table(PoolConfig), "### Backoff", table(BackoffConfig, "backoff."),
-         "### Circuit breaker", table(BreakerConfig, "breaker."))
+         "### Circuit breaker", table(BreakerConfig, "breaker."),
+         "### Classes of callers", table(ClassConfig, "classes.NAME."))
     )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from ._dump import dump, dump_on_signal
 from ._leases import AsyncLease, Lease
 from ._lifecycle import live_pools as pools
+from ._priority import priority
 from ._threads import Pool
 from .budget import Budget, BudgetShare, BudgetStats
-from .config import BackoffConfig, BreakerConfig, PoolConfig, PoolConfigWarning
+from .config import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, PoolConfigWarning
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import (
     AcquireTimeout,
@@ -34,7 +35,7 @@ from .policies.diagnose import Cause, Diagnosis
 from .settings import Setting, load
 from .sizing import Advice, SizeEstimate
 from .sizing import estimate as estimate_size
-from .stats import Histogram, LaneStats, PoolStats, WindowStats
+from .stats import ClassStats, Histogram, LaneStats, PoolStats, WindowStats
 
 __all__ = (
     "AcquireTimeout",
@@ -49,6 +50,8 @@ __all__ = (
     "BudgetStats",
     "Cause",
     "CircuitOpen",
+    "ClassConfig",
+    "ClassStats",
     "CloseReason",
     "ConfigError",
     "ConnectFailed",
@@ -85,6 +88,7 @@ __all__ = (
     "estimate_size",
     "load",
     "pools",
+    "priority",
 )
 
 __version__ = "0.1.0"

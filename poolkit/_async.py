@@ -227,6 +227,7 @@ class AsyncPool(AsyncJobs[C]):
         core, now = self._core, self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())
+        self._choose_class(waiter)
         parker = runtime.parker()
         waiter.parker = parker
         try:

@@ -22,6 +22,7 @@ from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Turn
 from ._log import logger
+from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
 from ._watch import Watch, measured
 from .config import PoolConfig
@@ -140,6 +141,7 @@ class Shell(Watch, Generic[C]):
             and not self._tracing
             and not self._features.keyed
             and not self._shared
+            and core.classes is None
         )
         self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
         unhindered = fast and self._reset_method is None and not self._over and not core.pressed
@@ -384,6 +386,15 @@ class Shell(Watch, Generic[C]):
         if not known and self._streams is not None:
             lane.streams = max(1, int(self._streams(key)))
         return lane
+
+    def _choose_class(self, waiter: Waiter) -> None:
+        """In the caller's own thread or task, before he asks: of which class he is. ConfigError if there is no such."""
+        classes = self._core.classes
+        if classes is not None:
+            try:
+                waiter.caller_class = classes.of(chosen())
+            except ConfigError as error:
+                raise ConfigError(f"{self.name}: {error}", error.setting) from None
 
     def _warm_up_error(self, count: int, errors: list[BaseException], late: int) -> ConnectFailed:
         parts = [f"{len(errors)} of {count} connects failed"] if errors else []

@@ -187,6 +187,7 @@ class Pool(Shell[C]):
         now = self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, self._caller())
+        self._choose_class(waiter)
         parker = waiter.parker = self._runtime.parker()
         try:
             self._decide(self._ask, waiter, key, now)

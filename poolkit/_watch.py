@@ -222,7 +222,8 @@ class Watch(Sharing):
             to = "" if lane.key is None else f" for {lane.key}"
             for ahead, waiter in enumerate(lane.waiters):
                 name = self._name_of(waiter.holder)
-                lines.append(f"  waiting{to}: {now - waiter.since:.1f} s, {name}, {ahead} ahead")
+                of = f" of class {waiter.caller_class.name!r}" if waiter.caller_class and core.classes else ""
+                lines.append(f"  waiting{to}{of}: {now - waiter.since:.1f} s, {name}, {ahead} ahead")
         return "\n".join(lines)
 
     # -- leases that last too long --------------------------------------------------------------------------------
@@ -283,16 +284,23 @@ class Watch(Sharing):
         core, lane = self._core, waiter.lane
         ahead = 0
         if waiter.queued:
-            before = islice(lane.waiters, COUNTED)
+            before = islice(core.ahead_of(waiter), COUNTED)
             ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
         stats, held, seen = self._picture(now)
         diagnosis = diagnose(seen, waiter.holder)
         down = not lane.live and lane.breaker.failures
         kind = ServerUnavailable if down else AcquireTimeout
         waited = now - waiter.since
-        text = self._with_budget(explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(waiter, waited)))
+        entitled = ""
+        if core.classes is not None and waiter.caller_class is not None:
+            unlimited = self._config.max_size is None
+            entitled = core.classes.words(waiter.caller_class, core.limit, unlimited=unlimited)
+        words = explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(waiter, waited), entitled=entitled)
+        text = self._with_budget(words)
         error = kind(f"{self.name}: no connection in {waited:.2f} s ({text})")
         error.__cause__ = lane.last_error if lane.breaker.failures else None
+        if entitled and waiter.caller_class is not None:
+            error.caller_class = waiter.caller_class.name
         core.abandon(waiter, now, timed_out=True)
         core.tell(EventKind.ACQUIRE_FAILED, now, duration=waited, reason=FailReason.TIMEOUT, error=error)
         return error

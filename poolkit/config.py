@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from .errors import ConfigError
 
-__all__ = ("BackoffConfig", "BreakerConfig", "PoolConfig", "PoolConfigWarning", "SharedBudget")
+__all__ = ("BackoffConfig", "BreakerConfig", "ClassConfig", "PoolConfig", "PoolConfigWarning", "SharedBudget")
 
 
 @runtime_checkable
@@ -112,6 +112,51 @@ class BreakerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassConfig:
+    """What callers of one class may have of a pool (see ``docs/concepts/priorities.md``)."""
+
+    reserved: int = 0
+    """Connections that no other class may use, whether this one needs them or not. 0: nothing is set aside."""
+    weight: float = 1.0
+    """Share of what is not reserved, beside the other classes' weights, while several of them wait: 4 beside 1 is four
+    leases of five. Equal shares by default."""
+    limit: int | None = None
+    """Connections that callers of this class may have in use at once; None: as many as the pool gives."""
+
+    def __post_init__(self) -> None:
+        _count("reserved", self.reserved, 0)
+        _positive("weight", self.weight)
+        _count("limit", self.limit, 1, none="no limit of its own")
+        if self.limit is not None and self.reserved > self.limit:
+            raise _bad("reserved", self.reserved, f"at most limit ({self.limit})")
+
+
+def _classes(classes: object, default: object, max_size: int | None) -> None:
+    """Raise ConfigError for classes of callers that cannot be meant."""
+    if not isinstance(classes, Mapping) or not classes:
+        raise _bad("classes", classes, "a ClassConfig for each name, or None: all callers are equal")
+    for name, one in classes.items():
+        if not isinstance(name, str) or not name or not isinstance(one, ClassConfig):
+            raise ConfigError(f"classes={{{name!r}: {one!r}}}: must be a name and its ClassConfig", "classes")
+    if default is not None and default not in classes:
+        raise ConfigError(
+            f"default_class={default!r}: no such class of callers; {nearest(str(default), classes)}", "default_class"
+        )
+    reserved = sum(one.reserved for one in classes.values())
+    if not reserved:
+        return
+    each = ", ".join(f"{name!r} {one.reserved}" for name, one in classes.items() if one.reserved)
+    if max_size is None:
+        raise ConfigError(f"classes: {each} reserved: of a pool without max_size nothing can be set aside", "classes")
+    if reserved >= max_size:
+        raise ConfigError(
+            f"classes: {reserved} connections are reserved ({each}): must be fewer than max_size ({max_size}), for "
+            "the others would never get any",
+            "classes",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """All settings of one pool. Immutable: :meth:`replace` gives a changed copy.
 
@@ -182,6 +227,13 @@ class PoolConfig:
     """This pool's part of the budget beside the others', over and above their ``min_size``: what it can count on when
     all of them want more than there is. Equal parts by default."""
 
+    classes: Mapping[str, ClassConfig] | None = field(default=None, hash=False)
+    """Classes of callers, by name, with reserved connections, weights and limits; callers choose with
+    ``poolkit.priority(name)``. None: all are equal, and the ways without the lock are open."""
+    default_class: str | None = None
+    """The class of callers who choose none. None: "default", with nothing reserved and weight 1 unless it is among the
+    classes."""
+
     def __post_init__(self) -> None:
         _count("min_size", self.min_size, 0)
         _count("max_size", self.max_size, 1, none="no limit")
@@ -215,6 +267,9 @@ class PoolConfig:
         if self.budget is not None and not isinstance(self.budget, SharedBudget):
             raise _bad("budget", self.budget, "a poolkit.Budget, or None")
         _positive("budget_weight", self.budget_weight)
+        if self.classes is not None:
+            _classes(self.classes, self.default_class, self.max_size)
+            object.__setattr__(self, "classes", dict(self.classes))  # nobody else's to change
         if self.max_size is not None:
             if self.min_size > self.max_size:
                 raise _bad("min_size", self.min_size, f"at most max_size ({self.max_size})")
@@ -265,6 +320,13 @@ class PoolConfig:
             )
         if self.on_leak != "warn" and self.leak_after is None:
             found.append(f"on_leak={self.on_leak!r} has no effect without leak_after: no lease is ever too long")
+        if self.classes is None and self.default_class is not None:
+            found.append(f"default_class={self.default_class!r} has no effect without classes: all callers are equal")
+        if self.classes is not None and self.barging_window:
+            found.append(
+                f"barging_window={self.barging_window!r} has no effect with classes: nobody overtakes there, so that "
+                "shares are kept"
+            )
         return found
 
     def _set(self, name: str) -> bool:

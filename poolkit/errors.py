@@ -114,7 +114,10 @@ class AcquireTimeout(PoolError, TimeoutError):
     """No usable connection within ``acquire_timeout``.
 
     The message tells the state of the pool; ``__cause__`` is the last error of a connect, if there was one.
+    ``caller_class`` names the class of the caller, where the pool has classes.
     """
+
+    caller_class: str | None = None
 
 
 class ConnectFailed(PoolError):

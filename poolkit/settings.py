@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from .config import BackoffConfig, BreakerConfig, PoolConfig, unknown
+from .config import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, unknown
 from .errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -162,8 +162,17 @@ def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
 
 
 def _nested(name: str, value: Any) -> Any:
+    if name == "classes" and isinstance(value, dict):
+        return {each: _table(f"classes.{each}", ClassConfig, one) for each, one in value.items()}
     kind = _NESTED.get(name)
     if kind is None or not isinstance(value, dict):
+        return value
+    return _table(name, kind, value)
+
+
+def _table(name: str, kind: type, value: Any) -> Any:
+    """A table of settings as what it stands for; anything else as it is."""
+    if not isinstance(value, dict):
         return value
     known = [f.name for f in fields(kind)]
     for key in value:
@@ -202,7 +211,7 @@ def _parse(setting: str, text: str, source: str) -> Any:
                     f"{setting}={text!r} (from {source}): must be {'a whole number' if kind is int else 'a number'}",
                     setting,
                 ) from None
-    if any(is_dataclass(kind) for kind in kinds):
+    if any(is_dataclass(kind) for kind in kinds) or setting == "classes":
         raise ConfigError(f"{setting}={text!r} (from {source}): give this one in a file or as a keyword", setting)
     return text.strip()
 

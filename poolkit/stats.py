@@ -16,8 +16,8 @@ from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
 from .policies.meters import WINDOWS, Histogram, Sample, WindowStats
 
 __all__ = (
-    "Histogram", "Holder", "LaneStats", "Parts", "PoolStats", "WindowStats", "explain", "lane_stats", "parts",
-    "snapshot", "symptoms", "take_sample",
+    "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolStats", "WindowStats", "class_stats", "explain",
+    "lane_stats", "parts", "snapshot", "symptoms", "take_sample",
 )  # fmt: skip
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
@@ -31,6 +31,49 @@ class Holder:
     held: float
     holder: str
     place: str | None
+
+
+@dataclass(frozen=True)
+class ClassStats:
+    """One class of callers at one moment; counters run from the pool's creation.
+
+    ``in_use``: connections that its callers use, check or open themselves (a multiplexed one counts for the class that
+    came first). ``most``: what it may have when nobody else wants any; None: no limit. ``acquires``: leases begun.
+    """
+
+    name: str
+    in_use: int
+    waiting: int
+    most: int | None
+    reserved: int
+    weight: float
+    limit: int | None
+    acquires: int
+    waits: int
+    timeouts: int
+
+
+def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
+    """Each class by name. Needs no lock."""
+    classes = core.classes
+    if classes is None:
+        return {}
+    unlimited = core.config.max_size is None
+    return {
+        one.name: ClassStats(
+            name=one.name,
+            in_use=one.held,
+            waiting=sum([len(lane.queues.get(one, ())) for lane in lanes]),
+            most=one.limit if unlimited else classes.most(one, core.limit),
+            reserved=one.reserved,
+            weight=one.weight,
+            limit=one.limit,
+            acquires=one.acquires,
+            waits=one.waits,
+            timeouts=one.timeouts,
+        )
+        for one in list(classes.known.values())
+    }
 
 
 @dataclass(frozen=True)
@@ -74,6 +117,7 @@ class PoolStats:
     connect: Histogram = field(default_factory=Histogram)
     use: Histogram = field(default_factory=Histogram)
     windows: dict[int, WindowStats] = field(default_factory=dict)
+    classes: dict[str, ClassStats] = field(default_factory=dict)
 
     @property
     def utilisation(self) -> float:
@@ -215,6 +259,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         connect=totals.connect,
         use=totals.use,
         windows=core.meters.samples.windows(totals),
+        classes=class_stats(core, copied.lanes),
     )
 
 
@@ -261,12 +306,31 @@ def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Sy
         recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
         returned_ago=None if last is None else now - last,
         acquires_per_second=recent.acquires_per_second,
+        barred=_barred(core, lanes),
     )  # fmt: skip
+
+
+def _barred(core: Core, lanes: list[Lane]) -> str:
+    """The classes that wait beside free capacity, since they have all that they may have."""
+    classes = core.classes
+    if classes is None or len(core.entries) - sum(len(lane.idle) for lane in lanes) >= core.limit:
+        return ""
+    waiting = dict.fromkeys(one for lane in lanes for one, queue in lane.queues.items() if queue)
+    return ", ".join(
+        classes.words(one, core.limit, unlimited=core.config.max_size is None)
+        for one in waiting
+        if not classes.admits(one, core.limit)
+    )
 
 
 def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
     name = holder.holder if holder is not None else "another"
     return Held(now - entry.leased_at, entry.holder, name, place_of(entry), name.endswith("(ended)"), entry.reported)
+
+
+def _class_words(one: ClassStats) -> str:
+    waiting = f", {one.waiting} waiting" if one.waiting else ""
+    return f"class {one.name!r} {one.in_use}{'' if one.most is None else f'/{one.most}'}{waiting}"
 
 
 def explain(
@@ -276,9 +340,10 @@ def explain(
     ahead: int | None = None,
     diagnosis: Diagnosis | None = None,
     spent: str = "",
+    entitled: str = "",
 ) -> str:
-    """The state of a pool in plain words, as it stands in timeout errors (there with the queue and where the time
-    went).
+    """The state of a pool in plain words, as it stands in timeout errors (there with the queue, where the time went
+    and what the caller's class is ``entitled`` to).
     """
     limit = "no limit" if stats.max_size is None else stats.max_size
     numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
@@ -292,6 +357,10 @@ def explain(
     else:
         numbers.append(f"{ahead} ahead of you" if ahead < COUNTED else f"at least {ahead} ahead of you")
     text = ", ".join(numbers)
+    if entitled:
+        text += f"; {entitled}"
+    elif stats.classes:
+        text += "; " + ", ".join(_class_words(one) for one in stats.classes.values())
     if held:
         first = held[0]
         text += f"; longest held {first.held:.1f} s by {first.holder}"

@@ -4,11 +4,47 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .entry import ESTABLISHED, IDLE, IN_USE, State
+from .entry import ESTABLISHED, IDLE, IN_USE, Entry, State
+from .lane import Lane
 from .machine import Core
 from .state import Phase
 
 __all__ = ("check",)
+
+
+def _served_at_once(core: Core, lane: Lane, entry: Entry) -> bool:
+    """Whether somebody waits who may have this connection, or a stream of it, now."""
+    if entry.state is not IDLE and (core.classes is None or entry.leases >= entry.capacity or entry.expires < 0):
+        return False
+    return core.next_for(lane, entry) is not None
+
+
+def _check_classes(core: Core) -> None:
+    """What belongs to whom, and who stands where."""
+    classes = core.classes
+    owners = Counter(entry.owner for entry in core.entries.values() if entry.owner is not None)
+    if classes is None:
+        assert not owners, "a connection belongs to a class of callers that does not exist"
+        return
+    assert owners.keys() <= set(classes.known.values()), "a connection belongs to a class that does not exist"
+    for one in classes.known.values():
+        assert one.held == owners[one], f"class {one.name!r}: held {one.held} != {owners[one]}"
+    for entry in core.entries.values():
+        assert entry.owner is None or entry.state not in (IDLE, State.CLOSING), (
+            "an unused connection belongs to a class"
+        )
+    for lane in core.lanes.values():
+        queued = [waiter for queue in lane.queues.values() for waiter in queue]
+        assert len(queued) == len(lane.waiters), f"lane {lane.key!r}: a waiter stands in no queue, or in two"
+        for one, queue in lane.queues.items():
+            assert all(w.caller_class is one and w in lane.waiters for w in queue), "a waiter stands in the wrong queue"
+        # whoever may have a connection has an idle one, or one on its way, or all are taken
+        dialling = any(entry.state is State.CONNECTING for entry in core.entries.values())
+        dialling = dialling or core.closing > 0 or lane in core.timed
+        claimed = core.permits is not None and core.permits.claiming
+        if core.wanting(lane) and not core.suspended and core.phase is Phase.OPEN:
+            full = len(core.entries) >= core.limit
+            assert full or dialling or claimed, "a class below what it is entitled to waits while a permit is free"
 
 
 def check(core: Core) -> None:
@@ -30,17 +66,21 @@ def check(core: Core) -> None:
         listed = [entry for entry in lane.idle if entry.state is IDLE]
         assert len(listed) == len(set(listed)), "a connection is idle twice"
         assert set(listed) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
-        assert not (lane.waiters and listed and not core.suspended and core.phase is Phase.OPEN) or any(
+        usable = [entry for entry in lane.idle if _served_at_once(core, lane, entry)]
+        assert not (usable and not core.suspended and core.phase is Phase.OPEN) or any(
             waiter.nudged for waiter in lane.waiters
         ), "a waiter is stranded beside an idle connection"
-        if lane.waiters and not core.suspended and core.phase is Phase.OPEN:
+        if core.wanting(lane) and not core.suspended and core.phase is Phase.OPEN:
             spare = core.limit - len(entries)
             blocked = lane.connecting or lane.live or core.closing or lane in core.timed
+            if core.classes is not None:  # what is being opened takes room, until it is known whose it is
+                blocked = blocked or states[State.CONNECTING]
             claimed = core.permits is not None and core.permits.claiming
             assert blocked or spare <= 0 or claimed, "a waiter is stranded while a permit is free"
         for waiter in lane.waiters:
             assert waiter.queued, "a waiter who is gone is still in the queue"
             assert waiter.outcome is None, "a waiter who was served is still in the queue"
+    _check_classes(core)
     for entry in entries:
         leaving = core.permits is not None and entry.state is State.CLOSING
         assert entry.leaving == leaving, "the budget knows a closing connection that is none, or does not know one"

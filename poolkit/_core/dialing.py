@@ -10,12 +10,13 @@ from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked
 from ..events import CloseReason, EventKind
 from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
-from ..policies.sizing import dials_wanted, patience
+from ..policies.sizing import patience
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .sharing import LAST
-from .state import LOOK_EVERY, CoreState, Phase
+from .state import LOOK_EVERY, Phase
+from .turns import Turns
 
 __all__ = ("Dialing", "describe")
 
@@ -28,15 +29,21 @@ def describe(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
-class Dialing(CoreState):
+class Dialing(Turns):
     """Permits, connects, backoff and breaker."""
 
     def offer(self, entry: Entry, now: float) -> None:
         """A connection is free (see Core.offer)."""
         raise NotImplementedError
 
+    def match(self, lane: Lane, now: float) -> None:
+        """Serve waiters from idle connections (see Core.match)."""
+        raise NotImplementedError
+
     def freed(self, lane: Lane, now: float) -> None:
-        """A permit (of ``lane``) is free, or an idle connection could give way: the oldest waiter first."""
+        """A permit (of ``lane``) is free, an idle connection could give way, or a class may have one more: the oldest
+        waiter first.
+        """
         if self.features.keyed:
             self._want(lane)
             waiting = self.needy
@@ -44,12 +51,16 @@ class Dialing(CoreState):
             while waiting:
                 lane = heappop(waiting)[2]
                 lane.in_heap = False
+                if self.classes is not None:
+                    self.match(lane, now)
                 self.pump(lane, now)
-                if lane.in_heap:  # got nothing, so nobody behind it would
+                if lane.in_heap and self.classes is None:  # got nothing, so nobody behind it would
                     for item in waiting:
                         heappush(self.needy, item)
                     break
         else:
+            if self.classes is not None:
+                self.match(self.lane, now)
             self.pump(self.lane, now)
             self.refill(now)
 
@@ -62,17 +73,21 @@ class Dialing(CoreState):
         """Open as many connections as the waiters of ``lane`` need and limits, pace and backoff allow."""
         if lane.live and len(self.entries) >= self.limit and not self.features.keyed:
             return  # the usual case where callers queue: who frees a permit comes by here again
+        if self.classes is not None:
+            self._want(lane)  # what another lane gives back may be what a class lacks here
         while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
             # a connect made by its caller serves him first: only the streams beside his are for those who wait
             taken = lane.connecting if self.features.connect_in_caller else 0
             # idle ones that the oldest was told of: he looks at them first, and comes by here again
             told = len(lane.idle) if lane.oldest().nudged else 0
-            if not dials_wanted(len(lane.waiters) + taken - told, lane.connecting, lane.streams):
+            if self.dials_needed(lane, taken - told) <= 0:
                 if lane.streams == 1 or not lane.connecting or told:
                     return
                 overdue = lane.dialed_at + patience(lane.connect_time)
                 if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
                     self.want_tick(lane, overdue)
+                    return
+                if self.dials_needed(lane, taken - told, beside=1) <= 0:
                     return
             lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
             stand = lane.live - lane.connecting if lazy else lane.live
@@ -86,9 +101,11 @@ class Dialing(CoreState):
             if not self._permit(lane, now):
                 self._want(lane)
                 return
+            waiter = self.next_waiter(lane)
             entry = self.dial(lane, Purpose.DEMAND, now)
-            if self.features.connect_in_caller:
-                self.serve(lane.oldest(), entry)
+            if self.features.connect_in_caller and waiter is not None:
+                self.charge(entry, waiter)
+                self.serve(waiter, entry)
             else:
                 self.effects.append(Effect(Do.CONNECT, entry))
 
@@ -131,11 +148,12 @@ class Dialing(CoreState):
         """A permit of the shared budget, for the first waiter for whom no connect is going on; else it is claimed."""
         assert self.permits is not None
         behind = 0 if self.features.keyed else lane.connecting * lane.streams
-        first = next(islice(lane.waiters, behind, None), None) or lane.oldest()
-        if self.features.keyed:
-            need = 1 + len(self.needy) - lane.in_heap  # one for each lane in need
-        else:
-            need = max(1, dials_wanted(len(lane.waiters), lane.connecting, lane.streams))
+        first = None
+        if self.classes is None:
+            first = next(islice(lane.waiters, behind, None), None)
+        first = first or self.next_waiter(lane) or lane.oldest()
+        lanes = 1 + len(self.needy) - lane.in_heap  # one for each lane in need
+        need = lanes if self.features.keyed else max(1, self.dials_needed(lane))
         granted = self.permits.take(first.ticket, min(need, self.limit - len(self.entries)))
         self.pass_on()
         return granted
@@ -154,8 +172,8 @@ class Dialing(CoreState):
         Called without the lock, too: then the answer is a guess.
         """
         if self.features.keyed:
-            return next((e for e in self.idle_order if not e.lane.waiters), None)
-        if self.lane.live <= self.config.min_size or self.lane.waiters:
+            return next((e for e in self.idle_order if not self.wanting(e.lane)), None)
+        if self.lane.live <= self.config.min_size or self.wanting(self.lane):
             return None
         return next((entry for entry in self.lane.idle.copy() if entry.state is IDLE), None)
 
@@ -214,6 +232,7 @@ class Dialing(CoreState):
         entry.connection = connection
         entry.key = id(connection)
         entry.capacity = max(1, capacity)
+        self.multiplexed = self.multiplexed or capacity > 1
         if not lazy:
             lane.streams = entry.capacity
         entry.ready_at = entry.last_used = entry.checked_at = now
@@ -233,10 +252,14 @@ class Dialing(CoreState):
         if kept:
             entry.leases = 1
             entry.move(IN_USE)
+            if entry.owner is not None:
+                entry.owner.acquires += 1
         self.offer(entry, now)
         if old is not None:
             self._replace(old, now)
         self.pump(lane, now)
+        if self.classes is not None and self.features.keyed:
+            self.freed(lane, now)  # it is known now which class it counts for
         self.refill(now)  # the server is well again: what backoff has held up is due now
         if self.pressed:  # one more than min_size: another one may go
             self.give_way(now)

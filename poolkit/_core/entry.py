@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..policies.retire import NEVER
 
 if TYPE_CHECKING:
+    from ..policies.classes import CallerClass
     from .lane import Lane
 
 __all__ = ("ESTABLISHED", "TRANSITIONS", "Entry", "Purpose", "State")
@@ -75,6 +76,7 @@ class Entry:
         "leases",
         "leaving",
         "listed",
+        "owner",
         "pending",
         "place",
         "purpose",
@@ -105,6 +107,7 @@ class Entry:
         self.leases = 0
         self.capacity = 1
         self.listed = False  # multiplexed only: stands in lane.idle
+        self.owner: CallerClass | None = None  # of those who use it, the class that came first
         self.uses = 0
         self.busy = 0.0
         self.holder = 0  # identity of the thread or task, an int: a reference would keep a dropped lease alive

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 
 from ..config import PoolConfig
 from ..policies.breaker import Breaker
+from ..policies.classes import CallerClass
 from .entry import Entry
 from .waiter import Waiter
 
@@ -32,6 +33,7 @@ class Lane:
         "last_failed_check",
         "live",
         "pace_until",
+        "queues",
         "retry_at",
         "rounds",
         "size",
@@ -44,6 +46,8 @@ class Lane:
         self.idle: deque[Entry] = deque()
         # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # the same waiters by their classes, where the pool has any
+        self.queues: dict[CallerClass, OrderedDict[Waiter, None]] = {}
         self.generation = 0
         self.size = 0  # entries in any state
         self.live = 0  # entries that are of use or can come back to be
@@ -65,6 +69,24 @@ class Lane:
     def oldest(self) -> Waiter:
         """The waiter who has waited longest; the queue must not be empty."""
         return next(iter(self.waiters))
+
+    def join(self, waiter: Waiter, *, front: bool = False) -> None:
+        """He stands in the queue."""
+        self.waiters[waiter] = None
+        if front:
+            self.waiters.move_to_end(waiter, last=False)
+        if self.queues:
+            assert waiter.caller_class is not None
+            queue = self.queues[waiter.caller_class]
+            queue[waiter] = None
+            if front:
+                queue.move_to_end(waiter, last=False)
+
+    def leave(self, waiter: Waiter) -> None:
+        """He stands in it no more."""
+        self.waiters.pop(waiter, None)
+        if self.queues and waiter.caller_class is not None:
+            self.queues[waiter.caller_class].pop(waiter, None)
 
     @property
     def unused(self) -> bool:

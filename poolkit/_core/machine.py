@@ -7,9 +7,9 @@ from ..errors import PoolBusy, PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER
 from ..policies.sizing import pace
-from .dialing import Dialing
 from .effects import Do, Effect
-from .entry import CHECKING, CONNECTING, IDLE, IN_USE, Entry
+from .entry import CHECKING, CONNECTING, IN_USE, Entry
+from .idle import Idle
 from .lane import Lane
 from .state import Phase
 from .waiter import Waiter
@@ -17,7 +17,7 @@ from .waiter import Waiter
 __all__ = ("Core",)
 
 
-class Core(Dialing):
+class Core(Idle):
     """The decisions of one pool. Not thread-safe: the shell holds its lock around every call."""
 
     # -- acquire ----------------------------------------------------------------------------------------------
@@ -27,6 +27,7 @@ class Core(Dialing):
         if self.heard:
             self.tell(EventKind.ACQUIRE_STARTED, now)
         lane = waiter.lane
+        self.classify(waiter)
         if self.phase is not Phase.OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
         elif self.suspended:
@@ -38,7 +39,7 @@ class Core(Dialing):
         else:
             if lane.waiters and now - lane.oldest().since >= self.barging:
                 self.match(lane, now)  # those who came before have waited long enough: nobody overtakes them
-            self.seek(waiter, now, barge=not lane.waiters or now - lane.oldest().since < self.barging)
+            self.seek(waiter, now, barge=self.overtakes(waiter, now))
         if not self.started:
             self.started = True
             self.refill(now)
@@ -49,7 +50,9 @@ class Core(Dialing):
             waiter.lane = self.add_lane(waiter.lane.key)
         lane = waiter.lane
         if barge:
-            waiter.outcome = self._take_idle(lane, now)
+            waiter.outcome = entry = self._take_idle(waiter, now)
+            if entry is not None and entry.listed and lane.waiters:
+                self.match(lane, now)  # who may have no connection of his own may share this one
         if waiter.outcome is None:
             self._enqueue(waiter, now, front=front)
             self.pump(lane, now)
@@ -61,13 +64,14 @@ class Core(Dialing):
     def _admit(self, waiter: Waiter) -> None:
         """Refuse the newcomer if too many wait; those for whom a connection is on its way do not count."""
         lane, bound = waiter.lane, self.config.max_waiting
-        if bound is not None and len(lane.waiters) - lane.connecting * lane.streams > bound:
+        if bound is not None and len(self.ahead_of(waiter)) - lane.connecting * lane.streams > bound:
             waiter.queued = False
-            del lane.waiters[waiter]
+            lane.leave(waiter)
             waiter.outcome = PoolBusy(f"{self.name}: {bound} callers wait already (max_waiting={bound})")
 
     def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
         lane = waiter.lane
+        self.classify(waiter)
         if not lane.waiters:
             lane.pace_until = now + pace(lane.connect_time)
             self.want_sweep(now + self.vigil)
@@ -75,49 +79,10 @@ class Core(Dialing):
             self._tickets += 1
             waiter.ticket = self._tickets if self.permits is None else self.permits.ticket()
             self.counts.waits += 1
-        lane.waiters[waiter] = None
+            if waiter.caller_class is not None:
+                waiter.caller_class.waits += 1
+        lane.join(waiter, front=front)
         waiter.queued = True
-        if front:
-            lane.waiters.move_to_end(waiter, last=False)
-
-    def _take_idle(self, lane: Lane, now: float) -> Entry | None:
-        """An idle connection: in use, or being checked where it is in doubt. Unfit ones are closed on the way."""
-        idle = lane.idle
-        while True:
-            try:
-                entry = idle.pop() if self.lifo else idle.popleft()
-            except IndexError:
-                return None
-            entry.listed = False
-            if entry.state is IN_USE:  # multiplexed, with a stream to spare
-                if entry.leases < entry.capacity and self.unfit(entry, now) is None:
-                    self._lease(entry)
-                    self._list_spare(entry)
-                    return entry
-                continue
-            if entry.state is not IDLE:
-                continue  # was closed where it stood
-            self.idle_order.pop(entry, None)
-            reason = self.unfit(entry, now)
-            if reason is not None:
-                self.begin_close(entry, reason, now)
-            elif now >= entry.good_until and self.doubts:
-                entry.move(CHECKING)
-                return entry
-            else:
-                self._lease(entry)
-                self._list_spare(entry)
-                return entry
-
-    def _lease(self, entry: Entry) -> None:
-        entry.leases += 1
-        if entry.state is not IN_USE:
-            entry.move(IN_USE)
-
-    def _list_spare(self, entry: Entry) -> None:
-        if entry.leases < entry.capacity and not entry.listed:
-            entry.listed = True
-            entry.lane.idle.append(entry)
 
     def look(self, waiter: Waiter, now: float) -> None:
         """The waiter woke up without an outcome: serve the queue from what is idle."""
@@ -128,11 +93,13 @@ class Core(Dialing):
     def abandon(self, waiter: Waiter, now: float, *, timed_out: bool = False) -> None:
         """The caller is gone (timed out, cancelled): what he was given passes to the next."""
         self.counts.timeouts += timed_out
+        if timed_out and waiter.caller_class is not None:
+            waiter.caller_class.timeouts += 1
         outcome, waiter.outcome = waiter.outcome, None
         waiter.gone = True
         if waiter.queued:
             waiter.queued = False
-            waiter.lane.waiters.pop(waiter, None)
+            waiter.lane.leave(waiter)
             self.pass_nudge(waiter)
             if self.permits is not None:
                 self.want_less(waiter.lane)
@@ -147,6 +114,8 @@ class Core(Dialing):
             elif outcome.state is CHECKING:  # he had not begun
                 self._put_idle(outcome)
                 self.match(waiter.lane, now)
+                if self.classes is not None:
+                    self.freed(waiter.lane, now)
             elif outcome.state is CONNECTING:
                 self.forget(outcome)
                 self.freed(outcome.lane, now)
@@ -172,9 +141,11 @@ class Core(Dialing):
             self.freshen(entry, now)
             admitted = self.phase is Phase.OPEN and not self.suspended
             if not waiter.gone and admitted and self.unfit(entry, now) is None:
-                self._lease(entry)
+                self._lease(entry, waiter)
                 self._list_spare(entry)
                 waiter.outcome = entry
+                if entry.listed and entry.lane.waiters:
+                    self.match(entry.lane, now)  # its other streams are theirs
                 return
             self.offer(entry, now)
         else:
@@ -254,6 +225,7 @@ class Core(Dialing):
     def offer(self, entry: Entry, now: float) -> None:
         """A connection is free, or has a stream to spare: to the oldest waiter, else to the idle ones."""
         lane = entry.lane
+        eased = not entry.leases and self.uncharge(entry)
         if self.phase is not Phase.OPEN:
             reason: CloseReason | None = CloseReason.POOL_CLOSED
         elif len(self.entries) - self.closing > self.limit:
@@ -265,19 +237,25 @@ class Core(Dialing):
         if reason is not None:
             if not entry.leases:
                 self.begin_close(entry, reason, now)
+            if eased:
+                self.freed(lane, now)
             return
         while lane.waiters and entry.leases < entry.capacity and not self.suspended:
-            waiter = lane.oldest()
+            waiter = self.next_for(lane, entry)
+            if waiter is None:
+                break
             # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
             if now - waiter.since < self.barging and entry.capacity == 1 and now < entry.good_until:
                 self._put_idle(entry)
                 self.nudge(waiter)
                 return
-            self._lease(entry)
+            self._lease(entry, waiter)
             self.serve(waiter, entry)
             if self.pressed:
                 self.give_way(now)
             if entry.capacity == 1:
+                if eased:
+                    self.freed(lane, now)
                 return  # hands off: the waiter may have seen it, used it and put it back without the lock by now
         if entry.leases:
             self._list_spare(entry)
@@ -285,10 +263,12 @@ class Core(Dialing):
             self.begin_close(entry, CloseReason.SURPLUS, now)
         else:
             self._put_idle(entry)
-            if self.needy:
+            if self.needy and not eased:
                 self.freed(lane, now)
             if self.pressed:
                 self.give_way(now)
+        if eased:
+            self.freed(lane, now)
 
     def _yields(self, entry: Entry) -> bool:
         """Whether the returned connection gives way to another pool of the budget, before any waiter gets it."""
@@ -297,42 +277,11 @@ class Core(Dialing):
         if not permits.short:
             self.effects.append(Effect(Do.SHARE))  # nobody wants anything any more: the shell eases the way
             return False
-        if lane.waiters and permits.yields(lane.oldest().ticket):
+        first = self.next_waiter(lane)
+        if first is not None and permits.yields(first.ticket):
             entry.leaving = True
             self.pass_on()
         return entry.leaving
-
-    def _room_for_idle(self, lane: Lane, now: float) -> bool:
-        """Whether one more connection may be idle; with many lanes the longest unused one makes room for it."""
-        if not self.features.keyed:
-            if self.max_idle >= self.limit or len(lane.idle) < self.max_idle:
-                return True
-            # multiplexed connections with a stream to spare stand there too, and are in use
-            return sum(entry.state is IDLE for entry in lane.idle) < self.max_idle
-        if len(self.idle_order) >= self.max_idle > 0:
-            oldest = next(iter(self.idle_order))
-            oldest.lane.idle.remove(oldest)
-            oldest.listed = False
-            self.begin_close(oldest, CloseReason.SURPLUS, now)
-        return self.max_idle > 0
-
-    def _put_idle(self, entry: Entry) -> None:
-        entry.move(IDLE)
-        if self.features.keyed:
-            self.idle_order[entry] = None
-        if not entry.listed:
-            entry.listed = entry.capacity > 1
-            entry.lane.idle.append(entry)
-
-    def match(self, lane: Lane, now: float) -> None:
-        """Serve waiters from idle connections."""
-        while lane.waiters and not self.suspended:
-            entry = self._take_idle(lane, now)
-            if entry is None:
-                return
-            self.serve(lane.oldest(), entry)
-        if self.pressed:  # what the last of them has left is for other pools
-            self.give_way(now)
 
     def set_capacity(self, entry: Entry, capacity: int, now: float) -> None:
         """The connection serves this many leases at once from now on; 0: those it has, and no new ones.
@@ -345,6 +294,7 @@ class Core(Dialing):
             self.pump(entry.lane, now)
             return
         entry.capacity = entry.lane.streams = capacity
+        self.multiplexed = self.multiplexed or capacity > 1
         if entry.state is IN_USE:
             self.offer(entry, now)
         self.pump(entry.lane, now)

@@ -78,11 +78,12 @@ def mend(core: Core, now: float) -> None:
                 waiter.queued = True
             else:  # served, but not yet out of the queue
                 waiter.queued = False
-                del lane.waiters[waiter]
+                lane.leave(waiter)
                 core.effects.append(Effect(Do.WAKE, waiter=waiter))
             waiter.nudged = False
         if lane.waiters:
             core.timed.add(lane)
+    core.recount()
     if core.features.keyed:
         _reorder(core)
     if core.phase is Phase.OPEN:

@@ -11,9 +11,9 @@ from enum import Enum
 from ..config import PoolConfig
 from ..errors import PoolError
 from ..events import CloseReason, Event, EventKind, FailReason
+from ..policies.classes import Classes
 from ..policies.meters import Meters
 from ..policies.retire import NEVER
-from ..policies.sizing import dials_wanted
 from .effects import Do, Effect
 from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
@@ -76,6 +76,8 @@ class CoreState:
     ) -> None:
         self.name = name
         self.permits = permits  # of a budget shared with other pools
+        self.classes: Classes | None = None  # of callers
+        self.multiplexed = False  # a connection has served several leases at once
         self.pressed = False  # others want connections of ours: returned ones are looked at
         self.features = features
         self.random = random
@@ -112,6 +114,8 @@ class CoreState:
         """Take over settings (new ones at any time; see commands.reconfigure for what follows from it)."""
         self.config = config
         self.barging = barging if config.barging_window is None else config.barging_window
+        if config.classes is not None:
+            self.barging = 0.0  # whose turn it is must not be undone by those who are quick
         self.limit = sys.maxsize if config.max_size is None else config.max_size
         self.max_idle = self.limit if config.max_idle is None else config.max_idle
         self.max_connecting = config.max_connecting or sys.maxsize
@@ -119,6 +123,31 @@ class CoreState:
         self.doubts = self.features.checks or self.features.peeks
         window = config.check_after_idle if self.doubts and config.check_after_idle is not None else NEVER
         self.window = min(window, config.idle_timeout or NEVER)
+        self.set_classes(config)
+
+    # -- what those who build on this supply --------------------------------------------------------------------------
+
+    def set_classes(self, config: PoolConfig) -> None:
+        """See turns.py, as the next four."""
+        raise NotImplementedError
+
+    def open_queues(self, lane: Lane) -> None:
+        raise NotImplementedError
+
+    def next_waiter(self, lane: Lane) -> Waiter | None:
+        raise NotImplementedError
+
+    def dials_needed(self, lane: Lane, extra: int = 0, *, beside: int = 0) -> int:
+        raise NotImplementedError
+
+    def uncharge(self, entry: Entry) -> bool:
+        raise NotImplementedError
+
+    def freed(self, lane: Lane, now: float) -> None:
+        """See dialing.py."""
+        raise NotImplementedError
+
+    # -- elementary moves ---------------------------------------------------------------------------------------------
 
     def add_lane(self, key: Hashable) -> Lane:
         """The lane of ``key``, made if need be."""
@@ -127,6 +156,8 @@ class CoreState:
             if len(self.lanes) >= self._many_lanes:
                 self._drop_unused_lanes()
             lane = self.lanes[key] = Lane(key, self.config)
+            if self.classes is not None:
+                self.open_queues(lane)
         return lane
 
     def _drop_unused_lanes(self) -> None:
@@ -217,7 +248,7 @@ class CoreState:
         waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
         self.effects.append(Effect(Do.WAKE, waiter=waiter))
         waiter.queued = False
-        del waiter.lane.waiters[waiter]
+        waiter.lane.leave(waiter)
         self.pass_nudge(waiter)
         if self.permits is not None:
             self.want_less(waiter.lane)
@@ -232,7 +263,9 @@ class CoreState:
         """The waiter leaves the queue: the idle connection that he was told of is for the next."""
         lane = waiter.lane
         if waiter.nudged and lane.waiters and lane.idle:
-            self.nudge(lane.oldest())
+            heir = self.next_waiter(lane)
+            if heir is not None:
+                self.nudge(heir)
 
     def fail_waiters(self, lane: Lane, make: Callable[[], PoolError]) -> None:
         """End all waits of a lane with an error of their own."""
@@ -257,7 +290,7 @@ class CoreState:
             if self.features.keyed:
                 need = len(self.needy)
             else:
-                need = dials_wanted(len(lane.waiters), lane.connecting, lane.streams)
+                need = max(0, self.dials_needed(lane))
                 if self.started:
                     need = max(need, self.config.min_size - lane.live - lane.connecting)
             self.permits.lower(need)
@@ -272,6 +305,7 @@ class CoreState:
         """The connection goes; it keeps its permit until the shell says that it is closed."""
         self._no_longer_connecting(entry)
         entry.move(CLOSING)
+        eased = self.uncharge(entry)
         self.idle_order.pop(entry, None)
         entry.lane.live -= 1
         self.closing += 1
@@ -281,6 +315,8 @@ class CoreState:
         self.counts.closes[reason] += 1
         self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason, duration=now - entry.ready_at)
         self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
+        if eased:
+            self.freed(entry.lane, now)
 
     def _no_longer_connecting(self, entry: Entry) -> None:
         if entry.pending and entry.generation == entry.lane.generation:
@@ -290,6 +326,7 @@ class CoreState:
     def forget(self, entry: Entry) -> None:
         lane = entry.lane
         self._no_longer_connecting(entry)
+        self.uncharge(entry)
         entry.move(CLOSED)
         del self.entries[entry.id]
         lane.size -= 1

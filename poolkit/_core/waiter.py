@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from ..policies.classes import CallerClass
     from .entry import Entry
     from .lane import Lane
 
@@ -25,14 +26,15 @@ class Waiter:
     """
 
     __slots__ = (
-        "busy", "checking", "connecting", "gone", "holder", "lane", "nudged", "outcome", "parker", "queued", "since",
-        "ticket",
+        "busy", "caller_class", "checking", "connecting", "gone", "holder", "lane", "nudged", "outcome", "parker",
+        "queued", "since", "ticket",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, since: float, holder: int = 0) -> None:
         self.lane = lane
         self.since = since
         self.holder = holder
+        self.caller_class: CallerClass | None = None  # None where the pool has no classes
         self.ticket = 0  # order of arrival over all lanes
         self.parker: Parker | None = None  # made by the shell when the caller has to sleep
         self.outcome: Entry | BaseException | None = None

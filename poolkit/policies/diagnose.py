@@ -28,6 +28,7 @@ class Cause(str, Enum):
     SELF_DEADLOCK = "self-deadlock"
     LEAKING = "leaking"
     SERVER_SLOW = "server slow"
+    CLASS_LIMIT = "class limit"
     TOO_SMALL = "too small"
 
 
@@ -80,6 +81,7 @@ class Symptoms:
     recent_use: float | None = None
     returned_ago: float | None = None
     acquires_per_second: float = 0.0
+    barred: str = ""  # classes of callers that wait beside free capacity which they may not have, and what they have
 
 
 def diagnose(seen: Symptoms, asking: int | None = None) -> Diagnosis | None:
@@ -92,6 +94,7 @@ def diagnose(seen: Symptoms, asking: int | None = None) -> Diagnosis | None:
         or (_deadlock(seen, asking) if waiting else None)
         or (_leaking(seen) if waiting or len(seen.held) >= seen.limit else None)
         or (_slow(seen) if waiting else None)
+        or (_class_limit(seen) if waiting else None)
         or (_too_small(seen) if waiting else None)
     )
 
@@ -177,6 +180,12 @@ def _slow(seen: Symptoms) -> Diagnosis | None:
     if recent is not None and recent >= max(SHORTEST, SLOWER * usual):
         return Diagnosis(Cause.SERVER_SLOW, f"a lease takes {_short(recent)} of late, usually {_short(usual)}")
     return None
+
+
+def _class_limit(seen: Symptoms) -> Diagnosis | None:
+    if not seen.barred:
+        return None
+    return Diagnosis(Cause.CLASS_LIMIT, f"the rest is kept for other classes of callers; {seen.barred}")
 
 
 def _too_small(seen: Symptoms) -> Diagnosis | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..policies.meters import Histogram
-from ..stats import PoolStats
+from ..stats import ClassStats, PoolStats
 
 __all__ = ("FAMILIES", "Family", "Values", "merged", "read", "require")
 
@@ -49,6 +49,13 @@ def _closes(stats: PoolStats) -> dict[Labels, Any]:
     return {(("reason", reason),): number for reason, number in stats.closes.items()}
 
 
+def _of_classes(value: Callable[[ClassStats], Any]) -> Callable[[PoolStats], dict[Labels, Any]]:
+    def values(stats: PoolStats) -> dict[Labels, Any]:
+        return {(("class", name),): value(one) for name, one in stats.classes.items()}
+
+    return values
+
+
 FAMILIES: tuple[Family, ...] = (
     Family("poolkit_connections", "gauge", "Connections that exist, by state.", _states, ("state",)),
     Family("poolkit_connections_max", "gauge", "Connections that may exist (absent: no limit).",
@@ -77,6 +84,16 @@ FAMILIES: tuple[Family, ...] = (
     Family("poolkit_connect_seconds", "histogram", "Time to open a connection.", _one(lambda s: s.connect)),
     Family("poolkit_use_seconds", "histogram", "Length of leases (with use_histogram=True).",
            _one(lambda s: s.use if s.use.count else None)),
+    Family("poolkit_class_connections", "gauge", "Connections in use, by class of callers.",
+           _of_classes(lambda c: c.in_use), ("class",)),
+    Family("poolkit_class_pending_requests", "gauge", "Callers in the queue, by class.",
+           _of_classes(lambda c: c.waiting), ("class",)),
+    Family("poolkit_class_acquires", "counter", "Leases begun, by class.",
+           _of_classes(lambda c: c.acquires), ("class",)),
+    Family("poolkit_class_acquire_waits", "counter", "Acquires that stood in the queue, by class.",
+           _of_classes(lambda c: c.waits), ("class",)),
+    Family("poolkit_class_acquire_timeouts", "counter", "Acquires that ran out of time, by class.",
+           _of_classes(lambda c: c.timeouts), ("class",)),
 )  # fmt: skip
 """Every metric. All have the label ``pool``."""
 

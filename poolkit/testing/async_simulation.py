@@ -22,6 +22,7 @@ from ..config import BackoffConfig
 from ..connector import AsyncConnector
 from ..errors import AcquireTimeout
 from .async_loop import Cancelled, CollectingLock, SimulatedLoop
+from .classes import CallerClasses
 from .connectors import FakeConnection
 from .replay import Decisions, explain
 
@@ -135,22 +136,25 @@ class AsyncPoolSimulation:
         pick = loop.random
         self.server = pick.choice([_Server, _CheckingServer])(loop)
         self.server.connect_in_caller = pick.random() < 0.3
+        self.classes = CallerClasses(seed)
+        size = pick.choice([1, 1, 2, 4])
         with mock.patch.object(_shell, "Lock", partial(CollectingLock, loop)):
             self.pool: AsyncPool[FakeConnection] = AsyncPool(
                 self.server,
                 runtime=loop,
                 clock=loop.clock,
                 random=lambda: self.loop.random.random(),
-                max_size=pick.choice([1, 1, 2, 4]),
+                max_size=size,
                 min_size=pick.choice([0, 0, 1]),
                 order=pick.choice(["lifo", "fifo"]),
                 check_after_idle=pick.choice([0, 1, None]),
-                barging_window=pick.choice([0.0, 0.001, 0.05]),
+                barging_window=self.classes.barging(pick.choice([0.0, 0.001, 0.05])),
                 idle_timeout=pick.choice([None, 0.5]),
                 max_lifetime=pick.choice([None, 1.0]),
                 backoff=BackoffConfig(base=0.01, cap=0.1),
                 max_connecting=pick.choice([1, 16]),
                 acquire_timeout=2 * LONG,
+                classes=self.classes.configs(size),
                 connect_timeout=5,
             )
         self.held: set[int] = set()
@@ -164,6 +168,7 @@ class AsyncPoolSimulation:
         pool, loop = self.pool, self.loop
         pick = loop.random
         begun, cleared = loop.clock.now, self.cleared
+        self.classes.choose(pick)  # read before the first suspension: these tasks have no contexts of their own
         try:
             lease = await pool.lease(timeout=pick.choice([0, 0.01, 0.05] + [LONG] * 6))
         except AcquireTimeout as error:
@@ -229,7 +234,7 @@ class AsyncPoolSimulation:
             finally:
                 self.pool.resume()
         elif what < 0.15:
-            self.pool.reconfigure(max_size=self.loop.random.randint(1, 4))
+            self.pool.reconfigure(max_size=self.loop.random.randint(1 + self.classes.reserved, 4))
         elif what < 0.2:
             await self.server.restart()
         elif what < 0.23:
@@ -274,6 +279,7 @@ class AsyncPoolSimulation:
         begun = loop.clock.now
         while len(got) < pool.config.max_size:
             assert loop.clock.now - begun < LONG, "the capacity did not come back"
+            self.classes.fill(len(got), pool.config.max_size)
             try:
                 got.append(await pool.acquire(timeout=LONG))
             except OSError:
@@ -284,7 +290,9 @@ class AsyncPoolSimulation:
             self.server.mine(connection)
             await pool.release(connection)
         if not self.forked and loop.random.random() < 0.1 and not self.server.connect_in_caller:
-            self.leases = [await pool.lease(timeout=LONG) for _ in range(loop.random.randint(0, len(got)))]
+            self.classes.fill(0, len(got))
+            most = len(got) - self.classes.reserved
+            self.leases = [await pool.lease(timeout=LONG) for _ in range(loop.random.randint(0, most))]
             loop.start(self._forget_pool(), "forget")
             return
         await pool.close()

@@ -16,6 +16,7 @@ from .._threads import Pool
 from ..config import BackoffConfig
 from ..connector import Connector
 from ..errors import AcquireTimeout
+from .classes import CallerClasses
 from .connectors import FakeConnection
 from .interleave import Interleaving, SimulatedRuntime
 from .replay import Decisions, explain
@@ -135,22 +136,25 @@ class PoolSimulation:
         pick = world.random
         self.connector = pick.choice([_Connector, _CheckingConnector])(world)
         self.runtime = SimulatedRuntime(world)
+        self.classes = CallerClasses(seed)
+        size = pick.choice([1, 2, 4])
         with mock.patch.object(_shell, "Lock", self.runtime.lock):
             self.pool = Pool(
                 self.connector,
                 runtime=self.runtime,
                 clock=world.clock,
                 random=lambda: world.random.random(),
-                max_size=pick.choice([1, 2, 4]),
+                max_size=size,
                 min_size=pick.choice([0, 0, 1]),
                 order=pick.choice(["lifo", "fifo"]),
                 check_after_idle=pick.choice([0, 1, None]),
-                barging_window=pick.choice([0.0, 0.001, 0.05]),
+                barging_window=self.classes.barging(pick.choice([0.0, 0.001, 0.05])),
                 idle_timeout=pick.choice([None, 0.5]),
                 max_lifetime=pick.choice([None, 1.0]),
                 backoff=BackoffConfig(base=0.01, cap=0.1),
                 max_connecting=pick.choice([1, 16]),
                 acquire_timeout=2 * LONG,
+                classes=self.classes.configs(size),
                 connect_timeout=5,
             )
         self.pool._core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
@@ -167,6 +171,7 @@ class PoolSimulation:
         pool, world = self.pool, self.world
         pick = world.random
         begun, cleared = world.clock.now, self.cleared
+        self.classes.choose(pick)
         try:
             lease = pool.lease(timeout=pick.choice([0, 0.01, 0.05, LONG, LONG, LONG]))
         except AcquireTimeout as error:
@@ -213,7 +218,7 @@ class PoolSimulation:
             world.sleep(0.01)
             pool.resume()
         elif what < 0.15:
-            pool.reconfigure(max_size=world.random.randint(1, 4))
+            pool.reconfigure(max_size=world.random.randint(1 + self.classes.reserved, 4))
         elif what < 0.2:
             pool.stats()
         elif what < 0.25 and self.full:
@@ -262,14 +267,19 @@ class PoolSimulation:
         world.garbage.clear()
         size = pool.config.max_size
         assert size is not None
-        got = [pool.acquire(timeout=LONG) for _ in range(size)]
+        got = []
+        for number in range(size):
+            self.classes.fill(number, size)
+            got.append(pool.acquire(timeout=LONG))
         assert len({connection.number for connection in got}) == size, "one connection twice"
         assert self.connector.max_live <= 4, f"{self.connector.max_live} connections at the server"
         for connection in got:
             self.connector.mine(connection)
             pool.release(connection)
         if self.full and not self.forked and world.random.random() < 0.2:
-            self.leases = [pool.lease(timeout=LONG) for _ in range(world.random.randint(0, size))]
+            self.classes.fill(0, size)
+            most = size - self.classes.reserved
+            self.leases = [pool.lease(timeout=LONG) for _ in range(world.random.randint(0, most))]
             world.spawn(self._forget_pool, name="forget", seed="forget")
             return
         pool.close()

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .._core import books, commands, upkeep
 from .._core.effects import Do
@@ -17,9 +18,10 @@ from .._core.machine import Core
 from .._core.sharing import Permits
 from .._core.state import Features, Phase
 from .._core.waiter import Waiter
-from ..config import BackoffConfig, BreakerConfig, PoolConfig
+from ..config import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig
 from ..connector import Verdict
 from ..events import EventKind
+from ..policies.classes import CallerClass
 from .replay import Decisions, SimulationFailure, explain
 
 __all__ = ("CoreSimulation", "SimulationFailure")
@@ -29,6 +31,17 @@ STEPS = {
     "give_up": 1.0, "pass_time": 2.0, "command": 0.3, "drop": 0.5, "collect": 1.0, "fork": 0.02,
 }  # fmt: skip
 """What may happen next, with how often it does."""
+
+
+def _some_classes(pick: random.Random, max_size: int) -> dict[str, ClassConfig]:
+    """Two to four classes that fit into a pool of that size."""
+    found, left = {}, max_size - 1
+    for name in ("health", "web", "bulk", "default")[: pick.randint(2, 4)]:
+        reserved = min(left, pick.choice([0, 0, 1, 2]))
+        left -= reserved
+        limit = pick.choice([None, None, reserved or 1, reserved + 1])
+        found[name] = ClassConfig(reserved=reserved, weight=pick.choice([0.5, 1, 4]), limit=limit)
+    return found
 
 
 class _Sleeper:
@@ -50,7 +63,12 @@ class CoreSimulation:
     or not, at any time; the server comes and goes; the pool is cleared, suspended and reconfigured, and goes on as a
     forked child's. After each step the books balance, no connection is in two hands nor of an older generation,
     nobody is overtaken beyond ``barging_window``, nobody waits while capacity is free, and each caller has one answer.
+    In some schedules callers are of several classes: then nobody is overtaken within his own, no class gets what is
+    reserved for another or goes beyond its limit, and nobody waits while there is capacity that he may use.
     """
+
+    class_share: ClassVar[float] = 0.4
+    """In this share of the schedules callers are of several classes."""
 
     seed: int
     trace: list[str] = field(default_factory=list)
@@ -70,6 +88,8 @@ class CoreSimulation:
             keyed=pick.random() < 0.3,
         )
         max_size = pick.choice([n for n in (1, 2, 3, 5, 8) if n <= self.most])
+        apart = random.Random(f"classes {self.seed}")  # so that the schedules without classes are what they always were
+        self.classed = apart.random() < self.class_share
         config = PoolConfig(
             min_size=0 if features.keyed else self._minimum(max_size),
             max_size=max_size,
@@ -84,6 +104,7 @@ class CoreSimulation:
             barging_window=pick.choice([0.0, 0.001, 0.5]),
             backoff=BackoffConfig(base=0.1, cap=2.0),
             breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
+            classes=_some_classes(apart, max_size) if self.classed else None,
         )
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, permits=self.permits)
         self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
@@ -95,6 +116,7 @@ class CoreSimulation:
         self.checking: list[tuple[Entry, Waiter | None]] = []
         self.closing: list[Entry] = []
         self.leases: dict[int, Entry] = {}
+        self.changed = False  # the classes are not those that all callers came with
         self.inbox: list[Entry] = []  # of leases that were dropped
         self.server_up = True
         self.numbers = 0
@@ -159,6 +181,10 @@ class CoreSimulation:
         self.leases[self.numbers] = entry
         self.core.leased[self.numbers] = entry
         self._end(waiter)
+        owner, one = entry.owner, waiter.caller_class
+        if owner is not None and one is not None and owner is not one:
+            assert entry.capacity > 1, "a connection is counted for another class than its user's"
+            assert not owner.reserved or self.changed, "a connection of a class with a reserve is shared with another"
         hands = Counter(id(e) for e in self.leases.values())[id(entry)]
         assert hands <= max(1, entry.capacity), "one connection in two hands"
 
@@ -168,8 +194,10 @@ class CoreSimulation:
         lane = self.core.add_lane(self.random.choice(self.keys))
         waiter = Waiter(lane, self.now)
         waiter.parker = _Sleeper()
+        if self.core.classes is not None:
+            waiter.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
         self.waiting.append(waiter)
-        before = lane.oldest() if lane.waiters else None
+        before = next(iter(self.core.ahead_of(waiter)), None)
         self.core.acquire(waiter, self.now)
         self._check_outcome(waiter)
         if before is not None and before.queued and self.now - before.since >= self.core.barging:
@@ -261,8 +289,17 @@ class CoreSimulation:
         elif roll < 0.8:
             commands.resume(self.core, self.now)
         elif roll < 0.9:
-            low = self.core.config.min_size
-            config = self.core.config.replace(max_size=self.random.randint(max(1, low), 8))
+            low = max(1, self.core.config.min_size)
+            if not self.classed:
+                config = self.core.config.replace(max_size=self.random.randint(low, 8))
+            elif self.random.random() < 0.5:
+                kept = sum(one.reserved for one in (self.core.config.classes or {}).values())
+                config = self.core.config.replace(max_size=self.random.randint(max(low, kept + 1), 8))
+            else:
+                size = self.core.config.max_size or 1
+                classes = _some_classes(self.random, size) if self.random.random() < 0.8 else None
+                config = self.core.config.replace(classes=classes)
+                self.changed = True
             commands.reconfigure(self.core, config, 0.0, "max_size", self.now)
         else:
             self.server_up = not self.server_up
@@ -305,13 +342,31 @@ class CoreSimulation:
         number, self.steps = self.steps, self.steps + 1
         chosen = self.decisions.make(number, self._choose, "")
         if chosen:
+            before = self._held_by_classes()
             self._reseed(number)
             self.trace.append(f"{self.now:.4f} {chosen}")
             getattr(self, f"_{chosen}")()
             self._perform()
             books.check(self.core)
+            if chosen != "command":
+                self._check_growth(before)
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
             assert len(self.core.entries) <= self.peak, "more connections than max_size"
+
+    def _held_by_classes(self) -> Counter[CallerClass]:
+        return Counter(entry.owner for entry in self.core.entries.values() if entry.owner is not None)
+
+    def _check_growth(self, before: Counter[CallerClass]) -> None:
+        """Who has more than before is entitled to it."""
+        held = self._held_by_classes()
+        classes = self.core.classes
+        if classes is None:
+            return
+        taken = sum(max(held[one], one.reserved) for one in classes.known.values())
+        for one, number in held.items():
+            if number > before[one] and number > one.reserved:
+                assert one.limit is None or number <= one.limit, f"class {one.name!r} is beyond its limit"
+                assert taken <= self.core.limit, f"class {one.name!r} got a connection that was reserved for another"
 
     def run(self, steps: int) -> None:
         """``steps`` random events, then everybody is served or told, and the pool is closed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnDialect
 
-from poolkit import BackoffConfig, BreakerConfig, Pool, PoolConfig, PoolError
+from poolkit import BackoffConfig, BreakerConfig, ClassConfig, Pool, PoolConfig, PoolError
 from poolkit.runtimes import Runtime, ThreadRuntime
 
 from ._errors import translated
@@ -71,6 +71,8 @@ class BasePool(SQLAlchemyPool):
         breaker: BreakerConfig | None = UNSET,
         budget: Any = UNSET,
         budget_weight: float = UNSET,
+        classes: Mapping[str, ClassConfig] | None = UNSET,
+        default_class: str | None = UNSET,
         **kw: Any,
     ) -> None:
         base, settings = settle(pool_size, max_overflow, timeout, use_lifo, config, {
@@ -82,6 +84,7 @@ class BasePool(SQLAlchemyPool):
             "use_histogram": use_histogram,
             "barging_window": self._barging_window if barging_window is UNSET else barging_window,
             "backoff": backoff, "breaker": breaker, "budget": budget, "budget_weight": budget_weight,
+            "classes": classes, "default_class": default_class,
         })  # fmt: skip
         super().__init__(creator, **kw)
         self._listeners = tuple(listeners)

@@ -31,7 +31,11 @@ OLDER_STEPS = ("acquire", "wake_up", "release", "finish_dial", "finish_check", "
 
 
 class AsItWas(CoreSimulation):
-    """The schedules in which those seeds failed: one stream of chance for all steps, no forks, no dropped leases."""
+    """The schedules in which those seeds failed: one stream of chance for all steps, no forks, no dropped leases, no
+    classes of callers.
+    """
+
+    class_share = 0.0
 
     def _choose(self) -> str:
         return self.random.choices(OLDER_STEPS, [STEPS[name] for name in OLDER_STEPS])[0]

@@ -354,6 +354,17 @@ async def async_clusters() -> None:
     await lease.close()
 
 
+def priorities() -> None:
+    classes = {"health": poolkit.ClassConfig(reserved=1), "bulk": poolkit.ClassConfig(weight=0.5, limit=5)}
+    with poolkit.Pool(testing.FakeConnector(), classes=classes, default_class="bulk") as pool:
+        with poolkit.priority("health"), poolkit.priority(None), pool.lease():
+            pass
+        found: dict[str, poolkit.ClassStats] = pool.stats().classes
+        assert_type(found["bulk"].most, int | None)
+    error = poolkit.AcquireTimeout()
+    assert_type(error.caller_class, str | None)
+
+
 def budgets() -> None:
     budget = poolkit.Budget(50, name="db")
     poolkit.Pool(testing.FakeConnector(), budget=budget, budget_weight=2.0).close()

@@ -1,0 +1,47 @@
+"""The class of a caller, as a context variable: what calls a pool need not know of it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+
+from .errors import UsageError
+
+__all__ = ("choose", "chosen", "priority")
+
+_chosen: ContextVar[str | None] = ContextVar("poolkit.priority", default=None)
+
+chosen = _chosen.get
+"""The class that the current thread or task has chosen; None: the default one."""
+
+
+choose = _chosen.set
+"""Choose one for good, where there is no block to end it (simulations)."""
+
+
+def _usable(name: object) -> bool:
+    return name is None or (isinstance(name, str) and name != "")
+
+
+class priority:  # noqa: N801  it is used like a function
+    """``with poolkit.priority("bulk"): ...``: what asks a pool for a connection in this block is of that class.
+
+    Holds for the calling thread or task and for the tasks that it starts (a context variable, see :pep:`567`), through
+    every driver and adapter; the innermost block counts. New threads begin without (``asyncio.to_thread`` and
+    ``contextvars.copy_context().run`` take it along). ``None`` stands for the default class again. Pools without
+    classes take no notice of it; one with classes that does not know the name raises :class:`~poolkit.ConfigError` when
+    it is asked. Raises :class:`~poolkit.UsageError` for anything but a name or None.
+    """
+
+    __slots__ = ("_before", "name")
+
+    def __init__(self, name: str | None) -> None:
+        if not _usable(name):
+            raise UsageError(f"priority({name!r}): must be the name of a class of callers, or None for the default one")
+        self.name = name
+        self._before: list[Token[str | None]] = []
+
+    def __enter__(self) -> None:
+        self._before.append(_chosen.set(self.name))
+
+    def __exit__(self, *exc: object) -> None:
+        _chosen.reset(self._before.pop())

@@ -1,0 +1,147 @@
+"""Whose turn it is among classes of callers: reserved permits, limits and weighted shares. Pure: numbers only.
+
+Rules
+-----
+1. A class may have one more connection in use while it has fewer than its ``reserved`` ones; beyond these, while
+   something is left that is neither in use nor kept for a class that has not all of its reserve in use. Never more than
+   its own ``limit``.
+2. Who is within his reserve comes first, by order of arrival. It is outside of the competition: it costs nothing.
+3. All others are served by start-time fair queueing (P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM
+   1996; its ancestor for locks and processors is stride scheduling, C. Waldspurger, W. Weihl, MIT/LCS/TM-528, 1995):
+   the least start tag first, and the tag of a class moves on by ``1 / weight`` for each lease. While two classes wait
+   all the time, their leases differ from the shares of their weights by less than one each.
+4. A start tag never lies before the tag that was served last: who has not waited, or was not allowed to take anything,
+   saves nothing up, and comes back into the competition as an equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ..config import ClassConfig, nearest
+from ..errors import ConfigError
+
+__all__ = ("DEFAULT_CLASS", "CallerClass", "Classes")
+
+DEFAULT_CLASS = "default"
+"""The class of those who name none, where the settings name none for them."""
+
+
+class CallerClass:
+    """One class: what it may have, and what it has. Written under the pool's lock."""
+
+    __slots__ = (
+        "acquires", "finish", "held", "limit", "name", "removed", "reserved", "timeouts", "waits", "weight",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.reserved = 0
+        self.weight = 1.0
+        self.limit: int | None = None
+        self.removed = False  # not in the settings any more; kept for those who came before that
+        self.held = 0  # connections that are in use, checked or opened by its callers
+        self.finish = 0.0  # start tag of its next lease in the competition
+        self.acquires = self.waits = self.timeouts = 0
+
+    def __repr__(self) -> str:
+        return f"<CallerClass {self.name!r} {self.held} held>"
+
+
+class Classes:
+    """All classes of one pool. ``limit`` in each method: the pool's ``max_size`` in effect."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, CallerClass] = {}
+        self.default = CallerClass(DEFAULT_CLASS)
+        self.virtual = 0.0  # the start tag that was served last
+
+    def configure(self, configs: Mapping[str, ClassConfig], default: str | None, busy: Collection[CallerClass]) -> None:
+        """Take over settings. A class that is gone is kept while it has connections or is ``busy`` (has waiters)."""
+        wanted = dict(configs)
+        first = default or DEFAULT_CLASS
+        wanted.setdefault(first, ClassConfig())
+        for name, config in wanted.items():
+            one = self.known.setdefault(name, CallerClass(name))
+            one.reserved, one.weight, one.limit = config.reserved, float(config.weight), config.limit
+            one.removed = False
+        for name, one in list(self.known.items()):
+            if name not in wanted:
+                one.reserved, one.limit, one.removed = 0, None, True
+                if not one.held and one not in busy:
+                    del self.known[name]
+        self.default = self.known[first]
+
+    def of(self, name: str | None) -> CallerClass:
+        """The class of that name (None: the default). Raises ConfigError for an unknown one."""
+        if name is None:
+            return self.default
+        one = self.known.get(name)
+        if one is None or one.removed:
+            known = [each.name for each in list(self.known.values()) if not each.removed]
+            raise ConfigError(f"priority({name!r}): no such class of callers; {nearest(name, known)}", "classes")
+        return one
+
+    # -- what may be taken ----------------------------------------------------------------------------------------
+
+    def shared(self, limit: int) -> int:
+        """Connections that are left to all: neither in use nor kept for a class below its reserve."""
+        return limit - sum([max(one.held, one.reserved) for one in self.known.values()])
+
+    def admits(self, one: CallerClass, limit: int) -> bool:
+        """Whether a caller of this class may have one more connection in use (rule 1)."""
+        if one.limit is not None and one.held >= one.limit:
+            return False
+        return one.held < one.reserved or self.shared(limit) > 0
+
+    def room(self, needs: Iterable[tuple[CallerClass, int]], limit: int, elsewhere: int = 0) -> int:
+        """How many of the connections that classes need (each so many) they may have, all together.
+
+        ``elsewhere``: connections that are being opened, and will be somebody's, but not yet known whose.
+        """
+        own = rest = 0
+        for one, need in needs:
+            if one.limit is not None:
+                need = min(need, one.limit - one.held)
+            mine = max(0, min(need, one.reserved - one.held))
+            own += mine
+            rest += max(0, need - mine)
+        return own + min(max(0, self.shared(limit) - elsewhere), rest)
+
+    def most(self, one: CallerClass, limit: int) -> int:
+        """Connections that the class may have in use when nobody else wants any."""
+        most = limit - sum([other.reserved for other in self.known.values() if other is not one])
+        return most if one.limit is None else min(most, one.limit)
+
+    def rank(self, one: CallerClass) -> float:
+        """Its place among those who wait, the least first (rules 2 to 4)."""
+        return -1.0 if one.held < one.reserved else max(one.finish, self.virtual)
+
+    # -- what is taken --------------------------------------------------------------------------------------------
+
+    def take(self, one: CallerClass) -> None:
+        """A caller of the class gets a connection for himself."""
+        if one.held >= one.reserved:
+            self._served(one)
+        one.held += 1
+
+    def join(self, one: CallerClass, owner: CallerClass) -> None:
+        """A caller of the class gets a further lease of a connection in use, which ``owner`` had first."""
+        if not owner.reserved:
+            self._served(one)
+
+    def _served(self, one: CallerClass) -> None:
+        self.virtual = max(one.finish, self.virtual)
+        one.finish = self.virtual + 1 / one.weight
+
+    @staticmethod
+    def may_join(one: CallerClass, owner: CallerClass | None) -> bool:
+        """Whether a class may use a connection at the same time as ``owner``: classes with a reserve share nothing."""
+        return owner is None or owner is one or not owner.reserved
+
+    def words(self, one: CallerClass, limit: int, *, unlimited: bool = False) -> str:
+        """What the class has and is entitled to, for messages."""
+        most = "" if unlimited and one.limit is None else f" of at most {self.most(one, limit)}"
+        total = sum([each.weight for each in self.known.values()])
+        reserved = f"{one.reserved} reserved, " if one.reserved else ""
+        return f"class {one.name!r}: {one.held} in use{most} ({reserved}weight {one.weight:g} of {total:g})"

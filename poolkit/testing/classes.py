@@ -1,0 +1,44 @@
+"""Classes of callers in the simulations of whole pools."""
+
+from __future__ import annotations
+
+import random
+
+from .._priority import choose
+from ..config import ClassConfig
+
+__all__ = ("CallerClasses",)
+
+
+class CallerClasses:
+    """In some schedules callers are of several classes; drawn apart, so that the others stay what they were."""
+
+    def __init__(self, seed: int, share: float = 0.3) -> None:
+        self._apart = random.Random(f"classes {seed}")
+        self.drawn = self._apart.random() < share
+        self.reserved = 0
+
+    def configs(self, max_size: int) -> dict[str, ClassConfig] | None:
+        """What is given to a pool of that size."""
+        if not self.drawn:
+            return None
+        self.reserved = min(max_size - 1, self._apart.choice([0, 1, 1]))
+        return {
+            "health": ClassConfig(reserved=self.reserved),
+            "web": ClassConfig(weight=self._apart.choice([1, 4])),
+            "bulk": ClassConfig(limit=1),
+        }
+
+    def barging(self, window: float) -> float:
+        """The pool's ``barging_window``: among classes nobody overtakes."""
+        return 0.0 if self.drawn else window
+
+    def choose(self, pick: random.Random) -> None:
+        """The next caller is of some class."""
+        if self.drawn:
+            choose(pick.choice(["health", "web", "bulk", None]))
+
+    def fill(self, number: int, size: int) -> None:
+        """The next caller is the ``number``-th of those who take the whole capacity: the last ones what is reserved."""
+        if self.drawn:
+            choose("health" if number >= size - self.reserved else None)

@@ -1,0 +1,263 @@
+"""Classes of callers in the core: who is served, who waits beside what is not his, and what is opened for whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from poolkit import ClassConfig, PoolConfig
+from poolkit._core import books, commands
+from poolkit._core.effects import Do
+from poolkit._core.entry import Entry
+from poolkit._core.machine import Core
+from poolkit._core.mend import mend
+from poolkit._core.state import Features
+from poolkit._core.waiter import Waiter
+from poolkit.testing import CoreSimulation
+
+NOW = 1000.0
+USUAL = {"health": ClassConfig(reserved=1), "web": ClassConfig(weight=4), "bulk": ClassConfig()}
+
+
+class Classed(CoreSimulation):
+    """Callers are of several classes in every schedule."""
+
+    class_share = 1.0
+
+
+class Sleeper:
+    def wake(self) -> None:
+        pass
+
+
+class Scene:
+    """A core without a shell: connects end well at once, unless they are held up."""
+
+    def __init__(self, *, features: Features | None = None, classes: Any = USUAL, **settings: Any) -> None:
+        config = PoolConfig(classes=classes, **settings)
+        self.core = Core(config, features or Features(), name="core", barging=0.0, random=lambda: 1.0)
+        self.dialling: list[Entry] = []
+        self.closing: list[Entry] = []
+        self.slow = False
+
+    def ask(self, name: str | None = None, key: Any = None) -> Waiter:
+        assert self.core.classes is not None
+        waiter = Waiter(self.core.add_lane(key), NOW)
+        waiter.parker = Sleeper()
+        waiter.caller_class = self.core.classes.of(name)
+        self.core.acquire(waiter, NOW)
+        self.work()
+        return waiter
+
+    def work(self) -> None:
+        while effects := self.core.take_effects():
+            for do, entry, _, _ in effects:
+                if do is Do.CONNECT:
+                    assert entry is not None
+                    self.dialling.append(entry)
+                elif do in (Do.CLOSE, Do.ABORT):
+                    assert entry is not None
+                    self.closing.append(entry)
+            if not self.slow:
+                self.arrive()
+        books.check(self.core)
+
+    def arrive(self, capacity: int = 1) -> None:
+        while self.dialling:
+            self.core.connected(self.dialling.pop(0), object(), capacity, NOW)
+
+    def leases(self, count: int, name: str) -> list[Entry]:
+        entries = [self.ask(name).outcome for _ in range(count)]
+        assert all(isinstance(entry, Entry) for entry in entries)
+        return entries  # type: ignore[return-value]
+
+    def give(self, entry: Entry) -> None:
+        self.core.give_back(entry, NOW)
+        self.work()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_schedules_with_classes_keep_every_promise(seed: int) -> None:
+    Classed(seed).run(250)
+
+
+def test_bulk_work_never_takes_the_last_connection() -> None:
+    scene = Scene(max_size=3)
+    scene.leases(2, "bulk")
+    waiting = scene.ask("bulk")
+    assert waiting.outcome is None
+    assert isinstance(scene.ask("health").outcome, Entry)
+
+
+def test_an_idle_connection_is_kept_for_its_class_while_others_wait() -> None:
+    scene = Scene(max_size=2)
+    [reserved] = scene.leases(1, "health")
+    [other] = scene.leases(1, "bulk")
+    scene.give(reserved)
+    waiting = scene.ask("web")
+    assert waiting.outcome is None
+    assert scene.ask("health").outcome is reserved
+    scene.give(other)
+    assert waiting.outcome is other
+
+
+def test_returned_connections_go_round_by_weight() -> None:
+    scene = Scene(max_size=2)
+    [entry] = scene.leases(1, "web")
+    queues = {name: [scene.ask(name) for _ in range(20)] for name in ("bulk", "web")}
+    order = []
+    for _ in range(20):
+        scene.give(entry)
+        [(name, waiter)] = [(n, w) for n, q in queues.items() for w in q if w.outcome is entry]
+        assert waiter is queues[name].pop(0), "not in order of arrival within the class"
+        order.append(name)
+        assert abs(order.count("web") / 4 - order.count("bulk")) <= 1 / 4 + 1
+    assert 15 <= order.count("web") <= 17
+
+
+def test_what_a_class_gives_up_by_a_discard_another_may_take_from_the_idle_ones() -> None:
+    """The discarded connection is still being closed; the one that is idle is not reserved any more."""
+    scene = Scene(max_size=3, classes={"health": ClassConfig(reserved=1), "bulk": ClassConfig()})
+    [kept] = scene.leases(1, "health")
+    first, _ = scene.leases(2, "bulk")
+    scene.give(kept)
+    waiting = scene.ask("bulk")
+    assert waiting.outcome is None
+    scene.core.discard(first, NOW)
+    scene.work()
+    assert waiting.outcome is kept
+
+
+def test_no_connection_is_opened_for_those_who_may_not_have_it() -> None:
+    scene = Scene(max_size=10, classes={"bulk": ClassConfig(limit=2), "web": ClassConfig()})
+    scene.leases(2, "bulk")
+    for _ in range(5):
+        scene.ask("bulk")
+    assert len(scene.core.entries) == 2
+
+
+def test_connects_that_hang_leave_the_reserve_alone() -> None:
+    """A keyed pool: bulk work for an endpoint that does not answer holds no more permits than it may use."""
+    scene = Scene(max_size=4, features=Features(keyed=True))
+    scene.slow = True
+    for number in range(10):
+        scene.ask("bulk", key=f"dead {number}")
+    assert len(scene.dialling) == 3
+    scene.ask("health", key="well")
+    assert scene.dialling[-1].lane.key == "well"
+
+
+def test_what_one_endpoint_gives_back_serves_the_class_at_another() -> None:
+    scene = Scene(max_size=4, features=Features(keyed=True), classes={"bulk": ClassConfig(limit=1)})
+    one = scene.ask("bulk", key="a").outcome
+    other = scene.ask("bulk", key="b")
+    assert isinstance(one, Entry)
+    assert other.outcome is None
+    scene.give(one)
+    assert isinstance(other.outcome, Entry)
+
+
+def test_classes_share_a_multiplexed_connection_but_not_a_reserved_one() -> None:
+    scene = Scene(max_size=2)
+    scene.slow = True
+    bulk, web = scene.ask("bulk"), scene.ask("web")
+    scene.arrive(capacity=3)
+    assert isinstance(bulk.outcome, Entry)
+    assert web.outcome is bulk.outcome
+    scene.ask("bulk")
+    health = scene.ask("health")
+    scene.arrive(capacity=3)
+    scene.work()
+    assert health.outcome is not bulk.outcome
+    assert isinstance(health.outcome, Entry)
+    late = scene.ask("web")
+    assert late.outcome is None, "a class with a reserve shares its connections with nobody"
+    assert scene.ask("health").outcome is health.outcome
+
+
+def test_max_waiting_counts_within_the_class() -> None:
+    """A long queue of bulk work does not turn a health check away."""
+    scene = Scene(max_size=2, max_waiting=1)
+    scene.leases(1, "bulk")
+    scene.leases(1, "health")
+    scene.ask("bulk")
+    assert isinstance(scene.ask("bulk").outcome, Exception)
+    assert scene.ask("health").outcome is None
+
+
+def test_who_gives_up_leaves_his_turn_to_the_next_of_his_class() -> None:
+    scene = Scene(max_size=2)
+    [entry] = scene.leases(1, "bulk")
+    first, second = scene.ask("bulk"), scene.ask("bulk")
+    scene.core.abandon(first, NOW, timed_out=True)
+    scene.give(entry)
+    assert second.outcome is entry
+    assert first.caller_class is not None
+    assert first.caller_class.timeouts == 1
+
+
+def test_a_failed_check_gives_the_permit_of_the_class_back() -> None:
+    scene = Scene(max_size=2, check_after_idle=0, features=Features(checks=True))
+    [entry] = scene.leases(1, "bulk")
+    scene.give(entry)
+    waiter = scene.ask("bulk")
+    assert waiter.outcome is entry
+    assert scene.core.classes is not None
+    assert scene.core.classes.of("bulk").held == 1
+    scene.core.checked(entry, waiter, OSError("dead"), NOW)
+    scene.work()
+    assert isinstance(waiter.outcome, Entry), "a new connection is his at once: the dead one counts for nobody"
+    assert waiter.outcome is not entry
+    assert scene.core.classes.of("bulk").held == 1
+
+
+def test_live_changes_take_effect_on_those_who_wait() -> None:
+    scene = Scene(max_size=4)
+    scene.leases(3, "bulk")
+    waiting = scene.ask("bulk")
+    assert waiting.outcome is None
+    changed = scene.core.config.replace(classes={"health": ClassConfig(), "bulk": ClassConfig()})
+    commands.reconfigure(scene.core, changed, 0.0, "classes", NOW)
+    scene.work()
+    assert isinstance(waiting.outcome, Entry)
+
+
+def test_classes_can_come_and_go_while_connections_are_in_use() -> None:
+    scene = Scene(max_size=2, classes={"bulk": ClassConfig(limit=1)})
+    [entry] = scene.leases(1, "bulk")
+    waiting = scene.ask("bulk")
+    commands.reconfigure(scene.core, scene.core.config.replace(classes=None), 0.0, "classes", NOW)
+    scene.work()
+    assert isinstance(waiting.outcome, Entry), "without classes nothing holds him up"
+    commands.reconfigure(scene.core, scene.core.config.replace(classes=USUAL), 0.0, "classes", NOW)
+    scene.work()
+    assert scene.core.classes is not None
+    assert scene.core.classes.default.held == 2
+    scene.give(entry)
+    assert scene.core.classes.default.held == 1
+
+
+def test_the_reserve_is_given_first_after_it_was_set_up_under_load() -> None:
+    scene = Scene(max_size=2, classes={"health": ClassConfig(), "bulk": ClassConfig(weight=100)})
+    one, _ = scene.leases(2, "bulk")
+    bulk = scene.ask("bulk")
+    health = scene.ask("health")
+    changed = scene.core.config.replace(classes={"health": ClassConfig(reserved=1), "bulk": ClassConfig()})
+    commands.reconfigure(scene.core, changed, 0.0, "classes", NOW)
+    scene.give(one)
+    assert health.outcome is one
+    assert bulk.outcome is None
+
+
+def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
+    scene = Scene(max_size=2)
+    [entry] = scene.leases(1, "bulk")
+    waiting = scene.ask("web")
+    assert scene.core.classes is not None
+    scene.core.classes.of("bulk").held = 7  # half-way through something
+    scene.core.lane.queues[scene.core.classes.of("web")].clear()
+    mend(scene.core, NOW)
+    books.check(scene.core)
+    scene.give(entry)
+    assert waiting.outcome is entry
