@@ -25,7 +25,7 @@ from ..policies.routing import (
     Router,
 )
 from ._async import AsyncCluster, AsyncClusterLease, ClusterLeaseRequest
-from ._config import ClusterConfig
+from ._config import ClusterConfig, TierConfig
 from ._etcd import EtcdError
 from ._events import ClusterEvent, ClusterEventKind, ClusterStats, NodeState, NodeStats, NoNodeAvailable
 from ._node import Node
@@ -52,6 +52,7 @@ __all__ = (
     "AsyncClusterLease",
     "ClusterLeaseRequest",
     "ClusterConfig",
+    "TierConfig",
     "Node",
     "NodePool",
     "NoNodeAvailable",

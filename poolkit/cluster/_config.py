@@ -18,7 +18,7 @@ from ..policies.balance import (
 )
 from ..policies.dynamic import DynamicWeights
 
-__all__ = ("BALANCERS", "ClusterConfig")
+__all__ = ("BALANCERS", "ClusterConfig", "TierConfig")
 
 BALANCERS: dict[str, type[Balancer]] = {
     "p2c": PeakEwma,
@@ -29,6 +29,29 @@ BALANCERS: dict[str, type[Balancer]] = {
     "smooth": SmoothWeighted,
     "dynamic": DynamicWeights,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TierConfig:
+    """One of a cluster's tiers. Raises :class:`~poolkit.ConfigError` for an impossible value."""
+
+    name: str
+    """For messages and statistics: "hot", say."""
+    limit: int | None = None
+    """Leases at once on each node of this tier; None: as many as its pool gives."""
+    most: int | None = None
+    """Nodes in this tier at most; None: any number. The last tier takes all that are left, so it has none."""
+
+    def __post_init__(self) -> None:
+        name: Any = self.name
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"tier name={name!r}: must be a word", "name")
+        for setting in ("limit", "most"):
+            value = getattr(self, setting)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(
+                    f"tier {name!r}: {setting}={value!r}: must be a whole number, 1 or more, or None", setting
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +95,17 @@ class ClusterConfig:
     """Share of a priority group that must be usable for it to get all callers; below it, some go to the next group in
     proportion. Envoy's overprovisioning factor of 1.4 is about this."""
 
+    tiers: tuple[TierConfig, ...] = ()
+    """Tiers in the order in which they are tried; nodes move between them by their use. (): each node stays in the
+    group of its ``priority``."""
+    tier_window: float = 60.0
+    """Seconds over which the use of a node is averaged, and that it stays in a tier before it is judged anew: longer
+    than a burst, shorter than a busy hour."""
+    promote_above: float = 0.75
+    """Leases, as a share of those that fit on a node in its tier, from which on it moves up: well before it is full."""
+    demote_below: float = 0.25
+    """The share up to which it moves down: far enough from the other one that a node does not move to and fro."""
+
     def __post_init__(self) -> None:
         if isinstance(self.balance, str):
             if self.balance not in BALANCERS:
@@ -94,6 +128,33 @@ class ClusterConfig:
         self._number("role_interval", 0, above=True)
         self._number("wait_for_node", 0)
         self._number("spill_below", 0, above=True, most=1)
+        self._number("tier_window", 0, above=True)
+        self._number("promote_above", 0, above=True, most=1)
+        self._number("demote_below", 0, most=1)
+        if self.demote_below >= self.promote_above:
+            raise ConfigError(
+                f"demote_below={self.demote_below!r}: must be below promote_above ({self.promote_above!r})",
+                "demote_below",
+            )
+        self._check_tiers()
+
+    def _check_tiers(self) -> None:
+        tiers: Any = self.tiers
+        if not isinstance(tiers, (tuple, list)) or not all(isinstance(tier, TierConfig) for tier in tiers):
+            raise ConfigError(f"tiers={tiers!r}: must be TierConfigs, the first to be tried first", "tiers")
+        object.__setattr__(self, "tiers", tuple(tiers))
+        names = [tier.name for tier in tiers]
+        if len(names) == 1:
+            raise ConfigError(f"tiers: {names[0]!r} alone is none: must be two or more", "tiers")
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"tiers: two are called {name!r}; names must be unique", "tiers")
+        if tiers and tiers[-1].most is not None:
+            raise ConfigError(
+                f"tiers: the last one ({names[-1]!r}) has most={tiers[-1].most}: must be None, for it takes all nodes "
+                "that are left",
+                "tiers",
+            )
 
     def _number(
         self, name: str, low: float, *, most: float | None = None, none: bool = False, whole: bool = False,

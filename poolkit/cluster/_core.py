@@ -89,7 +89,7 @@ class ClusterCore(Health):
             return (
                 wanted is not None and member.known_role != wanted,
                 member.failures >= limit,
-                node.priority,
+                member.tier,
                 elsewhere,
             )
 
@@ -99,7 +99,7 @@ class ClusterCore(Health):
         order = sorted(groups)
         for place, key in enumerate(order[:-1]):
             # a group that has lost many of its nodes hands a part of its callers on
-            everybody = [m for m in self.members.values() if caller.accepts(m) and (m.node.priority, bool(zone) and
+            everybody = [m for m in self.members.values() if caller.accepts(m) and (m.tier, bool(zone) and
                          m.node.zone != zone) == key[2:]]  # fmt: skip
             well = sum(m.state is USABLE for m in everybody) / (len(everybody) * self.config.spill_below)
             if key[:2] != order[place + 1][:2] or well >= 1 or self.random() < well:
@@ -223,6 +223,7 @@ class ClusterCore(Health):
     def _ended(self, member: Member, duration: float, failed: bool, now: float) -> None:
         member.leases -= 1
         member.served += 1
+        member.busy += duration
         self.balancer.done(member, duration, failed, now)
         self.offer(member, now)
 

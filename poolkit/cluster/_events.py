@@ -33,6 +33,8 @@ class ClusterEventKind(Enum):
     NODE_EJECTED = "node ejected"
     PROBE_FAILED = "probe failed"
     ROLE_CHANGED = "role changed"
+    NODE_MOVED = "node moved"
+    """To another tier; ``detail`` says from which to which."""
     NODE_REMOVED = "node removed"
     DISCOVERY_FAILED = "discovery failed"
 
@@ -85,6 +87,10 @@ class NodeStats:
     ejections: int
     last_error: str | None
     pool: PoolStats | None
+    tier: str = ""
+    """Its tier by name; "" without tiers."""
+    use: float | None = None
+    """Leases on average over ``tier_window``, as a share of those that fit; None without tiers."""
 
 
 @dataclass(frozen=True)

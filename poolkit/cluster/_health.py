@@ -11,6 +11,7 @@ from ._config import ClusterConfig
 from ._events import ClusterEvent, ClusterEventKind, NodeState
 from ._node import Node
 from ._parts import Caller, Do, Effect, Member
+from ._tiers import Tiers
 
 __all__ = ("VIGIL", "Health")
 
@@ -34,7 +35,8 @@ class Health:
         self.queues: dict[str | None, OrderedDict[Caller, None]] = {}
         self.effects: deque[Effect] = deque()
         self.closed = False
-        self.tiers = False  # whether there are several priorities
+        self.tiers = False  # whether there are several groups that are tried in order
+        self.tiering: Tiers | None = None  # of nodes that move
         self.due = NEVER
         self.timeouts = 0
         self._tickets = 0
@@ -84,10 +86,22 @@ class Health:
                     self._want(member.until)
         if self.asks_roles and self.members:
             self._ask_roles(now, older_than=self.config.role_interval)
+        if self.tiering is not None:
+            if now >= self.tiering.due:
+                self._look_at_tiers(now)
+            self._want(self.tiering.due)
         if self.queues:
             self.settle(now)
         if self.queues:
             self._want(now + VIGIL)
+
+    def _look_at_tiers(self, now: float) -> None:
+        assert self.tiering is not None
+        moved = self.tiering.look(self.members.values(), now)
+        for member, before in moved:
+            self.tell(ClusterEventKind.NODE_MOVED, now, member, detail=f"{before} to {self.tiering.name_of(member)}")
+        if moved:
+            self.settle(now)  # who has moved up may have more places
 
     def probe(self, member: Member) -> None:
         """Try whether the node can serve."""
@@ -157,6 +171,7 @@ class Health:
         wanted = {node.name: node for node in nodes}
         first = not self.members
         members: dict[str, Member] = {}
+        new: list[Member] = []
         for name, node in wanted.items():
             old = self.members.get(name)
             if name not in made and old is not None:
@@ -165,15 +180,23 @@ class Health:
                     if old.node.role != node.role:
                         old.known_role = node.role
                     old.node = node
+                    if not self.config.tiers:
+                        old.tier = node.priority
                     self.tell(ClusterEventKind.NODE_CHANGED, now, old, detail=f"weight {node.weight:g}")
                 continue
             member = members[name] = Member(node, *made[name], now, USABLE)
+            new.append(member)
             self.tell(ClusterEventKind.NODE_ADDED, now, member)
             if not first:
                 self.probe(member)
         gone = [old for name, old in self.members.items() if members.get(name) is not old]
         self.members = members
         self.tiers = len({node.priority for node in wanted.values()}) > 1
+        if self.config.tiers:
+            self.tiers = True
+            self.tiering = self.tiering or Tiers(self.config, now)
+            self.tiering.place(members.values(), new, now)
+            self._want(self.tiering.due)
         for old in gone:
             old.state = DRAINING
             self.leaving.append(old)

@@ -11,6 +11,7 @@ from .._shell import Shell
 from ..connector import Verdict
 from ._events import ClusterStats, NodeStats
 from ._parts import Member
+from ._tiers import Tiers
 
 __all__ = ("NodePool", "engine_of", "node_stats", "told")
 
@@ -49,7 +50,7 @@ def engine_of(pool: Any) -> Shell[Any] | None:
     return engine if isinstance(engine, Shell) else None
 
 
-def node_stats(member: Member) -> NodeStats:
+def node_stats(member: Member, tiers: Tiers | None = None) -> NodeStats:
     """The numbers of one node."""
     engine = engine_of(member.pool)
     places = member.places()
@@ -69,13 +70,16 @@ def node_stats(member: Member) -> NodeStats:
         ejections=member.ejections,
         last_error=describe(member.last_error) if member.last_error is not None else None,
         pool=None if engine is None else engine.stats(),
+        tier="" if tiers is None else tiers.name_of(member),
+        use=None if tiers is None else tiers.use(member, member.tier),
     )
 
 
 def told(stats: ClusterStats) -> str:
     """The state of a cluster in plain words."""
     nodes = "; ".join(
-        f"{n.name} {n.state}{f' {n.role}' if n.role else ''} {n.leases}/{n.places or 'no limit'}"
+        " ".join(word for word in (n.name, n.state, n.tier, n.role) if word)
+        + f" {n.leases}/{n.places or 'no limit'}"
         + (f", last error {n.last_error}" if n.last_error else "")
         for n in stats.nodes
     )

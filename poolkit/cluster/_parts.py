@@ -37,13 +37,18 @@ class Effect(NamedTuple):
 class Member:
     """A node in this cluster: its pool, and what is known of it. Is what the balancer sees as a Candidate."""
 
-    __slots__ = ("asking", "book", "checked_at", "ejections", "failures", "known_role", "last_cause", "last_error",
-                 "leases", "node", "places", "pool", "served", "since", "slow", "state", "until")  # fmt: skip
+    __slots__ = ("asking", "book", "busy", "checked_at", "ejections", "failures", "known_role", "last_cause",
+                 "last_error", "leases", "load", "moved_at", "node", "places", "pool", "pool_places", "served", "since",
+                 "slow", "state", "tier", "until")  # fmt: skip
 
     def __init__(self, node: Node, pool: Any, places: Callable[[], float], since: float, state: NodeState) -> None:
         self.node = node
         self.pool = pool
-        self.places = places
+        self.places = self.pool_places = places
+        self.tier = node.priority  # the lower ones are tried first
+        self.moved_at = since
+        self.busy = 0.0  # seconds of leases that have ended since the last look at the tiers
+        self.load: float | None = None  # leases on average, where there are tiers
         self.leases = 0
         self.served = 0
         self.book: dict[str, float] = {}

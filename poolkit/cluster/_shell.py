@@ -104,7 +104,9 @@ class ClusterShell(Generic[C]):
             if member.state is NodeState.PROBING:  # who probed it is not here
                 member.state, member.until = NodeState.EJECTED, -NEVER
                 self._core.due = -NEVER
-        self._core.members, self._core.tiers = old.members, old.tiers
+        self._core.members, self._core.tiers, self._core.tiering = old.members, old.tiers, old.tiering
+        if old.tiering is not None:
+            self._core.due = min(self._core.due, old.tiering.due)
         self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER
 
     # -- the way to the core ------------------------------------------------------------------------------------------
@@ -430,7 +432,7 @@ class ClusterShell(Generic[C]):
         """A frozen snapshot. Thread-safe; never waits for I/O."""
         self._drain()
         members = self._decide(lambda: (*self._core.members.values(), *self._core.leaving))
-        nodes = tuple(node_stats(member) for member in members)
+        nodes = tuple(node_stats(member, self._core.tiering) for member in members)
         waiting = self._decide(lambda: sum(len(queue) for queue in self._core.queues.values()))
         return ClusterStats(self.name, nodes, sum(node.leases for node in nodes), waiting, self._core.timeouts)
 

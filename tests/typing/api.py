@@ -365,6 +365,15 @@ def priorities() -> None:
     assert_type(error.caller_class, str | None)
 
 
+def tiers() -> None:
+    hot = cluster.TierConfig(name="hot", limit=4, most=2)
+    config = cluster.ClusterConfig(tiers=(hot, cluster.TierConfig(name="cold")), tier_window=30, promote_above=0.8)
+    assert_type(config.tiers, tuple[cluster.TierConfig, ...])
+    for node in cluster.Cluster(lambda node: testing.FakeConnector(), ["a"], config).stats().nodes:
+        assert_type(node.tier, str)
+        assert_type(node.use, float | None)
+
+
 def budgets() -> None:
     budget = poolkit.Budget(50, name="db")
     poolkit.Pool(testing.FakeConnector(), budget=budget, budget_weight=2.0).close()
