@@ -45,6 +45,15 @@ PANELS: list[tuple[str, str, bool, list[tuple[str, str]]]] = [
         (f"sum by (pool) (increase(poolkit_check_failures_total{WHERE}[5m]))", "{{pool}} found dead in 5 min"),
         (f"sum by (pool) (increase(poolkit_leaks_total{WHERE}[5m]))", "{{pool}} leaked in 5 min"),
         (f"sum by (pool) (poolkit_open_breakers{WHERE})", "{{pool}} open breakers")]),
+    ("Classes of callers: in use and waiting", "short", False, [
+        (f"sum by (pool, class) (poolkit_class_connections{WHERE})", "{{pool}} {{class}}"),
+        (f"sum by (pool, class) (poolkit_class_pending_requests{WHERE})", "{{pool}} {{class}} waiting")]),
+    ("Classes of callers: acquires", "reqps", False, [
+        (f"sum by (pool, class) (rate(poolkit_class_acquires_total{WHERE}{RATE}))", "{{pool}} {{class}}")]),
+    ("Classes of callers: waits and timeouts", "reqps", False, [
+        (f"sum by (pool, class) (rate(poolkit_class_acquire_waits_total{WHERE}{RATE}))", "{{pool}} {{class}} waited"),
+        (f"sum by (pool, class) (rate(poolkit_class_acquire_timeouts_total{WHERE}{RATE}))",
+         "{{pool}} {{class}} timed out")]),
 ]  # fmt: skip
 
 

@@ -131,12 +131,14 @@ class AsyncPoolSimulation:
     parent's tasks wherever they were.
     """
 
+    class_share = 0.3  # of the schedules: callers are of several classes
+
     def __init__(self, seed: int, script: Mapping[Any, Any] | None = None) -> None:
         self.loop = loop = SimulatedLoop(seed, decisions=Decisions(script))
         pick = loop.random
         self.server = pick.choice([_Server, _CheckingServer])(loop)
         self.server.connect_in_caller = pick.random() < 0.3
-        self.classes = CallerClasses(seed)
+        self.classes = CallerClasses(seed, self.class_share)
         size = pick.choice([1, 1, 2, 4])
         with mock.patch.object(_shell, "Lock", partial(CollectingLock, loop)):
             self.pool: AsyncPool[FakeConnection] = AsyncPool(

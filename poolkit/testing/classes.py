@@ -13,7 +13,7 @@ __all__ = ("CallerClasses",)
 class CallerClasses:
     """In some schedules callers are of several classes; drawn apart, so that the others stay what they were."""
 
-    def __init__(self, seed: int, share: float = 0.3) -> None:
+    def __init__(self, seed: int, share: float) -> None:
         self._apart = random.Random(f"classes {seed}")
         self.drawn = self._apart.random() < share
         self.reserved = 0

@@ -128,6 +128,7 @@ class PoolSimulation:
     """
 
     full = True  # forks, restarts and collections too
+    class_share = 0.3  # of the schedules: callers are of several classes
 
     def __init__(self, seed: int, script: Mapping[Any, Any] | None = None) -> None:
         self.world = world = Interleaving(
@@ -136,7 +137,7 @@ class PoolSimulation:
         pick = world.random
         self.connector = pick.choice([_Connector, _CheckingConnector])(world)
         self.runtime = SimulatedRuntime(world)
-        self.classes = CallerClasses(seed)
+        self.classes = CallerClasses(seed, self.class_share)
         size = pick.choice([1, 2, 4])
         with mock.patch.object(_shell, "Lock", self.runtime.lock):
             self.pool = Pool(
