@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from poolkit import Pool
+from poolkit import ClassConfig, Pool
 from poolkit._core.entry import Entry
 from poolkit._core.waiter import Waiter
 from poolkit.runtimes.threads import _Housekeeper
@@ -141,6 +141,8 @@ WORLDS: dict[str, dict[str, Any]] = {
     "looked at first": {"idle": 2, "check_after_idle": 0, "features": {"checks": False, "peeks": True}},
     "told to listeners": {"idle": 2, "listeners": [lambda event: None]},
     "tracing": {"idle": 1, "debug": True},
+    # a place that was not given back to the class would be missed: it may have just the whole pool
+    "of a class": {"idle": 1, "classes": {"bulk": ClassConfig(limit=SIZE)}, "default_class": "bulk"},
 }
 
 
