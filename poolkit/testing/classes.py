@@ -1,4 +1,4 @@
-"""Classes of callers in the simulations of whole pools."""
+"""Classes of callers in the simulations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import random
 from .._priority import choose
 from ..config import ClassConfig
 
-__all__ = ("CallerClasses",)
+__all__ = ("CallerClasses", "some_classes")
+
+
+def some_classes(pick: random.Random, max_size: int) -> dict[str, ClassConfig]:
+    """Two to four classes that fit into a pool of that size."""
+    found, left = {}, max_size - 1
+    for name in ("health", "web", "bulk", "default")[: pick.randint(2, 4)]:
+        reserved = min(left, pick.choice([0, 0, 1, 2]))
+        left -= reserved
+        limit = pick.choice([None, None, reserved or 1, reserved + 1])
+        found[name] = ClassConfig(reserved=reserved, weight=pick.choice([0.5, 1, 4]), limit=limit)
+    return found
 
 
 class CallerClasses:

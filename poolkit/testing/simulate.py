@@ -18,10 +18,11 @@ from .._core.machine import Core
 from .._core.sharing import Permits
 from .._core.state import Features, Phase
 from .._core.waiter import Waiter
-from ..config import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig
+from ..config import BackoffConfig, BreakerConfig, PoolConfig
 from ..connector import Verdict
 from ..events import EventKind
 from ..policies.classes import CallerClass
+from .classes import some_classes
 from .replay import Decisions, SimulationFailure, explain
 
 __all__ = ("CoreSimulation", "SimulationFailure")
@@ -31,17 +32,6 @@ STEPS = {
     "give_up": 1.0, "pass_time": 2.0, "command": 0.3, "drop": 0.5, "collect": 1.0, "fork": 0.02,
 }  # fmt: skip
 """What may happen next, with how often it does."""
-
-
-def _some_classes(pick: random.Random, max_size: int) -> dict[str, ClassConfig]:
-    """Two to four classes that fit into a pool of that size."""
-    found, left = {}, max_size - 1
-    for name in ("health", "web", "bulk", "default")[: pick.randint(2, 4)]:
-        reserved = min(left, pick.choice([0, 0, 1, 2]))
-        left -= reserved
-        limit = pick.choice([None, None, reserved or 1, reserved + 1])
-        found[name] = ClassConfig(reserved=reserved, weight=pick.choice([0.5, 1, 4]), limit=limit)
-    return found
 
 
 class _Sleeper:
@@ -104,7 +94,7 @@ class CoreSimulation:
             barging_window=pick.choice([0.0, 0.001, 0.5]),
             backoff=BackoffConfig(base=0.1, cap=2.0),
             breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
-            classes=_some_classes(apart, max_size) if self.classed else None,
+            classes=some_classes(apart, max_size) if self.classed else None,
         )
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, permits=self.permits)
         self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
@@ -297,7 +287,7 @@ class CoreSimulation:
                 config = self.core.config.replace(max_size=self.random.randint(max(low, kept + 1), 8))
             else:
                 size = self.core.config.max_size or 1
-                classes = _some_classes(self.random, size) if self.random.random() < 0.8 else None
+                classes = some_classes(self.random, size) if self.random.random() < 0.8 else None
                 config = self.core.config.replace(classes=classes)
                 self.changed = True
             commands.reconfigure(self.core, config, 0.0, "max_size", self.now)
