@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marked import keep
 
-from poolkit import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig
+from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig
 
 PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
 
@@ -57,7 +57,8 @@ def generated() -> str:
     return "\n\n".join(
         (table(PoolConfig), "### Backoff", table(BackoffConfig, "backoff."),
          "### Circuit breaker", table(BreakerConfig, "breaker."),
-         "### Classes of callers", table(ClassConfig, "classes.NAME."))
+         "### Classes of callers", table(ClassConfig, "classes.NAME."),
+         "### Elastic size", table(AutoscaleConfig, "autoscale."))
     )  # fmt: skip
 
 

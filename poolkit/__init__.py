@@ -11,7 +11,7 @@ from ._lifecycle import live_pools as pools
 from ._priority import priority
 from ._threads import Pool
 from .budget import Budget, BudgetShare, BudgetStats
-from .config import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, PoolConfigWarning
+from .config import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, PoolConfigWarning
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import (
     AcquireTimeout,
@@ -43,6 +43,7 @@ __all__ = (
     "AsyncConnector",
     "AsyncLease",
     "AsyncPool",
+    "AutoscaleConfig",
     "BackoffConfig",
     "BreakerConfig",
     "Budget",

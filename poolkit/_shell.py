@@ -26,7 +26,7 @@ from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
 from ._watch import Watch, measured
 from .config import PoolConfig
-from .connector import Verdict, default_classify, overridden, require_connect
+from .connector import Verdict, default_classify, overloaded, overridden, require_connect
 from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.retire import NEVER
@@ -133,6 +133,7 @@ class Shell(Watch, Generic[C]):
         core, config = self._core, self._config
         core.moved.append(True)
         core.moved = []
+        core.resized = False
         self._tracing = self._debug or config.leak_after is not None
         fast = (
             core.phase is Phase.OPEN
@@ -192,6 +193,11 @@ class Shell(Watch, Generic[C]):
             logger.exception("%s: connector.classify failed", self.name)
             return Verdict.DISCARD
         return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
+
+    def _connect_verdict(self, error: BaseException) -> Verdict:
+        """As :meth:`_verdict`, for a connect that failed."""
+        full = self._config.autoscale is not None and overloaded(error)
+        return Verdict.OVERLOADED if full else self._verdict(error)
 
     def _fate(self, discard: bool, error: BaseException | None) -> Verdict:
         if discard:
@@ -294,6 +300,8 @@ class Shell(Watch, Generic[C]):
         self._scheduled = NEVER
         now = self._clock()
         self._decide(upkeep.tick, self._core, now)
+        if self._core.resized:
+            self._changed()
         self._flush()
         self._look_for_leaks()
         if self._core.due < self._scheduled:

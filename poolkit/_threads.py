@@ -267,7 +267,7 @@ class Pool(Shell[C]):
         try:
             connection, capacity, lazy = self._connect(entry, limit)
         except BaseException as error:
-            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
             raise
         waiter.connecting += self._clock() - began
         self._decide(self._take_own, waiter, entry, connection, capacity, lazy)
@@ -334,7 +334,7 @@ class Pool(Shell[C]):
             self._refuse_closed()  # since this was decided
             connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
         except BaseException as error:  # noqa: BLE001  handed to the waiters
-            self._decide(self._core.connect_failed, entry, error, self._verdict(error), self._clock())
+            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
             return error
         now = self._clock()
         self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))

@@ -203,8 +203,14 @@ class Watch(Sharing):
         self._decide(lambda: self._core.tell(kind, self._clock(), detail=detail))
 
     def describe(self) -> dict[str, Setting]:
-        """Each setting with the value in effect and where it came from."""
-        return self._settings.described()
+        """Each setting with the value in effect and where it came from.
+
+        With ``autoscale`` also ``limit``, the connections that may exist now, and why it is so many.
+        """
+        found, scaler = self._settings.described(), self._core.scaler
+        if scaler is not None:
+            found["limit"] = Setting(scaler.limit, f"autoscale: {scaler.reason}")
+        return found
 
     def dump(self) -> str:
         """As :meth:`explain`, with every lease and every waiter on a line of its own."""

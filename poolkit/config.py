@@ -13,7 +13,15 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from .errors import ConfigError
 
-__all__ = ("BackoffConfig", "BreakerConfig", "ClassConfig", "PoolConfig", "PoolConfigWarning", "SharedBudget")
+__all__ = (
+    "AutoscaleConfig",
+    "BackoffConfig",
+    "BreakerConfig",
+    "ClassConfig",
+    "PoolConfig",
+    "PoolConfigWarning",
+    "SharedBudget",
+)
 
 
 @runtime_checkable
@@ -65,6 +73,14 @@ def _seconds(name: str, value: object, *, zero: bool, none: str | None = None) -
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise _bad(name, value, right)
     if value < 0 or (value == 0 and not zero):
+        raise _bad(name, value, right)
+
+
+def _share(name: str, value: object, *, zero: bool, one: bool) -> None:
+    right = f"a share, {'0' if zero else 'above 0'} to {'1' if one else 'below 1'}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise _bad(name, value, right)
+    if (value == 0 and not zero) or (value == 1 and not one):
         raise _bad(name, value, right)
 
 
@@ -157,6 +173,47 @@ def _classes(classes: object, default: object, max_size: int | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoscaleConfig:
+    """Elastic size: the pool has as many connections as its load needs, between ``min_size`` and ``max_size``.
+
+    The rules, and where they come from, are in ``docs/concepts/elastic.md``.
+    """
+
+    target: float = 0.75
+    """Share of the connections that should be in use on average, above 0 to 1. Beyond 0.8 waits grow steeply (see
+    ``poolkit size``); small pools keep more room by themselves."""
+    max_wait: float = 0.01
+    """Seconds that a caller may wait for want of a connection before the limit rises: longer than most statements
+    take, so that one of those in use has had time to come back."""
+    up_delay: float = 0.01
+    """Seconds for which callers have to wait longer than ``max_wait`` before the limit rises, and between two such
+    rises (it doubles at most). With both at 0 every burst gets its connections; a second or more lets only lasting
+    load have them. 0.01 each is between: see the traces in ``docs/concepts/elastic.md``."""
+    down_delay: float = 60.0
+    """Seconds for which connections have to be superfluous before they are closed: longer than the pauses of a
+    service in use, shorter than a working day's quiet hours by far."""
+    prewarm: float = 0.5
+    """Share of a recent peak that is kept open for the next one, 0 (nothing) to 1. Half: the other half is open
+    after one doubling."""
+    peak_memory: float = 900.0
+    """Seconds for which a peak is remembered: what comes every 5 or 15 minutes finds connections."""
+    overload_factor: float = 0.8
+    """Share of the connections that stand which is kept when the server refuses another one, above 0 to below 1.
+    Others get room, and most of the work goes on: milder than TCP (0.7 in RFC 9438), for those cut off would wait."""
+    overload_recovery: float = 5.0
+    """Seconds after which one connection more may be opened than the server's refusal allowed, and again each time."""
+
+    def __post_init__(self) -> None:
+        _share("autoscale.target", self.target, zero=False, one=True)
+        _share("autoscale.prewarm", self.prewarm, zero=True, one=True)
+        _share("autoscale.overload_factor", self.overload_factor, zero=False, one=False)
+        _seconds("autoscale.max_wait", self.max_wait, zero=True)
+        _seconds("autoscale.up_delay", self.up_delay, zero=True)
+        for name in ("down_delay", "peak_memory", "overload_recovery"):
+            _seconds(f"autoscale.{name}", getattr(self, name), zero=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """All settings of one pool. Immutable: :meth:`replace` gives a changed copy.
 
@@ -221,6 +278,9 @@ class PoolConfig:
     """Pause between failed connects."""
     breaker: BreakerConfig | None = None
     """Circuit breaker; None: callers wait for the server until their own deadline."""
+    autoscale: AutoscaleConfig | None = None
+    """Elastic size between ``min_size`` and ``max_size``. None: connections are opened as callers need them, up to
+    ``max_size``, and age out by ``idle_timeout``, which is enough for most services."""
     budget: SharedBudget | None = None
     """A limit that several pools share, beside each one's ``max_size``; None: ``max_size`` alone."""
     budget_weight: float = 1.0
@@ -264,6 +324,8 @@ class PoolConfig:
             raise _bad("backoff", self.backoff, "a BackoffConfig")
         if self.breaker is not None and not isinstance(self.breaker, BreakerConfig):
             raise _bad("breaker", self.breaker, "a BreakerConfig, or None")
+        if self.autoscale is not None and not isinstance(self.autoscale, AutoscaleConfig):
+            raise _bad("autoscale", self.autoscale, "an AutoscaleConfig, or None")
         if self.budget is not None and not isinstance(self.budget, SharedBudget):
             raise _bad("budget", self.budget, "a poolkit.Budget, or None")
         _positive("budget_weight", self.budget_weight)
@@ -327,6 +389,8 @@ class PoolConfig:
                 f"barging_window={self.barging_window!r} has no effect with classes: nobody overtakes there, so that "
                 "shares are kept"
             )
+        if self.autoscale is not None and self.min_size == self.max_size:
+            found.append(f"autoscale has no effect: min_size and max_size are both {self.min_size}")
         return found
 
     def _set(self, name: str) -> bool:

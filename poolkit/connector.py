@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from .errors import ConfigError
 
-__all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify")
+__all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify", "overloaded")
 
 C = TypeVar("C")
 
@@ -32,6 +32,35 @@ class Verdict(Enum):
     """The server behind it is wrong (a demoted primary, say): retire the whole generation."""
     FATAL = "fatal"
     """Connecting again cannot help (authentication, unknown database, TLS): tell all waiters at once."""
+    OVERLOADED = "overloaded"
+    """The server has as much to do, or as many connections, as it bears: as DISCARD, and an elastic pool
+    (``autoscale``) makes itself smaller for a while. Refused connects are recognised by :func:`overloaded`."""
+
+
+_FULL = (
+    "too many clients", "remaining connection slots are reserved", "too many connections",  # PostgreSQL, also MySQL
+    "max_user_connections",  # MySQL and MariaDB
+    "no more connections allowed",  # PgBouncer
+    "max number of clients reached",  # Redis
+)  # fmt: skip
+
+
+def overloaded(error: BaseException) -> bool:
+    """Whether ``error``, met when connecting, says that the server takes no more connections.
+
+    By SQLSTATE 53300 (PostgreSQL documentation, appendix A) where the driver has it, else by the servers' own words,
+    of the error or of one that caused it: drivers hand them on, and adapters keep them as the cause.
+    """
+    seen: list[BaseException] = []
+    while error not in seen and len(seen) < 10:
+        seen.append(error)
+        if "53300" in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
+            return True
+        text = str(error).lower()
+        if any(words in text for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__ or error
+    return False
 
 
 def default_classify(error: BaseException) -> Verdict:

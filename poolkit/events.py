@@ -24,6 +24,7 @@ class EventKind(Enum):
     POOL_READY = "pool ready"
     POOL_SUSPENDED = "pool suspended"
     POOL_RECONFIGURED = "pool reconfigured"
+    POOL_RESIZED = "pool resized"
     POOL_CLEARED = "pool cleared"
     POOL_CLOSED = "pool closed"
     CONNECTION_CREATED = "connection created"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from .config import BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, unknown
+from .config import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, unknown
 from .errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed", "tables_of")
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig}
+_NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig, "autoscale": AutoscaleConfig}
 _HINTS = get_type_hints(PoolConfig)
 _KNOWN = tuple(f.name for f in fields(PoolConfig))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from heapq import nsmallest
@@ -80,7 +81,8 @@ def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
 class PoolStats:
     """A pool at one moment. ``idle + in_use + connecting + checking + resetting + closing == size``.
 
-    Counters run from the pool's creation. Times are in seconds. Exact under a quiet pool; while other threads
+    ``limit``: how many may exist now: ``max_size``, or less in a pool with ``autoscale``; there ``limit_reason`` says
+    why. Counters run from the pool's creation. Times are in seconds. Exact under a quiet pool; while other threads
     acquire and release, a connection between two states may be counted in the one it comes from.
     """
 
@@ -118,6 +120,8 @@ class PoolStats:
     use: Histogram = field(default_factory=Histogram)
     windows: dict[int, WindowStats] = field(default_factory=dict)
     classes: dict[str, ClassStats] = field(default_factory=dict)
+    limit: int | None = None
+    limit_reason: str = ""
 
     @property
     def utilisation(self) -> float:
@@ -260,6 +264,8 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         use=totals.use,
         windows=core.meters.samples.windows(totals),
         classes=class_stats(core, copied.lanes),
+        limit=None if core.limit == sys.maxsize else core.limit,
+        limit_reason="" if core.scaler is None else core.scaler.reason,
     )
 
 
@@ -345,7 +351,7 @@ def explain(
     """The state of a pool in plain words, as it stands in timeout errors (there with the queue, where the time went
     and what the caller's class is ``entitled`` to).
     """
-    limit = "no limit" if stats.max_size is None else stats.max_size
+    limit = "no limit" if stats.limit is None else stats.limit
     numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
     numbers += [
         f"{name} {number}"
@@ -366,6 +372,9 @@ def explain(
         text += f"; longest held {first.held:.1f} s by {first.holder}"
         if first.place:
             text += f" at {first.place}"
+    if stats.limit_reason:
+        bounds = f"{stats.min_size} to {'any number' if stats.max_size is None else stats.max_size}"
+        text += f"; elastic size {limit} of {bounds}: {stats.limit_reason}"
     text += f"; last connect error: {stats.last_connect_error or 'none'}"
     if spent:
         text += f"; time went: {spent}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..policies.retire import NEVER
 from .entry import ESTABLISHED, IDLE, IN_USE, Entry, State
 from .lane import Lane
 from .machine import Core
@@ -77,6 +78,8 @@ def check(core: Core) -> None:
                 blocked = blocked or states[State.CONNECTING]
             claimed = core.permits is not None and core.permits.claiming
             assert blocked or spare <= 0 or claimed, "a waiter is stranded while a permit is free"
+        if core.scaler is not None and lane.waiters and not core.suspended and core.phase is Phase.OPEN:
+            assert core.look_at < NEVER, "callers wait, and nobody looks whether more are needed"
         for waiter in lane.waiters:
             assert waiter.queued, "a waiter who is gone is still in the queue"
             assert waiter.outcome is None, "a waiter who was served is still in the queue"

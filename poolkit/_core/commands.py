@@ -9,6 +9,7 @@ from ..config import PoolConfig
 from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import expiry
+from . import elastic
 from .entry import CONNECTING, ESTABLISHED, IDLE, Entry, Purpose
 from .machine import Core
 from .state import Phase
@@ -61,6 +62,7 @@ def resume(core: Core, now: float) -> None:
     if core.suspended:
         core.suspended = core.fail_fast = False
         core.tell(EventKind.POOL_READY, now)
+        core.want_look(now)
         for lane in list(core.lanes.values()):
             core.match(lane, now)
             core.pump(lane, now)
@@ -71,6 +73,9 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     old = core.config
     core.configure(config, barging)
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
+    if old.autoscale is None:
+        elastic.expect(core, len(core.entries) - core.closing, now)  # it begins with what there is
+    core.want_look(now)
     for entry in core.entries.values():
         if entry.generation != entry.lane.generation:
             continue
@@ -128,7 +133,11 @@ def abort_leased(core: Core, now: float) -> int:
 def reserve(core: Core, count: int, now: float) -> list[Entry]:
     """Permits for connections to be opened until ``count`` exist, as far as the limit allows."""
     core.started = True
+    elastic.expect(core, count, now)
     lane = core.lane
     have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.entries.values())
     wanted = count - have
-    return [core.dial(lane, Purpose.FILL, now) for _ in range(wanted) if core.spare_permit()]
+    reserved = [core.dial(lane, Purpose.FILL, now) for _ in range(wanted) if core.spare_permit()]
+    if core.scaler is not None:  # there may be room for those who wait, too
+        core.freed(lane, now)
+    return reserved

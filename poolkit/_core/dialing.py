@@ -297,6 +297,8 @@ class Dialing(Turns):
             )
             late.__cause__ = error
             error = late
+        if verdict is Verdict.OVERLOADED:
+            self.refused(entry.requested_at, now)
         counted = entry.requested_at < lane.last_error_at  # begun together with one that failed before it
         lane.last_error, lane.last_error_at = error, now
         self.last_failed = lane
@@ -315,16 +317,23 @@ class Dialing(Turns):
             entry.replaced.rotating = False
             self.want_sweep(max(now, lane.retry_at))
 
+    def refused(self, begun: float, now: float) -> None:
+        """The server bears no more than it has: a pool with autoscale makes itself smaller."""
+        live = sum(lane.live for lane in self.lanes.values())
+        if self.scaler is not None and self.scaler.refused(now, begun, live):
+            self.want_look(now)
+
     def refill(self, now: float) -> None:
-        """Keep ``min_size`` connections, once the pool is in use."""
+        """Keep ``min_size`` connections (in a pool with autoscale: its floor), once the pool is in use."""
         lane = self.lane
         if not self.started or self.phase is not Phase.OPEN or self.features.keyed:
             return
-        while lane.live + lane.connecting < self.config.min_size and len(self.entries) < self.limit:
+        while lane.live + lane.connecting < self.floor and len(self.entries) < self.limit:
             if not self.may_dial(lane, now):
                 return
-            if self.permits is not None:
-                granted = self.permits.take(LAST, self.config.min_size - lane.live - lane.connecting)
+            if self.permits is not None:  # only min_size is reserved, and may be claimed
+                short = max(0, self.config.min_size - lane.live - lane.connecting)
+                granted = self.permits.take(LAST, short)
                 self.pass_on()
                 if not granted:
                     return

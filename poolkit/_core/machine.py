@@ -75,6 +75,8 @@ class Core(Idle):
         if not lane.waiters:
             lane.pace_until = now + pace(lane.connect_time)
             self.want_sweep(now + self.vigil)
+            if self.scaler is not None:
+                self.want_look(now + self.scaler.config.max_wait)
         if not waiter.ticket:
             self._tickets += 1
             waiter.ticket = self._tickets if self.permits is None else self.permits.ticket()
@@ -201,6 +203,8 @@ class Core(Idle):
         lane = entry.lane
         if entry.pending and error is not None:
             self.dial_failed(entry, error, verdict, entry.generation == lane.generation, now)
+        elif verdict is Verdict.OVERLOADED:
+            self.refused(entry.leased_at, now)
         if verdict is Verdict.SUSPECT:
             self.suspect(lane, now)
         elif verdict is Verdict.RETIRE:

@@ -90,6 +90,7 @@ def mend(core: Core, now: float) -> None:
         core.moved.append(True)  # connections that are just being put back are looked at
         core.unsure = 3
         core.want_sweep(now)
+        core.want_look(now)
 
 
 def _recount(core: Core) -> None:

@@ -197,7 +197,7 @@ class Book:
         """See :meth:`Permits.take`."""
         held = self.held
         if account in self.accounts and held < self.limit and not self.frozen:
-            turn = (account.rich, place)
+            turn = (account.rich or not need, place)  # whom nobody waits for comes last, rich or not
             others = (a for a in self.accounts if a.need and a is not account)
             before = sum(a.beyond for a in others if (a.rich, a.place) < turn)
             room = self.limit - sum(max(a.held, a.minimum) for a in self.accounts)

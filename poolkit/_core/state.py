@@ -11,6 +11,7 @@ from enum import Enum
 from ..config import PoolConfig
 from ..errors import PoolError
 from ..events import CloseReason, Event, EventKind, FailReason
+from ..policies.autoscale import Autoscaler
 from ..policies.classes import Classes
 from ..policies.meters import Meters
 from ..policies.retire import NEVER
@@ -98,6 +99,10 @@ class CoreState:
         self.heard: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
         self.due = NEVER  # when tick() wants to be called: for a sweep, or for the lanes in timed
         self.sweep_at = NEVER
+        self.look_at = NEVER  # when the size is looked at, in a pool with autoscale
+        self.looked_at = -NEVER
+        self.scaler: Autoscaler | None = None
+        self.resized = False  # the limit has changed: the shell has to make its ways without the lock anew
         self.timed: set[Lane] = set()
         self.pinging = 0
         self.closing = 0
@@ -116,8 +121,16 @@ class CoreState:
         self.barging = barging if config.barging_window is None else config.barging_window
         if config.classes is not None:
             self.barging = 0.0  # whose turn it is must not be undone by those who are quick
-        self.limit = sys.maxsize if config.max_size is None else config.max_size
-        self.max_idle = self.limit if config.max_idle is None else config.max_idle
+        self.limit = most = sys.maxsize if config.max_size is None else config.max_size
+        self.max_idle = most if config.max_idle is None else config.max_idle
+        self.floor = config.min_size  # connections that are kept without need
+        if config.autoscale is None:
+            self.scaler = None
+        elif self.scaler is None:
+            self.scaler = Autoscaler(config.autoscale, config.min_size, most)
+        else:
+            self.scaler.configure(config.autoscale, config.min_size, most)
+        self.take_size()
         self.max_connecting = config.max_connecting or sys.maxsize
         self.lifo = config.order == "lifo"
         self.doubts = self.features.checks or self.features.peeks
@@ -148,6 +161,13 @@ class CoreState:
         raise NotImplementedError
 
     # -- elementary moves ---------------------------------------------------------------------------------------------
+
+    def take_size(self) -> None:
+        """In a pool with autoscale: what its policy says is the limit and the floor."""
+        if self.scaler is not None:
+            kept = sum(one.reserved for one in (self.config.classes or {}).values())
+            self.limit = max(self.scaler.limit, kept + 1)  # else the other classes would never get any
+            self.floor = 0 if self.features.keyed else min(self.scaler.floor, self.max_idle)
 
     def add_lane(self, key: Hashable) -> Lane:
         """The lane of ``key``, made if need be."""
@@ -199,6 +219,12 @@ class CoreState:
         self.sweep_at = min(self.sweep_at, at)
         self.due = min(self.due, at)
 
+    def want_look(self, at: float) -> None:
+        """In a pool with autoscale: ask for a look at the size not later than ``at``."""
+        if self.scaler is not None:
+            self.look_at = min(self.look_at, at)
+            self.due = min(self.due, at)
+
     def unfit(self, entry: Entry, now: float) -> CloseReason | None:
         """Why the connection must not be handed out again, if so."""
         if entry.generation != entry.lane.generation:
@@ -206,7 +232,7 @@ class CoreState:
         if now >= entry.expires:
             return CloseReason.EXPIRED
         timeout = self.config.idle_timeout
-        if timeout is not None and now - entry.last_used >= timeout and entry.lane.live > self.config.min_size:
+        if timeout is not None and now - entry.last_used >= timeout and entry.lane.live > self.floor:
             return CloseReason.IDLE
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..events import EventKind
 from ..policies.retire import NEVER, rotation_lead
+from . import elastic
 from .effects import Do, Effect
 from .entry import CHECKING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
@@ -35,6 +36,12 @@ def tick(core: Core, now: float) -> None:
         _plan_sweep(core, now)
     else:
         core.want_sweep(core.sweep_at)
+    if core.scaler is not None:
+        if now >= core.look_at:
+            core.look_at = NEVER
+            elastic.look(core, now, SHARE * EACH * len(core.entries))
+        else:
+            core.want_look(core.look_at)
     core.refill(now)
     if core.pressed:
         core.give_way(now)
@@ -124,9 +131,7 @@ def _rotate(core: Core, now: float) -> None:
             continue
         if now < entry.expires - lead:
             continue
-        missed = (
-            entry.state is IN_USE or lane.live <= config.min_size or now - entry.last_used < 0.1 * config.max_lifetime
-        )
+        missed = entry.state is IN_USE or lane.live <= core.floor or now - entry.last_used < 0.1 * config.max_lifetime
         if missed and len(core.entries) < core.limit and core.may_dial(lane, now) and core.spare_permit():
             entry.rotating = True
             successor = core.dial(lane, Purpose.ROTATE, now)

@@ -14,23 +14,23 @@ from poolkit.errors import MissingExtra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ("PLOTS", "draw")
+__all__ = ("GREY", "OTHERS", "OURS", "PLOTS", "STYLE", "draw")
 
-_GREY = "#808080"
-_OURS = "#e08214"
-_OTHERS = ("#4393c3", "#5aae61", "#9970ab", "#d6604d", "#35978f", "#a6761d", "#7f7fb0", "#c06c9c")
-_STYLE: dict[str, Any] = {
+GREY = "#808080"
+OURS = "#e08214"
+OTHERS = ("#4393c3", "#5aae61", "#9970ab", "#d6604d", "#35978f", "#a6761d", "#7f7fb0", "#c06c9c")
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "poolkit",  # the same numbers make the same file
     "font.size": 10,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _GREY,
-    "axes.titlecolor": _GREY,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "text.color": _GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "axes.titlecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": GREY,
     "legend.frameon": False,
-    "legend.labelcolor": _GREY,
+    "legend.labelcolor": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -49,7 +49,7 @@ def draw(result: Result, folder: Path) -> list[str]:
         raise MissingExtra("plots need matplotlib: pip install 'poolkit[bench]'") from None
     written = []
     folder.mkdir(exist_ok=True)
-    with context(_STYLE):
+    with context(STYLE):
         for name, plot in PLOTS.items():
             figure = Figure(figsize=(7.2, 3.8), layout="constrained")
             if plot(result, figure.add_subplot()):
@@ -59,7 +59,7 @@ def draw(result: Result, folder: Path) -> list[str]:
 
 
 def _colour(subject: str, index: int) -> str:
-    return _OURS if "poolkit" in subject else _OTHERS[index % len(_OTHERS)]
+    return OURS if "poolkit" in subject else OTHERS[index % len(OTHERS)]
 
 
 def _bars(axes: Axes, found: dict[str, list[float]], label: str) -> bool:
@@ -68,7 +68,7 @@ def _bars(axes: Axes, found: dict[str, list[float]], label: str) -> bool:
     for index, name in enumerate(names):
         middle = spread(found[name])
         reach = [[middle.median - middle.low], [middle.high - middle.median]]
-        axes.barh(index, middle.median, xerr=reach, color=_colour(name, index), ecolor=_GREY, height=0.7)
+        axes.barh(index, middle.median, xerr=reach, color=_colour(name, index), ecolor=GREY, height=0.7)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(label)
@@ -80,7 +80,7 @@ def _lines(axes: Axes, found: dict[str, dict[float, list[float]]], labels: tuple
     for index, (name, points) in enumerate(found.items()):
         sizes = sorted(points)
         middles = [spread(points[size]) for size in sizes]
-        colour = _OURS if name.endswith("poolkit") else _OTHERS[index % len(_OTHERS)]
+        colour = OURS if name.endswith("poolkit") else OTHERS[index % len(OTHERS)]
         axes.plot(sizes, [one.median for one in middles], marker="o", color=colour, label=name)
         axes.fill_between(
             sizes, [one.low for one in middles], [one.high for one in middles], color=colour, alpha=0.25, linewidth=0

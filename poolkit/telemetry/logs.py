@@ -21,6 +21,7 @@ LEVELS: dict[EventKind, int] = {
     EventKind.POOL_CREATED: logging.DEBUG,
     EventKind.POOL_SUSPENDED: logging.INFO,
     EventKind.POOL_RECONFIGURED: logging.INFO,
+    EventKind.POOL_RESIZED: logging.INFO,
     EventKind.POOL_CLEARED: logging.INFO,
     EventKind.POOL_CLOSED: logging.INFO,
     EventKind.CONNECTION_READY: logging.DEBUG,

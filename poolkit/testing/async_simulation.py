@@ -18,13 +18,14 @@ from unittest import mock
 from .. import _async, _lifecycle, _shell
 from .._async import AsyncPool
 from .._leases import AsyncLease
-from ..config import BackoffConfig
+from ..config import BackoffConfig, PoolConfigWarning
 from ..connector import AsyncConnector
 from ..errors import AcquireTimeout
 from .async_loop import Cancelled, CollectingLock, SimulatedLoop
 from .classes import CallerClasses
 from .connectors import FakeConnection
 from .replay import Decisions, explain
+from .simulate import some_autoscale
 
 __all__ = ("AsyncPoolSimulation", "Cancelled", "SimulatedLoop")
 
@@ -56,7 +57,7 @@ class _Server(AsyncConnector[FakeConnection]):
         begun = self.begun
         await self.loop.sleep(pick.choice([0.0, 0.01, 0.1, 0.1, 20.0]))
         if not self.up or pick.random() < 0.1:
-            raise ConnectionRefusedError("simulated")
+            raise ConnectionRefusedError("too many clients" if begun % 3 == 0 else "simulated")  # either may be told
         self.live += 1
         self.max_live = max(self.max_live, self.live)
         connection = FakeConnection(next(self.numbers))
@@ -140,7 +141,8 @@ class AsyncPoolSimulation:
         self.server.connect_in_caller = pick.random() < 0.3
         self.classes = CallerClasses(seed, self.class_share)
         size = pick.choice([1, 1, 2, 4])
-        with mock.patch.object(_shell, "Lock", partial(CollectingLock, loop)):
+        with mock.patch.object(_shell, "Lock", partial(CollectingLock, loop)), warnings.catch_warnings():
+            warnings.simplefilter("ignore", PoolConfigWarning)
             self.pool: AsyncPool[FakeConnection] = AsyncPool(
                 self.server,
                 runtime=loop,
@@ -154,6 +156,7 @@ class AsyncPoolSimulation:
                 idle_timeout=pick.choice([None, 0.5]),
                 max_lifetime=pick.choice([None, 1.0]),
                 backoff=BackoffConfig(base=0.01, cap=0.1),
+                autoscale=some_autoscale(seed),
                 max_connecting=pick.choice([1, 16]),
                 acquire_timeout=2 * LONG,
                 classes=self.classes.configs(size),
@@ -344,6 +347,7 @@ class AsyncPoolSimulation:
         buried, begun = len(_lifecycle._buried), self.loop
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
+            warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
             try:
                 self.loop.run()
             except _ChildEnded:

@@ -13,13 +13,14 @@ from unittest import mock
 from .. import _lifecycle, _shell
 from .._leases import Lease
 from .._threads import Pool
-from ..config import BackoffConfig
+from ..config import BackoffConfig, PoolConfigWarning
 from ..connector import Connector
 from ..errors import AcquireTimeout
 from .classes import CallerClasses
 from .connectors import FakeConnection
 from .interleave import Interleaving, SimulatedRuntime
 from .replay import Decisions, explain
+from .simulate import some_autoscale
 
 __all__ = ("PoolSimulation",)
 
@@ -46,7 +47,7 @@ class _Connector(Connector[FakeConnection]):
         begun = self.begun
         self.world.sleep(self.world.random.choice([0.0, 0.01, 0.1]))
         if not self.up or self.world.random.random() < 0.1:
-            raise ConnectionRefusedError("simulated")
+            raise ConnectionRefusedError("too many clients" if begun % 3 == 0 else "simulated")  # either may be told
         self.live += 1
         self.max_live = max(self.max_live, self.live)
         connection = FakeConnection(next(self.numbers))
@@ -139,7 +140,8 @@ class PoolSimulation:
         self.runtime = SimulatedRuntime(world)
         self.classes = CallerClasses(seed, self.class_share)
         size = pick.choice([1, 2, 4])
-        with mock.patch.object(_shell, "Lock", self.runtime.lock):
+        with mock.patch.object(_shell, "Lock", self.runtime.lock), warnings.catch_warnings():
+            warnings.simplefilter("ignore", PoolConfigWarning)
             self.pool = Pool(
                 self.connector,
                 runtime=self.runtime,
@@ -153,6 +155,7 @@ class PoolSimulation:
                 idle_timeout=pick.choice([None, 0.5]),
                 max_lifetime=pick.choice([None, 1.0]),
                 backoff=BackoffConfig(base=0.01, cap=0.1),
+                autoscale=some_autoscale(seed) if self.full else None,
                 max_connecting=pick.choice([1, 16]),
                 acquire_timeout=2 * LONG,
                 classes=self.classes.configs(size),
@@ -248,7 +251,8 @@ class PoolSimulation:
         world.fork()
         self.connector.forked()
         known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
-        with mock.patch.object(_shell, "Lock", self.runtime.lock):
+        with mock.patch.object(_shell, "Lock", self.runtime.lock), warnings.catch_warnings():
+            warnings.simplefilter("ignore", PoolConfigWarning)
             pool._after_fork()
         pool._core.vigil = float("inf")
         assert known <= {id(each) for each in _lifecycle._buried}, "a connection of the parent may be finalized"
@@ -332,6 +336,7 @@ class PoolSimulation:
         world.spawn(self._finish, name="finish", seed="finish")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
+            warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
             try:
                 world.run()
             finally:

@@ -18,20 +18,35 @@ from .._core.machine import Core
 from .._core.sharing import Permits
 from .._core.state import Features, Phase
 from .._core.waiter import Waiter
-from ..config import BackoffConfig, BreakerConfig, PoolConfig
+from ..config import AutoscaleConfig, BackoffConfig, BreakerConfig, PoolConfig
 from ..connector import Verdict
 from ..events import EventKind
 from ..policies.classes import CallerClass
 from .classes import some_classes
 from .replay import Decisions, SimulationFailure, explain
 
-__all__ = ("CoreSimulation", "SimulationFailure")
+__all__ = ("CoreSimulation", "SimulationFailure", "some_autoscale")
 
 STEPS = {
     "acquire": 6.0, "wake_up": 6.0, "release": 6.0, "finish_dial": 5.0, "finish_check": 5.0, "finish_close": 5.0,
     "give_up": 1.0, "pass_time": 2.0, "command": 0.3, "drop": 0.5, "collect": 1.0, "fork": 0.02,
 }  # fmt: skip
 """What may happen next, with how often it does."""
+
+
+def some_autoscale(seed: int) -> AutoscaleConfig | None:
+    """Some settings for two seeds in five. By chance of its own: what else a seed chooses stays what it was."""
+    pick = random.Random(f"elastic {seed}")
+    if pick.random() < 0.6:
+        return None
+    return AutoscaleConfig(
+        max_wait=pick.choice([0.0, 0.02]),
+        up_delay=pick.choice([0.0, 0.05, 2.0]),
+        down_delay=pick.choice([0.5, 5.0]),
+        prewarm=pick.choice([0.0, 0.5, 1.0]),
+        peak_memory=pick.choice([1.0, 20.0]),
+        overload_recovery=pick.choice([0.1, 3.0]),
+    )
 
 
 class _Sleeper:
@@ -50,9 +65,10 @@ class CoreSimulation:
     """One random schedule. ``CoreSimulation(seed).run(1000)`` raises :class:`SimulationFailure` or returns.
 
     Callers acquire, release, give up, are told of faults and drop their leases; connects, checks and closes end well
-    or not, at any time; the server comes and goes; the pool is cleared, suspended and reconfigured, and goes on as a
-    forked child's. After each step the books balance, no connection is in two hands nor of an older generation,
-    nobody is overtaken beyond ``barging_window``, nobody waits while capacity is free, and each caller has one answer.
+    or not, at any time; the server comes and goes, and may refuse for overload; the pool is cleared, suspended and
+    reconfigured, may be elastic, and goes on as a forked child's. After each step the books balance, no connection is
+    in two hands nor of an older generation, nobody is overtaken beyond ``barging_window``, nobody waits while capacity
+    is free, and each caller has one answer.
     In some schedules callers are of several classes: then nobody is overtaken within his own, no class gets what is
     reserved for another or goes beyond its limit, and nobody waits while there is capacity that he may use.
     """
@@ -95,6 +111,7 @@ class CoreSimulation:
             backoff=BackoffConfig(base=0.1, cap=2.0),
             breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
             classes=some_classes(apart, max_size) if self.classed else None,
+            autoscale=self._autoscale(),
         )
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, permits=self.permits)
         self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
@@ -116,6 +133,9 @@ class CoreSimulation:
 
     def _minimum(self, max_size: int) -> int:
         return self.random.randrange(max_size + 1) if self.minimum is None else min(self.minimum, max_size)
+
+    def _autoscale(self) -> AutoscaleConfig | None:
+        return some_autoscale(self.seed)
 
     # -- the shell's part -------------------------------------------------------------------------------------
 
@@ -243,7 +263,8 @@ class CoreSimulation:
                     self._perform()
                     self._proceed(waiter)
         else:
-            verdict = Verdict.FATAL if self.random.random() < 0.2 else Verdict.SUSPECT
+            roll = self.random.random()
+            verdict = Verdict.FATAL if roll < 0.2 else Verdict.OVERLOADED if roll > 0.8 else Verdict.SUSPECT
             self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now)
             if waiter in self.waiting:
                 self._end(waiter)
@@ -290,6 +311,8 @@ class CoreSimulation:
                 classes = some_classes(self.random, size) if self.random.random() < 0.8 else None
                 config = self.core.config.replace(classes=classes)
                 self.changed = True
+            if self._autoscale() is not None and self.random.random() < 0.3:
+                config = config.replace(autoscale=None if config.autoscale else AutoscaleConfig(down_delay=2.0))
             commands.reconfigure(self.core, config, 0.0, "max_size", self.now)
         else:
             self.server_up = not self.server_up
@@ -332,21 +355,21 @@ class CoreSimulation:
         number, self.steps = self.steps, self.steps + 1
         chosen = self.decisions.make(number, self._choose, "")
         if chosen:
-            before = self._held_by_classes()
+            before, most = self._held_by_classes(), self.core.limit
             self._reseed(number)
             self.trace.append(f"{self.now:.4f} {chosen}")
             getattr(self, f"_{chosen}")()
             self._perform()
             books.check(self.core)
             if chosen != "command":
-                self._check_growth(before)
+                self._check_growth(before, max(most, self.core.limit))  # an elastic limit may change after the growth
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
             assert len(self.core.entries) <= self.peak, "more connections than max_size"
 
     def _held_by_classes(self) -> Counter[CallerClass]:
         return Counter(entry.owner for entry in self.core.entries.values() if entry.owner is not None)
 
-    def _check_growth(self, before: Counter[CallerClass]) -> None:
+    def _check_growth(self, before: Counter[CallerClass], most: int) -> None:
         """Who has more than before is entitled to it."""
         held = self._held_by_classes()
         classes = self.core.classes
@@ -356,7 +379,7 @@ class CoreSimulation:
         for one, number in held.items():
             if number > before[one] and number > one.reserved:
                 assert one.limit is None or number <= one.limit, f"class {one.name!r} is beyond its limit"
-                assert taken <= self.core.limit, f"class {one.name!r} got a connection that was reserved for another"
+                assert taken <= most, f"class {one.name!r} got a connection that was reserved for another"
 
     def run(self, steps: int) -> None:
         """``steps`` random events, then everybody is served or told, and the pool is closed."""

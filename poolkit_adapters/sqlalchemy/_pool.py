@@ -13,7 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnDialect
 
-from poolkit import BackoffConfig, BreakerConfig, ClassConfig, Pool, PoolConfig, PoolError
+from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, Pool, PoolConfig, PoolError
 from poolkit.runtimes import Runtime, ThreadRuntime
 
 from ._errors import translated
@@ -69,6 +69,7 @@ class BasePool(SQLAlchemyPool):
         barging_window: float | None = UNSET,
         backoff: BackoffConfig = UNSET,
         breaker: BreakerConfig | None = UNSET,
+        autoscale: AutoscaleConfig | None = UNSET,
         budget: Any = UNSET,
         budget_weight: float = UNSET,
         classes: Mapping[str, ClassConfig] | None = UNSET,
@@ -83,7 +84,8 @@ class BasePool(SQLAlchemyPool):
             "max_connecting": max_connecting, "leak_after": leak_after, "on_leak": on_leak,
             "use_histogram": use_histogram,
             "barging_window": self._barging_window if barging_window is UNSET else barging_window,
-            "backoff": backoff, "breaker": breaker, "budget": budget, "budget_weight": budget_weight,
+            "backoff": backoff, "breaker": breaker, "autoscale": autoscale, "budget": budget,
+            "budget_weight": budget_weight,
             "classes": classes, "default_class": default_class,
         })  # fmt: skip
         super().__init__(creator, **kw)

@@ -43,6 +43,9 @@ class AsItWas(CoreSimulation):
     def _reseed(self, number: int) -> None:
         pass
 
+    def _autoscale(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("simulation", [AsItWas, CoreSimulation])
 @pytest.mark.parametrize("seed", FAILED_ONCE)

@@ -88,11 +88,15 @@ class AsyncDriver(poolkit.AsyncConnector[Socket]):
 def settings() -> poolkit.PoolConfig:
     backoff = poolkit.BackoffConfig(base=0.1, cap=5)
     breaker = poolkit.BreakerConfig(failure_threshold=5, reset_timeout=10.0)
+    autoscale = poolkit.AutoscaleConfig(
+        target=0.75, max_wait=0.01, up_delay=0.01, down_delay=60.0, prewarm=0.5, peak_memory=900.0, overload_factor=0.8,
+        overload_recovery=5.0,
+    )  # fmt: skip
     config = poolkit.PoolConfig(
         min_size=1, max_size=None, max_idle=None, max_waiting=100, order="fifo", start="eager",
         acquire_timeout=None, connect_timeout=2, check_timeout=1.5, max_lifetime=None, lifetime_jitter=0,
         idle_timeout=60, keepalive=30, check_after_idle=None, max_connecting=4, leak_after=10, barging_window=0,
-        backoff=backoff, breaker=breaker,
+        backoff=backoff, breaker=breaker, autoscale=autoscale,
     )  # fmt: skip
     assert_type(config.max_size, int | None)
     assert_type(config.doubts(), list[str])

@@ -1,0 +1,207 @@
+"""A pool in virtual time: the real decision core, a trace of callers, and a server that is a few numbers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+from bench.elastic.traces import Trace
+from poolkit import PoolConfig, Verdict
+from poolkit._core import books, upkeep
+from poolkit._core.effects import Do
+from poolkit._core.entry import Entry
+from poolkit._core.machine import Core
+from poolkit._core.state import Features
+from poolkit._core.waiter import Waiter
+
+CONNECT, CLOSE = 0.03, 0.002  # seconds, within one network: TCP, TLS, authentication and a new process at the server
+
+
+@dataclass
+class Run:
+    """What came of it. Times in seconds; ``waits``: (when a caller came, how long he waited) of those who were served;
+    ``points``: (time, connections held, in use, limit).
+    """
+
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    failed: int = 0
+    connects: int = 0
+    refused: int = 0
+    held: float = 0.0  # on average
+    most: int = 0
+    points: list[tuple[float, int, int, int]] = field(default_factory=list)
+
+    def quantile(self, share: float) -> float:
+        """The wait in seconds that this share of those who were served did not exceed."""
+        return quantile([wait for _, wait in self.waits], share)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """What this share of the values does not exceed; 0 if there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+class _Caller:
+    """Sleeps until he is served."""
+
+    def __init__(self, hold: float) -> None:
+        self.hold = hold
+
+    def wake(self) -> None:
+        """The world looks at his outcome by itself."""
+
+
+class World:
+    """One pool, one trace. ``World(trace, config).run()``; afterwards its books balance and nobody waits."""
+
+    def __init__(self, trace: Trace, config: PoolConfig, *, every: float | None = None, seed: int = 1) -> None:
+        self.trace = trace
+        self.random = random.Random(seed)
+        self.core = Core(config, Features(), name="traced", barging=0.0, random=self.random.random)
+        self.core.vigil = float("inf")
+        self.now = 0.0
+        self.result = Run()
+        self.sessions = 0  # at the server
+        self.generation = 0  # of the server: sessions of an older one are dead
+        self._born: dict[Entry, int] = {}
+        self._queue: list[tuple[float, int, str, Any]] = []
+        self._numbers = count()
+        self._tick_at = float("inf")
+        self._area = self._since = 0.0
+        self._every = every or trace.seconds / 240
+        self._point_at = 0.0
+
+    def _at(self, when: float, what: str, subject: Any = None) -> None:
+        heappush(self._queue, (when, next(self._numbers), what, subject))
+
+    def run(self) -> Run:
+        """Play the trace to its end, and until the last lease is over."""
+        arrivals = iter(self.trace.callers)
+        self._next(arrivals)
+        for begin, end in self.trace.outages:
+            self._at(begin, "crash")
+            self._at(end, "crash")
+        while self._queue:
+            when, _, what, subject = heappop(self._queue)
+            if when > self.trace.seconds and what in ("tick", "arrive"):
+                continue  # housekeeping goes on for ever, and this is over
+            self._pass(when)
+            if what == "arrive":
+                self._arrive(subject)
+                self._next(arrivals)
+            else:
+                getattr(self, f"_{what}")(subject)
+            self._perform()
+        books.check(self.core)
+        assert not self.core.lane.waiters or self.trace.outages, "callers are left"
+        self.result.held = self._area / max(self._since, 1e-9)
+        return self.result
+
+    def _next(self, arrivals: Any) -> None:
+        following = next(arrivals, None)
+        if following is not None:
+            self._at(following[0], "arrive", following[1])
+
+    def _pass(self, when: float) -> None:
+        """Time goes by: sum up what is held meanwhile."""
+        until = min(when, self.trace.seconds)
+        size = len(self.core.entries)
+        while self._point_at <= until:
+            self.result.points.append((self._point_at, size, len(self.core.leased), self.core.limit))
+            self._point_at += self._every
+        self._area += size * max(0.0, until - self._since)
+        self._since = max(self._since, until)
+        self.result.most = max(self.result.most, size)
+        self.now = when
+
+    # -- what happens ------------------------------------------------------------------------------------------
+
+    def _arrive(self, hold: float) -> None:
+        waiter = Waiter(self.core.lane, self.now)
+        waiter.parker = _Caller(hold)
+        self.core.acquire(waiter, self.now)
+        if waiter.queued:
+            timeout = self.core.config.acquire_timeout
+            if timeout is not None:
+                self._at(self.now + timeout, "give_up", waiter)
+        else:
+            self._proceed(waiter)
+
+    def _give_up(self, waiter: Waiter) -> None:
+        if waiter.queued:
+            self.core.abandon(waiter, self.now, timed_out=True)
+            self.result.failed += 1
+
+    def _proceed(self, waiter: Waiter) -> None:
+        entry = waiter.outcome
+        if not isinstance(entry, Entry):
+            self.result.failed += 1
+            return
+        entry.leased_at = self.now
+        self.core.leased[entry.id] = entry
+        if self._born[entry] != self.generation:  # the server has forgotten this session: his first word fails
+            self.result.failed += 1
+            self._at(self.now, "release", entry)
+            return
+        self.result.waits.append((waiter.since, self.now - waiter.since))
+        assert isinstance(waiter.parker, _Caller)
+        self._at(self.now + waiter.parker.hold, "release", entry)
+
+    def _release(self, entry: Entry) -> None:
+        core, now = self.core, self.now
+        del core.leased[entry.id]
+        entry.uses += 1
+        entry.busy += now - entry.leased_at
+        if self._born[entry] != self.generation:
+            core.discard(entry, now, Verdict.SUSPECT)
+        else:
+            core.give_back(entry, now)
+
+    def _down(self) -> bool:
+        return any(begin <= self.now < end for begin, end in self.trace.outages)
+
+    def _crash(self, _: None) -> None:
+        """The server goes, or comes back: no session outlives it."""
+        self.generation += 1
+        self.sessions = 0
+
+    def _connected(self, entry: Entry) -> None:
+        core, now = self.core, self.now
+        if self._down():
+            core.connect_failed(entry, ConnectionRefusedError("connection refused"), Verdict.SUSPECT, now)
+        elif self.sessions >= self.trace.sessions(now):
+            self.result.refused += 1
+            core.connect_failed(entry, ConnectionRefusedError("too many clients"), Verdict.OVERLOADED, now)
+        else:
+            self.sessions += 1
+            self.result.connects += 1
+            self._born[entry] = self.generation
+            core.connected(entry, object(), 1, now)
+
+    def _closed(self, entry: Entry) -> None:
+        if self._born.pop(entry, None) == self.generation:
+            self.sessions -= 1
+        self.core.closed(entry, self.now)
+
+    def _tick(self, _: None) -> None:
+        self._tick_at = float("inf")
+        if self.now >= self.core.due:
+            upkeep.tick(self.core, self.now)
+
+    def _perform(self) -> None:
+        core = self.core
+        while core.effects:
+            for do, entry, waiter, _event in core.take_effects():
+                if do is Do.CONNECT:
+                    self._at(self.now + CONNECT * (0.8 + 0.4 * self.random.random()), "connected", entry)
+                elif do in (Do.CLOSE, Do.ABORT):
+                    self._at(self.now + CLOSE, "closed", entry)
+                elif do is Do.WAKE and waiter is not None and waiter.outcome is not None:
+                    self._proceed(waiter)
+        if core.due < self._tick_at:
+            self._tick_at = core.due
+            self._at(max(self.now, core.due), "tick")
