@@ -155,13 +155,16 @@ class Everybody:
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Do it in the process whose pool it is."""
+        refused = Refused(404, f"there is no pool {pool!r} (any more)")
         for remote in self.remotes():
             try:
                 return remote.act(pool, action, options)
-            except Refused as error:
-                if error.status != 404:
+            except Refused as error:  # one that has actions off says so of any pool: it may be another's
+                if error.status not in (403, 404):
                     raise
-        raise Refused(404, f"there is no pool {pool!r} (any more)")
+                if error.status == 403:
+                    refused = error
+        raise refused
 
 
 def attach(targets: Iterable[str] = (), *, timeout: float = TIMEOUT) -> Everybody:

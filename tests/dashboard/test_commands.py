@@ -31,7 +31,10 @@ from .conftest import TOKEN, Service, exhausted, until
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
-pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here"),
+    pytest.mark.timeout(90),  # each starts interpreters, one after the other
+]
 
 
 @pytest.fixture(autouse=True)

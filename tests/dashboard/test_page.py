@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 playwright = pytest.importorskip("playwright.sync_api")
 
+pytestmark = pytest.mark.timeout(90)  # a browser takes its time where many are at work
 TIMEOUT = 15_000  # milliseconds
 
 

@@ -25,7 +25,10 @@ from poolkit.testing.servers import PostgresServer
 
 from .conftest import TOKEN, Service, until
 
-pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here"),
+    pytest.mark.timeout(90),  # each starts interpreters, one after the other
+]
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +86,8 @@ def test_several_processes_are_one_picture_and_one_that_is_killed_leaves_it(
         assert len({pool["id"] for pool in state["pools"]}) == 2
         until(lambda: set(source.history()["pools"]) == {pool["id"] for pool in state["pools"]})
         own = next(pool for pool in state["pools"] if pool["pid"] == int(service.pid))
-        assert source.act(own["id"], "clear", {}) == "orders-db: cleared"  # the other one refuses actions
+        both = attach([other.pid, service.pid])  # the one that is asked first refuses actions
+        assert both.act(own["id"], "clear", {}) == "orders-db: cleared"
         other.process.kill()
         other.process.communicate()
         assert Path(other.address).exists()
