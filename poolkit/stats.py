@@ -148,8 +148,8 @@ class LaneStats:
 
 @dataclass(frozen=True)
 class Queued:
-    """One caller in a queue: how many seconds he has waited, which thread or task, how many are ahead of him, the key of
-    his endpoint (None where the pool has one), and the name of his class (None where the pool has none).
+    """One caller in a queue: how many seconds he has waited, which thread or task, how many are ahead of him, the key
+    of his endpoint (None where the pool has one), and the name of his class (None where the pool has none).
     """
 
     waited: float
