@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -25,12 +26,15 @@ from .stats import (
     Holder,
     LaneStats,
     Parts,
+    PoolDetails,
     PoolStats,
+    Queued,
     explain,
     holders,
     lane_stats,
     parts,
     place_of,
+    queued,
     snapshot,
     symptoms,
     take_sample,
@@ -212,24 +216,48 @@ class Watch(Sharing):
             found["limit"] = Setting(scaler.limit, f"autoscale: {scaler.reason}")
         return found
 
+    def details(self, most: int | None = 100) -> PoolDetails:
+        """Statistics, diagnosis, endpoints, and the ``most`` (None: all) longest leases and waits, of one moment.
+        Thread-safe; waits for no I/O. The lock is held as long as for :meth:`explain`.
+        """
+        self._drain()
+        stats, diagnosis, held, waiting, lanes = self._decide(self._detailed, most)
+        names: dict[int, str] = {}
+
+        def name(holder: int) -> str:
+            if holder not in names:
+                names[holder] = self._name_of(holder)
+            return names[holder]
+
+        return PoolDetails(
+            stats,
+            diagnosis,
+            tuple(replace(lease, holder=name(int(lease.holder))) for lease in held),
+            tuple(replace(waiter, holder=name(holder)) for holder, waiter in waiting),
+            tuple(lanes),
+        )
+
+    def _detailed(
+        self, most: int | None
+    ) -> tuple[PoolStats, Diagnosis | None, list[Holder], list[tuple[int, Queued]], list[LaneStats]]:
+        """Under the lock: the names of holders are still their identities, and found out later."""
+        core, now = self._core, self._clock()
+        stats, _, diagnosis = self._look(now)
+        held = holders(core, now, str, len(core.leased) if most is None else most)
+        return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
+
     def dump(self) -> str:
         """As :meth:`explain`, with every lease and every waiter on a line of its own."""
-        return self._decide(self._dumped)
-
-    def _dumped(self) -> str:
-        """Under the lock."""
-        core, now = self._core, self._clock()
-        stats, held, diagnosis = self._look(now, most=len(core.leased))
-        lines = [f"{self.name} ({type(self).__name__}, {stats.phase}): {explain(stats, held, diagnosis=diagnosis)}"]
-        for lease in held:
+        seen = self.details(None)
+        state = explain(seen.stats, list(seen.leases), diagnosis=seen.diagnosis)
+        lines = [f"{self.name} ({type(self).__name__}, {seen.stats.phase}): {state}"]
+        for lease in seen.leases:
             place = f" at {lease.place}" if lease.place else ""
             lines.append(f"  lease of connection {lease.connection_id}: {lease.held:.1f} s by {lease.holder}{place}")
-        for lane in core.lanes.values():
-            to = "" if lane.key is None else f" for {lane.key}"
-            for ahead, waiter in enumerate(lane.waiters):
-                name = self._name_of(waiter.holder)
-                of = f" of class {waiter.caller_class.name!r}" if waiter.caller_class and core.classes else ""
-                lines.append(f"  waiting{to}{of}: {now - waiter.since:.1f} s, {name}, {ahead} ahead")
+        for waiter in seen.waiters:
+            to = "" if waiter.key is None else f" for {waiter.key}"
+            of = f" of class {waiter.caller_class!r}" if waiter.caller_class else ""
+            lines.append(f"  waiting{to}{of}: {waiter.waited:.1f} s, {waiter.holder}, {waiter.ahead} ahead")
         return "\n".join(lines)
 
     # -- leases that last too long --------------------------------------------------------------------------------

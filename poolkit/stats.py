@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from itertools import islice
 from operator import attrgetter
 
 from ._core.dialing import describe
@@ -13,12 +14,13 @@ from ._core.entry import Entry, State
 from ._core.lane import Lane
 from ._core.machine import Core
 from ._core.state import Phase
+from ._core.waiter import Waiter
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
 from .policies.meters import WINDOWS, Histogram, Sample, WindowStats
 
 __all__ = (
-    "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolStats", "WindowStats", "class_stats", "explain",
-    "lane_stats", "parts", "snapshot", "symptoms", "take_sample",
+    "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolDetails", "PoolStats", "Queued", "WindowStats",
+    "class_stats", "explain", "lane_stats", "parts", "queued", "snapshot", "symptoms", "take_sample",
 )  # fmt: skip
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
@@ -146,6 +148,30 @@ class LaneStats:
     failures: int
     breaker: str
     last_connect_error: str | None
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One caller in a queue: how many seconds he has waited, which thread or task, how many are ahead of him, the key
+    of his endpoint (None where the pool has one), and the name of his class (None where the pool has none).
+    """
+
+    waited: float
+    holder: str
+    ahead: int
+    key: Hashable
+    caller_class: str | None = None
+
+
+@dataclass(frozen=True)
+class PoolDetails:
+    """All that a pool says of itself, of one moment; leases and waiters longest first, as many as were asked for."""
+
+    stats: PoolStats
+    diagnosis: Diagnosis | None
+    leases: tuple[Holder, ...]
+    waiters: tuple[Queued, ...]
+    lanes: tuple[LaneStats, ...]
 
 
 def lane_stats(core: Core) -> list[LaneStats]:
@@ -276,6 +302,23 @@ def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1
         Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry))
         for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
     ]
+
+
+def queued(core: Core, now: float, most: int | None) -> list[tuple[int, Queued]]:
+    """Who waits, ``most`` of them, longest first, each with his identity (his name is for later: it may take long). The
+    caller holds the lock.
+    """
+    found = [
+        (waiter.holder, Queued(now - waiter.since, "", ahead, lane.key, _class_of(core, waiter)))
+        for lane in core.lanes.values()
+        for ahead, waiter in enumerate(islice(lane.waiters, most))
+    ]
+    found.sort(key=lambda one: -one[1].waited)
+    return found[:most]
+
+
+def _class_of(core: Core, waiter: Waiter) -> str | None:
+    return waiter.caller_class.name if waiter.caller_class and core.classes else None
 
 
 def place_of(entry: Entry) -> str | None:

@@ -41,7 +41,7 @@ RINGS: list[tuple[str, ...]] = [
         "_async_jobs",
         "_async",
     ),
-    ("testing", "telemetry", "cluster", "fleet", "frameworks", "bench", "cli", "__main__"),
+    ("testing", "telemetry", "cluster", "fleet", "frameworks", "dashboard", "bench", "cli", "__main__"),
 ]
 # what the decision core must not even mention
 FORBIDDEN = {"time", "threading", "_thread", "asyncio", "trio", "socket", "logging", "select", "queue", "concurrent"}

@@ -8,6 +8,7 @@ import click
 
 from poolkit import __version__
 from poolkit.cli._units import DURATION, RATE
+from poolkit.errors import PoolError
 
 __all__ = ("program",)
 
@@ -131,6 +132,60 @@ def doctor(
         file=file, pool=pool, url=url, processes=processes, request_timeout=request_timeout, deadline=deadline,
         as_json=as_json,
     )  # fmt: skip
+
+
+def _running(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For completion: the processes of this user that show their pools."""
+    from poolkit.dashboard._places import live_sockets
+
+    try:
+        return [path.stem for path in live_sockets() if path.stem.startswith(incomplete)]
+    except (PoolError, OSError, AttributeError):
+        return []
+
+
+_TARGETS = click.argument("targets", metavar="[URL | PID | SOCKET]...", nargs=-1, shell_complete=_running)
+
+
+@program.command()
+@_TARGETS
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; anything else is your decision.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0: a free one.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name under which the page is asked for, too.")
+@click.option("--actions", is_flag=True, help="Let who has the token clear, suspend, resume and resize pools.")
+@click.option("--token-file", type=click.Path(), help="The token, in a file.  [default: a new one, printed]")
+def dashboard(
+    targets: tuple[str, ...],
+    host: str,
+    port: int,
+    allow_host: tuple[str, ...],
+    actions: bool,
+    token_file: str | None,
+) -> int:
+    """Show the pools of running services on a page.
+
+    A service is seen if it has called poolkit.dashboard.start(), or mounts DashboardApp (then by its URL). Without an
+    argument: all services of this user. Ctrl-C ends it.
+    """
+    from poolkit.cli._dashboard import run
+
+    return run(targets, host=host, port=port, allow_host=allow_host, actions=actions, token_file=token_file)
+
+
+@program.command()
+@_TARGETS
+@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between two looks.")
+@click.option("--once", is_flag=True, help="Print one frame and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object on a line for each look.")
+def top(targets: tuple[str, ...], interval: float, once: bool, as_json: bool) -> int:
+    """Show the pools of running services in the terminal; q or Ctrl-C ends it.
+
+    A service is seen if it has called poolkit.dashboard.start(), or mounts DashboardApp (then by its URL). Without an
+    argument: all services of this user.
+    """
+    from poolkit.cli.top import run
+
+    return run(targets, interval=interval, once=once, as_json=as_json)
 
 
 @program.command()

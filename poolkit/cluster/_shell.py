@@ -28,7 +28,7 @@ from ._node import Node, checked_nodes
 from ._nodepool import engine_of, node_stats, told
 from .discovery import Discovery, Found, StaticDiscovery
 
-__all__ = ("DEFAULT", "ClusterShell", "Default")
+__all__ = ("DEFAULT", "ClusterShell", "Default", "live_clusters")
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -38,6 +38,7 @@ _FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError
 """OSErrors that a block raises about files, never about a connection that stood."""
 
 _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
+_clusters_lock = Lock()
 
 
 class ClusterShell(Generic[C]):
@@ -79,7 +80,8 @@ class ClusterShell(Generic[C]):
         self._source = nodes if isinstance(nodes, Discovery) else StaticDiscovery(checked_nodes(nodes))
         self._found: Found | None = None
         self._begin()
-        _clusters.add(self)
+        with _clusters_lock:
+            _clusters.add(self)
 
     def _begin(self) -> None:
         """An empty core with a lock of its own (again in a forked child)."""
@@ -454,7 +456,15 @@ def _is_duration(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
 
 
+def live_clusters() -> list[ClusterShell[Any]]:
+    """Every cluster of this process that is neither closed nor collected."""
+    with _clusters_lock:
+        return [cluster for cluster in _clusters if not cluster.closed]
+
+
 def _after_fork_in_child() -> None:
+    global _clusters_lock
+    _clusters_lock = Lock()  # another thread of the parent may have held it
     for cluster in list(_clusters):
         cluster._after_fork()
 

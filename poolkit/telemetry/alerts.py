@@ -22,7 +22,16 @@ from ..policies.hysteresis import Hysteresis
 from ..stats import PoolStats
 from .families import require
 
-__all__ = ("Alert", "Alerts", "Thresholds")
+__all__ = ("Alert", "Alerts", "Thresholds", "live_alerts")
+
+_alerts: weakref.WeakSet[Alerts] = weakref.WeakSet()
+_alerts_lock = threading.Lock()
+
+
+def live_alerts() -> list[Alerts]:
+    """Every :class:`Alerts` of this process that is neither closed nor collected. Thread-safe."""
+    with _alerts_lock:
+        return [one for one in _alerts if not one._over.is_set()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +144,13 @@ class Alerts:
         self._states: weakref.WeakKeyDictionary[Any, dict[str, Hysteresis]] = weakref.WeakKeyDictionary()
         self._active: weakref.WeakKeyDictionary[Any, dict[str, Alert]] = weakref.WeakKeyDictionary()
         self._over = threading.Event()
+        with _alerts_lock:
+            _alerts.add(self)
         if interval is not None:
             self._start(interval)
-            if hasattr(os, "register_at_fork"):
-                me = weakref.ref(self)
-                os.register_at_fork(after_in_child=lambda: _start_again(me))
+        if hasattr(os, "register_at_fork"):
+            me = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _start_again(me))
 
     def _start(self, interval: float) -> None:
         self._over = threading.Event()
@@ -212,8 +223,18 @@ def _look(alerts: weakref.ref[Alerts], over: threading.Event, interval: float) -
         del one
 
 
+def _after_fork_in_child() -> None:
+    global _alerts_lock
+    _alerts_lock = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def _start_again(alerts: weakref.ref[Alerts]) -> None:
     one = alerts()
-    if one is not None and one._interval is not None and not one._over.is_set():
+    if one is not None:
         one._lock = threading.Lock()  # another thread of the parent may have held it
-        one._start(one._interval)
+        if one._interval is not None and not one._over.is_set():
+            one._start(one._interval)

@@ -15,7 +15,7 @@ from ..events import Event, EventKind
 from ..policies.rate import Allowance
 from .families import require
 
-__all__ = ("LEVELS", "EventLog", "JsonFormatter", "log_events")
+__all__ = ("LEVELS", "EventLog", "JsonFormatter", "fields_of", "log_events")
 
 LEVELS: dict[EventKind, int] = {
     EventKind.POOL_CREATED: logging.DEBUG,
@@ -72,7 +72,7 @@ class EventLog:
             held_back = allowance.take(now)
         if held_back is None:
             return
-        fields = _fields(event)
+        fields = fields_of(event)
         if held_back:
             fields["held_back"] = held_back
         text = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items() if name not in ("pool", "event"))
@@ -80,7 +80,8 @@ class EventLog:
                          extra={"poolkit": fields})  # fmt: skip
 
 
-def _fields(event: Event) -> dict[str, Any]:
+def fields_of(event: Event) -> dict[str, Any]:
+    """What an event says, without the fields that do not apply; errors as text, passwords in them blotted out."""
     found: dict[str, Any] = {"pool": event.pool, "event": event.kind.value}
     if event.connection_id is not None:
         found["connection"] = event.connection_id

@@ -11,8 +11,9 @@ from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 
 LISTENING = {"listen", "create_server", "start_server", "bind", "serve_forever", "HTTPServer", "ThreadingHTTPServer"}
 
-SERVERS = {"testing", "cli", "bench"}
-"""Packages that start the test kit's servers."""
+SERVERS = {"testing", "cli", "bench", "dashboard"}
+"""Packages that start the test kit's servers, and the dashboard, which listens when it is told to (where is tested in
+``tests/dashboard``)."""
 
 
 def test_the_engine_and_the_adapters_open_no_port() -> None:

@@ -23,9 +23,10 @@ import poolkit_adapters.redis
 import poolkit_adapters.sqlalchemy
 from poolkit import cluster, fleet, runtimes, testing
 from poolkit.connector import default_classify
+from poolkit.dashboard import Dashboard, DashboardApp, start
 from poolkit.events import Listener
 from poolkit.frameworks import asgi, celery, flask
-from poolkit.stats import Holder
+from poolkit.stats import Holder, PoolDetails, Queued
 
 
 class Socket:
@@ -143,6 +144,9 @@ def threads(config: poolkit.PoolConfig) -> None:
     assert_type(pool.name, str)
     assert_type(pool.explain(), str)
     assert_type(pool.dump(), str)
+    details: PoolDetails = pool.details(most=10)
+    waiters: tuple[Queued, ...] = details.waiters
+    print(waiters)
     pool.announce(poolkit.EventKind.ALERT_RAISED, "mean_wait: callers wait 0.2 s")
     advice: poolkit.Advice = pool.advice()
     estimated: poolkit.SizeEstimate | None = advice.estimate
@@ -431,3 +435,11 @@ def adapters() -> None:
     poolkit_adapters.psycopg.PoolkitConnectionPool("dbname=shop", open=False)
     poolkit_adapters.psycopg.AsyncPoolkitConnectionPool("dbname=shop", open=False)
     assert_type(poolkit_adapters.dbapi.PooledDatabase(sqlite3, ":memory:").stats(), poolkit.PoolStats)
+
+
+def shown() -> DashboardApp:
+    with start(port=8790, token="sixteen characters", allowed_hosts=["pools.internal"]) as dashboard:
+        assert_type(dashboard, Dashboard)
+        assert_type(dashboard.address, str)
+    start(path="/run/shop/pools.sock", actions=True).close()
+    return DashboardApp(token="sixteen characters", allowed_hosts=["pools.internal"])

@@ -1,0 +1,96 @@
+"""The dashboard as an ASGI application, without a framework: it mounts in any."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from ._desk import BODY, Desk, Request, Response, Source, checked_token
+from ._local import Local
+
+__all__ = ("DashboardApp", "RemoteApp")
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class DashboardApp:
+    """The dashboard of this process: ``app.mount("/pools", DashboardApp())``. Page at ``/``, JSON at ``/api/state``.
+
+    ``token`` (16 characters or more) enables the actions, for those who send it; without one nothing can be changed.
+    Whoever reaches the application may read: put it behind what guards the rest of the service. ``allowed_hosts``:
+    names that the Host header may have beside ``localhost`` and IP addresses; None: any, for the application around it
+    to decide. Runs on asyncio and trio; waits for no I/O of the pools. Raises ConfigError for too short a token.
+    """
+
+    def __init__(self, *, token: str | None = None, allowed_hosts: Iterable[str] | None = None) -> None:
+        actions = checked_token(token) is not None
+        self._desk = Desk(Local(actions=actions), actions=actions, token=token, hosts=allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, the lifespan of a server, or (refused) a WebSocket."""
+        await _asgi(self._answer, scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        return self._desk.respond(request)
+
+
+class RemoteApp:
+    """The same for a source that is asked over sockets: in threads, so that the loop goes on. asyncio alone."""
+
+    def __init__(self, source: Source, *, token: str | None, allowed_hosts: Iterable[str]) -> None:
+        self._desk = Desk(source, actions=checked_token(token) is not None, token=token, hosts=allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _asgi(self._answer, scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        import asyncio
+
+        return await asyncio.to_thread(self._desk.respond, request)
+
+
+async def _asgi(answer: Callable[[Request], Awaitable[Response]], scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI 3 around one function. Unknown kinds of scope are refused with ValueError, as the specification asks."""
+    kind = scope["type"]
+    if kind == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if kind == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    if kind != "http":
+        raise ValueError(f"the dashboard does not speak {kind!r}")
+    body = await _body(receive)
+    if body is None:
+        return  # the client has gone
+    response = await answer(_request(scope, body))
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """All of it; of one that is too long as much as shows that."""
+    found: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        found += message.get("body", b"")
+        if not message.get("more_body", False) or len(found) > BODY:
+            return found
+
+
+def _request(scope: Scope, body: bytes) -> Request:
+    root = scope.get("root_path", "").rstrip("/")
+    path = scope["path"]
+    # by the specification path begins with root_path; older servers and frameworks leave it out
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    return Request(scope["method"], path, headers, body, root)

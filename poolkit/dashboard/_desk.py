@@ -1,0 +1,238 @@
+"""Requests in, responses out: the routes, and who may do what. No socket, thread or loop; both doors lead here.
+
+Reading is for everybody who reaches the desk. An action needs that actions are enabled, a token where one is set, and
+that no page of another origin sent the request. A request that is refused has changed nothing.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from .._log import logger
+from ..errors import ConfigError, PoolError
+
+__all__ = ("ACTIONS", "BODY", "MARK", "Desk", "Refused", "Request", "Response", "Source", "checked_token")
+
+ACTIONS = ("clear", "suspend", "resume", "resize")
+BODY = 10_000  # bytes of a request: an action is a few words
+SHORTEST_TOKEN = 16
+MARK = "poolkit-dashboard"
+"""A header by which a dashboard is known from whatever else may answer at an address."""
+
+_PAGE = {
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "parts.js": "text/javascript; charset=utf-8",
+    "charts.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+    MARK: "1",
+}
+_ACTION = re.compile(r"/api/pools/([^/]+)/([^/]+)")
+
+
+class Refused(PoolError):
+    """A request that was not carried out, and changed nothing; ``status`` is HTTP's number for the reason."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class Source(Protocol):
+    """Whose pools are shown: those of this process, or of others."""
+
+    def state(self) -> dict[str, Any]:
+        """A snapshot (see :mod:`poolkit.dashboard._state`). Raises Refused."""
+
+    def history(self) -> dict[str, Any]:
+        """The past of each pool. Raises Refused."""
+
+    def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
+        """Do it, and say what was done. Raises Refused."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """``path`` is relative to where the application is mounted, ``root``; names of headers are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    root: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """``headers`` are complete; of an answer to HEAD the body is left out."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def checked_token(token: str | None) -> str | None:
+    """The token; ConfigError if it is too short to be one."""
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
+        raise ConfigError(
+            f"token: must be {SHORTEST_TOKEN} ASCII characters or more; secrets.token_urlsafe() makes one", "token"
+        )
+    return token
+
+
+class Desk:
+    """Answers requests about the pools of ``source``. Thread-safe if that is.
+
+    ``token``: what an action has to bring (None: nothing; the door is guarded by other means). ``hosts``: names that
+    the Host header may have beside ``localhost`` and IP addresses, against DNS rebinding; None: any.
+    """
+
+    def __init__(
+        self, source: Source, *, actions: bool, token: str | None = None, hosts: Iterable[str] | None = None
+    ) -> None:
+        self._source = source
+        self._actions = actions
+        self._token = token
+        self._hosts = None if hosts is None else {host.lower() for host in hosts}
+
+    def respond(self, request: Request) -> Response:
+        """The answer; never raises for what a client sends."""
+        extra: dict[str, str] = {}
+        try:
+            self._require_host(request)
+            status, kind, body = self._answer(request, extra)
+        except Refused as error:
+            status, kind, body = error.status, "application/json", _json({"error": str(error)})
+        except PoolError as error:
+            status, kind, body = 502, "application/json", _json({"error": str(error)})
+        except Exception:
+            logger.exception("the dashboard failed at %s %s", request.method, request.path)
+            status, kind, body = 500, "application/json", _json({"error": "failed; the service's log says why"})
+        headers = {"content-type": kind, "content-length": str(len(body)), **_HEADERS, **extra}
+        return Response(status, headers, b"" if request.method == "HEAD" else body)
+
+    def _answer(self, request: Request, extra: dict[str, str]) -> tuple[int, str, bytes]:
+        path = request.path
+        if len(request.body) > BODY:
+            raise Refused(413, f"the body is longer than {BODY} bytes")
+        if path == "":  # mounted without the slash at the end, from which the page's addresses are counted
+            extra["location"] = request.root + "/"
+            return 308, "text/plain", b""
+        name = "index.html" if path == "/" else path[1:]
+        found = _ACTION.fullmatch(path)
+        if found and found[2] in ACTIONS:
+            _require_method(request, extra, "POST")
+            return 200, "application/json", _json({"done": self._act(request, extra, found[1], found[2])})
+        if name not in _PAGE and path not in ("/api/state", "/api/history"):
+            raise Refused(404, f"nothing at {path}; there are /, /api/state, /api/history and, by POST, "
+                               f"/api/pools/ID/ACTION with ACTION one of {', '.join(ACTIONS)}")  # fmt: skip
+        _require_method(request, extra, "GET", "HEAD")
+        if path == "/api/state":
+            state = self._source.state()
+            state["actions"] = state["actions"] and self._actions
+            state["token"] = self._token is not None
+            return 200, "application/json", _json(state)
+        if path == "/api/history":
+            return 200, "application/json", _json(self._source.history())
+        return 200, _PAGE[name], _asset(name)
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def _act(self, request: Request, extra: dict[str, str], pool: str, action: str) -> str:
+        if not self._actions:
+            raise Refused(403, "actions are not enabled here")
+        _refuse_foreign(request)
+        if self._token is not None:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode(), self._token.encode())
+            if scheme.lower() != "bearer" or not right:
+                extra["www-authenticate"] = "Bearer"
+                raise Refused(401, "an action needs the token, in the header Authorization: Bearer TOKEN")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, "an action is a JSON object: Content-Type: application/json")
+        return self._source.act(pool, action, _options(request.body, action))
+
+    def _require_host(self, request: Request) -> None:
+        if self._hosts is None:
+            return
+        given = request.headers.get("host", "")
+        host = (urlsplit(f"//{given}").hostname or "").lower() if _is_authority(given) else ""
+        if host != "localhost" and host not in self._hosts and not _is_address(host):
+            raise Refused(403, f"the name {given!r} is none of this page's; allow it with --allow-host")
+
+
+def _require_method(request: Request, extra: dict[str, str], *methods: str) -> None:
+    if request.method not in methods:
+        extra["allow"] = ", ".join(methods)
+        raise Refused(405, f"{request.method} {request.path}: must be {' or '.join(methods)}")
+
+
+def _refuse_foreign(request: Request) -> None:
+    """A browser says which page sends a request; programs say nothing."""
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    site = request.headers.get("sec-fetch-site")
+    foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    if foreign or site in ("cross-site", "same-site"):
+        raise Refused(403, "an action cannot come from a page of another origin")
+
+
+def _options(body: bytes, action: str) -> dict[str, Any]:
+    """What an action is to be done with; Refused unless it can be meant."""
+    try:
+        options = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise Refused(400, "the body is not JSON") from None
+    if not isinstance(options, dict):
+        raise Refused(400, "the body must be a JSON object")
+    known = {"suspend": {"fail_fast"}, "resize": {"max_size"}}.get(action, set())
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise Refused(400, f"{action}: {unknown[0]!r} is none of its options ({', '.join(known) or 'it has none'})")
+    if action == "resize" and not isinstance(options.get("max_size"), int):  # None, no limit, is not for a slip to say
+        raise Refused(400, f"resize: max_size={options.get('max_size')!r} must be a whole number, 1 or more")
+    if not isinstance(options.get("fail_fast", False), bool):
+        raise Refused(400, f"suspend: fail_fast={options['fail_fast']!r} must be true or false")
+    return options
+
+
+def _is_authority(text: str) -> bool:
+    return re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d+)?", text) is not None
+
+
+def _is_address(host: str) -> bool:
+    """DNS rebinding needs a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _asset(name: str) -> bytes:
+    return (files(__package__ or "poolkit.dashboard") / "page" / name).read_bytes()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,61 @@
+"""The pools of this process, as a source of what is shown and what is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._log import logger
+from ..errors import ConfigError, PoolClosed
+from ._desk import Refused
+from ._recorder import Recorder, shared
+from ._state import history_of, state_of
+
+__all__ = ("Local",)
+
+
+class Local:
+    """Reads when it is asked. Thread-safe; may be called in any thread or task, and waits for nothing."""
+
+    def __init__(self, *, actions: bool, recorder: Recorder | None = None) -> None:
+        self.recorder = recorder or shared()
+        self._actions = actions
+
+    def state(self) -> dict[str, Any]:
+        """A snapshot of all pools of this process."""
+        return state_of(self.recorder, actions=self._actions)
+
+    def history(self) -> dict[str, Any]:
+        """The past of each of them."""
+        return history_of(self.recorder)
+
+    def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
+        """Do it. Raises Refused where there is no such pool, or it cannot be done."""
+        for one in self.recorder.pools():
+            if self.recorder.id_of(one) == pool:
+                return _do(one, action, options)
+        raise Refused(404, f"there is no pool {pool!r} here (any more)")
+
+
+def _do(pool: Any, action: str, options: dict[str, Any]) -> str:
+    """An action on a pool of this process. Raises Refused; then nothing has changed."""
+    if pool.closed:
+        raise Refused(409, f"{pool.name} is closed")
+    try:
+        if action == "resize":
+            pool.reconfigure(max_size=options["max_size"])
+            said = f"max_size is {options['max_size']}"
+        elif action == "suspend":
+            pool.suspend(fail_fast=options.get("fail_fast", False))
+            said = "suspended"
+        elif action == "resume":
+            pool.resume()
+            said = "resumed"
+        else:
+            pool.clear()
+            said = "cleared"
+    except ConfigError as error:
+        raise Refused(400, str(error)) from None
+    except PoolClosed as error:
+        raise Refused(409, str(error)) from None
+    logger.info("%s: %s, by the dashboard", pool.name, said)
+    return f"{pool.name}: {said}"

@@ -1,0 +1,215 @@
+"""Other processes as a source: asked over their sockets, or by URL."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from ..errors import ConfigError, PoolError, masked
+from ._desk import MARK, Refused
+from ._places import live_sockets, socket_of
+from ._state import merged
+
+__all__ = ("Everybody", "Remote", "attach")
+
+TIMEOUT = 3.0  # seconds: a healthy process answers in milliseconds
+LONGEST = 50_000_000  # bytes of an answer
+
+T = TypeVar("T")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Remote:
+    """The dashboard of another process. Thread-safe; each request has a connection and ``timeout`` seconds of its own.
+
+    ``target``: a URL (``https://user:password@...`` sends a Basic authorization), the number of a process of this
+    machine, or the path of a socket. Raises ConfigError if it is none of these, or there is no such process.
+    """
+
+    def __init__(self, target: str, *, timeout: float = TIMEOUT, name: str | None = None) -> None:
+        self.target = name or masked(str(target))
+        self._timeout = timeout
+        self._url: SplitResult | None = None
+        self._path = ""
+        if "://" in target and not target.startswith("unix://"):
+            self._url = _checked_url(target)
+            return
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigError(f"{target}: this system has no Unix sockets: give a URL", "target")
+        if target.isdigit():
+            self._path = str(_socket_of_process(int(target)))
+            self.target = f"process {target}"
+        else:
+            self._path = os.path.abspath(target.removeprefix("unix://"))
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is asked over a network."""
+        return self._url is not None
+
+    def state(self) -> dict[str, Any]:
+        """Its snapshot. Raises Refused: nothing listens, it is something else, or it takes too long."""
+        return self._ask("GET", "/api/state")
+
+    def history(self) -> dict[str, Any]:
+        """The past of its pools."""
+        return self._ask("GET", "/api/history")
+
+    def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
+        """Do it there, and say what was done."""
+        return str(self._ask("POST", f"/api/pools/{quote(pool, safe='')}/{action}", options).get("done", ""))
+
+    def _ask(self, method: str, path: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        headers = {"Accept": "application/json"}
+        body = None
+        if options is not None:
+            body = json.dumps(options)
+            headers["Content-Type"] = "application/json"
+        if self._url is not None:
+            path = self._url.path.rstrip("/") + path
+            if self._url.username is not None:
+                pair = f"{unquote(self._url.username)}:{unquote(self._url.password or '')}"
+                headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        connection = self._connection()
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            status, text = response.status, response.read(LONGEST)
+            known = response.getheader(MARK) is not None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise Refused(502, f"{self.target}: nothing listens there") from None
+        except TimeoutError:
+            raise Refused(504, f"{self.target}: no answer in {self._timeout:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Refused(502, f"{self.target}: {str(error) or type(error).__name__}") from None
+        finally:
+            connection.close()
+        return self._read(status, text if known else b"")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._url is None:
+            return _UnixConnection(self._path, self._timeout)
+        host = self._url.hostname or ""
+        if self._url.scheme == "https":
+            return http.client.HTTPSConnection(
+                host, self._url.port, timeout=self._timeout, context=ssl.create_default_context()
+            )
+        return http.client.HTTPConnection(host, self._url.port, timeout=self._timeout)
+
+    def _read(self, status: int, text: bytes) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise Refused(502, f"{self.target}: answers {status}, but is no poolkit dashboard") from None
+        if status != 200:
+            raise Refused(status if status < 500 else 502, found["error"])
+        return found
+
+
+class Everybody:
+    """Several processes as one: those named, or (none is named) whichever of this user listen now. Thread-safe."""
+
+    def __init__(self, remotes: Sequence[Remote] = ()) -> None:
+        self._named = list(remotes)
+
+    def remotes(self) -> list[Remote]:
+        """Those that are asked. Raises ConfigError for a directory that is not this user's."""
+        return self._named or [Remote(str(path), name=f"process {path.stem}") for path in live_sockets()]
+
+    def state(self) -> dict[str, Any]:
+        """Their snapshots as one; what does not answer is named. Raises Refused if nothing does."""
+        remotes = self.remotes()
+        found = _all(Remote.state, remotes)
+        states = [one for one in found if not isinstance(one, PoolError)]
+        failed = [(remote, one) for remote, one in zip(remotes, found, strict=True) if isinstance(one, PoolError)]
+        if failed and not states:
+            raise failed[0][1]
+        total = merged(states)
+        total["processes"] += [{"program": remote.target, "error": str(error)} for remote, error in failed]
+        return total
+
+    def history(self) -> dict[str, Any]:
+        """The past of all their pools."""
+        found = [one for one in _all(Remote.history, self.remotes()) if not isinstance(one, PoolError)]
+        pools = {name: points for one in found for name, points in one["pools"].items()}
+        return {"interval": max((one["interval"] for one in found), default=0), "pools": pools}
+
+    def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
+        """Do it in the process whose pool it is."""
+        refused = Refused(404, f"there is no pool {pool!r} (any more)")
+        for remote in self.remotes():
+            try:
+                return remote.act(pool, action, options)
+            except Refused as error:  # one that has actions off says so of any pool: it may be another's
+                if error.status not in (403, 404):
+                    raise
+                if error.status == 403:
+                    refused = error
+        raise refused
+
+
+def attach(targets: Iterable[str] = (), *, timeout: float = TIMEOUT) -> Everybody:
+    """The dashboards at ``targets`` (URLs, numbers of processes, sockets), or without any those of all this user's
+    processes that have called :func:`start`. Raises ConfigError for what cannot be a target.
+    """
+    return Everybody([Remote(target, timeout=timeout) for target in targets])
+
+
+def _all(ask: Callable[[Remote], T], remotes: list[Remote]) -> list[T | PoolError]:
+    """Each one's answer or error, asked at once: one that is stopped must not hold up the others."""
+
+    def one(remote: Remote) -> T | PoolError:
+        try:
+            return ask(remote)
+        except PoolError as error:
+            return error
+
+    if len(remotes) < 2:
+        return [one(remote) for remote in remotes]
+    with ThreadPoolExecutor(min(16, len(remotes))) as workers:
+        return list(workers.map(one, remotes))
+
+
+def _checked_url(target: str) -> SplitResult:
+    try:
+        url = urlsplit(target)
+        fits = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"{target}: must be http://HOST:PORT/PATH (or https), a process' number, or a socket", "target"
+        )
+    return url
+
+
+def _socket_of_process(pid: int) -> Path:
+    path = socket_of(pid)
+    if not path.exists():
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            raise ConfigError(f"process {pid}: there is none", "target") from None
+        except PermissionError:
+            pass
+        raise ConfigError(f"process {pid}: shows no pools; call poolkit.dashboard.start() in it", "target")
+    return path

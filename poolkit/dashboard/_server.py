@@ -1,0 +1,260 @@
+"""The dashboard in a service that has no ASGI application: a thread with a small HTTP server at a socket."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import socketserver
+import stat
+import threading
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from .._log import logger
+from ..errors import ConfigError, UsageError
+from ..telemetry.families import require
+from ._desk import BODY, Desk, Request, checked_token
+from ._local import Local
+from ._places import directory, sweep
+
+__all__ = ("Dashboard", "bind_tcp", "start")
+
+CLIENTS = 16  # at once; more are hung up on: a service must not be brought down by those who watch it
+PATIENCE = 5.0  # seconds for a client to send the next piece of its request
+_LOOK = 0.5  # seconds between two looks whether to end
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """HTTP/1.0, one request for each connection: nothing stays open."""
+
+    timeout = PATIENCE
+    server: _Server
+
+    def _serve(self) -> None:
+        length = self.headers.get("content-length", "0")
+        if not length.isdigit():
+            self.send_error(400)
+            return
+        body = self.rfile.read(min(int(length), BODY + 1))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        response = self.server.desk.respond(Request(self.command, self.path.partition("?")[0], headers, body))
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(response.body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _serve  # noqa: N815
+
+    def version_string(self) -> str:
+        return "poolkit"
+
+    def log_message(self, *args: Any) -> None:
+        """The service's log is for the service."""
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+
+    def __init__(self, bound: socket.socket, desk: Desk) -> None:
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
+        self.desk = desk
+        self._places = threading.BoundedSemaphore(CLIENTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is no news."""
+
+
+class Dashboard:
+    """A dashboard that :func:`start` has opened. A context manager; thread-safe.
+
+    ``address``: what ``poolkit dashboard`` and ``poolkit top`` take, the path of a socket or a URL.
+    """
+
+    def __init__(self, desk: Desk, path: Path | None, host: str, port: int | None) -> None:
+        self._desk = desk
+        self._path = path
+        self._host = host
+        self._port = port
+        self._open()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._bound: Path | None = None
+        if self._port is None:
+            self._bound = self._path or directory(make=True) / f"{self._pid}.sock"
+            bound = _bind_unix(self._bound)
+            self.address = str(self._bound)
+        else:
+            bound = bind_tcp(self._host, self._port)
+            host, at = bound.getsockname()[:2]
+            self.address = f"http://{f'[{host}]' if ':' in host else host}:{at}"
+        self._server = _Server(bound, self._desk)
+        threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK,), name="poolkit-dashboard-server", daemon=True
+        ).start()
+        with _lock:
+            _open_ones.add(self)
+
+    def close(self) -> None:
+        """Listen no more; within half a second. Idempotent."""
+        with _lock:
+            if self not in _open_ones:
+                return
+            _open_ones.discard(self)
+        self._server.shutdown()
+        self._server.server_close()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._bound is not None and self._pid == os.getpid():
+            self._bound.unlink(missing_ok=True)
+
+    def _after_fork(self) -> None:
+        """In the child: the parent's socket is the parent's, or clients would still get through to it when he is gone
+        and nobody would answer. A socket in the usual place becomes one of the child's own.
+        """
+        self._server.socket.close()
+        if self._port is None and self._path is None:
+            self._open()
+
+    def __enter__(self) -> Dashboard:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Dashboard at {self.address}>"
+
+
+def start(
+    *,
+    path: str | os.PathLike[str] | None = None,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    actions: bool = False,
+    token: str | None = None,
+    allowed_hosts: Iterable[str] = (),
+) -> Dashboard:
+    """Show the pools of this process to ``poolkit dashboard`` and ``poolkit top``, from a daemon thread, until
+    :meth:`Dashboard.close` or the end of the process.
+
+    Without arguments at a Unix socket in a directory that this user alone can enter, found by the process' number; with
+    ``path`` at another place (mode 600). There ``actions=True`` lets who may connect clear, suspend, resume and resize
+    pools. With ``port`` (0: a free one) as a page on ``host``, where ``token`` (16 characters or more) enables the
+    actions for those who send it, and the Host header must be ``localhost``, an IP address, ``host`` or one of
+    ``allowed_hosts``. A forked child listens at a socket of its own in the usual place, else at none. Thread-safe.
+
+    Raises ConfigError for arguments that cannot be meant and an address that cannot be used, UsageError if this process
+    listens there already.
+    """
+    if path is not None and port is not None:
+        raise ConfigError("start(): path and port are two places; give one of them", "path")
+    if port is None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigError("start(): this system has no Unix sockets: give a port", "port")
+        if token is not None:
+            raise ConfigError("start(): a token guards a port; who may use a socket is said by its file", "token")
+        hosts = None
+    else:
+        require("port", port, (int,), 0, 65535, "a number from 0 (a free one) to 65535")
+        if actions and token is None:
+            raise ConfigError("start(): actions over a port need a token", "token")
+        actions = checked_token(token) is not None
+        hosts = [host, *allowed_hosts]
+    desk = Desk(Local(actions=actions), actions=actions, token=token, hosts=hosts)
+    return Dashboard(desk, None if path is None else Path(path), host, port)
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    with _lock:
+        if any(one._bound == path for one in _open_ones):
+            raise UsageError(f"start(): this process listens at {path} already; close that one first")
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists():
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise ConfigError(f"path={str(path)!r}: there is something that is no socket", "path")
+            if not sweep(path):
+                raise ConfigError(f"path={str(path)!r}: another process listens there", "path")
+        bound.bind(os.fspath(path))
+        path.chmod(0o600)  # before listen(): until then nobody gets through
+        bound.listen(CLIENTS)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"path={str(path)!r}: cannot listen there: {error.strerror or error}", "path") from error
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigError if it cannot."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"host={host!r}: {error.strerror or error}", "host") from error
+    try:
+        if os.name == "posix":  # elsewhere it would let two listen at one port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(CLIENTS)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"port={port}: cannot listen on {host}: {error.strerror or error}", "port") from error
+    return bound
+
+
+_lock = threading.Lock()
+_open_ones: set[Dashboard] = set()
+"""Kept here: who starts one need not keep it."""
+
+
+def _at_exit() -> None:
+    for one in list(_open_ones):
+        one._remove()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+    inherited = list(_open_ones)
+    _open_ones.clear()
+    for one in inherited:
+        try:
+            one._after_fork()
+        except Exception:
+            logger.exception("the dashboard could not be opened in a forked child")
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

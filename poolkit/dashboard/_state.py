@@ -1,0 +1,141 @@
+"""What is shown: one snapshot as plain data, for the page, for ``poolkit top`` and for whoever asks the JSON API."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from poolkit import __version__
+
+from ..budget import Budget
+from ..cluster._nodepool import engine_of
+from ..cluster._shell import ClusterShell, live_clusters
+from ..stats import PoolDetails, explain
+from ._recorder import INTERVAL, Recorder, load_of
+
+__all__ = ("LISTED", "history_of", "merged", "state_of")
+
+LISTED = 50
+"""Leases and waiters (the longest), and endpoints of each pool; the numbers beside them count all."""
+_EVENTS = 100
+_STARTED = time.time()
+
+State = dict[str, Any]
+
+
+def state_of(recorder: Recorder, *, actions: bool) -> State:
+    """All pools, clusters, budgets, alerts and events of this process. O(connections); waits for no I/O."""
+    pools = sorted(recorder.pools(), key=lambda pool: str(pool.name))
+    budgets = {id(pool.config.budget): pool.config.budget for pool in pools if isinstance(pool.config.budget, Budget)}
+    return {
+        "at": time.time(),
+        "actions": actions,
+        "processes": [_process()],
+        "pools": [_pool(pool, recorder.id_of(pool)) for pool in pools],
+        "clusters": [_cluster(cluster, recorder) for cluster in sorted(live_clusters(), key=lambda one: one.name)],
+        "budgets": [{**_plain(budget.stats()), "pid": os.getpid()} for budget in budgets.values()],
+        "alerts": [{**_plain(alert), "pid": os.getpid()} for alert in recorder.alerts()],
+        "events": [{**event, "pid": os.getpid()} for event in recorder.events(_EVENTS)],
+    }
+
+
+def history_of(recorder: Recorder) -> State:
+    """The past of each pool, by its id: lists of Unix time, load, mean wait, acquires/s and callers in the queue."""
+    return {"interval": INTERVAL, "pools": recorder.history()}
+
+
+def merged(states: Iterable[State]) -> State:
+    """The snapshots of several processes as one."""
+    states = list(states)
+    lists = ("processes", "pools", "clusters", "budgets", "alerts", "events")
+    total: State = {"at": time.time(), "actions": any(state["actions"] for state in states)}
+    total |= {name: [one for state in states for one in state[name]] for name in lists}
+    total["pools"].sort(key=lambda pool: (pool["name"], pool["pid"]))
+    total["events"] = sorted(total["events"], key=lambda event: -event["at"])[:_EVENTS]
+    return total
+
+
+def _process() -> dict[str, Any]:
+    path = PurePath(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    program = path.parent.name if path.name == "__main__.py" else path.name
+    version = ".".join(map(str, sys.version_info[:3]))
+    return {"pid": os.getpid(), "program": program, "python": version, "poolkit": __version__, "seen_since": _STARTED}
+
+
+def _pool(pool: Any, number: str) -> dict[str, Any]:
+    seen: PoolDetails = pool.details(LISTED)
+    stats, recent, minute = seen.stats, seen.stats.windows[10], seen.stats.windows[60]
+    names = ("name", "phase", "size", "idle", "in_use", "connecting", "checking", "resetting", "closing", "leases",
+             "waiting", "min_size", "max_size", "acquires", "waits", "timeouts", "connects", "connect_errors", "checks",
+             "failed_checks", "leaks", "closes", "longest_held", "longest_wait", "open_breakers",
+             "last_connect_error")  # fmt: skip
+    return {
+        "id": number,
+        "pid": os.getpid(),
+        "kind": type(pool).__name__,
+        **{name: _plain(getattr(stats, name)) for name in names},
+        "load": load_of(stats),
+        "mean_wait": recent.wait.mean,
+        "p99_wait": recent.wait.quantile(0.99),
+        "mean_use": recent.mean_use,
+        "acquires_per_second": recent.acquires_per_second,
+        "connects_per_second": recent.connects_per_second,
+        "timeouts_in_a_minute": minute.timeouts,
+        "words": explain(stats, list(seen.leases[:1]), diagnosis=seen.diagnosis),
+        "diagnosis": None if seen.diagnosis is None else _plain(seen.diagnosis),
+        "held": [_plain(lease) for lease in seen.leases],
+        "queue": [_with_key(waiter) for waiter in seen.waiters],
+        "endpoints": [_with_key(lane) for lane in seen.lanes[:LISTED]],
+        "lanes": len(seen.lanes),
+        "settings": {
+            name: {"value": _plain(setting.value), "source": setting.source}
+            for name, setting in pool.describe().items()
+        },
+    }
+
+
+def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
+    stats = cluster.stats()
+    nodes = []
+    for node in stats.nodes:
+        try:
+            engine = engine_of(cluster.pool(node.name))
+        except KeyError:  # removed, and about to be gone
+            engine = None
+        nodes.append({
+            **{name: _plain(value) for name, value in vars(node).items() if name != "pool"},
+            "pool": None if engine is None else recorder.id_of(engine),
+        })  # fmt: skip
+    return {"pid": os.getpid(), "name": stats.name, "kind": type(cluster).__name__, "leases": stats.leases,
+            "waiting": stats.waiting, "timeouts": stats.timeouts, "nodes": nodes}  # fmt: skip
+
+
+def _with_key(one: Any) -> dict[str, Any]:
+    """A key may be anything that can be hashed."""
+    return {**_plain(replace(one, key=None)), "key": None if one.key is None else str(one.key)}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can say it: infinity and what else it does not know as text."""
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Budget):
+        return value.name
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value)

@@ -1,0 +1,296 @@
+// The page: asks api/state every two seconds while somebody looks at it, and puts the answer into the document.
+
+import { makeBar, makeChart } from "./charts.js";
+import * as parts from "./parts.js";
+
+const INTERVAL = 2000; // milliseconds
+const SPAN = 600; // seconds of the charts, as soon as there are so many
+const SHORTEST = 60;
+const EVENTS = 20; // shown, unless all are asked for
+const PATIENCE = 8000; // milliseconds for an answer
+
+const by = (id) => document.getElementById(id);
+const cards = new Map(); // pool id -> card
+const history = new Map(); // pool id -> [[at, load, mean wait], ...]
+const shown = new Map(); // element -> what it shows, as text
+let state = null;
+let open = null; // id of the pool whose details are shown
+let paused = false;
+let all = false; // events
+let timer = 0;
+let answered = 0;
+
+// -- asking ----------------------------------------------------------------------------------------------------------
+
+async function ask(path, options = {}) {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE), ...options });
+  const text = await response.text();
+  let found = {};
+  try {
+    found = JSON.parse(text);
+  } catch {
+    throw new Error(`answer ${response.status} is not the dashboard's`);
+  }
+  if (!response.ok) throw new Error(found.error ?? `answer ${response.status}`);
+  return found;
+}
+
+async function begin() {
+  try {
+    const past = await ask("api/history");
+    for (const [id, points] of Object.entries(past.pools)) {
+      history.set(id, points.map(([at, load, wait]) => [at, load, wait]));
+    }
+  } catch (error) {
+    say(error);
+  }
+  await update();
+}
+
+async function update() {
+  clearTimeout(timer);
+  try {
+    state = await ask("api/state");
+    answered = state.at;
+    show();
+    say(null);
+  } catch (error) {
+    say(error);
+  }
+  if (!paused && !document.hidden) timer = setTimeout(update, INTERVAL);
+}
+
+function say(error) {
+  const since = answered ? `; what is shown is of ${parts.clock(answered)}` : "";
+  const reason = error && (error.name === "TypeError" || error.name === "TimeoutError" ? "no answer" : error.message);
+  setText(by("status"), error ? `${reason}${since}` : paused ? `paused at ${parts.clock(answered)}` : "live");
+  by("status").classList.toggle("bad", Boolean(error));
+}
+
+// -- showing ---------------------------------------------------------------------------------------------------------
+
+// Replaces what stands in a place only if it is another: what is selected there stays selected.
+function place(node, made, ...facts) {
+  const key = JSON.stringify(facts);
+  if (shown.get(node) === key) return;
+  shown.set(node, key);
+  node.replaceChildren(...made());
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function show() {
+  const several = state.processes.length > 1;
+  setText(by("processes"), state.processes.map(processOf).join(" · ") || "no process shows its pools");
+  setText(by("pool-count"), `(${state.pools.length})`);
+  showAlerts(several);
+  const now = new Set(state.pools.map((pool) => pool.id));
+  for (const pool of state.pools) {
+    const points = history.get(pool.id) ?? [];
+    points.push([state.at, pool.load, pool.mean_wait]);
+    while (points.length && points[0][0] < state.at - SPAN) points.shift();
+    history.set(pool.id, points);
+    if (!cards.has(pool.id)) cards.set(pool.id, makeCard(pool.id));
+    cards.get(pool.id).update(pool, several);
+  }
+  for (const [id, card] of cards) {
+    if (!now.has(id)) {
+      card.root.remove();
+      cards.delete(id);
+      history.delete(id);
+    }
+  }
+  state.pools.forEach((pool, index) => {
+    const { root } = cards.get(pool.id);
+    if (by("pools").children[index] !== root) by("pools").insertBefore(root, by("pools").children[index] ?? null);
+  });
+  if (open && !now.has(open)) showDetail(null);
+  else if (open) fillDetail();
+  by("clusters-section").hidden = !state.clusters.length;
+  place(by("clusters"), () => state.clusters.map((one) => parts.cluster(one, several)), state.clusters, several);
+  by("budgets-section").hidden = !state.budgets.length;
+  place(by("budgets"), () => state.budgets.map((one) => parts.budget(one, several)), state.budgets, several);
+  showEvents(several);
+}
+
+function processOf(one) {
+  if (one.error) return `${one.program}: ${one.error}`;
+  return `${one.program}, process ${one.pid}, Python ${one.python}, poolkit ${one.poolkit}`;
+}
+
+function showAlerts(several) {
+  const lines = state.alerts.map((alert) => ({
+    severity: alert.severity,
+    text: `${alert.severity}: ${alert.pool}${several ? ` (process ${alert.pid})` : ""}: ${alert.text}`,
+  }));
+  if (!lines.length) lines.push({ severity: "none", text: "none" });
+  const list = by("alerts");
+  const key = (line) => `${line.severity} ${line.text.replace(/[\d.]+/g, "#")}`; // a new number is no new alert
+  const before = new Map([...list.children].map((item) => [item.dataset.key, item]));
+  for (const line of lines) {
+    const item = before.get(key(line));
+    if (item) setText(item, line.text);
+    else list.append(parts.element("li", { class: line.severity, text: line.text, "data-key": key(line) }));
+    before.delete(key(line));
+  }
+  for (const item of before.values()) item.remove();
+}
+
+function makeCard(id) {
+  const name = parts.element("h3", {});
+  const phase = parts.element("p", { class: "phase" });
+  const button = parts.element("button", { type: "button", "aria-expanded": "false", "aria-controls": "detail", text: "Details" });
+  const words = parts.element("p", {});
+  const cause = parts.element("p", { class: "cause" });
+  const bar = makeBar();
+  const load = makeChart("utilisation");
+  const wait = makeChart("mean wait");
+  const facts = ["leases/s", "longest lease", "p99 wait", "timeouts/min"].map((title) => {
+    const value = parts.element("dd");
+    return { value, pair: parts.element("div", {}, parts.element("dt", { text: title }), value) };
+  });
+  const root = parts.element("article", { class: "card", "data-pool": id },
+    parts.element("div", { class: "heading" }, parts.element("div", {}, name, phase), button),
+    bar.drawing, words, cause,
+    parts.element("div", { class: "charts" }, load.figure, wait.figure),
+    parts.element("dl", { class: "facts" }, ...facts.map((fact) => fact.pair)));
+  button.addEventListener("click", () => showDetail(open === id ? null : id));
+
+  function update(pool, several) {
+    setText(name, several ? `${pool.name} (${pool.pid})` : pool.name);
+    button.setAttribute("aria-label", `Details of ${name.textContent}`);
+    button.setAttribute("aria-expanded", String(open === id));
+    root.classList.toggle("open", open === id);
+    setText(phase, pool.phase === "open" ? "" : pool.phase);
+    phase.hidden = pool.phase === "open";
+    bar.update(pool);
+    const moving = pool.connecting + pool.checking + pool.resetting + pool.closing;
+    const limit = pool.max_size === null ? ", no limit" : ` of ${pool.max_size}`;
+    setText(words, `${pool.in_use}${limit} in use, ${pool.idle} idle${moving ? `, ${moving} opening, checked or closing` : ""}, ${pool.waiting} waiting`);
+    setText(cause, pool.diagnosis ? `${pool.diagnosis.cause}: ${pool.diagnosis.reason}` : "");
+    cause.hidden = !pool.diagnosis;
+    const points = history.get(id);
+    const span = Math.min(SPAN, Math.max(SHORTEST, state.at - points[0][0]));
+    load.update(points.map(([at, value]) => [at, value]), { span, top: 1, text: parts.percent });
+    wait.update(points.map(([at, , value]) => [at, value]), { span, least: 0.01, text: parts.seconds });
+    const values = [pool.acquires_per_second.toFixed(1), parts.seconds(pool.longest_held), parts.seconds(pool.p99_wait), String(pool.timeouts_in_a_minute)];
+    values.forEach((value, index) => setText(facts[index].value, value));
+  }
+
+  return { root, update, button };
+}
+
+function showDetail(id) {
+  const before = open;
+  open = id;
+  by("detail").hidden = !id;
+  setText(by("action-result"), "");
+  if (id) {
+    fillDetail();
+    by("max-size").value = poolOf(id).max_size ?? "";
+    by("detail-title").focus();
+  } else {
+    cards.get(before)?.button.focus();
+  }
+  for (const [one, card] of cards) {
+    card.button.setAttribute("aria-expanded", String(one === open));
+    card.root.classList.toggle("open", one === open);
+  }
+}
+
+const poolOf = (id) => state.pools.find((pool) => pool.id === id);
+
+function fillDetail() {
+  const pool = poolOf(open);
+  setText(by("detail-title"), `${pool.name} (${pool.kind}, process ${pool.pid})`);
+  setText(by("detail-words"), `${pool.phase}; ${pool.words}`);
+  by("actions").hidden = !state.actions;
+  by("token-line").hidden = !state.token;
+  const suspended = pool.phase === "suspended";
+  document.querySelector("[data-action=suspend]").disabled = suspended;
+  document.querySelector("[data-action=resume]").disabled = !suspended;
+  by("detail-tables").replaceChildren(parts.leases(pool), parts.waiters(pool), parts.endpoints(pool));
+  by("detail-counters").replaceChildren(parts.counters(pool));
+  place(by("detail-settings"), () => [parts.settings(pool)], open, pool.settings);
+}
+
+function showEvents(several) {
+  const select = by("events-of");
+  const sources = [...new Set(state.events.map((event) => event.source))].sort();
+  if (select.value && !sources.includes(select.value)) sources.push(select.value);
+  const known = [...select.options].slice(1).map((option) => option.value);
+  if (known.join("\n") !== sources.join("\n")) {
+    const chosen = select.value;
+    select.replaceChildren(select.options[0], ...sources.map((source) => parts.element("option", { value: source, text: source })));
+    select.value = chosen;
+  }
+  const rows = state.events.filter((event) => !select.value || event.source === select.value);
+  const listed = all ? rows : rows.slice(0, EVENTS);
+  place(by("events"), () => [parts.events(listed, several)], listed, several);
+  by("events-all").hidden = rows.length <= EVENTS;
+}
+
+// -- acting ----------------------------------------------------------------------------------------------------------
+
+const QUESTIONS = {
+  clear: "Retire all connections of this pool? Idle ones are closed now, leased ones when they come back.",
+  suspend: "Suspend this pool? Nobody gets a connection until it is resumed.",
+};
+
+async function act(action) {
+  const pool = poolOf(open);
+  if (!pool) return;
+  if (QUESTIONS[action] && !window.confirm(`${pool.name}: ${QUESTIONS[action]}`)) return;
+  const options = {};
+  if (action === "suspend") options.fail_fast = by("fail-fast").checked;
+  if (action === "resize") {
+    if (!by("max-size").reportValidity()) return;
+    options.max_size = by("max-size").valueAsNumber;
+  }
+  const headers = { "Content-Type": "application/json" };
+  if (state.token) headers.Authorization = `Bearer ${by("token").value}`;
+  const result = by("action-result");
+  try {
+    const done = await ask(`api/pools/${encodeURIComponent(pool.id)}/${action}`, {
+      method: "POST", headers, body: JSON.stringify(options),
+    });
+    result.className = "good";
+    setText(result, done.done);
+  } catch (error) {
+    result.className = "bad";
+    setText(result, error.message);
+  }
+  await update();
+}
+
+by("actions").addEventListener("submit", (event) => event.preventDefault());
+for (const button of document.querySelectorAll("[data-action]")) {
+  button.addEventListener("click", () => act(button.dataset.action));
+}
+by("max-size").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") act("resize");
+});
+by("detail-close").addEventListener("click", () => showDetail(null));
+by("events-of").addEventListener("change", () => state && showEvents(state.processes.length > 1));
+by("events-all").addEventListener("click", () => {
+  all = !all;
+  setText(by("events-all"), all ? "Show the last ones" : "Show all");
+  showEvents(state.processes.length > 1);
+});
+by("pause").addEventListener("click", () => {
+  paused = !paused;
+  by("pause").setAttribute("aria-pressed", String(paused));
+  if (paused) {
+    clearTimeout(timer);
+    say(null);
+  } else {
+    update();
+  }
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && !paused) update();
+});
+
+begin();
