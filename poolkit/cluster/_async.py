@@ -33,18 +33,20 @@ _THREADS = ThreadRuntime()
 class AsyncClusterLease(Generic[C]):
     """The right to use one connection of one node until closed. As :class:`poolkit.AsyncLease`."""
 
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "connection", "since")
+    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "_ticket", "connection", "since")
 
     connection: C
     """The driver's own object; not to be used after :meth:`close`."""
     since: float
     """When it was asked of the node, by the cluster's clock, in seconds."""
 
-    def __init__(self, cluster: AsyncCluster[C], member: Member) -> None:
+    def __init__(self, cluster: AsyncCluster[C], member: Member, since: float) -> None:
+        self._ticket = 0  # under which it has its place; 0: none (yet)
+        self._inner: Any = None
         self._cluster = cluster
         self._core: ClusterCore = cluster._core
         self._member = member
-        self._inner: Any = None
+        self.since = since
 
     @property
     def node(self) -> Node:
@@ -55,13 +57,15 @@ class AsyncClusterLease(Generic[C]):
         """Give the connection back; see :meth:`poolkit.cluster.ClusterLease.close`. The lease has ended when this is
         called: a cancellation cannot undo that.
         """
-        inner, self._inner = self._inner, None
-        if inner is not None:
+        ticket = self._ticket
+        if ticket:
+            inner, self._inner = self._inner, None
             try:
-                await inner.close(discard=discard, error=error)
+                if inner is not None:  # else a close was cut short after this
+                    await inner.close(discard=discard, error=error)
             finally:
-                if self._core is self._cluster._core:
-                    self._cluster._end(self._member, error, self.since)
+                self._cluster._end(self._core, self._member, ticket, error, self.since)
+                self._ticket = 0  # last: whoever was interrupted before it can close again
 
     async def __aenter__(self) -> C:
         if self._inner is None:
@@ -74,8 +78,8 @@ class AsyncClusterLease(Generic[C]):
         await self.close(error=error)
 
     def __del__(self) -> None:
-        if getattr(self, "_inner", None) is not None:
-            self._cluster._dropped(self._member, self._core)
+        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
+            self._cluster._dropped(self._core, self._member, self._ticket)
 
     def __repr__(self) -> str:
         state = "closed" if self._inner is None else repr(self.connection)
@@ -187,13 +191,16 @@ class AsyncCluster(ClusterShell[C]):
         runtime = self._here()
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = self._caller(role, key, avoid, now)
+        caller = Caller(role, key, now)
+        if role is not None or avoid:
+            self._restrict(caller, avoid)
         if self._found is None:
             await self._find_first(deadline)
+            now = self._clock()
         parker: AsyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, caller, self._clock())
+                self._decide(self._core.acquire, caller, now)
                 while caller.outcome is None:
                     if parker is None:
                         parker = caller.parker = runtime.parker()
@@ -209,28 +216,29 @@ class AsyncCluster(ClusterShell[C]):
                             raise self._translated(error)
                 if not isinstance(caller.outcome, Member):
                     raise self._translated(caller.outcome)
-                lease = await self._open(caller, caller.outcome, deadline)
+                lease = await self._open(caller, caller.outcome, deadline, now)
                 if lease is not None:
                     return lease
+                now = self._clock()
         except BaseException:
             self._decide(self._core.abandon, caller, self._clock())
             raise
 
-    async def _open(self, caller: Caller, member: Member, deadline: float) -> AsyncClusterLease[C] | None:
+    async def _open(self, caller: Caller, member: Member, deadline: float, now: float) -> AsyncClusterLease[C] | None:
         """A lease out of the node's pool; None if another node is to be tried."""
-        lease = AsyncClusterLease(self, member)
-        lease.since = self._clock()
-        left = deadline - lease.since
+        left = None if deadline == NEVER else max(0.0, deadline - now)
         try:
-            inner = await member.pool.lease(None if deadline == NEVER else max(0.0, left))
+            inner = await member.pool.lease(left)
         except BaseException as error:
-            now = self._clock()
-            if self._not_opened(caller, member, error, now - lease.since, late=now >= deadline):
+            later = self._clock()
+            if self._not_opened(caller, member, error, later - now, late=later >= deadline):
                 return None
             raise
+        lease = AsyncClusterLease(self, member, now)
         lease.connection = inner.connection
-        caller.outcome = None  # the place is the lease's from here on
         lease._inner = inner
+        lease._ticket = caller.ticket  # the place is the lease's from here on (and for a moment also the caller's)
+        caller.outcome = None
         return lease
 
     async def acquire(

@@ -32,18 +32,20 @@ _THREADS = ThreadRuntime()
 class ClusterLease(Generic[C]):
     """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
 
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "connection", "since")
+    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "_ticket", "connection", "since")
 
     connection: C
     """The driver's own object; not to be used after :meth:`close`."""
     since: float
     """When it was asked of the node, by the cluster's clock, in seconds."""
 
-    def __init__(self, cluster: Cluster[C], member: Member) -> None:
+    def __init__(self, cluster: Cluster[C], member: Member, since: float) -> None:
+        self._ticket = 0  # under which it has its place; 0: none (yet)
+        self._inner: Any = None
         self._cluster = cluster
         self._core: ClusterCore = cluster._core
         self._member = member
-        self._inner: Any = None
+        self.since = since
 
     @property
     def node(self) -> Node:
@@ -54,13 +56,15 @@ class ClusterLease(Generic[C]):
         """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it, which the
         connector's ``classify`` judges for the connection and for the node. Twice is a no-op.
         """
-        inner, self._inner = self._inner, None
-        if inner is not None:
+        ticket = self._ticket
+        if ticket:
+            inner, self._inner = self._inner, None
             try:
-                inner.close(discard=discard, error=error)
+                if inner is not None:  # else a close was cut short after this
+                    inner.close(discard=discard, error=error)
             finally:
-                if self._core is self._cluster._core:
-                    self._cluster._end(self._member, error, self.since)
+                self._cluster._end(self._core, self._member, ticket, error, self.since)
+                self._ticket = 0  # last: whoever was interrupted before it can close again
 
     def __enter__(self) -> C:
         if self._inner is None:
@@ -73,8 +77,8 @@ class ClusterLease(Generic[C]):
         self.close(error=error)
 
     def __del__(self) -> None:
-        if getattr(self, "_inner", None) is not None:
-            self._cluster._dropped(self._member, self._core)
+        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
+            self._cluster._dropped(self._core, self._member, self._ticket)
 
     def __repr__(self) -> str:
         state = "closed" if self._inner is None else repr(self.connection)
@@ -143,11 +147,13 @@ class Cluster(ClusterShell[C]):
         """
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = self._caller(role, key, avoid, now)
+        caller = Caller(role, key, now)
+        if role is not None or avoid:
+            self._restrict(caller, avoid)
         parker: SyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, caller, self._clock())
+                self._decide(self._core.acquire, caller, now)
                 while caller.outcome is None:
                     if parker is None:
                         parker = caller.parker = self._runtime.parker()
@@ -163,28 +169,29 @@ class Cluster(ClusterShell[C]):
                             raise self._translated(error)
                 if not isinstance(caller.outcome, Member):
                     raise self._translated(caller.outcome)
-                lease = self._open(caller, caller.outcome, deadline)
+                lease = self._open(caller, caller.outcome, deadline, now)
                 if lease is not None:
                     return lease
+                now = self._clock()
         except BaseException:
             self._decide(self._core.abandon, caller, self._clock())
             raise
 
-    def _open(self, caller: Caller, member: Member, deadline: float) -> ClusterLease[C] | None:
+    def _open(self, caller: Caller, member: Member, deadline: float, now: float) -> ClusterLease[C] | None:
         """A lease out of the node's pool; None if another node is to be tried."""
-        lease = ClusterLease(self, member)
-        lease.since = self._clock()
-        left = deadline - lease.since
+        left = None if deadline == NEVER else max(0.0, deadline - now)
         try:
-            inner = member.pool.lease(None if deadline == NEVER else max(0.0, left))
+            inner = member.pool.lease(left)
         except BaseException as error:
-            now = self._clock()
-            if self._not_opened(caller, member, error, now - lease.since, late=now >= deadline):
+            later = self._clock()
+            if self._not_opened(caller, member, error, later - now, late=later >= deadline):
                 return None
             raise
+        lease = ClusterLease(self, member, now)
         lease.connection = inner.connection
-        caller.outcome = None  # the place is the lease's from here on
         lease._inner = inner
+        lease._ticket = caller.ticket  # the place is the lease's from here on (and for a moment also the caller's)
+        caller.outcome = None
         return lease
 
     def acquire(
