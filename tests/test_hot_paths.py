@@ -49,7 +49,7 @@ TASKS = {
 }
 REQUEST = 1.06
 CLUSTER = {4: 5.7, 16: 6.8}
-"""Nodes: times the bytecodes of one pool's lease. Choosing looks at each node once; the rest is the same for any number."""
+"""Nodes: times the bytecodes of one pool's lease. Choosing looks at each node once; the rest is for any number."""
 
 
 def cycle(name: str) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from .._threads import Pool
 from ..config import PoolConfig
@@ -15,74 +14,19 @@ from ..policies.retire import NEVER
 from ..runtimes.base import Runtime, SyncParker
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Caller, ClusterCore, Do, Member
+from ._core import Caller, Do, Member
 from ._events import ClusterListener
+from ._leases import ClusterLease
 from ._node import Node
 from ._nodepool import NodePool
 from ._shell import DEFAULT, ClusterShell, Default
 from .discovery import Discovery, Found
 
-__all__ = ("Cluster", "ClusterLease")
+__all__ = ("Cluster",)
 
 C = TypeVar("C")
 
 _THREADS = ThreadRuntime()
-
-
-class ClusterLease(Generic[C]):
-    """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
-
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "_ticket", "connection", "since")
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
-    since: float
-    """When it was asked of the node, by the cluster's clock, in seconds."""
-
-    def __init__(self, cluster: Cluster[C], member: Member, since: float) -> None:
-        self._ticket = 0  # under which it has its place; 0: none (yet)
-        self._inner: Any = None
-        self._cluster = cluster
-        self._core: ClusterCore = cluster._core
-        self._member = member
-        self.since = since
-
-    @property
-    def node(self) -> Node:
-        """The node that serves it."""
-        return self._member.node
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it, which the
-        connector's ``classify`` judges for the connection and for the node. Twice is a no-op.
-        """
-        ticket = self._ticket
-        if ticket:
-            inner, self._inner = self._inner, None
-            try:
-                if inner is not None:  # else a close was cut short after this
-                    inner.close(discard=discard, error=error)
-            finally:
-                self._cluster._end(self._core, self._member, ticket, error, self.since)
-                self._ticket = 0  # last: whoever was interrupted before it can close again
-
-    def __enter__(self) -> C:
-        if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
-        return self.connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close(error=error)
-
-    def __del__(self) -> None:
-        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
-            self._cluster._dropped(self._core, self._member, self._ticket)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._inner is None else repr(self.connection)
-        return f"<ClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
 
 
 class Cluster(ClusterShell[C]):

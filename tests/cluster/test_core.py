@@ -94,6 +94,10 @@ def test_the_oldest_who_accepts_the_node_is_served_first() -> None:
     assert (on(first), on(second), on(third)) == (None, "p", None)
     rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
     assert on(first) == "r"
+    fourth, fifth, sixth = rig.ask(), rig.ask("replica"), rig.ask()
+    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
+    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
+    assert (on(fourth), on(fifth), on(sixth)) == ("r", "r", None)
     rig.core.check()
 
 
