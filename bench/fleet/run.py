@@ -39,7 +39,18 @@ class Report:
     leases: int = 0
     """Of those who ended in good order; who was killed has told nothing."""
     troubles: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    starved: list[str] = field(default_factory=list)
+    """Those who ended in good order and had got nothing."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What must not be."""
+        found = list(self.starved)
+        if self.most > self.limit:
+            found.append(f"{self.most} connections under a limit of {self.limit}")
+        if not self.full:
+            found.append("the limit was never used: nothing was tested")
+        return found
 
     def text(self) -> str:
         """The end of the run in words."""
@@ -73,7 +84,7 @@ class _World:
         result = process.end()
         self.report.leases += len(result["done"])
         if not result["done"]:
-            self.report.failures.append(f"a process got nothing: {Counter(result['failed']).most_common(2)}")
+            self.report.starved.append(f"a process got nothing: {Counter(result['failed']).most_common(2)}")
 
     def kill_some(self, chance: random.Random) -> None:
         """kill -9 for up to a quarter, and as many new ones."""
@@ -129,10 +140,6 @@ def hold(
             fleet.close()
         report.samples, report.most = len(fleet.samples), fleet.most
         report.full = sum(count == limit for _, count in fleet.samples)
-    if report.most > limit:
-        report.failures.append(f"{report.most} connections under a limit of {limit}")
-    if not report.full:
-        report.failures.append("the limit was never used: nothing was tested")
     return report
 
 
