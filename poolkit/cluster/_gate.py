@@ -116,7 +116,8 @@ class ClusterGate:
                 self._lock.release()
         self._perform(todo)
         self._scheduled = NEVER  # the order may not have arrived
-        self._schedule()
+        if min(core.due, self._find_at) < NEVER:
+            self._schedule()
         self._drain()
 
     def _perform(self, effects: deque[Effect]) -> None:

@@ -100,6 +100,7 @@ class ClusterShell(ClusterGate, Generic[C]):
                 member.state, member.until = NodeState.EJECTED, -NEVER
                 self._core.due = -NEVER
         self._core.members, self._core.tiers, self._core.tiering = old.members, old.tiers, old.tiering
+        self._core.grouped, self._core.failing, self._core.starting = old.grouped, old.failing, old.starting
         if old.tiering is not None:
             self._core.due = min(self._core.due, old.tiering.due)
         self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER

@@ -493,6 +493,24 @@ def test_the_twins_have_the_same_names_parameters_and_defaults() -> None:
             assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in others.values()], name
 
 
+def test_priorities_hold_in_a_second_loop_too() -> None:
+    """What is known of the nodes outlives the loop."""
+    cluster: AsyncCluster[Any] = AsyncCluster(
+        lambda node: AsyncFakeConnector(), [Node("spare", priority=1), Node("first")], balance="round_robin"
+    )
+
+    async def use() -> set[str]:
+        found = set()
+        for _ in range(4):
+            lease = await cluster.lease(PATIENCE)
+            found.add(lease.node.name)
+            await lease.close()
+        return found
+
+    assert [asyncio.run(use()), asyncio.run(use())] == [{"first"}, {"first"}]
+    asyncio.run(cluster.close())
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_the_nodes_and_none_of_the_leases() -> None:
     """It takes leases of its own, and closing the parent's there changes nothing."""

@@ -222,7 +222,7 @@ def test_a_cancelled_close_of_a_cluster_admits_nobody_and_can_be_called_again(en
         lease, idle = await stage.cluster.lease(), await stage.cluster.lease()
         await idle.close()
         ends: dict[str, Callable[[], Awaitable[Any]]] = {
-            "close": stage.cluster.close, "drain": lambda: stage.cluster.drain(timeout=2 * TICK)
+            "close": stage.cluster.close, "drain": lambda: stage.cluster.drain(timeout=0.05)
         }  # fmt: skip
         more = await way(point, ends[end])
         assert stage.cluster.closed
