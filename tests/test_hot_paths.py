@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from typing import Any
 import httpcore
 import pytest
 
-from poolkit import Pool
+from poolkit import Pool, PoolConfig
 from poolkit.bench.answering import AnsweringBackend, AsyncAnsweringBackend
 from poolkit.bench.async_peers import ASYNC_PEERS
 from poolkit.bench.peers import PEERS, Sizes
+from poolkit.cluster import Cluster
 from poolkit.testing import FakeConnector
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from tests.support.instructions import instructions
@@ -46,6 +48,8 @@ TASKS = {
     ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.84,
 }
 REQUEST = 1.06
+CLUSTER = {4: 5.7, 16: 6.8}
+"""Nodes: times the bytecodes of one pool's lease. Choosing looks at each node once; the rest is for any number."""
 
 
 def cycle(name: str) -> float:
@@ -95,6 +99,18 @@ def test_taking_and_giving_back_in_a_task_has_not_become_longer(path: str, base:
     """The same for the tasks of a loop."""
     found = async_cycle(path) / async_cycle(base)
     assert found <= TASKS[path, base], f"{path} executes {found:.3f} times the bytecodes of {base}"
+
+
+@pytest.mark.parametrize("nodes", CLUSTER)
+def test_a_lease_of_a_cluster_has_not_become_longer(nodes: int) -> None:
+    """With nobody waiting and all nodes well: what the choice of a node costs on top of its pool's lease."""
+    many: Cluster[Any] = Cluster(
+        lambda node: FakeConnector(resets=False), [f"n{number}" for number in range(nodes)],
+        pool=PoolConfig(max_size=4), random=itertools.cycle([0.1, 0.4, 0.7]).__next__,
+    )  # fmt: skip
+    with many:
+        found = instructions(lambda: many.lease().close()) / cycle("poolkit lease()")
+    assert found <= CLUSTER[nodes], f"a cluster of {nodes} executes {found:.2f} times the bytecodes of a pool"
 
 
 def request(kind: type[httpcore.ConnectionPool], idle: int = 1) -> float:

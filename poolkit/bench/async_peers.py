@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from poolkit import AsyncConnector, AsyncPool
+from poolkit import AsyncConnector, AsyncPool, PoolConfig
 from poolkit.bench.dummies import AsyncRedisConnection, Connection, Opener
 from poolkit.bench.peers import PATIENCE, Sizes
+from poolkit.cluster import AsyncCluster
 
 __all__ = (
     "ASYNC_PEERS",
     "AsyncPeer",
     "engine",
+    "cluster",
     "lock_and_deque",
     "lifo_queue",
     "sqlalchemy_own",
@@ -67,6 +69,20 @@ async def engine(sizes: Sizes, *, listeners: Any = ()) -> AsyncPeer:
     pool = AsyncPool(_Server(opener), max_size=sizes.size, min_size=sizes.minimum, listeners=listeners)
     await pool.warm_up()
     return AsyncPeer(pool.acquire, pool.release, lambda: opener.count, pool.close)
+
+
+async def cluster(sizes: Sizes, *, nodes: int = 4) -> AsyncPeer:
+    """A cluster of pools through lease(): a node is chosen, then its pool asked."""
+    opener = Opener(sizes.connect)
+    config = PoolConfig(max_size=sizes.size, min_size=sizes.minimum)
+    many = AsyncCluster(lambda node: _Server(opener), [f"node {number}" for number in range(nodes)], pool=config)
+
+    async def get() -> Any:
+        return await many.lease()
+
+    for node in many.nodes:
+        await many.pool(node.name).warm_up()
+    return AsyncPeer(get, lambda lease: lease.close(), lambda: opener.count, many.close)
 
 
 async def lock_and_deque(sizes: Sizes) -> AsyncPeer:

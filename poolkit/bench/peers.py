@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from poolkit import Connector, Pool
+from poolkit import Connector, Pool, PoolConfig
 from poolkit.bench.dummies import Connection, Opener, RedisConnection
+from poolkit.cluster import Cluster
 
 __all__ = (
     "PEERS",
@@ -19,6 +20,7 @@ __all__ = (
     "Sizes",
     "engine",
     "engine_lease",
+    "cluster",
     "lock_and_deque",
     "lifo_queue",
     "sqlalchemy_own",
@@ -76,6 +78,16 @@ def engine_lease(sizes: Sizes) -> Peer:
     pool = Pool(_Server(opener), max_size=sizes.size, min_size=sizes.minimum)
     pool.warm_up()
     return Peer(pool.lease, lambda lease: lease.close(), lambda: opener.count, pool.close)
+
+
+def cluster(sizes: Sizes, *, nodes: int = 4) -> Peer:
+    """A cluster of pools through lease(): a node is chosen, then its pool asked."""
+    opener = Opener(sizes.connect)
+    config = PoolConfig(max_size=sizes.size, min_size=sizes.minimum)
+    many = Cluster(lambda node: _Server(opener), [f"node {number}" for number in range(nodes)], pool=config)
+    for node in many.nodes:
+        many.pool(node.name).warm_up()
+    return Peer(many.lease, lambda lease: lease.close(), lambda: opener.count, many.close)
 
 
 def lock_and_deque(sizes: Sizes) -> Peer:

@@ -19,17 +19,46 @@ def program() -> None:
     """One connection-pool engine behind SQLAlchemy, redis-py, httpx, psycopg and any DB-API driver."""
 
 
-@program.command()
+@program.group(invoke_without_command=True)
 @click.option("--quick", is_flag=True, help="A quarter of the load, in less than 15 seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON; progress goes to stderr.")
-def demo(quick: bool, as_json: bool) -> int:
+@click.pass_context
+def demo(context: click.Context, quick: bool, as_json: bool) -> int:
     """Load real servers through poolkit and through the drivers' own pools, and break them half-way.
 
     Starts PostgreSQL, Redis and an HTTP server on loopback, in a temporary directory; nothing is left behind.
     """
+    if context.invoked_subcommand is not None:
+        if quick or as_json:
+            raise click.UsageError(f"options of demo {context.invoked_subcommand} go behind its name")
+        return 0
     from poolkit.cli.demo import run
 
     return run(quick=quick, as_json=as_json)
+
+
+@demo.command("cluster")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(["postgres", "redis", "http"]),
+    multiple=True,
+    default=("postgres", "http"),
+    help="Which servers; may be given several times.  [default: postgres and http]",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(4, 600), default=16.0, show_default=True, help="How long the load lasts."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON; progress goes to stderr.")
+def demo_cluster(kinds: tuple[str, ...], seconds: float, as_json: bool) -> int:
+    """Kill, add and slow the nodes of a cluster under load, and show the traffic moving.
+
+    Starts five servers of each kind on loopback: four nodes and one to be added. Exit code 1: the kill has cost more
+    requests than were in flight on the killed node, or a server did not start.
+    """
+    from poolkit.cli.demo.cluster import run
+
+    return run(kinds=kinds, seconds=seconds, as_json=as_json)
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)

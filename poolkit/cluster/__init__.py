@@ -24,15 +24,16 @@ from ..policies.routing import (
     RingRouter,
     Router,
 )
-from ._async import AsyncCluster, AsyncClusterLease, ClusterLeaseRequest
+from ._async import AsyncCluster
 from ._config import ClusterConfig, TierConfig
 from ._etcd import EtcdError
 from ._events import ClusterEvent, ClusterEventKind, ClusterStats, NodeState, NodeStats, NoNodeAvailable
+from ._leases import AsyncClusterLease, ClusterLease, ClusterLeaseRequest
 from ._node import Node
 from ._nodepool import NodePool
 from ._scatter import Scattered, ScatterFailed
 from ._shards import AsyncShardedCluster, ShardedCluster
-from ._threads import Cluster, ClusterLease
+from ._threads import Cluster
 from .discovery import (
     Discovery,
     DNSDiscovery,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
-from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Any, TypeVar, cast
 
 from .._async import AsyncPool, current_runtime
 from ..config import PoolConfig
@@ -16,93 +15,19 @@ from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Caller, ClusterCore, Do, Member
+from ._core import Caller, Do, Member
 from ._events import ClusterListener
+from ._leases import AsyncClusterLease, ClusterLeaseRequest
 from ._node import Node
 from ._nodepool import NodePool
 from ._shell import DEFAULT, ClusterShell, Default
 from .discovery import Discovery, Found
 
-__all__ = ("AsyncCluster", "AsyncClusterLease", "ClusterLeaseRequest")
+__all__ = ("AsyncCluster",)
 
 C = TypeVar("C")
 
 _THREADS = ThreadRuntime()
-
-
-class AsyncClusterLease(Generic[C]):
-    """The right to use one connection of one node until closed. As :class:`poolkit.AsyncLease`."""
-
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "connection", "since")
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
-    since: float
-    """When it was asked of the node, by the cluster's clock, in seconds."""
-
-    def __init__(self, cluster: AsyncCluster[C], member: Member) -> None:
-        self._cluster = cluster
-        self._core: ClusterCore = cluster._core
-        self._member = member
-        self._inner: Any = None
-
-    @property
-    def node(self) -> Node:
-        """The node that serves it."""
-        return self._member.node
-
-    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back; see :meth:`poolkit.cluster.ClusterLease.close`. The lease has ended when this is
-        called: a cancellation cannot undo that.
-        """
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            try:
-                await inner.close(discard=discard, error=error)
-            finally:
-                if self._core is self._cluster._core:
-                    self._cluster._end(self._member, error, self.since)
-
-    async def __aenter__(self) -> C:
-        if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
-        return self.connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close(error=error)
-
-    def __del__(self) -> None:
-        if getattr(self, "_inner", None) is not None:
-            self._cluster._dropped(self._member, self._core)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._inner is None else repr(self.connection)
-        return f"<AsyncClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
-
-
-class ClusterLeaseRequest(Generic[C]):
-    """``await cluster.lease()`` gives the lease, ``async with cluster.lease() as connection`` the connection."""
-
-    __slots__ = ("_ask", "_lease")
-
-    def __init__(self, ask: Callable[[], Awaitable[AsyncClusterLease[C]]]) -> None:
-        self._ask = ask
-        self._lease: AsyncClusterLease[C] | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncClusterLease[C]]:
-        return self._ask().__await__()
-
-    async def __aenter__(self) -> C:
-        self._lease = lease = await self._ask()
-        return lease.connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._lease is not None:
-            await self._lease.close(error=error)
 
 
 class AsyncCluster(ClusterShell[C]):
@@ -187,13 +112,16 @@ class AsyncCluster(ClusterShell[C]):
         runtime = self._here()
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = self._caller(role, key, avoid, now)
+        caller = Caller(role, key, now)
+        if role is not None or avoid:
+            self._restrict(caller, avoid)
         if self._found is None:
             await self._find_first(deadline)
+            now = self._clock()
         parker: AsyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, caller, self._clock())
+                self._decide(self._core.acquire, caller, now)
                 while caller.outcome is None:
                     if parker is None:
                         parker = caller.parker = runtime.parker()
@@ -209,28 +137,29 @@ class AsyncCluster(ClusterShell[C]):
                             raise self._translated(error)
                 if not isinstance(caller.outcome, Member):
                     raise self._translated(caller.outcome)
-                lease = await self._open(caller, caller.outcome, deadline)
+                lease = await self._open(caller, caller.outcome, deadline, now)
                 if lease is not None:
                     return lease
+                now = self._clock()
         except BaseException:
             self._decide(self._core.abandon, caller, self._clock())
             raise
 
-    async def _open(self, caller: Caller, member: Member, deadline: float) -> AsyncClusterLease[C] | None:
+    async def _open(self, caller: Caller, member: Member, deadline: float, now: float) -> AsyncClusterLease[C] | None:
         """A lease out of the node's pool; None if another node is to be tried."""
-        lease = AsyncClusterLease(self, member)
-        lease.since = self._clock()
-        left = deadline - lease.since
+        left = None if deadline == NEVER else max(0.0, deadline - now)
         try:
-            inner = await member.pool.lease(None if deadline == NEVER else max(0.0, left))
+            inner = await member.pool.lease(left)
         except BaseException as error:
-            now = self._clock()
-            if self._not_opened(caller, member, error, now - lease.since, late=now >= deadline):
+            later = self._clock()
+            if self._not_opened(caller, member, error, later - now, late=later >= deadline):
                 return None
             raise
+        lease = AsyncClusterLease(self, member, now)
         lease.connection = inner.connection
-        caller.outcome = None  # the place is the lease's from here on
         lease._inner = inner
+        lease._ticket = caller.ticket  # the place is the lease's from here on (and for a moment also the caller's)
+        caller.outcome = None
         return lease
 
     async def acquire(

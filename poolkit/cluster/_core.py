@@ -40,8 +40,8 @@ class ClusterCore(Health):
             self._ask_roles(now, unknown_only=True)
         member = self._choose(caller, now)
         if member is not None:
-            member.leases += 1
-            caller.outcome = member
+            caller.outcome = member  # first: who is interrupted from here on gives the place back
+            member.seat(caller.ticket)
         elif self._hopeless(caller, now):
             caller.outcome = self._no_node(caller)
         else:
@@ -61,13 +61,15 @@ class ClusterCore(Health):
         role, tried = caller.role, caller.tried
         free = [
             m for m in self.members.values()
-            if m.state is USABLE and m.leases < m.places() and (role is None or has_role(m, role)) and m not in tried
+            if m.state is USABLE and (m.leases < m.least or m.leases < m.places())
         ]  # fmt: skip
+        if role is not None or tried:
+            free = [m for m in free if m not in tried and has_role(m, role)]
         if not free:
             return None
-        if len(free) > 1:
+        if len(free) > 1 and (self.grouped or self.failing or role is not None):
             free = self._group(free, caller, now)
-        if len(free) > 1 and self.config.slow_start:
+        if len(free) > 1 and self.starting:
             free = self._ready(free, now)
         if len(free) == 1:
             return free[0]
@@ -80,8 +82,10 @@ class ClusterCore(Health):
         """The members of the first group that is to serve: wanted role, not failing, priority, zone."""
         wanted = caller.role.removeprefix("prefer-") if caller.role else None
         limit, zone = self.config.eject_after or NEVER, self.config.zone
-        if wanted is None and not zone and not self.tiers and not any(member.failures >= limit for member in free):
-            return free  # most clusters have but one group
+        if self.failing:
+            self.failing = any(member.failures >= limit for member in self.members.values())
+        if wanted is None and not self.grouped and not self.failing:
+            return free
 
         def rank(member: Member) -> tuple[bool, bool, int, bool]:
             node = member.node
@@ -117,6 +121,7 @@ class ClusterCore(Health):
                 elif self.random() >= max(ramp, 0.05):
                     continue
             ready.append(member)
+        self.starting = any(member.slow for member in self.members.values())
         return ready or free
 
     def _hopeless(self, caller: Caller, now: float) -> bool:
@@ -145,23 +150,27 @@ class ClusterCore(Health):
     def abandon(self, caller: Caller, now: float, *, timed_out: bool = False) -> None:
         """The caller is gone: a place he was given passes on."""
         self.timeouts += timed_out
-        outcome, caller.outcome = caller.outcome, None
+        outcome = caller.outcome
         self._unqueue(caller)
         if isinstance(outcome, Member):
-            self.give_up(outcome, now)
+            self.give_up(outcome, caller.ticket, now)
+        caller.outcome = None
 
     def _unqueue(self, caller: Caller) -> None:
-        if caller.queued:
-            caller.queued = False
-            queue = self.queues[caller.role]
-            del queue[caller]
+        caller.queued = False
+        queue = self.queues.get(caller.role)
+        if queue is not None:
+            queue.pop(caller, None)
             if not queue:
                 del self.queues[caller.role]
 
     def _serve(self, caller: Caller, outcome: Member | BaseException) -> None:
+        """He has it; in an order of which :meth:`mend` understands each part."""
         caller.outcome = outcome
-        self._unqueue(caller)
+        if isinstance(outcome, Member):
+            outcome.seat(caller.ticket)
         self.effects.append(Effect(Do.WAKE, caller=caller))
+        self._unqueue(caller)
 
     def waiting(self) -> list[Caller]:
         """All who wait, oldest first."""
@@ -178,7 +187,6 @@ class ClusterCore(Health):
                         oldest = first
             if oldest is None:
                 return
-            member.leases += 1
             self._serve(oldest, member)
 
     def settle(self, now: float) -> None:
@@ -193,39 +201,68 @@ class ClusterCore(Health):
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
-    def give_up(self, member: Member, now: float) -> None:
-        """A place was not used after all."""
-        member.leases -= 1
-        self.offer(member, now)
+    # Each may come twice for one lease, cut short the first time: whoever's ticket has no place any more is done with.
 
-    def succeeded(self, member: Member, duration: float, now: float) -> None:
+    def give_up(self, member: Member, ticket: int, now: float) -> None:
+        """A place was not used after all."""
+        if member.unseat(ticket) and self.queues:
+            self.offer(member, now)
+
+    def succeeded(self, member: Member, ticket: int, duration: float, now: float) -> None:
         """A lease has ended well."""
-        member.failures = 0
-        member.last_cause = None
+        if member.failures or member.last_cause is not None:
+            member.failures = 0
+            member.last_cause = None
         if member.ejections and member.state is USABLE and now - member.since > self.config.eject_max:
             member.ejections = 0
-        self._ended(member, duration, False, now)
+        self._ended(member, ticket, duration, False, now)
 
-    def failed(self, member: Member, error: BaseException, duration: float, now: float) -> None:
+    def failed(self, member: Member, ticket: int, error: BaseException, duration: float, now: float) -> None:
         """A lease could not be had, or its connection broke."""
         self._blame(member, error, now)
-        self._ended(member, duration, True, now)
+        self._ended(member, ticket, duration, True, now)
 
-    def misled(self, member: Member, error: BaseException, duration: float, now: float) -> None:
+    def misled(self, member: Member, ticket: int, error: BaseException, duration: float, now: float) -> None:
         """The node answered that it has not the role it was taken for: find out who has what role now."""
         member.last_error = error
         if self.asks_roles:
             self._role(member, None, now)
             self._ask_roles(now)
-        self._ended(member, duration, False, now)
+        self._ended(member, ticket, duration, False, now)
         self.settle(now)
 
-    def _ended(self, member: Member, duration: float, failed: bool, now: float) -> None:
-        member.leases -= 1
+    def _ended(self, member: Member, ticket: int, duration: float, failed: bool, now: float) -> None:
+        seats = member.seats
+        if ticket not in seats:
+            return
+        seats.discard(ticket)
+        member.leases = len(seats)
         member.served += 1
         member.busy += duration
         self.balancer.done(member, duration, failed, now)
-        self.offer(member, now)
+        if self.queues:
+            self.offer(member, now)
+
+    def mend(self, now: float) -> None:
+        """A step was left by an exception between any two bytecodes: finish what is half done, look over everything.
+
+        What is true: who has a place (``seats``), what a caller's outcome is, who stands in a queue.
+        """
+        for role, queue in list(self.queues.items()):
+            for caller in sorted(queue, key=lambda one: one.ticket):
+                if caller.outcome is None:
+                    caller.queued = True
+                    queue.move_to_end(caller)
+                else:
+                    self._serve(caller, caller.outcome)
+            if not queue:
+                self.queues.pop(role, None)
+        for member in (*self.members.values(), *self.leaving):
+            member.leases = len(member.seats)
+        for member in self.members.values():
+            self._weigh(member, member.last_error, now)
+        self._want(now)
+        self.settle(now)
 
     def close(self, now: float) -> None:
         """Admit nobody; tell all who wait."""
@@ -236,7 +273,7 @@ class ClusterCore(Health):
     def check(self) -> None:
         """AssertionError unless nobody waits for whom there is a place, and leases are not negative."""
         for member in (*self.members.values(), *self.leaving):
-            assert member.leases >= 0, f"{member} has negative leases"
+            assert member.leases == len(member.seats), f"{member} has {len(member.seats)} seats taken"
             if member.state is USABLE and member.free:
                 stranded = [caller for caller in self.waiting() if caller.accepts(member)]
                 assert not stranded, f"{len(stranded)} wait while {member} has a place"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..policies.retire import NEVER
@@ -16,6 +16,9 @@ from ._tiers import Tiers
 __all__ = ("VIGIL", "Health")
 
 USABLE, PROBING, EJECTED, DRAINING = NodeState.USABLE, NodeState.PROBING, NodeState.EJECTED, NodeState.DRAINING
+
+Made = tuple[Any, Callable[[], float], int]
+"""A pool, how many places it has now, and how many it always has."""
 
 VIGIL = 1.0
 """Seconds between two looks at the queue while somebody waits: a pool may have been enlarged without our knowledge."""
@@ -37,6 +40,9 @@ class Health:
         self.closed = False
         self.tiers = False  # whether there are several groups that are tried in order
         self.tiering: Tiers | None = None  # of nodes that move
+        self.grouped = bool(config.zone)  # whether nodes differ in tier or zone
+        self.failing = False  # whether a node may have failed too often without being ejected
+        self.starting = False  # whether a node may still begin slowly
         self.due = NEVER
         self.timeouts = 0
         self._tickets = 0
@@ -52,13 +58,19 @@ class Health:
         member.last_error = cause
         if cause is member.last_cause or member.state is not USABLE:
             return  # several callers heard of one failure
+        member.failures += 1  # first: one that is cut short had better count twice than never
         member.last_cause = cause
-        member.failures += 1
+        self._weigh(member, error, now)
+
+    def _weigh(self, member: Member, error: BaseException | None, now: float) -> None:
+        """Eject it if it has failed too often, unless too many are out already."""
         limit = self.config.eject_after
-        if limit is not None and member.failures >= limit:
+        if limit is not None and member.failures >= limit and member.state is USABLE:
             ejected = sum(one.state in (EJECTED, PROBING) for one in self.members.values())
             if ejected + 1 <= self.config.max_ejected_share * len(self.members):
                 self._eject(member, error, now)
+            else:
+                self.failing = True
 
     def _eject(self, member: Member, error: BaseException | None, now: float) -> None:
         if member.state is USABLE:
@@ -105,9 +117,9 @@ class Health:
 
     def probe(self, member: Member) -> None:
         """Try whether the node can serve."""
+        self.effects.append(Effect(Do.PROBE, member))  # first: nobody ends the state of one whom nobody probes
         member.state = PROBING
         member.asking = self.asks_roles
-        self.effects.append(Effect(Do.PROBE, member))
 
     def probed(self, member: Member, error: BaseException | None, role: str | None, now: float) -> None:
         """A probe has ended, well if ``error`` is None."""
@@ -119,6 +131,7 @@ class Health:
             self.tell(ClusterEventKind.PROBE_FAILED, now, member, error)
             self._eject(member, error, now)
             return
+        self.starting = self.starting or self.config.slow_start > 0
         member.state, member.since, member.slow = USABLE, now, self.config.slow_start > 0
         member.failures, member.last_cause = 0, None
         self.tell(ClusterEventKind.NODE_USABLE, now, member)
@@ -164,9 +177,9 @@ class Health:
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
-    def update(self, nodes: Iterable[Node], made: dict[str, tuple[Any, Callable[[], float]]], now: float) -> None:
-        """The nodes from now on. Those that stay keep their connections; ``made`` holds the pool and the places of each
-        one that is new or has another endpoint now.
+    def update(self, nodes: Iterable[Node], made: Mapping[str, Made], now: float) -> None:
+        """The nodes from now on. Those that stay keep their connections; ``made`` holds what stands behind each one
+        that is new or has another endpoint now.
         """
         wanted = {node.name: node for node in nodes}
         first = not self.members
@@ -179,12 +192,13 @@ class Health:
                 if old.node != node:
                     if old.node.role != node.role:
                         old.known_role = node.role
-                    old.node = node
+                    old.node, old.weight = node, node.weight
                     if not self.config.tiers:
                         old.tier = node.priority
                     self.tell(ClusterEventKind.NODE_CHANGED, now, old, detail=f"weight {node.weight:g}")
                 continue
-            member = members[name] = Member(node, *made[name], now, USABLE)
+            pool, places, least = made[name]
+            member = members[name] = Member(node, pool, places, now, USABLE, least)
             new.append(member)
             self.tell(ClusterEventKind.NODE_ADDED, now, member)
             if not first:
@@ -197,6 +211,7 @@ class Health:
             self.tiering = self.tiering or Tiers(self.config, now)
             self.tiering.place(members.values(), new, now)
             self._want(self.tiering.due)
+        self.grouped = self.tiers or bool(self.config.zone)
         for old in gone:
             old.state = DRAINING
             self.leaving.append(old)

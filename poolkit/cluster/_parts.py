@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Set
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -38,18 +38,24 @@ class Member:
     """A node in this cluster: its pool, and what is known of it. Is what the balancer sees as a Candidate."""
 
     __slots__ = ("asking", "book", "busy", "checked_at", "ejections", "failures", "known_role", "last_cause",
-                 "last_error", "leases", "load", "moved_at", "node", "places", "pool", "pool_places", "served", "since",
-                 "slow", "state", "tier", "until")  # fmt: skip
+                 "last_error", "leases", "least", "load", "moved_at", "name", "node", "places", "pool", "pool_places",
+                 "seats", "served", "since", "slow", "state", "tier", "until", "weight")  # fmt: skip
 
-    def __init__(self, node: Node, pool: Any, places: Callable[[], float], since: float, state: NodeState) -> None:
+    def __init__(
+        self, node: Node, pool: Any, places: Callable[[], float], since: float, state: NodeState, least: int = 0
+    ) -> None:
         self.node = node
+        self.name = node.name
+        self.weight = node.weight
         self.pool = pool
         self.places = self.pool_places = places
         self.tier = node.priority  # the lower ones are tried first
         self.moved_at = since
         self.busy = 0.0  # seconds of leases that have ended since the last look at the tiers
         self.load: float | None = None  # leases on average, where there are tiers
-        self.leases = 0
+        self.least = least  # so many places there are whatever places() says: it need not be asked
+        self.seats: set[int] = set()  # the tickets of those who have a place: the ground truth
+        self.leases = 0  # how many they are
         self.served = 0
         self.book: dict[str, float] = {}
         self.state = state
@@ -65,22 +71,29 @@ class Member:
         self.checked_at = -NEVER
 
     @property
-    def name(self) -> str:
-        """The node's name."""
-        return self.node.name
-
-    @property
-    def weight(self) -> float:
-        """The configured weight."""
-        return self.node.weight
-
-    @property
     def free(self) -> bool:
         """Whether one more lease fits."""
         return self.leases < self.places()
 
+    def seat(self, ticket: int) -> None:
+        """Somebody has a place from here on."""
+        self.seats.add(ticket)
+        self.leases = len(self.seats)
+
+    def unseat(self, ticket: int) -> bool:
+        """His place is free again; False if he had none."""
+        seats = self.seats
+        if ticket not in seats:
+            return False
+        seats.discard(ticket)
+        self.leases = len(seats)
+        return True
+
     def __repr__(self) -> str:
         return f"<Member {self.name} {self.state.value} {self.leases}>"
+
+
+NOWHERE: frozenset[Member] = frozenset()
 
 
 class Caller:
@@ -92,8 +105,8 @@ class Caller:
         self.role = role
         self.key = key
         self.since = since
-        self.ticket = 0
-        self.tried: set[Member] = set()  # where he could not connect
+        self.ticket = 0  # his number, in order of arrival; what he has a place under
+        self.tried: Set[Member] = NOWHERE  # where he could not connect
         self.outcome: Member | BaseException | None = None
         self.queued = False
         self.parker: Parker | None = None

@@ -7,14 +7,12 @@ import os
 import random as _random
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
-from threading import Lock, RLock
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
 from .._core.dialing import describe
-from .._gate import Turn
 from .._log import logger
 from .._shell import DEFAULT, Default
 from ..config import PoolConfig
@@ -22,8 +20,9 @@ from ..connector import AsyncConnector, Connector, Verdict, default_classify
 from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
 from ..policies.retire import NEVER
 from ._config import ClusterConfig
-from ._core import Caller, ClusterCore, Do, Effect, Member
-from ._events import ClusterEvent, ClusterEventKind, ClusterListener, ClusterStats, NodeState
+from ._core import Caller, ClusterCore, Member
+from ._events import ClusterEventKind, ClusterListener, ClusterStats, NodeState
+from ._gate import ClusterGate
 from ._node import Node, checked_nodes
 from ._nodepool import engine_of, node_stats, told
 from .discovery import Discovery, Found, StaticDiscovery
@@ -41,7 +40,7 @@ _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
 _clusters_lock = Lock()
 
 
-class ClusterShell(Generic[C]):
+class ClusterShell(ClusterGate, Generic[C]):
     """Everything about a cluster that does not wait."""
 
     _kind: type[Any]  # of connector
@@ -85,15 +84,10 @@ class ClusterShell(Generic[C]):
 
     def _begin(self) -> None:
         """An empty core with a lock of its own (again in a forked child)."""
-        self._lock: Any = RLock()
         self._updating = Lock()
-        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._core = ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None)
-        self._events: deque[ClusterEvent] = deque()
-        self._telling = Turn()
-        self._scheduled = NEVER
         self._find_at = NEVER
         self._complaint = ""
+        self._open_gate(ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None))
 
     def _after_fork(self) -> None:
         """In the child: the pools begin anew by themselves; nobody is on a node, and discovery goes on."""
@@ -101,110 +95,17 @@ class ClusterShell(Generic[C]):
         self._begin()
         self._core.closed = old.closed
         for member in (*old.members.values(), *old.leaving):
+            member.seats.clear()
             member.leases = 0
             member.asking = False
             if member.state is NodeState.PROBING:  # who probed it is not here
                 member.state, member.until = NodeState.EJECTED, -NEVER
                 self._core.due = -NEVER
         self._core.members, self._core.tiers, self._core.tiering = old.members, old.tiers, old.tiering
+        self._core.grouped, self._core.failing, self._core.starting = old.grouped, old.failing, old.starting
         if old.tiering is not None:
             self._core.due = min(self._core.due, old.tiering.due)
         self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER
-
-    # -- the way to the core ------------------------------------------------------------------------------------------
-
-    def _decide(self, step: Callable[..., T], *args: Any) -> T:
-        """``step(*args)`` under the lock; then carry out what it asks for."""
-        core = self._core
-        with self._lock:
-            result = step(*args)
-            effects = core.effects
-            if effects:
-                core.effects = deque()
-        if effects or core.due < self._scheduled or self._find_at < self._scheduled:
-            self._perform(effects)
-        if self._inbox:
-            self._drain()
-        return result
-
-    def _submit(self, step: Callable[..., object], *args: Any) -> None:
-        """As :meth:`_decide` without an answer and without waiting: finalizers may call it in the midst of anything."""
-        self._inbox.append((step, args))
-        self._drain()
-
-    def _drain(self) -> None:
-        if self._lock._is_owned():
-            return  # a finalizer in the middle of this thread's own critical section
-        # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
-        while self._inbox and self._lock.acquire(False):
-            try:
-                while self._inbox:
-                    step, args = self._inbox.popleft()
-                    step(*args)
-                core = self._core
-                effects = core.effects
-                if effects:
-                    core.effects = deque()
-            finally:
-                self._lock.release()
-            if effects or core.due < self._scheduled or self._find_at < self._scheduled:
-                self._perform(effects)
-
-    def _perform(self, effects: deque[Effect]) -> None:
-        for do, member, caller, event in effects:
-            if do is Do.WAKE:
-                assert caller is not None
-                if caller.parker is not None:  # else he has not gone to sleep yet, and will look at his outcome first
-                    caller.parker.wake()
-            elif do is Do.TELL:
-                assert event is not None
-                self._events.append(event)
-            else:
-                assert member is not None
-                self._begin_job(do, member)
-        if min(self._core.due, self._find_at) < self._scheduled:
-            self._schedule()
-        if self._events:
-            self._tell()
-
-    def _begin_job(self, do: Do, member: Member) -> None:
-        raise NotImplementedError
-
-    def _schedule(self) -> None:
-        raise NotImplementedError
-
-    def _delay(self) -> float:
-        """Seconds until something is due; notes that this was asked for."""
-        self._scheduled = min(self._core.due, self._find_at)
-        return max(0.0, self._scheduled - self._clock())
-
-    def _tell(self) -> None:
-        me = object()
-        while self._events and self._telling.take(me):  # one thread at a time keeps the order
-            try:
-                while self._events:
-                    event = self._events.popleft()
-                    for listener in tuple(self._listeners):
-                        try:
-                            listener(event)
-                        except Exception:
-                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
-                            self.remove_listener(listener)
-            finally:
-                self._telling.leave(me)
-
-    def add_listener(self, listener: ClusterListener) -> None:
-        """Call ``listener(event)`` for each :class:`ClusterEvent` from now on, in order, outside the lock."""
-        self._listeners.append(listener)
-
-    def remove_listener(self, listener: ClusterListener) -> None:
-        """Undo :meth:`add_listener`; not an error if it was dropped already."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-
-    def run_inbox(self) -> None:
-        """Do what finalizers have left. Does not block."""
-        self._drain()
 
     def run_due(self) -> None:
         """Called by the runtime when something is due. Does not block."""
@@ -241,7 +142,7 @@ class ClusterShell(Generic[C]):
             }
             self._decide(self._core.update, nodes, made, self._clock())
 
-    def _member_parts(self, node: Node) -> tuple[Any, Callable[[], float]]:
+    def _member_parts(self, node: Node) -> tuple[Any, Callable[[], float], int]:
         """Make what stands behind a node: its pool, and how many leases it can have. Does no I/O."""
         made = self._make(node)
         if isinstance(made, (Connector, AsyncConnector)) or (hasattr(made, "connect") and not hasattr(made, "lease")):
@@ -256,10 +157,10 @@ class ClusterShell(Generic[C]):
         if engine is not None:
             engine._callers_have_elsewhere()
         if callable(places):
-            return made, places
+            return made, places, 0
         if engine is not None and not engine._features.keyed:
-            return made, lambda: engine.config.max_size or math.inf
-        return made, lambda: math.inf
+            return made, lambda: engine._config.max_size or math.inf, 1
+        return made, lambda: math.inf, 1
 
     def _make_pool(self, connector: Any, node: Node) -> Any:
         raise NotImplementedError
@@ -318,14 +219,13 @@ class ClusterShell(Generic[C]):
             raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None)", "timeout")
         return NEVER if timeout is None else now + timeout
 
-    def _caller(self, role: str | None, key: Any, avoid: Iterable[str], now: float) -> Caller:
-        if role is not None and not isinstance(role, str):
-            raise ConfigError(f"role={role!r}: must be a word, or None", "role")
-        caller = Caller(role, key, now)
+    def _restrict(self, caller: Caller, avoid: Iterable[str]) -> None:
+        """He wants a role, or to avoid nodes by name."""
+        if caller.role is not None and not isinstance(caller.role, str):
+            raise ConfigError(f"role={caller.role!r}: must be a word, or None", "role")
         if avoid:
             members = self._core.members
             caller.tried = {members[name] for name in avoid if name in members}
-        return caller
 
     def _expire(self, caller: Caller, now: float) -> AcquireTimeout | None:
         """Under the lock: the caller's time is up; None if he was served in this very moment."""
@@ -346,36 +246,43 @@ class ClusterShell(Generic[C]):
     def _not_opened(self, caller: Caller, member: Member, error: BaseException, spent: float, late: bool) -> bool:
         """The node's pool gave no lease: whether another node may be tried."""
         core, now = self._core, self._clock()
-        caller.outcome = None
-        caller.tried.add(member)
+        caller.tried = {*caller.tried, member}
+        ticket = caller.ticket
         busy = isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable)
         if not isinstance(error, Exception) or isinstance(error, (ConfigError, UsageError)) or busy:
-            self._submit(core.give_up, member, now)
-            return False
+            return False  # and he gives up his place as whoever leaves
         if isinstance(error, (PoolClosed, PoolSuspended, PoolBusy)):  # taken out while he waited there
-            self._submit(core.give_up, member, now)
+            self._submit(core.give_up, member, ticket, now)
+            caller.outcome = None
+            _forget_frames(error)
             return True
-        self._submit(core.failed, member, error, spent, now)
-        return not late
+        self._submit(core.failed, member, ticket, error, spent, now)
+        caller.outcome = None
+        if late:
+            return False
+        _forget_frames(error)
+        return True
 
-    def _end(self, member: Member, error: BaseException | None, since: float) -> None:
+    def _end(self, core: ClusterCore, member: Member, ticket: int, error: BaseException | None, since: float) -> None:
         """A lease has ended: its place passes on, the node gets the credit or the blame. Never waits."""
-        core, now = self._core, self._clock()
+        if core is not self._core:
+            return  # the parent process's
+        now = self._clock()
         spent = now - since
         if error is None or isinstance(error, _FILES):
-            self._submit(core.succeeded, member, spent, now)
+            self._submit(core.succeeded, member, ticket, spent, now)
         elif not isinstance(error, Exception):
-            self._submit(core.give_up, member, now)  # cancelled: says nothing about the node
+            self._submit(core.give_up, member, ticket, now)  # cancelled: says nothing about the node
         else:
             verdict = self._verdict(member, error)
             if verdict is Verdict.RETIRE:
-                self._submit(core.misled, member, error, spent, now)
+                self._submit(core.misled, member, ticket, error, spent, now)
             elif verdict is Verdict.KEEP:
-                self._submit(core.succeeded, member, spent, now)
+                self._submit(core.succeeded, member, ticket, spent, now)
             elif verdict is Verdict.DISCARD and not isinstance(error, TimeoutError):
-                self._submit(core.give_up, member, now)
+                self._submit(core.give_up, member, ticket, now)
             else:
-                self._submit(core.failed, member, error, spent, now)
+                self._submit(core.failed, member, ticket, error, spent, now)
 
     def _verdict(self, member: Member, error: BaseException) -> Verdict:
         classify = self._classify_method or getattr(member.pool, "classify", None)
@@ -389,11 +296,11 @@ class ClusterShell(Generic[C]):
             return Verdict.DISCARD
         return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
 
-    def _dropped(self, member: Member, core: ClusterCore) -> None:
+    def _dropped(self, core: ClusterCore, member: Member, ticket: int) -> None:
         """Called by a finalizer: takes no lock; the next one at the lock does the work, and one who waits is woken."""
         if core is not self._core:
             return  # the parent process's
-        self._inbox.append((core.give_up, (member, self._clock())))
+        self._inbox.append((core.give_up, (member, ticket, self._clock())))
         if self._runtime is not None:
             self._runtime.nudge(self)
         try:
@@ -450,6 +357,15 @@ class ClusterShell(Generic[C]):
     def __repr__(self) -> str:
         core = self._core
         return f"<{type(self).__name__} {self.name!r} of {len(core.members)} nodes{', closed' if core.closed else ''}>"
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Of an error that nobody gets, but that is kept as the node's last one: its traceback would hold the caller's
+    frames, and the lease in them, as long as it is kept, and a dropped lease would not be noticed.
+    """
+    error.__traceback__ = None
+    if error.__cause__ is not None:
+        error.__cause__.__traceback__ = None
 
 
 def _is_duration(value: Any) -> bool:

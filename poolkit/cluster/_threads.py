@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from .._threads import Pool
 from ..config import PoolConfig
@@ -15,70 +14,19 @@ from ..policies.retire import NEVER
 from ..runtimes.base import Runtime, SyncParker
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Caller, ClusterCore, Do, Member
+from ._core import Caller, Do, Member
 from ._events import ClusterListener
+from ._leases import ClusterLease
 from ._node import Node
 from ._nodepool import NodePool
 from ._shell import DEFAULT, ClusterShell, Default
 from .discovery import Discovery, Found
 
-__all__ = ("Cluster", "ClusterLease")
+__all__ = ("Cluster",)
 
 C = TypeVar("C")
 
 _THREADS = ThreadRuntime()
-
-
-class ClusterLease(Generic[C]):
-    """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
-
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "connection", "since")
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
-    since: float
-    """When it was asked of the node, by the cluster's clock, in seconds."""
-
-    def __init__(self, cluster: Cluster[C], member: Member) -> None:
-        self._cluster = cluster
-        self._core: ClusterCore = cluster._core
-        self._member = member
-        self._inner: Any = None
-
-    @property
-    def node(self) -> Node:
-        """The node that serves it."""
-        return self._member.node
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it, which the
-        connector's ``classify`` judges for the connection and for the node. Twice is a no-op.
-        """
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            try:
-                inner.close(discard=discard, error=error)
-            finally:
-                if self._core is self._cluster._core:
-                    self._cluster._end(self._member, error, self.since)
-
-    def __enter__(self) -> C:
-        if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
-        return self.connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close(error=error)
-
-    def __del__(self) -> None:
-        if getattr(self, "_inner", None) is not None:
-            self._cluster._dropped(self._member, self._core)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._inner is None else repr(self.connection)
-        return f"<ClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
 
 
 class Cluster(ClusterShell[C]):
@@ -143,11 +91,13 @@ class Cluster(ClusterShell[C]):
         """
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = self._caller(role, key, avoid, now)
+        caller = Caller(role, key, now)
+        if role is not None or avoid:
+            self._restrict(caller, avoid)
         parker: SyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, caller, self._clock())
+                self._decide(self._core.acquire, caller, now)
                 while caller.outcome is None:
                     if parker is None:
                         parker = caller.parker = self._runtime.parker()
@@ -163,28 +113,29 @@ class Cluster(ClusterShell[C]):
                             raise self._translated(error)
                 if not isinstance(caller.outcome, Member):
                     raise self._translated(caller.outcome)
-                lease = self._open(caller, caller.outcome, deadline)
+                lease = self._open(caller, caller.outcome, deadline, now)
                 if lease is not None:
                     return lease
+                now = self._clock()
         except BaseException:
             self._decide(self._core.abandon, caller, self._clock())
             raise
 
-    def _open(self, caller: Caller, member: Member, deadline: float) -> ClusterLease[C] | None:
+    def _open(self, caller: Caller, member: Member, deadline: float, now: float) -> ClusterLease[C] | None:
         """A lease out of the node's pool; None if another node is to be tried."""
-        lease = ClusterLease(self, member)
-        lease.since = self._clock()
-        left = deadline - lease.since
+        left = None if deadline == NEVER else max(0.0, deadline - now)
         try:
-            inner = member.pool.lease(None if deadline == NEVER else max(0.0, left))
+            inner = member.pool.lease(left)
         except BaseException as error:
-            now = self._clock()
-            if self._not_opened(caller, member, error, now - lease.since, late=now >= deadline):
+            later = self._clock()
+            if self._not_opened(caller, member, error, later - now, late=later >= deadline):
                 return None
             raise
+        lease = ClusterLease(self, member, now)
         lease.connection = inner.connection
-        caller.outcome = None  # the place is the lease's from here on
         lease._inner = inner
+        lease._ticket = caller.ticket  # the place is the lease's from here on (and for a moment also the caller's)
+        caller.outcome = None
         return lease
 
     def acquire(

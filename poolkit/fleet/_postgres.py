@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from typing import Any
 
 from ..errors import ConfigError, MissingExtra
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreDown, StoreError
+from ._watchdog import Watchdog
 
 __all__ = ("PostgresStore",)
 
@@ -41,6 +41,7 @@ class PostgresStore:
         self._table = table
         self._timeout = timeout
         self._connection: Any = None
+        self._watchdog = Watchdog(_shut)
         self._inherited: Any = None  # kept: psycopg would say goodbye on the parent's socket
 
     def exchange(self, ask: Ask) -> Grant:
@@ -92,9 +93,14 @@ class PostgresStore:
     def forget(self) -> None:
         """See :meth:`poolkit.fleet.Store.forget`."""
         self._inherited, self._connection = self._connection, None
+        self._watchdog = Watchdog(_shut)  # the thread of the other one is the parent's
 
     def close(self) -> None:
         """See :meth:`poolkit.fleet.Store.close`."""
+        self._watchdog.rest()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -109,18 +115,16 @@ class PostgresStore:
                 self._connect()
                 fresh = True
             # a network that swallows everything: psycopg waits without an end, until its socket is shut
-            timer = threading.Timer(self._timeout, _shut, [self._connection])
-            timer.daemon = True
+            watch = self._watchdog.arm(self._timeout, self._connection)
             try:
-                timer.start()
                 with self._connection.transaction(), self._connection.cursor() as cursor:
                     return work(cursor)
             except self._psycopg.Error as error:
-                self.close()
+                self._hang_up()
                 if fresh or not isinstance(error, self._psycopg.OperationalError):
                     raise self._told(error) from error
             finally:
-                timer.cancel()
+                self._watchdog.disarm(watch)
         raise AssertionError("bug: the second attempt has neither worked nor failed")
 
     def _connect(self) -> None:
@@ -138,7 +142,7 @@ class PostgresStore:
         except self._psycopg.errors.UniqueViolation:  # two made it at once: it is there
             pass
         except self._psycopg.Error as error:
-            self.close()
+            self._hang_up()
             raise self._told(error) from error
 
     def _told(self, error: Any) -> StoreError:

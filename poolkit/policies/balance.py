@@ -155,19 +155,24 @@ class PeakEwma(Balancer):
 
     def load(self, node: Candidate, now: float) -> float:
         """What one more lease would cost there."""
-        cost = self._faded(node, now)
-        if not cost and node.leases:
-            return (self.PENALTY + node.leases) / node.weight
-        return cost * (node.leases + 1) / node.weight
+        book, leases = node.book, node.leases
+        cost = book.get("cost", 0.0)
+        if not cost:
+            return (self.PENALTY + leases) / node.weight if leases else 0.0
+        age = now - book["seen"]
+        if age > 0:  # else the caller has read the clock before another one who was faster
+            cost *= math.exp(-age / self.decay)
+        return cost * (leases + 1) / node.weight
 
     def done(self, node: Candidate, duration: float, failed: bool, now: float) -> None:
         """Note the duration, a peak at once."""
-        cost = self._faded(node, now)
+        book = node.book
+        cost = book.get("cost", 0.0)
         if duration < cost:
-            keep = math.exp(-max(0.0, now - node.book.get("seen", now)) / self.decay)
-            duration = cost + duration * (1 - keep)  # cost has faded already
-        node.book["cost"], node.book["seen"] = duration, now
-
-    def _faded(self, node: Candidate, now: float) -> float:
-        cost = node.book.get("cost", 0.0)
-        return cost * math.exp(-max(0.0, now - node.book["seen"]) / self.decay) if cost else 0.0
+            age = now - book["seen"]
+            keep = math.exp(-age / self.decay) if age > 0 else 1.0
+            faded = cost * keep
+            if duration < faded:
+                duration = faded + duration * (1 - keep)
+        book["cost"] = duration
+        book["seen"] = now

@@ -8,6 +8,7 @@ import inspect
 import os
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,7 @@ class Rig:
         self.threads = flavour == "threads"
         self.connectors: dict[str, Any] = {}
         self.events: list[ClusterEvent] = []
+        self.in_caller: bool = settings.pop("in_caller", False)
         kind: Any = Cluster if self.threads else AsyncCluster
         settings = {"slow_start": 0.0, "eject_for": 0.05, "eject_max": 0.2, **settings}
         source = settings.pop("discovery", nodes)
@@ -47,7 +49,7 @@ class Rig:
         )  # fmt: skip
 
     def make(self, node: Node) -> Any:
-        fake = (FakeConnector if self.threads else AsyncFakeConnector)()
+        fake = (FakeConnector if self.threads else AsyncFakeConnector)(in_caller=self.in_caller)
         self.connectors[node.name] = fake
         return fake
 
@@ -208,8 +210,26 @@ async def test_waiters_of_a_dying_node_are_served_by_another(flavour: str) -> No
 
 def _fail_one(cluster: Any, error: OSError) -> None:
     member = cluster._core.members["a"]
-    member.leases += 1
-    cluster._core.failed(member, error, 0.0, cluster._clock())
+    member.seat(-1)
+    cluster._core.failed(member, -1, error, 0.0, cluster._clock())
+
+
+@pytest.mark.parametrize("in_caller", [False, True])
+async def test_a_lease_dropped_after_another_node_had_refused_is_noticed_at_once(flavour: str, in_caller: bool) -> None:
+    """The refusal is kept as the node's last error, but its traceback does not hold the lease: no collection needed."""
+    async with Rig(flavour, "a", "b", balance="round_robin", in_caller=in_caller) as rig:
+        rig.down("a")
+        gc.collect()
+        gc.disable()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                lease = await rig.lease()
+                assert lease.node.name == "b"
+                del lease
+                await rig.until(lambda: rig.cluster.stats().leases == 0, "the place is free again")
+        finally:
+            gc.enable()
 
 
 async def test_when_every_node_refuses_the_error_names_them_all(flavour: str) -> None:
@@ -471,6 +491,24 @@ def test_the_twins_have_the_same_names_parameters_and_defaults() -> None:
         if callable(one):
             mine, others = inspect.signature(one).parameters, inspect.signature(other).parameters
             assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in others.values()], name
+
+
+def test_priorities_hold_in_a_second_loop_too() -> None:
+    """What is known of the nodes outlives the loop."""
+    cluster: AsyncCluster[Any] = AsyncCluster(
+        lambda node: AsyncFakeConnector(), [Node("spare", priority=1), Node("first")], balance="round_robin"
+    )
+
+    async def use() -> set[str]:
+        found = set()
+        for _ in range(4):
+            lease = await cluster.lease(PATIENCE)
+            found.add(lease.node.name)
+            await lease.close()
+        return found
+
+    assert [asyncio.run(use()), asyncio.run(use())] == [{"first"}, {"first"}]
+    asyncio.run(cluster.close())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -21,6 +21,7 @@ class Rig:
         self, *nodes: Node | str, places: int = 2, roles: bool = False, seed: int = 1, **settings: Any
     ) -> None:
         self.now = 0.0
+        self.others = 0
         self.places = dict.fromkeys([n.name if isinstance(n, Node) else n for n in nodes], places)
         config = ClusterConfig(**{"slow_start": 0.0, **settings})
         self.core = ClusterCore("c", config, random.Random(seed).random, asks_roles=roles)
@@ -35,7 +36,7 @@ class Rig:
         for node in wanted:
             if node.name not in old or not old[node.name].node.same_endpoint(node):
                 self.places.setdefault(node.name, 2)
-                made[node.name] = (object(), lambda name=node.name: self.places[name])
+                made[node.name] = (object(), lambda name=node.name: self.places[name], 0)
         self.core.update(wanted, made, self.now)
 
     def take(self) -> list[Effect]:
@@ -55,9 +56,19 @@ class Rig:
     def fail(self, name: str, times: int = 3) -> None:
         """Leases on the node that break, each for a reason of its own."""
         for number in range(times):
-            member = self.member(name)
-            member.leases += 1
-            self.core.failed(member, OSError(f"broken {number}"), 0.01, self.now)
+            self.core.failed(*self.seated(name), OSError(f"broken {number}"), 0.01, self.now)
+
+    def seat(self, name: str) -> tuple[Member, int]:
+        """One of those who have a place on the node."""
+        member = self.member(name)
+        return member, next(iter(member.seats))
+
+    def seated(self, name: str) -> tuple[Member, int]:
+        """Somebody gets a place on the node, whoever would have been chosen."""
+        member = self.member(name)
+        self.others += 1
+        member.seat(-self.others)
+        return member, -self.others
 
 
 def on(caller: Caller) -> str | None:
@@ -69,7 +80,7 @@ def test_nobody_waits_while_a_usable_node_has_a_place() -> None:
     rig = Rig("a", "b")
     callers = [rig.ask() for _ in range(5)]
     assert sorted(map(str, map(on, callers))) == ["None", "a", "a", "b", "b"]
-    rig.core.succeeded(rig.member("b"), 0.1, 1.0)
+    rig.core.succeeded(*rig.seat("b"), 0.1, 1.0)
     assert on(callers[4]) == "b"
     rig.core.check()
 
@@ -79,10 +90,14 @@ def test_the_oldest_who_accepts_the_node_is_served_first() -> None:
     rig = Rig(Node("p", role="primary"), Node("r", role="replica"), places=1)
     assert {on(rig.ask("primary")), on(rig.ask("replica"))} == {"p", "r"}
     first, second, third = rig.ask("replica"), rig.ask(), rig.ask("primary")
-    rig.core.succeeded(rig.member("p"), 0.1, 0.0)
+    rig.core.succeeded(*rig.seat("p"), 0.1, 0.0)
     assert (on(first), on(second), on(third)) == (None, "p", None)
-    rig.core.succeeded(rig.member("r"), 0.1, 0.0)
+    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
     assert on(first) == "r"
+    fourth, fifth, sixth = rig.ask(), rig.ask("replica"), rig.ask()
+    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
+    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
+    assert (on(fourth), on(fifth), on(sixth)) == ("r", "r", None)
     rig.core.check()
 
 
@@ -92,12 +107,12 @@ def test_one_who_could_not_connect_keeps_his_turn_and_is_served_elsewhere() -> N
     callers = [rig.ask() for _ in range(2)]
     unlucky = next(caller for caller in callers if on(caller) == "a")
     later = rig.ask()
-    unlucky.tried.add(rig.member("a"))
-    rig.core.failed(rig.member("a"), OSError("refused"), 0.0, 0.0)
+    unlucky.tried = {rig.member("a")}
+    rig.core.failed(rig.member("a"), unlucky.ticket, OSError("refused"), 0.0, 0.0)
     assert on(later) == "a"
     rig.core.acquire(unlucky, 0.0)
     latest = rig.ask()
-    rig.core.succeeded(rig.member("b"), 0.1, 0.0)
+    rig.core.succeeded(*rig.seat("b"), 0.1, 0.0)
     assert on(unlucky) == "b"
     assert latest.queued
 
@@ -106,13 +121,11 @@ def test_failures_in_a_row_eject_a_node_and_success_in_between_does_not() -> Non
     """Three, by default; several callers who hear of one failed connect count as one."""
     rig = Rig("a", "b", "c")
     rig.fail("a", 2)
-    rig.member("a").leases += 1
-    rig.core.succeeded(rig.member("a"), 0.1, 0.0)
+    rig.core.succeeded(*rig.seated("a"), 0.1, 0.0)
     rig.fail("a", 2)
     one = OSError("refused")
     for _ in range(5):
-        rig.member("b").leases += 1
-        rig.core.failed(rig.member("b"), one, 0.0, 0.0)
+        rig.core.failed(*rig.seated("b"), one, 0.0, 0.0)
     assert [m.state for m in rig.core.members.values()] == [NodeState.USABLE] * 3
     rig.fail("a", 1)
     assert rig.member("a").state is NodeState.EJECTED
@@ -138,8 +151,7 @@ def test_an_ejection_lasts_longer_each_time_up_to_a_limit_and_is_forgiven() -> N
     rig.core.probed(rig.member("a"), None, None, rig.now)
     assert rig.member("a").state is NodeState.USABLE
     rig.now += 21
-    rig.member("a").leases += 1
-    rig.core.succeeded(rig.member("a"), 0.1, rig.now)
+    rig.core.succeeded(*rig.seated("a"), 0.1, rig.now)
     rig.fail("a")
     assert rig.member("a").until - rig.now == 5
 
@@ -214,7 +226,7 @@ def test_a_removed_node_drains_and_a_changed_one_keeps_its_leases() -> None:
     """Another weight is a change in place, another address is another node."""
     rig = Rig(Node("a", "x:1"), Node("b", "x:2"))
     a = rig.member("a")
-    a.leases = 1
+    _, ticket = rig.seated("a")
     rig.update(Node("a", "x:1", weight=7), Node("c", "x:3"))
     effects = [(effect.do, effect.member.name) for effect in rig.take() if effect.member]
     assert rig.member("a") is a
@@ -223,7 +235,7 @@ def test_a_removed_node_drains_and_a_changed_one_keeps_its_leases() -> None:
     rig.update(Node("a", "x:9"), Node("c", "x:3"))
     assert rig.member("a") is not a
     assert a.state is NodeState.DRAINING
-    rig.core.succeeded(a, 1.0, 0.0)
+    rig.core.succeeded(a, ticket, 1.0, 0.0)
     assert a.leases == 0
 
 
@@ -272,7 +284,7 @@ def test_roles_are_asked_for_and_waited_for() -> None:
     rig.core.role_found(rig.member("b"), None, "primary", 0.0)
     assert on(caller) == "b"
     rig.todo.clear()
-    rig.core.misled(rig.member("b"), RuntimeError("25006"), 0.0, 1.0)
+    rig.core.misled(*rig.seat("b"), RuntimeError("25006"), 0.0, 1.0)
     rig.now = 1.0
     waiting = rig.ask("primary")
     rig.take()
@@ -281,7 +293,7 @@ def test_roles_are_asked_for_and_waited_for() -> None:
     rig.core.role_found(rig.member("b"), None, "replica", 1.0)
     rig.core.role_found(rig.member("a"), None, "primary", 1.0)
     assert on(waiting) == "a"
-    rig.core.misled(rig.member("a"), RuntimeError("25006"), 0.0, 2.0)
+    rig.core.misled(*rig.seat("a"), RuntimeError("25006"), 0.0, 2.0)
     lost = rig.ask("primary")
     for name in "ab":
         rig.core.role_found(rig.member(name), None, "replica", 2.0)
@@ -322,8 +334,8 @@ def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) ->
                 assert caller.accepts(outcome) or rig.core.asks_roles
                 if chance.random() < 0.2:  # connecting fails: elsewhere
                     caller.outcome = None
-                    caller.tried.add(outcome)
-                    core.failed(outcome, OSError("refused"), 0.0, rig.now)
+                    caller.tried = {*caller.tried, outcome}
+                    core.failed(outcome, caller.ticket, OSError("refused"), 0.0, rig.now)
                     core.acquire(caller, rig.now)
                     waiting.append(caller)
                 else:
@@ -340,14 +352,14 @@ def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) ->
             key = chance.choice([None, chance.randint(0, 5)])
             waiting.append(rig.ask(role, key))
         elif what < 0.7 and held:
-            _, member = held.pop(chance.randrange(len(held)))
+            caller, member = held.pop(chance.randrange(len(held)))
             error = OSError("broke")
             chance.choice([
-                lambda m=member: core.succeeded(m, 0.1, rig.now),
-                lambda m=member: core.succeeded(m, 0.1, rig.now),
-                lambda m=member, e=error: core.failed(m, e, 0.1, rig.now),
-                lambda m=member: core.give_up(m, rig.now),
-                lambda m=member, e=error: core.misled(m, e, 0.1, rig.now),
+                lambda m=member, t=caller.ticket: core.succeeded(m, t, 0.1, rig.now),
+                lambda m=member, t=caller.ticket: core.succeeded(m, t, 0.1, rig.now),
+                lambda m=member, t=caller.ticket, e=error: core.failed(m, t, e, 0.1, rig.now),
+                lambda m=member, t=caller.ticket: core.give_up(m, t, rig.now),
+                lambda m=member, t=caller.ticket, e=error: core.misled(m, t, e, 0.1, rig.now),
             ])()  # fmt: skip
         elif what < 0.75 and waiting:
             core.abandon(waiting.pop(chance.randrange(len(waiting))), rig.now, timed_out=True)

@@ -56,8 +56,7 @@ def pass_time(rig: Rig, seconds: float, load: dict[str, float]) -> None:
         rig.now = min(end, rig.now + 1.0)
         for name, leases in load.items():
             for _ in range(round(leases * 10)):
-                rig.member(name).leases += 1
-                rig.core.succeeded(rig.member(name), 0.1, rig.now)
+                rig.core.succeeded(*rig.seated(name), 0.1, rig.now)
         if rig.now >= rig.core.due:
             rig.core.tick(rig.now)
         rig.core.check()
@@ -76,7 +75,7 @@ def test_each_tier_is_tried_when_the_one_before_is_at_its_limit() -> None:
     assert order[8:] == ["d"]
     waiting = rig.ask()
     assert waiting.outcome is None
-    rig.core.succeeded(rig.member("c"), 0.1, rig.now)
+    rig.core.succeeded(*rig.seat("c"), 0.1, rig.now)
     assert waiting.outcome is rig.member("c")
 
 
@@ -118,7 +117,7 @@ def test_a_burst_moves_nothing() -> None:
 def test_a_long_lease_is_use_while_it_goes_on() -> None:
     rig = rig_of("a", "b", "c", "d")
     [member] = [m for m in rig.core.members.values() if m.tier == 2]
-    member.leases += 1
+    rig.seated(member.name)
     pass_time(rig, 40, {"a": 3.0})
     assert member.tier == 1
 
@@ -128,7 +127,8 @@ def test_a_node_that_moves_up_serves_those_who_wait_at_once() -> None:
     served(rig, 9)
     waiting = [rig.ask() for _ in range(3)]
     assert all(caller.outcome is None for caller in waiting)
-    rig.member("a").leases = 0  # its holders are gone
+    rig.member("a").seats.clear()  # its holders are gone
+    rig.member("a").leases = 0
     rig.core.members["a"].load = 0.0
     pass_time(rig, 15, {})
     assert all(caller.outcome is not None for caller in waiting)
@@ -153,9 +153,9 @@ def test_random_schedules_keep_sizes_limits_and_callers(seed: int) -> None:
         if roll < 0.4:
             callers.append(rig.ask())
         elif roll < 0.7 and held:
-            rig.core.succeeded(held.pop(pick.randrange(len(held))), pick.random(), rig.now)
+            rig.core.succeeded(*rig.seat(held.pop(pick.randrange(len(held))).name), pick.random(), rig.now)
         elif roll < 0.75 and held:
-            rig.core.failed(held.pop(pick.randrange(len(held))), OSError("broken"), 0.1, rig.now)
+            rig.core.failed(*rig.seat(held.pop(pick.randrange(len(held))).name), OSError("broken"), 0.1, rig.now)
         else:
             rig.now += pick.choice([0.1, 1.0, 5.0])
             if rig.now >= rig.core.due:
@@ -174,7 +174,7 @@ def test_random_schedules_keep_sizes_limits_and_callers(seed: int) -> None:
         assert 1 <= counts[0] <= 1
         assert counts[1] <= 2
     for member in held:
-        rig.core.succeeded(member, 0.1, rig.now)
+        rig.core.succeeded(*rig.seat(member.name), 0.1, rig.now)
         rig.core.check()
 
 

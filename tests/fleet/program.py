@@ -38,7 +38,9 @@ class Guarded(Connector[psycopg.Connection]):
             sock.shutdown(socket.SHUT_RDWR)
 
 
-def main(pipe: Connection, store: str, address: str, dsn: str, limit: int, ttl: float, threads: int) -> None:
+def main(
+    pipe: Connection, store: str, address: str, dsn: str, limit: int, ttl: float, threads: int, seconds: float
+) -> None:
     stop = threading.Event()
     done: list[float] = []
     failed: list[str] = []
@@ -49,7 +51,7 @@ def main(pipe: Connection, store: str, address: str, dsn: str, limit: int, ttl: 
         while not stop.is_set():
             try:
                 with pool.lease() as connection:
-                    connection.execute("SELECT pg_sleep(0.005)")
+                    connection.execute("SELECT pg_sleep(%s)", [seconds])
                 done.append(time.time())
             except (PoolError, psycopg.Error) as error:
                 failed.append(f"{type(error).__name__}: {error}"[:300])

@@ -117,6 +117,21 @@ def test_two_choices_avoid_a_slow_node_and_come_back_to_it() -> None:
     assert counts["n0"] > 0
 
 
+def test_a_peak_of_latency_is_remembered_at_once_and_forgotten_with_time() -> None:
+    """After one time constant 1/e of it is left beside the newer, quicker lease; an early clock forgets nothing."""
+    (node,), balancer = nodes(1), PeakEwma(decay=10.0)
+    balancer.done(node, 1.0, False, 0.0)
+    assert balancer.load(node, 0.0) == 1.0
+    balancer.done(node, 0.1, False, 10.0)
+    kept = math.exp(-1)
+    assert balancer.load(node, 10.0) == pytest.approx(kept + 0.1 * (1 - kept))
+    assert balancer.load(node, 9.0) == balancer.load(node, 10.0)
+    node.leases = 2
+    assert balancer.load(node, 20.0) == pytest.approx(3 * kept * (kept + 0.1 * (1 - kept)))
+    balancer.done(node, 5.0, False, 20.0)
+    assert balancer.load(node, 20.0) == 15.0
+
+
 def test_two_choices_halve_the_greatest_load() -> None:
     """Mitzenmacher: with as many leases as nodes the fullest of 200 has 2 to 3, not 5 to 6 as at random."""
 

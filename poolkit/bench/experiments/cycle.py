@@ -23,10 +23,12 @@ def run(bench: Run) -> None:
     threads: dict[str, Callable[[Sizes], Peer]] = {
         **PEERS,
         "poolkit, a listener": partial(peers.engine, listeners=[_listen]),
+        "poolkit, a cluster of 4": peers.cluster,
     }
     tasks: dict[str, Callable[[Sizes], Awaitable[AsyncPeer]]] = {
         **ASYNC_PEERS,
         "poolkit, a listener": partial(async_peers.engine, listeners=[_listen]),
+        "poolkit, a cluster of 4": async_peers.cluster,
     }
     bench.say(f"{len(threads)} pools for threads, {repeat} times")
     for name in bench.turns(list(threads), repeat):

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from itertools import product
-from types import FrameType
-from typing import NoReturn
-
-from rich.console import Console
 
 from poolkit.cli.demo.load import Load
 from poolkit.cli.demo.plan import FULL, MODES, POOLS, QUICK
@@ -22,6 +15,7 @@ from poolkit.cli.demo.report import as_data, print_report
 from poolkit.cli.demo.servers import Servers, break_things, running
 from poolkit.cli.demo.show import LiveView, PlainView, view_for
 from poolkit.cli.demo.stacks import import_everything
+from poolkit.cli.demo.terminal import console_for, terminable
 from poolkit.errors import PoolError
 from poolkit.testing.servers import ServerError
 
@@ -33,10 +27,10 @@ def run_demo(*, quick: bool, as_json: bool) -> int:
     import_everything()
     began = time.monotonic()
     plan = QUICK if quick else FULL
-    console = _console(as_json)
+    console = console_for(as_json)
     records = {turn: Record(*turn, plan) for turn in product(MODES, POOLS)}
     try:
-        with _terminable(), view_for(console) as view, running(view.note) as servers:
+        with terminable(), view_for(console) as view, running(view.note) as servers:
             for turn in plan.turns():
                 _one_round(records[turn], servers, view)
     except ServerError as error:
@@ -81,31 +75,3 @@ def _one_round(record: Record, servers: Servers, view: PlainView | LiveView) -> 
     view.end(record)
     after = servers.opened()
     record.opened.update({server: after[server] - before[server] for server in after})
-
-
-def _console(as_json: bool) -> Console:
-    stream = sys.stderr if as_json else sys.stdout
-    with contextlib.suppress(AttributeError, ValueError):
-        # A terminal of another encoding shows a question mark rather than a traceback.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # suppressed where it has none
-    console = Console(file=stream, highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 110)  # a file or pipe has no edge
-    return console
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the servers on the way out, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,44 @@
+"""Where the demos print, and how a signal ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+__all__ = ("console_for", "terminable")
+
+
+def console_for(as_json: bool) -> Console:
+    """Standard output, or standard error where the other one is for the numbers."""
+    stream = sys.stderr if as_json else sys.stdout
+    with contextlib.suppress(AttributeError, ValueError):
+        # A terminal of another encoding shows a question mark rather than a traceback.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # suppressed where it has none
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 110)  # a file or pipe has no edge
+    return console
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the servers on the way out, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,70 @@
+"""One thread for many deadlines."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import psycopg
+import pytest
+
+from poolkit.fleet import PostgresStore
+from poolkit.fleet._ledger import Ask
+from poolkit.fleet._watchdog import Watchdog
+from poolkit.testing.servers import PostgresServer
+
+
+def until_gone(name: str) -> None:
+    deadline = time.monotonic() + 20
+    while any(thread.name == name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_what_is_late_is_bitten_in_order_of_the_deadlines_and_what_has_ended_is_not() -> None:
+    """A shorter deadline that comes later is not slept through."""
+    bitten: queue.Queue[str] = queue.Queue()
+    watchdog = Watchdog(bitten.put)
+    watchdog.arm(0.2, "second")
+    ended = watchdog.arm(0.01, "ended")
+    watchdog.disarm(ended)
+    watchdog.arm(0.05, "first")
+    assert [bitten.get(timeout=20), bitten.get(timeout=20)] == ["first", "second"]
+    watchdog.arm(0.01, "third")
+    assert bitten.get(timeout=20) == "third"
+    assert bitten.empty()
+    watchdog.rest()
+    until_gone("poolkit-watchdog")
+
+
+def test_a_deadline_is_kept_by_one_that_was_sent_to_rest() -> None:
+    """The thread ends when nothing is armed any more, and a new one begins with the next deadline."""
+    bitten: queue.Queue[str] = queue.Queue()
+    watchdog = Watchdog(bitten.put)
+    watchdog.arm(0.05, "late")
+    watchdog.rest()
+    assert bitten.get(timeout=20) == "late"
+    until_gone("poolkit-watchdog")
+    watchdog.arm(0.01, "again")
+    assert bitten.get(timeout=20) == "again"
+    watchdog.rest()
+    until_gone("poolkit-watchdog")
+
+
+def test_exchanges_with_postgresql_begin_no_thread_each(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for all of them: a signal that a beginning or ending thread takes may find the main thread asleep."""
+    begun: list[str] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (begun.append(thread.name), start(thread))[1])
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS poolkit_watched")
+    store = PostgresStore(postgres.url, table="poolkit_watched")
+    for _ in range(20):
+        assert store.exchange(Ask("watched", "me", 0, 0, 10, 5.0)).members == 1
+    store.leave("watched", "me")
+    store.close()
+    assert begun == ["poolkit-watchdog"]
+    until_gone("poolkit-watchdog")
