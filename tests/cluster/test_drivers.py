@@ -295,6 +295,11 @@ async def _sqlalchemy_async(servers: list[PostgresServer], driver: str) -> None:
                 async with cluster.connect("primary") as connection:
                     served[(await connection.execute(sa.text(PORT))).scalar_one()] += 1
 
+        await work()
+        deadline = time.monotonic() + 10
+        while None in roles_of(cluster).values():  # a node of which that is not known yet gets nobody
+            assert time.monotonic() < deadline, roles_of(cluster)
+            await asyncio.sleep(0.01)
         await asyncio.gather(*(work() for _ in range(12)))
         assert set(served) == {server.port for server in servers}
         async with cluster.session() as session:
@@ -379,6 +384,7 @@ def test_redis_writes_go_to_the_primary_and_reads_to_replicas_through_a_failover
         assert both.call(writes.set, "key", "1") is True
         with first.connect() as admin:
             admin.wait(2, 5000)
+        until(lambda: both.call(reads.ping) and None not in roles_of(both.group).values())
         ports = {both.call(reads.config_get, "port")["port"] for _ in range(20)}
         assert ports == {str(second.port), str(third.port)}
         assert both.call(reads.get, "key") == "1"
