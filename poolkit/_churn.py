@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from threading import Lock
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock, local
 
 from ._log import churn_logger as logger
 from .policies.churn import Churn
 from .runtimes.threads import ThreadRuntime
 
-__all__ = ("collected", "made")
+__all__ = ("collected", "made", "together")
 
 
 class _Reports:
@@ -34,6 +36,7 @@ _churn = Churn()
 _lock = Lock()
 _reports = _Reports()
 _threads = ThreadRuntime()
+_here = local()
 
 
 def _begin_anew() -> None:
@@ -48,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 def made(name: str, place: tuple[str, int] | None) -> None:
     """A pool was made at ``place``."""
     _reports.run_inbox()
-    if place is None:
+    if place is None or getattr(_here, "together", False):
         return
     with _lock:
         often = _churn.made(place, time.monotonic())
@@ -57,6 +60,16 @@ def made(name: str, place: tuple[str, int] | None) -> None:
             "%s: 20 pools were made at %s:%d within 10 s: a pool must be shared; make it once and use it everywhere",
             name, *place,
         )  # fmt: skip
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """The pools that this thread makes meanwhile belong to one owner, such as a cluster: many are no mistake."""
+    _here.together = True
+    try:
+        yield
+    finally:
+        _here.together = False
 
 
 def collected(name: str, place: tuple[str, int] | None, connections: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, TypeVar, cast
 
 from .._async import AsyncPool, current_runtime
+from .._churn import together
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Verdict
 from ..errors import NotLeased, PoolClosed, WrongLoop
@@ -185,7 +186,8 @@ class AsyncCluster(ClusterShell[C]):
     # -- background work ----------------------------------------------------------------------------------------------
 
     def _make_pool(self, connector: Any, node: Node) -> AsyncPool[C]:
-        return AsyncPool(connector, self._pool_config, name=f"{self.name}/{node.name}")
+        with together():
+            return AsyncPool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
         if self._runtime is not None:  # else on the first use

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
+from .._churn import together
 from .._threads import Pool
 from ..config import PoolConfig
 from ..connector import Connector, Verdict
@@ -161,7 +162,8 @@ class Cluster(ClusterShell[C]):
     # -- background work ----------------------------------------------------------------------------------------------
 
     def _make_pool(self, connector: Any, node: Node) -> Pool[C]:
-        return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
+        with together():
+            return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
         self._runtime.schedule(self, self._delay())

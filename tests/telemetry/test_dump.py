@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 import poolkit
-from poolkit import ConfigError, Pool
+from poolkit import ConfigError, Pool, cluster
 from poolkit import _churn as guard
 from poolkit.policies.churn import Churn
 from poolkit.testing import FakeConnection, FakeConnector
@@ -91,6 +91,15 @@ def test_many_pools_from_one_place_are_named_with_it(
     (record,) = heard.records
     assert f"per-request: 20 pools were made at {__file__}:" in record.getMessage()
     assert "must be shared" in record.getMessage()
+
+
+def test_the_pools_of_one_cluster_are_no_mistake_however_many(
+    heard: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_churn", Churn())
+    nodes = [cluster.Node(f"n{number}", f"10.0.0.{number}:1") for number in range(30)]
+    cluster.Cluster(lambda node: FakeConnector(), nodes).close()
+    assert not heard.records
 
 
 def test_a_pool_that_is_forgotten_while_connected_is_named_with_the_place_where_it_was_made(
