@@ -22,6 +22,7 @@ from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Turn
 from ._log import logger
+from ._picture import place_of
 from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
 from ._watch import Watch, measured
@@ -31,7 +32,6 @@ from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.retire import NEVER
 from .settings import merge, refuse_for_keyed
-from .stats import place_of
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 

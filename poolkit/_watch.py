@@ -15,6 +15,7 @@ from ._core.state import Phase
 from ._core.upkeep import leaks
 from ._core.waiter import Waiter
 from ._log import logger
+from ._picture import COUNTED, explain, holders, place_of, symptoms
 from ._sharing import Sharing
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable
 from .events import CloseReason, EventKind, FailReason
@@ -22,21 +23,16 @@ from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .settings import Setting, Settings
 from .sizing import Advice, advise
 from .stats import (
-    COUNTED,
     Holder,
     LaneStats,
     Parts,
     PoolDetails,
     PoolStats,
     Queued,
-    explain,
-    holders,
     lane_stats,
     parts,
-    place_of,
     queued,
     snapshot,
-    symptoms,
     take_sample,
 )
 

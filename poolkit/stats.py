@@ -1,13 +1,11 @@
-"""Snapshots of a pool, computed from its state when somebody asks, and the words for them."""
+"""Snapshots of a pool, computed from its state when somebody asks."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from itertools import islice
-from operator import attrgetter
 
 from ._core.dialing import describe
 from ._core.entry import Entry, State
@@ -15,15 +13,13 @@ from ._core.lane import Lane
 from ._core.machine import Core
 from ._core.state import Phase
 from ._core.waiter import Waiter
-from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
-from .policies.meters import WINDOWS, Histogram, Sample, WindowStats
+from .policies.diagnose import Diagnosis
+from .policies.meters import Histogram, Sample, WindowStats
 
 __all__ = (
     "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolDetails", "PoolStats", "Queued", "WindowStats",
-    "class_stats", "explain", "lane_stats", "parts", "queued", "snapshot", "symptoms", "take_sample",
+    "class_stats", "lane_stats", "parts", "queued", "snapshot", "take_sample",
 )  # fmt: skip
-
-COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
 
 @dataclass(frozen=True)
@@ -242,15 +238,10 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     return taken
 
 
-def _dialling(entry: Entry) -> bool:
-    """Whether its connect is going on: some drivers connect in the first use, with the connection in use already."""
-    return entry.state is State.CONNECTING or (entry.pending and entry.state is State.IN_USE)
-
-
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The numbers of now. Needs no lock: a large pool is not held up by those who look at it."""
     entries = copied.entries
-    states = [State.CONNECTING if _dialling(entry) else entry.state for entry in entries]
+    states = [State.CONNECTING if entry.dialling else entry.state for entry in entries]
     leased = [entry for entry in entries if entry.leases]
     totals = take_sample(core, copied, now)
     last = core.last_failed
@@ -295,15 +286,6 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     )
 
 
-def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1) -> list[Holder]:
-    """Who holds connections longest, ``most`` of them, longest first. The caller holds the lock."""
-    leased = {entry.id: entry for entry in core.leased.copy().values()}  # a multiplexed one has several leases
-    return [
-        Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry))
-        for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
-    ]
-
-
 def queued(core: Core, now: float, most: int | None) -> list[tuple[int, Queued]]:
     """Who waits, ``most`` of them, longest first, each with his identity (his name is for later: it may take long). The
     caller holds the lock.
@@ -319,106 +301,3 @@ def queued(core: Core, now: float, most: int | None) -> list[tuple[int, Queued]]
 
 def _class_of(core: Core, waiter: Waiter) -> str | None:
     return waiter.caller_class.name if waiter.caller_class and core.classes else None
-
-
-def place_of(entry: Entry) -> str | None:
-    """Where the current lease was taken, as file:line, if that is recorded."""
-    return None if entry.place is None else "{}:{}".format(*entry.place)
-
-
-def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
-    """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
-    named = {holder.connection_id: holder for holder in held}
-    leased = {entry.id: entry for entry in core.leased.copy().values() if not _dialling(entry)}
-    lanes = list(core.lanes.values())
-    entries = list(core.entries.values())
-    returns = core.counts.uses + sum(entry.uses for entry in entries)
-    returned = core.counts.busy + sum(entry.busy for entry in entries)
-    last = max((entry.last_used for entry in entries if entry.uses), default=None)
-    recent = stats.windows[WINDOWS[1]]
-    failing = max(lanes, key=lambda lane: lane.breaker.failures)
-    connects = [entry.requested_at for entry in entries if _dialling(entry)]
-    return Symptoms(
-        limit=core.limit,
-        live=sum(lane.live for lane in lanes) - sum(entry.state is State.IN_USE and entry.pending for entry in entries),
-        waiting=stats.waiting,
-        suspended=core.suspended,
-        failures=failing.breaker.failures,
-        breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
-        last_error=describe(failing.last_error),
-        connecting_for=now - min(connects, default=now),
-        held=sorted((_held(entry, named.get(entry.id), now) for entry in leased.values()),
-                    key=attrgetter("seconds"), reverse=True),
-        waiters=frozenset(waiter.holder for lane in lanes for waiter in lane.waiters),
-        returns=returns,
-        usual_use=returned / returns if returns >= OFTEN else None,
-        recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
-        returned_ago=None if last is None else now - last,
-        acquires_per_second=recent.acquires_per_second,
-        barred=_barred(core, lanes),
-    )  # fmt: skip
-
-
-def _barred(core: Core, lanes: list[Lane]) -> str:
-    """The classes that wait beside free capacity, since they have all that they may have."""
-    classes = core.classes
-    if classes is None or len(core.entries) - sum(len(lane.idle) for lane in lanes) >= core.limit:
-        return ""
-    waiting = dict.fromkeys(one for lane in lanes for one, queue in lane.queues.items() if queue)
-    return ", ".join(
-        classes.words(one, core.limit, unlimited=core.config.max_size is None)
-        for one in waiting
-        if not classes.admits(one, core.limit)
-    )
-
-
-def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
-    name = holder.holder if holder is not None else "another"
-    return Held(now - entry.leased_at, entry.holder, name, place_of(entry), name.endswith("(ended)"), entry.reported)
-
-
-def _class_words(one: ClassStats) -> str:
-    waiting = f", {one.waiting} waiting" if one.waiting else ""
-    return f"class {one.name!r} {one.in_use}{'' if one.most is None else f'/{one.most}'}{waiting}"
-
-
-def explain(
-    stats: PoolStats,
-    held: list[Holder],
-    *,
-    ahead: int | None = None,
-    diagnosis: Diagnosis | None = None,
-    spent: str = "",
-    entitled: str = "",
-) -> str:
-    """The state of a pool in plain words, as it stands in timeout errors (there with the queue, where the time went
-    and what the caller's class is ``entitled`` to).
-    """
-    limit = "no limit" if stats.limit is None else stats.limit
-    numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
-    numbers += [
-        f"{name} {number}"
-        for name, number in (("checking", stats.checking), ("resetting", stats.resetting), ("closing", stats.closing))
-        if number
-    ]
-    if ahead is None:
-        numbers.append(f"{stats.waiting} waiting")
-    else:
-        numbers.append(f"{ahead} ahead of you" if ahead < COUNTED else f"at least {ahead} ahead of you")
-    text = ", ".join(numbers)
-    if entitled:
-        text += f"; {entitled}"
-    elif stats.classes:
-        text += "; " + ", ".join(_class_words(one) for one in stats.classes.values())
-    if held:
-        first = held[0]
-        text += f"; longest held {first.held:.1f} s by {first.holder}"
-        if first.place:
-            text += f" at {first.place}"
-    if stats.limit_reason:
-        bounds = f"{stats.min_size} to {'any number' if stats.max_size is None else stats.max_size}"
-        text += f"; elastic size {limit} of {bounds}: {stats.limit_reason}"
-    text += f"; last connect error: {stats.last_connect_error or 'none'}"
-    if spent:
-        text += f"; time went: {spent}"
-    return text if diagnosis is None else f"{text}; diagnosis: {diagnosis}"

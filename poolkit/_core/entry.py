@@ -135,5 +135,10 @@ class Entry:
         """The last sign of life."""
         return max(self.checked_at, self.last_used)
 
+    @property
+    def dialling(self) -> bool:
+        """Whether its connect is going on: some drivers connect in the first use, when it is in use already."""
+        return self.state is State.CONNECTING or (self.pending and self.state is IN_USE)
+
     def __repr__(self) -> str:
         return f"<Entry {self.id} {self.state.value}>"

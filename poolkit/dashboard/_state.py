@@ -14,10 +14,11 @@ from typing import Any
 
 from poolkit import __version__
 
+from .._picture import explain
 from ..budget import Budget
 from ..cluster._nodepool import engine_of
 from ..cluster._shell import ClusterShell, live_clusters
-from ..stats import PoolDetails, explain
+from ..stats import PoolDetails
 from ._recorder import INTERVAL, Recorder, load_of
 
 __all__ = ("LISTED", "history_of", "merged", "state_of")

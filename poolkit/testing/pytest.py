@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from .._lifecycle import live_pools, watch_pools
-from ..stats import place_of
+from .._picture import place_of
 from .clock import ManualClock
 
 if TYPE_CHECKING:

@@ -1,0 +1,131 @@
+"""What a pool tells about itself: who holds what, what the rules of the diagnosis look at, and the words for it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import nsmallest
+from operator import attrgetter
+
+from ._core.dialing import describe
+from ._core.entry import Entry, State
+from ._core.lane import Lane
+from ._core.machine import Core
+from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
+from .policies.meters import WINDOWS
+from .stats import ClassStats, Holder, PoolStats
+
+__all__ = ("COUNTED", "explain", "holders", "place_of", "symptoms")
+
+COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
+
+
+def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1) -> list[Holder]:
+    """Who holds connections longest, ``most`` of them, longest first. The caller holds the lock."""
+    leased = {entry.id: entry for entry in core.leased.copy().values()}  # a multiplexed one has several leases
+    return [
+        Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry))
+        for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
+    ]
+
+
+def place_of(entry: Entry) -> str | None:
+    """Where the current lease was taken, as file:line, if that is recorded."""
+    return None if entry.place is None else "{}:{}".format(*entry.place)
+
+
+def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
+    """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
+    named = {holder.connection_id: holder for holder in held}
+    leased = {entry.id: entry for entry in core.leased.copy().values() if not entry.dialling}
+    lanes = list(core.lanes.values())
+    entries = list(core.entries.values())
+    returns = core.counts.uses + sum(entry.uses for entry in entries)
+    returned = core.counts.busy + sum(entry.busy for entry in entries)
+    last = max((entry.last_used for entry in entries if entry.uses), default=None)
+    recent = stats.windows[WINDOWS[1]]
+    failing = max(lanes, key=lambda lane: lane.breaker.failures)
+    connects = [entry.requested_at for entry in entries if entry.dialling]
+    return Symptoms(
+        limit=core.limit,
+        live=sum(lane.live for lane in lanes) - sum(entry.state is State.IN_USE and entry.pending for entry in entries),
+        waiting=stats.waiting,
+        suspended=core.suspended,
+        failures=failing.breaker.failures,
+        breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
+        last_error=describe(failing.last_error),
+        connecting_for=now - min(connects, default=now),
+        held=sorted((_held(entry, named.get(entry.id), now) for entry in leased.values()),
+                    key=attrgetter("seconds"), reverse=True),
+        waiters=frozenset(waiter.holder for lane in lanes for waiter in lane.waiters),
+        returns=returns,
+        usual_use=returned / returns if returns >= OFTEN else None,
+        recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
+        returned_ago=None if last is None else now - last,
+        acquires_per_second=recent.acquires_per_second,
+        barred=_barred(core, lanes),
+    )  # fmt: skip
+
+
+def _barred(core: Core, lanes: list[Lane]) -> str:
+    """The classes that wait beside free capacity, since they have all that they may have."""
+    classes = core.classes
+    if classes is None or len(core.entries) - sum(len(lane.idle) for lane in lanes) >= core.limit:
+        return ""
+    waiting = dict.fromkeys(one for lane in lanes for one, queue in lane.queues.items() if queue)
+    return ", ".join(
+        classes.words(one, core.limit, unlimited=core.config.max_size is None)
+        for one in waiting
+        if not classes.admits(one, core.limit)
+    )
+
+
+def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
+    name = holder.holder if holder is not None else "another"
+    return Held(now - entry.leased_at, entry.holder, name, place_of(entry), name.endswith("(ended)"), entry.reported)
+
+
+def _class_words(one: ClassStats) -> str:
+    waiting = f", {one.waiting} waiting" if one.waiting else ""
+    return f"class {one.name!r} {one.in_use}{'' if one.most is None else f'/{one.most}'}{waiting}"
+
+
+def explain(
+    stats: PoolStats,
+    held: list[Holder],
+    *,
+    ahead: int | None = None,
+    diagnosis: Diagnosis | None = None,
+    spent: str = "",
+    entitled: str = "",
+) -> str:
+    """The state of a pool in plain words, as it stands in timeout errors (there with the queue, where the time went
+    and what the caller's class is ``entitled`` to).
+    """
+    limit = "no limit" if stats.limit is None else stats.limit
+    numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
+    numbers += [
+        f"{name} {number}"
+        for name, number in (("checking", stats.checking), ("resetting", stats.resetting), ("closing", stats.closing))
+        if number
+    ]
+    if ahead is None:
+        numbers.append(f"{stats.waiting} waiting")
+    else:
+        numbers.append(f"{ahead} ahead of you" if ahead < COUNTED else f"at least {ahead} ahead of you")
+    text = ", ".join(numbers)
+    if entitled:
+        text += f"; {entitled}"
+    elif stats.classes:
+        text += "; " + ", ".join(_class_words(one) for one in stats.classes.values())
+    if held:
+        first = held[0]
+        text += f"; longest held {first.held:.1f} s by {first.holder}"
+        if first.place:
+            text += f" at {first.place}"
+    if stats.limit_reason:
+        bounds = f"{stats.min_size} to {'any number' if stats.max_size is None else stats.max_size}"
+        text += f"; elastic size {limit} of {bounds}: {stats.limit_reason}"
+    text += f"; last connect error: {stats.last_connect_error or 'none'}"
+    if spent:
+        text += f"; time went: {spent}"
+    return text if diagnosis is None else f"{text}; diagnosis: {diagnosis}"
