@@ -29,7 +29,11 @@ class _Reports:
     def run_inbox(self) -> None:
         """Called by the housekeeping thread."""
         while self.texts:
-            logger.warning("%s", self.texts.popleft())
+            try:
+                text = self.texts.popleft()
+            except IndexError:
+                return  # another thread was faster
+            logger.warning("%s", text)
 
 
 _churn = Churn()

@@ -123,7 +123,7 @@ class Gate:
                 if core.due < self._scheduled:
                     self._schedule()
                 while self._reports:
-                    self._report(*self._reports.popleft())
+                    self._report()
         except BaseException:
             self._mend(effects)
             raise
@@ -152,8 +152,12 @@ class Gate:
             self._schedule()
         self._drain()
 
-    def _report(self, text: str, place: tuple[str, int]) -> None:
+    def _report(self) -> None:
         """Warn about a dropped lease, at the place where it was taken."""
+        try:
+            text, place = self._reports.popleft()
+        except IndexError:
+            return  # another thread was faster
         try:
             warnings.warn_explicit(text, ResourceWarning, *place)
         except ResourceWarning:  # turned into an error: as for all finalizers, nobody is there to catch it

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
-from poolkit import EventKind, Pool
+from poolkit import EventKind, Pool, _churn
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.shells.kit import Rig, ask
 
@@ -292,6 +293,26 @@ def test_15_the_interpreter_exits_at_once_and_silently(more: str) -> None:
     assert process.returncode == 0
     assert process.stderr == ""
     assert spent < 5, "something was waited for"  # the close takes 30 s, the sleeping caller 60
+
+
+class Raced(deque[Any]):
+    """Another thread takes what this one has just seen in it."""
+
+    def __bool__(self) -> bool:
+        there = len(self) > 0
+        self.clear()
+        return there
+
+
+def test_13_two_threads_that_report_the_same_lease_do_not_fail_a_caller() -> None:
+    """The same for pools that are forgotten."""
+    with Pool(FakeConnector()) as pool:
+        pool._reports = Raced([("dropped", ("file.py", 1))])
+        pool._submit(lambda: None)
+        assert not pool._reports
+    reports = _churn._Reports()
+    reports.texts = Raced(["forgotten"])
+    reports.run_inbox()
 
 
 def test_15_a_pool_that_is_forgotten_is_collected() -> None:

@@ -215,4 +215,4 @@ def test_a_release_while_the_interpreter_goes_down() -> None:
 
 
 def test_verdicts_have_names_that_adapters_may_use() -> None:
-    assert [verdict.value for verdict in Verdict] == ["keep", "discard", "suspect", "retire", "fatal"]
+    assert [verdict.value for verdict in Verdict] == ["keep", "discard", "suspect", "retire", "fatal", "overloaded"]
