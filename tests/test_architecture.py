@@ -27,6 +27,7 @@ RINGS: list[tuple[str, ...]] = [
         "runtimes",
         "_lifecycle",
         "_fast",
+        "_picture",
         "_priority",
         "_log",
         "_timeouts",

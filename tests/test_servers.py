@@ -146,6 +146,7 @@ def test_redis_asks_for_its_password_and_restarts_on_its_port() -> None:
         client.close()
 
 
+@pytest.mark.timeout(120)
 def test_sentinel_knows_its_master(redis_sentinel: RedisSentinel, redis_server: RedisServer) -> None:
     sentinel = redis.Sentinel([("127.0.0.1", redis_sentinel.port)])
     deadline = time.monotonic() + 60

@@ -23,6 +23,8 @@ from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime
 from tests.faults.interrupts import interrupted_at, opcode_at, place_of, spared
 
+pytestmark = pytest.mark.timeout(180)  # thousands of interrupts each
+
 SIZE = 3
 SOON = 3.0
 
