@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -114,6 +115,8 @@ def _sprung_by(trap: _Trap) -> Iterator[None]:
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
+    if frame is not None and frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_lineno is None:
+        return True  # Python 3.12: a generator that is dropped unfinished runs its handler, which stands on no line
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True
