@@ -123,7 +123,11 @@ class Gate:
                 if core.due < self._scheduled:
                     self._schedule()
                 while self._reports:
-                    self._report()
+                    try:
+                        report = self._reports.popleft()
+                    except IndexError:
+                        break  # another thread was faster
+                    self._report(*report)
         except BaseException:
             self._mend(effects)
             raise
@@ -152,12 +156,8 @@ class Gate:
             self._schedule()
         self._drain()
 
-    def _report(self) -> None:
+    def _report(self, text: str, place: tuple[str, int]) -> None:
         """Warn about a dropped lease, at the place where it was taken."""
-        try:
-            text, place = self._reports.popleft()
-        except IndexError:
-            return  # another thread was faster
         try:
             warnings.warn_explicit(text, ResourceWarning, *place)
         except ResourceWarning:  # turned into an error: as for all finalizers, nobody is there to catch it

@@ -15,6 +15,7 @@ from poolkit.testing import SimulationFailure
 from poolkit.testing.async_simulation import AsyncPoolSimulation
 from poolkit.testing.interleave import Interleaving, SimulatedRuntime
 from poolkit.testing.pool_simulation import PoolSimulation
+from poolkit.testing.simulate import some_autoscale
 
 # thousands of switches of real threads: slow where other processes keep both cores busy
 pytestmark = pytest.mark.timeout(180)
@@ -132,7 +133,7 @@ def test_a_failure_of_threads_shows_a_minimal_replay(monkeypatch: pytest.MonkeyP
     """Of all switches and callers few are left, and without the fault they do no harm."""
     monkeypatch.setattr(Core, "dropped", lambda self, entry, now: None)  # its place is never free again
     with pytest.raises(SimulationFailure) as caught:
-        for seed in range(40):
+        for seed in (seed for seed in range(60) if some_autoscale(seed) is None):
             WithoutClasses(seed).run()
     script = caught.value.script
     assert "minimal replay" in str(caught.value)
