@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dis
 import inspect
 import os
@@ -132,10 +133,11 @@ def interrupted_at(
     AssertionError if the interruption was swallowed.
     """
     trap = _Trap(at, roots)
+    context = contextvars.copy_context()  # an interrupted end of ``with priority(...)`` is not to reach other tests
     delivered = False
     try:
         with _sprung_by(trap):
-            call()
+            context.run(call)
     except Interrupt:
         delivered = True
     assert delivered == (trap.sprung is not None), f"the interruption was swallowed: {place_of(trap.sprung)}"
