@@ -103,7 +103,8 @@ class Lease(Generic[C]):
             self._pool._dropped(id(self), entry)
 
     def __repr__(self) -> str:
-        return f"<Lease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
+        held = getattr(self, "entry", None) is not None  # a debugger may meet one whose acquire failed
+        return f"<Lease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
 class AsyncLease(Generic[C]):
@@ -172,7 +173,8 @@ class AsyncLease(Generic[C]):
             self._pool._dropped(id(self), entry)
 
     def __repr__(self) -> str:
-        return f"<AsyncLease of {self._pool.name!r}: {'closed' if self.entry is None else repr(self.connection)}>"
+        held = getattr(self, "entry", None) is not None  # a debugger may meet one whose acquire failed
+        return f"<AsyncLease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
 class LeaseRequest(Generic[C]):

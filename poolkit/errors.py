@@ -56,6 +56,43 @@ def masked(text: str) -> str:
     return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
 
 
+def remembered(error: BaseException) -> BaseException:
+    """A twin of ``error`` to be kept: its class, arguments, attributes, causes and contexts, without tracebacks.
+
+    A traceback keeps the frames of everybody who called alive, with all their variables. One of these may be a lease
+    that was dropped: it would never be found, as long as the error is kept. (An exception of a class that cannot be
+    made out of its arguments is kept as it is.)
+    """
+    return _twin(error, {})
+
+
+def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseException:
+    found = known.get(id(error))
+    if found is not None:
+        return found
+    kind = type(error)
+    # OSError keeps the name of a file apart from its arguments
+    args = OSError.__reduce__(error)[1] if isinstance(error, OSError) else error.args
+    args = tuple(_twin(one, known) if isinstance(one, BaseException) else one for one in args)  # as httpcore's
+    try:
+        if hasattr(error, "derive"):  # a group: what is in it has tracebacks as well
+            twin: BaseException = error.derive([_twin(one, known) for one in error.exceptions])  # type: ignore[attr-defined]
+        else:
+            twin = kind.__new__(kind, *args)
+            twin.args = args[: len(error.args)]
+    except Exception:  # noqa: BLE001  a constructor of somebody else's
+        return error
+    known[id(error)] = twin
+    for name, value in error.__dict__.items():  # SQLAlchemy's have the driver's as an attribute
+        twin.__dict__[name] = _twin(value, known) if isinstance(value, BaseException) else value
+    if error.__cause__ is not None:
+        twin.__cause__ = _twin(error.__cause__, known)
+    if error.__context__ is not None:
+        twin.__context__ = _twin(error.__context__, known)
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin
+
+
 class PoolError(Exception):
     """Base of all errors of poolkit."""
 

@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 from itertools import islice
 
 from ..connector import Verdict
-from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked
+from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked, remembered
 from ..events import CloseReason, EventKind
 from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
@@ -300,11 +300,14 @@ class Dialing(Turns):
         if verdict is Verdict.OVERLOADED:
             self.refused(entry.requested_at, now)
         counted = entry.requested_at < lane.last_error_at  # begun together with one that failed before it
-        lane.last_error, lane.last_error_at = error, now
-        self.last_failed = lane
         self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
+        in_caller = self.features.connect_in_caller
         # a connect in its caller ends with him (cancelled, interrupted): that says nothing about the server
-        if current and (isinstance(error, Exception) or not self.features.connect_in_caller):
+        about_server = isinstance(error, Exception) or not in_caller
+        if about_server:
+            lane.last_error, lane.last_error_at = remembered(error) if in_caller else error, now
+            self.last_failed = lane
+        if current and about_server:
             lane.fatal = verdict is Verdict.FATAL
             if lane.breaker.failed(now):
                 self.tell(EventKind.BREAKER_OPENED, now, error=error)

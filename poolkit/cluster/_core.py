@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from .._core.dialing import describe
-from ..errors import PoolClosed
+from ..errors import PoolClosed, remembered
 from ..policies.hashing import rendezvous_order
 from ..policies.retire import NEVER
 from ._events import NodeState, NoNodeAvailable
 from ._health import VIGIL, Health
-from ._parts import Caller, Do, Effect, Member, has_role
+from ._parts import Caller, Do, Effect, Member, has_role, spells
 
 __all__ = ("Caller", "ClusterCore", "Do", "Effect", "Member")
 
@@ -210,9 +210,8 @@ class ClusterCore(Health):
 
     def succeeded(self, member: Member, ticket: int, duration: float, now: float) -> None:
         """A lease has ended well."""
-        if member.failures or member.last_cause is not None:
-            member.failures = 0
-            member.last_cause = None
+        if member.failures:
+            member.failures, member.spell = 0, next(spells)
         if member.ejections and member.state is USABLE and now - member.since > self.config.eject_max:
             member.ejections = 0
         self._ended(member, ticket, duration, False, now)
@@ -224,7 +223,7 @@ class ClusterCore(Health):
 
     def misled(self, member: Member, ticket: int, error: BaseException, duration: float, now: float) -> None:
         """The node answered that it has not the role it was taken for: find out who has what role now."""
-        member.last_error = error
+        member.last_error = remembered(error)
         if self.asks_roles:
             self._role(member, None, now)
             self._ask_roles(now)

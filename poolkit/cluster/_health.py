@@ -6,11 +6,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..errors import remembered
 from ..policies.retire import NEVER
 from ._config import ClusterConfig
 from ._events import ClusterEvent, ClusterEventKind, NodeState
 from ._node import Node
-from ._parts import Caller, Do, Effect, Member
+from ._parts import Caller, Do, Effect, Member, spells
 from ._tiers import Tiers
 
 __all__ = ("VIGIL", "Health")
@@ -19,6 +20,9 @@ USABLE, PROBING, EJECTED, DRAINING = NodeState.USABLE, NodeState.PROBING, NodeSt
 
 Made = tuple[Any, Callable[[], float], int]
 """A pool, how many places it has now, and how many it always has."""
+
+_BLAMED = "_poolkit_spell"
+"""The attribute of an error that a node has been blamed for."""
 
 VIGIL = 1.0
 """Seconds between two looks at the queue while somebody waits: a pool may have been enlarged without our knowledge."""
@@ -55,11 +59,11 @@ class Health:
 
     def _blame(self, member: Member, error: BaseException, now: float) -> None:
         cause = error.__cause__ or error
-        member.last_error = cause
-        if cause is member.last_cause or member.state is not USABLE:
+        member.last_error = remembered(cause)
+        if member.state is not USABLE or cause.__dict__.get(_BLAMED) == member.spell:
             return  # several callers heard of one failure
         member.failures += 1  # first: one that is cut short had better count twice than never
-        member.last_cause = cause
+        cause.__dict__[_BLAMED] = member.spell  # not kept to be compared: it would keep its caller's frames alive
         self._weigh(member, error, now)
 
     def _weigh(self, member: Member, error: BaseException | None, now: float) -> None:
@@ -127,13 +131,13 @@ class Health:
         if member.state is not PROBING:
             return  # removed meanwhile
         if error is not None:
-            member.last_error = error
+            member.last_error = remembered(error)
             self.tell(ClusterEventKind.PROBE_FAILED, now, member, error)
             self._eject(member, error, now)
             return
         self.starting = self.starting or self.config.slow_start > 0
         member.state, member.since, member.slow = USABLE, now, self.config.slow_start > 0
-        member.failures, member.last_cause = 0, None
+        member.failures, member.spell = 0, next(spells)
         self.tell(ClusterEventKind.NODE_USABLE, now, member)
         if self.asks_roles:
             member.checked_at = now

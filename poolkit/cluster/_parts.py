@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Set
 from enum import Enum
+from itertools import count
 from typing import Any, NamedTuple
 
 from .._core.waiter import Parker
@@ -11,7 +12,10 @@ from ..policies.retire import NEVER
 from ._events import ClusterEvent, NodeState
 from ._node import Node
 
-__all__ = ("Caller", "Do", "Effect", "Member", "has_role")
+__all__ = ("Caller", "Do", "Effect", "Member", "has_role", "spells")
+
+spells = count(1)
+"""No two spells of failures of any node have one number."""
 
 
 class Do(Enum):
@@ -37,9 +41,9 @@ class Effect(NamedTuple):
 class Member:
     """A node in this cluster: its pool, and what is known of it. Is what the balancer sees as a Candidate."""
 
-    __slots__ = ("asking", "book", "busy", "checked_at", "ejections", "failures", "known_role", "last_cause",
-                 "last_error", "leases", "least", "load", "moved_at", "name", "node", "places", "pool", "pool_places",
-                 "seats", "served", "since", "slow", "state", "tier", "until", "weight")  # fmt: skip
+    __slots__ = ("asking", "book", "busy", "checked_at", "ejections", "failures", "known_role", "last_error",
+                 "leases", "least", "load", "moved_at", "name", "node", "places", "pool", "pool_places",
+                 "seats", "served", "since", "slow", "spell", "state", "tier", "until", "weight")  # fmt: skip
 
     def __init__(
         self, node: Node, pool: Any, places: Callable[[], float], since: float, state: NodeState, least: int = 0
@@ -65,7 +69,7 @@ class Member:
         self.failures = 0  # in a row
         self.ejections = 0  # in a row
         self.last_error: BaseException | None = None
-        self.last_cause: BaseException | None = None
+        self.spell = next(spells)  # of failures in a row
         self.known_role = node.role
         self.asking = False  # its role is being found out
         self.checked_at = -NEVER

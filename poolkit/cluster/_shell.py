@@ -360,8 +360,8 @@ class ClusterShell(ClusterGate, Generic[C]):
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Of an error that nobody gets, but that is kept as the node's last one: its traceback would hold the caller's
-    frames, and the lease in them, as long as it is kept, and a dropped lease would not be noticed.
+    """Of an error that nobody gets: it is in a circle with the frames that have raised it, and the lease that the
+    caller gets in the end would be held by that until the next collection, if he drops it.
     """
     error.__traceback__ = None
     if error.__cause__ is not None:

@@ -151,6 +151,7 @@ async def test_03_a_connect_in_the_caller_ends_with_him(make: Make) -> None:
         with anyio.move_on_after(0.01):
             await rig.lease()
         assert rig.stats.size == 0
+        assert rig.stats.last_connect_error is None  # he has failed, not the server
         rig.connector.free_all()
         await rig.give(await rig.lease(1))
 

@@ -48,6 +48,36 @@ async def test_13_a_dropped_lease_is_found_and_its_slot_free(make: Make, cycle: 
         await rig.give(lease)
 
 
+def connect_in_vain(pool: Any) -> None:
+    """A caller with a lease in hand connects once more, in vain, and forgets both."""
+    kept = pool.lease()
+    pool._connector.fail("connect", lambda: ConnectionRefusedError("down"))
+    with pytest.raises(ConnectionRefusedError):
+        pool.lease()
+    assert "FakeConnection 1" in repr(kept)
+
+
+async def connect_in_vain_in_a_task(pool: Any) -> None:
+    """The same, awaited."""
+    kept = await pool.lease()
+    pool._connector.fail("connect", lambda: ConnectionRefusedError("down"))
+    with pytest.raises(ConnectionRefusedError):
+        await pool.lease()
+    assert "FakeConnection 1" in repr(kept)
+
+
+async def test_13_the_last_connect_error_keeps_nobody_s_lease_alive(make: Make) -> None:
+    """A caller who connects by himself is in the traceback of the error, with all that he has."""
+    async with make(max_size=2, features={"in_caller": True}) as rig:
+        await rig.call(connect_in_vain if rig.threads else connect_in_vain_in_a_task, rig.pool)
+        rig.connector.fail("connect", None)
+        with pytest.warns(ResourceWarning, match="dropped without close"):
+            gc.collect()
+            await rig.give(await rig.lease(2))
+        assert rig.stats.last_connect_error == "ConnectionRefusedError: down"
+        await rig.until(lambda: rig.connector.connections[0].closed, "the dropped connection is closed")
+
+
 async def test_13_without_debug_the_warning_tells_how_to_learn_more(make: Make) -> None:
     async with make(max_size=1) as rig:
         await drop_one(rig)
