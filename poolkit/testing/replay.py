@@ -18,6 +18,9 @@ __all__ = ("Decisions", "SimulationFailure", "explain", "shrink")
 
 T = TypeVar("T")
 
+PATIENCE = 10.0
+"""Seconds that :func:`shrink` tries for."""
+
 Script = dict[Any, Any]
 """The decisions of one run that are not dull, by key."""
 
@@ -52,11 +55,11 @@ def _kind(error: BaseException) -> str:
     return type(error).__name__ + re.sub(r"\d+(\.\d+)?", "#", str(error).partition("(")[0])
 
 
-def shrink(run: Callable[[Script], object], script: Script, failure: BaseException, *, seconds: float = 10.0) -> Script:
+def shrink(run: Callable[[Script], object], script: Script, failure: BaseException) -> Script:
     """The part of ``script`` with which ``run`` still raises the like of ``failure``; none of it can be left out,
-    unless ``seconds`` of trying were not enough to find that out.
+    unless ``PATIENCE`` was not enough to find that out.
     """
-    wanted, end = _kind(failure), time.monotonic() + seconds
+    wanted, end = _kind(failure), time.monotonic() + PATIENCE
 
     def fails(part: Script) -> bool:
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from poolkit import AcquireTimeout, Connector, Pool, _fast, _shell
 from poolkit._core.machine import Core
-from poolkit.testing import SimulationFailure
+from poolkit.testing import SimulationFailure, replay
 from poolkit.testing.async_simulation import AsyncPoolSimulation
 from poolkit.testing.interleave import Interleaving, SimulatedRuntime
 from poolkit.testing.pool_simulation import PoolSimulation
@@ -133,6 +133,7 @@ class WithoutClasses(PoolSimulation):
 def test_a_failure_of_threads_shows_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all switches and callers few are left, and without the fault they do no harm."""
     monkeypatch.setattr(Core, "dropped", lambda self, entry, now: None)  # its place is never free again
+    monkeypatch.setattr(replay, "PATIENCE", 100.0)  # the machine may be busy
     with pytest.raises(SimulationFailure) as caught:
         for seed in (seed for seed in range(60) if some_autoscale(seed) is None):
             WithoutClasses(seed).run()
