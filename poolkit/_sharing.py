@@ -5,14 +5,14 @@ from __future__ import annotations
 from ._core import commands
 from ._core.sharing import Permits
 from ._core.state import Phase
-from ._gate import Gate
+from ._outbox import Outbox
 from .config import PoolConfig
 from .errors import ConfigError
 
 __all__ = ("Sharing",)
 
 
-class Sharing(Gate):
+class Sharing(Outbox):
     """What :class:`~poolkit.Budget` asks of a pool."""
 
     _config: PoolConfig

@@ -291,10 +291,6 @@ class Shell(Watch, Generic[C]):
         """Have the runtime call :meth:`run_inbox` soon."""
         raise NotImplementedError
 
-    def run_inbox(self) -> None:
-        """Do what finalizers have left. Does not block."""
-        self._drain()
-
     def run_due(self) -> None:
         """Housekeeping: called by the runtime when something is due. Does not block."""
         self._scheduled = NEVER

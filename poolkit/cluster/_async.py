@@ -80,8 +80,8 @@ class AsyncCluster(ClusterShell[C]):
         self._runtime = current_runtime()
         if again:
             self._after_loop()
-        if min(self._core.due, self._find_at) < NEVER:
-            self._schedule()
+        self._scheduled = NEVER
+        self._keep_time()
         postponed, self._postponed = self._postponed, []
         for do, member in postponed:
             self._begin_job(do, member)
@@ -282,8 +282,7 @@ class AsyncCluster(ClusterShell[C]):
         assert found is not None
         if self._found is None:  # else another caller was faster
             self._take_found(found)
-            if self._find_at < self._scheduled:
-                self._schedule()
+            self._keep_time()
 
     def _begin_find(self) -> None:
         cast("AsyncRuntime", self._runtime).spawn(_find, weakref.ref(self), self._source, self._found)

@@ -105,7 +105,8 @@ class ClusterShell(ClusterGate, Generic[C]):
         self._core.grouped, self._core.failing, self._core.starting = old.grouped, old.failing, old.starting
         if old.tiering is not None:
             self._core.due = min(self._core.due, old.tiering.due)
-        self._find_at = -NEVER if self._found is not None and self._found.again is not None else NEVER
+        if self._found is not None and self._found.again is not None:
+            self._find_at = self._core.due = -NEVER
 
     def run_due(self) -> None:
         """Called by the runtime when something is due. Does not block."""
@@ -117,6 +118,7 @@ class ClusterShell(ClusterGate, Generic[C]):
             self._find_at = NEVER
             self._begin_find()
         self._decide(self._core.tick, now)
+        self._keep_time()
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
@@ -207,8 +209,7 @@ class ClusterShell(ClusterGate, Generic[C]):
             error = refused
         if error is not None:
             self._find_failed(error)
-        if self._find_at < self._scheduled:
-            self._schedule()
+        self._keep_time()
 
     # -- leases, the parts without waiting ----------------------------------------------------------------------------
 

@@ -68,8 +68,7 @@ class Cluster(ClusterShell[C]):
             listeners=listeners, clock=clock, random=random,
         )  # fmt: skip
         self._take_found(self._source.find(None))
-        if self._find_at < self._scheduled:
-            self._schedule()
+        self._keep_time()
 
     # -- leases -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,159 @@
+"""A pool's way to its core, and what comes of its decisions: wake-ups, work in the background, events."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from typing import Any
+
+from ._core.effects import Do, Effect
+from ._core.entry import Entry
+from ._core.machine import Core
+from ._core.mend import mend
+from ._gate import Gate, Turn
+from ._log import logger
+from .events import Event, EventKind, Listener, kinds_of
+
+__all__ = ("Outbox",)
+
+
+class Outbox(Gate):
+    """The gate of a pool."""
+
+    _core: Core
+    _events: deque[Event]
+    _telling: Turn
+    _listeners: list[tuple[Listener, frozenset[EventKind]]]
+    _reports: deque[tuple[str, tuple[str, int]]]
+    _abort_method: Any
+    _close_method: Any
+
+    def _refresh(self) -> None:
+        raise NotImplementedError
+
+    # -- the way to the core ------------------------------------------------------------------------------------------
+
+    def _empty(self) -> None:
+        inbox = self._inbox
+        while inbox:
+            step, args = inbox.popleft()
+            step(*args)
+
+    def _emptied(self) -> None:
+        while self._reports:
+            try:
+                report = self._reports.popleft()
+            except IndexError:
+                break  # another thread was faster
+            self._report(*report)
+
+    def _mend_core(self) -> None:
+        mend(self._core, self._clock())
+        self._refresh()
+
+    def _report(self, text: str, place: tuple[str, int]) -> None:
+        """Warn about a dropped lease, at the place where it was taken."""
+        try:
+            warnings.warn_explicit(text, ResourceWarning, *place)
+        except ResourceWarning:  # turned into an error: as for all finalizers, nobody is there to catch it
+            logger.error("%s", text)
+
+    def _perform(self, effects: deque[Effect]) -> None:
+        while effects:
+            do, entry, waiter, event = effects[0]
+            if do is Do.WAKE:
+                assert waiter is not None
+                assert waiter.parker is not None
+                try:
+                    waiter.parker.wake()  # twice is harmless, never is not
+                except Exception:
+                    effects.popleft()
+                    raise
+                effects.popleft()
+                continue
+            effects.popleft()
+            if do is Do.SHARE:
+                self._pass_on()
+            elif do is Do.TELL:
+                assert event is not None
+                self._events.append(event)
+            elif do is Do.ABORT:
+                assert entry is not None
+                self._abort(entry)
+            else:
+                assert entry is not None
+                self._begin_job(do, entry)
+        if self._events:
+            self._tell()
+
+    def _pass_on(self) -> None:
+        raise NotImplementedError
+
+    def _begin_job(self, do: Do, entry: Entry) -> None:
+        raise NotImplementedError
+
+    def _abort(self, entry: Entry) -> None:
+        if self._abort_method is None and self._close_method is not None:
+            self._begin_job(Do.CLOSE, entry)
+            return
+        try:
+            if self._abort_method is not None:
+                self._abort_method(entry.connection)
+        except Exception:
+            logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            self._gone(entry)
+
+    def _gone(self, entry: Entry) -> None:
+        """The connection is closed."""
+        entry.connection = None
+        self._submit(self._core.closed, entry, self._clock())
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock.
+
+        A listener that raises is logged once and dropped. One that has an attribute ``kinds`` is called for these
+        kinds only. While anybody listens to what every lease tells (:data:`poolkit.events.OF_EACH_LEASE`), acquire
+        and release take the lock and make events: they are many times slower, though still some microseconds.
+
+        Raises :class:`~poolkit.ConfigError` if ``kinds`` is no collection of :class:`~poolkit.EventKind`.
+        """
+        self._decide(self._listen, listener, kinds_of(listener))
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Undo :meth:`add_listener`; not an error if it was dropped already."""
+        self._decide(self._listen, listener, None)
+
+    def _listen(self, listener: Listener, kinds: frozenset[EventKind] | None) -> None:
+        """Under the lock: add, or (None) remove."""
+        known = [one for one, _ in self._listeners]
+        if kinds is not None:
+            self._listeners.append((listener, kinds))
+        elif listener in known:
+            del self._listeners[known.index(listener)]
+        self._core.heard = self._heard()
+        self._refresh()
+
+    def _heard(self) -> frozenset[EventKind]:
+        """What anybody listens to."""
+        return frozenset[EventKind]().union(*(kinds for _, kinds in self._listeners))
+
+    def _tell(self) -> None:
+        turn, me = self._telling, object()
+        try:
+            while self._events and turn.take(me):  # one thread at a time keeps the order
+                while self._events:
+                    event = self._events.popleft()
+                    for listener, kinds in tuple(self._listeners):
+                        try:
+                            if event.kind in kinds:
+                                listener(event)
+                        except Exception:
+                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
+                            self.remove_listener(listener)
+                turn.leave(me)
+        except BaseException:
+            turn.leave(me)
+            raise
