@@ -191,8 +191,10 @@ class CoreSimulation:
         self.leases[self.numbers] = entry
         self.core.leased[self.numbers] = entry
         self._end(waiter)
-        owner, one = entry.owner, waiter.caller_class
-        if owner is not None and one is not None and owner is not one:
+        owner, one, classes = entry.owner, waiter.caller_class, self.core.classes
+        # his class may be of a time before the last settings: they were taken away and others came since he was served
+        here = one is not None and classes is not None and classes.known.get(one.name) is one
+        if owner is not None and here and owner is not one:
             assert entry.capacity > 1, "a connection is counted for another class than its user's"
             assert not owner.reserved or self.changed, "a connection of a class with a reserve is shared with another"
         hands = Counter(id(e) for e in self.leases.values())[id(entry)]

@@ -23,6 +23,7 @@ FAILED_ONCE = {
     1439: "an eviction whose permit went to another lane was never repeated",
     2820: "a tick for another reason forgot the waiting retry",
     5853: "a tick for another reason forgot the waiting retry",
+    151445562: "the simulation's own mistake: a class of before the last settings was compared with one of now",
 }
 
 

@@ -168,6 +168,8 @@ class RedisSentinel(ServerProcess):
     Args:
         master: the running server to watch.
         master_name: the name under which clients ask for it.
+        down_after: seconds of silence until it calls the master down. If it is itself kept from running for so long, it
+            does so as well, and after two seconds of that takes nothing back for half a minute (its TILT mode).
         start_timeout: seconds until a start counts as failed.
         stop_timeout: seconds for an orderly stop before the process is killed.
     """
@@ -179,17 +181,19 @@ class RedisSentinel(ServerProcess):
         master: RedisServer,
         *,
         master_name: str = "main",
+        down_after: float = 60.0,
         start_timeout: float = 20.0,
         stop_timeout: float = 5.0,
     ) -> None:
         super().__init__(start_timeout=start_timeout, stop_timeout=stop_timeout)
         self.master = master
         self.master_name = master_name
+        self.down_after = down_after
 
     def _prepare(self) -> None:
         lines = [
             f"sentinel monitor {self.master_name} {self.master.host} {self.master.port} 1",
-            f"sentinel down-after-milliseconds {self.master_name} 1000",
+            f"sentinel down-after-milliseconds {self.master_name} {self.down_after * 1000:.0f}",
         ]
         if self.master.password:
             lines.append(f"sentinel auth-pass {self.master_name} {self.master.password}")
