@@ -88,6 +88,8 @@ class Instrumentation:
             ("pending_requests", "{request}", "Requests that wait for a connection.", lambda s: s.waiting),
         ):
             up_down(f"db.client.connection.{name}", [self._numbers(value, own=False)], unit, text)
+        limit = self._numbers(lambda s: s.limit, own=False)  # autoscale is not known to the conventions
+        up_down("poolkit.connection.limit", [limit], "{connection}", "Connections that may exist now.")
         up_down("db.client.connection.count", [self._states], "{connection}", "Connections by state.")
         meter.create_observable_counter(
             "db.client.connection.timeouts", [self._numbers(lambda s: s.timeouts, own=True)], "{timeout}",

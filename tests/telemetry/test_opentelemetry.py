@@ -179,6 +179,7 @@ def test_failures_leaks_and_closes_are_counted(sdk: Collected) -> None:
     instrumentation.close()
     assert points["poolkit.connection.errors"][0].attributes["error.type"] == "ConnectionRefusedError"
     assert points["poolkit.connection.closed"][0].attributes["poolkit.close.reason"] == "discarded"
+    assert points["poolkit.connection.limit"][0].value == 1
 
 
 def test_without_the_api_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

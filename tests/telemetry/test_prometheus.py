@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from poolkit import ConfigError, Pool
+from poolkit import AutoscaleConfig, ConfigError, Pool
 from poolkit.telemetry.families import FAMILIES
 from poolkit.telemetry.prometheus import PoolCollector, register
 from poolkit.testing import FakeConnector
@@ -88,10 +88,18 @@ def test_two_pools_of_one_name_are_added_up(registry: CollectorRegistry) -> None
     assert value(found, "poolkit_acquire_seconds_count", pool="db") == 2
 
 
+def test_an_elastic_pool_tells_how_many_it_may_have_now(registry: CollectorRegistry) -> None:
+    with Pool(FakeConnector(), name="db", min_size=2, max_size=8, autoscale=AutoscaleConfig()) as pool:
+        register(registry, pools=lambda: [pool])
+        found = scrape(registry)
+        assert value(found, "poolkit_connections_limit", pool="db") == pool.stats().limit < 8
+        assert value(found, "poolkit_connections_max", pool="db") == 8
+
+
 def test_a_pool_without_a_limit_has_no_maximum(registry: CollectorRegistry) -> None:
     with Pool(FakeConnector(), name="db", max_size=None) as pool:
         register(registry, pools=lambda: [pool])
-        assert not [name for name, _ in scrape(registry) if name == "poolkit_connections_max"]
+        assert not [name for name, _ in scrape(registry) if name.startswith("poolkit_connections_max") or name.endswith("_limit")]
 
 
 WORKER = """
