@@ -7,7 +7,6 @@ going on: there a careless pool loses a connection. The same seed gives the same
 from __future__ import annotations
 
 import gc
-import itertools
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from .classes import CallerClasses
 from .connectors import FakeConnection
 from .replay import Decisions, explain
 from .simulate import some_autoscale
+from .simulated_server import SimulatedServer
 
 __all__ = ("AsyncPoolSimulation", "Cancelled", "SimulatedLoop")
 
@@ -36,34 +36,21 @@ class _ChildEnded(BaseException):
     """The schedule has come to its end in a forked child."""
 
 
-class _Server(AsyncConnector[FakeConnection]):
-    """Slow, sometimes refusing or restarting, counting what it has open."""
+class _Server(SimulatedServer, AsyncConnector[FakeConnection]):
+    """Slow, sometimes refusing or restarting."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
+        super().__init__()
         self.loop = loop
-        self.numbers = itertools.count(1)
-        self.live = self.max_live = 0
-        self.up = True
-        self.begun = 0  # connects
-        self.begun_as: dict[int, int] = {}  # which connect a connection comes from
-        self.open: weakref.WeakValueDictionary[int, FakeConnection] = weakref.WeakValueDictionary()
-        self.inherited: set[int] = set()  # from the parent process
-        self.problems: list[str] = []  # what it raises itself the pool takes for the driver's trouble
 
     async def connect(self, timeout: float | None) -> FakeConnection:
         """Open a connection, be refused, or get no answer in time."""
         pick = self.loop.random
-        self.begun += 1
-        begun = self.begun
+        begun = self.begin()
         await self.loop.sleep(pick.choice([0.0, 0.01, 0.1, 0.1, 20.0]))
         if not self.up or pick.random() < 0.1:
-            raise ConnectionRefusedError("too many clients" if begun % 3 == 0 else "simulated")  # either may be told
-        self.live += 1
-        self.max_live = max(self.max_live, self.live)
-        connection = FakeConnection(next(self.numbers))
-        self.begun_as[connection.number] = begun
-        self.open[connection.number] = connection
-        return connection
+            raise self.refusal(begun)
+        return self.accept(begun)
 
     async def close(self, connection: FakeConnection) -> None:
         """Close it, in its own time."""
@@ -71,34 +58,13 @@ class _Server(AsyncConnector[FakeConnection]):
         await self.loop.sleep(self.loop.random.choice([0.0, 0.01]))
         self.abort(connection)
 
-    def abort(self, connection: FakeConnection) -> None:
-        """Close it at once."""
-        self.mine(connection)
-        if connection.closed:
-            self.problems.append(f"{connection} was closed twice")
-        connection.closed = True
-        self.live -= 1
-
-    def mine(self, connection: FakeConnection) -> None:
-        """The pool is about to speak on it."""
-        if connection.number in self.inherited:
-            self.problems.append(f"{connection} of the parent process was touched in the child")
-
     async def restart(self) -> None:
         """The server loses every connection and refuses new ones for a moment."""
-        for connection in list(self.open.values()):
-            connection.alive = False
-        self.up = False
+        self.go_down()
         try:
             await self.loop.sleep(0.05)
         finally:
             self.up = True
-
-    def forked(self, loop: SimulatedLoop) -> None:
-        """From here on in a child process."""
-        self.loop = loop
-        self.inherited = set(self.begun_as)
-        self.live, self.up = 0, True
 
 
 class _CheckingServer(_Server):
@@ -162,8 +128,6 @@ class AsyncPoolSimulation:
                 classes=self.classes.configs(size),
                 connect_timeout=5,
             )
-        self.held: set[int] = set()
-        self.dropped: set[int] = set()
         self.cleared = 0  # the last connect that had begun when the pool was cleared
         self.forked = False
         self.leases: list[AsyncLease[FakeConnection]] = []  # of a pool that is dropped
@@ -183,13 +147,7 @@ class AsyncPoolSimulation:
         except ConnectionRefusedError:
             return  # he connected by himself
         connection = lease.connection
-        assert connection.number not in self.held, f"{connection} is in two hands"
-        assert connection.number not in self.dropped, f"{connection} was handed out after its lease was dropped"
-        assert not connection.closed, f"{connection} was handed out after it was closed"
-        assert not connection.dirty, f"{connection} was handed out dirty"
-        assert self.server.begun_as[connection.number] > cleared, f"{connection} was handed out after clear()"
-        self.server.mine(connection)
-        self.held.add(connection.number)
+        self.server.handed_out(connection, cleared)
         fault: BaseException | None = None
         try:
             if pick.random() < 0.8:
@@ -198,10 +156,10 @@ class AsyncPoolSimulation:
             fault = error  # in mid-exchange
         if fork and pick.random() < 0.5:
             self._fork(lease)
-        self.held.discard(connection.number)
+        self.server.held.discard(connection.number)
         how = pick.random()
         if how < 0.1 and fault is None:
-            self.dropped.add(connection.number)
+            self.server.dropped.add(connection.number)
             if how < 0.05:
                 loop.drop(lease)  # in a cycle: its finalizer runs later
             return  # forgotten: found and reported
@@ -258,9 +216,9 @@ class AsyncPoolSimulation:
         """Go on as the child process, with a loop of its own, to the end; ``lease``: one of the parent's in hand."""
         pool, child = self.pool, self.loop.fork()
         self.forked, self.loop = True, child
-        self.server.forked(child)
+        self.server.forked()
+        self.server.loop = child
         known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
-        self.held.clear()
         lock = mock.patch.object(_shell, "Lock", partial(CollectingLock, child))
         with lock, mock.patch.object(_async, "current_runtime", return_value=child):
             pool._after_fork()
@@ -289,10 +247,8 @@ class AsyncPoolSimulation:
                 got.append(await pool.acquire(timeout=LONG))
             except OSError:
                 pass  # he connected by himself and was refused, or had no answer
-        assert len({connection.number for connection in got}) == len(got), "one connection twice"
-        assert self.server.max_live <= 4, f"{self.server.max_live} connections at the server"
+        self.server.all_at_once(got)
         for connection in got:
-            self.server.mine(connection)
             await pool.release(connection)
         if not self.forked and loop.random.random() < 0.1 and not self.server.connect_in_caller:
             self.classes.fill(0, len(got))
@@ -302,11 +258,7 @@ class AsyncPoolSimulation:
             return
         await pool.close()
         await loop.sleep(LONG)
-        assert self.server.live == 0, f"{self.server.live} connections were left open"
-        assert not self.server.problems, self.server.problems[0]
-        pool.check_books()
-        # the audit heals what a bug loses: nothing of the kind may have been necessary
-        assert pool._core.counts.reclaimed == 0, f"{pool._core.counts.reclaimed} connections were in nobody's hands"
+        self.server.after_close(pool)
 
     async def _forget_pool(self) -> None:
         """Nobody knows the pool any more but its leases; then nobody does."""
@@ -324,9 +276,7 @@ class AsyncPoolSimulation:
             if ref() is None:
                 break
             await loop.sleep(2.5)  # a connect or a check is going on
-        assert ref() is None, "something keeps a dropped pool alive"
-        left = [connection for connection in self.server.open.values() if not connection.closed]
-        assert not left, f"something keeps {left} of a dropped pool alive"
+        self.server.after_drop(ref)
 
     def replay(self, script: Mapping[Any, Any]) -> None:
         """Of the seed's schedule only the decisions of ``script``, as a failure shows it. Raises what went wrong."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -21,39 +20,27 @@ from .connectors import FakeConnection
 from .interleave import Interleaving, SimulatedRuntime
 from .replay import Decisions, explain
 from .simulate import some_autoscale
+from .simulated_server import SimulatedServer
 
 __all__ = ("PoolSimulation",)
 
 LONG = 1000.0  # seconds of virtual time that nobody waits unless he is forgotten
 
 
-class _Connector(Connector[FakeConnection]):
-    """A server in virtual time: slow, sometimes refusing or restarting, counting what it has open."""
+class _Connector(SimulatedServer, Connector[FakeConnection]):
+    """A server in virtual time: slow, sometimes refusing or restarting."""
 
     def __init__(self, interleaving: Interleaving) -> None:
+        super().__init__()
         self.world = interleaving
-        self.numbers = itertools.count(1)
-        self.live = self.max_live = 0
-        self.up = True
-        self.begun = 0  # connects
-        self.begun_as: dict[int, int] = {}  # which connect a connection comes from
-        self.open: weakref.WeakValueDictionary[int, FakeConnection] = weakref.WeakValueDictionary()
-        self.inherited: set[int] = set()  # from the parent process
-        self.problems: list[str] = []  # what it raises itself the pool takes for the driver's trouble
 
     def connect(self, timeout: float | None) -> FakeConnection:
         """Open a connection, or be refused."""
-        self.begun += 1
-        begun = self.begun
+        begun = self.begin()
         self.world.sleep(self.world.random.choice([0.0, 0.01, 0.1]))
         if not self.up or self.world.random.random() < 0.1:
-            raise ConnectionRefusedError("too many clients" if begun % 3 == 0 else "simulated")  # either may be told
-        self.live += 1
-        self.max_live = max(self.max_live, self.live)
-        connection = FakeConnection(next(self.numbers))
-        self.begun_as[connection.number] = begun
-        self.open[connection.number] = connection
-        return connection
+            raise self.refusal(begun)
+        return self.accept(begun)
 
     def close(self, connection: FakeConnection) -> None:
         """Close it, in its own time."""
@@ -61,31 +48,11 @@ class _Connector(Connector[FakeConnection]):
         self.world.sleep(self.world.random.choice([0.0, 0.01]))
         self.abort(connection)
 
-    def abort(self, connection: FakeConnection) -> None:
-        """Close it at once."""
-        self.mine(connection)
-        if connection.closed:
-            self.problems.append(f"{connection} was closed twice")
-        connection.closed = True
-        self.live -= 1
-
-    def mine(self, connection: FakeConnection) -> None:
-        """The pool is about to speak on it."""
-        if connection.number in self.inherited:
-            self.problems.append(f"{connection} of the parent process was touched in the child")
-
     def restart(self) -> None:
         """The server loses every connection and refuses new ones for a moment."""
-        for connection in list(self.open.values()):
-            connection.alive = False
-        self.up = False
+        self.go_down()
         self.world.sleep(0.05)
         self.up = True
-
-    def forked(self) -> None:
-        """From here on in a child process."""
-        self.inherited = set(self.begun_as)
-        self.live, self.up = 0, True
 
 
 class _CheckingConnector(_Connector):
@@ -162,8 +129,6 @@ class PoolSimulation:
                 connect_timeout=5,
             )
         self.pool._core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
-        self.held: set[int] = set()
-        self.dropped: set[int] = set()
         self.cleared = 0  # the last connect that had begun when the pool was cleared
         self.forked = False
         self.leases: list[Lease[FakeConnection]] = []  # of a pool that is dropped
@@ -183,20 +148,14 @@ class PoolSimulation:
                 return
             raise AssertionError(f"a caller was forgotten: {error}") from error
         connection = lease.connection
-        assert connection.number not in self.held, f"{connection} is in two hands"
-        assert connection.number not in self.dropped, f"{connection} was handed out after its lease was dropped"
-        assert not connection.closed, f"{connection} was handed out after it was closed"
-        assert not connection.dirty, f"{connection} was handed out dirty"
-        assert self.connector.begun_as[connection.number] > cleared, f"{connection} was handed out after clear()"
-        self.connector.mine(connection)
-        self.held.add(connection.number)
+        self.connector.handed_out(connection, cleared)
         if pick.random() < 0.7:
             world.sleep(pick.choice([0.0, 0.001, 0.02]))
         if fork and pick.random() < 0.5:
             self._fork()  # with a lease in hand
-        self.held.discard(connection.number)
+        self.connector.held.discard(connection.number)
         if self.full and pick.random() < 0.15:
-            self.dropped.add(connection.number)
+            self.connector.dropped.add(connection.number)
             if pick.random() < 0.7:
                 world.drop(lease)  # in a cycle: its finalizer runs later
             return  # else it runs here
@@ -259,7 +218,6 @@ class PoolSimulation:
         assert not pool._core.entries, "the child begins with connections"
         if pool._core.suspended:
             pool.resume()  # who suspended it is not there any more
-        self.held.clear()
         self.left = 3
         for worker in (101, 102):
             world.spawn(self._work, worker, seed=f"worker {worker}")
@@ -276,10 +234,8 @@ class PoolSimulation:
         for number in range(size):
             self.classes.fill(number, size)
             got.append(pool.acquire(timeout=LONG))
-        assert len({connection.number for connection in got}) == size, "one connection twice"
-        assert self.connector.max_live <= 4, f"{self.connector.max_live} connections at the server"
+        self.connector.all_at_once(got)
         for connection in got:
-            self.connector.mine(connection)
             pool.release(connection)
         if self.full and not self.forked and world.random.random() < 0.2:
             self.classes.fill(0, size)
@@ -289,10 +245,7 @@ class PoolSimulation:
             return
         pool.close()
         world.sleep(LONG)
-        assert self.connector.live == 0, f"{self.connector.live} connections were left open"
-        assert not self.connector.problems, self.connector.problems[0]
-        pool.check_books()
-        assert not pool._core.counts.reclaimed, "a connection was in nobody's hands"
+        self.connector.after_close(pool)
 
     def _forget_pool(self) -> None:
         """Nobody knows the pool any more but its leases; then nobody does."""
@@ -310,9 +263,7 @@ class PoolSimulation:
             if ref() is None:
                 break
             world.sleep(0.05)  # a connect or a close is going on
-        assert ref() is None, "something keeps a dropped pool alive"
-        left = [connection for connection in self.connector.open.values() if not connection.closed]
-        assert not left, f"something keeps {left} of a dropped pool alive"
+        self.connector.after_drop(ref)
 
     def replay(self, script: Mapping[Any, Any]) -> None:
         """Of the seed's schedule only the decisions of ``script``, as a failure shows it. Raises what went wrong."""
