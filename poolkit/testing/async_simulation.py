@@ -25,7 +25,7 @@ from .classes import CallerClasses
 from .connectors import FakeConnection
 from .replay import Decisions, explain
 from .simulate import some_autoscale
-from .simulated_server import SimulatedServer
+from .simulated_server import Order, SimulatedServer
 
 __all__ = ("AsyncPoolSimulation", "Cancelled", "SimulatedLoop")
 
@@ -128,6 +128,7 @@ class AsyncPoolSimulation:
                 classes=self.classes.configs(size),
                 connect_timeout=5,
             )
+        self.order = Order(lambda: loop.clock.now)
         self.cleared = 0  # the last connect that had begun when the pool was cleared
         self.forked = False
         self.leases: list[AsyncLease[FakeConnection]] = []  # of a pool that is dropped
@@ -148,6 +149,8 @@ class AsyncPoolSimulation:
             return  # he connected by himself
         connection = lease.connection
         self.server.handed_out(connection, cleared)
+        if not self.classes.drawn:
+            self.order.served(pool, begun)
         fault: BaseException | None = None
         try:
             if pick.random() < 0.8:
@@ -295,7 +298,7 @@ class AsyncPoolSimulation:
         self.loop.start(self._cancel_some(), "canceller")
         self.loop.start(self._finish(), "finish")
         buried, begun = len(_lifecycle._buried), self.loop
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self.order.watched():
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
             warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
             try:

@@ -20,7 +20,7 @@ from .connectors import FakeConnection
 from .interleave import Interleaving, SimulatedRuntime
 from .replay import Decisions, explain
 from .simulate import some_autoscale
-from .simulated_server import SimulatedServer
+from .simulated_server import Order, SimulatedServer
 
 __all__ = ("PoolSimulation",)
 
@@ -89,10 +89,10 @@ class PoolSimulation:
     of the one that holds the lock. At some point the process may fork: then the schedule goes on in the child, whose
     one thread finds the pool as the others have left it.
 
-    Nobody gets a connection that somebody else holds, that was closed, dropped or left dirty, that was opened before
-    the last ``clear()`` or by the parent process; nobody waits for ever; the server never sees more than the limit.
-    At the end the whole capacity is there, everything is closed and the books balance; or the pool is dropped with
-    leases outstanding, and nothing of it stays.
+    Nobody is overtaken by those who came ``barging_window`` later. Nobody gets a connection that somebody else holds,
+    that was closed, dropped or left dirty, that was opened before the last ``clear()`` or by the parent process; nobody
+    waits for ever; the server never sees more than the limit. At the end the whole capacity is there, everything is
+    closed and the books balance; or the pool is dropped with leases outstanding, and nothing of it stays.
     """
 
     full = True  # forks, restarts and collections too
@@ -129,6 +129,7 @@ class PoolSimulation:
                 connect_timeout=5,
             )
         self.pool._core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
+        self.order = Order(lambda: world.clock.now)
         self.cleared = 0  # the last connect that had begun when the pool was cleared
         self.forked = False
         self.leases: list[Lease[FakeConnection]] = []  # of a pool that is dropped
@@ -149,6 +150,8 @@ class PoolSimulation:
             raise AssertionError(f"a caller was forgotten: {error}") from error
         connection = lease.connection
         self.connector.handed_out(connection, cleared)
+        if not self.classes.drawn:
+            self.order.served(pool, begun)
         if pick.random() < 0.7:
             world.sleep(pick.choice([0.0, 0.001, 0.02]))
         if fork and pick.random() < 0.5:
@@ -285,7 +288,7 @@ class PoolSimulation:
         for worker in range(self.workers):
             world.spawn(self._work, worker, seed=f"worker {worker}")
         world.spawn(self._finish, name="finish", seed="finish")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self.order.watched():
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
             warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
             try:

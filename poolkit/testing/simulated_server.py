@@ -1,14 +1,19 @@
-"""The server behind a simulated pool: what it has open, and what must be true of a connection that is handed out."""
+"""The server behind a simulated pool: what it has open, and what must be true of what the pool hands out, to whom."""
 
 from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
+from .._core.lane import Lane
+from .._core.waiter import Waiter
 from .connectors import FakeConnection
 
-__all__ = ("SimulatedServer",)
+__all__ = ("Order", "SimulatedServer")
 
 
 class SimulatedServer:
@@ -101,3 +106,35 @@ class SimulatedServer:
         assert pool() is None, "something keeps a dropped pool alive"
         left = [connection for connection in self.open.values() if not connection.closed]
         assert not left, f"something keeps {left} of a dropped pool alive"
+
+
+_ROUNDING = 1e-9  # seconds
+
+
+class Order:
+    """Nobody is overtaken by those who came ``barging_window`` seconds after him, or later."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._joined: dict[int, float] = {}  # when who stood in the queue; by id, to keep nobody alive
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note who joins a queue meanwhile."""
+        join = Lane.join
+
+        def noting(lane: Lane, waiter: Waiter, *, front: bool = False) -> None:
+            self._joined[id(waiter)] = self._now()
+            join(lane, waiter, front=front)
+
+        with mock.patch.object(Lane, "join", noting):
+            yield
+
+    def served(self, pool: Any, asked: float) -> None:
+        """Somebody who had asked at that time has his connection."""
+        window = pool.config.barging_window
+        for waiter in list(pool._core.lane.waiters):
+            joined = self._joined[id(waiter)]
+            assert asked <= joined or asked < joined + window + _ROUNDING, (
+                f"who asked at {asked:.4f} overtook one who stood in the queue since {joined:.4f}"
+            )
