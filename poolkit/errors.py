@@ -25,6 +25,7 @@ All of them can be pickled. An adapter's errors inherit from one of these and fr
 from __future__ import annotations
 
 import re
+from types import TracebackType
 
 __all__ = (
     "AcquireTimeout",
@@ -56,12 +57,15 @@ def masked(text: str) -> str:
     return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
 
 
+_RAISED = "raised at "
+
+
 def remembered(error: BaseException) -> BaseException:
     """A twin of ``error`` to be kept: its class, arguments, attributes, causes and contexts, without tracebacks.
 
     A traceback keeps the frames of everybody who called alive, with all their variables. One of these may be a lease
-    that was dropped: it would never be found, as long as the error is kept. (An exception of a class that cannot be
-    made out of its arguments is kept as it is.)
+    that was dropped: it would never be found, as long as the error is kept. Where the error was raised becomes a note
+    (PEP 678). (An exception of a class that cannot be made out of its arguments is kept as it is.)
     """
     return _twin(error, {})
 
@@ -90,7 +94,21 @@ def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseExceptio
     if error.__context__ is not None:
         twin.__context__ = _twin(error.__context__, known)
     twin.__suppress_context__ = error.__suppress_context__
+    if error.__traceback__ is not None:
+        _note_place(twin, error.__traceback__)
     return twin
+
+
+def _note_place(error: BaseException, traceback: TracebackType) -> None:
+    """Where it was raised, as a note; no source lines: those would have to be read from files."""
+    places = []
+    at: TracebackType | None = traceback
+    while at is not None:
+        code = at.tb_frame.f_code
+        places.append(f"{code.co_filename}:{at.tb_lineno} in {code.co_name}")
+        at = at.tb_next
+    notes = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith(_RAISED)]
+    error.__notes__ = [*notes, _RAISED + "\n          ".join(places)]  # type: ignore[attr-defined]
 
 
 class PoolError(Exception):

@@ -305,7 +305,8 @@ class Dialing(Turns):
         # a connect in its caller ends with him (cancelled, interrupted): that says nothing about the server
         about_server = isinstance(error, Exception) or not in_caller
         if about_server:
-            lane.last_error, lane.last_error_at = remembered(error) if in_caller else error, now
+            apart = in_caller or not isinstance(error, Exception)  # it goes on, with a traceback that grows
+            lane.last_error, lane.last_error_at = remembered(error) if apart else error, now
             self.last_failed = lane
         if current and about_server:
             lane.fatal = verdict is Verdict.FATAL

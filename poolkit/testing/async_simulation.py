@@ -266,6 +266,7 @@ class AsyncPoolSimulation:
     async def _forget_pool(self) -> None:
         """Nobody knows the pool any more but its leases; then nobody does."""
         loop, ref = self.loop, weakref.ref(self.pool)
+        me = loop.current
         del self.pool
         while self.leases:
             lease = self.leases.pop()
@@ -278,7 +279,7 @@ class AsyncPoolSimulation:
             gc.collect()
             if ref() is None:
                 break
-            await loop.sleep(2.5)  # a connect or a check is going on
+            await loop.until(lambda: all(task is me or task.done for task in loop.tasks))  # a connect keeps it
         self.server.after_drop(ref)
 
     def replay(self, script: Mapping[Any, Any]) -> None:

@@ -253,6 +253,7 @@ class PoolSimulation:
     def _forget_pool(self) -> None:
         """Nobody knows the pool any more but its leases; then nobody does."""
         world, ref = self.world, weakref.ref(self.pool)
+        me = world.current
         del self.pool
         while self.leases:
             lease = self.leases.pop()
@@ -265,7 +266,7 @@ class PoolSimulation:
             gc.collect()
             if ref() is None:
                 break
-            world.sleep(0.05)  # a connect or a close is going on
+            world.block(lambda: all(one is me or one.done or one.gone for one in world.threads))  # a connect keeps it
         self.connector.after_drop(ref)
 
     def replay(self, script: Mapping[Any, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,7 +83,10 @@ def test_the_twin_says_what_the_error_says(error: Exception) -> None:
     assert type(twin) is type(error)
     assert twin is not error
     assert str(twin) == str(error)
+    notes = vars(twin).pop("__notes__")
     assert repr((twin.args, vars(twin))) == repr((error.args, vars(error)))
+    assert notes == [f"raised at {__file__}:{error.__traceback__.tb_lineno} in {sys._getframe().f_code.co_name}"]
+    assert remembered(twin.__cause__).__notes__[0].endswith("in raise_it")  # type: ignore[union-attr, attr-defined]
     assert isinstance(twin.__cause__, OSError)
     assert twin.__cause__.args == ("below",)
     assert twin.__context__ is twin.__cause__

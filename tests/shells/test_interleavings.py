@@ -29,6 +29,7 @@ FAILED_ONCE = {
 FAILED_ONCE_IN_TASKS = {
     17: "a task of the parent, collected in the child while it connected, gave up the place of another connection",
     37: "the same, in a task of the pool's own",
+    363167303: "the simulation's own mistake: a dropped pool was collected only while it had a connect going on",
     245109017: "the last connect error of a lane kept a lease alive that had been dropped (Python 3.12)",
 }
 
