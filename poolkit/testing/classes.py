@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
+from .._core.entry import Entry
+from .._core.machine import Core
+from .._core.waiter import Waiter
 from .._priority import choose
 from ..config import ClassConfig
+from ..policies.classes import CallerClass
 
-__all__ = ("CallerClasses", "some_classes")
+__all__ = ("CallerClasses", "check_growth", "check_use", "held_by_classes", "some_classes")
 
 
 def some_classes(pick: random.Random, max_size: int) -> dict[str, ClassConfig]:
@@ -53,3 +58,30 @@ class CallerClasses:
         """The next caller is the ``number``-th of those who take the whole capacity: the last ones what is reserved."""
         if self.drawn:
             choose("health" if number >= size - self.reserved else None)
+
+
+def held_by_classes(core: Core) -> Counter[CallerClass]:
+    """Connections in use, by the class that they are counted for."""
+    return Counter(entry.owner for entry in core.entries.values() if entry.owner is not None)
+
+
+def check_growth(core: Core, before: Counter[CallerClass], most: int) -> None:
+    """Who has more than ``before`` is entitled to it, in a pool that may have had ``most`` connections meanwhile."""
+    held, classes = held_by_classes(core), core.classes
+    if classes is None:
+        return
+    taken = sum(max(held[one], one.reserved) for one in classes.known.values())
+    for one, number in held.items():
+        if number > before[one] and number > one.reserved:
+            assert one.limit is None or number <= one.limit, f"class {one.name!r} is beyond its limit"
+            assert taken <= most, f"class {one.name!r} got a connection that was reserved for another"
+
+
+def check_use(core: Core, waiter: Waiter, entry: Entry, *, changed: bool) -> None:
+    """He has his connection: it is counted for his class. ``changed``: the settings of the classes, at some time."""
+    owner, one, classes = entry.owner, waiter.caller_class, core.classes
+    # his class may be of a time before the last settings: they were taken away and others came since he was served
+    here = one is not None and classes is not None and classes.known.get(one.name) is one
+    if owner is not None and here and owner is not one:
+        assert entry.capacity > 1, "a connection is counted for another class than its user's"
+        assert not owner.reserved or changed, "a connection of a class with a reserve is shared with another"

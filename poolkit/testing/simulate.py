@@ -21,8 +21,7 @@ from .._core.waiter import Waiter
 from ..config import AutoscaleConfig, BackoffConfig, BreakerConfig, PoolConfig
 from ..connector import Verdict
 from ..events import EventKind
-from ..policies.classes import CallerClass
-from .classes import some_classes
+from .classes import check_growth, check_use, held_by_classes, some_classes
 from .replay import Decisions, SimulationFailure, explain
 
 __all__ = ("CoreSimulation", "SimulationFailure", "some_autoscale")
@@ -191,12 +190,7 @@ class CoreSimulation:
         self.leases[self.numbers] = entry
         self.core.leased[self.numbers] = entry
         self._end(waiter)
-        owner, one, classes = entry.owner, waiter.caller_class, self.core.classes
-        # his class may be of a time before the last settings: they were taken away and others came since he was served
-        here = one is not None and classes is not None and classes.known.get(one.name) is one
-        if owner is not None and here and owner is not one:
-            assert entry.capacity > 1, "a connection is counted for another class than its user's"
-            assert not owner.reserved or self.changed, "a connection of a class with a reserve is shared with another"
+        check_use(self.core, waiter, entry, changed=self.changed)
         hands = Counter(id(e) for e in self.leases.values())[id(entry)]
         assert hands <= max(1, entry.capacity), "one connection in two hands"
 
@@ -357,31 +351,18 @@ class CoreSimulation:
         number, self.steps = self.steps, self.steps + 1
         chosen = self.decisions.make(number, self._choose, "")
         if chosen:
-            before, most = self._held_by_classes(), self.core.limit
+            before, most = held_by_classes(self.core), self.core.limit
             self._reseed(number)
             self.trace.append(f"{self.now:.4f} {chosen}")
             getattr(self, f"_{chosen}")()
             self._perform()
             books.check(self.core)
             if chosen != "command":
-                self._check_growth(before, max(most, self.core.limit))  # an elastic limit may change after the growth
+                check_growth(
+                    self.core, before, max(most, self.core.limit)
+                )  # an elastic limit may change after the growth
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
             assert len(self.core.entries) <= self.peak, "more connections than max_size"
-
-    def _held_by_classes(self) -> Counter[CallerClass]:
-        return Counter(entry.owner for entry in self.core.entries.values() if entry.owner is not None)
-
-    def _check_growth(self, before: Counter[CallerClass], most: int) -> None:
-        """Who has more than before is entitled to it."""
-        held = self._held_by_classes()
-        classes = self.core.classes
-        if classes is None:
-            return
-        taken = sum(max(held[one], one.reserved) for one in classes.known.values())
-        for one, number in held.items():
-            if number > before[one] and number > one.reserved:
-                assert one.limit is None or number <= one.limit, f"class {one.name!r} is beyond its limit"
-                assert taken <= most, f"class {one.name!r} got a connection that was reserved for another"
 
     def run(self, steps: int) -> None:
         """``steps`` random events, then everybody is served or told, and the pool is closed."""
