@@ -188,14 +188,13 @@ def page(folder: Path) -> Path:
 def test_the_page_is_made_between_its_marks_and_checked(tmp_path: Path) -> None:
     """What was written by hand stays; another number on the page is noticed, and so is a plot that is missing."""
     file = page(tmp_path)
-    result = made(lock_and_deque=[1.0, 2.0], poolkit=[1.5, 2.5])
+    result = made(lock_and_deque=[1.0], poolkit=[2.5050004])  # 2.51, but the file keeps six digits: 2.5
     write(result, tmp_path)
     text = file.read_text()
     assert text.startswith("# Benchmarks\n\nby hand\n")
     assert text.endswith("also by hand\n")
     assert "last year" not in text
     assert "NOT met" in text
-    assert agrees(result, tmp_path)
     assert agrees(Result.read(tmp_path / "benchmarks.json"), tmp_path)
     assert not agrees(made(lock_and_deque=[1.0, 2.0], poolkit=[1.6, 2.5]), tmp_path)
     svg = tmp_path / "benchmarks" / "cycle.svg"

@@ -45,6 +45,9 @@ PANELS: list[tuple[str, str, bool, list[tuple[str, str]]]] = [
         (f"sum by (pool) (increase(poolkit_check_failures_total{WHERE}[5m]))", "{{pool}} found dead in 5 min"),
         (f"sum by (pool) (increase(poolkit_leaks_total{WHERE}[5m]))", "{{pool}} leaked in 5 min"),
         (f"sum by (pool) (poolkit_open_breakers{WHERE})", "{{pool}} open breakers")]),
+    ("Connections that may exist now, and at most", "short", False, [
+        (f"sum by (pool) (poolkit_connections_limit{WHERE})", "{{pool}} now"),
+        (f"sum by (pool) (poolkit_connections_max{WHERE})", "{{pool}} at most")]),
     ("Classes of callers: in use and waiting", "short", False, [
         (f"sum by (pool, class) (poolkit_class_connections{WHERE})", "{{pool}} {{class}}"),
         (f"sum by (pool, class) (poolkit_class_pending_requests{WHERE})", "{{pool}} {{class}} waiting")]),

@@ -46,6 +46,7 @@ def write(result: Result, folder: Path) -> None:
         ConfigError: the page is not there or has no marks.
     """
     page, head, tail = _split(folder)
+    result = Result.from_json(result.to_json())  # rounded, as the file: else it might not agree with the page
     drawn = draw(result, folder / _PLOTS)
     text = generated(result)
     for name in PLOTS:
