@@ -148,13 +148,25 @@ def test_redis_asks_for_its_password_and_restarts_on_its_port() -> None:
 
 def test_sentinel_knows_its_master(redis_sentinel: RedisSentinel, redis_server: RedisServer) -> None:
     sentinel = redis.Sentinel([("127.0.0.1", redis_sentinel.port)])
-    found = sentinel.discover_master("main")
-    assert found == ("127.0.0.1", redis_server.port)
+    assert sentinel.discover_master("main") == ("127.0.0.1", redis_server.port)
     master = sentinel.master_for("main")
     assert master.set("through", "sentinel")
     master.close()
     for client in sentinel.sentinels:
         client.close()
+
+
+def test_sentinel_follows_a_master_that_was_stopped_and_started() -> None:
+    """It is at another port then."""
+    with RedisServer() as master, RedisSentinel(master) as sentinel:
+        before = master.port
+        master.stop()
+        master.start()
+        assert master.port != before
+        client = redis.Sentinel([("127.0.0.1", sentinel.start().port)])
+        assert client.discover_master("main") == ("127.0.0.1", master.port)
+        for one in client.sentinels:
+            one.close()
 
 
 def test_cluster_serves_every_slot(redis_cluster: RedisCluster) -> None:

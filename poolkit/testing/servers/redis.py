@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from poolkit.errors import MissingExtra
@@ -162,14 +162,16 @@ class RedisServer(ServerProcess):
         super().stop()
 
 
+S = TypeVar("S", bound="RedisSentinel")
+
+
 class RedisSentinel(ServerProcess):
     """A ``redis-server --sentinel`` that watches one :class:`RedisServer`, which it does not start or stop.
 
     Args:
         master: the running server to watch.
         master_name: the name under which clients ask for it.
-        down_after: seconds of silence until it calls the master down. If it is itself kept from running for so long, it
-            does so as well, and after two seconds of that takes nothing back for half a minute (its TILT mode).
+        down_after: seconds of silence until it calls the master down. On a busy machine a healthy one is silent, too.
         start_timeout: seconds until a start counts as failed.
         stop_timeout: seconds for an orderly stop before the process is killed.
     """
@@ -189,8 +191,16 @@ class RedisSentinel(ServerProcess):
         self.master = master
         self.master_name = master_name
         self.down_after = down_after
+        self._watched = 0
+
+    def start(self: S) -> S:
+        """As every server's. A master that was stopped meanwhile, and is at another port now, is watched there."""
+        if self._watched != self.master.port:
+            self.stop()
+        return super().start()
 
     def _prepare(self) -> None:
+        self._watched = self.master.port
         lines = [
             f"sentinel monitor {self.master_name} {self.master.host} {self.master.port} 1",
             f"sentinel down-after-milliseconds {self.master_name} {self.down_after * 1000:.0f}",
