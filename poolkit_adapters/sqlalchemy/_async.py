@@ -61,7 +61,7 @@ class AsyncPoolkitPool(BasePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         runtime = self._runtime
-        runtime.here = loop = running_loop()  # asked once: it costs a system call
+        runtime.here.loop = loop = running_loop()  # asked once: it costs a system call
         if loop is not runtime.loop:
             runtime.enter(loop)
         try:
@@ -77,8 +77,8 @@ class AsyncPoolkitPool(BasePool):
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
         if record.ending is not None and self._still_ends(record, discard):
             return
-        runtime = self._runtime
-        runtime.latest = None
+        here = self._runtime.here
+        here.forget()
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
         if discard:
             self.poolkit.release(record, discard=True)
@@ -86,8 +86,8 @@ class AsyncPoolkitPool(BasePool):
             self._release_useless(record)
         else:
             self.poolkit.release(record)
-        if live and runtime.latest is not None:
-            self._settle(runtime.latest)
+        if live and here.latest is not None:
+            self._settle(here.latest)
 
     def dispose(self) -> None:
         """As of the sync pool; waits until the idle connections are closed, where the caller can wait."""
@@ -114,7 +114,9 @@ class AsyncPoolkitPool(BasePool):
             super()._close_connection(connection, terminate=terminate)
             return
         self._runtime.spawn(super()._close_connection, connection, terminate=True)
-        self._endings[id(connection)] = task = self._runtime.latest
+        task = self._runtime.here.latest
+        assert task is not None  # a loop runs here
+        self._endings[id(connection)] = task
         task.add_done_callback(lambda _: self._endings.pop(id(connection), None))
         await_(asyncio.wait([task]))
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import threading
 import time
 import weakref
 from _thread import get_ident
@@ -95,6 +96,19 @@ def _finish(future: asyncio.Future[None]) -> None:
 async def _nothing() -> None: ...
 
 
+class _Here(threading.local):
+    """Of the thread: several loops may use one pool at once, each in a thread of its own."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    """In which a connection was asked for last."""
+    latest: asyncio.Task[None] | None = None
+    """The background task that was started last; who wants to wait for his own looks right after."""
+
+    def forget(self) -> None:
+        """From here on the latest one is one of the caller's."""
+        self.latest = None
+
+
 class GreenletRuntime:
     """The world of an :class:`~.AsyncPoolkitPool`: greenlets of whichever event loop runs.
 
@@ -107,10 +121,7 @@ class GreenletRuntime:
 
     def _forget_everything(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.here: asyncio.AbstractEventLoop | None = None
-        """The loop in which a connection was asked for last."""
-        self.latest: Any = None
-        """The last background task that was started; who wants to wait for his own looks right after."""
+        self.here = _Here()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
         self._due: float | None = None
         self._pool: weakref.ref[Task] | None = None
@@ -150,7 +161,7 @@ class GreenletRuntime:
         args: tuple[Any, ...],
         keywords: dict[str, Any],
     ) -> None:
-        task = self.latest = loop.create_task(_guarded(job, args, keywords))
+        task = self.here.latest = loop.create_task(_guarded(job, args, keywords))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -195,7 +206,8 @@ class GreenletRuntime:
 
     def caller(self) -> int:
         """Identity of the current task, or of the thread where there is none."""
-        return get_ident() if self.here is None else id(_current_task(self.here))
+        loop = self.here.loop
+        return get_ident() if loop is None else id(_current_task(loop))
 
     def outer_frame(self) -> FrameType | None:
         """Where the frames of the running greenlet go on: with the coroutine that switched to it."""

@@ -339,6 +339,43 @@ def test_two_event_loops_at_once_never_share_a_connection(postgres: PostgresServ
     gc.collect()
 
 
+@unclosed
+def test_a_return_waits_for_no_close_of_another_loop(
+    postgres: PostgresServer, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread's loop closes a connection in the midst of this one's return."""
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=3, max_overflow=0, pool_timeout=20
+    )
+    pool: Any = engine.pool
+    release = pool.poolkit.release
+
+    async def other() -> None:
+        async with engine.connect() as connection:
+            await connection.scalar(ONE)
+        pool.poolkit.discard_idle()
+        await asyncio.wait(pool._runtime.pending())
+
+    def interrupted(record: Any, **how: Any) -> None:
+        monkeypatch.setattr(pool.poolkit, "release", release)
+        thread = threading.Thread(target=asyncio.run, args=(other(),))
+        thread.start()
+        thread.join(20)
+        release(record, **how)
+
+    async def main() -> None:
+        async with engine.connect() as connection:
+            await connection.scalar(ONE)
+            monkeypatch.setattr(pool.poolkit, "release", interrupted)
+        async with engine.connect() as connection:
+            assert await connection.scalar(ONE) == 1
+
+    asyncio.run(main())
+    assert pool.checkedout() == 0
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
 def test_outside_of_a_greenlet_sqlalchemy_says_so(fake: Any) -> None:
     pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=1)
     held = pool.connect()
