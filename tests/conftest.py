@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,10 @@ from poolkit.testing.servers import (
 from tests.faults.proxy import FaultProxy
 
 logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # started in the background by a shell without job control: the programs that tests start would ignore Ctrl-C, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if sys.version_info < (3, 11):
 
