@@ -58,6 +58,7 @@ def masked(text: str) -> str:
 
 
 _RAISED = "raised at "
+_MOST = 30  # errors of a chain that are kept: one that grew over a thousand retries is no use to anybody
 
 
 def remembered(error: BaseException) -> BaseException:
@@ -89,9 +90,9 @@ def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseExceptio
     known[id(error)] = twin
     for name, value in error.__dict__.items():  # SQLAlchemy's have the driver's as an attribute
         twin.__dict__[name] = _twin(value, known) if isinstance(value, BaseException) else value
-    if error.__cause__ is not None:
+    if error.__cause__ is not None and len(known) < _MOST:
         twin.__cause__ = _twin(error.__cause__, known)
-    if error.__context__ is not None:
+    if error.__context__ is not None and len(known) < _MOST:
         twin.__context__ = _twin(error.__context__, known)
     twin.__suppress_context__ = error.__suppress_context__
     if error.__traceback__ is not None:

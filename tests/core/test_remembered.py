@@ -120,3 +120,16 @@ def test_causes_in_a_circle_end() -> None:
     twin = remembered(first)
     assert twin.__cause__ is not None
     assert twin.__cause__.__cause__ is twin
+
+
+def test_of_a_chain_without_end_the_last_errors_are_kept() -> None:
+    """Each retry in the handler of the one before adds one more."""
+    error: BaseException = OSError("try 0")
+    for number in range(1, 5000):
+        error, before = OSError(f"try {number}"), error
+        error.__context__ = before
+    kept = [str(one) for one in chain(remembered(error))]
+    assert kept[:2] == ["try 4999", "try 4998"]
+    assert len(kept) < 100
+    while error.__context__ is not None:  # link by link: freed at once it would be as deep as it is long
+        error = error.__context__
