@@ -25,7 +25,7 @@ def run(bench: Run) -> None:
         cases = [(1, 1), (10, 10), (100, 100), (100, 10), (500, 500), (500, 50), (1000, 1000), (1000, 100)]
         for tasks, limit in bench.pick([(2, 1)], [(1, 1), (100, 100)], cases):
             _by_tasks(bench, server, tasks, limit, repeat, "HTTP/1.1")
-        _fifty_workers(bench, server, bench.pick(2, 5, 20), repeat)
+        _fifty_workers(bench, server, bench.pick(2, 3, 20), repeat)
         _burst(bench, server, bench.pick(20, 100, 400), repeat)
     if bench.effort == Effort.QUICK:
         return
@@ -48,7 +48,7 @@ def _by_threads(bench: Run, server: HTTPServer, threads: int, limit: int, repeat
 
 def _by_tasks(bench: Run, server: HTTPServer, tasks: int, limit: int, repeat: int, protocol: str) -> None:
     # httpx answers a few hundred requests a second there: it needs longer until a number stands
-    seconds = bench.pick(0.05, 0.5, 0.9) if tasks <= 100 else bench.pick(0.05, 1.0, 1.6)
+    seconds = bench.pick(0.05, 0.3, 0.9) if tasks <= 100 else bench.pick(0.05, 1.0, 1.6)
     bench.say(f"{protocol}, {tasks} tasks on {limit} connections")
     for name in bench.turns((OWN, OURS, BAR) if protocol == "HTTP/1.1" else (OWN, OURS), repeat):
         before = server.stats().accepted

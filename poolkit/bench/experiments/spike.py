@@ -30,10 +30,12 @@ def run(bench: Run) -> None:
         bench.say(f"50 callers, at most {most} connections, {repeat} times")
         for name in bench.turns(_PEERS, repeat):
             _short(bench, name, most, connect)
-    if bench.effort > Effort.QUICK:  # it opens under its lock, one behind the other: seconds
+    keepers = ["poolkit", "SQLAlchemy QueuePool"]
+    if bench.effort > Effort.QUICK:  # they open one behind the other: seconds
         _short(bench, "DBUtils", 20, connect)
+        keepers.insert(1, "psycopg_pool")
     bench.say(f"20 callers who keep their connection, {repeat} times")
-    for name in bench.turns(("poolkit", "psycopg_pool", "SQLAlchemy QueuePool"), bench.pick(1, 1, 3)):
+    for name in bench.turns(keepers, bench.pick(1, 1, 3)):
         _long(bench, name, connect)
 
 
