@@ -16,7 +16,7 @@ from ._core import commands
 from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.waiter import Waiter
-from ._leases import AsyncLease, LeaseRequest, unshared
+from ._leases import AsyncLease, LeaseRequest, refuse_shared
 from ._log import logger
 from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
@@ -119,7 +119,9 @@ class AsyncPool(AsyncJobs[C]):
             runtime = self._here()
         entry = self._take()
         if entry is None:
-            entry = unshared(self, await self._acquire(runtime, timeout, None))
+            entry = await self._acquire(runtime, timeout, None)
+            if entry.capacity > 1:
+                refuse_shared(self, entry)
         connection: C = entry.connection
         self._leased[id(connection)] = entry
         return connection
@@ -171,7 +173,7 @@ class AsyncPool(AsyncJobs[C]):
         entry = self._begin_give(key, discard, error)
         if entry is None:
             return
-        overdue = self._overdue(entry, error)
+        overdue = self._overdue(entry, error) if entry.reported else None
         runtime = cast("AsyncRuntime", self._runtime)
         parker = runtime.parker()
         done: list[bool] = []
@@ -198,10 +200,10 @@ class AsyncPool(AsyncJobs[C]):
         if not discard and error is None and self._put(entry):
             return None
         now = self._clock()
-        overdue = None if quiet else self._overdue(entry, error)
+        overdue = self._overdue(entry, error) if entry.reported and not quiet else None
         self._tally(entry, now)
         try:
-            verdict = self._fate(discard, error)
+            verdict = Verdict.KEEP if error is None and not discard else self._fate(discard, error)
             if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
                 entry.move(RESETTING)
                 return entry
@@ -227,11 +229,15 @@ class AsyncPool(AsyncJobs[C]):
         core, now = self._core, self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())
-        self._choose_class(waiter)
+        if core.classes is not None:
+            self._choose_class(waiter)
         parker = runtime.parker()
         waiter.parker = parker
         try:
-            self._decide(self._ask, waiter, key, now)
+            if key is None and not self._features.keyed:
+                self._decide(core.acquire, waiter, now)
+            else:
+                self._decide(self._ask, waiter, key, now)
             while True:
                 outcome = waiter.outcome
                 if outcome is None:
@@ -250,7 +256,7 @@ class AsyncPool(AsyncJobs[C]):
         except BaseException as error:
             if core is self._core:  # else the collector ends a task of a parent process or of a loop that is gone
                 self._decide(self._abandon, waiter, error, self._clock())
-                self._ended(waiter, self._clock(), error)
+                self._observed(self._clock() - waiter.since, error)
             raise
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from ._core.entry import Entry
 from ._shell import Default, Shell
@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     from ._async import AsyncPool
     from ._threads import Pool
 
-__all__ = ("AsyncLease", "Lease", "LeaseRequest", "unshared")
+__all__ = ("AsyncLease", "Lease", "LeaseRequest", "refuse_shared")
 
 C = TypeVar("C")
 
 
-def unshared(pool: Shell[Any], entry: Entry) -> Entry:
+def refuse_shared(pool: Shell[Any], entry: Entry) -> NoReturn:
     """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
-    if entry.capacity > 1:
-        pool._submit(pool._core.give_back, entry, pool._clock())
-        raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
-    return entry
+    pool._submit(pool._core.give_back, entry, pool._clock())
+    raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
 
 
 class Lease(Generic[C]):

@@ -61,9 +61,7 @@ class Outbox(Gate):
     def _perform(self, effects: deque[Effect]) -> None:
         while effects:
             do, entry, waiter, event = effects[0]
-            if do is Do.WAKE:
-                assert waiter is not None
-                assert waiter.parker is not None
+            if waiter is not None and waiter.parker is not None:  # WAKE
                 try:
                     waiter.parker.wake()  # twice is harmless, never is not
                 except Exception:

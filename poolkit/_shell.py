@@ -121,6 +121,7 @@ class Shell(Watch, Generic[C]):
             self._lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
             try:
                 core.permits = self._open_account()
+                core.review()
             finally:
                 self._lock.release()
         self._refresh()
@@ -200,9 +201,7 @@ class Shell(Watch, Generic[C]):
         return Verdict.OVERLOADED if full else self._verdict(error)
 
     def _fate(self, discard: bool, error: BaseException | None) -> Verdict:
-        if discard:
-            return Verdict.DISCARD
-        return Verdict.KEEP if error is None else self._verdict(error)
+        return Verdict.DISCARD if discard or error is None else self._verdict(error)
 
     def _dirty(self, entry: Entry) -> bool:
         """Whether the returned connection has to be reset."""
@@ -241,7 +240,7 @@ class Shell(Watch, Generic[C]):
         entry.holder = waiter.holder
         entry.reported = False
         entry.place = self._caller_place() if self._tracing else None
-        self._ended(waiter, now)
+        self._served(now - waiter.since)
         if EventKind.ACQUIRED in self._core.heard:
             self._decide(self._tell_acquired, entry, waiter, now)
 

@@ -15,7 +15,7 @@ from ._core.state import Phase
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_acquire, make_lease, make_release
-from ._leases import Lease, unshared
+from ._leases import Lease, refuse_shared
 from ._log import logger
 from ._shell import DEFAULT, Default, Shell, deadline_of
 from .config import PoolConfig
@@ -64,6 +64,7 @@ class Pool(Shell[C]):
         require_kind(connector, asynchronous=False)
         self._runtime = runtime or _THREADS
         self._caller = self._runtime.caller
+        self._parker = self._runtime.parker
         super().__init__(
             connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
@@ -100,7 +101,9 @@ class Pool(Shell[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        entry = unshared(self, self._acquire(timeout, None))
+        entry = self._acquire(timeout, None)
+        if entry.capacity > 1:
+            refuse_shared(self, entry)
         connection: C = entry.connection
         self._leased[id(connection)] = entry
         return connection
@@ -150,12 +153,19 @@ class Pool(Shell[C]):
             self._refuse_release(key)
             return
         now = self._clock()
-        overdue = self._overdue(entry, error)
         self._tally(entry, now)
+        if error is not None or discard or entry.reported or self._reset_method is not None:
+            self._end(entry, discard, error, now)
+        else:
+            self._submit(self._core.give_back, entry, now)
+
+    def _end(self, entry: Entry, discard: bool, error: BaseException | None, now: float) -> None:
+        """The end of a lease whose connection has to be judged or reset, or which had lasted too long."""
+        overdue = self._overdue(entry, error) if entry.reported else None
         try:
-            verdict = self._fate(discard, error)
-            if verdict is Verdict.KEEP and entry.leases == 1 and not self._reset(entry):
-                verdict = Verdict.DISCARD
+            verdict = Verdict.KEEP if error is None and not discard else self._fate(discard, error)
+            if self._reset_method is not None and verdict is Verdict.KEEP and entry.leases == 1:
+                verdict = self._reset(entry)
         except BaseException:  # interrupted: the state of the connection is unknown
             self._submit(self._core.discard, entry, now)
             raise
@@ -166,50 +176,63 @@ class Pool(Shell[C]):
         if overdue is not None:
             raise overdue
 
-    def _reset(self, entry: Entry) -> bool:
-        """Reset what was touched, in the returning thread; False if the connection cannot be used again."""
-        done = False
+    def _reset(self, entry: Entry) -> Verdict:
+        """Reset what was touched, in the returning thread: whether the connection can be used again."""
+        verdict = Verdict.DISCARD
         try:
             if self._dirty(entry):
                 entry.move(RESETTING)
                 self._reset_method(entry.connection)
                 entry.move(IN_USE)
-            done = True
+            verdict = Verdict.KEEP
         except Exception:
             logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
-        return done
+        return verdict
 
     # -- the long way ---------------------------------------------------------------------------------------------
 
     def _acquire(self, timeout: float | Default | None, key: Hashable) -> Entry:
         if self._inbox:
             self._drain()  # a dropped lease may be just what is missing
-        now = self._clock()
+        core, now = self._core, self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, self._caller())
-        self._choose_class(waiter)
-        parker = waiter.parker = self._runtime.parker()
+        if core.classes is not None:
+            self._choose_class(waiter)
+        parker = waiter.parker = self._parker()
         try:
-            self._decide(self._ask, waiter, key, now)
-            while True:
-                outcome = waiter.outcome
-                if outcome is None:
-                    self._wait(waiter, parker, deadline)
-                elif not isinstance(outcome, Entry):
-                    if isinstance(outcome, PoolError):
-                        self._decide(self._fail, waiter, outcome, self._clock())
-                    raise outcome
-                elif outcome.state is IN_USE:
-                    self._mark(outcome, waiter, self._clock())
-                    return outcome
-                elif outcome.state is CHECKING:
-                    self._check_for(waiter, outcome, deadline)
-                else:
-                    self._connect_for(waiter, outcome, deadline)
+            if key is None and not self._features.keyed:
+                self._decide(core.acquire, waiter, now)
+            else:
+                self._decide(self._ask, waiter, key, now)
+            if waiter.outcome is None:
+                self._wait(waiter, parker, deadline, now)
+            entry = waiter.outcome
+            if not isinstance(entry, Entry) or entry.state is not IN_USE:
+                entry = self._settle(waiter, parker, deadline)
+            self._mark(entry, waiter, self._clock())
         except BaseException as error:
             self._decide(self._abandon, waiter, error, self._clock())
-            self._ended(waiter, self._clock(), error)
+            self._observed(self._clock() - waiter.since, error)
             raise
+        return entry
+
+    def _settle(self, waiter: Waiter, parker: SyncParker, deadline: float) -> Entry:
+        """Until the caller has what he may use: sleep, check or connect, as the core says."""
+        while True:
+            outcome = waiter.outcome
+            if outcome is None:
+                self._wait(waiter, parker, deadline, self._clock())
+            elif not isinstance(outcome, Entry):
+                if isinstance(outcome, PoolError):
+                    self._decide(self._fail, waiter, outcome, self._clock())
+                raise outcome
+            elif outcome.state is IN_USE:
+                return outcome
+            elif outcome.state is CHECKING:
+                self._check_for(waiter, outcome, deadline)
+            else:
+                self._connect_for(waiter, outcome, deadline)
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
         if self._features.keyed:
@@ -218,10 +241,9 @@ class Pool(Shell[C]):
             raise ConfigError(f"{self.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
         self._core.acquire(waiter, now)
 
-    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float) -> None:
-        left = deadline - self._clock()
-        if left > 0:
-            parker.wait(None if deadline == NEVER else left)
+    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float, now: float) -> None:
+        if now < deadline:
+            parker.wait(None if deadline == NEVER else deadline - now)
         if waiter.outcome is None:
             now = self._clock()
             if now < deadline:

@@ -102,8 +102,7 @@ class Watch(Sharing):
         """Under the lock: into the histograms with what was kept aside."""
         meters = self._core.meters
         for kept, meter in ((self._waited, meters.wait), (self._used, meters.use)):
-            while kept:
-                meter.record(kept.popleft())
+            meter.record_all(kept)
         now = self._clock()
         if meters.samples.due(now):
             take_sample(self._core, parts(self._core), now)
@@ -111,13 +110,16 @@ class Watch(Sharing):
     def _flush(self) -> None:
         self._submit(self._note_times)
 
-    def _ended(self, waiter: Waiter, now: float, error: BaseException | None = None) -> None:
-        """An acquire that took the long way has ended. Called in its own thread or task, without the lock."""
-        seconds = now - waiter.since
-        if error is None:
-            self._waited.append(seconds)
-            if len(self._waited) >= _BATCH:
-                self._flush()
+    def _served(self, seconds: float) -> None:
+        """An acquire that took the long way has ended well. Called in its own thread or task, without the lock."""
+        self._waited.append(seconds)
+        if len(self._waited) >= _BATCH:
+            self._flush()
+        if self._observers:
+            self._observed(seconds, None)
+
+    def _observed(self, seconds: float, error: BaseException | None) -> None:
+        """An acquire that took the long way has ended, well or not."""
         for observer in self._observers:
             try:
                 observer(self, seconds, error)
@@ -286,9 +288,9 @@ class Watch(Sharing):
                     core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
         return found
 
-    def _overdue(self, entry: Entry | None, error: BaseException | None) -> LeaseOverdue | None:
+    def _overdue(self, entry: Entry, error: BaseException | None) -> LeaseOverdue | None:
         """What the holder of a lease that was reported hears when he gives it back, with ``on_leak="raise"``."""
-        if entry is None or error is not None or not entry.reported or self._config.on_leak != "raise":
+        if error is not None or self._config.on_leak != "raise":
             return None
         return LeaseOverdue(
             f"{self.name}: this lease was held for {self._clock() - entry.leased_at:.1f} s "

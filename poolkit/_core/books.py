@@ -53,6 +53,9 @@ def check(core: Core) -> None:
 
     Only true between calls, and while no thread is on the lock-free path (simulations; a quiet pool).
     """
+    was = core.plain
+    core.review()
+    assert core.plain is was, "the core does not know whether anybody but the oldest waiter is to be considered"
     entries = list(core.entries.values())
     states = Counter(entry.state for entry in entries)
     assert states[State.CLOSED] == 0, "a closed connection still holds a permit"

@@ -46,6 +46,7 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     """Hand out nothing: callers wait, or fail at once (those who wait already, too)."""
     core.suspended = True
     core.fail_fast = fail_fast
+    core.review()
     core.tell(EventKind.POOL_SUSPENDED, now)
     if fail_fast:
         for lane in list(core.lanes.values()):
@@ -61,6 +62,7 @@ def resume(core: Core, now: float) -> None:
     """Hand out again, oldest waiter first."""
     if core.suspended:
         core.suspended = core.fail_fast = False
+        core.review()
         core.tell(EventKind.POOL_READY, now)
         core.want_look(now)
         for lane in list(core.lanes.values()):
@@ -98,6 +100,7 @@ def inherit(core: Core, old: Core) -> None:
     finalizer) finds nothing in it that he could hand out.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
+    core.review()
     if core.permits is not None and core.phase is not Phase.OPEN:
         core.permits.retire()
     for lane in old.lanes.values():
@@ -109,6 +112,7 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
+    core.review()
     if core.permits is not None:
         core.permits.retire()
         core.pass_on()

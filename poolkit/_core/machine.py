@@ -27,7 +27,21 @@ class Core(Idle):
         if self.heard:
             self.tell(EventKind.ACQUIRE_STARTED, now)
         lane = waiter.lane
-        self.classify(waiter)
+        if (
+            lane.live
+            and not lane.idle
+            and len(self.entries) >= self.limit
+            and self.started
+            and not self.features.keyed
+            and self.config.max_waiting is None
+            and self.plain
+        ):  # what the rest comes to in the usual case where callers queue: nothing is idle, and nothing may be opened
+            self._enqueue(waiter, now)
+            if lane.idle:  # put back without the lock since we looked: rule of __init__.py
+                self.match(lane, now)
+            return
+        if self.classes is not None:
+            self.classify(waiter)
         if self.phase is not Phase.OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
         elif self.suspended:
@@ -58,7 +72,7 @@ class Core(Idle):
             self.pump(lane, now)
             if waiter.queued and lane.idle:  # put back without the lock since we looked: rule of __init__.py
                 self.match(lane, now)
-            if waiter.queued and not front:
+            if waiter.queued and not front and self.config.max_waiting is not None:
                 self._admit(waiter)
 
     def _admit(self, waiter: Waiter) -> None:
@@ -71,7 +85,8 @@ class Core(Idle):
 
     def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
         lane = waiter.lane
-        self.classify(waiter)
+        if self.classes is not None:
+            self.classify(waiter)
         if not lane.waiters:
             lane.pace_until = now + pace(lane.connect_time)
             self.want_sweep(now + self.vigil)
@@ -187,11 +202,26 @@ class Core(Idle):
 
     def give_back(self, entry: Entry, now: float) -> None:
         """A lease ended and the connection is sound."""
-        entry.leases -= 1
+        lane = entry.lane
         entry.last_used = now
-        self.freshen(entry, now)
+        entry.good_until = min(entry.expires, now + self.window)
         if self.heard:
             self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
+        if (
+            lane.waiters
+            and self.plain
+            and entry.capacity == entry.leases == 1
+            and entry.generation == lane.generation
+            and now < entry.expires
+            and len(self.entries) - self.closing <= self.limit
+        ):  # what offer() comes to in the usual case where callers queue: from hand to hand
+            waiter = lane.oldest()
+            if now - waiter.since >= self.barging:
+                if entry.state is not IN_USE:
+                    entry.move(IN_USE)
+                self.serve(waiter, entry)
+                return
+        entry.leases -= 1
         self.offer(entry, now)
 
     def discard(

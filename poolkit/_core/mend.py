@@ -84,6 +84,7 @@ def mend(core: Core, now: float) -> None:
         if lane.waiters:
             core.timed.add(lane)
     core.recount()
+    core.review()
     if core.features.keyed:
         _reorder(core)
     if core.phase is Phase.OPEN:

@@ -23,6 +23,7 @@ from .waiter import Parker, Waiter
 
 __all__ = ("LOOK_EVERY", "CoreState", "Counts", "Features", "Phase")
 
+_tuple = tuple.__new__  # a NamedTuple's own is a Python function
 LOOK_EVERY = 5.0  # seconds between two looks at idle connections for a peer that has hung up
 
 
@@ -137,6 +138,7 @@ class CoreState:
         window = config.check_after_idle if self.doubts and config.check_after_idle is not None else NEVER
         self.window = min(window, config.idle_timeout or NEVER)
         self.set_classes(config)
+        self.review()
 
     # -- what those who build on this supply --------------------------------------------------------------------------
 
@@ -161,6 +163,12 @@ class CoreState:
         raise NotImplementedError
 
     # -- elementary moves ---------------------------------------------------------------------------------------------
+
+    def review(self) -> None:
+        """``plain``: everything that is handed out goes to the oldest waiter, and nobody else has to be considered.
+        To be called after each change of what it follows from.
+        """
+        self.plain = self.phase is Phase.OPEN and not self.suspended and self.classes is None and self.permits is None
 
     def take_size(self) -> None:
         """In a pool with autoscale: what its policy says is the limit and the floor."""
@@ -272,10 +280,11 @@ class CoreState:
     def serve(self, waiter: Waiter, outcome: Entry | BaseException) -> None:
         """The one place where a queued waiter ends."""
         waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
-        self.effects.append(Effect(Do.WAKE, waiter=waiter))
+        self.effects.append(_tuple(Effect, (Do.WAKE, None, waiter, None)))
         waiter.queued = False
         waiter.lane.leave(waiter)
-        self.pass_nudge(waiter)
+        if waiter.nudged:
+            self.pass_nudge(waiter)
         if self.permits is not None:
             self.want_less(waiter.lane)
 
@@ -283,7 +292,7 @@ class CoreState:
         """There is an idle connection: the waiter may take it, if no newcomer does so before he has woken up."""
         if not waiter.nudged:
             waiter.nudged = True
-            self.effects.append(Effect(Do.WAKE, waiter=waiter))
+            self.effects.append(Effect(Do.WAKE, None, waiter))
 
     def pass_nudge(self, waiter: Waiter) -> None:
         """The waiter leaves the queue: the idle connection that he was told of is for the next."""

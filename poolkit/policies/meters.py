@@ -80,11 +80,18 @@ class Meter:
 
     def record(self, seconds: float) -> None:
         """One time more (below 0, by a clock that was set: 0)."""
-        if seconds > 0:
-            self._counts[bisect_left(BOUNDS, seconds)] += 1
-            self._sum += seconds
-        else:
-            self._counts[0] += 1
+        self.record_all(deque((seconds,)))
+
+    def record_all(self, times: deque[float]) -> None:
+        """As :meth:`record` for each of them, taking them out: others may add to them meanwhile."""
+        counts, take = self._counts, times.popleft
+        while times:
+            seconds = take()
+            if seconds > 0:
+                counts[bisect_left(BOUNDS, seconds)] += 1
+                self._sum += seconds
+            else:
+                counts[0] += 1
 
     def state(self) -> Histogram:
         """The histogram as it is now."""
