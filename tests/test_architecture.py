@@ -41,6 +41,7 @@ RINGS: list[tuple[str, ...]] = [
         "_leases",
         "_threads",
         "_async_jobs",
+        "_thread_jobs",
         "_async",
     ),
     ("testing", "telemetry", "cluster", "fleet", "frameworks", "dashboard", "bench", "cli", "__main__"),

@@ -1,0 +1,134 @@
+"""What a Pool does on connections: connect, look, check, reset, close; and the threads in which it does that."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from ._core.effects import Do
+from ._core.entry import IN_USE, RESETTING, Entry
+from ._core.upkeep import pinged
+from ._log import logger
+from ._shell import Shell
+from .connector import Verdict
+from .policies.retire import NEVER
+from .runtimes.base import Runtime
+
+__all__ = ("ThreadJobs",)
+
+C = TypeVar("C")
+
+
+class ThreadJobs(Shell[C]):
+    """The half of :class:`~poolkit.Pool` that deals with connections."""
+
+    _runtime: Runtime
+
+    # -- in the calling thread or in the background --------------------------------------------------------------------
+
+    def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
+        connection: C
+        if self._connect_to is not None:
+            connection = self._connect_to(entry.lane.key, limit)
+        else:
+            connection = self._connector.connect(limit)
+        try:
+            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
+            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
+        except BaseException:
+            entry.connection = connection
+            if self._abort_method is not None:
+                self._abort_method(connection)
+            raise
+
+    def _alive(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
+        try:
+            if self._peek_method is not None and self._peek_method(entry.connection) is False:
+                return ConnectionResetError("closed by the peer while idle")
+            if ask and self._check_method is not None:
+                limit = self._config.check_timeout
+                limit = left if limit is None else min(limit, left)
+                if self._check_method(entry.connection, None if limit == NEVER else limit) is False:
+                    return ConnectionAbortedError("the check failed")
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            return error
+        return None
+
+    def _reset(self, entry: Entry) -> Verdict:
+        """Reset what was touched, in the returning thread: whether the connection can be used again."""
+        verdict = Verdict.DISCARD
+        try:
+            if self._dirty(entry):
+                entry.move(RESETTING)
+                self._reset_method(entry.connection)
+                entry.move(IN_USE)
+            verdict = Verdict.KEEP
+        except Exception:
+            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
+        return verdict
+
+    # -- background work ----------------------------------------------------------------------------------------------
+
+    def run_due(self) -> None:
+        """Housekeeping: called by the runtime when something is due. Does not block."""
+        if self._close_in_caller:  # closes would hold up the one thread that looks after all pools
+            self._runtime.spawn(super().run_due)
+        else:
+            super().run_due()
+
+    def _hear(self) -> None:
+        if self._close_in_caller:  # closes would hold up another pool's caller, or his event loop
+            self._runtime.spawn(super()._hear)
+        else:
+            super()._hear()
+
+    def _schedule(self) -> None:
+        self._scheduled = due = self._core.due
+        self._runtime.schedule(self, max(0.0, due - self._clock()))
+
+    def _nudge(self) -> None:
+        self._runtime.nudge(self)
+
+    def _begin_job(self, do: Do, entry: Entry) -> None:
+        if do is Do.CONNECT:
+            self._runtime.spawn(self._connect_job, entry)
+        elif do is Do.PING:
+            self._runtime.spawn(self._ping_job, entry)
+        elif self._close_in_caller or self._close_method is None:
+            self._close_job(entry)
+        else:
+            self._runtime.spawn(self._close_job, entry)
+
+    def _connect_job(self, entry: Entry) -> BaseException | None:
+        """Connect for whoever comes first; the error, if it failed."""
+        try:
+            self._refuse_closed()  # since this was decided
+            connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
+        except BaseException as error:  # noqa: BLE001  handed to the waiters
+            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+            return error
+        now = self._clock()
+        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
+        return None
+
+    def _close_job(self, entry: Entry) -> None:
+        try:
+            if self._close_method is not None:
+                self._close_method(entry.connection)
+            elif self._abort_method is not None:
+                self._abort_method(entry.connection)
+        except Exception:
+            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
+        finally:
+            self._gone(entry)
+
+    def _ping_job(self, entry: Entry) -> None:
+        now = self._clock()
+        keepalive = self._config.keepalive
+        ask = self._check_method is not None and (
+            entry.good_until == 0.0 or (keepalive is not None and now - entry.seen_at >= keepalive)
+        )
+        error = self._alive(entry, NEVER, ask=ask)
+        self._decide(pinged, self._core, entry, error, ask, self._clock())
+
+    def _name_of(self, holder: int) -> str:
+        return self._runtime.name_of(holder)
