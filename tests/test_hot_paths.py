@@ -23,6 +23,7 @@ from poolkit.bench.answering import AnsweringBackend, AsyncAnsweringBackend
 from poolkit.bench.async_peers import ASYNC_PEERS
 from poolkit.bench.peers import PEERS, Sizes
 from poolkit.cluster import Cluster
+from poolkit.runtimes.threads import ThreadRuntime
 from poolkit.testing import FakeConnector
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from tests.support.instructions import instructions
@@ -34,6 +35,8 @@ ENGINE = {
     (3, 12): (136, 183, 263),
     (3, 13): (136, 183, 262),
 }
+HANDED = {(3, 10): 897, (3, 11): 917, (3, 12): 836, (3, 13): 845}
+"""An acquire that has to wait, and the release that serves it."""
 MARGIN = 5
 """Bytecodes: less than a lock or a call costs, more than a new compiler of the same version moves."""
 
@@ -85,6 +88,42 @@ def test_the_engines_own_paths_have_not_become_longer() -> None:
     found = cycle("poolkit"), cycle("poolkit lease()"), async_cycle("poolkit")
     bounds = ENGINE[sys.version_info[:2]]
     assert all(one <= bound + MARGIN for one, bound in zip(found, bounds, strict=True)), f"{found}, bounds {bounds}"
+
+
+class Served:
+    """Where a caller sleeps whom the connection of another serves at once: what is counted is the pool's work alone."""
+
+    def __init__(self, give: Callable[[], None]) -> None:
+        self.wake = lambda: None
+        self._give = give
+
+    def wait(self, timeout: float | None) -> None:
+        self._give()
+
+
+class OneThread(ThreadRuntime):
+    """Callers who wait one after the other, in this thread."""
+
+    give: Callable[[], None] | None = None
+
+    def parker(self) -> Any:
+        return super().parker() if self.give is None else Served(self.give)
+
+
+@pytest.mark.skipif(sys.version_info[:2] not in HANDED, reason="nothing was counted on this Python")
+def test_the_way_from_hand_to_hand_has_not_become_longer() -> None:
+    """Bytecodes where callers queue: one waits and is served by another's release."""
+    runtime = OneThread()
+    with Pool(FakeConnector(resets=False), max_size=2, barging_window=0.0, runtime=runtime) as pool:
+        held = [pool.acquire(), pool.acquire()]
+        runtime.give = lambda: pool.release(held.pop(0))
+        found = instructions(lambda: held.append(pool.acquire()))
+        assert pool.stats().waits > 0
+        runtime.give = None
+        for connection in held:
+            pool.release(connection)
+    bound = HANDED[sys.version_info[:2]]
+    assert found <= bound + MARGIN, f"{found}, bound {bound}"
 
 
 @pytest.mark.parametrize(("path", "base"), THREADS, ids=lambda name: name.replace(" ", "_"))

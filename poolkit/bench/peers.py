@@ -22,6 +22,7 @@ __all__ = (
     "engine_lease",
     "cluster",
     "lock_and_deque",
+    "hand_over",
     "lifo_queue",
     "sqlalchemy_own",
     "sqlalchemy_poolkit",
@@ -101,6 +102,33 @@ def lock_and_deque(sizes: Sizes) -> Peer:
     def put(connection: Connection) -> None:
         with lock:
             idle.append(connection)
+
+    return Peer(get, put, lambda: sizes.size, idle.clear)
+
+
+def hand_over(sizes: Sizes) -> Peer:
+    """The fair floor: as above, and whoever finds nothing sleeps until somebody hands him a connection, in order."""
+    lock, idle = threading.Lock(), deque(Connection() for _ in range(sizes.size))
+    queued: deque[tuple[threading.Lock, list[Connection]]] = deque()
+
+    def get() -> Connection:
+        with lock:
+            if idle:
+                return idle.pop()
+            asleep, given = place = threading.Lock(), list[Connection]()
+            asleep.acquire()
+            queued.append(place)
+        asleep.acquire(timeout=PATIENCE)
+        return given[0]
+
+    def put(connection: Connection) -> None:
+        with lock:
+            if queued:
+                asleep, given = queued.popleft()
+                given.append(connection)
+                asleep.release()
+            else:
+                idle.append(connection)
 
     return Peer(get, put, lambda: sizes.size, idle.clear)
 
@@ -240,6 +268,7 @@ PEERS: dict[str, Callable[[Sizes], Peer]] = {
     "poolkit": engine,
     "poolkit lease()": engine_lease,
     "lock and deque": lock_and_deque,
+    "lock, deque and hand-over": hand_over,
     "queue.LifoQueue": lifo_queue,
     "psycopg_pool": psycopg_own,
     "DBUtils": dbutils_own,

@@ -24,7 +24,8 @@ UNFAIR = ("SQLAlchemy QueuePool", "redis-py BlockingConnectionPool", "DBUtils")
 """The drivers' pools that keep nobody's turn."""
 
 _THREADS = (
-    "poolkit", FLOOR, "psycopg_pool", *UNFAIR, "SQLAlchemy -> poolkit", "redis-py -> poolkit",
+    "poolkit", FLOOR, "lock, deque and hand-over", "psycopg_pool", *UNFAIR,
+    "SQLAlchemy -> poolkit", "redis-py -> poolkit",
 )  # fmt: skip
 _TASKS = (
     "poolkit", "asyncio.LifoQueue", "psycopg_pool", "asyncpg", "SQLAlchemy AsyncAdaptedQueuePool",
