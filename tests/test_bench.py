@@ -143,12 +143,12 @@ def test_a_missed_target_is_shown_as_missed() -> None:
     assert "1.5 [1.5, 1.5]" in shown
 
 
-def test_against_several_pools_the_best_of_each_repetition_counts() -> None:
-    """redis-py has two pools; each is the cheaper one in one of the repetitions."""
-    own = {"redis-py BlockingConnectionPool": [4.0, 8.0], "redis-py ConnectionPool": [8.0, 4.0]}
-    result = made(poolkit=[2.0, 2.0], **own)
+def test_against_several_pools_the_one_with_the_best_median_counts() -> None:
+    """redis-py has two pools; the dearer one is the cheaper of the two in one of the repetitions."""
+    own = {"redis-py BlockingConnectionPool": [2.0, 9.0, 9.0], "redis-py ConnectionPool": [8.0, 4.0, 4.0]}
+    result = made(poolkit=[2.0, 2.0, 2.0], **own)
     (verdict,) = (one for one in judge(result) if one.target.name == "engine / redis-py's cheaper pool")
-    assert verdict.measured == spread([0.5, 0.5])
+    assert verdict.measured == spread([0.25, 0.5, 0.5])
     assert verdict.met is False
 
 

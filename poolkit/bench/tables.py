@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from poolkit.bench.experiments.contended import FLOOR, MAIN
+from poolkit.bench.experiments.http import STEADY
 from poolkit.bench.figures import number, ratios, spread
 from poolkit.bench.result import Param, Result
 from poolkit.bench.targets import Verdict
@@ -219,6 +220,8 @@ _LAYOUTS: dict[str, _Layout] = {
           for metric in _LATENCIES),
         ("HTTP/1.1, tasks on connections: connections opened",
          _http("connections", "", "tasks", _TASK_CASES, "HTTP/1.1")),
+        ("HTTP/1.1, a connection for each task, few and many in turns: requests/s",
+         [Column(f"{tasks} tasks", "rate", {"steady": tasks}) for tasks in STEADY]),
         ("HTTP/1.1, threads on connections: requests/s, and times httpx",
          _http("rate", "httpx", "threads", _THREAD_CASES, "HTTP/1.1")),
         ("HTTP/1.1, threads on connections: requests that failed",

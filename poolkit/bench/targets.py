@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from poolkit.bench.experiments.contended import FLOOR, MAIN, UNFAIR
+from poolkit.bench.experiments.http import STEADY
 from poolkit.bench.figures import Spread, number, ratios, spread
 from poolkit.bench.result import Param, Result
 
@@ -68,14 +70,17 @@ def _plain(experiment: str, subject: str, metric: str, **params: Param) -> Measu
 
 
 def _ratio(experiment: str, subject: str, base: str | Sequence[str], metric: str, **params: Param) -> Measure:
-    """To the base; of several, to the one that is best in that repetition: the fastest, or the cheapest."""
+    """To the base; of several, to the one whose median is best: the fastest, or the cheapest.
+
+    Not to the best in each repetition: the better of two that vary is better than either.
+    """
     bases = (base,) if isinstance(base, str) else tuple(base)
-    best: Callable[[Iterable[float]], float] = max if metric == "rate" else min
+    best: Callable[..., list[float]] = max if metric == "rate" else min
 
     def measure(result: Result) -> list[float]:
-        found = [result.values(experiment, one, metric, **params) for one in bases]
-        best_of_all = [best(turn) for turn in zip(*(one for one in found if one), strict=False)]
-        return ratios(result.values(experiment, subject, metric, **params), best_of_all)
+        found = [values for one in bases if (values := result.values(experiment, one, metric, **params))]
+        against = best(found, key=statistics.median) if found else []
+        return ratios(result.values(experiment, subject, metric, **params), against)
 
     return measure
 
@@ -98,10 +103,10 @@ def _worst(measures: Sequence[Measure], worst: Callable[[Iterable[float]], float
 
 
 def _steady(tasks: int) -> Measure:
-    """The rate with so many tasks by that with ten, one connection for each task."""
+    """The rate with so many tasks by that with the fewest, one connection for each task."""
 
     def measure(result: Result) -> list[float]:
-        return ratios(*(result.values("http", _HTTP, "rate", **_tasks(one, one)) for one in (tasks, 10)))
+        return ratios(*(result.values("http", _HTTP, "rate", steady=one) for one in (tasks, STEADY[0])))
 
     return measure
 
@@ -175,7 +180,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "http", "slowest of 100, 500, 1000 tasks / 10 tasks", ">=", 0.8,
-        _worst([_steady(tasks) for tasks in (100, 500, 1000)], min),
+        _worst([_steady(tasks) for tasks in STEADY[1:]], min),
     ),
     Target("http", "burst of 400 over 10 connections / ideal", "<=", 1.3, _plain("http", _HTTP, "total", burst=400)),
     Target(

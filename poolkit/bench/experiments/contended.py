@@ -42,7 +42,7 @@ def run(bench: Run) -> None:
     seconds = bench.pick(0.02, 0.12, 0.7)
     smoke: _Cases = [((4, 2), (0.001,), 1)]
     quick: _Cases = [(MAIN, (0.0, 0.001), 1)]
-    full: _Cases = [(MAIN, _HOLDS, 3), *((other, (0.0, 0.001), 2) for other in _OTHERS)]
+    full: _Cases = [(MAIN, _HOLDS, 5), *((other, (0.0, 0.001), 2) for other in _OTHERS)]
     for size, holds, repeat in bench.pick(smoke, quick, full):
         for hold in holds:
             callers, connections = size

@@ -20,7 +20,7 @@ _BLOCK = 1000  # pairs between two looks at the time
 
 def run(bench: Run) -> None:
     """Pairs of acquire and release for as long as from one scrape to the next, with and without exporters."""
-    seconds, repeat = bench.pick(0.05, 0.5, 1.0), bench.pick(1, 2, 11)
+    seconds, repeat = bench.pick(0.05, 0.5, 1.0), bench.pick(1, 2, 15)
     bench.say(f"3 pools, {repeat} times {seconds} s")
     pools = {
         "poolkit": Pool(FakeConnector(resets=False), max_size=_SIZE, name="bench"),

@@ -12,7 +12,10 @@ from poolkit.bench.load import by_threads, record
 from poolkit.bench.turns import Effort, Run
 from poolkit.testing.servers import Certificates, HTTPServer
 
-__all__ = ("run",)
+__all__ = ("STEADY", "run")
+
+STEADY = (10, 100, 500, 1000)
+"""Tasks, each with a connection, whose rates are compared with each other."""
 
 
 def run(bench: Run) -> None:
@@ -21,12 +24,13 @@ def run(bench: Run) -> None:
     bench.say("starting the HTTP server")
     with HTTPServer(fast=True) as server:
         for threads, limit in bench.pick([(2, 2)], [(16, 16)], [(1, 1), (8, 8), (64, 64), (64, 16)]):
-            _by_threads(bench, server, threads, limit, repeat, "HTTP/1.1")
+            _by_threads(bench, server, threads, limit, bench.pick(1, 1, 7), "HTTP/1.1")
         cases = [(1, 1), (10, 10), (100, 100), (100, 10), (500, 500), (500, 50), (1000, 1000), (1000, 100)]
         for tasks, limit in bench.pick([(2, 1)], [(1, 1), (100, 100)], cases):
             _by_tasks(bench, server, tasks, limit, repeat, "HTTP/1.1")
+        _steadiness(bench, server, bench.pick((2,), (), STEADY), bench.pick(1, 1, 5))
         _fifty_workers(bench, server, bench.pick(2, 3, 20), repeat)
-        _burst(bench, server, bench.pick(20, 100, 400), repeat)
+        _burst(bench, server, bench.pick(20, 100, 400), bench.pick(1, 1, 7))
     if bench.effort == Effort.QUICK:
         return
     with HTTPServer(tls=Certificates(), http2=True) as server:
@@ -36,7 +40,7 @@ def run(bench: Run) -> None:
 
 
 def _by_threads(bench: Run, server: HTTPServer, threads: int, limit: int, repeat: int, protocol: str) -> None:
-    seconds = bench.pick(0.05, 0.5, 1.0)
+    seconds = bench.pick(0.05, 0.5, 0.5)
     bench.say(f"{protocol}, {threads} threads on {limit} connections")
     for name in bench.turns((OWN, OURS), repeat):
         before = server.stats().accepted
@@ -55,6 +59,14 @@ def _by_tasks(bench: Run, server: HTTPServer, tasks: int, limit: int, repeat: in
         params: dict[str, Any] = {"protocol": protocol, "world": "tasks", "callers": tasks, "limit": limit}
         record(bench, name, load_apart(_turn(name, server, limit, tasks=tasks, seconds=seconds)), **params)
         bench.add(name, "connections", "opened", server.stats().accepted - before, **params)
+
+
+def _steadiness(bench: Run, server: HTTPServer, sizes: tuple[int, ...], repeat: int) -> None:
+    """The rates with few and with many tasks, in turns: minutes apart they would be those of the machine."""
+    bench.say(f"HTTP/1.1, {', '.join(map(str, sizes))} tasks in turns")
+    for name, tasks in bench.turns([(name, tasks) for tasks in sizes for name in (OURS, BAR)], repeat):
+        found = load_apart(_turn(name, server, tasks, tasks=tasks, seconds=bench.pick(0.05, 1.0, 1.0)))
+        bench.add(name, "rate", "1/s", found.rate, steady=tasks)
 
 
 def _fifty_workers(bench: Run, server: HTTPServer, each: int, repeat: int) -> None:

@@ -18,7 +18,7 @@ _SIZE = 16
 
 def run(bench: Run) -> None:
     """GET by threads and by tasks, then what it costs to take and give back a real connection."""
-    seconds, repeat = bench.pick(0.05, 0.15, 0.6), bench.pick(1, 1, 5)
+    seconds, repeat = bench.pick(0.05, 0.15, 0.1), bench.pick(1, 1, 30)
     bench.say("starting Redis")
     with RedisServer() as server:
         with server.connect() as admin:
@@ -38,7 +38,7 @@ def run(bench: Run) -> None:
             for name in bench.turns(list(_async()), repeat):
                 asyncio.run(_load(bench, name, server, callers, seconds))
         bench.say("taking and giving back a real connection")
-        number = bench.pick(20, 500, 2000)
+        number = bench.pick(20, 500, 500)
         for name in bench.turns(list(_sync()), repeat):
             pool = _pool(_sync()[name], server)
             try:
@@ -93,7 +93,29 @@ def _async() -> dict[str, Any]:
         "redis-py BlockingConnectionPool": redis.asyncio.BlockingConnectionPool,
         "redis-py ConnectionPool": redis.asyncio.ConnectionPool,
         "redis-py -> poolkit": AsyncPoolkitConnectionPool,
+        "redis-py, a connection for each task": _no_async_pool(),
     }
+
+
+def _no_async_pool() -> Any:
+    """The same for tasks."""
+    import redis.asyncio
+
+    class NoPool(redis.asyncio.ConnectionPool):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**{**settings, "max_connections": 1000})
+            self._mine: dict[Any, Any] = {}
+
+        async def get_connection(self, *arguments: Any, **settings: Any) -> Any:
+            me = asyncio.current_task()
+            if me not in self._mine:
+                self._mine[me] = await super().get_connection()  # type: ignore[no-untyped-call]
+            return self._mine[me]
+
+        async def release(self, connection: Any) -> None:
+            """It stays the task's."""
+
+    return NoPool
 
 
 def _pool(kind: Any, server: RedisServer) -> Any:

@@ -22,7 +22,7 @@ AsyncGet = Callable[[], Awaitable[Any]]
 
 def run(bench: Run) -> None:
     """Threads, then tasks, then what it costs to take and give back a real connection."""
-    seconds, repeat = bench.pick(0.05, 0.2, 0.7), bench.pick(1, 1, 5)
+    seconds, repeat = bench.pick(0.05, 0.2, 0.3), bench.pick(1, 1, 11)
     bench.say("starting PostgreSQL")
     with PostgresServer(max_connections=60) as server:
         for callers in bench.pick((1,), (1,), (1, 16)):
@@ -35,7 +35,7 @@ def run(bench: Run) -> None:
             for name in bench.turns(list(_ASYNC), repeat):
                 asyncio.run(_load(bench, name, server, callers, seconds))
         bench.say("taking and giving back a real connection")
-        number = bench.pick(20, 500, 3000)
+        number = bench.pick(20, 500, 1000)
         for name in bench.turns(("psycopg_pool", "psycopg -> poolkit"), repeat):
             with _SYNC[name](server) as (_, get, put):
                 bench.add(name, "cycle", "us", _cycle(get, put, number), world="threads")
