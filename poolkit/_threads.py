@@ -191,7 +191,7 @@ class Pool(ThreadJobs[C]):
             else:
                 self._decide(self._ask, waiter, key, now)
             if waiter.outcome is None:
-                self._wait(waiter, parker, deadline, now)
+                self._wait(waiter, parker, deadline)
             entry = waiter.outcome
             if not isinstance(entry, Entry) or entry.state is not IN_USE:
                 entry = self._settle(waiter, parker, deadline)
@@ -207,7 +207,7 @@ class Pool(ThreadJobs[C]):
         while True:
             outcome = waiter.outcome
             if outcome is None:
-                self._wait(waiter, parker, deadline, self._clock())
+                self._wait(waiter, parker, deadline)
             elif not isinstance(outcome, Entry):
                 if isinstance(outcome, PoolError):
                     self._decide(self._fail, waiter, outcome, self._clock())
@@ -226,9 +226,10 @@ class Pool(ThreadJobs[C]):
             raise ConfigError(f"{self.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
         self._core.acquire(waiter, now)
 
-    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float, now: float) -> None:
-        if now < deadline:
-            parker.wait(None if deadline == NEVER else deadline - now)
+    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float) -> None:
+        left = deadline - self._clock()
+        if left > 0:
+            parker.wait(None if deadline == NEVER else left)
         if waiter.outcome is None:
             now = self._clock()
             if now < deadline:

@@ -204,7 +204,7 @@ class Core(Idle):
         """A lease ended and the connection is sound."""
         lane = entry.lane
         entry.last_used = now
-        entry.good_until = min(entry.expires, now + self.window)
+        self.freshen(entry, now)
         if self.heard:
             self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
         if (
