@@ -74,7 +74,8 @@ def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() ->
     assert second.outcome is None
 
 
-def test_a_caller_sees_what_was_put_back_while_he_queued() -> None:
+@pytest.mark.parametrize("most", [None, 5], ids=["the short way", "the long way"])
+def test_a_caller_sees_what_was_put_back_while_he_queued(most: int | None) -> None:
     """Between his look at the idle ones and his place in the queue another thread puts one back without the lock."""
 
     class Racing(Core):
@@ -87,7 +88,7 @@ def test_a_caller_sees_what_was_put_back_while_he_queued() -> None:
                 self.lane.idle.append(entry)
             super()._enqueue(waiter, now, front=front)
 
-    core = make(Racing, max_size=1)
+    core = make(Racing, max_size=1, max_waiting=most)
     assert isinstance(core, Racing)
     core.back = entry = leased(core)
     waiter = ask(core)
