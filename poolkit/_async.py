@@ -203,7 +203,7 @@ class AsyncPool(AsyncJobs[C]):
         overdue = self._overdue(entry, error) if entry.reported and not quiet else None
         self._tally(entry, now)
         try:
-            verdict = Verdict.KEEP if error is None and not discard else self._fate(discard, error)
+            verdict = self._fate(discard, error)
             if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
                 entry.move(RESETTING)
                 return entry
@@ -230,7 +230,7 @@ class AsyncPool(AsyncJobs[C]):
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())
         if core.classes is not None:
-            self._choose_class(waiter)
+            self._choose_class(waiter, core.classes)
         parker = runtime.parker()
         waiter.parker = parker
         try:

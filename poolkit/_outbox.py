@@ -61,9 +61,9 @@ class Outbox(Gate):
     def _perform(self, effects: deque[Effect]) -> None:
         while effects:
             do, entry, waiter, event = effects[0]
-            if waiter is not None and waiter.parker is not None:  # WAKE
-                try:
-                    waiter.parker.wake()  # twice is harmless, never is not
+            if waiter is not None:  # WAKE: nothing else is about a waiter
+                try:  # who sleeps has a parker; twice is harmless, never is not
+                    waiter.parker.wake()  # type: ignore[union-attr]
                 except Exception:
                     effects.popleft()
                     raise

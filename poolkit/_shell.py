@@ -30,6 +30,7 @@ from .config import PoolConfig
 from .connector import Verdict, default_classify, overloaded, overridden, require_connect
 from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
+from .policies.classes import Classes
 from .policies.retire import NEVER
 from .settings import merge, refuse_for_keyed
 
@@ -201,7 +202,9 @@ class Shell(Watch, Generic[C]):
         return Verdict.OVERLOADED if full else self._verdict(error)
 
     def _fate(self, discard: bool, error: BaseException | None) -> Verdict:
-        return Verdict.DISCARD if discard or error is None else self._verdict(error)
+        if discard:
+            return Verdict.DISCARD
+        return Verdict.KEEP if error is None else self._verdict(error)
 
     def _dirty(self, entry: Entry) -> bool:
         """Whether the returned connection has to be reset."""
@@ -390,14 +393,12 @@ class Shell(Watch, Generic[C]):
             lane.streams = max(1, int(self._streams(key)))
         return lane
 
-    def _choose_class(self, waiter: Waiter) -> None:
+    def _choose_class(self, waiter: Waiter, classes: Classes) -> None:
         """In the caller's own thread or task, before he asks: of which class he is. ConfigError if there is no such."""
-        classes = self._core.classes
-        if classes is not None:
-            try:
-                waiter.caller_class = classes.of(chosen())
-            except ConfigError as error:
-                raise ConfigError(f"{self.name}: {error}", error.setting) from None
+        try:
+            waiter.caller_class = classes.of(chosen())
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}", error.setting) from None
 
     def _warm_up_error(self, count: int, errors: list[BaseException], late: int) -> ConnectFailed:
         parts = [f"{len(errors)} of {count} connects failed"] if errors else []

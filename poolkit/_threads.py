@@ -161,7 +161,7 @@ class Pool(ThreadJobs[C]):
         """The end of a lease whose connection has to be judged or reset, or which had lasted too long."""
         overdue = self._overdue(entry, error) if entry.reported else None
         try:
-            verdict = Verdict.KEEP if error is None and not discard else self._fate(discard, error)
+            verdict = self._fate(discard, error)
             if self._reset_method is not None and verdict is Verdict.KEEP and entry.leases == 1:
                 verdict = self._reset(entry)
         except BaseException:  # interrupted: the state of the connection is unknown
@@ -183,41 +183,32 @@ class Pool(ThreadJobs[C]):
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, self._caller())
         if core.classes is not None:
-            self._choose_class(waiter)
+            self._choose_class(waiter, core.classes)
         parker = waiter.parker = self._parker()
         try:
             if key is None and not self._features.keyed:
                 self._decide(core.acquire, waiter, now)
             else:
                 self._decide(self._ask, waiter, key, now)
-            if waiter.outcome is None:
-                self._wait(waiter, parker, deadline)
-            entry = waiter.outcome
-            if not isinstance(entry, Entry) or entry.state is not IN_USE:
-                entry = self._settle(waiter, parker, deadline)
-            self._mark(entry, waiter, self._clock())
+            while True:
+                outcome = waiter.outcome
+                if outcome is None:
+                    self._wait(waiter, parker, deadline)
+                elif not isinstance(outcome, Entry):
+                    if isinstance(outcome, PoolError):
+                        self._decide(self._fail, waiter, outcome, self._clock())
+                    raise outcome
+                elif outcome.state is IN_USE:
+                    self._mark(outcome, waiter, self._clock())
+                    return outcome
+                elif outcome.state is CHECKING:
+                    self._check_for(waiter, outcome, deadline)
+                else:
+                    self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
             self._decide(self._abandon, waiter, error, self._clock())
             self._observed(self._clock() - waiter.since, error)
             raise
-        return entry
-
-    def _settle(self, waiter: Waiter, parker: SyncParker, deadline: float) -> Entry:
-        """Until the caller has what he may use: sleep, check or connect, as the core says."""
-        while True:
-            outcome = waiter.outcome
-            if outcome is None:
-                self._wait(waiter, parker, deadline)
-            elif not isinstance(outcome, Entry):
-                if isinstance(outcome, PoolError):
-                    self._decide(self._fail, waiter, outcome, self._clock())
-                raise outcome
-            elif outcome.state is IN_USE:
-                return outcome
-            elif outcome.state is CHECKING:
-                self._check_for(waiter, outcome, deadline)
-            else:
-                self._connect_for(waiter, outcome, deadline)
 
     def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
         if self._features.keyed:

@@ -40,8 +40,7 @@ class Core(Idle):
             if lane.idle:  # put back without the lock since we looked: rule of __init__.py
                 self.match(lane, now)
             return
-        if self.classes is not None:
-            self.classify(waiter)
+        self.classify(waiter)
         if self.phase is not Phase.OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
         elif self.suspended:
@@ -72,7 +71,7 @@ class Core(Idle):
             self.pump(lane, now)
             if waiter.queued and lane.idle:  # put back without the lock since we looked: rule of __init__.py
                 self.match(lane, now)
-            if waiter.queued and not front and self.config.max_waiting is not None:
+            if waiter.queued and not front:
                 self._admit(waiter)
 
     def _admit(self, waiter: Waiter) -> None:

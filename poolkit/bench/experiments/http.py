@@ -28,7 +28,8 @@ def run(bench: Run) -> None:
         cases = [(1, 1), (10, 10), (100, 100), (100, 10), (500, 500), (500, 50), (1000, 1000), (1000, 100)]
         for tasks, limit in bench.pick([(2, 1)], [(1, 1), (100, 100)], cases):
             _by_tasks(bench, server, tasks, limit, repeat, "HTTP/1.1")
-        _steadiness(bench, server, bench.pick((2,), (), STEADY), bench.pick(1, 1, 5))
+        if bench.effort != Effort.QUICK:
+            _steadiness(bench, server, bench.pick((2,), STEADY, STEADY), bench.pick(1, 1, 5))
         _fifty_workers(bench, server, bench.pick(2, 3, 20), repeat)
         _burst(bench, server, bench.pick(20, 100, 400), bench.pick(1, 1, 7))
     if bench.effort == Effort.QUICK:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import cache
 from typing import Any
 
 from poolkit.bench.load import by_tasks, by_threads, record
@@ -49,6 +50,7 @@ def run(bench: Run) -> None:
             asyncio.run(_async_cycle(bench, name, server, number))
 
 
+@cache
 def _sync() -> dict[str, Any]:
     import redis
 
@@ -84,6 +86,7 @@ def _no_pool() -> Any:
     return NoPool
 
 
+@cache
 def _async() -> dict[str, Any]:
     import redis.asyncio
 
