@@ -52,7 +52,7 @@ def gone(text: str, scratch: Path) -> bool:
     """Whether every server that the output names has ended, and all temporary files with it."""
     pids = [int(number) for number in re.findall(r"listens on \S+, process (\d+)", text)]
     assert pids, text
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not any(Path(f"/proc/{pid}").exists() for pid in pids) and not list(scratch.iterdir()):
             return True

@@ -27,9 +27,10 @@ from poolkit.testing.servers import (
 )
 from poolkit.testing.servers import _binaries as binaries
 from tests.support.proxies import HTTPProxy, SOCKSProxy
+from tests.support.waiting import PATIENCE
 
 
-def eventually(probe: object, seconds: float = 10.0) -> bool:
+def eventually(probe: object, seconds: float = PATIENCE) -> bool:
     assert callable(probe)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

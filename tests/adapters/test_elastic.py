@@ -23,9 +23,9 @@ from poolkit.testing.servers import PostgresServer, RedisServer
 from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.redis import PoolkitConnectionPool as RedisPool
 from poolkit_adapters.sqlalchemy import PoolkitPool
+from tests.support.waiting import PATIENCE
 
 NAME = "elastic"
-PATIENCE = 15.0
 
 
 @pytest.fixture(scope="module")

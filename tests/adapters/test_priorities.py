@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -26,11 +25,11 @@ from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool as AsyncPsycopgP
 from poolkit_adapters.psycopg import PoolkitConnectionPool as PsycopgPool
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
+from tests.support.waiting import PATIENCE, until
 
 CLASSES = {"health": ClassConfig(reserved=1), "bulk": ClassConfig()}
 SYNC = ("sqlalchemy", "psycopg", "dbapi", "redis", "httpx")
 ASYNC = ("sqlalchemy", "psycopg", "redis", "httpx")
-PATIENCE = 10.0
 
 
 @pytest.fixture
@@ -167,13 +166,6 @@ async def opened_async(adapter: str, servers: Servers) -> AsyncIterator[tuple[An
                     yield answer.status_code
 
             yield named("classes"), use
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("adapter", SYNC)

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,7 @@ from poolkit.cluster import (
 from poolkit.testing import FakeConnector
 from tests.cluster.dns_server import DNSServer
 from tests.cluster.etcd_server import EtcdServer
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+from tests.support.waiting import until
 
 
 def watch(source: Discovery, events: list[ClusterEvent] | None = None) -> Cluster[Any]:

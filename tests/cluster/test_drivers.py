@@ -24,6 +24,7 @@ from poolkit.testing.servers import PostgresServer, RedisServer
 from poolkit_adapters import psycopg as with_psycopg
 from poolkit_adapters import redis as with_redis
 from poolkit_adapters import sqlalchemy as with_sqlalchemy
+from tests.support.waiting import PATIENCE, until
 
 QUICK = ClusterConfig(eject_for=0.2, eject_max=0.4, slow_start=0, role_interval=30.0, acquire_timeout=10.0,
                       balance="least_in_use")  # fmt: skip
@@ -37,13 +38,6 @@ def nodes_of(servers: list[Any]) -> list[Node]:
 def conninfo(servers: list[PostgresServer]) -> str:
     first = servers[0]
     return f"dbname={first.dbname} user={first.user} password={first.password}"
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def only_reads(server: PostgresServer, *, yes: bool = True) -> None:
@@ -127,7 +121,7 @@ def test_psycopg_callers_follow_the_primary_through_a_failover(postgres_four: li
         only_reads(first)
         only_reads(second, yes=False)
         failures = 0
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 with cluster.connection(role="primary") as connection:
@@ -296,7 +290,7 @@ async def _sqlalchemy_async(servers: list[PostgresServer], driver: str) -> None:
                     served[(await connection.execute(sa.text(PORT))).scalar_one()] += 1
 
         await work()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while None in roles_of(cluster).values():  # a node of which that is not known yet gets nobody
             assert time.monotonic() < deadline, roles_of(cluster)
             await asyncio.sleep(0.01)

@@ -22,6 +22,7 @@ from poolkit_adapters.httpx import (
     NoServerAvailable,
     PoolkitClusterTransport,
 )
+from tests.support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 QUICK = ClusterConfig(eject_for=0.1, eject_max=0.2, slow_start=0, balance="round_robin")
@@ -68,7 +69,7 @@ class Host:
         return response
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, self.transport.cluster.explain()
             await anyio.sleep(0.005)

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from poolkit import Pool
 from poolkit.testing.servers import PostgresServer
 from tests.processes.programs import ROOT, environment
+from tests.support.waiting import until
 
 from .service import Postgres
 
@@ -41,14 +41,6 @@ def exhausted(pool: Pool[Any]) -> Iterator[None]:
         until(lambda: pool.stats().waiting == 1)
         yield
     thread.join()
-
-
-def until(happened: Callable[[], object], seconds: float = 15.0) -> None:
-    """Wait for something that another thread or process does."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

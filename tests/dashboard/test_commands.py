@@ -26,8 +26,9 @@ from poolkit.cli.top._frame import frame, seconds
 from poolkit.dashboard import start
 from poolkit.testing import FakeConnector
 from tests.processes.programs import ROOT, environment
+from tests.support.waiting import PATIENCE, until
 
-from .conftest import TOKEN, Service, exhausted, until
+from .conftest import TOKEN, Service, exhausted
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -105,7 +106,7 @@ class Terminal:
         self.text = ""
 
     def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while text not in self.text:
             assert time.monotonic() < deadline, self.text
             if select.select([self._own], [], [], 0.1)[0]:
@@ -116,7 +117,7 @@ class Terminal:
 
     def end(self) -> int:
         """The exit code; who does not read what is written would keep it from ending."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while self.process.poll() is None:
             assert time.monotonic() < deadline
             if select.select([self._own], [], [], 0.05)[0]:

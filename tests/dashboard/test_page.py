@@ -14,8 +14,9 @@ from poolkit import BreakerConfig, Budget, ConnectFailed, Pool
 from poolkit.cluster import Cluster
 from poolkit.dashboard import Dashboard, start
 from poolkit.testing import FakeConnector
+from tests.support.waiting import until
 
-from .conftest import TOKEN, exhausted, until
+from .conftest import TOKEN, exhausted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -22,8 +22,9 @@ from poolkit.dashboard._remote import Remote, attach
 from poolkit.dashboard._server import CLIENTS
 from poolkit.testing import FakeConnector
 from poolkit.testing.servers import PostgresServer
+from tests.support.waiting import until
 
-from .conftest import TOKEN, Service, until
+from .conftest import TOKEN, Service
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here"),

@@ -76,7 +76,7 @@ def test_latency_is_added_in_each_direction(proxy: FaultProxy) -> None:
         proxy.latency = 0.1
         begun = time.monotonic()
         assert say(sock, b"b") == b"b"
-        assert 0.19 <= time.monotonic() - begun < 2
+        assert time.monotonic() >= begun + 0.19
 
 
 def test_bandwidth_is_limited(proxy: FaultProxy) -> None:
@@ -85,7 +85,7 @@ def test_bandwidth_is_limited(proxy: FaultProxy) -> None:
         proxy.bandwidth = 20_000
         begun = time.monotonic()
         assert say(sock, b"b" * 4096) == b"b" * 4096
-        assert 0.2 <= time.monotonic() - begun < 3
+        assert time.monotonic() >= begun + 0.2
 
 
 def test_cut_ends_the_stream_in_good_order(proxy: FaultProxy) -> None:

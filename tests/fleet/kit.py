@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from tests.fleet.program import main
+from tests.support.waiting import PATIENCE
 
 __all__ = ("Fleet", "Process")
 
@@ -81,7 +82,7 @@ class Fleet:
         self._sampler.join()
 
     def until(self, condition: Callable[[int], bool], what: str) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while not (self.samples and condition(self.samples[-1][1])):
             assert time.monotonic() < deadline, f"{what}: {self.samples[-3:]}"
             time.sleep(0.01)

@@ -18,6 +18,7 @@ from poolkit.fleet import Ask, FileStore, FleetBudget, Grant, PostgresStore, Red
 from poolkit.fleet._ledger import Row, decide
 from poolkit.testing import FakeConnector
 from poolkit.testing.servers import PostgresServer, RedisServer
+from tests.support.waiting import until
 
 
 @pytest.fixture(params=["file", "redis", "postgres"])
@@ -144,13 +145,6 @@ class _Scripted:
 
     def close(self) -> None:
         pass
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_lost_lease_cuts_every_connection_and_giving_it_back_is_no_error() -> None:

@@ -13,10 +13,11 @@ from poolkit.fleet import PostgresStore
 from poolkit.fleet._ledger import Ask
 from poolkit.fleet._watchdog import Watchdog
 from poolkit.testing.servers import PostgresServer
+from tests.support.waiting import PATIENCE
 
 
 def until_gone(name: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while any(thread.name == name for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -23,6 +23,7 @@ from poolkit.testing import AsyncFakeConnector, FakeConnector
 from poolkit.testing.servers import PostgresServer, RedisServer
 from tests.processes.programs import ROOT, environment
 from tests.processes.test_servers import serving
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX processes")
 
@@ -36,7 +37,7 @@ print(json.dumps([result.get(timeout=40, interval=0.05) for result in results]))
 
 def abandoned(postgres: PostgresServer) -> int:
     """Sessions that ended without a word, when all of the application have ended."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         while connection.execute("select 1 from pg_stat_activity where application_name = 'celery'").fetchone():
             assert time.monotonic() < deadline, "sessions are left"

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
@@ -30,9 +29,7 @@ def say(**what: Any) -> None:
 
 def child(subject: Any, held: Held, way: str, pipe: int) -> None:
     """Use the pool, leave the parent's lease alone or put it away, and end in the way asked for."""
-    began = time.monotonic()
     ids = [subject.use(), subject.use()]
-    spent = time.monotonic() - began
     kept: Any = held
     if way == "put-away":
         try:
@@ -45,7 +42,7 @@ def child(subject: Any, held: Held, way: str, pipe: int) -> None:
         gc.collect()
     elif way == "close":
         subject.close()
-    os.write(pipe, json.dumps({"ids": ids, "spent": spent}).encode())
+    os.write(pipe, json.dumps({"ids": ids}).encode())
     os.close(pipe)
     if way == "os._exit":
         os._exit(0)

@@ -17,7 +17,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore::DeprecationWarning", **more}
 
 
-def run(*arguments: str, timeout: float = 25, **more: str) -> tuple[str, str]:
+def run(*arguments: str, timeout: float = 90, **more: str) -> tuple[str, str]:
     """Stdout and stderr of ``python *arguments``, which must end by itself with status 0."""
     child = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment(**more), timeout=timeout, capture_output=True,

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 from tests.processes.counting import CountingProxy
 from tests.processes.subjects import NAMES, SYNC
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -77,13 +77,6 @@ class Program:
         self.process.stdin.flush()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("way", ["sys.exit", "os._exit", "collect", "put-away", "close"])
 @pytest.mark.parametrize("kind", NAMES)
 def test_12_a_child_works_and_is_not_heard_on_its_parents_connections(
@@ -107,8 +100,6 @@ def test_12_a_child_works_and_is_not_heard_on_its_parents_connections(
         forked = program.step("forked")
         assert forked["status"] == 0
         assert forked["child"] is not None
-        # a deadlock would last until a timeout of ten seconds or more; the rest is the machine's own slowness
-        assert forked["child"]["spent"] < 5
         own = {forked["mine"]["leased"], *forked["mine"]["idle"]}
         assert not own & set(forked["child"]["ids"])
         assert forked["child"]["ids"][0] == forked["child"]["ids"][1]  # the child's pool pools

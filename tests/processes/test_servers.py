@@ -21,6 +21,7 @@ import pytest
 
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer, free_port
 from tests.processes.programs import ROOT, environment
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX processes")
 
@@ -57,7 +58,7 @@ def serving(*arguments: str, urls: dict[str, str]) -> Iterator[subprocess.Popen[
 
 
 def until_listening(port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -70,7 +71,7 @@ def until_listening(port: int) -> None:
 def answers(port: int) -> dict[int, list[Any]]:
     """Answers by worker, until two workers have given five each."""
     found: dict[int, list[Any]] = defaultdict(list)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while len(found) < 2 or min(map(len, found.values())) < 5:
         assert time.monotonic() < deadline, f"workers seen: {sorted(found)}"
         answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=10, trust_env=False).raise_for_status().json()

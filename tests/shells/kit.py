@@ -19,6 +19,7 @@ import pytest
 
 from poolkit import AsyncLease, AsyncPool, Lease, Pool, PoolConfigWarning, PoolStats
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
+from tests.support.waiting import PATIENCE
 
 AnyLease = Lease[FakeConnection] | AsyncLease[FakeConnection]
 AnyPool = Pool[FakeConnection] | AsyncPool[FakeConnection]
@@ -28,8 +29,8 @@ ASYNC = pytest.mark.parametrize("flavour", ["asyncio", "trio"], indirect=True)
 THREADS = pytest.mark.parametrize("flavour", ["threads"], indirect=True)
 """For scenarios about threads alone."""
 
-PATIENCE = 10.0
-"""Seconds that a test waits for something that must happen: long, because only a failing test uses it up."""
+NO_DEADLINE = 3600.0
+"""A timeout that never comes, for a caller that must be served by an event: the test's own limit ends it before."""
 
 
 class Rig:
@@ -137,8 +138,6 @@ class Outcome:
     def __init__(self) -> None:
         self.lease: Any = None
         self.error: BaseException | None = None
-        self.after = 0.0
-        self.at = 0.0
 
     @property
     def done(self) -> bool:
@@ -147,13 +146,10 @@ class Outcome:
 
 async def attempt(rig: Rig, outcome: Outcome, timeout: Any = None) -> None:
     """Ask for a lease and write down what came of it."""
-    began = time.monotonic()
     try:
         outcome.lease = await rig.lease(timeout)
     except Exception as error:
         outcome.error = error
-    outcome.at = time.monotonic()
-    outcome.after = outcome.at - began
 
 
 def ask(group: anyio.abc.TaskGroup, rig: Rig, timeout: Any = None) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import ssl
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from poolkit import (
     Verdict,
 )
 from poolkit.testing import ManualClock
-from tests.shells.kit import PATIENCE, Rig, ask
+from tests.shells.kit import NO_DEADLINE, Rig, ask
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -82,21 +81,20 @@ async def test_need_is_looked_at_again_before_dialling(make: Make) -> None:
 
 
 async def test_a_burst_is_served_by_few_connections_if_they_come_back_sooner(make: Make) -> None:
-    """Opening takes 100 ms, a lease 1 ms: 20 callers on 2 connections need no 18 new ones."""
-    async with make(max_size=20, features={"connect": 0.1}) as rig:
-        async with anyio.create_task_group() as group:
-            first = [ask(group, rig) for _ in range(2)]
-        for outcome in first:
-            await rig.give(outcome.lease)
+    """20 callers, 2 connections that come back before any connect has ended: no connection is opened for each."""
+    async with make(max_size=20) as rig:
+        await rig.fill(2)
+        gate = rig.connector.hold("connect")
 
         async def work() -> None:
-            lease = await rig.lease()
+            lease = await rig.lease(NO_DEADLINE)
             await anyio.sleep(0.0005)
             await rig.give(lease)
 
         async with anyio.create_task_group() as group:
             for _ in range(20):
                 group.start_soon(work)
+        gate.set()
         assert rig.connector.calls["connect"] < 20
 
 
@@ -122,7 +120,7 @@ async def test_a_fatal_error_reaches_every_waiter_at_once(make: Make, error: Exc
         gate = rig.connector.hold("connect")
         rig.connector.fail("connect", lambda: error)
         async with anyio.create_task_group() as group:
-            waiters = [ask(group, rig, PATIENCE) for _ in range(6)]
+            waiters = [ask(group, rig, NO_DEADLINE) for _ in range(6)]
             await rig.queued(6)
             gate.set()
         for waiter in waiters:
@@ -130,7 +128,6 @@ async def test_a_fatal_error_reaches_every_waiter_at_once(make: Make, error: Exc
             assert waiter.error.fatal
             assert waiter.error.__cause__ is error
             assert str(waiter.error).startswith(f"db: cannot connect: {type(error).__name__}: ")
-            assert waiter.after < PATIENCE / 2
         assert len({id(waiter.error) for waiter in waiters}) == 6  # each has an error of his own
         with pytest.raises(ConnectFailed):  # and who comes during the backoff hears of it at once
             await rig.lease()
@@ -316,9 +313,7 @@ async def test_in_the_caller_a_slow_connect_holds_up_nobody_else(make: Make) -> 
             slow = ask(group, rig)
             await rig.until(lambda: rig.connector.dialling == 1)
             await rig.give(held)
-            began = time.monotonic()
-            await rig.give(await rig.lease())
-            assert time.monotonic() - began < 5
+            await rig.give(await rig.lease(NO_DEADLINE))  # the gate is still closed
             gate.set()
         await rig.give(slow.lease)
 

@@ -281,19 +281,18 @@ EXIT = """
 import sys, time, threading
 from poolkit import Pool, AsyncPool
 from poolkit.testing import FakeConnector, AsyncFakeConnector
-pool = Pool(FakeConnector(close=30, connect=0.01), max_size=10, min_size=3, idle_timeout=300, keepalive=100)
+pool = Pool(FakeConnector(close=3600, connect=0.01), max_size=10, min_size=3, idle_timeout=300, keepalive=100)
 held = [pool.lease() for _ in range(2)]
 dropped = pool.acquire()
 pool.release(pool.acquire())
-threading.Thread(target=lambda: pool.acquire(timeout=60), daemon=True).start()
+threading.Thread(target=lambda: pool.acquire(timeout=3600), daemon=True).start()
 {more}
-print(time.time(), flush=True)
 """
 TASKS = """
 import {library}
 async def main():
     global tasks, kept
-    tasks = AsyncPool(AsyncFakeConnector(connect=0.01, close=30), max_size=4, min_size=2)
+    tasks = AsyncPool(AsyncFakeConnector(connect=0.01, close=3600), max_size=4, min_size=2)
     kept = await tasks.lease()
     await tasks.release(await tasks.acquire())
     await {library}.sleep(0.05)
@@ -305,7 +304,7 @@ async def main():
 @pytest.mark.parametrize("more", ["", "asyncio", "trio", "pool.close(0)", "slow connect", "cycle"])
 def test_15_the_interpreter_exits_at_once_and_silently(more: str) -> None:
     if more == "slow connect":
-        text = "pool.connect = None\nslow = Pool(FakeConnector(connect=30), max_size=1)\n"
+        text = "pool.connect = None\nslow = Pool(FakeConnector(connect=3600), max_size=1)\n"
         text += "try: slow.acquire(timeout=0)\nexcept Exception: pass"
     elif more == "cycle":
         text = "pool.me = pool; held.append(held); del held, pool"
@@ -314,15 +313,12 @@ def test_15_the_interpreter_exits_at_once_and_silently(more: str) -> None:
     else:
         text = more
     program = EXIT.format(more=text)
-    import time
-
+    # the close and the sleeping caller take an hour: whatever waits for them runs into the limit
     process = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", program], capture_output=True, text=True, timeout=20
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", program], capture_output=True, text=True, timeout=90
     )
-    spent = time.time() - float(process.stdout.split()[-1])
     assert process.returncode == 0
     assert process.stderr == ""
-    assert spent < 5, "something was waited for"  # the close takes 30 s, the sleeping caller 60
 
 
 class Raced(deque[Any]):

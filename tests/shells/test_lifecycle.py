@@ -16,6 +16,7 @@ import pytest
 import poolkit.runtimes.threads as threads
 from poolkit import Pool, Verdict
 from poolkit.testing import FakeConnector
+from tests.support.waiting import PATIENCE
 
 
 def housekeepers() -> list[threading.Thread]:
@@ -27,7 +28,7 @@ def workers() -> list[threading.Thread]:
 
 
 def soon(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -17,8 +18,9 @@ from poolkit import (
     Pool,
     ServerUnavailable,
 )
+from poolkit.runtimes.threads import ThreadParker
 from poolkit.testing import FakeConnector
-from tests.shells.kit import ASYNC, PATIENCE, Outcome, Rig, ask, attempt
+from tests.shells.kit import ASYNC, NO_DEADLINE, PATIENCE, Outcome, Rig, ask, attempt
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -29,13 +31,12 @@ async def test_07_a_full_pool_says_so_when_the_time_is_up(make: Make) -> None:
         async with anyio.create_task_group() as group:
             others = [ask(group, rig), ask(group, rig)]
         held = [other.lease for other in others]
-        began = time.monotonic()
         with pytest.raises(AcquireTimeout) as caught:
             await rig.lease(0.2)
-        spent = time.monotonic() - began
-        assert 0.19 <= spent < 5
         text = str(caught.value)
-        assert text.startswith("orders-db: no connection in 0.2")
+        waited = re.match(r"orders-db: no connection in (\d+\.\d+) s", text)
+        assert waited is not None, text
+        assert float(waited[1]) >= 0.2
         assert "in use 2/2, idle 0, connecting 0, 0 ahead of you; longest held" in text
         assert "kit.py:" in text  # where the longest holder took his
         assert "last connect error: none" in text
@@ -50,8 +51,8 @@ async def test_07_a_full_pool_says_so_when_the_time_is_up(make: Make) -> None:
 async def test_07_the_pools_own_setting_is_the_default(make: Make) -> None:
     async with make(max_size=1, acquire_timeout=0.05) as rig:
         held = await rig.lease()
-        with pytest.raises(AcquireTimeout, match=r"no connection in 0\.0"):
-            await rig.call(rig.pool.lease)
+        with pytest.raises(AcquireTimeout, match="no connection in"):
+            await rig.call(rig.pool.lease)  # with the default of 30 s, the test itself would run out of time
         await rig.give(held)
 
 
@@ -83,16 +84,16 @@ async def test_08_timeout_zero_never_waits(make: Make) -> None:
 
 
 @pytest.mark.parametrize("flavour", ["threads"], indirect=True)
-async def test_08_timeout_zero_costs_no_sleep(make: Make) -> None:
+async def test_08_timeout_zero_costs_no_sleep(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     async with make(max_size=1) as rig:
         rig.connector.hold("connect")
-        quickest = PATIENCE
+        sleeps: list[float | None] = []
+        monkeypatch.setattr(ThreadParker, "wait", lambda self, timeout: sleeps.append(timeout))
         for _ in range(20):
-            began = time.perf_counter()
             with pytest.raises(AcquireTimeout):
                 rig.pool.lease(0)
-            quickest = min(quickest, time.perf_counter() - began)
-        assert quickest < 0.005
+        monkeypatch.undo()
+        assert not sleeps
 
 
 async def test_08_timeout_zero_never_hands_out_a_suspect(make: Make) -> None:
@@ -118,11 +119,10 @@ async def test_09_stale_connections_and_a_connect_share_one_deadline(make: Make)
             await rig.give(lease)
         rig.connector.kill_all()
         rig.connector.delays["connect"] = 0.05
-        began = time.monotonic()
         lease = await rig.lease(PATIENCE)
-        spent = time.monotonic() - began
         assert lease.connection.number == 4
-        assert spent < 3, "there was a backoff between stale connections"
+        assert rig.connector.calls["connect"] == 4
+        assert not rig.stats.connect_errors, "a stale connection counts as a failed connect and causes a backoff"
         await rig.give(lease)
 
 
@@ -135,10 +135,8 @@ async def test_09_a_black_hole_takes_no_longer_than_the_deadline(make: Make) -> 
         if rig.threads:  # a driver for threads keeps the limit itself: this one is told it
             rig.connector.gates["check"].wait = lambda timeout=None: False  # type: ignore[method-assign]
             rig.connector.fail("check", lambda: TimeoutError("silent"))
-        began = time.monotonic()
-        with pytest.raises(AcquireTimeout):
+        with pytest.raises(AcquireTimeout):  # in vain, the call would last until the test runs out of time
             await rig.lease(0.3)
-        assert 0.25 < time.monotonic() - began < 5
 
 
 async def test_09_a_check_is_given_the_rest_of_the_callers_time() -> None:
@@ -177,16 +175,14 @@ async def test_10_a_release_at_the_moment_of_a_timeout_goes_to_the_next(make: Ma
         async with anyio.create_task_group() as group:
             first = ask(group, rig, 0.02)
             await rig.queued(1)
-            second = ask(group, rig)
+            second = ask(group, rig, NO_DEADLINE)  # if the hand-off is lost, no deadline saves the second waiter
             await anyio.sleep(0.0175 + 0.0005 * round_)
             await rig.give(held)
-            given_at = time.monotonic()
             await rig.until(lambda: first.done)
             if first.lease is not None:
                 await rig.give(first.lease)
             await rig.until(lambda: second.done)
         assert second.lease is not None
-        assert second.at - given_at < 5, "the hand-off was lost; only the deadline saved the second waiter"
         await rig.give(second.lease)
         assert rig.connector.calls["connect"] == 1
 

@@ -18,6 +18,7 @@ from poolkit import ConfigError, Pool, cluster
 from poolkit import _churn as guard
 from poolkit.policies.churn import Churn
 from poolkit.testing import FakeConnection, FakeConnector
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_signal_dumps_even_in_the_middle_of_a_critical_section(full: Pool[Fake
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.01)
             assert file.getvalue() == ""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while "dumped-db" not in file.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -109,7 +110,7 @@ def test_a_pool_that_is_forgotten_while_connected_is_named_with_the_place_where_
     with pool.lease():
         pass
     del pool
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not (found := [r for r in heard.records if "forgotten while" in r.getMessage()]):
         assert time.monotonic() < deadline
         time.sleep(0.005)  # the thread that connected may not have let go of it yet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -15,6 +15,7 @@ from poolkit import AcquireTimeout, Cause, ServerUnavailable
 from poolkit.testing.servers import PostgresServer, RedisServer
 from poolkit_adapters.dbapi import PooledConnection, PooledDatabase
 from poolkit_adapters.redis import PoolkitConnectionPool
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -36,13 +37,6 @@ def timed_out(database: PooledDatabase, timeout: float = 0.4) -> str:
     text = str(caught.value)
     assert "time went: " in text
     return text
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_too_small(db: PooledDatabase) -> None:

@@ -24,6 +24,7 @@ from poolkit.telemetry.prometheus import PoolCollector, register
 from poolkit.testing import FakeConnector
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.dbapi import PooledDatabase
+from tests.support.waiting import PATIENCE
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -150,7 +151,7 @@ def test_any_process_of_a_service_gives_the_sum_over_all(
     with Pool(FakeConnector(), name="db", max_size=2) as pool:
         collector = register(registry, pools=lambda: [pool])
         with pool.lease():
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + PATIENCE
             while value(found := scrape(registry), "poolkit_acquires_total", pool="db") < 33:
                 assert time.monotonic() < deadline, found
                 time.sleep(0.02)

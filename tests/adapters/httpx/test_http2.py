@@ -258,10 +258,8 @@ def test_read_timeout_ends_the_connection(h2_server: Make, certificates: Certifi
     server = h2_server(20)
     with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
         ask = partial(pool.request, "GET")
-        began = time.monotonic()
         with pytest.raises(httpcore.ReadTimeout):
             ask(f"{server.url}/wait", extensions={"timeout": {"read": 0.1}})
-        assert time.monotonic() - began < 5
         assert ask(f"{server.url}/now").content == b"1:1"
         pool.poolkit.check_books()
 

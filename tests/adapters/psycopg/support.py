@@ -18,6 +18,7 @@ from poolkit_adapters.psycopg import (
     PoolkitConnectionPool,
     PoolkitNullConnectionPool,
 )
+from tests.support.waiting import PATIENCE
 
 POOLS = {False: (PoolkitConnectionPool, PoolkitNullConnectionPool),
          True: (AsyncPoolkitConnectionPool, AsyncPoolkitNullConnectionPool)}  # fmt: skip
@@ -102,7 +103,7 @@ class Twin:
         else:
             time.sleep(seconds)
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "what was waited for did not happen"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,14 +21,6 @@ def unique() -> str:
 def ports(server: RedisServer, name: str) -> set[int]:
     """The local ports of the connections that the server has under this name."""
     return {int(record["addr"].rpartition(":")[2]) for record in server.client_list(name)}
-
-
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for what another process or thread is about to do."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.005)
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> list[BaseException]:

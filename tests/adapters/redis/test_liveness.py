@@ -11,8 +11,9 @@ import redis
 import redis.asyncio
 
 from poolkit.testing.servers import RedisServer
+from tests.support.waiting import until
 
-from .support import in_threads, ports, unique, until
+from .support import in_threads, ports, unique
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*hiredis.*")
 
@@ -176,7 +177,7 @@ def test_26_a_connection_the_server_closed_leaves_without_traffic(
     pool = make_pool(max_connections=3, client_name=name)
     pool.release(pool.get_connection())
     redis_server.kill_clients(name)
-    until(lambda: pool.poolkit.stats().size == 0, seconds=20)  # the engine looks every five seconds
+    until(lambda: pool.poolkit.stats().size == 0)  # the engine looks every five seconds
 
 
 @pytest.mark.parametrize("command", [("SELECT", 3), ("select", "3"), (b"SELECT", 3)])

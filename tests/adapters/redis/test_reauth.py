@@ -194,7 +194,9 @@ def test_14_release_by_a_finalizer_in_the_middle_of_the_pool(make_pool: Callable
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*unclosed <socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_pool_that_is_dropped_closes_its_connections(redis_server: RedisServer) -> None:
-    from .support import ports, unique, until
+    from tests.support.waiting import until
+
+    from .support import ports, unique
 
     name = unique()
     pool = PoolkitConnectionPool.from_url(redis_server.url, client_name=name, protocol=2)

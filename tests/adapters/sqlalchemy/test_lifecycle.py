@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,16 +13,9 @@ from sqlalchemy import event, exc, text
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import PoolkitPool
 from tests.adapters.sqlalchemy.conftest import since
+from tests.support.waiting import until
 
 PID = text("select pg_backend_pid()")
-
-
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    """Wait for what happens in the background."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.01)
 
 
 def pids(engine: Any, count: int) -> list[int]:
