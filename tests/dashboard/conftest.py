@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from poolkit import Pool
+from poolkit.dashboard import _recorder
 from poolkit.testing.servers import PostgresServer
 from tests.processes.programs import ROOT, environment
 from tests.support.waiting import until
@@ -23,6 +24,23 @@ from tests.support.waiting import until
 from .service import Postgres
 
 TOKEN = "only-for-this-test-0123"
+
+
+@pytest.fixture(autouse=True)
+def _recorders_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A recorder that outlived its test, if only until its thread looks, would listen to the pools of later tests."""
+    made: list[_recorder.Recorder] = []
+    real = _recorder.Recorder
+
+    def make(*args: Any, **kwargs: Any) -> _recorder.Recorder:
+        made.append(real(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(_recorder, "_shared", None)
+    monkeypatch.setattr(_recorder, "Recorder", make)
+    yield
+    for recorder in made:
+        recorder.close()
 
 
 @pytest.fixture

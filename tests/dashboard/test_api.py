@@ -172,7 +172,7 @@ def test_alerts_are_those_of_the_process_or_where_there_are_none_the_defaults() 
 
 def test_a_dashboard_leaves_the_ways_without_the_lock_as_they_are() -> None:
     """Nothing is counted, called or locked for it: a pair of acquire and release executes the same bytecodes."""
-    with Pool(FakeConnector(), name="quick") as pool:
+    with Pool(FakeConnector(resets=False), name="quick") as pool:
         pool.release(pool.acquire())
         before = instructions(lambda: pool.release(pool.acquire()))
         app = DashboardApp(token=TOKEN)
