@@ -6,6 +6,7 @@ just as tasks do; what a scenario says of ``Pool`` it says of ``AsyncPool``.
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Awaitable, Callable
@@ -132,12 +133,16 @@ class Rig:
         await self.until(lambda: not self.stats.checking and not self.stats.closing, "housekeeping is over")
 
 
+_ENDS = itertools.count(1)
+
+
 class Outcome:
     """What became of one caller, filled in by :func:`attempt`."""
 
     def __init__(self) -> None:
         self.lease: Any = None
         self.error: BaseException | None = None
+        self.at = 0  # its number in the order in which callers ended
 
     @property
     def done(self) -> bool:
@@ -150,6 +155,7 @@ async def attempt(rig: Rig, outcome: Outcome, timeout: Any = None) -> None:
         outcome.lease = await rig.lease(timeout)
     except Exception as error:
         outcome.error = error
+    outcome.at = next(_ENDS)
 
 
 def ask(group: anyio.abc.TaskGroup, rig: Rig, timeout: Any = None) -> Outcome:
