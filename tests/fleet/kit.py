@@ -5,13 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
 from tests.fleet.program import main
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 __all__ = ("Fleet", "Process")
 
@@ -29,19 +28,29 @@ class Process:
         other.close()
 
     def answer(self) -> Any:
-        assert self.pipe.poll(30), "the process says nothing"
+        assert self.pipe.poll(PATIENCE), "the process says nothing"
         return self.pipe.recv()
+
+    def done(self) -> int:
+        """How often it has worked so far."""
+        self.pipe.send("done?")
+        return int(self.answer())
+
+    def works(self, more: int = 1) -> None:
+        """Wait until it has worked so many times more."""
+        wanted = self.done() + more
+        until(lambda: self.done() >= wanted, "the process works")
 
     def end(self) -> dict[str, Any]:
         """Stop it in good order; what it has done."""
         self.pipe.send("stop")
         result: dict[str, Any] = self.answer()
-        self.process.join(15)
+        self.process.join(PATIENCE)
         return result
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.join(15)
+        self.process.join(PATIENCE)
 
 
 class Fleet:
@@ -51,7 +60,7 @@ class Fleet:
         self.store, self.dsn = store, dsn
         self.limit, self.ttl, self.work = limit, ttl, work
         self.processes: list[Process] = []
-        self.samples: list[tuple[float, int]] = []
+        self.samples: list[dict[str, int]] = []  # connections by group of processes
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample)
         self._sampler.start()
@@ -59,16 +68,17 @@ class Fleet:
     def _sample(self) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             while not self._stop.is_set():
-                row = connection.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fleet-guarded'"
-                ).fetchone()
-                assert row is not None
-                self.samples.append((time.time(), row[0]))
+                rows = connection.execute(
+                    "SELECT substr(application_name, 15), count(*) FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'fleet-guarded-%' GROUP BY 1"
+                ).fetchall()
+                self.samples.append(dict(rows))
                 time.sleep(0.005)
 
-    def start(self, count: int, address: str, *, threads: int = 3) -> list[Process]:
+    def start(self, count: int, address: str, *, threads: int = 3, group: str = "all") -> list[Process]:
         started = [
-            Process(self.store, address, self.dsn, self.limit, self.ttl, threads, self.work) for _ in range(count)
+            Process(group, self.store, address, self.dsn, self.limit, self.ttl, threads, self.work)
+            for _ in range(count)
         ]
         self.processes += started
         for process in started:
@@ -81,12 +91,23 @@ class Fleet:
         self._stop.set()
         self._sampler.join()
 
-    def until(self, condition: Callable[[int], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not (self.samples and condition(self.samples[-1][1])):
-            assert time.monotonic() < deadline, f"{what}: {self.samples[-3:]}"
-            time.sleep(0.01)
+    def until(self, count: int, what: str, *, group: str | None = None) -> None:
+        """Wait until a sample shows so many connections (of one group)."""
+
+        def shown() -> bool:
+            if not self.samples:
+                return False
+            last = self.samples[-1]
+            return (sum(last.values()) if group is None else last.get(group, 0)) == count
+
+        until(shown, what)
+
+    @property
+    def totals(self) -> list[int]:
+        """Connections in each sample so far."""
+        return [sum(sample.values()) for sample in list(self.samples)]
 
     @property
     def most(self) -> int:
-        return max(count for _, count in self.samples)
+        """The most connections that any sample shows."""
+        return max(self.totals, default=0)

@@ -1,4 +1,4 @@
-"""One process of a fleet: works until it is told to stop, then reports what it has done."""
+"""One process of a fleet: works until it is told to stop; says how often it has worked whenever it is asked."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ STORES = {"file": FileStore, "redis": RedisStore, "postgres": PostgresStore}
 class Guarded(Connector[psycopg.Connection]):
     """Connections that the sampler of the test can tell from others."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, group: str) -> None:
         self.dsn = dsn
+        self.name = f"fleet-guarded-{group}"
 
     def connect(self, timeout: float | None) -> psycopg.Connection:
-        return psycopg.connect(self.dsn, application_name="fleet-guarded", autocommit=True)
+        return psycopg.connect(self.dsn, application_name=self.name, autocommit=True)
 
     def close(self, connection: psycopg.Connection) -> None:
         """Ends when the server's process has gone, not when it was told: the sampler counts processes."""
@@ -39,20 +40,28 @@ class Guarded(Connector[psycopg.Connection]):
 
 
 def main(
-    pipe: Connection, store: str, address: str, dsn: str, limit: int, ttl: float, threads: int, seconds: float
+    pipe: Connection,
+    group: str,
+    store: str,
+    address: str,
+    dsn: str,
+    limit: int,
+    ttl: float,
+    threads: int,
+    seconds: float,
 ) -> None:
     stop = threading.Event()
-    done: list[float] = []
+    done: list[int] = []
     failed: list[str] = []
     budget = FleetBudget(STORES[store](address), "test", limit=limit, block=2, ttl=ttl)
-    pool = Pool(Guarded(dsn), budget=budget, acquire_timeout=1, max_size=8, check_after_idle=None)
+    pool = Pool(Guarded(dsn, group), budget=budget, acquire_timeout=1, max_size=8, check_after_idle=None)
 
     def work(number: int) -> None:
         while not stop.is_set():
             try:
                 with pool.lease() as connection:
                     connection.execute("SELECT pg_sleep(%s)", [seconds])
-                done.append(time.time())
+                done.append(number)
             except (PoolError, psycopg.Error) as error:
                 failed.append(f"{type(error).__name__}: {error}"[:300])
                 time.sleep(0.05)
@@ -62,10 +71,11 @@ def main(
     for worker in workers:
         worker.start()
     pipe.send("ready")
-    pipe.recv()  # a word, not a signal: a signal that another thread takes leaves the main thread asleep
+    while pipe.recv() == "done?":  # words, not signals: one that another thread takes leaves the main thread asleep
+        pipe.send(len(done))
     stop.set()
     for worker in workers:
         worker.join()
     pool.close()
     budget.close()
-    pipe.send({"done": done, "failed": failed})
+    pipe.send({"done": len(done), "failed": failed})
