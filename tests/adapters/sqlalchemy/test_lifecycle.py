@@ -222,7 +222,7 @@ def test_13_dispose_closes_what_comes_back_later(make_engine: Any, postgres: Pos
     engine.dispose()
     assert held.scalar(PID) == old
     held.close()
-    assert postgres.backends("late") == []
+    until(lambda: postgres.backends("late") == [])
     engine.connect().close()
     assert len(postgres.backends("late")) == 1
 
