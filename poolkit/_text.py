@@ -97,10 +97,19 @@ def _cut(text: str, most: int) -> str:
     return (text if space < 0 else text[: space + 1]) + _CUT
 
 
+# behind a quotation mark or a bracket that ends a value, and is no part of it
+_ENDS = r"(?=[)}\]>'\"`]{0,4}(?:$|[\s,;&:]|\.(?:\s|$)))"
+_QUOTED = {one: re.compile(rf"(?:\\.|[^{one}\\]|\\$|{one}(?!{_ENDS}))*", re.DOTALL) for one in "'\"`"}
+_QUOTED_URL = [
+    re.compile(rf"({one}[a-z][a-z0-9+.-]*://)({rest.pattern})", re.DOTALL | re.IGNORECASE)
+    for one, rest in _QUOTED.items()
+]
+
 # -- user:password@host -------------------------------------------------------------------------------------------
 
 _SPACES = re.compile(r"(\s+)")
-_PORT = re.compile(r"(?:\d{0,5}|port|%[sd]|\{\w*\})(?=$|[^\w%@!$^*~+=-])", re.IGNORECASE)
+_PORT = re.compile(r"(?:\d{1,5}|port|%[sd]|\{\w*\})(?=$|[^\w%@!$^*~+=-])|(?=/|['\")\]},;]*$)", re.IGNORECASE)
+_HOST = re.compile(r"(?:[\w%*][\w.%*-]*|\[[^\]]*\]|)(?=$|[:/?,;'\")\]}>`\\])")
 _NO_USER = ("redis", "rediss", "valkey", "valkeys", "http", "https")  # user@ alone is meant as a password or token
 _COLON = re.compile(r"(?:^|(?<=[\w.%+~-])):(?!['\"\s/]|$)")
 _FAR = 8  # words: so far apart may the parts of a password with spaces be
@@ -110,6 +119,8 @@ def _addresses(text: str) -> str:
     """Mask the passwords of URLs and of ``user:password@host``."""
     if "@" not in text and "://" not in text:
         return text
+    for pattern in _QUOTED_URL:
+        text = pattern.sub(_quoted_url, text)
     parts = _SPACES.split(text)  # words at even places, white space between them
     # a password with spaces: the word in which it begins, the text before it, the last word in which it may end
     begun, head, until = 0, "", -1
@@ -144,13 +155,24 @@ def _addresses(text: str) -> str:
     return "".join(parts)
 
 
+def _quoted_url(found: re.Match[str]) -> str:
+    """A URL between quotation marks may have spaces in its password, and ends for certain where they end."""
+    url = found[2]
+    at, colon = url.rfind("@"), url.find(":")
+    if not 0 <= colon < at or _SPACES.search(url) is None:
+        return found[0]
+    return f"{found[1]}{url[: colon + 1]}{_MASK}{url[at:]}"
+
+
 def _authority(piece: str, scheme: str) -> tuple[str, int]:
     """What stands after ``://``, masked, and where the colon is after which a password may go on behind a space."""
     at = piece.rfind("@")
     colon = piece.find(":", piece.find("]") if piece.startswith("[") else 0)
     if at >= 0:
         if 0 <= colon < at:
-            return piece[: colon + 1] + _MASK + piece[at:], -1
+            if _HOST.match(piece, at + 1):
+                return piece[: colon + 1] + _MASK + piece[at:], -1
+            return piece[: colon + 1] + _MASK, colon  # this @ is in the password, the one before the host comes later
         if scheme.lower().endswith(_NO_USER) and not any(one in piece[:at] for one in "/?#"):
             return _MASK + piece[at:], -1
         return piece, -1
@@ -179,15 +201,14 @@ _HARMLESS = re.compile(r"(?:yes|no|none|null|nil|true|false|on|off|is|not|must)(
 _SCHEME = re.compile(r"(?:bearer|basic|digest|token|negotiate|ntlm|apikey|aws4-hmac-sha256)\s+", re.IGNORECASE)
 _OPEN = re.compile(r"[bru]{0,2}(\\*['\"`])", re.IGNORECASE)
 _CALL = re.compile(r"[\w.]*\(")
-_ENDS = r"(?=$|[\s,;)}\]&>:]|\.(?:\s|$))"  # behind a quotation mark that ends a value, and is no part of it
-_QUOTED = {one: re.compile(rf"(?:\\.|[^{one}\\]|\\$|{one}(?!{_ENDS}))*", re.DOTALL) for one in "'\"`"}
 _PLAIN = re.compile(
     r"(?:\\.|\\$|[^\s\\,;&)}\]'\"]"
-    r"|[,;&](?!$|[\s'\")}\]]|[\w.-]+\s*=)"
-    r"|[)}\]](?!$|[\s,;)}\]'\"])"
+    r"|[,;&](?!$|\s|[\w.-]+\s*=)"
+    r"|[)}\]](?![)}\]>'\"]{0,4}(?:$|[\s,;]|\.(?:\s|$)))"
     rf"|['\"](?!{_ENDS}))+",
     re.DOTALL,
 )
+_TABLE = re.compile(r"\{\s*(?:$|\\*[bru]?['\"])", re.IGNORECASE)
 
 
 def _named(text: str) -> str:
@@ -199,7 +220,7 @@ def _named(text: str) -> str:
         if separator is None:
             continue
         at = separator.end()
-        if _HARMLESS.match(text, at):
+        if text.startswith(_MASK, at) or _HARMLESS.match(text, at):  # masked before: what follows is not a part of it
             continue
         start, end = _value(text, at, key[0].lower(), "," in separator[0])
         if end > start:
@@ -221,7 +242,7 @@ def _value(text: str, at: int, key: str, listed: bool) -> tuple[int, int]:
     if listed and key == "auth":  # a command of Redis as a list: ['AUTH', 'user', 'password']
         ends = [place for place in (text.find("]", at), text.find(")", at)) if place >= 0]
         return at, min(ends, default=len(text))
-    if text[at : at + 1] == "{":
+    if _TABLE.match(text, at):
         return at, at  # its own names are looked at
     quote = _OPEN.match(text, at)
     if quote is not None:

@@ -35,6 +35,10 @@ NOTATIONS: list[tuple[str, str]] = [
     (f"postgresql://u:p w{S}@h/db", "postgresql://u: @h/db"),
     (f"cannot open postgresql://u:a b c{S}@h/db now", "cannot open postgresql://u: @h/db now"),
     (f"postgresql://u:12 34{S}@h/db", "postgresql://u: @h/db"),
+    (f"'postgresql://u:12 34 5{S}@h/db'", "postgresql://u: @h/db"),
+    (f"url='redis://:/.hG [{S}::@h': must be", "url='redis:// @h': must be"),
+    (f"open postgresql://u:@.G,$)/!]y j!4{S}@h:1/d now", "open postgresql://u: @h:1/d now"),
+    (f"open postgresql://u:#&OD )L{S}@h:1/d now", "open postgresql://u: @h:1/d now"),
     (f"postgresql://user@server:{S}@host/db", "postgresql://user@server: @host/db"),
     (f"postgresql://us%40er:{S}%40%2F@host/db", "us%40er @host/db"),
     (f"redis://{S}@host:6379/0", "redis:// @host:6379/0"),
@@ -64,6 +68,8 @@ NOTATIONS: list[tuple[str, str]] = [
     (f"host=h sslpassword={S} dbname=x", "host=h dbname=x"),
     (f"Server=h;Password={S};Pwd={S};Database=d", "Server=h Database=d"),
     (f"PGPASSWORD={S} PGHOST=h", "PGHOST=h"),
+    (f"PGPASSWORD={{}}{S} PGHOST=h", "PGHOST=h"),
+    (f"PGPASSWORD=P}}B]:7{{'x{S} PGHOST=h", "PGHOST=h"),
     (f"REDIS_PASSWORD={S}", "REDIS_PASSWORD="),
     (f"AWS_SECRET_ACCESS_KEY={S} AWS_REGION=eu", "AWS_REGION=eu"),
     (f"sslkey=pkcs11:object=k?pin-value={S}", "sslkey=pkcs11:object=k"),
@@ -158,7 +164,17 @@ def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
     assert masked(text) == text
 
 
-@pytest.mark.parametrize("text", [*(text for text, _ in NOTATIONS), *READABLE, "\x1b[31mred\r\n\u202eabc", "x" * 9000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(text for text, _ in NOTATIONS),
+        *READABLE,
+        "\x1b[31mred\r\n\u202eabc",
+        f"password={S}\nhost=h",
+        f"redis://u:{S}@h\nof a@b",
+        "x" * 9000,
+    ],
+)
 def test_text_that_passes_twice_stays_as_it_is(text: str) -> None:
     assert masked(masked(text)) == masked(text)
     assert shown(shown(text)) == shown(text)
@@ -304,6 +320,7 @@ def test_without_quotes_drops_what_a_parser_quotes() -> None:
 # -- linear, after a cut ----------------------------------------------------------------------------------------------
 
 NASTY = [
+    "'a://b:c ", "'a",
     "://a:", "password=", "password= ", "@", "u:p@", "'password': '", "password=,", "password=a,b", "password=&a",
     "password=a;b", "password=(", "password='", 'password=\\"', "password&", "passwordpassword", "password=)", "'",
     "\\", "eyJaaaaaa.", "eyJaaaaaaa-", "Bearer ", "Basic  ", "AUTH ", "identified with x ", "identified  ",
