@@ -21,7 +21,7 @@ from ._log import logger
 from ._shell import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import AsyncConnector, Verdict, require_kind
-from .errors import ConfigError, NotLeased, PoolError, UsageError, WrongLoop
+from .errors import ConfigError, NotLeased, PoolError, UsageError, WrongLoop, describe
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes import asyncio_
@@ -96,8 +96,8 @@ class AsyncPool(AsyncJobs[C]):
             if entry.connection is not None and self._abort_method is not None:
                 try:
                     self._abort_method(entry.connection)
-                except Exception:
-                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+                except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+                    logger.debug("%s: abort of connection %d failed: %s", self.name, entry.id, describe(failure))
         self._runtime, self._caller = new, new.caller
         self._begin_anew()
         return new
@@ -207,8 +207,8 @@ class AsyncPool(AsyncJobs[C]):
             if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
                 entry.move(RESETTING)
                 return entry
-        except Exception:
-            logger.debug("%s: needs_reset of connection %d failed", self.name, entry.id, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: needs_reset of connection %d failed: %s", self.name, entry.id, describe(failure))
             verdict = Verdict.DISCARD
         except BaseException:  # interrupted: the state of the connection is unknown
             self._submit(self._core.discard, entry, now)

@@ -11,6 +11,7 @@ from ._core.waiter import Waiter
 from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
+from .errors import describe, shown
 from .runtimes.base import AsyncParker, AsyncRuntime
 
 __all__ = ("AsyncJobs",)
@@ -92,15 +93,15 @@ class AsyncJobs(Shell[C]):
         try:
             await runtime.bounded(self._config.check_timeout, self._close_method, entry.connection)
             closed = True
-        except Exception:
-            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: close of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
             if core is self._core:
                 if not closed and self._abort_method is not None:
                     try:
                         self._abort_method(entry.connection)
-                    except Exception:
-                        logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+                    except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+                        logger.debug("%s: abort of connection %d failed: %s", self.name, entry.id, describe(failure))
                 self._gone(entry)
 
     async def _ping_job(self, entry: Entry) -> None:
@@ -170,8 +171,8 @@ class AsyncJobs(Shell[C]):
             runtime = cast("AsyncRuntime", self._runtime)
             await runtime.bounded(self._config.check_timeout, self._reset_method, entry.connection)
             sound = True
-        except Exception:
-            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: reset of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
             if core is self._core:
                 now = self._clock()
@@ -184,4 +185,4 @@ class AsyncJobs(Shell[C]):
                     parker.wake()
 
     def _name_of(self, holder: int) -> str:
-        return "a task" if self._runtime is None else self._runtime.name_of(holder)
+        return "a task" if self._runtime is None else shown(self._runtime.name_of(holder))

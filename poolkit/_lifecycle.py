@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ._log import logger
+from .errors import shown
 
 __all__ = ("bury", "live_pools", "pool_name", "register", "watch_pools")
 
@@ -58,8 +59,11 @@ def watch_pools(watcher: Callable[[Any], object]) -> Callable[[], None]:
 
 
 def pool_name(name: str | None) -> str:
-    """The given name, or the next free one."""
-    return f"pool-{next(_numbers)}" if name is None else name
+    """The given name as it is shown (one line, bounded, no control characters), or the next free one.
+
+    Here, and not where a name is shown: it is in every message, log record, event and metric of the pool.
+    """
+    return f"pool-{next(_numbers)}" if name is None else shown(name)
 
 
 def live_pools() -> list[Any]:

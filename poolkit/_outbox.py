@@ -12,6 +12,7 @@ from ._core.machine import Core
 from ._core.mend import mend
 from ._gate import Gate, Turn
 from ._log import logger
+from .errors import describe
 from .events import Event, EventKind, Listener, kinds_of
 
 __all__ = ("Outbox",)
@@ -97,8 +98,8 @@ class Outbox(Gate):
         try:
             if self._abort_method is not None:
                 self._abort_method(entry.connection)
-        except Exception:
-            logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: abort of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
             self._gone(entry)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from heapq import nsmallest
 from operator import attrgetter
 
-from ._core.dialing import describe
 from ._core.entry import Entry, State
 from ._core.lane import Lane
 from ._core.machine import Core
+from .errors import describe, shown
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
 from .policies.meters import WINDOWS
 from .stats import ClassStats, Holder, PoolStats
@@ -30,7 +30,7 @@ def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1
 
 def place_of(entry: Entry) -> str | None:
     """Where the current lease was taken, as file:line, if that is recorded."""
-    return None if entry.place is None else "{}:{}".format(*entry.place)
+    return None if entry.place is None else shown("{}:{}".format(*entry.place), 1000)
 
 
 def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
@@ -86,7 +86,7 @@ def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
 
 def _class_words(one: ClassStats) -> str:
     waiting = f", {one.waiting} waiting" if one.waiting else ""
-    return f"class {one.name!r} {one.in_use}{'' if one.most is None else f'/{one.most}'}{waiting}"
+    return f"class {shown(one.name)!r} {one.in_use}{'' if one.most is None else f'/{one.most}'}{waiting}"
 
 
 def explain(

@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 from . import _churn, _lifecycle
 from ._core import books, commands, upkeep
-from ._core.dialing import describe
 from ._core.entry import Entry
 from ._core.lane import Lane
 from ._core.machine import Core
@@ -28,7 +27,7 @@ from ._timeouts import DEFAULT, Default, deadline_of
 from ._watch import Watch, measured
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overloaded, overridden, require_connect
-from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
+from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError, describe
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.classes import Classes
 from .policies.retire import NEVER
@@ -420,8 +419,8 @@ class Shell(Watch, Generic[C]):
                 try:
                     if forget is not None:
                         forget(entry.connection)
-                except Exception:
-                    logger.debug("%s: forget failed", self.name, exc_info=True)
+                except Exception as error:  # noqa: BLE001 - the child begins anew whatever it is
+                    logger.debug("%s: forget failed: %s", self.name, describe(error))
                 _lifecycle.bury(entry.connection)
         self._begin_anew()
 

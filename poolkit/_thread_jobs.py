@@ -10,6 +10,7 @@ from ._core.upkeep import pinged
 from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
+from .errors import describe, shown
 from .policies.retire import NEVER
 from .runtimes.base import Runtime
 
@@ -62,8 +63,8 @@ class ThreadJobs(Shell[C]):
                 self._reset_method(entry.connection)
                 entry.move(IN_USE)
             verdict = Verdict.KEEP
-        except Exception:
-            logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: reset of connection %d failed: %s", self.name, entry.id, describe(failure))
         return verdict
 
     # -- background work ----------------------------------------------------------------------------------------------
@@ -116,8 +117,8 @@ class ThreadJobs(Shell[C]):
                 self._close_method(entry.connection)
             elif self._abort_method is not None:
                 self._abort_method(entry.connection)
-        except Exception:
-            logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: close of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
             self._gone(entry)
 
@@ -131,4 +132,4 @@ class ThreadJobs(Shell[C]):
         self._decide(pinged, self._core, entry, error, ask, self._clock())
 
     def _name_of(self, holder: int) -> str:
-        return self._runtime.name_of(holder)
+        return shown(self._runtime.name_of(holder))

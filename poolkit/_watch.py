@@ -17,7 +17,7 @@ from ._core.waiter import Waiter
 from ._log import logger
 from ._picture import COUNTED, explain, holders, place_of, symptoms
 from ._sharing import Sharing
-from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable
+from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
 from .events import CloseReason, EventKind, FailReason
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .settings import Setting, Settings
@@ -253,8 +253,8 @@ class Watch(Sharing):
             place = f" at {lease.place}" if lease.place else ""
             lines.append(f"  lease of connection {lease.connection_id}: {lease.held:.1f} s by {lease.holder}{place}")
         for waiter in seen.waiters:
-            to = "" if waiter.key is None else f" for {waiter.key}"
-            of = f" of class {waiter.caller_class!r}" if waiter.caller_class else ""
+            to = "" if waiter.key is None else f" for {shown(waiter.key)}"
+            of = f" of class {shown(waiter.caller_class)!r}" if waiter.caller_class else ""
             lines.append(f"  waiting{to}{of}: {waiter.waited:.1f} s, {waiter.holder}, {waiter.ahead} ahead")
         return "\n".join(lines)
 

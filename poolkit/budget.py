@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ._core.sharing import Account, Book
 from ._gate import Turn
 from ._log import logger
-from .errors import ConfigError
+from .errors import ConfigError, shown
 
 __all__ = ("Budget", "BudgetShare", "BudgetStats")
 
@@ -65,7 +65,7 @@ class Budget:
     """
 
     def __init__(self, limit: int, *, name: str = "budget") -> None:
-        self.name = name
+        self.name = shown(name)
         self._total = _whole("limit", limit)
         self._members: dict[Account, weakref.ref[Any]] = {}
         self._begin(self._total)

@@ -12,7 +12,7 @@ import sys
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from .errors import ConfigError
+from .errors import ConfigError, raw_text
 
 __all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify", "overloaded")
 
@@ -56,7 +56,7 @@ def overloaded(error: BaseException) -> bool:
         seen.append(error)
         if "53300" in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
             return True
-        text = str(error).lower()
+        text = raw_text(error).lower()
         if any(words in text for words in _FULL):
             return True
         error = error.__cause__ or error.__context__ or error

@@ -24,8 +24,14 @@ All of them can be pickled. An adapter's errors inherit from one of these and fr
 
 from __future__ import annotations
 
-import re
 from types import TracebackType
+
+from ._text import describe as describe
+from ._text import masked as masked
+from ._text import raw_text as raw_text
+from ._text import said as said
+from ._text import shown as shown
+from ._text import without_quotes as without_quotes
 
 __all__ = (
     "AcquireTimeout",
@@ -44,18 +50,6 @@ __all__ = (
     "UsageError",
     "WrongLoop",
 )
-
-# the password of a URL (up to the last @ of the word: whoever forgot to quote his is helped too), and password=...
-_URL_PASSWORD = re.compile(r"(://[^\s:@/'\"]*:)[^\s'\"]+@")
-_NAMED_PASSWORD = re.compile(
-    r"(\b(?:password|passwd|pwd|secret|token)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s,;&)]+)", re.IGNORECASE
-)
-
-
-def masked(text: str) -> str:
-    """The text with the passwords of URLs and connection strings blotted out."""
-    return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
-
 
 _RAISED = "raised at "
 _MOST = 30  # errors of a chain that are kept: one that grew over a thousand retries is no use to anybody
@@ -108,7 +102,8 @@ def _note_place(error: BaseException, traceback: TracebackType) -> None:
         code = at.tb_frame.f_code
         places.append(f"{code.co_filename}:{at.tb_lineno} in {code.co_name}")
         at = at.tb_next
-    notes = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith(_RAISED)]
+    notes = getattr(error, "__notes__", None)
+    notes = [note for note in notes if not raw_text(note).startswith(_RAISED)] if isinstance(notes, list) else []
     error.__notes__ = [*notes, _RAISED + "\n          ".join(places)]  # type: ignore[attr-defined]
 
 
@@ -119,12 +114,14 @@ class PoolError(Exception):
 class ConfigError(PoolError, ValueError):
     """A setting, argument or URL that cannot be meant.
 
-    The message names the setting, the value, where it came from and what would be right.
-    ``setting`` holds the bare name of the setting ("" when it is not about one). Passwords in URLs are blotted out.
+    The message names the setting, the value, where it came from and what would be right: one line of at most 2000
+    characters, in which passwords and tokens are masked and control characters escaped.
+    ``setting`` holds the bare name of the setting ("" when it is not about one).
     """
 
     def __init__(self, message: str, setting: str = "") -> None:
-        super().__init__(masked(message), setting)
+        message, setting = shown(message, 2000), shown(setting)
+        super().__init__(message, setting)
         self.setting = setting
 
     def __str__(self) -> str:

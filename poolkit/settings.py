@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from .config import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, unknown
-from .errors import ConfigError, MissingExtra
+from .errors import ConfigError, MissingExtra, said
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,4 +255,4 @@ def _yaml(path: Path, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}", "file") from error
+        raise ConfigError(f"{path}: not valid YAML: {said(error, 500)}", "file") from error

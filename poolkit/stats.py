@@ -7,12 +7,12 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ._core.dialing import describe
 from ._core.entry import Entry, State
 from ._core.lane import Lane
 from ._core.machine import Core
 from ._core.state import Phase
 from ._core.waiter import Waiter
+from .errors import describe
 from .policies.diagnose import Diagnosis
 from .policies.meters import Histogram, Sample, WindowStats
 

@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 from itertools import islice
 
 from ..connector import Verdict
-from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, masked, remembered
+from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, describe, remembered
 from ..events import CloseReason, EventKind
 from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
@@ -18,15 +18,7 @@ from .sharing import LAST
 from .state import LOOK_EVERY, Phase
 from .turns import Turns
 
-__all__ = ("Dialing", "describe")
-
-
-def describe(error: BaseException | None) -> str:
-    """An error in a few words."""
-    if error is None:
-        return "none"
-    text = masked(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+__all__ = ("Dialing",)
 
 
 class Dialing(Turns):

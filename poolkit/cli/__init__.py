@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from poolkit.errors import MissingExtra, PoolError
+from poolkit.errors import MissingExtra, PoolError, shown
 
 __all__ = ("main",)
 
@@ -54,7 +54,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _complain(text: str, code: int) -> int:
     try:
-        sys.stderr.write(f"poolkit: {text}\n")
+        sys.stderr.write(f"poolkit: {shown(text, 4000)}\n")
     except OSError:
         pass  # nobody reads it; the exit code still says it
     return code

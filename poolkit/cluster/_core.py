@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from .._core.dialing import describe
-from ..errors import PoolClosed, remembered
+from ..errors import PoolClosed, describe, remembered
 from ..policies.hashing import rendezvous_order
 from ..policies.retire import NEVER
 from ._events import NodeState, NoNodeAvailable

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ConfigError
+from ..errors import ConfigError, said, shown
 from ._node import Node, checked_nodes, parse_node
 from ._source import Discovery, Found
 
@@ -46,15 +46,19 @@ class EtcdDiscovery(Discovery):
         timeout: float = 5.0,
         watch_for: float = 60.0,
     ) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(endpoint)
+            host, port = parts.hostname, parts.port or 2379
+        except ValueError:  # it quotes what may be a piece of a password
+            host = None
+        if host is None or parts.scheme not in ("http", "https"):
             raise ConfigError(f"endpoint={endpoint!r}: must be http://host:port or https://host:port", "endpoint")
         if not prefix:
             raise ConfigError(f"prefix={prefix!r}: must be the part of the keys before the nodes' names", "prefix")
         self.prefix = prefix
         self.timeout = timeout
         self.watch_for = watch_for
-        self._host, self._port = parts.hostname, parts.port or 2379
+        self._host, self._port = host, port
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._user, self._password = user, password
         self._watching: http.client.HTTPConnection | None = None
@@ -122,8 +126,8 @@ class EtcdDiscovery(Discovery):
         connection.request("POST", path, json.dumps(body).encode(), headers)
         answer = connection.getresponse()
         if answer.status != 200:
-            text = answer.read(500).decode("utf-8", "replace")
-            raise EtcdError(f"etcd {self._host}:{self._port}{path}: {answer.status} {answer.reason}: {text}")
+            text = f"{answer.status} {shown(answer.reason)}: {said(answer.read(500))}"
+            raise EtcdError(f"etcd {self._host}:{self._port}{path}: {text}")
         return answer
 
     def close(self) -> None:

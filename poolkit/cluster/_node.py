@@ -8,9 +8,17 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..config import nearest
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 
-__all__ = ("Node", "checked_nodes", "parse_nodes")
+__all__ = ("Node", "checked_nodes", "node_name", "parse_nodes")
+
+
+def node_name(name: str) -> str:
+    """The name of a node as it is shown: one line of at most 255 characters (a DNS name fits), without passwords.
+
+    A node may be given as the URL of its server alone, which is its name then.
+    """
+    return shown(name, 255)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Node:
             raise ConfigError(f"{at}address={self.address!r}: must be a string", "address")
         if not self.address:
             object.__setattr__(self, "address", self.name)
+        object.__setattr__(self, "name", node_name(name))
         weight: Any = self.weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
             raise ConfigError(f"{at}weight={weight!r}: must be a number above 0 (leave the node out instead)", "weight")
@@ -58,6 +67,10 @@ class Node:
             raise ConfigError(f"{at}role={role!r}: must be a word, or None", "role")
         if not isinstance(self.params, Mapping):
             raise ConfigError(f"{at}params={self.params!r}: must be a table", "params")
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{each.name}={shown(repr(getattr(self, each.name)), 1000)}" for each in fields(self))
+        return f"Node({told})"
 
     def same_endpoint(self, other: Node) -> bool:
         """Whether connections to the one are connections to the other."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .._core.dialing import describe
 from .._shell import Shell
 from ..connector import Verdict
+from ..errors import describe, shown
 from ._events import ClusterStats, NodeStats
 from ._parts import Member
 from ._tiers import Tiers
@@ -57,7 +57,7 @@ def node_stats(member: Member, tiers: Tiers | None = None) -> NodeStats:
     node = member.node
     return NodeStats(
         name=node.name,
-        address=node.address,
+        address=shown(node.address),
         state=member.state.value,
         role=member.known_role,
         weight=node.weight,

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from .._core.dialing import describe
 from ..config import nearest
-from ..errors import AcquireTimeout, ConfigError, PoolError, UsageError
+from ..errors import AcquireTimeout, ConfigError, PoolError, UsageError, describe, shown
 from ..policies.routing import JumpRouter, RendezvousRouter, RingRouter, Router
 
 __all__ = ("ROUTERS", "ScatterFailed", "Scattered", "ShardRouting")
@@ -75,7 +74,7 @@ class ShardRouting:
         missing = [shard for shard in router.names if shard not in shards]
         if missing:
             raise ConfigError(f"router: sends keys to {missing}, which stand in no line of shards", "router")
-        self.name = name
+        self.name = shown(name)
         self.shards: dict[str, Any] = dict(shards)
         self.router = router
 
@@ -124,7 +123,7 @@ class ShardRouting:
                 told[shard] = AcquireTimeout(f"{self.name}: shard {shard!r} has not answered in {timeout:g} s")
         sorted_answers = {shard: answers[shard] for shard in asked if shard in answers and shard not in told}
         if told and not partial:
-            text = "; ".join(f"{shard}: {describe(error)}" for shard, error in told.items())
+            text = "; ".join(f"{shown(shard)}: {describe(error)}" for shard, error in told.items())
             failed = ScatterFailed(
                 f"{self.name}: {len(told)} of {len(told) + len(sorted_answers)} shards gave no answer: {text}",
                 sorted_answers,

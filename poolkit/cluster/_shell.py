@@ -12,18 +12,27 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
-from .._core.dialing import describe
 from .._log import logger
 from .._shell import DEFAULT, Default
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Connector, Verdict, default_classify
-from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
+from ..errors import (
+    AcquireTimeout,
+    ConfigError,
+    PoolBusy,
+    PoolClosed,
+    PoolSuspended,
+    ServerUnavailable,
+    UsageError,
+    describe,
+    shown,
+)
 from ..policies.retire import NEVER
 from ._config import ClusterConfig
 from ._core import Caller, ClusterCore, Member
 from ._events import ClusterEventKind, ClusterListener, ClusterStats, NodeState
 from ._gate import ClusterGate
-from ._node import Node, checked_nodes
+from ._node import Node, checked_nodes, node_name
 from ._nodepool import engine_of, node_stats, told
 from .discovery import Discovery, Found, StaticDiscovery
 
@@ -70,7 +79,7 @@ class ClusterShell(ClusterGate, Generic[C]):
         self._make = make
         self._config = (config or ClusterConfig()).replace(**settings)
         self._pool_config = pool
-        self.name = _lifecycle.pool_name(name).replace("pool-", "cluster-") if name is None else name
+        self.name = _lifecycle.pool_name(name).replace("pool-", "cluster-") if name is None else shown(name)
         self._role_of = role_of
         self._classify_method = classify
         self._clock = clock or time.monotonic
@@ -169,7 +178,7 @@ class ClusterShell(ClusterGate, Generic[C]):
 
     def pool(self, node: str) -> Any:
         """What stands behind a node: its pool, with all that a pool has. KeyError if there is none."""
-        return self._core.members[node].pool
+        return self._core.members[node_name(node)].pool
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .._log import logger
-from ..errors import ConfigError, PoolError
+from ..errors import ConfigError, PoolError, shown
 
 __all__ = ("ACTIONS", "BODY", "MARK", "Desk", "Refused", "Request", "Response", "Source", "checked_token")
 
@@ -123,11 +123,11 @@ class Desk:
             self._require_host(request)
             status, kind, body = self._answer(request, extra)
         except Refused as error:
-            status, kind, body = error.status, "application/json", _json({"error": str(error)})
+            status, kind, body = error.status, "application/json", _json({"error": shown(error, 2000)})
         except PoolError as error:
-            status, kind, body = 502, "application/json", _json({"error": str(error)})
+            status, kind, body = 502, "application/json", _json({"error": shown(error, 2000)})
         except Exception:
-            logger.exception("the dashboard failed at %s %s", request.method, request.path)
+            logger.exception("the dashboard failed at %s %s", shown(request.method), shown(request.path))
             status, kind, body = 500, "application/json", _json({"error": "failed; the service's log says why"})
         headers = {"content-type": kind, "content-length": str(len(body)), **_HEADERS, **extra}
         return Response(status, headers, b"" if request.method == "HEAD" else body)

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._core.dialing import describe
 from .._lifecycle import live_pools, watch_pools
 from .._log import logger
 from ..cluster._events import ClusterEvent
 from ..cluster._shell import live_clusters
+from ..errors import describe, shown
 from ..events import OF_EACH_LEASE, Event, EventKind
 from ..stats import PoolStats
 from ..telemetry.alerts import Alert, Alerts, live_alerts
@@ -64,7 +64,7 @@ class _Log:
 
     def of_cluster(self, event: ClusterEvent) -> None:
         """As for a pool."""
-        fields = {"node": event.node, "detail": event.detail}
+        fields = {"node": event.node, "detail": shown(event.detail, 1000)}
         if event.error is not None:
             fields["error"] = describe(event.error)
         self._keep(event.cluster, event.kind.value, fields)

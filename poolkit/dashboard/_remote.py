@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from ..errors import ConfigError, PoolError, masked
+from ..errors import ConfigError, PoolError, said, shown
 from ._desk import MARK, Refused
 from ._places import live_sockets, socket_of
 from ._state import merged
@@ -46,7 +46,7 @@ class Remote:
     """
 
     def __init__(self, target: str, *, timeout: float = TIMEOUT, name: str | None = None) -> None:
-        self.target = name or masked(str(target))
+        self.target = name or shown(target)
         self._timeout = timeout
         self._url: SplitResult | None = None
         self._path = ""
@@ -100,7 +100,7 @@ class Remote:
         except TimeoutError:
             raise Refused(504, f"{self.target}: no answer in {self._timeout:g} s") from None
         except (OSError, http.client.HTTPException) as error:
-            raise Refused(502, f"{self.target}: {str(error) or type(error).__name__}") from None
+            raise Refused(502, f"{self.target}: {said(error) or type(error).__name__}") from None
         finally:
             connection.close()
         return self._read(status, text if known else b"")
@@ -117,8 +117,8 @@ class Remote:
 
     def _read(self, status: int, text: bytes) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(text)
-        except ValueError:
+            found: dict[str, Any] = _clean(json.loads(text))
+        except (ValueError, RecursionError):
             raise Refused(502, f"{self.target}: answers {status}, but is no poolkit dashboard") from None
         if status != 200:
             raise Refused(status if status < 500 else 502, found["error"])
@@ -187,6 +187,17 @@ def _all(ask: Callable[[Remote], T], remotes: list[Remote]) -> list[T | PoolErro
         return [one(remote) for remote in remotes]
     with ThreadPoolExecutor(min(16, len(remotes))) as workers:
         return list(workers.map(one, remotes))
+
+
+def _clean(value: Any) -> Any:
+    """What another process says, fit for a terminal: it may be of an older version, or not what it seems."""
+    if isinstance(value, str):
+        return shown(value, 2000)
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    if isinstance(value, dict):
+        return {shown(name): _clean(one) for name, one in value.items()}
+    return value
 
 
 def _checked_url(target: str) -> SplitResult:

@@ -18,6 +18,7 @@ from .._picture import explain
 from ..budget import Budget
 from ..cluster._nodepool import engine_of
 from ..cluster._shell import ClusterShell, live_clusters
+from ..errors import shown
 from ..stats import PoolDetails
 from ._recorder import INTERVAL, Recorder, load_of
 
@@ -26,6 +27,7 @@ __all__ = ("LISTED", "history_of", "merged", "state_of")
 LISTED = 50
 """Leases and waiters (the longest), and endpoints of each pool; the numbers beside them count all."""
 _EVENTS = 100
+_TEXT = 2000  # characters of one text at most
 _STARTED = time.time()
 
 State = dict[str, Any]
@@ -65,9 +67,15 @@ def merged(states: Iterable[State]) -> State:
 
 def _process() -> dict[str, Any]:
     path = PurePath(sys.argv[0] if sys.argv and sys.argv[0] else "python")
-    program = path.parent.name if path.name == "__main__.py" else path.name
+    program = shown(path.parent.name if path.name == "__main__.py" else path.name)
     version = ".".join(map(str, sys.version_info[:3]))
-    return {"pid": os.getpid(), "program": program, "python": version, "poolkit": __version__, "seen_since": _STARTED}
+    return {
+        "pid": os.getpid(),
+        "program": program,
+        "python": version,
+        "poolkit": __version__,
+        "seen_since": _STARTED,
+    }
 
 
 def _pool(pool: Any, number: str) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def _pool(pool: Any, number: str) -> dict[str, Any]:
         "acquires_per_second": recent.acquires_per_second,
         "connects_per_second": recent.connects_per_second,
         "timeouts_in_a_minute": minute.timeouts,
-        "words": explain(stats, list(seen.leases[:1]), diagnosis=seen.diagnosis),
+        "words": _plain(explain(stats, list(seen.leases[:1]), diagnosis=seen.diagnosis)),
         "diagnosis": None if seen.diagnosis is None else _plain(seen.diagnosis),
         "held": [_plain(lease) for lease in seen.leases],
         "queue": [_with_key(waiter) for waiter in seen.waiters],
@@ -120,15 +128,17 @@ def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
 
 def _with_key(one: Any) -> dict[str, Any]:
     """A key may be anything that can be hashed."""
-    return {**_plain(replace(one, key=None)), "key": None if one.key is None else str(one.key)}
+    return {**_plain(replace(one, key=None)), "key": None if one.key is None else shown(one.key)}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: infinity and what else it does not know as text."""
+    """As JSON can say it: infinity and what else it does not know as text. Texts are bounded, masked and escaped."""
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, str):
+        return shown(value, _TEXT)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Budget):
@@ -136,7 +146,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {shown(name): _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
-    return str(value)
+    return shown(value, _TEXT)

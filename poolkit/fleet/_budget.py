@@ -25,7 +25,7 @@ from typing import Any
 from .._core.sharing import LAST, Account, Book
 from .._log import logger
 from ..budget import Budget
-from ..errors import ConfigError, UsageError
+from ..errors import ConfigError, UsageError, said
 from ._ledger import Ask, Grant
 from ._store import Store, StoreDown, StoreError
 
@@ -182,7 +182,7 @@ class FleetBudget(Budget):
             try:
                 self._store.leave(self.name, self._member)
             except StoreError as error:
-                logger.warning("%s: permits come back when their lease ends: %s", self.name, error)
+                logger.warning("%s: permits come back when their lease ends: %s", self.name, said(error, 500))
         self._store.close()
 
     def __enter__(self) -> FleetBudget:
@@ -220,12 +220,12 @@ class FleetBudget(Budget):
         try:
             grant = self._store.exchange(ask)
         except StoreDown as error:
-            self._error = f"the store is down: {error}"
+            self._error = f"the store is down: {said(error, 500)}"
             if self._trust and epoch == self._held_on and self._safe_until > begun:
                 self._renewed(begun)
             return True
         except StoreError as error:
-            self._error = f"the store gives no answer: {error}"
+            self._error = f"the store gives no answer: {said(error, 500)}"
             return True
         self._error = None
         if epoch != self._held_on or (self._store.expires and time.monotonic() > begun + FREEZE * self._ttl):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, said, shown
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreError
 
@@ -63,7 +63,7 @@ class FileStore:
                 state.update(token=token, rows={n: [r.permits, r.want, r.until, r.token] for n, r in rows.items()})
                 return grant
         except (OSError, ValueError, TypeError) as error:
-            raise StoreError(f"{self._directory}: {error}") from error
+            raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
     def leave(self, fleet: str, member: str) -> None:
         """See :meth:`poolkit.fleet.Store.leave`."""
@@ -75,7 +75,7 @@ class FileStore:
                 os.close(file)
             self._path(fleet, member).unlink(missing_ok=True)
         except (OSError, ValueError) as error:
-            raise StoreError(f"{self._directory}: {error}") from error
+            raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
     def forget(self) -> None:
         """Locks are not inherited."""

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from ..errors import ConfigError, MissingExtra
+from ..errors import ConfigError, MissingExtra, raw_text, said
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreDown, StoreError
 from ._watchdog import Watchdog
@@ -146,10 +146,10 @@ class PostgresStore:
             raise self._told(error) from error
 
     def _told(self, error: Any) -> StoreError:
-        text = str(error)
+        text, told = raw_text(error), said(error)
         if getattr(error, "sqlstate", None) in _STARTING or "Connection refused" in text or "starting up" in text:
-            return StoreDown(f"PostgreSQL refuses connections: {text}")
-        return StoreError(f"PostgreSQL: {text}")
+            return StoreDown(f"PostgreSQL refuses connections: {told}")
+        return StoreError(f"PostgreSQL: {told}")
 
 
 def _shut(connection: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError, MissingExtra
+from ..errors import ConfigError, MissingExtra, raw_text, said, without_quotes
 from ._ledger import Ask, Grant
 from ._store import StoreDown, StoreError
 
@@ -85,7 +85,7 @@ class RedisStore:
         try:
             self._client = redis.Redis.from_url(url, **{**limits, **options})
         except ValueError as error:
-            raise ConfigError(f"RedisStore: the URL cannot be used: {error}", "url") from None
+            raise ConfigError(f"RedisStore: the URL cannot be used: {without_quotes(error)}", "url") from None
         self._script = self._client.register_script(_SCRIPT)
 
     def exchange(self, ask: Ask) -> Grant:
@@ -111,12 +111,12 @@ class RedisStore:
         try:
             return call()
         except self._redis.exceptions.BusyLoadingError as error:
-            raise StoreDown(f"Redis is loading: {error}") from error
+            raise StoreDown(f"Redis is loading: {said(error)}") from error
         except self._redis.RedisError as error:
             self.close()
             cause: BaseException | None = error
             while cause is not None:
-                if isinstance(cause, ConnectionRefusedError) or "Connection refused" in str(cause):
-                    raise StoreDown(f"Redis refuses connections: {error}") from error
+                if isinstance(cause, ConnectionRefusedError) or "Connection refused" in raw_text(cause):
+                    raise StoreDown(f"Redis refuses connections: {said(error)}") from error
                 cause = cause.__cause__ or cause.__context__
-            raise StoreError(f"Redis: {error}") from error
+            raise StoreError(f"Redis: {said(error)}") from error

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from .._log import logger
 from .._threads import Pool
-from ..errors import ConfigError, MissingExtra, UsageError
+from ..errors import ConfigError, MissingExtra, UsageError, describe, shown
 from ._pools import check_seconds, checked, engine_of, opened, trouble
 
 try:
@@ -113,7 +113,7 @@ class PoolLifespan:
         except Exception as error:
             if self._connect == "require":
                 raise
-            logger.warning("PoolLifespan: %s cannot connect yet: %s", name, error)
+            logger.warning("PoolLifespan: %s cannot connect yet: %s", shown(name), describe(error))
 
     async def _end(self, name: str, thing: Any, threads: anyio.CapacityLimiter) -> None:
         engine = engine_of(thing)

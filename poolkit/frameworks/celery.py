@@ -18,7 +18,7 @@ from typing import Any
 from .._lifecycle import live_pools
 from .._log import logger
 from .._threads import Pool
-from ..errors import MissingExtra, UsageError
+from ..errors import MissingExtra, UsageError, describe
 from ..fleet import FleetBudget
 from ._pools import check_seconds, drain_all
 
@@ -55,7 +55,7 @@ def install(
             try:
                 pool.warm_up(timeout=pool.config.connect_timeout)
             except Exception as error:  # noqa: BLE001 - tasks will say more, and the process must come up
-                logger.warning("%s: cannot connect yet in this worker process: %s", pool.name, error)
+                logger.warning("%s: cannot connect yet in this worker process: %s", pool.name, describe(error))
 
     def end(**_: Any) -> None:
         ending = mine()

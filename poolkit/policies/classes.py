@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from ..config import ClassConfig, nearest
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 
 __all__ = ("DEFAULT_CLASS", "CallerClass", "Classes")
 
@@ -144,4 +144,4 @@ class Classes:
         most = "" if unlimited and one.limit is None else f" of at most {self.most(one, limit)}"
         total = sum([each.weight for each in self.known.values()])
         reserved = f"{one.reserved} reserved, " if one.reserved else ""
-        return f"class {one.name!r}: {one.held} in use{most} ({reserved}weight {one.weight:g} of {total:g})"
+        return f"class {shown(one.name)!r}: {one.held} in use{most} ({reserved}weight {one.weight:g} of {total:g})"

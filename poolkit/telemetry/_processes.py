@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, said, shown
 from ..policies.meters import Histogram
 from .families import FAMILIES, Values, merged
 
@@ -74,7 +74,7 @@ class Board:
                     continue
                 values = _unpacked(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError) as error:
-                logger.warning("%s: cannot be read: %s", path, error)
+                logger.warning("%s: cannot be read: %s", shown(path, 1000), said(error))
                 continue
             if not _alive(pid):
                 values = {name: found for name, found in values.items() if name not in _GAUGES}
@@ -90,7 +90,7 @@ def _write(board: weakref.ref[Board], over: threading.Event, interval: float) ->
         try:
             one._post()
         except OSError as error:
-            logger.warning("numbers for other processes cannot be written: %s", error)
+            logger.warning("numbers for other processes cannot be written: %s", said(error))
         del one
 
 
@@ -130,7 +130,7 @@ def _packed(values: Values) -> dict[str, Any]:
 def _unpacked(packed: dict[str, Any]) -> Values:
     return {
         name: {
-            tuple((str(key), str(text)) for key, text in labels):
+            tuple((shown(key), shown(text)) for key, text in labels):
             Histogram(counts=tuple(value[0]), sum=value[1]) if isinstance(value, list) else value
             for labels, value in found
         }

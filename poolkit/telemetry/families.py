@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..policies.meters import Histogram
 from ..stats import ClassStats, PoolStats
 
@@ -51,7 +51,7 @@ def _closes(stats: PoolStats) -> dict[Labels, Any]:
 
 def _of_classes(value: Callable[[ClassStats], Any]) -> Callable[[PoolStats], dict[Labels, Any]]:
     def values(stats: PoolStats) -> dict[Labels, Any]:
-        return {(("class", name),): value(one) for name, one in stats.classes.items()}
+        return {(("class", shown(name)),): value(one) for name, one in stats.classes.items()}
 
     return values
 

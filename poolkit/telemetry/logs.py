@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .._core.dialing import describe
 from .._lifecycle import watch_pools
+from ..errors import describe, masked, shown
 from ..events import Event, EventKind
 from ..policies.rate import Allowance
 from .families import require
@@ -81,7 +81,7 @@ class EventLog:
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    """What an event says, without the fields that do not apply; errors as text, passwords in them blotted out."""
+    """What an event says, without the fields that do not apply; errors as text, masked and escaped."""
     found: dict[str, Any] = {"pool": event.pool, "event": event.kind.value}
     if event.connection_id is not None:
         found["connection"] = event.connection_id
@@ -92,9 +92,9 @@ def fields_of(event: Event) -> dict[str, Any]:
     if event.error is not None:
         found["error"] = describe(event.error)
     if event.detail is not None:
-        found["detail"] = event.detail
+        found["detail"] = shown(event.detail, 1000)
     if event.key is not None:
-        found["key"] = str(event.key)
+        found["key"] = shown(event.key)
     return found
 
 
@@ -116,7 +116,7 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "poolkit", {}),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = masked(self.formatException(record.exc_info))
         return json.dumps(entry, default=str)
 
 

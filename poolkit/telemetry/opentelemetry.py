@@ -9,12 +9,13 @@ happen. What is on the lock-free way is not touched: an acquire that finds an id
 from __future__ import annotations
 
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._lifecycle import live_pools, watch_pools
-from ..errors import MissingExtra
+from ..errors import MissingExtra, masked, said, shown
 from ..events import Event, EventKind, Listener
 from ..policies.meters import BOUNDS
 
@@ -181,7 +182,10 @@ class Instrumentation:
             span = self._tracer.start_span("pool.acquire", start_time=end - int(seconds * 1e9),
                                            attributes={_POOL: pool.name})  # fmt: skip
             if error is not None:
-                span.record_exception(error)
+                # the driver's error, its cause, says whatever the server has sent
+                told = {"exception.message": said(error, 2000)}
+                told["exception.stacktrace"] = masked("".join(traceback.format_exception(error)))
+                span.record_exception(error, attributes=told)
                 span.set_status(self._error_status)
             span.end(end)
 
@@ -217,4 +221,4 @@ def _address(key: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return shown(value)

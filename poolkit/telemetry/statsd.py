@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._lifecycle import live_pools
-from ..errors import ConfigError
+from ..errors import ConfigError, describe
 from ..policies.meters import Histogram
 from .families import FAMILIES, Values, read, require
 
@@ -21,6 +21,7 @@ __all__ = ("StatsdReporter",)
 logger = logging.getLogger("poolkit")
 
 _PACKET = 1432  # bytes: what fits an Ethernet frame with IPv6 and UDP headers
+_NAME = 200  # characters of a name or label
 _QUANTILES = (0.5, 0.95, 0.99)
 _KINDS = {family.name: family.kind for family in FAMILIES}
 
@@ -84,8 +85,8 @@ class StatsdReporter:
             for packet in _packets([*self._lines(values), *self._times(recent)]):
                 try:
                     self._socket.sendto(packet, self._address)
-                except OSError:  # nobody listens, or the buffer is full
-                    logger.debug("statsd: a packet was not sent", exc_info=True)
+                except OSError as error:  # nobody listens, or the buffer is full
+                    logger.debug("statsd: a packet was not sent: %s", describe(error))
             self._last = values
 
     def _lines(self, values: Values) -> Iterable[str]:
@@ -118,8 +119,8 @@ class StatsdReporter:
 
 
 def _safe(text: str) -> str:
-    """What may stand in a name: no separator of the protocol or of the name."""
-    return re.sub(r"[^\w-]", "_", text)
+    """What may stand in a name: no separator of the protocol or of the name, nor more than fits a packet."""
+    return re.sub(r"[^\w-]", "_", text[:_NAME])
 
 
 def _packets(lines: Iterable[str]) -> Iterable[bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from poolkit import ConfigError, Connector, Verdict
 from poolkit.connector import default_classify
+from poolkit.errors import raw_text
 
 __all__ = ("CheckingConnector", "DbapiConnector", "timeout_argument")
 
@@ -30,7 +31,7 @@ _TIMEOUT_ARGUMENTS = {
 # what comes out the same however often one tries (PostgreSQL, MySQL, SQLite)
 _FATAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|Access denied for user|Unknown database"
-    r'|(database|role) ".*" does not exist|unable to open database file|certificate verify failed'
+    r'|(database|role) ".{0,200}?" does not exist|unable to open database file|certificate verify failed'
     r"|Name or service not known",
     re.IGNORECASE,
 )
@@ -101,7 +102,7 @@ class DbapiConnector(Connector[Any]):
     def classify(self, error: BaseException) -> Verdict:
         """What an error of a connect means; a lease's end is judged by its rollback."""
         if isinstance(error, self.module.Error):
-            return Verdict.FATAL if _FATAL.search(str(error)) else Verdict.SUSPECT
+            return Verdict.FATAL if _FATAL.search(raw_text(error)) else Verdict.SUSPECT
         if isinstance(error, (ConfigError, TypeError)):
             return Verdict.FATAL  # arguments that connect() does not take
         return default_classify(error)

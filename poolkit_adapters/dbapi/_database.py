@@ -10,6 +10,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal
 
 from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats
+from poolkit.errors import describe
 
 from .._errors import adapted
 from .._options import quiet, split_options
@@ -135,8 +136,8 @@ class PooledDatabase:
                 setattr(connection, name, value)
             if callable(self._reset):
                 self._reset(connection)
-        except Exception as error:
-            logger.debug("%s: reset of a returned connection failed", self.name, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: reset of a returned connection failed: %s", self.name, describe(error))
             failure = error
         except BaseException:
             lease.close(discard=True)

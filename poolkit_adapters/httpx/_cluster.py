@@ -23,6 +23,7 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.errors import without_quotes
 
 from .._errors import adapted
 from ._transport import TWINS, AsyncPoolkitTransport, PoolkitTransport, _RequestError
@@ -67,7 +68,7 @@ def _origin(node: Node) -> httpx.URL:
     try:
         url = httpx.URL(node.address if "://" in node.address else f"//{node.address}")
     except httpx.InvalidURL as error:
-        raise ConfigError(f"node {node.name!r}: address={node.address!r}: {error}", "address") from None
+        raise ConfigError(f"node {node.name!r}: address={node.address!r}: {without_quotes(error)}", "address") from None
     if url.scheme not in ("", "http", "https") or not url.host or url.path not in ("", "/"):
         raise ConfigError(f"node {node.name!r}: address={node.address!r}: must be host:port or http(s)://host:port",
                           "address")  # fmt: skip

@@ -18,6 +18,7 @@ from psycopg_pool.abc import ACT
 from poolkit import AsyncPool, PoolConfig, PoolError, UsageError, Verdict
 from poolkit.errors import ConnectFailed as EngineConnectFailed
 from poolkit.errors import PoolClosed as EnginePoolClosed
+from poolkit.errors import shown
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
@@ -316,7 +317,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             if await asyncio.wait_for(self._connector.clean(conn), self._engine.config.check_timeout):
                 how = {}
         except asyncio.TimeoutError:
-            logger.warning("no end of cleaning returned connection: %s", conn)
+            logger.warning("no end of cleaning returned connection: %s", shown(conn))
         finally:
             self._engine.release_nowait(conn, **how)
 
@@ -357,7 +358,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             error = None
         except Exception:  # noqa: BLE001 - whatever it is, the connection goes
             self._ledger.add("connections_lost")
-            logger.warning("discarding broken connection: %s", connection)
+            logger.warning("discarding broken connection: %s", shown(connection))
         finally:
             if error is None and held is not None:
                 held.append(connection)

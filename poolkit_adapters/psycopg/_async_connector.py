@@ -13,6 +13,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from poolkit import AsyncConnector, Verdict
+from poolkit.errors import describe, said, shown
 
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
@@ -64,7 +65,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
         try:
             connection = await self._open(pool, timeout)
         except Exception as error:
-            logger.warning("error connecting in %r: %s", pool.name, error)
+            logger.warning("error connecting in %r: %s", pool.name, said(error))
             self.outage.failed(_timer)
             raise
         finally:
@@ -80,7 +81,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
         except psycopg.errors.ConnectionTimeout as error:
             self._ledger.add("connections_errors")
-            raise ConnectTimeout(f"{pool.name}: {error} ({kwargs.get('connect_timeout', timeout)} s)") from error
+            raise ConnectTimeout(f"{pool.name}: {said(error)} ({kwargs.get('connect_timeout', timeout)} s)") from error
         except BaseException:
             self._ledger.add("connections_errors")
             raise
@@ -95,7 +96,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                 try:
                     await self.check(connection, None)
                 except Exception as error:
-                    raise CheckFailed(f"a new connection failed the check: {error}") from error
+                    raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
             self.abort(connection)
             raise
@@ -120,7 +121,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                 if connection.pgconn.transaction_status != _IDLE:
                     await connection.rollback()
         except Exception as error:
-            logger.info("connection failed check: %s", error)
+            logger.info("connection failed check: %s", said(error))
             raise
         return True
 
@@ -133,13 +134,11 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
             await self._stop(connection)
             return self._drop(pool, connection)
         if not is_clean(connection.pgconn):
-            logger.warning("rolling back returned connection: %s", connection)
+            logger.warning("rolling back returned connection: %s", shown(connection))
             try:
                 await connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.warning(
-                    "rollback failed: %s: %s. Discarding connection %s", type(error).__name__, error, connection
-                )
+                logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, connection)
         if pool._reset is not None:
             try:
@@ -147,7 +146,7 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.warning("error resetting connection: %s", error)
+                logger.warning("error resetting connection: %s", said(error))
                 return self._drop(pool, connection)
         return is_clean(connection.pgconn) or self._drop(pool, connection)
 
@@ -155,12 +154,12 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
         """It came back in the middle of something: the server is told to stop. Until then the connection keeps its
         place in the pool, so that no more than ``max_size`` sessions are ever at work.
         """
-        logger.warning("closing returned connection: %s", connection)
+        logger.warning("closing returned connection: %s", shown(connection))
         try:
             canceller: Canceller = cast("Any", connection)._poolkit_canceller
             await asyncio.wait_for(canceller.cancel_async(), _CANCEL_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-            logger.info("cannot cancel on %s: %s", connection, error)
+            logger.info("cannot cancel on %s: %s", shown(connection), said(error))
 
     def _drop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> bool:
         self.abort(connection)

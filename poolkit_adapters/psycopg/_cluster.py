@@ -26,6 +26,7 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.errors import without_quotes
 
 from .._errors import adapted
 from ._async import AsyncPoolkitConnectionPool
@@ -80,7 +81,7 @@ def conninfo_of(node: Node, common: str) -> str:
             own = {"host": host.strip("[]"), **({"port": port} if port else {})}
         return make_conninfo(common, **{**own, **node.params})
     except psycopg.ProgrammingError as error:
-        raise ConfigError(f"node {node.name!r}: address={address!r}: {error}", "address") from None
+        raise ConfigError(f"node {node.name!r}: address={address!r}: {without_quotes(error)}", "address") from None
 
 
 def _judge(error: BaseException) -> Verdict:

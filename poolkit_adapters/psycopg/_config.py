@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import nearest
+from poolkit.errors import without_quotes
 
 from .._options import SETTINGS, quiet
 from ._errors import InvalidConninfo
@@ -135,7 +136,7 @@ def parse(conninfo: object) -> dict[str, Any]:
     try:
         return dict(conninfo_to_dict(conninfo))
     except psycopg.ProgrammingError as error:
-        raise InvalidConninfo(f"conninfo does not parse: {error}", "conninfo") from None
+        raise InvalidConninfo(f"conninfo does not parse: {without_quotes(error)}", "conninfo") from None
 
 
 def check_class(connection_class: Any, right: type, wrong: type, pool: str, other: str) -> None:

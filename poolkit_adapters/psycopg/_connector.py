@@ -12,6 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from poolkit import Connector, Verdict
+from poolkit.errors import describe, said, shown
 
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
@@ -51,7 +52,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
         try:
             connection = self._open(pool, timeout)
         except Exception as error:
-            logger.warning("error connecting in %r: %s", pool.name, error)
+            logger.warning("error connecting in %r: %s", pool.name, said(error))
             self.outage.failed(_timer)
             raise
         finally:
@@ -69,7 +70,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except psycopg.errors.ConnectionTimeout as error:
             self._ledger.add("connections_errors")
-            raise ConnectTimeout(f"{pool.name}: {error} ({kwargs.get('connect_timeout', timeout)} s)") from error
+            raise ConnectTimeout(f"{pool.name}: {said(error)} ({kwargs.get('connect_timeout', timeout)} s)") from error
         except Exception:
             self._ledger.add("connections_errors")
             raise
@@ -84,7 +85,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                 try:
                     self.check(connection, pool._config.check_timeout)
                 except Exception as error:
-                    raise CheckFailed(f"a new connection failed the check: {error}") from error
+                    raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
             self.abort(connection)
             raise
@@ -109,7 +110,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                 if connection.pgconn.transaction_status != _IDLE:
                     connection.rollback()
         except Exception as error:
-            logger.info("connection failed check: %s", error)
+            logger.info("connection failed check: %s", said(error))
             raise
         return True
 
@@ -119,13 +120,11 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
         if pool is None:
             return False
         if not is_clean(connection.pgconn):
-            logger.warning("rolling back returned connection: %s", connection)
+            logger.warning("rolling back returned connection: %s", shown(connection))
             try:
                 connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.warning(
-                    "rollback failed: %s: %s. Discarding connection %s", type(error).__name__, error, connection
-                )
+                logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, connection)
         if pool._reset is not None:
             try:
@@ -133,7 +132,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.warning("error resetting connection: %s", error)
+                logger.warning("error resetting connection: %s", said(error))
                 return self._drop(pool, connection)
         return is_clean(connection.pgconn) or self._drop(pool, connection)
 

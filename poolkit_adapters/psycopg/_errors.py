@@ -10,6 +10,7 @@ import psycopg_pool
 import poolkit
 from poolkit import Verdict
 from poolkit.connector import default_classify
+from poolkit.errors import raw_text, shown
 
 __all__ = (
     "CircuitOpen",
@@ -70,6 +71,7 @@ class InvalidConninfo(poolkit.ConfigError, psycopg.ProgrammingError):
     """The connection string does not parse."""
 
     def __init__(self, message: str, setting: str = "conninfo") -> None:
+        message, setting = shown(message, 2000), shown(setting)
         psycopg.ProgrammingError.__init__(self, message, setting)
         self.setting = setting
 
@@ -93,7 +95,7 @@ KINDS: dict[type[poolkit.PoolError], type[poolkit.PoolError]] = {
 # English is not understood here: then callers wait out their timeout, as with psycopg_pool.
 _FATAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
-    r'|(database|role) ".*" does not exist|certificate verify failed|does not support SSL'
+    r'|(database|role) ".{0,200}?" does not exist|certificate verify failed|does not support SSL'
     r"|Name or service not known|nodename nor servname|No address associated",
     re.IGNORECASE,
 )
@@ -109,7 +111,7 @@ def classify(error: BaseException) -> Verdict:
     if state is None:
         if not isinstance(error, psycopg.OperationalError):
             return Verdict.KEEP
-        return Verdict.FATAL if _FATAL.search(str(error)) else Verdict.SUSPECT
+        return Verdict.FATAL if _FATAL.search(raw_text(error)) else Verdict.SUSPECT
     if state.startswith("28") or state == "3D000":
         return Verdict.FATAL
     if state.startswith("08") or state in ("57P01", "57P02", "57P03", "57P05"):

@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 
 import poolkit
 from poolkit import PoolConfig, PoolError, PoolStats
+from poolkit.errors import said, shown
 
 from .._errors import adapted
 from ._books import Ledger
@@ -179,7 +180,7 @@ class PoolBase:
     def _foreign(self, connection: Any) -> ForeignConnection:
         pool = getattr(connection, "_pool", None)
         origin = f"it comes from pool {pool.name!r}" if pool else "it is not out of any pool"
-        return ForeignConnection(f"cannot return connection to pool {self.name!r}, {origin}: {connection!r}")
+        return ForeignConnection(f"cannot return connection to pool {self.name!r}, {origin}: {shown(repr(connection))}")
 
     def _not_ready(
         self, timeout: float, stats: PoolStats, error: BaseException | None
@@ -192,7 +193,7 @@ class PoolBase:
         return failure
 
     def _not_connectable(self, timeout: float, error: BaseException) -> ServerUnavailable:
-        failure = ServerUnavailable(f"pool {self.name!r} cannot connect in {timeout:g} s: {error}")
+        failure = ServerUnavailable(f"pool {self.name!r} cannot connect in {timeout:g} s: {said(error, 1000)}")
         failure.__cause__ = error.__cause__
         return failure
 
@@ -220,7 +221,7 @@ class PoolBase:
     def _lost(self, connection: Any) -> None:
         """A connection came back that cannot be used again."""
         self._ledger.add("returns_bad")
-        logger.warning("discarding closed connection: %s", connection)
+        logger.warning("discarding closed connection: %s", shown(connection))
 
     def _unwanted(self, connection: Any) -> bool:
         """Null pools: whether nobody waits for a returned connection; then it is closed as it is."""

@@ -17,6 +17,7 @@ from psycopg_pool.abc import CT
 
 from poolkit import Pool, PoolConfig, PoolError, Verdict
 from poolkit.errors import ConnectFailed as EngineConnectFailed
+from poolkit.errors import said, shown
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
@@ -292,13 +293,13 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         In a thread, because the server may not answer; until then the connection keeps its place in the pool, so
         that no more than ``max_size`` sessions are ever at work.
         """
-        logger.warning("closing returned connection: %s", conn)
+        logger.warning("closing returned connection: %s", shown(conn))
 
         def stop() -> None:
             try:
                 conn._poolkit_canceller.cancel()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.info("cannot cancel on %s: %s", conn, error)
+                logger.info("cannot cancel on %s: %s", shown(conn), said(error))
             self._connector.abort(conn)
             self._lost(conn)
             self._engine.release(conn, discard=True)
@@ -332,7 +333,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             except BaseException as error:
                 if isinstance(error, Exception):
                     self._ledger.add("connections_lost")
-                    logger.warning("discarding broken connection: %s", connection)
+                    logger.warning("discarding broken connection: %s", shown(connection))
                 self._engine.release(connection, error=ConnectionAbortedError())
                 if not isinstance(error, Exception):
                     raise

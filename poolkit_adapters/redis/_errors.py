@@ -16,6 +16,7 @@ from poolkit.errors import (
     PoolError,
     PoolSuspended,
     ServerUnavailable,
+    said,
 )
 from poolkit_adapters._errors import adapted
 from poolkit_adapters.redis._driver import exceptions
@@ -105,9 +106,9 @@ def connect_error(error: BaseException) -> BaseException:
     """
     new: Any
     if type(error) is exceptions.TimeoutError:
-        new = RedisConnectTimeout(*error.args)
+        new = RedisConnectTimeout(said(error, 1000))
     elif type(error) is exceptions.ConnectionError:
-        new = RedisConnectFailed(*error.args)
+        new = RedisConnectFailed(said(error, 1000))
     else:
         return error
     new.__cause__ = error

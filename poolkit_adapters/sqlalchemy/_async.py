@@ -11,6 +11,7 @@ from sqlalchemy.pool.base import _AsyncConnDialect
 from sqlalchemy.util import greenlet_spawn
 
 from poolkit import PoolError
+from poolkit.errors import describe, shown
 from poolkit.runtimes import Runtime
 
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
@@ -177,8 +178,8 @@ class AsyncPoolkitPool(BasePool):
     def _terminate(self, connection: Any) -> None:
         try:
             self._dialect.do_terminate(connection)
-        except Exception:
-            self.logger.debug("Exception terminating connection %r", connection, exc_info=True)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection is gone
+            self.logger.debug("Exception terminating connection %s: %s", shown(repr(connection)), describe(failure))
 
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
         loop = running_loop()

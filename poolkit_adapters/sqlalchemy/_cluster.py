@@ -27,6 +27,7 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.errors import without_quotes
 
 from ._async import AsyncPoolkitPool
 from ._errors import translated
@@ -77,7 +78,7 @@ def url_of(node: Node, common: URL) -> URL:
         host, _, port = node.address.rpartition(":") if ":" in node.address else (node.address, "", "")
         url = common.set(host=host, port=int(port) if port else None)
     except (exc.ArgumentError, ValueError) as error:
-        raise ConfigError(f"node {node.name!r}: address={node.address!r}: {error}", "address") from None
+        raise ConfigError(f"node {node.name!r}: address={node.address!r}: {without_quotes(error)}", "address") from None
     return url.update_query_dict({name: str(value) for name, value in node.params.items()})
 
 

@@ -16,7 +16,7 @@ from poolkit.cli.demo.servers import Servers, break_things, running
 from poolkit.cli.demo.show import LiveView, PlainView, view_for
 from poolkit.cli.demo.stacks import import_everything
 from poolkit.cli.demo.terminal import console_for, terminable
-from poolkit.errors import PoolError
+from poolkit.errors import PoolError, said
 from poolkit.testing.servers import ServerError
 
 __all__ = ("run_demo",)
@@ -34,7 +34,7 @@ def run_demo(*, quick: bool, as_json: bool) -> int:
             for turn in plan.turns():
                 _one_round(records[turn], servers, view)
     except ServerError as error:
-        raise PoolError(f"the demo ended early: {error}") from error
+        raise PoolError(f"the demo ended early: {said(error, 1000)}") from error
     if as_json:
         sys.stdout.write(json.dumps(as_data(list(records.values()), plan), indent=2) + "\n")
     else:

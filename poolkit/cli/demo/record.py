@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from poolkit.cli.demo.plan import Plan
+from poolkit.errors import raw_text, shown
 
 __all__ = ("Fault", "Record", "Round", "Sample", "Window", "label", "percentile")
 
@@ -167,5 +168,5 @@ def label(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""
+    lines = raw_text(error).strip().splitlines()
+    return shown(lines[0]) if lines else ""

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from poolkit import ConfigError, PoolConfig, Setting, load
-from poolkit.errors import masked
+from poolkit.errors import shown
 from poolkit.settings import merge, tables_of
 
 from ._checks import Finding, Limits, of_server, of_times
@@ -46,16 +46,16 @@ def run(
         known = ", ".join(tables_of(file)) or "none"
         raise ConfigError(f"{file}: has no table [{pool}]; it has: {known}", "pool")
     limits, findings = (None, []) if url is None else ask(url)
-    shown: dict[str, dict[str, Setting]] = {}
+    pools: dict[str, dict[str, Setting]] = {}
     for name in names:
         config = load(name, file=file, environ=environ)
         title = name or "(every pool)"
-        shown[title] = merge(config, {}).described()
+        pools[title] = merge(config, {}).described()
         findings += _of_pool(title, config, limits, processes, request_timeout, deadline)
     if as_json:
-        click.echo(json.dumps(_as_data(shown, url, limits, findings), indent=2))
+        click.echo(json.dumps(_as_data(pools, url, limits, findings), indent=2))
     else:
-        click.echo("\n".join(_as_lines(shown, url, limits, findings)))
+        click.echo("\n".join(_as_lines(pools, url, limits, findings)))
     return int(any(finding.level == "error" for finding in findings))
 
 
@@ -79,32 +79,35 @@ def _plain(value: Any) -> Any:
 
 
 def _as_data(
-    shown: dict[str, dict[str, Setting]], url: str | None, limits: Limits | None, findings: list[Finding]
+    pools: dict[str, dict[str, Setting]], url: str | None, limits: Limits | None, findings: list[Finding]
 ) -> dict[str, Any]:
+    server = None
+    if url is not None:
+        server = {"url": shown(url, 1000), "limits": None if limits is None else asdict(limits)}
     return {
         "pools": {
             name: {key: {"value": _plain(one.value), "source": one.source} for key, one in settings.items()}
-            for name, settings in shown.items()
+            for name, settings in pools.items()
         },
-        "server": None if url is None else {"url": masked(url), "limits": None if limits is None else asdict(limits)},
+        "server": server,
         "findings": [asdict(finding) for finding in findings],
     }
 
 
 def _as_lines(
-    shown: dict[str, dict[str, Setting]], url: str | None, limits: Limits | None, findings: list[Finding]
+    pools: dict[str, dict[str, Setting]], url: str | None, limits: Limits | None, findings: list[Finding]
 ) -> list[str]:
     lines: list[str] = []
-    for name, settings in shown.items():
+    for name, settings in pools.items():
         lines.append(name)
         lines += [f"  {key:<18} {one.value!r:<28} {one.source}" for key, one in settings.items()]
         lines.append("")
     if url is not None:
-        lines.append(f"server {masked(url)}")
+        lines.append(f"server {url}")
         if limits is not None:
             lines += [f"  {key:<18} {value}" for key, value in asdict(limits).items() if value is not None]
         lines.append("")
     if not findings:
         lines.append("nothing to change")
     lines += [f"{finding.level}: {finding.pool}: {finding.text}" for finding in findings]
-    return lines
+    return [shown(line, 2000) for line in lines]

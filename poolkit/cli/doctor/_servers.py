@@ -8,7 +8,7 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 from poolkit import ConfigError, MissingExtra
-from poolkit.errors import masked
+from poolkit.errors import describe, shown, without_quotes
 
 from ._checks import Finding, Limits
 
@@ -39,14 +39,13 @@ def ask(url: str) -> tuple[Limits | None, list[Finding]]:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise ConfigError(f"--url {url}: {error}", "url") from None
+        raise ConfigError(f"--url {url}: {without_quotes(error)}", "url") from None
     try:
         return kinds[scheme](scheme + "://" + url.partition("://")[2]), []
     except (MissingExtra, ConfigError):
         raise
     except Exception as error:  # noqa: BLE001  whatever a driver raises: the server cannot be asked
-        text = masked(" ".join(str(error).split())) or type(error).__name__
-        return None, [Finding("error", "server", f"cannot be asked: {type(error).__name__}: {text}")]
+        return None, [Finding("error", "server", f"cannot be asked: {describe(error, 1000)}")]
 
 
 def _postgres(url: str) -> Limits:
@@ -99,7 +98,7 @@ def _redis(url: str) -> Limits:
         allowed = int(config.get("maxclients") or 0)
         idle = float(config.get("timeout") or 0)
         return Limits(
-            "Redis", str(info.get("redis_version")), allowed or None, "maxclients", 0,
+            "Redis", shown(info.get("redis_version")), allowed or None, "maxclients", 0,
             int(info["connected_clients"]) - 1, idle or None, "timeout",
         )  # fmt: skip
 
@@ -110,8 +109,8 @@ def _http(url: str) -> Limits:
     except ImportError:
         raise MissingExtra("asking an HTTP server needs httpx: pip install 'poolkit[httpx]'") from None
     response = httpx.head(url, timeout=_PATIENCE)
-    found = re.search(r"timeout=(\d+)", response.headers.get("keep-alive", ""))
+    found = re.search(r"timeout=(\d{1,9})", response.headers.get("keep-alive", ""))
     return Limits(
-        response.headers.get("server") or "the HTTP server", response.http_version,
+        shown(response.headers.get("server", "")) or "the HTTP server", response.http_version,
         idle_timeout=float(found[1]) if found else None, idle_timeout_setting="its Keep-Alive header",
     )  # fmt: skip

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from poolkit.errors import shown
+
 __all__ = ("frame", "note")
 
 _BAR = 10
@@ -32,7 +34,7 @@ def frame(state: dict[str, Any], *, height: int | None = None) -> RenderableType
 
 def note(text: str) -> RenderableType:
     """One line instead."""
-    return Text(f"poolkit top: {text}", style="bold")
+    return Text(f"poolkit top: {shown(text, 2000)}", style="bold")
 
 
 def _head(state: dict[str, Any]) -> Text:
@@ -108,7 +110,8 @@ def _remarks(pool: dict[str, Any]) -> list[Text]:
 
 def _cluster(cluster: dict[str, Any]) -> Table:
     title = f"{cluster['name']}: {cluster['leases']} leases, {cluster['waiting']} waiting"
-    table = Table(box=None, header_style="dim", pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(box=None, header_style="dim", pad_edge=False, title=Text(title), title_justify="left",
+                  title_style="bold")  # fmt: skip
     for name in ("node", "state", "leases", "last error"):
         table.add_column(name, overflow="fold")
     for node in cluster["nodes"]:

@@ -17,7 +17,7 @@ from poolkit.cli.demo.cluster.report import as_data, header, line, print_report
 from poolkit.cli.demo.cluster.sites import Site, make_site
 from poolkit.cli.demo.terminal import console_for, terminable
 from poolkit.cluster import ClusterEvent, ClusterEventKind
-from poolkit.errors import PoolError
+from poolkit.errors import PoolError, said
 from poolkit.testing.servers import ServerError
 
 __all__ = ("run_demo",)
@@ -36,7 +36,7 @@ def run_demo(*, kinds: Sequence[str], seconds: float, as_json: bool) -> int:
             _start(sites, stack, note)
             loads = _load(sites, stack, note)
     except ServerError as error:
-        raise PoolError(f"the demo ended early: {error}") from error
+        raise PoolError(f"the demo ended early: {said(error, 1000)}") from error
     if as_json:
         sys.stdout.write(json.dumps(as_data(loads, plan), indent=2) + "\n")
     else:

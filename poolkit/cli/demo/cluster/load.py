@@ -9,6 +9,7 @@ from random import Random
 from poolkit.cli.demo.cluster.plan import ADDED, KILLED, SLOWED
 from poolkit.cli.demo.cluster.record import Book, Kill, in_flight
 from poolkit.cli.demo.cluster.sites import Site
+from poolkit.errors import describe
 
 __all__ = ("Load",)
 
@@ -51,7 +52,7 @@ class Load:
             try:
                 self.site.ask()
             except Exception as error:  # noqa: BLE001 - what the caller got is what is counted
-                self.book.errors.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+                self.book.errors.append(describe(error))
 
     def _break(self) -> None:
         try:
