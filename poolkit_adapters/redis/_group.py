@@ -25,6 +25,7 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.settings import DEFAULT, combine, layer_of
 from poolkit_adapters._errors import adapted
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
@@ -135,7 +136,9 @@ def _make(pool_class: Any, mixin: type[Any], unix: Any, kwargs: dict[str, Any], 
     url = kwargs.pop("url", None)
     if "connection_class" in kwargs and kwargs["connection_class"] is None:
         kwargs["connection_class"] = unix
-    settled = {"config": config, "timeout": config.acquire_timeout, "max_connections": config.max_size, "name": name}
+    # a group begins with poolkit's limits, not with redis-py's, so both are named here even if nobody wrote them
+    plain = {setting: (getattr(config, setting), DEFAULT) for setting in ("max_size", "acquire_timeout")}
+    settled = {"config": combine(plain, layer_of(config), base=config), "name": name}
     pool = pool_class.from_url(url, **kwargs, **settled) if url else pool_class(**kwargs, **settled)
     pool.connection_class = _noted(pool.connection_class, mixin)
     return pool

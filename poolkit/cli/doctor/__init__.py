@@ -14,7 +14,7 @@ import click
 
 from poolkit import ConfigError, PoolConfig, Setting, load
 from poolkit.errors import masked
-from poolkit.settings import merge, tables_of
+from poolkit.settings import described, tables_of
 
 from ._checks import Finding, Limits, of_server, of_times
 from ._servers import ask
@@ -50,7 +50,7 @@ def run(
     for name in names:
         config = load(name, file=file, environ=environ)
         title = name or "(every pool)"
-        shown[title] = merge(config, {}).described()
+        shown[title] = described(config)
         findings += _of_pool(title, config, limits, processes, request_timeout, deadline)
     if as_json:
         click.echo(json.dumps(_as_data(shown, url, limits, findings), indent=2))
