@@ -1,11 +1,12 @@
 """``poolkit doctor``: what is set, where it comes from, what is wrong with it, and what the server thinks.
 
-_checks (what is compared, pure) · _servers (what a server says of its limits)
+_adapters (what an adapter makes of the settings) · _checks (what is compared, pure) · _servers (a server's limits)
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import click
 
 from poolkit import ConfigError, PoolConfig, Setting, load
+from poolkit.config import nearest
 from poolkit.errors import masked
-from poolkit.settings import described, tables_of
+from poolkit.settings import described, tables_of, variable_prefix
 
+from ._adapters import assumed, under
 from ._checks import Finding, Limits, of_server, of_times
 from ._servers import ask
 
@@ -27,6 +30,7 @@ def run(
     file: str | None,
     pool: str | None,
     url: str | None,
+    adapter: str | None = None,
     processes: int,
     request_timeout: float | None,
     deadline: float | None,
@@ -35,28 +39,46 @@ def run(
 ) -> int:
     """Print the findings; 1 if any of them is an error.
 
-    Raises ConfigError for a file or a setting that cannot be meant, MissingExtra for a driver that is not installed.
+    ``adapter``: under which the pools are; None: what the URL says, else none at all. Raises ConfigError for a file or
+    a setting that cannot be meant and for a pool that nothing names, MissingExtra for a driver that is not installed.
     """
     if processes < 1:
         raise ConfigError(f"--processes {processes}: must be 1 or more", "processes")
     names: list[str | None] = [pool]
     if file is not None and pool is None:
         names = [name for name in tables_of(file) if name != "default"] or [None]
-    elif file is not None and pool not in tables_of(file) and "default" not in tables_of(file):
-        known = ", ".join(tables_of(file)) or "none"
-        raise ConfigError(f"{file}: has no table [{pool}]; it has: {known}", "pool")
+    else:
+        _refuse_nameless(file, pool, os.environ if environ is None else environ)
+    known, why = assumed(adapter, url)
     limits, findings = (None, []) if url is None else ask(url)
     shown: dict[str, dict[str, Setting]] = {}
     for name in names:
         config = load(name, file=file, environ=environ)
         title = name or "(every pool)"
+        config, said = under(known, title, config)
+        findings += said
         shown[title] = described(config)
         findings += _of_pool(title, config, limits, processes, request_timeout, deadline)
     if as_json:
-        click.echo(json.dumps(_as_data(shown, url, limits, findings), indent=2))
+        click.echo(json.dumps({"adapter": known, **_as_data(shown, url, limits, findings)}, indent=2))
     else:
-        click.echo("\n".join(_as_lines(shown, url, limits, findings)))
+        click.echo("\n".join([f"{why}", "", *_as_lines(shown, url, limits, findings)]))
     return int(any(finding.level == "error" for finding in findings))
+
+
+def _refuse_nameless(file: str | None, pool: str | None, environ: Mapping[str, str]) -> None:
+    """Raise ConfigError for a pool that has neither a table in the file nor a variable: its name is mistyped."""
+    if pool is None:
+        return
+    tables = [] if file is None else tables_of(file)
+    prefix = variable_prefix(pool)
+    if pool in tables or any(variable.startswith(prefix) for variable in environ):
+        return
+    others = [name for name in tables if name != "default"]
+    if file is None:
+        raise ConfigError(f"--pool {pool}: there is no file, and no variable begins with {prefix}", "pool")
+    hint = nearest(pool, others) if others else "it has no table of a pool"
+    raise ConfigError(f"{file}: has no table [{pool}] and no variable begins with {prefix}; {hint}", "pool")
 
 
 def _of_pool(
