@@ -47,10 +47,10 @@ def run(
     names: list[str | None] = [pool]
     if file is not None and pool is None:
         names = [name for name in tables_of(file) if name != "default"] or [None]
-    else:
-        _refuse_nameless(file, pool, os.environ if environ is None else environ)
     known, why = assumed(adapter, url)
+    nameless = [] if pool is None else _nameless(file, pool, os.environ if environ is None else environ)
     limits, findings = (None, []) if url is None else ask(url)
+    findings += nameless
     shown: dict[str, dict[str, Setting]] = {}
     for name in names:
         config = load(name, file=file, environ=environ)
@@ -66,19 +66,24 @@ def run(
     return int(any(finding.level == "error" for finding in findings))
 
 
-def _refuse_nameless(file: str | None, pool: str | None, environ: Mapping[str, str]) -> None:
-    """Raise ConfigError for a pool that has neither a table in the file nor a variable: its name is mistyped."""
-    if pool is None:
-        return
+def _nameless(file: str | None, pool: str, environ: Mapping[str, str]) -> list[Finding]:
+    """What is to be told of a pool that has neither a table in the file nor a variable: its name may be mistyped.
+
+    ConfigError if the file has a table that is called nearly so, or nothing at all for this pool.
+    """
     tables = [] if file is None else tables_of(file)
     prefix = variable_prefix(pool)
     if pool in tables or any(variable.startswith(prefix) for variable in environ):
-        return
+        return []
     others = [name for name in tables if name != "default"]
-    if file is None:
-        raise ConfigError(f"--pool {pool}: there is no file, and no variable begins with {prefix}", "pool")
-    hint = nearest(pool, others) if others else "it has no table of a pool"
-    raise ConfigError(f"{file}: has no table [{pool}] and no variable begins with {prefix}; {hint}", "pool")
+    hint = nearest(pool, others) if others else ""
+    missing = f"no variable begins with {prefix}" if file is None else f"{file}: has no table [{pool}]"
+    if hint.startswith("did you mean"):
+        raise ConfigError(f"{missing}; {hint}", "pool")
+    if file is not None and "default" not in tables:
+        raise ConfigError(f"{missing}; it has: {', '.join(others) or 'none'}", "pool")
+    counts = "what is set for every pool" if file is None else "what is set for every pool, [default] first,"
+    return [Finding("warning", pool, f"{missing}: only {counts} counts; is the name right?")]
 
 
 def _of_pool(
