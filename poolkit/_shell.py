@@ -32,7 +32,7 @@ from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.classes import Classes
 from .policies.retire import NEVER
-from .settings import merge, reconfigured, refuse_for_keyed
+from .settings import for_keyed, merge, reconfigured
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 
@@ -62,7 +62,7 @@ class Shell(Watch, Generic[C]):
         require_connect(connector)
         self._config = merge(config, settings)
         if keyed:
-            refuse_for_keyed(self._config)
+            self._config = for_keyed(self._config)
         self._config.warn(stacklevel=4)
         self.name = _lifecycle.pool_name(name)
         self._connector = connector
@@ -356,9 +356,9 @@ class Shell(Watch, Generic[C]):
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:
         """Under the lock, so that two changes at once both count."""
         config = reconfigured(self._config, changes)
-        self._change_account(config)
         if self._features.keyed:
-            refuse_for_keyed(config)
+            config = for_keyed(config)
+        self._change_account(config)
         self._config = config
         changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
         commands.reconfigure(self._core, config, self._barging, changed, self._clock())

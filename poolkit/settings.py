@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from ._log import logger
 from .config import (
     AutoscaleConfig,
     BackoffConfig,
@@ -30,6 +31,7 @@ __all__ = (
     "Setting",
     "combine",
     "described",
+    "for_keyed",
     "layer",
     "layer_of",
     "load",
@@ -37,9 +39,10 @@ __all__ = (
     "of_one_pool",
     "read_tables",
     "reconfigured",
-    "refuse_for_keyed",
+    "set_aside",
     "tables_of",
     "variable_prefix",
+    "without_effect",
 )
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -134,13 +137,57 @@ def described(config: PoolConfig) -> dict[str, Setting]:
     return {name: Setting(getattr(config, name), sources.get(name, DEFAULT).text) for name in _KNOWN}
 
 
-def refuse_for_keyed(config: PoolConfig) -> None:
-    """Raise ConfigError for what means nothing where connections belong to keys."""
-    if config.min_size:
-        raise ConfigError(
-            f"min_size={config.min_size!r}: a keyed pool cannot keep connections, it does not know for which key",
-            "min_size",
-        )
+_said: set[str] = set()
+_PLAIN = PoolConfig()
+
+
+def set_aside(given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str) -> dict[str, tuple[Any, Source]]:
+    """The layer without the settings that cannot apply under ``adapter``; they stand at what holds there.
+
+    ``unused``: their names, each with the value that holds and the reason. One that was written for this very pool is
+    a ConfigError; one that was written for every pool is set aside, and the log names it once in a process.
+    """
+    found = dict(given)
+    for name, (value, reason) in unused.items():
+        asked, source = given.get(name, (value, None))
+        if source is None:
+            found[name] = value, Source(f"not used by {adapter}", written=False)
+        elif source.written and asked != value:
+            if not source.shared:
+                raise ConfigError(f"{name}={asked!r}: {reason} (from {source.text})", name)
+            found[name] = value, Source(f"not used by {adapter} ({name}={asked!r} in {source.text})", written=False)
+            _say_once(f"{name}={asked!r} (from {source.text}) is set aside for {adapter}: {reason}")
+    return found
+
+
+def without_effect(given: Layer, names: Iterable[str], reason: str, adapter: str) -> dict[str, tuple[Any, Source]]:
+    """The layer, in which it is noted of some settings that nothing is done with them under ``adapter``.
+
+    They harm nothing: those that somebody wrote are named in the log, once in a process.
+    """
+    found = dict(given)
+    for name in names:
+        value, source = given.get(name, (getattr(_PLAIN, name), DEFAULT))
+        found[name] = value, replace(source, text=f"{source.text}, without effect for {adapter}")
+        if source.written:
+            _say_once(f"{name}={value!r} (from {source.text}) has no effect for {adapter}: {reason}")
+    return found
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        logger.warning("%s", text)
+
+
+_KEYED = {"min_size": (0, "a keyed pool cannot keep connections, it does not know for which key")}
+
+
+def for_keyed(config: PoolConfig) -> PoolConfig:
+    """The config without what means nothing where connections belong to keys; ConfigError if it was written for this
+    pool.
+    """
+    return combine(set_aside(layer_of(config), _KEYED, "keyed pools"), base=config) if config.min_size else config
 
 
 def tables_of(file: str | os.PathLike[str]) -> list[str]:

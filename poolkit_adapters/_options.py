@@ -8,14 +8,13 @@ its :class:`~poolkit.config.Source`.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import Source
-from poolkit.settings import DEFAULT, Layer
+from poolkit.settings import Layer
 
 __all__ = (
     "SETTINGS",
@@ -25,15 +24,11 @@ __all__ = (
     "driver_default",
     "is_default",
     "refuse_contradiction",
-    "set_aside",
     "split_options",
-    "without_effect",
 )
 
 SETTINGS: frozenset[str] = frozenset(field.name for field in fields(PoolConfig))
 """The names of all settings of :class:`~poolkit.PoolConfig`."""
-
-logger = logging.getLogger("poolkit")
 
 N = TypeVar("N", bound=float)
 
@@ -107,48 +102,3 @@ def refuse_contradiction(argument: str, value: object, setting: str, given: Laye
             "contradict each other; give one",
             setting,
         )
-
-
-# -- settings that cannot apply ---------------------------------------------------------------------------------------
-
-_said: set[str] = set()
-_PLAIN = PoolConfig()
-
-
-def set_aside(given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str) -> dict[str, tuple[Any, Source]]:
-    """The layer without the settings that cannot apply under this adapter; they stand at what holds there.
-
-    ``unused``: their names, each with the value that holds and the reason. One that was written for this very pool is
-    a ConfigError; one that was written for every pool is set aside, and the log names it once in a process.
-    """
-    found = dict(given)
-    for name, (value, reason) in unused.items():
-        asked, source = given.get(name, (value, None))
-        if source is None:
-            found[name] = value, Source(f"not used by {adapter}", written=False)
-        elif source.written and asked != value:
-            if not source.shared:
-                raise ConfigError(f"{name}={asked!r}: {reason} (from {source.text})", name)
-            found[name] = value, Source(f"not used by {adapter} ({name}={asked!r} in {source.text})", written=False)
-            _say_once(f"{name}={asked!r} (from {source.text}) is set aside for {adapter}: {reason}")
-    return found
-
-
-def without_effect(given: Layer, names: Iterable[str], reason: str, adapter: str) -> dict[str, tuple[Any, Source]]:
-    """The layer, in which it is noted of some settings that nothing is done with them under this adapter.
-
-    They harm nothing: those that somebody wrote are named in the log, once in a process.
-    """
-    found = dict(given)
-    for name in names:
-        value, source = given.get(name, (getattr(_PLAIN, name), DEFAULT))
-        found[name] = value, replace(source, text=f"{source.text}, without effect for {adapter}")
-        if source.written:
-            _say_once(f"{name}={value!r} (from {source.text}) has no effect for {adapter}: {reason}")
-    return found
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        logger.warning("%s", text)

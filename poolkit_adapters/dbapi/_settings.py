@@ -7,9 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from poolkit import PoolConfig
-from poolkit.settings import combine, layer, layer_of
+from poolkit.settings import combine, layer, layer_of, set_aside, without_effect
 
-from .._options import set_aside, without_effect
 from ._connector import timeout_argument
 
 __all__ = ("effective", "plan")

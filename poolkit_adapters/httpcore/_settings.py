@@ -7,9 +7,9 @@ from typing import Any
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
-from poolkit.settings import combine, layer, layer_of
+from poolkit.settings import combine, layer, layer_of, set_aside
 
-from .._options import argument, by_default, driver_default, is_default, refuse_contradiction, set_aside
+from .._options import argument, by_default, driver_default, is_default, refuse_contradiction
 
 __all__ = ("MAX_CONNECTIONS", "effective", "pool_settings")
 

@@ -11,9 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import Source, nearest, sources_of
-from poolkit.settings import combine, layer, layer_of
+from poolkit.settings import combine, layer, layer_of, set_aside
 
-from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default, set_aside
+from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default
 from ._errors import InvalidConninfo
 
 __all__ = (

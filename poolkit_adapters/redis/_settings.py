@@ -9,7 +9,7 @@ from typing import Any
 
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import Source
-from poolkit.settings import Layer, combine, layer, layer_of
+from poolkit.settings import Layer, combine, layer, layer_of, set_aside
 from poolkit_adapters._options import (
     SETTINGS,
     argument,
@@ -18,7 +18,6 @@ from poolkit_adapters._options import (
     driver_default,
     is_default,
     refuse_contradiction,
-    set_aside,
 )
 
 __all__ = (

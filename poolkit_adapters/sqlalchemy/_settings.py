@@ -11,9 +11,9 @@ from sqlalchemy import event
 
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import Source
-from poolkit.settings import DEFAULT, combine, layer, layer_of
+from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
-from .._options import argument, by_argument, by_default, driver_default, is_default, set_aside
+from .._options import argument, by_argument, by_default, driver_default, is_default
 
 __all__ = (
     "MAX_OVERFLOW",

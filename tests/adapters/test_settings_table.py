@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import poolkit
 from poolkit import AsyncPool, BackoffConfig, BreakerConfig, ConfigError, Pool, PoolConfig, Setting
 from poolkit.testing import AsyncFakeConnector, FakeConnector
-from poolkit_adapters import _options, httpcore, httpx
+from poolkit_adapters import httpcore, httpx
 from poolkit_adapters import psycopg as pg
 from poolkit_adapters import redis as rd
 from poolkit_adapters import sqlalchemy as sa
@@ -133,7 +133,7 @@ PLACES = ("keyword", "config", "[own]", "[default]", "POOLKIT_OWN_", "POOLKIT_")
 def said(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """What was said in the log by this test, which is said once in a process."""
     texts: set[str] = set()
-    monkeypatch.setattr(_options, "_said", texts)
+    monkeypatch.setattr(poolkit.settings, "_said", texts)
     return texts
 
 

@@ -426,6 +426,22 @@ def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -
         load("db", file=path, environ={})
 
 
+def test_what_every_pool_has_and_a_keyed_one_cannot_is_set_aside_and_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poolkit.settings, "_said", set())
+    config = load("api", environ={"POOLKIT_MIN_SIZE": "2"})
+    for pool in (Pool(FakeConnector(), config, keyed=True), AsyncPool(AsyncFakeConnector(), config, keyed=True)):
+        found = pool.describe()["min_size"]
+        assert (found.value, found.source) == (0, "not used by keyed pools (min_size=2 in POOLKIT_MIN_SIZE)")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "min_size=2 (from POOLKIT_MIN_SIZE) is set aside for keyed pools"
+    ]
+    for given in ({"min_size": 2}, {"config": load("api", environ={"POOLKIT_API_MIN_SIZE": "2"})}):
+        with pytest.raises(ConfigError, match="min_size=2: a keyed pool cannot keep connections"):
+            Pool(FakeConnector(), keyed=True, **given)
+
+
 # -- connectors and use --------------------------------------------------------------------------------------------
 
 
