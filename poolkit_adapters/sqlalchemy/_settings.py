@@ -98,7 +98,10 @@ def settle(
     if use_lifo:
         found["order"] = "lifo", by_argument("use_lifo")
     unused = {**_UNUSED, "connect_timeout": (None, no_time_limit)} if no_time_limit else _UNUSED
-    return combine(set_aside({**found, **layer(settings)}, unused, "SQLAlchemy"), base=EngineConfig())
+    found |= layer(settings)
+    if found["barging_window"][0] is None:  # "the usual for threads, or for tasks", which this class knows
+        found["barging_window"] = barging_window, found["barging_window"][1]
+    return combine(set_aside(found, unused, "SQLAlchemy"), base=EngineConfig())
 
 
 def effective(config: PoolConfig) -> PoolConfig:

@@ -196,7 +196,8 @@ def test_what_is_written_is_in_effect_or_refused(
             said.clear()
             found = make(**given).describe()[name]
             if applies:
-                assert found.value == value, label
+                tasks = (adapter, name, value) == ("sqlalchemy async", "barging_window", None)
+                assert found.value == (0.0 if tasks else value), label  # nobody overtakes among tasks
                 assert found.source.removesuffix(", without effect for sqlite3") == source, label
             else:
                 assert found.value == unused[name], label
