@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from .errors import ConfigError
 
@@ -234,6 +234,8 @@ class Source:
 _CONFIG = Source("config")
 _REPLACED = Source("replace()")
 
+R = TypeVar("R", bound="_Recording")
+
 
 class _Recording:
     """Notes the names of the settings that are written in the call that makes a config.
@@ -243,7 +245,7 @@ class _Recording:
 
     _sources: Mapping[str, Source]
 
-    def __new__(cls, *args: Any, **written: Any) -> Any:
+    def __new__(cls: type[R], *args: Any, **written: Any) -> R:
         """All settings at once are a copy (``dataclasses.replace()``), which tells nothing about who wrote what."""
         made = super().__new__(cls)
         copied = len(written) >= len(fields(cls))  # type: ignore[arg-type]
