@@ -84,7 +84,7 @@ class AsyncPool(AsyncJobs[C]):
         if runtime is None:
             self._runtime, self._caller = new, new.caller
             self._changed()
-            if self._config.start == "eager":
+            if self._config.start == "eager" and not self._opens_later:
                 self._decide(self._start)
             return new
         if runtime.alive():

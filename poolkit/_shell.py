@@ -31,7 +31,7 @@ from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.classes import Classes
 from .policies.retire import NEVER
-from .settings import merge, refuse_for_keyed
+from .settings import for_keyed, merge, reconfigured
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 
@@ -59,10 +59,9 @@ class Shell(Watch, Generic[C]):
         keyed: bool,
     ) -> None:
         require_connect(connector)
-        self._settings = merge(config, settings)
-        self._config = self._settings.config
+        self._config = merge(config, settings)
         if keyed:
-            refuse_for_keyed(self._config)
+            self._config = for_keyed(self._config)
         self._config.warn(stacklevel=4)
         self.name = _lifecycle.pool_name(name)
         self._connector = connector
@@ -92,6 +91,8 @@ class Shell(Watch, Generic[C]):
             keyed=keyed,
         )
         self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
+        # an adapter whose pool has an open() of its own fills it there, if start="eager"
+        self._opens_later = bool(getattr(connector, "opens_later", False))
         self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
         self._observers = []
         self._events: deque[Event] = deque()
@@ -353,15 +354,14 @@ class Shell(Watch, Generic[C]):
 
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:
         """Under the lock, so that two changes at once both count."""
-        settings = self._settings.changed(changes, "reconfigure()")
-        self._change_account(settings.config)
+        config = reconfigured(self._config, changes)
         if self._features.keyed:
-            refuse_for_keyed(settings.config)
-        self._settings = settings
-        self._config = settings.config
+            config = for_keyed(config)
+        self._change_account(config)
+        self._config = config
         changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        commands.reconfigure(self._core, settings.config, self._barging, changed, self._clock())
-        return settings.config
+        commands.reconfigure(self._core, config, self._barging, changed, self._clock())
+        return config
 
     def _changed(self) -> None:
         self._decide(self._refresh)

@@ -67,7 +67,7 @@ class Pool(ThreadJobs[C]):
             connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
-        if self._config.start == "eager":
+        if self._config.start == "eager" and not self._opens_later:
             self._decide(self._start)
 
     def _start(self) -> None:

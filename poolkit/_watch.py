@@ -20,7 +20,7 @@ from ._sharing import Sharing
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
 from .events import CloseReason, EventKind, FailReason
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
-from .settings import Setting, Settings
+from .settings import Setting, described
 from .sizing import Advice, advise
 from .stats import (
     Holder,
@@ -71,7 +71,6 @@ def measured(
 class Watch(Sharing):
     """The part of a pool that only looks."""
 
-    _settings: Settings
     _waited: deque[float]
     _used: deque[float]
     _observers: list[WaitObserver]
@@ -209,7 +208,7 @@ class Watch(Sharing):
 
         With ``autoscale`` also ``limit``, the connections that may exist now, and why it is so many.
         """
-        found, scaler = self._settings.described(), self._core.scaler
+        found, scaler = described(self._config), self._core.scaler
         if scaler is not None:
             found["limit"] = Setting(scaler.limit, f"autoscale: {scaler.reason}")
         return found

@@ -1,6 +1,7 @@
 """The settings of a pool: frozen, validated, times in seconds.
 
-Where a value came from (default, keyword, file, environment) is kept beside it by :mod:`poolkit.settings`.
+A :class:`PoolConfig` knows which of its settings somebody has written and where (:func:`sources_of`), so that a written
+value counts even if it equals a default. :mod:`poolkit.settings` reads files and the environment.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from .errors import ConfigError
 
@@ -21,6 +22,9 @@ __all__ = (
     "PoolConfig",
     "PoolConfigWarning",
     "SharedBudget",
+    "Source",
+    "sources_of",
+    "with_sources",
 )
 
 
@@ -213,10 +217,47 @@ class AutoscaleConfig:
             _seconds(f"autoscale.{name}", getattr(self, name), zero=False)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the value of a setting comes from."""
+
+    text: str
+    """For people: "default", "config", "keyword", "pools.toml [orders-db]", "POOLKIT_MAX_SIZE"."""
+    written: bool = True
+    """Whether somebody wrote the value; False for a default, poolkit's or a driver's."""
+    shared: bool = False
+    """Whether it was written for every pool (``[default]``, ``POOLKIT_MAX_SIZE``), not for this one."""
+    driver: bool = False
+    """Whether it was written as an argument of the driver, which accepts it without a warning, and so does poolkit."""
+
+
+_CONFIG = Source("config")
+_REPLACED = Source("replace()")
+
+R = TypeVar("R", bound="_Recording")
+
+
+class _Recording:
+    """Notes the names of the settings that are written in the call that makes a config.
+
+    A base class, so that the signature of PoolConfig and of dataclasses derived from it remains that of ``__init__``.
+    """
+
+    _sources: Mapping[str, Source]
+
+    def __new__(cls: type[R], *args: Any, **written: Any) -> R:
+        """All settings at once are a copy (``dataclasses.replace()``), which tells nothing about who wrote what."""
+        made = super().__new__(cls)
+        copied = len(written) >= len(fields(cls))  # type: ignore[arg-type]
+        object.__setattr__(made, "_sources", {} if copied else dict.fromkeys(written, _CONFIG))
+        return made
+
+
 @dataclass(frozen=True, kw_only=True)
-class PoolConfig:
+class PoolConfig(_Recording):
     """All settings of one pool. Immutable: :meth:`replace` gives a changed copy.
 
+    Which settings were written is remembered (not by ``==`` and ``repr``): only those replace an adapter's defaults.
     Raises :class:`~poolkit.errors.ConfigError` for an impossible value and warns
     (:class:`PoolConfigWarning`) about combinations that are hardly meant.
     """
@@ -341,41 +382,45 @@ class PoolConfig:
             raise _bad("min_size", self.min_size, f"at most max_idle ({self.max_idle})")
 
     def replace(self, **changes: Any) -> PoolConfig:
-        """A copy with some settings changed; an unknown name is a ConfigError with the nearest right one."""
+        """A copy with some settings changed; an unknown name is a ConfigError with the nearest right one.
+
+        The copy knows which settings were written. One made by ``dataclasses.replace()`` does not: there, those count
+        that differ from their defaults.
+        """
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known:
                 raise unknown(name, changes[name], "", name, known)
-        changed = replace(self, **changes)
-        sources = getattr(self, "_sources", None)  # where load() found the values
-        if sources is not None:
-            object.__setattr__(changed, "_sources", {**sources, **dict.fromkeys(changes, "replace()")})
-        return changed
+        return with_sources(replace(self, **changes), {**sources_of(self), **dict.fromkeys(changes, _REPLACED)})
+
+    __replace__ = replace  # copy.replace(), Python 3.13
 
     def doubts(self) -> list[str]:
         """What is possible but hardly meant, a sentence each, with the reason.
 
-        Nobody is blamed for a default: what is named first in each of them was set by somebody.
+        Nobody is blamed for a default: the setting named first in each sentence was written by somebody.
         """
         found = []
+        sources = sources_of(self)
         acquire, connect = self.acquire_timeout, self.connect_timeout
-        if self._set("connect_timeout") and acquire and (connect is None or connect >= acquire):
+        if _written("connect_timeout", sources) and acquire and (connect is None or connect >= acquire):
             found.append(
                 f"connect_timeout={connect!r} is not below acquire_timeout={acquire!r}: one slow connect uses up "
                 "the caller's whole wait and there is no second attempt"
             )
-        if self.keepalive and self.idle_timeout and self.min_size == 0 and self.keepalive >= self.idle_timeout:
+        keepalive = self.keepalive if _written("keepalive", sources) else None
+        if keepalive and self.idle_timeout and self.min_size == 0 and keepalive >= self.idle_timeout:
             found.append(
                 f"keepalive={self.keepalive!r} is not below idle_timeout={self.idle_timeout!r}: idle connections "
                 "are closed before their first heartbeat"
             )
         idle, life = self.idle_timeout, self.max_lifetime
-        if self._set("idle_timeout") and life and idle and idle >= life:
+        if _written("idle_timeout", sources) and life and idle and idle >= life:
             found.append(
                 f"idle_timeout={self.idle_timeout!r} is not below max_lifetime={self.max_lifetime!r}: "
                 "it can never take effect"
             )
-        if self._set("check_timeout") and self.check_timeout and acquire and self.check_timeout >= acquire:
+        if _written("check_timeout", sources) and self.check_timeout and acquire and self.check_timeout >= acquire:
             found.append(
                 f"check_timeout={self.check_timeout!r} is not below acquire_timeout={acquire!r}: a check that hangs "
                 "leaves no time for another connection"
@@ -393,10 +438,37 @@ class PoolConfig:
             found.append(f"autoscale has no effect: min_size and max_size are both {self.min_size}")
         return found
 
-    def _set(self, name: str) -> bool:
-        return bool(getattr(self, name) != getattr(PoolConfig, name))
-
     def warn(self, stacklevel: int = 2) -> None:
         """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`."""
         for doubt in self.doubts():
             warnings.warn(doubt, PoolConfigWarning, stacklevel=stacklevel + 1)
+
+
+_FIELDS = tuple(field.name for field in fields(PoolConfig))
+_DEFAULTS = PoolConfig()
+
+
+def sources_of(config: PoolConfig) -> dict[str, Source]:
+    """The sources of the settings that somebody wrote, and of those whose default is not poolkit's, by name.
+
+    A value that differs from poolkit's default and has no source was set by a subclass: it counts as written there.
+    """
+    known: Mapping[str, Source] = config._sources
+    found = {}
+    for name in _FIELDS:
+        if name in known:
+            found[name] = known[name]
+        elif getattr(config, name) != getattr(_DEFAULTS, name):
+            found[name] = _CONFIG
+    return found
+
+
+def with_sources(config: PoolConfig, sources: Mapping[str, Source]) -> PoolConfig:
+    """The config itself, which was just made and is nobody else's yet, with these sources."""
+    object.__setattr__(config, "_sources", dict(sources))
+    return config
+
+
+def _written(name: str, sources: Mapping[str, Source]) -> bool:
+    """Whether somebody wrote the setting as poolkit's, and may be told that it is hardly meant."""
+    return name in sources and sources[name].written and not sources[name].driver

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from .config import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, unknown
+from ._log import logger
+from .config import (
+    AutoscaleConfig,
+    BackoffConfig,
+    BreakerConfig,
+    ClassConfig,
+    PoolConfig,
+    Source,
+    sources_of,
+    unknown,
+    with_sources,
+)
 from .errors import ConfigError, MissingExtra, said
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("Setting", "Settings", "load", "merge", "read_tables", "refuse_for_keyed", "tables_of")
+__all__ = (
+    "DEFAULT",
+    "KEYWORD",
+    "Layer",
+    "Setting",
+    "combine",
+    "described",
+    "for_keyed",
+    "layer",
+    "layer_of",
+    "load",
+    "merge",
+    "of_one_pool",
+    "read_tables",
+    "reconfigured",
+    "set_aside",
+    "tables_of",
+    "variable_prefix",
+    "without_effect",
+)
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig, "autoscale": AutoscaleConfig}
@@ -23,79 +53,141 @@ _KNOWN = tuple(f.name for f in fields(PoolConfig))
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting in effect and where it came from: "default", "config", "keyword", a file or a variable."""
+    """One setting in effect and where it came from.
+
+    ``source``: "default", "config" (an argument of :class:`PoolConfig`), "keyword", a file with its table, a variable,
+    "replace()", "reconfigure()", or what an adapter says: a driver's default, a driver's argument.
+    """
 
     value: object
     source: str
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A valid configuration together with the sources of its values."""
+Layer = Mapping[str, tuple[Any, Source]]
+"""Some settings by name, each with its value and source."""
 
-    config: PoolConfig
-    sources: Mapping[str, str]
-
-    def described(self) -> dict[str, Setting]:
-        """Each setting by name."""
-        return {name: Setting(getattr(self.config, name), self.sources.get(name, "default")) for name in _KNOWN}
-
-    def changed(self, values: Mapping[str, Any], source: str) -> Settings:
-        """With some values replaced; ConfigError names the source."""
-        known = {name: getattr(self.config, name) for name in _KNOWN}
-        sources = {**self.sources, **dict.fromkeys(values, source)}
-        return _build(known | _checked(values, source), sources, kind=type(self.config))
+DEFAULT = Source("default", written=False)
+KEYWORD = Source("keyword")
+_RECONFIGURED = Source("reconfigure()")
 
 
-def _checked(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The values, nested tables made into what they stand for; ConfigError for an unknown name."""
+def layer(values: Mapping[str, Any], source: Source = KEYWORD) -> dict[str, tuple[Any, Source]]:
+    """Settings of one source, nested tables made into what they stand for; ConfigError for an unknown name."""
     found = {}
     for name, value in values.items():
         if name not in _KNOWN:
-            raise unknown(name, value, f" (from {source})", name, _KNOWN)
+            raise unknown(name, value, f" (from {source.text})", name, _KNOWN)
         try:
-            found[name] = _nested(name, value)
+            found[name] = _nested(name, value), source
         except ConfigError as error:
-            raise ConfigError(f"{error} (from {source})", error.setting) from None
+            raise ConfigError(f"{error} (from {source.text})", error.setting) from None
     return found
 
 
-def _build(values: Mapping[str, Any], sources: Mapping[str, str], kind: type[PoolConfig] = PoolConfig) -> Settings:
-    """Settings out of all values together: what one source sets may fit only with what another does."""
+def layer_of(config: PoolConfig | None) -> dict[str, tuple[Any, Source]]:
+    """What was written in a config (None: nothing). ConfigError if it is none."""
+    if config is None:
+        return {}
+    if not isinstance(config, PoolConfig):
+        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
+    return {name: (getattr(config, name), source) for name, source in sources_of(config).items()}
+
+
+def combine(*layers: Layer, base: PoolConfig | None = None) -> PoolConfig:
+    """A config like ``base`` (None: a plain one) with the settings of all layers, of which later ones win.
+
+    This is the one place where settings of several sources meet: each value keeps its source. Values are checked
+    together, because what one source sets may fit only with what another does; ConfigError names the sources.
+    """
+    base = PoolConfig() if base is None else base
+    found = {name: entry for one in layers for name, entry in one.items()}
+    values = {field.name: getattr(base, field.name) for field in fields(base) if field.init}
+    values |= {name: value for name, (value, _) in found.items()}
+    sources = sources_of(base) | {name: source for name, (_, source) in found.items()}
     try:
-        return Settings(kind(**values), sources)
+        return with_sources(type(base)(**values), sources)
     except ConfigError as error:
         text = str(error)
         involved = [name for name in _KNOWN if name in sources and (name == error.setting or name in text)]
         if not involved:
             raise
         if involved == [error.setting]:
-            origin = sources[error.setting]
+            origin = sources[error.setting].text
         else:
-            origin = ", ".join(f"{name} from {sources[name]}" for name in involved)
+            origin = ", ".join(f"{name} from {sources[name].text}" for name in involved)
         raise ConfigError(f"{text} ({'' if ' from ' in origin else 'from '}{origin})", error.setting) from None
 
 
-def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> Settings:
-    """The settings of a pool from its ``config=`` and its single keywords."""
-    if config is not None and not isinstance(config, PoolConfig):
-        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
-    default = PoolConfig()
-    given = config or default
-    loaded: Mapping[str, str] = getattr(given, "_sources", {})
-    sources = {
-        name: loaded.get(name, "config") for name in _KNOWN if getattr(given, name) != getattr(default, name)
-    } | dict(loaded)
-    return Settings(given, sources).changed(keywords, "keyword") if keywords else Settings(given, sources)
+def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> PoolConfig:
+    """The settings of a pool from its ``config=`` and its single keywords, which win."""
+    written = layer_of(config)
+    if config is not None and not keywords:
+        return config
+    return combine(written, layer(keywords), base=config)
 
 
-def refuse_for_keyed(config: PoolConfig) -> None:
-    """Raise ConfigError for what means nothing where connections belong to keys."""
-    if config.min_size:
-        raise ConfigError(
-            f"min_size={config.min_size!r}: a keyed pool cannot keep connections, it does not know for which key",
-            "min_size",
-        )
+def reconfigured(config: PoolConfig, changes: Mapping[str, Any]) -> PoolConfig:
+    """The config with some values replaced in a live pool."""
+    return combine(layer(changes, _RECONFIGURED), base=config)
+
+
+def described(config: PoolConfig) -> dict[str, Setting]:
+    """Each setting by name, with the value in effect and its source."""
+    sources = sources_of(config)
+    return {name: Setting(getattr(config, name), sources.get(name, DEFAULT).text) for name in _KNOWN}
+
+
+_said: set[str] = set()
+_PLAIN = PoolConfig()
+
+
+def set_aside(given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str) -> dict[str, tuple[Any, Source]]:
+    """The layer without the settings that cannot apply under ``adapter``; they stand at what holds there.
+
+    ``unused``: their names, each with the value that holds and the reason. One that was written for this very pool is
+    a ConfigError; one that was written for every pool is set aside, and the log names it once in a process.
+    """
+    found = dict(given)
+    for name, (value, reason) in unused.items():
+        asked, source = given.get(name, (value, None))
+        if source is None:
+            found[name] = value, Source(f"not used by {adapter}", written=False)
+        elif source.written and asked != value:
+            if not source.shared:
+                raise ConfigError(f"{name}={asked!r}: {reason} (from {source.text})", name)
+            found[name] = value, Source(f"not used by {adapter} ({name}={asked!r} in {source.text})", written=False)
+            _say_once(f"{name}={asked!r} (from {source.text}) is set aside for {adapter}: {reason}")
+    return found
+
+
+def without_effect(given: Layer, names: Iterable[str], reason: str, adapter: str) -> dict[str, tuple[Any, Source]]:
+    """The layer, in which it is noted of some settings that nothing is done with them under ``adapter``.
+
+    They harm nothing: those that somebody wrote are named in the log, once in a process.
+    """
+    found = dict(given)
+    for name in names:
+        value, source = given.get(name, (getattr(_PLAIN, name), DEFAULT))
+        found[name] = value, replace(source, text=f"{source.text}, without effect for {adapter}")
+        if source.written:
+            _say_once(f"{name}={value!r} (from {source.text}) has no effect for {adapter}: {reason}")
+    return found
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        logger.warning("%s", text)
+
+
+_KEYED = {"min_size": (0, "a keyed pool cannot keep connections, it does not know for which key")}
+
+
+def for_keyed(config: PoolConfig) -> PoolConfig:
+    """The config without what means nothing where connections belong to keys; ConfigError if it was written for this
+    pool.
+    """
+    return combine(set_aside(layer_of(config), _KEYED, "keyed pools"), base=config) if config.min_size else config
 
 
 def tables_of(file: str | os.PathLike[str]) -> list[str]:
@@ -117,14 +209,9 @@ def load(
     ``file``: TOML or YAML with one table for each pool, ``[orders-db]``, and optionally ``[default]`` for all.
     Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool. The word
     "none" stands for None there, and in TOML, which has no other. Raises ConfigError naming setting, value, source.
+    What is written for every pool and cannot apply under a driver is set aside there, which the log says once.
     """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-
-    def take(found: Mapping[str, Any], source: str) -> None:
-        values.update(_checked(found, source))
-        sources.update(dict.fromkeys(found, source))
-
+    layers: list[Layer] = []
     if file is not None:
         from pathlib import Path  # only for those who have a file
 
@@ -133,22 +220,36 @@ def load(
             if table is not None and table in tables:
                 if not isinstance(tables[table], dict):
                     raise ConfigError(f"{file}: [{table}] must be a table of settings", table)
-                take({key: _none(key, value) for key, value in tables[table].items()}, f"{file} [{table}]")
+                values = {key: _none(key, value) for key, value in tables[table].items()}
+                layers.append(layer(values, Source(f"{file} [{table}]", shared=table == "default")))
     environ = os.environ if environ is None else environ
-    prefixes = ["POOLKIT_"]
-    if name is not None:
-        prefixes.append("POOLKIT_" + "".join(c if c.isalnum() else "_" for c in name).upper() + "_")
-    for prefix in prefixes:
+    _refuse_mistyped(environ)
+    own = None if name is None else variable_prefix(name)
+    for prefix in (_EVERY_POOL,) if own is None else (_EVERY_POOL, own):
         for setting in _KNOWN:
             variable = prefix + setting.upper()
             if variable in environ:
-                take({setting: _parse(setting, environ[variable], variable)}, variable)
-    if name is not None:
-        _refuse_unknown(prefixes[-1], environ)
-    take(keywords, "keyword")
-    settings = _build(values, sources)
-    object.__setattr__(settings.config, "_sources", sources)
-    return settings.config
+                value = _parse(setting, environ[variable], variable)
+                layers.append(layer({setting: value}, Source(variable, shared=prefix == _EVERY_POOL)))
+    if own is not None:
+        _refuse_unknown(own, environ)
+    layers.append(layer(keywords))
+    return combine(*layers)
+
+
+_EVERY_POOL = "POOLKIT_"
+_NEARLY = 0.7
+"""Likeness from which on a variable is taken for a mistyped setting: POOLKIT_MAX_SZIE is, POOLKIT_WORKERS is not."""
+
+
+def variable_prefix(name: str) -> str:
+    """What the variables of the pool ``name`` begin with: ``POOLKIT_ORDERS_DB_`` for "orders-db"."""
+    return _EVERY_POOL + "".join(c if c.isalnum() else "_" for c in name).upper() + "_"
+
+
+def of_one_pool(setting: str) -> bool:
+    """Whether the end of a variable's name is a setting: ``POOLKIT_ORDERS_DB_MAX_SIZE`` may be that of a pool."""
+    return any(setting.endswith("_" + known) for known in _KNOWN)
 
 
 def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
@@ -157,8 +258,22 @@ def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
         if not variable.startswith(prefix) or setting in _KNOWN:
             continue
         # POOLKIT_ORDERS_DB_MAX_SIZE is no mistake of the pool "orders": there may be a pool "orders-db"
-        if not any(setting.endswith("_" + known) for known in _KNOWN):
+        if not of_one_pool(setting):
             raise unknown(variable, value, "", setting, _KNOWN)
+
+
+def _refuse_mistyped(environ: Mapping[str, str]) -> None:
+    """Raise ConfigError for a variable for every pool that is nearly a setting, such as ``POOLKIT_MAX_SZIE``.
+
+    Others are none of ours: Kubernetes, for one, sets ``POOLKIT_SERVICE_HOST`` where a service is called "poolkit".
+    """
+    for variable, value in environ.items():
+        setting = variable[len(_EVERY_POOL) :].lower()
+        if variable.startswith(_EVERY_POOL) and setting not in _KNOWN and not of_one_pool(setting):
+            from difflib import get_close_matches  # only where there is such a variable
+
+            if get_close_matches(setting, _KNOWN, n=1, cutoff=_NEARLY):
+                raise unknown(variable, value, "", setting, _KNOWN)
 
 
 def _nested(name: str, value: Any) -> Any:

@@ -187,7 +187,8 @@ def test_doctor_names_a_server_that_cannot_be_reached_and_hides_the_password(run
     ("arguments", "text"),
     [
         (["no-such-file.toml"], "no-such-file.toml: cannot be read: No such file or directory"),
-        (["{file}", "--pool", "nobody"], "nothing"),
+        (["{file}", "--pool", "order-db"], "has no table [order-db]; did you mean 'orders-db'?"),
+        (["{file}", "--adapter", "htpx"], "'htpx' is not one of"),
         (["--url", "mysql://db"], "--url mysql://db: must begin with postgresql://, redis://"),
         (["--url", "redis://db:port"], "Port could not be cast"),
         (["--processes", "0"], "--processes 0: must be 1 or more"),
@@ -195,12 +196,67 @@ def test_doctor_names_a_server_that_cannot_be_reached_and_hides_the_password(run
 )
 def test_doctor_with_wrong_input(run: Run, settings: str, arguments: list[str], text: str) -> None:
     code, out, err = run("doctor", *(part.format(file=settings) for part in arguments))
-    if text == "nothing":  # the table "default" is for every pool
-        assert code == 0
-        return
-    assert (code, out) == (1, "")
+    assert (code, out) == (2 if "--adapter" in arguments else 1, "")
     assert text in err
-    assert err.count("\n") == 1
+    assert err.count("\n") == 1 or code == 2
+
+
+def test_doctor_tells_of_a_pool_that_nothing_names(run: Run, settings: str) -> None:
+    """[default] may be all that there is for it, or its name is mistyped."""
+    code, out, _ = run("doctor", settings, "--pool", "nobody")
+    assert code == 0
+    assert "warning: nobody: " in out
+    assert "has no table [nobody]: only what is set for every pool, [default] first, counts; is the name right?" in out
+    assert "nothing to change" not in out
+    code, out, _ = run("doctor", "--pool", "nobody")
+    assert (code, "no variable begins with POOLKIT_NOBODY_" in out) == (0, True)
+
+
+def test_doctor_knows_a_pool_that_only_the_environment_names(
+    run: Run, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POOLKIT_NOBODY_MAX_SIZE", "3")
+    for arguments in (["--pool", "nobody"], [settings, "--pool", "nobody"]):
+        code, out, _ = run("doctor", *arguments)
+        assert (code, "nothing to change" in out) == (0, True)
+
+
+def test_doctor_shows_what_is_in_effect_under_an_adapter(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "pools.toml"
+    path.write_text("[default]\nmin_size = 2\n[upstream]\nmax_waiting = 5\n[other]\nkeepalive = 60\n")
+    code, out, _ = run("doctor", str(path), "--adapter", "httpx", "--json")
+    found = json.loads(out)
+    assert (code, found["adapter"]) == (1, "httpx")
+    upstream = found["pools"]["upstream"]
+    assert upstream["max_size"] == {"value": 100, "source": "httpx's default (max_connections)"}
+    assert upstream["max_waiting"] == {"value": 5, "source": f"{path} [upstream]"}
+    assert upstream["min_size"] == {"value": 0, "source": f"not used by httpx (min_size=2 in {path} [default])"}
+    told = {(one["level"], one["pool"]): one["text"] for one in found["findings"]}
+    assert told["warning", "upstream"].startswith(f"min_size=2 (from {path} [default]) is set aside")
+    assert told["error", "other"].startswith("keepalive=60: means nothing for HTTP")
+
+
+@pytest.mark.parametrize("adapter", ["sqlalchemy", "redis", "httpx", "httpcore", "psycopg", "dbapi"])
+def test_doctor_can_ask_every_adapter(run: Run, adapter: str, settings: str) -> None:
+    code, out, _ = run("doctor", settings, "--pool", "cache", "--adapter", adapter)
+    assert code == 0
+    assert out.startswith(f"as pools of poolkit_adapters.{adapter}\n")
+    assert "nothing to change" in out
+
+
+def test_doctor_says_what_it_assumes(run: Run, settings: str, http_server: HTTPServer) -> None:
+    _, out, _ = run("doctor", settings)
+    assert out.startswith("as pools of the engine itself; --adapter NAME shows what holds under an adapter")
+    _, out, _ = run("doctor", settings, "--url", http_server.url)
+    assert out.startswith("as pools of poolkit_adapters.httpx, which the URL suggests")
+
+
+def test_doctor_tells_of_a_mistyped_variable_for_every_pool(
+    run: Run, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POOLKIT_MAX_SZIE", "3")
+    code, _, err = run("doctor", settings)
+    assert (code, "POOLKIT_MAX_SZIE='3': no such setting; did you mean 'max_size'?" in err) == (1, True)
 
 
 def test_doctor_names_a_malformed_file_and_an_unknown_setting(run: Run, tmp_path: Path) -> None:

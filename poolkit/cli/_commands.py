@@ -137,6 +137,11 @@ def size(
 @click.argument("file", required=False, type=click.Path())
 @click.option("--pool", help="The pool's name: which table of the file, which variables (default: all tables).")
 @click.option("--url", help="Connect to this server, and compare its limits: postgresql://, redis:// or http://.")
+@click.option(
+    "--adapter",
+    type=click.Choice(["sqlalchemy", "redis", "httpx", "httpcore", "psycopg", "dbapi"]),
+    help="Show what is in effect under this adapter, and what it refuses.  [default: what the URL says]",
+)
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes that have such a pool each.")
 @click.option("--request-timeout", type=DURATION, help="The driver's timeout for one request, to compare.")
 @click.option("--deadline", type=DURATION, help="In what time the service must answer, to compare.")
@@ -145,6 +150,7 @@ def doctor(
     file: str | None,
     pool: str | None,
     url: str | None,
+    adapter: str | None,
     processes: int,
     request_timeout: float | None,
     deadline: float | None,
@@ -158,8 +164,8 @@ def doctor(
     from poolkit.cli.doctor import run
 
     return run(
-        file=file, pool=pool, url=url, processes=processes, request_timeout=request_timeout, deadline=deadline,
-        as_json=as_json,
+        file=file, pool=pool, url=url, adapter=adapter, processes=processes, request_timeout=request_timeout,
+        deadline=deadline, as_json=as_json,
     )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, Poo
 from poolkit.errors import describe
 
 from .._errors import adapted
-from .._options import quiet, split_options
-from ._connector import CheckingConnector, DbapiConnector, timeout_argument
+from .._options import split_options
+from ._connector import CheckingConnector, DbapiConnector
 from ._errors import kinds_for, usage_error
 from ._proxies import LeaseState, PooledConnection
+from ._settings import plan
 
 __all__ = ("PooledDatabase",)
 
@@ -72,8 +73,7 @@ class PooledDatabase:
     ) -> None:
         _check_module(module)
         settings, kwargs = split_options(options)
-        if config is not None and not isinstance(config, PoolConfig):
-            raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
+        planned = plan(module, config, settings, asks=check is not None)
         if connect_kwargs is not None and not isinstance(connect_kwargs, dict):
             raise ConfigError("connect_kwargs: must be a dict", "connect_kwargs")
         for key in kwargs.keys() & (connect_kwargs or {}).keys():
@@ -84,21 +84,15 @@ class PooledDatabase:
                 raise ConfigError(f"{key}={callback!r}: must be callable", key)
         if check is not None and not callable(check) and not isinstance(check, str):
             raise ConfigError(f"check={check!r}: must be callable or an SQL statement", "check")
-        if "connect_timeout" in settings and settings["connect_timeout"] and timeout_argument(module) is None:
-            raise ConfigError(
-                f"connect_timeout={settings['connect_timeout']!r}: {module.__name__}.connect() has no time limit for "
-                "connecting that poolkit knows of; use connect_kwargs= if it has one",
-                "connect_timeout",
-            )
         if module.__name__ == "sqlite3":
-            kwargs = _for_sqlite(args, kwargs, settings, config)
+            kwargs = _for_sqlite(args, kwargs, planned)
         self._module = module
         self._reset = reset
         self._kinds = kinds_for(module)
         self._usage_error = usage_error(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
         connector = (DbapiConnector if local else CheckingConnector)(module, args, kwargs, setup=setup, check=check)
-        self._pool: Pool[Any] = Pool(connector, quiet(config), name=name, debug=debug, **settings)
+        self._pool: Pool[Any] = Pool(connector, planned, name=name, debug=debug)
 
     @property
     def poolkit(self) -> Pool[Any]:
@@ -196,9 +190,7 @@ def _check_module(module: Any) -> None:
         )
 
 
-def _for_sqlite(
-    args: tuple[Any, ...], kwargs: dict[str, Any], settings: dict[str, Any], config: PoolConfig | None
-) -> dict[str, Any]:
+def _for_sqlite(args: tuple[Any, ...], kwargs: dict[str, Any], config: PoolConfig) -> dict[str, Any]:
     """A pooled connection serves one thread after the other, which sqlite3 refuses unless told otherwise."""
     if kwargs.get("check_same_thread"):
         raise ConfigError(
@@ -207,8 +199,7 @@ def _for_sqlite(
             "check_same_thread",
         )
     database = args[0] if args else kwargs.get("database")
-    size = settings.get("max_size", (config or PoolConfig()).max_size)
-    if database in (":memory:", b":memory:", "") and size != 1:
+    if database in (":memory:", b":memory:", "") and config.max_size != 1:
         warnings.warn(
             f"database={database!r}: each connection is a database of its own; use max_size=1, or "
             "'file:name?mode=memory&cache=shared' with uri=True",

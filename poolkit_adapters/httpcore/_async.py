@@ -20,7 +20,7 @@ from ._giveup import give_up
 from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
-from ._settings import pool_settings
+from ._settings import MAX_CONNECTIONS, pool_settings
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -69,12 +69,13 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
     """
 
     _held: tuple[type, ...] = HELD
+    _driver = "httpcore"  # whose defaults the arguments have
 
     def __init__(
         self,
         ssl_context: ssl.SSLContext | None = None,
         proxy: httpcore.Proxy | None = None,
-        max_connections: int | None = 10,
+        max_connections: int | None = MAX_CONNECTIONS,
         max_keepalive_connections: int | None = None,
         keepalive_expiry: float | None = None,
         http1: bool = True,
@@ -95,7 +96,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
-        chosen = pool_settings(limits, config, settings)
+        chosen = pool_settings(limits, config, settings, self._driver)
         super().__init__(
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
@@ -106,9 +107,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             self._network_backend = AsyncWatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
-        self._reopening = Reopening(
-            lambda: AsyncPool(connector, config, name=name, listeners=heard, keyed=True, **chosen)
-        )
+        self._reopening = Reopening(lambda: AsyncPool(connector, chosen, name=name, listeners=heard, keyed=True))
 
     @property
     def poolkit(self) -> AsyncPool[Any]:

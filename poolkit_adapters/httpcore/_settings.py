@@ -3,63 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
-from poolkit import ConfigError, PoolConfig
+from poolkit import BackoffConfig, ConfigError, PoolConfig
+from poolkit.config import Source
+from poolkit.settings import combine, layer, layer_of, set_aside
 
-__all__ = ("pool_settings",)
+from .._options import argument, by_default, driver_default, is_default, refuse_contradiction
 
-_DEFAULTS: dict[str, tuple[object, ...]] = {
-    "max_connections": (10, 100),
-    "max_keepalive_connections": (None, 20),
-    "keepalive_expiry": (None, 5.0),
+__all__ = ("MAX_CONNECTIONS", "effective", "pool_settings")
+
+MAX_CONNECTIONS: int = driver_default(10)
+"""httpcore's default; its other limits are None."""
+
+_TWINS = {"max_size": "max_connections", "max_idle": "max_keepalive_connections", "idle_timeout": "keepalive_expiry"}
+
+_ORIGINS = "means nothing for HTTP: connections belong to origins, and which will be asked for is not known beforehand"
+_ALIVE = "means nothing for HTTP: it has no question that asks for a sign of life only; idle ones are watched by looks"
+_ATTEMPTS = (
+    "means nothing for HTTP: each request makes its own attempts to connect (retries=); use breaker= to spare a dead "
+    "server"
+)
+_UNUSED: dict[str, tuple[Any, str]] = {
+    "min_size": (0, _ORIGINS),
+    "start": ("lazy", _ORIGINS),
+    "keepalive": (None, _ALIVE),
+    "backoff": (BackoffConfig(), _ATTEMPTS),
 }
-"""httpcore's default and httpx's: whoever leaves it at that has said nothing."""
-
-_MEANINGLESS = {
-    "min_size": "connections belong to origins, and which ones will be asked for is not known beforehand",
-    "start": "connections belong to origins, and which ones will be asked for is not known beforehand",
-    "keepalive": "HTTP has no question that asks for a sign of life only; idle connections are watched by looks",
-    "backoff": "each request makes its own attempts to connect (retries=); use breaker= to spare a dead server",
-}
 
 
-def pool_settings(driver: Mapping[str, Any], config: PoolConfig | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings to give to the pool beside ``config``.
+def pool_settings(
+    driver: Mapping[str, Any], config: PoolConfig | None, keywords: Mapping[str, Any], name: str = "httpcore"
+) -> PoolConfig:
+    """The settings of a pool out of httpcore's arguments, ``config`` and single keywords.
 
-    httpcore's arguments come first, what the user says in poolkit's words wins over them, and a contradiction
-    between the two is a ConfigError, as is a setting that cannot mean anything for HTTP.
+    ``driver``: the three arguments. One that was left alone, or is None, gives way to a setting in poolkit's words;
+    one that was given and contradicts such a setting is a ConfigError, as is a setting that means nothing for HTTP.
+    ``name``: of the driver whose defaults these are.
     """
-    plain = PoolConfig()
-    given = dict(keywords)
-    if isinstance(config, PoolConfig):
-        for field in fields(PoolConfig):
-            if getattr(config, field.name) != getattr(plain, field.name):
-                given.setdefault(field.name, getattr(config, field.name))
-    for name, reason in _MEANINGLESS.items():
-        if name in given and given[name] != getattr(plain, name):
-            raise ConfigError(f"{name}={given[name]!r}: means nothing for HTTP: {reason}", name)
-    settings: dict[str, Any] = {"acquire_timeout": None, "connect_timeout": None, "max_connecting": None}
-    settings.update(_translated(driver))
-    sources = {
-        "max_size": "max_connections",
-        "max_idle": "max_keepalive_connections",
-        "idle_timeout": "keepalive_expiry",
-    }
-    for name, argument in sources.items():
-        if name in given and driver[argument] not in _DEFAULTS[argument] and given[name] != settings.get(name):
-            raise ConfigError(
-                f"{argument}={driver[argument]!r} and {name}={given[name]!r}: two words for one setting; give one", name
-            )
-    if given.get("max_size") is not None and settings["max_idle"] is not None and "max_idle" not in given:
-        settings["max_idle"] = min(settings["max_idle"], given["max_size"])
-    for name in given:
-        settings.pop(name, None)
-    return {**settings, **keywords}
+    given = {**layer_of(config), **layer(keywords)}
+    translated = _translated(driver, name)
+    for setting, word in _TWINS.items():
+        if driver[word] is not None and not is_default(driver[word]):
+            refuse_contradiction(word, driver[word], setting, given)
+            given.pop(setting, None)
+    most = given["max_size"][0] if "max_size" in given else translated["max_size"][0]
+    kept, source = translated["max_idle"]
+    if kept is not None and isinstance(most, int) and kept > most and "max_idle" not in given:
+        translated["max_idle"] = most, source  # or no smaller max_size could be given without a max_idle
+    own = dict.fromkeys(("acquire_timeout", "connect_timeout", "max_connecting"), (None, by_default(name)))
+    return combine({**own, **translated, **set_aside(given, _UNUSED, name)}, base=config)
 
 
-def _translated(driver: Mapping[str, Any]) -> dict[str, Any]:
+def effective(config: PoolConfig) -> PoolConfig:
+    """What a pool makes of a config, with nothing else given."""
+    return pool_settings({**dict.fromkeys(_TWINS.values()), "max_connections": MAX_CONNECTIONS}, config, {})
+
+
+def _translated(driver: Mapping[str, Any], name: str) -> dict[str, tuple[Any, Source]]:
     limit, kept, expiry = driver["max_connections"], driver["max_keepalive_connections"], driver["keepalive_expiry"]
     _whole("max_connections", limit, 1)
     _whole("max_keepalive_connections", kept, 0)
@@ -67,11 +68,14 @@ def _translated(driver: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"keepalive_expiry={expiry!r}: must be a time in seconds, 0 or more (or None: never)", "keepalive_expiry"
         )
+    found = {
+        setting: (None, by_default(name, word)) if driver[word] is None else argument(name, word, driver[word])
+        for setting, word in _TWINS.items()
+    }
     if expiry == 0:  # an idle connection has expired at once: none is kept
-        return {"max_size": limit, "max_idle": 0, "idle_timeout": None}
-    if kept is not None and limit is not None:
-        kept = min(kept, limit)
-    return {"max_size": limit, "max_idle": kept, "idle_timeout": expiry}
+        source = found["idle_timeout"][1]
+        return {**found, "max_idle": (0, source), "idle_timeout": (None, source)}
+    return found
 
 
 def _whole(name: str, value: object, low: int) -> None:

@@ -18,7 +18,7 @@ from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._link import HELD, Exchange, Key, Link, Replays, key_of, refused, shut, stream_only, takes_over, timeout_of
 from ._network import WatchedBackend
-from ._settings import pool_settings
+from ._settings import MAX_CONNECTIONS, pool_settings
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -78,12 +78,13 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
     """
 
     _held: tuple[type, ...] = HELD
+    _driver = "httpcore"  # whose defaults the arguments have
 
     def __init__(
         self,
         ssl_context: ssl.SSLContext | None = None,
         proxy: httpcore.Proxy | None = None,
-        max_connections: int | None = 10,
+        max_connections: int | None = MAX_CONNECTIONS,
         max_keepalive_connections: int | None = None,
         keepalive_expiry: float | None = None,
         http1: bool = True,
@@ -104,7 +105,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
-        chosen = pool_settings(limits, config, settings)
+        chosen = pool_settings(limits, config, settings, self._driver)
         super().__init__(
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
@@ -113,7 +114,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             self._network_backend = WatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
-        self._reopening = Reopening(lambda: Pool(connector, config, name=name, listeners=heard, keyed=True, **chosen))
+        self._reopening = Reopening(lambda: Pool(connector, chosen, name=name, listeners=heard, keyed=True))
 
     @property
     def poolkit(self) -> Pool[Any]:

@@ -25,6 +25,7 @@ from poolkit.cluster import (
 )
 from poolkit.errors import without_quotes
 
+from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import adapted
 from ._transport import TWINS, AsyncPoolkitTransport, PoolkitTransport, _RequestError
 
@@ -239,8 +240,9 @@ class PoolkitClusterTransport(httpx.BaseTransport):
 
     ``keep_host``: the name in Host and in the TLS certificate stays that of the URL; False: it is the server's.
     ``max_requests``: at one server at once; None: as many as its connections allow. ``cluster``:
-    :class:`~poolkit.cluster.ClusterConfig`. Other keywords are :class:`PoolkitTransport`'s. The wait for a free place
-    is ``httpx.Timeout(pool=)``. ``request.extensions["poolkit_key"]`` is the lease's ``key``. Thread-safe.
+    :class:`~poolkit.cluster.ClusterConfig`, or single settings of it as keywords, which win. Other keywords are
+    :class:`PoolkitTransport`'s; one that neither knows is a :class:`~poolkit.ConfigError`. The wait for a free place is
+    ``httpx.Timeout(pool=)``. ``request.extensions["poolkit_key"]`` is the lease's ``key``. Thread-safe.
     """
 
     def __init__(
@@ -257,12 +259,13 @@ class PoolkitClusterTransport(httpx.BaseTransport):
         **transport_options: Any,
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
+        own, options = _split(transport_options)
 
         def make(node: Node) -> _Server:
-            transport = PoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **transport_options)
+            transport = PoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **options)
             return _Server(node, transport, max_requests, health)
 
-        self.cluster: Cluster[Any] = _Members(make, nodes, cluster, name=name, listeners=listeners)
+        self.cluster: Cluster[Any] = _Members(make, nodes, cluster, name=name, listeners=listeners, **own)
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -316,12 +319,13 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
         **transport_options: Any,
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
+        own, options = _split(transport_options)
 
         def make(node: Node) -> _AsyncServer:
-            transport = AsyncPoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **transport_options)
+            transport = AsyncPoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **options)
             return _AsyncServer(node, transport, max_requests, health)
 
-        self.cluster: AsyncCluster[Any] = _AsyncMembers(make, nodes, cluster, name=name, listeners=listeners)
+        self.cluster: AsyncCluster[Any] = _AsyncMembers(make, nodes, cluster, name=name, listeners=listeners, **own)
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -357,6 +361,16 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections."""
         await self.cluster.close()
+
+
+_OF_TRANSPORTS = parameters_of(PoolkitTransport) - {"name", "listeners", "settings"}
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the cluster, and what is for each server's transport; ``acquire_timeout`` holds for both."""
+    own, of_pool, rest = split_cluster_options(options, _OF_TRANSPORTS)
+    both = {name: value for name, value in own.items() if name == "acquire_timeout"}
+    return own, {**rest, **of_pool, **both}
 
 
 def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:

@@ -19,7 +19,9 @@ except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
 
 # The one adapter that stands on another: a transport of httpx's is a thin cover of a pool of httpcore's.
+from .._options import driver_default
 from ..httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from ..httpcore._settings import pool_settings
 
 __all__ = (
     "AsyncPoolkitTransport",
@@ -117,6 +119,14 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
     )
 
 
+class _TransportPool(PoolkitConnectionPool):
+    _driver = "httpx"
+
+
+class _AsyncTransportPool(AsyncPoolkitConnectionPool):
+    _driver = "httpx"
+
+
 class PoolkitTransport(httpx.HTTPTransport):
     """Stands in for ``httpx.HTTPTransport``. Thread-safe; safe after ``fork()``.
 
@@ -146,7 +156,7 @@ class PoolkitTransport(httpx.HTTPTransport):
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
-        self._pool = pool = PoolkitConnectionPool(
+        self._pool = pool = _TransportPool(
             **_core_arguments(context, limits, proxy),
             http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
             socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
@@ -188,7 +198,7 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
-        self._pool = pool = AsyncPoolkitConnectionPool(
+        self._pool = pool = _AsyncTransportPool(
             **_core_arguments(context, limits, proxy),
             http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
             socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
@@ -207,10 +217,24 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
 
 
 def _core_arguments(context: ssl.SSLContext, limits: httpx.Limits, proxy: Any) -> dict[str, Any]:
-    return {
-        "ssl_context": context,
-        "proxy": _core_proxy(proxy),
+    return {"ssl_context": context, "proxy": _core_proxy(proxy), **_numbers(limits)}
+
+
+def _numbers(limits: httpx.Limits) -> dict[str, Any]:
+    """The limits as httpcore's arguments; those that nobody chose are known as httpx's defaults."""
+    numbers: dict[str, Any] = {
         "max_connections": limits.max_connections,
         "max_keepalive_connections": limits.max_keepalive_connections,
         "keepalive_expiry": limits.keepalive_expiry,
     }
+    chosen = set(numbers) if limits is not _LIMITS else set()
+    if limits.keepalive_expiry == _LIMITS.keepalive_expiry:  # a Limits of one's own begins with the same
+        chosen.discard("keepalive_expiry")
+    return {
+        name: value if name in chosen or value is None else driver_default(value) for name, value in numbers.items()
+    }
+
+
+def effective(config: PoolConfig) -> PoolConfig:
+    """What a transport makes of a config, with nothing else given."""
+    return pool_settings(_numbers(_LIMITS), config, {}, "httpx")

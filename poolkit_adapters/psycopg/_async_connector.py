@@ -50,6 +50,8 @@ async def _call(callback: Callable[[Any], Any], connection: object, name: str) -
 class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
     """Runs in the engine's own tasks, except for the connects of a null pool."""
 
+    opens_later = True  # open() fills the pool
+
     def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)
         self._ledger = pool._ledger

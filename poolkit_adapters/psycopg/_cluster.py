@@ -27,7 +27,9 @@ from poolkit.cluster import (
     NoNodeAvailable,
 )
 from poolkit.errors import without_quotes
+from poolkit.settings import merge
 
+from .._cluster_options import split_cluster_options
 from .._errors import adapted
 from ._async import AsyncPoolkitConnectionPool
 from ._errors import KINDS, behind_wrong_server, classify
@@ -206,8 +208,9 @@ class PoolkitCluster(Cluster[Any]):
     ``nodes``: addresses (``host:port``, URLs, connection strings), :class:`~poolkit.cluster.Node` objects, or a
     discovery. ``conninfo``: what all servers share, database and user above all. ``pool``: the settings of each
     server's pool. ``pool_options``: further arguments of its :class:`PoolkitConnectionPool` (``configure``, ``kwargs``,
-    ``connection_class`` ...). The rest as :class:`poolkit.cluster.Cluster`; roles are found out by :func:`role_of`
-    unless ``roles=False``.
+    ``connection_class`` ...). Single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``) as
+    keywords, which win; ``acquire_timeout`` is the cluster's. The rest as :class:`poolkit.cluster.Cluster`; roles are
+    found out by :func:`role_of` unless ``roles=False``. Raises :class:`~poolkit.ConfigError` for any other keyword.
     """
 
     def __init__(
@@ -223,7 +226,8 @@ class PoolkitCluster(Cluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **settings: Any,
     ) -> None:
-        settled, options = pool or PoolConfig(), pool_options or {}
+        own, of_pool, _ = split_cluster_options(settings, ())
+        settled, options = merge(pool, of_pool), pool_options or {}
 
         def make(node: Node) -> _Server:
             return _Server(
@@ -232,9 +236,7 @@ class PoolkitCluster(Cluster[Any]):
                 )
             )
 
-        super().__init__(
-            make, nodes, config, name=name, listeners=listeners, role_of=role_of if roles else None, **settings
-        )
+        super().__init__(make, nodes, config, name=name, listeners=listeners, role_of=role_of if roles else None, **own)
 
     def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _Block:
         """``with cluster.connection(role="primary") as conn``: committed (or rolled back) and returned at the end.
@@ -264,7 +266,8 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **settings: Any,
     ) -> None:
-        settled, options = pool or PoolConfig(), pool_options or {}
+        own, of_pool, _ = split_cluster_options(settings, ())
+        settled, options = merge(pool, of_pool), pool_options or {}
 
         def make(node: Node) -> _AsyncServer:
             return _AsyncServer(
@@ -274,7 +277,7 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
             )
 
         super().__init__(
-            make, nodes, config, name=name, listeners=listeners, role_of=role_of_async if roles else None, **settings
+            make, nodes, config, name=name, listeners=listeners, role_of=role_of_async if roles else None, **own
         )
 
     def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _AsyncBlock:

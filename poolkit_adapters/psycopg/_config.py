@@ -10,41 +10,56 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from poolkit import ConfigError, PoolConfig
-from poolkit.config import nearest
+from poolkit.config import Source, nearest, sources_of
 from poolkit.errors import without_quotes
+from poolkit.settings import combine, layer, layer_of, set_aside
 
-from .._options import SETTINGS, quiet
+from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default
 from ._errors import InvalidConninfo
 
-__all__ = ("DEFAULTS", "check_callback", "check_class", "check_conninfo", "numbered", "pool_config", "sizes")
+__all__ = (
+    "check_callback",
+    "check_class",
+    "check_conninfo",
+    "effective",
+    "numbered",
+    "pool_config",
+    "sizes",
+)
 
 
-class _Int(int):
-    """A whole number that can be told from the same one given by the caller."""
+# A default can be told from an equal value that the caller wrote: beside config= only the latter counts.
+MIN_SIZE: int = driver_default(4)
+NULL_MIN_SIZE: int = driver_default(0)
+TIMEOUT = driver_default(30.0)
+MAX_WAITING: int = driver_default(0)
+MAX_LIFETIME = driver_default(3600.0)
+MAX_IDLE = driver_default(600.0)
+NUM_WORKERS: int = driver_default(3)
 
-
-# Defaults are told from equal values by identity: beside config= only what the caller wrote himself counts.
-MIN_SIZE: int = _Int(4)
-NULL_MIN_SIZE: int = _Int(0)
-TIMEOUT = float("30")
-MAX_WAITING: int = _Int(0)
-MAX_LIFETIME = float("3600")
-MAX_IDLE = float("600")
-NUM_WORKERS: int = _Int(3)
-
-DEFAULTS = (MIN_SIZE, NULL_MIN_SIZE, TIMEOUT, MAX_WAITING, MAX_LIFETIME, MAX_IDLE, NUM_WORKERS)
-
+_DRIVER = "psycopg_pool"
+_OWN = Source("the adapter's default", written=False)
 _TWO_NAMES = {"acquire_timeout": "timeout", "idle_timeout": "max_idle", "max_connecting": "num_workers"}
-_TIMES = {"timeout": "acquire_timeout", "max_lifetime": "max_lifetime", "max_idle": "idle_timeout"}
+_SETTING_OF = {
+    "timeout": "acquire_timeout",
+    "max_waiting": "max_waiting",
+    "max_lifetime": "max_lifetime",
+    "max_idle": "idle_timeout",
+    "num_workers": "max_connecting",
+}
 _ARGUMENTS = (
     "conninfo", "connection_class", "kwargs", "min_size", "max_size", "open", "configure", "check", "reset", "name",
     "close_returns", "timeout", "max_waiting", "max_lifetime", "max_idle", "reconnect_timeout", "reconnect_failed",
     "num_workers",
 )  # fmt: skip
+_NULL_UNUSED: dict[str, tuple[Any, str]] = {
+    "min_size": (0, "must be 0 in a null pool, which keeps no connection"),
+    "max_idle": (0, "must be 0 in a null pool, which keeps no connection"),
+}
 
 
 def _is_given(value: object) -> bool:
-    return value is not None and not any(value is default for default in DEFAULTS)
+    return value is not None and not is_default(value)
 
 
 def sizes(min_size: int, max_size: int | None, *, null: bool) -> tuple[int, int | None]:
@@ -72,40 +87,56 @@ def pool_config(
         other = _TWO_NAMES.get(name)
         if other and _is_given(arguments[other]):
             raise ConfigError(f"{name}={value!r}: the same as {other}={arguments[other]!r}; give one of them", name)
-    if config is not None and not isinstance(config, PoolConfig):
-        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
-    given = arguments if config is None else {name: v for name, v in arguments.items() if _is_given(v)}
-    changes: dict[str, Any] = {"order": "fifo", "start": "eager"} if config is None else {}
-    if config is None:
-        changes["min_size"], changes["max_size"] = sizes(given["min_size"], given["max_size"], null=null)
-    else:
-        changes |= {name: given[name] for name in ("min_size", "max_size") if name in given}
-        if null and changes.get("max_size") == 0:
-            changes["max_size"] = None
-    for name, setting in (
-        ("timeout", "acquire_timeout"),
-        ("max_lifetime", "max_lifetime"),
-        ("max_idle", "idle_timeout"),
-    ):
-        if name in given:
-            changes[setting] = given[name]
-    if "max_waiting" in given:
-        changes["max_waiting"] = given["max_waiting"] or None  # 0: no limit
-    if _is_given(arguments["num_workers"]):
-        if arguments["num_workers"] < 1:
-            raise ConfigError(f"num_workers={arguments['num_workers']!r}: must be 1 or more", "num_workers")
-        changes["max_connecting"] = arguments["num_workers"]
-    if check is not None and (config is None or config.check_after_idle == PoolConfig().check_after_idle):
-        changes["check_after_idle"] = 0.0  # psycopg_pool calls it at every getconn
+    if _is_given(arguments["num_workers"]) and arguments["num_workers"] < 1:
+        raise ConfigError(f"num_workers={arguments['num_workers']!r}: must be 1 or more", "num_workers")
+    written = layer_of(config)
+    driver = _given_arguments(arguments, null=null, beside_config=config is not None)
+    if check is not None:  # psycopg_pool calls it at every getconn
+        written.setdefault("check_after_idle", (0.0, by_argument("check")))
+    found = {**written, **driver}
     if null:
-        changes |= {"max_idle": 0, "barging_window": 0.0}
-    result = quiet(config).replace(**{**changes, **settings})
-    if null and result.min_size:
-        sizes(result.min_size, 0, null=True)
-    return result
+        found = {"barging_window": (0.0, _OWN), **set_aside(found, _NULL_UNUSED, "null pools")}
+    return combine(found, layer(settings), base=config)
 
 
-def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig, explicit: bool) -> PoolConfig:
+def effective(config: PoolConfig) -> PoolConfig:
+    """What a pool makes of a config, with nothing else given."""
+    arguments = {
+        "min_size": MIN_SIZE, "max_size": None, "timeout": TIMEOUT, "max_waiting": MAX_WAITING,
+        "max_lifetime": MAX_LIFETIME, "max_idle": MAX_IDLE, "num_workers": NUM_WORKERS,
+    }  # fmt: skip
+    return pool_config(config, {}, null=False, check=None, **arguments)
+
+
+def _given_arguments(arguments: dict[str, Any], *, null: bool, beside_config: bool) -> dict[str, tuple[Any, Source]]:
+    """psycopg_pool's arguments as settings: beside a config those that were given, else its defaults as well."""
+    found: dict[str, tuple[Any, Source]] = {}
+    if not beside_config:
+        low, high = sizes(arguments["min_size"], arguments["max_size"], null=null)
+        _, source = argument(_DRIVER, "min_size", arguments["min_size"])
+        found = {
+            "order": ("fifo", by_default(_DRIVER)),
+            "start": ("eager", by_default(_DRIVER)),
+            "min_size": (int(low), source),
+            "max_size": (high if high is None else int(high), source),
+        }
+        if arguments["max_size"] is not None:
+            found["max_size"] = high, by_argument("max_size")
+    else:
+        for name in ("min_size", "max_size"):
+            if _is_given(arguments[name]):
+                unlimited = null and name == "max_size" and arguments[name] == 0
+                found[name] = None if unlimited else arguments[name], by_argument(name)
+    for name, setting in _SETTING_OF.items():
+        value, source = argument(_DRIVER, name, arguments[name])
+        if name == "num_workers" and not _is_given(arguments[name]):
+            continue  # there are no permanent threads: poolkit's limit holds
+        if not beside_config or source.written:
+            found[setting] = (value or None) if name == "max_waiting" else value, source
+    return found
+
+
+def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig) -> PoolConfig:
     """Refuse what cannot connect; take over a ``connect_timeout`` of the connection string as the engine's bound."""
     if callable(conninfo) or callable(kwargs):
         if not callable(conninfo):
@@ -114,18 +145,21 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig, explici
     if kwargs is not None and not isinstance(kwargs, dict):
         kind = type(kwargs).__name__
         raise ConfigError(f"kwargs must be a dict of arguments of connect(), or a callable, not a {kind}", "kwargs")
-    parameters = {**parse(conninfo), **(kwargs or {})}
-    own = parameters.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
-    if own is None or explicit:
-        return config
+    places = {"kwargs": kwargs or {}, "conninfo": parse(conninfo)}
+    place = next((place for place, found in places.items() if "connect_timeout" in found), "PGCONNECT_TIMEOUT")
+    own = places.get(place, {}).get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
+    known = sources_of(config).get("connect_timeout")
+    if own is None or (known is not None and known.written and not known.shared):
+        return config  # written for this very pool in poolkit's words
     try:
         seconds = float(own)
     except (TypeError, ValueError):
         raise InvalidConninfo(f"connect_timeout={own!r}: must be a number of seconds", "connect_timeout") from None
     # it counts for each host; 0 means no limit
+    parameters = {**places["conninfo"], **places["kwargs"]}
     hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
     limit = max(2.0, seconds) * hosts if seconds > 0 else None
-    return quiet(config, connect_timeout=False).replace(connect_timeout=limit)
+    return combine({"connect_timeout": (limit, Source(f"connect_timeout in {place}", driver=True))}, base=config)
 
 
 def parse(conninfo: object) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
 class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
     """What the engine needs to know of psycopg. Holds its pool weakly: background threads keep no pool alive."""
 
+    opens_later = True  # open() fills the pool
+
     def __init__(self, pool: PoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)
         self._ledger = pool._ledger

@@ -70,14 +70,11 @@ class PoolBase:
         conninfo, kwargs = arguments.pop("conninfo"), arguments.pop("kwargs")
         self.num_workers = int(arguments["num_workers"])
         result = pool_config(config, settings, null=self._null, **arguments)
-        explicit = "connect_timeout" in settings or (
-            config is not None and config.connect_timeout != PoolConfig().connect_timeout
-        )
         self._eager = result.start == "eager"
         self._ledger = Ledger()
         self._opened = False
         self._open_implicit = False
-        return check_conninfo(conninfo, kwargs, result, explicit).replace(start="lazy")
+        return check_conninfo(conninfo, kwargs, result)
 
     # -- attributes of psycopg_pool, taken from the settings in effect --------------------------------------------
 

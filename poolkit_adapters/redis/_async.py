@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from poolkit import AsyncPool, PoolConfig, UsageError
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
-from poolkit_adapters._options import split_options
+from poolkit.settings import layer, layer_of
+from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._connectors import TaskConnector, disconnect_now
 from poolkit_adapters.redis._driver import (
@@ -54,6 +56,10 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
     outside of a loop; when its loop has ended, the next one begins with connections of its own.
     """
 
+    _limit: int
+    _unused: Mapping[str, tuple[Any, str]] = {}
+    """Settings that cannot apply to this class of pool, each with what holds instead and the reason."""
+
     def __init__(
         self,
         max_connections: int | None = DEFAULT_LIMIT,
@@ -68,29 +74,33 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         **connection_kwargs: Any,
     ) -> None:
         settings, driver = split_options(connection_kwargs)
-        settle_connect_timeout(config, settings, driver)
+        settings = from_text(settings)
+        time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._guards: dict[int, AsyncGuard] = {}
         self._engine: AsyncPool[Any] | None = None
-        self._engine_args: tuple[Any, ...] = (
-            config, settings, timeout, {"name": name, "listeners": tuple(listeners), "debug": debug},
-        )  # fmt: skip
+        self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
+        self._plan = partial(
+            plan, config, settings, time_to_connect, timeout=timeout, queue_class=queue_class, unused=self._unused
+        )
+        self._limit_given = not (max_connections is None or is_default(max_connections))
         self.queue_class = queue_class
         super().__init__(connection_class=connection_class, max_connections=max_connections, **driver)
         self._begin()
 
     def _begin(self) -> None:
-        config, settings, timeout, rest = self._engine_args
-        base, keywords = plan(
-            config, from_text(settings), limit=self.max_connections, timeout=timeout, queue_class=self.queue_class
-        )
+        config = self._plan(limit=self._first_limit()) if self._engine is None else self._engine.config
         self._guards = {}
-        self._engine = AsyncPool(TaskConnector(self), base, **rest, **keywords)
+        self._engine = AsyncPool(TaskConnector(self), config, **self._engine_args)
 
     def reset(self) -> None:
         """Begin anew with no connections; those in use are their users' own from now on."""
         old = self.poolkit
         old.discard_idle()
         self._begin()
+
+    def _first_limit(self) -> int:
+        """What redis-py has made of ``max_connections``: without one it has a number of its own."""
+        return self._limit if self._limit_given else driver_default(self._limit)
 
     # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
 

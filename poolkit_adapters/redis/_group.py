@@ -25,6 +25,8 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.settings import DEFAULT, combine, layer_of, merge
+from poolkit_adapters._cluster_options import parameters_of, split_cluster_options
 from poolkit_adapters._errors import adapted
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
@@ -135,10 +137,20 @@ def _make(pool_class: Any, mixin: type[Any], unix: Any, kwargs: dict[str, Any], 
     url = kwargs.pop("url", None)
     if "connection_class" in kwargs and kwargs["connection_class"] is None:
         kwargs["connection_class"] = unix
-    settled = {"config": config, "timeout": config.acquire_timeout, "max_connections": config.max_size, "name": name}
+    # a group begins with poolkit's limits, not with redis-py's, so both are named here even if nobody wrote them
+    plain = {setting: (getattr(config, setting), DEFAULT) for setting in ("max_size", "acquire_timeout")}
+    settled = {"config": combine(plain, layer_of(config), base=config), "name": name}
     pool = pool_class.from_url(url, **kwargs, **settled) if url else pool_class(**kwargs, **settled)
     pool.connection_class = _noted(pool.connection_class, mixin)
     return pool
+
+
+def _known(driver: Any, pool_class: type, given: dict[str, Any]) -> set[str]:
+    """The arguments of redis-py's pools and connections, those of a class of one's own included."""
+    kinds = [pool_class, driver.SSLConnection, driver.UnixDomainSocketConnection]
+    if isinstance(given.get("connection_class"), type):
+        kinds.append(given["connection_class"])
+    return parameters_of(*kinds)
 
 
 class _Lease:
@@ -292,8 +304,10 @@ class PoolkitServerGroup(Cluster[Any]):
 
     ``nodes``: addresses (``host:port``, URLs, paths of sockets), :class:`~poolkit.cluster.Node` objects, or a
     discovery. ``pool``: the settings of each server's pool. ``cluster``: :class:`~poolkit.cluster.ClusterConfig`.
-    Other keywords are redis-py's, for all connections; ``retry`` is "never" by default, because another server is the
-    better second try. Roles are found out by :func:`role_of` unless ``roles=False``.
+    Single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``) may be keywords, which win;
+    ``acquire_timeout`` is the cluster's. Other keywords are redis-py's, for all connections; one that it does not know
+    is a :class:`~poolkit.ConfigError`. ``retry`` is "never" by default, because another server is the better second
+    try. Roles are found out by :func:`role_of` unless ``roles=False``.
     """
 
     def __init__(
@@ -307,7 +321,8 @@ class PoolkitServerGroup(Cluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Any,
     ) -> None:
-        settled, common = pool or PoolConfig(), connection_kwargs
+        own, of_pool, common = split_cluster_options(connection_kwargs, _known(redis, _MemberPool, connection_kwargs))
+        settled = merge(pool, of_pool)
         self._connection_kwargs = common
 
         def make(node: Node) -> _Server:
@@ -316,7 +331,9 @@ class PoolkitServerGroup(Cluster[Any]):
             unix = redis.UnixDomainSocketConnection
             return _Server(_make(_MemberPool, _NotedConnection, unix, kwargs, settled, name))
 
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if roles else None)
+        super().__init__(
+            make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if roles else None, **own
+        )
 
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
         """A ``redis.Redis`` whose every command goes to a server of this role ("primary", "replica",
@@ -342,7 +359,9 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Any,
     ) -> None:
-        settled, common = pool or PoolConfig(), connection_kwargs
+        known = _known(redis.asyncio, _AsyncMemberPool, connection_kwargs)
+        own, of_pool, common = split_cluster_options(connection_kwargs, known)
+        settled = merge(pool, of_pool)
         self._connection_kwargs = common
 
         def make(node: Node) -> _AsyncServer:
@@ -351,7 +370,8 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
             unix = redis.asyncio.UnixDomainSocketConnection
             return _AsyncServer(_make(_AsyncMemberPool, _AsyncNotedConnection, unix, kwargs, settled, name))
 
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of_async if roles else None)
+        asked = role_of_async if roles else None
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **own)
 
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
         """A ``redis.asyncio.Redis`` of this role; see :meth:`PoolkitServerGroup.client`."""

@@ -7,7 +7,7 @@ from typing import Any
 import redis.asyncio.sentinel as async_sentinel
 import redis.sentinel as sync_sentinel
 
-from poolkit import ConfigError
+from poolkit_adapters._options import driver_default
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
 from poolkit_adapters.redis._threads import PoolkitConnectionPool
 
@@ -17,14 +17,14 @@ _Sentinel: Any = sync_sentinel.SentinelConnectionPool
 _AsyncSentinel: Any = async_sentinel.SentinelConnectionPool
 
 
+_UNUSED = {
+    "start": ("lazy", "the sentinel is known only after the pool is made; call engine.warm_up()"),
+}
+
+
 def _arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Defaults as those of redis-py's sentinel pool, which does not wait."""
-    config = kwargs.get("config")
-    if kwargs.get("start") == "eager" or (config is not None and config.start == "eager"):
-        raise ConfigError(
-            "start='eager': the sentinel is known only after the pool is made; call engine.warm_up()", "start"
-        )
-    kwargs.setdefault("timeout", 0)
+    kwargs.setdefault("timeout", driver_default(0))
     kwargs.setdefault("max_connections", None)
     return kwargs
 
@@ -39,12 +39,16 @@ class PoolkitSentinelConnectionPool(_Sentinel, PoolkitConnectionPool):  # type: 
     Arguments of that class and of :class:`PoolkitConnectionPool`; ``timeout`` is 0 unless given.
     """
 
+    _unused = _UNUSED
+
     def __init__(self, service_name: Any, sentinel_manager: Any, **kwargs: Any) -> None:
         super().__init__(service_name, sentinel_manager, **_arguments(kwargs))
 
 
 class AsyncPoolkitSentinelConnectionPool(_AsyncSentinel, AsyncPoolkitConnectionPool):  # type: ignore[misc]
     """Stands in for ``redis.asyncio.sentinel.SentinelConnectionPool``. See :class:`PoolkitSentinelConnectionPool`."""
+
+    _unused = _UNUSED
 
     def __init__(self, service_name: Any, sentinel_manager: Any, **kwargs: Any) -> None:
         super().__init__(service_name, sentinel_manager, **_arguments(kwargs))

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from poolkit import ConfigError, PoolConfig
-from poolkit_adapters._options import SETTINGS
+from poolkit.config import Source
+from poolkit.settings import Layer, combine, layer, layer_of, set_aside
+from poolkit_adapters._options import (
+    SETTINGS,
+    argument,
+    by_argument,
+    by_default,
+    driver_default,
+    is_default,
+    refuse_contradiction,
+)
 
-__all__ = ("DEFAULT_LIMIT", "DEFAULT_TIMEOUT", "from_text", "plan", "settle_connect_timeout", "warn_arguments")
+__all__ = (
+    "DEFAULT_LIMIT",
+    "DEFAULT_TIMEOUT",
+    "effective",
+    "from_text",
+    "plan",
+    "settle_connect_timeout",
+    "warn_arguments",
+)
 
-DEFAULT_LIMIT = 50
-DEFAULT_TIMEOUT = 20
-_DEFAULTS = PoolConfig()
+DEFAULT_LIMIT: int = driver_default(50)
+DEFAULT_TIMEOUT: float = driver_default(20)
+_DRIVER = "redis-py"
+_OWN = Source("the adapter's default", written=False)
 
 
 class _RedisConfig(PoolConfig):
@@ -28,46 +47,49 @@ class _RedisConfig(PoolConfig):
 
 
 def plan(
-    config: PoolConfig | None, settings: Mapping[str, Any], *, limit: Any, timeout: Any, queue_class: Any
-) -> tuple[PoolConfig, dict[str, Any]]:
-    """``(config, keywords)`` for the engine.
+    config: PoolConfig | None,
+    settings: Mapping[str, Any],
+    connect_timeout: tuple[Any, Source] | None,
+    *,
+    limit: Any,
+    timeout: Any,
+    queue_class: Any,
+    unused: Mapping[str, tuple[Any, str]],
+) -> PoolConfig:
+    """The settings of a pool out of redis-py's arguments, ``config`` and single keywords.
 
-    ``limit`` and ``timeout`` are ``max_connections`` and ``timeout`` as the caller gave them: where they stand at
-    redis-py's defaults, ``max_size`` and ``acquire_timeout`` count; where both are given they must agree.
+    ``limit`` and ``timeout`` are ``max_connections`` and ``timeout``: left alone they give way to ``max_size`` and
+    ``acquire_timeout``; where both were given for this pool they must agree. ``connect_timeout``: what
+    :func:`settle_connect_timeout` has found. ``unused``: what cannot apply to this class of pool.
     """
-    base = _as_redis_config(config)
-    keywords = dict(settings)
-    _merge(base, keywords, "max_size", "max_connections", limit, DEFAULT_LIMIT)
-    _merge(base, keywords, "acquire_timeout", "timeout", timeout, DEFAULT_TIMEOUT)
+    given = {**layer_of(config), **layer(settings)}
+    driver: dict[str, tuple[Any, Source]] = {"check_after_idle": (None, _OWN)}  # a look at the socket is cheaper
+    for setting, word, value in (("max_size", "max_connections", limit), ("acquire_timeout", "timeout", timeout)):
+        driver[setting] = argument(_DRIVER, word, value)
+        if not is_default(value):
+            refuse_contradiction(word, value, setting, given)
+            given.pop(setting, None)
     order = _order(queue_class)
-    if order == "fifo":
-        keywords.setdefault("order", order)
-    given = {name for name in SETTINGS if getattr(base, name) != getattr(_DEFAULTS, name)}
-    if "check_after_idle" not in given:
-        keywords.setdefault("check_after_idle", None)  # each checkout looks at the socket, which is cheaper
-    if keywords["acquire_timeout"] == 0 and "max_connecting" not in given:
-        keywords.setdefault("max_connecting", None)  # who never waits must not fail for want of a turn to connect
-    return base, keywords
+    if order == "fifo":  # LifoQueue is redis-py's default, so it may be that nobody has chosen it
+        refuse_contradiction("queue_class", order, "order", given)
+        driver["order"] = order, by_argument("queue_class")
+        given.pop("order", None)
+    wait, _ = given.get("acquire_timeout", driver["acquire_timeout"])
+    if wait == 0:
+        driver["max_connecting"] = None, _OWN  # a caller who never waits must not fail for want of a turn to connect
+    if connect_timeout is not None:
+        given["connect_timeout"] = connect_timeout
+    return combine({**driver, **set_aside(given, unused, _DRIVER)}, base=_RedisConfig())
 
 
-def _as_redis_config(config: PoolConfig | None) -> PoolConfig:
-    base = copy.copy(config or _DEFAULTS)
-    object.__setattr__(base, "__class__", _RedisConfig)
-    return base
+def effective(config: PoolConfig) -> PoolConfig:
+    """What a pool makes of a config, with nothing else given."""
+    from queue import LifoQueue
 
+    from redis import Connection
 
-def _merge(base: PoolConfig, keywords: dict[str, Any], setting: str, argument: str, value: Any, default: Any) -> None:
-    """``keywords[setting]`` from the driver's argument and poolkit's setting for one and the same thing."""
-    other = keywords.get(setting, getattr(base, setting))
-    theirs = setting in keywords or other != getattr(_DEFAULTS, setting)
-    if not theirs or other == value:
-        keywords[setting] = value
-    elif value == default:
-        keywords[setting] = other
-    else:
-        raise ConfigError(
-            f"{setting}={other!r}: contradicts {argument}={value!r}, which means the same; give one of them", setting
-        )
+    time = settle_connect_timeout(layer_of(config), {}, Connection)
+    return plan(config, {}, time, limit=DEFAULT_LIMIT, timeout=DEFAULT_TIMEOUT, queue_class=LifoQueue, unused={})
 
 
 def _order(queue_class: Any) -> str:
@@ -84,22 +106,32 @@ def _order(queue_class: Any) -> str:
     )
 
 
-def settle_connect_timeout(config: PoolConfig | None, settings: Mapping[str, Any], driver: dict[str, Any]) -> None:
-    """The engine's ``connect_timeout`` is redis-py's ``socket_connect_timeout``."""
-    if config is not None and not isinstance(config, PoolConfig):
-        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
-    if "connect_timeout" in settings:
-        value = settings["connect_timeout"]
-    elif config is not None and config.connect_timeout != _DEFAULTS.connect_timeout:
-        value = config.connect_timeout
-    else:
-        return
-    if driver.setdefault("socket_connect_timeout", value) != value:
-        raise ConfigError(
-            f"connect_timeout={value!r}: contradicts socket_connect_timeout={driver['socket_connect_timeout']!r}, "
-            "which means the same; give one of them",
-            "connect_timeout",
-        )
+def settle_connect_timeout(given: Layer, driver: dict[str, Any], connection_class: Any) -> tuple[Any, Source] | None:
+    """``connect_timeout`` is redis-py's ``socket_connect_timeout``: hand it on, and tell the one that holds.
+
+    None where redis-py has no limit of its own, so that the engine's default holds for what it opens by itself.
+    """
+    theirs = driver.get("socket_connect_timeout")
+    if theirs is not None:
+        refuse_contradiction("socket_connect_timeout", theirs, "connect_timeout", given)
+        return _time(theirs, by_argument("socket_connect_timeout"))
+    if "connect_timeout" in given and given["connect_timeout"][1].written:
+        driver["socket_connect_timeout"] = given["connect_timeout"][0]
+        return given["connect_timeout"]
+    return _time(_own_connect_timeout(connection_class), by_default(_DRIVER, "socket_connect_timeout"))
+
+
+def _time(value: Any, source: Source) -> tuple[Any, Source] | None:
+    return (value, source) if isinstance(value, (int, float)) and value > 0 else None
+
+
+def _own_connect_timeout(connection_class: Any) -> Any:
+    for kind in getattr(connection_class, "__mro__", ()):
+        if "__init__" in vars(kind):
+            known = inspect.signature(kind.__init__).parameters
+            if "socket_connect_timeout" in known:
+                return known["socket_connect_timeout"].default
+    return None
 
 
 def from_text(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,16 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from queue import LifoQueue
 from typing import Any
 
 from poolkit import Pool, PoolConfig
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
-from poolkit_adapters._options import split_options
+from poolkit.settings import layer, layer_of
+from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._connectors import SyncConnector
 from poolkit_adapters.redis._driver import (
@@ -90,6 +92,10 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     finalizers. Errors of :meth:`get_connection` are poolkit's and redis-py's at once.
     """
 
+    _limit: int
+    _unused: Mapping[str, tuple[Any, str]] = {}
+    """Settings that cannot apply to this class of pool, each with what holds instead and the reason."""
+
     def __init__(
         self,
         max_connections: int | None = DEFAULT_LIMIT,
@@ -104,12 +110,15 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         **connection_kwargs: Any,
     ) -> None:
         settings, driver = split_options(connection_kwargs)
-        settle_connect_timeout(config, settings, driver)
+        settings = from_text(settings)
+        time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._guards: dict[int, Guard] = {}
         self._engine: Pool[Any] | None = None
-        self._engine_args: tuple[Any, ...] = (
-            config, settings, timeout, {"name": name, "listeners": tuple(listeners), "debug": debug},
-        )  # fmt: skip
+        self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
+        self._plan = partial(
+            plan, config, settings, time_to_connect, timeout=timeout, queue_class=queue_class, unused=self._unused
+        )
+        self._limit_given = not (max_connections is None or is_default(max_connections))
         self.queue_class = queue_class
         super().__init__(connection_class=connection_class, max_connections=max_connections, **driver)
         _pools.add(self)
@@ -124,14 +133,16 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         old = self._engine
         if not hasattr(self, "_lock"):  # redis-py before 6 makes it here
             self._lock: Any = threading.RLock()
-        config, settings, timeout, rest = self._engine_args
-        limit = self._limit if old is None else self.max_connections
-        base, keywords = plan(config, from_text(settings), limit=limit, timeout=timeout, queue_class=self.queue_class)
+        config = self._plan(limit=self._first_limit()) if old is None else old.config
         self._guards = {}
-        self._engine = Pool(SyncConnector(self), base, **rest, **keywords)
+        self._engine = Pool(SyncConnector(self), config, **self._engine_args)
         self.pid = os.getpid()
         if old is not None:
             old.close(timeout=0)
+
+    def _first_limit(self) -> int:
+        """What redis-py has made of ``max_connections``: without one it has a number of its own."""
+        return self._limit if self._limit_given else driver_default(self._limit)
 
     # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
 

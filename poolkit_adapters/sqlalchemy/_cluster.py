@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import get_cls_kwargs
 
 from poolkit import ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.cluster import (
@@ -28,7 +29,9 @@ from poolkit.cluster import (
     NoNodeAvailable,
 )
 from poolkit.errors import without_quotes
+from poolkit.settings import merge
 
+from .._cluster_options import split_cluster_options
 from ._async import AsyncPoolkitPool
 from ._errors import translated
 from ._pool import PoolkitPool
@@ -68,6 +71,17 @@ async def role_of_async(connection: AsyncConnection) -> str | None:
     """As :func:`role_of`."""
     role: str | None = await connection.run_sync(role_of)
     return role
+
+
+_CREATE_ENGINE = frozenset(
+    ("connect_args", "creator", "echo_pool", "enable_from_linting", "module", "plugins", "pool", "pool_events",
+     "pool_logging_name", "pool_pre_ping", "pool_recycle", "pool_reset_on_return", "pool_timeout", "pool_use_lifo")
+)  # fmt: skip
+
+
+def _known(url: URL) -> set[str]:
+    """What ``create_engine`` knows, as far as it can be asked; plugins may know more."""
+    return {*_CREATE_ENGINE, *get_cls_kwargs(url.get_dialect()), *get_cls_kwargs(Engine), *get_cls_kwargs(PoolkitPool)}
 
 
 def url_of(node: Node, common: URL) -> URL:
@@ -274,7 +288,9 @@ class PoolkitCluster(Cluster[Connection]):
 
     ``url``: what the servers share (driver, database, user). ``nodes``: ``host:port`` or URLs,
     :class:`~poolkit.cluster.Node` objects, or a discovery. ``pool``: the settings of each server's pool. ``cluster``:
-    :class:`~poolkit.cluster.ClusterConfig`. Other keywords are ``create_engine``'s. Roles are found out by
+    :class:`~poolkit.cluster.ClusterConfig`. Single settings of the cluster (``wait_for_node=5``) and of the pools
+    (``max_size=5``) may be keywords, which win; ``acquire_timeout`` is the cluster's. Other keywords are
+    ``create_engine``'s; one that is nearly a setting is a :class:`~poolkit.ConfigError`. Roles are found out by
     :func:`role_of` unless ``roles=False``.
     """
 
@@ -290,18 +306,20 @@ class PoolkitCluster(Cluster[Connection]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **engine_options: Any,
     ) -> None:
-        common, settled = make_url(url), pool or PoolConfig()
+        common = make_url(url)
+        own, of_pool, options = split_cluster_options(engine_options, _known(common), open_ended=True)
+        settled = merge(pool, of_pool)
         asks = roles and common.get_backend_name() == "postgresql"
 
         def make(node: Node) -> _Server:
             return _Server(
                 create_engine(
                     url_of(node, common), poolclass=_NodePool, config=settled, name=f"{self.name}/{node.name}",
-                    **engine_options,
+                    **options,
                 )
             )  # fmt: skip
 
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if asks else None)
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if asks else None, **own)
 
     def connect(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
@@ -356,18 +374,21 @@ class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **engine_options: Any,
     ) -> None:
-        common, settled = make_url(url), pool or PoolConfig()
+        common = make_url(url)
+        own, of_pool, options = split_cluster_options(engine_options, _known(common), open_ended=True)
+        settled = merge(pool, of_pool)
         asks = roles and common.get_backend_name() == "postgresql"
 
         def make(node: Node) -> _AsyncServer:
             return _AsyncServer(
                 create_async_engine(
                     url_of(node, common), poolclass=_AsyncNodePool, config=settled, name=f"{self.name}/{node.name}",
-                    **engine_options,
+                    **options,
                 )
             )  # fmt: skip
 
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of_async if asks else None)
+        asked = role_of_async if asks else None
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **own)
 
     def connect(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None

@@ -14,13 +14,16 @@ from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnDialect
 
 from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, Pool, PoolConfig, PoolError
+from poolkit.config import Source, sources_of
 from poolkit.runtimes import Runtime, ThreadRuntime
+from poolkit.settings import DEFAULT, combine
 
+from .._options import driver_default
 from ._errors import translated
 from ._fairy import check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
-from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, queue_sizes, settle
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, no_time_limit, queue_sizes, settle
 
 __all__ = ("BasePool", "PoolkitPool")
 
@@ -76,39 +79,36 @@ class BasePool(SQLAlchemyPool):
         default_class: str | None = UNSET,
         **kw: Any,
     ) -> None:
-        base, settings = settle(pool_size, max_overflow, timeout, use_lifo, config, {
+        super().__init__(creator, **kw)
+        settled = settle(pool_size, max_overflow, timeout, use_lifo, config, {
             "min_size": min_size, "max_size": max_size, "max_idle": max_idle, "max_waiting": max_waiting,
             "order": order, "start": start, "acquire_timeout": acquire_timeout, "connect_timeout": connect_timeout,
             "check_timeout": check_timeout, "max_lifetime": max_lifetime, "lifetime_jitter": lifetime_jitter,
             "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
             "max_connecting": max_connecting, "leak_after": leak_after, "on_leak": on_leak,
             "use_histogram": use_histogram,
-            "barging_window": self._barging_window if barging_window is UNSET else barging_window,
-            "backoff": backoff, "breaker": breaker, "autoscale": autoscale, "budget": budget,
-            "budget_weight": budget_weight,
+            "barging_window": barging_window, "backoff": backoff, "breaker": breaker, "autoscale": autoscale,
+            "budget": budget, "budget_weight": budget_weight,
             "classes": classes, "default_class": default_class,
-        })  # fmt: skip
-        super().__init__(creator, **kw)
+        }, barging_window=self._barging_window, no_time_limit=no_time_limit(self._dialect, creator))  # fmt: skip
         self._listeners = tuple(listeners)
         self._debug = debug
-        settled = base.replace(**settings)
         checked = settled.check_after_idle is not None or settled.keepalive is not None
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
             self._pre_ping = False  # the engine pings, and only what was idle for that long
         self.poolkit = Pool(
             (CheckedRecordConnector if checked else RecordConnector)(self),
-            base,
+            settled,
             name=name or self._orig_logging_name,
             listeners=self._listeners,
             debug=debug,
             runtime=self._runtime_for_engine(),
-            **settings,
         )
         if settled.connect_timeout is not None:
-            limit_connects(self._dialect, creator, settled.connect_timeout)
+            limit_connects(self._dialect, settled.connect_timeout)
         watch(self._dialect)
-        self._resting: dict[str, Any] = {}  # while another pool is in this one's place: its own settings
+        self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
 
     def _runtime_for_engine(self) -> Runtime:
         return _THREADS
@@ -165,17 +165,23 @@ class BasePool(SQLAlchemyPool):
         config = self._config()
         size, overflow = queue_sizes(config)
         timeout, lifo = config.acquire_timeout, config.order == "lifo"
+        known = sources_of(config)
+
+        def again(setting: str, value: Any) -> Any:  # what was a default in this pool is one in the next
+            return value if value is None or known.get(setting, DEFAULT).written else driver_default(value)
+
         sizes: dict[str, Any] = {
-            "pool_size": size, "max_overflow": overflow, "timeout": timeout, "use_lifo": lifo,
+            "pool_size": again("max_idle", size), "max_overflow": again("max_size", overflow),
+            "timeout": again("acquire_timeout", timeout), "use_lifo": lifo,
         }  # fmt: skip
-        plain, settings = settle(size, overflow, timeout, lifo, None, {"barging_window": self._barging_window})
+        plain = settle(size, overflow, timeout, lifo, None, {}, barging_window=self._barging_window)
         own: dict[str, Any] = {"listeners": self._listeners} if self._listeners else {}
         if self._debug:
             own["debug"] = True
         self._rest(succeeded=True)
         return self.__class__(
             self._creator,
-            **(sizes if plain.replace(**settings) == config else {"config": config}),
+            **(sizes if plain == config else {"config": config}),
             **own,
             name=self.poolkit.name,
             pre_ping=self._asked_pre_ping,
@@ -201,7 +207,7 @@ class BasePool(SQLAlchemyPool):
     def _config(self) -> PoolConfig:
         """The settings that are meant, also while the pool rests."""
         config = self.poolkit.config
-        return config.replace(**self._resting) if self._resting else config
+        return combine(self._resting, base=config) if self._resting else config
 
     def _rest(self, *, succeeded: bool = False) -> None:
         """Keep no ``min_size`` until somebody asks this pool for a connection again.
@@ -214,7 +220,8 @@ class BasePool(SQLAlchemyPool):
         changes = {name: value for name, value in changes.items() if getattr(own, name) != value}
         if not changes and not succeeded:
             return
-        self._resting.update({name: getattr(own, name) for name in changes})
+        known = sources_of(own)
+        self._resting.update({name: (getattr(own, name), known.get(name, DEFAULT)) for name in changes})
         if succeeded and "_do_return_conn" not in self.__dict__:
             self.__dict__["_do_return_conn"] = partial(self._do_return_conn, discard=True)
         self.__dict__["_do_get"] = self._get_again
@@ -227,7 +234,7 @@ class BasePool(SQLAlchemyPool):
         self._emptied = False
         own, self._resting = self._resting, {}
         if own:
-            self.poolkit.reconfigure(**own)
+            self.poolkit.reconfigure(**{name: value for name, (value, _) in own.items()})
         return self._do_get()
 
     def status(self) -> str:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import event
 
 from poolkit import ConfigError, PoolConfig
+from poolkit.config import Source
+from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
-__all__ = ("MAX_OVERFLOW", "POOL_SIZE", "TIMEOUT", "UNSET", "EngineConfig", "limit_connects", "queue_sizes", "settle")
+from .._options import argument, by_argument, by_default, driver_default, is_default
+
+__all__ = (
+    "MAX_OVERFLOW",
+    "POOL_SIZE",
+    "TIMEOUT",
+    "UNSET",
+    "EngineConfig",
+    "effective",
+    "limit_connects",
+    "no_time_limit",
+    "queue_sizes",
+    "settle",
+)
 
 
 class _Unset:
@@ -23,49 +37,34 @@ class _Unset:
 UNSET: Any = _Unset()
 
 
-class _Size(int):
-    """A default that is known from the same number given by the caller."""
-
-
-class _Seconds(float):
-    """As :class:`_Size`."""
-
-
-POOL_SIZE = _Size(5)
-MAX_OVERFLOW = _Size(10)
-TIMEOUT = _Seconds(30.0)
+POOL_SIZE: int = driver_default(5)
+MAX_OVERFLOW: int = driver_default(10)
+TIMEOUT: float = driver_default(30.0)
 """QueuePool's defaults (SQLAlchemy 2.1, ``sqlalchemy.pool.QueuePool``)."""
 
+_DRIVER = "QueuePool"
+_DEFAULT = by_default(_DRIVER)
+_QUEUEPOOLS: dict[str, tuple[Any, Source]] = {
+    "order": ("fifo", _DEFAULT),  # pool_use_lifo=True or order="lifo" lets the surplus age
+    "max_lifetime": (None, _DEFAULT),  # pool_recycle is QueuePool's way, tested at checkout
+    "idle_timeout": (None, _DEFAULT),  # it keeps pool_size connections for ever
+    "check_after_idle": (None, _DEFAULT),  # it never checks without pool_pre_ping
+    "max_connecting": (None, _DEFAULT),  # each caller connects for itself: no further limit than the size
+}
+_UNUSED: dict[str, tuple[Any, str]] = {
+    "start": (
+        "lazy",
+        "create_engine() finishes its set-up only after the pool is made; call engine.pool.poolkit.warm_up() instead",
+    ),
+}
 
-@dataclass(frozen=True, kw_only=True)
+
 class EngineConfig(PoolConfig):
-    """A PoolConfig whose defaults are QueuePool's ways; what is poolkit's own is off until asked for."""
-
-    order: Any = "fifo"
-    """QueuePool's default; ``pool_use_lifo=True`` or ``order="lifo"`` lets the surplus age."""
-    max_lifetime: float | None = None
-    """``pool_recycle`` is QueuePool's way, tested at checkout; this one works in the background, with jitter."""
-    idle_timeout: float | None = None
-    """QueuePool keeps ``pool_size`` connections for ever."""
-    check_after_idle: float | None = None
-    """QueuePool never checks without ``pool_pre_ping``."""
-    connect_timeout: float | None = None
-    """The driver's own, as set in ``connect_args``."""
-    max_connecting: int | None = None
-    """Each caller connects for himself, as under QueuePool: no further limit than the size."""
+    """Without the doubt about a check that nobody has asked for."""
 
     def doubts(self) -> list[str]:
-        """As of every PoolConfig, but for times that are the driver's here or not in use."""
-        skip = []
-        if self.connect_timeout is None:
-            skip.append("connect_timeout=")
-        if self.check_after_idle is None and self.keepalive is None:
-            skip.append("check_timeout=")
-        return [doubt for doubt in super().doubts() if not doubt.startswith(tuple(skip))] if skip else super().doubts()
-
-
-_OWN_DEFAULT = PoolConfig()
-_OFF = ("max_lifetime", "idle_timeout", "check_after_idle", "connect_timeout", "max_connecting")
+        checks = self.check_after_idle is not None or self.keepalive is not None
+        return [doubt for doubt in super().doubts() if checks or not doubt.startswith("check_timeout=")]
 
 
 def settle(
@@ -75,34 +74,39 @@ def settle(
     use_lifo: bool,
     config: PoolConfig | None,
     given: Mapping[str, Any],
-) -> tuple[PoolConfig, dict[str, Any]]:
-    """The configuration to start from and the settings that were given singly.
+    *,
+    barging_window: float | None = None,
+    no_time_limit: str = "",
+) -> PoolConfig:
+    """The settings of a pool: QueuePool's defaults or ``config``, then its arguments and single settings, which win.
 
-    Raises ConfigError where one thing is said twice or cannot be meant.
+    ``barging_window``: the default of this class. ``no_time_limit``: why the driver cannot be told a
+    ``connect_timeout``, if it cannot. Raises ConfigError where one thing is said twice or cannot be meant.
     """
     settings = {name: value for name, value in given.items() if value is not UNSET}
-    if config is not None and not isinstance(config, PoolConfig):
-        raise ConfigError(f"config={config!r}: must be a PoolConfig", "config")
-    if settings.get("start") == "eager" or (config is not None and config.start == "eager"):
-        raise ConfigError(
-            "start='eager': create_engine() finishes its set-up only after the pool is made; "
-            "call engine.pool.poolkit.warm_up() instead",
-            "start",
-        )
-    _once("timeout", timeout is not TIMEOUT, timeout, "acquire_timeout", settings)
+    written = layer_of(config)
+    _once("timeout", not is_default(timeout), timeout, "acquire_timeout", settings)
     _once("use_lifo", use_lifo, use_lifo, "order", settings)
-    sizes = _sizes(pool_size, max_overflow, config, settings)
-    if timeout is not TIMEOUT:
-        settings["acquire_timeout"] = timeout
+    found: dict[str, tuple[Any, Source]] = {"barging_window": (barging_window, DEFAULT)}
+    if config is None:
+        found |= {**_QUEUEPOOLS, "acquire_timeout": argument(_DRIVER, "timeout", timeout)}
+    found["connect_timeout"] = None, by_default("the driver")
+    found |= written
+    found |= _sizes(pool_size, max_overflow, config, settings)
+    if not is_default(timeout):
+        found["acquire_timeout"] = timeout, by_argument("timeout")
     if use_lifo:
-        settings["order"] = "lifo"
-    if config is not None:
-        return _as_engine_config(config), {**settings, **sizes}
-    defaults = {} if pool_size is not POOL_SIZE or max_overflow is not MAX_OVERFLOW else sizes
-    base = EngineConfig(**defaults)
-    sources = dict.fromkeys(("order", *_OFF, *defaults), "QueuePool's default")
-    object.__setattr__(base, "_sources", sources)
-    return base, settings if defaults else {**settings, **sizes}
+        found["order"] = "lifo", by_argument("use_lifo")
+    unused = {**_UNUSED, "connect_timeout": (None, no_time_limit)} if no_time_limit else _UNUSED
+    found |= layer(settings)
+    if found["barging_window"][0] is None:  # "the usual for threads, or for tasks", which this class knows
+        found["barging_window"] = barging_window, found["barging_window"][1]
+    return combine(set_aside(found, unused, "SQLAlchemy"), base=EngineConfig())
+
+
+def effective(config: PoolConfig) -> PoolConfig:
+    """What a pool makes of a config, with nothing else given."""
+    return settle(POOL_SIZE, MAX_OVERFLOW, TIMEOUT, False, config, {})
 
 
 def _once(argument: str, given: bool, value: object, setting: str, settings: Mapping[str, Any]) -> None:
@@ -112,9 +116,11 @@ def _once(argument: str, given: bool, value: object, setting: str, settings: Map
         )
 
 
-def _sizes(pool_size: int, max_overflow: int, config: PoolConfig | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(
+    pool_size: int, max_overflow: int, config: PoolConfig | None, settings: Mapping[str, Any]
+) -> dict[str, tuple[Any, Source]]:
     """QueuePool's two numbers as ``max_size`` and ``max_idle``."""
-    size_given, overflow_given = pool_size is not POOL_SIZE, max_overflow is not MAX_OVERFLOW
+    size_given, overflow_given = not is_default(pool_size), not is_default(max_overflow)
     _whole("pool_size", pool_size, 0, "0 or more (0: no limit)")
     if pool_size != 0:  # QueuePool does not look at it otherwise
         _whole("max_overflow", max_overflow, -1, "0 or more, or -1 (no limit)")
@@ -127,30 +133,20 @@ def _sizes(pool_size: int, max_overflow: int, config: PoolConfig | None, setting
     if (config is not None or "max_size" in settings) and not size_given:
         return {}
     unlimited = pool_size == 0
-    sizes: dict[str, Any] = {}
+    sizes: dict[str, tuple[Any, Source]] = {}
     if "max_idle" not in settings:
-        sizes["max_idle"] = None if unlimited else int(pool_size)
+        kept, source = argument(_DRIVER, "pool_size", pool_size)
+        sizes["max_idle"] = None if unlimited else kept, source
     if "max_size" not in settings and (config is None or overflow_given):
-        sizes["max_size"] = None if unlimited or max_overflow == -1 else int(pool_size) + int(max_overflow)
+        most = None if unlimited or max_overflow == -1 else int(pool_size) + int(max_overflow)
+        words = "pool_size + max_overflow"
+        sizes["max_size"] = most, by_argument(words) if size_given or overflow_given else by_default(_DRIVER, words)
     return sizes
 
 
 def _whole(name: str, value: object, low: int, right: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{name}={value!r}: must be a whole number, {right}", name)
-
-
-def _as_engine_config(config: PoolConfig) -> PoolConfig:
-    if isinstance(config, EngineConfig):
-        return config
-    values = {f.name: getattr(config, f.name) for f in fields(PoolConfig)}
-    if values["connect_timeout"] == _OWN_DEFAULT.connect_timeout:
-        values["connect_timeout"] = None  # untouched: the driver's own stays in force
-    made = EngineConfig(**values)
-    sources = getattr(config, "_sources", None)  # where poolkit.load() found each value
-    if sources is not None:
-        object.__setattr__(made, "_sources", sources)
-    return made
 
 
 def queue_sizes(config: PoolConfig) -> tuple[int, int]:
@@ -171,19 +167,18 @@ _CONNECT_ARGUMENT: dict[str, tuple[str, Callable[[float], float]]] = {
 """The drivers whose own argument for the time to connect is known, and its unit."""
 
 
-def limit_connects(dialect: Any, creator: Any, seconds: float) -> None:
-    """Let ``connect_timeout`` bound each connect, through the driver's own argument.
+def no_time_limit(dialect: Any, creator: Any) -> str:
+    """Why the driver cannot be told how long a connect may take; "" if it can."""
+    driver = getattr(dialect, "driver", "?")
+    if driver in _CONNECT_ARGUMENT and getattr(creator, "__module__", "") == "sqlalchemy.engine.create":
+        return ""
+    who = "your own creator=" if driver in _CONNECT_ARGUMENT else f"the driver {driver!r}"
+    return f"{who} opens the connections; set the time there (connect_args=...)"
 
-    What stands in ``connect_args`` wins. ConfigError where there is no way to tell the driver.
-    """
-    known = _CONNECT_ARGUMENT.get(getattr(dialect, "driver", ""))
-    if known is None or getattr(creator, "__module__", "") != "sqlalchemy.engine.create":
-        who = f"the driver {getattr(dialect, 'driver', '?')!r}" if known is None else "your own creator="
-        raise ConfigError(
-            f"connect_timeout={seconds!r}: {who} opens the connections; set the time there (connect_args=...)",
-            "connect_timeout",
-        )
-    argument, unit = known
+
+def limit_connects(dialect: Any, seconds: float) -> None:
+    """Let ``connect_timeout`` bound each connect, through the driver's own argument. ``connect_args`` win."""
+    argument, unit = _CONNECT_ARGUMENT[dialect.driver]
     event.listen(dialect, "do_connect", _listener(argument, unit(seconds)))
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 import math
 import pickle
+import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,12 @@ TIMES = {
     "leak_after": False,
     "barging_window": True,
 }
+
+
+def _pickled(config: PoolConfig, protocol: int) -> PoolConfig:
+    again = pickle.loads(pickle.dumps(config, protocol))
+    assert isinstance(again, PoolConfig)
+    return again
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -160,6 +171,68 @@ def test_a_config_is_frozen() -> None:
     assert PoolConfig(max_size=3) == PoolConfig(max_size=3)
 
 
+# -- who wrote what -----------------------------------------------------------------------------------------------
+
+
+def sources(config: PoolConfig) -> dict[str, str]:
+    """The source of each setting that is no default."""
+    described = Pool(FakeConnector(), config).describe()
+    return {name: setting.source for name, setting in described.items() if setting.source != "default"}
+
+
+def test_a_config_knows_what_was_written_even_if_it_equals_a_default() -> None:
+    config = PoolConfig(max_size=10, keepalive=None)
+    assert sources(config) == {"max_size": "config", "keepalive": "config"}
+    assert sources(PoolConfig()) == {}
+
+
+def test_to_know_what_was_written_changes_nothing_else() -> None:
+    written, plain = PoolConfig(max_size=10), PoolConfig()
+    assert written == plain
+    assert hash(written) == hash(plain)
+    assert repr(written) == repr(plain)
+    assert dataclasses.asdict(written) == dataclasses.asdict(plain)
+    assert list(inspect.signature(PoolConfig).parameters) == [field.name for field in dataclasses.fields(PoolConfig)]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, *[partial(_pickled, protocol=n) for n in range(pickle.HIGHEST_PROTOCOL + 1)]],
+)
+def test_a_copy_of_a_config_knows_it_too(copied: Callable[[PoolConfig], PoolConfig]) -> None:
+    again = copied(PoolConfig(max_size=10))
+    assert again == PoolConfig()
+    assert sources(again) == {"max_size": "config"}
+
+
+def test_replace_adds_to_what_was_written() -> None:
+    config = PoolConfig(max_size=10)
+    assert sources(config.replace(min_size=0)) == {"max_size": "config", "min_size": "replace()"}
+    assert sources(config) == {"max_size": "config"}
+    if sys.version_info >= (3, 13):
+        assert sources(copy.replace(config, min_size=0)) == {"max_size": "config", "min_size": "replace()"}
+    # this one knows nothing but values
+    assert sources(dataclasses.replace(config, min_size=1, max_size=11)) == {"max_size": "config", "min_size": "config"}
+
+
+def test_the_defaults_of_a_subclass_count_as_written() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Small(PoolConfig):
+        max_size: int | None = 3
+        note: str = ""
+
+    config = Small(acquire_timeout=30.0, note="ours")
+    assert sources(config) == {"max_size": "config", "acquire_timeout": "config"}
+    with Pool(FakeConnector(), config, min_size=1) as pool:
+        assert pool.config == Small(acquire_timeout=30.0, note="ours", min_size=1)
+
+
+def test_reconfigure_with_the_same_value_is_a_source_too() -> None:
+    with Pool(FakeConnector(), PoolConfig(max_size=7)) as pool:
+        pool.reconfigure(max_size=7, keepalive=None)
+        assert (pool.describe()["max_size"].source, pool.describe()["keepalive"].source) == ("reconfigure()",) * 2
+
+
 # -- combinations that are hardly meant ---------------------------------------------------------------------------
 
 
@@ -178,6 +251,11 @@ def test_doubtful_combinations_warn_where_the_pool_is_made(settings: dict[str, A
         with pytest.warns(PoolConfigWarning, match=text) as caught:
             make()
         assert caught[0].filename == __file__
+
+
+def test_a_written_default_is_doubted_like_any_other_value() -> None:
+    assert PoolConfig(connect_timeout=10.0, acquire_timeout=5).doubts() != []
+    assert PoolConfig(acquire_timeout=5).doubts() == []
 
 
 def test_the_defaults_raise_no_doubts() -> None:
@@ -290,6 +368,30 @@ def test_mistakes_in_the_environment(variable: str, value: str, text: str) -> No
         load("db", environ={variable: value})
 
 
+@pytest.mark.parametrize("name", ["db", None])
+@pytest.mark.parametrize(
+    ("variable", "right"),
+    [
+        ("POOLKIT_MAX_SZIE", "max_size"),
+        ("POOLKIT_ACQUIRE_TIMOUT", "acquire_timeout"),
+        ("POOLKIT_TIMEOUT", "idle_timeout"),
+    ],
+)
+def test_a_mistyped_variable_for_every_pool_is_told(name: str | None, variable: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable}='5': no such setting; did you mean '{right}'"):
+        load(name, environ={variable: "5"})
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["POOLKIT_SERVICE_HOST", "POOLKIT_SERVICE_PORT_HTTP", "POOLKIT_PORT", "POOLKIT_PORT_80_TCP_ADDR", "POOLKIT_WORKERS",
+     "POOLKIT_VERSION", "POOLKIT_LOG_LEVEL", "POOLKIT_OTHER_DB_MAX_SIZE", "POOLKIT_OTHER_DB_MAX_SZIE"],
+)  # fmt: skip
+def test_other_variables_are_no_mistake(variable: str) -> None:
+    """Kubernetes makes some for a service that is called "poolkit"; others belong to other pools."""
+    assert load("db", environ={variable: "5"}) == PoolConfig()
+
+
 def test_none_in_the_environment() -> None:
     config = load("db", environ={"POOLKIT_DB_MAX_SIZE": "None", "POOLKIT_IDLE_TIMEOUT": "", "POOLKIT_DB_ORDER": "fifo"})
     assert (config.max_size, config.idle_timeout, config.order) == (None, None, "fifo")
@@ -322,6 +424,22 @@ def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load("db", file=path, environ={})
+
+
+def test_what_every_pool_has_and_a_keyed_one_cannot_is_set_aside_and_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poolkit.settings, "_said", set())
+    config = load("api", environ={"POOLKIT_MIN_SIZE": "2"})
+    for pool in (Pool(FakeConnector(), config, keyed=True), AsyncPool(AsyncFakeConnector(), config, keyed=True)):
+        found = pool.describe()["min_size"]
+        assert (found.value, found.source) == (0, "not used by keyed pools (min_size=2 in POOLKIT_MIN_SIZE)")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "min_size=2 (from POOLKIT_MIN_SIZE) is set aside for keyed pools"
+    ]
+    for given in ({"min_size": 2}, {"config": load("api", environ={"POOLKIT_API_MIN_SIZE": "2"})}):
+        with pytest.raises(ConfigError, match="min_size=2: a keyed pool cannot keep connections"):
+            Pool(FakeConnector(), keyed=True, **given)
 
 
 # -- connectors and use --------------------------------------------------------------------------------------------

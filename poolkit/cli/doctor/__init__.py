@@ -1,11 +1,12 @@
 """``poolkit doctor``: what is set, where it comes from, what is wrong with it, and what the server thinks.
 
-_checks (what is compared, pure) · _servers (what a server says of its limits)
+_adapters (what an adapter makes of the settings) · _checks (what is compared, pure) · _servers (a server's limits)
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import click
 
 from poolkit import ConfigError, PoolConfig, Setting, load
+from poolkit.config import nearest
 from poolkit.errors import shown
-from poolkit.settings import merge, tables_of
+from poolkit.settings import described, tables_of, variable_prefix
 
+from ._adapters import assumed, under
 from ._checks import Finding, Limits, of_server, of_times
 from ._servers import ask
 
@@ -27,6 +30,7 @@ def run(
     file: str | None,
     pool: str | None,
     url: str | None,
+    adapter: str | None = None,
     processes: int,
     request_timeout: float | None,
     deadline: float | None,
@@ -35,28 +39,51 @@ def run(
 ) -> int:
     """Print the findings; 1 if any of them is an error.
 
-    Raises ConfigError for a file or a setting that cannot be meant, MissingExtra for a driver that is not installed.
+    ``adapter``: under which the pools are; None: what the URL says, else none at all. Raises ConfigError for a file or
+    a setting that cannot be meant and for a pool that nothing names, MissingExtra for a driver that is not installed.
     """
     if processes < 1:
         raise ConfigError(f"--processes {processes}: must be 1 or more", "processes")
     names: list[str | None] = [pool]
     if file is not None and pool is None:
         names = [name for name in tables_of(file) if name != "default"] or [None]
-    elif file is not None and pool not in tables_of(file) and "default" not in tables_of(file):
-        known = ", ".join(tables_of(file)) or "none"
-        raise ConfigError(f"{file}: has no table [{pool}]; it has: {known}", "pool")
+    known, why = assumed(adapter, url)
+    nameless = [] if pool is None else _nameless(file, pool, os.environ if environ is None else environ)
     limits, findings = (None, []) if url is None else ask(url)
+    findings += nameless
     pools: dict[str, dict[str, Setting]] = {}
     for name in names:
         config = load(name, file=file, environ=environ)
         title = name or "(every pool)"
-        pools[title] = merge(config, {}).described()
+        config, said = under(known, title, config)
+        findings += said
+        pools[title] = described(config)
         findings += _of_pool(title, config, limits, processes, request_timeout, deadline)
     if as_json:
-        click.echo(json.dumps(_as_data(pools, url, limits, findings), indent=2))
+        click.echo(json.dumps({"adapter": known, **_as_data(pools, url, limits, findings)}, indent=2))
     else:
-        click.echo("\n".join(_as_lines(pools, url, limits, findings)))
+        click.echo("\n".join([f"{why}", "", *_as_lines(pools, url, limits, findings)]))
     return int(any(finding.level == "error" for finding in findings))
+
+
+def _nameless(file: str | None, pool: str, environ: Mapping[str, str]) -> list[Finding]:
+    """What is to be told of a pool that has neither a table in the file nor a variable: its name may be mistyped.
+
+    ConfigError if the file has a table that is called nearly so, or nothing at all for this pool.
+    """
+    tables = [] if file is None else tables_of(file)
+    prefix = variable_prefix(pool)
+    if pool in tables or any(variable.startswith(prefix) for variable in environ):
+        return []
+    others = [name for name in tables if name != "default"]
+    hint = nearest(pool, others) if others else ""
+    missing = f"no variable begins with {prefix}" if file is None else f"{file}: has no table [{pool}]"
+    if hint.startswith("did you mean"):
+        raise ConfigError(f"{missing}; {hint}", "pool")
+    if file is not None and "default" not in tables:
+        raise ConfigError(f"{missing}; it has: {', '.join(others) or 'none'}", "pool")
+    counts = "what is set for every pool" if file is None else "what is set for every pool, [default] first,"
+    return [Finding("warning", pool, f"{missing}: only {counts} counts; is the name right?")]
 
 
 def _of_pool(

@@ -1,0 +1,63 @@
+"""What an adapter makes of the settings of a pool: asked of the adapter itself, which connects nowhere for that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from importlib import import_module
+
+from poolkit import ConfigError, PoolConfig
+from poolkit.config import sources_of
+
+from ._checks import Finding
+
+__all__ = ("ADAPTERS", "assumed", "under")
+
+ADAPTERS: dict[str, str] = {
+    "sqlalchemy": "poolkit_adapters.sqlalchemy._settings",
+    "redis": "poolkit_adapters.redis._settings",
+    "httpx": "poolkit_adapters.httpx._transport",
+    "httpcore": "poolkit_adapters.httpcore._settings",
+    "psycopg": "poolkit_adapters.psycopg._config",
+    "dbapi": "poolkit_adapters.dbapi._settings",
+}
+"""Each one's module with ``effective(config)``."""
+
+_OF_SCHEMES = {"redis": "redis", "rediss": "redis", "http": "httpx", "https": "httpx"}
+
+
+def assumed(adapter: str | None, url: str | None) -> tuple[str | None, str]:
+    """The adapter, from ``--adapter`` or the URL, and a sentence about it."""
+    if adapter is not None:
+        return adapter, f"as pools of poolkit_adapters.{adapter}"
+    scheme = (url or "").partition("://")[0].lower()
+    guess = "sqlalchemy" if "+" in scheme else _OF_SCHEMES.get(scheme)
+    if guess is not None:
+        return guess, f"as pools of poolkit_adapters.{guess}, which the URL suggests (--adapter says otherwise)"
+    names = ", ".join(ADAPTERS)
+    return None, f"as pools of the engine itself; --adapter NAME shows what holds under an adapter ({names})"
+
+
+def under(adapter: str | None, title: str, config: PoolConfig) -> tuple[PoolConfig, list[Finding]]:
+    """The settings in effect, and what the adapter refuses or sets aside. MissingExtra without its driver."""
+    if adapter is None:
+        return config, []
+    effective = import_module(ADAPTERS[adapter]).effective
+    log = logging.getLogger("poolkit")
+    silent, log.disabled = log.disabled, True  # what an adapter sets aside is among the findings
+    try:
+        found: PoolConfig = effective(config)
+    except ConfigError as error:
+        return config, [Finding("error", title, str(error))]
+    finally:
+        log.disabled = silent
+    return found, [Finding("warning", title, text) for text in _set_aside(config, found)]
+
+
+def _set_aside(config: PoolConfig, found: PoolConfig) -> Iterator[str]:
+    """What somebody wrote for every pool and does not count under this adapter."""
+    before, after = sources_of(config), sources_of(found)
+    for name, source in before.items():
+        if source.written and not after[name].written:
+            asked = f"{name}={getattr(config, name)!r} (from {source.text})"
+            yield f"{asked} is set aside: this adapter does not use {name}, and {getattr(found, name)!r} holds"

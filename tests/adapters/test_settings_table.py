@@ -1,0 +1,352 @@
+"""Each setting, in each place where it can be written, under each adapter: what was written is in effect and is named,
+or it is refused or set aside as documented. No server is needed: pools connect when they are used.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis.asyncio.sentinel
+import redis.sentinel
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import poolkit
+from poolkit import AsyncPool, BackoffConfig, BreakerConfig, ConfigError, Pool, PoolConfig, Setting
+from poolkit.testing import AsyncFakeConnector, FakeConnector
+from poolkit_adapters import httpcore, httpx
+from poolkit_adapters import psycopg as pg
+from poolkit_adapters import redis as rd
+from poolkit_adapters import sqlalchemy as sa
+from poolkit_adapters.dbapi import PooledDatabase
+
+pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")
+
+HOST = "host=127.0.0.1 port=1"
+URL = "postgresql+psycopg://u:p@127.0.0.1:1/d"
+SENTINEL = redis.sentinel.Sentinel([("127.0.0.1", 1)])
+ASYNC_SENTINEL = redis.asyncio.sentinel.Sentinel([("127.0.0.1", 1)])
+
+Make = Callable[..., Any]
+"""The engine's pool of an adapter's pool, out of ``config=`` or keywords."""
+
+
+def of_cluster(kind: Any, *args: Any) -> Make:
+    """The pool of a cluster's only node."""
+
+    def make(config: PoolConfig | None = None, **keywords: Any) -> Any:
+        given = {"config" if "httpx" in kind.__module__ else "pool": config} if config is not None else {}
+        made = kind(*args, **given, **keywords, **({} if "httpx" in kind.__module__ else {"roles": False}))
+        cluster = getattr(made, "cluster", made)
+        return cluster.pool(cluster.stats().nodes[0].name).poolkit
+
+    return make
+
+
+ADAPTERS: dict[str, Make] = {
+    "Pool": lambda **given: Pool(FakeConnector(), **given),
+    "AsyncPool": lambda **given: AsyncPool(AsyncFakeConnector(), **given),
+    "httpx": lambda **given: httpx.PoolkitTransport(verify=False, **given).poolkit,
+    "httpx async": lambda **given: httpx.AsyncPoolkitTransport(verify=False, **given).poolkit,
+    "httpx cluster": of_cluster(httpx.PoolkitClusterTransport, ["http://127.0.0.1:1"]),
+    "httpcore": lambda **given: httpcore.PoolkitConnectionPool(**given).poolkit,
+    "httpcore async": lambda **given: httpcore.AsyncPoolkitConnectionPool(**given).poolkit,
+    "redis": lambda **given: rd.PoolkitConnectionPool(**given).poolkit,
+    "redis async": lambda **given: rd.AsyncPoolkitConnectionPool(**given).poolkit,
+    "sentinel": lambda **given: rd.PoolkitSentinelConnectionPool("main", SENTINEL, **given).poolkit,
+    "sentinel async": lambda **given: rd.AsyncPoolkitSentinelConnectionPool("main", ASYNC_SENTINEL, **given).poolkit,
+    "redis group": of_cluster(rd.PoolkitServerGroup, ["127.0.0.1:1"]),
+    "psycopg": lambda **given: pg.PoolkitConnectionPool(HOST, open=False, **given).poolkit,
+    "psycopg async": lambda **given: pg.AsyncPoolkitConnectionPool(HOST, open=False, **given).poolkit,
+    "psycopg null": lambda **given: pg.PoolkitNullConnectionPool(HOST, open=False, **given).poolkit,
+    "psycopg null async": lambda **given: pg.AsyncPoolkitNullConnectionPool(HOST, open=False, **given).poolkit,
+    "psycopg cluster": of_cluster(pg.PoolkitCluster, ["127.0.0.1:1"]),
+    "sqlalchemy": lambda **given: pool_of(create_engine(URL, poolclass=sa.PoolkitPool, **given)),
+    "sqlalchemy async": lambda **given: pool_of(
+        create_async_engine("postgresql+asyncpg://u@127.0.0.1:1/d", poolclass=sa.AsyncPoolkitPool, **given)
+    ),
+    "sqlalchemy cluster": of_cluster(sa.PoolkitCluster, URL, ["127.0.0.1:1"]),
+    "sqlalchemy sqlite": lambda **given: pool_of(create_engine("sqlite:///x.db", poolclass=sa.PoolkitPool, **given)),
+    "dbapi": lambda **given: PooledDatabase(psycopg, HOST, **given).poolkit,
+    "dbapi sqlite": lambda **given: PooledDatabase(sqlite3, "x.db", **given).poolkit,
+}
+
+
+def pool_of(engine: Any) -> Any:
+    return engine.pool.poolkit
+
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "min_size": (0, 1),
+    "max_size": (10, 7),
+    "max_idle": (None, 5),
+    "max_waiting": (None, 3),
+    "order": ("lifo", "fifo"),
+    "start": ("lazy", "eager"),
+    "acquire_timeout": (30.0, 12.0),
+    "connect_timeout": (10.0, 4.0),
+    "check_timeout": (2.0, 3.0),
+    "max_lifetime": (1800.0, 900.0),
+    "lifetime_jitter": (0.1, 0.2),
+    "idle_timeout": (600.0, 300.0),
+    "keepalive": (None, 60.0),
+    "check_after_idle": (1.0, 2.0),
+    "max_connecting": (16, 8),
+    "leak_after": (None, 50.0),
+    "on_leak": ("warn", "raise"),
+    "use_histogram": (False, True),
+    "barging_window": (None, 0.5),
+    "backoff": (BackoffConfig(), BackoffConfig(cap=7.0)),
+    "breaker": (None, BreakerConfig(failure_threshold=3)),
+    "autoscale": (None, poolkit.AutoscaleConfig(target=0.5)),
+    "budget": (None, None),
+    "budget_weight": (1.0, 2.0),
+    "classes": (None, None),
+    "default_class": (None, "default"),
+}
+"""poolkit's default, and another value."""
+
+_HTTP = {"min_size": 0, "start": "lazy", "keepalive": None, "backoff": BackoffConfig()}
+_LATE = {"start": "lazy"}
+_NULL = {"min_size": 0, "max_idle": 0}
+UNUSED: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("httpx", "httpx async", "httpx cluster", "httpcore", "httpcore async"), _HTTP),
+    **dict.fromkeys(("sentinel", "sentinel async", "sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _LATE),
+    "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None},
+    **dict.fromkeys(("psycopg null", "psycopg null async"), _NULL),
+    "dbapi sqlite": {"connect_timeout": None},
+}
+"""What cannot apply, with the value that holds."""
+_ARGUMENTS = ("min_size", "max_size", "max_waiting", "max_lifetime")
+"""psycopg_pool's own arguments; its ``max_idle`` is a time."""
+
+SHARED = ("[default]", "POOLKIT_")
+PLACES = ("keyword", "config", "[own]", "[default]", "POOLKIT_OWN_", "POOLKIT_")
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What was said in the log by this test, which is said once in a process."""
+    texts: set[str] = set()
+    monkeypatch.setattr(poolkit.settings, "_said", texts)
+    return texts
+
+
+def written(place: str, name: str, value: Any, folder: Path) -> tuple[dict[str, Any], str]:
+    """Arguments for an adapter that hold the setting, and the source that is to be told."""
+    if place == "keyword":
+        return {name: value}, "keyword"
+    if place == "config":
+        return {"config": PoolConfig(**{name: value})}, "config"
+    if place.startswith("POOLKIT_"):
+        variable = place + name.upper()
+        text = "none" if value is None else str(value)
+        return {"config": poolkit.load("own", environ={variable: text})}, variable
+    file = folder / "pools.toml"
+    words = {True: "true", False: "false"}
+    if isinstance(value, (BackoffConfig, BreakerConfig, poolkit.AutoscaleConfig)):
+        inner = ", ".join(f"{key} = {one!r}" for key, one in vars(value).items())
+        text = f"{{ {inner} }}"
+    else:
+        text = '"none"' if value is None else words[value] if isinstance(value, bool) else repr(value)
+    file.write_text(f"{place}\n{name} = {text}\n")
+    return {"config": poolkit.load("own", file=file, environ={})}, f"{file} {place}"
+
+
+CASES = [
+    pytest.param(adapter, name, id=f"{adapter}-{name}")
+    for adapter in ADAPTERS
+    for name in VALUES
+    if name not in ("budget", "classes")  # objects, which no file can hold
+]
+
+
+@pytest.mark.parametrize(("adapter", "name"), CASES)
+def test_what_is_written_is_in_effect_or_refused(
+    adapter: str, name: str, tmp_path: Path, said: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    make, unused = ADAPTERS[adapter], UNUSED.get(adapter, {})
+    for place in PLACES:
+        for value in VALUES[name]:
+            if place.startswith("POOLKIT_") and name in ("backoff", "breaker", "autoscale") and value is not None:
+                continue  # a table goes in a file
+            native = adapter.startswith("psycopg") and "cluster" not in adapter and place == "keyword"
+            if native and name == "max_idle":
+                continue  # psycopg_pool's own, a time
+            given, source = written(place, name, value, tmp_path)
+            if native and name in _ARGUMENTS:
+                source = f"keyword {name}"
+                given.setdefault("max_size", 10)
+            clusters = ("redis group", "psycopg cluster", "sqlalchemy cluster")
+            if place == "keyword" and name == "acquire_timeout" and adapter in clusters:
+                continue  # it is the cluster's
+            label = f"{adapter}: {name}={value!r} in {source}"
+            applies = name not in unused or value == unused[name]
+            if not applies and place not in SHARED:
+                with pytest.raises(ConfigError, match=rf"^{name}=") as caught:
+                    make(**given)
+                assert caught.value.setting == name, label
+                continue
+            caplog.clear()
+            said.clear()
+            found = make(**given).describe()[name]
+            if applies:
+                tasks = (adapter, name, value) == ("sqlalchemy async", "barging_window", None)
+                assert found.value == (0.0 if tasks else value), label  # nobody overtakes among tasks
+                assert found.source.removesuffix(", without effect for sqlite3") == source, label
+            else:
+                assert found.value == unused[name], label
+                assert found.source.startswith("not used by "), label
+                assert f"{name}={value!r} in {source}" in found.source, label
+                make(**given)
+                told = [record.getMessage() for record in caplog.records if name in record.getMessage()]
+                assert len(told) == 1, label
+                assert told[0].startswith(f"{name}={value!r} (from {source}) is set aside for "), label
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_what_nobody_wrote_is_named_as_a_default(adapter: str) -> None:
+    for name, setting in ADAPTERS[adapter]().describe().items():
+        assert isinstance(setting, Setting)
+        assert "default" in setting.source or setting.source.startswith("not used by "), (name, setting)
+
+
+DRIVERS_WORDS: list[tuple[str, dict[str, Any], str, Any, str]] = [
+    ("httpcore", {"max_connections": 10}, "max_size", 10, "keyword max_connections"),
+    ("httpcore", {"keepalive_expiry": 5.0}, "idle_timeout", 5.0, "keyword keepalive_expiry"),
+    ("redis", {"max_connections": 50}, "max_size", 50, "keyword max_connections"),
+    ("redis", {"timeout": 20}, "acquire_timeout", 20, "keyword timeout"),
+    ("redis", {"timeout": None}, "acquire_timeout", None, "keyword timeout"),
+    ("redis", {"socket_connect_timeout": 5}, "connect_timeout", 5, "keyword socket_connect_timeout"),
+    ("redis async", {"max_connections": 50}, "max_size", 50, "keyword max_connections"),
+    ("sentinel", {"timeout": 0}, "acquire_timeout", 0, "keyword timeout"),
+    ("psycopg", {"min_size": 4}, "min_size", 4, "keyword min_size"),
+    ("psycopg", {"timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
+    ("psycopg", {"max_idle": 600.0}, "idle_timeout", 600.0, "keyword max_idle"),
+    ("psycopg", {"kwargs": {"connect_timeout": 10}}, "connect_timeout", 10, "connect_timeout in kwargs"),
+    ("sqlalchemy", {"pool_size": 5}, "max_idle", 5, "keyword pool_size"),
+    ("sqlalchemy", {"max_overflow": 10}, "max_size", 15, "keyword pool_size + max_overflow"),
+    ("sqlalchemy", {"pool_timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
+    ("sqlalchemy", {"pool_use_lifo": True}, "order", "lifo", "keyword use_lifo"),
+]
+
+
+@pytest.mark.parametrize(("adapter", "given", "name", "value", "source"), DRIVERS_WORDS)
+def test_a_drivers_argument_counts_if_it_equals_its_default(
+    adapter: str, given: dict[str, Any], name: str, value: Any, source: str, tmp_path: Path
+) -> None:
+    """Alone, and against a setting that was written for every pool."""
+    other = {"max_size": 9, "max_idle": 2, "order": "fifo", "min_size": 3}.get(name, 7.0)
+    assert ADAPTERS[adapter](**given).describe()[name] == Setting(value, source)
+    shared = {} if (adapter, name) == ("psycopg", "min_size") else written("[default]", name, other, tmp_path)[0]
+    if adapter == "sqlalchemy" and name == "max_size":
+        given = {"pool_size": 5, **given}
+    assert ADAPTERS[adapter](**given, **shared).describe()[name] == Setting(value, source)
+
+
+CONTRADICTIONS: list[tuple[str, dict[str, Any], str, Any]] = [
+    ("httpcore", {"max_connections": 10}, "max_size", 6),
+    ("httpcore async", {"max_connections": 10}, "max_size", 6),
+    ("httpcore", {"max_keepalive_connections": 3}, "max_idle", 4),
+    ("httpcore", {"keepalive_expiry": 5.0}, "idle_timeout", 600.0),
+    ("redis", {"max_connections": 50}, "max_size", 10),
+    ("redis async", {"timeout": 20}, "acquire_timeout", 30.0),
+    ("redis", {"socket_connect_timeout": 5}, "connect_timeout", 10.0),
+    ("sentinel", {"timeout": 0}, "acquire_timeout", 30.0),
+]
+
+
+@pytest.mark.parametrize(("adapter", "given", "name", "value"), CONTRADICTIONS)
+@pytest.mark.parametrize("place", ["keyword", "config", "[own]", "POOLKIT_OWN_"])
+def test_two_words_for_one_setting_that_contradict_each_other(
+    adapter: str, given: dict[str, Any], name: str, value: Any, place: str, tmp_path: Path
+) -> None:
+    mine, source = written(place, name, value, tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        ADAPTERS[adapter](**given, **mine)
+    (word,) = given
+    assert caught.value.setting == name
+    assert f"{word}={given[word]!r} and {name}={value!r} (from {source})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "given", "name", "value", "source"),
+    [
+        ("psycopg", {"timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
+        ("psycopg", {"max_size": 4}, "max_size", 4, "keyword max_size"),
+        ("sqlalchemy", {"pool_size": 5}, "max_idle", 5, "keyword pool_size"),
+        ("sqlalchemy", {"pool_timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
+    ],
+)
+def test_a_drivers_argument_wins_over_config_where_the_page_says_so(
+    adapter: str, given: dict[str, Any], name: str, value: Any, source: str
+) -> None:
+    config = PoolConfig(max_size=8, max_idle=2, acquire_timeout=3.0)
+    assert ADAPTERS[adapter](config=config, **given).describe()[name] == Setting(value, source)
+
+
+def test_the_limits_of_httpx() -> None:
+    import httpx as driver
+
+    def size(**given: Any) -> Setting:
+        found: Setting = ADAPTERS["httpx"](**given).describe()["max_size"]
+        return found
+
+    assert size(max_size=6) == Setting(6, "keyword")
+    assert size() == Setting(100, "httpx's default (max_connections)")
+    assert size(limits=driver.Limits(max_connections=100)) == Setting(100, "keyword max_connections")
+    with pytest.raises(ConfigError, match="max_connections=100 and max_size=6"):
+        size(limits=driver.Limits(max_connections=100), max_size=6)
+    given = ADAPTERS["httpx"](limits=driver.Limits(max_connections=9), idle_timeout=600.0).describe()
+    assert given["idle_timeout"] == Setting(600.0, "keyword")  # 5 s is what every Limits begins with
+
+
+@pytest.mark.parametrize("adapter", ["sqlalchemy", "redis"])
+def test_sources_outlive_a_reset(adapter: str) -> None:
+    config = PoolConfig(min_size=1, max_size=10)
+    if adapter == "redis":
+        pool: Any = rd.PoolkitConnectionPool(config=config)
+        pool.poolkit.reconfigure(max_waiting=4)
+        pool.reset()
+        after = pool.poolkit.describe()
+        assert after["max_waiting"] == Setting(4, "reconfigure()")
+    else:
+        engine = create_engine(URL, poolclass=sa.PoolkitPool, config=config)
+        engine.dispose()
+        after = pool_of(engine).describe()
+        plain = create_engine(URL, poolclass=sa.PoolkitPool)
+        before = pool_of(plain).describe()
+        plain.dispose()
+        assert pool_of(plain).describe() == before
+    assert (after["min_size"], after["max_size"]) == (Setting(1, "config"), Setting(10, "config"))
+
+
+def test_redis_settings_in_the_url_are_keywords() -> None:
+    found = rd.PoolkitConnectionPool.from_url("redis://127.0.0.1:1?max_size=10&connect_timeout=10").poolkit.describe()
+    assert (found["max_size"], found["connect_timeout"]) == (Setting(10, "keyword"), Setting(10, "keyword"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [rd.PoolkitServerGroup, rd.AsyncPoolkitServerGroup, pg.PoolkitCluster, pg.AsyncPoolkitCluster, sa.PoolkitCluster,
+     sa.AsyncPoolkitCluster, httpx.PoolkitClusterTransport, httpx.AsyncPoolkitClusterTransport],
+)  # fmt: skip
+def test_every_cluster_takes_its_settings_and_its_pools_as_keywords(kind: Any) -> None:
+    sqlalchemy, quiet = "sqlalchemy" in kind.__module__, {} if "httpx" in kind.__module__ else {"roles": False}
+    args = (URL, ["127.0.0.1:1"]) if sqlalchemy else (["127.0.0.1:1"],)
+    made = kind(*args, wait_for_node=5, eject_after=4, max_size=10, **quiet)
+    cluster = getattr(made, "cluster", made)
+    assert (cluster._config.wait_for_node, cluster._config.eject_after) == (5, 4)
+    node = cluster.stats().nodes[0].name
+    assert cluster.pool(node).poolkit.describe()["max_size"] == Setting(10, "keyword")
+    for wrong, right in (("wait_for_nod", "wait_for_node"), ("max_szie", "max_size"), ("eject_aftr", "eject_after")):
+        with pytest.raises(ConfigError, match=f"{wrong}=3: no such setting; did you mean '{right}'"):
+            kind(*args, **{wrong: 3}, **quiet)
+    if kind.__name__.endswith("ServerGroup"):
+        with pytest.raises(ConfigError, match="decode_response=True: no such setting; did you mean 'decode_responses'"):
+            kind(*args, decode_response=True, **quiet)
