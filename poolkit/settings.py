@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -141,11 +141,15 @@ _said: set[str] = set()
 _PLAIN = PoolConfig()
 
 
-def set_aside(given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str) -> dict[str, tuple[Any, Source]]:
+def set_aside(
+    given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str, *, portable: Collection[str] = ()
+) -> dict[str, tuple[Any, Source]]:
     """The layer without the settings that cannot apply under ``adapter``; they stand at what holds there.
 
     ``unused``: their names, each with the value that holds and the reason. One that was written for this very pool is
     a ConfigError; one that was written for every pool is set aside, and the log names it once in a process.
+    ``portable``: settings that other drivers under the same adapter can apply. A config or a table may serve several
+    drivers (SQLite in tests, PostgreSQL elsewhere), so there they are set aside as well; a keyword is an error.
     """
     found = dict(given)
     for name, (value, reason) in unused.items():
@@ -153,7 +157,7 @@ def set_aside(given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str)
         if source is None:
             found[name] = value, Source(f"not used by {adapter}", written=False)
         elif source.written and asked != value:
-            if not source.shared:
+            if not source.shared and (name not in portable or source == KEYWORD):
                 raise ConfigError(f"{name}={asked!r}: {reason} (from {source.text})", name)
             found[name] = value, Source(f"not used by {adapter} ({name}={asked!r} in {source.text})", written=False)
             _say_once(f"{name}={asked!r} (from {source.text}) is set aside for {adapter}: {reason}")

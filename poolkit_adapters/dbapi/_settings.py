@@ -23,7 +23,7 @@ def plan(module: ModuleType, config: PoolConfig | None, settings: Mapping[str, A
             f"{name}.connect() has no time limit for connecting that poolkit knows of; use connect_kwargs= if there is "
             "one"
         )
-        found = set_aside(found, {"connect_timeout": (None, reason)}, name)
+        found = set_aside(found, {"connect_timeout": (None, reason)}, name, portable=("connect_timeout",))
     if name == "sqlite3" and not asks:
         found = without_effect(found, ("check_timeout", "check_after_idle", "keepalive"), "no server to ask", name)
     return combine(found, base=config)

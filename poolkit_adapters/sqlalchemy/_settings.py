@@ -101,7 +101,7 @@ def settle(
     found |= layer(settings)
     if found["barging_window"][0] is None:  # "the usual for threads, or for tasks", which this class knows
         found["barging_window"] = barging_window, found["barging_window"][1]
-    return combine(set_aside(found, unused, "SQLAlchemy"), base=EngineConfig())
+    return combine(set_aside(found, unused, "SQLAlchemy", portable=("connect_timeout",)), base=EngineConfig())
 
 
 def effective(config: PoolConfig) -> PoolConfig:
