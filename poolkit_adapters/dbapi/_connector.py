@@ -12,8 +12,6 @@ from typing import Any
 from poolkit import ConfigError, Connector, Verdict
 from poolkit.connector import default_classify
 
-from .._errors import release_locals
-
 __all__ = ("CheckingConnector", "DbapiConnector", "timeout_argument")
 
 _TIMEOUT_ARGUMENTS = {
@@ -79,11 +77,7 @@ class DbapiConnector(Connector[Any]):
         name = self._timeout_argument
         if name is not None and timeout is not None and name not in kwargs:
             kwargs = {**kwargs, name: max(1, round(timeout))}
-        try:
-            connection = self.module.connect(*self._args, **kwargs)
-        except BaseException as error:
-            release_locals(error)
-            raise
+        connection = self.module.connect(*self._args, **kwargs)
         if inspect.isawaitable(connection) or inspect.iscoroutinefunction(getattr(connection, "commit", None)):
             _discard_awaitable(connection)
             raise ConfigError(

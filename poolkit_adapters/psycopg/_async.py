@@ -7,6 +7,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
+from os import getpid
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -23,7 +24,7 @@ from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import PoolClosed, classify
 from ._io import is_clean, ping_async
-from ._session import Session, is_here, note_wrong_server
+from ._session import Session, note_wrong_server
 from ._shared import PSYCOPG_VERSION, PoolBase, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -72,7 +73,7 @@ class _Block(Generic[ACT]):
             return None  # given back inside the block
         swallowed: bool | None = None
         try:
-            if is_here(connection):
+            if connection._poolkit_session.pid == getpid():  # a forked child must not speak on its parent's socket
                 swallowed = await connection.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
@@ -291,7 +292,11 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
-        return session.lend(self)
+        connection: Any = session.connection
+        connection._pool = self
+        connection._poolkit_session = session
+        session.connection = None  # from here on only the caller holds the connection: see Session
+        return cast("ACT", connection)
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
@@ -305,7 +310,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
         session: Session[ACT] = conn._poolkit_session  # type: ignore[attr-defined]
-        session.take_back()
+        mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
+        session.connection = mine
+        mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
             self._engine.release_nowait(session)
             return

@@ -12,7 +12,7 @@ import psycopg
 from ._errors import behind_wrong_server
 from ._io import Canceller
 
-__all__ = ("Session", "is_here", "note_wrong_server")
+__all__ = ("Session", "note_wrong_server")
 
 ConnectionT = TypeVar("ConnectionT", bound="psycopg.BaseConnection[Any]")
 
@@ -30,34 +30,19 @@ class Session(Generic[ConnectionT]):
     would be a reference cycle, and a pool that was dropped would leave its connections to the garbage collector.
     """
 
-    __slots__ = ("_ref", "canceller", "connection", "pgconn", "pid", "wrong_server")
+    __slots__ = ("canceller", "connection", "pgconn", "pid", "ref", "wrong_server")
 
     def __init__(self, connection: ConnectionT, engine: Any) -> None:
-        self.connection: ConnectionT | None = connection
+        self.connection: ConnectionT | None = connection  # None: on lease
         self.pgconn = connection.pgconn
         self.canceller = Canceller(connection.pgconn)
         self.pid = os.getpid()  # in a forked child nobody may speak on it
         self.wrong_server = False
-        self._ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))
-
-    def lend(self, pool: object) -> ConnectionT:
-        """The connection, for a user: only the user holds it from now on."""
-        connection: Any = self.connection
-        connection._pool = pool
-        connection._poolkit_session = self
-        self.connection = None
-        return connection  # type: ignore[no-any-return]
-
-    def take_back(self) -> None:
-        """The connection has been given back by its user."""
-        self.connection = connection = self._ref()
-        if connection is not None:
-            mine: Any = connection
-            mine._pool = mine._poolkit_session = mine._poolkit_block = None
+        self.ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))
 
     def current(self) -> ConnectionT | None:
         """The connection, in the pool or on lease; None if its user has dropped it."""
-        return self.connection or self._ref()
+        return self.ref() if self.connection is None else self.connection
 
     def __repr__(self) -> str:
         return f"<Session of {self.current()!r}>"
@@ -70,16 +55,9 @@ def _dropped(engine: weakref.ref[Any], key: int, _: object) -> None:
         pool.release_dropped(key)
 
 
-def is_here(connection: Any) -> bool:
-    """Whether a connection on lease was opened by this process: a forked child must not speak on its parent's."""
-    session = getattr(connection, "_poolkit_session", None)
-    return session is None or session.pid == os.getpid()
-
-
 def note_wrong_server(connection: Any, error: BaseException | None) -> bool:
     """After a block that failed: note on its session that the server refuses to write, if ``error`` says so."""
-    session = getattr(connection, "_poolkit_session", None)
-    if session is None or connection.closed or not behind_wrong_server(connection, error):
+    if connection.closed or not behind_wrong_server(connection, error):
         return False
-    session.wrong_server = True
+    connection._poolkit_session.wrong_server = True
     return True

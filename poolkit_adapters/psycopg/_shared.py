@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -228,7 +228,8 @@ class PoolBase:
             return None
         if is_interrupted(connection):
             return None
-        session.take_back()
+        session.connection = mine = cast("Any", session.ref())
+        mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if connection.closed:
             self._lost(session)
         return session

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from os import getpid
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -22,7 +23,7 @@ from . import _config as defaults
 from ._connector import PsycopgConnector
 from ._errors import PoolClosed, classify
 from ._io import is_clean, ping
-from ._session import Session, is_here, note_wrong_server
+from ._session import Session, note_wrong_server
 from ._shared import PSYCOPG_VERSION, PoolBase, logger
 
 __all__ = ("PoolkitConnectionPool",)
@@ -71,7 +72,7 @@ class _Block(Generic[CT]):
             return None  # given back inside the block
         swallowed: bool | None = None
         try:
-            if is_here(connection):
+            if connection._poolkit_session.pid == getpid():  # a forked child must not speak on its parent's socket
                 swallowed = connection.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
@@ -258,7 +259,11 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
-        return session.lend(self)
+        connection: Any = session.connection
+        connection._pool = self
+        connection._poolkit_session = session
+        session.connection = None  # from here on only the caller holds the connection: see Session
+        return cast("CT", connection)
 
     def _acquire(self, timeout: float | None) -> Session[CT]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
@@ -271,7 +276,9 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
         session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
-        session.take_back()
+        mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
+        session.connection = mine
+        mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
             self._engine.release(session)
         else:
