@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 
 from poolkit.testing.servers import PostgresServer
@@ -268,6 +269,25 @@ async def test_a_dropped_lease_of_a_cluster_frees_its_place(
                 pass
 
 
+# -- what stays -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stock", [True, False], ids=["psycopg_pool", "poolkit"])
+async def test_what_a_user_sets_on_a_connection_stays_unless_reset_undoes_it(twin: Twin, stock: bool) -> None:
+    """psycopg_pool's contract, documented there and here: the state of a session is the user's business."""
+    own = psycopg_pool.AsyncConnectionPool if twin.asynchronous else psycopg_pool.ConnectionPool
+    kind: Any = own if stock else twin.pool_class
+    async with within(kind(twin.postgres.url, min_size=1, max_size=1, open=False)) as pool:
+        async with within(pool.connection()) as connection:
+            await do(connection.set_autocommit(True))
+            connection.add_notice_handler(print)
+            connection.row_factory = psycopg.rows.dict_row
+        async with within(pool.connection()) as connection:
+            assert connection.autocommit
+            assert connection._notice_handlers == [print]
+            assert connection.row_factory is psycopg.rows.dict_row
+
+
 # -- overridden methods -----------------------------------------------------------------------------------------------
 
 
@@ -391,6 +411,7 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
+@pytest.mark.skipif(PSYCOPG_VERSION < (3, 3), reason="psycopg before 3.3 may swallow a cancellation")
 async def test_a_cancelled_connect_leaves_nothing_to_the_collector(silent: Silent) -> None:
     errors: list[BaseException] = []  # their tracebacks are kept, as a log handler may keep them
     with without_collector():
