@@ -278,6 +278,17 @@ class Shell(Watch, Generic[C]):
         if waiter.parker is not None:
             waiter.parker.wake()  # nobody may come by for long, but he waits for just this
 
+    def release_dropped(self, key: int) -> None:
+        """Take a connection back that its holder has dropped without :meth:`release`; it is closed.
+
+        For adapters whose callers hold an object of the driver and whose connector's connection only refers to it.
+        ``key``: the ``id()`` of what :meth:`acquire` gave, the only thing that a finalizer still has. Does nothing if
+        that is not on lease. Takes no lock and does no I/O: callable from finalizers and from any thread.
+        """
+        entry = self._leased.get(key)
+        if entry is not None:
+            self._dropped(key, entry)
+
     def _reclaim(self, entry: Entry) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""
         self._core.dropped(entry, self._clock())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 
 from poolkit.errors import MissingExtra, PoolError
 
-__all__ = ("adapted", "missing_extra")
+__all__ = ("adapted", "missing_extra", "release_locals")
 
 
 def adapted(error: PoolError, kinds: Mapping[type[PoolError], type[PoolError]]) -> PoolError:
@@ -24,6 +25,23 @@ def adapted(error: PoolError, kinds: Mapping[type[PoolError], type[PoolError]]) 
             new.__suppress_context__ = True
             return new
     return error
+
+
+def release_locals(error: BaseException) -> None:
+    """Drop the local variables of the functions that have ended with ``error`` (also those behind its causes).
+
+    A driver's connect that fails, is cancelled or is interrupted may leave its half-open connection in a local
+    variable. The traceback would keep it, and with it a session of the server, for as long as anybody keeps the error:
+    the pool as its last error, a caller, a log handler.
+    """
+    errors: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while errors:
+        one = errors.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)  # leaves alone what is still running
+            errors += (one.__cause__, one.__context__)
 
 
 def missing_extra(adapter: str, needs: str, extra: str) -> MissingExtra:

@@ -18,6 +18,7 @@ from ._connector import CheckingConnector, DbapiConnector
 from ._errors import kinds_for, usage_error
 from ._proxies import LeaseState, PooledConnection
 from ._settings import plan
+from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
 
 __all__ = ("PooledDatabase",)
 
@@ -49,8 +50,10 @@ class PooledDatabase:
         setup: called with each new connection (session settings); committed afterwards.
         check: how an idle connection is checked before it is used again: a callable (False or an exception: dead),
             or an SQL statement. By default the connection's ``ping()``, else ``SELECT 1``; sqlite3 has nothing to ask.
-        reset: ``"rollback"`` on return if the connection was touched, or a callable that does more and is called
-            after the rollback, or None for nothing at all.
+        reset: ``"rollback"`` on return if the connection was used: the transaction is rolled back, attributes get
+            their old values, and a connection that a method has changed for good is closed. A callable does more: it
+            is called after that with each connection that was used, and must end its transaction. None for nothing
+            at all: what a user changes, the next one finds.
         debug: note the place of every ``connect()``, for the report of leases that were never closed.
 
     Raises :class:`~poolkit.ConfigError` for a module that is not PEP 249, is asynchronous, or may not be used by
@@ -84,12 +87,15 @@ class PooledDatabase:
                 raise ConfigError(f"{key}={callback!r}: must be callable", key)
         if check is not None and not callable(check) and not isinstance(check, str):
             raise ConfigError(f"check={check!r}: must be callable or an SQL statement", "check")
+        self._irreplaceable = still_in_memory(module, args[0] if args else kwargs.get("database"))
         if module.__name__ == "sqlite3":
             kwargs = _for_sqlite(args, kwargs, planned)
         self._module = module
         self._reset = reset
         self._kinds = kinds_for(module)
         self._usage_error = usage_error(module)
+        self._stateless = STATELESS if setup is not None else STATELESS | RECONNECTING
+        self._restorable = restorable(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
         connector = (DbapiConnector if local else CheckingConnector)(module, args, kwargs, setup=setup, check=check)
         self._pool: Pool[Any] = Pool(connector, planned, name=name, debug=debug)
@@ -122,14 +128,24 @@ class PooledDatabase:
         if state.broken or self._reset is None:
             lease.close(discard=state.broken)
             return
+        if state.changed is not None and not self._irreplaceable:
+            logger.debug("%s: %s may have changed the session: the connection is closed", self.name, state.changed)
+            lease.close(discard=True)
+            return
         connection, failure = lease.connection, None
         try:
             if state.touched:
                 connection.rollback()
+            if left_in_transaction(self._module, connection):
+                raise RuntimeError("a transaction is open that rollback() does not end")
             for name, value in state.saved.items():
                 setattr(connection, name, value)
+            for name, value in state.called.items():
+                getattr(connection, name)(value)
             if callable(self._reset):
                 self._reset(connection)
+                if left_in_transaction(self._module, connection):
+                    raise RuntimeError(f"reset={self._reset!r} left a transaction open that does not end")
         except Exception as error:  # noqa: BLE001 - told, and the connection goes
             logger.debug("%s: reset of a returned connection failed: %s", self.name, describe(error))
             failure = error

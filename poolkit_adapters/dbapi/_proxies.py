@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ._state import SHORTCUTS, changeable
+
 if TYPE_CHECKING:
     from poolkit import Lease
 
@@ -18,7 +20,6 @@ __all__ = ("LeaseState", "PooledConnection", "PooledCursor")
 
 # reading these leaves no transaction behind
 _HARMLESS = frozenset({"description", "rowcount", "arraysize", "lastrowid", "rownumber", "messages", "closed"})
-_SHORTCUTS = ("execute", "executemany", "executescript", "callproc")
 
 _forks = 0
 """Forks between the first process and this one: asking for the process's number twice costs a tenth of a lease."""
@@ -36,7 +37,7 @@ if hasattr(os, "register_at_fork"):
 class LeaseState:
     """What has happened to a connection on lease."""
 
-    __slots__ = ("broken", "cursors", "forks", "saved", "touched", "used")
+    __slots__ = ("broken", "called", "changed", "cursors", "forks", "saved", "touched", "used")
 
     def __init__(self) -> None:
         self.forks = _forks
@@ -45,10 +46,24 @@ class LeaseState:
         self.touched = False  # since the last commit or rollback
         self.broken = False
         self.saved: dict[str, Any] = {}  # attributes that were set, with their old values
+        self.called: dict[str, Any] = {}  # methods that set a value, with the old value
+        self.changed: str | None = None  # what may have changed the session in a way that cannot be undone
 
     def touch(self) -> None:
         """A statement may have begun a transaction."""
         self.used = self.touched = True
+
+    def note_call(self, database: PooledDatabase, real: Any, name: str) -> None:
+        """A method of the connection is about to be called."""
+        self.touch()
+        if name in database._stateless:
+            return
+        getter = database._restorable.get(name)
+        if getter is None:
+            self.changed = f"{name}()"
+        elif name not in self.called:
+            old = getattr(real, getter)
+            self.called[name] = old() if callable(old) else old
 
     def note(self, cursor: PooledCursor) -> None:
         """A cursor was made."""
@@ -69,8 +84,10 @@ class PooledConnection:
     """A connection of the module on lease. Everything it has passes through; :meth:`close` returns it.
 
     On return, what was left open is rolled back, attributes that were set (``autocommit``, ``row_factory``, ...) get
-    their old values, and cursors are closed. Afterwards any use raises an error that is poolkit's UsageError and the
-    module's InterfaceError and ProgrammingError. As a context manager it commits, or rolls back after an exception,
+    their old values, and cursors are closed. A method that may have changed the session in a way that cannot be undone
+    (``set_charset()``, ``create_function()``, ...) costs the connection: it is closed on return. Afterwards any use
+    raises an error that is poolkit's UsageError and the module's InterfaceError and ProgrammingError. As a context
+    manager it commits, or rolls back after an exception,
     and then returns: also with sqlite3, whose own ``with`` keeps the connection.
 
     For one thread at a time, as with any module of ``threadsafety`` 1; not bound to the thread that got it.
@@ -132,7 +149,7 @@ class PooledConnection:
                 return
             if state.cursors:
                 state.end_cursors()
-            if state.used or state.saved or state.broken:
+            if state.used or state.broken:
                 self._database._give_back(lease, state=state)
             else:
                 lease.close()
@@ -167,26 +184,37 @@ class PooledConnection:
     # -- everything else of the module's connection ---------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._real, name)
+        real = self._real
+        value = getattr(real, name)
         if name in _HARMLESS:
             return value
         self._state.touch()
-        if name in _SHORTCUTS and callable(value):
+        if getattr(value, "__self__", None) is not real:  # no method
+            if changeable(name, value):
+                self._state.changed = name
+            return value
 
-            def shortcut(*args: Any, **kwargs: Any) -> Any:
-                self._state.touch()
-                result = self._call(value, *args, **kwargs)
-                return self._wrap(result) if hasattr(result, "fetchone") else result
+        def method(*args: Any, **kwargs: Any) -> Any:
+            real = self._real
+            self._state.note_call(self._database, real, name)
+            result = self._call(getattr(real, name), *args, **kwargs)
+            if result is real:
+                return self
+            return self._wrap(result) if name in SHORTCUTS and hasattr(result, "fetchone") else result
 
-            return shortcut
-        return value
+        return method
 
     def __setattr__(self, name: str, value: Any) -> None:
-        real = self._real
-        old = getattr(real, name)
+        real, state = self._real, self._state
+        if name not in state.saved:
+            try:
+                old = getattr(real, name)
+            except AttributeError:  # it can only be written (some of oracledb's), or does not exist yet
+                state.changed = name
+            else:
+                state.saved[name] = old
+        state.touch()
         setattr(real, name, value)
-        self._state.saved.setdefault(name, old)
-        self._state.touch()
 
     def __repr__(self) -> str:
         return f"<PooledConnection {'closed' if self._lease is None else repr(self._lease.connection)}>"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
+from os import getpid
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -25,6 +25,7 @@ from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import PoolClosed, classify
 from ._io import is_clean, ping_async
+from ._session import Session, note_wrong_server
 from ._shared import PSYCOPG_VERSION, PoolBase, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -55,25 +56,34 @@ class _Block(Generic[ACT]):
         self._timeout = timeout
 
     async def __aenter__(self) -> ACT:
-        connection: Any = await self._pool.getconn(self._timeout)
+        connection: Any = await self._pool.getconn(timeout=self._timeout)
         self._connection = connection
-        connection._poolkit_block = self
+        connection._poolkit_block = id(self)  # not the block itself, which refers to the connection
+        try:
+            await connection.__aenter__()
+        except BaseException:
+            await self._pool.putconn(connection)
+            raise
         return cast("ACT", connection)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         connection = self._connection
-        if connection._poolkit_block is not self:
-            return  # given back inside the block
+        if connection._poolkit_block != id(self):
+            return None  # given back inside the block
+        swallowed: bool | None = None
         try:
-            if connection._poolkit_pid == os.getpid():  # a forked child must not commit on its parent's socket
-                await connection.__aexit__(kind, error, traceback)
+            if connection._poolkit_session.pid == getpid():  # a forked child must not speak on its parent's socket
+                swallowed = await connection.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise
         finally:
-            await self._pool._give(connection, error)
+            if error is not None:
+                note_wrong_server(connection, error)
+            await self._pool.putconn(connection)
+        return swallowed
 
 
 class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]):
@@ -135,7 +145,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         self._plain_check = check in (self.check_connection, psycopg_pool.AsyncConnectionPool.check_connection)
         self._connector = AsyncPsycopgConnector(self)
         self._connector.connect_in_caller = self._null
-        self._engine: AsyncPool[ACT] = AsyncPool(cast("Any", self._connector), prepared, name=name or None)
+        self._engine: AsyncPool[Session[ACT]] = AsyncPool(cast("Any", self._connector), prepared, name=name or None)
         self.name = self._engine.name
         self._tasks: set[asyncio.Task[Any]] = set()  # type: ignore[assignment]
         self._open_implicit = open is None
@@ -273,7 +283,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             self._check_admitted()
         begun = time.monotonic()
         try:
-            connection: Any = await self._acquire(timeout)
+            session = await self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
         except BaseException:
@@ -283,10 +293,13 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
+        connection: Any = session.connection
         connection._pool = self
+        connection._poolkit_session = session
+        session.connection = None  # from here on only the caller holds the connection: see Session
         return cast("ACT", connection)
 
-    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, ACT]:
+    def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
 
     async def putconn(self, conn: ACT) -> None:
@@ -295,31 +308,31 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         The connection is the pool's when this is called: a cancellation does not undo that. Raises ValueError for a
         connection that is not out of this pool.
         """
-        await self._give(conn, None)
-
-    async def _give(self, conn: Any, error: BaseException | None) -> None:
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
-        conn._pool = conn._poolkit_block = None
-        if error is None and self._reset is None and is_clean(conn.pgconn):
-            self._engine.release_nowait(conn)
+        session: Session[ACT] = conn._poolkit_session  # type: ignore[attr-defined]
+        mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
+        session.connection = mine
+        mine._pool = mine._poolkit_session = mine._poolkit_block = None
+        if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
+            self._engine.release_nowait(session)
             return
-        how = self._verdict_on(conn, error)
+        how = self._verdict_on(session)
         if how is not None:
-            self._engine.release_nowait(conn, **how)
+            self._engine.release_nowait(session, **how)
         else:
-            await asyncio.shield(self._in_background(self._clean(conn)))
+            await asyncio.shield(self._in_background(self._clean(session)))
 
-    async def _clean(self, conn: Any) -> None:
+    async def _clean(self, session: Session[Any]) -> None:
         """In a task of the pool: whoever returned the connection may be cancelled."""
         how: dict[str, Any] = {"discard": True}
         try:
-            if await asyncio.wait_for(self._connector.clean(conn), self._engine.config.check_timeout):
+            if await asyncio.wait_for(self._connector.clean(session), self._engine.config.check_timeout):
                 how = {}
         except asyncio.TimeoutError:
-            logger.warning("no end of cleaning returned connection: %s", shown(conn))
+            logger.warning("no end of cleaning returned connection: %s", shown(session.connection))
         finally:
-            self._engine.release_nowait(conn, **how)
+            self._engine.release_nowait(session, **how)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 
@@ -337,39 +350,39 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         When it is cancelled, the test under way goes on in a task of the pool.
         """
         self._check_admitted()
-        held: list[ACT] = []
+        held: list[Session[ACT]] = []
         try:
             for _ in range(self._engine.stats().idle):
                 try:
-                    connection = await self._engine.acquire(0)
+                    session = await self._engine.acquire(0)
                 except PoolError:
                     break
                 # the last one returned would be the next one taken
                 keep = held if self._engine.config.order == "lifo" else None
-                await asyncio.shield(self._in_background(self._test(connection, keep)))
+                await asyncio.shield(self._in_background(self._test(session, keep)))
         finally:
-            for connection in held:
-                self._engine.release_nowait(connection)
+            for session in held:
+                self._engine.release_nowait(session)
 
-    async def _test(self, connection: Any, held: list[Any] | None) -> None:
+    async def _test(self, session: Session[Any], held: list[Any] | None) -> None:
         error: Exception | None = ConnectionAbortedError()
         try:
-            await asyncio.wait_for(ping_async(connection.pgconn), self._engine.config.check_timeout)
+            await asyncio.wait_for(ping_async(cast("ACT", session.connection)), self._engine.config.check_timeout)
             error = None
         except Exception:  # noqa: BLE001 - whatever it is, the connection goes
             self._ledger.add("connections_lost")
-            logger.warning("discarding broken connection: %s", shown(connection))
+            logger.warning("discarding broken connection: %s", shown(session.connection))
         finally:
             if error is None and held is not None:
-                held.append(connection)
+                held.append(session)
             else:
-                self._engine.release_nowait(connection, error=error)
+                self._engine.release_nowait(session, error=error)
 
     @staticmethod
     async def check_connection(conn: ACT) -> None:
         """One round trip on ``conn``; raises psycopg.OperationalError if it is dead. May be given as ``check``."""
         try:
-            await ping_async(conn.pgconn)
+            await ping_async(conn)
         except asyncio.CancelledError:
             conn.pgconn.finish()  # its state is unknown
             raise

@@ -7,7 +7,7 @@ import inspect
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -15,9 +15,11 @@ from psycopg.pq import TransactionStatus
 from poolkit import AsyncConnector, Verdict
 from poolkit.errors import describe, said, shown
 
+from .._errors import release_locals
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
-from ._io import Canceller, is_alive, is_clean, ping_async
+from ._io import is_alive, is_clean, ping_async
+from ._session import Session
 from ._shared import left_in, logger
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ async def _call(callback: Callable[[Any], Any], connection: object, name: str) -
     await result
 
 
-class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
+class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]]"]):
     """Runs in the engine's own tasks, except for the connects of a null pool."""
 
     opens_later = True  # open() fills the pool
@@ -58,14 +60,14 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
         self._ask = None if pool._plain_check else pool._ask
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
-    async def connect(self, timeout: float | None) -> psycopg.AsyncConnection[Any]:
+    async def connect(self, timeout: float | None) -> Session[psycopg.AsyncConnection[Any]]:
         """Open, configure and check a connection."""
         pool = self._ref()
         if pool is None:
             raise PoolClosed("the pool is gone")
         begun = time.monotonic()
         try:
-            connection = await self._open(pool, timeout)
+            session = await self._open(pool, timeout)
         except Exception as error:
             logger.warning("error connecting in %r: %s", pool.name, said(error))
             self.outage.failed(_timer)
@@ -73,22 +75,25 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
         finally:
             self._ledger.add("_opening_ms", (time.monotonic() - begun) * 1000)
         self.outage.over()
-        return connection
+        return session
 
-    async def _open(self, pool: AsyncPoolkitConnectionPool[Any], timeout: float | None) -> psycopg.AsyncConnection[Any]:
+    async def _open(
+        self, pool: AsyncPoolkitConnectionPool[Any], timeout: float | None
+    ) -> Session[psycopg.AsyncConnection[Any]]:
         conninfo, kwargs = pool._parameters(await _value(pool.conninfo), await _value(pool.kwargs), timeout)
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
-        except psycopg.errors.ConnectionTimeout as error:
+        except BaseException as error:
             self._ledger.add("connections_errors")
-            raise ConnectTimeout(f"{pool.name}: {said(error)} ({kwargs.get('connect_timeout', timeout)} s)") from error
-        except BaseException:
-            self._ledger.add("connections_errors")
+            release_locals(error)
+            if isinstance(error, psycopg.errors.ConnectionTimeout):
+                seconds = kwargs.get("connect_timeout", timeout)
+                raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error
             raise
         self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
-        pool._adopt(connection)
+        session = pool._adopt(connection)
         try:
             if pool._configure is not None:
                 await _call(pool._configure, connection, "configure")
@@ -96,28 +101,32 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._ask is not None:
                 try:
-                    await self.check(connection, None)
+                    await self.check(session, None)
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
-            self.abort(connection)
+            self.abort(session)
             raise
-        return connection
+        return session
 
-    def abort(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def abort(self, session: Session[psycopg.AsyncConnection[Any]]) -> None:
         """Say goodbye and close the socket; libpq does not wait for anything here."""
-        connection._pool = None
-        connection.pgconn.finish()
+        connection = session.current()
+        if connection is not None:
+            connection._pool = None
+        session.pgconn.finish()
 
-    def peek(self, connection: psycopg.AsyncConnection[Any]) -> bool:
-        """Whether the server has hung up."""
-        return is_alive(connection.pgconn)
+    def peek(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
+        """Whether the server has not hung up."""
+        connection = session.connection
+        return connection is not None and is_alive(connection)
 
-    async def check(self, connection: psycopg.AsyncConnection[Any], timeout: float | None) -> bool:
+    async def check(self, session: Session[psycopg.AsyncConnection[Any]], timeout: float | None) -> bool:
         """One round trip, or the user's callback."""
+        connection: Any = session.connection
         try:
             if self._ask is None:
-                await ping_async(connection.pgconn)
+                await ping_async(connection)
             else:
                 await _call(self._ask, connection, "check")
                 if connection.pgconn.transaction_status != _IDLE:
@@ -127,21 +136,22 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
             raise
         return True
 
-    async def clean(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+    async def clean(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
         """End the transaction that a returned connection is in, call the user's callback; False: it is closed."""
         pool = self._ref()
+        connection: Any = session.connection
         if pool is None:
             return False
         if connection.pgconn.transaction_status == _ACTIVE or connection.closed:
-            await self._stop(connection)
-            return self._drop(pool, connection)
+            await self._stop(session)
+            return self._drop(pool, session)
         if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", shown(connection))
             try:
                 await connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
-                return self._drop(pool, connection)
+                return self._drop(pool, session)
         if pool._reset is not None:
             try:
                 await _call(pool._reset, connection, "reset")
@@ -149,23 +159,22 @@ class AsyncPsycopgConnector(AsyncConnector["psycopg.AsyncConnection[Any]"]):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("error resetting connection: %s", said(error))
-                return self._drop(pool, connection)
-        return is_clean(connection.pgconn) or self._drop(pool, connection)
+                return self._drop(pool, session)
+        return is_clean(connection.pgconn) or self._drop(pool, session)
 
-    async def _stop(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _stop(self, session: Session[psycopg.AsyncConnection[Any]]) -> None:
         """It came back in the middle of something: the server is told to stop. Until then the connection keeps its
         place in the pool, so that no more than ``max_size`` sessions are ever at work.
         """
-        logger.warning("closing returned connection: %s", shown(connection))
+        logger.warning("closing returned connection: %s", shown(session.connection))
         try:
-            canceller: Canceller = cast("Any", connection)._poolkit_canceller
-            await asyncio.wait_for(canceller.cancel_async(), _CANCEL_TIMEOUT)
+            await asyncio.wait_for(session.canceller.cancel_async(), _CANCEL_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-            logger.info("cannot cancel on %s: %s", shown(connection), said(error))
+            logger.info("cannot cancel on %s: %s", shown(session.connection), said(error))
 
-    def _drop(self, pool: AsyncPoolkitConnectionPool[Any], connection: psycopg.AsyncConnection[Any]) -> bool:
-        self.abort(connection)
-        pool._lost(connection)
+    def _drop(self, pool: AsyncPoolkitConnectionPool[Any], session: Session[psycopg.AsyncConnection[Any]]) -> bool:
+        self.abort(session)
+        pool._lost(session)
         return False
 
     def classify(self, error: BaseException) -> Verdict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +16,7 @@ from poolkit.errors import ConnectFailed as EngineConnectFailed
 from . import _config as defaults
 from ._async import _CONNECTION, AsyncPoolkitConnectionPool
 from ._errors import CheckFailed, PoolTimeout
+from ._session import Session
 from ._shared import RETRY_PAUSE
 
 __all__ = ("AsyncPoolkitNullConnectionPool",)
@@ -78,7 +78,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
                     raise self._not_connectable(timeout, error) from error.__cause__
             await asyncio.sleep(RETRY_PAUSE)
 
-    async def _acquire(self, timeout: float | None) -> ACT:
+    async def _acquire(self, timeout: float | None) -> Session[ACT]:
         if timeout is None:
             timeout = self._engine.config.acquire_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -91,11 +91,13 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
                     raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
             await asyncio.sleep(RETRY_PAUSE)
 
-    async def _give(self, conn: Any, error: BaseException | None) -> None:
-        if getattr(conn, "_pool", None) is self and conn._poolkit_pid == os.getpid() and self._unwanted(conn):
-            self._engine.release_nowait(conn, discard=True)
+    async def putconn(self, conn: ACT) -> None:
+        """Give a connection back: to a caller that waits for one, else it is closed."""
+        session = self._unwanted(conn)
+        if session is not None:
+            self._engine.release_nowait(session, discard=True)
         else:
-            await super()._give(conn, error)
+            await super().putconn(conn)
 
     async def check(self) -> None:
         """Nothing to do: there are no idle connections."""

@@ -32,7 +32,8 @@ from poolkit.settings import merge
 from .._cluster_options import split_cluster_options
 from .._errors import adapted
 from ._async import AsyncPoolkitConnectionPool
-from ._errors import KINDS, behind_wrong_server, classify
+from ._errors import KINDS, classify
+from ._session import note_wrong_server
 from ._sync import PoolkitConnectionPool
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
@@ -94,7 +95,7 @@ def _judge(error: BaseException) -> Verdict:
 
 
 def _note_misled(connection: Any, error: BaseException | None) -> None:
-    if error is not None and not connection.closed and behind_wrong_server(connection, error):
+    if error is not None and note_wrong_server(connection, error):
         error._poolkit_misled = True  # type: ignore[attr-defined]
 
 
@@ -111,7 +112,7 @@ class _Lease:
             self.connection._pool = None
             self.connection.close()
             self.connection._pool = self._pool
-        self._pool._give(self.connection, error)
+        self._pool.putconn(self.connection)
 
 
 class _AsyncLease(_Lease):
@@ -123,7 +124,7 @@ class _AsyncLease(_Lease):
             self.connection._pool = None
             await self.connection.close()
             self.connection._pool = self._pool
-        await self._pool._give(self.connection, error)
+        await self._pool.putconn(self.connection)
 
 
 class _Server(NodePool):

@@ -14,9 +14,11 @@ from psycopg.pq import TransactionStatus
 from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
+from .._errors import release_locals
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
+from ._session import Session
 from ._shared import left_in, logger
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
     return timer.cancel
 
 
-class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
+class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
     """What the engine needs to know of psycopg. Holds its pool weakly: background threads keep no pool alive."""
 
     opens_later = True  # open() fills the pool
@@ -45,14 +47,14 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
         self._ask = None if pool._plain_check else pool._ask
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
-    def connect(self, timeout: float | None) -> psycopg.Connection[Any]:
+    def connect(self, timeout: float | None) -> Session[psycopg.Connection[Any]]:
         """Open, configure and check a connection."""
         pool = self._ref()
         if pool is None:
             raise PoolClosed("the pool is gone")
         begun = time.monotonic()
         try:
-            connection = self._open(pool, timeout)
+            session = self._open(pool, timeout)
         except Exception as error:
             logger.warning("error connecting in %r: %s", pool.name, said(error))
             self.outage.failed(_timer)
@@ -60,9 +62,9 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
         finally:
             self._ledger.add("_opening_ms", (time.monotonic() - begun) * 1000)
         self.outage.over()
-        return connection
+        return session
 
-    def _open(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> psycopg.Connection[Any]:
+    def _open(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> Session[psycopg.Connection[Any]]:
         conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
         kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
         conninfo, kwargs = pool._parameters(conninfo, kwargs, timeout)
@@ -70,14 +72,15 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
         begun = time.monotonic()
         try:
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
-        except psycopg.errors.ConnectionTimeout as error:
+        except BaseException as error:
             self._ledger.add("connections_errors")
-            raise ConnectTimeout(f"{pool.name}: {said(error)} ({kwargs.get('connect_timeout', timeout)} s)") from error
-        except Exception:
-            self._ledger.add("connections_errors")
+            release_locals(error)
+            if isinstance(error, psycopg.errors.ConnectionTimeout):
+                seconds = kwargs.get("connect_timeout", timeout)
+                raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error
             raise
         self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
-        pool._adopt(connection)
+        session = pool._adopt(connection)
         try:
             if pool._configure is not None:
                 pool._configure(connection)
@@ -85,28 +88,34 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._ask is not None:
                 try:
-                    self.check(connection, pool._config.check_timeout)
+                    self.check(session, pool._config.check_timeout)
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
-            self.abort(connection)
+            self.abort(session)
             raise
-        return connection
+        return session
 
-    def abort(self, connection: psycopg.Connection[Any]) -> None:
+    def abort(self, session: Session[psycopg.Connection[Any]]) -> None:
         """Say goodbye and close the socket; libpq does not wait for anything here."""
-        connection._pool = None
-        connection.close()
+        connection = session.current()
+        if connection is None:  # dropped by its user
+            session.pgconn.finish()
+        else:
+            connection._pool = None
+            connection.close()
 
-    def peek(self, connection: psycopg.Connection[Any]) -> bool:
-        """Whether the server has hung up."""
-        return is_alive(connection.pgconn)
+    def peek(self, session: Session[psycopg.Connection[Any]]) -> bool:
+        """Whether the server has not hung up."""
+        connection = session.connection
+        return connection is not None and is_alive(connection)
 
-    def check(self, connection: psycopg.Connection[Any], timeout: float | None) -> bool:
+    def check(self, session: Session[psycopg.Connection[Any]], timeout: float | None) -> bool:
         """One round trip, or the user's callback."""
+        connection: Any = session.connection
         try:
             if self._ask is None:
-                ping(connection.pgconn, timeout)
+                ping(connection, timeout)
             else:
                 self._ask(connection)
                 if connection.pgconn.transaction_status != _IDLE:
@@ -116,9 +125,10 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
             raise
         return True
 
-    def clean(self, connection: psycopg.Connection[Any]) -> bool:
+    def clean(self, session: Session[psycopg.Connection[Any]]) -> bool:
         """End the transaction that a returned connection is in, call the user's callback; False: it is closed."""
         pool = self._ref()
+        connection: Any = session.connection
         if pool is None:
             return False
         if not is_clean(connection.pgconn):
@@ -127,7 +137,7 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                 connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
-                return self._drop(pool, connection)
+                return self._drop(pool, session)
         if pool._reset is not None:
             try:
                 pool._reset(connection)
@@ -135,12 +145,12 @@ class PsycopgConnector(Connector["psycopg.Connection[Any]"]):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("error resetting connection: %s", said(error))
-                return self._drop(pool, connection)
-        return is_clean(connection.pgconn) or self._drop(pool, connection)
+                return self._drop(pool, session)
+        return is_clean(connection.pgconn) or self._drop(pool, session)
 
-    def _drop(self, pool: PoolkitConnectionPool[Any], connection: psycopg.Connection[Any]) -> bool:
-        self.abort(connection)
-        pool._lost(connection)
+    def _drop(self, pool: PoolkitConnectionPool[Any], session: Session[psycopg.Connection[Any]]) -> bool:
+        self.abort(session)
+        pool._lost(session)
         return False
 
     def classify(self, error: BaseException) -> Verdict:

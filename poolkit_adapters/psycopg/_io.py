@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGcancelConn, PGconn
+    from psycopg.pq.abc import PGcancelConn, PGconn, PGresult
 
 __all__ = ("Canceller", "is_alive", "is_clean", "ping", "ping_async")
+
+logger = logging.getLogger("psycopg.pool")
 
 _IDLE = int(TransactionStatus.IDLE)  # plain numbers compare in half the time
 _NO_PIPELINE = int(PipelineStatus.OFF)
@@ -34,22 +37,66 @@ def _ready(fd: int, timeout: float | None, *, write: bool = False) -> bool:
     return bool(ready[0] or ready[1])
 
 
-def is_alive(pgconn: PGconn) -> bool:
+def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
     """A look at an idle connection that asks the server nothing and never blocks.
 
     An idle connection may well have something to read: a notification, a notice, a changed parameter. libpq takes
-    that in (and keeps notifications for the next user); only the end of the stream means that the server is gone.
+    that in, and notifications are kept for the next user. The server is gone after a FATAL error, a reset or the end
+    of the stream.
     """
+    pgconn = connection.pgconn
     try:
         for _ in range(3):  # the server's last words come before the end of the stream
             if pgconn.status != ConnStatus.OK:
                 return False
             if not _ready(pgconn.socket, 0.0):
                 return True
-            pgconn.consume_input()
+            if _read_fatal(pgconn):
+                return False
+            _keep_notifications(connection)
     except (psycopg.Error, OSError, ValueError):
         return False
     return pgconn.status == ConnStatus.OK
+
+
+def _read_fatal(pgconn: PGconn) -> bool:
+    """Take in what has arrived; whether it contains a FATAL error, which libpq reports as a notice between statements.
+
+    The end of the stream follows a FATAL error, but may not have arrived with it.
+    """
+    fatal: list[bool] = []
+    handler = pgconn.notice_handler
+
+    def note(result: PGresult) -> None:
+        if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
+            fatal.append(True)
+        if handler is not None:
+            handler(result)
+
+    pgconn.notice_handler = note
+    try:
+        pgconn.consume_input()
+        pgconn.is_busy()  # consume_input() only reads; this parses
+    finally:
+        pgconn.notice_handler = handler
+    return bool(fatal)
+
+
+def _keep_notifications(connection: psycopg.BaseConnection[Any]) -> None:
+    """Hand the notifications that libpq has read to psycopg, as psycopg does after each statement.
+
+    psycopg calls the connection's handlers, or keeps them for ``notifies()``. Left in libpq they would wait for the
+    next traffic on the connection.
+    """
+    if not (connection._notify_handlers or hasattr(connection, "_notifies_backlog")):
+        return  # psycopg before 3.3 keeps none: there libpq is the safer place
+    pgconn = connection.pgconn
+    while (notification := pgconn.notifies()) is not None:
+        try:
+            if pgconn.notify_handler is not None:
+                pgconn.notify_handler(notification)
+        except Exception:
+            logger.exception("error processing a notification on %s", shown(connection))
 
 
 def _begin_ping(pgconn: PGconn) -> None:
@@ -73,8 +120,9 @@ def _answered(pgconn: PGconn, errors: list[str]) -> bool:
     return False
 
 
-def ping(pgconn: PGconn, timeout: float | None) -> None:
+def ping(connection: psycopg.BaseConnection[Any], timeout: float | None) -> None:
     """One round trip within ``timeout`` seconds; raises psycopg.OperationalError or TimeoutError."""
+    pgconn = connection.pgconn
     deadline = None if timeout is None else time.monotonic() + timeout
     _begin_ping(pgconn)
     errors: list[str] = []
@@ -84,11 +132,13 @@ def ping(pgconn: PGconn, timeout: float | None) -> None:
         if (left is not None and left <= 0) or not _ready(pgconn.socket, left, write=unsent):
             raise TimeoutError(f"no answer in {timeout:g} s")
         if _answered(pgconn, errors):
+            _keep_notifications(connection)
             return
 
 
-async def ping_async(pgconn: PGconn) -> None:
+async def ping_async(connection: psycopg.BaseConnection[Any]) -> None:
     """As :func:`ping`; whoever cancels it must drop the connection."""
+    pgconn = connection.pgconn
     loop = asyncio.get_running_loop()
     _begin_ping(pgconn)
     errors: list[str] = []
@@ -96,6 +146,7 @@ async def ping_async(pgconn: PGconn) -> None:
         unsent = bool(pgconn.flush())
         await _wait_for(loop, pgconn.socket, write=unsent)
         if _answered(pgconn, errors):
+            _keep_notifications(connection)
             return
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
 from ._errors import CheckFailed, PoolTimeout
+from ._session import Session
 from ._shared import RETRY_PAUSE
 from ._sync import _CONNECTION, PoolkitConnectionPool
 
@@ -80,7 +80,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
                     raise self._not_connectable(timeout, error) from error.__cause__
             time.sleep(RETRY_PAUSE)
 
-    def _acquire(self, timeout: float | None) -> CT:
+    def _acquire(self, timeout: float | None) -> Session[CT]:
         if timeout is None:
             timeout = self._engine.config.acquire_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -93,11 +93,13 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
                     raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
             time.sleep(RETRY_PAUSE)
 
-    def _give(self, conn: Any, error: BaseException | None) -> None:
-        if getattr(conn, "_pool", None) is self and conn._poolkit_pid == os.getpid() and self._unwanted(conn):
-            self._engine.release(conn, discard=True)
+    def putconn(self, conn: CT) -> None:
+        """Give a connection back: to a caller that waits for one, else it is closed."""
+        session = self._unwanted(conn)
+        if session is not None:
+            self._engine.release(session, discard=True)
         else:
-            super()._give(conn, error)
+            super().putconn(conn)
 
     def check(self) -> None:
         """Nothing to do: there are no idle connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -24,9 +24,8 @@ from ._errors import (
     PoolTimeout,
     ReadOnlyServer,
     ServerUnavailable,
-    behind_wrong_server,
 )
-from ._io import Canceller
+from ._session import Session
 
 __all__ = ("PoolBase", "is_interrupted", "left_in", "logger")
 
@@ -208,40 +207,43 @@ class PoolBase:
             kwargs["connect_timeout"] = max(2, math.ceil(timeout))  # libpq: whole seconds, at least 2
         return conninfo, kwargs
 
-    def _adopt(self, connection: Any) -> None:
-        """A new connection is the pool's: psycopg warns of no open connection that has this attribute."""
-        connection._pool = None
-        connection._poolkit_block = None
-        connection._poolkit_pid = os.getpid()
-        connection._poolkit_canceller = Canceller(connection.pgconn)
+    def _adopt(self, connection: Any) -> Session[Any]:
+        """A new connection is the pool's: psycopg warns of no open connection that has the attribute ``_pool``."""
+        connection._pool = connection._poolkit_session = connection._poolkit_block = None
+        return Session(connection, self._engine)
 
-    def _lost(self, connection: Any) -> None:
+    def _lost(self, session: Session[Any]) -> None:
         """A connection came back that cannot be used again."""
         self._ledger.add("returns_bad")
-        logger.warning("discarding closed connection: %s", shown(connection))
+        logger.warning("discarding closed connection: %s", shown(session.connection))
 
-    def _unwanted(self, connection: Any) -> bool:
-        """Null pools: whether nobody waits for a returned connection; then it is closed as it is."""
-        if self._engine.stats().waiting or connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
-            return False
+    def _unwanted(self, connection: Any) -> Session[Any] | None:
+        """Null pools: the session of a returned connection that nobody waits for; it is closed as it is."""
+        session: Session[Any] | None = getattr(connection, "_poolkit_session", None)
+        if session is None or connection._pool is not self or session.pid != os.getpid():
+            return None
+        if self._engine.stats().waiting or session.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            return None
         if is_interrupted(connection):
-            return False
-        connection._pool = connection._poolkit_block = None
+            return None
+        session.connection = mine = cast("Any", session.ref())
+        mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if connection.closed:
-            self._lost(connection)
-        return True
+            self._lost(session)
+        return session
 
-    def _verdict_on(self, connection: Any, error: BaseException | None) -> dict[str, Any] | None:
+    def _verdict_on(self, session: Session[Any]) -> dict[str, Any] | None:
         """How the engine is to release a connection that came back; None: it has to be cleaned first."""
-        if connection._poolkit_pid != os.getpid():
+        if session.pid != os.getpid():
             return {}  # the parent's: the engine knows it, and nobody here may speak on it
+        connection: Any = session.connection
         if connection.closed:
             if is_interrupted(connection):
                 return None
-            self._lost(connection)
-            # closed by the user, or broken under him: then the others may be dead as well
+            self._lost(session)
+            # closed by the user, or broken under its user: then the others may be dead as well
             return {"error": ConnectionAbortedError()} if connection.broken else {"discard": True}
-        if error is not None and behind_wrong_server(connection, error):
+        if session.wrong_server:
             return {"error": ReadOnlyServer()}
         return None
 

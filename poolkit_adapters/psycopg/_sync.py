@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from os import getpid
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -24,6 +24,7 @@ from . import _config as defaults
 from ._connector import PsycopgConnector
 from ._errors import PoolClosed, classify
 from ._io import is_clean, ping
+from ._session import Session, note_wrong_server
 from ._shared import PSYCOPG_VERSION, PoolBase, logger
 
 __all__ = ("PoolkitConnectionPool",)
@@ -54,24 +55,34 @@ class _Block(Generic[CT]):
         self._timeout = timeout
 
     def __enter__(self) -> CT:
-        connection = self._connection = self._pool.getconn(self._timeout)
-        connection._poolkit_block = self
+        connection: Any = self._pool.getconn(timeout=self._timeout)
+        self._connection = connection
+        connection._poolkit_block = id(self)  # not the block itself, which refers to the connection
+        try:
+            connection.__enter__()
+        except BaseException:
+            self._pool.putconn(connection)
+            raise
         return cast("CT", connection)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         connection = self._connection
-        if connection._poolkit_block is not self:
-            return  # given back inside the block
+        if connection._poolkit_block != id(self):
+            return None  # given back inside the block
+        swallowed: bool | None = None
         try:
-            if connection._poolkit_pid == os.getpid():  # a forked child must not commit on its parent's socket
-                connection.__exit__(kind, error, traceback)
+            if connection._poolkit_session.pid == getpid():  # a forked child must not speak on its parent's socket
+                swallowed = connection.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise
         finally:
-            self._pool._give(connection, error)
+            if error is not None:
+                note_wrong_server(connection, error)
+            self._pool.putconn(connection)
+        return swallowed
 
 
 class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
@@ -135,7 +146,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         self._plain_check = check in (self.check_connection, psycopg_pool.ConnectionPool.check_connection)
         self._connector = PsycopgConnector(self)
         self._connector.connect_in_caller = self._null
-        self._engine: Pool[CT] = Pool(cast("Any", self._connector), prepared, name=name or None)
+        self._engine: Pool[Session[CT]] = Pool(cast("Any", self._connector), prepared, name=name or None)
         self.name = self._engine.name
         if open is None:
             open = self._open_implicit = True  # noqa: A001
@@ -239,7 +250,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             self._check_admitted()
         begun = time.monotonic()
         try:
-            connection = self._acquire(timeout)
+            session = self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
         except BaseException:
@@ -249,10 +260,13 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
+        connection: Any = session.connection
         connection._pool = self
-        return connection
+        connection._poolkit_session = session
+        session.connection = None  # from here on only the caller holds the connection: see Session
+        return cast("CT", connection)
 
-    def _acquire(self, timeout: float | None) -> CT:
+    def _acquire(self, timeout: float | None) -> Session[CT]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
 
     def putconn(self, conn: CT) -> None:
@@ -260,54 +274,54 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
 
         Raises ValueError for a connection that is not out of this pool.
         """
-        self._give(conn, None)
-
-    def _give(self, conn: Any, error: BaseException | None) -> None:
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
-        conn._pool = conn._poolkit_block = None
-        if error is None and self._reset is None and is_clean(conn.pgconn):
-            self._engine.release(conn)
+        session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
+        mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
+        session.connection = mine
+        mine._pool = mine._poolkit_session = mine._poolkit_block = None
+        if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
+            self._engine.release(session)
         else:
-            self._give_slowly(conn, error)
+            self._put_slowly(session)
 
-    def _give_slowly(self, conn: Any, error: BaseException | None) -> None:
+    def _put_slowly(self, session: Session[Any]) -> None:
         """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""
-        how = self._verdict_on(conn, error)
+        how = self._verdict_on(session)
         if how is None:
-            if conn.pgconn.transaction_status == _ACTIVE or conn.closed:
-                self._stop(conn)
+            if session.pgconn.transaction_status == _ACTIVE or cast("Any", session.connection).closed:
+                self._stop(session)
                 return
             how = {"discard": True}
             try:
-                if self._connector.clean(conn):
+                if self._connector.clean(session):
                     how = {}
             finally:
-                self._engine.release(conn, **how)
+                self._engine.release(session, **how)
         else:
-            self._engine.release(conn, **how)
+            self._engine.release(session, **how)
 
-    def _stop(self, conn: Any) -> None:
+    def _stop(self, session: Session[Any]) -> None:
         """It came back in the middle of something: the server is told to stop, then the connection goes.
 
         In a thread, because the server may not answer; until then the connection keeps its place in the pool, so
         that no more than ``max_size`` sessions are ever at work.
         """
-        logger.warning("closing returned connection: %s", shown(conn))
+        logger.warning("closing returned connection: %s", shown(session.connection))
 
         def stop() -> None:
             try:
-                conn._poolkit_canceller.cancel()
+                session.canceller.cancel()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.info("cannot cancel on %s: %s", shown(conn), said(error))
-            self._connector.abort(conn)
-            self._lost(conn)
-            self._engine.release(conn, discard=True)
+                logger.info("cannot cancel on %s: %s", shown(session.connection), said(error))
+            self._connector.abort(session)
+            self._lost(session)
+            self._engine.release(session, discard=True)
 
         try:
             threading.Thread(target=stop, name=f"{self.name}-cancel", daemon=True).start()
         except RuntimeError:  # the interpreter is shutting down
-            self._engine.release(conn, discard=True)
+            self._engine.release(session, discard=True)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 
@@ -325,30 +339,30 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         held = []
         for _ in range(self._engine.stats().idle):
             try:
-                connection = self._engine.acquire(0)
+                session = self._engine.acquire(0)
             except PoolError:
                 break
             try:
-                ping(connection.pgconn, self._config.check_timeout)
+                ping(cast("CT", session.connection), self._config.check_timeout)
             except BaseException as error:
                 if isinstance(error, Exception):
                     self._ledger.add("connections_lost")
-                    logger.warning("discarding broken connection: %s", shown(connection))
-                self._engine.release(connection, error=ConnectionAbortedError())
+                    logger.warning("discarding broken connection: %s", shown(session.connection))
+                self._engine.release(session, error=ConnectionAbortedError())
                 if not isinstance(error, Exception):
                     raise
                 continue
             if self._config.order == "fifo":
-                self._engine.release(connection)
+                self._engine.release(session)
             else:  # the last one returned would be the next one taken
-                held.append(connection)
-        for connection in held:
-            self._engine.release(connection)
+                held.append(session)
+        for session in held:
+            self._engine.release(session)
 
     @staticmethod
     def check_connection(conn: CT) -> None:
         """One round trip on ``conn``; raises psycopg.OperationalError if it is dead. May be given as ``check``."""
-        ping(conn.pgconn, None)
+        ping(conn, None)
 
     def reconnect_failed(self) -> None:
         """Called when no connection could be opened for ``reconnect_timeout`` seconds, and again after as many."""

@@ -48,6 +48,21 @@ async def test_13_a_dropped_lease_is_found_and_its_slot_free(make: Make, cycle: 
         await rig.give(lease)
 
 
+async def test_13_an_adapter_may_report_that_its_caller_has_dropped_a_connection(make: Make) -> None:
+    """For callers that hold an object of the driver, of which the pool's connection is only the record."""
+    async with make(max_size=1) as rig:
+        connection = await rig.acquire()
+        rig.pool.release_dropped(id(object()))  # nothing that is on lease
+        assert rig.stats.in_use == 1
+        with pytest.warns(ResourceWarning, match="dropped without close"):
+            rig.pool.release_dropped(id(connection))
+            rig.pool.release_dropped(id(connection))  # a no-op: it is not on lease any more
+            other = await rig.acquire(2)
+        assert connection.closed
+        assert rig.stats.leaks == 1
+        await rig.release(other)
+
+
 def connect_in_vain(pool: Any) -> None:
     """A caller with a lease in hand connects once more, in vain, and forgets both."""
     kept = pool.lease()

@@ -1,0 +1,63 @@
+"""What the engine keeps of a connection, so that a connection that its user drops is noticed."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import psycopg
+
+from ._errors import behind_wrong_server
+from ._io import Canceller
+
+__all__ = ("Session", "note_wrong_server")
+
+ConnectionT = TypeVar("ConnectionT", bound="psycopg.BaseConnection[Any]")
+
+
+class Session(Generic[ConnectionT]):
+    """One server session: the object that the engine pools in the place of psycopg's connection.
+
+    The user gets psycopg's connection itself, which has no pool-specific finalizer. If the engine held that
+    connection while it is on lease, nobody could notice that its user has dropped it. So the session holds it
+    strongly only while the pool has it (``connection``). While it is on lease, the user's references are the only
+    ones: when the last is gone, the weak reference calls :func:`_dropped` and the pool gets its place back. The
+    session keeps libpq's ``pgconn`` meanwhile, so that the server's session ends only when the engine closes it.
+
+    On lease the connection leads to its session (``connection._poolkit_session``); in the pool it does not, or both
+    would be a reference cycle, and a pool that was dropped would leave its connections to the garbage collector.
+    """
+
+    __slots__ = ("canceller", "connection", "pgconn", "pid", "ref", "wrong_server")
+
+    def __init__(self, connection: ConnectionT, engine: Any) -> None:
+        self.connection: ConnectionT | None = connection  # None: on lease
+        self.pgconn = connection.pgconn
+        self.canceller = Canceller(connection.pgconn)
+        self.pid = os.getpid()  # in a forked child nobody may speak on it
+        self.wrong_server = False
+        self.ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))
+
+    def current(self) -> ConnectionT | None:
+        """The connection, in the pool or on lease; None if its user has dropped it."""
+        return self.ref() if self.connection is None else self.connection
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.current()!r}>"
+
+
+def _dropped(engine: weakref.ref[Any], key: int, _: object) -> None:
+    """A connection has been collected: if it was on lease, nobody can give it back any more."""
+    pool = engine()
+    if pool is not None:
+        pool.release_dropped(key)
+
+
+def note_wrong_server(connection: Any, error: BaseException | None) -> bool:
+    """After a block that failed: note on its session that the server refuses to write, if ``error`` says so."""
+    if connection.closed or not behind_wrong_server(connection, error):
+        return False
+    connection._poolkit_session.wrong_server = True
+    return True
