@@ -96,12 +96,20 @@ class Outbox(Gate):
             self._begin_job(Do.CLOSE, entry)
             return
         try:
-            if self._abort_method is not None:
-                self._abort_method(entry.connection)
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: abort of connection %d failed: %s", self.name, entry.id, describe(failure))
+            self._aborted(entry.connection)
         finally:
             self._gone(entry)
+
+    def _aborted(self, connection: Any) -> bool:
+        """Abort a connection, if the connector can; whether that was done. An error is logged: nobody can do more."""
+        if self._abort_method is None:
+            return False
+        try:
+            self._abort_method(connection)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: abort of a connection failed: %s", self.name, describe(failure))
+            return False
+        return True
 
     def _gone(self, entry: Entry) -> None:
         """The connection is closed."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from heapq import nsmallest
 from operator import attrgetter
+from types import FrameType
 
 from ._core.entry import Entry, State
 from ._core.lane import Lane
@@ -12,18 +13,21 @@ from ._core.machine import Core
 from .errors import describe, shown
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
 from .policies.meters import WINDOWS
+from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
-__all__ = ("COUNTED", "explain", "holders", "place_of", "symptoms")
+__all__ = ("COUNTED", "explain", "holders", "place_of", "place_outside", "symptoms", "warm_up_words")
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
 
-def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1) -> list[Holder]:
-    """Who holds connections longest, ``most`` of them, longest first. The caller holds the lock."""
+def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:
+    """Who holds connections longest, ``most`` of them, longest first, each with its identity (the name is found out
+    later). The caller holds the lock.
+    """
     leased = {entry.id: entry for entry in core.leased.copy().values()}  # a multiplexed one has several leases
     return [
-        Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry))
+        (entry.holder, Holder(entry.id, now - entry.leased_at, "", place_of(entry)))
         for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
     ]
 
@@ -33,9 +37,27 @@ def place_of(entry: Entry) -> str | None:
     return None if entry.place is None else shown("{}:{}".format(*entry.place), 1000)
 
 
-def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
+_PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
+
+
+def place_outside(
+    frame: FrameType | None, packages: Iterable[str], beyond: Callable[[], FrameType | None] | None
+) -> tuple[str, int] | None:
+    """File and line of the nearest frame outside this package, its adapters and ``packages``. ``beyond()``: the frame
+    where the stack goes on below its first one.
+    """
+    between = _PACKAGES + tuple(f"{name}." for name in packages)
+    while frame is not None:
+        if not (str(frame.f_globals.get("__name__", "")) + ".").startswith(between):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+        if frame is None and beyond is not None:  # greenlets: the caller stands on another stack
+            frame, beyond = beyond(), None
+    return None
+
+
+def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
     """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
-    named = {holder.connection_id: holder for holder in held}
     leased = {entry.id: entry for entry in core.leased.copy().values() if not entry.dialling}
     lanes = list(core.lanes.values())
     entries = list(core.entries.values())
@@ -54,9 +76,9 @@ def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Sy
         breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
         last_error=describe(failing.last_error),
         connecting_for=now - min(connects, default=now),
-        held=sorted((_held(entry, named.get(entry.id), now) for entry in leased.values()),
+        held=sorted((_held(entry, name_of(entry.holder), now) for entry in leased.values()),
                     key=attrgetter("seconds"), reverse=True),
-        waiters=frozenset(waiter.holder for lane in lanes for waiter in lane.waiters),
+        waiters=frozenset(hashable(waiter.holder) for lane in lanes for waiter in lane.waiters),
         returns=returns,
         usual_use=returned / returns if returns >= OFTEN else None,
         recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
@@ -64,6 +86,14 @@ def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Sy
         acquires_per_second=recent.acquires_per_second,
         barred=_barred(core, lanes),
     )  # fmt: skip
+
+
+def warm_up_words(count: int, errors: list[BaseException], late: int) -> str:
+    """What went wrong with ``count`` connects: ``errors``, and those that were ``late``."""
+    parts = [f"{len(errors)} of {count} connects failed"] if errors else []
+    if late:
+        parts.append(f"{late} of {count} did not finish in time")
+    return "; ".join([", ".join(parts), *dict.fromkeys(describe(error) for error in errors)])
 
 
 def _barred(core: Core, lanes: list[Lane]) -> str:
@@ -79,9 +109,9 @@ def _barred(core: Core, lanes: list[Lane]) -> str:
     )
 
 
-def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
-    name = holder.holder if holder is not None else "another"
-    return Held(now - entry.leased_at, entry.holder, name, place_of(entry), name.endswith("(ended)"), entry.reported)
+def _held(entry: Entry, name: str, now: float) -> Held:
+    ended = name.endswith(ENDED)
+    return Held(now - entry.leased_at, hashable(entry.holder), name, place_of(entry), ended, entry.reported)
 
 
 def _class_words(one: ClassStats) -> str:

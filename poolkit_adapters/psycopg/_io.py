@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
 
+from poolkit.errors import shown
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGcancelConn, PGconn, PGresult
 
