@@ -126,6 +126,14 @@ class _Housekeeper:
         self._nudged[id(task)] = weakref.ref(task)
         self._parker.wake()
 
+    def adopt(self, old: _Housekeeper) -> None:
+        """Go on with what another one was asked for."""
+        now = time.monotonic()
+        for at, ref in [*old._inbox, *((entry[0], entry[3]) for entry in list(old._latest.values()))]:
+            task = ref()
+            if task is not None and not self.schedule(task, at - now):
+                self._visit(ref)  # it notices that there is no thread
+
     def _forget(self, ref: weakref.ref[Task]) -> None:
         self._parker.wake()  # a pool was collected: perhaps nothing is due any more
 
@@ -160,7 +168,7 @@ class _Housekeeper:
 
     def _run(self, me: object) -> None:
         try:
-            while self._holder.get(0) is me:
+            while self._holder.get(0) is me and not _outdated():
                 self._until = 0.0  # awake: whoever asks now is seen below
                 self._read_inbox()
                 now = time.monotonic()
@@ -272,12 +280,19 @@ def _refused(error: BaseException) -> None:
         )  # fmt: skip
 
 
+def _outdated() -> bool:
+    """Whether gevent has replaced the locks since the threads of this process began."""
+    return _process.made_with is not _thread.allocate_lock
+
+
 def _current() -> _Process:
-    """The threads of this process. Where gevent has replaced the locks since, new ones: the old ones would block the
-    one thread in which all greenlets run, and they leave when they have nothing to do.
+    """The threads of this process; new ones if the old ones are outdated: those would block the one thread in which
+    all greenlets run. They leave by themselves.
     """
-    if _process.made_with is not _thread.allocate_lock:
+    if _outdated():
+        old = _process.housekeeper
         _begin_anew()
+        _process.housekeeper.adopt(old)
     return _process
 
 
