@@ -369,6 +369,7 @@ class AsyncPool(AsyncJobs[C]):
         self._changed()
         core = self._core
         if runtime is not None and runtime.here():
+            runtime.schedule(self, NEVER)  # nothing is due any more
             parker = runtime.parker()
             core.watchers.append(parker)
             try:

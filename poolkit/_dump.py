@@ -44,7 +44,10 @@ def dump_on_signal(signum: int | None = None, file: TextIO | None = None) -> Cal
     number = signum
 
     def handler(got: int, frame: Any) -> None:
-        threading.Thread(target=dump, args=(file or sys.stderr,), name="poolkit-dump", daemon=True).start()
+        try:
+            threading.Thread(target=dump, args=(file or sys.stderr,), name="poolkit-dump", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # must not end whatever the main thread is doing
+            print(f"poolkit: no dump: no thread can be started: {error}", file=file or sys.stderr)
         if callable(before):
             before(got, frame)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from ._log import logger
 from .policies.retire import NEVER
+from .runtimes.base import Runtime
 
 __all__ = ("Gate", "OwnedLock", "Turn")
 
@@ -53,8 +54,9 @@ class Gate:
     _core: Any
     _lock: OwnedLock  # guards the core; never held during I/O or a callback
     _inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]]
-    _scheduled: float
+    _scheduled: float  # when the runtime will call run_due(); NEVER: it will not
     _clock: Callable[[], float]
+    _alone = False  # no thread can be started that would call run_due(): whoever comes by does what is due
 
     def _decide(self, step: Callable[..., T], *args: Any) -> T:
         """``step(*args)`` under the lock; then carry out what it asks for."""
@@ -136,6 +138,27 @@ class Gate:
         if self._core.due < self._scheduled:
             self._schedule()
 
+    def _order(self, runtime: Runtime, due: float) -> None:
+        """Have a thread call :meth:`run_due` at ``due``.
+
+        If none can be started, ``_scheduled`` stays NEVER: then each step ends here again, tries anew and does what
+        is due. Waiters are woken once to take part in that (see ``ThreadParker.wait``).
+        """
+        self._scheduled = due
+        delay = max(0.0, due - self._clock())
+        alone = runtime.schedule(self, delay) is False
+        if alone:
+            self._scheduled = NEVER
+        if alone is not self._alone:
+            self._alone = alone
+            self._submit(self._note_alone)
+        if alone and not delay:
+            self.run_due()
+
+    def run_due(self) -> None:
+        """Called by the runtime when something is due. Does not block."""
+        raise NotImplementedError
+
     def run_inbox(self) -> None:
         """Do what finalizers have left. Does not block."""
         self._drain()
@@ -158,4 +181,8 @@ class Gate:
         raise NotImplementedError
 
     def _schedule(self) -> None:
+        raise NotImplementedError
+
+    def _note_alone(self) -> None:
+        """Under the lock: ``_alone`` has changed."""
         raise NotImplementedError

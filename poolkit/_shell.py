@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from threading import RLock as Lock
 from typing import Any, Generic, TypeVar
 
 from . import _churn, _lifecycle
 from ._core import books, commands, upkeep
 from ._core.contract import BrokenContract, broken, capacity_of, connection_of, raised, returned
+from ._core.effects import Do, Effect
 from ._core.entry import Entry
 from ._core.lane import Lane
 from ._core.machine import Core
@@ -38,6 +39,11 @@ __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
 
 C = TypeVar("C")
 T = TypeVar("T")
+
+
+def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
+    """The lock of a pool, of the kind that there is now: gevent may have replaced it since the import."""
+    return threading.RLock()
 
 
 class Shell(Watch, Generic[C]):
@@ -147,6 +153,7 @@ class Shell(Watch, Generic[C]):
             and not self._features.keyed
             and not self._shared
             and core.classes is None
+            and not self._alone
         )
         self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
         unhindered = fast and self._reset_method is None and not self._over and not core.pressed
@@ -355,6 +362,12 @@ class Shell(Watch, Generic[C]):
     def _nudge(self) -> None:
         """Have the runtime call :meth:`run_inbox` soon."""
         raise NotImplementedError
+
+    def _note_alone(self) -> None:
+        self._refresh()  # only callers who take the lock see what is due
+        for lane in self._core.lanes.values():
+            for waiter in lane.waiters:
+                self._core.effects.append(Effect(Do.WAKE, None, waiter))
 
     def run_due(self) -> None:
         """Housekeeping: called by the runtime when something is due. Does not block."""

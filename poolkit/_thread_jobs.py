@@ -94,8 +94,7 @@ class ThreadJobs(Shell[C]):
             super()._hear()
 
     def _schedule(self) -> None:
-        self._scheduled = due = self._core.due
-        self._runtime.schedule(self, max(0.0, due - self._clock()))
+        self._order(self._runtime, self._core.due)
 
     def _nudge(self) -> None:
         self._runtime.nudge(self)
@@ -114,12 +113,19 @@ class ThreadJobs(Shell[C]):
         """Connect for whoever comes first; the error, if it failed."""
         try:
             self._refuse_closed()  # since this was decided
-            opened = self._connect(entry, self._config.connect_timeout)
+            opened = self._connect(entry, self._connect_limit())
         except BaseException as error:  # noqa: BLE001  handed to the waiters
             self._connect_failed(self._core, entry, error)
             return error
         found = self._decide(self._arrived, entry, opened)
         return found if isinstance(found, BrokenContract) else None
+
+    def _connect_limit(self) -> float | None:
+        """Seconds for a connect that no caller bounds; where callers connect for lack of threads, not above what a
+        caller waits.
+        """
+        limits = (self._config.connect_timeout, self._config.acquire_timeout if self._alone else None)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _close_job(self, entry: Entry) -> None:
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
-from threading import Lock
 from typing import Any, TypeVar
 
 from ._core import commands
@@ -299,7 +299,7 @@ class Pool(ThreadJobs[C]):
                     left[0] -= 1
                 parker.wake()
 
-        counter = Lock()
+        counter = threading.Lock()
         for _ in range(min(len(entries), self._core.max_connecting)):
             self._runtime.spawn(work)
         deadline = deadline_of(timeout, self._config, self._clock())
@@ -325,6 +325,7 @@ class Pool(ThreadJobs[C]):
         deadline = deadline_of(timeout, self._config, self._clock())
         self._decide(commands.shut, self._core, phase, self._clock())
         self._changed()
+        self._runtime.schedule(self, NEVER)  # nothing is due any more
         core = self._core
         parker = self._runtime.parker()
         core.watchers.append(parker)
@@ -340,7 +341,6 @@ class Pool(ThreadJobs[C]):
         if phase is not Phase.CLOSED:
             aborted = self._decide(commands.abort_leased, core, self._clock())
             self._decide(commands.shut, core, Phase.CLOSED, self._clock())
-        self._runtime.schedule(self, NEVER)  # nothing is due any more
         return not aborted
 
     def __enter__(self) -> Pool[C]:

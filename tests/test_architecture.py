@@ -199,3 +199,27 @@ def test_importing_poolkit_brings_only_what_a_pool_for_threads_needs() -> None:
         "assert 'asyncio' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)
+
+
+AS_IMPORTED = {
+    ("_churn.py", "Lock"),  # held for a few lines that never switch
+    ("_churn.py", "local"),
+    ("psycopg/_books.py", "get_ident"),  # one page for all greenlets of a thread is right, and does not pile up
+    ("sqlalchemy/_greenlets.py", "get_ident"),  # of asyncio, which gevent has nothing to do with
+}
+
+
+def test_what_gevent_replaces_is_looked_up_when_it_is_used() -> None:
+    """Bound at import, it would be the original in a program that patches later: a lock that blocks every greenlet."""
+    replaced = {"threading", "_thread", "time", "select", "socket", "queue", "ssl", "subprocess", "signal"}
+    harmless = {"LifoQueue", "monotonic", "perf_counter", "TIMEOUT_MAX"}  # classes to compare with, clocks, numbers
+    bound = set()
+    for root in (ROOT, ADAPTERS):
+        for path in root.rglob("*.py"):
+            name = path.relative_to(root).as_posix()
+            if name.startswith(("bench/", "cli/", "testing/")):
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in replaced:
+                    bound |= {(name, alias.name) for alias in node.names if alias.name not in harmless}
+    assert bound == AS_IMPORTED

@@ -191,8 +191,8 @@ class AsyncCluster(ClusterShell[C]):
 
     def _schedule(self) -> None:
         if self._runtime is not None:  # else on the first use
-            delay = self._delay()
-            self._runtime.schedule(self, delay)
+            self._scheduled = min(self._core.due, self._find_at)
+            self._runtime.schedule(self, max(0.0, self._scheduled - self._clock()))
 
     def _begin_job(self, do: Do, member: Member) -> None:
         if do is Do.DROP:
@@ -310,6 +310,8 @@ class AsyncCluster(ClusterShell[C]):
     def _shut(self) -> None:
         self._decide(self._core.close, self._clock())
         self._source.close()
+        if self._runtime is not None:
+            self._runtime.schedule(self, NEVER)  # nothing is due any more
 
     async def __aenter__(self) -> AsyncCluster[C]:
         if self.closed:

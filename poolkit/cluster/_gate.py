@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from threading import RLock
 from typing import cast
 
 from .._gate import Gate, OwnedLock, Turn
@@ -24,7 +24,7 @@ class ClusterGate(Gate):
     """When discovery is due, by the clock."""
 
     def _open_gate(self, core: ClusterCore) -> None:
-        self._lock = cast("OwnedLock", RLock())
+        self._lock = cast("OwnedLock", threading.RLock())
         self._inbox = deque()
         self._stumbled: object = None  # what stood first in the inbox when a step was left by an exception
         self._core = core
@@ -77,10 +77,9 @@ class ClusterGate(Gate):
     def _begin_job(self, do: Do, member: Member) -> None:
         raise NotImplementedError
 
-    def _delay(self) -> float:
-        """Seconds until something is due; notes that this was asked for."""
-        self._scheduled = min(self._core.due, self._find_at)
-        return max(0.0, self._scheduled - self._clock())
+    def _note_alone(self) -> None:
+        for caller in self._core.waiting():
+            self._core.effects.append(Effect(Do.WAKE, None, caller))
 
     def _tell(self) -> None:
         me = object()

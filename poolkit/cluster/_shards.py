@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from threading import Lock
 from typing import Any, TypeVar
 
 from ..policies.routing import Router
@@ -59,7 +59,7 @@ class ShardedCluster(ShardRouting):
         errors: dict[str, BaseException] = {}
         deadline = None if timeout is None else time.monotonic() + timeout
         parker = _THREADS.parker()
-        mutex = Lock()
+        mutex = threading.Lock()
         over = False
 
         def work(shard: str, part: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import random as _random
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
@@ -46,7 +46,7 @@ _FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError
 """OSErrors that a block raises about files, never about a connection that stood."""
 
 _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
-_clusters_lock = Lock()
+_clusters_lock = threading.Lock()
 
 
 class ClusterShell(ClusterGate, Generic[C]):
@@ -93,7 +93,7 @@ class ClusterShell(ClusterGate, Generic[C]):
 
     def _begin(self) -> None:
         """An empty core with a lock of its own (again in a forked child)."""
-        self._updating = Lock()
+        self._updating = threading.Lock()
         self._find_at = NEVER
         self._complaint = ""
         self._open_gate(ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None))
@@ -391,7 +391,7 @@ def live_clusters() -> list[ClusterShell[Any]]:
 
 def _after_fork_in_child() -> None:
     global _clusters_lock
-    _clusters_lock = Lock()  # another thread of the parent may have held it
+    _clusters_lock = threading.Lock()  # another thread of the parent may have held it
     for cluster in list(_clusters):
         cluster._after_fork()
 

@@ -106,6 +106,7 @@ class Cluster(ClusterShell[C]):
                     if left > 0:
                         parker.wait(None if deadline == NEVER else left)
                     self._drain()
+                    self._keep_time()
                     now = self._clock()
                     if now >= deadline:
                         error = self._decide(self._expire, caller, now)
@@ -165,7 +166,7 @@ class Cluster(ClusterShell[C]):
             return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
-        self._runtime.schedule(self, self._delay())
+        self._order(self._runtime, min(self._core.due, self._find_at))
 
     def _begin_job(self, do: Do, member: Member) -> None:
         job = {Do.DROP: self._drop, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]

@@ -34,6 +34,7 @@ __all__ = ("FleetBudget", "FleetStats")
 SAFE = 0.8  # part of ttl that a process counts on; the rest is for clocks that run unlike and connects that end late
 FREEZE = 0.5  # part of ttl without news after which nothing new is opened
 POLL = 0.1  # seconds between two questions while something is wanted
+START = 1.0  # seconds for which a thread that cannot be started is tried again
 BEAT = 1.0  # seconds between two exchanges at most, so that others are not kept waiting
 
 
@@ -125,6 +126,7 @@ class FleetBudget(Budget):
         self._book.open(self._returner)
         self._members[self._returner] = weakref.ref(self._ear)
         self._started = False
+        self._to_start = [self._talk, self._guard]  # from behind: no lease is asked for that nobody would end
         self._member = uuid.uuid4().hex
         self._grant = Grant(0, 0)
         self._safe_until = self._fresh_until = 0.0
@@ -139,11 +141,31 @@ class FleetBudget(Budget):
         if self._closed:
             raise UsageError(f"{self.name}: the fleet budget is closed")
         permits = super().open_account(pool, minimum, weight)
-        if not self._started:
-            self._started = True
-            for work in (self._talk, self._guard):
-                threading.Thread(target=work, args=(self._wake,), name="poolkit-fleet", daemon=True).start()
+        try:
+            self._start()
+        except BaseException:
+            self._run(self._forget, permits._account)
+            raise
         return permits
+
+    def _start(self) -> None:
+        """Start the threads that are not there yet. Raises UsageError if one is refused all the time."""
+        deadline = time.monotonic() + START
+        while self._to_start:
+            work = self._to_start.pop()
+            try:
+                threading.Thread(target=work, args=(self._wake,), name="poolkit-fleet", daemon=True).start()
+                self._started = True
+            except BaseException as error:
+                self._to_start.append(work)  # the next pool tries again
+                if not isinstance(error, (RuntimeError, MemoryError)):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise UsageError(
+                        f"{self.name}: a fleet budget renews its lease in threads of its own, and none can be started "
+                        f"({type(error).__name__}: {error})"
+                    ) from error
+                time.sleep(START / 20)
 
     def resize(self, limit: int) -> None:
         """Another limit for the whole fleet: give the same one to every process. Thread-safe."""

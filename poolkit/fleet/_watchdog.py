@@ -30,15 +30,15 @@ class Watchdog:
     def arm(self, seconds: float, what: Any) -> int:
         """``what`` is bitten in ``seconds`` unless :meth:`disarm` is called with the answer before."""
         with self._condition:
-            self._number += 1
             at = time.monotonic() + seconds
-            self._armed[self._number] = at, what
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="poolkit-watchdog", daemon=True)
-                thread.start()
+                thread.start()  # first: if it is refused, nothing is armed
                 self._thread = thread
             elif at < self._until:
                 self._condition.notify_all()
+            self._number += 1
+            self._armed[self._number] = at, what
             return self._number
 
     def disarm(self, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
 from asyncio import current_task
 from collections.abc import Awaitable, Callable, Hashable
@@ -10,6 +11,7 @@ from typing import Any
 from weakref import ref
 
 from .._log import logger
+from ..policies.retire import NEVER
 from .base import Inbox, Task
 from .holders import name_of_task
 
@@ -74,6 +76,45 @@ def _look(task: asyncio.Task[object]) -> tuple[str, bool]:
     return task.get_name(), task.done()
 
 
+class _Timer:
+    """The one pending call of ``run_due()`` for a task. Used in the loop's thread, but for :meth:`_collected`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: Task) -> None:
+        self._loop = loop
+        self._task = weakref.ref(task, self._collected)
+        self._handle: asyncio.TimerHandle | None = None
+        self._at = NEVER
+        self._pid = os.getpid()
+
+    def set(self, delay: float) -> None:
+        """Call in ``delay`` seconds: an earlier time replaces a later one, a later one adds nothing."""
+        at = self._loop.time() + delay
+        if self._handle is not None:
+            if self._at <= at < NEVER:
+                return
+            self._handle.cancel()
+            self._handle = None
+        if at < NEVER:
+            self._at = at
+            self._handle = self._loop.call_at(at, _run_due, self)
+
+    def run(self) -> None:
+        """The time has come."""
+        self._handle = None
+        task = self._task()
+        if task is not None:
+            task.run_due()
+
+    def _collected(self, _ref: weakref.ref[Task]) -> None:
+        """Called by the garbage collector, in any thread: the timer goes with its task."""
+        # not in a forked child: a message to the loop would reach the parent's
+        if self._handle is not None and os.getpid() == self._pid:
+            try:
+                self._loop.call_soon_threadsafe(self.set, NEVER)
+            except RuntimeError:
+                pass  # the loop is closed, and with it its timers
+
+
 class AsyncioRuntime:
     """One asyncio event loop."""
 
@@ -81,6 +122,7 @@ class AsyncioRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._timers: weakref.WeakKeyDictionary[Task, _Timer] = weakref.WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
 
     def here(self) -> bool:
@@ -111,15 +153,22 @@ class AsyncioRuntime:
         task.add_done_callback(self._tasks.discard)
 
     def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in ``delay`` seconds."""
-        ref = weakref.ref(task)
+        """Call ``task.run_due()`` in ``delay`` seconds, or sooner; infinity: no more."""
         if self.here():
-            self._loop.call_later(delay, _run_due, ref)
+            self._set_timer(weakref.ref(task), delay)
         else:
             try:
-                self._loop.call_soon_threadsafe(self._loop.call_later, delay, _run_due, ref)
+                self._loop.call_soon_threadsafe(self._set_timer, weakref.ref(task), delay)
             except RuntimeError:
                 pass
+
+    def _set_timer(self, ref: weakref.ref[Task], delay: float) -> None:
+        task = ref()
+        if task is not None:
+            timer = self._timers.get(task)
+            if timer is None:
+                timer = self._timers[task] = _Timer(self._loop, task)
+            timer.set(delay)
 
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` soon."""
@@ -160,10 +209,8 @@ class AsyncioRuntime:
         return name_of_task(caller, _look)
 
 
-def _run_due(ref: weakref.ref[Task]) -> None:
-    task = ref()
-    if task is not None:
-        task.run_due()
+def _run_due(timer: _Timer) -> None:
+    timer.run()
 
 
 def _run_inbox(ref: weakref.ref[Inbox]) -> None:

@@ -32,7 +32,7 @@ class Task(Protocol):
     """Something periodic that lives as long as somebody else keeps it alive: a pool."""
 
     def run_due(self) -> None:
-        """Called when the time asked for has come. Must not block."""
+        """Called once, when the time asked for has come or sooner. Must not block."""
 
 
 class Inbox(Protocol):
@@ -51,8 +51,12 @@ class Runtime(Protocol):
     def spawn(self, job: Callable[..., object], *args: Any) -> None:
         """Run ``job(*args)`` in the background; it may block. Exceptions are the job's own business."""
 
-    def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in ``delay`` seconds, or sooner; hold the task weakly. Infinity: no more."""
+    def schedule(self, task: Task, delay: float) -> bool | None:
+        """Call ``task.run_due()`` once in ``delay`` seconds, or sooner; hold the task weakly. Infinity: no more.
+
+        One call is pending for a task at most: an earlier time replaces a later one, a later one adds nothing. False:
+        nobody will call, for no thread can be started now; the task does what is due itself, and asks again.
+        """
 
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` soon, if that takes no lock: this is called by finalizers. May do nothing."""
@@ -84,7 +88,11 @@ class AsyncRuntime(Protocol):
         """Run ``await job(*args)`` in a task of its own, from any thread."""
 
     def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in the loop in ``delay`` seconds, or sooner; hold the task weakly."""
+        """Call ``task.run_due()`` once in the loop in ``delay`` seconds, or sooner; hold the task weakly.
+
+        One call is pending for a task at most: an earlier time replaces a later one, a later one adds nothing.
+        Infinity: no more. Nothing is pending for a task that has been collected.
+        """
 
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` in the loop soon; this is called by finalizers, in any thread."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import threading
 import time
 import weakref
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from .._log import logger
@@ -22,19 +22,30 @@ __all__ = ("ThreadParker", "ThreadRuntime")
 
 LINGER = 2.0
 """Seconds that a thread without work stays, so that a busy pool does not start one for each job."""
+NAP = 0.05
+"""Seconds that a caller sleeps at a time while no housekeeping thread can be started: it does that work meanwhile."""
+FEW = 64
+"""Entries of the housekeeper's heap that are never worth a clean-up."""
+
+_REFUSED = (RuntimeError, MemoryError)  # what Thread() and Thread.start() raise where no thread can be started
 
 
 class ThreadParker:
-    """A lock that is held from the start: waiting is acquiring it, waking is releasing it."""
+    """A lock that is held from the start: waiting is acquiring it, waking is releasing it.
+
+    The kind of lock is looked up now and not at import: gevent may have replaced it since then.
+    """
 
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()
+        self._lock = _thread.allocate_lock()
         self._lock.acquire()
 
     def wait(self, timeout: float | None) -> None:
-        """Sleep until woken or ``timeout`` seconds have passed."""
+        """Sleep until woken or ``timeout`` seconds have passed; less where no thread does the housekeeping."""
+        if _process.housekeeper.alone and (timeout is None or timeout > NAP):
+            timeout = NAP
         self._lock.acquire(True, -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def wake(self) -> None:
@@ -73,7 +84,11 @@ class _Worker:
                 try:
                     self._home.remove(self)
                 except ValueError:  # somebody took it in this very moment and is about to give it a job
-                    self._parker.wait(None)
+                    while self.job is None:
+                        self._parker.wait(None)
+
+
+_Entry = tuple[float, int, int, "weakref.ref[Task]"]  # when, number, id of the pool, pool
 
 
 class _Housekeeper:
@@ -84,83 +99,134 @@ class _Housekeeper:
     """
 
     def __init__(self) -> None:
+        self.alone = False  # there is no thread, for none could be started: callers do its work
         self._inbox: deque[tuple[float, weakref.ref[Task]]] = deque()
-        self._nudged: deque[weakref.ref[Inbox]] = deque()
+        self._nudged: dict[int, weakref.ref[Inbox]] = {}  # by id: one entry for a pool, however often it asks
         self._parker = ThreadParker()
         self._holder: dict[int, object] = {}  # filled as long as there is a thread, with what that one was given
         self._until = 0.0  # how long the thread sleeps
         # the rest is the thread's own
-        self._due: list[tuple[float, int, int, weakref.ref[Task]]] = []  # when, number, id of the pool, pool
-        self._valid: dict[int, int] = {}  # id of a pool to the number of its latest entry in _due
+        self._due: list[_Entry] = []  # a heap; some entries are out of date
+        self._latest: dict[int, _Entry] = {}  # id of a pool to its entry in _due that counts
         self._numbers = 0
+        self._many = FEW  # entries in _due from which on those that are out of date are removed
 
-    def schedule(self, task: Task, delay: float) -> None:
+    def schedule(self, task: Task, delay: float) -> bool:
+        """See :meth:`ThreadRuntime.schedule`."""
         at = time.monotonic() + delay
         self._inbox.append((at, weakref.ref(task, self._forget)))
         if at == NEVER or sys.is_finalizing():
             self._parker.wake()
         elif not self._holder:
-            self._start()
+            return self._start(task)
         elif at < self._until:
             self._parker.wake()
+        return True
 
     def nudge(self, task: Inbox) -> None:
-        self._nudged.append(weakref.ref(task))
+        self._nudged[id(task)] = weakref.ref(task)
         self._parker.wake()
+
+    def adopt(self, old: _Housekeeper) -> None:
+        """Go on with what another one was asked for."""
+        now = time.monotonic()
+        for at, ref in [*old._inbox, *((entry[0], entry[3]) for entry in list(old._latest.values()))]:
+            task = ref()
+            if task is not None and not self.schedule(task, at - now):
+                self._visit(ref)  # it notices that there is no thread
 
     def _forget(self, ref: weakref.ref[Task]) -> None:
         self._parker.wake()  # a pool was collected: perhaps nothing is due any more
 
-    def _start(self) -> None:
+    def _start(self, task: Task) -> bool:
+        """Start the thread; False if that is refused: then nothing is left in the inbox that nobody would read."""
         me, thread = object(), None
         try:
             if self._holder.setdefault(0, me) is me:
                 thread = threading.Thread(target=self._run, args=(me,), name="poolkit-housekeeping", daemon=True)
                 thread.start()
+                self.alone = False
         except BaseException as error:
             if self._holder.get(0) is me and (thread is None or not thread.is_alive()):
                 del self._holder[0]  # interrupted: the next one who asks tries again
-            if not isinstance(error, RuntimeError):  # the interpreter is shutting down: nothing will be due any more
+            if not isinstance(error, _REFUSED):
                 raise
+            self.alone = True
+            _refused(error)
+            self._hand_back(task)
+            return False
+        return True
+
+    def _hand_back(self, task: Task) -> None:
+        """Other pools have asked while ``task`` tried to start the thread: have them notice that there is none."""
+        while self._inbox:
+            try:
+                _, ref = self._inbox.popleft()
+            except IndexError:
+                return  # another thread does the same
+            if ref() is not task:
+                self._visit(ref)
 
     def _run(self, me: object) -> None:
-        while self._holder.get(0) is me:
-            self._until = 0.0  # awake: whoever asks now is seen below
-            self._read_inbox()
-            now = time.monotonic()
-            for ref in self._take_due(now):
-                self._visit(ref)
-            while self._nudged:
-                self._look_into(self._nudged.popleft())
-            self._until = self._due[0][0] if self._due else now + LINGER
-            if self._inbox or self._nudged:  # came between the two looks
-                continue
-            self._parker.wait(max(0.0, self._until - time.monotonic()))
-            if not self._due and not self._inbox and not self._nudged and time.monotonic() >= self._until:
+        try:
+            while self._holder.get(0) is me and not _outdated():
+                self._until = 0.0  # awake: whoever asks now is seen below
+                self._read_inbox()
+                now = time.monotonic()
+                for ref in self._take_due(now):
+                    self._visit(ref)
+                while self._nudged:
+                    self._look_into(self._nudged.popitem()[1])
+                self._until = self._due[0][0] if self._due else now + LINGER
+                if self._inbox or self._nudged:  # came between the two looks
+                    continue
+                self._parker.wait(max(0.0, self._until - time.monotonic()))
+                if not self._due and not self._inbox and not self._nudged and time.monotonic() >= self._until:
+                    del self._holder[0]
+                    if not (self._inbox or self._nudged) or self._holder.setdefault(0, me) is not me:
+                        return
+        finally:
+            if self._holder.get(0) is me:  # it was interrupted: else no other would ever be started
                 del self._holder[0]
-                if not self._inbox or self._holder.setdefault(0, me) is not me:
-                    return
 
     def _read_inbox(self) -> None:
         while self._inbox:
             at, ref = self._inbox.popleft()
             task = ref()
-            if task is not None:
+            if task is None:
+                continue
+            key = id(task)
+            latest = self._latest.get(key)
+            if at == NEVER:
+                self._latest.pop(key, None)
+            elif latest is None or at < latest[0] or latest[3]() is not task:  # the last: an id is used again
                 self._numbers += 1
-                self._valid[id(task)] = self._numbers
-                heappush(self._due, (at, self._numbers, id(task), ref))
+                self._latest[key] = entry = (at, self._numbers, key, ref)
+                heappush(self._due, entry)
+        if len(self._due) > self._many:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what is out of date. Without this each short queue of a busy pool would leave an entry here until
+        its time has come, which may be in half an hour, and each pool that is gone one as long as another is in use.
+        """
+        self._due = [entry for entry in self._due if self._latest.get(entry[2]) is entry and entry[3]() is not None]
+        self._latest = {entry[2]: entry for entry in self._due}
+        heapify(self._due)
+        self._many = max(FEW, 2 * len(self._due))
 
     def _take_due(self, now: float) -> list[weakref.ref[Task]]:
         """What is due; what is out of date on the way there is dropped."""
         due = []
         while self._due:
-            at, number, key, ref = self._due[0]
-            latest = self._valid.get(key) == number
-            if latest and at > now and at != NEVER and ref() is not None:
+            entry = self._due[0]
+            at, _, key, ref = entry
+            latest = self._latest.get(key) is entry
+            if latest and at > now and ref() is not None:
                 break
             heappop(self._due)
             if latest:
-                del self._valid[key]
+                del self._latest[key]
                 if at <= now:
                     due.append(ref)
         return due
@@ -186,6 +252,8 @@ class _Process:
     """The threads of this process; a forked child begins with none."""
 
     def __init__(self) -> None:
+        self.made_with = _thread.allocate_lock
+        self.told = False  # of a thread that could not be started
         self.workers: deque[_Worker] = deque()
         self.housekeeper = _Housekeeper()
 
@@ -202,6 +270,33 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
+def _refused(error: BaseException) -> None:
+    """No thread can be started: say so, once in a process."""
+    if not _process.told and "shutdown" not in str(error):  # at the end of the process that is no news
+        _process.told = True
+        logger.warning(
+            "poolkit: no thread can be started (%s: %s): as long as that is so, the callers of the pools connect, "
+            "close and do the housekeeping themselves",
+            type(error).__name__, error,
+        )  # fmt: skip
+
+
+def _outdated() -> bool:
+    """Whether gevent has replaced the locks since the threads of this process began."""
+    return _process.made_with is not _thread.allocate_lock
+
+
+def _current() -> _Process:
+    """The threads of this process; new ones if the old ones are outdated: those would block the one thread in which
+    all greenlets run. They leave by themselves.
+    """
+    if _outdated():
+        old = _process.housekeeper
+        _begin_anew()
+        _process.housekeeper.adopt(old)
+    return _process
+
+
 class ThreadRuntime:
     """The world of :class:`~poolkit.Pool`. Stateless: one instance serves all pools."""
 
@@ -210,27 +305,37 @@ class ThreadRuntime:
         return ThreadParker()
 
     def spawn(self, job: Callable[..., object], *args: Any) -> None:
-        """Run ``job(*args)`` in a daemon thread; in this one if the interpreter lets no thread start any more.
+        """Run ``job(*args)`` in a daemon thread; in this one if none can be started.
 
         Nothing is begun once the interpreter goes down: the end of the process closes what is open, and a thread
         started then never runs, while ``Thread.start`` waits for it for ever (up to Python 3.11).
         """
         if sys.is_finalizing():
             return
+        process = _current()
         try:
-            _process.workers.pop().give((job, args))
+            process.workers.pop().give((job, args))
             return
         except IndexError:
             pass
-        worker = _Worker(_process.workers, (job, args))
+        worker = _Worker(process.workers, (job, args))
         try:
             threading.Thread(target=worker.run, name="poolkit-worker", daemon=True).start()
-        except RuntimeError:
+            return
+        except _REFUSED as error:
+            _refused(error)
+        try:
             job(*args)
+        except Exception:
+            logger.exception("poolkit: background job failed")
 
-    def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in the housekeeping thread in ``delay`` seconds."""
-        _process.housekeeper.schedule(task, delay)
+    def schedule(self, task: Task, delay: float) -> bool:
+        """Call ``task.run_due()`` in the housekeeping thread in ``delay`` seconds, or sooner; infinity: no more.
+
+        One call is pending for a task at most: an earlier time counts instead of a later one. False if there is no
+        such thread and none can be started now: nobody calls, and the task has to ask again.
+        """
+        return _current().housekeeper.schedule(task, delay)
 
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` in the housekeeping thread, if there is one."""

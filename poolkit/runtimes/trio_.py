@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import trio
 
 from .._log import logger
+from ..policies.retire import NEVER
 from .base import Inbox, Task
 from .holders import name_of_task
 
@@ -59,6 +61,62 @@ def _is_here(token: trio.lowlevel.TrioToken) -> bool:
         return False
 
 
+class _Timer:
+    """The one pending call of ``run_due()`` for a task: a system task that sleeps until then, and ends when there is
+    nothing to wait for. Used in the run's thread, but for :meth:`_collected`.
+    """
+
+    def __init__(self, token: trio.lowlevel.TrioToken, task: Task) -> None:
+        self._token = token
+        self._task = weakref.ref(task, self._collected)
+        self._at = NEVER
+        self._sleep: trio.CancelScope | None = None
+        self._pid = os.getpid()
+
+    def set(self, delay: float) -> None:
+        """Call in ``delay`` seconds: an earlier time replaces a later one, a later one adds nothing."""
+        at = trio.current_time() + delay
+        if self._at <= at < NEVER:
+            return
+        self._at = at
+        if self._sleep is not None:
+            self._sleep.deadline = at
+            if at == NEVER:
+                self._sleep.cancel()
+        elif at < NEVER:
+            self._sleep = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._wait)
+
+    async def _wait(self) -> None:
+        try:
+            while self._at < NEVER:
+                self._sleep = trio.CancelScope(deadline=self._at)
+                with self._sleep:
+                    await trio.sleep_forever()
+                if trio.current_time() >= self._at:
+                    self._at = NEVER
+                    self._call()
+        finally:
+            self._sleep = None
+
+    def _call(self) -> None:
+        task = self._task()
+        try:
+            if task is not None:
+                task.run_due()
+        except Exception:  # a system task that raises would end the whole run
+            logger.exception("poolkit: housekeeping failed")
+
+    def _collected(self, _ref: weakref.ref[Task]) -> None:
+        """Called by the garbage collector, in any thread: the timer goes with its task."""
+        # not in a forked child: a message to the run would reach the parent's
+        if self._sleep is not None and os.getpid() == self._pid:
+            try:
+                self._token.run_sync_soon(self.set, NEVER)
+            except trio.RunFinishedError:
+                pass
+
+
 class TrioRuntime:
     """One trio run."""
 
@@ -66,7 +124,7 @@ class TrioRuntime:
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = token
-        self._over = False
+        self._timers: weakref.WeakKeyDictionary[Task, _Timer] = weakref.WeakKeyDictionary()
 
     def here(self) -> bool:
         """Whether the calling code runs in this run."""
@@ -98,8 +156,22 @@ class TrioRuntime:
         trio.lowlevel.spawn_system_task(_guarded, job, args)
 
     def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in ``delay`` seconds."""
-        self.spawn(_run_due, weakref.ref(task), delay)
+        """Call ``task.run_due()`` in ``delay`` seconds, or sooner; infinity: no more."""
+        if self.here():
+            self._set_timer(weakref.ref(task), delay)
+        else:
+            try:
+                self._token.run_sync_soon(self._set_timer, weakref.ref(task), delay)
+            except trio.RunFinishedError:
+                pass
+
+    def _set_timer(self, ref: weakref.ref[Task], delay: float) -> None:
+        task = ref()
+        if task is not None:
+            timer = self._timers.get(task)
+            if timer is None:
+                timer = self._timers[task] = _Timer(self._token, task)
+            timer.set(delay)
 
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` soon."""
@@ -127,13 +199,6 @@ class TrioRuntime:
 
 def _look(task: trio.lowlevel.Task) -> tuple[str, bool]:
     return task.name, getattr(task.coro, "cr_frame", task) is None  # a coroutine that has ended has no frame
-
-
-async def _run_due(ref: weakref.ref[Task], delay: float) -> None:
-    await trio.sleep(delay)
-    task = ref()
-    if task is not None:
-        task.run_due()
 
 
 def _run_inbox(ref: weakref.ref[Inbox]) -> None:

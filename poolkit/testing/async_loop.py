@@ -73,6 +73,7 @@ class SimulatedLoop:
         self._turns = self._started = self._places = 0
         self.tasks: list[_Task] = []
         self.timers: list[tuple[float, Callable[[], object]]] = []
+        self._due: weakref.WeakKeyDictionary[Any, tuple[float, Callable[[], object]]] = weakref.WeakKeyDictionary()
         self.current: _Task | None = None
         self.left = limit
         self._collected_at = self.clock.now
@@ -240,9 +241,19 @@ class SimulatedLoop:
         self.start(run(), getattr(job, "__name__", "job"))
 
     def schedule(self, task: Any, delay: float) -> None:
-        """Call ``task.run_due()`` in virtual time."""
-        if delay < float("inf"):
-            self.timers.append((self.clock.now + delay, weakly(task.run_due)))
+        """Call ``task.run_due()`` in virtual time: once, at the earliest time that was asked for."""
+        at = self.clock.now + delay
+        if self.pending(task):
+            if self._due[task][0] <= at < float("inf"):
+                return
+            self.timers.remove(self._due[task])
+        if at < float("inf"):
+            self._due[task] = timer = (at, weakly(task.run_due))
+            self.timers.append(timer)
+
+    def pending(self, task: Any) -> bool:
+        """Whether ``task.run_due()`` will be called."""
+        return self._due.get(task) in self.timers
 
     def nudge(self, task: Any) -> None:
         """Look into the pool's inbox soon."""

@@ -260,6 +260,7 @@ class AsyncPoolSimulation:
             loop.start(self._forget_pool(), "forget")
             return
         await pool.close()
+        assert not loop.pending(pool), "a timer of the pool outlives close()"
         await loop.sleep(LONG)
         self.server.after_close(pool)
 

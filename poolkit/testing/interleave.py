@@ -316,6 +316,7 @@ class SimulatedRuntime:
 
     def __init__(self, interleaving: Interleaving) -> None:
         self._interleaving = interleaving
+        self._due: weakref.WeakKeyDictionary[Any, tuple[float, Callable[[], object]]] = weakref.WeakKeyDictionary()
 
     def lock(self) -> SimulatedLock:
         """A lock whose waiting is simulated; put it in the place of a pool's own."""
@@ -330,8 +331,18 @@ class SimulatedRuntime:
         self._interleaving.spawn(job, *args, name=getattr(job, "__name__", "job"))
 
     def schedule(self, task: Any, delay: float) -> None:
-        """Call ``task.run_due()`` in virtual time, unless the pool has been collected by then."""
-        self._interleaving.later(delay, weakly(task.run_due))
+        """Call ``task.run_due()`` in virtual time: once, at the earliest time that was asked for, unless the pool has
+        been collected by then.
+        """
+        timers, at = self._interleaving.timers, self._interleaving.clock.now + delay
+        pending = self._due.get(task)
+        if pending is not None and pending in timers:
+            if pending[0] <= at < float("inf"):
+                return
+            timers.remove(pending)
+        if at < float("inf"):
+            self._due[task] = timer = (at, weakly(task.run_due))
+            timers.append(timer)
 
     def nudge(self, task: Any) -> None:
         """Look into the pool's inbox soon."""

@@ -79,7 +79,7 @@ class Outage:
             self._pid = os.getpid()
             self._since = time.monotonic()
             self._later = later
-            self._cancel = later(self.limit, self._due)
+            self._set(self.limit)
 
     def over(self) -> None:
         """A connect worked, or nobody is interested any more."""
@@ -91,5 +91,12 @@ class Outage:
     def _due(self) -> None:
         if self._since is not None and self._later is not None:
             # again after the same time: whoever hears it may have done something about it
-            self._cancel = self._later(max(self.limit, 0.01), self._due)
+            self._set(max(self.limit, 0.01))
             self._report()
+
+    def _set(self, seconds: float) -> None:
+        assert self._later is not None
+        try:
+            self._cancel = self._later(seconds, self._due)
+        except (RuntimeError, MemoryError):  # no thread can be started: the next connect that fails tries again
+            self._since = None

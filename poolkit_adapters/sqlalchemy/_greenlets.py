@@ -124,6 +124,7 @@ class GreenletRuntime:
         self._thread = thread_caller()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
         self._due: float | None = None
+        self._timer: asyncio.TimerHandle | None = None  # the one that is set in the home loop
         self._pool: weakref.ref[Task] | None = None
 
     def enter(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -131,9 +132,8 @@ class GreenletRuntime:
         home = self.loop
         if loop is None or (home is not None and home.is_running()):
             return
-        self.loop = loop
-        if self._due is not None:
-            loop.call_later(max(0.0, self._due - time.monotonic()), self._run_due)
+        self.loop, self._timer = loop, None  # the old one ended with its loop
+        self._set_timer()
 
     def parker(self) -> _Parker:
         """A place to sleep for the calling greenlet."""
@@ -172,21 +172,39 @@ class GreenletRuntime:
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in the home loop in ``delay`` seconds; infinity: no more."""
-        if delay == math.inf:
+        due = time.monotonic() + delay
+        if due < math.inf:
+            self._pool = weakref.ref(task, self._collected)
+            self._due = due if self._due is None else min(due, self._due)
+        else:
             self._due = None
-            return
-        self._pool = weakref.ref(task)
-        self._due = time.monotonic() + delay
         loop, home = running_loop(), self.loop
         if home is None or not home.is_running():
             self.enter(loop)
         elif home is loop:
-            home.call_later(delay, self._run_due)
+            self._set_timer()
         else:
             try:
-                home.call_soon_threadsafe(home.call_later, delay, self._run_due)
+                home.call_soon_threadsafe(self._set_timer)
             except RuntimeError:
                 pass  # the next loop that comes by takes it over
+
+    def _set_timer(self) -> None:
+        """In the home loop: one timer, for the time that is due now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due is not None and self.loop is not None:
+            self._timer = self.loop.call_later(max(0.0, self._due - time.monotonic()), self._run_due)
+
+    def _collected(self, _ref: weakref.ref[Task]) -> None:
+        """Called by the garbage collector, in any thread: the timer goes with its pool."""
+        self._due = None
+        if self._timer is not None and self.loop is not None:  # a forked child has forgotten them
+            try:
+                self.loop.call_soon_threadsafe(self._set_timer)
+            except RuntimeError:
+                pass  # the loop is closed, and with it its timers
 
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` in the home loop soon, if it runs."""
@@ -197,9 +215,7 @@ class GreenletRuntime:
                 pass  # it has just ended
 
     def _run_due(self) -> None:
-        if self._due is None or time.monotonic() < self._due - 0.001:
-            return  # a timer that was overtaken by an earlier or a later one
-        self._due = None
+        self._timer = self._due = None
         task = None if self._pool is None else self._pool()
         if task is not None:
             task.run_due()

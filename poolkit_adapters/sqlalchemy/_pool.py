@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import socket
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from threading import Lock
 from typing import Any
 
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -308,7 +309,7 @@ class PoolkitPool(BasePool):
         fileno = getattr(record.driver_connection, "fileno", None)
         if timeout is None or not callable(fileno):
             return self._ask(dbapi_connection)
-        guard = _Guard(fileno())
+        guard = _Guard(fileno(), time.monotonic() + timeout)
         _THREADS.schedule(guard, timeout)
         try:
             alive = self._ask(dbapi_connection)
@@ -323,17 +324,22 @@ class PoolkitPool(BasePool):
 class _Guard:
     """Ends a ping that takes too long, from the housekeeping thread: the waiting driver finds its socket closed."""
 
-    def __init__(self, fileno: int) -> None:
+    def __init__(self, fileno: int, deadline: float) -> None:
         self._fileno = fileno
+        self._deadline = deadline
         self.struck = False
-        self._lock = Lock()  # while it is held and the ping is not over, the descriptor is the connection's
+        self._lock = threading.Lock()  # while it is held and the ping is not over, the descriptor is the connection's
 
     def over(self) -> None:
         with self._lock:
             self._fileno = -1
 
     def run_due(self) -> None:
-        """Time is up."""
+        """Time is up, or will be: housekeeping may come early."""
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            _THREADS.schedule(self, left)
+            return
         with self._lock:
             if self._fileno >= 0:
                 self.struck = True

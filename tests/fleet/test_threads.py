@@ -1,0 +1,64 @@
+"""The threads of a fleet budget: one that cannot be started is tried again, or the pool is refused in plain words."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from poolkit import Pool, UsageError
+from poolkit.fleet import FileStore, FleetBudget, _budget
+from poolkit.fleet._watchdog import Watchdog
+from poolkit.testing import FakeConnector
+
+
+class Refusal:
+    """Threads of this name are refused as long as ``left`` is above 0."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.left = 0
+        start = threading.Thread.start
+
+        def refusing(thread: threading.Thread) -> None:
+            if thread.name == name and self.left:
+                self.left -= 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refusing)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_thread_that_is_refused_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int) -> None:
+    Refusal(monkeypatch, "poolkit-fleet").left = times
+    with FleetBudget(FileStore(tmp_path), "fleet", limit=2) as budget:
+        with Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=20.0) as pool:
+            pool.release(pool.acquire())
+
+
+def test_where_no_thread_can_be_started_the_pool_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is left of it, and the next one is made as soon as threads can be started again."""
+    monkeypatch.setattr(_budget, "START", 0.1)
+    refusal = Refusal(monkeypatch, "poolkit-fleet")
+    refusal.left = 10**9
+    with FleetBudget(FileStore(tmp_path), "fleet", limit=2) as budget:
+        with pytest.raises(UsageError, match="none can be started"):
+            Pool(FakeConnector(), max_size=2, budget=budget)
+        assert not [share for share in budget.stats().pools if share.pool != "other processes"]
+        refusal.left = 0
+        with Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=20.0) as pool:
+            pool.release(pool.acquire())
+
+
+def test_a_watchdog_whose_thread_is_refused_has_armed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bitten: list[str] = []
+    arrived = threading.Event()
+    watchdog = Watchdog(lambda what: (bitten.append(what), arrived.set()))
+    Refusal(monkeypatch, "poolkit-watchdog").left = 1
+    with pytest.raises(RuntimeError):
+        watchdog.arm(0.0, "refused")
+    watchdog.arm(0.0, "armed")
+    assert arrived.wait(20)
+    assert bitten == ["armed"]
+    watchdog.rest()

@@ -1,0 +1,238 @@
+"""The operating system, or the interpreter, refuses to start a thread: once, for a while, or always.
+
+Nobody waits in vain, nothing is lost: callers do the work of the threads until one can be started.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from poolkit import Budget, Pool
+from poolkit.cluster import Cluster, NoNodeAvailable
+from poolkit.runtimes import threads
+from poolkit.testing import FakeConnector, ManualClock
+
+PATIENCE = 30.0
+"""Seconds that a caller waits for what must happen at once; only a failing test uses them up."""
+
+
+class Refusal:
+    """Threads of poolkit are refused as long as ``left`` is above 0."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        self.name = "poolkit-"
+        self.meanwhile: Callable[[], object] | None = None
+        """Called once, while a start is being refused: what another thread does in that moment."""
+        start = threading.Thread.start
+
+        def refusing(thread: threading.Thread) -> None:
+            if not thread.name.startswith(self.name) or not self.left:
+                start(thread)
+                return
+            self.left -= 1
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                meanwhile()
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refusing)
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch) -> Refusal:
+    """A process of its own as far as the pools' threads are concerned."""
+    monkeypatch.setattr(threads, "_process", threads._Process())
+    return Refusal(monkeypatch)
+
+
+def failing_first(times: int) -> FakeConnector:
+    """A connector whose first connects fail."""
+    connector = FakeConnector()
+    errors: list[BaseException] = [ConnectionRefusedError("down") for _ in range(times)]
+    connector.fail("connect", lambda: errors.pop() if errors else None)
+    return connector
+
+
+def told(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("no thread can be started" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("name", ["poolkit-housekeeping", "poolkit-worker", "poolkit-"])
+@pytest.mark.parametrize("times", [1, 3, 10**9], ids=["once", "thrice", "always"])
+def test_a_caller_whose_connect_fails_is_served_by_a_retry(
+    refusal: Refusal, caplog: pytest.LogCaptureFixture, name: str, times: int
+) -> None:
+    refusal.name, refusal.left = name, times
+    pool = Pool(failing_first(2), max_size=2, acquire_timeout=PATIENCE)
+    pool.release(pool.acquire())
+    pool.check_books()
+    assert told(caplog) == 1, "said once"
+    pool.close()
+
+
+def test_the_next_need_starts_the_thread(refusal: Refusal) -> None:
+    refusal.left = 1
+    pool = Pool(FakeConnector(), max_size=2)
+    pool.release(pool.acquire())
+    pool.release(pool.acquire())
+    assert threads._process.housekeeper._holder, "there is no housekeeping thread"
+    assert not threads._process.housekeeper.alone
+    assert "acquire" in vars(pool), "the pool goes on without its ways around the lock"
+    pool.close()
+
+
+def test_a_waiter_who_sleeps_already_takes_part(refusal: Refusal) -> None:
+    """The retry that it waits for is ordered by a worker, to whom the housekeeping thread is refused."""
+    connector = failing_first(1)
+    gate = connector.hold("connect")
+    pool = Pool(connector, max_size=1, acquire_timeout=PATIENCE)
+    served: list[Any] = []
+    waiter = threading.Thread(target=lambda: served.append(pool.acquire()))
+    waiter.start()
+    while not connector.calls["connect"]:
+        threading.Event().wait(0.001)
+    refusal.name, refusal.left = "poolkit-housekeeping", 10**9
+    gate.set()
+    waiter.join(PATIENCE)
+    assert served
+    pool.release(served.pop())
+    pool.close()
+
+
+def test_callers_do_the_housekeeping_where_no_thread_can(refusal: Refusal) -> None:
+    """Those who find an idle connection at once, too."""
+    refusal.left = 10**9
+    connector, clock = FakeConnector(), ManualClock()
+    pool = Pool(connector, max_size=3, idle_timeout=10.0, max_lifetime=None, clock=clock)
+    pool.warm_up(3)
+    for _ in range(12):
+        pool.release(pool.acquire())  # one of the three is in use again and again
+        clock.advance(1.0)
+    pool.release(pool.acquire())
+    assert connector.live == 1, "idle connections outlive idle_timeout"
+    pool.check_books()
+    pool.close()
+    assert connector.live == 0
+
+
+def test_another_pool_that_asks_during_the_refusal_notices_it(refusal: Refusal) -> None:
+    """It saw that somebody was starting the thread, and relied on that."""
+    connector, clock = FakeConnector(), ManualClock()
+    other = Pool(connector, max_size=2, idle_timeout=10.0, max_lifetime=None, clock=clock)
+    first = Pool(FakeConnector(in_caller=True), max_size=1)  # all in this thread
+    held = other.acquire()
+    refusal.name = "poolkit-housekeeping"
+    threads._process = threads._Process()  # no thread yet
+    other._scheduled = float("inf")
+    refusal.left, refusal.meanwhile = 10**9, lambda: other._schedule()
+    first.release(first.acquire())
+    assert other._scheduled == float("inf"), "the other pool relies on a thread that was never started"
+    other.release(held)
+    for _ in range(3):
+        clock.advance(11.0)
+        other.explain()
+    assert connector.live == 0
+    for pool in (first, other):
+        pool.close()
+
+
+def test_no_permit_of_a_budget_is_lost(refusal: Refusal) -> None:
+    refusal.left = 10**9
+    budget = Budget(2)
+    pools = [Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=PATIENCE) for _ in range(2)]
+    for _ in range(3):
+        for pool in pools:
+            held = [pool.acquire(), pool.acquire()]
+            for connection in held:
+                pool.release(connection, discard=True)
+    for pool in pools:
+        pool.close()
+    assert budget.stats().held == 0
+
+
+def test_a_cluster_works_without_threads(refusal: Refusal) -> None:
+    refusal.left = 10**9
+    connectors = {"a": failing_first(1), "b": FakeConnector()}
+    cluster: Cluster[Any] = Cluster(lambda node: connectors[node.name], ["a", "b"], acquire_timeout=PATIENCE)
+    for _ in range(4):
+        with cluster.lease(), cluster.lease():
+            pass
+    cluster.check_books()
+    cluster.close()
+    assert not any(connector.live for connector in connectors.values())
+
+
+def test_a_caller_of_a_cluster_waits_for_a_node_that_comes_back(refusal: Refusal) -> None:
+    """Its only node is down: the probe that brings it back is due while the caller sleeps."""
+    refusal.left = 10**9
+    connector = failing_first(2)
+    cluster: Cluster[Any] = Cluster(
+        lambda node: connector,
+        ["a"],
+        acquire_timeout=PATIENCE,
+        wait_for_node=PATIENCE,
+        eject_after=1,
+        eject_for=0.1,
+        max_ejected_share=1.0,
+    )
+    with pytest.raises(NoNodeAvailable):
+        cluster.lease()
+    with cluster.lease():
+        assert connector.calls["connect"] >= 3
+    cluster.close()
+
+
+@pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")
+def test_a_connect_in_the_caller_is_bounded_by_what_a_caller_waits(refusal: Refusal) -> None:
+    limits: list[float | None] = []
+
+    class Asked(FakeConnector):
+        def connect(self, timeout: float | None) -> Any:
+            limits.append(timeout)
+            return super().connect(timeout)
+
+    refusal.left = 10**9
+    with Pool(Asked(), max_size=2, acquire_timeout=2.0, connect_timeout=30.0) as pool:
+        pool.release(pool.acquire())  # the first refusal
+        held = [pool.acquire(), pool.acquire()]
+        for connection in held:
+            pool.release(connection)
+    assert limits[-1] == 2.0
+
+
+def test_the_end_of_the_process_is_no_news(refusal: Refusal, caplog: pytest.LogCaptureFixture) -> None:
+    threads._refused(RuntimeError("can't create new thread at interpreter shutdown"))
+    assert told(caplog) == 0
+    threads._refused(RuntimeError("can't start new thread"))
+    assert told(caplog) == 1
+
+
+def test_a_listener_that_ends_its_thread_does_not_end_the_housekeeping(
+    refusal: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``sys.exit()`` in a listener: the next pool is looked after all the same."""
+
+    class Exits(Pool[Any]):
+        def run_due(self) -> None:
+            raise SystemExit(1)
+
+    caplog.set_level(logging.ERROR)
+    broken = Exits(FakeConnector(), max_size=1, idle_timeout=0.02)
+    broken.release(broken.acquire())
+    connector = FakeConnector()
+    good = Pool(connector, max_size=1, idle_timeout=0.1)
+    good.release(good.acquire())
+    for _ in range(2000):
+        if connector.live == 0:
+            break
+        threading.Event().wait(0.005)
+    assert connector.live == 0
+    assert "housekeeping failed" in caplog.text
+    broken.close()
+    good.close()
