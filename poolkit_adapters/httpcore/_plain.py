@@ -5,7 +5,7 @@ turn of the event loop for each write and lock. That was a seventh to a quarter 
 httpcore's backend has opened a plain TCP connection under asyncio, its transport gets this protocol instead.
 Connecting, TLS, unix sockets, trio and backends of the user's own stay as they are.
 
-The socket is read all the time: an idle connection that the server closes is known to be closed without a look.
+The socket is read all the time, so the event loop soon learns of a server that closes an idle connection.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from ._link import Link
+if TYPE_CHECKING:
+    from ._link import Link
 
 try:
     from httpcore._backends.anyio import AnyIOStream as _AnyIOStream
@@ -219,9 +220,12 @@ class PlainStream(httpcore.AsyncNetworkStream):
         return await self._below.start_tls(*args, **kwargs)
 
     def pending(self) -> bool:
-        """Whether something has arrived that was not read, the end included."""
-        wire = self._wire
-        return wire is not None and (wire.ended or bool(wire.parts))
+        """Whether the event loop has read something that was not asked for, the end included."""
+        return self.ended() or (self._wire is not None and bool(self._wire.parts))
+
+    def ended(self) -> bool:
+        """Whether the event loop knows of the end."""
+        return self._closed or self._transport.is_closing() or (self._wire is not None and self._wire.ended)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable" and self.pending():
@@ -291,11 +295,3 @@ def unlock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
     if type(outer) is httpcore.AsyncHTTPConnection and type(inner) is httpcore.AsyncHTTP11Connection:
         vars(inner)["_state_lock"] = _NoLock()
         link.direct = inner
-        stream: Any = inner._network_stream
-        parsed = inner._h11_state
-        while isinstance(getattr(stream, "_stream", None), httpcore.AsyncNetworkStream):
-            stream = stream._stream
-        if type(stream) is PlainStream:
-            link.leftover = lambda: stream.pending() or bool(parsed.trailing_data[0])
-        else:
-            link.leftover = lambda: bool(parsed.trailing_data[0])
