@@ -11,6 +11,7 @@ The socket is read all the time, so the event loop soon learns of a server that 
 from __future__ import annotations
 
 import asyncio
+import socket
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -246,6 +247,27 @@ def _expire(future: asyncio.Future[None]) -> None:
         future.set_exception(TimeoutError())
 
 
+def close_left(error: BaseException | None) -> None:
+    """Close what a connect of anyio's had opened when it was cancelled, or its time was up.
+
+    Before anyio 4.16 a connect that is cancelled in the moment of its success forgets the stream, and its socket stays
+    open for as long as somebody holds the error: only the frames of the error's traceback know it.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__name__", "").startswith("anyio."):
+                for value in list(trace.tb_frame.f_locals.values()):
+                    if isinstance(value, socket.socket):
+                        value.close()
+                    elif hasattr(getattr(value, "_transport", None), "abort"):
+                        value._transport.abort()
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+
+
 class PlainBackend(httpcore.AsyncNetworkBackend):
     """The backend below, for which this module reads and writes where it can."""
 
@@ -253,8 +275,12 @@ class PlainBackend(httpcore.AsyncNetworkBackend):
         self._backend = backend
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
-        stream = await self._backend.connect_tcp(*args, **kwargs)
+        """As the backend below; leaves no open socket if it fails."""
+        try:
+            stream = await self._backend.connect_tcp(*args, **kwargs)
+        except BaseException as error:
+            close_left(error)
+            raise
         if type(stream) is not _AnyIOStream:
             return stream
         inner = stream._stream
@@ -267,8 +293,12 @@ class PlainBackend(httpcore.AsyncNetworkBackend):
         return PlainStream(stream, transport, former)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
-        return await self._backend.connect_unix_socket(*args, **kwargs)
+        """As the backend below; leaves no open socket if it fails."""
+        try:
+            return await self._backend.connect_unix_socket(*args, **kwargs)
+        except BaseException as error:
+            close_left(error)
+            raise
 
     async def sleep(self, seconds: float) -> None:
         """As the backend below."""

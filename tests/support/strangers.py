@@ -333,14 +333,16 @@ def _arrived(response: httpx.Response) -> None:
         assert poll.poll(10_000), "the server has not said anything"
 
 
-def _threads(main: Callable[[Talk], Coroutine[Any, Any, Any]], transport: httpx.BaseTransport) -> Any:
+def _threads(
+    main: Callable[[Talk], Coroutine[Any, Any, Any]], transport: httpx.BaseTransport, timeout: Any = 10
+) -> Any:
     async def send(method: str, url: str) -> httpx.Response:
         return client.request(method, url)
 
     async def turn() -> None:
         pass
 
-    with httpx.Client(transport=transport, timeout=10) as client:
+    with httpx.Client(transport=transport, timeout=timeout) as client:
         coroutine = main(Talk(send, turn))
         try:
             coroutine.send(None)
@@ -351,10 +353,12 @@ def _threads(main: Callable[[Talk], Coroutine[Any, Any, Any]], transport: httpx.
 
 def _tasks(
     start: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any], turn: Callable[[], Awaitable[None]]
-) -> Callable[[Callable[[Talk], Coroutine[Any, Any, Any]], httpx.AsyncBaseTransport], Any]:
-    def run(main: Callable[[Talk], Coroutine[Any, Any, Any]], transport: httpx.AsyncBaseTransport) -> Any:
+) -> Callable[..., Any]:
+    def run(
+        main: Callable[[Talk], Coroutine[Any, Any, Any]], transport: httpx.AsyncBaseTransport, timeout: Any = 10
+    ) -> Any:
         async def whole() -> Any:
-            async with httpx.AsyncClient(transport=transport, timeout=10) as client:
+            async with httpx.AsyncClient(transport=transport, timeout=timeout) as client:
                 return await main(Talk(client.request, turn))
 
         return start(whole)
