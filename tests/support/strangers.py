@@ -27,7 +27,7 @@ import httpx
 from poolkit.testing.servers import Certificates
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 
-__all__ = ("HOW", "LATE", "RUNNERS", "SPOILT", "WAYS", "Misbehaving", "Talk", "conversation", "run")
+__all__ = ("HOW", "LATE", "RUNNERS", "SPOILT", "WAYS", "Misbehaving", "StrangersReply", "Talk", "conversation", "run")
 
 LATE = ("late", "late-408", "late-body", "half-head", "one-byte", "fin", "rst", "fin-notify", "half-record")
 """After the answer was read: a second answer, 408 and the end, a body that no answer announced, parts of an answer,
@@ -280,6 +280,10 @@ def _request(channel: _Plain | _Secure) -> tuple[str, str]:
     return method, target
 
 
+class StrangersReply(AssertionError):
+    """A request got the answer to another one."""
+
+
 class Talk:
     """A client of some kind: ``send`` a request, and let the event loop have a ``turn``."""
 
@@ -298,7 +302,7 @@ def number() -> str:
 async def conversation(talk: Talk, server: Misbehaving, how: str, turns: int = 0, more: int = 2) -> list[str]:
     """A request that is answered in the way ``how``, then ``more``; the answers' connections, in order.
 
-    Raises AssertionError for an answer that is another request's. ``turns`` of the event loop are between, after the
+    Raises StrangersReply for an answer that is another request's. ``turns`` of the event loop are between, after the
     bytes have arrived: none, and it has not read them.
     """
     connections = []
@@ -320,7 +324,7 @@ async def conversation(talk: Talk, server: Misbehaving, how: str, turns: int = 0
 def _checked(response: httpx.Response, number: str, status: int) -> str:
     found = (response.headers.get("x-number"), response.status_code, response.text or number)
     if found != (number, status, number):
-        raise AssertionError(f"another's answer: asked {number}, got {found}")
+        raise StrangersReply(f"asked {number}, got {found}")
     return str(response.headers["x-connection"])
 
 

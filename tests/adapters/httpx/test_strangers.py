@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
+import httpcore
 import pytest
 
+from bench.strangers import measure
 from poolkit.testing.servers import Certificates
+from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from tests.support.strangers import (
     RUNNERS,
     SPOILT,
@@ -59,3 +65,76 @@ def test_a_sound_connection_is_used_again(certificates: Certificates, runner: st
                     return await conversation(talk, server, how, turns, more=5)
 
                 assert len(set(run(runner, server, main))) == 1
+
+
+@pytest.mark.parametrize("runner", ALL)
+def test_the_stress_program_finds_no_strangers(certificates: Certificates, runner: str) -> None:
+    """``python -m bench.strangers`` for a moment."""
+    for way in ("http", "https"):
+        found = measure(certificates, runner, way, 100)
+        assert found["right"] == found["requests"] == 100, found
+
+
+class OwnStream(httpcore.NetworkStream):
+    """A stream of the user's own: it delegates, and nothing in it is known by name."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.read = inner.read  # type: ignore[method-assign]
+        self.write = inner.write  # type: ignore[method-assign]
+        self.close = getattr(inner, "close", None)  # type: ignore[method-assign]
+        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return OwnStream(self.inner.start_tls(*args, **kwargs))
+
+
+class AsyncOwnStream(httpcore.AsyncNetworkStream):
+    """The same for tasks; ``_stream`` is a name that httpcore's own use."""
+
+    def __init__(self, inner: Any) -> None:
+        self._stream = inner
+        self.read = inner.read  # type: ignore[method-assign]
+        self.write = inner.write  # type: ignore[method-assign]
+        self.aclose = inner.aclose  # type: ignore[method-assign]
+        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        return AsyncOwnStream(await self._stream.start_tls(*args, **kwargs))
+
+
+class OwnBackend(httpcore.SyncBackend):
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return OwnStream(super().connect_tcp(*args, **kwargs))
+
+
+class AsyncOwnBackend(httpcore.AnyIOBackend):
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        return AsyncOwnStream(await super().connect_tcp(*args, **kwargs))
+
+
+BACKENDS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "own-threads": ("threads", OwnBackend),
+    "own-asyncio": ("asyncio", AsyncOwnBackend),
+    "anyio-trio": ("trio", httpcore.AnyIOBackend),
+}
+
+
+@pytest.mark.parametrize("how", ["well", *SPOILT])
+@pytest.mark.parametrize("way", ["http", "https"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_over_a_backend_of_the_users_own(certificates: Certificates, backend: str, way: str, how: str) -> None:
+    if how in TLS_ONLY and way == "http":
+        return
+    runner, make = BACKENDS[backend]
+    with Misbehaving(certificates, way) as server:
+
+        async def main(talk: Talk) -> list[str]:
+            return await conversation(talk, server, how)
+
+        transport: Any = PoolkitTransport() if runner == "threads" else AsyncPoolkitTransport()
+        pool = PoolkitConnectionPool if runner == "threads" else AsyncPoolkitConnectionPool
+        transport._pool = pool(network_backend=make(), ssl_context=server.client_tls)
+        spoilt, first, second = RUNNERS[runner](main, transport)
+        assert (spoilt == first) == (how == "well")
+        assert first == second
