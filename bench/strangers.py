@@ -1,11 +1,10 @@
 """Requests to a server that misbehaves: how many get a reply that is another's, and how many are lost.
 
 ``python -m bench.strangers [--requests N] [--runner NAME] [--way NAME] [--own] [--seed N]`` sends N requests, spread
-over
-all runners (threads, asyncio, uvloop if it is installed, trio) and ways (plain and TLS, unix sockets, proxies). A fifth
-of the conversations are with a server that answers twice, answers HEAD with a body, hangs up, resets and so on, each
-time when the connection is idle or with the answer. ``--own`` measures httpx's own transport. Exit status 1 if a reply
-was another's.
+over all runners (threads, asyncio, uvloop if it is installed, trio) and ways (plain and TLS, unix sockets, proxies). A
+fifth of the conversations are with a server that answers twice, answers HEAD with a body, hangs up, resets and so on,
+with the answer or when the connection is idle. ``--own`` measures httpx's own transport. Exit status 1 if a reply was
+another's.
 """
 
 from __future__ import annotations

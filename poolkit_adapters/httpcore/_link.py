@@ -206,8 +206,9 @@ class Exchange:
             self._settings(info["return_value"])
         elif step == "send_connection_init.started":
             self.link.http2 = True
-            if isinstance(self.link.streams[-1], Watchable):
-                self.link.streams[-1].watch = FrameWatch(self.link.goodbye)
+            stream = self.link.streams[-1] if self.link.streams else None  # None: the user's own opened it
+            if isinstance(stream, Watchable):
+                stream.watch = FrameWatch(self.link.goodbye)
         elif step in _NETWORK_EVENTS:
             self.link.streams.append(info["return_value"])
 

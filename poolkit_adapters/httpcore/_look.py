@@ -15,6 +15,7 @@ counts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -282,15 +283,16 @@ class _Secure:
 
     def read(self, data: bytes) -> bytes:
         """As that of the other; takes from the socket itself."""
-        self._socket.settimeout(0)  # httpcore sets the timeout anew for each read and write
+        before = self._socket.gettimeout()
+        self._socket.settimeout(0)
         try:
-            seen = socket.socket.recv(self._socket, _MOST, socket.MSG_PEEK)
-        except BlockingIOError:
-            pass
-        else:
-            if not seen or not _whole(seen):
-                raise EOFError
-        return _drained(self._socket.recv)
+            with contextlib.suppress(BlockingIOError):
+                seen = socket.socket.recv(self._socket, _MOST, socket.MSG_PEEK)
+                if not seen or not _whole(seen):
+                    raise EOFError
+            return _drained(self._socket.recv)
+        finally:
+            self._socket.settimeout(before)
 
 
 def _drained(read: Callable[[int], bytes]) -> bytes:

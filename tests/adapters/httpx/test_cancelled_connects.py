@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from poolkit.testing.servers import Certificates
+from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
 from poolkit_adapters.httpcore._plain import PlainBackend
 from poolkit_adapters.httpx import AsyncPoolkitTransport
 
@@ -182,3 +183,29 @@ def test_cancelled_at_any_moment_under_trio(certificates: Certificates, mute: in
     trio.run(main)
     assert sockets.most <= LIMIT
     assert errors
+
+
+def test_a_connection_of_the_users_own_is_closed_too(mute: int, sockets: Sockets) -> None:
+    """``create_connection()`` may be overridden; the stream is then not known from httpcore's events."""
+
+    class Own(AsyncPoolkitConnectionPool):
+        stream: httpcore.AsyncNetworkStream
+
+        def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+            return httpcore.AsyncHTTP11Connection(origin, self.stream)
+
+    errors: list[BaseException] = []
+
+    async def main() -> None:
+        async with Own() as pool:
+            pool.stream = await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", mute)
+            task = asyncio.create_task(pool.request("GET", f"http://127.0.0.1:{mute}/"))
+            await asyncio.sleep(0.01)
+            assert sockets.open() == 1
+            task.cancel()
+            errors.extend(await asyncio.gather(task, return_exceptions=True))  # type: ignore[arg-type]
+            while sockets.open():
+                await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert isinstance(errors[0], asyncio.CancelledError)

@@ -24,6 +24,8 @@ from tests.support.strangers import (
     run,
 )
 
+from .h2server import H2Server
+
 ALL = [
     pytest.param(
         name, marks=[pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="needs uvloop")]
@@ -138,3 +140,38 @@ def test_the_same_over_a_backend_of_the_users_own(certificates: Certificates, ba
         spoilt, first, second = RUNNERS[runner](main, transport)
         assert (spoilt == first) == (how == "well")
         assert first == second
+
+
+class OwnConnections(PoolkitConnectionPool):
+    """Makes its connections from streams that it opens itself, as httpx-socks does."""
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.ConnectionInterface:
+        stream = httpcore.SyncBackend().connect_tcp(origin.host.decode(), origin.port)
+        if origin.scheme == b"https":
+            return httpcore.HTTP2Connection(origin, stream.start_tls(self._ssl_context, origin.host.decode()))  # type: ignore[arg-type]
+        return httpcore.HTTP11Connection(origin, stream)
+
+
+@pytest.mark.parametrize("how", ["well", "twice", "late", "fin"])
+def test_the_same_over_connections_of_the_users_own(certificates: Certificates, how: str) -> None:
+    with Misbehaving(certificates, "http") as server:
+
+        async def main(talk: Talk) -> list[str]:
+            return await conversation(talk, server, how)
+
+        transport: Any = PoolkitTransport()
+        transport._pool = OwnConnections()
+        spoilt, first, second = RUNNERS["threads"](main, transport)
+        assert (spoilt == first) == (how == "well")
+        assert first == second
+
+
+def test_the_users_own_connections_may_speak_http_2(certificates: Certificates) -> None:
+    with H2Server(certificates, 10) as server:
+        context = certificates.client_context()
+        context.set_alpn_protocols(["h2"])
+        with OwnConnections(ssl_context=context) as pool:
+            for _ in range(2):
+                assert pool.request("GET", f"{server.url}/now").status == 200
+            assert len(server.connections) == 1
+            pool.poolkit.check_books()
