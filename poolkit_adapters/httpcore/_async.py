@@ -59,8 +59,6 @@ class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnect
         self.links.pop(id(link), None)
         for stream in link.streams:  # also after a failed handshake or tunnel, where httpcore has let go of it
             first_step(stream.aclose)
-        if not link.streams:  # one of the user's own create_connection(), which opened its stream itself
-            first_step(link.connection.aclose)
 
 
 class _Hook(Exchange):
