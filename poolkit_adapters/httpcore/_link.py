@@ -112,10 +112,13 @@ class Link(Generic[L]):
             return False
         if not self.capacity:  # the request opens it
             return True
-        look = self.look
-        if look is None:
-            look = self.look = look_at(self.connection, self.http2)
-        return look()
+        try:
+            look = self.look
+            if look is None:
+                look = self.look = look_at(self.connection, self.http2)
+            return look()
+        except Exception:  # noqa: BLE001  a stream of the user's own that cannot tell: when in doubt it is closed
+            return False
 
     def answering(self) -> bool:
         """HTTP/1.1: whether a part of an answer's head has arrived that is not whole."""

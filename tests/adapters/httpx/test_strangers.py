@@ -142,6 +142,33 @@ def test_the_same_over_a_backend_of_the_users_own(certificates: Certificates, ba
         assert first == second
 
 
+def test_a_connection_that_cannot_be_looked_at_is_not_used_again(certificates: Certificates) -> None:
+    """And its place is free: the pool has one only."""
+
+    class Blind(OwnStream):
+        def __init__(self, inner: Any) -> None:
+            super().__init__(inner)
+            self.get_extra_info = self._refuse  # type: ignore[method-assign]
+
+        def _refuse(self, info: str) -> Any:
+            if info == "is_readable":
+                raise ValueError(info)
+            return self.inner.get_extra_info(info)
+
+    class Backend(httpcore.SyncBackend):
+        def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+            return Blind(super().connect_tcp(*args, **kwargs))
+
+    with Misbehaving(certificates, "http") as server:
+
+        async def main(talk: Talk) -> list[str]:
+            return await conversation(talk, server, "well")
+
+        transport: Any = PoolkitTransport()
+        transport._pool = PoolkitConnectionPool(network_backend=Backend(), max_connections=1)
+        assert len(set(RUNNERS["threads"](main, transport))) == 3
+
+
 class OwnConnections(PoolkitConnectionPool):
     """Makes its connections from streams that it opens itself, as httpx-socks does."""
 
