@@ -100,22 +100,24 @@ def test_cancelled_at_any_moment_under_asyncio(
 
     async def main() -> None:
         transport, url = target(way, mute, certificates)
-        # before anyio 4.16 a cancellation in the moment of success is swallowed, and the request goes on
-        async with httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(2, pool=None)) as client:
+        async with httpx.AsyncClient(transport=transport, timeout=None) as client:
             for ticks in range(24):
                 tasks = [asyncio.create_task(client.get(url)) for _ in range(2 * LIMIT)]
                 for _ in range(ticks):
                     await asyncio.sleep(0)
-                for task in tasks:
-                    task.cancel()
+                pending = set(tasks)
+                while pending:  # anyio swallows a cancellation in the moment of success, on Python 3.10 or before 4.16
+                    for task in pending:
+                        task.cancel()
+                    _, pending = await asyncio.wait(pending, timeout=0.3)
                 errors.extend(await asyncio.gather(*tasks, return_exceptions=True))
             while sockets.open():  # closed in the next turns of the loop
                 await asyncio.sleep(0.001)
             transport.poolkit.check_books()
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    asyncio.run(asyncio.wait_for(main(), 25))
     assert sockets.most <= LIMIT
-    assert all(isinstance(error, (asyncio.CancelledError, httpx.TimeoutException)) for error in errors)
+    assert all(isinstance(error, asyncio.CancelledError) for error in errors)
 
 
 OLD_ANYIO = """
