@@ -297,7 +297,8 @@ class PoolConfig(_Recording):
     Off: a pool sends nothing by itself unless asked to."""
     check_after_idle: float | None = 1.0
     """Check a connection at acquire when it was idle this long in seconds; 0: always; None: only when in doubt.
-    1 second is pgxpool's: a connection in constant use is never asked."""
+    1 second is pgxpool's: a connection in constant use is never asked. HTTP and Redis connections are looked at for
+    unread bytes and for the peer's end at every checkout, whatever is set here."""
     max_connecting: int | None = 16
     """Connects in progress at once: a burst is served in one connect time, a server is not stormed."""
     leak_after: float | None = None

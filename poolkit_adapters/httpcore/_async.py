@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ssl
 import time
@@ -17,7 +18,20 @@ from poolkit.events import Listener
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._giveup import give_up
-from ._link import HELD, Exchange, Key, Link, Replays, first_step, key_of, refused, stream_only, takes_over, timeout_of
+from ._link import (
+    HELD,
+    Exchange,
+    Key,
+    Link,
+    Replays,
+    first_step,
+    key_of,
+    left,
+    refused,
+    stream_only,
+    takes_over,
+    timeout_of,
+)
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
 from ._settings import MAX_CONNECTIONS, pool_settings
@@ -55,6 +69,15 @@ class _Hook(Exchange):
             if not inspect.iscoroutine(told):
                 raise TypeError("The callback of the `trace` extension must be an asynchronous function here.")
             await told
+
+
+async def _sleep(seconds: float) -> None:
+    if asyncio._get_running_loop() is None:
+        import trio
+
+        await trio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
 
 
 class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
@@ -133,8 +156,9 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             except PoolError as error:
                 raise translated(error) from error.__cause__
             link: _Link = lease.connection
-            if not link.ready():  # the server said goodbye meanwhile, or what nobody asked for
+            if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
                 lease.close_nowait(discard=True)
+                wait = left(deadline)
                 continue
             hook, sent = None, request
             if link.http2 or not link.capacity:
@@ -148,13 +172,14 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
                     hook.over()
                     sound = sound or (not isinstance(error, Exception) and give_up(link, hook, config.check_after_idle))
                 lease.close_nowait(error=None if sound else error)
-                replays = replays or Replays(request, self._held)
+                replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
             else:
                 return self._answered(response, request, lease, hook, config)
-            if deadline is not None:
-                wait = max(0.0, deadline - time.monotonic())
+            if replays.pause:
+                await _sleep(replays.pause)
+            wait = left(deadline)
 
     def _answered(
         self,

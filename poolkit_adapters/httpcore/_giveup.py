@@ -16,6 +16,7 @@ from typing import Any
 import httpcore
 
 from ._link import Exchange, Link
+from ._look import innermost
 from ._network import Watchable
 
 __all__ = ("give_up",)
@@ -39,9 +40,7 @@ def give_up(link: Link[Any], exchange: Exchange, alive: float | None) -> bool:
         return link.open_to_more()
     if alive is not None and time.monotonic() - stream.heard_at > alive:
         return False
-    connection: Any = link.connection
-    while hasattr(connection, "_connection"):
-        connection = connection._connection
+    connection = innermost(link.connection)
     state = getattr(connection, "_h2_state", None)
     if state is None or not link.open_to_more() or state.inbound_flow_control_window < _WINDOW:
         return False

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import select
-import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import httpcore
 
+from ._look import innermost, look_at
 from ._network import FrameWatch, Watchable
 
 __all__ = (
@@ -23,6 +23,7 @@ __all__ = (
     "Replays",
     "first_step",
     "key_of",
+    "left",
     "peek",
     "refused",
     "shut",
@@ -36,8 +37,15 @@ L = TypeVar("L")
 Key = tuple[bytes, bytes, int]
 """Scheme, host and port: httpcore's Origin, which has no hash."""
 
-REPLAYS = 3
+REPLAYS = 100
 """How often one request is sent again at most: a server that refuses every stream must not keep us for ever."""
+
+AT_ONCE = 3
+"""How often it is sent again whatever the time, and without a pause."""
+
+PAUSES = (0.005, 0.1)
+"""Seconds before a server that has refused a request so often is asked once more: the first pause, which doubles each
+time, and the longest."""
 
 LOCAL_STREAMS = 100
 """Streams that httpcore itself has open on one HTTP/2 connection at most, whatever the server allows."""
@@ -69,7 +77,7 @@ class Link(Generic[L]):
         "http2",
         "key",
         "last_stream",
-        "leftover",
+        "look",
         "starting",
         "streams",
     )
@@ -77,7 +85,7 @@ class Link(Generic[L]):
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
         self.direct = connection  # what is asked to carry a request
-        self.leftover: Callable[[], bool] | None = None  # HTTP/1.1: whether anything has been read beyond an answer
+        self.look: Callable[[], bool] | None = None  # made when the connection is first used again
         self.key = key
         self.http2 = False
         self.capacity = 0  # requests that it carries at once; 0: not known, for it is only now being opened
@@ -96,10 +104,26 @@ class Link(Generic[L]):
         return self.last_stream is None and bool(connection.is_available())
 
     def ready(self) -> bool:
-        """Whether a request may be sent, as far as is known without asking: the server may have gone meanwhile."""
-        if self.http2:
-            return self.open_to_more()
-        return self.leftover is None or not self.leftover()
+        """Whether a request may be sent: the peer has not closed the connection, nor said what nobody asked for.
+
+        Asked at each checkout, whatever the settings: see _look.py.
+        """
+        if self.http2 and not self.open_to_more():
+            return False
+        if not self.capacity:  # the request opens it
+            return True
+        try:
+            look = self.look
+            if look is None:
+                look = self.look = look_at(self.connection, self.http2)
+            return look()
+        except Exception:  # noqa: BLE001  a stream of the user's own that cannot tell: when in doubt it is closed
+            return False
+
+    def answering(self) -> bool:
+        """HTTP/1.1: whether a part of an answer's head has arrived that is not whole."""
+        parsed: Any = getattr(innermost(self.connection), "_h11_state", None)
+        return parsed is not None and bool(parsed.trailing_data[0])
 
     def goodbye(self, last: int) -> list[int]:
         """The server will serve streams up to ``last`` and no others; the answer: those under way beyond it."""
@@ -186,8 +210,9 @@ class Exchange:
             self._settings(info["return_value"])
         elif step == "send_connection_init.started":
             self.link.http2 = True
-            if isinstance(self.link.streams[-1], Watchable):
-                self.link.streams[-1].watch = FrameWatch(self.link.goodbye)
+            stream = self.link.streams[-1] if self.link.streams else None  # None: the user's own opened it
+            if isinstance(stream, Watchable):
+                stream.watch = FrameWatch(self.link.goodbye)
         elif step in _NETWORK_EVENTS:
             self.link.streams.append(info["return_value"])
 
@@ -246,31 +271,41 @@ def stream_only(link: Link[Any], error: BaseException) -> bool:
 class Replays:
     """How often a request has been sent again, and whether it may be once more.
 
-    Without limit of kind, if the server has certainly not worked on it. Once, if a *reused* connection was lost
-    before an answer and doing it twice does no more than doing it once (RFC 9110, 9.2.2): the server has most
-    likely closed an idle connection at the moment when the request left.
+    It may, if the server has certainly not worked on it; and if a *reused* connection was lost before any of the
+    answer was seen and doing it twice does no more than doing it once (RFC 9110, 9.2.2): the server has most likely
+    closed an idle connection at the moment when the request left, and it may have closed others beside it. A few times
+    whatever the time, then while the wait for a connection (``deadline``) lasts, REPLAYS times at most.
     """
 
-    __slots__ = ("_count", "_doubted", "_held", "_request")
+    __slots__ = ("_count", "_deadline", "_held", "_refusals", "_request", "pause")
 
-    def __init__(self, request: httpcore.Request, held: tuple[type, ...]) -> None:
+    def __init__(self, request: httpcore.Request, held: tuple[type, ...], deadline: float | None) -> None:
         self._request = request
         self._held = held
+        self._deadline = deadline
         self._count = 0
-        self._doubted = False
+        self._refusals = 0
+        self.pause = 0.0
+        """Seconds to wait before the request is sent again."""
 
     def allow(self, error: BaseException, link: Link[Any], exchange: Exchange | None) -> bool:
-        """Whether to send the request again after ``error``, on another connection."""
+        """Whether to send the request again after ``error``, on another connection, and after ``pause``."""
         self._count += 1
         if self._count > REPLAYS:
             return False
         certain = (
             isinstance(error, httpcore.ConnectionNotAvailable) if exchange is None else exchange.unprocessed(error)
         )
-        if not certain:
-            if self._doubted or not link.answered or not _lost(self._request, error):
-                return False
-            self._doubted = True
+        self.pause = 0.0
+        if certain:
+            self._refusals += 1
+            if self._refusals > AT_ONCE:  # the server is there and does not want it now: it is given time
+                first, longest = PAUSES
+                self.pause = min(first * 2.0 ** (self._refusals - AT_ONCE - 1), longest)
+        elif not link.answered or not _lost(self._request, error) or link.answering():
+            return False
+        if self._count > AT_ONCE and self._deadline is not None and time.monotonic() + self.pause > self._deadline:
+            return False
         return self._body_is_there(exchange is None or exchange.sent)
 
     def _body_is_there(self, sent: bool) -> bool:
@@ -297,6 +332,11 @@ HELD: tuple[type, ...] = (type(httpcore.Request("GET", "http://localhost/").stre
 """Bodies that are held in memory and can be read again."""
 
 
+def left(deadline: float | None) -> float | None:
+    """Seconds until ``deadline`` by the monotonic clock, not below 0; None: for ever."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 def takes_over(request: httpcore.Request, response: httpcore.Response, link: Link[Any]) -> bool:
     """Whether the connection speaks something else than HTTP from here on (an upgrade, a tunnel)."""
     if link.http2:
@@ -306,21 +346,7 @@ def takes_over(request: httpcore.Request, response: httpcore.Response, link: Lin
 
 def peek(link: Link[Any]) -> bool:
     """False if the idle connection has been closed by the server, or holds bytes that nobody asked for."""
-    connection = link.connection
-    if connection.is_closed() or connection.has_expired():
-        return False
-    return not (link.http2 and _hung_up(link))
-
-
-def _hung_up(link: Link[Any]) -> bool:
-    # An idle HTTP/2 socket may well be readable (settings, pings), so ask whether the peer has closed its side.
-    if sys.platform != "linux" or not link.streams:
-        return False
-    with contextlib.suppress(Exception):
-        poll = select.poll()
-        poll.register(link.streams[-1].get_extra_info("socket").fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
-    return False
+    return not link.connection.is_closed() and link.ready()
 
 
 def shut(link: Link[Any]) -> None:

@@ -5,19 +5,21 @@ turn of the event loop for each write and lock. That was a seventh to a quarter 
 httpcore's backend has opened a plain TCP connection under asyncio, its transport gets this protocol instead.
 Connecting, TLS, unix sockets, trio and backends of the user's own stay as they are.
 
-The socket is read all the time: an idle connection that the server closes is known to be closed without a look.
+The socket is read all the time, so the event loop soon learns of a server that closes an idle connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import warnings
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from ._link import Link
+if TYPE_CHECKING:
+    from ._link import Link
 
 try:
     from httpcore._backends.anyio import AnyIOStream as _AnyIOStream
@@ -219,9 +221,12 @@ class PlainStream(httpcore.AsyncNetworkStream):
         return await self._below.start_tls(*args, **kwargs)
 
     def pending(self) -> bool:
-        """Whether something has arrived that was not read, the end included."""
-        wire = self._wire
-        return wire is not None and (wire.ended or bool(wire.parts))
+        """Whether the event loop has read something that was not asked for, the end included."""
+        return self.ended() or (self._wire is not None and bool(self._wire.parts))
+
+    def ended(self) -> bool:
+        """Whether the event loop knows of the end."""
+        return self._closed or self._transport.is_closing() or (self._wire is not None and self._wire.ended)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable" and self.pending():
@@ -242,6 +247,27 @@ def _expire(future: asyncio.Future[None]) -> None:
         future.set_exception(TimeoutError())
 
 
+def close_left(error: BaseException | None) -> None:
+    """Close what a connect of anyio's had opened when it was cancelled, or its time was up.
+
+    Before anyio 4.16 a connect that is cancelled in the moment of its success forgets the stream, and its socket stays
+    open for as long as somebody holds the error: only the frames of the error's traceback know it.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__name__", "").startswith("anyio."):
+                for value in list(trace.tb_frame.f_locals.values()):
+                    if isinstance(value, socket.socket):
+                        value.close()
+                    elif hasattr(getattr(value, "_transport", None), "abort"):
+                        value._transport.abort()
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+
+
 class PlainBackend(httpcore.AsyncNetworkBackend):
     """The backend below, for which this module reads and writes where it can."""
 
@@ -249,8 +275,12 @@ class PlainBackend(httpcore.AsyncNetworkBackend):
         self._backend = backend
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
-        stream = await self._backend.connect_tcp(*args, **kwargs)
+        """As the backend below; leaves no open socket if it fails."""
+        try:
+            stream = await self._backend.connect_tcp(*args, **kwargs)
+        except BaseException as error:
+            close_left(error)
+            raise
         if type(stream) is not _AnyIOStream:
             return stream
         inner = stream._stream
@@ -263,8 +293,12 @@ class PlainBackend(httpcore.AsyncNetworkBackend):
         return PlainStream(stream, transport, former)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
-        return await self._backend.connect_unix_socket(*args, **kwargs)
+        """As the backend below; leaves no open socket if it fails."""
+        try:
+            return await self._backend.connect_unix_socket(*args, **kwargs)
+        except BaseException as error:
+            close_left(error)
+            raise
 
     async def sleep(self, seconds: float) -> None:
         """As the backend below."""
@@ -291,11 +325,3 @@ def unlock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
     if type(outer) is httpcore.AsyncHTTPConnection and type(inner) is httpcore.AsyncHTTP11Connection:
         vars(inner)["_state_lock"] = _NoLock()
         link.direct = inner
-        stream: Any = inner._network_stream
-        parsed = inner._h11_state
-        while isinstance(getattr(stream, "_stream", None), httpcore.AsyncNetworkStream):
-            stream = stream._stream
-        if type(stream) is PlainStream:
-            link.leftover = lambda: stream.pending() or bool(parsed.trailing_data[0])
-        else:
-            link.leftover = lambda: bool(parsed.trailing_data[0])

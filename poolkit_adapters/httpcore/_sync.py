@@ -16,7 +16,7 @@ from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
-from ._link import HELD, Exchange, Key, Link, Replays, key_of, refused, shut, stream_only, takes_over, timeout_of
+from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
 from ._network import WatchedBackend
 from ._settings import MAX_CONNECTIONS, pool_settings
 
@@ -140,8 +140,9 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             except PoolError as error:
                 raise translated(error) from error.__cause__
             link: _Link = lease.connection
-            if link.http2 and not link.open_to_more():  # the server said goodbye meanwhile
+            if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
                 lease.close(discard=True)
+                wait = left(deadline)
                 continue
             hook, sent = None, request
             if link.http2 or not link.capacity:
@@ -159,13 +160,14 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
                 if hook is not None:
                     hook.over()
                 lease.close(error=None if stream_only(link, error) else error)
-                replays = replays or Replays(request, self._held)
+                replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
             else:
                 return self._answered(response, request, lease, hook)
-            if deadline is not None:
-                wait = max(0.0, deadline - time.monotonic())
+            if replays.pause:
+                time.sleep(replays.pause)
+            wait = left(deadline)
 
     def _answered(
         self, response: httpcore.Response, request: httpcore.Request, lease: Lease[_Link], hook: Exchange | None

@@ -19,13 +19,17 @@ from poolkit.testing.servers import Certificates
 class H2Server:
     """``/now`` is answered at once, ``/wait`` by :meth:`answer`; the body says connection and stream: ``b"0:1"``.
 
-    ``excess`` counts the streams that a client has opened beyond what the settings allow.
+    ``excess`` counts the streams that a client has opened beyond what the settings allow. The next ``refusals``
+    requests are refused, and the next ``goodbyes`` are met by a goodbye of their connection that does not cover them.
     """
 
     def __init__(self, certificates: Certificates, streams: int = 100) -> None:
         self.streams = streams
         self.connections: list[_Connection] = []
         self.excess = 0
+        self.requests = 0
+        self.refusals = 0
+        self.goodbyes = 0
         self._context = certificates.server_context()
         self._context.set_alpn_protocols(["h2"])
         self._loop = asyncio.new_event_loop()
@@ -76,6 +80,10 @@ class H2Server:
         """Change the number of streams that a connection may have open."""
         self.call(lambda: self.connections[connection].allow(streams))
 
+    def hang_up(self) -> None:
+        """Close all connections without a word."""
+        self.call(lambda: [one.transport.abort() for one in self.connections])
+
     def refuse(self, connection: int, stream: int) -> None:
         """Reset a stream that was not looked at."""
         self.call(lambda: self.connections[connection].refuse(stream))
@@ -118,8 +126,17 @@ class _Connection(asyncio.Protocol):
             if isinstance(event, h2.events.RequestReceived):
                 self.open += 1
                 self.server.excess += self.open > self.server.streams
+                self.server.requests += 1
                 path = dict(event.headers)[b":path"]
-                if path == b"/wait":
+                if self.server.refusals:
+                    self.server.refusals -= 1
+                    self.waiting.append(event.stream_id)
+                    self.refuse(event.stream_id)
+                elif self.server.goodbyes:
+                    self.server.goodbyes -= 1
+                    self.open -= 1
+                    self.goaway(event.stream_id - 2 if event.stream_id > 1 else 0, 0)
+                elif path == b"/wait":
                     self.waiting.append(event.stream_id)
                 else:
                     self.answer(event.stream_id)
