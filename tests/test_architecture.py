@@ -183,12 +183,6 @@ def test_every_public_module_says_exactly_what_it_exports() -> None:
             assert not missing - internal, f"{path.relative_to(ROOT)}: {missing} neither exported nor private"
 
 
-def test_no_file_is_longer_than_one_sitting() -> None:
-    for path in modules():
-        lines = len(path.read_text(encoding="utf-8").splitlines())
-        assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines: it has two subjects"
-
-
 def test_importing_poolkit_brings_only_what_a_pool_for_threads_needs() -> None:
     """No event loop, TLS, log or random numbers for those who have no use for them; AsyncPool comes when asked for."""
     program = (
@@ -205,7 +199,6 @@ AS_IMPORTED = {
     ("_churn.py", "Lock"),  # held for a few lines that never switch
     ("_churn.py", "local"),
     ("psycopg/_books.py", "get_ident"),  # one page for all greenlets of a thread is right, and does not pile up
-    ("sqlalchemy/_greenlets.py", "get_ident"),  # of asyncio, which gevent has nothing to do with
 }
 
 

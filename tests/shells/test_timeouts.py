@@ -174,7 +174,7 @@ async def test_10_a_release_at_the_moment_of_a_timeout_goes_to_the_next(make: Ma
         held = await rig.lease()
         async with anyio.create_task_group() as group:
             first = ask(group, rig, 0.02)
-            await rig.queued(1)
+            await rig.until(lambda: rig.stats.waiting == 1 or first.done)  # a busy machine may be too late to see it
             second = ask(group, rig, NO_DEADLINE)  # if the hand-off is lost, no deadline saves the second waiter
             await anyio.sleep(0.0175 + 0.0005 * round_)
             await rig.give(held)
