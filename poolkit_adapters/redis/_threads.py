@@ -147,13 +147,14 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     def _let_go(self, engine: Pool[Any], guard: Guard) -> None:
         """The connection is its user's own."""
         connection = guard.connection
-        self._guards.pop(id(connection), None)  # first: release() finds it like this when the engine refuses it
+        # in this order: release() in another thread finds it among the former ones, or sees that its guard is gone
+        self._former.add(connection)
+        self._guards.pop(id(connection), None)
         self._count(guard, None)
         try:
             engine.detach(connection)
         except NotLeased:  # it came back in this very moment, and the engine has closed it
-            return
-        self._former.add(connection)
+            self._former.take(connection)
 
     # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
 

@@ -78,6 +78,11 @@ class RogueRedis:
         """Connections that are open now, as far as the kernel knows."""
         return self._call(lambda: len(self._alive()))
 
+    @property
+    def sockets(self) -> int:
+        """Connections of which this server has a socket, those included that the client has closed."""
+        return self._call(lambda: len(self._tasks))
+
     def send(self, data: bytes) -> None:
         """Send to all connections what nobody has asked for."""
 
@@ -90,7 +95,7 @@ class RogueRedis:
 
     def fin(self) -> None:
         """Close all connections in good order; under TLS they are closed when the client has answered."""
-        self._call(lambda: [writer.close() for writer in self._open])
+        self._call(self._close_all)
 
     def reset(self) -> None:
         """Break all connections (RST)."""
@@ -120,6 +125,10 @@ class RogueRedis:
             return work()
 
         return self._run(call())
+
+    def _close_all(self) -> None:
+        for writer in self._open:
+            writer.close()
 
     async def _listen(self) -> None:
         if self.path is not None:
