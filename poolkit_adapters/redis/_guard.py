@@ -25,6 +25,7 @@ from poolkit_adapters.redis._driver import (
     Abstract,
     AsyncAbstract,
     CacheProxy,
+    async_connection,
     exceptions,
     parsers,
 )
@@ -386,11 +387,12 @@ class AsyncGuard:
             return True
         if not isinstance(parser, parsers._AsyncRESP3Parser):
             return False
-        left = len(parser._buffer) + len(reader._buffer)
         if (parser._buffer or bytes(reader._buffer))[:1] != _PUSH:
             return False
-        await connection.read_response(push_request=True, timeout=0)
-        return len(parser._buffer) + len(reader._buffer) < left
+        # the parser itself: redis-py 5's connection reads on after a push if hiredis is installed too
+        async with async_connection.async_timeout(0):  # half a message: TimeoutError
+            await parser.read_response(push_request=True)
+        return True
 
     def sound(self) -> bool:
         """Whether the returned connection may be kept."""
