@@ -14,7 +14,7 @@ from poolkit.events import Listener
 from poolkit.settings import layer, layer_of
 from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._connectors import TaskConnector, disconnect_now
+from poolkit_adapters.redis._connectors import TaskConnector
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     AsyncConnection,
@@ -25,11 +25,10 @@ from poolkit_adapters.redis._driver import (
     async_record_created,
     async_record_wait,
     async_waits_recorded,
-    exceptions,
     metering,
     record_count,
 )
-from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State
+from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State, disconnect_now
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -38,6 +37,7 @@ from poolkit_adapters.redis._settings import (
     settle_connect_timeout,
     warn_arguments,
 )
+from poolkit_adapters.redis._shared import Former, Shared
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -77,6 +77,8 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         settings = from_text(settings)
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._guards: dict[int, AsyncGuard] = {}
+        self._former = Former()
+        self._shared = Shared()
         self._engine: AsyncPool[Any] | None = None
         self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
         self._plan = partial(
@@ -89,14 +91,23 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     def _begin(self) -> None:
         config = self._plan(limit=self._first_limit()) if self._engine is None else self._engine.config
-        self._guards = {}
         self._engine = AsyncPool(TaskConnector(self), config, **self._engine_args)
 
     def reset(self) -> None:
-        """Begin anew with no connections; those in use are their users' own from now on."""
+        """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are
+        released; callers who wait go on within their time, with new ones. Certificates are read again.
+        """
+        self._shared.forget()
         old = self.poolkit
-        old.discard_idle()
-        self._begin()
+        if old.closed:
+            self._begin()
+        old.clear()  # the same engine goes on, and whoever waits at it stays in its queue
+        for guard in list(self._guards.values()):
+            if guard.state is USED:
+                del self._guards[id(guard.connection)]
+                self._count(guard, None)
+                old.detach(guard.connection)
+                self._former.add(guard.connection)
 
     def _first_limit(self) -> int:
         """What redis-py has made of ``max_connections``: without one it has a number of its own."""
@@ -146,60 +157,72 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             connection = await self._engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
-        guard = self._guards.get(id(connection))
-        if guard is None:  # reset() in this very moment
-            return connection
-        if guard.fresh:
-            guard.fresh = False
-        elif not guard.clean():
-            try:
-                if not await guard.look():
-                    await self._connect(connection, guard)
-            except BaseException:
-                self.poolkit.release_nowait(connection, discard=True)
-                raise
+        guard = self._guards[id(connection)]
+        if started is not None:
+            await self._record(async_record_wait, connection, started)
+        if not guard.clean():  # last: nothing is awaited between this and the caller's turn
+            await self._ensure(connection)
         guard.state = USED
         if started is not None:
             self._count(guard, USED)
-            await self._record(async_record_wait, connection, started)
         return connection
+
+    async def _ensure(self, connection: Any) -> None:
+        """As :meth:`ensure_connection`, for a connection on lease: it is given back if that fails."""
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            self.poolkit.release_nowait(connection, discard=True)
+            raise
 
     async def ensure_connection(self, connection: Any) -> None:
         """Connect the connection if it is not, and anew if anything is to be read from it."""
         guard = self._guards.get(id(connection)) or AsyncGuard(connection, pushes=self._pushes())
-        await connection.connect()
-        if not guard.clean() and not await guard.look():
-            await self._connect(connection, guard)
+        if guard.watched and connection.is_connected:
+            ready = guard.clean() or await guard.look()
+        else:
+            ready = await self._connect(connection, guard)
+        if not ready:
+            await self._renew(connection, guard)
 
     def _pushes(self) -> bool:
         """Whether maintenance notifications may come."""
         enabled = getattr(self, "maint_notifications_enabled", None)  # redis-py 7
         return enabled is not None and bool(enabled())
 
-    async def _connect(self, connection: Any, guard: AsyncGuard) -> None:
+    async def _renew(self, connection: Any, guard: AsyncGuard) -> None:
+        """Connect anew, where something that is not for the next caller can be read, or nothing ever again."""
         await connection.disconnect()
+        if not await self._connect(connection, guard):
+            raise _errors.unready(connection)
+
+    async def _connect(self, connection: Any, guard: AsyncGuard) -> bool:
+        """Connect; whether nothing is to be read then. An exception, a cancellation too, leaves no socket open."""
         try:
             await connection.connect()
-        except exceptions.RedisError as error:
-            raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
-        guard.opened()
-        if not guard.clean() and not await guard.look():
-            raise exceptions.ConnectionError("Connection not ready")
+            guard.opened()
+            return guard.clean() or await guard.look()
+        except BaseException as error:
+            disconnect_now(connection)
+            mapped = _errors.connect_error(error)
+            if mapped is error:
+                raise
+            raise mapped  # noqa: B904  has its cause
 
     async def _open(self) -> Any:
         """Make a connection and connect it."""
         started = time.monotonic()
-        connection = self.make_connection()
+        try:
+            connection = self.make_connection()
+        except OSError as error:
+            raise _errors.connect_error(error)  # noqa: B904  has its cause
         guard = self._guards[id(connection)] = AsyncGuard(connection, pushes=self._pushes())
         try:
             await self.ensure_connection(connection)
-            guard.opened()
             await async_record_created(self, time.monotonic() - started)
-        except BaseException as error:
+        except BaseException:
             self._guards.pop(id(connection), None)
             disconnect_now(connection)
-            if isinstance(error, exceptions.RedisError):
-                raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
             raise
         guard.state = IDLE
         self._count(guard, IDLE)
@@ -215,7 +238,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     def make_connection(self) -> Any:
         """A new connection object, not connected and not in the pool."""
-        return self.connection_class(**self.connection_kwargs)
+        return self._shared.make(self.connection_class, self.connection_kwargs)
 
     async def release(self, connection: Any) -> None:
         """Give a connection back. It is in the pool's hands, or closed, when this ends in whatever way.
@@ -226,6 +249,9 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         """
         guard = self._guards.get(id(connection))
         if guard is None or guard.connection is not connection or guard.state is not USED:
+            if self._former.take(connection):
+                disconnect_now(connection)
+                return
             raise KeyError(connection)
         guard.state = IDLE
         keep = False
@@ -240,8 +266,9 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 self._count(guard, IDLE)
             try:
                 self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
-            except NotLeased:
-                pass  # reset()
+            except NotLeased:  # reset() while the listeners were told
+                self._former.take(connection)
+                disconnect_now(connection)
 
     def owns_connection(self, connection: Any) -> bool:
         """Whether the connection may be kept; the sentinels' pool has its own opinion."""

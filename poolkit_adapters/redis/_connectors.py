@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import traceback
 import weakref
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._driver import exceptions, metering
-from poolkit_adapters.redis._guard import AsyncGuard, Guard
+from poolkit_adapters.redis._guard import AsyncGuard, Guard, disconnect_now
 
-__all__ = ("SyncConnector", "TaskConnector", "disconnect_now")
+__all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 
 
 class SyncConnector(Connector[Any]):
@@ -129,18 +131,18 @@ class TaskConnector(AsyncConnector[Any]):
             guard.drop()
 
 
-def disconnect_now(connection: Any) -> None:
-    """``disconnect(nowait=True)``, which waits for nothing, run to its end here and now."""
-    try:
-        coroutine = connection.disconnect(nowait=True)
-    except TypeError:  # a foreign class
-        coroutine = connection.disconnect()
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    except RuntimeError:  # no running loop
-        pass
-    coroutine.close()
-    if hasattr(connection, "_close"):
-        connection._close()
+def close_sockets_of(connection: Any, error: BaseException) -> None:
+    """Close the sockets that an interrupted ``connect()`` of this connection has left in its frames.
+
+    redis-py and ``ssl`` close what they have opened if an OSError ends the connect. After a KeyboardInterrupt, or the
+    exception of a signal handler, the session would last as long as anybody keeps the traceback.
+    """
+    inside = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        values = dict(frame.f_locals)
+        own = values.get("self") is connection
+        inside = inside or (own and frame.f_code.co_name == "_connect")
+        if own or inside:
+            for value in values.values():
+                if isinstance(value, socket.socket):
+                    value.close()

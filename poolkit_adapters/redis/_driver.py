@@ -23,6 +23,7 @@ __all__ = (
     "AsyncConnectionPool",
     "AsyncReleasedEvent",
     "AsyncReAuthListener",
+    "AsyncTLS",
     "CacheProxy",
     "Connection",
     "ConnectionPool",
@@ -33,9 +34,12 @@ __all__ = (
     "NO_WAIT",
     "ReAuthListener",
     "ReleasedEvent",
+    "SyncTLS",
+    "async_connection",
     "async_record_created",
     "async_record_wait",
     "async_waits_recorded",
+    "driver_info",
     "exceptions",
     "metering",
     "parsers",
@@ -65,6 +69,8 @@ CacheProxy: Any = sync_connection.CacheProxyConnection
 AsyncConnectionPool: Any = async_connection.ConnectionPool
 AsyncConnection: Any = async_connection.Connection
 AsyncAbstract: Any = async_connection.AbstractConnection
+SyncTLS: Any = sync_connection.SSLConnection
+AsyncTLS: Any = async_connection.SSLConnection
 
 GET_CONNECTION_ARGS_DEPRECATED = version >= (5, 3)
 """Whether ``get_connection(command_name)`` is the old way; before, the clients themselves call it so."""
@@ -90,6 +96,15 @@ else:
     EventDispatcher = _event.EventDispatcher
     ReAuthListener = _event.ReAuthConnectionListener
     AsyncReAuthListener = _event.AsyncReAuthConnectionListener
+
+driver_info: Any = None
+"""Makes redis-py's description of itself, which each connection tells the server; None: it is made once, on import."""
+try:
+    import redis.driver_info as _driver_info
+except ImportError:  # before 7.2
+    pass
+else:
+    driver_info = _driver_info.DriverInfo
 
 HIREDIS_PUSH: Any = None
 """The type of a push message as hiredis reads it; None: pushes cannot be told from replies."""

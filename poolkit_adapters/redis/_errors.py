@@ -34,6 +34,7 @@ __all__ = (
     "classify",
     "connect_error",
     "pool_error",
+    "unready",
 )
 
 
@@ -102,17 +103,28 @@ def pool_error(error: PoolError) -> PoolError:
 def connect_error(error: BaseException) -> BaseException:
     """An error of redis-py's ``connect()`` with poolkit's type beside its own.
 
-    Only its two general types; a subclass (authentication, server loading, no master) says more as it is.
+    Only its two general types; a subclass (authentication, server loading, no master) says more as it is. An error
+    of the operating system ("Too many open files") becomes one of redis-py's: no caller expects another there.
     """
     new: Any
     if type(error) is exceptions.TimeoutError:
         new = RedisConnectTimeout(said(error, 1000))
     elif type(error) is exceptions.ConnectionError:
         new = RedisConnectFailed(said(error, 1000))
-    else:
+    elif isinstance(error, (PoolError, exceptions.RedisError)) or not isinstance(error, OSError):
         return error
+    else:
+        kind: Any = RedisConnectTimeout if isinstance(error, TimeoutError) else RedisConnectFailed
+        new = kind(said(error, 1000) or type(error).__name__)
     new.__cause__ = error
     return new  # type: ignore[no-any-return]
+
+
+def unready(connection: Any) -> BaseException:
+    """Of a connection that was opened twice, and each time had something to read before its first command."""
+    return RedisConnectFailed(
+        f"{connection!r}: twice the server sent something that nobody had asked for, or closed the new connection"
+    )
 
 
 def classify(error: BaseException) -> Verdict:

@@ -31,7 +31,7 @@ from poolkit_adapters._errors import adapted
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
 from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
-from poolkit_adapters.redis._guard import Guard, State
+from poolkit_adapters.redis._guard import USED
 from poolkit_adapters.redis._threads import PoolkitConnectionPool
 
 __all__ = (
@@ -175,7 +175,7 @@ class _AsyncLease(_Lease):
 
 
 class _MemberPool(PoolkitConnectionPool):
-    """The pool of one server: a caller brings the time that he has left."""
+    """The pool of one server: the caller brings the time that it has left."""
 
     def take(self, timeout: float) -> Any:
         """As ``get_connection``, within ``timeout`` seconds."""
@@ -185,22 +185,13 @@ class _MemberPool(PoolkitConnectionPool):
             raise _errors.pool_error(error) from error.__cause__
         guard = self._guards[id(connection)]
         try:
-            if guard.fresh:
-                guard.fresh = False
-            elif not self._clean(guard):
-                self._connect(connection, guard)
+            if not guard.clean():
+                self._renew(connection, guard)
         except BaseException:
             self.poolkit.release(connection, discard=True)
             raise
-        guard.state = State.USED
+        guard.state = USED
         return connection
-
-    @staticmethod
-    def _clean(guard: Guard) -> bool:
-        try:
-            return guard.clean()
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-            return False  # dead
 
 
 class _AsyncMemberPool(AsyncPoolkitConnectionPool):
@@ -213,15 +204,9 @@ class _AsyncMemberPool(AsyncPoolkitConnectionPool):
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
         guard = self._guards[id(connection)]
-        if guard.fresh:
-            guard.fresh = False
-        elif not guard.clean():
-            try:
-                await self.ensure_connection(connection)
-            except BaseException:
-                self.poolkit.release_nowait(connection, discard=True)
-                raise
-        guard.state = State.USED
+        if not guard.clean():
+            await self._ensure(connection)
+        guard.state = USED
         return connection
 
 

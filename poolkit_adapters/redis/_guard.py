@@ -1,14 +1,18 @@
 """What the pool knows about one connection of redis-py: is it clean, was its session changed, is it lent out.
 
-A connection may be handed out if nothing is to be read from it. Where something is, it is one of three: a push
-message of RESP3 (handled here), the reply to somebody else's command (never to be seen by the next user), or the
-end of the stream.
+A connection is handed out only if, at that moment, the peer has not closed it and nothing is to be read from it:
+not from the socket, not from the buffers of TLS, of the stream and of the parser. Each checkout asks anew, with one
+system call; how recently the connection was used, opened or looked at excuses nothing. Where something is to be read,
+it is one of three: a push message of RESP3 (handled here), the reply to another caller's command (never to be seen by
+the next one), or the end of the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+import socket
+import sys
 import weakref
 from collections.abc import Callable
 from enum import Enum
@@ -21,13 +25,21 @@ from poolkit_adapters.redis._driver import (
     Abstract,
     AsyncAbstract,
     CacheProxy,
+    async_connection,
+    exceptions,
     parsers,
 )
 from poolkit_adapters.redis._footprint import Footprint
 
-__all__ = ("IDLE", "USED", "AsyncGuard", "Guard", "State")
+__all__ = ("IDLE", "USED", "AsyncGuard", "Guard", "State", "disconnect_now")
 
+_CLOSED = "Connection closed by server."
 _PUSH = b">"
+_PEEK = 1 << 17
+_OLD_TLS = sys.version_info < (3, 11)
+"""asyncio's TLS does not say that the peer has said goodbye, and ``is_closing()`` fails once the connection is lost."""
+_ROUNDS = 64
+"""Times that the event loop is given to read what has arrived, while more arrives."""
 _poll: Callable[[], Any] | None = getattr(select, "poll", None)  # absent on Windows
 
 
@@ -52,16 +64,18 @@ class Guard:
 
     __slots__ = (
         "_buffered",
+        "_fileno",
         "_footprint",
         "_hiredis",
         "_kind",
         "_look_lock",
+        "_number",
+        "_pending",
         "_poll",
         "_sock",
         "connection",
         "counted",
         "doubt",
-        "fresh",
         "inner",
         "state",
         "watched",
@@ -75,9 +89,11 @@ class Guard:
         self.watched = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
         self.state = State.OPENING
         self.counted: State | None = None
-        self.fresh = True  # looked at when it was opened, not handed out since
         self.doubt = False  # something is to be done before it may be handed out
         self._sock: Any = None
+        self._fileno: Callable[[], int] | None = None
+        self._number = -1
+        self._pending: Callable[[], int] | None = None  # of a TLS socket: bytes that it has decrypted already
         self._poll: Callable[[int], Any] | None = None
         self._kind: type | None = None  # of parser that was seen last
         self._buffered = self._hiredis = False
@@ -97,30 +113,39 @@ class Guard:
     def clean(self) -> bool:
         """Whether the connection stands and nothing is to be read from it. Push messages are handled on the way.
 
-        Never waits; one system call. May raise what ``can_read()`` of a foreign connection class raises.
+        Never waits, never raises; one system call if there is nothing.
         """
         inner = self.inner
         if not self.watched:
-            return not inner.can_read()
+            try:
+                return not inner.can_read()
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                return False  # it is dead
         sock = inner._sock
         if sock is None or (MARKS_FOR_RECONNECT and inner.should_reconnect()):
             return False
         if sock is not self._sock:
             self._arm(sock)
         poll = self._poll
-        if poll is not None and not poll(0) and not self.doubt:
-            return True
-        return self._look(inner)
+        if poll is None or self.doubt or poll(0):
+            return self._look(inner)
+        if self._fileno() != self._number:  # type: ignore[misc]
+            return False  # closed behind redis-py's back; the number may be another socket's by now
+        if self._left_over(inner) or (self._pending is not None and self._pending()):
+            return self._look(inner)
+        return True
 
     def _arm(self, sock: Any) -> None:
         """Poll this socket from now on. Descriptors are reused, hence the identity of the socket counts."""
         self._sock, self._poll = sock, None
-        # bytes that TLS has decrypted already do not show in poll
-        if _poll is None or hasattr(sock, "pending"):
+        self._pending = getattr(sock, "pending", None)
+        if _poll is None:
             return
         try:
             poll = _poll()
-            poll.register(sock.fileno(), select.POLLIN)
+            self._fileno = sock.fileno
+            self._number = sock.fileno()
+            poll.register(self._number, select.POLLIN)
         except (OSError, ValueError, TypeError, AttributeError):
             return
         self._poll = poll.poll
@@ -129,19 +154,31 @@ class Guard:
         """Something is to be read, or may be: handle push messages; anything else is the end."""
         try:
             with self._look_lock:
-                while True:
-                    ready = self._next_is_push(inner)
-                    if ready is None:
-                        break
-                    if not ready:
-                        return False
-            token = getattr(inner, "_re_auth_token", None)
-            if token is not None:
+                ready: bool | None = True
+                while ready:
+                    ready = False if self._ends_within_a_record() else self._next_is_push(inner)
+            if ready is False:
+                return False
+            self.doubt = False
+            if getattr(inner, "_re_auth_token", None) is not None:
                 inner.re_auth()
+                return self.clean()  # more than the reply to AUTH may have arrived
         except Exception:  # noqa: BLE001  whatever went wrong: the state of the connection is unknown
             return False
-        self.doubt = False
         return inner._sock is not None
+
+    def _ends_within_a_record(self) -> bool:
+        """Whether the last TLS record in the socket is not complete.
+
+        To read it would move its first part to where neither poll() nor pending() shows it.
+        """
+        if self._pending is None or self._poll is None or not self._poll(0):
+            return False
+        data = socket.socket.recv(self._sock, _PEEK, socket.MSG_PEEK)  # SSLSocket.recv() refuses flags
+        place = 0
+        while place + 5 <= len(data):
+            place += 5 + int.from_bytes(data[place + 3 : place + 5], "big")
+        return place != len(data) < _PEEK
 
     def _next_is_push(self, inner: Any) -> bool | None:
         """Handle the next message if it is a push: True. None: nothing there. False: a reply, or part of one."""
@@ -178,34 +215,32 @@ class Guard:
             return False
         if not self.watched:
             return True
-        inner = self.inner
         footprint = self._footprint
-        if inner._sock is None or (footprint is not None and footprint.changed):
-            return False
-        try:
-            if inner is self.connection:
-                self.doubt = self._left_over(inner._parser)
-            else:  # another thread may be reading
-                with self._look_lock:
-                    self.doubt = self._left_over(inner._parser)
-        except (AttributeError, ValueError):  # another thread is disconnecting it
-            return False
-        return True
+        return self.inner._sock is not None and (footprint is None or not footprint.changed)
 
-    def _left_over(self, parser: Any) -> bool:
+    def _left_over(self, inner: Any) -> bool:
         """Whether bytes that were read from the socket wait in the parser, where poll does not see them."""
+        if inner is not self.connection:  # another thread may be reading
+            with self._look_lock:
+                return self._in_parser(inner._parser)
+        return self._in_parser(inner._parser)
+
+    def _in_parser(self, parser: Any) -> bool:
         kind = type(parser)
         if kind is not self._kind:
             self._kind = kind
             self._buffered = issubclass(kind, (parsers._RESP2Parser, parsers._RESP3Parser))
             self._hiredis = issubclass(kind, parsers._HiredisParser)
-        if self._buffered:
-            raw = parser._buffer._buffer
-            if not raw.read(1):
-                return False
-            raw.seek(-1, 1)
+        try:
+            if self._buffered:
+                raw = parser._buffer._buffer
+                if not raw.read(1):
+                    return False
+                raw.seek(-1, 1)
+                return True
+            return self._hiredis and bool(parser._reader.has_data())
+        except (AttributeError, ValueError):  # another thread is disconnecting it
             return True
-        return self._hiredis and bool(parser._reader.has_data())
 
 
 class AsyncGuard:
@@ -221,7 +256,6 @@ class AsyncGuard:
         "connection",
         "counted",
         "doubt",
-        "fresh",
         "lenient",
         "loop",
         "state",
@@ -240,7 +274,6 @@ class AsyncGuard:
         )
         self.state = State.OPENING
         self.counted: State | None = None
-        self.fresh = True
         self.doubt = False
         self.closed: asyncio.Future[None] | None = None  # somebody waits for its end
         self._writer: Any = None
@@ -250,8 +283,9 @@ class AsyncGuard:
         self._footprint: Footprint | None = None
         if self.watched:
             ref = weakref.ref(connection)  # no cycle: an abandoned connection goes when its last user goes
-            self._footprint = Footprint(lambda *args: kind.pack_command(ref(), *args), getattr(connection, "db", 0))
+            self._footprint = Footprint(_packing(kind, ref), getattr(connection, "db", 0))
             connection.pack_command = self._footprint.pack
+            connection.disconnect = _disconnecting(kind, ref)
 
     def opened(self) -> None:
         """The connection was connected (again), with the credentials of now."""
@@ -266,20 +300,24 @@ class AsyncGuard:
             return False
         connection = self.connection
         reader = connection._reader
-        if reader is None or reader._buffer or reader.at_eof() or self._in_parser():
-            return False
-        if MARKS_FOR_RECONNECT and connection.should_reconnect():
-            return False
         writer = connection._writer
+        if reader is None or reader._buffer or reader.at_eof() or reader.exception() is not None or _lost(writer):
+            return False
+        if self._in_parser() or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
+            return False
         if writer is not self._writer:
             self._arm(writer)
         poll = self._poll
         return poll is None or not poll(0)
 
     def _arm(self, writer: Any) -> None:
-        """Poll the socket too: what has arrived since the event loop last looked is not in the reader's buffer."""
+        """Poll the socket too: what has arrived since the event loop last looked is not in the reader's buffer.
+
+        Only the number of the descriptor is polled. Whoever asks makes sure before that the transport is open: after
+        that the number may be another socket's.
+        """
         self._writer, self._poll = writer, None
-        if _poll is None or writer is None:
+        if _poll is None:
             return
         try:
             poll = _poll()
@@ -296,7 +334,8 @@ class AsyncGuard:
             self._kind, self._hiredis = kind, issubclass(kind, parsers._AsyncHiredisParser)
         if self._hiredis:
             return bool(parser._reader.has_data())
-        return bool(getattr(parser, "_buffer", b""))
+        # _chunks: the beginning of a message that nobody has waited for
+        return bool(getattr(parser, "_buffer", b"") or getattr(parser, "_chunks", ()))
 
     async def look(self) -> bool:
         """As :meth:`clean`, with time: lets the loop read, handles push messages, authenticates anew if asked to.
@@ -308,26 +347,27 @@ class AsyncGuard:
             if not self.watched:
                 probe = getattr(connection, "can_read", None) or connection.can_read_destructive
                 return not await probe() or self.lenient
-            if not connection.is_connected or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
-                return False
-            for _ in range(2):  # the loop's next turn finds the socket readable, the one after has read it
-                if not self._pending():
-                    await asyncio.sleep(0)
-            if self._poll is not None and self._poll(0) and not self._pending():
-                return False
-            while self._pending():
-                if connection._reader.at_eof() or not await self._handle_push():
+            for _ in range(_ROUNDS):
+                for _ in range(2):  # the loop's next turn finds the socket readable, the one after has read it
+                    if not self._pending():
+                        await asyncio.sleep(0)
+                while self._pending():
+                    if not await self._handle_push():
+                        return False
+                if self.ended() or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
                     return False
-            if getattr(connection, "_re_auth_token", None) is not None:
-                await connection.re_auth()
+                if getattr(connection, "_re_auth_token", None) is not None:
+                    await connection.re_auth()
+                self.doubt = False
+                if self.clean():  # last: more may have arrived since
+                    return True
         except Exception:  # noqa: BLE001  whatever went wrong: the state of the connection is unknown
-            return False
-        self.doubt = False
-        return bool(connection.is_connected)
+            pass
+        return False
 
     def _pending(self) -> bool:
         reader = self.connection._reader
-        return reader is None or bool(reader._buffer) or reader.at_eof() or self._in_parser()
+        return reader is not None and (bool(reader._buffer) or self._in_parser())
 
     async def _handle_push(self) -> bool:
         """Handle the next message if it is a push; False: it is a reply, or part of a message."""
@@ -347,11 +387,12 @@ class AsyncGuard:
             return True
         if not isinstance(parser, parsers._AsyncRESP3Parser):
             return False
-        left = len(parser._buffer) + len(reader._buffer)
         if (parser._buffer or bytes(reader._buffer))[:1] != _PUSH:
             return False
-        await connection.read_response(push_request=True, timeout=0)
-        return len(parser._buffer) + len(reader._buffer) < left
+        # the parser itself: redis-py 5's connection reads on after a push if hiredis is installed too
+        async with async_connection.async_timeout(0):  # half a message: TimeoutError
+            await parser.read_response(push_request=True)
+        return True
 
     def sound(self) -> bool:
         """Whether the returned connection may be kept."""
@@ -365,9 +406,11 @@ class AsyncGuard:
         return bool(connection.is_connected)
 
     def ended(self) -> bool:
-        """Whether the peer, or this side, has closed the connection."""
+        """Whether the peer, or this side, has closed the connection, as far as the event loop knows."""
         reader = self.connection._reader
-        return reader is None or reader.at_eof() or reader.exception() is not None
+        if reader is None or reader.at_eof() or reader.exception() is not None:
+            return True
+        return _lost(self.connection._writer)
 
     def drop(self) -> None:
         """Close the socket and nothing else: its event loop is dead, or belongs to the parent process."""
@@ -377,3 +420,67 @@ class AsyncGuard:
         sock = writer.get_extra_info("socket")
         getattr(sock, "_sock", sock).close()
         self.connection._reader = self.connection._writer = None
+
+
+def _lost(writer: Any) -> bool:
+    """Whether the transport is closed, or about to be: its descriptor may be another one's at any moment."""
+    transport = writer.transport
+    if _OLD_TLS and hasattr(transport, "_ssl_protocol"):
+        protocol = transport._ssl_protocol
+        if protocol._transport is None or getattr(protocol, "_in_shutdown", False):
+            return True
+    return bool(transport.is_closing())
+
+
+def _packing(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
+    """``pack_command()`` of a connection, which every command passes before it is written."""
+
+    def pack(*args: Any) -> Any:
+        connection = ref()
+        writer = connection._writer
+        if writer is not None and _lost(writer):
+            # to write would raise AttributeError (Python 3.12 and later) or RuntimeError (uvloop)
+            disconnect_now(connection)
+            raise exceptions.ConnectionError(_CLOSED)
+        return kind.pack_command(connection, *args)
+
+    return pack
+
+
+def _disconnecting(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
+    """``disconnect()`` of a connection, after which the socket is closed, in whatever way it ends.
+
+    redis-py lets go of the transport also where it has not closed yet. Under TLS it then waits for the peer's goodbye,
+    up to 30 seconds, and the server has a session more than the pool knows of.
+    """
+
+    async def disconnect(*args: Any, **kwargs: Any) -> None:
+        connection = ref()
+        writer = connection._writer
+        try:
+            await kind.disconnect(connection, *args, **kwargs)
+        finally:
+            if writer is not None:
+                try:
+                    writer.transport.abort()
+                except (AttributeError, RuntimeError):
+                    pass  # closed already; with its event loop, for instance
+
+    return disconnect
+
+
+def disconnect_now(connection: Any) -> None:
+    """``disconnect(nowait=True)``, which waits for nothing, run to its end here and now."""
+    try:
+        coroutine = connection.disconnect(nowait=True)
+    except TypeError:  # a foreign class
+        coroutine = connection.disconnect()
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    except RuntimeError:  # no running loop
+        pass
+    coroutine.close()
+    if hasattr(connection, "_close"):
+        connection._close()

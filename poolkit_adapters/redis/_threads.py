@@ -18,7 +18,7 @@ from poolkit.events import Listener
 from poolkit.settings import layer, layer_of
 from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._connectors import SyncConnector
+from poolkit_adapters.redis._connectors import SyncConnector, close_sockets_of
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     CacheProxy,
@@ -27,7 +27,6 @@ from poolkit_adapters.redis._driver import (
     EventDispatcher,
     ReAuthListener,
     ReleasedEvent,
-    exceptions,
     metering,
     record_count,
     record_created,
@@ -43,6 +42,7 @@ from poolkit_adapters.redis._settings import (
     settle_connect_timeout,
     warn_arguments,
 )
+from poolkit_adapters.redis._shared import Former, Shared
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -113,6 +113,8 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         settings = from_text(settings)
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._guards: dict[int, Guard] = {}
+        self._former = Former()
+        self._shared = Shared()
         self._engine: Pool[Any] | None = None
         self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
         self._plan = partial(
@@ -129,16 +131,35 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         return super().from_url(url, **kwargs)
 
     def reset(self) -> None:
-        """Begin anew with no connections; those in use are their users' own from now on."""
-        old = self._engine
+        """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are
+        released; callers who wait go on within their time, with new ones. Certificates are read again.
+        """
         if not hasattr(self, "_lock"):  # redis-py before 6 makes it here
             self._lock: Any = threading.RLock()
-        config = self._plan(limit=self._first_limit()) if old is None else old.config
-        self._guards = {}
-        self._engine = Pool(SyncConnector(self), config, **self._engine_args)
         self.pid = os.getpid()
+        self._shared.forget()
+        old = self._engine
+        if old is None or old.closed:
+            config = self._plan(limit=self._first_limit()) if old is None else old.config
+            self._engine = Pool(SyncConnector(self), config, **self._engine_args)
         if old is not None:
-            old.close(timeout=0)
+            guards = list(self._guards.values())  # first: what is opened from here on may stay
+            old.clear()  # the same engine goes on, and whoever waits at it stays in its queue
+            for guard in guards:
+                if guard.state is USED:
+                    self._let_go(old, guard)
+
+    def _let_go(self, engine: Pool[Any], guard: Guard) -> None:
+        """The connection is its user's own."""
+        connection = guard.connection
+        # in this order: release() in another thread finds it among the former ones, or sees that its guard is gone
+        self._former.add(connection)
+        self._guards.pop(id(connection), None)
+        self._count(guard, None)
+        try:
+            engine.detach(connection)
+        except NotLeased:  # it came back in this very moment, and the engine has closed it
+            self._former.take(connection)
 
     def _first_limit(self) -> int:
         """What redis-py has made of ``max_connections``: without one it has a number of its own."""
@@ -184,25 +205,17 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
         started = time.monotonic() if waits_recorded() else None
+        engine = self._engine
         try:
-            connection = self._engine.acquire()  # type: ignore[union-attr]
+            connection = engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
-        guard = self._guards.get(id(connection))
-        if guard is None:  # reset() in this very moment
-            return connection
+        guard = self._guards[id(connection)]
         try:
-            if guard.fresh:
-                guard.fresh = False
-            else:
-                try:
-                    clean = guard.clean()
-                except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-                    clean = False  # dead
-                if not clean:
-                    self._connect(connection, guard)  # as redis-py does
+            if not guard.clean():
+                self._renew(connection, guard)  # as redis-py does
         except BaseException:
-            self.poolkit.release(connection, discard=True)
+            engine.release(connection, discard=True)  # type: ignore[union-attr]
             raise
         guard.state = USED
         if started is not None:
@@ -210,34 +223,40 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             record_wait(self, time.monotonic() - started)
         return connection
 
-    def _connect(self, connection: Any, guard: Guard) -> None:
+    def _renew(self, connection: Any, guard: Guard) -> None:
+        """Connect anew, where something that is not for the next caller can be read, or nothing ever again."""
         connection.disconnect()
+        if not self._connect(connection, guard):
+            raise _errors.unready(connection)
+
+    def _connect(self, connection: Any, guard: Guard) -> bool:
+        """Connect; whether nothing is to be read then. An exception leaves no socket open."""
         try:
             connection.connect()
             guard.opened()
-            if not guard.clean():
-                raise exceptions.ConnectionError("Connection not ready")
-        except exceptions.RedisError as error:
-            raise _errors.connect_error(error)  # noqa: B904  has its cause, or is the same
+            return guard.clean()
+        except BaseException as error:
+            connection.disconnect()
+            close_sockets_of(guard.inner, error)
+            mapped = _errors.connect_error(error)
+            if mapped is error:
+                raise
+            raise mapped  # noqa: B904  has its cause
 
     def _open(self) -> Any:
         """Make a connection and connect it."""
         started = time.monotonic()
-        with self._lock:  # a maintenance notification that is being worked on sees it, or is in its arguments
-            connection = self.make_connection()
-            guard = self._guards[id(connection)] = Guard(connection, self._lock)
         try:
-            try:
-                connection.connect()
-                guard.opened()
-                ready = guard.clean()
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-                raise _errors.connect_error(error)  # noqa: B904
-            if not ready:
-                self._connect(connection, guard)
+            with self._lock:  # a maintenance notification that is being worked on sees it, or is in its arguments
+                connection = self.make_connection()
+                guard = self._guards[id(connection)] = Guard(connection, self._lock)
+        except OSError as error:
+            raise _errors.connect_error(error)  # noqa: B904  has its cause
+        try:
+            if not self._connect(connection, guard):
+                self._renew(connection, guard)
         except BaseException:
             self._guards.pop(id(connection), None)
-            connection.disconnect()
             raise
         guard.state = IDLE
         self._count(guard, IDLE)
@@ -246,7 +265,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
 
     def make_connection(self) -> Any:
         """A new connection object, not connected and not in the pool."""
-        connection = self.connection_class(**self.connection_kwargs)
+        connection = self._shared.make(self.connection_class, self.connection_kwargs)
         return connection if self.cache is None else CacheProxy(connection, self.cache, self._lock)
 
     def release(self, connection: Any) -> None:
@@ -257,8 +276,9 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         """
         guard = self._guards.get(id(connection))
         if guard is None or guard.connection is not connection or guard.state is not USED:
-            if getattr(connection, "pid", self.pid) != self.pid:
-                connection.disconnect()  # the parent's: close(fd) and no more
+            # one of before reset(), or the parent's (of that, close(fd) and no more)
+            if self._former.take(connection) or getattr(connection, "pid", self.pid) != self.pid:
+                connection.disconnect()
             return
         guard.state = IDLE
         keep = False
@@ -281,8 +301,10 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
                     self._engine.release(connection)  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
-            except NotLeased:
-                pass  # reset(), or two threads released it at once
+            except NotLeased:  # reset() at this moment, or two threads released it at once
+                if self._guards.get(id(connection)) is not guard:
+                    self._former.take(connection)
+                    connection.disconnect()
 
     def _must_tell(self, connection: Any, keep: bool) -> bool:
         """Whether listeners are to be told of the release; the default one only authenticates anew."""

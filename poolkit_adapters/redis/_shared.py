@@ -1,0 +1,123 @@
+"""What the connections of one pool share, where each of redis-py's would make its own."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
+
+__all__ = ("Former", "Shared")
+
+_FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path")
+_NAMES = ("driver_info", "lib_name", "lib_version")
+
+
+class Former:
+    """Connections that reset() has left to their users: closed when they are released, forgotten if never."""
+
+    def __init__(self) -> None:
+        self._members: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def add(self, connection: Any) -> None:
+        """From now on it is one of them."""
+        try:
+            self._members.add(connection)
+        except TypeError:  # a foreign class without weak references: its user closes it, as with redis-py's pools
+            pass
+
+    def take(self, connection: Any) -> bool:
+        """Whether it is one of them; it is no more."""
+        try:
+            self._members.remove(connection)
+        except (KeyError, TypeError):
+            return False
+        return True
+
+
+class Shared:
+    """The driver info, for which redis-py reads the metadata of its package, and the TLS context, for which it reads
+    the certificates of all authorities: tens of milliseconds, on the event loop too.
+
+    A context is used again as long as the arguments are the same and the files are as they were. Thread-safe: in a
+    race one of several equal contexts stays.
+    """
+
+    def __init__(self) -> None:
+        self._info: Any = None
+        self._tls: tuple[Any, Any] | None = None  # what it was made of, and the context
+
+    def forget(self) -> None:
+        """Make everything anew for the next connection."""
+        self._tls = None
+
+    def make(self, kind: Any, kwargs: Mapping[str, Any]) -> Any:
+        """A new connection of this class; not connected."""
+        if driver_info is None or not _takes_driver_info(kind) or any(name in kwargs for name in _NAMES):
+            connection = kind(**kwargs)
+        else:
+            if self._info is None:
+                self._info = driver_info()
+            connection = kind(**kwargs, driver_info=self._info)
+        if isinstance(connection, SyncTLS):
+            self._share_sync(connection, kwargs)
+        elif isinstance(connection, AsyncTLS):
+            self._share_async(connection, kwargs)
+        return connection
+
+    def _share_sync(self, connection: Any, kwargs: Mapping[str, Any]) -> None:
+        own = type(connection)._wrap_socket_with_ssl
+        plain = not (connection.ssl_validate_ocsp or connection.ssl_validate_ocsp_stapled)  # these need more
+        if own is SyncTLS._wrap_socket_with_ssl and plain:
+            connection._wrap_socket_with_ssl = partial(self._wrap, weakref.ref(connection), _arguments(kwargs))
+
+    def _wrap(self, ref: Any, arguments: dict[str, Any], sock: Any) -> Any:
+        """In the place of the connection's own, which makes a context each time."""
+        connection = ref()
+        made_of = _with_files(arguments)
+        known = self._tls
+        if known is not None and known[0] == made_of:
+            return known[1].wrap_socket(sock, server_hostname=connection.host)
+        wrapped = SyncTLS._wrap_socket_with_ssl(connection, sock)
+        self._tls = made_of, wrapped.context
+        return wrapped
+
+    def _share_async(self, connection: Any, kwargs: Mapping[str, Any]) -> None:
+        own = getattr(connection, "ssl_context", None)
+        if type(own) is not async_connection.RedisSSLContext:
+            return
+        made_of = _with_files(_arguments(kwargs))
+        known = self._tls
+        if known is not None and known[0] == made_of:
+            connection.ssl_context = known[1]
+        else:
+            self._tls = made_of, own
+
+
+def _takes_driver_info(kind: Any) -> bool:
+    """Whether the class is redis-py's as far as its arguments go."""
+    if not (isinstance(kind, type) and issubclass(kind, (Abstract, AsyncAbstract))):
+        return False
+    return str(kind.__init__.__module__).startswith("redis.")  # type: ignore[misc]
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name.startswith("ssl_")}
+
+
+def _with_files(arguments: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments, and in which state the files are that they name: certificates are replaced in place."""
+    states: list[Any] = []
+    for name in _FILES:
+        path = arguments.get(name)
+        if path:
+            try:
+                status = os.stat(path)
+            except OSError:
+                states.append(None)
+            else:
+                states.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return arguments, states
