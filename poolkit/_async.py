@@ -303,7 +303,7 @@ class AsyncPool(AsyncJobs[C]):
             connection, capacity, lazy = await self._connect(entry, limit)
         except BaseException as error:
             if core is self._core:
-                self._decide(core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+                self._connect_failed(core, entry, error)
             raise
         now = self._clock()
         waiter.connecting += now - began

@@ -78,7 +78,7 @@ class AsyncJobs(Shell[C]):
             connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
         except BaseException as error:
             if core is self._core:
-                self._decide(core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+                self._connect_failed(core, entry, error)
             if not isinstance(error, Exception):
                 raise
             return error

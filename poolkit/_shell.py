@@ -81,6 +81,7 @@ class Shell(Watch, Generic[C]):
         self._reset_method = overridden(connector, "reset")
         self._dirty_method = overridden(connector, "needs_reset")
         self._capacity_method = overridden(connector, "capacity")
+        self._leftover_method = overridden(connector, "leftover")
         self._shared = keyed or self._capacity_method is not None  # one connection may have several leases
         self._connect_to = getattr(connector, "connect_to", None) if keyed else None
         self._lazy = getattr(connector, "lazy", None) if keyed else None
@@ -200,6 +201,13 @@ class Shell(Watch, Generic[C]):
         """As :meth:`_verdict`, for a connect that failed."""
         full = self._config.autoscale is not None and overloaded(error)
         return Verdict.OVERLOADED if full else self._verdict(error)
+
+    def _connect_failed(self, core: Core, entry: Entry, error: BaseException) -> None:
+        """A connect raised ``error``. Its permit is free when nothing is left of it at the server."""
+        left = None if self._leftover_method is None else self._leftover_method(error)
+        self._decide(core.connect_failed, entry, error, self._connect_verdict(error), self._clock(), left is not None)
+        if left is not None:
+            left.add_done_callback(lambda _: self._gone(entry) if core is self._core else None)
 
     def _fate(self, discard: bool, error: BaseException | None) -> Verdict:
         if discard:

@@ -104,7 +104,7 @@ class ThreadJobs(Shell[C]):
             self._refuse_closed()  # since this was decided
             connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
         except BaseException as error:  # noqa: BLE001  handed to the waiters
-            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+            self._connect_failed(self._core, entry, error)
             return error
         now = self._clock()
         self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))

@@ -253,7 +253,7 @@ class Pool(ThreadJobs[C]):
         try:
             connection, capacity, lazy = self._connect(entry, limit)
         except BaseException as error:
-            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+            self._connect_failed(self._core, entry, error)
             raise
         waiter.connecting += self._clock() - began
         self._decide(self._take_own, waiter, entry, connection, capacity, lazy)
