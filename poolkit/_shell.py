@@ -86,6 +86,7 @@ class Shell(Watch, Generic[C]):
         self._reset_method = overridden(connector, "reset")
         self._dirty_method = overridden(connector, "needs_reset")
         self._capacity_method = overridden(connector, "capacity")
+        self._leftover_method = overridden(connector, "leftover")
         self._shared = keyed or self._capacity_method is not None  # one connection may have several leases
         self._connect_to = getattr(connector, "connect_to", None) if keyed else None
         self._lazy = getattr(connector, "lazy", None) if keyed else None
@@ -209,8 +210,10 @@ class Shell(Watch, Generic[C]):
         return Verdict.DISCARD
 
     def _connect_failed(self, core: Core, entry: Entry, error: BaseException) -> None:
-        """A connect failed: judge the error, and tell the core whatever becomes of that."""
-        verdict = Verdict.DISCARD
+        """A connect failed: judge the error, and tell the core whatever becomes of that. The permit is free when
+        nothing is left of the connect at the server.
+        """
+        verdict, left = Verdict.DISCARD, None
         try:
             if isinstance(error, BrokenContract):
                 verdict = Verdict.DISCARD if error.__cause__ else Verdict.FATAL
@@ -218,8 +221,26 @@ class Shell(Watch, Generic[C]):
                 verdict = Verdict.OVERLOADED
             else:
                 verdict = self._verdict(error)
+            left = self._left_by(error)
         finally:
-            self._decide(core.connect_failed, entry, error, verdict, self._clock())
+            self._decide(core.connect_failed, entry, error, verdict, self._clock(), left is not None)
+        if left is not None:
+            left.add_done_callback(lambda _: self._gone(entry) if core is self._core else None)
+
+    def _left_by(self, error: BaseException) -> Any:
+        """What a failed connect has left at the server, if the connector can tell (see ``Connector.leftover``)."""
+        if self._leftover_method is None:
+            return None
+        try:
+            left = self._leftover_method(error)
+        except Exception as failure:  # noqa: BLE001 - told; the connect has failed all the same
+            self._complain(broken(self._connector, "leftover", raised(failure), "it must not raise"))
+            return None
+        if left is None or callable(getattr(left, "add_done_callback", None)):
+            return left
+        wanted = "it must return None, or an object with add_done_callback()"
+        self._complain(broken(self._connector, "leftover", returned(left), wanted))
+        return None
 
     def _judged(self, connection: C) -> tuple[C, int, bool]:
         """A new connection, how many leases it serves, and whether it is opened by its first user. BrokenContract if

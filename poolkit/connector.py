@@ -122,6 +122,15 @@ class _Base(Generic[C]):
         """What ``error`` means for the connection it happened on, or for opening further ones."""
         return default_classify(error)
 
+    def leftover(self, error: BaseException) -> Any:
+        """What a connect that raised ``error`` has left at the server: None if nothing.
+
+        Otherwise an object with ``add_done_callback`` (an asyncio task, a future) that is done when nothing is
+        left. Until then the pool counts it as a connection that is being closed, so that the limit holds. Called
+        once, right after the connect, in the same thread or task. Must not block or raise.
+        """
+        raise NotImplementedError
+
     def capacity(self, connection: C) -> int:
         """How many leases the connection serves at once: 1, or the streams of a multiplexed one."""
         raise NotImplementedError
@@ -203,7 +212,7 @@ def overridden(connector: Any, name: str) -> Any:
     return method
 
 
-_PLAIN = ("abort", "peek", "needs_reset", "classify", "capacity", "streams", "lazy", "forget")
+_PLAIN = ("abort", "peek", "needs_reset", "classify", "capacity", "streams", "lazy", "forget", "leftover")
 _IO = ("connect", "connect_to", "close", "check", "reset")
 
 

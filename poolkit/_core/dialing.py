@@ -280,11 +280,19 @@ class Dialing(Turns):
             self.idle_order.pop(old, None)
             self.begin_close(old, CloseReason.EXPIRED, now)
 
-    def connect_failed(self, entry: Entry, error: BaseException, verdict: Verdict, now: float) -> None:
-        """A connect failed; the permit goes to the next, the news to whom it concerns."""
+    def connect_failed(
+        self, entry: Entry, error: BaseException, verdict: Verdict, now: float, lingers: bool = False
+    ) -> None:
+        """A connect failed; the permit goes to the next, the news to whom it concerns.
+
+        ``lingers``: something of it is left at the server, and it keeps its permit until :meth:`closed` is called.
+        """
         lane = entry.lane
         current = entry.generation == lane.generation
-        self.forget(entry)
+        if lingers:
+            self.linger(entry)
+        else:
+            self.forget(entry)
         self.dial_failed(entry, error, verdict, current, now)
         hopeless = self.features.elsewhere or (lane.fatal and not lane.live)
         if current and hopeless and not self.features.connect_in_caller:

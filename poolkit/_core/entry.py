@@ -41,8 +41,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     CLOSING: frozenset({CLOSED}),
     CLOSED: frozenset(),
 }
-"""The legal moves. CONNECTING to CLOSED is a connect that failed, IN_USE to CLOSED a detach; all other ends go
-through CLOSING, in which the connection still holds its permit. The documentation's diagram is drawn from this."""
+"""The legal moves. CONNECTING to CLOSED is a connect that failed and left nothing at the server, IN_USE to CLOSED a
+detach; all other ends go through CLOSING, in which the connection still holds its permit. The documentation's diagram
+is drawn from this."""
 
 ESTABLISHED = frozenset({IDLE, CHECKING, IN_USE, RESETTING})
 """The states of a connection that can be, or can come back to be, of use."""

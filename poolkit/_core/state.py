@@ -339,20 +339,24 @@ class CoreState:
 
     def begin_close(self, entry: Entry, reason: CloseReason, now: float, *, abort: bool = False) -> None:
         """The connection goes; it keeps its permit until the shell says that it is closed."""
-        self._no_longer_connecting(entry)
-        entry.move(CLOSING)
-        eased = self.uncharge(entry)
+        eased = self.linger(entry)
         self.idle_order.pop(entry, None)
         entry.lane.live -= 1
-        self.closing += 1
-        if self.permits is not None and not entry.leaving:
-            entry.leaving = True
-            self.permits.leave()
         self.counts.closes[reason] += 1
         self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason, duration=now - entry.ready_at)
         self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
         if eased:
             self.freed(entry.lane, now)
+
+    def linger(self, entry: Entry) -> bool:
+        """Of no more use, but it keeps its permit until it is closed. Whether its caller class has room now."""
+        self._no_longer_connecting(entry)
+        entry.move(CLOSING)
+        self.closing += 1
+        if self.permits is not None and not entry.leaving:
+            entry.leaving = True
+            self.permits.leave()
+        return self.uncharge(entry)
 
     def _no_longer_connecting(self, entry: Entry) -> None:
         if entry.pending and entry.generation == entry.lane.generation:

@@ -261,7 +261,10 @@ class CoreSimulation:
         else:
             roll = self.random.random()
             verdict = Verdict.FATAL if roll < 0.2 else Verdict.OVERLOADED if roll > 0.8 else Verdict.SUSPECT
-            self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now)
+            lingers = self.random.random() < 0.3
+            self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now, lingers)
+            if lingers:
+                self.closing.append(entry)
             if waiter in self.waiting:
                 self._end(waiter)
 

@@ -14,6 +14,7 @@ from poolkit import PoolError
 from poolkit.errors import describe, shown
 from poolkit.runtimes import Runtime
 
+from ._connects import Connects
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._pool import BasePool
 from ._record import Record
@@ -26,8 +27,26 @@ class AsyncRecord(Record):
 
     pool: AsyncPoolkitPool
 
+    def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
+        """As in SQLAlchemy, in a task of the pool's."""
+        connect: Any = super()
+        self.pool._connects.run(self, connect._ConnectionRecord__connect)
+
+    def _checkin_failed(self, err: BaseException, *arguments: Any, **keywords: Any) -> None:
+        """As in SQLAlchemy, but what an abandoned connect still works on is left to the task that sees it off."""
+        if self.ending is None:
+            super()._checkin_failed(err, *arguments, **keywords)
+            return
+        half, self.dbapi_connection = self.dbapi_connection, None
+        try:
+            super()._checkin_failed(err, *arguments, **keywords)
+        finally:
+            self.dbapi_connection = half
+
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """As in SQLAlchemy, and remember who ends the connection."""
+        if self.dbapi_connection is None:
+            return
         key = id(self.dbapi_connection)
         try:
             super().invalidate(e, soft)
@@ -53,12 +72,23 @@ class AsyncPoolkitPool(BasePool):
         self._endings: dict[int, asyncio.Task[None]] = {}  # by the id of the connection, which the task keeps alive
         self._late: set[Record] = set()
         self._runtime = GreenletRuntime()
+        self._connects = Connects(self, self._runtime)
         return self._runtime
 
     def _create_connection(self) -> Record:
         record = AsyncRecord(self)
         record.loop = running_loop()
+        try:
+            record.open()
+        except BaseException:
+            self._runtime.here.leftover = record.ending
+            raise
         return record
+
+    def _leftover(self) -> Any:
+        here = self._runtime.here
+        left, here.leftover = here.leftover, None
+        return left
 
     def _do_get(self) -> ConnectionPoolEntry:
         runtime = self._runtime
@@ -85,6 +115,8 @@ class AsyncPoolkitPool(BasePool):
             self.poolkit.release(record, discard=True)
         elif not live or record.misled is not None:
             self._release_useless(record)
+        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+            self._release_in_transaction(record)
         else:
             self.poolkit.release(record)
         if live and here.latest is not None:

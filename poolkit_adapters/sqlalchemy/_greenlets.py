@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -100,6 +100,8 @@ class _Here(threading.local):
 
     loop: asyncio.AbstractEventLoop | None = None
     """In which a connection was asked for last."""
+    leftover: asyncio.Task[None] | None = None
+    """The end of the connect that was abandoned last; taken at once by the engine."""
     latest: asyncio.Task[None] | None = None
     """The background task that was started last; who wants to wait for his own looks right after."""
 
@@ -161,9 +163,16 @@ class GreenletRuntime:
         args: tuple[Any, ...],
         keywords: dict[str, Any],
     ) -> None:
-        task = self.here.latest = loop.create_task(_guarded(job, args, keywords))
+        self.here.latest = self._kept(loop.create_task(_guarded(job, args, keywords)))
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``coroutine`` in a background task of the running loop."""
+        return self._kept(asyncio.get_running_loop().create_task(coroutine))
+
+    def _kept(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def pending(self) -> list[asyncio.Task[None]]:
         """The background tasks of the running loop that are not done."""

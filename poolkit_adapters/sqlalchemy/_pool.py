@@ -25,6 +25,7 @@ from ._fairy import check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, no_time_limit, queue_sizes, settle
+from ._transactions import OpenTransaction, transaction_test
 
 __all__ = ("BasePool", "PoolkitPool")
 
@@ -110,6 +111,9 @@ class BasePool(SQLAlchemyPool):
             limit_connects(self._dialect, settled.connect_timeout)
         watch(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
+        self._in_transaction = transaction_test(self._dialect, self._reset_on_return)
+        errors: Any = getattr(getattr(self._dialect, "dbapi", None), "Error", ())
+        self._driver_errors: Any = errors  # after one of these the driver has closed what it was opening
 
     def _runtime_for_engine(self) -> Runtime:
         return _THREADS
@@ -122,7 +126,13 @@ class BasePool(SQLAlchemyPool):
         return fairy
 
     def _create_connection(self) -> Record:
-        return Record(self)
+        record = Record(self)
+        record.open()
+        return record
+
+    def _leftover(self) -> Any:
+        """What the connect that has just failed has left at the server, as a task; None: nothing."""
+        return None
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
@@ -136,8 +146,15 @@ class BasePool(SQLAlchemyPool):
             self.poolkit.release(record, discard=True)
         elif record.misled is not None or record.dbapi_connection is None:
             self._release_useless(record)
+        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+            self._release_in_transaction(record)
         else:
             self.poolkit.release(record)
+
+    def _release_in_transaction(self, record: Record) -> None:
+        """What SQLAlchemy's reset has left in a transaction is closed: the next user's commit would be lost in it."""
+        record.broken = OpenTransaction("still in a transaction after the reset")
+        self.poolkit.release(record, discard=True)
 
     def _release_useless(self, record: Record) -> None:
         """A slot whose server only reads: it and its like are replaced. An empty one stays, as under QueuePool.

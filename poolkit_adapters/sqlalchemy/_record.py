@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import select
+import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc
+from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
+from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 
 if TYPE_CHECKING:
     from ._pool import BasePool
 
-__all__ = ("CheckedRecordConnector", "Record", "RecordConnector", "looks_alive")
+__all__ = ("CheckedRecordConnector", "Record", "RecordConnector", "let_go")
 
 
 class Record(_ConnectionRecord):
@@ -33,7 +36,44 @@ class Record(_ConnectionRecord):
 
     def __init__(self, pool: BasePool) -> None:
         self.pool = pool
-        super().__init__(pool)
+        super().__init__(pool, connect=False)
+
+    def open(self) -> None:
+        """Connect for the first time; afterwards SQLAlchemy reconnects by itself."""
+        self._ConnectionRecord__connect()
+
+    # the one place of SQLAlchemy (2.0 and 2.1) through which each connect and reconnect goes, events included
+    def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
+        """As in SQLAlchemy; a connect that is interrupted leaves no open session, whoever keeps its traceback."""
+        before = sys.exc_info()[1]
+        connect: Any = super()
+        try:
+            connect._ConnectionRecord__connect()
+        except BaseException as error:
+            half, self.dbapi_connection = self.dbapi_connection, None
+            if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
+                SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
+            if not isinstance(error, self.pool._driver_errors):
+                let_go(error, before)
+            raise
+
+
+def let_go(error: BaseException, before: BaseException | None = None) -> None:
+    """Empty the frames through which ``error`` came: a connection that was being opened hangs on them.
+
+    psycopg, for one, has no other reference to it, and whoever keeps the traceback (a log, a test runner, the
+    garbage collector) would keep the session at the server. ``before``: an error that was being handled when the
+    connect began; it and what led to it are somebody else's.
+    """
+    seen: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or one is before or one in seen:
+            continue
+        seen.append(one)
+        traceback.clear_frames(one.__traceback__)
+        todo += (one.__cause__, one.__context__)
 
 
 class _Inherited:
@@ -74,6 +114,10 @@ class RecordConnector(Connector[Record]):
             connection.invalidate(error)
         else:
             connection.close()
+
+    def leftover(self, error: BaseException) -> Any:
+        """The task that sees to its end a connect whose caller was cancelled."""
+        return self.pool._leftover()
 
     def classify(self, error: BaseException) -> Verdict:
         """SQLAlchemy judges the driver's errors itself; what is left is the server that only reads."""
@@ -116,25 +160,3 @@ class CheckedRecordConnector(RecordConnector):
             raise
         connection.broken = None if alive else ConnectionAbortedError("the ping failed")
         return alive
-
-
-_poll = getattr(select, "poll", None)
-
-
-def looks_alive(driver: Any) -> bool:
-    """A look at the driver's connection: False if it says closed, or its idle socket has anything to read.
-
-    Attributes as in psycopg, psycopg2 (``closed``, ``fileno()``) and asyncpg (``is_closed()``); a driver that
-    has none of them is taken to be alive.
-    """
-    is_closed = getattr(driver, "is_closed", None)
-    if callable(is_closed):
-        return not is_closed()
-    if getattr(driver, "closed", False):
-        return False
-    fileno = getattr(driver, "fileno", None)
-    if _poll is None or not callable(fileno):
-        return True
-    poll = _poll()  # needs no descriptor of its own
-    poll.register(fileno(), select.POLLIN)
-    return not poll.poll(0)

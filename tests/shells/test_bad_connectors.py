@@ -317,7 +317,7 @@ async def test_an_abort_that_raises_frees_its_place_where_there_is_no_close(make
     assert "closed: 0 open" in repr(rig.pool)
 
 
-@pytest.mark.parametrize("name", ["abort", "peek", "needs_reset", "classify", "capacity", "lazy", "forget"])
+@pytest.mark.parametrize("name", ["abort", "peek", "needs_reset", "classify", "capacity", "lazy", "forget", "leftover"])
 async def test_a_coroutine_where_none_is_awaited_is_refused_when_the_pool_is_made(flavour: str, name: str) -> None:
     async def coroutine(*args: Any) -> None: ...
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
+from tests.adapters.sqlalchemy.servers import Databases
 
 VERSION = tuple(int(part) for part in sqlalchemy.__version__.split(".")[:3] if part.isdigit())
 since = {
@@ -64,6 +65,14 @@ async def make_async_engine(postgres: PostgresServer, driver: str) -> AsyncItera
     yield make
     for engine in made:
         await engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def databases(_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """One database of each kind for the tests of a module."""
+    databases = Databases(_postgres, tmp_path_factory.mktemp("sqlite"))
+    yield databases
+    databases.close()
 
 
 class FakeConnection:
