@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import traceback
 import weakref
@@ -145,4 +146,13 @@ def close_sockets_of(connection: Any, error: BaseException) -> None:
         if own or inside:
             for value in values.values():
                 if isinstance(value, socket.socket):
-                    value.close()
+                    _close(value)
+
+
+def _close(sock: socket.socket) -> None:
+    try:
+        sock.close()
+    except AttributeError:  # interrupted in its constructor: close() misses what was not set yet
+        fileno = sock.detach()
+        if fileno >= 0:
+            os.close(fileno)

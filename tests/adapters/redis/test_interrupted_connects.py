@@ -5,6 +5,7 @@ The garbage collector is off, and every exception is kept with its traceback, he
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import gc
 import signal
@@ -235,6 +236,23 @@ def test_interrupted_in_the_middle_of_a_socket_connect(
         until(lambda: server.sessions == 0)
         assert redis.Redis(connection_pool=pool).ping() is True
         pool.disconnect()
+
+
+def test_interrupted_in_the_constructor_of_a_socket(rogue: RogueRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+
+    class Half(socket.socket):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            _socket.socket.__init__(self, *args, **kwargs)  # its own attributes are not set yet
+            made.append(self)
+            raise KeyboardInterrupt
+
+    pool = PoolkitConnectionPool(host=rogue.host, port=rogue.port)
+    monkeypatch.setattr(socket, "socket", Half)
+    with pytest.raises(KeyboardInterrupt):
+        pool.get_connection()
+    monkeypatch.undo()
+    assert [sock.fileno() for sock in made] == [-1]
 
 
 def test_an_interrupted_connect_closes_no_socket_of_the_users_own(rogue: RogueRedis) -> None:
