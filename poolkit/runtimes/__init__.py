@@ -4,10 +4,6 @@ Adapters whose driver has a way of its own to wait (SQLAlchemy's greenlets) supp
 """
 
 from .base import AsyncParker, AsyncRuntime, Inbox, Runtime, SyncParker, Task
-from .holders import name_of_task, name_of_thread, thread_caller
 from .threads import ThreadRuntime
 
-__all__ = (
-    "AsyncParker", "AsyncRuntime", "Inbox", "Runtime", "SyncParker", "Task", "ThreadRuntime", "name_of_task",
-    "name_of_thread", "thread_caller",
-)  # fmt: skip
+__all__ = ("AsyncParker", "AsyncRuntime", "Inbox", "Runtime", "SyncParker", "Task", "ThreadRuntime")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
 from functools import partial
 from typing import Any
 
-from ..runtimes import name_of_task
+from ..runtimes.holders import name_of_task
 from .clock import ManualClock
 from .replay import Decisions
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import poolkit
 
-from ..runtimes import name_of_task
+from ..runtimes.holders import name_of_task
 from .async_loop import weakly
 from .clock import ManualClock
 from .replay import Decisions

@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy import util
 from sqlalchemy.util import concurrency
 
-from poolkit.runtimes import Inbox, Task, name_of_task, name_of_thread, thread_caller
+from poolkit.runtimes import Inbox, Task
+from poolkit.runtimes.holders import name_of_task, name_of_thread, thread_caller
 
 __all__ = ("GreenletRuntime", "await_", "in_greenlet", "running_loop")
 
