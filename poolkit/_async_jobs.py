@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TypeVar, cast
 
 from ._core.effects import Do
@@ -183,5 +184,5 @@ class AsyncJobs(Shell[C]):
                 if parker is not None:
                     parker.wake()
 
-    def _name_of(self, holder: int) -> str:
+    def _name_of(self, holder: Hashable) -> str:
         return "a task" if self._runtime is None else self._runtime.name_of(holder)

@@ -15,7 +15,7 @@ stored, and a comparison stands in for a call where that is possible (``bounded`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from ._core.entry import IDLE, IN_USE, Entry
@@ -36,7 +36,7 @@ def decline_put(entry: Entry) -> bool:
 
 
 def make_take(
-    core: Core, clock: Callable[[], float], caller: Callable[[], int], undo: Callable[[Entry], None]
+    core: Core, clock: Callable[[], float], caller: Callable[[], Hashable], undo: Callable[[Entry], None]
 ) -> Callable[[], Entry | None]:
     """A function that takes an idle connection and begins its lease, or declines."""
     lane = core.lane
@@ -100,7 +100,7 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
 def make_acquire(
     core: Core,
     clock: Callable[[], float],
-    caller: Callable[[], int],
+    caller: Callable[[], Hashable],
     undo: Callable[[Entry], None],
     slow: Callable[..., Any],
     default: Any,
@@ -186,7 +186,7 @@ def make_lease(
     kind: type[Any],
     core: Core,
     clock: Callable[[], float],
-    caller: Callable[[], int],
+    caller: Callable[[], Hashable],
     undo: Callable[[Entry], None],
     slow: Callable[..., Any],
     default: Any,

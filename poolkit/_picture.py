@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from heapq import nsmallest
 from operator import attrgetter
 
@@ -12,6 +12,7 @@ from ._core.lane import Lane
 from ._core.machine import Core
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
 from .policies.meters import WINDOWS
+from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
 __all__ = ("COUNTED", "explain", "holders", "place_of", "symptoms")
@@ -19,11 +20,13 @@ __all__ = ("COUNTED", "explain", "holders", "place_of", "symptoms")
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
 
-def holders(core: Core, now: float, name_of: Callable[[int], str], most: int = 1) -> list[Holder]:
-    """Who holds connections longest, ``most`` of them, longest first. The caller holds the lock."""
+def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:
+    """Who holds connections longest, ``most`` of them, longest first, each with its identity (the name is found out
+    later). The caller holds the lock.
+    """
     leased = {entry.id: entry for entry in core.leased.copy().values()}  # a multiplexed one has several leases
     return [
-        Holder(entry.id, now - entry.leased_at, name_of(entry.holder), place_of(entry))
+        (entry.holder, Holder(entry.id, now - entry.leased_at, "", place_of(entry)))
         for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
     ]
 
@@ -33,9 +36,8 @@ def place_of(entry: Entry) -> str | None:
     return None if entry.place is None else "{}:{}".format(*entry.place)
 
 
-def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Symptoms:
+def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
     """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
-    named = {holder.connection_id: holder for holder in held}
     leased = {entry.id: entry for entry in core.leased.copy().values() if not entry.dialling}
     lanes = list(core.lanes.values())
     entries = list(core.entries.values())
@@ -54,9 +56,9 @@ def symptoms(core: Core, stats: PoolStats, held: list[Holder], now: float) -> Sy
         breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
         last_error=describe(failing.last_error),
         connecting_for=now - min(connects, default=now),
-        held=sorted((_held(entry, named.get(entry.id), now) for entry in leased.values()),
+        held=sorted((_held(entry, name_of(entry.holder), now) for entry in leased.values()),
                     key=attrgetter("seconds"), reverse=True),
-        waiters=frozenset(waiter.holder for lane in lanes for waiter in lane.waiters),
+        waiters=frozenset(hashable(waiter.holder) for lane in lanes for waiter in lane.waiters),
         returns=returns,
         usual_use=returned / returns if returns >= OFTEN else None,
         recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
@@ -79,9 +81,9 @@ def _barred(core: Core, lanes: list[Lane]) -> str:
     )
 
 
-def _held(entry: Entry, holder: Holder | None, now: float) -> Held:
-    name = holder.holder if holder is not None else "another"
-    return Held(now - entry.leased_at, entry.holder, name, place_of(entry), name.endswith("(ended)"), entry.reported)
+def _held(entry: Entry, name: str, now: float) -> Held:
+    ended = name.endswith(ENDED)
+    return Held(now - entry.leased_at, hashable(entry.holder), name, place_of(entry), ended, entry.reported)
 
 
 def _class_words(one: ClassStats) -> str:

@@ -32,6 +32,7 @@ from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError
 from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
 from .policies.classes import Classes
 from .policies.retire import NEVER
+from .runtimes.holders import named
 from .settings import merge, refuse_for_keyed
 
 __all__ = ("DEFAULT", "Default", "Shell", "deadline_of")
@@ -44,7 +45,7 @@ class Shell(Watch, Generic[C]):
     """Everything about a pool that does not wait: settings, statistics, commands, dropped leases, fork."""
 
     _barging = 0.0
-    _caller: Callable[[], int]
+    _caller: Callable[[], Hashable]
 
     def __init__(
         self,
@@ -242,7 +243,11 @@ class Shell(Watch, Generic[C]):
         entry.leased_at = now
         entry.holder = waiter.holder
         entry.reported = False
-        entry.place = self._caller_place() if self._tracing else None
+        if self._tracing:
+            entry.place = self._caller_place()
+            entry.holder = named(entry.holder, self._name_of(entry.holder))
+        else:
+            entry.place = None
         self._served(now - waiter.since)
         if EventKind.ACQUIRED in self._core.heard:
             self._decide(self._tell_acquired, entry, waiter, now)

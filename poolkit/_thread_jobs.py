@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TypeVar
 
 from ._core.effects import Do
@@ -130,5 +131,5 @@ class ThreadJobs(Shell[C]):
         error = self._alive(entry, NEVER, ask=ask)
         self._decide(pinged, self._core, entry, error, ask, self._clock())
 
-    def _name_of(self, holder: int) -> str:
+    def _name_of(self, holder: Hashable) -> str:
         return self._runtime.name_of(holder)

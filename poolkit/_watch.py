@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -79,7 +79,7 @@ class Watch(Sharing):
     _made_at: tuple[str, int] | None
     _taken: tuple[float, Picture | None]
 
-    def _name_of(self, holder: int) -> str:
+    def _name_of(self, holder: Hashable) -> str:
         raise NotImplementedError
 
     def _measure_anew(self) -> None:
@@ -180,13 +180,14 @@ class Watch(Sharing):
         """Under the lock."""
         return self._look(self._clock())[2]
 
-    def _look(
-        self, now: float, asking: int | None = None, most: int = 3
-    ) -> tuple[PoolStats, list[Holder], Diagnosis | None]:
+    def _look(self, now: float, most: int = 3) -> tuple[PoolStats, list[Holder], Diagnosis | None]:
         """Under the lock: numbers, the ``most`` who hold longest, and the diagnosis."""
         stats = snapshot(self._core, self._copied(), now)
-        held = holders(self._core, now, self._name_of, most)
-        return stats, held, diagnose(symptoms(self._core, stats, held, now), asking)
+        return stats, self._held(now, most), diagnose(symptoms(self._core, stats, self._name_of, now))
+
+    def _held(self, now: float, most: int = 3) -> list[Holder]:
+        """Under the lock: the ``most`` who hold longest, by name."""
+        return [replace(held, holder=self._name_of(holder)) for holder, held in holders(self._core, now, most)]
 
     def _picture(self, now: float) -> Picture:
         """Under the lock: what a timeout tells. Many at once, in a large pool or a long queue, are told the same for a
@@ -195,8 +196,7 @@ class Watch(Sharing):
         taken_at, picture = self._taken
         if picture is None or not 0 <= now - taken_at < OLD or picture[0].size + picture[0].waiting <= LARGE:
             stats = snapshot(self._core, self._copied(), now)
-            held = holders(self._core, now, self._name_of, 3)
-            picture = stats, held, symptoms(self._core, stats, held, now)
+            picture = stats, self._held(now), symptoms(self._core, stats, self._name_of, now)
             self._taken = now, picture
         return picture
 
@@ -220,28 +220,24 @@ class Watch(Sharing):
         """
         self._drain()
         stats, diagnosis, held, waiting, lanes = self._decide(self._detailed, most)
-        names: dict[int, str] = {}
-
-        def name(holder: int) -> str:
-            if holder not in names:
-                names[holder] = self._name_of(holder)
-            return names[holder]
-
+        name = self._name_of
         return PoolDetails(
             stats,
             diagnosis,
-            tuple(replace(lease, holder=name(int(lease.holder))) for lease in held),
+            tuple(replace(lease, holder=name(holder)) for holder, lease in held),
             tuple(replace(waiter, holder=name(holder)) for holder, waiter in waiting),
             tuple(lanes),
         )
 
     def _detailed(
         self, most: int | None
-    ) -> tuple[PoolStats, Diagnosis | None, list[Holder], list[tuple[int, Queued]], list[LaneStats]]:
-        """Under the lock: the names of holders are still their identities, and found out later."""
+    ) -> tuple[
+        PoolStats, Diagnosis | None, list[tuple[Hashable, Holder]], list[tuple[Hashable, Queued]], list[LaneStats]
+    ]:
+        """Under the lock: holders and waiters by their identities; their names are found out later."""
         core, now = self._core, self._clock()
         stats, _, diagnosis = self._look(now)
-        held = holders(core, now, str, len(core.leased) if most is None else most)
+        held = holders(core, now, len(core.leased) if most is None else most)
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 
     def dump(self) -> str:

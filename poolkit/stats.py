@@ -286,7 +286,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     )
 
 
-def queued(core: Core, now: float, most: int | None) -> list[tuple[int, Queued]]:
+def queued(core: Core, now: float, most: int | None) -> list[tuple[Hashable, Queued]]:
     """Who waits, ``most`` of them, longest first, each with his identity (his name is for later: it may take long). The
     caller holds the lock.
     """

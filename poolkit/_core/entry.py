@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class Entry:
         self.owner: CallerClass | None = None  # of those who use it, the class that came first
         self.uses = 0
         self.busy = 0.0
-        self.holder = 0  # identity of the thread or task, an int: a reference would keep a dropped lease alive
+        self.holder: Hashable = 0  # identity of the thread or task: no reference, that would keep a dropped lease alive
         self.place: tuple[str, int] | None = None
         self.replaced: Entry | None = None  # the one whose place this connection is to take
         self.rotating = False  # its successor is on the way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Waiter:
         "queued", "since", "ticket",
     )  # fmt: skip
 
-    def __init__(self, lane: Lane, since: float, holder: int = 0) -> None:
+    def __init__(self, lane: Lane, since: float, holder: Hashable = 0) -> None:
         self.lane = lane
         self.since = since
         self.holder = holder

@@ -7,7 +7,7 @@ they cannot tell from a leak: holders who are caught one by one by a lock outsid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,6 +17,7 @@ OFTEN = 10  # leases that must have come back before "as usual" means anything
 OVERDUE = 10.0  # times as long as usual: more than a slow minute or a large query
 SLOWER = 3.0  # times as long as usual on average: more than a busy hour
 SHORTEST = 0.1  # seconds: no lease is called long that is shorter
+UNKNOWN = 0  # the identity of a caller who cannot be told from others
 PATIENCE = 1.0  # seconds without an answer to a connect, while there is no connection at all
 
 
@@ -48,7 +49,7 @@ class Held:
     """A lease that goes on. ``ended``: the thread or task that took it does not exist any more."""
 
     seconds: float
-    holder: int
+    holder: Hashable
     name: str = "somebody"
     place: str | None = None
     ended: bool = False
@@ -75,7 +76,7 @@ class Symptoms:
     last_error: str = "none"
     connecting_for: float = 0.0  # the oldest connect under way
     held: Sequence[Held] = ()  # longest first
-    waiters: frozenset[int] = field(default_factory=frozenset)  # identities of those who wait
+    waiters: frozenset[Hashable] = field(default_factory=frozenset)  # identities of those who wait
     returns: int = 0  # leases that came back since the pool was made
     usual_use: float | None = None
     recent_use: float | None = None
@@ -84,7 +85,7 @@ class Symptoms:
     barred: str = ""  # classes of callers that wait beside free capacity which they may not have, and what they have
 
 
-def diagnose(seen: Symptoms, asking: int | None = None) -> Diagnosis | None:
+def diagnose(seen: Symptoms, asking: Hashable = None) -> Diagnosis | None:
     """What keeps callers waiting; None if nobody has to wait. ``asking``: the identity of the caller who asks why."""
     if seen.suspended:
         return Diagnosis(Cause.SUSPENDED, "the pool hands out nothing until resume()")
@@ -109,15 +110,15 @@ def _server_down(seen: Symptoms, waiting: bool) -> Diagnosis | None:
     return None
 
 
-def _deadlock(seen: Symptoms, asking: int | None) -> Diagnosis | None:
-    own = [held for held in seen.held if held.holder == asking]
+def _deadlock(seen: Symptoms, asking: Hashable) -> Diagnosis | None:
+    own = [held for held in seen.held if held.holder == asking != UNKNOWN]
     if own and len(own) >= seen.limit:
         return Diagnosis(
             Cause.SELF_DEADLOCK,
             f"{own[0].name} waits for a connection while it holds all {len(own)} of this pool itself",
         )
     waiters = seen.waiters if asking is None else seen.waiters | {asking}
-    if len(seen.held) >= seen.limit and all(held.holder and held.holder in waiters for held in seen.held):
+    if len(seen.held) >= seen.limit and all(held.holder != UNKNOWN and held.holder in waiters for held in seen.held):
         return Diagnosis(
             Cause.SELF_DEADLOCK,
             f"each of the {len({held.holder for held in seen.held})} holders waits for one more connection itself, "

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable
+from asyncio import current_task
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
+from weakref import ref
 
 from .._log import logger
 from .base import Inbox, Task
+from .holders import name_of_task
 
 __all__ = ("AsyncioRuntime", "current")
 
@@ -58,6 +61,17 @@ class _Parker:
         self._woken = True
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
+
+
+def _caller() -> Hashable:
+    try:
+        return ref(current_task())  # every acquire executes this
+    except TypeError:  # no task: the coroutine is run by something else
+        return 0
+
+
+def _look(task: asyncio.Task[object]) -> tuple[str, bool]:
+    return task.get_name(), task.done()
 
 
 class AsyncioRuntime:
@@ -138,19 +152,12 @@ class AsyncioRuntime:
         finally:
             timer.cancel()
 
-    def caller(self) -> int:
-        """Identity of the current task."""
-        return id(asyncio.current_task())
+    caller = staticmethod(_caller)
+    """Identity of the current task."""
 
-    def name_of(self, caller: int) -> str:
+    def name_of(self, caller: Any) -> str:
         """The task's name."""
-        try:
-            for task in asyncio.all_tasks(self._loop):
-                if id(task) == caller:
-                    return task.get_name()
-        except RuntimeError:
-            pass  # the set changed under us
-        return f"task {caller:#x} (ended)"
+        return name_of_task(caller, _look)
 
 
 def _run_due(ref: weakref.ref[Task]) -> None:

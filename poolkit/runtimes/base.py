@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Protocol
 
 __all__ = ("AsyncParker", "AsyncRuntime", "Inbox", "Runtime", "SyncParker", "Task")
@@ -57,11 +57,13 @@ class Runtime(Protocol):
     def nudge(self, task: Inbox) -> None:
         """Call ``task.run_inbox()`` soon, if that takes no lock: this is called by finalizers. May do nothing."""
 
-    def caller(self) -> int:
-        """Identity of the calling thread or task."""
+    def caller(self) -> Hashable:
+        """Identity of the calling thread or task: never that of another one, even after this one has ended. Keeps
+        nothing alive.
+        """
 
-    def name_of(self, caller: int) -> str:
-        """A caller's name for messages."""
+    def name_of(self, caller: Any) -> str:
+        """A caller's name for messages; with "(ended)" at its end if the thread or task does not exist any more."""
 
 
 class AsyncRuntime(Protocol):
@@ -90,8 +92,8 @@ class AsyncRuntime(Protocol):
     async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """``await call(*args)``; TimeoutError after ``timeout`` seconds. Only in tasks made by ``spawn``."""
 
-    def caller(self) -> int:
-        """Identity of the calling task."""
+    def caller(self) -> Hashable:
+        """Identity of the calling task, as :meth:`Runtime.caller`."""
 
-    def name_of(self, caller: int) -> str:
-        """A task's name for messages."""
+    def name_of(self, caller: Any) -> str:
+        """A task's name for messages, as :meth:`Runtime.name_of`."""

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -16,6 +16,7 @@ from typing import Any
 from .._log import logger
 from ..policies.retire import NEVER
 from .base import Inbox, Task
+from .holders import ThreadHolder, name_of_thread, thread_caller
 
 __all__ = ("ThreadParker", "ThreadRuntime")
 
@@ -235,12 +236,11 @@ class ThreadRuntime:
         """Call ``task.run_inbox()`` in the housekeeping thread, if there is one."""
         _process.housekeeper.nudge(task)
 
-    caller = staticmethod(get_ident)
-    """The calling thread's identity."""
+    @property
+    def caller(self) -> Callable[[], ThreadHolder]:
+        """``caller()`` is the identity of the calling thread. A pool looks this up once, when it is made."""
+        return thread_caller()
 
-    def name_of(self, caller: int) -> str:
+    def name_of(self, caller: Any) -> str:
         """The thread's name."""
-        for thread in threading.enumerate():
-            if thread.ident == caller:
-                return thread.name
-        return f"thread {caller} (ended)"
+        return name_of_thread(caller)

@@ -10,6 +10,7 @@ import trio
 
 from .._log import logger
 from .base import Inbox, Task
+from .holders import name_of_task
 
 __all__ = ("TrioRuntime", "current")
 
@@ -115,22 +116,17 @@ class TrioRuntime:
             return await call(*args)
         raise TimeoutError(f"no answer in {timeout:g} s")
 
-    def caller(self) -> int:
+    def caller(self) -> weakref.ref[trio.lowlevel.Task]:
         """Identity of the current task."""
-        return id(trio.lowlevel.current_task())
+        return weakref.ref(trio.lowlevel.current_task())
 
-    def name_of(self, caller: int) -> str:
+    def name_of(self, caller: Any) -> str:
         """The task's name."""
-        pending = [trio.lowlevel.current_root_task()] if self.here() else []
-        while pending:
-            task = pending.pop()
-            if task is None:
-                continue
-            if id(task) == caller:
-                return task.name
-            for nursery in task.child_nurseries:
-                pending.extend(nursery.child_tasks)
-        return f"task {caller:#x} (ended)"
+        return name_of_task(caller, _look)
+
+
+def _look(task: trio.lowlevel.Task) -> tuple[str, bool]:
+    return task.name, getattr(task.coro, "cr_frame", task) is None  # a coroutine that has ended has no frame
 
 
 async def _run_due(ref: weakref.ref[Task], delay: float) -> None:

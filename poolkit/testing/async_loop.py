@@ -8,10 +8,11 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
 from functools import partial
 from typing import Any
 
+from ..runtimes.holders import name_of_task
 from .clock import ManualClock
 from .replay import Decisions
 
@@ -260,13 +261,13 @@ class SimulatedLoop:
         finally:
             task.limit = None
 
-    def caller(self) -> int:
+    def caller(self) -> Hashable:
         """The running task."""
-        return id(self.current)
+        return 0 if self.current is None else weakref.ref(self.current)
 
-    def name_of(self, caller: int) -> str:
+    def name_of(self, caller: Any) -> str:
         """Its name."""
-        return next((task.name for task in self.tasks if id(task) == caller), "nobody")
+        return name_of_task(caller, lambda task: (task.name, task.done))
 
 
 class _Parker:

@@ -17,11 +17,13 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import poolkit
 
+from ..runtimes.holders import name_of_task
 from .async_loop import weakly
 from .clock import ManualClock
 from .replay import Decisions
@@ -335,14 +337,11 @@ class SimulatedRuntime:
         """Look into the pool's inbox soon."""
         self._interleaving.later(0.0, weakly(task.run_inbox))
 
-    def caller(self) -> int:
+    def caller(self) -> Hashable:
         """The running simulated thread."""
         current = self._interleaving.current
-        return 0 if current is None else id(current)
+        return 0 if current is None else weakref.ref(current)
 
-    def name_of(self, caller: int) -> str:
+    def name_of(self, caller: Any) -> str:
         """Its name."""
-        for thread in self._interleaving.threads:
-            if id(thread) == caller:
-                return thread.name
-        return "nobody"
+        return name_of_task(caller, lambda thread: (thread.name, thread.done))

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 __all__ = ("PoolLeaks", "pool_leaks", "poolkit_clock", "poolkit_http", "poolkit_postgres", "poolkit_redis")
 
 
-class _Lease(NamedTuple):
+@dataclass(frozen=True, order=True)
+class _Lease:
     pool: int
     connection: int
     since: float
-    holder: int
-    place: str | None
+    holder: Any = field(compare=False)
+    place: str | None = field(compare=False)
 
 
 def _leases(pool: Any) -> set[_Lease]:

@@ -9,8 +9,7 @@ import os
 import threading
 import time
 import weakref
-from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -19,6 +18,7 @@ from sqlalchemy import util
 from sqlalchemy.util import concurrency
 
 from poolkit.runtimes import Inbox, Task
+from poolkit.runtimes.holders import name_of_task, name_of_thread, thread_caller
 
 __all__ = ("GreenletRuntime", "await_", "in_greenlet", "running_loop")
 
@@ -122,6 +122,7 @@ class GreenletRuntime:
     def _forget_everything(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.here = _Here()
+        self._thread = thread_caller()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
         self._due: float | None = None
         self._pool: weakref.ref[Task] | None = None
@@ -204,10 +205,10 @@ class GreenletRuntime:
         if task is not None:
             task.run_due()
 
-    def caller(self) -> int:
+    def caller(self) -> Hashable:
         """Identity of the current task, or of the thread where there is none."""
         loop = self.here.loop
-        return get_ident() if loop is None else id(_current_task(loop))
+        return self._thread() if loop is None else weakref.ref(_current_task(loop))
 
     def outer_frame(self) -> FrameType | None:
         """Where the frames of the running greenlet go on: with the coroutine that switched to it."""
@@ -216,15 +217,13 @@ class GreenletRuntime:
         frame: FrameType | None = None if parent is None else parent.gr_frame
         return frame
 
-    def name_of(self, caller: int) -> str:
-        """The task's name."""
-        try:
-            for task in () if self.loop is None else asyncio.all_tasks(self.loop):
-                if id(task) == caller:
-                    return task.get_name()
-        except RuntimeError:
-            pass  # the set changed under us
-        return f"task {caller:#x} (ended)"
+    def name_of(self, caller: Any) -> str:
+        """The name of the task, or of the thread."""
+        return name_of_task(caller, _look) if isinstance(caller, weakref.ref) else name_of_thread(caller)
+
+
+def _look(task: asyncio.Task[object]) -> tuple[str, bool]:
+    return task.get_name(), task.done()
 
 
 def _run_inbox(ref: weakref.ref[Inbox]) -> None:

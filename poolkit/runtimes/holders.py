@@ -1,0 +1,120 @@
+"""Who holds a lease: an identity for threads and tasks that is never used again and keeps nothing alive.
+
+The numbers that Python has for them (``get_ident()``, ``id(task)``) are given to the next thread or task as soon as one
+has ended: a lease that was left behind would then be shown as held by somebody who never had it.
+
+A task is identified by a weak reference to it. A thread is identified by a :class:`ThreadHolder`, made once in each
+thread; it knows that the thread has ended because the thread's local storage is gone then. Two identities are equal
+only if they are of the same thread or task.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+__all__ = ("ENDED", "ThreadHolder", "hashable", "name_of_task", "name_of_thread", "named", "thread_caller")
+
+ENDED = " (ended)"  # at the end of the name of a thread or task that does not exist any more; the diagnosis reads it
+
+
+class _Mark:
+    """In a thread's local storage, and nowhere else: gone as soon as the thread has ended."""
+
+    __slots__ = ("__weakref__",)
+
+
+class ThreadHolder:
+    """The identity of one thread (or greenlet, where gevent has patched ``threading``). Compared by identity."""
+
+    __slots__ = ("_mark", "_name", "_thread")
+
+    def __init__(self, mark: _Mark) -> None:
+        thread = threading.current_thread()
+        self._mark = weakref.ref(mark)
+        self._thread = weakref.ref(thread)
+        self._name = thread.name
+
+    def __str__(self) -> str:
+        """The thread's name; of one that has ended the last name that is known, and that it has ended."""
+        thread = self._thread()
+        if self._mark() is None:
+            return f"thread {self._name}{ENDED}"
+        if thread is not None:
+            self._name = thread.name
+        return self._name
+
+
+_callers: dict[type, Callable[[], ThreadHolder]] = {}
+
+
+def thread_caller() -> Callable[[], ThreadHolder]:
+    """A function that gives the identity of the thread that calls it. Written in C: it costs no Python call.
+
+    ``threading.local`` is looked up now, not at import: gevent may have replaced it since, and then each greenlet is
+    a caller of its own.
+    """
+    base: Any = threading.local
+    if base not in _callers:
+
+        class Here(base):  # type: ignore[misc]
+            """One mark and one identity for each thread, made when the thread first asks."""
+
+            def __init__(self) -> None:
+                self.mark = _Mark()
+                self.holder = ThreadHolder(self.mark)
+
+        _callers[base] = partial(getattr, Here(), "holder")
+    return _callers[base]
+
+
+def name_of_thread(holder: object) -> str:
+    """The name of a thread by its identity."""
+    return str(holder) if isinstance(holder, ThreadHolder) else "a thread"
+
+
+class _Named(weakref.ref[Any]):
+    """The identity of a task, with the name that it had when this was made."""
+
+    __slots__ = ("name",)
+    name: str
+
+
+def named(holder: object, name: str) -> object:
+    """The same identity, which still knows the name of a task when the task is gone.
+
+    For the long way only: the name of a task costs more than its identity.
+    """
+    task = holder() if isinstance(holder, weakref.ref) else None
+    if task is None:
+        return holder
+    known = _Named(task)
+    known.name = name
+    return known
+
+
+def name_of_task(holder: object, look: Callable[[Any], tuple[str, bool]]) -> str:
+    """The name of a task by its identity. ``look(task)`` gives its name and whether it has ended."""
+    task = holder() if isinstance(holder, weakref.ref) else None
+    if task is not None:
+        name, ended = look(task)
+        return f"task {name}{ENDED}" if ended else name
+    if isinstance(holder, _Named):
+        return f"task {holder.name}{ENDED}"
+    return "a task" + ENDED if isinstance(holder, weakref.ref) else "a task"
+
+
+def hashable(holder: Hashable) -> Hashable:
+    """The identity, or a stand-in that is equal to nobody's.
+
+    The hash of a weak reference is that of its referent. If the referent is gone and nobody has asked before, there is
+    none; and a caller that does not exist any more is equal to none that does.
+    """
+    try:
+        hash(holder)
+    except TypeError:
+        return object()
+    return holder
