@@ -6,12 +6,14 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 from ._log import logger
 
-__all__ = ("bury", "live_pools", "pool_name", "register", "watch_pools")
+__all__ = ("bury", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
+
+T = TypeVar("T")
 
 
 class _Forkable(Protocol):
@@ -26,6 +28,20 @@ _numbers = itertools.count(1)
 _buried: list[object] = []
 """Connections of a parent process. Kept alive for ever: the finalizer of a driver's object may say goodbye on a
 socket that the parent still uses."""
+
+
+def snapshot(things: Iterable[T]) -> list[T]:
+    """The members of a weak set, or the keys of a weak dict.
+
+    ``list()`` alone may raise: dead members are taken out in whichever thread the garbage collector runs, also while
+    another thread walks over them.
+    """
+    for _ in range(100):
+        try:
+            return list(things)
+        except RuntimeError:  # changed size during iteration
+            continue
+    return list(things)
 
 
 def register(pool: _Forkable) -> None:
@@ -44,7 +60,7 @@ def watch_pools(watcher: Callable[[Any], object]) -> Callable[[], None]:
     """Call ``watcher(pool)`` for every live pool now and for each new one when it is made; returns what ends that."""
     with _pools_lock:
         _watchers.append(watcher)
-        known = list(_pools)
+        known = snapshot(_pools)
     for pool in known:
         if not pool.closed:
             watcher(pool)
@@ -65,7 +81,8 @@ def pool_name(name: str | None) -> str:
 def live_pools() -> list[Any]:
     """Every pool of this process that is neither closed nor collected."""
     with _pools_lock:
-        return [pool for pool in _pools if not pool.closed]
+        known = snapshot(_pools)
+    return [pool for pool in known if not pool.closed]
 
 
 def bury(connection: object) -> None:

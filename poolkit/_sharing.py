@@ -44,8 +44,7 @@ class Sharing(Outbox):
 
     def _unused_since(self) -> float | None:
         """Since when the idle connection that would give way to another pool has been unused; a guess, no lock."""
-        entry = self._core.longest_unused()
-        return None if entry is None else entry.last_used
+        return self._core.unused_since()
 
     def _look_again(self) -> None:
         """Under the lock."""

@@ -276,6 +276,8 @@ class Shell(Watch, Generic[C]):
             return  # cut when the pool was closed, or inherited from the parent process
         self._inbox.append((self._reclaim, (entry,)))
         self._nudge()  # nobody else may come by for long
+        if not _GIL:
+            return  # an OrderedDict is not safe to look at while others change it: the nudge has to do
         try:
             waiter = next(iter(entry.lane.waiters))
         except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
@@ -432,7 +434,7 @@ class Shell(Watch, Generic[C]):
 
     def _begin_anew(self) -> None:
         """Go on with an empty core; what is on lease now will be let go of when it comes back."""
-        old, leased = self._core, set(self._leased)
+        old, leased = self._core, set(self._leased.copy())
         self._leased.clear()  # first: a lease that is collected from here on is none of the new core's
         self._telling = Turn()
         self._events.clear()
@@ -449,4 +451,5 @@ class Shell(Watch, Generic[C]):
         )
 
 
+_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")

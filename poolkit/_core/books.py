@@ -67,10 +67,11 @@ def check(core: Core) -> None:
         assert lane.live == sum(e.state in ESTABLISHED for e in mine), f"lane {lane.key!r}: live"
         dialling = sum(e.pending and e.generation == lane.generation for e in mine)
         assert lane.connecting == dialling, f"lane {lane.key!r}: connecting {lane.connecting} != {dialling}"
-        listed = [entry for entry in lane.idle if entry.state is IDLE]
+        idle = lane.idle.copy()
+        listed = [entry for entry in idle if entry.state is IDLE]
         assert len(listed) == len(set(listed)), "a connection is idle twice"
         assert set(listed) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
-        usable = [entry for entry in lane.idle if _served_at_once(core, lane, entry)]
+        usable = [entry for entry in idle if _served_at_once(core, lane, entry)]
         assert not (usable and not core.suspended and core.phase is Phase.OPEN) or any(
             waiter.nudged for waiter in lane.waiters
         ), "a waiter is stranded beside an idle connection"
@@ -90,8 +91,9 @@ def check(core: Core) -> None:
     for entry in entries:
         leaving = core.permits is not None and entry.state is State.CLOSING
         assert entry.leaving == leaving, "the budget knows a closing connection that is none, or does not know one"
-    held = Counter(id(entry) for entry in core.leased.values())
-    for entry in core.leased.values():
+    leased = list(core.leased.copy().values())
+    held = Counter(id(entry) for entry in leased)
+    for entry in leased:
         assert entry.state is IN_USE, f"a leased connection is {entry.state.value}"
         assert entry.leases >= held[id(entry)] >= 1, "leases do not add up"
         assert entry.leases <= max(entry.capacity, 1), "a connection is in too many hands"

@@ -167,15 +167,21 @@ class Dialing(Turns):
         return granted
 
     def longest_unused(self) -> Entry | None:
-        """The idle connection that gives way if another pool of the budget needs its permit.
-
-        Called without the lock, too: then the answer is a guess.
-        """
+        """The idle connection that gives way if another pool of the budget needs its permit."""
         if self.features.keyed:
             return next((e for e in self.idle_order if not self.wanting(e.lane)), None)
         if self.lane.live <= self.config.min_size or self.wanting(self.lane):
             return None
         return next((entry for entry in self.lane.idle.copy() if entry.state is IDLE), None)
+
+    def unused_since(self) -> float | None:
+        """Since when that connection has been unused. Called without the lock: a guess, from copies alone."""
+        if not self.features.keyed:
+            spare = self.longest_unused()
+            return None if spare is None else spare.last_used
+        lanes = [lane for lane in list(self.lanes.values()) if lane.idle and not self.wanting(lane)]
+        firsts = [next((e for e in lane.idle.copy() if e.state is IDLE), None) for lane in lanes]
+        return min([first.last_used for first in firsts if first is not None], default=None)
 
     def give_way(self, now: float) -> None:
         """Close idle connections for other pools of the budget, longest unused first, as long as they need them."""

@@ -77,8 +77,10 @@ class Idle(Dialing):
         if not self.features.keyed:
             if self.max_idle >= self.limit or len(lane.idle) < self.max_idle:
                 return True
+            if not self.multiplexed:
+                return False
             # multiplexed connections with a stream to spare stand there too, and are in use
-            return sum(entry.state is IDLE for entry in lane.idle) < self.max_idle
+            return sum(entry.state is IDLE for entry in lane.idle.copy()) < self.max_idle
         if len(self.idle_order) >= self.max_idle > 0:
             oldest = next(iter(self.idle_order))
             oldest.lane.idle.remove(oldest)

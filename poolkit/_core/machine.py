@@ -338,16 +338,28 @@ class Core(Idle):
             for entry in self.take_all_idle(lane):
                 self.begin_close(entry, CloseReason.POOL_CLOSED, now)
             return
+        if self.features.keyed or self.multiplexed:
+            self._close_surplus(lane, now)
+        else:  # one by one, and counted anew each time: callers take and put back without the lock meanwhile
+            while lane.idle and (len(lane.idle) > self.max_idle or len(self.entries) - self.closing > self.limit):
+                try:
+                    entry = lane.idle.popleft()
+                except IndexError:  # taken a moment ago
+                    break
+                self.begin_close(entry, CloseReason.SURPLUS, now)
+        self.match(lane, now)
+        self.pump(lane, now)
+
+    def _close_surplus(self, lane: Lane, now: float) -> None:
+        """Close the longest unused connections that are too many, where only the core hands out."""
         over = len(self.entries) - self.closing - self.limit
         kept = len(self.idle_order) if self.features.keyed else len(lane.idle)
         if over > 0 or kept > self.max_idle:
             idle = self.take_all_idle(lane)
-            surplus = max(over, (kept if self.features.keyed else len(idle)) - self.max_idle)
+            surplus = max(0, over, (kept if self.features.keyed else len(idle)) - self.max_idle)
             for entry in idle[:surplus]:
                 self.begin_close(entry, CloseReason.SURPLUS, now)
-            self.relist(lane, idle[max(0, surplus) :])
-        self.match(lane, now)
-        self.pump(lane, now)
+            self.relist(lane, idle[surplus:])
 
     def closed(self, entry: Entry, now: float) -> None:
         """The shell has closed the connection: its permit is free."""
@@ -355,7 +367,7 @@ class Core(Idle):
         if entry.evicted_for is not None:
             entry.evicted_for.evictions -= 1
         self.forget(entry)
-        for parker in self.watchers:
+        for parker in self.watchers.copy():  # callers enter and leave without the lock
             parker.wake()  # never blocks
         self.freed(entry.lane, now)
 

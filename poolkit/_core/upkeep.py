@@ -169,7 +169,7 @@ def leaks(core: Core, now: float) -> list[Entry]:
     if limit is None:
         return []
     found = []
-    for entry in list(core.leased.values()):
+    for entry in core.leased.copy().values():  # leases end without the lock
         if entry.state is IN_USE and now - entry.leased_at >= limit and not entry.reported:
             entry.reported = True
             core.counts.leaks += 1

@@ -376,7 +376,8 @@ def _is_duration(value: Any) -> bool:
 def live_clusters() -> list[ClusterShell[Any]]:
     """Every cluster of this process that is neither closed nor collected."""
     with _clusters_lock:
-        return [cluster for cluster in _clusters if not cluster.closed]
+        known = _lifecycle.snapshot(_clusters)
+    return [cluster for cluster in known if not cluster.closed]
 
 
 def _after_fork_in_child() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._core.dialing import describe
-from .._lifecycle import live_pools, watch_pools
+from .._lifecycle import live_pools, snapshot, watch_pools
 from .._log import logger
 from ..cluster._events import ClusterEvent
 from ..cluster._shell import live_clusters
@@ -181,7 +181,7 @@ class Recorder:
     def history(self) -> dict[str, list[Point]]:
         """The points of each live pool, the oldest first, by its id."""
         with self._lock:
-            kept = {pool: list(points) for pool, points in self._history.items()}
+            kept = {pool: list(self._history[pool]) for pool in snapshot(self._history)}
         return {self.id_of(pool): points for pool, points in kept.items() if not pool.closed}
 
     def events(self, most: int) -> list[dict[str, Any]]:

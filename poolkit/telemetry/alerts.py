@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .._lifecycle import live_pools
+from .._lifecycle import live_pools, snapshot
 from .._log import logger
 from ..errors import ConfigError
 from ..events import EventKind
@@ -31,7 +31,7 @@ _alerts_lock = threading.Lock()
 def live_alerts() -> list[Alerts]:
     """Every :class:`Alerts` of this process that is neither closed nor collected. Thread-safe."""
     with _alerts_lock:
-        return [one for one in _alerts if not one._over.is_set()]
+        return [one for one in snapshot(_alerts) if not one._over.is_set()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,8 @@ class Alerts:
     def active(self) -> list[Alert]:
         """What is raised now."""
         with self._lock:
-            return [alert for pool, alerts in self._active.items() if not pool.closed for alert in alerts.values()]
+            known = [pool for pool in snapshot(self._active) if not pool.closed]
+            return [alert for pool in known for alert in self._active[pool].values()]
 
     def check(self) -> list[Alert]:
         """Look now; what was raised or has ended by that."""

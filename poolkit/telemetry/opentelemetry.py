@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools, watch_pools
+from .._lifecycle import live_pools, snapshot, watch_pools
 from ..errors import MissingExtra
 from ..events import Event, EventKind, Listener
 from ..policies.meters import BOUNDS
@@ -72,8 +72,8 @@ class Instrumentation:
     def close(self) -> None:
         """Report nothing any more."""
         self._end()
-        for pool, listener in list(self._attached.items()):
-            pool.remove_listener(listener)
+        for pool in snapshot(self._attached):
+            pool.remove_listener(self._attached[pool])
             pool.remove_wait_observer(self._waited)
         self._attached.clear()
 

@@ -27,8 +27,7 @@ class _Part(Permits):
         self.account = Account(minimum, weight, self._oldest_spare)
 
     def _oldest_spare(self) -> float | None:
-        entry = None if self.pool is None else self.pool.core.longest_unused()
-        return None if entry is None else entry.last_used
+        return None if self.pool is None else self.pool.core.unused_since()
 
     @property
     def short(self) -> bool:

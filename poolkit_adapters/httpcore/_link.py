@@ -104,7 +104,8 @@ class Link(Generic[L]):
     def goodbye(self, last: int) -> list[int]:
         """The server will serve streams up to ``last`` and no others; the answer: those under way beyond it."""
         self.last_stream = last
-        under_way = list(self.exchanges.values())
+        known = self.exchanges.valuerefs()  # copied in one step: requests of other threads come and go
+        under_way = [exchange for ref in known if (exchange := ref()) is not None]
         for exchange in under_way:
             exchange.lease.set_capacity(0)  # says it for all of them; a lease that is closed by now says nothing
         return [exchange.stream_id for exchange in under_way if exchange.stream_id > last]

@@ -1,0 +1,121 @@
+"""The containers that callers change without the lock: the core copies them before it walks over them, and counts anew
+after each step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from poolkit import Connector, Pool, _shell
+from poolkit._core import books
+from poolkit._core.entry import CLOSING, IDLE, IN_USE, Entry
+from poolkit.testing.interleave import Interleaving, SimulatedRuntime
+from tests.core.test_decisions import NOW, leased, make
+
+
+class Taken(deque[Entry]):
+    """As the idle connections of a pool, of which other threads take some as soon as anybody takes one."""
+
+    number = 0
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        super().__init__(entries)
+        self.others: list[Entry] = []
+
+    def popleft(self) -> Entry:
+        while self.number and len(self):
+            self.number -= 1
+            entry = self.pop()
+            entry.state, entry.leases = IN_USE, 1
+            self.others.append(entry)
+        return super().popleft()
+
+
+@pytest.mark.parametrize("taken", range(7))
+def test_surplus_that_others_have_taken_meanwhile_is_not_closed(taken: int) -> None:
+    """An entry that is closed and idle at once would be handed out without a connection."""
+    core = make(max_size=10)
+    entries = [leased(core) for _ in range(6)]
+    for entry in entries:
+        core.give_back(entry, NOW)
+    core.max_idle = 4
+    core.lane.idle = stolen = Taken(core.lane.idle)
+    stolen.number = taken
+    core.settle(core.lane, NOW)
+    for entry in stolen.others:
+        core.leased[id(entry)] = entry
+    assert {entry.state for entry in core.lane.idle} <= {IDLE}
+    assert sum(entry.state is CLOSING for entry in entries) <= 2
+    assert len(core.lane.idle) <= 4
+    books.check(core)
+
+
+def test_what_was_put_back_while_surplus_is_closed_counts_too() -> None:
+    core = make(max_size=6)
+    entries = [leased(core) for _ in range(6)]
+    for entry in entries[:5]:
+        core.give_back(entry, NOW)
+    core.max_idle = 3
+    original = core.begin_close
+
+    def closing(entry: Entry, *args: Any, **how: Any) -> None:
+        original(entry, *args, **how)
+        late = entries[5]
+        if late.state is IN_USE:  # by another thread, without the lock
+            late.state, late.leases = IDLE, 0
+            core.lane.idle.append(late)
+
+    core.begin_close = closing  # type: ignore[method-assign]
+    core.settle(core.lane, NOW)
+    assert len(core.lane.idle) == 3
+
+
+def test_a_multiplexed_connection_in_use_is_not_counted_as_idle() -> None:
+    core = make(max_size=3, max_idle=1)
+    other = leased(core)
+    shared = leased(core, capacity=2)
+    assert list(core.lane.idle) == [shared]
+    core.give_back(other, NOW)
+    assert other.state is IDLE
+    core.give_back(shared, NOW)
+    assert shared.state is CLOSING
+    books.check(core)
+
+
+class _Server(Connector[object]):
+    def connect(self, timeout: float | None) -> object:
+        return object()
+
+
+def _few_may_be_idle(seed: int) -> None:
+    world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
+    runtime = SimulatedRuntime(world)
+    with mock.patch.object(_shell, "Lock", runtime.lock):
+        pool = Pool(
+            _Server(), runtime=runtime, clock=world.clock, max_size=6, max_idle=2, max_lifetime=None,
+            idle_timeout=None, barging_window=0, acquire_timeout=1000,
+        )  # fmt: skip
+
+    def work() -> None:
+        for _ in range(3):
+            held = [pool.acquire(), pool.acquire()]
+            while held:
+                pool.release(held.pop())
+
+    for _ in range(3):
+        world.spawn(work)
+    world.run()
+    pool.check_books()
+    assert pool.stats().idle <= 2
+    assert pool.stats().in_use == 0
+
+
+@pytest.mark.timeout(180)
+def test_connections_come_back_in_any_order_where_few_may_be_idle() -> None:
+    for seed in range(45):
+        _few_may_be_idle(seed)
