@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from ._async_jobs import AsyncJobs
 from ._core import commands
+from ._core.contract import BrokenContract
 from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.state import Phase
 from ._core.waiter import Waiter
@@ -93,11 +94,8 @@ class AsyncPool(AsyncJobs[C]):
                 "make one pool for each loop"
             )
         for entry in list(self._core.entries.values()):  # bound to the loop that is gone
-            if entry.connection is not None and self._abort_method is not None:
-                try:
-                    self._abort_method(entry.connection)
-                except Exception:
-                    logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+            if entry.connection is not None:
+                self._aborted(entry.connection)
         self._runtime, self._caller = new, new.caller
         self._begin_anew()
         return new
@@ -283,8 +281,9 @@ class AsyncPool(AsyncJobs[C]):
     def _check_for(self, runtime: AsyncRuntime, waiter: Waiter, entry: Entry, deadline: float) -> None:
         """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""
         left = deadline - self._clock()
-        waiter.outcome = None  # from here on the check decides
+        waiter.busy = True  # an exception from here leaves the connection in an unknown state
         error = self._peek(entry)
+        waiter.outcome = None  # from here on the check decides
         if error is not None or self._check_method is None or left <= 0:
             now, asked = self._clock(), self._check_method is None
             self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=asked))
@@ -300,15 +299,17 @@ class AsyncPool(AsyncJobs[C]):
             limit = left
         core, waiter.outcome = self._core, None
         try:
-            connection, capacity, lazy = await self._connect(entry, limit)
+            opened = await self._connect(entry, limit)
         except BaseException as error:
             if core is self._core:
-                self._decide(core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+                self._connect_failed(core, entry, error)
             raise
         now = self._clock()
         waiter.connecting += now - began
-        kept = self._decide(lambda: self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy))
-        if kept:
+        found = self._decide(lambda: self._arrived(entry, opened, keep=True))
+        if isinstance(found, BrokenContract):
+            raise found
+        if found:
             waiter.outcome = entry
         else:
             self._decide(self._core.retry, waiter, now)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TypeVar, cast
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
 
+from ._core.contract import BrokenContract, broken, returned, verdict_of
 from ._core.effects import Do
 from ._core.entry import Entry
 from ._core.upkeep import pinged
@@ -66,9 +68,10 @@ class AsyncJobs(Shell[C]):
         elif self._close_method is not None and runtime.alive():
             runtime.spawn(self._close_job, entry)
         else:
-            if self._abort_method is not None:
-                self._abort_method(entry.connection)
-            self._gone(entry)
+            try:
+                self._aborted(entry.connection)
+            finally:
+                self._gone(entry)
 
     async def _connect_job(self, entry: Entry) -> BaseException | None:
         """Connect for whoever comes first; the error, if it failed."""
@@ -76,33 +79,33 @@ class AsyncJobs(Shell[C]):
         limit = self._config.connect_timeout
         try:
             self._refuse_closed()  # since this was decided
-            connection, capacity, lazy = await runtime.bounded(limit, self._connect, entry, limit)
+            opened = await runtime.bounded(limit, self._connect, entry, limit)
         except BaseException as error:
             if core is self._core:
-                self._decide(core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+                self._connect_failed(core, entry, error)
             if not isinstance(error, Exception):
                 raise
             return error
-        now = self._clock()
-        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
-        return None
+        found = self._decide(self._arrived, entry, opened)
+        return found if isinstance(found, BrokenContract) else None
 
     async def _close_job(self, entry: Entry) -> None:
         runtime, core = cast("AsyncRuntime", self._runtime), self._core
         closed = False
         try:
-            await runtime.bounded(self._config.check_timeout, self._close_method, entry.connection)
+            await runtime.bounded(
+                self._config.check_timeout, self._called, "close", self._close_method, entry.connection
+            )
             closed = True
         except Exception:
             logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
         finally:
             if core is self._core:
-                if not closed and self._abort_method is not None:
-                    try:
-                        self._abort_method(entry.connection)
-                    except Exception:
-                        logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
-                self._gone(entry)
+                try:
+                    if not closed:
+                        self._aborted(entry.connection)
+                finally:
+                    self._gone(entry)
 
     async def _ping_job(self, entry: Entry) -> None:
         now, core = self._clock(), self._core
@@ -122,16 +125,41 @@ class AsyncJobs(Shell[C]):
     async def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
         connection: C
         if self._connect_to is not None:
-            connection = await self._connect_to(entry.lane.key, limit)
+            connection = await self._called("connect_to", self._connect_to, entry.lane.key, limit)
         else:
-            connection = await self._connector.connect(limit)
+            connection = await self._called("connect", self._connector.connect, limit)
         try:
-            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
-            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
+            return self._judged(connection)
         except BaseException:
-            if self._abort_method is not None:
-                self._abort_method(connection)
+            self._dispose(connection)
             raise
+
+    async def _called(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        """``await method(*args)``. BrokenContract if it is a plain function: what it has done is done then, and what
+        it has opened is closed again.
+        """
+        result = method(*args)
+        if inspect.isawaitable(result):
+            return await result
+        if name in ("connect", "connect_to"):
+            self._dispose(result)
+        error = broken(
+            self._connector, name, returned(result), "that of an AsyncConnector must be a coroutine (async def)"
+        )
+        self._complain(error)
+        raise error
+
+    def _dispose(self, connection: Any) -> None:
+        """Close a new connection that the pool cannot use."""
+        if connection is not None and not self._aborted(connection) and self._close_method is not None:
+            cast("AsyncRuntime", self._runtime).spawn(self._close_unused, connection)
+
+    async def _close_unused(self, connection: Any) -> None:
+        runtime = cast("AsyncRuntime", self._runtime)
+        try:
+            await runtime.bounded(self._config.check_timeout, self._called, "close", self._close_method, connection)
+        except Exception:
+            logger.debug("%s: close of a connection failed", self.name, exc_info=True)
 
     async def _check_job(self, entry: Entry, waiter: Waiter) -> None:
         core = self._core
@@ -149,9 +177,12 @@ class AsyncJobs(Shell[C]):
 
     def _peek(self, entry: Entry) -> Exception | None:
         try:
-            if self._peek_method is not None and self._peek_method(entry.connection) is False:
+            peek = self._peek_method
+            if peek is not None and verdict_of(self._connector, "peek", peek(entry.connection)) is False:
                 return ConnectionResetError("closed by the peer while idle")
         except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            if isinstance(error, BrokenContract):
+                self._complain(error)
             return error
         return None
 
@@ -159,9 +190,12 @@ class AsyncJobs(Shell[C]):
         runtime = cast("AsyncRuntime", self._runtime)
         limit = self._config.check_timeout
         try:
-            if await runtime.bounded(limit, self._check_method, entry.connection, limit) is False:
+            said = await runtime.bounded(limit, self._called, "check", self._check_method, entry.connection, limit)
+            if verdict_of(self._connector, "check", said) is False:
                 return ConnectionAbortedError("the check failed")
         except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            if isinstance(error, BrokenContract):
+                self._complain(error)
             return error
         return None
 
@@ -169,7 +203,9 @@ class AsyncJobs(Shell[C]):
         sound, core = False, self._core
         try:
             runtime = cast("AsyncRuntime", self._runtime)
-            await runtime.bounded(self._config.check_timeout, self._reset_method, entry.connection)
+            await runtime.bounded(
+                self._config.check_timeout, self._called, "reset", self._reset_method, entry.connection
+            )
             sound = True
         except Exception:
             logger.debug("%s: reset of connection %d failed", self.name, entry.id, exc_info=True)

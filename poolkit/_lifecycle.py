@@ -94,7 +94,10 @@ def _after_fork_in_child() -> None:
     global _pools_lock
     _pools_lock = threading.Lock()  # another thread of the parent may have held it
     for pool in list(_pools):
-        pool._after_fork()
+        try:
+            pool._after_fork()
+        except BaseException:  # the other pools are not to use the parent's connections for that
+            logger.exception("%r could not begin anew in the forked child", pool)
 
 
 if hasattr(os, "register_at_fork"):

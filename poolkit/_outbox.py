@@ -95,12 +95,20 @@ class Outbox(Gate):
             self._begin_job(Do.CLOSE, entry)
             return
         try:
-            if self._abort_method is not None:
-                self._abort_method(entry.connection)
-        except Exception:
-            logger.debug("%s: abort of connection %d failed", self.name, entry.id, exc_info=True)
+            self._aborted(entry.connection)
         finally:
             self._gone(entry)
+
+    def _aborted(self, connection: Any) -> bool:
+        """Abort a connection, if the connector can; whether that was done. An error is logged: nobody can do more."""
+        if self._abort_method is None:
+            return False
+        try:
+            self._abort_method(connection)
+        except Exception:
+            logger.debug("%s: abort of a connection failed", self.name, exc_info=True)
+            return False
+        return True
 
     def _gone(self, entry: Entry) -> None:
         """The connection is closed."""

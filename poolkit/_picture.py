@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from heapq import nsmallest
 from operator import attrgetter
+from types import FrameType
 
 from ._core.dialing import describe
 from ._core.entry import Entry, State
@@ -15,7 +16,7 @@ from .policies.meters import WINDOWS
 from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
-__all__ = ("COUNTED", "explain", "holders", "place_of", "symptoms")
+__all__ = ("COUNTED", "explain", "holders", "place_of", "place_outside", "symptoms", "warm_up_words")
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
@@ -34,6 +35,25 @@ def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holde
 def place_of(entry: Entry) -> str | None:
     """Where the current lease was taken, as file:line, if that is recorded."""
     return None if entry.place is None else "{}:{}".format(*entry.place)
+
+
+_PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
+
+
+def place_outside(
+    frame: FrameType | None, packages: Iterable[str], beyond: Callable[[], FrameType | None] | None
+) -> tuple[str, int] | None:
+    """File and line of the nearest frame outside this package, its adapters and ``packages``. ``beyond()``: the frame
+    where the stack goes on below its first one.
+    """
+    between = _PACKAGES + tuple(f"{name}." for name in packages)
+    while frame is not None:
+        if not (str(frame.f_globals.get("__name__", "")) + ".").startswith(between):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+        if frame is None and beyond is not None:  # greenlets: the caller stands on another stack
+            frame, beyond = beyond(), None
+    return None
 
 
 def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
@@ -66,6 +86,14 @@ def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], n
         acquires_per_second=recent.acquires_per_second,
         barred=_barred(core, lanes),
     )  # fmt: skip
+
+
+def warm_up_words(count: int, errors: list[BaseException], late: int) -> str:
+    """What went wrong with ``count`` connects: ``errors``, and those that were ``late``."""
+    parts = [f"{len(errors)} of {count} connects failed"] if errors else []
+    if late:
+        parts.append(f"{late} of {count} did not finish in time")
+    return "; ".join([", ".join(parts), *dict.fromkeys(describe(error) for error in errors)])
 
 
 def _barred(core: Core, lanes: list[Lane]) -> str:

@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from threading import RLock as Lock
-from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from . import _churn, _lifecycle
 from ._core import books, commands, upkeep
-from ._core.dialing import describe
+from ._core.contract import BrokenContract, broken, capacity_of, connection_of, raised, returned
 from ._core.entry import Entry
 from ._core.lane import Lane
 from ._core.machine import Core
@@ -22,7 +21,7 @@ from ._core.waiter import Waiter
 from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Turn
 from ._log import logger
-from ._picture import place_of
+from ._picture import place_of, place_outside, warm_up_words
 from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
 from ._watch import Watch, measured
@@ -97,6 +96,7 @@ class Shell(Watch, Generic[C]):
         self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
         self._observers = []
         self._events: deque[Event] = deque()
+        self._complaints: set[str] = set()
         self._telling = Turn()
         self._begin()
         self._made_at = self._caller_place()
@@ -195,12 +195,64 @@ class Shell(Watch, Generic[C]):
         except Exception:
             logger.exception("%s: connector.classify failed", self.name)
             return Verdict.DISCARD
-        return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
+        if isinstance(verdict, Verdict):
+            return verdict
+        self._complain(broken(self._connector, "classify", returned(verdict), "it must return a poolkit.Verdict"))
+        return Verdict.DISCARD
 
-    def _connect_verdict(self, error: BaseException) -> Verdict:
-        """As :meth:`_verdict`, for a connect that failed."""
-        full = self._config.autoscale is not None and overloaded(error)
-        return Verdict.OVERLOADED if full else self._verdict(error)
+    def _connect_failed(self, core: Core, entry: Entry, error: BaseException) -> None:
+        """A connect failed: judge the error, and tell the core whatever becomes of that."""
+        verdict = Verdict.DISCARD
+        try:
+            if isinstance(error, BrokenContract):
+                verdict = Verdict.DISCARD if error.__cause__ else Verdict.FATAL
+            elif self._config.autoscale is not None and overloaded(error):
+                verdict = Verdict.OVERLOADED
+            else:
+                verdict = self._verdict(error)
+        finally:
+            self._decide(core.connect_failed, entry, error, verdict, self._clock())
+
+    def _judged(self, connection: C) -> tuple[C, int, bool]:
+        """A new connection, how many leases it serves, and whether it is opened by its first user. BrokenContract if
+        the connector gave no connection, or cannot tell.
+        """
+        connector, method = self._connector, "connect" if self._connect_to is None else "connect_to"
+        connection_of(connector, method, connection)
+        capacity, lazy = 1, False
+        try:
+            method = "capacity"
+            if self._capacity_method is not None:
+                capacity = capacity_of(connector, method, self._capacity_method(connection))
+            method = "lazy"
+            if self._lazy is not None:
+                lazy = bool(self._lazy(connection))
+        except BrokenContract:
+            raise
+        except Exception as error:
+            raise broken(connector, method, raised(error), "it must not raise") from error
+        return connection, capacity, lazy
+
+    def _arrived(self, entry: Entry, opened: tuple[C, int, bool], *, keep: bool = False) -> BrokenContract | bool:
+        """Under the lock: a connect succeeded, unless the connection is another entry's. See ``Core.connected``."""
+        core, now = self._core, self._clock()
+        connection, capacity, lazy = opened
+        twin = core.twin_of(connection)
+        if twin is None:
+            return core.connected(entry, connection, capacity, now, keep=keep, lazy=lazy)
+        error = broken(
+            self._connector, "connect" if self._connect_to is None else "connect_to",
+            f"{returned(connection)}, which is the pool's connection {twin.id} already",
+            "it must return a new object each time",
+        )  # fmt: skip
+        core.connect_failed(entry, error, Verdict.FATAL, now)
+        return error
+
+    def _complain(self, error: BrokenContract) -> None:
+        """Log what is wrong with the connector where no caller can be told; once for each text."""
+        if str(error) not in self._complaints and len(self._complaints) < 100:
+            self._complaints.add(str(error))
+            logger.error("%s: %s", self.name, error)
 
     def _fate(self, discard: bool, error: BaseException | None) -> Verdict:
         if discard:
@@ -254,16 +306,8 @@ class Shell(Watch, Generic[C]):
 
     def _caller_place(self) -> tuple[str, int] | None:
         """File and line of the nearest frame outside this package, its adapters and the driver above them."""
-        between = _PACKAGES + tuple(f"{name}." for name in getattr(self._connector, "packages", ()))
-        frame: FrameType | None = sys._getframe(2)
         beyond = getattr(getattr(self, "_runtime", None), "outer_frame", None)
-        while frame is not None:
-            if not (str(frame.f_globals.get("__name__", "")) + ".").startswith(between):
-                return frame.f_code.co_filename, frame.f_lineno
-            frame = frame.f_back
-            if frame is None and beyond is not None:  # greenlets: the caller stands on another stack
-                frame, beyond = beyond(), None
-        return None
+        return place_outside(sys._getframe(2), getattr(self._connector, "packages", ()), beyond)
 
     def _tell_acquired(self, entry: Entry, waiter: Waiter, now: float) -> None:
         self._core.tell(EventKind.ACQUIRED, now, entry, duration=now - waiter.since)
@@ -304,7 +348,9 @@ class Shell(Watch, Generic[C]):
         """Housekeeping: called by the runtime when something is due. Does not block."""
         self._scheduled = NEVER
         now = self._clock()
-        self._decide(upkeep.tick, self._core, now)
+        error = self._decide(upkeep.tick_safely, self._core, now)
+        if error is not None:
+            logger.error("%s: housekeeping failed", self.name, exc_info=error)
         if self._core.resized:
             self._changed()
         self._flush()
@@ -397,7 +443,11 @@ class Shell(Watch, Generic[C]):
         known = key in core.lanes
         lane = core.add_lane(key)
         if not known and self._streams is not None:
-            lane.streams = max(1, int(self._streams(key)))
+            try:
+                streams = self._streams(key)
+            except Exception as error:
+                raise broken(self._connector, "streams", raised(error), "it must not raise") from error
+            lane.streams = max(1, capacity_of(self._connector, "streams", streams))
         return lane
 
     def _choose_class(self, waiter: Waiter, classes: Classes) -> None:
@@ -408,11 +458,7 @@ class Shell(Watch, Generic[C]):
             raise ConfigError(f"{self.name}: {error}", error.setting) from None
 
     def _warm_up_error(self, count: int, errors: list[BaseException], late: int) -> ConnectFailed:
-        parts = [f"{len(errors)} of {count} connects failed"] if errors else []
-        if late:
-            parts.append(f"{late} of {count} did not finish in time")
-        kinds = dict.fromkeys(describe(error) for error in errors)
-        error = ConnectFailed(f"{self.name}: warm_up: {', '.join(parts)}" + "".join(f"; {kind}" for kind in kinds))
+        error = ConnectFailed(f"{self.name}: warm_up: {warm_up_words(count, errors, late)}")
         error.errors = tuple(errors)
         error.__cause__ = errors[0] if errors else None
         return error
@@ -427,7 +473,7 @@ class Shell(Watch, Generic[C]):
                 try:
                     if forget is not None:
                         forget(entry.connection)
-                except Exception:
+                except BaseException:  # the other connections, and other pools, are still to be let go of
                     logger.debug("%s: forget failed", self.name, exc_info=True)
                 _lifecycle.bury(entry.connection)
         self._begin_anew()
@@ -452,4 +498,3 @@ class Shell(Watch, Generic[C]):
 
 
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-_PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TypeVar
 
+from ._core.contract import BrokenContract, verdict_of
 from ._core.effects import Do
 from ._core.entry import IN_USE, RESETTING, Entry
 from ._core.upkeep import pinged
@@ -33,24 +34,33 @@ class ThreadJobs(Shell[C]):
         else:
             connection = self._connector.connect(limit)
         try:
-            capacity = 1 if self._capacity_method is None else int(self._capacity_method(connection))
-            return connection, capacity, self._lazy is not None and bool(self._lazy(connection))
+            return self._judged(connection)
         except BaseException:
-            entry.connection = connection
-            if self._abort_method is not None:
-                self._abort_method(connection)
+            self._dispose(connection)
             raise
+
+    def _dispose(self, connection: C) -> None:
+        """Close a new connection that the pool cannot use."""
+        if connection is not None and not self._aborted(connection) and self._close_method is not None:
+            try:
+                self._close_method(connection)
+            except Exception:
+                logger.debug("%s: close of a connection failed", self.name, exc_info=True)
 
     def _alive(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
         try:
-            if self._peek_method is not None and self._peek_method(entry.connection) is False:
+            peek = self._peek_method
+            if peek is not None and verdict_of(self._connector, "peek", peek(entry.connection)) is False:
                 return ConnectionResetError("closed by the peer while idle")
             if ask and self._check_method is not None:
                 limit = self._config.check_timeout
                 limit = left if limit is None else min(limit, left)
-                if self._check_method(entry.connection, None if limit == NEVER else limit) is False:
+                said = self._check_method(entry.connection, None if limit == NEVER else limit)
+                if verdict_of(self._connector, "check", said) is False:
                     return ConnectionAbortedError("the check failed")
         except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            if isinstance(error, BrokenContract):
+                self._complain(error)
             return error
         return None
 
@@ -103,20 +113,19 @@ class ThreadJobs(Shell[C]):
         """Connect for whoever comes first; the error, if it failed."""
         try:
             self._refuse_closed()  # since this was decided
-            connection, capacity, lazy = self._connect(entry, self._config.connect_timeout)
+            opened = self._connect(entry, self._config.connect_timeout)
         except BaseException as error:  # noqa: BLE001  handed to the waiters
-            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+            self._connect_failed(self._core, entry, error)
             return error
-        now = self._clock()
-        self._decide(lambda: self._core.connected(entry, connection, capacity, now, lazy=lazy))
-        return None
+        found = self._decide(self._arrived, entry, opened)
+        return found if isinstance(found, BrokenContract) else None
 
     def _close_job(self, entry: Entry) -> None:
         try:
             if self._close_method is not None:
                 self._close_method(entry.connection)
-            elif self._abort_method is not None:
-                self._abort_method(entry.connection)
+            else:
+                self._aborted(entry.connection)
         except Exception:
             logger.debug("%s: close of connection %d failed", self.name, entry.id, exc_info=True)
         finally:
@@ -128,8 +137,11 @@ class ThreadJobs(Shell[C]):
         ask = self._check_method is not None and (
             entry.good_until == 0.0 or (keepalive is not None and now - entry.seen_at >= keepalive)
         )
-        error = self._alive(entry, NEVER, ask=ask)
-        self._decide(pinged, self._core, entry, error, ask, self._clock())
+        error: Exception | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = self._alive(entry, NEVER, ask=ask)
+        finally:
+            self._decide(pinged, self._core, entry, error, ask, self._clock())
 
     def _name_of(self, holder: Hashable) -> str:
         return self._runtime.name_of(holder)

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from ._core import commands
+from ._core.contract import BrokenContract
 from ._core.entry import CHECKING, IN_USE, Entry
 from ._core.state import Phase
 from ._core.waiter import Waiter
@@ -251,21 +252,23 @@ class Pool(ThreadJobs[C]):
         if 0 < left < (limit or NEVER):
             limit = left
         try:
-            connection, capacity, lazy = self._connect(entry, limit)
+            opened = self._connect(entry, limit)
         except BaseException as error:
-            self._decide(self._core.connect_failed, entry, error, self._connect_verdict(error), self._clock())
+            self._connect_failed(self._core, entry, error)
             raise
         waiter.connecting += self._clock() - began
-        self._decide(self._take_own, waiter, entry, connection, capacity, lazy)
+        self._decide(self._take_own, waiter, entry, opened)
 
-    def _take_own(self, waiter: Waiter, entry: Entry, connection: C, capacity: int, lazy: bool) -> None:
+    def _take_own(self, waiter: Waiter, entry: Entry, opened: tuple[C, int, bool]) -> None:
         """Under the lock: the caller has connected; the connection is his, unless the pool has changed meanwhile."""
-        now = self._clock()
         waiter.outcome = None
-        if self._core.connected(entry, connection, capacity, now, keep=True, lazy=lazy):
+        found = self._arrived(entry, opened, keep=True)
+        if isinstance(found, BrokenContract):
+            waiter.outcome = found
+        elif found:
             waiter.outcome = entry
         else:
-            self._core.retry(waiter, now)
+            self._core.retry(waiter, self._clock())
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
 

@@ -203,21 +203,36 @@ def overridden(connector: Any, name: str) -> Any:
     return method
 
 
+_PLAIN = ("abort", "peek", "needs_reset", "classify", "capacity", "streams", "lazy", "forget")
+_IO = ("connect", "connect_to", "close", "check", "reset")
+
+
+def _require_plain(connector: Any, *, asynchronous: bool) -> None:
+    """Raise ConfigError if a method is a coroutine function that is called without ``await``."""
+    for name in _PLAIN if asynchronous else (*_PLAIN, *_IO):
+        if inspect.iscoroutinefunction(overridden(connector, name)):
+            kind = "an AsyncConnector" if asynchronous else "a Connector"
+            raise ConfigError(
+                f"connector: {type(connector).__name__}.{name}() is a coroutine function; that of {kind} must be a "
+                "plain one (def)", "connector",
+            )  # fmt: skip
+
+
 def require_kind(connector: Any, *, asynchronous: bool) -> None:
     """Raise ConfigError if ``connector`` is plainly one for the other kind of pool."""
     connect = overridden(connector, "connect") or overridden(connector, "connect_to")
+    found = asynchronous
     if isinstance(connector, (Connector, AsyncConnector)):
         found = isinstance(connector, AsyncConnector)
     elif inspect.ismethod(connect):
         found = inspect.iscoroutinefunction(connect)
-    else:
-        return
     if found is not asynchronous:
         this, other = ("AsyncPool", "Pool") if asynchronous else ("Pool", "AsyncPool")
         kinds = ("an asynchronous", "a synchronous") if asynchronous else ("a synchronous", "an asynchronous")
         raise ConfigError(
             f"connector={connector!r}: {this} needs {kinds[0]} connector; use {other} for {kinds[1]} one", "connector"
         )
+    _require_plain(connector, asynchronous=asynchronous)
 
 
 def require_connect(connector: Any) -> None:

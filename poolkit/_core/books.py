@@ -60,6 +60,7 @@ def check(core: Core) -> None:
     states = Counter(entry.state for entry in entries)
     assert states[State.CLOSED] == 0, "a closed connection still holds a permit"
     assert states[State.CLOSING] == core.closing, "closing connections are miscounted"
+    assert set(core.known.values()) <= core.entries.keys(), "a connection that is gone is still known"
     assert sum(lane.size for lane in core.lanes.values()) == len(entries), "lanes do not add up"
     for lane in core.lanes.values():
         mine = [entry for entry in entries if entry.lane is lane]

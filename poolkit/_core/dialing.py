@@ -220,6 +220,11 @@ class Dialing(Turns):
         self.meters.connect.record(spent)
         self.tell(EventKind.CONNECTION_READY, now, entry, duration=spent)
 
+    def twin_of(self, connection: object) -> Entry | None:
+        """The entry that has this very connection already, if there is one."""
+        twin = self.entries.get(self.known.get(id(connection), 0))
+        return twin if twin is not None and twin.connection is connection else None
+
     def connected(
         self,
         entry: Entry,
@@ -237,6 +242,7 @@ class Dialing(Turns):
         lane, config = entry.lane, self.config
         entry.connection = connection
         entry.key = id(connection)
+        self.known[entry.key] = entry.id  # no reference: mend.audit() counts those
         entry.capacity = max(1, capacity)
         self.multiplexed = self.multiplexed or capacity > 1
         if not lazy:

@@ -296,6 +296,8 @@ class Core(Idle):
             self.begin_close(entry, CloseReason.SURPLUS, now)
         else:
             self._put_idle(entry)
+            if len(lane.idle) > self.max_idle and not self.features.keyed:
+                self.settle(lane, now)  # put back without the lock since we looked
             if self.needy and not eased:
                 self.freed(lane, now)
             if self.pressed:

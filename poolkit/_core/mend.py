@@ -97,6 +97,7 @@ def mend(core: Core, now: float) -> None:
 def _recount(core: Core) -> None:
     """The numbers that follow from the entries."""
     entries = list(core.entries.values())
+    core.known = {entry.key: entry.id for entry in entries if entry.key}
     core.closing = sum(entry.state is CLOSING for entry in entries)
     for entry in entries:
         entry.leaving = entry.state is CLOSING

@@ -84,6 +84,7 @@ class CoreState:
         self.features = features
         self.random = random
         self.entries: dict[int, Entry] = {}
+        self.known: dict[int, int] = {}  # id of a connection to the number of the entry that came last with it
         self.leased: dict[int, Entry] = {}  # id of the lease, or of the connection where there is none, to entry
         self.lanes: dict[Hashable, Lane] = {}
         self.last_failed: Lane | None = None  # whose connect failed last
@@ -364,6 +365,8 @@ class CoreState:
         self.uncharge(entry)
         entry.move(CLOSED)
         del self.entries[entry.id]
+        if self.known.get(entry.key) == entry.id:
+            del self.known[entry.key]
         lane.size -= 1
         if self.permits is not None:
             self.permits.give(entry.leaving)

@@ -9,10 +9,10 @@ from .effects import Do, Effect
 from .entry import CHECKING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .machine import Core
-from .mend import audit, next_look
+from .mend import audit, mend, next_look
 from .state import LOOK_EVERY, Phase
 
-__all__ = ("leaks", "pause", "pinged", "tick")
+__all__ = ("leaks", "pause", "pinged", "tick", "tick_safely")
 
 SHORTEST = 0.05  # seconds: sweeps cost O(connections), so they are not made for each connection by itself
 SHARE = 50.0  # a sweep takes some microseconds for each connection or lane; the pause is so many times as long
@@ -45,6 +45,20 @@ def tick(core: Core, now: float) -> None:
     core.refill(now)
     if core.pressed:
         core.give_way(now)
+
+
+def tick_safely(core: Core, now: float) -> Exception | None:
+    """As :func:`tick`, for the shell. After an error (a bug) the core is mended and looks again after a while, not at
+    once: housekeeping goes on, and does not spin. The error is the answer: it is logged without the lock.
+    """
+    try:
+        tick(core, now)
+    except Exception as error:  # noqa: BLE001  whatever it is
+        mend(core, now)
+        core.resized = True  # so that the shell makes its ways without the lock anew
+        core.sweep_at = core.due = now + core.vigil
+        return error
+    return None
 
 
 def pause(core: Core) -> float:
@@ -93,6 +107,8 @@ def _sweep(core: Core, lane: Lane, now: float) -> None:
     core.relist(lane, stay)
     if next_due < NEVER:
         core.want_sweep(max(now + pause(core), next_due))
+    if len(lane.idle) > core.max_idle and not core.features.keyed:  # put back meanwhile, or after a check
+        core.settle(lane, now)
     core.match(lane, now)  # somebody may have queued while the list was empty
     if lane.waiters:
         core.pump(lane, now)

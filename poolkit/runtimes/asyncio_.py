@@ -175,7 +175,9 @@ def _run_inbox(ref: weakref.ref[Inbox]) -> None:
 async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
     try:
         await job(*args)
-    except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
         raise
+    except GeneratorExit:  # the loop has ended; raised by a driver it would be an error that nobody retrieves
+        return
     except BaseException:  # a driver's own kind; nobody awaits this task
         logger.exception("poolkit: background job failed")

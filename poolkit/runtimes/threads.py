@@ -170,7 +170,7 @@ class _Housekeeper:
         try:
             if task is not None:
                 task.run_due()
-        except Exception:
+        except BaseException:  # also a listener's SystemExit: this thread serves all pools
             logger.exception("poolkit: housekeeping failed")
 
     def _look_into(self, ref: weakref.ref[Inbox]) -> None:
@@ -178,7 +178,7 @@ class _Housekeeper:
         try:
             if pool is not None:
                 pool.run_inbox()
-        except Exception:
+        except BaseException:  # also a listener's SystemExit: this thread serves all pools
             logger.exception("poolkit: housekeeping failed")
 
 

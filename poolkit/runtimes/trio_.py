@@ -145,8 +145,10 @@ def _run_inbox(ref: weakref.ref[Inbox]) -> None:
 async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
     try:
         await job(*args)
-    except (trio.Cancelled, GeneratorExit):
+    except trio.Cancelled:
         raise
+    except GeneratorExit:  # the run has ended; raised by a driver it would end the run
+        return
     except BaseException:  # a system task that raises would end the whole run
         logger.exception("poolkit: background job failed")
 
