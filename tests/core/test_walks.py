@@ -5,7 +5,7 @@ after each step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -14,6 +14,8 @@ import pytest
 from poolkit import Connector, Pool, _shell
 from poolkit._core import books
 from poolkit._core.entry import CLOSING, IDLE, IN_USE, Entry
+from poolkit._core.mend import mend
+from poolkit.testing import FakeConnector
 from poolkit.testing.interleave import Interleaving, SimulatedRuntime
 from tests.core.test_decisions import NOW, leased, make
 
@@ -85,6 +87,67 @@ def test_a_multiplexed_connection_in_use_is_not_counted_as_idle() -> None:
     core.give_back(shared, NOW)
     assert shared.state is CLOSING
     books.check(core)
+
+
+class Unwalked(deque[Entry]):
+    """Of which nobody may look at one after the other: others change it meanwhile."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        raise AssertionError("walked over without a copy")
+
+    def copy(self) -> Any:
+        return deque(list(deque.__iter__(self)))
+
+
+class UnwalkedDict(dict[int, Entry]):
+    """The same for the register of leases."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("walked over without a copy")
+
+    values = keys = items = __iter__  # type: ignore[assignment]
+
+    def copy(self) -> dict[int, Entry]:
+        return dict(dict.items(self))
+
+
+COMMANDS: dict[str, Callable[[Pool[Any]], object]] = {
+    "stats": lambda pool: pool.stats(),
+    "lane_stats": lambda pool: pool.lane_stats(),
+    "explain": lambda pool: pool.explain(),
+    "diagnose": lambda pool: pool.diagnose(),
+    "details": lambda pool: pool.details(),
+    "dump": lambda pool: pool.dump(),
+    "advice": lambda pool: pool.advice(),
+    "check_books": lambda pool: pool.check_books(),
+    "run_due": lambda pool: (pool._core.want_sweep(0.0), pool.run_due()),
+    "discard_idle": lambda pool: pool.discard_idle(lambda connection: False),
+    "suspend": lambda pool: (pool.suspend(), pool.resume()),
+    "reconfigure": lambda pool: pool.reconfigure(max_size=4, max_idle=1),
+    "clear": lambda pool: pool.clear(),
+    "mend": lambda pool: pool._decide(mend, pool._core, pool._clock()),
+    "unused_since": lambda pool: pool._unused_since(),
+    "a release of one too many": lambda pool: pool.release(pool.acquire()),
+    "a failed check": lambda pool: pool.release(pool.acquire(), error=ConnectionResetError()),
+    "fork": lambda pool: pool._after_fork(),
+    "drain": lambda pool: pool.drain(0),
+    "close": lambda pool: pool.close(),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -> None:
+    pool: Pool[Any] = Pool(FakeConnector(streams=1), max_size=5, max_idle=2, leak_after=1000.0)
+    core = pool._core
+    held = [pool.acquire() for _ in range(5)]
+    core.lane.idle = Unwalked(core.lane.idle)
+    pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
+    core.multiplexed = True  # then those that are idle have to be told from those with a stream to spare
+    pool._decide(pool._refresh)
+    for connection in held[:3]:
+        pool.release(connection)
+    COMMANDS[command](pool)
+    pool.close()
 
 
 class _Server(Connector[object]):
