@@ -26,11 +26,12 @@ pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
 
 
-def in_thread(call: Callable[[], object], name: str) -> None:
+def in_thread(call: Callable[[], object], name: str) -> threading.Thread:
     """Run it in a thread of that name, which has ended afterwards."""
     thread = threading.Thread(target=call, name=name)
     thread.start()
     thread.join()
+    return thread
 
 
 def longest_held(text: str) -> str:
@@ -142,7 +143,8 @@ def test_the_name_of_a_thread_is_the_last_that_was_known() -> None:
             threading.current_thread().name = "renamed"
             pool.explain()
 
-        in_thread(work, "first")
+        thread = in_thread(work, "first")  # kept: the object lives longer than the thread
+        assert not thread.is_alive()
         assert longest_held(pool.explain()) == "thread renamed (ended)"
         pool.release(kept.pop())
 
