@@ -242,7 +242,7 @@ class Shell(Watch, Generic[C]):
             return core.connected(entry, connection, capacity, now, keep=keep, lazy=lazy)
         error = broken(
             self._connector, "connect" if self._connect_to is None else "connect_to",
-            f"{returned(connection)}, which is the pool's connection {twin.id} already",
+            f"returned {object.__repr__(connection)}, which is the pool's connection {twin.id} already",
             "it must return a new object each time",
         )  # fmt: skip
         core.connect_failed(entry, error, Verdict.FATAL, now)
