@@ -190,13 +190,15 @@ def _authority(piece: str, scheme: str) -> tuple[str, int]:
 _KEY = re.compile(
     r"passw(?:or)?d|passphrase|passcode|passwort|pwd|secret|token|credential|api[_-]?key|access[_-]?key|pin-value"
     r"|private[_-]?key|signature|authorization|cookie|pass(?![a-z0-9])|(?<![a-z0-9])(?:auth|pw|sig)(?![a-z0-9])"
-    r"|masterauth",
+    r"|masterauth|sslkey",
     re.IGNORECASE,
 )
 _REST = re.compile(r"[\w-]*")
 _SEPARATOR = re.compile(r"\\*['\"`]?\]?\s*(?:=>|:=|==?|:|%3d)\s*|\\*['\"]\s*,\s*(?=\\*[bru]?['\"])", re.IGNORECASE)
 _QUOTE_NEXT = re.compile(r"\s+(?=['\"])")
 _WORD_NEXT = re.compile(r"\s+")
+_TOKEN_NEXT = re.compile(r"\s+(?=[\w.~+/=-]*\d)(?=[\w.~+/=-]*[a-z])(?=[\w.~+/=-]{6})", re.IGNORECASE)  # no plain word
+_PLACE = re.compile(r"['\"]?[^\s,;]*[/\\.:]")  # a path or the address of a key is no secret
 _HARMLESS = re.compile(r"(?:yes|no|none|null|nil|true|false|on|off|is|not|must)(?![^\s,;&)}\]'\"])", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:bearer|basic|digest|token|negotiate|ntlm|apikey|aws4-hmac-sha256)\s+", re.IGNORECASE)
 _OPEN = re.compile(r"[bru]{0,2}(\\*['\"`])", re.IGNORECASE)
@@ -222,6 +224,8 @@ def _named(text: str) -> str:
         at = separator.end()
         if text.startswith(_MASK, at) or _HARMLESS.match(text, at):  # masked before: what follows is not a part of it
             continue
+        if key[0].lower() == "sslkey" and _PLACE.match(text, at):
+            continue
         start, end = _value(text, at, key[0].lower(), "," in separator[0])
         if end > start:
             done += [text[kept:start], _MASK]
@@ -234,6 +238,8 @@ def _by_space(text: str, key: re.Match[str], end: int) -> re.Match[str] | None:
     """SQL's ``PASSWORD 'secret'``, and Redis's ``requirepass secret``."""
     if text[key.start() - 7 : end].lower() == "requirepass" or key[0].lower() == "masterauth":
         return _WORD_NEXT.match(text, end)
+    if key[0].lower() == "token":
+        return _TOKEN_NEXT.match(text, end)
     return _QUOTE_NEXT.match(text, end) if key[0].lower().startswith("passw") else None
 
 

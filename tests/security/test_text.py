@@ -73,6 +73,8 @@ NOTATIONS: list[tuple[str, str]] = [
     (f"REDIS_PASSWORD={S}", "REDIS_PASSWORD="),
     (f"AWS_SECRET_ACCESS_KEY={S} AWS_REGION=eu", "AWS_REGION=eu"),
     (f"sslkey=pkcs11:object=k?pin-value={S}", "sslkey=pkcs11:object=k"),
+    (f"sslkey={S} host=db", "host=db"),
+    (f"invalid token {S}x1 for me", "for me"),
     # names of secrets
     (f"access_token={S}", "access_token="),
     (f"client_secret={S}", "client_secret="),
