@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import weakref
 from asyncio import current_task
 from collections.abc import Awaitable, Callable, Hashable
@@ -13,7 +14,7 @@ from weakref import ref
 from .._log import logger
 from ..policies.retire import NEVER
 from .base import Inbox, Task
-from .holders import name_of_task
+from .holders import NOBODY, name_of_task
 
 __all__ = ("AsyncioRuntime", "current")
 
@@ -65,15 +66,21 @@ class _Parker:
             self._future.set_result(None)
 
 
-def _caller() -> Hashable:
-    try:
-        return ref(current_task())  # every acquire executes this
-    except TypeError:  # no task: the coroutine is run by something else
-        return 0
+if sys.version_info >= (3, 11):  # entering a try costs nothing
+
+    def _caller() -> Hashable:
+        try:
+            return ref(current_task())  # every acquire executes this
+        except TypeError:
+            return 0
+else:
+
+    def _caller() -> Hashable:
+        return ref(current_task() or NOBODY)
 
 
-def _look(task: asyncio.Task[object]) -> tuple[str, bool]:
-    return task.get_name(), task.done()
+def _look(task: Any) -> tuple[str, bool]:
+    return ("a task", False) if task is NOBODY else (task.get_name(), task.done())
 
 
 class _Timer:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-__all__ = ("ENDED", "ThreadHolder", "hashable", "name_of_task", "name_of_thread", "named", "thread_caller")
+__all__ = ("ENDED", "NOBODY", "ThreadHolder", "hashable", "name_of_task", "name_of_thread", "named", "thread_caller")
 
 ENDED = " (ended)"  # at the end of the name of a thread or task that does not exist any more; the diagnosis reads it
 
@@ -107,8 +107,15 @@ def name_of_task(holder: object, look: Callable[[Any], tuple[str, bool]]) -> str
     return "a task" + ENDED if isinstance(holder, weakref.ref) else "a task"
 
 
+class _Nobody:
+    """Stands for a task where a coroutine is run by something else."""
+
+
+NOBODY = _Nobody()
+
+
 def hashable(holder: Hashable) -> Hashable:
-    """The identity, or a stand-in that is equal to nobody's.
+    """The identity; 0 for a caller that is unknown; a stand-in that is equal to nobody's where there is no hash.
 
     The hash of a weak reference is that of its referent. If the referent is gone and nobody has asked before, there is
     none; and a caller that does not exist any more is equal to none that does.
@@ -117,4 +124,4 @@ def hashable(holder: Hashable) -> Hashable:
         hash(holder)
     except TypeError:
         return object()
-    return holder
+    return 0 if isinstance(holder, weakref.ref) and holder() is NOBODY else holder

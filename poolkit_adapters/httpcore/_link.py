@@ -110,11 +110,11 @@ class Link(Generic[L]):
         """
         if self.http2 and not self.open_to_more():
             return False
-        if not self.capacity:  # the request opens it
-            return True
+        look = self.look
         try:
-            look = self.look
             if look is None:
+                if not self.capacity:  # the request opens it
+                    return True
                 look = self.look = look_at(self.connection, self.http2)
             return look()
         except Exception:  # noqa: BLE001  a stream of the user's own that cannot tell: when in doubt it is closed

@@ -59,7 +59,7 @@ def look_at(connection: Any, http2: bool) -> Callable[[], bool]:
         return _still_there(bottom or _named(stream))
     parsed = getattr(inner, "_h11_state", None)
     if bottom is None:
-        return lambda: _parsed_all(parsed) and not _readable(stream)
+        return lambda: (parsed is None or not parsed.trailing_data[0]) and not _readable(stream)
     look = _Look(bottom, layers, parsed)
     if _all_known(stream):
         return look
@@ -75,7 +75,8 @@ class _Look:
         self._parsed = parsed
 
     def __call__(self) -> bool:
-        if not _parsed_all(self._parsed):
+        parsed = self._parsed
+        if parsed is not None and parsed.trailing_data[0]:
             return False
         if not self._layers:
             return not self._bottom.readable()
@@ -88,10 +89,6 @@ class _Look:
         except (OSError, EOFError, ValueError):  # ended, broken, or half a record: SSLError is an OSError
             return False
         return not data
-
-
-def _parsed_all(parsed: Any) -> bool:
-    return parsed is None or not parsed.trailing_data[0]
 
 
 def _readable(stream: Any) -> bool:
