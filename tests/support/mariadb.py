@@ -31,7 +31,7 @@ class MariaDBServer(ServerProcess):
             str(_SERVER), "--no-defaults", f"--datadir={self.directory / 'data'}", f"--port={self.port}",
             f"--bind-address={self.host}", f"--socket={self.directory / 'socket'}", "--skip-networking=0",
             f"--pid-file={self.directory / 'pid'}", "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-buffer-pool-size=16M", "--skip-log-bin", "--character-set-server=utf8mb4", *self._account(),
+            "--innodb-buffer-pool-size=16M", "--skip-log-bin", "--character-set-server=utf8mb4", f"--tmpdir={self.directory / 'tmp'}", *self._account(),
         ]  # fmt: skip
 
     def _account(self) -> list[str]:
@@ -41,14 +41,15 @@ class MariaDBServer(ServerProcess):
         return "/tmp"
 
     def _prepare(self) -> None:
-        data = self.directory / "data"
+        data, scratch = self.directory / "data", self.directory / "tmp"  # the account may not write to ours
         data.mkdir()
+        scratch.mkdir()
         if self._account():
-            shutil.chown(self.directory, "nobody")
-            shutil.chown(data, "nobody")
+            for folder in (self.directory, data, scratch):
+                shutil.chown(folder, "nobody")
         if _INSTALL:
             how = [_INSTALL, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal",
-                   "--skip-test-db", *self._account()]  # fmt: skip
+                   "--skip-test-db", f"--tmpdir={scratch}", *self._account()]  # fmt: skip
         else:
             how = [str(_SERVER), "--no-defaults", "--initialize-insecure", f"--datadir={data}", *self._account()]
         made = subprocess.run(how, capture_output=True, text=True, timeout=120, check=False, cwd=self.directory)
