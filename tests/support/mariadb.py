@@ -31,7 +31,8 @@ class MariaDBServer(ServerProcess):
             str(_SERVER), "--no-defaults", f"--datadir={self.directory / 'data'}", f"--port={self.port}",
             f"--bind-address={self.host}", f"--socket={self.directory / 'socket'}", "--skip-networking=0",
             f"--pid-file={self.directory / 'pid'}", "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-buffer-pool-size=16M", "--skip-log-bin", "--character-set-server=utf8mb4", f"--tmpdir={self.directory / 'tmp'}", *self._account(),
+            "--innodb-buffer-pool-size=16M", "--skip-log-bin", "--character-set-server=utf8mb4",
+            f"--tmpdir={self.directory / 'tmp'}", *self._account(),
         ]  # fmt: skip
 
     def _account(self) -> list[str]:
