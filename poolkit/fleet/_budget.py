@@ -250,8 +250,8 @@ class FleetBudget(Budget):
             self._trouble(f"the store gives no answer: {said(error, 500)}")
             return True
         if self._error is not None:
-            self._error = None
             logger.info("%s: the store answers again", self.name)
+            self._error = None
         if epoch != self._held_on or (self._store.expires and time.monotonic() > begun + FREEZE * self._ttl):
             return True  # an answer from before a loss, or too late to rely on
         if grant.lost:

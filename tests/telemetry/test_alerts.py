@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +13,16 @@ import pytest
 from poolkit import AcquireTimeout, BreakerConfig, CircuitOpen, ConfigError, Event, EventKind, Pool
 from poolkit.policies.diagnose import Cause
 from poolkit.policies.hysteresis import Hysteresis
-from poolkit.telemetry.alerts import Alert, Alerts, Thresholds
+from poolkit.telemetry.alerts import Alert, Alerts, Thresholds, live_alerts
 from poolkit.testing import FakeConnector, ManualClock
+
+
+@pytest.fixture(autouse=True)
+def _alerts_end_with_their_test() -> Iterator[None]:
+    """Those that are not collected yet would be the alerts of the process in later tests."""
+    yield
+    for one in live_alerts():
+        one.close()
 
 
 def test_a_value_that_trembles_around_the_line_raises_one_alert() -> None:
