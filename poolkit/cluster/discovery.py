@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,12 @@ class FileDiscovery(Discovery):
     def find(self, last: Found | None) -> Found:
         """Read the file if it has changed."""
         try:
-            stat = os.stat(self.path)
+            found = os.stat(self.path)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error.strerror}", "file") from error
-        mark = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for a writer, without an end
+            raise ConfigError(f"{self.path}: cannot be read: it is no regular file", "file")
+        mark = (found.st_mtime_ns, found.st_size, found.st_ino)
         if last is not None and last.mark == mark:
             return last
         return Found(parse_nodes(self._read(), str(self.path)), again=self.interval, mark=mark)

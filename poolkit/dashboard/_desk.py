@@ -9,8 +9,11 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -24,6 +27,7 @@ __all__ = ("ACTIONS", "BODY", "MARK", "Desk", "Refused", "Request", "Response", 
 
 ACTIONS = ("clear", "suspend", "resume", "resize")
 BODY = 10_000  # bytes of a request: an action is a few words
+SHARED = 0.5  # seconds for which a snapshot is told to all who ask
 SHORTEST_TOKEN = 16
 MARK = "poolkit-dashboard"
 """A header by which a dashboard is known from whatever else may answer at an address."""
@@ -68,6 +72,9 @@ class Source(Protocol):
     def history(self) -> dict[str, Any]:
         """The past of each pool. Raises Refused."""
 
+    def mark(self) -> object:
+        """Which pools there are: one that is made or closed is seen at once. None: snapshots are not to be shared."""
+
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Do it, and say what was done. Raises Refused."""
 
@@ -101,6 +108,45 @@ def checked_token(token: str | None) -> str | None:
     return token
 
 
+class _Shared:
+    """A snapshot as JSON that all who ask within ``SHARED`` seconds get: the work does not grow with the readers.
+
+    ``mark``: as of :class:`Source`. Thread-safe; one thread makes it while the others wait for that.
+    """
+
+    def __init__(self, make: Callable[[], Any], mark: Callable[[], object], clock: Callable[[], float]) -> None:
+        self._make = make
+        self._mark = mark
+        self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._kept: bytes | None = None
+        self._of: object = None
+        self._until = 0.0
+
+    def get(self) -> bytes:
+        """Errors of ``make`` are not kept."""
+        if self._pid != os.getpid():  # another thread of the parent may have held the lock; its pools are not ours
+            self._begin()
+        mark = self._mark()
+        if mark is None:
+            return _json(self._make())
+        with self._lock:
+            if self._kept is None or self._of != mark or self._clock() >= self._until:
+                self._kept = _json(self._make())
+                self._of, self._until = mark, self._clock() + SHARED
+            return self._kept
+
+    def forget(self) -> None:
+        """After an action: who did it must see it."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._kept = None
+
+
 class Desk:
     """Answers requests about the pools of ``source``. Thread-safe if that is.
 
@@ -109,9 +155,12 @@ class Desk:
     """
 
     def __init__(
-        self, source: Source, *, actions: bool, token: str | None = None, hosts: Iterable[str] | None = None
-    ) -> None:
+        self, source: Source, *, actions: bool, token: str | None = None, hosts: Iterable[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._source = source
+        self._state = _Shared(self._make_state, source.mark, clock)
+        self._history = _Shared(source.history, source.mark, clock)
         self._actions = actions
         self._token = token
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
@@ -132,6 +181,13 @@ class Desk:
         headers = {"content-type": kind, "content-length": str(len(body)), **_HEADERS, **extra}
         return Response(status, headers, b"" if request.method == "HEAD" else body)
 
+    @staticmethod
+    def busy() -> Response:
+        """For who comes when too many are being served."""
+        body = _json({"error": "too many requests at once; try again"})
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS}
+        return Response(503, {**headers, "retry-after": "1"}, body)
+
     def _answer(self, request: Request, extra: dict[str, str]) -> tuple[int, str, bytes]:
         path = request.path
         if len(request.body) > BODY:
@@ -149,13 +205,16 @@ class Desk:
                                f"/api/pools/ID/ACTION with ACTION one of {', '.join(ACTIONS)}")  # fmt: skip
         _require_method(request, extra, "GET", "HEAD")
         if path == "/api/state":
-            state = self._source.state()
-            state["actions"] = state["actions"] and self._actions
-            state["token"] = self._token is not None
-            return 200, "application/json", _json(state)
+            return 200, "application/json", self._state.get()
         if path == "/api/history":
-            return 200, "application/json", _json(self._source.history())
+            return 200, "application/json", self._history.get()
         return 200, _PAGE[name], _asset(name)
+
+    def _make_state(self) -> dict[str, Any]:
+        state = self._source.state()
+        state["actions"] = state["actions"] and self._actions
+        state["token"] = self._token is not None
+        return state
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
@@ -171,7 +230,11 @@ class Desk:
                 raise Refused(401, "an action needs the token, in the header Authorization: Bearer TOKEN")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "an action is a JSON object: Content-Type: application/json")
-        return self._source.act(pool, action, _options(request.body, action))
+        options = _options(request.body, action)
+        try:
+            return self._source.act(pool, action, options)
+        finally:
+            self._state.forget()
 
     def _require_host(self, request: Request) -> None:
         if self._hosts is None:

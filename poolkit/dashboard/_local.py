@@ -28,6 +28,10 @@ class Local:
         """The past of each of them."""
         return history_of(self.recorder)
 
+    def mark(self) -> object:
+        """Which pools there are."""
+        return frozenset((self.recorder.id_of(pool), pool.closed) for pool in self.recorder.pools())
+
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Do it. Raises Refused where there is no such pool, or it cannot be done."""
         for one in self.recorder.pools():

@@ -153,6 +153,10 @@ class Everybody:
         pools = {name: points for one in found for name, points in one["pools"].items()}
         return {"interval": max((one["interval"] for one in found), default=0), "pools": pools}
 
+    def mark(self) -> object:
+        """Each process shares its own snapshot among those who ask it; whether it is there is known by asking alone."""
+        return None
+
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Do it in the process whose pool it is."""
         refused = Refused(404, f"there is no pool {pool!r} (any more)")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
+import ipaddress
 import os
 import socket
 import socketserver
 import stat
 import threading
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -22,16 +27,63 @@ from ._places import directory, sweep
 
 __all__ = ("Dashboard", "bind_tcp", "start")
 
-CLIENTS = 16  # at once; more are hung up on: a service must not be brought down by those who watch it
-PATIENCE = 5.0  # seconds for a client to send the next piece of its request
+CLIENTS = 16  # at once; more are told to come again: a service must not be brought down by those who watch it
+CLIENTS_OF_ONE = 8  # at once from one address: the others are for everybody else
+PATIENCE = 5.0  # seconds for a whole request and for its answer, however many pieces they come in
 _LOOK = 0.5  # seconds between two looks whether to end
+
+
+class _Timed(io.RawIOBase):
+    """Reads from a socket until ``deadline``: its own time-out begins anew with each byte."""
+
+    def __init__(self, connection: socket.socket, deadline: float, clock: Callable[[], float]) -> None:
+        self._connection, self._deadline, self._clock = connection, deadline, clock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """Raises TimeoutError."""
+        left = self._deadline - self._clock()
+        if left <= 0:
+            raise TimeoutError("the request takes too long")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(into)
+
+
+class _Places:
+    """Who is served now: ``CLIENTS`` at most, ``CLIENTS_OF_ONE`` of one address (``""``: a Unix socket, of this user
+    alone, may have all). Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, address: str) -> bool:
+        """False: there is none."""
+        with self._lock:
+            if self._taken.total() >= CLIENTS or (address and self._taken[address] >= CLIENTS_OF_ONE):
+                return False
+            self._taken[address] += 1
+            return True
+
+    def leave(self, address: str) -> None:
+        with self._lock:
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]
 
 
 class _Handler(BaseHTTPRequestHandler):
     """HTTP/1.0, one request for each connection: nothing stays open."""
 
-    timeout = PATIENCE
     server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Timed(self.connection, time.monotonic() + PATIENCE, time.monotonic))
 
     def _serve(self) -> None:
         length = self.headers.get("content-length", "0")
@@ -44,6 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
+        self.connection.settimeout(PATIENCE)  # of all that follows together
         self.end_headers()
         self.wfile.write(response.body)
 
@@ -66,26 +119,43 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.socket.close()
         self.socket = bound
         self.desk = desk
-        self._places = threading.BoundedSemaphore(CLIENTS)
+        self._places = _Places()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._places.take(_address(client_address)):
+            _refuse(request)
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._places.release()
+            self._places.leave(_address(client_address))
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._places.leave(_address(client_address))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is no news."""
+
+
+def _address(client: Any) -> str:
+    """The host; of IPv6 the network, in which one host may have any number of addresses."""
+    host = client[0] if isinstance(client, tuple) else ""
+    return host if ":" not in host else str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+
+
+def _refuse(request: socket.socket) -> None:
+    """Say so, without waiting for anything: this is the thread that lets everybody in."""
+    response = Desk.busy()
+    head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+    with contextlib.suppress(OSError):
+        request.setblocking(False)
+        request.send(f"HTTP/1.0 {response.status} Service Unavailable\r\n{head}\r\n".encode() + response.body)
+        request.recv(65_536)  # what is unread when a socket is closed may take the answer with it
 
 
 class Dashboard:

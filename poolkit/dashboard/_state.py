@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -28,6 +29,7 @@ LISTED = 50
 """Leases and waiters (the longest), and endpoints of each pool; the numbers beside them count all."""
 _EVENTS = 100
 _TEXT = 2000  # characters of one text at most
+_SHORT = 200  # characters of a text that is likely to be shown again: a name, a state, a source of settings
 _STARTED = time.time()
 
 State = dict[str, Any]
@@ -131,6 +133,12 @@ def _with_key(one: Any) -> dict[str, Any]:
     return {**_plain(replace(one, key=None)), "key": None if one.key is None else shown(one.key)}
 
 
+@lru_cache(4096)
+def _repeated(text: str) -> str:
+    """Masked once: with hundreds of pools, looking for secrets in the same words is most of the work."""
+    return shown(text, _TEXT)
+
+
 def _plain(value: Any) -> Any:
     """As JSON can say it: infinity and what else it does not know as text. Texts are bounded, masked and escaped."""
     if isinstance(value, Enum):
@@ -138,7 +146,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return shown(value, _TEXT)
+        return _repeated(value) if len(value) <= _SHORT else shown(value, _TEXT)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Budget):
@@ -146,7 +154,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {shown(name): _plain(one) for name, one in value.items()}
+        return {_plain(name) if isinstance(name, str) else shown(name): _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return shown(value, _TEXT)

@@ -25,7 +25,7 @@ from typing import Any
 from .._core.sharing import LAST, Account, Book
 from .._log import logger
 from ..budget import Budget
-from ..errors import ConfigError, UsageError, said
+from ..errors import ConfigError, UsageError, describe, said
 from ._ledger import Ask, Grant
 from ._store import Store, StoreDown, StoreError
 
@@ -227,8 +227,8 @@ class FleetBudget(Budget):
             mine.clear()
             try:
                 busy = self._exchange()
-            except Exception:
-                logger.exception("%s: the exchange with the store failed", self.name)
+            except Exception as error:  # noqa: BLE001 - a store of one's own may raise anything; the exchange goes on
+                self._trouble(f"the store gives no answer: {describe(error)}", exc_info=True)
                 busy = True
             if busy:
                 time.sleep(min(POLL, self._ttl / 10))
@@ -242,14 +242,16 @@ class FleetBudget(Budget):
         try:
             grant = self._store.exchange(ask)
         except StoreDown as error:
-            self._error = f"the store is down: {said(error, 500)}"
+            self._trouble(f"the store is down: {said(error, 500)}")
             if self._trust and epoch == self._held_on and self._safe_until > begun:
                 self._renewed(begun)
             return True
         except StoreError as error:
-            self._error = f"the store gives no answer: {said(error, 500)}"
+            self._trouble(f"the store gives no answer: {said(error, 500)}")
             return True
-        self._error = None
+        if self._error is not None:
+            logger.info("%s: the store answers again", self.name)
+            self._error = None
         if epoch != self._held_on or (self._store.expires and time.monotonic() > begun + FREEZE * self._ttl):
             return True  # an answer from before a loss, or too late to rely on
         if grant.lost:
@@ -259,6 +261,12 @@ class FleetBudget(Budget):
         self._run(self._apply, grant)
         self._deliver()
         return grant.owed > 0 or self._run(self._in_need)
+
+    def _trouble(self, text: str, *, exc_info: bool = False) -> None:
+        """Told once for each time of trouble, not for each of its exchanges."""
+        if self._error is None:
+            logger.warning("%s: %s", self.name, text, exc_info=exc_info)
+        self._error = text
 
     def _in_need(self) -> bool:
         return any(account.need for account in self._book.accounts if account is not self._returner)

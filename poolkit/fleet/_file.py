@@ -1,4 +1,10 @@
-"""Processes of one host: a file of numbers under a lock, and one locked file for each process that lives."""
+"""Processes of one host: a file of numbers under a lock, and one locked file for each process that lives.
+
+Files can be deleted under a running fleet (a cleaner of ``/tmp``), or damaged. The kernel's word is worth more than a
+name in a directory: a process whose locked file is missing keeps its permits until one ``ttl`` has passed since it was
+last seen, and makes the file anew at its next exchange. Numbers that are missing or damaged begin anew, with one
+``ttl`` in which all processes say what they hold and nothing new is granted.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from .._log import logger
 from ..errors import ConfigError, said, shown
 from ._ledger import Ask, Grant, Row, decide
 from ._store import StoreError
@@ -22,9 +29,19 @@ except ImportError:  # not a POSIX system
 
 __all__ = ("FileStore",)
 
+_LONGEST = 1 << 20  # bytes of the file of numbers; a fleet of a thousand processes needs a tenth of it
 _turn = threading.Lock()  # the locks of files are the process's: its threads do not wait for each other there
 _mine: dict[str, int] = {}  # members of this very process, to which its own locks are no obstacle, and their files
 _pid = os.getpid()
+
+
+@dataclass
+class _State:
+    """What is written down of one fleet. ``grace``: until then nothing new is granted."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    token: int = 0
+    grace: float = 0.0
 
 
 class FileStore:
@@ -34,15 +51,21 @@ class FileStore:
     ends. So the permits of a killed process are free at once, and one that is only slow or stopped keeps its own. The
     locks are POSIX record locks: not inherited over ``fork()``, not for network file systems.
 
+    Files that are deleted or damaged while the fleet runs are made anew; nothing new is granted for one ``ttl`` then.
+
     Raises :class:`~poolkit.ConfigError` where the system has no such locks or the directory cannot be made.
     """
 
     expires = False
+    """True only while this process' locked file is missing and cannot be made anew: then others do not see it live."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         if fcntl is None:
             raise ConfigError("FileStore needs POSIX file locks, which this system does not have", "store")
         self._directory = Path(directory)
+        self._clock = time.time  # the same in all processes
+        self._token = 0  # the highest that was seen: numbers below it are not those of this fleet any more
+        self._told = ""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -53,28 +76,30 @@ class FileStore:
     def exchange(self, ask: Ask) -> Grant:
         """See :meth:`poolkit.fleet.Store.exchange`; never waits longer than the others take to write some numbers."""
         try:
-            self._live(ask.fleet, ask.member)
-            with self._locked(ask.fleet) as state:
-                rows = {name: Row(*row) for name, row in state.get("rows", {}).items() if self._lives(ask.fleet, name)}
-                token = int(state.get("token", 0)) + (ask.member not in rows)
-                grant = decide(rows, ask, time.time(), token=token, grace=False)
-                for row in rows.values():
-                    row.until = float("inf")
-                state.update(token=token, rows={n: [r.permits, r.want, r.until, r.token] for n, r in rows.items()})
-                return grant
-        except (OSError, ValueError, TypeError) as error:
+            with self._locked(ask.fleet, ask.ttl) as state:
+                self._live(ask.fleet, ask.member)
+                now = self._clock()
+                self._look_who_lives(ask, state, now)
+                token = state.token + (ask.member not in state.rows)
+                grant = decide(state.rows, ask, now, token=token, grace=now < state.grace)
+                state.token = token
+            self.expires = False
+            self._token = max(self._token, token)
+            return grant
+        except OSError as error:
+            self.expires = not _is_at(_mine.get(ask.member), self._path(ask.fleet, ask.member))
             raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
     def leave(self, fleet: str, member: str) -> None:
         """See :meth:`poolkit.fleet.Store.leave`."""
         try:
-            with self._locked(fleet) as state:
-                state.get("rows", {}).pop(member, None)
-            file = _mine.pop(member, None)
-            if file is not None:
-                os.close(file)
-            self._path(fleet, member).unlink(missing_ok=True)
-        except (OSError, ValueError) as error:
+            with self._locked(fleet, 0.0) as state:
+                state.rows.pop(member, None)
+                file = _mine.pop(member, None)
+                if file is not None:
+                    os.close(file)
+                self._path(fleet, member).unlink(missing_ok=True)
+        except OSError as error:
             raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
     def forget(self) -> None:
@@ -84,54 +109,161 @@ class FileStore:
         """Nothing is open but the sign of life, which ends with :meth:`leave`, or the process."""
 
     def _path(self, fleet: str, member: str) -> Path:
-        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in fleet)
-        return self._directory / f"{safe}.{member}"
+        return self._directory / f"{_safe(fleet)}.{member}"
+
+    # -- who lives: under the lock of the fleet ----------------------------------------------------------------------
 
     def _live(self, fleet: str, member: str) -> None:
-        """Show that this process lives."""
-        global _pid, _turn
-        if _pid != os.getpid():  # a forked child holds none of the parent's locks
-            _mine.clear()
-            _turn = threading.Lock()
-            _pid = os.getpid()
-        if member not in _mine:
-            file = os.open(self._path(fleet, member), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Show that this process lives, in a file that is there, and too fresh for those who clean up old ones."""
+        path = self._path(fleet, member)
+        file = _mine.get(member)
+        if file is not None and not _is_at(file, path):
+            os.close(_mine.pop(member))
+            file = None
+        if file is None:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException:
+                os.close(file)
+                raise
             _mine[member] = file
+        os.utime(file)
 
-    def _lives(self, fleet: str, member: str) -> bool:
+    def _look_who_lives(self, ask: Ask, state: _State, now: float) -> None:
+        """The dead are removed; those who live are seen now; of whom nothing can be told, time decides."""
+        for name, row in list(state.rows.items()):
+            lives = self._lives(self._path(ask.fleet, name), name)
+            if lives:
+                row.until = now + ask.ttl
+            elif lives is None:
+                row.until = min(row.until, now + ask.ttl)
+            else:
+                del state.rows[name]
+                self._path(ask.fleet, name).unlink(missing_ok=True)
+
+    def _lives(self, path: Path, member: str) -> bool | None:
+        """Whether the file is locked; None: there is none, or it cannot be opened."""
         if member in _mine:
             return True
-        path = self._path(fleet, member)
         try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return True
         else:
-            path.unlink(missing_ok=True)
             return False
         finally:
             os.close(file)
 
-    @contextlib.contextmanager
-    def _locked(self, fleet: str) -> Iterator[dict[str, Any]]:
-        """The numbers, read and written back under the lock of the fleet."""
-        with _turn:
-            yield from self._changed(fleet)
+    # -- the numbers --------------------------------------------------------------------------------------------------
 
-    def _changed(self, fleet: str) -> Iterator[dict[str, Any]]:
-        file = os.open(self._path(fleet, "fleet"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            text = os.pread(file, 1 << 20, 0).decode()
-            state: dict[str, Any] = json.loads(text) if text.strip() else {}
-            yield state
-            # one write of a fixed length: a process that is killed here leaves the old numbers or the new ones
-            written = json.dumps(state).encode()
-            os.pwrite(file, written.ljust(max(len(text), len(written))), 0)
-        finally:
+    @contextlib.contextmanager
+    def _locked(self, fleet: str, ttl: float) -> Iterator[_State]:
+        """The numbers, read and written back under the lock of the fleet. ``ttl``: of the grace, if they are lost."""
+        global _pid, _turn
+        if _pid != os.getpid():  # a forked child holds none of the parent's locks
+            _mine.clear()
+            _turn = threading.Lock()
+            _pid = os.getpid()
+        with _turn:
+            file = self._open(self._path(fleet, "fleet"))
+            try:
+                state, size = self._read(file, fleet, ttl)
+                yield state
+                # one write of a fixed length: a process that is killed here leaves the old numbers or the new ones
+                rows = {name: [row.permits, row.want, row.until, row.token] for name, row in state.rows.items()}
+                written = json.dumps({"token": state.token, "grace": state.grace, "rows": rows}).encode()
+                if os.pwrite(file, written.ljust(size), 0) < len(written):
+                    raise OSError(f"{fleet}.fleet: not all of it could be written")
+            finally:
+                os.close(file)
+
+    def _open(self, path: Path) -> int:
+        """The file at ``path``, locked: not one that was deleted while its lock was waited for."""
+        while True:
+            try:
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+                if _is_at(file, path):
+                    return file
+            except BaseException:
+                os.close(file)
+                raise
             os.close(file)
+
+    def _read(self, file: int, fleet: str, ttl: float) -> tuple[_State, int]:
+        """What is written down, and how many bytes; numbers that were lost begin anew."""
+        text = os.pread(file, _LONGEST, 0)
+        state = _parsed(text)
+        why = ""
+        if state is None:
+            why = "are damaged"
+        elif state.token < self._token or (not text.strip() and self._others(fleet)):
+            why = "were deleted"
+        if not why and state is not None:
+            self._told = ""
+            state.token = state.token or int(time.time() * 1000)  # higher than those of a file that was here before
+            return state, len(text)
+        if self._told != why:
+            self._told = why
+            logger.warning(
+                "%s: the numbers of the fleet %s %s: they begin anew, and nothing new is granted for %g s",
+                shown(self._directory), shown(fleet), why, ttl,
+            )  # fmt: skip
+        os.ftruncate(file, 0)
+        return _State(token=max(self._token, int(time.time() * 1000)), grace=self._clock() + ttl), 0
+
+    def _others(self, fleet: str) -> bool:
+        """Whether somebody lives who may hold permits."""
+        prefix = f"{_safe(fleet)}."
+        names = (name for name in os.listdir(self._directory) if name.startswith(prefix))
+        return any(
+            self._lives(self._directory / name, name.removeprefix(prefix)) for name in names if name != f"{prefix}fleet"
+        )
+
+
+def _safe(fleet: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in fleet)
+
+
+def _is_at(file: int | None, path: Path) -> bool:
+    """Whether ``file`` is what is at ``path``."""
+    try:
+        return file is not None and os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
+
+
+def _parsed(text: bytes) -> _State | None:
+    """What a file says (nothing, if it is empty); None where it cannot be meant."""
+    if not text.strip():
+        return _State()
+    try:
+        found = json.loads(text)
+        rows = {
+            name: Row(_count(permits), _count(want), _time(until), _count(token))
+            for name, (permits, want, until, token) in found["rows"].items()
+        }
+        return _State(rows, _count(found["token"]), _time(found.get("grace", 0.0)))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise ValueError(value)
+    return value
+
+
+def _time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(value)
+    return float(value)

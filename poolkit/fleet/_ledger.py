@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-__all__ = ("Ask", "Grant", "Row", "decide")
+__all__ = ("PLAUSIBLE", "Ask", "Grant", "Row", "decide")
+
+PLAUSIBLE = 10
+"""No lease is longer than so many times the ``ttl`` of another process (it may differ while the setting is changed):
+what a store says beyond it is garbage, which would hold permits for ever.
+"""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ import os
 import socket
 from typing import Any
 
-from ..errors import ConfigError, MissingExtra, raw_text, said
-from ._ledger import Ask, Grant, Row, decide
+from .._log import logger
+from ..errors import ConfigError, MissingExtra, raw_text, said, shown
+from ._ledger import PLAUSIBLE, Ask, Grant, Row, decide
 from ._store import StoreDown, StoreError
 from ._watchdog import Watchdog
 
 __all__ = ("PostgresStore",)
 
+_MOST = 1 << 62  # tokens are bigint, and there must be a next one
 _STARTING = ("57P03", "57P01", "57P02")  # cannot_connect_now (starting, stopping, recovering), shutdowns
 
 
@@ -22,7 +24,8 @@ class PostgresStore:
     ``timeout``: seconds for one exchange. Needs ``pip install 'poolkit[psycopg]'``. Each process keeps one connection
     for it, which counts against the server's ``max_connections`` too.
 
-    For one ``ttl`` after a start of the server nothing new is granted. With asynchronous replication a failover may
+    For one ``ttl`` after a start of the server nothing new is granted, nor while the table is new to the fleet (first
+    use, ``TRUNCATE``, ``DROP``): those who hold permits say so meanwhile. With asynchronous replication a failover may
     forget the last grants: use a synchronous standby, or keep the fleet's limit below the server's by a block for each
     process.
     """
@@ -47,28 +50,37 @@ class PostgresStore:
     def exchange(self, ask: Ask) -> Grant:
         """See :meth:`poolkit.fleet.Store.exchange`."""
 
-        def work(cursor: Any) -> Grant:
+        def work(cursor: Any) -> tuple[Grant, int]:
             self._lock(cursor, ask.fleet)
             cursor.execute(
                 f"SELECT member, permits, want, extract(epoch FROM until)::float8, token FROM {self._table} "
                 "WHERE fleet = %s",
                 [ask.fleet],
             )
-            rows = {name: Row(permits, want, until, token) for name, permits, want, until, token in cursor.fetchall()}
-            counter = rows.pop("", Row(0, 0, 0.0, 0)).token
+            found = cursor.fetchall()
             cursor.execute(
                 "SELECT extract(epoch FROM clock_timestamp())::float8, "
                 "extract(epoch FROM pg_postmaster_start_time())::float8"
             )
             now, started = cursor.fetchone()
-            token = counter + (ask.member not in rows)
-            before = set(rows)
-            grant = decide(rows, ask, now, token=token, grace=bool(before) and now < started + ask.ttl)
+            rows = {
+                name: Row(permits, want, until, token)
+                for name, permits, want, until, token in found
+                if min(permits, want, token) >= 0 and token < _MOST and until <= now + PLAUSIBLE * ask.ttl
+            }
+            before = {name for name, *_ in found} - {""}
+            grace = rows.pop("", None)  # how long nothing new is granted, and the last token
+            damaged = len(before) - len(rows)
+            if grace is None or damaged:  # new, emptied or damaged: somebody may hold what is not written here
+                grace = Row(0, 0, now + ask.ttl, max(int(now * 1000), grace.token if grace else 0))
+            token = grace.token + (ask.member not in rows)
+            grant = decide(rows, ask, now, token=token, grace=now < max(grace.until, started + ask.ttl))
+            rows[""] = Row(0, 0, grace.until, token)
             for name in before - set(rows):
                 cursor.execute(f"DELETE FROM {self._table} WHERE fleet = %s AND member = %s", [ask.fleet, name])
             for name in (ask.member, ""):
-                row = rows.get(name, Row(0, 0, 0.0, token))
-                if name in rows or not name:
+                row = rows.get(name)
+                if row is not None:
                     cursor.execute(
                         f"INSERT INTO {self._table} (fleet, member, permits, want, until, token) "
                         "VALUES (%s, %s, %s, %s, to_timestamp(%s), %s) ON CONFLICT (fleet, member) DO UPDATE SET "
@@ -76,9 +88,15 @@ class PostgresStore:
                         "token = excluded.token",
                         [ask.fleet, name, row.permits, row.want, row.until, row.token],
                     )
-            return grant
+            return grant, damaged
 
-        granted: Grant = self._transaction(work)
+        granted: Grant
+        granted, garbage = self._transaction(work)
+        if garbage:  # deleted now: nobody else tells of it
+            logger.warning(
+                "%s: %d rows of the fleet in the table %s cannot be meant and were deleted; nothing new is granted "
+                "for %g s", shown(ask.fleet), garbage, self._table, ask.ttl,
+            )  # fmt: skip
         return granted
 
     def leave(self, fleet: str, member: str) -> None:
@@ -109,7 +127,9 @@ class PostgresStore:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{self._table}/{fleet}"])
 
     def _transaction(self, work: Any) -> Any:
-        """``work(cursor)`` in one transaction; a connection that broke meanwhile is made anew, once."""
+        """``work(cursor)`` in one transaction; a connection that broke meanwhile, or a table that was
+        dropped, is made anew, once.
+        """
         for fresh in (False, True):
             if self._connection is None or self._connection.closed:
                 self._connect()
@@ -121,7 +141,8 @@ class PostgresStore:
                     return work(cursor)
             except self._psycopg.Error as error:
                 self._hang_up()
-                if fresh or not isinstance(error, self._psycopg.OperationalError):
+                again = (self._psycopg.OperationalError, self._psycopg.errors.UndefinedTable)
+                if fresh or not isinstance(error, again):
                     raise self._told(error) from error
             finally:
                 self._watchdog.disarm(watch)

@@ -4,32 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError, MissingExtra, raw_text, said, without_quotes
-from ._ledger import Ask, Grant
+from .._log import logger
+from ..errors import ConfigError, MissingExtra, raw_text, said, shown, without_quotes
+from ._ledger import PLAUSIBLE, Ask, Grant
 from ._store import StoreDown, StoreError
 
 __all__ = ("RedisStore",)
 
 # decide() of _ledger.py in Lua. Members are "m:<name>" = "permits want until token". Another run_id than that which is
-# written down (a restart, a failover, a new data set) begins a grace of one ttl, in which only what is held counts.
+# written down (a restart, a failover, a new data set) begins a grace of one ttl, in which only what is held counts. So
+# does whatever cannot be meant, for it may stand where somebody's permits were: it is deleted, and counted in the last
+# number of the answer.
 _SCRIPT = """
 local key, member = KEYS[1], 'm:' .. ARGV[1]
 local held, want, limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-if redis.call('HGET', key, 'run') ~= run then
+local garbage, longest = 0, now + PLAUSIBLE * ttl
+local function number(text, below)
+  local value = string.match(text or '', '^%d+$') and tonumber(text)
+  return value and value < below and value
+end
+local kind = redis.call('TYPE', key).ok
+local sound = kind == 'hash'
+if sound then
+  sound = number(redis.call('HGET', key, 'grace'), longest) and number(redis.call('HGET', key, 'token'), 2 ^ 53)
+end
+if not sound and kind ~= 'none' then garbage = 1 end
+if not sound or redis.call('HGET', key, 'run') ~= run then
   redis.call('DEL', key)
   redis.call('HSET', key, 'run', run, 'grace', now + ttl, 'token', now)
 end
-local grace = now < tonumber(redis.call('HGET', key, 'grace'))
 local known, taken, members, wants, others = nil, 0, 1, 0, {}
 local all = redis.call('HGETALL', key)
 for i = 1, #all, 2 do
   if string.sub(all[i], 1, 2) == 'm:' then
-    local p, w, u, t = string.match(all[i + 1], '(%d+) (%d+) (%d+) (%d+)')
-    p, w, u = tonumber(p), tonumber(w), tonumber(u)
-    if u <= now then
+    local p, w, u, t = string.match(all[i + 1], '^(%d+) (%d+) (%d+) (%d+)$')
+    p, w, u = number(p, 2 ^ 31), number(w, 2 ^ 31), number(u, longest)
+    if not (p and w and u and number(t, 2 ^ 53)) then
+      redis.call('HDEL', key, all[i])
+      redis.call('HSET', key, 'grace', now + ttl)
+      garbage = garbage + 1
+    elseif u <= now then
       redis.call('HDEL', key, all[i])
     elseif all[i] == member then
       known = {p, t}
@@ -39,9 +56,10 @@ for i = 1, #all, 2 do
     end
   end
 end
+local grace = now < tonumber(redis.call('HGET', key, 'grace'))
 local free = limit - taken
 if held > free then
-  if not known then return {0, 0, members, 0, 0, 1} end
+  if not known then return {0, 0, members, 0, 0, 1, garbage} end
   free = math.max(free, 0)
 end
 held = math.min(held, math.max(free, known and known[1] or 0))
@@ -57,7 +75,7 @@ local token = known and known[2] or redis.call('HINCRBY', key, 'token', 1)
 redis.call('HSET', key, member, string.format('%d %d %d %s', permits, want - own - more, now + ttl, token))
 redis.call('PEXPIRE', key, ttl * 100)
 return {permits, tonumber(token), members, math.max(over, wants - left),
-        math.max(over, math.min(math.max(0, poor - left), math.max(0, permits - floor))), 0}
+        math.max(over, math.min(math.max(0, poor - left), math.max(0, permits - floor))), 0, garbage}
 """
 
 
@@ -66,7 +84,8 @@ class RedisStore:
     one exchange, a fraction of the fleet's ``ttl``. Needs ``pip install 'poolkit[redis]'``.
 
     A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``: what
-    it remembers may be out of date, and those who hold permits say so meanwhile.
+    it remembers may be out of date, and those who hold permits say so meanwhile. So it is where something else was
+    written into the fleet's key, which is deleted and told of in the log.
     """
 
     expires = True
@@ -86,14 +105,19 @@ class RedisStore:
             self._client = redis.Redis.from_url(url, **{**limits, **options})
         except ValueError as error:
             raise ConfigError(f"RedisStore: the URL cannot be used: {without_quotes(error)}", "url") from None
-        self._script = self._client.register_script(_SCRIPT)
+        self._script = self._client.register_script(_SCRIPT.replace("PLAUSIBLE", str(PLAUSIBLE)))
 
     def exchange(self, ask: Ask) -> Grant:
         """See :meth:`poolkit.fleet.Store.exchange`."""
         arguments: list[str | int] = [ask.member, ask.held, ask.want, ask.limit, int(ask.ttl * 1000)]
-        permits, token, members, short, owed, lost = self._call(
+        permits, token, members, short, owed, lost, garbage = self._call(
             lambda: self._script(keys=[self._prefix + ask.fleet], args=arguments)
         )
+        if garbage:  # deleted now: nobody else tells of it
+            logger.warning(
+                "%s: %d entries of the fleet's key in Redis cannot be meant and were deleted; nothing new is granted "
+                "for %g s", shown(ask.fleet), garbage, ask.ttl,
+            )  # fmt: skip
         return Grant(permits, token, members, short, owed, bool(lost))
 
     def leave(self, fleet: str, member: str) -> None:

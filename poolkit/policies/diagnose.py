@@ -86,14 +86,18 @@ class Symptoms:
 
 
 def diagnose(seen: Symptoms, asking: Hashable = None) -> Diagnosis | None:
-    """What keeps callers waiting; None if nobody has to wait. ``asking``: the identity of the caller who asks why."""
+    """What keeps callers waiting; None if nobody has to wait. ``asking``: the identity of the caller who asks why.
+
+    A lease held longer than ``leak_after`` is named as long as it stands, whether or not somebody waits.
+    """
     if seen.suspended:
         return Diagnosis(Cause.SUSPENDED, "the pool hands out nothing until resume()")
     waiting = bool(seen.waiting) or asking is not None
+    stands = bool(seen.held) and seen.held[0].reported
     return (
         _server_down(seen, waiting)
         or (_deadlock(seen, asking) if waiting else None)
-        or (_leaking(seen) if waiting or len(seen.held) >= seen.limit else None)
+        or (_leaking(seen) if waiting or stands or len(seen.held) >= seen.limit else None)
         or (_slow(seen) if waiting else None)
         or (_class_limit(seen) if waiting else None)
         or (_too_small(seen) if waiting else None)

@@ -54,6 +54,10 @@ class Thresholds:
     """Acquires that timed out in the last minute; 0: every one is an alert."""
     leaks: int | None = 0
     """Leases that leaked in the last 5 minutes."""
+    longest_held: float | None = 600.0
+    """Seconds for which a lease has been held, as long as it goes on; in a pool with ``leak_after`` at the latest from
+    when ``leaks`` forgets it, and not before ``leak_after``.
+    """
     breaker: int | None = 0
     """Endpoints whose circuit breaker is open."""
 
@@ -108,9 +112,17 @@ _RULES: dict[str, _Rule] = {
     "timeouts": _Rule("critical", lambda s: float(s.windows[60].timeouts),
                       lambda v: f"{v:.0f} callers got no connection in a minute"),
     "leaks": _Rule("warning", lambda s: float(s.windows[300].leaks), lambda v: f"{v:.0f} leases leaked in 5 minutes"),
+    "longest_held": _Rule("warning", lambda s: s.longest_held, lambda v: f"a connection has been held for {v:.0f} s"),
     "breaker": _Rule("critical", lambda s: float(s.open_breakers),
                      lambda v: f"the circuit breaker of {v:.0f} endpoint{'s' if v > 1 else ''} is open"),
 }  # fmt: skip
+
+
+def _longest(threshold: float, leak_after: float | None) -> float:
+    """``leaks`` tells of a lease for 300 s: by then this must, or a leak that stands is forgotten."""
+    return threshold if leak_after is None else max(leak_after, min(threshold, leak_after + 300.0))
+
+
 _LEVELS = {"info": "info", "warning": "warning", "critical": "error"}
 
 
@@ -185,6 +197,8 @@ class Alerts:
             threshold = getattr(self._thresholds, name)
             if threshold is None:
                 continue
+            if name == "longest_held":
+                threshold = _longest(threshold, pool.config.leak_after)
             if name not in states:  # the queue is a question of time, not of a number
                 line, after = (0.0, threshold) if name == "queue" else (threshold, rule.after)
                 states[name] = Hysteresis(line, 0.8 * line, after)

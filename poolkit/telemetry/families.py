@@ -103,15 +103,14 @@ FAMILIES: tuple[Family, ...] = (
 
 def read(pools: Iterable[Any]) -> Values:
     """The metrics of the pools now. Pools of one name are added up."""
-    found: Values = {}
-    for pool in pools:
-        stats = pool.stats()
-        one = {
-            family.name: {(("pool", stats.name), *labels): value for labels, value in family.read(stats).items()}
-            for family in FAMILIES
-        }
-        found = merged([found, one])
-    return found
+    return merged(_of(pool.stats()) for pool in pools)  # at once: pool by pool it is quadratic
+
+
+def _of(stats: PoolStats) -> Values:
+    return {
+        family.name: {(("pool", stats.name), *labels): value for labels, value in family.read(stats).items()}
+        for family in FAMILIES
+    }
 
 
 def merged(parts: Iterable[Values]) -> Values:

@@ -18,25 +18,31 @@ from .._lifecycle import live_pools, snapshot, watch_pools
 from ..errors import MissingExtra, masked, said, shown
 from ..events import Event, EventKind, Listener
 from ..policies.meters import BOUNDS
+from ._aside import Aside
 
 __all__ = ("Instrumentation", "instrument")
 
 _POOL = "db.client.connection.pool.name"
 _STATE = "db.client.connection.state"
+CATCH_UP = 1.0  # seconds that a collection waits for what has happened before it and was not recorded yet
+_asides: weakref.WeakSet[Aside] = weakref.WeakSet()
 
 
-def _api() -> tuple[Any, Any]:
+def _api() -> tuple[Any, Any, Any]:
     try:
-        from opentelemetry import metrics, trace
+        from opentelemetry import context, metrics, trace
     except ImportError:
         raise MissingExtra("OpenTelemetry needs its API: pip install 'poolkit[opentelemetry]'") from None
-    return metrics, trace
+    return context, metrics, trace
 
 
 def instrument(
     *, meter_provider: Any = None, tracer_provider: Any = None, spans: bool = False, use_time: bool = False
 ) -> Instrumentation:
     """Report all pools of the process, those made later included, until ``close()`` of what is returned.
+
+    What happens is reported from threads of its own: a provider or exporter that is slow holds nobody up, and one that
+    raises is told of once and gets the next news all the same. ``close()`` waits up to 5 s for each of the two.
 
     Providers default to the global ones. ``spans``: a span "pool.acquire" for each acquire that found no idle
     connection at once, in the context of its caller. ``use_time``: measure each lease. Raises MissingExtra.
@@ -48,12 +54,16 @@ class Instrumentation:
     """What :func:`instrument` has set up."""
 
     def __init__(self, meter_provider: Any, tracer_provider: Any, *, spans: bool, use_time: bool) -> None:
-        metrics, trace = _api()
+        self._context, metrics, trace = _api()
         self._observation = metrics.Observation
         meter = metrics.get_meter("poolkit", meter_provider=meter_provider)
         self._tracer = trace.get_tracer("poolkit", tracer_provider=tracer_provider) if spans else None
         self._error_status = trace.Status(trace.StatusCode.ERROR)
         self._use_time = use_time
+        # two: a slow exporter of spans is not to hold up the metrics
+        self._metrics = Aside("OpenTelemetry's metrics")
+        _asides.add(self._metrics)
+        self._spans = Aside("OpenTelemetry's spans") if spans else None
         self._attached: weakref.WeakKeyDictionary[Any, Listener] = weakref.WeakKeyDictionary()
         self._observe(meter)
 
@@ -77,6 +87,9 @@ class Instrumentation:
             pool.remove_listener(self._attached[pool])
             pool.remove_wait_observer(self._waited)
         self._attached.clear()
+        self._metrics.close()
+        if self._spans is not None:
+            self._spans.close()
 
     # -- read at collection ---------------------------------------------------------------------------------------
 
@@ -106,6 +119,8 @@ class Instrumentation:
         """``own``: left to the driver where that reports it itself."""
 
         def observe(options: Any) -> Iterable[Any]:
+            for aside in snapshot(_asides):  # not ours alone: the SDK calls the first who made the instrument
+                aside.catch_up(CATCH_UP)
             for pool in self._pools(http=False):
                 if own and _reports_itself(pool):
                     continue
@@ -157,37 +172,52 @@ class Instrumentation:
             kind, duration = event.kind, event.duration or 0.0
             if kind is EventKind.CONNECTION_READY:
                 if not http and not reports_itself():
-                    self._create.record(duration, name)
+                    self._report(self._create.record, duration, name)
             elif kind is EventKind.RELEASED:
-                self._use.record(duration, name)
+                self._report(self._use.record, duration, name)
             elif kind is EventKind.CONNECT_FAILED:
-                self._errors.add(1, {**name, "error.type": type(event.error).__qualname__})
+                self._report(self._errors.add, 1, {**name, "error.type": type(event.error).__qualname__})
             elif kind is EventKind.LEASE_LEAKED:
-                self._leaked.add(1, name)
+                self._report(self._leaked.add, 1, name)
             elif event.reason is not None:
-                self._closed.add(1, {**name, "poolkit.close.reason": event.reason.value})
+                self._report(self._closed.add, 1, {**name, "poolkit.close.reason": event.reason.value})
                 if http and event.key is not None:
-                    self._life.record(duration, _address(event.key))
+                    self._report(self._life.record, duration, _address(event.key))
 
         return listener
+
+    def _report(self, call: Callable[[Any, Any], object], value: float, attributes: dict[str, Any]) -> None:
+        """With the context of whom it happens to: an exemplar names its trace."""
+        context = self._context.get_current()
+        self._metrics.do(lambda: self._in(context, lambda: call(value, attributes)))
+
+    def _in(self, context: Any, call: Callable[[], object]) -> None:
+        token = self._context.attach(context)
+        try:
+            call()
+        finally:
+            self._context.detach(token)
 
     def _waited(self, pool: Any, seconds: float, error: BaseException | None) -> None:
         if error is None:
             if _is_http(pool):
-                self._http_wait.record(seconds, {"poolkit.pool.name": pool.name})
+                self._report(self._http_wait.record, seconds, {"poolkit.pool.name": pool.name})
             elif not _reports_itself(pool):
-                self._wait.record(seconds, {_POOL: pool.name})
-        if self._tracer is not None:
-            end = time.time_ns()
-            span = self._tracer.start_span("pool.acquire", start_time=end - int(seconds * 1e9),
-                                           attributes={_POOL: pool.name})  # fmt: skip
-            if error is not None:
-                # the driver's error, its cause, says whatever the server has sent
-                told = {"exception.message": said(error, 2000)}
-                told["exception.stacktrace"] = masked("".join(traceback.format_exception(error)))
-                span.record_exception(error, attributes=told)
-                span.set_status(self._error_status)
-            span.end(end)
+                self._report(self._wait.record, seconds, {_POOL: pool.name})
+        if self._spans is not None:
+            context, end, name = self._context.get_current(), time.time_ns(), pool.name
+            self._spans.do(lambda: self._in(context, lambda: self._span(name, end, seconds, error)))
+
+    def _span(self, pool: str, end: int, seconds: float, error: BaseException | None) -> None:
+        assert self._tracer is not None  # without it there are no spans to report
+        span = self._tracer.start_span("pool.acquire", start_time=end - int(seconds * 1e9), attributes={_POOL: pool})
+        if error is not None:
+            # the driver's error, its cause, says whatever the server has sent
+            told = {"exception.message": said(error, 2000)}
+            told["exception.stacktrace"] = masked("".join(traceback.format_exception(error)))
+            span.record_exception(error, attributes=told)
+            span.set_status(self._error_status)
+        span.end(end)
 
 
 class _Listener:

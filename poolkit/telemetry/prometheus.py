@@ -68,7 +68,8 @@ class PoolCollector:
                  "histogram": self._core.HistogramMetricFamily}  # fmt: skip
         metric = kinds[family.kind](family.name, family.help, labels=names)
         for labels, value in sorted(values.get(family.name, {}).items()):
-            shown = [dict(labels)[name] for name in names]
+            known = dict(labels)
+            shown = [known[name] for name in names]
             if isinstance(value, Histogram):
                 metric.add_metric(shown, _buckets(value), value.sum)
             else:
@@ -79,9 +80,9 @@ class PoolCollector:
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     """As Prometheus has them: each includes those below it."""
     seen, found = 0, []
-    for bound, number in zip((*histogram.bounds, None), histogram.counts, strict=True):
+    for bound, number in zip((*map(repr, histogram.bounds), "+Inf"), histogram.counts, strict=True):
         seen += number
-        found.append(("+Inf" if bound is None else repr(bound), float(seen)))
+        found.append((bound, float(seen)))
     return found
 
 

@@ -8,13 +8,14 @@ import re
 import socket
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools
+from .._lifecycle import live_pools, watch_pools
 from ..errors import ConfigError, describe
-from ..policies.meters import Histogram
-from .families import FAMILIES, Values, read, require
+from ..events import Event, EventKind
+from .families import FAMILIES, Values, merged, read, require
 
 __all__ = ("StatsdReporter",)
 
@@ -31,8 +32,8 @@ class StatsdReporter:
 
     ``tags=True`` writes DogStatsD's tags (``poolkit.connections:3|g|#pool:orders-db,state:idle``), else labels are
     parts of the name (``poolkit.orders-db.connections.idle:3|g``). Counters are sent as what was added since the last
-    time, histograms as gauges ``...p50``, ``.p95``, ``.p99`` in milliseconds of the last ten seconds. UDP: nothing is
-    waited for, and what is lost is lost. A forked child goes on by itself.
+    time, by pools that were closed meanwhile too; histograms as gauges ``...p50``, ``.p95``, ``.p99`` in milliseconds
+    of the last ten seconds. UDP: nothing is waited for, and what is lost is lost. A forked child goes on by itself.
 
     Raises ConfigError for a host that cannot be resolved or an impossible port or interval.
     """
@@ -58,48 +59,65 @@ class StatsdReporter:
         self._interval = interval
         self._tags = tags
         self._pools = pools
-        self._last: Values = {}
-        self._sending = threading.Lock()
+        self._begin()
+        here = weakref.ref(self)
+        # with a choice of one's own, those that it names are known from the first time that it does
+        self._end = watch_pools(lambda pool: _hear(here, pool)) if pools is live_pools else lambda: None
         self._start()
         if hasattr(os, "register_at_fork"):
             me = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _start_again(me))
 
+    def _begin(self) -> None:
+        """Nothing was sent yet (again in a forked child, where another thread of the parent may have held the lock)."""
+        self._last: weakref.WeakKeyDictionary[Any, Values] = weakref.WeakKeyDictionary()  # what was sent of each pool
+        self._heard: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._ended: deque[Any] = deque()  # pools that were closed, and not sent since
+        self._sending = threading.Lock()
+
     def _start(self) -> None:
         self._over = threading.Event()
-        threading.Thread(target=_report, args=(weakref.ref(self), self._over, self._interval), name="poolkit-statsd",
-                         daemon=True).start()  # fmt: skip
+        threading.Thread(target=_report, args=(weakref.ref(self), self._over, self._interval, self._end),
+                         name="poolkit-statsd", daemon=True).start()  # fmt: skip
 
     def close(self) -> None:
         """Send a last time and end the thread. Idempotent."""
         if not self._over.is_set():
             self._over.set()
+            self._end()
             self.send()
             self._socket.close()
 
     def send(self) -> None:
         """Send now. Thread-safe."""
         with self._sending:
-            values = read(self._pools())
-            recent = {pool.name: pool.stats().windows[10] for pool in self._pools()}
-            for packet in _packets([*self._lines(values), *self._times(recent)]):
+            live = list(self._pools())
+            for pool in live:
+                _hear(weakref.ref(self), pool)
+            ended = list(self._ended)
+            now = {pool: read([pool]) for pool in {*live, *ended}}
+            added = merged(_counters(values, self._last.get(pool, {})) for pool, values in now.items())
+            gauges = merged(now[pool] for pool in live)
+            recent = {pool.name: pool.stats().windows[10] for pool in live}
+            for packet in _packets([*self._gauges(gauges), *self._counts(added), *self._times(recent)]):
                 try:
                     self._socket.sendto(packet, self._address)
                 except OSError as error:  # nobody listens, or the buffer is full
                     logger.debug("statsd: a packet was not sent: %s", describe(error))
-            self._last = values
+            self._last.update(now)
+            for _ in ended:
+                self._ended.popleft()
 
-    def _lines(self, values: Values) -> Iterable[str]:
+    def _gauges(self, values: Values) -> Iterable[str]:
         for name, found in values.items():
-            for labels, value in found.items():
-                if isinstance(value, Histogram):
-                    continue
-                if _KINDS[name] == "gauge":
+            if _KINDS[name] == "gauge":
+                for labels, value in found.items():
                     yield self._line(name, labels, f"{value:g}|g")
-                else:
-                    added = value - self._last.get(name, {}).get(labels, 0)
-                    if added > 0:  # a pool that was closed and made again begins at 0
-                        yield self._line(name, labels, f"{added:g}|c")
+
+    def _counts(self, added: Values) -> Iterable[str]:
+        for name, found in added.items():
+            for labels, value in found.items():
+                yield self._line(name, labels, f"{value:g}|c")
 
     def _times(self, recent: dict[str, Any]) -> Iterable[str]:
         for pool, window in recent.items():
@@ -116,6 +134,41 @@ class StatsdReporter:
             return f"poolkit.{metric}:{value}|#" + ",".join(f"{key}:{_safe(text)}" for key, text in labels)
         pool, *others = (_safe(text) for _, text in labels)
         return ".".join(["poolkit", pool, metric, *others]) + f":{value}"
+
+
+def _counters(now: Values, last: Values) -> Values:
+    """What was added to the counters of one pool."""
+    found: Values = {}
+    for name, values in now.items():
+        if _KINDS[name] == "counter":
+            before = last.get(name, {})
+            found[name] = {
+                labels: value - before.get(labels, 0)
+                for labels, value in values.items()
+                if value > before.get(labels, 0)
+            }
+    return found
+
+
+class _Close:
+    """Listens to the end of one pool, so that what it counted since the last time is sent. Refers to neither."""
+
+    kinds = frozenset({EventKind.POOL_CLOSED})
+
+    def __init__(self, reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
+        self._reporter, self._pool = reporter, weakref.ref(pool)
+
+    def __call__(self, event: Event) -> None:
+        reporter, pool = self._reporter(), self._pool()
+        if reporter is not None and pool is not None and not reporter._over.is_set():
+            reporter._ended.append(pool)
+
+
+def _hear(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
+    one = reporter()
+    if one is not None and pool not in one._heard:
+        one._heard.add(pool)
+        pool.add_listener(_Close(reporter, pool))
 
 
 def _safe(text: str) -> str:
@@ -135,10 +188,13 @@ def _packets(lines: Iterable[str]) -> Iterable[bytes]:
         yield packet
 
 
-def _report(reporter: weakref.ref[StatsdReporter], over: threading.Event, interval: float) -> None:
+def _report(
+    reporter: weakref.ref[StatsdReporter], over: threading.Event, interval: float, end: Callable[[], None]
+) -> None:
     while not over.wait(interval):
         one = reporter()
         if one is None:
+            end()
             return
         try:
             one.send()
@@ -150,6 +206,7 @@ def _report(reporter: weakref.ref[StatsdReporter], over: threading.Event, interv
 def _start_again(reporter: weakref.ref[StatsdReporter]) -> None:
     one = reporter()
     if one is not None and not one._over.is_set():
-        one._sending = threading.Lock()  # another thread of the parent may have held it
-        one._last = {}
+        heard = one._heard
+        one._begin()
+        one._heard = heard  # the pools are the same objects, and have our listeners
         one._start()

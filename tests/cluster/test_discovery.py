@@ -260,3 +260,25 @@ def test_etcd_settings_that_cannot_be_meant_are_refused(keywords: dict[str, str]
     """Before anything is asked."""
     with pytest.raises(ConfigError, match=match):
         EtcdDiscovery(**{"prefix": "/x/", **keywords})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["nodes.toml", "nodes.json", "nodes.yaml"])
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    """Opening a FIFO would wait for a writer, and reading a device never end; both look like a file that is there."""
+    path = tmp_path / name
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be read: it is no regular file"):
+        FileDiscovery(path).find(None)
+    if kind != "directory":
+        path.unlink()
+        (tmp_path / "real").write_text('{"nodes": ["db1:5432"]}', encoding="utf-8")
+        if name == "nodes.json":
+            path.symlink_to("real")  # as Kubernetes does it
+            assert [node.address for node in FileDiscovery(path).find(None).nodes] == ["db1:5432"]

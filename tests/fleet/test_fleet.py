@@ -114,3 +114,21 @@ def test_a_fleet_goes_on_while_its_store_is_down_and_is_in_step_when_it_is_back(
     results = [process.end() for process in processes]
     assert not [text for result in results[:4] for text in result["failed"] if "AcquireTimeout" not in text]
     assert fleet.most <= LIMIT, f"{fleet.most} connections under a limit of {LIMIT}"
+
+
+@pytest.mark.parametrize("address", ["file"], indirect=True)
+def test_the_limit_holds_when_all_files_of_the_fleet_are_deleted(fleet: Fleet, address: str) -> None:
+    """Several times, as a cleaner of ``/tmp`` does it; what a process that is killed then held is used again."""
+    place = Path(address.split()[1])
+    processes = fleet.start(3, str(place), threads=6)
+    fleet.until(LIMIT, "the whole limit is used")
+    for _ in range(3):
+        for path in place.iterdir():
+            path.unlink(missing_ok=True)
+        for process in processes:
+            process.works(30)
+    processes.pop().kill()
+    fleet.until(LIMIT, "what it held is used again")
+    for process in processes:
+        process.end()
+    assert fleet.most <= LIMIT, f"{fleet.most} connections under a limit of {LIMIT}"

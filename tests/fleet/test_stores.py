@@ -54,13 +54,13 @@ def test_all_stores_answer_as_the_one_decision_does(open_store: Callable[[], Any
     stores = [open_store() for _ in range(3)]
     rows: dict[str, Row] = {}
     held = [0, 0, 0]
-    grace = isinstance(stores[0], RedisStore)  # a data set that is new to the fleet
+    grace = not isinstance(stores[0], FileStore)  # a data set that is new to the fleet
     ttl = 0.5 if grace else 30.0
     if grace:
         assert stores[0].exchange(Ask("ledger", "m0", 0, 5, 10, ttl)).permits == 0
         time.sleep(ttl + 0.1)
         ttl = 30.0
-    elif isinstance(stores[0], PostgresStore):  # started a moment ago, perhaps
+    if isinstance(stores[0], PostgresStore):  # started a moment ago, perhaps
         ttl = 4.0
         time.sleep(ttl)
     for _ in range(60):
@@ -247,3 +247,32 @@ def test_settings_of_a_fleet_that_cannot_be_meant_are_refused_by_name(tmp_path: 
         with pytest.raises(ConfigError, match="min_size=4"):
             Pool(FakeConnector(), budget=budget, min_size=4)
         pool.drain(0)
+
+
+def test_a_store_that_fails_is_told_of_once_and_so_is_its_recovery(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever it raises, and however often it is asked meanwhile."""
+    store = _Scripted()
+    for error in (StoreError("it says nothing"), StoreDown("refused"), TypeError("garbage")):
+        asked: list[Ask] = []
+
+        def failing(ask: Ask, error: Exception = error, asked: list[Ask] = asked) -> Grant:
+            asked.append(ask)
+            raise error
+
+        caplog.clear()
+        store.answer = lambda ask: Grant(ask.held + ask.want, 7)
+        with (
+            caplog.at_level("INFO", "poolkit"),
+            FleetBudget(store, "f", limit=10, ttl=60) as budget,
+            Pool(FakeConnector(), budget=budget) as pool,
+        ):
+            pool.release(pool.acquire())
+            store.answer = failing
+            until(lambda: len(asked) > 3)  # noqa: B023
+            store.answer = lambda ask: Grant(ask.held + ask.want, 7)
+            until(lambda: budget.fleet().error is None)
+            pool.close()
+        told = [record.getMessage() for record in caplog.records if "the store" in record.getMessage()]
+        assert len(told) == 2
+        assert str(error) in told[0]
+        assert told[1] == "f: the store answers again"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from poolkit import AcquireTimeout, BreakerConfig, CircuitOpen, ConfigError, Event, EventKind, Pool
+from poolkit.policies.diagnose import Cause
 from poolkit.policies.hysteresis import Hysteresis
-from poolkit.telemetry.alerts import Alert, Alerts, Thresholds
+from poolkit.telemetry.alerts import Alert, Alerts, Thresholds, live_alerts
 from poolkit.testing import FakeConnector, ManualClock
+
+
+@pytest.fixture(autouse=True)
+def _alerts_end_with_their_test() -> Iterator[None]:
+    """Those that are not collected yet would be the alerts of the process in later tests."""
+    yield
+    for one in live_alerts():
+        one.close()
 
 
 def test_a_value_that_trembles_around_the_line_raises_one_alert() -> None:
@@ -124,6 +135,50 @@ def test_a_leak() -> None:
     watched.clock.advance(6)
     watched.pool.run_due()
     assert watched.check() == [("leaks", True)]
+    watched.pool.release(held)
+    watched.pool.close()
+
+
+def test_a_leak_that_stands_is_an_alert_as_long_as_it_stands() -> None:
+    """And is diagnosed and named by the dashboard, although nobody waits: the others serve everybody."""
+    watched = Watched(Thresholds(utilisation=None, half_used=None), max_size=8, leak_after=5)
+    gone = [watched.pool.acquire() for _ in range(3)]
+    watched.clock.advance(1)
+    watched.pool.release(watched.pool.acquire())
+    for _ in range(24 * 60):
+        watched.clock.advance(1)
+        watched.pool.run_due()
+        watched.alerts.check()
+        if watched.clock() % 60 < 1:
+            with watched.pool.lease():
+                pass
+        assert [alert.name for alert in watched.alerts.active()] or watched.pool.stats().longest_held < 10
+    assert [alert.name for alert in watched.alerts.active()] == ["longest_held"]
+    assert re.fullmatch(r"a connection has been held for 30\d s", watched.alerts.active()[0].text)
+    found = watched.pool.diagnose()
+    assert found is not None
+    assert found.cause is Cause.LEAKING
+    for connection in gone:
+        watched.pool.release(connection)
+    assert watched.check() == [("longest_held", False)]
+    assert watched.pool.diagnose() is None
+    watched.pool.close()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "leak_after", "line"),
+    [(600.0, None, 600.0), (600.0, 5.0, 305.0), (60.0, 5.0, 60.0), (60.0, 90.0, 90.0), (600.0, 3600.0, 3600.0)],
+)
+def test_a_lease_is_long_from_when_it_is_forgotten_as_a_leak_and_never_before_leak_after(
+    threshold: float, leak_after: float | None, line: float
+) -> None:
+    watched = Watched(Thresholds(longest_held=threshold, utilisation=None, half_used=None, leaks=None),
+                      max_size=2, leak_after=leak_after)  # fmt: skip
+    held = watched.pool.acquire()
+    watched.clock.advance(line)
+    assert watched.check() == []
+    watched.clock.advance(1)
+    assert watched.check() == [("longest_held", True)]
     watched.pool.release(held)
     watched.pool.close()
 

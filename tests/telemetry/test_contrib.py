@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from poolkit.telemetry.alerts import Thresholds
 from poolkit.telemetry.families import FAMILIES
 
 promql_parser = pytest.importorskip("promql_parser")
@@ -81,3 +83,11 @@ def test_the_dashboard_is_made_by_its_script_and_lays_out_without_overlap() -> N
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels()]  # type: ignore[index]
     assert len(set(places)) == len(places)
     assert len({panel["id"] for panel in panels()}) == len(places)
+
+
+def test_every_threshold_of_the_alerts_has_a_rule_for_prometheus() -> None:
+    """A lease that goes on is a level: its rule needs no event in a window."""
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert len(rules) == len(dataclasses.fields(Thresholds))
+    assert rules["PoolLeaseHeldLong"] == f"poolkit_longest_lease_seconds > {Thresholds().longest_held:.0f}"

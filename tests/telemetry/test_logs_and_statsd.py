@@ -14,7 +14,7 @@ from poolkit._fast import decline_put
 from poolkit.policies.rate import Allowance
 from poolkit.telemetry.logs import EventLog, JsonFormatter, log_events
 from poolkit.telemetry.statsd import StatsdReporter
-from poolkit.testing import FakeConnector, ManualClock
+from poolkit.testing import FakeConnection, FakeConnector, ManualClock
 
 
 def test_an_allowance_fills_up_again_and_counts_what_it_held_back() -> None:
@@ -111,6 +111,46 @@ def test_statsd_gets_gauges_and_what_was_added(server: socket.socket, tags: bool
         assert "poolkit.orders_db.acquires:1|c" in second
         assert "poolkit.orders_db.connections.in_use:1|g" in second
     assert any("connect_ms_p95" in line or "connect_ms.p95" in line for line in first)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_statsd_loses_nothing_of_pools_that_are_closed_between_two_sends(server: socket.socket, chosen: bool) -> None:
+    """A pool that was known, one of the same name that lived for a moment, and the one that is there now."""
+    current: list[Pool[FakeConnection]] = []
+    options = {"pools": lambda: current} if chosen else {}
+    reporter = StatsdReporter(port=server.getsockname()[1], interval=3600, **options)  # type: ignore[arg-type]
+
+    def use(pool: Pool[FakeConnection], times: int) -> None:
+        for _ in range(times):
+            with pool.lease():
+                pass
+
+    def sent() -> list[str]:
+        reporter.send()
+        return [line for line in received(server) if line.startswith("poolkit.made-again.acquires:")]
+
+    first = Pool(FakeConnector(), name="made-again")
+    current.append(first)
+    use(first, 5)
+    assert sent() == ["poolkit.made-again.acquires:5|c"]
+    use(first, 3)
+    first.close()
+    current.clear()
+    with Pool(FakeConnector(), name="made-again") as brief:  # made and closed between two sends
+        use(brief, 10)
+    now = Pool(FakeConnector(), name="made-again")
+    current.append(now)
+    use(now, 2)
+    assert sent() == [f"poolkit.made-again.acquires:{5 if chosen else 15}|c"]
+    use(now, 1)
+    assert sent() == ["poolkit.made-again.acquires:1|c"]
+    use(now, 4)
+    now.close()
+    current.clear()
+    reporter.close()
+    lines = received(server)
+    assert "poolkit.made-again.acquires:4|c" in lines
+    assert not [line for line in lines if line.startswith("poolkit.made-again.connections_max")]  # it is no more
 
 
 def test_statsd_reports_by_itself_and_survives_a_server_that_is_not_there(server: socket.socket) -> None:

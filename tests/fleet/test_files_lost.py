@@ -1,0 +1,215 @@
+"""A file store whose files are deleted or damaged under a running fleet: the limit holds, or is back within a ttl."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from poolkit.fleet import Ask, FileStore, Grant, StoreError
+from poolkit.fleet import _file as module
+
+LIMIT, TTL = 12, 10.0
+
+
+class Member:
+    """One process as the store sees it: what it holds is what it was granted last."""
+
+    def __init__(self, directory: Path, name: str, clock: list[float]) -> None:
+        self.store, self.name, self.held = FileStore(directory), name, 0
+        self.store._clock = lambda: clock[0]
+
+    def ask(self, want: int) -> Grant:
+        grant = self.store.exchange(Ask("f", self.name, self.held, want, LIMIT, TTL))
+        self.held = grant.permits
+        return grant
+
+
+class Host:
+    """Three members of one fleet in a virtual time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.now = [1000.0]
+        self.members = [self.member(name) for name in "abc"]
+        for member in self.members:
+            assert member.ask(4).permits == 4
+
+    def member(self, name: str) -> Member:
+        return Member(self.directory, name, self.now)
+
+    @property
+    def held(self) -> int:
+        return sum(member.held for member in self.members)
+
+    def rounds(self, seconds: int) -> None:
+        """All are greedy, once a second; the limit is never exceeded."""
+        for _ in range(seconds):
+            self.now[0] += 1.0
+            for member in self.members:
+                member.ask(8)
+                assert self.held <= LIMIT
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """As if each member were a process of its own: its lock is an obstacle to the others as long as it is at its path.
+
+    (Locks of files belong to a process; a test with processes of its own is in ``test_fleet.py``.)
+    """
+    monkeypatch.setattr(module, "_mine", {})
+
+    def lives(store: FileStore, path: Path, member: str) -> bool | None:
+        return module._is_at(module._mine.get(member), path) or (None if not path.exists() else False)
+
+    monkeypatch.setattr(FileStore, "_lives", lives)
+    return Host(tmp_path / "fleet")
+
+
+def delete(host: Host, *, members: bool = False, numbers: bool = False) -> None:
+    for path in host.directory.iterdir():
+        if numbers if path.name == "f.fleet" else members:
+            path.unlink()
+
+
+@pytest.mark.parametrize(("members", "numbers"), [(True, False), (False, True), (True, True)])
+def test_the_limit_holds_when_files_of_the_fleet_are_deleted(host: Host, members: bool, numbers: bool) -> None:
+    """Again and again, and permits that a dead member held are used again afterwards."""
+    for _ in range(3):
+        delete(host, members=members, numbers=numbers)
+        host.rounds(3)
+    gone = host.members.pop()
+    os.close(module._mine.pop(gone.name))  # the process has died
+    host.rounds(2 * int(TTL))
+    assert host.held == LIMIT
+    assert {path.name for path in host.directory.iterdir()} == {"f.a", "f.b", "f.fleet"}
+
+
+def test_the_limit_holds_when_the_whole_directory_is_deleted(host: Host) -> None:
+    shutil.rmtree(host.directory)
+    host.rounds(15)
+    assert host.held == LIMIT
+
+
+def test_a_newcomer_gets_nothing_while_the_others_have_not_said_what_they_hold(host: Host) -> None:
+    """The file of numbers is gone, and the first who asks does not know that there was one."""
+    delete(host, numbers=True)
+    late = host.member("d")
+    assert late.ask(8).permits == 0
+    host.members.append(late)
+    host.rounds(1)
+    assert [member.held for member in host.members] == [4, 4, 4, 0]
+
+
+def test_a_member_that_is_not_seen_for_a_ttl_without_its_file_is_dead(host: Host) -> None:
+    """Its permits are given to others, and it is told so when it wakes up."""
+    asleep = host.members.pop()
+    delete(host, members=True)
+    host.rounds(int(TTL) - 1)
+    assert host.held == 8
+    host.rounds(2)
+    assert host.held == LIMIT
+    assert asleep.ask(0).lost
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"garbage", b"\xff\xfe\x00", b"[]", b"null", b"{}", b"[" * 100_000, b"x" * (3 << 20),
+        b'{"token": 9, "rows": []}', b'{"token": "x", "rows": {}}', b'{"token": 9, "rows": {"a": 4}}',
+        b'{"token": 9, "rows": {"a": [-4, 0, 1, 1]}}', b'{"token": 9, "rows": {"a": ["4", 0, 1, 1]}}',
+        b'{"token": 9, "rows": {"a": [4, 0, NaN, 1]}}',
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant_begin_anew_and_are_told_of_once(
+    host: Host, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    (host.directory / "f.fleet").write_bytes(text)
+    with caplog.at_level(logging.WARNING, "poolkit"):
+        host.rounds(int(TTL) + 2)
+    assert [record.getMessage().partition("f are")[2] for record in caplog.records] == [
+        " damaged: they begin anew, and nothing new is granted for 10 s"
+    ]
+    host.members.pop().store.leave("f", "c")
+    host.rounds(2)
+    assert host.held == LIMIT
+    assert json.loads((host.directory / "f.fleet").read_bytes())["rows"].keys() == {"a", "b"}
+
+
+def test_a_full_disk_grants_nothing_and_takes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a part of the numbers was written; afterwards the fleet goes on."""
+    write = os.pwrite
+
+    def full(file: int, data: bytes, at: int) -> int:
+        return write(file, data[:7], at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    for member in host.members:
+        with pytest.raises(StoreError, match="not all of it could be written"):
+            member.ask(8)
+        assert not member.store.expires
+    monkeypatch.setattr(os, "pwrite", write)
+    host.rounds(int(TTL) + 2)
+    assert host.held == LIMIT
+
+
+def test_a_lock_on_a_file_that_has_vanished_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is deleted while its lock is waited for: the numbers are read from the one that is there then."""
+    store = FileStore(tmp_path)
+    store.exchange(Ask("f", "a", 0, 4, LIMIT, TTL))
+    lock, path = fcntl.lockf, tmp_path / "f.fleet"
+    left = [2]
+
+    def vanishing(file: int, how: int) -> None:
+        lock(file, how)
+        if how == fcntl.LOCK_EX and left[0]:
+            left[0] -= 1
+            path.unlink()
+
+    monkeypatch.setattr(fcntl, "lockf", vanishing)
+    assert store.exchange(Ask("f", "a", 4, 4, LIMIT, TTL)).permits == 4  # in the grace
+    assert json.loads(path.read_bytes())["rows"]["a"][0] == 4
+    store.leave("f", "a")
+
+
+def test_the_files_are_touched_at_each_exchange(tmp_path: Path) -> None:
+    """A cleaner looks for files that nobody has used for long."""
+    store = FileStore(tmp_path)
+    ask = Ask("f", "a", 0, 0, LIMIT, TTL)
+    store.exchange(ask)
+    for path in tmp_path.iterdir():
+        os.utime(path, (1.0, 1.0))
+    store.exchange(ask)
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_mtime < 100] == []
+    store.leave("f", "a")
+
+
+def test_a_lease_runs_out_where_others_cannot_see_that_the_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was deleted and cannot be made anew."""
+    store = FileStore(tmp_path)
+    ask = Ask("f", "a", 0, 4, LIMIT, TTL)
+    store.exchange(ask)
+    (tmp_path / "f.a").unlink()
+    really = os.open
+
+    def refused(path: object, flags: int, mode: int = 0o777) -> int:
+        if str(path).endswith("f.a"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(path, flags, mode)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(StoreError, match="No space left"):
+        store.exchange(ask)
+    assert store.expires
+    monkeypatch.setattr(os, "open", really)
+    store.exchange(ask)
+    assert not store.expires
+    store.leave("f", "a")
