@@ -26,6 +26,7 @@ class Refusal:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
+        self.refused = 0
         self.name = "poolkit-"
         self.meanwhile: Callable[[], object] | None = None
         """Called once, while a start is being refused: what another thread does in that moment."""
@@ -36,6 +37,7 @@ class Refusal:
                 start(thread)
                 return
             self.left -= 1
+            self.refused += 1
             meanwhile, self.meanwhile = self.meanwhile, None
             if meanwhile is not None:
                 meanwhile()
@@ -72,7 +74,7 @@ def test_a_caller_whose_connect_fails_is_served_by_a_retry(
     pool = Pool(failing_first(2), max_size=2, acquire_timeout=PATIENCE)
     pool.release(pool.acquire())
     pool.check_books()
-    assert told(caplog) == 1, "said once"
+    assert told(caplog) == min(1, refusal.refused), "said once"
     pool.close()
 
 
