@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._pool import BasePool
     from ._record import Record
 
-__all__ = ("Fairy", "check_out")
+__all__ = ("BoundedFairy", "Fairy", "check_out")
 
 _DEBUG = logging.DEBUG
 _Base = base._ConnectionFairy
@@ -138,6 +138,17 @@ class Fairy(_Base):
         self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
 
 
+class BoundedFairy(Fairy):
+    """One whose driver has a peer: what vanished never answers a rollback."""
+
+    def rollback(self) -> None:
+        """As without this method, but with a limit. Each reset of a connection comes by here, and so does
+        SQLAlchemy's ``Connection.close()`` in a transaction.
+        """
+        pool: Any = self._pool
+        pool._roll_back(self.dbapi_connection)
+
+
 def check_out(pool: BasePool) -> Any:
     """A connection, checked out: what ``_ConnectionFairy._checkout(pool)`` gives."""
     record: Any = pool._do_get()
@@ -156,7 +167,7 @@ def check_out(pool: BasePool) -> Any:
                 record._checkin_failed(error, _fairy_was_created=False)
             raise
     echo = pool.logger.isEnabledFor(_DEBUG)
-    fairy = Fairy(pool, dbapi_connection, record, echo)
+    fairy = pool._fairy(pool, dbapi_connection, record, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", dbapi_connection)
     if pool._pre_ping or pool.dispatch.checkout:
