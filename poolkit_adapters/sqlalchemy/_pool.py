@@ -96,8 +96,10 @@ class BasePool(SQLAlchemyPool):
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
             self._pre_ping = False  # the engine pings, and only what was idle for that long
+        connector = (CheckedRecordConnector if checked else RecordConnector)(self)
+        connector.counted = kw.get("_dispatch") is None  # else this is recreate(): the application has made no pool
         self.poolkit = Pool(
-            (CheckedRecordConnector if checked else RecordConnector)(self),
+            connector,
             settled,
             name=name or self._orig_logging_name,
             listeners=self._listeners,
