@@ -149,6 +149,23 @@ class BoundedFairy(Fairy):
         pool._roll_back(self.dbapi_connection)
 
 
+class _BoundedPings:
+    """A pool, and its dialect, as SQLAlchemy's checkout is to see them: the ping of ``pre_ping`` has a limit."""
+
+    def __init__(self, pool: BasePool, record: Record) -> None:
+        self._pool = pool
+        self._record = record
+        self._dialect = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def _do_ping_w_event(self, dbapi_connection: Any) -> bool:
+        return self._pool._pre_ask(self._record, dbapi_connection)
+
+    do_ping = _do_ping_w_event  # in the first 2.0
+
+
 def check_out(pool: BasePool) -> Any:
     """A connection, checked out: what ``_ConnectionFairy._checkout(pool)`` gives."""
     record: Any = pool._do_get()
@@ -170,6 +187,9 @@ def check_out(pool: BasePool) -> Any:
     fairy = pool._fairy(pool, dbapi_connection, record, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", dbapi_connection)
+    if pool._pre_ping and pool._server:  # one that was made by hand knows no ping, and SQLAlchemy says so
+        asking: Any = _BoundedPings(pool, record)
+        return _Base._checkout(asking, fairy=fairy)
     if pool._pre_ping or pool.dispatch.checkout:
         return _Base._checkout(pool, fairy=fairy)
     fairy._counter = 1

@@ -313,6 +313,14 @@ class BasePool(SQLAlchemyPool):
     def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
         self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
 
+    def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
+        """The ping of ``pre_ping``: no answer within ``check_timeout`` is a failed one."""
+        try:
+            return self._ping(record, dbapi_connection, self.poolkit.config.check_timeout)
+        except TimeoutError as error:
+            self.logger.info("Pool pre-ping on connection %s failed: %s", dbapi_connection, error)
+            return False
+
     def _ask(self, dbapi_connection: Any) -> bool:
         dialect: Any = self._dialect
         if isinstance(dialect, _ConnDialect):
@@ -349,14 +357,19 @@ class PoolkitPool(BasePool):
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
         if timeout is None:
             return self._ask(dbapi_connection)
+        failure: Exception | None = None
         alive = False
         self._watch.begin(dbapi_connection, timeout)
         try:
             alive = self._ask(dbapi_connection)
+        except Exception as error:  # noqa: BLE001  raised below, unless the end of time is its reason
+            failure = error
         finally:
             late = self._watch.end(dbapi_connection)
         if late:
-            raise TimeoutError(f"no answer to the ping in {timeout:g} s")
+            raise TimeoutError(f"no answer to the ping in {timeout:g} s") from failure
+        if failure is not None:
+            raise failure
         return alive
 
     def _roll_back(self, dbapi_connection: Any) -> None:

@@ -47,11 +47,17 @@ def proxy(url: str) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def caller(url: str, driver: str, proxy: FaultProxy) -> Iterator[Caller]:
+def settings() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def caller(url: str, driver: str, proxy: FaultProxy, settings: dict[str, Any]) -> Iterator[Caller]:
     """An engine with two places, through the proxy; short limits, for a dead peer is waited for in earnest."""
     through = make_url(url).set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
     limit = 0.2 if driver in MYSQL else 2.0  # ten times that for a rollback there; a busy server must not miss it
-    with calling(through, driver, pool_size=2, max_overflow=0, pool_timeout=PATIENCE, check_timeout=limit) as caller:
+    settings = {"pool_size": 2, "max_overflow": 0, "pool_timeout": PATIENCE, "check_timeout": limit} | settings
+    with calling(through, driver, **settings) as caller:
         yield caller
         proxy.mode = "pass"
 
@@ -195,4 +201,36 @@ def test_a_cancelled_statement_leaves_its_place(caller: Caller, driver: str, pro
         assert done, "the cancelled task does not end"
 
     caller.loop.run_until_complete(cancelled(greenlet_spawn(work)))
+    all_places_free(caller, proxy)
+
+
+@pytest.mark.parametrize("settings", [{"pool_pre_ping": True}, {"check_after_idle": 0.0}], ids=["pre_ping", "check"])
+def test_a_ping_ends(caller: Caller, proxy: FaultProxy) -> None:
+    """Of an idle connection whose peer is gone; the address serves new ones."""
+    open_two(caller)
+    proxy.mode = "silent"
+    sent = threading.Event()
+
+    def back() -> None:  # what was swallowed meanwhile is lost: the old connections wait for ever
+        sent.wait(PATIENCE)
+        proxy.mode = "pass"
+
+    asked = caller.engine.dialect.do_ping
+
+    def ask(connection: Any) -> Any:
+        threading.Timer(0.1, sent.set).start()
+        return asked(connection)
+
+    caller.engine.dialect.do_ping = ask  # type: ignore[method-assign]
+    thread = threading.Thread(target=back)
+    thread.start()
+    answers: list[Any] = []
+
+    def work() -> None:
+        with caller.engine.connect() as connection:
+            answers.append(connection.execute(text("select 1")).scalar())
+
+    finished(caller, work)
+    thread.join()
+    assert answers == [1]
     all_places_free(caller, proxy)
