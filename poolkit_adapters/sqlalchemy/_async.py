@@ -14,6 +14,7 @@ from poolkit.errors import describe, shown
 from poolkit.runtimes import Runtime
 
 from ._connects import Connects
+from ._first import OneAtATime
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._hang_up import finish, hang_up
 from ._pool import BasePool, too_late
@@ -76,6 +77,8 @@ class AsyncPoolkitPool(BasePool):
         self._late: set[Record] = set()
         self._runtime = GreenletRuntime()
         self._connects = Connects(self, self._runtime)
+        listeners: Any = self.dispatch.connect
+        listeners.for_modify(self.dispatch)._exec_once_mutex = OneAtATime(self._runtime)
         return self._runtime
 
     def _create_connection(self) -> Record:
