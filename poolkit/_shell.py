@@ -108,7 +108,8 @@ class Shell(Watch, Generic[C]):
         self._telling = Turn()
         self._begin()
         self._made_at = self._caller_place()
-        _churn.made(self.name, self._made_at)
+        if getattr(connector, "counted", True):
+            _churn.made(self.name, self._made_at)
         _lifecycle.register(self)
         self._decide(self._core.tell, EventKind.POOL_CREATED, self._clock())
         self._decide(self._core.tell, EventKind.POOL_READY, self._clock())

@@ -76,6 +76,7 @@ class Watch(Sharing):
     _observers: list[WaitObserver]
     _orphans: set[int]
     _made_at: tuple[str, int] | None
+    _connector: Any
     _taken: tuple[float, Picture | None]
 
     def _name_of(self, holder: Hashable) -> str:
@@ -297,7 +298,8 @@ class Watch(Sharing):
         try:
             core, name, place = self._core, self.name, self._made_at
             open_ones = sum(entry.connection is not None for entry in list(core.entries.values()))
-            if open_ones and core.phase is Phase.OPEN and not sys.is_finalizing():
+            expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
+            if open_ones and not expected and not sys.is_finalizing():
                 _churn.collected(name, place, open_ones)
         except AttributeError:  # it was never finished, or the interpreter is going down
             pass

@@ -104,6 +104,14 @@ class _Base(Generic[C]):
     """Packages that stand between the application and the pool ("sqlalchemy"): the place where a lease was taken,
     which leak reports name, is looked for outside of them."""
 
+    counted: bool = True
+    """Whether the application made the pool: pools that it makes again and again are named in the log. False for a
+    pool that only takes the place of another one."""
+
+    must_be_closed: bool = True
+    """Whether a pool that is collected with open connections is named in the log. False where users may drop it, as
+    SQLAlchemy's may drop an engine: its drivers close the connections then."""
+
     def abort(self, connection: C) -> None:
         """Drop the connection at once: never block, never speak to the server, never raise."""
         raise NotImplementedError

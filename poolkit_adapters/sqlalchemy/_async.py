@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -15,11 +14,16 @@ from poolkit.errors import describe, shown
 from poolkit.runtimes import Runtime
 
 from ._connects import Connects
+from ._first import OneAtATime
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
-from ._pool import BasePool
+from ._hang_up import finish, hang_up
+from ._pool import BasePool, too_late
 from ._record import Record
 
 __all__ = ("AsyncPoolkitPool",)
+
+_GRACE = 0.5
+"""Seconds for a driver to notice that its socket was shut down: it does so in the next round of the event loop."""
 
 
 class AsyncRecord(Record):
@@ -73,6 +77,8 @@ class AsyncPoolkitPool(BasePool):
         self._late: set[Record] = set()
         self._runtime = GreenletRuntime()
         self._connects = Connects(self, self._runtime)
+        listeners: Any = self.dispatch.connect
+        listeners.for_modify(self.dispatch)._exec_once_mutex = OneAtATime(self._runtime)
         return self._runtime
 
     def _create_connection(self) -> Record:
@@ -137,21 +143,56 @@ class AsyncPoolkitPool(BasePool):
     # -- ends that outlive their caller -----------------------------------------------------------------------------
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        """As in SQLAlchemy; but a connection that is cut (terminated) is cut in a task of its own.
+        """As in SQLAlchemy, in a task of its own that ends within ``check_timeout`` (see :meth:`_end`).
 
         Who was cancelled in the middle of a statement comes by here, and anyio cancels him again at every step:
         in his own task the server would hear neither of the cancelled statement nor of the end of the session.
-        (A dialect that cannot terminate hangs up without waiting: psycopg.)
         """
-        if not terminate or not self._dialect.has_terminate or running_loop() is None or not in_greenlet():
+        if running_loop() is None or not in_greenlet():
             super()._close_connection(connection, terminate=terminate)
             return
-        self._runtime.spawn(super()._close_connection, connection, terminate=True)
-        task = self._runtime.here.latest
-        assert task is not None  # a loop runs here
-        self._endings[id(connection)] = task
-        task.add_done_callback(lambda _: self._endings.pop(id(connection), None))
+        task = self._runtime.keep(self._end(connection, terminate=terminate))
+        if terminate and self._dialect.has_terminate:  # a dialect that cannot terminate hangs up without waiting
+            self._endings[id(connection)] = task
+            task.add_done_callback(lambda _: self._endings.pop(id(connection), None))
         await_(asyncio.wait([task]))
+
+    async def _end(self, connection: Any, *, terminate: bool) -> None:
+        """Close a connection; after ``check_timeout`` seconds its socket is shut down, whatever the peer does.
+
+        A peer that has vanished never answers a goodbye, nor a request to stop the statement that still runs.
+        Without the limit the place of the connection would be taken until the operating system gives up.
+        """
+        limit = self.poolkit.config.check_timeout
+        task = asyncio.ensure_future(greenlet_spawn(super()._close_connection, connection, terminate=terminate))
+        try:
+            await asyncio.wait([task], timeout=limit)
+        finally:  # also when the loop is about to end and cancels this task
+            if not task.done():
+                self.logger.warning(
+                    "Connection %r: the peer did not answer the close in time (check_timeout=%s), hung up",
+                    connection, limit,
+                )  # fmt: skip
+                await self._force_end(connection, task)
+
+    async def _force_end(self, connection: Any, closing: asyncio.Future[None]) -> None:
+        """End ``closing``, which waits for the peer in vain, and the connection with it."""
+        driver = self._driver_of(connection)
+        hang_up(driver)
+        try:
+            await asyncio.wait([closing], timeout=_GRACE)
+        finally:
+            closing.cancel()  # where the socket could not be reached
+            self._terminate(connection)  # in no greenlet: the dialect waits for nothing
+            if not self._dialect.has_terminate:
+                finish(driver)
+            closing.add_done_callback(_ask_nothing)
+
+    def _driver_of(self, connection: Any) -> Any:
+        try:
+            return self._dialect.get_driver_connection(connection)
+        except AttributeError:  # made by a creator= of the application's
+            return connection
 
     def _still_ends(self, record: Record, discard: bool) -> bool:
         """The slot of a connection that was cut is free when the server has let go of it: size is what exists."""
@@ -194,11 +235,11 @@ class AsyncPoolkitPool(BasePool):
         """Close a connection in its own loop; where that has ended, end it at the socket."""
         if home.is_running():
             try:
-                home.call_soon_threadsafe(self._runtime._start, home, self._terminate, (connection,), {})
+                home.call_soon_threadsafe(self._end_at_home, connection)
                 return
             except RuntimeError:
                 pass  # it has just ended
-        hang_up(driver)
+        finish(driver)
         if not self._dialect.has_terminate:
             return
         loop = running_loop()
@@ -206,6 +247,10 @@ class AsyncPoolkitPool(BasePool):
             self._terminate(connection)
         else:
             loop.call_soon(self._terminate, connection)  # out of this greenlet: in one, the dialect would try to wait
+
+    def _end_at_home(self, connection: Any) -> None:
+        """In the loop of the connection."""
+        self._runtime.keep(self._end(connection, terminate=True))
 
     def _terminate(self, connection: Any) -> None:
         try:
@@ -224,21 +269,32 @@ class AsyncPoolkitPool(BasePool):
             ping.cancel()  # the connection is marked as broken and will be cut
             raise
         if not done:
+            hang_up(self._driver_of(dbapi_connection))  # its close must not wait for the same peer once more
             ping.cancel()
             raise TimeoutError(f"no answer to the ping in {timeout:g} s")
         return bool(ping.result())
 
-
-def hang_up(driver: Any) -> None:
-    """End, without waiting and without a loop, a connection whose event loop has ended (psycopg, asyncpg)."""
-    pgconn = getattr(driver, "pgconn", None)
-    if pgconn is not None:
-        pgconn.finish()
-        return
-    transport = getattr(driver, "_transport", None)
-    sock = None if transport is None else transport.get_extra_info("socket")
-    if sock is not None:
+    def _roll_back(self, dbapi_connection: Any) -> None:
+        loop, limit = running_loop(), self._rollback_limit()
+        if loop is None or limit is None:
+            dbapi_connection.rollback()
+            return
+        late: list[bool] = []
+        timer = loop.call_later(limit, self._hang_up_late, dbapi_connection, limit, late)
         try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # over already
+            dbapi_connection.rollback()
+        finally:
+            timer.cancel()
+        if late:  # the answer came as the time was up: the connection is of no use all the same
+            raise too_late(limit)
+
+    def _hang_up_late(self, dbapi_connection: Any, limit: float, late: list[bool]) -> None:
+        late.append(True)
+        self._tell_late_rollback(dbapi_connection, limit)
+        hang_up(self._driver_of(dbapi_connection))
+
+
+def _ask_nothing(closing: asyncio.Future[None]) -> None:
+    """Take the error of a close that was abandoned: asyncio would report it as never retrieved."""
+    if not closing.cancelled():
+        closing.exception()

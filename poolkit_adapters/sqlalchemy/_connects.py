@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.util import greenlet_spawn
 
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
@@ -61,14 +60,10 @@ class Connects:
         finally:  # also when the loop is about to end and cancels this task
             connection, record.dbapi_connection = record.dbapi_connection, None
             if connection is not None:
-                loop = asyncio.get_running_loop()
-                await _ended(loop.create_task(greenlet_spawn(self._close, record, connection)), limit)
-
-    def _close(self, record: AsyncRecord, connection: Any) -> None:
-        record.finalize_callback.clear()
-        if self._pool.dispatch.close:
-            self._pool.dispatch.close(connection, record)
-        SQLAlchemyPool._close_connection(self._pool, connection, terminate=True)
+                record.finalize_callback.clear()
+                if self._pool.dispatch.close:
+                    await greenlet_spawn(self._pool.dispatch.close, connection, record)
+                await self._pool._end(connection, terminate=True)
 
 
 async def _outcome(connect: Callable[[], object]) -> BaseException | None:

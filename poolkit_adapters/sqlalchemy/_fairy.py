@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._pool import BasePool
     from ._record import Record
 
-__all__ = ("Fairy", "check_out")
+__all__ = ("BoundedFairy", "Fairy", "check_out")
 
 _DEBUG = logging.DEBUG
 _Base = base._ConnectionFairy
@@ -138,6 +138,34 @@ class Fairy(_Base):
         self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
 
 
+class BoundedFairy(Fairy):
+    """One whose driver has a peer: what vanished never answers a rollback."""
+
+    def rollback(self) -> None:
+        """As without this method, but with a limit. Each reset of a connection comes by here, and so does
+        SQLAlchemy's ``Connection.close()`` in a transaction.
+        """
+        pool: Any = self._pool
+        pool._roll_back(self.dbapi_connection)
+
+
+class _BoundedPings:
+    """A pool, and its dialect, as SQLAlchemy's checkout is to see them: the ping of ``pre_ping`` has a limit."""
+
+    def __init__(self, pool: BasePool, record: Record) -> None:
+        self._pool = pool
+        self._record = record
+        self._dialect = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def _do_ping_w_event(self, dbapi_connection: Any) -> bool:
+        return self._pool._pre_ask(self._record, dbapi_connection)
+
+    do_ping = _do_ping_w_event  # in the first 2.0
+
+
 def check_out(pool: BasePool) -> Any:
     """A connection, checked out: what ``_ConnectionFairy._checkout(pool)`` gives."""
     record: Any = pool._do_get()
@@ -156,9 +184,12 @@ def check_out(pool: BasePool) -> Any:
                 record._checkin_failed(error, _fairy_was_created=False)
             raise
     echo = pool.logger.isEnabledFor(_DEBUG)
-    fairy = Fairy(pool, dbapi_connection, record, echo)
+    fairy = pool._fairy(pool, dbapi_connection, record, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", dbapi_connection)
+    if pool._pre_ping and pool._server:  # one that was made by hand knows no ping, and SQLAlchemy says so
+        asking: Any = _BoundedPings(pool, record)
+        return _Base._checkout(asking, fairy=fairy)
     if pool._pre_ping or pool.dispatch.checkout:
         return _Base._checkout(pool, fairy=fairy)
     fairy._counter = 1

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import socket
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -21,13 +17,14 @@ from poolkit.settings import DEFAULT, combine
 
 from .._options import driver_default
 from ._errors import translated
-from ._fairy import check_out
+from ._fairy import BoundedFairy, Fairy, check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, no_time_limit, queue_sizes, settle
 from ._transactions import OpenTransaction, transaction_test
+from ._watch import Watch
 
-__all__ = ("BasePool", "PoolkitPool")
+__all__ = ("BasePool", "PoolkitPool", "too_late")
 
 _THREADS = ThreadRuntime()
 
@@ -99,8 +96,10 @@ class BasePool(SQLAlchemyPool):
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
             self._pre_ping = False  # the engine pings, and only what was idle for that long
+        connector = (CheckedRecordConnector if checked else RecordConnector)(self)
+        connector.counted = kw.get("_dispatch") is None  # else this is recreate(): the application has made no pool
         self.poolkit = Pool(
-            (CheckedRecordConnector if checked else RecordConnector)(self),
+            connector,
             settled,
             name=name or self._orig_logging_name,
             listeners=self._listeners,
@@ -111,12 +110,14 @@ class BasePool(SQLAlchemyPool):
             limit_connects(self._dialect, settled.connect_timeout)
         watch(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
+        self._server: str = getattr(self._dialect, "name", "")  # a pool that was made by hand knows none
+        self._fairy = BoundedFairy if self._server not in ("", "sqlite") else Fairy
         self._in_transaction = transaction_test(self._dialect, self._reset_on_return)
         errors: Any = getattr(getattr(self._dialect, "dbapi", None), "Error", ())
         self._driver_errors: Any = errors  # after one of these the driver has closed what it was opening
 
     def _runtime_for_engine(self) -> Runtime:
-        return _THREADS
+        raise NotImplementedError
 
     # -- what SQLAlchemy asks of a pool -----------------------------------------------------------------------------
 
@@ -298,12 +299,39 @@ class BasePool(SQLAlchemyPool):
         """Ask the server, within ``timeout`` seconds; a pool without a dialect has no question to ask."""
         raise NotImplementedError
 
+    def _roll_back(self, dbapi_connection: Any) -> None:
+        """Roll back, within :meth:`_rollback_limit`: a place must not be taken for good by a peer that has vanished."""
+        raise NotImplementedError
+
+    def _rollback_limit(self) -> float | None:
+        """Seconds for a rollback; None: no limit. PostgreSQL has nothing to undo, a check takes as long there. The
+        other servers undo the work of the transaction, which takes about as long as it took to do it.
+        """
+        limit = self.poolkit.config.check_timeout
+        return limit if limit is None or self._server == "postgresql" else limit * 10
+
+    def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
+        self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
+
+    def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
+        """The ping of ``pre_ping``: no answer within ``check_timeout`` is a failed one."""
+        try:
+            return self._ping(record, dbapi_connection, self.poolkit.config.check_timeout)
+        except TimeoutError as error:
+            self.logger.info("Pool pre-ping on connection %s failed: %s", dbapi_connection, error)
+            return False
+
     def _ask(self, dbapi_connection: Any) -> bool:
         dialect: Any = self._dialect
         if isinstance(dialect, _ConnDialect):
             return True
         ping = getattr(dialect, "_do_ping_w_event", None) or dialect.do_ping  # the latter in the first 2.0
         return bool(ping(dbapi_connection))
+
+
+def too_late(limit: float) -> TimeoutError:
+    """What a rollback ends with that was answered in the moment in which its connection was hung up."""
+    return TimeoutError(f"no answer to the rollback in {limit:g} s")
 
 
 class PoolkitPool(BasePool):
@@ -322,48 +350,39 @@ class PoolkitPool(BasePool):
     _is_asyncio = False
     _sqla_logger_namespace = "sqlalchemy.pool.impl.PoolkitPool"
 
+    def _runtime_for_engine(self) -> Runtime:
+        self._watch = Watch()
+        return _THREADS
+
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
-        fileno = getattr(record.driver_connection, "fileno", None)
-        if timeout is None or not callable(fileno):
+        if timeout is None:
             return self._ask(dbapi_connection)
-        guard = _Guard(fileno(), time.monotonic() + timeout)
-        _THREADS.schedule(guard, timeout)
+        failure: Exception | None = None
+        alive = False
+        self._watch.begin(dbapi_connection, timeout)
         try:
             alive = self._ask(dbapi_connection)
+        except Exception as error:  # noqa: BLE001  raised below, unless the end of time is its reason
+            failure = error
         finally:
-            guard.over()
-            _THREADS.schedule(guard, math.inf)
-        if guard.struck:
-            raise TimeoutError(f"no answer to the ping in {timeout:g} s")
+            late = self._watch.end(dbapi_connection)
+        if late:
+            raise TimeoutError(f"no answer to the ping in {timeout:g} s") from failure
+        if failure is not None:
+            raise failure
         return alive
 
-
-class _Guard:
-    """Ends a ping that takes too long, from the housekeeping thread: the waiting driver finds its socket closed."""
-
-    def __init__(self, fileno: int, deadline: float) -> None:
-        self._fileno = fileno
-        self._deadline = deadline
-        self.struck = False
-        self._lock = threading.Lock()  # while it is held and the ping is not over, the descriptor is the connection's
-
-    def over(self) -> None:
-        with self._lock:
-            self._fileno = -1
-
-    def run_due(self) -> None:
-        """Time is up, or will be: housekeeping may come early."""
-        left = self._deadline - time.monotonic()
-        if left > 0:
-            _THREADS.schedule(self, left)
+    def _roll_back(self, dbapi_connection: Any) -> None:
+        limit = self._rollback_limit()
+        if limit is None:
+            dbapi_connection.rollback()
             return
-        with self._lock:
-            if self._fileno >= 0:
-                self.struck = True
-                sock = socket.socket(fileno=self._fileno)
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # the peer was faster
-                finally:
-                    sock.detach()
+        self._watch.begin(dbapi_connection, limit)
+        try:
+            dbapi_connection.rollback()
+        finally:
+            late = self._watch.end(dbapi_connection)
+            if late:
+                self._tell_late_rollback(dbapi_connection, limit)
+        if late:  # the answer came as the time was up: the connection is of no use all the same
+            raise too_late(limit)

@@ -95,6 +95,7 @@ class RecordConnector(Connector[Record]):
     """Opens and closes records. SQLAlchemy's events, its log lines and the dialect's ways are all in there."""
 
     packages = ("sqlalchemy",)
+    must_be_closed = False  # as under QueuePool, an engine may be dropped
     connect_in_caller = True  # as under QueuePool: thread-bound drivers, and errors, stay with their caller
 
     def __init__(self, pool: BasePool) -> None:

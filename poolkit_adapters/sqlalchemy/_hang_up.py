@@ -1,0 +1,66 @@
+"""The end of a connection at its socket: it needs neither the peer nor the driver's cooperation."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+__all__ = ("finish", "hang_up")
+
+
+def hang_up(driver: Any) -> bool:
+    """Shut down the socket of a driver's connection, so that whoever waits for its peer is told that it is gone.
+
+    The descriptor stays open and stays the driver's. Only to be called where nobody closes the connection at the same
+    time: in its own event loop, or while the operation that uses it is held. SQLite has no socket: a statement that
+    runs there is interrupted. Returns False where the driver does not let its socket be reached; never raises.
+    """
+    try:
+        number = _descriptor(driver)
+    except Exception:  # noqa: BLE001  closed already, each driver says so with an error of its own
+        return True
+    if number is None:
+        return _interrupt(driver)
+    if number >= 0:
+        # not driver's socket.shutdown(): uvloop's sockets have none, and with TLS it would end only the plain layer
+        sock = socket.socket(fileno=number)
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer was faster
+        finally:
+            sock.detach()
+    return True
+
+
+def finish(driver: Any) -> None:
+    """:func:`hang_up`, and close psycopg's connection, which cannot be closed without an event loop otherwise."""
+    hang_up(driver)
+    pgconn = getattr(driver, "pgconn", None)
+    if pgconn is not None:
+        pgconn.finish()
+
+
+def _descriptor(driver: Any) -> int | None:
+    """The number of the socket (-1: closed); None: not to be found."""
+    writer = getattr(driver, "_writer", None)  # aiomysql
+    transport = getattr(driver, "_transport", None) or getattr(writer, "transport", None)  # asyncpg, asyncmy
+    if transport is not None:
+        sock = transport.get_extra_info("socket")
+    elif callable(getattr(driver, "fileno", None)):  # psycopg, psycopg2, mysqlclient
+        sock = driver
+    else:
+        sock = getattr(driver, "_usock", None) or getattr(driver, "_sock", None)  # pg8000; PyMySQL
+    return None if sock is None else int(sock.fileno())
+
+
+def _interrupt(driver: Any) -> bool:
+    sqlite = getattr(driver, "_conn", driver)  # aiosqlite keeps sqlite3's connection there
+    interrupt = getattr(sqlite, "interrupt", None)
+    if not callable(interrupt):
+        return False
+    try:
+        interrupt()
+    except Exception:  # noqa: BLE001  closed already
+        pass
+    return True

@@ -1,0 +1,82 @@
+"""Limits for what a thread waits for at a connection: whoever is not done in time finds the socket shut down."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import weakref
+from typing import Any
+
+from poolkit.runtimes import ThreadRuntime
+
+from ._hang_up import hang_up
+
+__all__ = ("Watch",)
+
+_THREADS = ThreadRuntime()
+
+
+class Watch:
+    """Ends operations that take too long, from the housekeeping thread.
+
+    To begin and to end an operation costs an entry of a dictionary each. There is one timer at most, which is set when
+    an operation begins that would be overdue before it fires.
+    """
+
+    def __init__(self) -> None:
+        self._begin_anew()
+        _watches.add(self)
+
+    def _begin_anew(self) -> None:
+        self._running: dict[int, tuple[float, Any]] = {}  # by the id of the connection: its deadline, and itself
+        self._wakes = math.inf
+        self._lock = threading.Lock()  # while it is held the socket of an overdue operation is still its connection's
+
+    def begin(self, driver: Any, seconds: float) -> None:
+        """An operation on the connection ``driver`` begins, which must be over in ``seconds``."""
+        deadline = time.monotonic() + seconds
+        self._running[id(driver)] = deadline, driver
+        if deadline < self._wakes:
+            self._set_timer(deadline)
+
+    def end(self, driver: Any) -> bool:
+        """The operation is over; whether its connection was hung up."""
+        if self._running.pop(id(driver), None) is not None:
+            return False
+        with self._lock:  # until it has been hung up: after that the descriptor may become another's
+            return True
+
+    def _set_timer(self, deadline: float) -> None:
+        with self._lock:
+            if deadline < self._wakes:
+                self._wakes = deadline
+                _THREADS.schedule(self, max(0.0, deadline - time.monotonic()))
+
+    def run_due(self) -> None:
+        """Time is up for some, or will be."""
+        self._wakes = math.inf
+        now, following = time.monotonic(), math.inf
+        for key, (deadline, driver) in self._running.copy().items():
+            if deadline > now:
+                following = min(following, deadline)
+                continue
+            with self._lock:
+                if self._running.pop(key, None) is not None:
+                    hang_up(driver)
+        if following < self._wakes:
+            self._set_timer(following)
+
+
+_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """The operations are those of the parent's threads: to shut down their sockets would end the parent's sessions."""
+    for watch in list(_watches):
+        watch._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

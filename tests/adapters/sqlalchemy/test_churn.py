@@ -1,0 +1,61 @@
+"""What is no mistake under QueuePool is not named as one in the log."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from poolkit import _churn
+from poolkit.policies.churn import Churn
+from poolkit_adapters.sqlalchemy import PoolkitPool
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(_churn, "_churn", Churn())
+    caplog.set_level(logging.WARNING, "poolkit.churn")
+    return caplog
+
+
+def engine_on(path: Any) -> Any:
+    return create_engine(f"sqlite:///{path / 'a.db'}", poolclass=PoolkitPool)
+
+
+def use(engine: Any) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("select 1"))
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_an_engine_may_be_disposed_of_again_and_again(close: bool, tmp_path: Any, log: Any) -> None:
+    """Each time SQLAlchemy makes a new pool; the application has made one."""
+    engine = engine_on(tmp_path)
+    for _ in range(30):
+        use(engine)
+        engine.dispose(close=close)
+    gc.collect()
+    engine_on(tmp_path).pool.poolkit.close()  # the next pool writes what finalizers have to say
+    assert log.messages == []
+
+
+def test_an_engine_may_be_dropped(tmp_path: Any, log: Any) -> None:
+    """As under QueuePool: its connections are closed by their driver."""
+    for _ in range(3):
+        engine = engine_on(tmp_path)
+        use(engine)
+        del engine
+        gc.collect()
+    engine_on(tmp_path).pool.poolkit.close()
+    assert log.messages == []
+
+
+def test_engines_that_are_made_again_and_again_are_still_named(tmp_path: Any, log: Any) -> None:
+    """It is the application that should share one."""
+    for _ in range(30):
+        engine_on(tmp_path).dispose()
+    assert len(log.messages) == 1
+    assert "20 pools were made at" in log.messages[0]
