@@ -17,6 +17,9 @@ __all__ = ("ConnectorMixin", "Reopening", "described")
 
 L = TypeVar("L")
 
+_VANISHED = (httpcore.ReadTimeout, httpcore.WriteTimeout, httpcore.ReadError, httpcore.WriteError)
+"""How a request ends whose connection the peer does not know any more."""
+
 _REMEMBERED = 10_000
 """Origins remembered for speaking HTTP/1.1 only; beyond that the memory begins anew."""
 
@@ -72,6 +75,20 @@ class ConnectorMixin(Generic[L]):
         """A connection on which a request failed is never used again; if the network did it, doubt the others."""
         lost = (httpcore.NetworkError, httpcore.RemoteProtocolError)
         return Verdict.SUSPECT if isinstance(error, lost) else Verdict.DISCARD
+
+    def failed(self, link: Link[L], since: float, error: BaseException) -> None:
+        """A request that began at ``since`` on ``link`` failed: do not let others try the same on its idle neighbours.
+
+        HTTP has no question to ask of an idle connection, and a look does not show that the peer has vanished or
+        forgotten it. So those to the same origin that have not answered since are closed. Without this rule each of
+        them would cost a request.
+        """
+        owner = self._owner()
+        if owner is None or not link.answered or not isinstance(error, _VANISHED):
+            return
+        engine = owner._reopening.peek()
+        if engine is not None:
+            engine.discard_idle(lambda other: other.key == link.key, unused_since=since)
 
     def forget(self, link: Link[L]) -> None:
         """In a forked child, or when the event loop is gone: the engine keeps the object from being finalized."""

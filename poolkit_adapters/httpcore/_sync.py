@@ -160,6 +160,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
                 if hook is not None:
                     hook.over()
                 lease.close(error=None if stream_only(link, error) else error)
+                self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
@@ -176,7 +177,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         link.answered = True
         if hook is not None:
             hook.stands()
-        body = _Body(response.stream, link, lease, hook)
+        body = _Body(response.stream, link, lease, hook, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -202,9 +203,12 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_done", "_hook", "_link", "_stream", "lease")
+    __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_stream", "lease")
 
-    def __init__(self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None) -> None:
+    def __init__(
+        self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None, connector: _Connector
+    ) -> None:
+        self._connector = connector
         self._stream = stream
         self._hook = hook
         self._link = link
@@ -216,8 +220,11 @@ class _Body:
         try:
             yield from self._stream
             self._done = True
-        except BaseException:
+        except BaseException as error:
+            lease = self.lease
             self.close()
+            if lease is not None:
+                self._connector.failed(self._link, lease.since, error)
             raise
 
     def close(self) -> None:
