@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -162,12 +165,42 @@ class _AsyncSeat(_Seat):
         """Nothing."""
 
 
+class _Certificates:
+    """The TLS context of all servers of a logical host, made when the first request needs it.
+
+    To read the certificates takes 20 to 70 ms. With one context for each server, made with it, an update of the nodes
+    blocked an event loop for that long times their number, for plain HTTP too.
+    """
+
+    def __init__(self, verify: Any = True, cert: Any = None, trust_env: bool = True) -> None:
+        self._make = partial(httpx.create_ssl_context, verify=verify, cert=cert, trust_env=trust_env)
+        self._lock = threading.Lock()
+        self.none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        """Trusts nobody. httpcore's pools want a context from the start, and would make one."""
+        self.context: ssl.SSLContext | None = None
+        if cert is not None or not isinstance(verify, bool):  # files or objects of the user's: errors are told at once
+            self.load()
+
+    def load(self) -> None:
+        """Make the context, once. Thread-safe; blocks."""
+        held = self._lock.acquire(timeout=5.0)  # not for ever: it may have been held elsewhere during a fork
+        try:
+            if self.context is None:
+                self.context = self._make()
+        finally:
+            if held:
+                self._lock.release()
+
+
 class _ServerBase(NodePool):
     classify = staticmethod(_judge)
 
-    def __init__(self, node: Node, transport: Any, places: int | None, health: str | None) -> None:
+    def __init__(
+        self, node: Node, transport: Any, places: int | None, health: str | None, certificates: _Certificates
+    ) -> None:
         self.origin = _origin(node)
         self.transport = transport
+        self._certificates = certificates
         self.poolkit = transport.poolkit
         self.health = health
         if places is not None:
@@ -176,6 +209,15 @@ class _ServerBase(NodePool):
     def _where(self) -> tuple[str, int]:
         return self.origin.host, self.origin.port or (443 if self.origin.scheme == "https" else 80)
 
+    def _lacks_context(self, request: httpx.Request) -> bool:
+        """Whether the request needs the TLS context and there is none yet."""
+        if request.url.scheme != "https":
+            return False
+        pool = self.transport._pool
+        if pool._ssl_context is self._certificates.none and self._certificates.context is not None:
+            pool._ssl_context = self._certificates.context
+        return pool._ssl_context is self._certificates.none
+
     def _question(self, timeout: float) -> httpx.Request:
         url = self.origin.copy_with(scheme=self.origin.scheme or "http").join(self.health or "/")
         times = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
@@ -183,6 +225,14 @@ class _ServerBase(NodePool):
 
 
 class _Server(_ServerBase):
+    def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to this server."""
+        if self._lacks_context(request):
+            self._certificates.load()
+            self._lacks_context(request)
+        response: httpx.Response = self.transport.handle_request(request)
+        return response
+
     def lease(self, timeout: float | None) -> _Seat:
         return _Seat(self)
 
@@ -191,13 +241,21 @@ class _Server(_ServerBase):
         if self.health is None:
             socket.create_connection(self._where(), timeout).close()
             return
-        answer = self.transport.handle_request(self._question(timeout))
+        answer = self.send(self._question(timeout))
         answer.close()
         if answer.status_code >= 500:
             raise _BadAnswer(f"{self.health} answered {answer.status_code}")
 
 
 class _AsyncServer(_ServerBase):
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to this server."""
+        if self._lacks_context(request):
+            await anyio.to_thread.run_sync(self._certificates.load)
+            self._lacks_context(request)
+        response: httpx.Response = await self.transport.handle_async_request(request)
+        return response
+
     async def lease(self, timeout: float | None) -> _AsyncSeat:
         return _AsyncSeat(self)
 
@@ -208,7 +266,7 @@ class _AsyncServer(_ServerBase):
                 stream = await anyio.connect_tcp(*self._where())
             await stream.aclose()
             return
-        answer = await self.transport.handle_async_request(self._question(timeout))
+        answer = await self.send(self._question(timeout))
         await answer.aclose()
         if answer.status_code >= 500:
             raise _BadAnswer(f"{self.health} answered {answer.status_code}")
@@ -260,10 +318,11 @@ class PoolkitClusterTransport(httpx.BaseTransport):
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
         own, options = _split(transport_options)
+        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
 
         def make(node: Node) -> _Server:
-            transport = PoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **options)
-            return _Server(node, transport, max_requests, health)
+            transport = PoolkitTransport(verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options)
+            return _Server(node, transport, max_requests, health, certificates)
 
         self.cluster: Cluster[Any] = _Members(make, nodes, cluster, name=name, listeners=listeners, **own)
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
@@ -277,7 +336,7 @@ class PoolkitClusterTransport(httpx.BaseTransport):
             try:
                 server: _Server = lease.connection
                 readdressed = _readdressed(request, server.origin, self._keep_host)
-                response: httpx.Response = server.transport.handle_request(readdressed)
+                response = server.send(readdressed)
             except BaseException as error:
                 lease.close(error=error)
                 if not _again(request, error) or self._was_last(lease, tried):
@@ -320,10 +379,13 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
         own, options = _split(transport_options)
+        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
 
         def make(node: Node) -> _AsyncServer:
-            transport = AsyncPoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **options)
-            return _AsyncServer(node, transport, max_requests, health)
+            transport = AsyncPoolkitTransport(
+                verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options
+            )
+            return _AsyncServer(node, transport, max_requests, health, certificates)
 
         self.cluster: AsyncCluster[Any] = _AsyncMembers(make, nodes, cluster, name=name, listeners=listeners, **own)
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
@@ -338,7 +400,7 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
             try:
                 server: _AsyncServer = lease.connection
                 readdressed = _readdressed(request, server.origin, self._keep_host)
-                response: httpx.Response = await server.transport.handle_async_request(readdressed)
+                response = await server.send(readdressed)
             except BaseException as error:
                 await lease.close(error=error)
                 if not _again(request, error) or self._was_last(lease, tried):
@@ -371,6 +433,11 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     own, of_pool, rest = split_cluster_options(options, _OF_TRANSPORTS)
     both = {name: value for name, value in own.items() if name == "acquire_timeout"}
     return own, {**rest, **of_pool, **both}
+
+
+def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the options, taken out."""
+    return {name: options.pop(name) for name in names if name in options}
 
 
 def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:
