@@ -34,7 +34,7 @@ from ._link import (
 )
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
-from ._settings import MAX_CONNECTIONS, pool_settings
+from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -119,6 +119,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
+        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
         chosen = pool_settings(limits, config, settings, self._driver)
         super().__init__(
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,

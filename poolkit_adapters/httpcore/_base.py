@@ -46,7 +46,14 @@ class ConnectorMixin(Generic[L]):
         owner = self._owner()
         if owner is None:
             raise RuntimeError("bug: a request outlives its pool")
-        link: Link[L] = Link(owner.create_connection(httpcore.Origin(*key)), key)
+        connection = owner.create_connection(httpcore.Origin(*key))
+        if owner._proxy is not None:
+            # httpcore does not hand these on to the connection that goes to the proxy
+            inner = getattr(connection, "_connection", None)
+            if isinstance(inner, (httpcore.HTTPConnection, httpcore.AsyncHTTPConnection)):
+                inner._retries, inner._local_address = owner._retries, owner._local_address
+                inner._socket_options = owner._socket_options
+        link: Link[L] = Link(connection, key)
         self.links[id(link)] = link
         return link
 

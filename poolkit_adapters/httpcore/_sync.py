@@ -18,7 +18,7 @@ from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
 from ._network import WatchedBackend
-from ._settings import MAX_CONNECTIONS, pool_settings
+from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -105,6 +105,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
+        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
         chosen = pool_settings(limits, config, settings, self._driver)
         super().__init__(
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
