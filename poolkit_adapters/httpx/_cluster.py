@@ -30,6 +30,7 @@ from poolkit.errors import without_quotes
 
 from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import adapted
+from ..httpcore._base import Reopening
 from ._transport import TWINS, AsyncPoolkitTransport, PoolkitTransport, _RequestError
 
 __all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
@@ -324,28 +325,37 @@ class PoolkitClusterTransport(httpx.BaseTransport):
             transport = PoolkitTransport(verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options)
             return _Server(node, transport, max_requests, health, certificates)
 
-        self.cluster: Cluster[Any] = _Members(make, nodes, cluster, name=name, listeners=listeners, **own)
+        heard = tuple(listeners)
+        self._nodes = nodes
+        self._reopening: Reopening[Cluster[Any]] = Reopening(
+            lambda: _Members(make, self._nodes, cluster, name=name, listeners=heard, **own)
+        )
+
+    @property
+    def cluster(self) -> Cluster[Any]:
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+        return self._reopening.get()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
         tried: list[str] = []
+        cluster = self._reopening.get()
         while True:
             started = time.monotonic()
-            lease = self.cluster.lease(key=request.extensions.get("poolkit_key"), avoid=tried, **_pool_timeout(request))
+            lease = cluster.lease(key=request.extensions.get("poolkit_key"), avoid=tried, **_pool_timeout(request))
             try:
                 server: _Server = lease.connection
                 readdressed = _readdressed(request, server.origin, self._keep_host)
                 response = server.send(readdressed)
             except BaseException as error:
                 lease.close(error=error)
-                if not _again(request, error) or self._was_last(lease, tried):
+                if not _again(request, error) or _was_last(cluster, lease, tried, self._retries):
                     if isinstance(error, httpx.RequestError):
                         error.request = request
                     raise
             else:
                 bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
-                if bad is None or not _again(request, None) or self._was_last(lease, tried):
+                if bad is None or not _again(request, None) or _was_last(cluster, lease, tried, self._retries):
                     response.stream = _Held(response.stream, lease, bad)
                     return response
                 response.close()
@@ -353,12 +363,16 @@ class PoolkitClusterTransport(httpx.BaseTransport):
             tried.append(lease.node.name)
             _shorten(request, time.monotonic() - started)
 
-    def _was_last(self, lease: ClusterLease[Any], tried: list[str]) -> bool:
-        return len(tried) >= self._retries or not _others(self.cluster, {*tried, lease.node.name})
-
     def close(self) -> None:
-        """Close all connections."""
-        self.cluster.close()
+        """Close all connections, those in use too, as :class:`PoolkitTransport` does. Requests that wait for a place
+        fail. A later request begins anew, with the nodes of now.
+        """
+        cluster = self._reopening.take()
+        if cluster is not None:
+            if not isinstance(self._nodes, Discovery):
+                self._nodes = cluster.nodes
+            cluster.drain(0)
+            cluster.close()
 
 
 class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
@@ -387,29 +401,38 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
             )
             return _AsyncServer(node, transport, max_requests, health, certificates)
 
-        self.cluster: AsyncCluster[Any] = _AsyncMembers(make, nodes, cluster, name=name, listeners=listeners, **own)
+        heard = tuple(listeners)
+        self._nodes = nodes
+        self._reopening: Reopening[AsyncCluster[Any]] = Reopening(
+            lambda: _AsyncMembers(make, self._nodes, cluster, name=name, listeners=heard, **own)
+        )
+
+    @property
+    def cluster(self) -> AsyncCluster[Any]:
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+        return self._reopening.get()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
         tried: list[str] = []
+        cluster = self._reopening.get()
         while True:
             started = time.monotonic()
             key = request.extensions.get("poolkit_key")
-            lease = await self.cluster.lease(key=key, avoid=tried, **_pool_timeout(request))
+            lease = await cluster.lease(key=key, avoid=tried, **_pool_timeout(request))
             try:
                 server: _AsyncServer = lease.connection
                 readdressed = _readdressed(request, server.origin, self._keep_host)
                 response = await server.send(readdressed)
             except BaseException as error:
                 await lease.close(error=error)
-                if not _again(request, error) or self._was_last(lease, tried):
+                if not _again(request, error) or _was_last(cluster, lease, tried, self._retries):
                     if isinstance(error, httpx.RequestError):
                         error.request = request
                     raise
             else:
                 bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
-                if bad is None or not _again(request, None) or self._was_last(lease, tried):
+                if bad is None or not _again(request, None) or _was_last(cluster, lease, tried, self._retries):
                     response.stream = _AsyncHeld(response.stream, lease, bad)
                     return response
                 await response.aclose()
@@ -417,12 +440,14 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
             tried.append(lease.node.name)
             _shorten(request, time.monotonic() - started)
 
-    def _was_last(self, lease: AsyncClusterLease[Any], tried: list[str]) -> bool:
-        return len(tried) >= self._retries or not _others(self.cluster, {*tried, lease.node.name})
-
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self.cluster.close()
+        """Close all connections, those in use too. See :meth:`PoolkitClusterTransport.close`."""
+        cluster = self._reopening.take()
+        if cluster is not None:
+            if not isinstance(self._nodes, Discovery):
+                self._nodes = cluster.nodes
+            await cluster.drain(0)
+            await cluster.close()
 
 
 _OF_TRANSPORTS = parameters_of(PoolkitTransport) - {"name", "listeners", "settings"}
@@ -438,6 +463,16 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Those of the options, taken out."""
     return {name: options.pop(name) for name in names if name in options}
+
+
+def _was_last(
+    cluster: Cluster[Any] | AsyncCluster[Any],
+    lease: ClusterLease[Any] | AsyncClusterLease[Any],
+    tried: list[str],
+    retries: int,
+) -> bool:
+    """Whether the request is not to be sent to another server."""
+    return len(tried) >= retries or cluster.closed or not _others(cluster, {*tried, lease.node.name})
 
 
 def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:

@@ -275,6 +275,39 @@ async def test_certificates_that_cannot_be_read_are_told_of_at_once(flavour: str
         Host(flavour, ["127.0.0.1:1"], cert="/there/is/no/such/file")
 
 
+async def test_close_cuts_requests_and_a_later_one_begins_anew(flavour: str, three: list[HTTPServer]) -> None:
+    """As httpx's own transports, and with the nodes of now."""
+    async with Host(flavour, addresses(three)[:1]) as host:
+        host.transport.cluster.update(addresses(three)[1:])
+        failed: list[BaseException] = []
+
+        async def cut() -> None:
+            with pytest.raises(httpx.TransportError) as caught:
+                await host.ask(url="http://users/sleep?ms=600000")
+            failed.append(caught.value)
+
+        before = host.transport.cluster
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(cut)
+                await host.until(lambda: before.stats().leases == 2)
+                await host.until(lambda: sum(n.pool.in_use for n in before.stats().nodes if n.pool is not None) == 2)
+                await anyio.sleep(0.1)  # the requests are sent; one that is not fails in another way
+                if host.threads:
+                    await anyio.to_thread.run_sync(host.transport.close)
+                else:
+                    await host.transport.aclose()
+        assert len(failed) == 2
+        assert before.closed
+        used = [server.stats().requests for server in three]
+        for _ in range(4):
+            assert (await host.ask()).status_code == 200
+        now = [server.stats().requests for server in three]
+        assert (now[0] - used[0], now[1] + now[2] - used[1] - used[2]) == (0, 4)
+        assert host.transport.cluster is not before
+
+
 def told(error: BaseException | None) -> str:
     """The messages of an error and of those behind it."""
     parts = []
