@@ -91,7 +91,9 @@ class ConnectorMixin(Generic[L]):
         them would cost a request.
         """
         owner = self._owner()
-        if owner is None or not link.answered or not isinstance(error, _VANISHED):
+        # httpcore swallows a write error, with which the reset is gone from the socket: then the stream merely ends
+        ended = isinstance(error, httpcore.RemoteProtocolError) and str(error).startswith("Server disconnected")
+        if owner is None or not link.answered or not (ended or isinstance(error, _VANISHED)):
             return
         engine = owner._reopening.peek()
         if engine is not None:

@@ -43,6 +43,7 @@ def test_idle_connections_that_died_with_another_fail_no_request(proxy: FaultPro
 
 
 @pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # httpx's body, where sending it fails (trio)
 @pytest.mark.parametrize("fault", ["freeze", "forget"])
 async def test_idle_connections_that_died_with_another_fail_no_request_async(proxy: FaultProxy, fault: Fault) -> None:
     url = f"http://{proxy.host}:{proxy.port}"
