@@ -69,11 +69,12 @@ def made(name: str, place: tuple[str, int] | None) -> None:
 @contextmanager
 def together() -> Iterator[None]:
     """The pools that this thread makes meanwhile belong to one owner, such as a cluster: many are no mistake."""
+    before = getattr(_here, "together", False)
     _here.together = True
     try:
         yield
     finally:
-        _here.together = False
+        _here.together = before
 
 
 def collected(name: str, place: tuple[str, int] | None, connections: int) -> None:

@@ -423,13 +423,14 @@ class Shell(Watch, Generic[C]):
         """
         self._decide(commands.clear, self._core, self._clock())
 
-    def discard_idle(self, condition: Callable[[C], bool] | None = None) -> int:
+    def discard_idle(self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER) -> int:
         """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them.
 
+        ``unused_since``: only those that came back at this time (``lease.since``, for instance) or before it.
         Leases are not touched. The condition must not block; it may see a connection that is just being leased.
         Thread-safe.
         """
-        return self._decide(commands.discard_idle, self._core, condition, self._clock())
+        return self._decide(commands.discard_idle, self._core, condition, unused_since, self._clock())
 
     def suspend(self, *, fail_fast: bool = False) -> None:
         """Hand out nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast`` get

@@ -24,12 +24,14 @@ def clear(core: Core, now: float) -> None:
     core.freed(core.lane, now)
 
 
-def discard_idle(core: Core, condition: Callable[[Any], bool] | None, now: float) -> int:
+def discard_idle(core: Core, condition: Callable[[Any], bool] | None, unused_since: float, now: float) -> int:
     """Close the idle connections for which ``condition`` holds (None: all); the number of them."""
     closed = 0
     for lane in list(core.lanes.values()):
         for entry in lane.idle.copy():
-            if entry.state is not IDLE or (condition is not None and not condition(entry.connection)):
+            if entry.state is not IDLE or entry.last_used > unused_since:
+                continue
+            if condition is not None and not condition(entry.connection):
                 continue
             try:
                 lane.idle.remove(entry)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, TypeVar, cast
 
 from .._async import AsyncPool, current_runtime
-from .._churn import together
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Verdict
 from ..errors import NotLeased, PoolClosed, WrongLoop
@@ -186,8 +185,7 @@ class AsyncCluster(ClusterShell[C]):
     # -- background work ----------------------------------------------------------------------------------------------
 
     def _make_pool(self, connector: Any, node: Node) -> AsyncPool[C]:
-        with together():
-            return AsyncPool(connector, self._pool_config, name=f"{self.name}/{node.name}")
+        return AsyncPool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
         if self._runtime is not None:  # else on the first use

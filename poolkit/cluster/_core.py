@@ -37,6 +37,7 @@ class ClusterCore(Health):
             caller.ticket = self._tickets
         if self.asks_roles and caller.role is not None:
             self._ask_roles(now, unknown_only=True)
+            self._search(now, caller.role)
         member = self._choose(caller, now)
         if member is not None:
             caller.outcome = member  # first: who is interrupted from here on gives the place back

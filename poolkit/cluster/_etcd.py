@@ -66,7 +66,9 @@ class EtcdDiscovery(Discovery):
 
     def find(self, last: Found | None) -> Found:
         """Wait for a change after ``last`` (up to ``watch_for`` seconds), then read all keys."""
-        if last is not None and not self._changed(last.mark):
+        if last is None:
+            self._closed = False  # a cluster that begins anew after its end; without this it would ask without a pause
+        elif not self._changed(last.mark):
             return last
         body = self._ask("/v3/kv/range", {"key": _coded(self.prefix), "range_end": _end_of(self.prefix)})
         nodes = [self._node(pair) for pair in body.get("kvs", ())]

@@ -11,7 +11,7 @@ from ..policies.retire import NEVER
 from ._config import ClusterConfig
 from ._events import ClusterEvent, ClusterEventKind, NodeState
 from ._node import Node
-from ._parts import Caller, Do, Effect, Member, spells
+from ._parts import Caller, Do, Effect, Member, has_role, spells
 from ._tiers import Tiers
 
 __all__ = ("VIGIL", "Health")
@@ -23,6 +23,10 @@ Made = tuple[Any, Callable[[], float], int]
 
 _BLAMED = "_poolkit_spell"
 """The attribute of an error that a node has been blamed for."""
+
+SEARCH = (0.02, 0.1)
+"""Seconds between two questions for a role that nobody has while a caller waits for it: the first pause, which doubles
+each time, and the longest. A primary is elected at a moment that nobody tells us, and its callers wait for that."""
 
 VIGIL = 1.0
 """Seconds between two looks at the queue while somebody waits: a pool may have been enlarged without our knowledge."""
@@ -48,6 +52,8 @@ class Health:
         self.failing = False  # whether a node may have failed too often without being ejected
         self.starting = False  # whether a node may still begin slowly
         self.due = NEVER
+        self.search_pause = 0.0  # until the next question for a role that nobody has; 0: none was asked yet
+        self.search_at = -NEVER  # when that may be asked
         self.timeouts = 0
         self._tickets = 0
 
@@ -101,6 +107,7 @@ class Health:
                 else:
                     self._want(member.until)
         if self.asks_roles and self.members:
+            self._search(now)
             self._ask_roles(now, older_than=self.config.role_interval)
         if self.tiering is not None:
             if now >= self.tiering.due:
@@ -158,6 +165,22 @@ class Health:
             member.checked_at = now
             self.effects.append(Effect(Do.ROLE, member))
 
+    def _search(self, now: float, role: str | None = None) -> None:
+        """Ask all nodes soon and often while callers wait for a role that nobody has (or one comes, for ``role``)."""
+        wanted = {*self.queues, role}
+        usable = [member for member in self.members.values() if member.state is USABLE]
+        if all(any(has_role(member, each) for member in usable) for each in wanted):
+            return
+        if not self.config.wait_for_node and (role is None or any(member.asking for member in usable)):
+            return  # callers fail once all nodes have answered: to ask those again who have would keep them waiting
+        if now >= self.search_at:
+            self._ask_roles(now)
+            first, longest = SEARCH
+            self.search_pause = min(max(first, 2 * self.search_pause), longest)
+            # not all processes at once
+            self.search_at = now + self.search_pause * (1 + self.random()) / 2
+        self._want(self.search_at)
+
     def role_found(self, member: Member, error: BaseException | None, role: str | None, now: float) -> None:
         """The node's role was asked for."""
         member.asking = False
@@ -168,10 +191,12 @@ class Health:
         elif member.state is USABLE:
             self._role(member, role, now)
         self.settle(now)
+        self._search(now)
 
     def _role(self, member: Member, role: str | None, now: float) -> None:
         if role != member.known_role:
             before, member.known_role = member.known_role, role
+            self.search_pause, self.search_at = 0.0, -NEVER  # roles are moving: begin anew with short pauses
             self.tell(
                 ClusterEventKind.ROLE_CHANGED, now, member, detail=f"{before or 'unknown'} to {role or 'unknown'}"
             )

@@ -19,6 +19,12 @@ R = TypeVar("R")
 
 _THREADS = ThreadRuntime()
 
+_GRACE = 0.05
+"""Seconds in which cancelled tasks give their connections back, usually: then the caller finds nothing in use."""
+
+_late: set[Any] = set()
+"""Tasks that were cancelled and have not ended: an event loop alone does not keep them from being collected."""
+
 
 class ShardedCluster(ShardRouting):
     """Shards for threads. ``shards``: a :class:`~poolkit.Pool` or :class:`~poolkit.cluster.Cluster` (a primary and its
@@ -127,7 +133,9 @@ class AsyncShardedCluster(ShardRouting):
         **options: Any,
     ) -> Scattered[R]:
         """``await function(connection, keys)`` on each shard, in tasks of their own, which are cancelled when the
-        ``timeout`` is over or the caller is cancelled. See :meth:`ShardedCluster.scatter`.
+        ``timeout`` is over or the caller is cancelled. On asyncio a task that does not end at once, because its driver
+        waits for the server even so, ends in the background (trio has no such tasks). See
+        :meth:`ShardedCluster.scatter`.
         """
         asked = self._asked(keys)
         answers: dict[str, R] = {}
@@ -160,7 +168,7 @@ class AsyncShardedCluster(ShardRouting):
 
 
 async def _all(jobs: list[tuple[Any, ...]], timeout: float | None) -> None:
-    """Run the jobs at once; return when all have ended, which they do when time is up or this is cancelled."""
+    """Run the jobs at once; return when all have ended, or soon after time is up or this is cancelled."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         import trio
@@ -176,5 +184,8 @@ async def _all(jobs: list[tuple[Any, ...]], timeout: float | None) -> None:
             await asyncio.wait(tasks, timeout=timeout)
     finally:
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            if task.cancel():
+                _late.add(task)
+                task.add_done_callback(_late.discard)
+        if _late.intersection(tasks):
+            await asyncio.wait(tasks, timeout=_GRACE)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
+from .._churn import together
 from .._log import logger
 from .._shell import DEFAULT, Default
 from ..config import PoolConfig
@@ -155,9 +156,11 @@ class ClusterShell(ClusterGate, Generic[C]):
 
     def _member_parts(self, node: Node) -> tuple[Any, Callable[[], float], int]:
         """Make what stands behind a node: its pool, and how many leases it can have. Does no I/O."""
-        made = self._make(node)
+        with together():  # as many as there are nodes, in the user's make() and in an adapter's
+            made = self._make(node)
         if isinstance(made, (Connector, AsyncConnector)) or (hasattr(made, "connect") and not hasattr(made, "lease")):
-            made = self._make_pool(made, node)
+            with together():
+                made = self._make_pool(made, node)
         if not hasattr(made, "lease"):
             raise ConfigError(
                 f"{self.name}: make({node.name!r}) gave {made!r}: must be a connector or something with lease(timeout)",

@@ -34,4 +34,6 @@ class Discovery:
         raise NotImplementedError
 
     def close(self) -> None:
-        """The cluster was closed: end a :meth:`find` that blocks. Called from another thread."""
+        """The cluster was closed: end a :meth:`find` that blocks. Called from another thread. After it, ``find(None)``
+        begins anew.
+        """

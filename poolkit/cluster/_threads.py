@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
-from .._churn import together
 from .._threads import Pool
 from ..config import PoolConfig
 from ..connector import Connector, Verdict
@@ -162,8 +161,7 @@ class Cluster(ClusterShell[C]):
     # -- background work ----------------------------------------------------------------------------------------------
 
     def _make_pool(self, connector: Any, node: Node) -> Pool[C]:
-        with together():
-            return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
+        return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
         self._order(self._runtime, min(self._core.due, self._find_at))

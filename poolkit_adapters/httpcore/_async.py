@@ -34,7 +34,7 @@ from ._link import (
 )
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
-from ._settings import MAX_CONNECTIONS, pool_settings
+from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -119,6 +119,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
+        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
         chosen = pool_settings(limits, config, settings, self._driver)
         super().__init__(
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
@@ -172,6 +173,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
                     hook.over()
                     sound = sound or (not isinstance(error, Exception) and give_up(link, hook, config.check_after_idle))
                 lease.close_nowait(error=None if sound else error)
+                self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
@@ -195,7 +197,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             hook.stands()
             if not link.http2:
                 unlock(link)
-        body = _Body(response.stream, link, lease, hook, config)
+        body = _Body(response.stream, link, lease, hook, config, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -221,11 +223,18 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_alive", "_closed", "_done", "_failed", "_hook", "_keep", "_link", "_stream", "lease")
+    __slots__ = ("_alive", "_closed", "_connector", "_done", "_failed", "_hook", "_keep", "_link", "_stream", "lease")
 
     def __init__(
-        self, stream: Any, link: _Link, lease: AsyncLease[_Link], hook: Exchange | None, config: PoolConfig
+        self,
+        stream: Any,
+        link: _Link,
+        lease: AsyncLease[_Link],
+        hook: Exchange | None,
+        config: PoolConfig,
+        connector: _Connector,
     ) -> None:
+        self._connector = connector
         self._stream = stream
         self._hook = hook
         self._link = link
@@ -243,7 +252,10 @@ class _Body:
             self._done = True
         except BaseException as error:
             self._failed = isinstance(error, Exception)
+            lease = self.lease
             await self.aclose()
+            if lease is not None:
+                self._connector.failed(self._link, lease.since, error)
             raise
 
     async def aclose(self) -> None:

@@ -17,6 +17,9 @@ __all__ = ("ConnectorMixin", "Reopening", "described")
 
 L = TypeVar("L")
 
+_VANISHED = (httpcore.ReadTimeout, httpcore.WriteTimeout, httpcore.ReadError, httpcore.WriteError)
+"""How a request ends whose connection the peer does not know any more."""
+
 _REMEMBERED = 10_000
 """Origins remembered for speaking HTTP/1.1 only; beyond that the memory begins anew."""
 
@@ -43,7 +46,14 @@ class ConnectorMixin(Generic[L]):
         owner = self._owner()
         if owner is None:
             raise RuntimeError("bug: a request outlives its pool")
-        link: Link[L] = Link(owner.create_connection(httpcore.Origin(*key)), key)
+        connection = owner.create_connection(httpcore.Origin(*key))
+        if owner._proxy is not None:
+            # httpcore does not hand these on to the connection that goes to the proxy
+            inner = getattr(connection, "_connection", None)
+            if isinstance(inner, (httpcore.HTTPConnection, httpcore.AsyncHTTPConnection)):
+                inner._retries, inner._local_address = owner._retries, owner._local_address
+                inner._socket_options = owner._socket_options
+        link: Link[L] = Link(connection, key)
         self.links[id(link)] = link
         return link
 
@@ -72,6 +82,22 @@ class ConnectorMixin(Generic[L]):
         """A connection on which a request failed is never used again; if the network did it, doubt the others."""
         lost = (httpcore.NetworkError, httpcore.RemoteProtocolError)
         return Verdict.SUSPECT if isinstance(error, lost) else Verdict.DISCARD
+
+    def failed(self, link: Link[L], since: float, error: BaseException) -> None:
+        """A request that began at ``since`` on ``link`` failed: do not let others try the same on its idle neighbours.
+
+        HTTP has no question to ask of an idle connection, and a look does not show that the peer has vanished or
+        forgotten it. So those to the same origin that have not answered since are closed. Without this rule each of
+        them would cost a request.
+        """
+        owner = self._owner()
+        # httpcore swallows a write error, with which the reset is gone from the socket: then the stream merely ends
+        ended = isinstance(error, httpcore.RemoteProtocolError) and str(error).startswith("Server disconnected")
+        if owner is None or not link.answered or not (ended or isinstance(error, _VANISHED)):
+            return
+        engine = owner._reopening.peek()
+        if engine is not None:
+            engine.discard_idle(lambda other: other.key == link.key, unused_since=since)
 
     def forget(self, link: Link[L]) -> None:
         """In a forked child, or when the event loop is gone: the engine keeps the object from being finalized."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import httpcore
+
 from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import argument, by_default, driver_default, is_default, refuse_contradiction
 
-__all__ = ("MAX_CONNECTIONS", "effective", "pool_settings")
+__all__ = ("MAX_CONNECTIONS", "check_ways", "effective", "pool_settings")
 
 MAX_CONNECTIONS: int = driver_default(10)
 """httpcore's default; its other limits are None."""
@@ -30,6 +32,21 @@ _UNUSED: dict[str, tuple[Any, str]] = {
     "keepalive": (None, _ALIVE),
     "backoff": (BackoffConfig(), _ATTEMPTS),
 }
+
+
+def check_ways(
+    proxy: httpcore.Proxy | None, *, retries: int, local_address: str | None, uds: str | None, socket_options: Any
+) -> None:
+    """Refuse what does not go together with a proxy; httpcore ignores it silently."""
+    if proxy is None:
+        return
+    given: dict[str, Any] = {"uds": uds}
+    if proxy.url.scheme.startswith(b"socks"):
+        given.update(retries=retries or None, local_address=local_address, socket_options=socket_options)
+    for name, value in given.items():
+        if value is not None:
+            kind = "a proxy" if name == "uds" else "a SOCKS proxy"
+            raise ConfigError(f"{name}={value!r}: has no effect with {kind}; leave it out, or the proxy", name)
 
 
 def pool_settings(

@@ -18,7 +18,7 @@ from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
 from ._network import WatchedBackend
-from ._settings import MAX_CONNECTIONS, pool_settings
+from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -105,6 +105,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
+        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
         chosen = pool_settings(limits, config, settings, self._driver)
         super().__init__(
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
@@ -160,6 +161,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
                 if hook is not None:
                     hook.over()
                 lease.close(error=None if stream_only(link, error) else error)
+                self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__
@@ -176,7 +178,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         link.answered = True
         if hook is not None:
             hook.stands()
-        body = _Body(response.stream, link, lease, hook)
+        body = _Body(response.stream, link, lease, hook, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -202,9 +204,12 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
 class _Body:
     """The response's stream; closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_done", "_hook", "_link", "_stream", "lease")
+    __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_stream", "lease")
 
-    def __init__(self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None) -> None:
+    def __init__(
+        self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None, connector: _Connector
+    ) -> None:
+        self._connector = connector
         self._stream = stream
         self._hook = hook
         self._link = link
@@ -216,8 +221,11 @@ class _Body:
         try:
             yield from self._stream
             self._done = True
-        except BaseException:
+        except BaseException as error:
+            lease = self.lease
             self.close()
+            if lease is not None:
+                self._connector.failed(self._link, lease.since, error)
             raise
 
     def close(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -27,6 +30,7 @@ from poolkit.errors import without_quotes
 
 from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import adapted
+from ..httpcore._base import Reopening
 from ._transport import TWINS, AsyncPoolkitTransport, PoolkitTransport, _RequestError
 
 __all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
@@ -162,12 +166,42 @@ class _AsyncSeat(_Seat):
         """Nothing."""
 
 
+class _Certificates:
+    """The TLS context of all servers of a logical host, made when the first request needs it.
+
+    To read the certificates takes 20 to 70 ms. With one context for each server, made with it, an update of the nodes
+    blocked an event loop for that long times their number, for plain HTTP too.
+    """
+
+    def __init__(self, verify: Any = True, cert: Any = None, trust_env: bool = True) -> None:
+        self._make = partial(httpx.create_ssl_context, verify=verify, cert=cert, trust_env=trust_env)
+        self._lock = threading.Lock()
+        self.none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        """Trusts nobody. httpcore's pools want a context from the start, and would make one."""
+        self.context: ssl.SSLContext | None = None
+        if cert is not None or not isinstance(verify, bool):  # files or objects of the user's: errors are told at once
+            self.load()
+
+    def load(self) -> None:
+        """Make the context, once. Thread-safe; blocks."""
+        held = self._lock.acquire(timeout=5.0)  # not for ever: it may have been held elsewhere during a fork
+        try:
+            if self.context is None:
+                self.context = self._make()
+        finally:
+            if held:
+                self._lock.release()
+
+
 class _ServerBase(NodePool):
     classify = staticmethod(_judge)
 
-    def __init__(self, node: Node, transport: Any, places: int | None, health: str | None) -> None:
+    def __init__(
+        self, node: Node, transport: Any, places: int | None, health: str | None, certificates: _Certificates
+    ) -> None:
         self.origin = _origin(node)
         self.transport = transport
+        self._certificates = certificates
         self.poolkit = transport.poolkit
         self.health = health
         if places is not None:
@@ -176,6 +210,15 @@ class _ServerBase(NodePool):
     def _where(self) -> tuple[str, int]:
         return self.origin.host, self.origin.port or (443 if self.origin.scheme == "https" else 80)
 
+    def _lacks_context(self, request: httpx.Request) -> bool:
+        """Whether the request needs the TLS context and there is none yet."""
+        if request.url.scheme != "https":
+            return False
+        pool = self.transport._pool
+        if pool._ssl_context is self._certificates.none and self._certificates.context is not None:
+            pool._ssl_context = self._certificates.context
+        return pool._ssl_context is self._certificates.none
+
     def _question(self, timeout: float) -> httpx.Request:
         url = self.origin.copy_with(scheme=self.origin.scheme or "http").join(self.health or "/")
         times = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
@@ -183,6 +226,14 @@ class _ServerBase(NodePool):
 
 
 class _Server(_ServerBase):
+    def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to this server."""
+        if self._lacks_context(request):
+            self._certificates.load()
+            self._lacks_context(request)
+        response: httpx.Response = self.transport.handle_request(request)
+        return response
+
     def lease(self, timeout: float | None) -> _Seat:
         return _Seat(self)
 
@@ -191,13 +242,21 @@ class _Server(_ServerBase):
         if self.health is None:
             socket.create_connection(self._where(), timeout).close()
             return
-        answer = self.transport.handle_request(self._question(timeout))
+        answer = self.send(self._question(timeout))
         answer.close()
         if answer.status_code >= 500:
             raise _BadAnswer(f"{self.health} answered {answer.status_code}")
 
 
 class _AsyncServer(_ServerBase):
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to this server."""
+        if self._lacks_context(request):
+            await anyio.to_thread.run_sync(self._certificates.load)
+            self._lacks_context(request)
+        response: httpx.Response = await self.transport.handle_async_request(request)
+        return response
+
     async def lease(self, timeout: float | None) -> _AsyncSeat:
         return _AsyncSeat(self)
 
@@ -208,7 +267,7 @@ class _AsyncServer(_ServerBase):
                 stream = await anyio.connect_tcp(*self._where())
             await stream.aclose()
             return
-        answer = await self.transport.handle_async_request(self._question(timeout))
+        answer = await self.send(self._question(timeout))
         await answer.aclose()
         if answer.status_code >= 500:
             raise _BadAnswer(f"{self.health} answered {answer.status_code}")
@@ -260,33 +319,43 @@ class PoolkitClusterTransport(httpx.BaseTransport):
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
         own, options = _split(transport_options)
+        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
 
         def make(node: Node) -> _Server:
-            transport = PoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **options)
-            return _Server(node, transport, max_requests, health)
+            transport = PoolkitTransport(verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options)
+            return _Server(node, transport, max_requests, health, certificates)
 
-        self.cluster: Cluster[Any] = _Members(make, nodes, cluster, name=name, listeners=listeners, **own)
+        heard = tuple(listeners)
+        self._nodes = nodes
+        self._reopening: Reopening[Cluster[Any]] = Reopening(
+            lambda: _Members(make, self._nodes, cluster, name=name, listeners=heard, **own)
+        )
+
+    @property
+    def cluster(self) -> Cluster[Any]:
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+        return self._reopening.get()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
         tried: list[str] = []
+        cluster = self._reopening.get()
         while True:
             started = time.monotonic()
-            lease = self.cluster.lease(key=request.extensions.get("poolkit_key"), avoid=tried, **_pool_timeout(request))
+            lease = cluster.lease(key=request.extensions.get("poolkit_key"), avoid=tried, **_pool_timeout(request))
             try:
                 server: _Server = lease.connection
                 readdressed = _readdressed(request, server.origin, self._keep_host)
-                response: httpx.Response = server.transport.handle_request(readdressed)
+                response = server.send(readdressed)
             except BaseException as error:
                 lease.close(error=error)
-                if not _again(request, error) or self._was_last(lease, tried):
+                if not _again(request, error) or _was_last(cluster, lease, tried, self._retries):
                     if isinstance(error, httpx.RequestError):
                         error.request = request
                     raise
             else:
                 bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
-                if bad is None or not _again(request, None) or self._was_last(lease, tried):
+                if bad is None or not _again(request, None) or _was_last(cluster, lease, tried, self._retries):
                     response.stream = _Held(response.stream, lease, bad)
                     return response
                 response.close()
@@ -294,12 +363,16 @@ class PoolkitClusterTransport(httpx.BaseTransport):
             tried.append(lease.node.name)
             _shorten(request, time.monotonic() - started)
 
-    def _was_last(self, lease: ClusterLease[Any], tried: list[str]) -> bool:
-        return len(tried) >= self._retries or not _others(self.cluster, {*tried, lease.node.name})
-
     def close(self) -> None:
-        """Close all connections."""
-        self.cluster.close()
+        """Close all connections, those in use too, as :class:`PoolkitTransport` does. Requests that wait for a place
+        fail. A later request begins anew, with the nodes of now.
+        """
+        cluster = self._reopening.take()
+        if cluster is not None:
+            if not isinstance(self._nodes, Discovery):
+                self._nodes = cluster.nodes
+            cluster.drain(0)
+            cluster.close()
 
 
 class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
@@ -320,34 +393,46 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
         own, options = _split(transport_options)
+        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
 
         def make(node: Node) -> _AsyncServer:
-            transport = AsyncPoolkitTransport(name=f"{name or 'httpx'}/{node.name}", **options)
-            return _AsyncServer(node, transport, max_requests, health)
+            transport = AsyncPoolkitTransport(
+                verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options
+            )
+            return _AsyncServer(node, transport, max_requests, health, certificates)
 
-        self.cluster: AsyncCluster[Any] = _AsyncMembers(make, nodes, cluster, name=name, listeners=listeners, **own)
+        heard = tuple(listeners)
+        self._nodes = nodes
+        self._reopening: Reopening[AsyncCluster[Any]] = Reopening(
+            lambda: _AsyncMembers(make, self._nodes, cluster, name=name, listeners=heard, **own)
+        )
+
+    @property
+    def cluster(self) -> AsyncCluster[Any]:
         """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+        return self._reopening.get()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
         tried: list[str] = []
+        cluster = self._reopening.get()
         while True:
             started = time.monotonic()
             key = request.extensions.get("poolkit_key")
-            lease = await self.cluster.lease(key=key, avoid=tried, **_pool_timeout(request))
+            lease = await cluster.lease(key=key, avoid=tried, **_pool_timeout(request))
             try:
                 server: _AsyncServer = lease.connection
                 readdressed = _readdressed(request, server.origin, self._keep_host)
-                response: httpx.Response = await server.transport.handle_async_request(readdressed)
+                response = await server.send(readdressed)
             except BaseException as error:
                 await lease.close(error=error)
-                if not _again(request, error) or self._was_last(lease, tried):
+                if not _again(request, error) or _was_last(cluster, lease, tried, self._retries):
                     if isinstance(error, httpx.RequestError):
                         error.request = request
                     raise
             else:
                 bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
-                if bad is None or not _again(request, None) or self._was_last(lease, tried):
+                if bad is None or not _again(request, None) or _was_last(cluster, lease, tried, self._retries):
                     response.stream = _AsyncHeld(response.stream, lease, bad)
                     return response
                 await response.aclose()
@@ -355,12 +440,14 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
             tried.append(lease.node.name)
             _shorten(request, time.monotonic() - started)
 
-    def _was_last(self, lease: AsyncClusterLease[Any], tried: list[str]) -> bool:
-        return len(tried) >= self._retries or not _others(self.cluster, {*tried, lease.node.name})
-
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self.cluster.close()
+        """Close all connections, those in use too. See :meth:`PoolkitClusterTransport.close`."""
+        cluster = self._reopening.take()
+        if cluster is not None:
+            if not isinstance(self._nodes, Discovery):
+                self._nodes = cluster.nodes
+            await cluster.drain(0)
+            await cluster.close()
 
 
 _OF_TRANSPORTS = parameters_of(PoolkitTransport) - {"name", "listeners", "settings"}
@@ -371,6 +458,21 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     own, of_pool, rest = split_cluster_options(options, _OF_TRANSPORTS)
     both = {name: value for name, value in own.items() if name == "acquire_timeout"}
     return own, {**rest, **of_pool, **both}
+
+
+def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the options, taken out."""
+    return {name: options.pop(name) for name in names if name in options}
+
+
+def _was_last(
+    cluster: Cluster[Any] | AsyncCluster[Any],
+    lease: ClusterLease[Any] | AsyncClusterLease[Any],
+    tried: list[str],
+    retries: int,
+) -> bool:
+    """Whether the request is not to be sent to another server."""
+    return len(tried) >= retries or cluster.closed or not _others(cluster, {*tried, lease.node.name})
 
 
 def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:

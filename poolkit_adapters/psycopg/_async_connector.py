@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,11 +20,13 @@ from poolkit.errors import describe, said, shown
 from .._errors import release_locals
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
-from ._io import is_alive, is_clean, ping_async
+from ._io import Canceller, is_alive, is_clean, ping_async
 from ._session import Session
 from ._shared import left_in, logger
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+
     from ._async import AsyncPoolkitConnectionPool
 
 __all__ = ("AsyncPsycopgConnector",)
@@ -30,6 +34,25 @@ __all__ = ("AsyncPsycopgConnector",)
 _IDLE, _ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 _CANCEL_TIMEOUT = 1.5  # seconds for telling the server to stop a statement; below the default check_timeout
+
+
+async def _try_cancel(pgconn: PGconn, canceller: Canceller, *, timeout: float = _CANCEL_TIMEOUT) -> None:
+    """Stop the statement: called by psycopg in the task that was cancelled in the middle of it.
+
+    psycopg itself waits five seconds for an answer to the cancel request, then five more for the end of the statement.
+    A server that does not answer the request will not end the statement either: the connection is given up.
+    """
+    interruption = sys.exc_info()[1]
+    try:
+        await asyncio.wait_for(Canceller(pgconn).cancel_async(), min(timeout, _CANCEL_TIMEOUT))
+    except asyncio.TimeoutError:
+        canceller.unheard = True
+        logger.warning("no answer to a cancel request in %g s: closing the connection", _CANCEL_TIMEOUT)
+        pgconn.finish()
+        if interruption is not None:
+            raise interruption from None
+    except Exception as error:  # noqa: BLE001  psycopg waits for the end of the statement all the same
+        logger.warning("query cancellation failed: %s", said(error))
 
 
 def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
@@ -94,6 +117,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
             raise
         self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
+        connection._try_cancel = partial(_try_cancel, connection.pgconn, session.canceller)  # type: ignore[method-assign]
         try:
             if pool._configure is not None:
                 await _call(pool._configure, connection, "configure")
@@ -167,6 +191,8 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         place in the pool, so that no more than ``max_size`` sessions are ever at work.
         """
         logger.warning("closing returned connection: %s", shown(session.connection))
+        if session.canceller.unheard:
+            return
         try:
             await asyncio.wait_for(session.canceller.cancel_async(), _CANCEL_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes

@@ -178,6 +178,7 @@ class Canceller:
     """
 
     def __init__(self, pgconn: PGconn) -> None:
+        self.unheard = False  # the server has not answered a request in time: it is not asked again
         self._conn: PGcancelConn | None = None
         self._old = None
         if psycopg.capabilities.has_cancel_safe():

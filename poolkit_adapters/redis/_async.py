@@ -265,7 +265,10 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             if guard.counted is not None:
                 self._count(guard, IDLE)
             try:
-                self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
+                if not keep and guard.failed():  # the idle ones may be dead as well
+                    self.poolkit.release_nowait(connection, error=_errors.network_failed())
+                else:
+                    self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
             except NotLeased:  # reset() while the listeners were told
                 self._former.take(connection)
                 disconnect_now(connection)

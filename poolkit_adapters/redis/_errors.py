@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from poolkit_adapters.redis._driver import exceptions
 
 __all__ = (
     "KINDS",
+    "NETWORK_ERRORS",
     "RedisAcquireTimeout",
     "RedisCircuitOpen",
     "RedisConnectFailed",
@@ -33,6 +35,7 @@ __all__ = (
     "RedisServerUnavailable",
     "classify",
     "connect_error",
+    "network_failed",
     "pool_error",
     "unready",
 )
@@ -125,6 +128,15 @@ def unready(connection: Any) -> BaseException:
     return RedisConnectFailed(
         f"{connection!r}: twice the server sent something that nobody had asked for, or closed the new connection"
     )
+
+
+NETWORK_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, asyncio.TimeoutError)
+"""Errors after which redis-py ends a connection, and which say something of the server's other connections too."""
+
+
+def network_failed() -> BaseException:
+    """With which a connection is released that the network ended while it was in use."""
+    return exceptions.ConnectionError("the network failed while the connection was in use")
 
 
 def classify(error: BaseException) -> Verdict:

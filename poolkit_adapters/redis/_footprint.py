@@ -1,9 +1,11 @@
-"""What the commands of a connection's user leave behind in its session."""
+"""What the use of a connection leaves behind: a changed session, or the knowledge that the network has failed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from poolkit_adapters.redis._errors import NETWORK_ERRORS
 
 __all__ = ("Footprint",)
 
@@ -26,10 +28,12 @@ class Footprint:
     Sits where redis-py packs commands, so that pipelines and raw commands pass by too.
     """
 
-    __slots__ = ("_db", "_home", "_lost", "_open", "_pack", "changed")
+    __slots__ = ("_db", "_home", "_lost", "_open", "_pack", "changed", "failed")
 
     changed: bool
     """Whether the next user would find another session than a new connection's."""
+    failed: bool
+    """Whether the network failed while the connection was in use; redis-py may have connected it again since."""
 
     def __init__(self, pack: Callable[..., Any], db: object) -> None:
         self._pack = pack
@@ -39,7 +43,12 @@ class Footprint:
     def forget(self) -> None:
         """The session begins anew."""
         self._db = self._home
-        self._open = self._lost = self.changed = False
+        self._open = self._lost = self.changed = self.failed = False
+
+    def disconnecting(self, error: BaseException | None) -> None:
+        """redis-py ends the connection; ``error`` is being handled meanwhile."""
+        if isinstance(error, NETWORK_ERRORS):
+            self.failed = self.changed = True
 
     def pack(self, *args: Any) -> Any:
         """Pack one command."""
@@ -58,4 +67,4 @@ class Footprint:
             self._db = db.decode() if isinstance(db, bytes) else str(db)
         else:
             self._lost = True
-        self.changed = self._open or self._lost or self._db != self._home
+        self.changed = self.failed or self._open or self._lost or self._db != self._home

@@ -102,6 +102,7 @@ class Guard:
         if packer is not None:
             self._footprint = Footprint(packer.pack, getattr(self.inner, "db", 0))
             self.inner._command_packer = self._footprint
+            self.inner.disconnect = _noting(type(self.inner), weakref.ref(self.inner), self._footprint)
 
     def opened(self) -> None:
         """The connection was connected (again), with the credentials of now."""
@@ -218,6 +219,10 @@ class Guard:
         footprint = self._footprint
         return self.inner._sock is not None and (footprint is None or not footprint.changed)
 
+    def failed(self) -> bool:
+        """Whether the network failed while the connection was in use."""
+        return self._footprint is not None and self._footprint.failed
+
     def _left_over(self, inner: Any) -> bool:
         """Whether bytes that were read from the socket wait in the parser, where poll does not see them."""
         if inner is not self.connection:  # another thread may be reading
@@ -285,7 +290,7 @@ class AsyncGuard:
             ref = weakref.ref(connection)  # no cycle: an abandoned connection goes when its last user goes
             self._footprint = Footprint(_packing(kind, ref), getattr(connection, "db", 0))
             connection.pack_command = self._footprint.pack
-            connection.disconnect = _disconnecting(kind, ref)
+            connection.disconnect = _disconnecting(kind, ref, self._footprint)
 
     def opened(self) -> None:
         """The connection was connected (again), with the credentials of now."""
@@ -405,6 +410,10 @@ class AsyncGuard:
             return False
         return bool(connection.is_connected)
 
+    def failed(self) -> bool:
+        """Whether the network failed while the connection was in use."""
+        return self._footprint is not None and self._footprint.failed
+
     def ended(self) -> bool:
         """Whether the peer, or this side, has closed the connection, as far as the event loop knows."""
         reader = self.connection._reader
@@ -447,7 +456,19 @@ def _packing(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
     return pack
 
 
-def _disconnecting(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
+def _noting(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callable[..., None]:
+    """``disconnect()`` of a sync connection, which redis-py calls in the handler of a network error."""
+
+    def disconnect(*args: Any, **kwargs: Any) -> None:
+        footprint.disconnecting(sys.exc_info()[1])
+        connection = ref()
+        if connection is not None:  # else the garbage collector finalizes it, and its socket too
+            kind.disconnect(connection, *args, **kwargs)
+
+    return disconnect
+
+
+def _disconnecting(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callable[..., Any]:
     """``disconnect()`` of a connection, after which the socket is closed, in whatever way it ends.
 
     redis-py lets go of the transport also where it has not closed yet. Under TLS it then waits for the peer's goodbye,
@@ -455,6 +476,7 @@ def _disconnecting(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
     """
 
     async def disconnect(*args: Any, **kwargs: Any) -> None:
+        footprint.disconnecting(sys.exc_info()[1])
         connection = ref()
         writer = connection._writer
         try:

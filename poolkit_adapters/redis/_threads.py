@@ -299,6 +299,8 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             try:
                 if keep:
                     self._engine.release(connection)  # type: ignore[union-attr]
+                elif guard.failed():  # the idle ones may be dead as well
+                    self._engine.release(connection, error=_errors.network_failed())  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
             except NotLeased:  # reset() at this moment, or two threads released it at once

@@ -12,6 +12,7 @@ from poolkit.cluster import ClusterConfig, Node, NodeState, NoNodeAvailable
 from poolkit.cluster._core import Caller, ClusterCore, Do, Effect, Member
 from poolkit.cluster._node import checked_nodes
 from poolkit.policies.balance import SmoothWeighted
+from poolkit.policies.retire import NEVER
 
 
 class Rig:
@@ -299,6 +300,69 @@ def test_roles_are_asked_for_and_waited_for() -> None:
         rig.core.role_found(rig.member(name), None, "replica", 2.0)
     assert isinstance(lost.outcome, NoNodeAvailable)
     assert "a (usable, replica)" in str(lost.outcome)
+
+
+def elect(rig: Rig, role: str, *, at: float, until: float, takes: float = 0.002) -> int:
+    """Time goes by; each question for a role takes a while, and from ``at`` on "a" has ``role``. The questions."""
+    asked = 0
+    answers: list[tuple[float, Member]] = []
+    while True:
+        rig.take()
+        for effect in rig.todo:
+            if effect.do is Do.ROLE and effect.member is not None:
+                asked += 1
+                answers.append((rig.now + takes, effect.member))
+        rig.todo.clear()
+        answers.sort(key=lambda one: one[0])
+        then = min(rig.core.due, answers[0][0] if answers else NEVER)
+        if then >= until:
+            return asked
+        rig.now = max(rig.now, then)
+        if answers and answers[0][0] <= rig.now:
+            member = answers.pop(0)[1]
+            found = role if member.name == "a" and rig.now >= at else "replica"
+            rig.core.role_found(member, None, found, rig.now)
+        else:
+            rig.core.tick(rig.now)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 4.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_caller_is_served_soon_after_a_node_has_the_role_that_nobody_had(at: float, seed: int) -> None:
+    """Not at the next regular look, ``role_interval`` later."""
+    rig = Rig("a", "b", roles=True, seed=seed, wait_for_node=60.0, role_interval=30.0)
+    for name in "ab":
+        rig.core.role_found(rig.member(name), None, "replica", 0.0)
+    waiting = rig.ask("primary")
+    assert waiting.queued
+    asked = elect(rig, "primary", at=at, until=at + 0.2)
+    assert on(waiting) == "a"
+    assert asked <= 2 * (5 + at / 0.05)
+    before = rig.now
+    assert elect(rig, "primary", at=0.0, until=before + 25.0) == 0  # the search has ended
+
+
+def test_a_caller_who_grants_no_time_fails_once_all_nodes_have_answered() -> None:
+    """However often others ask meanwhile; the next one finds out who has the role now."""
+    rig = Rig("a", "b", roles=True, role_interval=30.0)
+    for name in "ab":
+        rig.core.role_found(rig.member(name), None, "replica", 0.0)
+    first = rig.ask("primary")
+    rig.take()
+    rig.now = 1.0
+    rig.core.role_found(rig.member("a"), None, "replica", rig.now)
+    assert first.queued
+    second = rig.ask("primary")
+    rig.core.role_found(rig.member("b"), None, "replica", rig.now)
+    assert isinstance(first.outcome, NoNodeAvailable)
+    assert isinstance(second.outcome, NoNodeAvailable)
+    rig.todo.clear()
+    rig.now = 2.0
+    third = rig.ask("primary")
+    rig.take()
+    assert {effect.member.name for effect in rig.todo if effect.member} == {"a", "b"}
+    rig.core.role_found(rig.member("a"), None, "primary", rig.now)
+    assert on(third) == "a"
 
 
 def test_the_strategy_is_asked_only_among_the_candidates() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -219,6 +221,91 @@ async def test_the_name_in_the_certificate_stays_the_logical_one(flavour: str, c
             assert "not valid for 'elsewhere'" in told(refused.value)
         async with Host(flavour, nodes, name="elsewhere", verify=context, keep_host=False) as host:
             assert (await host.ask(url="https://elsewhere/echo")).status_code == 200
+
+
+def contexts_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads in which TLS contexts are made from here on."""
+    made: list[str] = []
+    original = httpx.create_ssl_context
+
+    def create(verify: Any = True, **options: Any) -> ssl.SSLContext:
+        if not isinstance(verify, ssl.SSLContext):
+            made.append(threading.current_thread().name)
+        return original(verify=verify, **options)
+
+    monkeypatch.setattr(httpx, "create_ssl_context", create)
+    return made
+
+
+async def test_plain_http_needs_no_tls_context(
+    flavour: str, three: list[HTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = contexts_made(monkeypatch)
+    nodes = [Node("n0", f"http://{three[0].host}:{three[0].port}"), *addresses(three)[1:]]
+    async with Host(flavour, nodes[:1]) as host:
+        host.transport.cluster.update(nodes)
+        for _ in range(6):
+            assert (await host.ask()).status_code == 200
+    assert made == []
+
+
+async def test_all_servers_share_one_tls_context_which_is_made_outside_of_the_event_loop(
+    flavour: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = tmp_path / "authority.pem"
+    certificates.authority.cert_pem.write_to_path(str(authority))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    made = contexts_made(monkeypatch)
+    with HTTPServer(tls=certificates) as first, HTTPServer(tls=certificates) as second:
+        nodes = [f"https://{server.host}:{server.port}" for server in (first, second)]
+        async with Host(flavour, nodes[:1], name="localhost", health="/echo") as host:
+            assert (await host.ask(url="https://localhost/echo")).status_code == 200
+            host.transport.cluster.update(nodes)  # the new one is asked for its health first
+            await host.until(lambda: all(node.state == "usable" for node in host.transport.cluster.stats().nodes))
+            for _ in range(8):
+                assert (await host.ask(url="https://localhost/echo")).status_code == 200
+            assert all(node.served for node in host.transport.cluster.stats().nodes)
+    assert len(made) == 1
+    assert made[0] != threading.main_thread().name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of httpx, for files
+async def test_certificates_that_cannot_be_read_are_told_of_at_once(flavour: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        Host(flavour, ["127.0.0.1:1"], cert="/there/is/no/such/file")
+
+
+async def test_close_cuts_requests_and_a_later_one_begins_anew(flavour: str, three: list[HTTPServer]) -> None:
+    """As httpx's own transports, and with the nodes of now."""
+    async with Host(flavour, addresses(three)[:1]) as host:
+        host.transport.cluster.update(addresses(three)[1:])
+        failed: list[BaseException] = []
+
+        async def cut() -> None:
+            with pytest.raises(httpx.TransportError) as caught:
+                await host.ask(url="http://users/sleep?ms=600000")
+            failed.append(caught.value)
+
+        before = host.transport.cluster
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(cut)
+                await host.until(lambda: before.stats().leases == 2)
+                await host.until(lambda: sum(n.pool.in_use for n in before.stats().nodes if n.pool is not None) == 2)
+                await anyio.sleep(0.1)  # the requests are sent; one that is not fails in another way
+                if host.threads:
+                    await anyio.to_thread.run_sync(host.transport.close)
+                else:
+                    await host.transport.aclose()
+        assert len(failed) == 2
+        assert before.closed
+        used = [server.stats().requests for server in three]
+        for _ in range(4):
+            assert (await host.ask()).status_code == 200
+        now = [server.stats().requests for server in three]
+        assert (now[0] - used[0], now[1] + now[2] - used[1] - used[2]) == (0, 4)
+        assert host.transport.cluster is not before
 
 
 def told(error: BaseException | None) -> str:

@@ -34,6 +34,7 @@ from poolkit.testing.servers import PostgresServer, RedisServer
 from poolkit_adapters.psycopg import AsyncPoolkitCluster, PoolkitCluster
 from poolkit_adapters.redis import PoolkitServerGroup
 from poolkit_adapters.sqlalchemy import PoolkitPool
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.timeout(120)  # the first test starts four servers
 
@@ -135,6 +136,34 @@ async def test_a_cancelled_scatter_leaves_no_lease(flavour: str) -> None:
         await rig.scatter(rig.function(lambda mine: 1, hold="s1"))
     assert scope.cancelled_caught
     assert [pool.stats().leases for pool in rig.sharded.shards.values()] == [0, 0, 0, 0]
+    await rig.close()
+
+
+@pytest.mark.anyio
+async def test_a_shard_that_does_not_heed_its_cancellation_holds_up_nobody(flavour: str) -> None:
+    """As a driver that waits for the server's answer to a cancel request. It ends in the background."""
+    if flavour != "asyncio":
+        pytest.skip("threads are not cancelled, and trio has no tasks in the background")
+    rig = Rig(flavour)
+    answered = asyncio.Event()
+
+    async def stubborn(connection: Any, keys: Any) -> int:
+        if connection not in rig.fakes["s1"].connections:
+            return 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await answered.wait()
+        return 1
+
+    with anyio.fail_after(PATIENCE):
+        part = await rig.scatter(stubborn, timeout=0.1, partial=True)
+    assert (list(part.answers), list(part.errors)) == (["s0", "s2", "s3"], ["s1"])
+    assert rig.sharded.shards["s1"].stats().leases == 1
+    answered.set()
+    with anyio.fail_after(PATIENCE):
+        while rig.sharded.shards["s1"].stats().leases:
+            await asyncio.sleep(0.001)
     await rig.close()
 
 

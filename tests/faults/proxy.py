@@ -33,6 +33,7 @@ class _Link:
         self.client = client
         self.target: asyncio.StreamWriter | None = None
         self.port: int = client.get_extra_info("peername")[1]
+        self.gone: Literal["", "silent", "reset"] = ""  # what the peer does with packets, having gone or forgotten it
 
     def end(self, *, reset: bool) -> None:
         for writer in (self.client, self.target):
@@ -136,6 +137,14 @@ class FaultProxy:
         """Break all connections (RST); return how many. New ones are accepted."""
         return self._end_all(reset=True)
 
+    def freeze(self) -> int:
+        """The connections open now pass nothing on any more and are not closed; return how many. New ones work."""
+        return self._end_all(gone="silent")
+
+    def forget(self) -> int:
+        """The connections open now are broken (RST) by the client's next packet; return how many. New ones work."""
+        return self._end_all(gone="reset")
+
     # How it is done.
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -147,11 +156,13 @@ class FaultProxy:
 
         return self._run(call())
 
-    def _end_all(self, *, reset: bool) -> int:
+    def _end_all(self, *, reset: bool = False, gone: Literal["", "silent", "reset"] = "") -> int:
         async def end() -> int:
             links = list(self._links)
             for link in links:
-                link.end(reset=reset)
+                link.gone = gone
+                if not gone:
+                    link.end(reset=reset)
             # close() acts in the loop's next round; the caller may look at its socket right after us.
             await asyncio.sleep(0.005)
             return len(links)
@@ -208,6 +219,10 @@ class FaultProxy:
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool
     ) -> None:
         while data := await reader.read(65536):
+            if link.gone:
+                if link.gone == "reset" and not replies:
+                    link.end(reset=True)
+                continue
             if self._mode == "silent" or (self._mode == "mute" and replies):
                 continue
             if replies and self._reply_limit is not None:
