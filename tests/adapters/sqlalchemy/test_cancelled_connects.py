@@ -154,7 +154,7 @@ def test_a_connect_that_hangs_keeps_its_place_for_a_while_and_is_then_cut(
 ) -> None:
     async def main() -> None:
         url = address(postgres, driver, through)
-        async with pooled(url, check_timeout=0.2) as (database, engine):
+        async with pooled(url, check_timeout=1.0) as (database, engine):
             await use(database)
             if slots == "empty":
                 await make_empty_slots(database)
