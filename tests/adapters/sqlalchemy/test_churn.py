@@ -13,6 +13,11 @@ from poolkit import _churn
 from poolkit.policies.churn import Churn
 from poolkit_adapters.sqlalchemy import PoolkitPool
 
+# since Python 3.13 sqlite3 says so when a connection is collected
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore:Exception ignored in. <sqlite3:pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
