@@ -113,7 +113,7 @@ async def test_configure_that_leaves_a_transaction_open_is_refused(twin: Twin, w
 
     async with within(twin.pool(min_size=1, configure=twin.callback(configure))) as pool:
         with pytest.raises(psycopg_pool.PoolTimeout, match="INTRANS"):
-            await do(pool.wait(0.3))
+            await do(pool.wait(2.0))
     assert "INTRANS" in warned()[0]
 
 
