@@ -59,7 +59,12 @@ def look_at(connection: Any, http2: bool) -> Callable[[], bool]:
         return _still_there(bottom or _named(stream))
     parsed = getattr(inner, "_h11_state", None)
     if bottom is None:
-        return lambda: (parsed is None or not parsed.trailing_data[0]) and not _readable(stream)
+        pending = getattr(stream.get_extra_info("ssl_object"), "pending", _no_bytes)  # the same as long as it is open
+        return lambda: (
+            (parsed is None or not parsed.trailing_data[0])
+            and not stream.get_extra_info("is_readable")
+            and not pending()
+        )
     look = _Look(bottom, layers, parsed)
     if _all_known(stream):
         return look
@@ -89,6 +94,10 @@ class _Look:
         except (OSError, EOFError, ValueError):  # ended, broken, or half a record: SSLError is an OSError
             return False
         return not data
+
+
+def _no_bytes() -> int:
+    return 0
 
 
 def _readable(stream: Any) -> bool:
