@@ -27,15 +27,17 @@ def adapted(error: PoolError, kinds: Mapping[type[PoolError], type[PoolError]]) 
     return error
 
 
-def release_locals(error: BaseException) -> None:
+def release_locals(error: BaseException, before: BaseException | None = None) -> None:
     """Drop the local variables of the functions that have ended with ``error`` (also those behind its causes).
 
     A driver's connect that fails, is cancelled or is interrupted may leave its half-open connection in a local
     variable. The traceback would keep it, and with it a session of the server, for as long as anybody keeps the error:
     the pool as its last error, a caller, a log handler.
+
+    ``before``: an error that was being handled when the connect began. It and what led to it are left alone.
     """
     errors: list[BaseException | None] = [error]
-    seen: set[int] = set()
+    seen = {id(before)}
     while errors:
         one = errors.pop()
         if one is not None and id(one) not in seen:

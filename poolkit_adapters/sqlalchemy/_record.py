@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc
@@ -13,13 +12,14 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
+from .._errors import release_locals
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 
 if TYPE_CHECKING:
     from ._pool import BasePool
 
-__all__ = ("CheckedRecordConnector", "Record", "RecordConnector", "let_go")
+__all__ = ("CheckedRecordConnector", "Record", "RecordConnector")
 
 
 class Record(_ConnectionRecord):
@@ -54,26 +54,8 @@ class Record(_ConnectionRecord):
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
             if not isinstance(error, self.pool._driver_errors):
-                let_go(error, before)
+                release_locals(error, before)
             raise
-
-
-def let_go(error: BaseException, before: BaseException | None = None) -> None:
-    """Empty the frames through which ``error`` came: a connection that was being opened hangs on them.
-
-    psycopg, for one, has no other reference to it, and whoever keeps the traceback (a log, a test runner, the
-    garbage collector) would keep the session at the server. ``before``: an error that was being handled when the
-    connect began; it and what led to it are somebody else's.
-    """
-    seen: list[BaseException] = []
-    todo: list[BaseException | None] = [error]
-    while todo:
-        one = todo.pop()
-        if one is None or one is before or one in seen:
-            continue
-        seen.append(one)
-        traceback.clear_frames(one.__traceback__)
-        todo += (one.__cause__, one.__context__)
 
 
 class _Inherited:
