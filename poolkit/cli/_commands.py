@@ -59,6 +59,13 @@ def demo_cluster(kinds: tuple[str, ...], seconds: float, as_json: bool) -> int:
     return run(kinds=kinds, seconds=seconds, as_json=as_json)
 
 
+@program.command(hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Say where the benchmarks are."""
+    raise click.UsageError("the benchmarks are not part of the package: run python -m bench in a checkout of poolkit")
+
+
 @program.command()
 @click.option("--rate", type=RATE, required=True, help="Leases: 500/s, 30000/min, 20/h; all processes together.")
 @click.option("--latency", type=DURATION, required=True, help="Time that a lease takes: 20ms, 0.5s, 150us.")
