@@ -36,7 +36,7 @@ oldest: $(VENV)-oldest/.ready
 
 # A million random steps of the core and some thousand schedules of whole pools, fresh seeds each time.
 simulate: $(VENV)/.test
-	$(VENV)/bin/python -m poolkit.testing --steps 1000000 $(SIMULATE_ARGS)
+	$(VENV)/bin/python -m tests.simulation --steps 1000000 $(SIMULATE_ARGS)
 
 # Each planted fault must be noticed by a test (MUTANTS_ARGS='--jobs 2 14 15').
 mutants: $(VENV)/.test
@@ -48,11 +48,11 @@ soak: $(VENV)/.test
 
 # poolkit beside the drivers' own pools, turn by turn (BENCH_ARGS='cycle spike --quick').
 bench: $(VENV)/.bench
-	$(VENV)/bin/poolkit bench $(BENCH_ARGS)
+	$(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 # Measure all of it and write docs/benchmarks.md, its numbers and its plots.
 bench-docs: $(VENV)/.bench
-	$(VENV)/bin/poolkit bench --docs docs $(BENCH_ARGS)
+	$(VENV)/bin/python -m bench --docs docs $(BENCH_ARGS)
 
 check: test lint types docs
 

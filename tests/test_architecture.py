@@ -44,7 +44,7 @@ RINGS: list[tuple[str, ...]] = [
         "_thread_jobs",
         "_async",
     ),
-    ("testing", "telemetry", "cluster", "fleet", "frameworks", "dashboard", "bench", "cli", "__main__"),
+    ("testing", "telemetry", "cluster", "fleet", "frameworks", "dashboard", "cli", "__main__"),
 ]
 # what the decision core must not even mention
 FORBIDDEN = {"time", "threading", "_thread", "asyncio", "trio", "socket", "logging", "select", "queue", "concurrent"}
@@ -210,7 +210,7 @@ def test_what_gevent_replaces_is_looked_up_when_it_is_used() -> None:
     for root in (ROOT, ADAPTERS):
         for path in root.rglob("*.py"):
             name = path.relative_to(root).as_posix()
-            if name.startswith(("bench/", "cli/", "testing/")):
+            if name.startswith(("cli/", "testing/")):
                 continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in replaced:

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import main as checkout_main
-from poolkit.bench.figures import jain, number, percentile, ratios, spread, waits_of
-from poolkit.bench.main import Options, run
-from poolkit.bench.page import BEGIN, END, agrees, write
-from poolkit.bench.result import Result, Series
-from poolkit.bench.suite import EXPERIMENTS, measure
-from poolkit.bench.tables import as_markdown, as_text, tables_of, targets_table
-from poolkit.bench.targets import TARGETS, Target, judge
-from poolkit.bench.turns import Effort, Run, together
-from poolkit.cli import main
+from bench.__main__ import main
+from bench.figures import jain, number, percentile, ratios, spread, waits_of
+from bench.main import Options, run
+from bench.page import BEGIN, END, agrees, write
+from bench.result import Result, Series
+from bench.suite import EXPERIMENTS, measure
+from bench.tables import as_markdown, as_text, tables_of, targets_table
+from bench.targets import TARGETS, Target, judge
+from bench.turns import Effort, Run, together
 from poolkit.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +107,7 @@ def test_facts_name_no_host_and_no_path() -> None:
     """What is published with the numbers says nothing about where they were measured."""
     import platform
 
-    from poolkit.bench.facts import facts
+    from bench.facts import facts
 
     told = json.dumps(facts())
     assert platform.node() not in told
@@ -214,32 +213,37 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_committed_page_is_that_of_the_committed_numbers() -> None:
-    """``poolkit bench --from docs/benchmarks.json --docs docs --check``."""
+    """``python -m bench --from docs/benchmarks.json --docs docs --check``."""
     docs = ROOT / "docs"
     assert run(Options(source=docs / "benchmarks.json", docs=docs, check=True)) == 0
 
 
 def test_the_command_reads_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the command of the package and as python -m bench in a checkout."""
+    """The tables and the targets, or the targets alone."""
     file = tmp_path / "run.json"
     file.write_text(made(lock_and_deque=[1.0], poolkit=[1.5]).to_json())
-    assert main(["bench", "--from", str(file)]) == 0
+    assert main(["--from", str(file)]) == 0
     shown = capsys.readouterr().out
     assert "Threads: µs of CPU" in shown
     assert "NOT met" in shown
-    assert main(["bench", "--from", str(file), "--targets"]) == 0
+    assert main(["--from", str(file), "--targets"]) == 0
     assert "Threads: µs of CPU" not in capsys.readouterr().out
-    assert checkout_main is main
 
 
 def test_wrong_use_of_the_command_says_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown experiment, a file that is not there, options that do not go together."""
-    assert main(["bench", "cylce"]) == 1
+    assert main(["cylce"]) == 1
     assert "no such experiment: cylce; there are cycle" in capsys.readouterr().err
-    assert main(["bench", "--from", str(tmp_path / "none.json")]) == 1
+    assert main(["--from", str(tmp_path / "none.json")]) == 1
     assert "none.json" in capsys.readouterr().err
-    assert main(["bench", "--check"]) == 2
-    assert main(["bench", "cycle", "--from", "x.json"]) == 2
+    for arguments, said in (
+        (["--check"], "it needs --from and --docs"),
+        (["cycle", "--from", "x.json"], "it goes without EXPERIMENT and --quick"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 # -- the experiments ----------------------------------------------------------------------------------------------

@@ -68,6 +68,13 @@ def test_wrong_use_ends_with_2_and_says_how_it_goes(arguments: list[str], capsys
     assert "Traceback" not in said
 
 
+def test_the_benchmarks_are_in_a_checkout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "cycle", "--quick"]) == 2
+    assert "run python -m bench in a checkout" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "bench" not in capsys.readouterr().out
+
+
 def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a Python where ``import module`` fails."""
     program = f"import sys; sys.modules[{module!r}] = None; from poolkit.cli import main; sys.exit(main({arguments!r}))"

@@ -18,10 +18,10 @@ from typing import Any
 import httpcore
 import pytest
 
+from bench.answering import AnsweringBackend, AsyncAnsweringBackend
+from bench.async_peers import ASYNC_PEERS
+from bench.peers import PEERS, Sizes
 from poolkit import Pool, PoolConfig
-from poolkit.bench.answering import AnsweringBackend, AsyncAnsweringBackend
-from poolkit.bench.async_peers import ASYNC_PEERS
-from poolkit.bench.peers import PEERS, Sizes
 from poolkit.cluster import Cluster
 from poolkit.runtimes.threads import ThreadRuntime
 from poolkit.testing import FakeConnector

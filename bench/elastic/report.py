@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.elastic.traces import TRACES, Trace
 from bench.elastic.world import Run, World, quantile
+from bench.plots import GREY, OTHERS, OURS, STYLE
 from poolkit import AutoscaleConfig, PoolConfig
-from poolkit.bench.plots import GREY, OTHERS, OURS, STYLE
 from poolkit.errors import MissingExtra
 
 PAGE = "concepts/elastic.md"

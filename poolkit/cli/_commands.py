@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from poolkit import __version__
@@ -61,39 +59,11 @@ def demo_cluster(kinds: tuple[str, ...], seconds: float, as_json: bool) -> int:
     return run(kinds=kinds, seconds=seconds, as_json=as_json)
 
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
-@program.command()
-@click.argument("experiments", nargs=-1)
-@click.option("--quick", is_flag=True, help="Some of the cases, once each, in less than a minute.")
-@click.option("--targets", is_flag=True, help="Print what is aimed at and what was measured, without the tables.")
-@click.option("--json", "json_file", type=_FILE, help="Write all numbers into this file.")
-@click.option("--from", "source", type=_FILE, help="Measure nothing; read the numbers of an earlier run.")
-@click.option("--docs", type=_FOLDER, help="Write the tables and plots of benchmarks.md in this folder.")
-@click.option("--check", is_flag=True, help="With --from and --docs: change nothing, fail if the page is another one.")
-def bench(
-    experiments: tuple[str, ...],
-    quick: bool,
-    targets: bool,
-    json_file: Path | None,
-    source: Path | None,
-    docs: Path | None,
-    check: bool,
-) -> int:
-    """Measure poolkit beside the drivers' own pools, turn by turn.
-
-    EXPERIMENTS are cycle, contended, spike, scale, sql, redis, http and start; without any, all of them. Real
-    PostgreSQL, Redis and HTTP servers are started on loopback and end with the run.
-    """
-    if check and not (source and docs):
-        raise click.UsageError("--check compares a page with an earlier run: it needs --from and --docs")
-    if source and (experiments or quick):
-        raise click.UsageError("--from measures nothing: it goes without EXPERIMENTS and --quick")
-    from poolkit.bench.main import Options, run
-
-    return run(Options(experiments, quick, targets, json_file, source, docs, check))
+@program.command(hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Say where the benchmarks are."""
+    raise click.UsageError("the benchmarks are not part of the package: run python -m bench in a checkout of poolkit")
 
 
 @program.command()

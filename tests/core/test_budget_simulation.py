@@ -8,7 +8,7 @@ import random
 import pytest
 
 from poolkit._core.sharing import Book
-from poolkit.testing import BudgetSimulation, SimulationFailure
+from tests.simulation import BudgetSimulation, SimulationFailure
 
 # seeds that show a fault which the code once had, when it is put back
 FAILED_ONCE = {

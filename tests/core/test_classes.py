@@ -14,7 +14,7 @@ from poolkit._core.machine import Core
 from poolkit._core.mend import mend
 from poolkit._core.state import Features
 from poolkit._core.waiter import Waiter
-from poolkit.testing import CoreSimulation
+from tests.simulation import CoreSimulation
 
 NOW = 1000.0
 USUAL = {"health": ClassConfig(reserved=1), "web": ClassConfig(weight=4), "bulk": ClassConfig()}

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from poolkit._core.machine import Core
-from poolkit.testing import CoreSimulation, SimulationFailure
-from poolkit.testing.simulate import STEPS
+from tests.simulation import CoreSimulation, SimulationFailure
+from tests.simulation.simulate import STEPS
 
 # every seed that ever failed, with the fault it showed
 FAILED_ONCE = {

@@ -16,8 +16,8 @@ from poolkit._core import books
 from poolkit._core.entry import CLOSING, IDLE, IN_USE, Entry
 from poolkit._core.mend import mend
 from poolkit.testing import FakeConnector
-from poolkit.testing.interleave import Interleaving, SimulatedRuntime
 from tests.core.test_decisions import NOW, leased, make
+from tests.simulation.interleave import Interleaving, SimulatedRuntime
 
 
 class Taken(deque[Entry]):

@@ -20,9 +20,9 @@ from queue import SimpleQueue
 
 from . import LIST, ROOT, Mutant, Stale, load, plant
 
-SIMULATION = ["-m", "poolkit.testing", "--seed", "1", "--steps", "40000", "--pools", "120"]
+SIMULATION = ["-m", "tests.simulation", "--seed", "1", "--steps", "40000", "--pools", "120"]
 PYTEST = ["-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", "-W", "ignore"]
-PARTS = ("poolkit", "poolkit_adapters", "tests", "pyproject.toml")
+PARTS = ("poolkit", "poolkit_adapters", "bench", "tests", "pyproject.toml")
 
 
 class Copy:

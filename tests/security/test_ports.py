@@ -11,7 +11,7 @@ from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 
 LISTENING = {"listen", "create_server", "start_server", "bind", "serve_forever", "HTTPServer", "ThreadingHTTPServer"}
 
-SERVERS = {"testing", "cli", "bench", "dashboard"}
+SERVERS = {"testing", "cli", "dashboard"}
 """Packages that start the test kit's servers, and the dashboard, which listens when it is told to (where is tested in
 ``tests/dashboard``)."""
 

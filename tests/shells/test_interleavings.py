@@ -11,11 +11,11 @@ import pytest
 
 from poolkit import AcquireTimeout, Connector, Pool, _fast, _shell
 from poolkit._core.machine import Core
-from poolkit.testing import SimulationFailure, replay
-from poolkit.testing.async_simulation import AsyncPoolSimulation
-from poolkit.testing.interleave import Interleaving, SimulatedRuntime
-from poolkit.testing.pool_simulation import PoolSimulation
-from poolkit.testing.simulate import some_autoscale
+from tests.simulation import SimulationFailure, replay
+from tests.simulation.async_simulation import AsyncPoolSimulation
+from tests.simulation.interleave import Interleaving, SimulatedRuntime
+from tests.simulation.pool_simulation import PoolSimulation
+from tests.simulation.simulate import some_autoscale
 
 # thousands of switches of real threads: slow where other processes keep both cores busy
 pytestmark = pytest.mark.timeout(180)

@@ -1,0 +1,175 @@
+"""*redis*: GET on a real Redis with redis-py's pools and the adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from functools import cache
+from typing import Any
+
+from bench.load import by_tasks, by_threads, record
+from bench.turns import Run, quiet_gc
+from poolkit.testing.servers import RedisServer
+
+__all__ = ("run",)
+
+_SIZE = 16
+
+
+def run(bench: Run) -> None:
+    """GET by threads and by tasks, then what it costs to take and give back a real connection."""
+    seconds, repeat = bench.pick(0.05, 0.15, 0.1), bench.pick(1, 1, 30)
+    bench.say("starting Redis")
+    with RedisServer() as server:
+        with server.connect() as admin:
+            admin.set("key", "value")
+        for callers in (1, 16):
+            bench.say(f"{callers} threads on {_SIZE} connections")
+            for name in bench.turns(list(_sync()), repeat):
+                pool = _pool(_sync()[name], server)
+                client = _client(pool)
+                try:
+                    found = by_threads(lambda client=client: client.get("key"), callers, seconds)  # type: ignore[misc]
+                    record(bench, name, found, world="threads", callers=callers)
+                finally:
+                    pool.disconnect()
+        for callers in (1, 16):
+            bench.say(f"{callers} tasks on {_SIZE} connections")
+            for name in bench.turns(list(_async()), repeat):
+                asyncio.run(_load(bench, name, server, callers, seconds))
+        bench.say("taking and giving back a real connection")
+        number = bench.pick(20, 500, 500)
+        for name in bench.turns(list(_sync()), repeat):
+            pool = _pool(_sync()[name], server)
+            try:
+                bench.add(name, "cycle", "us", _cycle(pool, number), world="threads")
+            finally:
+                pool.disconnect()
+        for name in bench.turns(list(_async()), repeat):
+            asyncio.run(_async_cycle(bench, name, server, number))
+
+
+@cache
+def _sync() -> dict[str, Any]:
+    import redis
+
+    from poolkit_adapters.redis import PoolkitConnectionPool
+
+    return {
+        "redis-py BlockingConnectionPool": redis.BlockingConnectionPool,
+        "redis-py ConnectionPool": redis.ConnectionPool,
+        "redis-py -> poolkit": PoolkitConnectionPool,
+        "redis-py, a connection for each thread": _no_pool(),
+    }
+
+
+def _no_pool() -> Any:
+    """What no pool can be faster than: each thread keeps a connection, and nothing is looked at."""
+    import redis
+
+    class NoPool(redis.ConnectionPool):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**{**settings, "max_connections": 1000})
+            self._mine = threading.local()
+
+        def get_connection(self, *arguments: Any, **settings: Any) -> Any:
+            try:
+                return self._mine.connection
+            except AttributeError:
+                self._mine.connection = super().get_connection()
+                return self._mine.connection
+
+        def release(self, connection: Any) -> None:
+            """It stays the thread's."""
+
+    return NoPool
+
+
+@cache
+def _async() -> dict[str, Any]:
+    import redis.asyncio
+
+    from poolkit_adapters.redis import AsyncPoolkitConnectionPool
+
+    return {
+        "redis-py BlockingConnectionPool": redis.asyncio.BlockingConnectionPool,
+        "redis-py ConnectionPool": redis.asyncio.ConnectionPool,
+        "redis-py -> poolkit": AsyncPoolkitConnectionPool,
+        "redis-py, a connection for each task": _no_async_pool(),
+    }
+
+
+def _no_async_pool() -> Any:
+    """The same for tasks."""
+    import redis.asyncio
+
+    class NoPool(redis.asyncio.ConnectionPool):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**{**settings, "max_connections": 1000})
+            self._mine: dict[Any, Any] = {}
+
+        async def get_connection(self, *arguments: Any, **settings: Any) -> Any:
+            me = asyncio.current_task()
+            if me not in self._mine:
+                self._mine[me] = await super().get_connection()  # type: ignore[no-untyped-call]
+            return self._mine[me]
+
+        async def release(self, connection: Any) -> None:
+            """It stays the task's."""
+
+    return NoPool
+
+
+def _pool(kind: Any, server: RedisServer) -> Any:
+    return kind.from_url(server.url, max_connections=_SIZE)
+
+
+def _client(pool: Any) -> Any:
+    import redis
+
+    return redis.Redis(connection_pool=pool)
+
+
+def _async_client(pool: Any) -> Any:
+    import redis.asyncio
+
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+async def _load(bench: Run, name: str, server: RedisServer, callers: int, seconds: float) -> None:
+    pool = _pool(_async()[name], server)
+    client = _async_client(pool)
+    try:
+        found = await by_tasks(lambda: client.get("key"), callers, seconds, seconds / 5)
+        record(bench, name, found, world="tasks", callers=callers)
+    finally:
+        await pool.disconnect()
+
+
+def _cycle(pool: Any, number: int) -> float:
+    pool.release(pool.get_connection())
+    best = float("inf")
+    with quiet_gc():
+        for _ in range(5):
+            begun = time.process_time_ns()
+            for _ in range(number):
+                pool.release(pool.get_connection())
+            best = min(best, (time.process_time_ns() - begun) / number)
+    return best / 1000
+
+
+async def _async_cycle(bench: Run, name: str, server: RedisServer, number: int) -> None:
+    pool = _pool(_async()[name], server)
+    try:
+        await pool.release(await pool.get_connection())
+        best = float("inf")
+        with quiet_gc():
+            for _ in range(5):
+                begun = time.process_time_ns()
+                for _ in range(number):
+                    await pool.release(await pool.get_connection())
+                best = min(best, (time.process_time_ns() - begun) / number)
+        bench.add(name, "cycle", "us", best / 1000, world="tasks")
+    finally:
+        await pool.disconnect()

@@ -1,0 +1,448 @@
+"""Seeded simulation of the decision core: callers, faults and commands in random order, in virtual time.
+
+After each step the books are checked. A failure shows the seed, a minimal replay and its steps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from poolkit._core import books, commands, upkeep
+from poolkit._core.effects import Do
+from poolkit._core.entry import CHECKING, IN_USE, Entry
+from poolkit._core.machine import Core
+from poolkit._core.sharing import Permits
+from poolkit._core.state import Features, Phase
+from poolkit._core.waiter import Waiter
+from poolkit.config import AutoscaleConfig, BackoffConfig, BreakerConfig, PoolConfig
+from poolkit.connector import Verdict
+from poolkit.events import EventKind
+
+from .classes import check_growth, check_use, held_by_classes, some_classes
+from .replay import Decisions, SimulationFailure, explain
+
+__all__ = ("CoreSimulation", "SimulationFailure", "some_autoscale")
+
+STEPS = {
+    "acquire": 6.0, "wake_up": 6.0, "release": 6.0, "finish_dial": 5.0, "finish_check": 5.0, "finish_close": 5.0,
+    "give_up": 1.0, "pass_time": 2.0, "command": 0.3, "drop": 0.5, "collect": 1.0, "fork": 0.02,
+}  # fmt: skip
+"""What may happen next, with how often it does."""
+
+
+def some_autoscale(seed: int) -> AutoscaleConfig | None:
+    """Some settings for two seeds in five. By chance of its own: what else a seed chooses stays what it was."""
+    pick = random.Random(f"elastic {seed}")
+    if pick.random() < 0.6:
+        return None
+    return AutoscaleConfig(
+        max_wait=pick.choice([0.0, 0.02]),
+        up_delay=pick.choice([0.0, 0.05, 2.0]),
+        down_delay=pick.choice([0.5, 5.0]),
+        prewarm=pick.choice([0.0, 0.5, 1.0]),
+        peak_memory=pick.choice([1.0, 20.0]),
+        overload_recovery=pick.choice([0.1, 3.0]),
+    )
+
+
+class _Sleeper:
+    """A parker that notes that it was woken, and that its caller has his answer."""
+
+    def __init__(self) -> None:
+        self.woken = False
+        self.answered = False
+
+    def wake(self) -> None:
+        self.woken = True
+
+
+@dataclass
+class CoreSimulation:
+    """One random schedule. ``CoreSimulation(seed).run(1000)`` raises :class:`SimulationFailure` or returns.
+
+    Callers acquire, release, give up, are told of faults and drop their leases; connects, checks and closes end well
+    or not, at any time; the server comes and goes, and may refuse for overload; the pool is cleared, suspended and
+    reconfigured, may be elastic, and goes on as a forked child's. After each step the books balance, no connection is
+    in two hands nor of an older generation, nobody is overtaken beyond ``barging_window``, nobody waits while capacity
+    is free, and each caller has one answer.
+    In some schedules callers are of several classes: then nobody is overtaken within his own, no class gets what is
+    reserved for another or goes beyond its limit, and nobody waits while there is capacity that he may use.
+    """
+
+    class_share: ClassVar[float] = 0.4
+    """In this share of the schedules callers are of several classes."""
+
+    seed: int
+    trace: list[str] = field(default_factory=list)
+    permits: Permits | None = None
+    most: int = 8
+    minimum: int | None = None
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.decisions = Decisions()
+        pick = self.random
+        self.now = 1000.0
+        features = Features(
+            connect_in_caller=pick.random() < 0.3,
+            checks=pick.random() < 0.6,
+            peeks=pick.random() < 0.5,
+            keyed=pick.random() < 0.3,
+        )
+        max_size = pick.choice([n for n in (1, 2, 3, 5, 8) if n <= self.most])
+        apart = random.Random(f"classes {self.seed}")  # so that the schedules without classes are what they always were
+        self.classed = apart.random() < self.class_share
+        config = PoolConfig(
+            min_size=0 if features.keyed else self._minimum(max_size),
+            max_size=max_size,
+            max_waiting=pick.choice([None, None, 3, 10]),
+            order=pick.choice(["lifo", "fifo"]),
+            max_lifetime=pick.choice([None, 5.0, 60.0]),
+            idle_timeout=pick.choice([None, 1.0, 20.0]),
+            keepalive=pick.choice([None, 2.0]),
+            check_after_idle=pick.choice([None, 0, 0.5]),
+            max_connecting=pick.choice([1, 2, 16]),
+            leak_after=pick.choice([None, 3.0]),
+            barging_window=pick.choice([0.0, 0.001, 0.5]),
+            backoff=BackoffConfig(base=0.1, cap=2.0),
+            breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
+            classes=some_classes(apart, max_size) if self.classed else None,
+            autoscale=self._autoscale(),
+        )
+        self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, permits=self.permits)
+        self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
+        self.core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
+        self.multiplexed = pick.random() < 0.3
+        self.keys = ["a", "b", "c"] if features.keyed else [None]
+        self.waiting: list[Waiter] = []
+        self.dialling: list[tuple[Entry, Waiter | None]] = []
+        self.checking: list[tuple[Entry, Waiter | None]] = []
+        self.closing: list[Entry] = []
+        self.leases: dict[int, Entry] = {}
+        self.changed = False  # the classes are not those that all callers came with
+        self.inbox: list[Entry] = []  # of leases that were dropped
+        self.server_up = True
+        self.numbers = 0
+        self.steps = 0
+        self.peak = self.core.limit
+        self._chance = random.Random(self.seed)  # of what comes next; what a step does has a seed of its own
+
+    def _minimum(self, max_size: int) -> int:
+        return self.random.randrange(max_size + 1) if self.minimum is None else min(self.minimum, max_size)
+
+    def _autoscale(self) -> AutoscaleConfig | None:
+        return some_autoscale(self.seed)
+
+    # -- the shell's part -------------------------------------------------------------------------------------
+
+    def _perform(self) -> None:
+        for do, entry, waiter, _event in self.core.take_effects():
+            assert entry is None or self.core.entries.get(entry.id) is entry, "work on a connection of another pool"
+            if do is Do.CONNECT:
+                assert entry is not None
+                self.dialling.append((entry, None))
+            elif do in (Do.CLOSE, Do.ABORT):
+                assert entry is not None
+                self.closing.append(entry)
+            elif do is Do.PING:
+                assert entry is not None
+                self.checking.append((entry, None))
+            elif do is Do.WAKE:
+                assert waiter is not None
+                assert isinstance(waiter.parker, _Sleeper)
+                self._check_outcome(waiter)
+                waiter.parker.wake()
+
+    def _check_outcome(self, waiter: Waiter) -> None:
+        entry = waiter.outcome
+        if isinstance(entry, Entry) and entry.state is IN_USE:
+            assert entry.generation == entry.lane.generation, "a connection of an older generation was handed out"
+
+    def _end(self, waiter: Waiter) -> None:
+        """The caller goes on, with what he wanted or without."""
+        assert isinstance(waiter.parker, _Sleeper)
+        assert not waiter.parker.answered, "a caller was answered twice"
+        waiter.parker.answered = True
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
+
+    def _proceed(self, waiter: Waiter) -> None:
+        """The caller looks at his outcome, as a shell does."""
+        outcome = waiter.outcome
+        if isinstance(outcome, Entry):
+            if outcome.state is IN_USE:
+                self._note_lease(waiter, outcome)
+            elif outcome.state is CHECKING:
+                waiter.outcome = None
+                self.checking.append((outcome, waiter))
+            else:
+                waiter.outcome = None
+                self.dialling.append((outcome, waiter))
+        elif outcome is not None and waiter in self.waiting:
+            self._end(waiter)
+
+    def _note_lease(self, waiter: Waiter, entry: Entry) -> None:
+        self.numbers += 1
+        entry.leased_at = self.now
+        self.leases[self.numbers] = entry
+        self.core.leased[self.numbers] = entry
+        self._end(waiter)
+        check_use(self.core, waiter, entry, changed=self.changed)
+        hands = Counter(id(e) for e in self.leases.values())[id(entry)]
+        assert hands <= max(1, entry.capacity), "one connection in two hands"
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        lane = self.core.add_lane(self.random.choice(self.keys))
+        waiter = Waiter(lane, self.now)
+        waiter.parker = _Sleeper()
+        if self.core.classes is not None:
+            waiter.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
+        self.waiting.append(waiter)
+        before = next(iter(self.core.ahead_of(waiter)), None)
+        self.core.acquire(waiter, self.now)
+        self._check_outcome(waiter)
+        if before is not None and before.queued and self.now - before.since >= self.core.barging:
+            assert not isinstance(waiter.outcome, Entry), "a newcomer overtook one who had waited long enough"
+        self._perform()
+        self._proceed(waiter)
+
+    def _wake_up(self) -> None:
+        for waiter in list(self.waiting):
+            if isinstance(waiter.parker, _Sleeper) and waiter.parker.woken:
+                waiter.parker.woken = False
+                if waiter.outcome is None and waiter.queued:
+                    self.core.look(waiter, self.now)
+                    self._perform()
+                self._proceed(waiter)
+
+    def _give_up(self) -> None:
+        if self.waiting:
+            waiter = self.random.choice(self.waiting)
+            if any(waiter is other for _, other in self.dialling):
+                return
+            self._end(waiter)
+            self.core.abandon(waiter, self.now, timed_out=self.random.random() < 0.5)
+
+    def _release(self) -> None:
+        if self.leases:
+            key = self.random.choice(list(self.leases))
+            entry = self.leases.pop(key)
+            self.core.leased.pop(key, None)
+            if entry.leases:
+                entry.uses += 1
+                roll = self.random.random()
+                if roll < 0.8:
+                    self.core.give_back(entry, self.now)
+                else:
+                    verdict = self.random.choice([Verdict.DISCARD, Verdict.SUSPECT, Verdict.RETIRE])
+                    self.core.discard(entry, self.now, verdict)
+
+    def _finish_dial(self) -> None:
+        if not self.dialling:
+            return
+        entry, waiter = self.dialling.pop(self.random.randrange(len(self.dialling)))
+        gone = waiter is not None and waiter not in self.waiting
+        if self.server_up and self.random.random() < 0.9 and not gone:
+            capacity = self.random.choice([1, 3]) if self.multiplexed else 1
+            kept = self.core.connected(entry, object(), capacity, self.now, keep=waiter is not None)
+            self._perform()
+            if waiter is not None:
+                if kept:
+                    self._note_lease(waiter, entry)
+                else:
+                    self.core.retry(waiter, self.now)
+                    self._perform()
+                    self._proceed(waiter)
+        else:
+            roll = self.random.random()
+            verdict = Verdict.FATAL if roll < 0.2 else Verdict.OVERLOADED if roll > 0.8 else Verdict.SUSPECT
+            lingers = self.random.random() < 0.3
+            self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now, lingers)
+            if lingers:
+                self.closing.append(entry)
+            if waiter in self.waiting:
+                self._end(waiter)
+
+    def _finish_check(self) -> None:
+        if not self.checking:
+            return
+        entry, waiter = self.checking.pop(self.random.randrange(len(self.checking)))
+        error = None if self.random.random() < 0.7 else self.random.choice([OSError("dead"), TimeoutError("silent")])
+        if waiter is None:
+            upkeep.pinged(self.core, entry, error, True, self.now)
+        else:
+            self.core.checked(entry, waiter, error, self.now)
+            self._perform()
+            self._proceed(waiter)
+
+    def _finish_close(self) -> None:
+        if self.closing:
+            self.core.closed(self.closing.pop(self.random.randrange(len(self.closing))), self.now)
+
+    def _pass_time(self) -> None:
+        self.now += self.random.choice([0.0001, 0.01, 0.3, 1.5, 10.0])
+        if self.now >= self.core.due:
+            upkeep.tick(self.core, self.now)
+            upkeep.leaks(self.core, self.now)
+
+    def _command(self) -> None:
+        roll = self.random.random()
+        if roll < 0.3:
+            commands.clear(self.core, self.now)
+        elif roll < 0.5:
+            commands.suspend(self.core, self.random.random() < 0.3, self.now)
+        elif roll < 0.8:
+            commands.resume(self.core, self.now)
+        elif roll < 0.9:
+            low = max(1, self.core.config.min_size)
+            if not self.classed:
+                config = self.core.config.replace(max_size=self.random.randint(low, 8))
+            elif self.random.random() < 0.5:
+                kept = sum(one.reserved for one in (self.core.config.classes or {}).values())
+                config = self.core.config.replace(max_size=self.random.randint(max(low, kept + 1), 8))
+            else:
+                size = self.core.config.max_size or 1
+                classes = some_classes(self.random, size) if self.random.random() < 0.8 else None
+                config = self.core.config.replace(classes=classes)
+                self.changed = True
+            if self._autoscale() is not None and self.random.random() < 0.3:
+                config = config.replace(autoscale=None if config.autoscale else AutoscaleConfig(down_delay=2.0))
+            commands.reconfigure(self.core, config, 0.0, "max_size", self.now)
+        else:
+            self.server_up = not self.server_up
+
+    def _drop(self) -> None:
+        """A finalizer takes the lease out of the register and leaves the rest to the next one at the lock."""
+        if self.leases:
+            key = self.random.choice(list(self.leases))
+            self.inbox.append(self.leases.pop(key))
+            self.core.leased.pop(key, None)
+
+    def _collect(self) -> None:
+        if self.inbox:
+            entry = self.inbox.pop(0)
+            if entry.leases:
+                self.core.dropped(entry, self.now)
+
+    def _fork(self) -> None:
+        """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
+        if self.permits is not None:  # the other pools of the budget do not fork with this one
+            return
+        old = self.core
+        self.core = Core(old.config, old.features, name="sim", barging=0.0, random=self.random.random)
+        self.core.heard, self.core.vigil = old.heard, old.vigil
+        commands.inherit(self.core, old)
+        for inherited in (self.waiting, self.dialling, self.checking, self.closing, self.inbox):
+            inherited.clear()
+        self.leases.clear()
+        self.peak = self.core.limit
+
+    def _choose(self) -> str:
+        return self._chance.choices(list(STEPS), list(STEPS.values()))[0]
+
+    def _reseed(self, number: int) -> None:
+        """Each step has a seed of its own: so it does the same when others are left out."""
+        self.random.seed(self.seed * 1_000_003 + number)
+
+    def step(self) -> None:
+        """One random event, then the books."""
+        number, self.steps = self.steps, self.steps + 1
+        chosen = self.decisions.make(number, self._choose, "")
+        if chosen:
+            before, most = held_by_classes(self.core), self.core.limit
+            self._reseed(number)
+            self.trace.append(f"{self.now:.4f} {chosen}")
+            getattr(self, f"_{chosen}")()
+            self._perform()
+            books.check(self.core)
+            if chosen != "command":
+                check_growth(
+                    self.core, before, max(most, self.core.limit)
+                )  # an elastic limit may change after the growth
+            self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
+            assert len(self.core.entries) <= self.peak, "more connections than max_size"
+
+    def run(self, steps: int) -> None:
+        """``steps`` random events, then everybody is served or told, and the pool is closed."""
+        try:
+            self._play(steps)
+        except Exception as error:
+            made = self.decisions.made
+            raise explain("CoreSimulation", self.seed, lambda part: self._again(part)._play(steps), made, error,
+                          self._trace_of) from error  # fmt: skip
+
+    def replay(self, script: Mapping[int, str]) -> None:
+        """Of the seed's schedule only the steps of ``script``, as a failure shows it. Raises what went wrong."""
+        self._again(script)._play(1 + max(script, default=-1))
+
+    def _again(self, script: Mapping[int, str]) -> CoreSimulation:
+        other = type(self)(self.seed)
+        other.decisions = Decisions(script)
+        return other
+
+    def _trace_of(self, script: Mapping[int, str]) -> str:
+        other = self._again(script)
+        try:
+            other._play(1 + max(script, default=-1))
+        except Exception:  # the one that is being explained
+            pass
+        return "".join(f"\n  {line}" for line in other.trace)
+
+    def _play(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+        self._reseed(-1)
+        self._wind_down()
+
+    def _wind_down(self) -> None:
+        """With the server up and every lease given back, nobody may be left waiting."""
+        self.mend_world()
+        for _ in range(400):
+            if self.settle():
+                break
+        assert not self.waiting, f"{len(self.waiting)} callers were never served nor told"
+        self.shut()
+
+    def mend_world(self) -> None:
+        """The server is up, and the pool hands out."""
+        self.server_up = True
+        commands.resume(self.core, self.now)
+
+    def settle(self) -> bool:
+        """Finish what is going on and give every lease back; whether nothing is left to do."""
+        self._perform()
+        for todo in (self._finish_dial, self._finish_check, self._finish_close, self._wake_up):
+            for _ in range(10):
+                todo()
+                self._perform()
+        while self.leases or self.inbox:
+            self._release()
+            self._perform()
+            self._collect()
+            self._perform()
+        books.check(self.core)
+        if not self.waiting and not self.dialling and not self.checking and not self.closing:
+            return True
+        self.now += 0.5
+        if self.now >= self.core.due:
+            upkeep.tick(self.core, self.now)
+        return False
+
+    def shut(self) -> None:
+        """Close the pool; nothing is left."""
+        commands.shut(self.core, Phase.CLOSED, self.now)
+        self._perform()
+        for _ in range(100):
+            self._finish_dial()
+            self._finish_check()
+            self._finish_close()
+            self._perform()
+        books.check(self.core)
+        assert not self.core.entries, "connections are left after close"
+        assert not self.core.counts.reclaimed, "a connection was in nobody's hands"
