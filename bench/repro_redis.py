@@ -19,8 +19,8 @@ import redis.asyncio
 from poolkit.testing.servers import RedisServer
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 
-SYNC = {"redis-py": redis.BlockingConnectionPool, "poolkit": PoolkitConnectionPool}
-ASYNC = {"redis-py": redis.asyncio.BlockingConnectionPool, "poolkit": AsyncPoolkitConnectionPool}
+SYNC: dict[str, Any] = {"redis-py": redis.BlockingConnectionPool, "poolkit": PoolkitConnectionPool}
+ASYNC: dict[str, Any] = {"redis-py": redis.asyncio.BlockingConnectionPool, "poolkit": AsyncPoolkitConnectionPool}
 SECONDS = 4.0
 
 
@@ -94,7 +94,7 @@ async def cancel_storm(make: Callable[..., Any], rounds: int = 150, tasks: int =
 def dirty(make: Callable[..., Any]) -> str:
     """A connection comes back with an unread reply; the settings are redis-py's defaults (RESP3)."""
     pool = make(max_connections=1, protocol=3)
-    client = redis.Redis(connection_pool=pool, retry=None)
+    client = redis.Redis(connection_pool=pool)
     client.mset({"secret": "another user's", "mine": "my own"})
     connection = pool.get_connection()
     connection.send_command("GET", "secret")

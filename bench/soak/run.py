@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bench.reliability.measure import ADAPTERS, quiet
@@ -120,13 +120,13 @@ def _wait(report: Report, callers: Callers, until: float) -> None:
 
 
 @contextlib.contextmanager
-def _beside(report: Report, work: object) -> object:
+def _beside(report: Report, work: Callable[[threading.Event], object]) -> Iterator[None]:
     """Run ``work(stop)`` in a thread of its own for the length of the block."""
     stop = threading.Event()
 
     def run() -> None:
         try:
-            work(stop)  # type: ignore[operator]
+            work(stop)
         except BaseException as error:
             report.book.fail(f"the soak itself failed: {error!r}")
             raise

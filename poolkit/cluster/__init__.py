@@ -25,6 +25,7 @@ from ..policies.routing import (
     Router,
 )
 from ._async import AsyncCluster
+from ._blocks import AsyncLeaseBlock, AsyncNodeLease, LeaseBlock, NodeLease
 from ._config import ClusterConfig, TierConfig
 from ._etcd import EtcdError
 from ._events import ClusterEvent, ClusterEventKind, ClusterStats, NodeState, NodeStats, NoNodeAvailable
@@ -56,6 +57,10 @@ __all__ = (
     "TierConfig",
     "Node",
     "NodePool",
+    "NodeLease",
+    "AsyncNodeLease",
+    "LeaseBlock",
+    "AsyncLeaseBlock",
     "NoNodeAvailable",
     "ClusterEvent",
     "ClusterEventKind",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from .._async import AsyncPool, current_runtime
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Verdict
-from ..errors import NotLeased, PoolClosed, WrongLoop
+from ..errors import PoolClosed, WrongLoop
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime
 from ..runtimes.threads import ThreadRuntime
@@ -37,6 +37,8 @@ class AsyncCluster(ClusterShell[C]):
     function. May be made outside of a loop: a discovery is asked for the first time by the first caller. ``find`` runs
     in a worker thread; where it is a coroutine function, in a task.
     """
+
+    _pool_kind = AsyncPool
 
     def __init__(
         self,
@@ -177,15 +179,9 @@ class AsyncCluster(ClusterShell[C]):
 
     async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
-        lease = self._leases.pop(id(connection), None)
-        if lease is None:
-            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
-        await lease.close(discard=discard, error=error)
+        await self._on_lease(connection).close(discard=discard, error=error)
 
     # -- background work ----------------------------------------------------------------------------------------------
-
-    def _make_pool(self, connector: Any, node: Node) -> AsyncPool[C]:
-        return AsyncPool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
         if self._runtime is not None:  # else on the first use
@@ -289,27 +285,15 @@ class AsyncCluster(ClusterShell[C]):
 
     async def drain(self, timeout: float | None = 30.0) -> bool:
         """Admit nobody, let the leases end within ``timeout`` seconds, cut the rest, close. True if none was cut."""
-        deadline = NEVER if timeout is None else self._clock() + timeout
-        self._shut()
         whole = True
-        for member in (*self._core.members.values(), *self._core.leaving):
-            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
-            whole = bool(await member.pool.drain(left)) and whole
+        for pool, left in self._ending(timeout):
+            whole = bool(await pool.drain(left)) and whole
         return whole
 
     async def close(self, timeout: float | None = 5.0) -> None:
         """Wake all who wait with :class:`~poolkit.PoolClosed` and close every node's pool. Idempotent."""
-        deadline = NEVER if timeout is None else self._clock() + timeout
-        self._shut()
-        for member in (*self._core.members.values(), *self._core.leaving):
-            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
-            await member.pool.close(left)
-
-    def _shut(self) -> None:
-        self._decide(self._core.close, self._clock())
-        self._source.close()
-        if self._runtime is not None:
-            self._runtime.schedule(self, NEVER)  # nothing is due any more
+        for pool, left in self._ending(timeout):
+            await pool.close(left)
 
     async def __aenter__(self) -> AsyncCluster[C]:
         if self.closed:

@@ -19,8 +19,8 @@ __all__ = ("AsyncClusterLease", "ClusterLease", "ClusterLeaseRequest")
 C = TypeVar("C")
 
 
-class ClusterLease(Generic[C]):
-    """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
+class _LeaseBase(Generic[C]):
+    """What both kinds of leases are; closing one is theirs."""
 
     __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "_ticket", "connection", "since")
 
@@ -29,7 +29,7 @@ class ClusterLease(Generic[C]):
     since: float
     """When it was asked of the node, by the cluster's clock, in seconds."""
 
-    def __init__(self, cluster: Cluster[C], member: Member, since: float) -> None:
+    def __init__(self, cluster: Cluster[C] | AsyncCluster[C], member: Member, since: float) -> None:
         self._ticket = 0  # under which it has its place; 0: none (yet)
         self._inner: Any = None
         self._cluster = cluster
@@ -41,6 +41,26 @@ class ClusterLease(Generic[C]):
     def node(self) -> Node:
         """The node that serves it."""
         return self._member.node
+
+    def _given(self) -> C:
+        """The connection. Raises :class:`~poolkit.NotLeased` if the lease is closed."""
+        if self._inner is None:
+            raise NotLeased(f"{self._cluster.name}: the lease is closed")
+        return self.connection
+
+    def __del__(self) -> None:
+        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
+            self._cluster._dropped(self._core, self._member, self._ticket)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._inner is None else repr(self.connection)
+        return f"<{type(self).__name__} of {self._cluster.name!r}, {self._member.name}: {state}>"
+
+
+class ClusterLease(_LeaseBase[C]):
+    """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
+
+    __slots__ = ()
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it, which the
@@ -57,46 +77,18 @@ class ClusterLease(Generic[C]):
                 self._ticket = 0  # last: whoever was interrupted before it can close again
 
     def __enter__(self) -> C:
-        if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
-        return self.connection
+        return self._given()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(error=error)
 
-    def __del__(self) -> None:
-        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
-            self._cluster._dropped(self._core, self._member, self._ticket)
 
-    def __repr__(self) -> str:
-        state = "closed" if self._inner is None else repr(self.connection)
-        return f"<ClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
-
-
-class AsyncClusterLease(Generic[C]):
+class AsyncClusterLease(_LeaseBase[C]):
     """The right to use one connection of one node until closed. As :class:`poolkit.AsyncLease`."""
 
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "_ticket", "connection", "since")
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
-    since: float
-    """When it was asked of the node, by the cluster's clock, in seconds."""
-
-    def __init__(self, cluster: AsyncCluster[C], member: Member, since: float) -> None:
-        self._ticket = 0  # under which it has its place; 0: none (yet)
-        self._inner: Any = None
-        self._cluster = cluster
-        self._core: ClusterCore = cluster._core
-        self._member = member
-        self.since = since
-
-    @property
-    def node(self) -> Node:
-        """The node that serves it."""
-        return self._member.node
+    __slots__ = ()
 
     async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give the connection back; see :meth:`poolkit.cluster.ClusterLease.close`. The lease has ended when this is
@@ -113,22 +105,12 @@ class AsyncClusterLease(Generic[C]):
                 self._ticket = 0  # last: whoever was interrupted before it can close again
 
     async def __aenter__(self) -> C:
-        if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
-        return self.connection
+        return self._given()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close(error=error)
-
-    def __del__(self) -> None:
-        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
-            self._cluster._dropped(self._core, self._member, self._ticket)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._inner is None else repr(self.connection)
-        return f"<AsyncClusterLease of {self._cluster.name!r}, {self._member.name}: {state}>"
 
 
 class ClusterLeaseRequest(Generic[C]):

@@ -32,7 +32,7 @@ class NodePool:
     """What an error of a lease means; None: what the engine's connector says."""
 
     def lease(self, timeout: float | None) -> Any:
-        """Something with ``connection`` and ``close(discard=..., error=...)``, within ``timeout`` seconds."""
+        """A :class:`NodeLease` or :class:`AsyncNodeLease` (or what is used like one), within ``timeout`` seconds."""
         raise NotImplementedError
 
     def drain(self, timeout: float | None) -> Any:

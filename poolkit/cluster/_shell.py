@@ -8,7 +8,7 @@ import random as _random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
@@ -20,6 +20,7 @@ from ..connector import AsyncConnector, Connector, Verdict, default_classify
 from ..errors import (
     AcquireTimeout,
     ConfigError,
+    NotLeased,
     PoolBusy,
     PoolClosed,
     PoolSuspended,
@@ -53,7 +54,8 @@ _clusters_lock = threading.Lock()
 class ClusterShell(ClusterGate, Generic[C]):
     """Everything about a cluster that does not wait."""
 
-    _kind: type[Any]  # of connector
+    _pool_kind: type[Any]
+    _leases: dict[int, Any]  # of acquire()
     _runtime: Any
 
     def __init__(
@@ -160,7 +162,7 @@ class ClusterShell(ClusterGate, Generic[C]):
             made = self._make(node)
         if isinstance(made, (Connector, AsyncConnector)) or (hasattr(made, "connect") and not hasattr(made, "lease")):
             with together():
-                made = self._make_pool(made, node)
+                made = self._pool_kind(made, self._pool_config, name=f"{self.name}/{node.name}")
         if not hasattr(made, "lease"):
             raise ConfigError(
                 f"{self.name}: make({node.name!r}) gave {made!r}: must be a connector or something with lease(timeout)",
@@ -175,9 +177,6 @@ class ClusterShell(ClusterGate, Generic[C]):
         if engine is not None and not engine._features.keyed:
             return made, lambda: engine._config.max_size or math.inf, 1
         return made, lambda: math.inf, 1
-
-    def _make_pool(self, connector: Any, node: Node) -> Any:
-        raise NotImplementedError
 
     def pool(self, node: str) -> Any:
         """What stands behind a node: its pool, with all that a pool has. KeyError if there is none."""
@@ -251,6 +250,13 @@ class ClusterShell(ClusterGate, Generic[C]):
         return AcquireTimeout(
             f"{self.name}: no place on a node in {now - caller.since:.2f} s ({ahead} ahead of you; {nodes})"
         )
+
+    def _on_lease(self, connection: C) -> Any:
+        """The lease of a connection that comes back from :meth:`acquire`'s caller."""
+        lease = self._leases.pop(id(connection), None)
+        if lease is None:
+            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+        return lease
 
     def _translated(self, error: BaseException) -> BaseException:
         """An error of the cluster as its callers are to see it; for adapters, whose errors are the driver's too."""
@@ -337,6 +343,18 @@ class ClusterShell(ClusterGate, Generic[C]):
         if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
             error, role = None, member.known_role
         self._decide(self._core.role_found, member, error, role, self._clock())
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _ending(self, timeout: float | None) -> Iterator[tuple[Any, float | None]]:
+        """Admit nobody from now on. Each node's pool with the seconds that are left for it to end."""
+        deadline = NEVER if timeout is None else self._clock() + timeout
+        self._decide(self._core.close, self._clock())
+        self._source.close()
+        if self._runtime is not None:
+            self._runtime.schedule(self, NEVER)  # nothing is due any more
+        for member in (*self._core.members.values(), *self._core.leaving):
+            yield member.pool, None if deadline == NEVER else max(0.0, deadline - self._clock())
 
     # -- numbers ------------------------------------------------------------------------------------------------------
 

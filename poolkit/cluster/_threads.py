@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .._threads import Pool
 from ..config import PoolConfig
 from ..connector import Connector, Verdict
-from ..errors import NotLeased, PoolClosed
+from ..errors import PoolClosed
 from ..policies.retire import NEVER
 from ..runtimes.base import Runtime, SyncParker
 from ..runtimes.threads import ThreadRuntime
@@ -43,6 +43,8 @@ class Cluster(ClusterShell[C]):
     Raises :class:`~poolkit.ConfigError` for what cannot be meant, and the discovery's own error if its first answer
     fails.
     """
+
+    _pool_kind = Pool
 
     def __init__(
         self,
@@ -153,15 +155,9 @@ class Cluster(ClusterShell[C]):
 
     def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
-        lease = self._leases.pop(id(connection), None)
-        if lease is None:
-            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
-        lease.close(discard=discard, error=error)
+        self._on_lease(connection).close(discard=discard, error=error)
 
     # -- background work ----------------------------------------------------------------------------------------------
-
-    def _make_pool(self, connector: Any, node: Node) -> Pool[C]:
-        return Pool(connector, self._pool_config, name=f"{self.name}/{node.name}")
 
     def _schedule(self) -> None:
         self._order(self._runtime, min(self._core.due, self._find_at))
@@ -218,26 +214,15 @@ class Cluster(ClusterShell[C]):
 
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Admit nobody, let the leases end within ``timeout`` seconds, cut the rest, close. True if none was cut."""
-        deadline = NEVER if timeout is None else self._clock() + timeout
-        self._shut()
         whole = True
-        for member in (*self._core.members.values(), *self._core.leaving):
-            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
-            whole = bool(member.pool.drain(left)) and whole
+        for pool, left in self._ending(timeout):
+            whole = bool(pool.drain(left)) and whole
         return whole
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Wake all who wait with :class:`~poolkit.PoolClosed` and close every node's pool. Idempotent, thread-safe."""
-        deadline = NEVER if timeout is None else self._clock() + timeout
-        self._shut()
-        for member in (*self._core.members.values(), *self._core.leaving):
-            left = None if deadline == NEVER else max(0.0, deadline - self._clock())
-            member.pool.close(left)
-
-    def _shut(self) -> None:
-        self._decide(self._core.close, self._clock())
-        self._source.close()
-        self._runtime.schedule(self, NEVER)
+        for pool, left in self._ending(timeout):
+            pool.close(left)
 
     def __enter__(self) -> Cluster[C]:
         if self.closed:

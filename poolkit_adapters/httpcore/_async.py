@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpcore
 
 from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import PoolError
-from poolkit.events import Listener
 
-from ._base import ConnectorMixin, Reopening, described
+from ._base import ConnectorMixin, PoolBase
 from ._errors import translated
 from ._giveup import give_up
 from ._link import (
-    HELD,
     Exchange,
     Key,
     Link,
@@ -34,7 +31,6 @@ from ._link import (
 )
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
-from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -80,7 +76,17 @@ async def _sleep(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
+def _backend_of(backend: httpcore.AsyncNetworkBackend, *, own: bool, http2: bool) -> httpcore.AsyncNetworkBackend:
+    """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
+    if own:
+        backend = PlainBackend(backend)
+    return AsyncWatchedBackend(backend) if http2 else backend
+
+
+class AsyncPoolkitConnectionPool(
+    PoolBase[AsyncPool[Any], httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkBackend],
+    httpcore.AsyncConnectionPool,
+):
     """Stands in for ``httpcore.AsyncConnectionPool``, on asyncio and trio. Task-safe.
 
     Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
@@ -91,57 +97,8 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
     :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
     """
 
-    _held: tuple[type, ...] = HELD
-    _driver = "httpcore"  # whose defaults the arguments have
-
-    def __init__(
-        self,
-        ssl_context: ssl.SSLContext | None = None,
-        proxy: httpcore.Proxy | None = None,
-        max_connections: int | None = MAX_CONNECTIONS,
-        max_keepalive_connections: int | None = None,
-        keepalive_expiry: float | None = None,
-        http1: bool = True,
-        http2: bool = False,
-        retries: int = 0,
-        local_address: str | None = None,
-        uds: str | None = None,
-        network_backend: httpcore.AsyncNetworkBackend | None = None,
-        socket_options: Iterable[Any] | None = None,
-        *,
-        config: PoolConfig | None = None,
-        name: str | None = None,
-        listeners: Iterable[Listener] = (),
-        **settings: Any,
-    ) -> None:
-        limits: dict[str, Any] = {
-            "max_connections": max_connections,
-            "max_keepalive_connections": max_keepalive_connections,
-            "keepalive_expiry": keepalive_expiry,
-        }
-        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
-        chosen = pool_settings(limits, config, settings, self._driver)
-        super().__init__(
-            ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
-            local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
-        )  # fmt: skip
-        if network_backend is None:
-            self._network_backend = PlainBackend(self._network_backend)
-        if http2:
-            self._network_backend = AsyncWatchedBackend(self._network_backend)
-        self._connector = connector = _Connector(self)
-        heard = tuple(listeners)
-        self._reopening = Reopening(lambda: AsyncPool(connector, chosen, name=name, listeners=heard, keyed=True))
-
-    @property
-    def poolkit(self) -> AsyncPool[Any]:
-        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
-        return self._reopening.get()
-
-    @property
-    def connections(self) -> list[httpcore.AsyncConnectionInterface]:
-        """The connections of the pool, in the order in which they were made."""
-        return [link.connection for link in list(self._connector.links.values())]
+    _kinds = (_Connector, AsyncPool)
+    _backend_of = staticmethod(_backend_of)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
@@ -215,10 +172,6 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             await engine.drain(0)
             await engine.close()
 
-    def __repr__(self) -> str:
-        engine = self._reopening.peek()
-        return described(type(self).__name__, self.connections, None if engine is None else engine.stats())
-
 
 class _Body:
     """The response's stream; closing it gives the connection back."""
@@ -232,7 +185,7 @@ class _Body:
         lease: AsyncLease[_Link],
         hook: Exchange | None,
         config: PoolConfig,
-        connector: _Connector,
+        connector: ConnectorMixin[Any],
     ) -> None:
         self._connector = connector
         self._stream = stream

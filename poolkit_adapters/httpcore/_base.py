@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import httpcore
 
-from poolkit import PoolStats, Verdict
+from poolkit import PoolConfig, Verdict
+from poolkit.events import Listener
 
-from ._link import Key, Link, peek
+from ._link import HELD, Key, Link, peek
+from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
-__all__ = ("ConnectorMixin", "Reopening", "described")
+__all__ = ("ConnectorMixin", "PoolBase", "Reopening")
 
+E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
 L = TypeVar("L")
+B = TypeVar("B")  # the network backend
 
 _VANISHED = (httpcore.ReadTimeout, httpcore.WriteTimeout, httpcore.ReadError, httpcore.WriteError)
 """How a request ends whose connection the peer does not know any more."""
@@ -133,11 +139,73 @@ class Reopening(Generic[L]):
             return pool
 
 
-def described(name: str, connections: list[Any], stats: PoolStats | None) -> str:
-    """The ``repr`` of a pool, in httpcore's words."""
-    active, queued = (stats.leases, stats.waiting) if stats is not None else (0, 0)
-    idle = sum(connection.is_idle() for connection in connections)
-    return (
-        f"<{name} [Requests: {active} active, {queued} queued | "
-        f"Connections: {len(connections) - idle} active, {idle} idle]>"
-    )
+class PoolBase(Generic[E, L, B]):
+    """The part of a pool that does no I/O. Stands before httpcore's class."""
+
+    _held: tuple[type, ...] = HELD
+    _driver = "httpcore"  # whose defaults the arguments have
+    _kinds: tuple[Any, Any]  # the classes of the connector and of the engine
+    _backend_of: Callable[..., Any]
+    _network_backend: Any  # set by httpcore
+
+    def __init__(
+        self,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: httpcore.Proxy | None = None,
+        max_connections: int | None = MAX_CONNECTIONS,
+        max_keepalive_connections: int | None = None,
+        keepalive_expiry: float | None = None,
+        http1: bool = True,
+        http2: bool = False,
+        retries: int = 0,
+        local_address: str | None = None,
+        uds: str | None = None,
+        network_backend: B | None = None,
+        socket_options: Iterable[Any] | None = None,
+        *,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        **settings: Any,
+    ) -> None:
+        limits: dict[str, Any] = {
+            "max_connections": max_connections,
+            "max_keepalive_connections": max_keepalive_connections,
+            "keepalive_expiry": keepalive_expiry,
+        }
+        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
+        chosen = pool_settings(limits, config, settings, self._driver)
+        super().__init__(  # type: ignore[call-arg]  # of the class of httpcore that follows this one
+            ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
+            local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
+        )  # fmt: skip
+        self._network_backend = self._backend_of(self._network_backend, own=network_backend is None, http2=http2)
+        connector_kind, engine_kind = self._kinds
+        self._connector: ConnectorMixin[L] = connector_kind(self)
+        heard = tuple(listeners)
+        make = partial(engine_kind, self._connector, chosen, name=name, listeners=heard, keyed=True)
+        self._reopening: Reopening[E] = Reopening(make)
+
+    @property
+    def poolkit(self) -> E:
+        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        return self._reopening.get()
+
+    @property
+    def connections(self) -> list[L]:
+        """The connections of the pool, in the order in which they were made."""
+        return [link.connection for link in list(self._connector.links.values())]
+
+    def __repr__(self) -> str:
+        """The state of the pool, in httpcore's words."""
+        engine = self._reopening.peek()
+        active, queued = (0, 0)
+        if engine is not None:
+            stats = engine.stats()
+            active, queued = stats.leases, stats.waiting
+        connections: list[Any] = self.connections
+        idle = sum(connection.is_idle() for connection in connections)
+        return (
+            f"<{type(self).__name__} [Requests: {active} active, {queued} queued | "
+            f"Connections: {len(connections) - idle} active, {idle} idle]>"
+        )

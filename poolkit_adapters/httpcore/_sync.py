@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpcore
 
-from poolkit import Connector, Lease, Pool, PoolConfig
+from poolkit import Connector, Lease, Pool
 from poolkit.errors import PoolError
-from poolkit.events import Listener
 
-from ._base import ConnectorMixin, Reopening, described
+from ._base import ConnectorMixin, PoolBase
 from ._errors import translated
-from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
+from ._link import Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
 from ._network import WatchedBackend
-from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -66,7 +63,14 @@ class _Hook(Exchange):
         return None if self.user_trace is None else self.user_trace(event, info)
 
 
-class PoolkitConnectionPool(httpcore.ConnectionPool):
+def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool) -> httpcore.NetworkBackend:
+    """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
+    return WatchedBackend(backend) if http2 else backend
+
+
+class PoolkitConnectionPool(
+    PoolBase[Pool[Any], httpcore.ConnectionInterface, httpcore.NetworkBackend], httpcore.ConnectionPool
+):
     """Stands in for ``httpcore.ConnectionPool``. Thread-safe; safe after ``fork()``.
 
     Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
@@ -77,55 +81,8 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
     :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
     """
 
-    _held: tuple[type, ...] = HELD
-    _driver = "httpcore"  # whose defaults the arguments have
-
-    def __init__(
-        self,
-        ssl_context: ssl.SSLContext | None = None,
-        proxy: httpcore.Proxy | None = None,
-        max_connections: int | None = MAX_CONNECTIONS,
-        max_keepalive_connections: int | None = None,
-        keepalive_expiry: float | None = None,
-        http1: bool = True,
-        http2: bool = False,
-        retries: int = 0,
-        local_address: str | None = None,
-        uds: str | None = None,
-        network_backend: httpcore.NetworkBackend | None = None,
-        socket_options: Iterable[Any] | None = None,
-        *,
-        config: PoolConfig | None = None,
-        name: str | None = None,
-        listeners: Iterable[Listener] = (),
-        **settings: Any,
-    ) -> None:
-        limits: dict[str, Any] = {
-            "max_connections": max_connections,
-            "max_keepalive_connections": max_keepalive_connections,
-            "keepalive_expiry": keepalive_expiry,
-        }
-        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
-        chosen = pool_settings(limits, config, settings, self._driver)
-        super().__init__(
-            ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
-            local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
-        )  # fmt: skip
-        if http2:
-            self._network_backend = WatchedBackend(self._network_backend)
-        self._connector = connector = _Connector(self)
-        heard = tuple(listeners)
-        self._reopening = Reopening(lambda: Pool(connector, chosen, name=name, listeners=heard, keyed=True))
-
-    @property
-    def poolkit(self) -> Pool[Any]:
-        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
-        return self._reopening.get()
-
-    @property
-    def connections(self) -> list[httpcore.ConnectionInterface]:
-        """The connections of the pool, in the order in which they were made."""
-        return [link.connection for link in list(self._connector.links.values())]
+    _kinds = (_Connector, Pool)
+    _backend_of = staticmethod(_backend_of)
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
@@ -196,10 +153,6 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             engine.drain(0)
             engine.close()
 
-    def __repr__(self) -> str:
-        engine = self._reopening.peek()
-        return described(type(self).__name__, self.connections, None if engine is None else engine.stats())
-
 
 class _Body:
     """The response's stream; closing it gives the connection back."""
@@ -207,7 +160,7 @@ class _Body:
     __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_stream", "lease")
 
     def __init__(
-        self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None, connector: _Connector
+        self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None, connector: ConnectorMixin[Any]
     ) -> None:
         self._connector = connector
         self._stream = stream

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import anyio
 import httpx
@@ -17,12 +17,14 @@ from poolkit import ConfigError, PoolError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncClusterLease,
+    AsyncNodeLease,
     Cluster,
     ClusterConfig,
     ClusterEvent,
     ClusterLease,
     Discovery,
     Node,
+    NodeLease,
     NodePool,
     NoNodeAvailable,
 )
@@ -149,23 +151,6 @@ class _AsyncHeld(httpx.AsyncByteStream):
             await self._lease.close(error=self._error)
 
 
-class _Seat:
-    """The right to one request on a server."""
-
-    def __init__(self, server: Any) -> None:
-        self.connection = server
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Nothing: the transport has its connections back already."""
-
-
-class _AsyncSeat(_Seat):
-    async def close(  # type: ignore[override]
-        self, *, discard: bool = False, error: BaseException | None = None
-    ) -> None:
-        """Nothing."""
-
-
 class _Certificates:
     """The TLS context of all servers of a logical host, made when the first request needs it.
 
@@ -234,8 +219,8 @@ class _Server(_ServerBase):
         response: httpx.Response = self.transport.handle_request(request)
         return response
 
-    def lease(self, timeout: float | None) -> _Seat:
-        return _Seat(self)
+    def lease(self, timeout: float | None) -> NodeLease[_Server]:
+        return NodeLease(self)  # the right to one request: the transport gives its connections back itself
 
     def probe(self, timeout: float) -> None:
         """A connect, or an answer below 500 to the question for its health."""
@@ -257,8 +242,8 @@ class _AsyncServer(_ServerBase):
         response: httpx.Response = await self.transport.handle_async_request(request)
         return response
 
-    async def lease(self, timeout: float | None) -> _AsyncSeat:
-        return _AsyncSeat(self)
+    async def lease(self, timeout: float | None) -> AsyncNodeLease[_AsyncServer]:
+        return AsyncNodeLease(self)
 
     async def probe(self, timeout: float) -> None:
         """As that of the synchronous one."""
@@ -283,7 +268,57 @@ class _AsyncMembers(AsyncCluster[Any]):
         return _translated(error)
 
 
-class PoolkitClusterTransport(httpx.BaseTransport):
+K = TypeVar("K", Cluster[Any], AsyncCluster[Any])
+
+
+class _LogicalHost(Generic[K]):
+    """What the two transports share: their arguments, and the cluster that is made of them."""
+
+    _parts: tuple[Any, Any, Any]  # the classes of transports, of servers and of the cluster
+
+    def __init__(
+        self,
+        nodes: Iterable[Node | str] | Discovery,
+        *,
+        retries: int = 1,
+        keep_host: bool = True,
+        health: str | None = None,
+        max_requests: int | None = None,
+        cluster: ClusterConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
+        **transport_options: Any,
+    ) -> None:
+        self._retries, self._keep_host = _checked(retries, max_requests), keep_host
+        own, options = _split(transport_options)
+        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
+
+        transport_kind, server_kind, cluster_kind = self._parts
+
+        def make(node: Node) -> Any:
+            transport = transport_kind(verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options)
+            return server_kind(node, transport, max_requests, health, certificates)
+
+        heard = tuple(listeners)
+        self._nodes = nodes
+        self._reopening: Reopening[K] = Reopening(
+            lambda: cluster_kind(make, self._nodes, cluster, name=name, listeners=heard, **own)
+        )
+
+    @property
+    def cluster(self) -> K:
+        """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+        return self._reopening.get()
+
+    def _taken_down(self) -> K | None:
+        """The cluster that is to be closed, if there is one; the next one begins with the nodes of now."""
+        cluster = self._reopening.take()
+        if cluster is not None and not isinstance(self._nodes, Discovery):
+            self._nodes = cluster.nodes
+        return cluster
+
+
+class PoolkitClusterTransport(_LogicalHost[Cluster[Any]], httpx.BaseTransport):
     """A logical host for several servers, each with a :class:`PoolkitTransport`; mount it under its name::
 
         users = PoolkitClusterTransport(["10.0.0.1:8000", "10.0.0.2:8000"])
@@ -304,37 +339,7 @@ class PoolkitClusterTransport(httpx.BaseTransport):
     ``httpx.Timeout(pool=)``. ``request.extensions["poolkit_key"]`` is the lease's ``key``. Thread-safe.
     """
 
-    def __init__(
-        self,
-        nodes: Iterable[Node | str] | Discovery,
-        *,
-        retries: int = 1,
-        keep_host: bool = True,
-        health: str | None = None,
-        max_requests: int | None = None,
-        cluster: ClusterConfig | None = None,
-        name: str | None = None,
-        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **transport_options: Any,
-    ) -> None:
-        self._retries, self._keep_host = _checked(retries, max_requests), keep_host
-        own, options = _split(transport_options)
-        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
-
-        def make(node: Node) -> _Server:
-            transport = PoolkitTransport(verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options)
-            return _Server(node, transport, max_requests, health, certificates)
-
-        heard = tuple(listeners)
-        self._nodes = nodes
-        self._reopening: Reopening[Cluster[Any]] = Reopening(
-            lambda: _Members(make, self._nodes, cluster, name=name, listeners=heard, **own)
-        )
-
-    @property
-    def cluster(self) -> Cluster[Any]:
-        """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
-        return self._reopening.get()
+    _parts = (PoolkitTransport, _Server, _Members)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
@@ -367,50 +372,16 @@ class PoolkitClusterTransport(httpx.BaseTransport):
         """Close all connections, those in use too, as :class:`PoolkitTransport` does. Requests that wait for a place
         fail. A later request begins anew, with the nodes of now.
         """
-        cluster = self._reopening.take()
+        cluster = self._taken_down()
         if cluster is not None:
-            if not isinstance(self._nodes, Discovery):
-                self._nodes = cluster.nodes
             cluster.drain(0)
             cluster.close()
 
 
-class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
+class AsyncPoolkitClusterTransport(_LogicalHost[AsyncCluster[Any]], httpx.AsyncBaseTransport):
     """As :class:`PoolkitClusterTransport`, for ``httpx.AsyncClient``, on asyncio and trio."""
 
-    def __init__(
-        self,
-        nodes: Iterable[Node | str] | Discovery,
-        *,
-        retries: int = 1,
-        keep_host: bool = True,
-        health: str | None = None,
-        max_requests: int | None = None,
-        cluster: ClusterConfig | None = None,
-        name: str | None = None,
-        listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **transport_options: Any,
-    ) -> None:
-        self._retries, self._keep_host = _checked(retries, max_requests), keep_host
-        own, options = _split(transport_options)
-        certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
-
-        def make(node: Node) -> _AsyncServer:
-            transport = AsyncPoolkitTransport(
-                verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options
-            )
-            return _AsyncServer(node, transport, max_requests, health, certificates)
-
-        heard = tuple(listeners)
-        self._nodes = nodes
-        self._reopening: Reopening[AsyncCluster[Any]] = Reopening(
-            lambda: _AsyncMembers(make, self._nodes, cluster, name=name, listeners=heard, **own)
-        )
-
-    @property
-    def cluster(self) -> AsyncCluster[Any]:
-        """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
-        return self._reopening.get()
+    _parts = (AsyncPoolkitTransport, _AsyncServer, _AsyncMembers)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
@@ -442,10 +413,8 @@ class AsyncPoolkitClusterTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close all connections, those in use too. See :meth:`PoolkitClusterTransport.close`."""
-        cluster = self._reopening.take()
+        cluster = self._taken_down()
         if cluster is not None:
-            if not isinstance(self._nodes, Discovery):
-                self._nodes = cluster.nodes
             await cluster.drain(0)
             await cluster.close()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import psycopg
@@ -16,13 +15,15 @@ import poolkit
 from poolkit import ConfigError, PoolConfig, Verdict
 from poolkit.cluster import (
     AsyncCluster,
-    AsyncClusterLease,
+    AsyncLeaseBlock,
+    AsyncNodeLease,
     Cluster,
     ClusterConfig,
     ClusterEvent,
-    ClusterLease,
     Discovery,
+    LeaseBlock,
     Node,
+    NodeLease,
     NodePool,
     NoNodeAvailable,
 )
@@ -94,37 +95,9 @@ def _judge(error: BaseException) -> Verdict:
     return classify(error) if isinstance(error, psycopg.Error) else Verdict.KEEP
 
 
-def _note_misled(connection: Any, error: BaseException | None) -> None:
-    if error is not None and note_wrong_server(connection, error):
+def _note_misled(connection: Any, error: BaseException) -> None:
+    if note_wrong_server(connection, error):
         error._poolkit_misled = True  # type: ignore[attr-defined]
-
-
-class _Lease:
-    """A connection of one node's pool, as the cluster wants it."""
-
-    def __init__(self, pool: Any, connection: Any) -> None:
-        self._pool = pool
-        self.connection = connection
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        _note_misled(self.connection, error)
-        if discard:
-            self.connection._pool = None
-            self.connection.close()
-            self.connection._pool = self._pool
-        self._pool.putconn(self.connection)
-
-
-class _AsyncLease(_Lease):
-    async def close(  # type: ignore[override]
-        self, *, discard: bool = False, error: BaseException | None = None
-    ) -> None:
-        _note_misled(self.connection, error)
-        if discard:
-            self.connection._pool = None
-            await self.connection.close()
-            self.connection._pool = self._pool
-        await self._pool.putconn(self.connection)
 
 
 class _Server(NodePool):
@@ -134,8 +107,14 @@ class _Server(NodePool):
         self.pool = pool
         self.poolkit = pool.poolkit
 
-    def lease(self, timeout: float | None) -> _Lease:
-        return _Lease(self.pool, self.pool.getconn(math.inf if timeout is None else timeout))
+    def lease(self, timeout: float | None) -> NodeLease[Any]:
+        connection = self.pool.getconn(math.inf if timeout is None else timeout)
+        return NodeLease(connection, self.pool.putconn, self._hang_up, _note_misled)
+
+    def _hang_up(self, connection: psycopg.Connection[Any]) -> None:
+        connection._pool = None  # else its close() gives it back
+        connection.close()
+        connection._pool = self.pool
 
     def close(self, timeout: float | None) -> None:
         self.pool.close(math.inf if timeout is None else timeout)
@@ -148,59 +127,24 @@ class _AsyncServer(NodePool):
         self.pool = pool
         self.poolkit = pool.poolkit
 
-    async def lease(self, timeout: float | None) -> _AsyncLease:
+    async def lease(self, timeout: float | None) -> AsyncNodeLease[Any]:
         if self.pool.closed and not self.poolkit.closed:
             await self.pool.open()
-        return _AsyncLease(self.pool, await self.pool.getconn(math.inf if timeout is None else timeout))
+        connection = await self.pool.getconn(math.inf if timeout is None else timeout)
+        return AsyncNodeLease(connection, self.pool.putconn, self._hang_up, _note_misled)
+
+    async def _hang_up(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        connection._pool = None  # else its close() gives it back
+        await connection.close()
+        connection._pool = self.pool
 
     async def close(self, timeout: float | None) -> None:
         await self.pool.close(math.inf if timeout is None else timeout)
 
 
-class _Block:
-    """Commits or rolls back at the end, then returns the connection."""
-
-    def __init__(self, take: Callable[[], ClusterLease[Any]]) -> None:
-        self._take = take
-
-    def __enter__(self) -> psycopg.Connection[Any]:
-        self._lease = self._take()
-        connection: psycopg.Connection[Any] = self._lease.connection
-        return connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        lease = self._lease
-        try:
-            lease.connection.__exit__(kind, error, traceback)
-        except BaseException as late:
-            error = late
-            raise
-        finally:
-            lease.close(error=error)
-
-
-class _AsyncBlock:
-    def __init__(self, take: Callable[[], Awaitable[AsyncClusterLease[Any]]]) -> None:
-        self._take = take
-
-    async def __aenter__(self) -> psycopg.AsyncConnection[Any]:
-        self._lease = await self._take()
-        connection: psycopg.AsyncConnection[Any] = self._lease.connection
-        return connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        lease = self._lease
-        try:
-            await lease.connection.__aexit__(kind, error, traceback)
-        except BaseException as late:
-            error = late
-            raise
-        finally:
-            await lease.close(error=error)
+def _ends_transaction(connection: Any) -> Any:
+    """What stands inside a block: psycopg's connections commit, or roll back, at the end of a block of their own."""
+    return connection
 
 
 class PoolkitCluster(Cluster[Any]):
@@ -239,13 +183,14 @@ class PoolkitCluster(Cluster[Any]):
 
         super().__init__(make, nodes, config, name=name, listeners=listeners, role_of=role_of if roles else None, **own)
 
-    def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _Block:
+    def connection(
+        self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None
+    ) -> LeaseBlock[psycopg.Connection[Any]]:
         """``with cluster.connection(role="primary") as conn``: committed (or rolled back) and returned at the end.
 
         ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are psycopg's, too.
         """
-        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        return _Block(lambda: self.lease(role=role, key=key, **asked))
+        return LeaseBlock(self, _ends_transaction, timeout=timeout, role=role, key=key)
 
     def _translated(self, error: BaseException) -> BaseException:
         return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error
@@ -281,13 +226,11 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
             make, nodes, config, name=name, listeners=listeners, role_of=role_of_async if roles else None, **own
         )
 
-    def connection(self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None) -> _AsyncBlock:
+    def connection(
+        self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None
+    ) -> AsyncLeaseBlock[psycopg.AsyncConnection[Any]]:
         """``async with cluster.connection(role="primary") as conn``. See :meth:`PoolkitCluster.connection`."""
-        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        return _AsyncBlock(lambda: self._lease_for(role, key, asked))
-
-    async def _lease_for(self, role: str | None, key: Hashable, asked: dict[str, Any]) -> AsyncClusterLease[Any]:
-        return await self.lease(role=role, key=key, **asked)
+        return AsyncLeaseBlock(self, _ends_transaction, timeout=timeout, role=role, key=key)
 
     def _translated(self, error: BaseException) -> BaseException:
         return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error

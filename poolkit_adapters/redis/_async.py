@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 from poolkit import AsyncPool, PoolConfig, UsageError
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
-from poolkit.settings import layer, layer_of
-from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._base import PoolBase
 from poolkit_adapters.redis._connectors import TaskConnector
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -21,23 +19,16 @@ from poolkit_adapters.redis._driver import (
     AsyncConnectionPool,
     AsyncReAuthListener,
     AsyncReleasedEvent,
-    EventDispatcher,
     async_record_created,
     async_record_wait,
     async_waits_recorded,
-    metering,
-    record_count,
 )
 from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State, disconnect_now
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
-    from_text,
-    plan,
-    settle_connect_timeout,
     warn_arguments,
 )
-from poolkit_adapters.redis._shared import Former, Shared
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -45,7 +36,7 @@ CLOSE_TIMEOUT = 5.0
 """Seconds that ``disconnect()`` waits for the peers to take note; the sockets are closed by then in any case."""
 
 
-class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
+class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConnectionPool):  # type: ignore[misc]
     """Stands in for ``redis.asyncio.BlockingConnectionPool``; with ``timeout=0`` for ``redis.asyncio.ConnectionPool``.
 
     ::
@@ -56,9 +47,8 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
     outside of a loop; when its loop has ended, the next one begins with connections of its own.
     """
 
-    _limit: int
-    _unused: Mapping[str, tuple[Any, str]] = {}
-    """Settings that cannot apply to this class of pool, each with what holds instead and the reason."""
+    _released_event = AsyncReleasedEvent
+    _re_auth_listener = AsyncReAuthListener
 
     def __init__(
         self,
@@ -73,24 +63,16 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         debug: bool = False,
         **connection_kwargs: Any,
     ) -> None:
-        settings, driver = split_options(connection_kwargs)
-        settings = from_text(settings)
-        time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
-        self._guards: dict[int, AsyncGuard] = {}
-        self._former = Former()
-        self._shared = Shared()
-        self._engine: AsyncPool[Any] | None = None
-        self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
-        self._plan = partial(
-            plan, config, settings, time_to_connect, timeout=timeout, queue_class=queue_class, unused=self._unused
-        )
-        self._limit_given = not (max_connections is None or is_default(max_connections))
-        self.queue_class = queue_class
-        super().__init__(connection_class=connection_class, max_connections=max_connections, **driver)
+        super().__init__(
+            **self._settle(
+                connection_kwargs, max_connections=max_connections, timeout=timeout, connection_class=connection_class,
+                queue_class=queue_class, config=config, name=name, listeners=listeners, debug=debug,
+            )
+        )  # fmt: skip
         self._begin()
 
     def _begin(self) -> None:
-        config = self._plan(limit=self._first_limit()) if self._engine is None else self._engine.config
+        config = self._first_config() if self._engine is None else self._engine.config
         self._engine = AsyncPool(TaskConnector(self), config, **self._engine_args)
 
     def reset(self) -> None:
@@ -108,39 +90,6 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
                 self._count(guard, None)
                 old.detach(guard.connection)
                 self._former.add(guard.connection)
-
-    def _first_limit(self) -> int:
-        """What redis-py has made of ``max_connections``: without one it has a number of its own."""
-        return self._limit if self._limit_given else driver_default(self._limit)
-
-    # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
-
-    @property
-    def poolkit(self) -> AsyncPool[Any]:
-        """The engine: ``stats()``, ``explain()``, ``describe()``, ``suspend()``, ``drain()``, ``reconfigure()``..."""
-        assert self._engine is not None
-        return self._engine
-
-    @property
-    def max_connections(self) -> Any:
-        """Connections that exist at once; may be set on the live pool."""
-        return self._limit if self._engine is None else self._engine.config.max_size
-
-    @max_connections.setter
-    def max_connections(self, value: int) -> None:
-        if self._engine is None:
-            self._limit = value
-        else:
-            self._engine.reconfigure(max_size=value)
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds to wait for a connection; may be set on the live pool."""
-        return self.poolkit.config.acquire_timeout
-
-    @timeout.setter
-    def timeout(self, value: float | None) -> None:
-        self.poolkit.reconfigure(acquire_timeout=value)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
@@ -277,20 +226,6 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         """Whether the connection may be kept; the sentinels' pool has its own opinion."""
         return True
 
-    def _must_tell(self, connection: Any, keep: bool) -> bool:
-        """Whether listeners are to be told of the release; the default one only authenticates anew."""
-        if getattr(connection, "_re_auth_token", None) is not None:
-            if keep:
-                return True
-            connection.set_re_auth_token(None)  # it would connect again only to be closed
-        dispatcher = self._event_dispatcher
-        if type(dispatcher) is not EventDispatcher:
-            return True
-        listening = dispatcher._event_listeners_mapping.get(AsyncReleasedEvent, ())
-        if len(listening) == 1:
-            return type(listening[0]) is not AsyncReAuthListener
-        return not all(type(listener) is AsyncReAuthListener for listener in listening)
-
     def can_get_connection(self) -> bool:
         """Whether a connection is to be had without waiting for one to come back."""
         stats = self.poolkit.stats()
@@ -330,12 +265,6 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    def set_retry(self, retry: Any) -> None:
-        """Use ``retry`` for all connections, present and future."""
-        self.connection_kwargs.update({"retry": retry})
-        for guard in list(self._guards.values()):
-            guard.connection.retry = retry
-
     async def re_auth_callback(self, token: Any) -> None:
         """Authenticate all connections anew: idle ones before their next use, those in use when they come back."""
         for guard in list(self._guards.values()):
@@ -343,32 +272,6 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
             guard.doubt = True
 
     # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
-
-    def _in_state(self, *states: State) -> list[Any]:
-        return [guard.connection for guard in list(self._guards.values()) if guard.state in states]
-
-    def _get_free_connections(self) -> Any:
-        return self._in_state(State.IDLE)
-
-    def _get_in_use_connections(self) -> Any:
-        return set(self._in_state(State.USED, State.OPENING))
-
-    @property
-    def _available_connections(self) -> list[Any]:
-        """For programs that count redis-py's lists; changing the answer changes nothing."""
-        return self._in_state(State.IDLE)
-
-    @_available_connections.setter
-    def _available_connections(self, value: Any) -> None:
-        """redis-py's constructor makes an empty list of its own."""
-
-    @property
-    def _in_use_connections(self) -> set[Any]:
-        return set(self._in_state(State.USED, State.OPENING))
-
-    @_in_use_connections.setter
-    def _in_use_connections(self, value: Any) -> None:
-        """redis-py's constructor makes an empty set of its own."""
 
     def set_in_maintenance(self, in_maintenance: bool) -> None:
         """Nothing to do: a notification's handler changes the pool between two turns of the loop."""
@@ -382,20 +285,3 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         """Idle connections that the server asked to leave: closed by the engine, not under somebody's hands."""
         chosen = {id(connection) for connection in connections}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
-
-    def _count(self, guard: AsyncGuard, state: State | None) -> None:
-        """Keep redis-py's metric: each connection is counted in the state that was told last."""
-        if guard.counted is state or (guard.counted is None and not metering()):
-            return
-        if guard.counted is not None:
-            record_count(self, guard.counted is USED, -1)
-        guard.counted = state
-        if state is not None:
-            record_count(self, state is USED, 1)
-
-    def __del__(self) -> None:
-        try:
-            for guard in list(self._guards.values()):
-                self._count(guard, None)
-        except Exception:  # noqa: BLE001  at the end of the interpreter anything may be gone
-            pass

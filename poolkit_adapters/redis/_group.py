@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from operator import methodcaller
 from typing import Any
 
 import redis
@@ -16,12 +17,14 @@ from poolkit import PoolConfig, PoolError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncClusterLease,
+    AsyncNodeLease,
     Cluster,
     ClusterConfig,
     ClusterEvent,
     ClusterLease,
     Discovery,
     Node,
+    NodeLease,
     NodePool,
     NoNodeAvailable,
 )
@@ -132,17 +135,29 @@ def _noted(kind: type[Any], mixin: type[Any]) -> type[Any]:
     return type(f"{kind.__name__}OfGroup", (mixin, kind), {})
 
 
-def _make(pool_class: Any, mixin: type[Any], unix: Any, kwargs: dict[str, Any], config: PoolConfig, name: str) -> Any:
-    """The pool of one node, whose connections keep a note of their errors."""
-    url = kwargs.pop("url", None)
-    if "connection_class" in kwargs and kwargs["connection_class"] is None:
-        kwargs["connection_class"] = unix
-    # a group begins with poolkit's limits, not with redis-py's, so both are named here even if nobody wrote them
-    plain = {setting: (getattr(config, setting), DEFAULT) for setting in ("max_size", "acquire_timeout")}
-    settled = {"config": combine(plain, layer_of(config), base=config), "name": name}
-    pool = pool_class.from_url(url, **kwargs, **settled) if url else pool_class(**kwargs, **settled)
-    pool.connection_class = _noted(pool.connection_class, mixin)
-    return pool
+class _Plan:
+    """What the two groups make of their arguments. ``driver``: ``redis`` or ``redis.asyncio``."""
+
+    def __init__(self, driver: Any, pool_class: Any, pool: PoolConfig | None, options: dict[str, Any]) -> None:
+        self.own, of_pool, self.connection_kwargs = split_cluster_options(options, _known(driver, pool_class, options))
+        self._driver = driver
+        self._pool_class = pool_class
+        self._config = merge(pool, of_pool)
+
+    def pool(self, node: Node, group: str, mixin: type[Any], retry: Any) -> Any:
+        """The pool of one node, whose connections keep a note of their errors."""
+        kwargs = _kwargs_of(node, self.connection_kwargs, retry)
+        url = kwargs.pop("url", None)
+        if "connection_class" in kwargs and kwargs["connection_class"] is None:
+            kwargs["connection_class"] = self._driver.UnixDomainSocketConnection
+        # a group begins with poolkit's limits, not with redis-py's, so both are named here even if nobody wrote them
+        config = self._config
+        plain = {setting: (getattr(config, setting), DEFAULT) for setting in ("max_size", "acquire_timeout")}
+        kwargs["config"] = combine(plain, layer_of(config), base=config)
+        kwargs["name"] = f"{group}/{node.name}"
+        pool = self._pool_class.from_url(url, **kwargs) if url else self._pool_class(**kwargs)
+        pool.connection_class = _noted(pool.connection_class, mixin)
+        return pool
 
 
 def _known(driver: Any, pool_class: type, given: dict[str, Any]) -> set[str]:
@@ -151,27 +166,6 @@ def _known(driver: Any, pool_class: type, given: dict[str, Any]) -> set[str]:
     if isinstance(given.get("connection_class"), type):
         kinds.append(given["connection_class"])
     return parameters_of(*kinds)
-
-
-class _Lease:
-    def __init__(self, pool: Any, connection: Any) -> None:
-        self._pool = pool
-        self.connection = connection
-        connection.poolkit_error = None
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        if discard:
-            self.connection.disconnect()
-        self._pool.release(self.connection)
-
-
-class _AsyncLease(_Lease):
-    async def close(  # type: ignore[override]
-        self, *, discard: bool = False, error: BaseException | None = None
-    ) -> None:
-        if discard:
-            await self.connection.disconnect()
-        await self._pool.release(self.connection)
 
 
 class _MemberPool(PoolkitConnectionPool):
@@ -210,7 +204,7 @@ class _AsyncMemberPool(AsyncPoolkitConnectionPool):
         return connection
 
 
-class _Server(NodePool):
+class _ServerBase(NodePool):
     classify = staticmethod(_judge)
 
     def __init__(self, pool: Any) -> None:
@@ -220,13 +214,22 @@ class _Server(NodePool):
     def poolkit(self) -> Any:
         return self.pool.poolkit
 
-    def lease(self, timeout: float | None) -> _Lease:
-        return _Lease(self.pool, self.pool.take(math.inf if timeout is None else timeout))
+
+class _Server(_ServerBase):
+    def lease(self, timeout: float | None) -> NodeLease[Any]:
+        connection = self.pool.take(math.inf if timeout is None else timeout)
+        connection.poolkit_error = None
+        return NodeLease(connection, self.pool.release, _disconnect)
 
 
-class _AsyncServer(_Server):
-    async def lease(self, timeout: float | None) -> _AsyncLease:  # type: ignore[override]
-        return _AsyncLease(self.pool, await self.pool.take(math.inf if timeout is None else timeout))
+class _AsyncServer(_ServerBase):
+    async def lease(self, timeout: float | None) -> AsyncNodeLease[Any]:
+        connection = await self.pool.take(math.inf if timeout is None else timeout)
+        connection.poolkit_error = None
+        return AsyncNodeLease(connection, self.pool.release, _disconnect)
+
+
+_disconnect = methodcaller("disconnect")
 
 
 class GroupConnectionPool(ConnectionPool):  # type: ignore[misc]
@@ -306,19 +309,14 @@ class PoolkitServerGroup(Cluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Any,
     ) -> None:
-        own, of_pool, common = split_cluster_options(connection_kwargs, _known(redis, _MemberPool, connection_kwargs))
-        settled = merge(pool, of_pool)
-        self._connection_kwargs = common
+        plan = _Plan(redis, _MemberPool, pool, connection_kwargs)
+        self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _Server:
-            kwargs = _kwargs_of(node, common, Retry(NoBackoff(), 0))
-            name = f"{self.name}/{node.name}"
-            unix = redis.UnixDomainSocketConnection
-            return _Server(_make(_MemberPool, _NotedConnection, unix, kwargs, settled, name))
+            return _Server(plan.pool(node, self.name, _NotedConnection, Retry(NoBackoff(), 0)))
 
-        super().__init__(
-            make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if roles else None, **own
-        )
+        asked = role_of if roles else None
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **plan.own)
 
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
         """A ``redis.Redis`` whose every command goes to a server of this role ("primary", "replica",
@@ -344,19 +342,14 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Any,
     ) -> None:
-        known = _known(redis.asyncio, _AsyncMemberPool, connection_kwargs)
-        own, of_pool, common = split_cluster_options(connection_kwargs, known)
-        settled = merge(pool, of_pool)
-        self._connection_kwargs = common
+        plan = _Plan(redis.asyncio, _AsyncMemberPool, pool, connection_kwargs)
+        self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _AsyncServer:
-            kwargs = _kwargs_of(node, common, AsyncRetry(NoBackoff(), 0))
-            name = f"{self.name}/{node.name}"
-            unix = redis.asyncio.UnixDomainSocketConnection
-            return _AsyncServer(_make(_AsyncMemberPool, _AsyncNotedConnection, unix, kwargs, settled, name))
+            return _AsyncServer(plan.pool(node, self.name, _AsyncNotedConnection, AsyncRetry(NoBackoff(), 0)))
 
         asked = role_of_async if roles else None
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **own)
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **plan.own)
 
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
         """A ``redis.asyncio.Redis`` of this role; see :meth:`PoolkitServerGroup.client`."""

@@ -7,28 +7,23 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from queue import LifoQueue
 from typing import Any
 
 from poolkit import Pool, PoolConfig
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
-from poolkit.settings import layer, layer_of
-from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._base import PoolBase
 from poolkit_adapters.redis._connectors import SyncConnector, close_sockets_of
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     CacheProxy,
     Connection,
     ConnectionPool,
-    EventDispatcher,
     ReAuthListener,
     ReleasedEvent,
-    metering,
-    record_count,
     record_created,
     record_wait,
     waits_recorded,
@@ -37,12 +32,8 @@ from poolkit_adapters.redis._guard import IDLE, USED, Guard, State
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
-    from_text,
-    plan,
-    settle_connect_timeout,
     warn_arguments,
 )
-from poolkit_adapters.redis._shared import Former, Shared
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -66,7 +57,7 @@ class _Queue:
         return stats.idle + max(0, int(self._pool.max_connections) - stats.size)
 
 
-class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
+class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type: ignore[misc]
     """Stands in for ``redis.BlockingConnectionPool``; with ``timeout=0`` for ``redis.ConnectionPool``.
 
     ::
@@ -92,9 +83,8 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     finalizers. Errors of :meth:`get_connection` are poolkit's and redis-py's at once.
     """
 
-    _limit: int
-    _unused: Mapping[str, tuple[Any, str]] = {}
-    """Settings that cannot apply to this class of pool, each with what holds instead and the reason."""
+    _released_event = ReleasedEvent
+    _re_auth_listener = ReAuthListener
 
     def __init__(
         self,
@@ -109,20 +99,12 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         debug: bool = False,
         **connection_kwargs: Any,
     ) -> None:
-        settings, driver = split_options(connection_kwargs)
-        settings = from_text(settings)
-        time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
-        self._guards: dict[int, Guard] = {}
-        self._former = Former()
-        self._shared = Shared()
-        self._engine: Pool[Any] | None = None
-        self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
-        self._plan = partial(
-            plan, config, settings, time_to_connect, timeout=timeout, queue_class=queue_class, unused=self._unused
-        )
-        self._limit_given = not (max_connections is None or is_default(max_connections))
-        self.queue_class = queue_class
-        super().__init__(connection_class=connection_class, max_connections=max_connections, **driver)
+        super().__init__(
+            **self._settle(
+                connection_kwargs, max_connections=max_connections, timeout=timeout, connection_class=connection_class,
+                queue_class=queue_class, config=config, name=name, listeners=listeners, debug=debug,
+            )
+        )  # fmt: skip
         _pools.add(self)
 
     @classmethod
@@ -140,7 +122,7 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         self._shared.forget()
         old = self._engine
         if old is None or old.closed:
-            config = self._plan(limit=self._first_limit()) if old is None else old.config
+            config = self._first_config() if old is None else old.config
             self._engine = Pool(SyncConnector(self), config, **self._engine_args)
         if old is not None:
             guards = list(self._guards.values())  # first: what is opened from here on may stay
@@ -160,39 +142,6 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             engine.detach(connection)
         except NotLeased:  # it came back in this very moment, and the engine has closed it
             self._former.take(connection)
-
-    def _first_limit(self) -> int:
-        """What redis-py has made of ``max_connections``: without one it has a number of its own."""
-        return self._limit if self._limit_given else driver_default(self._limit)
-
-    # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
-
-    @property
-    def poolkit(self) -> Pool[Any]:
-        """The engine: ``stats()``, ``explain()``, ``describe()``, ``suspend()``, ``drain()``, ``reconfigure()``..."""
-        assert self._engine is not None
-        return self._engine
-
-    @property
-    def max_connections(self) -> Any:
-        """Connections that exist at once; may be set on the live pool."""
-        return self._limit if self._engine is None else self._engine.config.max_size
-
-    @max_connections.setter
-    def max_connections(self, value: int) -> None:
-        if self._engine is None:
-            self._limit = value
-        else:
-            self._engine.reconfigure(max_size=value)
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds to wait for a connection; may be set on the live pool."""
-        return self.poolkit.config.acquire_timeout
-
-    @timeout.setter
-    def timeout(self, value: float | None) -> None:
-        self.poolkit.reconfigure(acquire_timeout=value)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
@@ -308,20 +257,6 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
                     self._former.take(connection)
                     connection.disconnect()
 
-    def _must_tell(self, connection: Any, keep: bool) -> bool:
-        """Whether listeners are to be told of the release; the default one only authenticates anew."""
-        if getattr(connection, "_re_auth_token", None) is not None:
-            if keep:
-                return True
-            connection.set_re_auth_token(None)  # it would connect again only to be closed
-        dispatcher = self._event_dispatcher
-        if type(dispatcher) is not EventDispatcher:
-            return True
-        listening = dispatcher._event_listeners_mapping.get(ReleasedEvent, ())
-        if len(listening) == 1:
-            return type(listening[0]) is not ReAuthListener
-        return not all(type(listener) is ReAuthListener for listener in listening)
-
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever thread. The pool
         stays usable.
@@ -337,12 +272,6 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def set_retry(self, retry: Any) -> None:
-        """Use ``retry`` for all connections, present and future."""
-        self.connection_kwargs.update({"retry": retry})
-        for guard in list(self._guards.values()):
-            guard.connection.retry = retry
-
     def re_auth_callback(self, token: Any) -> None:
         """Authenticate all connections anew: idle ones before their next use, those in use when they come back."""
         for guard in list(self._guards.values()):
@@ -350,24 +279,6 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
             guard.doubt = True
 
     # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
-
-    def _in_state(self, *states: State) -> list[Any]:
-        return [guard.connection for guard in list(self._guards.values()) if guard.state in states]
-
-    def _get_free_connections(self) -> Any:
-        return self._in_state(State.IDLE)
-
-    def _get_in_use_connections(self) -> Any:
-        return set(self._in_state(State.USED, State.OPENING))
-
-    @property
-    def _available_connections(self) -> list[Any]:
-        """For programs that count redis-py's lists; changing the answer changes nothing."""
-        return self._in_state(State.IDLE)
-
-    @property
-    def _in_use_connections(self) -> set[Any]:
-        return set(self._in_state(State.USED, State.OPENING))
 
     @property
     def pool(self) -> _Queue:
@@ -404,23 +315,6 @@ class PoolkitConnectionPool(ConnectionPool):  # type: ignore[misc]
         idle = self._in_state(State.IDLE)
         chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
-
-    def _count(self, guard: Guard, state: State | None) -> None:
-        """Keep redis-py's metric: each connection is counted in the state that was told last."""
-        if guard.counted is state or (guard.counted is None and not metering()):
-            return
-        if guard.counted is not None:
-            record_count(self, guard.counted is USED, -1)
-        guard.counted = state
-        if state is not None:
-            record_count(self, state is USED, 1)
-
-    def __del__(self) -> None:
-        try:
-            for guard in list(self._guards.values()):
-                self._count(guard, None)
-        except Exception:  # noqa: BLE001  at the end of the interpreter anything may be gone
-            pass
 
     def _after_fork(self) -> None:
         """In the child: the engine has begun anew; so do the locks, which somebody may have held."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, exc, make_url
@@ -18,13 +23,15 @@ from sqlalchemy.util import get_cls_kwargs
 from poolkit import ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
-    AsyncClusterLease,
+    AsyncLeaseBlock,
+    AsyncNodeLease,
     Cluster,
     ClusterConfig,
     ClusterEvent,
-    ClusterLease,
     Discovery,
+    LeaseBlock,
     Node,
+    NodeLease,
     NodePool,
     NoNodeAvailable,
 )
@@ -129,75 +136,47 @@ class _AsyncNodePool(_WithPatience, AsyncPoolkitPool):
     pass
 
 
-def _note_misled(connection: Any, error: BaseException | None) -> None:
-    if error is None or connection.closed or connection.invalidated:
+def _note_misled(connection: Connection, error: BaseException) -> None:
+    if connection.closed or connection.invalidated:
         return
     record: Any = getattr(connection.connection, "_connection_record", None)
     if getattr(record, "misled", None) is not None:
         error._poolkit_misled = True  # type: ignore[attr-defined]
 
 
-class _Lease:
-    """A connection of one node's engine, as the cluster wants it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        _note_misled(self.connection, error)
-        if discard:
-            self.connection.invalidate()
-        self.connection.close()
+def _note_misled_async(connection: AsyncConnection, error: BaseException) -> None:
+    if connection.sync_connection is not None:
+        _note_misled(connection.sync_connection, error)
 
 
-class _AsyncLease:
-    def __init__(self, connection: AsyncConnection) -> None:
-        self.connection = connection
-
-    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        if self.connection.sync_connection is not None:
-            _note_misled(self.connection.sync_connection, error)
-        if discard:
-            await self.connection.invalidate()
-        await self.connection.close()
-
-
-class _Server(NodePool):
+class _ServerBase(NodePool):
     classify = staticmethod(_judge)
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Any) -> None:
         self.engine = engine
 
     @property
     def poolkit(self) -> Any:
-        pool: Any = self.engine.pool
-        return pool.poolkit
+        return self.engine.pool.poolkit
 
-    def lease(self, timeout: float | None) -> _Lease:
+
+class _Server(_ServerBase):
+    def lease(self, timeout: float | None) -> NodeLease[Connection]:
         token = _patience.set(timeout)
         try:
-            return _Lease(self.engine.connect())
+            return NodeLease(self.engine.connect(), Connection.close, Connection.invalidate, _note_misled)
         finally:
             _patience.reset(token)
 
 
-class _AsyncServer(NodePool):
-    classify = staticmethod(_judge)
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.engine = engine
-
-    @property
-    def poolkit(self) -> Any:
-        pool: Any = self.engine.pool
-        return pool.poolkit
-
-    async def lease(self, timeout: float | None) -> _AsyncLease:
+class _AsyncServer(_ServerBase):
+    async def lease(self, timeout: float | None) -> AsyncNodeLease[AsyncConnection]:
         token = _patience.set(timeout)
         try:
-            return _AsyncLease(await self.engine.connect())
+            connection: AsyncConnection = await self.engine.connect()
         finally:
             _patience.reset(token)
+        return AsyncNodeLease(connection, AsyncConnection.close, AsyncConnection.invalidate, _note_misled_async)
 
     async def drain(self, timeout: float | None) -> bool:
         from sqlalchemy.util import greenlet_spawn
@@ -211,76 +190,37 @@ class _AsyncServer(NodePool):
         await greenlet_spawn(self.poolkit.close, timeout)
 
 
-class _Block:
-    def __init__(self, take: Callable[[], ClusterLease[Any]], then: Callable[[Connection], Any] | None) -> None:
-        self._take = take
-        self._then = then
-        self._inner: Any = None
-
-    def __enter__(self) -> Any:
-        self._lease = self._take()
-        connection: Connection = self._lease.connection
-        if self._then is None:
-            return connection
-        try:
-            self._inner = self._then(connection)
-            given = self._inner.__enter__()
-        except BaseException as error:
-            self._lease.close(error=error)
-            raise
-        return given if isinstance(given, Session) else connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if self._inner is not None:
-                self._inner.__exit__(kind, error, traceback)
-        except BaseException as late:
-            error = late
-            raise
-        finally:
-            self._lease.close(error=error)
+@contextmanager
+def _begun(connection: Connection) -> Iterator[Connection]:
+    with connection.begin():
+        yield connection
 
 
-class _AsyncBlock:
-    def __init__(
-        self, take: Callable[[], Awaitable[AsyncClusterLease[Any]]], then: Callable[[AsyncConnection], Any] | None
-    ) -> None:
-        self._take = take
-        self._then = then
-        self._inner: Any = None
-
-    async def __aenter__(self) -> Any:
-        self._lease = await self._take()
-        connection: AsyncConnection = self._lease.connection
-        if self._then is None:
-            return connection
-        try:
-            self._inner = self._then(connection)
-            given = await self._inner.__aenter__()
-        except BaseException as error:
-            await self._lease.close(error=error)
-            raise
-        return given if isinstance(given, AsyncSession) else connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if self._inner is not None:
-                await self._inner.__aexit__(kind, error, traceback)
-        except BaseException as late:
-            error = late
-            raise
-        finally:
-            await self._lease.close(error=error)
+@asynccontextmanager
+async def _begun_async(connection: AsyncConnection) -> AsyncIterator[AsyncConnection]:
+    async with connection.begin():
+        yield connection
 
 
 def _told(error: BaseException) -> BaseException:
     if isinstance(error, NoNodeAvailable):
         return NoServerAvailable(str(error), error.errors)
     return translated(error, "") if isinstance(error, PoolError) else error
+
+
+class _Plan:
+    """What the two clusters make of their arguments."""
+
+    def __init__(self, url: str | URL, pool: PoolConfig | None, options: dict[str, Any]) -> None:
+        self._url = make_url(url)
+        self.own, of_pool, self._options = split_cluster_options(options, _known(self._url), open_ended=True)
+        self._config = merge(pool, of_pool)
+        self.has_roles = self._url.get_backend_name() == "postgresql"
+
+    def engine(self, create: Callable[..., Any], pool: type[Any], node: Node, name: str) -> Any:
+        """The engine of a node."""
+        url = url_of(node, self._url)
+        return create(url, poolclass=pool, config=self._config, name=f"{name}/{node.name}", **self._options)
 
 
 class PoolkitCluster(Cluster[Connection]):
@@ -306,20 +246,13 @@ class PoolkitCluster(Cluster[Connection]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **engine_options: Any,
     ) -> None:
-        common = make_url(url)
-        own, of_pool, options = split_cluster_options(engine_options, _known(common), open_ended=True)
-        settled = merge(pool, of_pool)
-        asks = roles and common.get_backend_name() == "postgresql"
+        plan = _Plan(url, pool, engine_options)
 
         def make(node: Node) -> _Server:
-            return _Server(
-                create_engine(
-                    url_of(node, common), poolclass=_NodePool, config=settled, name=f"{self.name}/{node.name}",
-                    **options,
-                )
-            )  # fmt: skip
+            return _Server(plan.engine(create_engine, _NodePool, node, self.name))
 
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=role_of if asks else None, **own)
+        asked = role_of if roles and plan.has_roles else None
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **plan.own)
 
     def connect(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
@@ -328,13 +261,13 @@ class PoolkitCluster(Cluster[Connection]):
 
         ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are SQLAlchemy's, too.
         """
-        return _Block(self._taker(role, key, timeout), None)
+        return LeaseBlock(self, nullcontext, timeout=timeout, role=role, key=key)
 
     def begin(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
     ) -> AbstractContextManager[Connection]:
         """As :meth:`connect`, in a transaction that is committed at the end: as ``engine.begin()``."""
-        return _Block(self._taker(role, key, timeout), lambda connection: connection.begin())
+        return LeaseBlock(self, _begun, timeout=timeout, role=role, key=key)
 
     def session(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None, **options: Any
@@ -344,11 +277,9 @@ class PoolkitCluster(Cluster[Connection]):
         ``options``: of :class:`sqlalchemy.orm.Session` (or give ``class_=``).
         """
         kind = options.pop("class_", Session)
-        return _Block(self._taker(role, key, timeout), lambda connection: kind(bind=connection, **options))
-
-    def _taker(self, role: str | None, key: Hashable, timeout: float | None) -> Callable[[], ClusterLease[Any]]:
-        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        return lambda: self.lease(role=role, key=key, **asked)
+        return LeaseBlock(
+            self, lambda connection: kind(bind=connection, **options), timeout=timeout, role=role, key=key
+        )
 
     def engine(self, node: str) -> Engine:
         """The engine of a node, for its events, say. KeyError if there is none."""
@@ -374,46 +305,34 @@ class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **engine_options: Any,
     ) -> None:
-        common = make_url(url)
-        own, of_pool, options = split_cluster_options(engine_options, _known(common), open_ended=True)
-        settled = merge(pool, of_pool)
-        asks = roles and common.get_backend_name() == "postgresql"
+        plan = _Plan(url, pool, engine_options)
 
         def make(node: Node) -> _AsyncServer:
-            return _AsyncServer(
-                create_async_engine(
-                    url_of(node, common), poolclass=_AsyncNodePool, config=settled, name=f"{self.name}/{node.name}",
-                    **options,
-                )
-            )  # fmt: skip
+            return _AsyncServer(plan.engine(create_async_engine, _AsyncNodePool, node, self.name))
 
-        asked = role_of_async if asks else None
-        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **own)
+        asked = role_of_async if roles and plan.has_roles else None
+        super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **plan.own)
 
     def connect(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """``async with cluster.connect("replica") as connection``. See :meth:`PoolkitCluster.connect`."""
-        return _AsyncBlock(self._taker(role, key, timeout), None)
+        return AsyncLeaseBlock(self, nullcontext, timeout=timeout, role=role, key=key)
 
     def begin(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """As :meth:`connect`, in a transaction that is committed at the end."""
-        return _AsyncBlock(self._taker(role, key, timeout), lambda connection: connection.begin())
+        return AsyncLeaseBlock(self, _begun_async, timeout=timeout, role=role, key=key)
 
     def session(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None, **options: Any
     ) -> AbstractAsyncContextManager[AsyncSession]:
         """``async with cluster.session("primary") as session``. See :meth:`PoolkitCluster.session`."""
         kind = options.pop("class_", AsyncSession)
-        return _AsyncBlock(self._taker(role, key, timeout), lambda connection: kind(bind=connection, **options))
-
-    def _taker(
-        self, role: str | None, key: Hashable, timeout: float | None
-    ) -> Callable[[], Awaitable[AsyncClusterLease[Any]]]:
-        asked: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        return lambda: self.lease(role=role, key=key, **asked)
+        return AsyncLeaseBlock(
+            self, lambda connection: kind(bind=connection, **options), timeout=timeout, role=role, key=key
+        )
 
     def engine(self, node: str) -> AsyncEngine:
         """The engine of a node. KeyError if there is none."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -305,6 +306,20 @@ def clusters(found: cluster.Found, event: cluster.ClusterEvent) -> None:
     )
     own: type[cluster.NodePool] = cluster.NodePool
     del kinds, sources, balancers, candidates, failures, own
+
+
+def adapter(sync: cluster.Cluster[Socket], tasks: cluster.AsyncCluster[Socket], socket: Socket) -> None:
+    assert_type(cluster.NodeLease(socket, release=id).connection, Socket)
+    assert_type(cluster.AsyncNodeLease(socket).connection, Socket)
+    inside: Callable[[Socket], contextlib.nullcontext[Socket]] = contextlib.nullcontext
+    with cluster.LeaseBlock(sync, inside, timeout=1.0, role="primary") as given:
+        assert_type(given, Socket)
+
+    async def task() -> None:
+        async with cluster.AsyncLeaseBlock(tasks, inside, key="a") as given:
+            assert_type(given, Socket)
+
+    del task
 
 
 def shards(pool: poolkit.Pool[Socket], found: cluster.Scattered[int]) -> None:

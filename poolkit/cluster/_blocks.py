@@ -1,0 +1,173 @@
+"""What the clusters of the adapters are made of: leases of a node's own pool, and blocks around a cluster's lease."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._shell import DEFAULT
+
+if TYPE_CHECKING:
+    from ._async import AsyncCluster
+    from ._leases import AsyncClusterLease, ClusterLease
+    from ._threads import Cluster
+
+__all__ = ("AsyncLeaseBlock", "AsyncNodeLease", "LeaseBlock", "NodeLease")
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+def _nothing(connection: Any, error: BaseException | None = None) -> None:
+    """There is nothing to do."""
+
+
+async def _nothing_async(connection: Any) -> None:
+    """There is nothing to do."""
+
+
+class NodeLease(Generic[C]):
+    """What :meth:`NodePool.lease` gives: a connection of one node's pool, and how it goes back.
+
+    ``release``: gives the connection back to its pool. ``discard``: called before that where the connection is not to
+    be used again. ``note``: called first, with the connection and the error of the block that used it.
+    """
+
+    __slots__ = ("_discard", "_note", "_release", "connection")
+
+    def __init__(
+        self,
+        connection: C,
+        release: Callable[[C], object] = _nothing,
+        discard: Callable[[C], object] = _nothing,
+        note: Callable[[C, BaseException], object] = _nothing,
+    ) -> None:
+        self.connection = connection
+        self._release = release
+        self._discard = discard
+        self._note = note
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back. ``discard``: it is not used again. ``error``: what happened while it was used."""
+        if error is not None:
+            self._note(self.connection, error)
+        if discard:
+            self._discard(self.connection)
+        self._release(self.connection)
+
+
+class AsyncNodeLease(Generic[C]):
+    """As :class:`NodeLease`, for an :class:`AsyncCluster`: ``release`` and ``discard`` are coroutine functions."""
+
+    __slots__ = ("_discard", "_note", "_release", "connection")
+
+    def __init__(
+        self,
+        connection: C,
+        release: Callable[[C], Awaitable[object]] = _nothing_async,
+        discard: Callable[[C], Awaitable[object]] = _nothing_async,
+        note: Callable[[C, BaseException], object] = _nothing,
+    ) -> None:
+        self.connection = connection
+        self._release = release
+        self._discard = discard
+        self._note = note
+
+    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Give the connection back; see :meth:`NodeLease.close`."""
+        if error is not None:
+            self._note(self.connection, error)
+        if discard:
+            await self._discard(self.connection)
+        await self._release(self.connection)
+
+
+class LeaseBlock(Generic[T]):
+    """A ``with`` block on a connection of a :class:`Cluster`, with a context manager of the driver's inside.
+
+    The lease begins at the start of the block, not when this is made, and ends after the inner context manager. The
+    node is judged by the error that leaves the inner one, a failed commit for example. ``inside``: called with the
+    connection; the block gives what this context manager gives (``contextlib.nullcontext``: the connection itself).
+    ``timeout`` in seconds, None: ``acquire_timeout``; ``role``, ``key`` and errors as :meth:`Cluster.lease`. For one
+    block and one thread.
+    """
+
+    __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
+
+    def __init__(
+        self,
+        cluster: Cluster[Any],
+        inside: Callable[[Any], AbstractContextManager[T]],
+        *,
+        timeout: float | None = None,
+        role: str | None = None,
+        key: Hashable = None,
+    ) -> None:
+        self._cluster = cluster
+        self._inside = inside
+        self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
+        self._lease: ClusterLease[Any]
+        self._inner: AbstractContextManager[T]
+
+    def __enter__(self) -> T:
+        lease = self._lease = self._cluster.lease(**self._asked)
+        try:
+            inner = self._inner = self._inside(lease.connection)
+            return inner.__enter__()
+        except BaseException as error:
+            lease.close(error=error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._inner.__exit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            self._lease.close(error=error)
+
+
+class AsyncLeaseBlock(Generic[T]):
+    """As :class:`LeaseBlock`: an ``async with`` block on a connection of an :class:`AsyncCluster`, for one task."""
+
+    __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
+
+    def __init__(
+        self,
+        cluster: AsyncCluster[Any],
+        inside: Callable[[Any], AbstractAsyncContextManager[T]],
+        *,
+        timeout: float | None = None,
+        role: str | None = None,
+        key: Hashable = None,
+    ) -> None:
+        self._cluster = cluster
+        self._inside = inside
+        self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
+        self._lease: AsyncClusterLease[Any]
+        self._inner: AbstractAsyncContextManager[T]
+
+    async def __aenter__(self) -> T:
+        lease = self._lease = await self._cluster.lease(**self._asked)
+        try:
+            inner = self._inner = self._inside(lease.connection)
+            return await inner.__aenter__()
+        except BaseException as error:
+            await lease.close(error=error)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._inner.__aexit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            await self._lease.close(error=error)
