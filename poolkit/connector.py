@@ -112,8 +112,12 @@ class _Base(Generic[C]):
     """Whether a pool that is collected with open connections is named in the log. False where users may drop it, as
     SQLAlchemy's may drop an engine: its drivers close the connections then."""
 
-    def abort(self, connection: C) -> None:
-        """Drop the connection at once: never block, never speak to the server, never raise."""
+    def abort(self, connection: C) -> Any:
+        """Drop the connection at once: never block, never wait for the server, never raise.
+
+        May return what the connection has left at the server, as :meth:`leftover` does: its session may still be at
+        work on a statement. None: nothing. May be called again for the same connection.
+        """
         raise NotImplementedError
 
     def peek(self, connection: C) -> bool:
