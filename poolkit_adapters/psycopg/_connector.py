@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -97,13 +96,13 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
-            self._left.put(get_ident(), self.abort(session))
+            self._left.put(threading.get_ident(), self.abort(session))
             raise
         return session
 
     def leftover(self, error: BaseException) -> Any:
         """The session of a new connection that was given up in the middle of a callback's statement."""
-        return self._left.take(get_ident())
+        return self._left.take(threading.get_ident())
 
     def abort(self, session: Session[psycopg.Connection[Any]]) -> Any:
         """Say goodbye and close the socket; libpq does not wait for anything here. In the middle of a statement: a
