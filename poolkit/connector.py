@@ -191,6 +191,10 @@ class Connector(_Base[C]):
 class AsyncConnector(_Base[C]):
     """An asynchronous driver. The engine puts its own deadline around every coroutine, by cancellation."""
 
+    any_loop: bool = False
+    """Whether an idle connection belongs to no event loop: then any asyncio loop may use the pool. Methods are called
+    in the loop that needs the connection, ``abort`` in any thread."""
+
     async def connect(self, timeout: float | None) -> C:
         """Open a connection; cancelled after ``timeout`` seconds when the connect is detached."""
         raise NotImplementedError
