@@ -18,7 +18,7 @@ from poolkit.errors import describe, said, shown
 
 from .._errors import release_locals
 from ._books import Outage
-from ._ending import CANCEL_TIMEOUT, Ending, try_cancel_async
+from ._ending import CANCEL_TIMEOUT, try_cancel_async
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
 from ._session import Session
@@ -34,6 +34,13 @@ _IDLE, _ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
     return asyncio.get_running_loop().call_later(delay, call).cancel
+
+
+def _me() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the collector ends the task of a loop that is gone
+        return None
 
 
 async def _value(source: Any) -> Any:
@@ -53,13 +60,13 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
     """Runs in the engine's own tasks, except for the connects of a null pool."""
 
     opens_later = True  # open() fills the pool
+    any_loop = True  # psycopg looks for the running loop whenever it waits
 
     def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)
         self._ledger = pool._ledger
         self._ask = None if pool._plain_check else pool._ask
         self._left = Leftovers()
-        self._endings: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
     async def connect(self, timeout: float | None) -> Session[psycopg.AsyncConnection[Any]]:
@@ -108,13 +115,13 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
-            self._left.put(asyncio.current_task(), self.abort(session))
+            self._left.put(_me(), self.abort(session))
             raise
         return session
 
     def leftover(self, error: BaseException) -> Any:
         """The session of a new connection that was given up in the middle of a callback's statement."""
-        return self._left.take(asyncio.current_task())
+        return self._left.take(_me())
 
     def abort(self, session: Session[psycopg.AsyncConnection[Any]]) -> Any:
         """Say goodbye and close the socket; libpq does not wait for anything here. In the middle of a statement: a
@@ -126,20 +133,10 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
             session.connection._pool = None
         session.pgconn.finish()
         if ending.at_work and ending.begun is None:
-            ending.begun = self._see_off(ending)
+            pool = self._ref()
+            # not in a task: the loop may end, and nobody would say that the place is free
+            ending.begun = ending.begin_thread(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
         return ending.begun
-
-    def _see_off(self, ending: Ending) -> Any:
-        pool = self._ref()
-        limit = CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # released by a finalizer, or after the end of the loop
-            return ending.begin_thread(limit)
-        task = loop.create_task(ending.wait_async(limit))
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
-        return task
 
     def peek(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
         """Whether the server has not hung up."""

@@ -186,27 +186,6 @@ class Ending:
             return None
         return done
 
-    async def wait_async(self, limit: float | None) -> None:
-        """As :meth:`wait`, for a task."""
-        with self._stream() as stream:
-            try:
-                await asyncio.wait_for(self._until_ended(stream), limit)
-            except asyncio.TimeoutError:
-                _late(limit)
-
-    async def _until_ended(self, stream: socket.socket | None) -> None:
-        if not self.unheard:
-            try:
-                await asyncio.wait_for(self._request.send_async(), CANCEL_TIMEOUT)
-            except Exception as error:  # noqa: BLE001 - the statement may end by itself
-                logger.info("cannot cancel: %s", said(error))
-        if stream is not None:
-            stream.setblocking(False)
-            loop = asyncio.get_running_loop()
-            with contextlib.suppress(OSError):  # reset: it has ended
-                while await loop.sock_recv(stream, 65536):
-                    pass
-
 
 def _late(limit: float | None) -> None:
     logger.warning("the server has not ended a session in %g s after its connection was closed", limit)
