@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from os import getpid
 from types import TracebackType
@@ -90,9 +91,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     """poolkit in the place of ``psycopg_pool.AsyncConnectionPool``: as
     :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``.
 
-    ``conninfo`` and ``kwargs`` may be coroutine functions, the callbacks must be. To be used by the tasks of one
-    event loop. A cancelled caller never harms a connection: a rollback, reset or check that is due runs in a task
-    of the pool.
+    ``conninfo`` and ``kwargs`` may be coroutine functions, the callbacks must be. To be used by the tasks of any
+    asyncio event loop: of one loop after the other, or of several at once in threads of their own. A cancelled caller
+    never harms a connection: a rollback, reset or check that is due runs in a task of the pool.
     """
 
     connection_class: type[ACT]
@@ -167,6 +168,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             self._in_background(self._fill())
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        for task in tuple(self._tasks):
+            if task.get_loop().is_closed():  # the task never goes on: the collector ends it
+                self._tasks.discard(task)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -294,10 +298,19 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
         connection: Any = session.connection
+        loop = asyncio.get_running_loop()
+        if session.loop is None or session.loop() is not loop:
+            self._move(session, loop)
         connection._pool = self
         connection._poolkit_session = session
         session.connection = None  # from here on only the caller holds the connection: see Session
         return cast("ACT", connection)
+
+    def _move(self, session: Session[ACT], loop: asyncio.AbstractEventLoop) -> None:
+        """The event loop is not that of the last use: asyncio ties a lock for which a task has waited to its loop."""
+        if session.loop is not None:
+            cast("Any", session.connection).lock = asyncio.Lock()
+        session.loop = weakref.ref(loop)
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
+from ._ending import Ending
 from ._errors import behind_wrong_server
-from ._io import Canceller
 
 __all__ = ("Session", "note_wrong_server")
 
@@ -30,12 +30,13 @@ class Session(Generic[ConnectionT]):
     would be a reference cycle, and a pool that was dropped would leave its connections to the garbage collector.
     """
 
-    __slots__ = ("canceller", "connection", "pgconn", "pid", "ref", "wrong_server")
+    __slots__ = ("connection", "ending", "loop", "pgconn", "pid", "ref", "wrong_server")
 
     def __init__(self, connection: ConnectionT, engine: Any) -> None:
         self.connection: ConnectionT | None = connection  # None: on lease
         self.pgconn = connection.pgconn
-        self.canceller = Canceller(connection.pgconn)
+        self.ending = Ending(connection.pgconn)
+        self.loop: Any = None  # async: a weak reference to the event loop that used it last
         self.pid = os.getpid()  # in a forked child nobody may speak on it
         self.wrong_server = False
         self.ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))

@@ -27,7 +27,7 @@ from ._errors import (
 )
 from ._session import Session
 
-__all__ = ("PoolBase", "is_interrupted", "left_in", "logger")
+__all__ = ("Leftovers", "PoolBase", "is_interrupted", "left_in", "logger")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -251,6 +251,22 @@ class PoolBase:
 def is_interrupted(connection: Any) -> bool:
     """Whether psycopg itself has dropped the connection, in the middle of a statement."""
     return bool(connection.broken) and connection.pgconn.pgconn_ptr is None
+
+
+class Leftovers:
+    """What connects that failed have left at the server, by the thread or task, until the engine asks for it."""
+
+    def __init__(self) -> None:
+        self._left: dict[object, Any] = {}
+
+    def put(self, caller: object, left: Any) -> None:
+        """A connect of the caller is about to fail; ``left``: a future, or None."""
+        if left is not None:
+            self._left[caller] = left
+
+    def take(self, caller: object) -> Any:
+        """See :meth:`poolkit.Connector.leftover`."""
+        return self._left.pop(caller, None)
 
 
 def _or_inf(value: float | None) -> float:

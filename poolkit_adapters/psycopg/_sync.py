@@ -12,12 +12,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import psycopg
 import psycopg_pool
-from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
 from poolkit import Pool, PoolConfig, PoolError, Verdict
 from poolkit.errors import ConnectFailed as EngineConnectFailed
-from poolkit.errors import said, shown
+from poolkit.errors import shown
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
@@ -30,7 +29,6 @@ from ._shared import PSYCOPG_VERSION, PoolBase, logger
 __all__ = ("PoolkitConnectionPool",)
 
 S = TypeVar("S", bound="PoolkitConnectionPool[Any]")
-_ACTIVE = TransactionStatus.ACTIVE
 _CONNECTION: Any = psycopg.Connection
 
 
@@ -289,9 +287,6 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""
         how = self._verdict_on(session)
         if how is None:
-            if session.pgconn.transaction_status == _ACTIVE or cast("Any", session.connection).closed:
-                self._stop(session)
-                return
             how = {"discard": True}
             try:
                 if self._connector.clean(session):
@@ -300,28 +295,6 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
                 self._engine.release(session, **how)
         else:
             self._engine.release(session, **how)
-
-    def _stop(self, session: Session[Any]) -> None:
-        """It came back in the middle of something: the server is told to stop, then the connection goes.
-
-        In a thread, because the server may not answer; until then the connection keeps its place in the pool, so
-        that no more than ``max_size`` sessions are ever at work.
-        """
-        logger.warning("closing returned connection: %s", shown(session.connection))
-
-        def stop() -> None:
-            try:
-                session.canceller.cancel()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.info("cannot cancel on %s: %s", shown(session.connection), said(error))
-            self._connector.abort(session)
-            self._lost(session)
-            self._engine.release(session, discard=True)
-
-        try:
-            threading.Thread(target=stop, name=f"{self.name}-cancel", daemon=True).start()
-        except RuntimeError:  # the interpreter is shutting down
-            self._engine.release(session, discard=True)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

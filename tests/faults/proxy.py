@@ -54,7 +54,9 @@ class FaultProxy:
 
     Attributes to set at any time: ``latency`` (seconds added to each direction), ``bandwidth`` (bytes per
     second in each direction, None is unlimited), ``reply_limit`` (bytes of answers that still pass on each
-    connection from now on, then it is mute; None is unlimited), ``mode``, ``target``.
+    connection from now on, then it is mute; None is unlimited), ``swallow`` (new connections are accepted and never
+    answered, as when a firewall drops cancel requests; open ones go on; ``swallowed`` counts them), ``mode``,
+    ``target``.
     """
 
     host = "127.0.0.1"
@@ -64,6 +66,8 @@ class FaultProxy:
         self.port = 0
         self.latency = 0.0
         self.bandwidth: float | None = None
+        self.swallow = False
+        self.swallowed = 0
         self.accepted = 0
         self.max_open = 0
         self._mode: Mode = "pass"
@@ -197,6 +201,11 @@ class FaultProxy:
         self.max_open = max(self.max_open, len(self._links))
         ways: list[asyncio.Task[None]] = []
         try:
+            if self.swallow:
+                self.swallowed += 1
+                while await reader.read(65536):
+                    pass
+                return
             while self._mode == "silent":
                 await asyncio.sleep(0.01)
             target_reader, link.target = await asyncio.open_connection(*self.target)
