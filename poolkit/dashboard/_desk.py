@@ -49,6 +49,7 @@ _HEADERS = {
     "cache-control": "no-store",
     MARK: "1",
 }
+_POOL = re.compile(r"/api/pools/([^/]+)")
 _ACTION = re.compile(r"/api/pools/([^/]+)/([^/]+)")
 
 
@@ -71,6 +72,9 @@ class Source(Protocol):
 
     def history(self) -> dict[str, Any]:
         """The past of each pool. Raises Refused."""
+
+    def detail(self, pool: str) -> dict[str, Any]:
+        """All about one pool, by its id. Raises Refused."""
 
     def mark(self) -> object:
         """Which pools there are: one that is made or closed is seen at once. None: snapshots are not to be shared."""
@@ -200,14 +204,17 @@ class Desk:
         if found and found[2] in ACTIONS:
             _require_method(request, extra, "POST")
             return 200, "application/json", _json({"done": self._act(request, extra, found[1], found[2])})
-        if name not in _PAGE and path not in ("/api/state", "/api/history"):
-            raise Refused(404, f"nothing at {path}; there are /, /api/state, /api/history and, by POST, "
+        opened = _POOL.fullmatch(path)
+        if name not in _PAGE and path not in ("/api/state", "/api/history") and not opened:
+            raise Refused(404, f"nothing at {path}; there are /, /api/state, /api/history, /api/pools/ID and, by POST, "
                                f"/api/pools/ID/ACTION with ACTION one of {', '.join(ACTIONS)}")  # fmt: skip
         _require_method(request, extra, "GET", "HEAD")
         if path == "/api/state":
             return 200, "application/json", self._state.get()
         if path == "/api/history":
             return 200, "application/json", self._history.get()
+        if opened:
+            return 200, "application/json", _json(self._source.detail(opened[1]))
         return 200, _PAGE[name], _asset(name)
 
     def _make_state(self) -> dict[str, Any]:

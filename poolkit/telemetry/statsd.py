@@ -15,7 +15,7 @@ from typing import Any
 from .._lifecycle import live_pools, watch_pools
 from ..errors import ConfigError, describe
 from ..events import Event, EventKind
-from .families import FAMILIES, Values, merged, read, require
+from .families import FAMILIES, Values, merged, of, require
 
 __all__ = ("StatsdReporter",)
 
@@ -95,10 +95,11 @@ class StatsdReporter:
             for pool in live:
                 _hear(weakref.ref(self), pool)
             ended = list(self._ended)
-            now = {pool: read([pool]) for pool in {*live, *ended}}
+            seen = {pool: pool.stats() for pool in {*live, *ended}}
+            now = {pool: of(stats) for pool, stats in seen.items()}
             added = merged(_counters(values, self._last.get(pool, {})) for pool, values in now.items())
             gauges = merged(now[pool] for pool in live)
-            recent = {pool.name: pool.stats().windows[10] for pool in live}
+            recent = {pool.name: seen[pool].windows[10] for pool in live}
             for packet in _packets([*self._gauges(gauges), *self._counts(added), *self._times(recent)]):
                 try:
                     self._socket.sendto(packet, self._address)
