@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools, watch_pools
-from ..errors import ConfigError, describe
+from .._lifecycle import live_pools, snapshot, watch_pools
+from ..errors import ConfigError, UsageError, describe
 from ..events import Event, EventKind
 from .families import FAMILIES, Values, merged, of, require
 
@@ -27,6 +27,9 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _KINDS = {family.name: family.kind for family in FAMILIES}
 
 
+_live: weakref.WeakSet[StatsdReporter] = weakref.WeakSet()
+
+
 class StatsdReporter:
     """Sends the metrics of all live pools to a statsd server every ``interval`` seconds, from a daemon thread.
 
@@ -35,7 +38,8 @@ class StatsdReporter:
     time, by pools that were closed meanwhile too; histograms as gauges ``...p50``, ``.p95``, ``.p99`` in milliseconds
     of the last ten seconds. UDP: nothing is waited for, and what is lost is lost. A forked child goes on by itself.
 
-    Raises ConfigError for a host that cannot be resolved or an impossible port or interval.
+    Raises ConfigError for a host that cannot be resolved or an impossible port or interval, UsageError if another
+    reporter of this process sends the same pools to the same address: the server would add up both.
     """
 
     def __init__(
@@ -53,17 +57,24 @@ class StatsdReporter:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         except OSError as error:
             raise ConfigError(f"host={host!r}: cannot be resolved: {error}", "host") from error
+        self._pools: Callable[[], Iterable[Any]] = pools
         self._address = found[4]
+        for other in snapshot(_live):
+            if other._address == self._address and other._pools == pools and not other._over.is_set():
+                raise UsageError(
+                    f"StatsdReporter(host={host!r}, port={port}): another one sends the same pools there, and all "
+                    "would be counted twice; close() that one first"
+                )
         self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._interval = interval
         self._tags = tags
-        self._pools = pools
         self._begin()
         here = weakref.ref(self)
         # with a choice of one's own, those that it names are known from the first time that it does
         self._end = watch_pools(lambda pool: _hear(here, pool)) if pools is live_pools else lambda: None
         self._start()
+        _live.add(self)
         if hasattr(os, "register_at_fork"):
             me = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _start_again(me))
