@@ -198,7 +198,7 @@ def test_a_forked_child_has_a_thread_of_its_own() -> None:
 
 
 def gauge(reader: InMemoryMetricReader, name: str = "db.client.connection.max") -> list[Any]:
-    """The values of a metric, of all pools."""
+    """The values of a metric, of the pool "only-here"."""
     data = reader.get_metrics_data()
     return [
         point.value if hasattr(point, "value") else point.count
@@ -207,6 +207,7 @@ def gauge(reader: InMemoryMetricReader, name: str = "db.client.connection.max") 
         for metric in scope.metrics
         if metric.name == name
         for point in metric.data.data_points
+        if point.attributes.get("db.client.connection.pool.name") == "only-here"  # other tests may have left pools
     ]
 
 
@@ -214,7 +215,7 @@ def test_a_second_call_for_one_provider_is_refused_and_counts_nothing_twice() ->
     reader = InMemoryMetricReader()
     provider, other = MeterProvider([reader]), MeterProvider()
     tracers, _ = provider_of(lambda: None)
-    with Pool(FakeConnector(), name="db") as pool:
+    with Pool(FakeConnector(), name="only-here") as pool:
         first = instrument(meter_provider=provider, tracer_provider=tracers, spans=True)
         with pytest.raises(UsageError, match="to this meter provider already, and everything would be counted twice"):
             instrument(meter_provider=provider)
@@ -232,7 +233,7 @@ def test_after_the_end_of_the_first_a_second_call_reports_everything_again() -> 
     """The SDK keeps the instruments of the first, and does not ask those of the second."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
-    with Pool(FakeConnector(), name="db", max_size=7):
+    with Pool(FakeConnector(), name="only-here", max_size=7):
         first = instrument(meter_provider=provider)
         assert gauge(reader) == [7]
         first.close()
@@ -284,7 +285,7 @@ def test_a_provider_that_is_set_after_the_first_call_is_the_same_place() -> None
 
 def test_in_a_collection_each_pool_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = InMemoryMetricReader()
-    with Pool(FakeConnector(), name="db") as pool:
+    with Pool(FakeConnector(), name="only-here") as pool:
         looks: list[Any] = []
         really = Pool.stats
         monkeypatch.setattr(Pool, "stats", lambda self: (looks.append(self), really(self))[1])
