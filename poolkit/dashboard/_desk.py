@@ -188,9 +188,12 @@ class Desk:
     @staticmethod
     def busy() -> Response:
         """For who comes when too many are being served."""
-        body = _json({"error": "too many requests at once; try again"})
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS}
-        return Response(503, {**headers, "retry-after": "1"}, body)
+        return _refusal(503, "too many requests at once; try again", {"retry-after": "1"})
+
+    @staticmethod
+    def late() -> Response:
+        """For who takes too long to send a request."""
+        return _refusal(408, "the request takes too long", {"connection": "close"})
 
     def _answer(self, request: Request, extra: dict[str, str]) -> tuple[int, str, bytes]:
         path = request.path
@@ -250,6 +253,12 @@ class Desk:
         host = (urlsplit(f"//{given}").hostname or "").lower() if _is_authority(given) else ""
         if host != "localhost" and host not in self._hosts and not _is_address(host):
             raise Refused(403, f"the name {given!r} is none of this page's; allow it with --allow-host")
+
+
+def _refusal(status: int, text: str, extra: dict[str, str]) -> Response:
+    body = _json({"error": text})
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS, **extra}
+    return Response(status, headers, body)
 
 
 def _require_method(request: Request, extra: dict[str, str], *methods: str) -> None:
