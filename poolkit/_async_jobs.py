@@ -14,7 +14,7 @@ from ._core.waiter import Waiter
 from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
-from .errors import describe, shown
+from .errors import describe, shown_again
 from .runtimes.base import AsyncParker, AsyncRuntime
 
 __all__ = ("AsyncJobs",)
@@ -218,4 +218,4 @@ class AsyncJobs(Shell[C]):
                     parker.wake()
 
     def _name_of(self, holder: Hashable) -> str:
-        return "a task" if self._runtime is None else shown(self._runtime.name_of(holder))
+        return "a task" if self._runtime is None else shown_again(self._runtime.name_of(holder))

@@ -12,7 +12,7 @@ from ._core.upkeep import pinged
 from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
-from .errors import describe, shown
+from .errors import describe, shown_again
 from .policies.retire import NEVER
 from .runtimes.base import Runtime
 
@@ -150,4 +150,4 @@ class ThreadJobs(Shell[C]):
             self._decide(pinged, self._core, entry, error, ask, self._clock())
 
     def _name_of(self, holder: Hashable) -> str:
-        return shown(self._runtime.name_of(holder))
+        return shown_again(self._runtime.name_of(holder))
