@@ -58,7 +58,7 @@ class ClusterLease(Generic[C]):
 
     def __enter__(self) -> C:
         if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
+            raise self._cluster._translated(NotLeased(f"{self._cluster.name}: the lease is closed"))
         return self.connection
 
     def __exit__(
@@ -114,7 +114,7 @@ class AsyncClusterLease(Generic[C]):
 
     async def __aenter__(self) -> C:
         if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
+            raise self._cluster._translated(NotLeased(f"{self._cluster.name}: the lease is closed"))
         return self.connection
 
     async def __aexit__(

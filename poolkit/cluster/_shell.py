@@ -145,7 +145,7 @@ class ClusterShell(ClusterGate, Generic[C]):
     def _apply(self, nodes: tuple[Node, ...]) -> None:
         with self._updating:  # pools are made outside of the core's lock, and two updates one after the other
             if self._core.closed:
-                raise PoolClosed(f"{self.name}: the cluster is closed")
+                raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
             old = self._core.members
             made = {
                 node.name: self._member_parts(node)

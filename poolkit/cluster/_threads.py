@@ -155,7 +155,9 @@ class Cluster(ClusterShell[C]):
         """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
         lease = self._leases.pop(id(connection), None)
         if lease is None:
-            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+            raise self._translated(
+                NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+            )
         lease.close(discard=discard, error=error)
 
     # -- background work ----------------------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ class Cluster(ClusterShell[C]):
 
     def __enter__(self) -> Cluster[C]:
         if self.closed:
-            raise PoolClosed(f"{self.name}: the cluster is closed")
+            raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
         return self
 
     def __exit__(self, *exc: object) -> None:

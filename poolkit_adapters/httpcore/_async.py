@@ -16,7 +16,7 @@ from poolkit.errors import PoolError
 from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
-from ._errors import translated
+from ._errors import ERRORS, left_with
 from ._giveup import give_up
 from ._link import (
     HELD,
@@ -27,7 +27,6 @@ from ._link import (
     first_step,
     key_of,
     left,
-    refused,
     stream_only,
     takes_over,
     timeout_of,
@@ -93,6 +92,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
 
     _held: tuple[type, ...] = HELD
     _driver = "httpcore"  # whose defaults the arguments have
+    _errors = ERRORS  # and whose errors leave the pool
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             try:
                 lease = await engine.lease(wait, key=key)
             except PoolError as error:
-                raise translated(error) from error.__cause__
+                raise self._errors.adapted(error) from error.__cause__
             link: _Link = lease.connection
             if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
                 lease.close_nowait(discard=True)
@@ -176,7 +176,8 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
-                    raise refused(error) from error.__cause__
+                    told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)
+                    raise told from told.__cause__
             else:
                 return self._answered(response, request, lease, hook, config)
             if replays.pause:
@@ -212,8 +213,11 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         """
         engine = self._reopening.take()
         if engine is not None:
-            await engine.drain(0)
-            await engine.close()
+            try:
+                await engine.drain(0)
+                await engine.close()
+            except PoolError as error:
+                raise self._errors.adapted(error) from error.__cause__
 
     def __repr__(self) -> str:
         engine = self._reopening.peek()

@@ -11,6 +11,7 @@ import httpcore
 
 from poolkit import PoolStats, Verdict
 
+from .._errors import Table
 from ._link import Key, Link, peek
 
 __all__ = ("ConnectorMixin", "Reopening", "described")
@@ -36,6 +37,7 @@ class ConnectorMixin(Generic[L]):
 
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
+        self.errors: Table = owner._errors
         self._multiplexed = owner._http2
         self._only_http2 = not owner._http1
         self._plain: set[Key] = set()

@@ -15,8 +15,8 @@ from poolkit.errors import PoolError
 from poolkit.events import Listener
 
 from ._base import ConnectorMixin, Reopening, described
-from ._errors import translated
-from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
+from ._errors import ERRORS, left_with
+from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
 from ._network import WatchedBackend
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
@@ -79,6 +79,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
 
     _held: tuple[type, ...] = HELD
     _driver = "httpcore"  # whose defaults the arguments have
+    _errors = ERRORS  # and whose errors leave the pool
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             try:
                 lease = engine.lease(wait, key=key)
             except PoolError as error:
-                raise translated(error) from error.__cause__
+                raise self._errors.adapted(error) from error.__cause__
             link: _Link = lease.connection
             if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
                 lease.close(discard=True)
@@ -164,7 +165,8 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
-                    raise refused(error) from error.__cause__
+                    told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)
+                    raise told from told.__cause__
             else:
                 return self._answered(response, request, lease, hook)
             if replays.pause:
@@ -240,4 +242,7 @@ class _Body:
             sound = self._link.connection.is_available() and (self._done or not self._link.http2)
         finally:
             if self.lease is not None:
-                self.lease.close(discard=not sound)
+                try:
+                    self.lease.close(discard=not sound)
+                except PoolError as error:  # it was held for too long
+                    raise self._connector.errors.adapted(error) from error.__cause__

@@ -30,10 +30,11 @@ from poolkit.errors import without_quotes
 from poolkit.settings import merge
 
 from .._cluster_options import split_cluster_options
-from .._errors import adapted
+from .._errors import Row
 from ._async import AsyncPoolkitConnectionPool
-from ._errors import KINDS, classify
-from ._session import note_wrong_server
+from ._errors import ERRORS, classify
+from ._session import note_wrong_server, was_cut
+from ._shared import cut_in_block
 from ._sync import PoolkitConnectionPool
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
@@ -45,7 +46,11 @@ class NoServerAvailable(NoNodeAvailable, psycopg_pool.PoolTimeout):
     """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
 
 
-_KINDS: dict[type[poolkit.PoolError], type[poolkit.PoolError]] = {**KINDS, NoNodeAvailable: NoServerAvailable}
+CLUSTER_ERRORS = ERRORS.with_rows(
+    Row("clusters: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+        NoServerAvailable, (NoNodeAvailable, psycopg_pool.PoolTimeout)),
+)  # fmt: skip
+"""Every error that leaves a cluster."""
 
 
 def role_of(connection: psycopg.Connection[Any]) -> str:
@@ -178,7 +183,10 @@ class _Block:
             error = late
             raise
         finally:
+            cut = was_cut(lease.connection)
             lease.close(error=error)
+            if cut and (error is None or isinstance(error, psycopg.Error)):
+                raise cut_in_block(lease.node.name, lease.connection, error)
 
 
 class _AsyncBlock:
@@ -200,7 +208,10 @@ class _AsyncBlock:
             error = late
             raise
         finally:
+            cut = was_cut(lease.connection)
             await lease.close(error=error)
+            if cut and (error is None or isinstance(error, psycopg.Error)):
+                raise cut_in_block(lease.node.name, lease.connection, error)
 
 
 class PoolkitCluster(Cluster[Any]):
@@ -248,7 +259,7 @@ class PoolkitCluster(Cluster[Any]):
         return _Block(lambda: self.lease(role=role, key=key, **asked))
 
     def _translated(self, error: BaseException) -> BaseException:
-        return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error
+        return CLUSTER_ERRORS.adapted(error) if isinstance(error, poolkit.PoolError) else error
 
 
 class AsyncPoolkitCluster(AsyncCluster[Any]):
@@ -290,4 +301,4 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
         return await self.lease(role=role, key=key, **asked)
 
     def _translated(self, error: BaseException) -> BaseException:
-        return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error
+        return CLUSTER_ERRORS.adapted(error) if isinstance(error, poolkit.PoolError) else error
