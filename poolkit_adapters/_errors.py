@@ -93,6 +93,7 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
         new = made.__new__(made, *args)
         new.args = error.args
         new.__dict__.update(error.__dict__)
+        _copy_members(error, new)
         if getattr(type(error), "__setstate__", None) is not BaseException.__setstate__:  # written in C: psycopg2's
             new.__setstate__(error.__reduce__()[2])  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001  a constructor of somebody else's: better the driver's error alone than another
@@ -100,6 +101,19 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
     new.__cause__ = error if error.__cause__ is None else error.__cause__
     new.__context__ = error.__context__
     return new.with_traceback(error.__traceback__)
+
+
+def _copy_members(error: BaseException, new: BaseException) -> None:
+    """What an exception keeps outside of its dictionary: ``errno`` of OSError, ``reason`` of UnicodeError, slots."""
+    for kind in type(error).__mro__:
+        for name, member in vars(kind).items():
+            if isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):
+                try:
+                    value = getattr(error, name)
+                    if value is not None:  # OSError shows a filename that was set, even to None
+                        setattr(new, name, value)
+                except (AttributeError, TypeError):  # one that is not set, or cannot be
+                    continue
 
 
 def _class_of(kind: type[BaseException], driver: type[BaseException]) -> type[BaseException] | None:

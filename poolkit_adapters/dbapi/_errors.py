@@ -26,7 +26,6 @@ def errors_of(module: ModuleType) -> Table:
         row("the same, while none can be opened; `__cause__` says why", poolkit.ServerUnavailable, "OperationalError"),
         row("connecting cannot work (password, database, TLS, unknown host, a `setup` that raises): at once",
             poolkit.ConnectFailed, "OperationalError"),
-        row("one attempt to connect took longer than `connect_timeout`", poolkit.ConnectTimeout, "OperationalError"),
         row("the breaker is open", poolkit.CircuitOpen, "OperationalError"),
         row("`max_waiting` callers wait already", poolkit.PoolBusy, "OperationalError"),
         row("suspended with `fail_fast=True`", poolkit.PoolSuspended, "OperationalError"),

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 import poolkit
-from poolkit import BreakerConfig, ConfigError
+from poolkit import BreakerConfig
 from poolkit.testing.servers import HTTPServer
 from poolkit_adapters import httpcore as core
 from poolkit_adapters import httpx as adapter
@@ -51,11 +51,12 @@ class Twin:
         finally:
             await do(pool.aclose() if self.asynchronous else pool.close())
 
-    async def send(self, pool: Any, url: str, **timeouts: float) -> Any:
+    async def send(self, transport: Any, url: str, /, **timeouts: float) -> Any:
         """The response, open."""
         method = "handle_async_request" if self.asynchronous else "handle_request"
         kind: Any = httpx.Request if self.driver == "httpx" else httpcore.Request
-        return await do(getattr(pool, method)(kind("GET", url, extensions={"timeout": timeouts})))
+        request = kind("GET", url, headers={"Host": "127.0.0.1"}, extensions={"timeout": timeouts})
+        return await do(getattr(transport, method)(request))
 
     async def end(self, response: Any) -> None:
         """Close a response."""
@@ -94,39 +95,14 @@ async def _(twin: Twin) -> None:
 
 @happens("ServerUnavailable", "orders", "last connect error")
 async def _(twin: Twin) -> None:
-    # one request waits for the only place while another one opens a connection in vain
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
-        async with twin.pool() as pool:
-            with pytest.raises((httpx.ConnectTimeout, httpcore.ConnectTimeout)):
-                await twin.send(pool, url, connect=0.01)
-            if twin.asynchronous:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(lambda: _fails(twin, pool, url))
-                    while not pool.poolkit.stats().leases:
-                        await anyio.sleep(0.005)
-                    try:
-                        await twin.send(pool, url, pool=0.05)
-                    except poolkit.PoolError as error:
-                        failure = error
-                    group.cancel_scope.cancel()
-                raise failure
-            thread = threading.Thread(target=lambda: anyio.run(_fails, twin, pool, url))
-            thread.start()
-            until(lambda: pool.poolkit.stats().leases)
-            try:
-                await twin.send(pool, url, pool=0.05)
-            finally:
-                while thread.is_alive():  # what it waits for ends
-                    with contextlib.suppress(OSError):
-                        silent.settimeout(0.1)
-                        silent.accept()[0].close()
-                thread.join()
-
-
-async def _fails(twin: Twin, pool: Any, url: str) -> None:
-    with contextlib.suppress(httpx.TransportError, httpcore.NetworkError, httpcore.TimeoutException):
-        await twin.send(pool, url)
+    async with twin.pool(breaker=BreakerConfig(failure_threshold=9)) as pool:  # which remembers it
+        with pytest.raises((httpx.ConnectError, httpcore.ConnectError)):
+            await twin.send(pool, NOBODY)
+        response = await twin.send(pool, f"{twin.server.url}/stream?chunks=3")  # has the only place
+        try:
+            await twin.send(pool, NOBODY, pool=0.01)
+        finally:
+            await twin.end(response)
 
 
 @happens("PoolBusy", "orders", "max_waiting=0")
@@ -246,7 +222,7 @@ async def _(twin: Twin) -> None:
 @BOTH["httpx"].happens(NoServerAvailable)
 async def _(twin: Twin) -> None:
     kind: Any = adapter.AsyncPoolkitClusterTransport if twin.asynchronous else adapter.PoolkitClusterTransport
-    transport = kind(["127.0.0.1:1"], wait_for_node=0.05, eject_after=1, name="orders")
+    transport = kind(["127.0.0.1:1"], wait_for_node=0.05, eject_after=1, max_ejected_share=1.0, name="orders")
     try:
         for _ in range(3):
             try:
@@ -296,7 +272,7 @@ def test_it_happens_and_is_both_under_httpcore(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_a_special_error_of_a_connect_keeps_its_class(asynchronous: bool, http_server: HTTPServer) -> None:
+def test_a_special_error_of_a_connect_keeps_its_class(asynchronous: bool, https_server: HTTPServer) -> None:
     """A proxy that refuses, a certificate that nobody trusts, a host that does not exist, a backend that raises."""
     proxy = socket.create_server(("127.0.0.1", 0))
 
@@ -327,7 +303,7 @@ def test_a_special_error_of_a_connect_keeps_its_class(asynchronous: bool, http_s
         assert not isinstance(refused, httpx.NetworkError)
         assert type(refused).__qualname__ == "ProxyError"
         assert isinstance(refused.__cause__, httpcore.ProxyError) or refused.__cause__ is not None
-        tls = await failed(http_server.tls_url + "/")
+        tls = await failed(f"{https_server.url}/")
         assert isinstance(tls, adapter.ConnectFailed)
         assert "certificate" in str(tls).lower()
         assert isinstance(await failed("http://nobody.invalid/"), adapter.ConnectFailed)
@@ -357,5 +333,5 @@ def test_an_error_of_a_backend_of_ones_own_is_of_its_class_and_poolkits() -> Non
 def test_an_error_of_an_open_connection_is_httpxs_alone(http_server: HTTPServer) -> None:
     with httpx.Client(transport=adapter.PoolkitTransport(), timeout=0.05) as client:
         with pytest.raises(httpx.ReadTimeout) as caught:
-            client.get(f"{http_server.url}/delay?seconds=1")
+            client.get(f"{http_server.url}/sleep?ms=1000")
         assert not isinstance(caught.value, poolkit.PoolError)

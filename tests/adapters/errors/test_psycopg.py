@@ -109,7 +109,10 @@ async def _(twin: Twin) -> None:
 
 @happens(LeaseCut, "orders", "on_leak='reclaim'")
 async def _(twin: Twin) -> None:
-    async with within(twin.pool(min_size=0, max_size=1, name="orders")) as pool, within(pool.connection()) as connection:
+    async with (
+        within(twin.pool(min_size=0, max_size=1, name="orders")) as pool,
+        within(pool.connection()) as connection,
+    ):
         await do(connection.execute("select 1"))
         await do(pool.poolkit.drain(0))
 
