@@ -135,7 +135,6 @@ def _join(kind: type[BaseException], driver: type[BaseException]) -> type[BaseEx
 
     body = {
         "__doc__": f"{driver.__module__}.{driver.__qualname__} and {kind.__module__}.{kind.__qualname__}.",
-        "__module__": driver.__module__,
         "__qualname__": driver.__qualname__,
         "__reduce_ex__": reduced,
         "_poolkit_joined": True,
@@ -146,7 +145,8 @@ def _join(kind: type[BaseException], driver: type[BaseException]) -> type[BaseEx
             try:
                 # the driver's class first: what its instances are made, shown and reduced by
                 made = types.new_class(driver.__name__, (driver, base), {}, lambda space: space.update(body))
-            except TypeError:
+                made.__module__ = driver.__module__  # last: asyncpg allows no second class of a name in its module
+            except Exception:  # noqa: BLE001  metaclasses and __init_subclass__ of somebody else's
                 continue
             break
     return made  # type: ignore[no-any-return]

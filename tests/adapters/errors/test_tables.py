@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+import asyncpg
 import pytest
 
 import poolkit
@@ -147,6 +148,15 @@ def test_a_joined_error_is_the_drivers_in_all_but_that_it_is_poolkits(error: Any
         type(new)
     )
     assert both(poolkit.ConnectFailed, new) is new
+
+
+def test_an_error_of_asyncpg_can_be_joined_although_its_module_allows_no_second_class_of_a_name() -> None:
+    error = asyncpg.InvalidCatalogNameError("no such database")
+    new: Any = both(poolkit.ConnectFailed, error)
+    assert isinstance(new, asyncpg.InvalidCatalogNameError)
+    assert isinstance(new, poolkit.ConnectFailed)
+    assert new.sqlstate == "3D000"
+    assert type(pickle.loads(pickle.dumps(new))) is type(new)
 
 
 def test_an_error_that_allows_no_subclass_stays_as_it_is() -> None:
