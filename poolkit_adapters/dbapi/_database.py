@@ -9,13 +9,12 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Literal
 
-from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats
+from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats, UsageError
 from poolkit.errors import describe
 
-from .._errors import adapted
 from .._options import split_options
 from ._connector import CheckingConnector, DbapiConnector
-from ._errors import kinds_for, usage_error
+from ._errors import errors_of
 from ._proxies import LeaseState, PooledConnection
 from ._settings import plan
 from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
@@ -92,8 +91,7 @@ class PooledDatabase:
             kwargs = _for_sqlite(args, kwargs, planned)
         self._module = module
         self._reset = reset
-        self._kinds = kinds_for(module)
-        self._usage_error = usage_error(module)
+        self._errors = errors_of(module)
         self._stateless = STATELESS if setup is not None else STATELESS | RECONNECTING
         self._restorable = restorable(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
@@ -120,8 +118,11 @@ class PooledDatabase:
         try:
             lease = self._pool.lease() if timeout is None else self._pool.lease(timeout)
         except PoolError as error:
-            raise adapted(error, self._kinds) from error.__cause__
+            raise self._errors.adapted(error) from error.__cause__
         return PooledConnection(self, lease)
+
+    def _misused(self, text: str) -> PoolError:
+        return self._errors.adapted(UsageError(f"{self.name}: {text}"))
 
     def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
         """End the lease of a connection that was used: clean what was touched, in the returning thread."""

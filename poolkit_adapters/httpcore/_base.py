@@ -14,6 +14,8 @@ import httpcore
 from poolkit import PoolConfig, Verdict
 from poolkit.events import Listener
 
+from .._errors import Table
+from ._errors import ERRORS
 from ._link import HELD, Key, Link, peek
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
@@ -42,6 +44,7 @@ class ConnectorMixin(Generic[L]):
 
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
+        self.errors: Table = owner._errors
         self._multiplexed = owner._http2
         self._only_http2 = not owner._http1
         self._plain: set[Key] = set()
@@ -144,6 +147,7 @@ class PoolBase(Generic[E, L, B]):
 
     _held: tuple[type, ...] = HELD
     _driver = "httpcore"  # whose defaults the arguments have
+    _errors = ERRORS  # and whose errors leave the pool
     _kinds: tuple[Any, Any]  # the classes of the connector and of the engine
     _backend_of: Callable[..., Any]
     _network_backend: Any  # set by httpcore

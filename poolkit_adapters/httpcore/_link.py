@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import httpcore
 
+from ._errors import UnsupportedProtocol
 from ._look import innermost, look_at
 from ._network import FrameWatch, Watchable
 
@@ -25,7 +26,6 @@ __all__ = (
     "key_of",
     "left",
     "peek",
-    "refused",
     "shut",
     "stream_only",
     "takes_over",
@@ -143,8 +143,8 @@ def key_of(request: httpcore.Request) -> Key:
     scheme = request.url.scheme
     if scheme not in (b"http", b"https", b"ws", b"wss"):
         if not scheme:
-            raise httpcore.UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
-        raise httpcore.UnsupportedProtocol(f"Request URL has an unsupported protocol '{scheme.decode()}://'.")
+            raise UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
+        raise UnsupportedProtocol(f"Request URL has an unsupported protocol '{scheme.decode()}://'.")
     origin = request.url.origin
     return scheme, origin.host, origin.port
 
@@ -319,13 +319,6 @@ def _lost(request: httpcore.Request, error: BaseException) -> bool:
         return False
     gone = isinstance(error, httpcore.RemoteProtocolError) and str(error).startswith("Server disconnected")
     return gone or isinstance(error, (httpcore.ReadError, httpcore.WriteError))
-
-
-def refused(error: BaseException) -> BaseException:
-    """What the caller gets to see of ``error``: ConnectionNotAvailable is between connection and pool only."""
-    if not isinstance(error, httpcore.ConnectionNotAvailable):
-        return error
-    return httpcore.RemoteProtocolError("The server closed the connection before it took up the request.")
 
 
 HELD: tuple[type, ...] = (type(httpcore.Request("GET", "http://localhost/").stream),)

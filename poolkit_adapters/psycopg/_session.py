@@ -12,7 +12,7 @@ import psycopg
 from ._ending import Ending
 from ._errors import behind_wrong_server
 
-__all__ = ("Session", "note_wrong_server")
+__all__ = ("Session", "note_wrong_server", "was_cut")
 
 ConnectionT = TypeVar("ConnectionT", bound="psycopg.BaseConnection[Any]")
 
@@ -62,3 +62,8 @@ def note_wrong_server(connection: Any, error: BaseException | None) -> bool:
         return False
     connection._poolkit_session.wrong_server = True
     return True
+
+
+def was_cut(connection: Any) -> bool:
+    """Whether the pool has closed this connection while it was out: the one has gone, the other not been taken back."""
+    return getattr(connection, "_pool", None) is None and getattr(connection, "_poolkit_session", None) is not None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from poolkit import AsyncPool, PoolConfig, UsageError
+from poolkit import AsyncPool, PoolConfig
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
@@ -163,7 +163,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
         started = time.monotonic()
         try:
             connection = self.make_connection()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  raised again
             raise _errors.connect_error(error)  # noqa: B904  has its cause
         guard = self._guards[id(connection)] = AsyncGuard(connection, pushes=self._pushes())
         try:
@@ -201,7 +201,10 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
             if self._former.take(connection):
                 disconnect_now(connection)
                 return
-            raise KeyError(connection)
+            raise _errors.RedisNotLeased(
+                f"{self.poolkit.name}: release of a connection that is not in use: it is foreign, or was released "
+                "already"
+            )
         guard.state = IDLE
         keep = False
         try:
@@ -234,7 +237,9 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
 
     def get_available_connection(self) -> Any:
         """Not here: a connection of poolkit's is always connected, which takes an ``await``."""
-        raise UsageError("use 'await get_connection()': poolkit hands out no connection that is not connected")
+        raise _errors.RedisUsageError(
+            "use 'await get_connection()': poolkit hands out no connection that is not connected"
+        )
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever task. The pool

@@ -12,7 +12,7 @@ from queue import LifoQueue
 from typing import Any
 
 from poolkit import Pool, PoolConfig
-from poolkit.errors import NotLeased, PoolError
+from poolkit.errors import LeaseOverdue, NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
@@ -199,7 +199,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             with self._lock:  # a maintenance notification that is being worked on sees it, or is in its arguments
                 connection = self.make_connection()
                 guard = self._guards[id(connection)] = Guard(connection, self._lock)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  raised again
             raise _errors.connect_error(error)  # noqa: B904  has its cause
         try:
             if not self._connect(connection, guard):
@@ -231,10 +231,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             return
         guard.state = IDLE
         keep = False
+        passing = sys.exc_info()[1]
         try:
             # on the way of an interrupt: it may have struck between a request and its reply, where redis-py has no
             # handler, and a reply that has not arrived yet shows nowhere
-            passing = sys.exc_info()[1]
             if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
                 keep = guard.sound()
                 if ReleasedEvent is not None and self._must_tell(connection, keep):
@@ -252,6 +252,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
                     self._engine.release(connection, error=_errors.network_failed())  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
+            except LeaseOverdue as error:  # not out of a block that ends with an error of its own
+                if passing is None:
+                    raise _errors.pool_error(error) from error.__cause__
             except NotLeased:  # reset() at this moment, or two threads released it at once
                 if self._guards.get(id(connection)) is not guard:
                     self._former.take(connection)

@@ -16,7 +16,7 @@ from poolkit.runtimes import Runtime, ThreadRuntime
 from poolkit.settings import DEFAULT, combine
 
 from .._options import driver_default
-from ._errors import translated
+from ._errors import join_wrapped, translated
 from ._fairy import BoundedFairy, Fairy, check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
@@ -109,6 +109,7 @@ class BasePool(SQLAlchemyPool):
         if settled.connect_timeout is not None:
             limit_connects(self._dialect, settled.connect_timeout)
         watch(self._dialect)
+        join_wrapped(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
         self._server: str = getattr(self._dialect, "name", "")  # a pool that was made by hand knows none
         self._fairy = BoundedFairy if self._server not in ("", "sqlite") else Fairy
@@ -143,14 +144,17 @@ class BasePool(SQLAlchemyPool):
         raise self._told(failure)  # out of the except block: the cause is not the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
-        if discard:
-            self.poolkit.release(record, discard=True)
-        elif record.misled is not None or record.dbapi_connection is None:
-            self._release_useless(record)
-        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
-            self._release_in_transaction(record)
-        else:
-            self.poolkit.release(record)
+        try:
+            if discard:
+                self.poolkit.release(record, discard=True)
+            elif record.misled is not None or record.dbapi_connection is None:
+                self._release_useless(record)
+            elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+                self._release_in_transaction(record)
+            else:
+                self.poolkit.release(record)
+        except PoolError as error:  # it was out for too long
+            raise self._told(error) from error.__cause__
 
     def _release_in_transaction(self, record: Record) -> None:
         """What SQLAlchemy's reset has left in a transaction is closed: the next user's commit would be lost in it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exc
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
@@ -13,6 +12,7 @@ from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
+from ._errors import PoolNotLeased, connect_error, lease_cut
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 
@@ -55,7 +55,10 @@ class Record(_ConnectionRecord):
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
             if not isinstance(error, self.pool._driver_errors):
                 release_locals(error, before)
-            raise
+            told = connect_error(error) if isinstance(error, Exception) else error
+            if told is error:
+                raise
+            raise told from told.__cause__
 
 
 class _Inherited:
@@ -67,10 +70,39 @@ class _Inherited:
     commit = close = rollback
 
     def __getattr__(self, name: str) -> Any:
-        raise exc.InvalidRequestError(
+        raise PoolNotLeased(
             "This connection was checked out before fork() and belongs to the parent process; "
             "get a new one from the engine"
         )
+
+
+class _Cut:
+    """What the user of a connection finds in its place when the pool has closed it under that user.
+
+    Some drivers say nothing when a closed connection is to commit (asyncpg under SQLAlchemy): the work of the
+    transaction would be lost, and nobody would know.
+    """
+
+    def __init__(self, connection: Any, driver_errors: Any, pool: str) -> None:
+        self._closed_connection = connection
+        self._driver_errors = driver_errors
+        self._pool_name = pool
+
+    def commit(self) -> None:
+        """Refuse: there is nothing left to be committed."""
+        raise lease_cut(self._driver_errors, self._pool_name)
+
+    def cursor(self, *arguments: Any, **keywords: Any) -> Any:
+        """Refuse."""
+        raise lease_cut(self._driver_errors, self._pool_name)
+
+    def rollback(self) -> None:
+        """Nothing: the server has rolled back."""
+
+    close = rollback
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._closed_connection, name)
 
 
 class RecordConnector(Connector[Record]):
@@ -94,9 +126,17 @@ class RecordConnector(Connector[Record]):
             self.pool._move(connection, None)
         elif connection.broken is not None or connection.in_use:
             error, connection.broken = connection.broken, None
+            self._cut(connection)
             connection.invalidate(error)
         else:
             connection.close()
+
+    def _cut(self, record: Record) -> None:
+        """Let whoever has the connection still hear that it is closed."""
+        fairy: Any = None if record.fairy_ref is None else record.fairy_ref()
+        if fairy is not None and fairy.dbapi_connection is not None:
+            driver_errors = getattr(self.pool._dialect, "loaded_dbapi", None)
+            fairy.dbapi_connection = _Cut(fairy.dbapi_connection, driver_errors, self.pool.poolkit.name)
 
     def leftover(self, error: BaseException) -> Any:
         """The task that sees to its end a connect whose caller was cancelled."""
