@@ -141,15 +141,19 @@ def _join(kind: type[BaseException], driver: type[BaseException]) -> type[BaseEx
     }
     made: Any = None
     for base in kind.__mro__:  # C types whose layouts exclude each other (psycopg2's errors, OSError): a nearest base
-        if issubclass(base, PoolError):
-            try:
-                # the driver's class first: what its instances are made, shown and reduced by
-                made = types.new_class(driver.__name__, (driver, base), {}, lambda space: space.update(body))
-                made.__module__ = driver.__module__  # last: asyncpg allows no second class of a name in its module
-            except Exception:  # noqa: BLE001  metaclasses and __init_subclass__ of somebody else's
-                continue
-            break
+        if made is None and issubclass(base, PoolError):
+            made = _subclass(driver, base, body)
     return made  # type: ignore[no-any-return]
+
+
+def _subclass(driver: type[BaseException], base: type[PoolError], body: dict[str, Any]) -> type[BaseException] | None:
+    try:
+        # the driver's class first: what its instances are made, shown and reduced by
+        made = types.new_class(driver.__name__, (driver, base), {}, lambda space: space.update(body))
+        made.__module__ = driver.__module__  # last: asyncpg allows no second class of a name in its module
+    except Exception:  # noqa: BLE001  two layouts; metaclasses and __init_subclass__ of somebody else's
+        return None
+    return made
 
 
 def _again(kind: type[BaseException], driver: type[BaseException], args: tuple[Any, ...]) -> BaseException:

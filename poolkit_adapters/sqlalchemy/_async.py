@@ -17,7 +17,7 @@ from ._connects import Connects
 from ._first import OneAtATime
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._hang_up import finish, hang_up
-from ._pool import BasePool, too_late
+from ._pool import BasePool
 from ._record import Record
 
 __all__ = ("AsyncPoolkitPool",)
@@ -289,7 +289,7 @@ class AsyncPoolkitPool(BasePool):
         finally:
             timer.cancel()
         if late:  # the answer came as the time was up: the connection is of no use all the same
-            raise too_late(limit)
+            raise self._too_late(limit)
 
     def _hang_up_late(self, dbapi_connection: Any, limit: float, late: list[bool]) -> None:
         late.append(True)

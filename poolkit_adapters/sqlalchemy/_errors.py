@@ -125,7 +125,8 @@ ERRORS = Table(
     Row("a connection is used that was checked out before `fork()`; `release()` of one that is not out of a cluster",
         PoolNotLeased, (errors.NotLeased, exc.InvalidRequestError)),
     Row("a statement or a commit on a connection that the pool has closed under its user (`on_leak=\"reclaim\"`, a "
-        "fleet budget that lost its permits, the end of a drain); `orig` is of the driver's `OperationalError`",
+        "fleet budget that lost its permits, the end of a drain, a rollback without an answer); `orig` is of the "
+        "driver's `OperationalError`",
         exc.OperationalError, (errors.NotLeased, exc.OperationalError)),
     Row("a connection came back after `leak_after`, with `on_leak=\"raise\"`", PoolLeaseOverdue,
         (errors.LeaseOverdue, exc.InvalidRequestError)),
@@ -157,12 +158,8 @@ def connect_error(error: Exception) -> BaseException:
     return both(errors.ConnectTimeout if late else errors.ConnectFailed, error)
 
 
-def lease_cut(driver_errors: Any, pool: str) -> BaseException:
-    """For whoever goes on to use a connection that its pool has closed, of the driver's kind."""
-    text = (
-        f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
-        "pool); what was not committed before is lost"
-    )
+def lease_cut(driver_errors: Any, text: str) -> BaseException:
+    """For whoever uses a connection that its pool has closed, of the driver's kind (``driver_errors``: its module)."""
     kind = getattr(driver_errors, "OperationalError", None)
     return PoolNotLeased(text) if kind is None else both(errors.NotLeased, kind(text))
 

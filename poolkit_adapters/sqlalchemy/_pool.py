@@ -16,7 +16,7 @@ from poolkit.runtimes import Runtime, ThreadRuntime
 from poolkit.settings import DEFAULT, combine
 
 from .._options import driver_default
-from ._errors import join_wrapped, translated
+from ._errors import join_wrapped, lease_cut, translated
 from ._fairy import BoundedFairy, Fairy, check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
@@ -24,7 +24,7 @@ from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, 
 from ._transactions import OpenTransaction, transaction_test
 from ._watch import Watch
 
-__all__ = ("BasePool", "PoolkitPool", "too_late")
+__all__ = ("BasePool", "PoolkitPool")
 
 _THREADS = ThreadRuntime()
 
@@ -317,6 +317,11 @@ class BasePool(SQLAlchemyPool):
     def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
         self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
 
+    def _too_late(self, limit: float) -> BaseException:
+        """What a rollback ends with that was answered in the moment in which its connection was hung up."""
+        text = f"pool {self.poolkit.name!r}: no answer to the rollback in {limit:g} s, the connection was hung up"
+        return lease_cut(getattr(self._dialect, "loaded_dbapi", None), text)
+
     def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
         """The ping of ``pre_ping``: no answer within ``check_timeout`` is a failed one."""
         try:
@@ -331,11 +336,6 @@ class BasePool(SQLAlchemyPool):
             return True
         ping = getattr(dialect, "_do_ping_w_event", None) or dialect.do_ping  # the latter in the first 2.0
         return bool(ping(dbapi_connection))
-
-
-def too_late(limit: float) -> TimeoutError:
-    """What a rollback ends with that was answered in the moment in which its connection was hung up."""
-    return TimeoutError(f"no answer to the rollback in {limit:g} s")
 
 
 class PoolkitPool(BasePool):
@@ -389,4 +389,4 @@ class PoolkitPool(BasePool):
             if late:
                 self._tell_late_rollback(dbapi_connection, limit)
         if late:  # the answer came as the time was up: the connection is of no use all the same
-            raise too_late(limit)
+            raise self._too_late(limit)

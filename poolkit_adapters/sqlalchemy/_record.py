@@ -86,15 +86,18 @@ class _Cut:
     def __init__(self, connection: Any, driver_errors: Any, pool: str) -> None:
         self._closed_connection = connection
         self._driver_errors = driver_errors
-        self._pool_name = pool
+        self._text = (
+            f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
+            "pool); what was not committed before is lost"
+        )
 
     def commit(self) -> None:
         """Refuse: there is nothing left to be committed."""
-        raise lease_cut(self._driver_errors, self._pool_name)
+        raise lease_cut(self._driver_errors, self._text)
 
     def cursor(self, *arguments: Any, **keywords: Any) -> Any:
         """Refuse."""
-        raise lease_cut(self._driver_errors, self._pool_name)
+        raise lease_cut(self._driver_errors, self._text)
 
     def rollback(self) -> None:
         """Nothing: the server has rolled back."""

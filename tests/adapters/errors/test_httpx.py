@@ -335,3 +335,22 @@ def test_an_error_of_an_open_connection_is_httpxs_alone(http_server: HTTPServer)
         with pytest.raises(httpx.ReadTimeout) as caught:
             client.get(f"{http_server.url}/sleep?ms=1000")
         assert not isinstance(caught.value, poolkit.PoolError)
+
+
+@pytest.mark.parametrize("way", ["sync", "asyncio", "trio"])
+def test_a_response_whose_connection_is_cut_ends_in_an_error_of_httpx(way: str, http_server: HTTPServer) -> None:
+    twin = Twin(http_server, driver="httpx", asynchronous=way != "sync")
+
+    async def main() -> None:
+        async with twin.pool() as pool:
+            response = await twin.send(pool, f"{http_server.url}/stream?chunks=100000")
+            with pytest.raises(httpx.TransportError) as caught:
+                if twin.asynchronous:
+                    async for _ in response.aiter_raw():
+                        await pool.poolkit.drain(0)
+                else:
+                    for _ in response.iter_raw():
+                        pool.poolkit.drain(0)
+            assert not isinstance(caught.value, httpx.TimeoutException)
+
+    anyio.run(main, backend="trio" if way == "trio" else "asyncio")
