@@ -24,7 +24,6 @@ from ._link import (
     Key,
     Link,
     Replays,
-    first_step,
     key_of,
     left,
     refused,
@@ -32,7 +31,7 @@ from ._link import (
     takes_over,
     timeout_of,
 )
-from ._network import AsyncWatchedBackend
+from ._network import AsyncWatchedBackend, first_step
 from ._plain import PlainBackend, unlock
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
