@@ -15,6 +15,7 @@ from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
 from .._errors import release_locals
+from .._time_limits import Watch
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
@@ -45,6 +46,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._ref = weakref.ref(pool)
         self._ledger = pool._ledger
         self._ask = None if pool._plain_check else pool._ask
+        self._watch = Watch()
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
     def connect(self, timeout: float | None) -> Session[psycopg.Connection[Any]]:
@@ -134,13 +136,15 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", shown(connection))
             try:
-                connection.rollback()
+                with self._watch.limit(connection, pool._config.check_timeout, "rollback"):
+                    connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, session)
         if pool._reset is not None:
             try:
-                pool._reset(connection)
+                with self._watch.limit(connection, pool._config.check_timeout, "reset"):
+                    pool._reset(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
