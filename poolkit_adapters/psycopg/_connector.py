@@ -85,7 +85,9 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         session = pool._adopt(connection)
         try:
             if pool._configure is not None:
-                pool._configure(connection)
+                left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+                with self._watch.limit(connection, left, "configure callback"):
+                    pool._configure(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._ask is not None:
