@@ -13,7 +13,8 @@ from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, Poo
 from poolkit.errors import describe
 
 from .._options import split_options
-from ._connector import CheckingConnector, DbapiConnector
+from .._time_limits import rollback_limit
+from ._connector import CheckingConnector, DbapiConnector, server_of
 from ._errors import errors_of
 from ._proxies import LeaseState, PooledConnection
 from ._settings import plan
@@ -94,9 +95,11 @@ class PooledDatabase:
         self._errors = errors_of(module)
         self._stateless = STATELESS if setup is not None else STATELESS | RECONNECTING
         self._restorable = restorable(module)
+        self._server = server_of(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
-        connector = (DbapiConnector if local else CheckingConnector)(module, args, kwargs, setup=setup, check=check)
-        self._pool: Pool[Any] = Pool(connector, planned, name=name, debug=debug)
+        kind = DbapiConnector if local else CheckingConnector
+        self._connector = kind(module, args, kwargs, setup=setup, check=check)
+        self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
 
     @property
     def poolkit(self) -> Pool[Any]:
@@ -134,30 +137,39 @@ class PooledDatabase:
             lease.close(discard=True)
             return
         connection, failure = lease.connection, None
+        limit = rollback_limit(self._pool.config.check_timeout, self._server) if self._server else None
         try:
-            if state.touched:
-                connection.rollback()
-            if left_in_transaction(self._module, connection):
-                raise RuntimeError("a transaction is open that rollback() does not end")
-            for name, value in state.saved.items():
-                setattr(connection, name, value)
-            for name, value in state.called.items():
-                getattr(connection, name)(value)
-            if callable(self._reset):
-                self._reset(connection)
-                if left_in_transaction(self._module, connection):
-                    raise RuntimeError(f"reset={self._reset!r} left a transaction open that does not end")
+            if limit is None:
+                self._clean(connection, state)
+            else:
+                with self._connector.watch.limit(connection, limit, "reset"):
+                    self._clean(connection, state)
         except Exception as error:  # noqa: BLE001 - told, and the connection goes
             logger.debug("%s: reset of a returned connection failed: %s", self.name, describe(error))
             failure = error
         except BaseException:
             lease.close(discard=True)
             raise
-        if isinstance(failure, self._module.Error) and self._module.__name__ != "sqlite3":
+        if isinstance(failure, (self._module.Error, TimeoutError)) and self._module.__name__ != "sqlite3":
             # a server that cannot even roll back: the idle ones may be dead as well
             lease.close(error=ConnectionAbortedError())
         else:
             lease.close(discard=failure is not None)
+
+    def _clean(self, connection: Any, state: LeaseState) -> None:
+        """Put a connection back into the state that its next user expects; an exception if that is not possible."""
+        if state.touched:
+            connection.rollback()
+        if left_in_transaction(self._module, connection):
+            raise RuntimeError("a transaction is open that rollback() does not end")
+        for name, value in state.saved.items():
+            setattr(connection, name, value)
+        for name, value in state.called.items():
+            getattr(connection, name)(value)
+        if callable(self._reset):
+            self._reset(connection)
+            if left_in_transaction(self._module, connection):
+                raise RuntimeError(f"reset={self._reset!r} left a transaction open that does not end")
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Close the pool and its idle connections; those on lease are closed when they come back."""

@@ -21,14 +21,13 @@ from ._link import (
     Key,
     Link,
     Replays,
-    first_step,
     key_of,
     left,
     stream_only,
     takes_over,
     timeout_of,
 )
-from ._network import AsyncWatchedBackend
+from ._network import AsyncWatchedBackend, first_step
 from ._plain import PlainBackend, unlock
 
 __all__ = ("AsyncPoolkitConnectionPool",)

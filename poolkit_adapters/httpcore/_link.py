@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -22,7 +22,6 @@ __all__ = (
     "Key",
     "Link",
     "Replays",
-    "first_step",
     "key_of",
     "left",
     "peek",
@@ -347,15 +346,3 @@ def shut(link: Link[Any]) -> None:
     for stream in link.streams:
         with contextlib.suppress(Exception):
             stream.get_extra_info("socket").shutdown(2)
-
-
-def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Start ``call()`` and do not wait: closing a transport happens before its first wait."""
-    with contextlib.suppress(Exception):
-        coroutine = call()
-        try:
-            coroutine.send(None)
-        except StopIteration:
-            pass
-        finally:
-            coroutine.close()

@@ -16,6 +16,7 @@ from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
 from .._errors import release_locals
+from .._time_limits import Watch
 from ._books import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
@@ -48,6 +49,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._ledger = pool._ledger
         self._ask = None if pool._plain_check else pool._ask
         self._left = Leftovers()
+        self._watch = Watch()
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
     def connect(self, timeout: float | None) -> Session[psycopg.Connection[Any]]:
@@ -87,7 +89,9 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         connection._try_cancel = partial(try_cancel, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
             if pool._configure is not None:
-                pool._configure(connection)
+                left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+                with self._watch.limit(connection, left, "configure callback"):
+                    pool._configure(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._ask is not None:
@@ -153,13 +157,15 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", shown(connection))
             try:
-                connection.rollback()
+                with self._watch.limit(connection, pool._config.check_timeout, "rollback"):
+                    connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, session)
         if pool._reset is not None:
             try:
-                pool._reset(connection)
+                with self._watch.limit(connection, pool._config.check_timeout, "reset"):
+                    pool._reset(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes

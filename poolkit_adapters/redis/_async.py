@@ -24,6 +24,7 @@ from poolkit_adapters.redis._driver import (
     async_waits_recorded,
 )
 from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State, disconnect_now
+from poolkit_adapters.redis._handshake import handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -148,7 +149,8 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
     async def _connect(self, connection: Any, guard: AsyncGuard) -> bool:
         """Connect; whether nothing is to be read then. An exception, a cancellation too, leaves no socket open."""
         try:
-            await connection.connect()
+            with handshake_limit(connection, self.poolkit.config.connect_timeout):
+                await connection.connect()
             guard.opened()
             return guard.clean() or await guard.look()
         except BaseException as error:

@@ -29,6 +29,7 @@ from poolkit_adapters.redis._driver import (
     waits_recorded,
 )
 from poolkit_adapters.redis._guard import IDLE, USED, Guard, State
+from poolkit_adapters.redis._handshake import handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -181,7 +182,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
     def _connect(self, connection: Any, guard: Guard) -> bool:
         """Connect; whether nothing is to be read then. An exception leaves no socket open."""
         try:
-            connection.connect()
+            with handshake_limit(guard.inner, self.poolkit.config.connect_timeout):
+                connection.connect()
             guard.opened()
             return guard.clean()
         except BaseException as error:

@@ -30,6 +30,7 @@ __all__ = (
     "connect_error",
     "join_wrapped",
     "lease_cut",
+    "overdue",
     "translated",
 )
 
@@ -156,6 +157,11 @@ def connect_error(error: Exception) -> BaseException:
     """The error of a connect, of its own class and poolkit's."""
     late = isinstance(error, (TimeoutError, asyncio.TimeoutError)) or type(error).__name__ == "ConnectionTimeout"
     return both(errors.ConnectTimeout if late else errors.ConnectFailed, error)
+
+
+def overdue(error: Exception) -> BaseException:
+    """The error of a connect that has used up its time, of its own class and poolkit's."""
+    return both(errors.ConnectTimeout, error)
 
 
 def lease_cut(driver_errors: Any, text: str) -> BaseException:

@@ -16,13 +16,14 @@ from poolkit.runtimes import Runtime, ThreadRuntime
 from poolkit.settings import DEFAULT, combine
 
 from .._options import driver_default
-from ._errors import join_wrapped, lease_cut, translated
+from .._time_limits import Watch, rollback_limit
+from ._connect_time import Attempt, limit_connects, no_time_limit
+from ._errors import join_wrapped, lease_cut, overdue, translated
 from ._fairy import BoundedFairy, Fairy, check_out
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
-from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, no_time_limit, queue_sizes, settle
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, queue_sizes, settle
 from ._transactions import OpenTransaction, transaction_test
-from ._watch import Watch
 
 __all__ = ("BasePool", "PoolkitPool")
 
@@ -106,8 +107,7 @@ class BasePool(SQLAlchemyPool):
             debug=debug,
             runtime=self._runtime_for_engine(),
         )
-        if settled.connect_timeout is not None:
-            limit_connects(self._dialect, settled.connect_timeout)
+        limit_connects(self._dialect, settled)
         watch(self._dialect)
         join_wrapped(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
@@ -127,10 +127,26 @@ class BasePool(SQLAlchemyPool):
         fairy: PoolProxiedConnection = check_out(self)
         return fairy
 
+    def _should_wrap_creator(self, creator: Any) -> Any:
+        """As in SQLAlchemy, and tell the record when the driver has opened its connection."""
+        create: Any = super()._should_wrap_creator(creator)
+
+        def opened(record: Any) -> Any:
+            connection = create(record)
+            record.opened(connection)
+            return connection
+
+        return opened
+
     def _create_connection(self) -> Record:
-        record = Record(self)
+        record = WatchedRecord(self)
         record.open()
         return record
+
+    def _overdue(self, attempt: Attempt) -> BaseException:
+        """What a connect ends with that has used up its time, also of the driver's kind, which callers catch."""
+        kind: Any = getattr(getattr(self._dialect, "dbapi", None), "OperationalError", TimeoutError)
+        return overdue(kind(f"no connection in {attempt.seconds:g} s (connect_timeout)"))
 
     def _leftover(self) -> Any:
         """What the connect that has just failed has left at the server, as a task; None: nothing."""
@@ -308,11 +324,8 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _rollback_limit(self) -> float | None:
-        """Seconds for a rollback; None: no limit. PostgreSQL has nothing to undo, a check takes as long there. The
-        other servers undo the work of the transaction, which takes about as long as it took to do it.
-        """
-        limit = self.poolkit.config.check_timeout
-        return limit if limit is None or self._server == "postgresql" else limit * 10
+        """Seconds for a rollback; None: no limit."""
+        return rollback_limit(self.poolkit.config.check_timeout, self._server)
 
     def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
         self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
@@ -338,6 +351,29 @@ class BasePool(SQLAlchemyPool):
         return bool(ping(dbapi_connection))
 
 
+class WatchedRecord(Record):
+    """Its connect ends in time also where "connect" events wait for a server that does not answer."""
+
+    pool: PoolkitPool
+    _watched: Any = None
+
+    def opened(self, connection: Any) -> None:
+        """See :meth:`Record.opened`. From here on the socket can be shut down when the time is up."""
+        super().opened(connection)
+        left = None if self.attempt is None else self.attempt.left()
+        if left is not None:
+            self._watched = connection
+            self.pool._watch.begin(connection, left)
+
+    def over(self) -> bool:
+        """See :meth:`Record.over`."""
+        connection, self._watched = self._watched, None
+        if connection is None:
+            return False
+        self.pool._watch.end(connection)
+        return self.attempt is not None and self.attempt.left() == 0.0
+
+
 class PoolkitPool(BasePool):
     """Stands in for :class:`sqlalchemy.pool.QueuePool`: ``create_engine(url, poolclass=PoolkitPool)``.
 
@@ -358,23 +394,14 @@ class PoolkitPool(BasePool):
         self._watch = Watch()
         return _THREADS
 
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        """As in SQLAlchemy; nobody shuts its socket down any more, whose number may be another one's from here on."""
+        self._watch.end(connection)
+        super()._close_connection(connection, terminate=terminate)
+
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
-        if timeout is None:
+        with self._watch.limit(dbapi_connection, timeout, "ping"):
             return self._ask(dbapi_connection)
-        failure: Exception | None = None
-        alive = False
-        self._watch.begin(dbapi_connection, timeout)
-        try:
-            alive = self._ask(dbapi_connection)
-        except Exception as error:  # noqa: BLE001  raised below, unless the end of time is its reason
-            failure = error
-        finally:
-            late = self._watch.end(dbapi_connection)
-        if late:
-            raise TimeoutError(f"no answer to the ping in {timeout:g} s") from failure
-        if failure is not None:
-            raise failure
-        return alive
 
     def _roll_back(self, dbapi_connection: Any) -> None:
         limit = self._rollback_limit()

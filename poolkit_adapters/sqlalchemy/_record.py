@@ -12,6 +12,7 @@ from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
+from ._connect_time import Attempt
 from ._errors import PoolNotLeased, connect_error, lease_cut
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
@@ -34,6 +35,9 @@ class Record(_ConnectionRecord):
     misled: BaseException | None = None
     """Set when the server behind its connection turned out to be the wrong one."""
 
+    attempt: Attempt | None = None
+    """The connect that is under way, or was the last one."""
+
     def __init__(self, pool: BasePool) -> None:
         self.pool = pool
         super().__init__(pool, connect=False)
@@ -42,23 +46,41 @@ class Record(_ConnectionRecord):
         """Connect for the first time; afterwards SQLAlchemy reconnects by itself."""
         self._ConnectionRecord__connect()
 
+    def opened(self, connection: Any) -> None:
+        """The driver has opened ``connection``; "connect" events follow."""
+        if self.attempt is not None:
+            self.attempt.opened(connection)
+
+    def over(self) -> bool:
+        """The connect is over, in whatever way; whether it has used up its time."""
+        return False
+
     # the one place of SQLAlchemy (2.0 and 2.1) through which each connect and reconnect goes, events included
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """As in SQLAlchemy; a connect that is interrupted leaves no open session, whoever keeps its traceback."""
         before = sys.exc_info()[1]
+        attempt = self.attempt = Attempt(self.pool.poolkit.config)
         connect: Any = super()
+        late = False
         try:
-            connect._ConnectionRecord__connect()
+            try:
+                connect._ConnectionRecord__connect()
+            finally:
+                late = self.over()
+            if late:  # it was done in the moment in which its socket was shut down
+                raise self.pool._overdue(attempt)
         except BaseException as error:
             half, self.dbapi_connection = self.dbapi_connection, None
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
             if not isinstance(error, self.pool._driver_errors):
                 release_locals(error, before)
-            told = connect_error(error) if isinstance(error, Exception) else error
+            told: BaseException = error
+            if isinstance(error, Exception):
+                told = self.pool._overdue(attempt) if late else connect_error(error)
             if told is error:
                 raise
-            raise told from told.__cause__
+            raise told from (error if late else told.__cause__)
 
 
 class _Inherited:

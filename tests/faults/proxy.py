@@ -20,9 +20,10 @@ __all__ = ("FaultProxy", "Mode")
 
 T = TypeVar("T")
 
-Mode = Literal["pass", "silent", "mute", "refuse"]
+Mode = Literal["pass", "silent", "hold", "mute", "refuse"]
 """pass: relay.  silent: accept and take bytes, pass nothing on in either direction (half-open peer, dropped
-by a firewall; a new connection is accepted and never answered).  mute: requests reach the server, answers do
+by a firewall; a new connection is accepted and never answered).  hold: as silent, but what was taken is passed on
+when the mode changes, as by a peer that wakes up after minutes.  mute: requests reach the server, answers do
 not reach the client.  refuse: nobody listens on the port; open connections go on."""
 
 
@@ -232,6 +233,8 @@ class FaultProxy:
                 if link.gone == "reset" and not replies:
                     link.end(reset=True)
                 continue
+            while self._mode == "hold":
+                await asyncio.sleep(0.01)
             if self._mode == "silent" or (self._mode == "mute" and replies):
                 continue
             if replies and self._reply_limit is not None:
