@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, said, shown
+from ..runtimes.names import addresses
 from ._node import Node, checked_nodes, parse_node
 from ._source import Discovery, Found
 
@@ -114,6 +115,23 @@ class EtcdDiscovery(Discovery):
             return json.loads(self._post(connection, path, body).read())
 
     def _connect(self) -> http.client.HTTPConnection:
+        connection = self._make()
+        # in the place of socket.create_connection(), which nothing ends while the resolver is silent
+        connection._create_connection = self._open  # type: ignore[attr-defined]
+        return connection
+
+    def _open(self, place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+        """A connection to the first address that accepts one."""
+        host, port = place
+        failure = OSError(f"{host!r} has no address")
+        for address in addresses(host, port, timeout) or [host]:
+            try:
+                return socket.create_connection((address, port), timeout, source)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def _make(self) -> http.client.HTTPConnection:
         if self._tls is not None:
             return http.client.HTTPSConnection(self._host, self._port, timeout=self.timeout, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)

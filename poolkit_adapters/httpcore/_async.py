@@ -32,6 +32,7 @@ from ._link import (
     takes_over,
     timeout_of,
 )
+from ._names import AsyncNamesBackend
 from ._network import AsyncWatchedBackend
 from ._plain import PlainBackend, unlock
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
@@ -126,7 +127,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
         if network_backend is None:
-            self._network_backend = PlainBackend(self._network_backend)
+            self._network_backend = PlainBackend(AsyncNamesBackend(self._network_backend))
         if http2:
             self._network_backend = AsyncWatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)

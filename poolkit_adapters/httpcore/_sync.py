@@ -17,6 +17,7 @@ from poolkit.events import Listener
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._link import HELD, Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
+from ._names import NamesBackend
 from ._network import WatchedBackend
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
@@ -111,6 +112,8 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
+        if network_backend is None:
+            self._network_backend = NamesBackend(self._network_backend)
         if http2:
             self._network_backend = WatchedBackend(self._network_backend)
         self._connector = connector = _Connector(self)

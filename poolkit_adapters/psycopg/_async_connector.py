@@ -21,6 +21,7 @@ from .._errors import release_locals
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
 from ._io import Canceller, is_alive, is_clean, ping_async
+from ._names import with_addresses_async
 from ._session import Session
 from ._shared import left_in, logger
 
@@ -107,6 +108,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
+            kwargs = await with_addresses_async(conninfo, kwargs, timeout)
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._ledger.add("connections_errors")

@@ -18,6 +18,7 @@ from .._errors import release_locals
 from ._books import Outage
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
+from ._names import with_addresses
 from ._session import Session
 from ._shared import left_in, logger
 
@@ -71,6 +72,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
+            kwargs = with_addresses(conninfo, kwargs, timeout)
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._ledger.add("connections_errors")

@@ -78,7 +78,7 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._guards: dict[int, AsyncGuard] = {}
         self._former = Former()
-        self._shared = Shared()
+        self._shared = Shared(self)
         self._engine: AsyncPool[Any] | None = None
         self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
         self._plan = partial(

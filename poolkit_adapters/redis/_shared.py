@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
+from poolkit_adapters.redis._names import connect_by_address
 
 __all__ = ("Former", "Shared")
 
@@ -46,7 +47,8 @@ class Shared:
     race one of several equal contexts stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
         self._info: Any = None
         self._tls: tuple[Any, Any] | None = None  # what it was made of, and the context
 
@@ -66,7 +68,13 @@ class Shared:
             self._share_sync(connection, kwargs)
         elif isinstance(connection, AsyncTLS):
             self._share_async(connection, kwargs)
+        connect_by_address(connection, self._limit)
         return connection
+
+    def _limit(self) -> float | None:
+        """Seconds that a caller of the pool may wait."""
+        pool = self._pool()
+        return None if pool is None else pool.timeout
 
     def _share_sync(self, connection: Any, kwargs: Mapping[str, Any]) -> None:
         own = type(connection)._wrap_socket_with_ssl

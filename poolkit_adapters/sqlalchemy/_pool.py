@@ -18,6 +18,7 @@ from poolkit.settings import DEFAULT, combine
 from .._options import driver_default
 from ._errors import translated
 from ._fairy import BoundedFairy, Fairy, check_out
+from ._names import look_up_first
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, no_time_limit, queue_sizes, settle
@@ -108,6 +109,7 @@ class BasePool(SQLAlchemyPool):
         )
         if settled.connect_timeout is not None:
             limit_connects(self._dialect, settled.connect_timeout)
+        look_up_first(self._dialect)
         watch(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
         self._server: str = getattr(self._dialect, "name", "")  # a pool that was made by hand knows none
