@@ -133,6 +133,7 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
         self._reopening = Reopening(lambda: AsyncPool(connector, chosen, name=name, listeners=heard, keyed=True))
+        connector.counted = False  # a pool that begins anew after a close() is still the one that was made
 
     @property
     def poolkit(self) -> AsyncPool[Any]:

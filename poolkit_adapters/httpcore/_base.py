@@ -31,6 +31,8 @@ class ConnectorMixin(Generic[L]):
 
     connect_in_caller = True  # a connection of httpcore's opens in its first request, with that one's timeouts
 
+    packages: tuple[str, ...] = ("httpx", "httpcore")
+
     protocol = "http"
     """What telemetry calls these connections."""
 

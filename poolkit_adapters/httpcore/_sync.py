@@ -119,6 +119,7 @@ class PoolkitConnectionPool(httpcore.ConnectionPool):
         self._connector = connector = _Connector(self)
         heard = tuple(listeners)
         self._reopening = Reopening(lambda: Pool(connector, chosen, name=name, listeners=heard, keyed=True))
+        connector.counted = False  # a pool that begins anew after a close() is still the one that was made
 
     @property
     def poolkit(self) -> Pool[Any]:

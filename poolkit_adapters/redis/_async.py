@@ -91,7 +91,11 @@ class AsyncPoolkitConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
 
     def _begin(self) -> None:
         config = self._plan(limit=self._first_limit()) if self._engine is None else self._engine.config
-        self._engine = AsyncPool(TaskConnector(self), config, **self._engine_args)
+        connector = TaskConnector(self)
+        connector.counted = (
+            self._engine is None
+        )  # else this is reset() of a closed pool: the application has made no other
+        self._engine = AsyncPool(connector, config, **self._engine_args)
 
     def reset(self) -> None:
         """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -11,10 +12,23 @@ from typing import Any
 from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
 from poolkit_adapters.redis._names import connect_by_address
 
-__all__ = ("Former", "Shared")
+__all__ = ("Former", "Shared", "made_by_cluster_client")
 
 _FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path")
 _NAMES = ("driver_info", "lib_name", "lib_version")
+
+
+def made_by_cluster_client() -> bool:
+    """Whether redis-py's ``RedisCluster`` makes the pool: one for each node, which it drops when the node goes."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module == "redis.cluster":
+            return True
+        if module.partition(".")[0] not in ("poolkit_adapters", "redis", "functools"):
+            return False
+        frame = frame.f_back
+    return False
 
 
 class Former:
