@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ConfigError, MissingExtra
 from ..runtimes.names import addresses
-from ..settings import read_tables
+from ..settings import read_file, read_tables
 from ._etcd import EtcdDiscovery
 from ._node import Node, checked_nodes, parse_node, parse_nodes
 from ._source import Discovery, Found
@@ -75,8 +75,8 @@ class FileDiscovery(Discovery):
         if self.path.suffix != ".json":
             return read_tables(self.path)
         try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return json.loads(read_file(self.path))
+        except ValueError as error:
             raise ConfigError(f"{self.path}: not valid JSON: {error}", "file") from error
 
 
