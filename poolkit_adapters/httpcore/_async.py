@@ -27,6 +27,7 @@ from ._link import (
     takes_over,
     timeout_of,
 )
+from ._names import AsyncNamesBackend
 from ._network import AsyncWatchedBackend, first_step
 from ._plain import PlainBackend, unlock
 
@@ -77,7 +78,7 @@ async def _sleep(seconds: float) -> None:
 def _backend_of(backend: httpcore.AsyncNetworkBackend, *, own: bool, http2: bool) -> httpcore.AsyncNetworkBackend:
     """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
     if own:
-        backend = PlainBackend(backend)
+        backend = PlainBackend(AsyncNamesBackend(backend))
     return AsyncWatchedBackend(backend) if http2 else backend
 
 

@@ -39,6 +39,8 @@ class ConnectorMixin(Generic[L]):
 
     connect_in_caller = True  # a connection of httpcore's opens in its first request, with that one's timeouts
 
+    packages: tuple[str, ...] = ("httpx", "httpcore")
+
     protocol = "http"
     """What telemetry calls these connections."""
 
@@ -189,6 +191,8 @@ class PoolBase(Generic[E, L, B]):
         heard = tuple(listeners)
         make = partial(engine_kind, self._connector, chosen, name=name, listeners=heard, keyed=True)
         self._reopening: Reopening[E] = Reopening(make)
+        connector: Any = self._connector
+        connector.counted = False  # a pool that begins anew after a close() is still the one that was made
 
     @property
     def poolkit(self) -> E:

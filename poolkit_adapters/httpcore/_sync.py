@@ -15,6 +15,7 @@ from poolkit.errors import PoolError
 from ._base import ConnectorMixin, PoolBase
 from ._errors import left_with
 from ._link import Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
+from ._names import NamesBackend
 from ._network import WatchedBackend
 
 __all__ = ("PoolkitConnectionPool",)
@@ -65,6 +66,8 @@ class _Hook(Exchange):
 
 def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool) -> httpcore.NetworkBackend:
     """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
+    if own:
+        backend = NamesBackend(backend)
     return WatchedBackend(backend) if http2 else backend
 
 

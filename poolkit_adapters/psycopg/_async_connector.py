@@ -21,6 +21,7 @@ from ._books import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel_async
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
+from ._names import with_addresses_async
 from ._session import Session
 from ._shared import Leftovers, left_in, logger
 
@@ -93,6 +94,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
+            kwargs = await with_addresses_async(conninfo, kwargs, timeout)
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._ledger.add("connections_errors")

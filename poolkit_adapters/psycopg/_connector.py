@@ -21,6 +21,7 @@ from ._books import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
+from ._names import with_addresses
 from ._session import Session
 from ._shared import Leftovers, left_in, logger
 
@@ -76,6 +77,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
+            kwargs = with_addresses(conninfo, kwargs, timeout)
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._ledger.add("connections_errors")

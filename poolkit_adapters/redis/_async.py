@@ -74,7 +74,9 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
 
     def _begin(self) -> None:
         config = self._first_config() if self._engine is None else self._engine.config
-        self._engine = AsyncPool(TaskConnector(self), config, **self._engine_args)
+        connector = TaskConnector(self)
+        connector.counted = self._engine is None  # else this is reset() of a closed pool, and no other was made
+        self._engine = AsyncPool(connector, config, **self._engine_args)
 
     def reset(self) -> None:
         """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are

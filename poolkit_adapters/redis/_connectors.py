@@ -20,6 +20,7 @@ __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 class SyncConnector(Connector[Any]):
     """Of :class:`PoolkitConnectionPool`."""
 
+    packages = ("redis",)  # whose constructor and clients stand between
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     close_in_caller = True  # closing a socket does not block
     own_metrics = staticmethod(metering)  # redis-py reports its connections itself: nothing is counted twice
@@ -73,6 +74,7 @@ class SyncConnector(Connector[Any]):
 class TaskConnector(AsyncConnector[Any]):
     """Of :class:`AsyncPoolkitConnectionPool`."""
 
+    packages = ("redis",)
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     own_metrics = staticmethod(metering)
 

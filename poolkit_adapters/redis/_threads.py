@@ -35,6 +35,7 @@ from poolkit_adapters.redis._settings import (
     DEFAULT_TIMEOUT,
     warn_arguments,
 )
+from poolkit_adapters.redis._shared import made_by_cluster_client
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -124,7 +125,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
         old = self._engine
         if old is None or old.closed:
             config = self._first_config() if old is None else old.config
-            self._engine = Pool(SyncConnector(self), config, **self._engine_args)
+            connector = SyncConnector(self)
+            connector.must_be_closed = not made_by_cluster_client()
+            connector.counted = old is None and connector.must_be_closed
+            self._engine = Pool(connector, config, **self._engine_args)
         if old is not None:
             guards = list(self._guards.values())  # first: what is opened from here on may stay
             old.clear()  # the same engine goes on, and whoever waits at it stays in its queue

@@ -20,6 +20,7 @@ from .._time_limits import Watch, rollback_limit
 from ._connect_time import Attempt, limit_connects, no_time_limit
 from ._errors import join_wrapped, lease_cut, overdue, translated
 from ._fairy import BoundedFairy, Fairy, check_out
+from ._names import look_up_first
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, queue_sizes, settle
@@ -108,6 +109,7 @@ class BasePool(SQLAlchemyPool):
             runtime=self._runtime_for_engine(),
         )
         limit_connects(self._dialect, settled)
+        look_up_first(self._dialect)
         watch(self._dialect)
         join_wrapped(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
