@@ -25,6 +25,10 @@ NAP = 0.5
 """Seconds that a caller of a pool for any loop sleeps at a time: the loop that does the pool's work may have ended."""
 
 
+LEAVE = 0.05
+"""Seconds after the cancellation of background work after which a loop that still runs goes on with it."""
+
+
 def current(any_loop: bool = False) -> AsyncRuntime | None:
     """The runtime of the running asyncio loop, if there is one; ``any_loop``: one for all loops of the process."""
     loop = _running()
@@ -308,6 +312,7 @@ class AnyLoopRuntime:
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """Another loop than the home runs here: it takes over what loops that have stopped have left."""
+        stays = loop in self._leaving  # it has begun nothing since it seemed to end
         self._leaving.discard(loop)
         if not self.alive():
             self._home, self._loop = AsyncioRuntime(loop), loop
@@ -315,7 +320,8 @@ class AnyLoopRuntime:
             if pool is not None:
                 self._home.schedule(pool, 0.0)  # sooner than asked for: it will say when it wants to be called next
         for job in tuple(self._jobs):
-            if job.loop is None or not job.loop.is_running() or job.loop in self._leaving:
+            other = job.loop
+            if other is None or (stays and other is loop) or other in self._leaving or not other.is_running():
                 self._take_over(job)
 
     def _take_over(self, job: _Job) -> None:
@@ -368,10 +374,11 @@ class AnyLoopRuntime:
             self._jobs.discard(job)
 
     def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop is about to end, for only that cancels what runs here: it begins nothing any more."""
+        """The loop is probably about to end, for that cancels what runs here: nothing is begun in it for a moment."""
         self._leaving.add(loop)
         if loop is self._loop:
             self._home = self._loop = None
+        loop.call_later(LEAVE, self._enter, loop)  # it was the driver, or a callback, that raised CancelledError
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in ``delay`` seconds, or sooner; infinity: no more."""

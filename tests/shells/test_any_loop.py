@@ -168,6 +168,23 @@ def test_a_caller_who_waits_takes_over_from_a_loop_that_ends() -> None:
         other(pool.close()).result(PATIENCE)
 
 
+def test_a_connect_that_raises_cancelled_error_by_itself_is_tried_again_at_once() -> None:
+    """The loop is not about to end, though it looks so."""
+    connector = AsyncFakeConnector()
+    pool = pool_of(connector, max_size=1)
+    errors: list[BaseException] = [asyncio.CancelledError()]
+    connector.fail("connect", lambda: errors.pop() if errors else None)
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(pool.acquire())
+        while pool.stats().idle or not pool.stats().in_use:
+            await asyncio.sleep(0.001)  # not by the caller's own look
+        await pool.release(await waiting)
+        await pool.close()
+
+    asyncio.run(main())
+
+
 def test_a_pool_that_no_loop_uses_any_more_is_collected() -> None:
 
     pool = pool_of()
