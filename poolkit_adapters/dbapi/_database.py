@@ -10,7 +10,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal
 
 from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats, UsageError
-from poolkit.errors import describe
+from poolkit.errors import LeaseOverdue, describe
 
 from .._options import split_options
 from ._connector import CheckingConnector, DbapiConnector
@@ -96,6 +96,7 @@ class PooledDatabase:
         self._restorable = restorable(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
         connector = (DbapiConnector if local else CheckingConnector)(module, args, kwargs, setup=setup, check=check)
+        connector.overdue_error = self._errors.of(LeaseOverdue)
         self._pool: Pool[Any] = Pool(connector, planned, name=name, debug=debug)
 
     @property

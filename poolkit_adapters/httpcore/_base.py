@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import httpcore
 
 from poolkit import PoolStats, Verdict
+from poolkit.errors import LeaseOverdue
 
-from .._errors import Table
 from ._link import Key, Link, peek
 
 __all__ = ("ConnectorMixin", "Reopening", "described")
@@ -37,7 +37,7 @@ class ConnectorMixin(Generic[L]):
 
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
-        self.errors: Table = owner._errors
+        self.overdue_error: type[LeaseOverdue] = owner._errors.of(LeaseOverdue)
         self._multiplexed = owner._http2
         self._only_http2 = not owner._http1
         self._plain: set[Key] = set()

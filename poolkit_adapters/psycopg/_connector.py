@@ -16,7 +16,7 @@ from poolkit.errors import describe, said, shown
 
 from .._errors import release_locals
 from ._books import Outage
-from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
+from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
 from ._session import Session
 from ._shared import left_in, logger
@@ -40,6 +40,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
     """What the engine needs to know of psycopg. Holds its pool weakly: background threads keep no pool alive."""
 
     opens_later = True  # open() fills the pool
+    overdue_error = LeaseOverdue
 
     def __init__(self, pool: PoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)

@@ -12,7 +12,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
-from ._errors import PoolNotLeased, connect_error, lease_cut
+from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 
@@ -130,6 +130,7 @@ class RecordConnector(Connector[Record]):
     """Opens and closes records. SQLAlchemy's events, its log lines and the dialect's ways are all in there."""
 
     packages = ("sqlalchemy",)
+    overdue_error = PoolLeaseOverdue
     must_be_closed = False  # as under QueuePool, an engine may be dropped
     connect_in_caller = True  # as under QueuePool: thread-bound drivers, and errors, stay with their caller
 
