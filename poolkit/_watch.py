@@ -289,7 +289,8 @@ class Watch(Sharing):
         """What the holder of a lease that was reported hears when he gives it back, with ``on_leak="raise"``."""
         if error is not None or self._config.on_leak != "raise":
             return None
-        return LeaseOverdue(
+        kind: type[LeaseOverdue] = getattr(self._connector, "overdue_error", LeaseOverdue)
+        return kind(
             f"{self.name}: this lease was held for {self._clock() - entry.leased_at:.1f} s "
             f"(leak_after={self._config.leak_after:g}), taken at {place_of(entry) or 'an unknown place'}; "
             "the connection is back in the pool"

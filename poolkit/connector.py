@@ -12,7 +12,7 @@ import sys
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from .errors import ConfigError, raw_text
+from .errors import ConfigError, LeaseOverdue, raw_text
 
 __all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify", "overloaded")
 
@@ -103,6 +103,10 @@ class _Base(Generic[C]):
     packages: tuple[str, ...] = ()
     """Packages that stand between the application and the pool ("sqlalchemy"): the place where a lease was taken,
     which leak reports name, is looked for outside of them."""
+
+    overdue_error: type[LeaseOverdue] = LeaseOverdue
+    """The class of the error for a lease that lasted too long (``on_leak="raise"``); an adapter's is the driver's, too.
+    """
 
     counted: bool = True
     """Whether the application made the pool: pools that it makes again and again are named in the log. False for a

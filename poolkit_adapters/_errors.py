@@ -44,6 +44,10 @@ class Table:
         """A table that has these rows too."""
         return Table(*self.rows, *rows)
 
+    def of(self, base: type[PoolError]) -> Any:
+        """The adapter's class for one of poolkit's."""
+        return self._row_of[base].error
+
     def adapted(self, error: PoolError) -> PoolError:
         """An error of the engine as the adapter's own type, which is the driver's too; cause, text, notes and
         attributes stay. The nearest base class counts; an error without an entry is returned as it is.

@@ -13,7 +13,7 @@ from typing import Any
 
 from poolkit import ConfigError, Connector, Verdict
 from poolkit.connector import default_classify
-from poolkit.errors import raw_text
+from poolkit.errors import LeaseOverdue, raw_text
 
 from .._errors import release_locals
 from .._handshake import limit_answers
@@ -74,6 +74,7 @@ class DbapiConnector(Connector[Any]):
         check: Callable[[Any], object] | str | None,
     ) -> None:
         self.module = module
+        self.overdue_error: type[LeaseOverdue] = LeaseOverdue
         self._args = args
         self._kwargs = kwargs
         self._setup = setup

@@ -10,7 +10,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal
 
 from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats, UsageError
-from poolkit.errors import describe
+from poolkit.errors import LeaseOverdue, describe
 
 from .._options import split_options
 from .._time_limits import rollback_limit
@@ -99,6 +99,7 @@ class PooledDatabase:
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
         kind = DbapiConnector if local else CheckingConnector
         self._connector = kind(module, args, kwargs, setup=setup, check=check)
+        self._connector.overdue_error = self._errors.of(LeaseOverdue)
         self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
 
     @property

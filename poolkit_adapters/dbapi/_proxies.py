@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from poolkit.errors import LeaseOverdue, PoolError
+from poolkit.errors import LeaseOverdue
 
 from ._state import SHORTCUTS, changeable
 
@@ -151,13 +151,10 @@ class PooledConnection:
                 return
             if state.cursors:
                 state.end_cursors()
-            try:
-                if state.used or state.broken:
-                    self._database._give_back(lease, state=state)
-                else:
-                    lease.close()
-            except PoolError as error:  # it was out for too long
-                raise self._database._errors.adapted(error) from error.__cause__
+            if state.used or state.broken:
+                self._database._give_back(lease, state=state)
+            else:
+                lease.close()
 
     def detach(self) -> Any:
         """The module's own connection, out of the pool for good: it is the caller's to close."""

@@ -12,9 +12,9 @@ from typing import Any, Generic, TypeVar
 import httpcore
 
 from poolkit import PoolConfig, Verdict
+from poolkit.errors import LeaseOverdue
 from poolkit.events import Listener
 
-from .._errors import Table
 from ._errors import ERRORS
 from ._link import HELD, Key, Link, peek
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
@@ -46,7 +46,7 @@ class ConnectorMixin(Generic[L]):
 
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
-        self.errors: Table = owner._errors
+        self.overdue_error: type[LeaseOverdue] = owner._errors.of(LeaseOverdue)
         self._multiplexed = owner._http2
         self._only_http2 = not owner._http1
         self._plain: set[Key] = set()

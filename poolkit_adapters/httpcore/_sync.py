@@ -197,7 +197,4 @@ class _Body:
             sound = self._link.connection.is_available() and (self._done or not self._link.http2)
         finally:
             if self.lease is not None:
-                try:
-                    self.lease.close(discard=not sound)
-                except PoolError as error:  # it was held for too long
-                    raise self._connector.errors.adapted(error) from error.__cause__
+                self.lease.close(discard=not sound)

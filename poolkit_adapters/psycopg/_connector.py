@@ -19,7 +19,7 @@ from .._errors import release_locals
 from .._time_limits import Watch
 from ._books import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel
-from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
+from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
 from ._names import with_addresses
 from ._session import Session
@@ -44,6 +44,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
     """What the engine needs to know of psycopg. Holds its pool weakly: background threads keep no pool alive."""
 
     opens_later = True  # open() fills the pool
+    overdue_error = LeaseOverdue
 
     def __init__(self, pool: PoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)

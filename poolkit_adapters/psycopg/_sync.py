@@ -21,7 +21,7 @@ from poolkit.events import Event, EventKind
 
 from . import _config as defaults
 from ._connector import PsycopgConnector
-from ._errors import ERRORS, LeaseOverdue, PoolClosed, classify
+from ._errors import LeaseOverdue, PoolClosed, classify
 from ._io import is_clean, ping
 from ._session import Session, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_in_block, logger
@@ -289,13 +289,10 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
-        try:
-            if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
-                self._engine.release(session)
-            else:
-                self._put_slowly(session)
-        except PoolError as error:  # it was out for too long
-            raise ERRORS.adapted(error) from error.__cause__
+        if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
+            self._engine.release(session)
+        else:
+            self._put_slowly(session)
 
     def _put_slowly(self, session: Session[Any]) -> None:
         """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""

@@ -23,6 +23,7 @@ class SyncConnector(Connector[Any]):
     packages = ("redis",)  # whose constructor and clients stand between
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     close_in_caller = True  # closing a socket does not block
+    overdue_error = _errors.RedisLeaseOverdue
     own_metrics = staticmethod(metering)  # redis-py reports its connections itself: nothing is counted twice
 
     def __init__(self, pool: Any) -> None:

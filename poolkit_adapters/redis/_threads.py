@@ -258,9 +258,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
                     self._engine.release(connection, error=_errors.network_failed())  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
-            except LeaseOverdue as error:  # not out of a block that ends with an error of its own
+            except LeaseOverdue:  # not out of a block that ends with an error of its own
                 if passing is None:
-                    raise _errors.pool_error(error) from error.__cause__
+                    raise
             except NotLeased:  # reset() at this moment, or two threads released it at once
                 if self._guards.get(id(connection)) is not guard:
                     self._former.take(connection)

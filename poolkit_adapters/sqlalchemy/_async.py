@@ -116,17 +116,14 @@ class AsyncPoolkitPool(BasePool):
         here = self._runtime.here
         here.forget()
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
-        try:
-            if discard:
-                self.poolkit.release(record, discard=True)
-            elif not live or record.misled is not None:
-                self._release_useless(record)
-            elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
-                self._release_in_transaction(record)
-            else:
-                self.poolkit.release(record)
-        except PoolError as error:  # it was out for too long
-            raise self._told(error) from error.__cause__
+        if discard:
+            self.poolkit.release(record, discard=True)
+        elif not live or record.misled is not None:
+            self._release_useless(record)
+        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+            self._release_in_transaction(record)
+        else:
+            self.poolkit.release(record)
         if live and here.latest is not None:
             self._settle(here.latest)
 

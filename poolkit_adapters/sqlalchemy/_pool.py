@@ -162,17 +162,14 @@ class BasePool(SQLAlchemyPool):
         raise self._told(failure)  # out of the except block: the cause is not the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
-        try:
-            if discard:
-                self.poolkit.release(record, discard=True)
-            elif record.misled is not None or record.dbapi_connection is None:
-                self._release_useless(record)
-            elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
-                self._release_in_transaction(record)
-            else:
-                self.poolkit.release(record)
-        except PoolError as error:  # it was out for too long
-            raise self._told(error) from error.__cause__
+        if discard:
+            self.poolkit.release(record, discard=True)
+        elif record.misled is not None or record.dbapi_connection is None:
+            self._release_useless(record)
+        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+            self._release_in_transaction(record)
+        else:
+            self.poolkit.release(record)
 
     def _release_in_transaction(self, record: Record) -> None:
         """What SQLAlchemy's reset has left in a transaction is closed: the next user's commit would be lost in it."""

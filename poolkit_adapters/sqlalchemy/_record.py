@@ -13,7 +13,7 @@ from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
 from ._connect_time import Attempt
-from ._errors import PoolNotLeased, connect_error, lease_cut
+from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 
@@ -134,6 +134,7 @@ class RecordConnector(Connector[Record]):
     """Opens and closes records. SQLAlchemy's events, its log lines and the dialect's ways are all in there."""
 
     packages = ("sqlalchemy",)
+    overdue_error = PoolLeaseOverdue
     must_be_closed = False  # as under QueuePool, an engine may be dropped
     connect_in_caller = True  # as under QueuePool: thread-bound drivers, and errors, stay with their caller
 

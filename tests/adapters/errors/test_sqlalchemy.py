@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import gc
 import os
 import pickle
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
@@ -25,6 +26,14 @@ from poolkit_adapters import sqlalchemy as sa
 from poolkit_adapters.sqlalchemy._cluster import CLUSTER_ERRORS, NoServerAvailable
 from tests.adapters.errors.walk import Scenarios, do, other_loop, walked
 from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Connections that the errors' tracebacks hold are no other test's."""
+    yield
+    gc.collect()
+
 
 WAYS = ["psycopg", "psycopg_async", "asyncpg"]
 

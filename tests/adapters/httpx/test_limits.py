@@ -210,7 +210,8 @@ def test_breaker_for_each_origin(http_server: HTTPServer) -> None:
         for _ in range(2):
             with pytest.raises(httpx.ConnectError) as failed:
                 client.get(dead)
-            assert not isinstance(failed.value, poolkit.PoolError)
+            assert isinstance(failed.value, poolkit.ConnectFailed)
+            assert not isinstance(failed.value, poolkit.CircuitOpen)
         with pytest.raises(httpx.ConnectError) as caught:
             client.get(dead)
         assert isinstance(caught.value, poolkit.CircuitOpen)
