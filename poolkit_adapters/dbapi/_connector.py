@@ -88,7 +88,8 @@ class DbapiConnector(Connector[Any]):
         kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
         name = self._timeout_argument
         if timeout is not None:
-            restore = limit_answers(self.module.__name__, kwargs, timeout)
+            own = kwargs.get(name) if name is not None else None  # connect_kwargs win
+            restore = limit_answers(self.module.__name__, kwargs, timeout if own is None else own)
             if name is not None:
                 kwargs.setdefault(name, max(1, round(timeout)))
         try:

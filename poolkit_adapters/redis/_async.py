@@ -151,7 +151,10 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
     async def _connect(self, connection: Any, guard: AsyncGuard) -> bool:
         """Connect; whether nothing is to be read then. An exception, a cancellation too, leaves no socket open."""
         try:
-            with handshake_limit(connection, self.poolkit.config.connect_timeout):
+            if guard.watched and connection.socket_timeout is None:
+                with handshake_limit(connection, self.poolkit.config.connect_timeout):
+                    await connection.connect()
+            else:
                 await connection.connect()
             guard.opened()
             return guard.clean() or await guard.look()

@@ -11,15 +11,13 @@ __all__ = ("handshake_limit",)
 
 @contextmanager
 def handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
-    """A block in which ``connection`` connects, and waits at most ``seconds`` for each answer (None: no limit).
+    """A block in which ``connection``, which has ``socket_timeout=None``, connects, and waits at most ``seconds`` for
+    each answer (None: no limit).
 
     redis-py's ``socket_connect_timeout`` ends when TCP is connected; TLS (in threads), HELLO, AUTH and the like that
     follow have ``socket_timeout``. With ``socket_timeout=None``, for blocking commands, a server that accepts and says
     nothing would keep its caller and the place in the pool for good.
     """
-    if seconds is None or getattr(connection, "socket_timeout", seconds) is not None:
-        yield
-        return
     connection.socket_timeout = seconds
     try:
         yield

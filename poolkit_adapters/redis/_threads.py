@@ -186,7 +186,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
     def _connect(self, connection: Any, guard: Guard) -> bool:
         """Connect; whether nothing is to be read then. An exception leaves no socket open."""
         try:
-            with handshake_limit(guard.inner, self.poolkit.config.connect_timeout):
+            if guard.watched and guard.inner.socket_timeout is None:
+                with handshake_limit(guard.inner, self.poolkit.config.connect_timeout):
+                    connection.connect()
+            else:
                 connection.connect()
             guard.opened()
             return guard.clean()

@@ -90,11 +90,11 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
 
     def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         own = _seconds(keywords.get(argument))
-        if limit is not None:
-            keywords.setdefault(argument, unit(limit))
         attempt = getattr(record, "attempt", None)  # None: a record of another pool's
         if attempt is not None:
             attempt.begin(driver, keywords, own)
+        if limit is not None:
+            keywords.setdefault(argument, unit(limit))
 
     return set_limit
 

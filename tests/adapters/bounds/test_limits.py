@@ -1,0 +1,202 @@
+"""What bounds a connect, and that it bounds nothing else; writes that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import httpcore
+import pytest
+import trio
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from poolkit.testing.servers import PostgresServer
+from poolkit_adapters._handshake import limit_answers
+from poolkit_adapters.dbapi import PooledDatabase
+from poolkit_adapters.httpcore import _network as network
+from poolkit_adapters.sqlalchemy import PoolkitPool
+from poolkit_adapters.sqlalchemy import _connect_time as connect_time
+from tests.adapters.sqlalchemy.servers import Databases, calling
+from tests.faults.proxy import FaultProxy
+
+
+@pytest.fixture(scope="module")
+def databases(_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    databases = Databases(_postgres, tmp_path_factory.mktemp("sqlite"))
+    yield databases
+    databases.close()
+
+
+def test_pymysql_has_its_own_read_timeout_again_after_the_handshake() -> None:
+    keywords: dict[str, Any] = {"read_timeout": 60.0}
+    restore = limit_answers("pymysql", keywords, 5.0)
+    assert keywords == {"read_timeout": 5.0, "write_timeout": 5.0}
+    connection = types.SimpleNamespace()
+    assert restore is not None
+    restore(connection)
+    assert vars(connection) == {"_read_timeout": 60.0, "_write_timeout": None}
+
+
+def test_a_drivers_own_limit_for_the_handshake_is_kept_where_it_is_shorter() -> None:
+    keywords: dict[str, Any] = {"read_timeout": 1}
+    limit_answers("pymysql", keywords, 5.0)
+    assert keywords["read_timeout"] == 1
+    own: dict[str, Any] = {"timeout": 1}
+    assert limit_answers("pg8000.dbapi", own, 5.0) is None
+    assert own == {"timeout": 1}
+
+
+@pytest.mark.parametrize("driver", ["pymysql", "pg8000"])
+def test_statements_are_not_bound_by_connect_timeout(databases: Databases, driver: str) -> None:
+    """The limit of the handshake is not left on the socket."""
+    with calling(databases.url(driver), driver, connect_timeout=20.0) as caller, caller.engine.connect() as connection:
+        real: Any = connection.connection.driver_connection
+        assert connection.execute(text("select 1")).scalar() == 1
+        sock = real._sock if driver == "pymysql" else real._usock
+        assert sock.gettimeout() is None
+
+
+def test_a_dbapi_connection_of_pg8000_is_not_bound_by_connect_timeout(postgres: PostgresServer) -> None:
+    module = pytest.importorskip("pg8000.dbapi")
+    dsn = dict(postgres.dsn)
+    dsn["database"] = dsn.pop("dbname")
+    with PooledDatabase(module, connect_kwargs=dsn, connect_timeout=5) as database, database.connect() as connection:
+        assert connection._usock.gettimeout() is None
+
+
+SILENT = ("pymysql", "pg8000", "aiomysql", "asyncmy")
+"""Their own limits for connecting end with TCP, or are not there."""
+
+
+@pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.PytestUnraisableExceptionWarning")  # pg8000's, at once
+@pytest.mark.parametrize("given", ["connect_args", "nothing"])
+@pytest.mark.parametrize("driver", SILENT)
+def test_what_bounds_a_connect_without_connect_timeout(
+    databases: Databases, driver: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's own argument in ``connect_args``, for the whole connect; else a limit of the adapter."""
+    from sqlalchemy import make_url
+
+    url = make_url(databases.url(driver))
+    assert url.host is not None
+    assert url.port is not None
+    proxy = FaultProxy(url.host, url.port).start()
+    proxy.mode = "silent"
+    argument = "timeout" if driver == "pg8000" else "connect_timeout"
+    own = {"connect_args": {argument: 1}} if given == "connect_args" else {}
+    if not own:
+        monkeypatch.setattr(connect_time, "UNSAID", 0.5)
+    through = url.set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
+    try:
+        with calling(through, driver, **own) as caller, pytest.raises((OperationalError, TimeoutError)):
+            caller.run(caller.engine.connect)
+    finally:
+        proxy.stop()
+
+
+def test_connect_args_may_allow_more_than_connect_timeout(postgres: PostgresServer) -> None:
+    """They win: the attempt has their time."""
+    engine = create_engine(
+        postgres.sqlalchemy_url("psycopg"), poolclass=PoolkitPool, connect_timeout=1.0,
+        connect_args={"connect_timeout": "60"},
+    )  # fmt: skip
+    with engine.connect() as connection:
+        record: Any = connection.connection._connection_record
+        assert record.attempt.seconds == 60.0
+    engine.dispose()
+
+
+def test_a_connect_without_a_limit_where_the_application_asks_for_none(postgres: PostgresServer) -> None:
+    engine = create_engine(
+        postgres.sqlalchemy_url("psycopg"), poolclass=PoolkitPool, connect_timeout=None, pool_timeout=None
+    )
+    with engine.connect() as connection:
+        record: Any = connection.connection._connection_record
+        assert record.attempt.seconds is None
+    engine.dispose()
+
+
+# -- HTTP/2: a write that its caller has left --------------------------------------------------------------------------
+
+
+class _Stuck(httpcore.AsyncNetworkStream):
+    """A peer that reads nothing, with all buffers full."""
+
+    def __init__(self) -> None:
+        self.writing = 0
+        self.ended = 0
+        self.closed = False
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.writing += 1
+        try:
+            if asyncio._get_running_loop() is None:
+                await trio.sleep_forever()
+            await asyncio.Event().wait()
+        finally:
+            self.ended += 1
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def _watched(stuck: _Stuck) -> Any:
+    stream = network._AsyncStream(stuck)
+    stream.watch = network.FrameWatch(lambda last: ())
+    return stream
+
+
+def test_a_cancelled_caller_does_not_wait_for_its_write_on_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In virtual time. Without an end of its own the write would keep its caller for ever, beyond every time-out."""
+    clock: Any = importlib.import_module("trio.testing").MockClock(autojump_threshold=0.01)
+    stuck = _Stuck()
+
+    async def main() -> None:
+        stream = _watched(stuck)
+        with trio.move_on_after(1) as scope:
+            await stream.write(b"frames")
+        assert scope.cancelled_caught
+        assert (stuck.writing, stuck.ended, stuck.closed) == (1, 0, False)  # the rest of the frame may still leave
+        await trio.sleep(network.ABANDONED + 1)
+        assert (stuck.ended, stuck.closed) == (1, True)
+
+    trio.run(main, clock=clock)
+
+
+def test_a_write_that_its_caller_has_left_ends_on_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "ABANDONED", 0.05)
+    stuck = _Stuck()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(_watched(stuck).write(b"frames"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while not stuck.closed:
+            await asyncio.sleep(0.01)
+        assert (stuck.writing, stuck.ended) == (1, 1)
+        assert not network._writes
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("world", ["asyncio", "trio"])
+def test_an_error_of_a_write_reaches_its_caller(world: str) -> None:
+    class Broken(_Stuck):
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            raise httpcore.WriteError("broken")
+
+    async def main() -> None:
+        with pytest.raises(httpcore.WriteError, match="broken"):
+            await _watched(Broken()).write(b"frames")
+
+    if world == "trio":
+        trio.run(main)
+    else:
+        asyncio.run(main())
