@@ -9,22 +9,25 @@ import time
 from pathlib import Path
 
 from bench.reliability.faults import FAULTS
-from bench.reliability.measure import ADAPTERS, Result, measure
+from bench.reliability.measure import ADAPTERS, CLUSTERS, Result, measure
 from bench.reliability.report import line, write
 from bench.reliability.world import world
 
 QUICK = {"reset", "silence", "refused", "sessions ended", "CLIENT KILL", "keep-alive ends", "GOAWAY"}
 
 
+ALL = {**ADAPTERS, **CLUSTERS}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="some of the faults, about two minutes")
-    parser.add_argument("--adapter", choices=ADAPTERS, action="append", help="only this one (may be repeated)")
+    parser.add_argument("--adapter", choices=ALL, action="append", help="only this one (may be repeated)")
     parser.add_argument("--fault", action="append", help="only this one (may be repeated)")
     parser.add_argument("--json", type=Path, help="write all results into this file")
     parser.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
     given = parser.parse_args()
-    names = given.adapter or list(ADAPTERS)
+    names = given.adapter or list(ALL)
     faults = [
         fault
         for fault in FAULTS
@@ -35,7 +38,7 @@ def main() -> int:
     with world() as servers:
         for fault in faults:
             for name in names:
-                if ADAPTERS[name].kind not in fault.kinds:
+                if ALL[name].kind not in fault.kinds:
                     continue
                 for ours in (True, False):
                     results.append(measure(servers, name, fault, ours=ours))

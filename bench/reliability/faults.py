@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.reliability.world import PASSWORD, ROLE, World
 from tests.faults.proxy import FaultProxy, Mode
@@ -23,6 +24,8 @@ class Fault:
     begin: Act
     end: Act | None = None
     seconds: float = 0.0
+    way: Literal["", "name", "tls"] = ""
+    """How clients connect: by a name that is looked up, or with TLS, where they do not otherwise."""
 
 
 def _mode(mode: Mode, *, reset: bool = False) -> Act:
@@ -47,6 +50,11 @@ def _partial(_: World, proxy: FaultProxy) -> None:
 
 def _whole(_: World, proxy: FaultProxy) -> None:
     proxy.reply_limit = None
+    proxy.reset()
+
+
+def _silent_resolver(world: World, proxy: FaultProxy) -> None:
+    world.resolver.hang()
     proxy.reset()
 
 
@@ -76,6 +84,8 @@ def _redis_password_back(world: World, _: FaultProxy) -> None:
 
 WIRE = ("postgres", "redis", "http")
 LASTS = 0.7
+HANGS = 3.0
+"""Longer than a caller may wait for a connection and for a connect, one after the other."""
 
 FAULTS = (
     Fault("latency", "30 ms more in each direction", WIRE, _latency(0.03), _latency(0), LASTS),
@@ -89,6 +99,14 @@ FAULTS = (
           _mode("refuse", reset=True), _mode("pass"), LASTS),
     Fault("unanswered", "connections are broken, new ones accepted and not answered", WIRE,
           _mode("silent", reset=True), _mode("pass"), LASTS),
+    Fault("silent host", "packets of the old connections are lost for 3 s, then those are broken; new ones are served",
+          WIRE, lambda _, proxy: proxy.freeze(), lambda _, proxy: proxy.thaw(), HANGS),
+    Fault("stalled TLS", "connections are broken; new ones are accepted, and for 3 s no TLS handshake is answered",
+          ("redis", "http2"), _mode("silent", reset=True), _mode("pass"), HANGS, way="tls"),
+    Fault("hanging DNS", "connections are broken, and the resolver does not answer for 3 s", WIRE,
+          _silent_resolver, lambda world, _: world.resolver.answer(), HANGS, way="name"),
+    Fault("no primary", "roles move from one server to another; for 0.3 s none takes writes", ("cluster",),
+          lambda world, _: world.step_down(), lambda world, _: world.promote(), 0.3),
     Fault("sessions ended", "`pg_terminate_backend` for all", ("postgres",), lambda world, _: world.end_sessions()),
     Fault("restart", "the server stops, is down for 0.3 s, and starts", ("postgres",), _restart),
     Fault("too many", "sessions ended, no further allowed (SQLSTATE 53300)", ("postgres",),

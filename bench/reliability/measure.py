@@ -8,16 +8,22 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from bench.reliability.async_clients import AsyncHTTP2, AsyncHTTPX, AsyncPsycopg, AsyncRedis, AsyncSQLAlchemy
 from bench.reliability.clients import HTTP2, HTTPX, Psycopg, Redis, SQLAlchemy
+from bench.reliability.cluster_clients import AsyncPrimary, Primary
 from bench.reliability.faults import Fault
 from bench.reliability.load import Load
+from bench.reliability.names import NAME
 from bench.reliability.world import World, proxy
 from tests.faults.proxy import FaultProxy
 
-__all__ = ("ADAPTERS", "OWN", "Result", "measure", "quiet")
+__all__ = ("ADAPTERS", "CLUSTERS", "OWN", "Result", "measure", "quiet")
+
+CLUSTERS: dict[str, Any] = {"psycopg-cluster": Primary, "psycopg-cluster-async": AsyncPrimary}
+"""Several servers of which one is wanted; they take part in faults of roles only."""
 
 ADAPTERS: dict[str, Any] = {
     "sqlalchemy": SQLAlchemy,
@@ -43,6 +49,8 @@ OWN = {
     "httpx-async": "AsyncHTTPTransport",
     "httpx-h2": "HTTPTransport",
     "httpx-h2-async": "AsyncHTTPTransport",
+    "psycopg-cluster": "psycopg_pool",
+    "psycopg-cluster-async": "psycopg_pool",
 }
 """The driver's own pool of each."""
 
@@ -97,17 +105,28 @@ def measure(
     world: World, adapter: str, fault: Fault, *, ours: bool, size: int = 4, after: float = AFTER, **settings: Any
 ) -> Result:
     """Load, fault, and load again."""
-    kind = ADAPTERS[adapter]
+    kind = {**ADAPTERS, **CLUSTERS}[adapter]
     world.set_right()
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
         front: Any = None
         made: dict[str, Any] = {"ours": ours, "size": size, **settings}
+        name = f"{adapter}-{'poolkit' if ours else 'own'}"
         if kind.kind == "http2":
             made |= {"server": world.http2, "context": world.certificates.client_context()}
+            if fault.way == "tls":
+                front = stack.enter_context(proxy(("127.0.0.1", int(world.http2.url.rpartition(":")[2]))))
+                made["server"] = SimpleNamespace(url=f"https://127.0.0.1:{front.port}")
+        elif kind.kind == "cluster":
+            made |= {"ports": [world.postgres.port, world.second.port], "name": name}
+            world.set_right()  # the second has just begun, as one that writes
+        elif fault.way == "tls":
+            front = stack.enter_context(proxy(("127.0.0.1", world.redis_tls.tls_port)))
+            made |= {"host": front.host, "port": front.port, "name": name, **_redis_tls(world, adapter)}
         else:
             front = stack.enter_context(proxy(world.address(kind.kind)))
-            made |= {"host": front.host, "port": front.port, "name": f"{adapter}-{'poolkit' if ours else 'own'}"}
+            host = NAME if fault.way == "name" and world.resolver else front.host
+            made |= {"host": host, "port": front.port, "name": name}
         load = Load(kind, **made)
         load.start()
         time.sleep(BEFORE)
@@ -119,6 +138,16 @@ def measure(
             front.reset()
             load.finish(3)
     return _result(adapter, fault, load, ours=ours, ended=ended, stopped=stopped, finished=finished)
+
+
+def _redis_tls(world: World, adapter: str) -> dict[str, Any]:
+    """The arguments of redis-py for TLS."""
+    import redis
+    import redis.asyncio
+
+    authority = world.certificates.authority.cert_pem.bytes().decode()
+    module: Any = redis.asyncio if adapter.endswith("async") else redis
+    return {"connection_class": module.SSLConnection, "ssl_ca_data": authority}
 
 
 def _strike(world: World, front: FaultProxy, fault: Fault) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.reliability.faults import Fault
+from bench.reliability.faults import FAULTS, Fault
 from bench.reliability.measure import Result
 
-__all__ = ("line", "table", "write")
+__all__ = ("line", "write")
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- begin: made by python -m bench.reliability --write -->", "<!-- end -->"
@@ -56,26 +57,31 @@ def _row(result: Result) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table(results: Sequence[Result], faults: Sequence[Fault]) -> str:
-    """The tables, one for each fault."""
-    parts = []
+def _sections(results: Sequence[Result], faults: Sequence[Fault]) -> dict[str, str]:
+    """The tables, one for each fault, by its name."""
+    parts = {}
+    day = datetime.now(timezone.utc).date()
     for name in dict.fromkeys(fault.name for fault in faults):
         rows = [_row(one) for one in results if one.fault == name]
         if rows:
             what = dict.fromkeys(fault.what for fault in faults if fault.name == name)
             told = "; ".join(what)
-            parts.append("\n".join((f"### {name}", "", f"{told[0].upper()}{told[1:]}.", "", *HEAD, *rows)))
-    return "\n\n".join((_summary(results), *parts))
+            what_and_when = f"{told[0].upper()}{told[1:]}. Measured on {day}."
+            parts[name] = "\n".join((f"### {name}", "", what_and_when, "", *HEAD, *rows))
+    return parts
 
 
-def _summary(results: Sequence[Result]) -> str:
-    """All adapters together, one row for each fault."""
-    lines = [
-        "### All adapters together",
-        "",
-        "| fault | failed, poolkit | failed, own pools | slowest first answer, poolkit | own pools |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+SUMMARY = (
+    "### All adapters together",
+    "",
+    "| fault | failed, poolkit | failed, own pools | slowest first answer, poolkit | own pools |",
+    "| --- | ---: | ---: | ---: | ---: |",
+)
+
+
+def _summary(results: Sequence[Result]) -> dict[str, str]:
+    """All adapters together, one row for each fault, by its name."""
+    lines = {}
     for name in dict.fromkeys(one.fault for one in results):
         cells = [name]
         halves = [
@@ -85,18 +91,24 @@ def _summary(results: Sequence[Result]) -> str:
         for half in halves:
             never = any(one.first_answer is None for one in half)
             cells.append("never" if never else _time(max(one.first_answer or 0.0 for one in half)))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines[name] = "| " + " | ".join(cells) + " |"
+    return lines
 
 
 def write(results: Sequence[Result], faults: Sequence[Fault]) -> None:
-    """Put the tables between the marks of the page."""
+    """Put the tables between the marks of the page. Those of faults that were not measured now stay as they are."""
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
+    old, _, tail = rest.partition(END)
+    sections = {part.partition("\n")[0]: f"### {part.strip()}" for part in old.split("\n### ")[1:]}
+    rows = {row.split("|")[1].strip(): row for row in sections.pop(SUMMARY[0][4:], "").splitlines()[4:]}
+    rows |= _summary(results)
+    sections |= _sections(results, faults)
+    order = [name for name in dict.fromkeys(fault.name for fault in FAULTS) if name in sections]
+    tables = "\n\n".join(("\n".join((*SUMMARY, *(rows[name] for name in order))), *(sections[name] for name in order)))
     drivers = ", ".join(
         f"{name} {version(name)}"
         for name in ("sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore")
     )
-    made = f"Python {platform.python_version()}, {drivers}; {len(results)} runs."
-    PAGE.write_text(f"{head}{BEGIN}\n\n{made}\n\n{table(results, faults)}\n\n{END}{tail}", encoding="utf-8")
+    made = f"Last with Python {platform.python_version()}, {drivers}; {len(results)} runs."
+    PAGE.write_text(f"{head}{BEGIN}\n\n{made}\n\n{tables}\n\n{END}{tail}", encoding="utf-8")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from bench.reliability.names import Resolver, resolver
 from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
 from tests.adapters.httpx.h2server import H2Server
 from tests.faults.proxy import FaultProxy
@@ -26,6 +27,19 @@ class World:
 
     @cached_property
     def postgres(self) -> PostgresServer:
+        return self._database()
+
+    @cached_property
+    def second(self) -> PostgresServer:
+        """Beside ``postgres``; it only reads until it is promoted."""
+        return self._database()
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        """Answers for ``NAME``, until it is told not to."""
+        return self._stack.enter_context(resolver())
+
+    def _database(self) -> PostgresServer:
         server = self._stack.enter_context(PostgresServer(dbname=DATABASE, max_connections=60))
         with server.connect() as admin:
             admin.execute(f"create role {ROLE} login password '{PASSWORD}'".encode())
@@ -36,6 +50,10 @@ class World:
     @cached_property
     def redis(self) -> RedisServer:
         return self._stack.enter_context(RedisServer())
+
+    @cached_property
+    def redis_tls(self) -> RedisServer:
+        return self._stack.enter_context(RedisServer(tls=self.certificates))
 
     @cached_property
     def http(self) -> HTTPServer:
@@ -67,7 +85,10 @@ class World:
 
     def sql(self, *statements: str) -> None:
         """Run statements as the superuser."""
-        with self.postgres.connect() as admin:
+        self._sql(self.postgres, *statements)
+
+    def _sql(self, server: PostgresServer, *statements: str) -> None:
+        with server.connect() as admin:
             for statement in ("set default_transaction_read_only = off", *statements):
                 admin.execute(statement.encode())
 
@@ -85,6 +106,14 @@ class World:
             "alter system set default_transaction_read_only = on",
             "select pg_reload_conf()",
         )
+
+    def step_down(self) -> None:
+        """``postgres`` only reads, in sessions that exist too."""
+        self._sql(self.postgres, "alter system set default_transaction_read_only = on", "select pg_reload_conf()")
+
+    def promote(self) -> None:
+        """``second`` takes writes."""
+        self._sql(self.second, "alter system reset default_transaction_read_only", "select pg_reload_conf()")
 
     def redis_command(self, *words: str) -> None:
         with contextlib.closing(self.redis.connect()) as admin:
@@ -113,6 +142,8 @@ class World:
                 f"alter role {ROLE} connection limit -1",
                 f"alter role {ROLE} password '{PASSWORD}'",
             )
+        if "second" in self.__dict__:
+            self._sql(self.second, "alter system set default_transaction_read_only = on", "select pg_reload_conf()")
         if "redis" in self.__dict__:
             self.redis.start()
 

@@ -22,11 +22,8 @@ def made_by_cluster_client() -> bool:
     """Whether redis-py's ``RedisCluster`` makes the pool: one for each node, which it drops when the node goes."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module == "redis.cluster":
+        if frame.f_globals.get("__name__") == "redis.cluster":  # also through a function that the application gave it
             return True
-        if module.partition(".")[0] not in ("poolkit_adapters", "redis", "functools"):
-            return False
         frame = frame.f_back
     return False
 

@@ -12,7 +12,7 @@ from queue import LifoQueue
 from typing import Any
 
 from poolkit import Pool, PoolConfig
-from poolkit.errors import LeaseOverdue, NotLeased, PoolError
+from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
@@ -87,6 +87,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
 
     _released_event = ReleasedEvent
     _re_auth_listener = ReAuthListener
+    _of_cluster = False
+    """Whether redis-py's ``RedisCluster`` has made it, for one of its nodes."""
 
     def __init__(
         self,
@@ -126,8 +128,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
         if old is None or old.closed:
             config = self._first_config() if old is None else old.config
             connector = SyncConnector(self)
-            connector.must_be_closed = not made_by_cluster_client()
-            connector.counted = old is None and connector.must_be_closed
+            self._of_cluster = self._of_cluster or made_by_cluster_client()
+            connector.must_be_closed = not self._of_cluster
+            connector.counted = old is None and not self._of_cluster
             self._engine = Pool(connector, config, **self._engine_args)
         if old is not None:
             guards = list(self._guards.values())  # first: what is opened from here on may stay
@@ -163,6 +166,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
         try:
             connection = engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
+            if self._of_cluster and isinstance(error, AcquireTimeout):
+                self._tell_crossing(error)
             raise _errors.pool_error(error) from error.__cause__
         guard = self._guards[id(connection)]
         try:
@@ -176,6 +181,24 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             self._count(guard, USED)
             record_wait(self, time.monotonic() - started)
         return connection
+
+    def _tell_crossing(self, error: AcquireTimeout) -> None:
+        """Name the cause where this thread holds another node's connection: a pipeline over several nodes takes them
+        one after the other, in the order of its commands, and gives none back before it has all.
+        """
+        me = self.poolkit._caller()
+        for other in list(_pools):
+            engine = other._engine
+            if other is self or not other._of_cluster or engine is None:
+                continue
+            if any(entry.holder == me for entry in list(engine._core.leased.values())):
+                cause = (
+                    f"this thread meanwhile holds a connection of another node ({engine.name}), as a pipeline over "
+                    "several nodes does: threads that each hold one and wait for another's block each other; give "
+                    "max_connections for as many as there are threads"
+                )
+                error.args = (f"{error.args[0]}; {cause}", *error.args[1:])
+                return
 
     def _renew(self, connection: Any, guard: Guard) -> None:
         """Connect anew, where something that is not for the next caller can be read, or nothing ever again."""

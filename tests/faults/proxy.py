@@ -146,6 +146,17 @@ class FaultProxy:
         """The connections open now pass nothing on any more and are not closed; return how many. New ones work."""
         return self._end_all(gone="silent")
 
+    def thaw(self) -> int:
+        """Break (RST) the connections that :meth:`freeze` has left; return how many."""
+
+        def end() -> int:
+            frozen = [link for link in self._links if link.gone == "silent"]
+            for link in frozen:
+                link.end(reset=True)
+            return len(frozen)
+
+        return self._call(end)
+
     def forget(self) -> int:
         """The connections open now are broken (RST) by the client's next packet; return how many. New ones work."""
         return self._end_all(gone="reset")

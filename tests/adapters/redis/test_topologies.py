@@ -7,6 +7,7 @@ import gc
 import inspect
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -139,3 +140,23 @@ def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisClust
     pool.release(held)
     assert cluster.get("key") == b"value"
     cluster.close()
+
+
+def test_who_waits_for_a_node_and_holds_another_nodes_connection_is_told_so(redis_cluster: RedisCluster) -> None:
+    """Pipelines over several nodes in several threads block each other so, when there are fewer connections."""
+    kind: Any = functools.partial(PoolkitConnectionPool, timeout=0.05)
+    client = redis.RedisCluster.from_url(redis_cluster.url, connection_pool_class=kind, max_connections=1)
+    first, second, *_ = (node.redis_connection.connection_pool for node in client.get_nodes())
+    with ThreadPoolExecutor(1) as other:
+        theirs = other.submit(second.get_connection).result()
+        with pytest.raises(poolkit.AcquireTimeout) as alone:
+            second.get_connection()
+        assert "another node" not in str(alone.value)
+        mine = first.get_connection()
+        with pytest.raises(poolkit.AcquireTimeout, match="holds a connection of another node") as crossed:
+            second.get_connection()
+        assert isinstance(crossed.value, redis.exceptions.MaxConnectionsError)
+        assert first.poolkit.name in str(crossed.value)
+        first.release(mine)
+        second.release(theirs)
+    client.close()

@@ -1,0 +1,48 @@
+"""A name that the resolver answers, or does not, as the run wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ("NAME", "Resolver", "resolver")
+
+NAME = "reliability.test"
+
+
+class Resolver:
+    """In the place of ``socket.getaddrinfo`` of this process."""
+
+    def __init__(self) -> None:
+        self._system = socket.getaddrinfo
+        self._answers = threading.Event()
+        self._answers.set()
+
+    def __call__(self, host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host in (NAME, NAME.encode()):
+            self._answers.wait(60)
+            host = "127.0.0.1"
+        return self._system(host, *args, **kwargs)
+
+    def hang(self) -> None:
+        """No answer from now on, to those who have asked already either."""
+        self._answers.clear()
+
+    def answer(self) -> None:
+        """Answer all of them."""
+        self._answers.set()
+
+
+@contextlib.contextmanager
+def resolver() -> Iterator[Resolver]:
+    """The resolver of this process, for the length of the block."""
+    made = Resolver()
+    before, socket.getaddrinfo = socket.getaddrinfo, made  # type: ignore[assignment]
+    try:
+        yield made
+    finally:
+        made.answer()
+        socket.getaddrinfo = before
