@@ -33,9 +33,9 @@ __all__ = ("AsyncLease", "AsyncPool")
 C = TypeVar("C")
 
 
-def current_runtime() -> AsyncRuntime:
-    """The event loop of the calling task. Raises UsageError outside of one."""
-    runtime: AsyncRuntime | None = asyncio_.current()
+def current_runtime(any_loop: bool = False) -> AsyncRuntime:
+    """The event loop of the calling task; ``any_loop``: it and all others. Raises UsageError outside of one."""
+    runtime: AsyncRuntime | None = asyncio_.current(any_loop)
     if runtime is None and "trio" in sys.modules:
         from .runtimes import trio_
 
@@ -49,9 +49,10 @@ class AsyncPool(AsyncJobs[C]):
     """A pool for tasks, on asyncio or trio. Arguments as :class:`~poolkit.Pool`, ``connector`` is an
     :class:`~poolkit.AsyncConnector`.
 
-    May be made outside an event loop; it lives on the loop of its first use. On a second loop that runs beside
-    the first it raises :class:`~poolkit.WrongLoop`; when the first one has ended, the pool begins anew on the
-    second with connections of its own.
+    May be made outside an event loop; it lives on the loop of its first use. On a second loop it raises
+    :class:`~poolkit.WrongLoop` while the first has not been closed; after that, the pool begins anew on the second with
+    connections of its own. With a connector whose connections belong to no loop (``any_loop``), every asyncio loop may
+    use the pool, several at once in threads of their own too.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class AsyncPool(AsyncJobs[C]):
     ) -> None:
         require_kind(connector, asynchronous=True)
         self._runtime = runtime
+        self._any_loop = bool(getattr(connector, "any_loop", False))
         self._caller = (lambda: 0) if runtime is None else runtime.caller
         super().__init__(
             connector, config, settings,
@@ -81,7 +83,7 @@ class AsyncPool(AsyncJobs[C]):
         runtime = self._runtime
         if runtime is not None and runtime.here():
             return runtime
-        new = current_runtime()
+        new = current_runtime(self._any_loop)
         if runtime is None:
             self._runtime, self._caller = new, new.caller
             self._changed()
@@ -90,8 +92,8 @@ class AsyncPool(AsyncJobs[C]):
             return new
         if runtime.alive():
             raise WrongLoop(
-                f"{self.name}: this AsyncPool lives on another {runtime.library} event loop that is still running; "
-                "make one pool for each loop"
+                f"{self.name}: this AsyncPool lives on another {runtime.library} event loop, which has not been "
+                "closed; make one pool for each loop"
             )
         for entry in list(self._core.entries.values()):  # bound to the loop that is gone
             if entry.connection is not None:

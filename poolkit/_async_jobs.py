@@ -14,7 +14,7 @@ from ._core.waiter import Waiter
 from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
-from .errors import describe, shown
+from .errors import describe, shown_again
 from .runtimes.base import AsyncParker, AsyncRuntime
 
 __all__ = ("AsyncJobs",)
@@ -69,10 +69,7 @@ class AsyncJobs(Shell[C]):
         elif self._close_method is not None and runtime.alive():
             runtime.spawn(self._close_job, entry)
         else:
-            try:
-                self._aborted(entry.connection)
-            finally:
-                self._gone(entry)
+            self._abort_now(entry)
 
     async def _connect_job(self, entry: Entry) -> BaseException | None:
         """Connect for whoever comes first; the error, if it failed."""
@@ -102,11 +99,10 @@ class AsyncJobs(Shell[C]):
             logger.debug("%s: close of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
             if core is self._core:
-                try:
-                    if not closed:
-                        self._aborted(entry.connection)
-                finally:
+                if closed:
                     self._gone(entry)
+                else:
+                    self._abort_now(entry)
 
     async def _ping_job(self, entry: Entry) -> None:
         now, core = self._clock(), self._core
@@ -222,4 +218,4 @@ class AsyncJobs(Shell[C]):
                     parker.wake()
 
     def _name_of(self, holder: Hashable) -> str:
-        return "a task" if self._runtime is None else shown(self._runtime.name_of(holder))
+        return "a task" if self._runtime is None else shown_again(self._runtime.name_of(holder))

@@ -1,7 +1,12 @@
-"""The loggers of the engine, without the price of importing logging for those to whom there is nothing to say."""
+"""The loggers of the engine, without the price of importing logging for those to whom there is nothing to say.
+
+A handler of the application that raises ends nothing: the pool may be in the middle of a release, or be closing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +24,22 @@ class _Lazy:
     def __getattr__(self, name: str) -> Any:
         import logging
 
-        return getattr(logging.getLogger(self._name), name)
+        found = getattr(logging.getLogger(self._name), name)
+        return partial(_say, found) if name in _SAYING else found
+
+
+_SAYING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
+
+
+def _say(method: Callable[..., None], *args: Any, **options: Any) -> None:
+    try:
+        method(*args, stacklevel=2, **options)
+    except Exception:  # noqa: BLE001 - somebody else's code; to log it would raise again
+        import logging
+        import traceback
+
+        if logging.raiseExceptions:  # as logging itself does with the errors that it finds in handlers
+            traceback.print_exc()
 
 
 logger: Logger = _Lazy("poolkit")  # type: ignore[assignment]

@@ -94,22 +94,32 @@ class Outbox(Gate):
     def _abort(self, entry: Entry) -> None:
         if self._abort_method is None and self._close_method is not None:
             self._begin_job(Do.CLOSE, entry)
-            return
-        try:
-            self._aborted(entry.connection)
-        finally:
-            self._gone(entry)
+        else:
+            self._abort_now(entry)
 
-    def _aborted(self, connection: Any) -> bool:
-        """Abort a connection, if the connector can; whether that was done. An error is logged: nobody can do more."""
+    def _abort_now(self, entry: Entry) -> None:
+        """Abort a connection; its permit is free when nothing is left of it at the server."""
+        core, left = self._core, False
+        try:
+            left = self._aborted(entry.connection)
+        finally:
+            if isinstance(left, bool):
+                self._gone(entry)
+        if not isinstance(left, bool):
+            left.add_done_callback(lambda _: self._gone(entry) if core is self._core else None)
+
+    def _aborted(self, connection: Any) -> Any:
+        """Abort a connection, if the connector can: False if that was not done, else True, or what it has left at the
+        server (see ``Connector.abort``). An error is logged: nobody can do more.
+        """
         if self._abort_method is None:
             return False
         try:
-            self._abort_method(connection)
+            left = self._abort_method(connection)
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
             logger.debug("%s: abort of a connection failed: %s", self.name, describe(failure))
             return False
-        return True
+        return left if callable(getattr(left, "add_done_callback", None)) else True
 
     def _gone(self, entry: Entry) -> None:
         """The connection is closed."""

@@ -10,13 +10,13 @@ from types import FrameType
 from ._core.entry import Entry, State
 from ._core.lane import Lane
 from ._core.machine import Core
-from .errors import describe, shown
-from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms
+from .errors import describe, shown, shown_again
+from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms, diagnose
 from .policies.meters import WINDOWS
 from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
-__all__ = ("COUNTED", "explain", "holders", "place_of", "place_outside", "symptoms", "warm_up_words")
+__all__ = ("COUNTED", "diagnosed", "explain", "holders", "place_of", "place_outside", "symptoms", "warm_up_words")
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
@@ -34,7 +34,7 @@ def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holde
 
 def place_of(entry: Entry) -> str | None:
     """Where the current lease was taken, as file:line, if that is recorded."""
-    return None if entry.place is None else shown("{}:{}".format(*entry.place), 1000)
+    return None if entry.place is None else shown_again("{}:{}".format(*entry.place), 1000)
 
 
 _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
@@ -86,6 +86,22 @@ def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], n
         acquires_per_second=recent.acquires_per_second,
         barred=_barred(core, lanes),
     )  # fmt: skip
+
+
+def diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Diagnosis | None:
+    """What :func:`~poolkit.policies.diagnose.diagnose` says for somebody who is not waiting. Where none of its rules
+    can apply, as in most pools at most times, no lease is looked at by name. The caller holds the lock.
+    """
+    leased = core.leased.copy()
+    nothing = (
+        not stats.waiting
+        and not core.suspended
+        and not stats.open_breakers
+        and len(leased) < core.limit
+        and not any(lane.breaker.failures for lane in list(core.lanes.values()))
+        and not any(entry.reported for entry in leased.values())
+    )
+    return None if nothing else diagnose(symptoms(core, stats, name_of, now))
 
 
 def warm_up_words(count: int, errors: list[BaseException], late: int) -> str:

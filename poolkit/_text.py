@@ -14,12 +14,14 @@ same characters. ``tests/security/test_text.py`` measures that.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-__all__ = ("LONGEST", "describe", "masked", "raw_text", "said", "shown", "without_quotes")
+__all__ = ("LONGEST", "describe", "masked", "raw_text", "said", "shown", "shown_again", "without_quotes")
 
 LONGEST = 4000
 """Characters of a text that are looked at; the rest is dropped before anything else."""
 _SHORT = 200  # characters that are shown of a name or of an error
+_AGAIN = 1000  # characters of a text that is worth remembering
 _CUT = "..."
 _MASK = "***"
 
@@ -42,6 +44,16 @@ def shown(value: object, most: int = _SHORT) -> str:
     if not text.isprintable():
         text = "".join([one if one.isprintable() else ascii(one)[1:-1] for one in text])
     return text if len(text) <= most else text[: most - len(_CUT)] + _CUT
+
+
+_remembered = lru_cache(2048)(shown)
+
+
+def shown_again(text: str, most: int = _SHORT) -> str:
+    """As :func:`shown`, remembered: for names of threads and places in code, of which there are few and which each
+    look at a pool shows again. Looking for secrets in them costs more than all else that such a look does.
+    """
+    return _remembered(text, most) if type(text) is str and len(text) <= _AGAIN else shown(text, most)
 
 
 def said(error: object, most: int = _SHORT) -> str:

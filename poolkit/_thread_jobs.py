@@ -12,7 +12,7 @@ from ._core.upkeep import pinged
 from ._log import logger
 from ._shell import Shell
 from .connector import Verdict
-from .errors import describe, shown
+from .errors import describe, shown_again
 from .policies.retire import NEVER
 from .runtimes.base import Runtime
 
@@ -104,7 +104,9 @@ class ThreadJobs(Shell[C]):
             self._runtime.spawn(self._connect_job, entry)
         elif do is Do.PING:
             self._runtime.spawn(self._ping_job, entry)
-        elif self._close_in_caller or self._close_method is None:
+        elif self._close_method is None:
+            self._abort_now(entry)
+        elif self._close_in_caller:
             self._close_job(entry)
         else:
             self._runtime.spawn(self._close_job, entry)
@@ -129,10 +131,7 @@ class ThreadJobs(Shell[C]):
 
     def _close_job(self, entry: Entry) -> None:
         try:
-            if self._close_method is not None:
-                self._close_method(entry.connection)
-            else:
-                self._aborted(entry.connection)
+            self._close_method(entry.connection)
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
             logger.debug("%s: close of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
@@ -151,4 +150,4 @@ class ThreadJobs(Shell[C]):
             self._decide(pinged, self._core, entry, error, ask, self._clock())
 
     def _name_of(self, holder: Hashable) -> str:
-        return shown(self._runtime.name_of(holder))
+        return shown_again(self._runtime.name_of(holder))

@@ -15,7 +15,7 @@ from ._core.state import Phase
 from ._core.upkeep import leaks
 from ._core.waiter import Waiter
 from ._log import logger
-from ._picture import COUNTED, explain, holders, place_of, symptoms
+from ._picture import COUNTED, diagnosed, explain, holders, place_of, symptoms
 from ._sharing import Sharing
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
 from .events import CloseReason, EventKind, FailReason
@@ -183,7 +183,7 @@ class Watch(Sharing):
     def _look(self, now: float, most: int = 3) -> tuple[PoolStats, list[Holder], Diagnosis | None]:
         """Under the lock: numbers, the ``most`` who hold longest, and the diagnosis."""
         stats = snapshot(self._core, self._copied(), now)
-        return stats, self._held(now, most), diagnose(symptoms(self._core, stats, self._name_of, now))
+        return stats, self._held(now, most), diagnosed(self._core, stats, self._name_of, now)
 
     def _held(self, now: float, most: int = 3) -> list[Holder]:
         """Under the lock: the ``most`` who hold longest, by name."""
@@ -236,7 +236,8 @@ class Watch(Sharing):
     ]:
         """Under the lock: holders and waiters by their identities; their names are found out later."""
         core, now = self._core, self._clock()
-        stats, _, diagnosis = self._look(now)
+        stats = snapshot(core, self._copied(), now)
+        diagnosis = diagnosed(core, stats, self._name_of, now)
         held = holders(core, now, len(core.leased) if most is None else most)
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 

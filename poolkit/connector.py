@@ -112,8 +112,12 @@ class _Base(Generic[C]):
     """Whether a pool that is collected with open connections is named in the log. False where users may drop it, as
     SQLAlchemy's may drop an engine: its drivers close the connections then."""
 
-    def abort(self, connection: C) -> None:
-        """Drop the connection at once: never block, never speak to the server, never raise."""
+    def abort(self, connection: C) -> Any:
+        """Drop the connection at once: never block, never wait for the server, never raise.
+
+        May return what the connection has left at the server, as :meth:`leftover` does: its session may still be at
+        work on a statement. None: nothing. May be called again for the same connection.
+        """
         raise NotImplementedError
 
     def peek(self, connection: C) -> bool:
@@ -186,6 +190,10 @@ class Connector(_Base[C]):
 
 class AsyncConnector(_Base[C]):
     """An asynchronous driver. The engine puts its own deadline around every coroutine, by cancellation."""
+
+    any_loop: bool = False
+    """Whether an idle connection belongs to no event loop: then any asyncio loop may use the pool. Methods are called
+    in the loop that needs the connection, ``abort`` in any thread."""
 
     async def connect(self, timeout: float | None) -> C:
         """Open a connection; cancelled after ``timeout`` seconds when the connect is detached."""

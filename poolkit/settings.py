@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -37,6 +38,7 @@ __all__ = (
     "load",
     "merge",
     "of_one_pool",
+    "read_file",
     "read_tables",
     "reconfigured",
     "set_aside",
@@ -335,12 +337,29 @@ def _parse(setting: str, text: str, source: str) -> Any:
     return text.strip()
 
 
-def read_tables(path: Path) -> dict[str, Any]:
-    """The content of a TOML or YAML file; ConfigError if it cannot be read or is none."""
+def read_file(path: Path) -> str:
+    """The text of a regular file; ConfigError if it is none or cannot be read.
+
+    Never blocks for a FIFO, whose opening waits for a writer, nor reads a device, which may have no end.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError(f"{path}: cannot be read: it is no regular file", "file")
+            with open(descriptor, encoding="utf-8", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read: it is not UTF-8: {error.reason}", "file") from error
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The content of a TOML or YAML file; ConfigError if it cannot be read or is none."""
+    text = read_file(path)
     if path.suffix == ".toml":
         tables = _toml(path, text)
     elif path.suffix in (".yaml", ".yml"):

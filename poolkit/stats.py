@@ -178,13 +178,14 @@ def lane_stats(core: Core) -> list[LaneStats]:
         by_lane.setdefault(id(entry.lane), []).append(entry)
     for lane in list(core.lanes.values()):
         mine = by_lane.get(id(lane), [])
+        states = [entry.state for entry in mine]
         found.append(LaneStats(
             key=lane.key,
             size=len(mine),
-            idle=sum(entry.state is State.IDLE for entry in mine),
-            in_use=sum(entry.state is State.IN_USE for entry in mine),
+            idle=states.count(State.IDLE),
+            in_use=states.count(State.IN_USE),
             connecting=lane.connecting,
-            leases=sum(entry.leases for entry in mine),
+            leases=sum([entry.leases for entry in mine]),
             waiting=len(lane.waiters),
             failures=lane.breaker.failures,
             breaker=lane.breaker.state.value,

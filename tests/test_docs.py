@@ -155,7 +155,9 @@ def test_every_number_and_every_kind_of_event_is_explained() -> None:
     assert not {kind.name for kind in poolkit.EventKind} - set(re.findall(r"`(\w+)`", events))
 
 
-@pytest.mark.parametrize("script", ["make_state_diagram.py", "make_settings_table.py", "make_metrics_table.py"])
+@pytest.mark.parametrize(
+    "script", ["make_state_diagram.py", "make_settings_table.py", "make_metrics_table.py", "make_error_tables.py"]
+)
 def test_what_is_made_from_the_code_agrees_with_it(script: str) -> None:
     done = subprocess.run([sys.executable, DOCS / script, "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

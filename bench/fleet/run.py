@@ -1,4 +1,6 @@
-"""Processes that work under one limit while some are killed, cut off from the store, and replaced one after another."""
+"""Processes that work under one limit while some are killed, cut off from the store, and replaced one after another,
+and while the store is emptied, damaged or full.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.fleet.damage import DAMAGE, full_disk
 from poolkit.testing.servers import PostgresServer, RedisServer
 from tests.faults.proxy import FaultProxy
 from tests.fleet.kit import Fleet, Process
@@ -106,6 +109,24 @@ class _World:
             self.alive.remove(process)
             self.start(1)
 
+    def damage(self, chance: random.Random) -> None:
+        """The store forgets, is damaged or full, for up to half a lease; newcomers join in that moment."""
+        damages: dict[str, Callable[[str], Callable[[], None]]] = dict(DAMAGE[self.report.store])
+        if self.report.store == "file":
+            damages["full disk"] = lambda _: full_disk([process.process.pid or 0 for process in self.alive])
+        name = chance.choice(sorted(damages))
+        self.report.troubles[f"store: {name}"] += 1
+        end = damages[name](self.places[0])
+        try:
+            if "full" not in name:
+                victim = chance.choice(self.alive)
+                victim.kill()
+                self.alive.remove(victim)
+                self.start(1)
+            time.sleep(TTL * chance.uniform(0.0, 0.5))
+        finally:
+            end()
+
     def cut(self, chance: random.Random) -> None:
         """The network between half of them and the store swallows everything, for up to two leases."""
         assert self.proxy is not None
@@ -120,7 +141,8 @@ def hold(
     """Run a fleet for ``seconds``, and then end it in good order. Everything that is started ends before this returns.
 
     At a random moment some processes are killed, or half of them are cut off from the store, or all are replaced one
-    after the other. A sampler asks the server every 5 ms how many connections there are.
+    after the other, or the store loses or cannot keep what it knows.
+    A sampler asks the server every 5 ms how many connections there are.
     """
     report = Report(store, limit, seed)
     chance = random.Random(seed)
@@ -130,7 +152,7 @@ def hold(
             world = _World(fleet, place, through, proxy, report)
             world.start(processes)
             say(f"{processes} processes, limit {limit}, store {store}, seed {seed}")
-            troubles = [world.kill_some, world.kill_some, world.roll, *([world.cut] * 2 if proxy else [])]
+            troubles = [*[world.kill_some] * 2, world.roll, *[world.damage] * 2, *[world.cut] * (2 if proxy else 0)]
             over = time.monotonic() + seconds
             while time.monotonic() < over and fleet.most <= limit:
                 time.sleep(min(chance.uniform(0.5, 3.0), max(0.0, over - time.monotonic())))

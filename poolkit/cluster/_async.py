@@ -76,7 +76,9 @@ class AsyncCluster(ClusterShell[C]):
         if runtime is not None and runtime.here():
             return runtime
         if runtime is not None and runtime.alive():
-            raise WrongLoop(f"{self.name}: this AsyncCluster lives on another event loop that is still running")
+            raise self._translated(
+                WrongLoop(f"{self.name}: this AsyncCluster lives on another event loop that is still running")
+            )
         again = runtime is not None
         self._runtime = current_runtime()
         if again:
@@ -297,7 +299,7 @@ class AsyncCluster(ClusterShell[C]):
 
     async def __aenter__(self) -> AsyncCluster[C]:
         if self.closed:
-            raise PoolClosed(f"{self.name}: the cluster is closed")
+            raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
         self._here()
         if self._found is None:
             await self._find_first(NEVER)

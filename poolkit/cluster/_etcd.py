@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, said, shown
+from ..runtimes.names import addresses
 from ._node import Node, checked_nodes, parse_node
 from ._source import Discovery, Found
 
@@ -68,8 +69,10 @@ class EtcdDiscovery(Discovery):
         """Wait for a change after ``last`` (up to ``watch_for`` seconds), then read all keys."""
         if last is None:
             self._closed = False  # a cluster that begins anew after its end; without this it would ask without a pause
-        elif not self._changed(last.mark):
-            return last
+        else:
+            self._wait_for_change(last.mark)
+            if self._closed:
+                return last
         body = self._ask("/v3/kv/range", {"key": _coded(self.prefix), "range_end": _end_of(self.prefix)})
         nodes = [self._node(pair) for pair in body.get("kvs", ())]
         return Found(checked_nodes(nodes, f"etcd {self.prefix}"), again=0.0, mark=int(body["header"]["revision"]))
@@ -87,12 +90,15 @@ class EtcdDiscovery(Discovery):
             item = {"name": key.removeprefix(self.prefix).strip("/"), **item}
         return parse_node(item, source)
 
-    def _changed(self, revision: int) -> bool:
-        """Watch from the revision on; False if there was nothing."""
+    def _wait_for_change(self, revision: int) -> None:
+        """Watch from the revision on, for up to ``watch_for`` seconds. Whatever ends it, the keys are read then: a
+        server that was restored from a backup counts its revisions from an earlier one, and a watch would hear
+        nothing of changes until it has caught up.
+        """
         connection = self._watching = self._connect()
         with closing(connection):
             if self._closed:
-                return False
+                return
             request = {"key": _coded(self.prefix), "range_end": _end_of(self.prefix),
                        "start_revision": str(revision + 1)}  # fmt: skip
             answer = self._post(connection, "/v3/watch", {"create_request": request})
@@ -101,12 +107,12 @@ class EtcdDiscovery(Discovery):
             try:
                 while line := answer.readline():
                     result = json.loads(line).get("result", {})
-                    if result.get("canceled"):  # the revision was compacted away: read everything anew
-                        return True
-                    if result.get("events"):
-                        return True
+                    if result.get("canceled") or result.get("events"):  # the former: the revision was compacted away
+                        return
+                    if int(result.get("header", {}).get("revision", revision)) < revision:
+                        return
             except TimeoutError:
-                return False
+                return
             raise EtcdError(f"etcd {self._host}:{self._port} ended the watch")
 
     def _ask(self, path: str, body: dict[str, Any]) -> Any:
@@ -114,6 +120,23 @@ class EtcdDiscovery(Discovery):
             return json.loads(self._post(connection, path, body).read())
 
     def _connect(self) -> http.client.HTTPConnection:
+        connection = self._make()
+        # in the place of socket.create_connection(), which nothing ends while the resolver is silent
+        connection._create_connection = self._open  # type: ignore[attr-defined]
+        return connection
+
+    def _open(self, place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+        """A connection to the first address that accepts one."""
+        host, port = place
+        failure = OSError(f"{host!r} has no address")
+        for address in addresses(host, port, timeout) or [host]:
+            try:
+                return socket.create_connection((address, port), timeout, source)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def _make(self) -> http.client.HTTPConnection:
         if self._tls is not None:
             return http.client.HTTPSConnection(self._host, self._port, timeout=self.timeout, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)

@@ -45,7 +45,7 @@ class _LeaseBase(Generic[C]):
     def _given(self) -> C:
         """The connection. Raises :class:`~poolkit.NotLeased` if the lease is closed."""
         if self._inner is None:
-            raise NotLeased(f"{self._cluster.name}: the lease is closed")
+            raise self._cluster._translated(NotLeased(f"{self._cluster.name}: the lease is closed"))
         return self.connection
 
     def __del__(self) -> None:

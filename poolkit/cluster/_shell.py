@@ -147,7 +147,7 @@ class ClusterShell(ClusterGate, Generic[C]):
     def _apply(self, nodes: tuple[Node, ...]) -> None:
         with self._updating:  # pools are made outside of the core's lock, and two updates one after the other
             if self._core.closed:
-                raise PoolClosed(f"{self.name}: the cluster is closed")
+                raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
             old = self._core.members
             made = {
                 node.name: self._member_parts(node)
@@ -255,7 +255,9 @@ class ClusterShell(ClusterGate, Generic[C]):
         """The lease of a connection that comes back from :meth:`acquire`'s caller."""
         lease = self._leases.pop(id(connection), None)
         if lease is None:
-            raise NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+            raise self._translated(
+                NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+            )
         return lease
 
     def _translated(self, error: BaseException) -> BaseException:

@@ -226,7 +226,7 @@ class Cluster(ClusterShell[C]):
 
     def __enter__(self) -> Cluster[C]:
         if self.closed:
-            raise PoolClosed(f"{self.name}: the cluster is closed")
+            raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
         return self
 
     def __exit__(self, *exc: object) -> None:

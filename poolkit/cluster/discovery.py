@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, MissingExtra
-from ..settings import read_tables
+from ..runtimes.names import addresses
+from ..settings import read_file, read_tables
 from ._etcd import EtcdDiscovery
 from ._node import Node, checked_nodes, parse_node, parse_nodes
 from ._source import Discovery, Found
@@ -74,8 +75,8 @@ class FileDiscovery(Discovery):
         if self.path.suffix != ".json":
             return read_tables(self.path)
         try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return json.loads(read_file(self.path))
+        except ValueError as error:
             raise ConfigError(f"{self.path}: not valid JSON: {error}", "file") from error
 
 
@@ -83,21 +84,26 @@ class DNSDiscovery(Discovery):
     """Each address (A and AAAA) of ``host`` is a node ``address:port``, all of weight 1.
 
     Asked through the system's resolver (``getaddrinfo``), which tells no TTL: hence every ``interval`` seconds.
-    ``family``: ``socket.AF_INET`` or ``AF_INET6`` for one kind alone.
+    ``family``: ``socket.AF_INET`` or ``AF_INET6`` for one kind alone. ``timeout``: seconds for an answer.
     """
 
-    def __init__(self, host: str, port: int, *, interval: float = 30.0, family: int = socket.AF_UNSPEC) -> None:
+    def __init__(
+        self, host: str, port: int, *, interval: float = 30.0, family: int = socket.AF_UNSPEC, timeout: float = 5.0
+    ) -> None:
         self.host = host
         self.port = port
         self.interval = interval
         self.family = family
+        self.timeout = timeout
 
     def find(self, last: Found | None) -> Found:
-        """Ask the resolver. Raises ``socket.gaierror`` if the name has no address."""
-        answers = socket.getaddrinfo(self.host, self.port, self.family, socket.SOCK_STREAM)
-        addresses = sorted({str(answer[4][0]) for answer in answers})
+        """Ask the resolver. Raises ``socket.gaierror`` if the name has no address, TimeoutError without an answer."""
+        found = addresses(self.host, self.port, self.timeout, self.family)
+        if found is None:  # no name, or no thread to ask in
+            answers = socket.getaddrinfo(self.host, self.port, self.family, socket.SOCK_STREAM)
+            found = [str(answer[4][0]) for answer in answers]
         return Found(
-            tuple(Node(f"[{a}]:{self.port}" if ":" in a else f"{a}:{self.port}") for a in addresses),
+            tuple(Node(f"[{a}]:{self.port}" if ":" in a else f"{a}:{self.port}") for a in sorted(set(found))),
             again=self.interval,
         )
 

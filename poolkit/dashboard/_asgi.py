@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from .._async import current_runtime
+from . import _server
 from ._desk import BODY, Desk, Request, Response, Source, checked_token
 from ._local import Local
+from ._server import Places, address_of
 
 __all__ = ("DashboardApp", "RemoteApp")
 
@@ -27,10 +31,16 @@ class DashboardApp:
     def __init__(self, *, token: str | None = None, allowed_hosts: Iterable[str] | None = None) -> None:
         actions = checked_token(token) is not None
         self._desk = Desk(Local(actions=actions), actions=actions, token=token, hosts=allowed_hosts)
+        self._places = Places()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, the lifespan of a server, or (refused) a WebSocket."""
-        await _asgi(self._answer, scope, receive, send)
+        """One request, the lifespan of a server, or (refused) a WebSocket.
+
+        A request has 5 seconds to come, and as many to be answered. Those that come while 16 are under way get status
+        503.
+        """
+        # behind a proxy all come from one address
+        await _asgi(self._answer, self._places, "", scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         return self._desk.respond(request)
@@ -41,9 +51,10 @@ class RemoteApp:
 
     def __init__(self, source: Source, *, token: str | None, allowed_hosts: Iterable[str]) -> None:
         self._desk = Desk(source, actions=checked_token(token) is not None, token=token, hosts=allowed_hosts)
+        self._places = Places()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _asgi(self._answer, scope, receive, send)
+        await _asgi(self._answer, self._places, address_of(scope.get("client")), scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         import asyncio
@@ -51,7 +62,10 @@ class RemoteApp:
         return await asyncio.to_thread(self._desk.respond, request)
 
 
-async def _asgi(answer: Callable[[Request], Awaitable[Response]], scope: Scope, receive: Receive, send: Send) -> None:
+async def _asgi(
+    answer: Callable[[Request], Awaitable[Response]], places: Places, address: str, scope: Scope, receive: Receive,
+    send: Send,
+) -> None:  # fmt: skip
     """ASGI 3 around one function. Unknown kinds of scope are refused with ValueError, as the specification asks."""
     kind = scope["type"]
     if kind == "lifespan":
@@ -65,10 +79,27 @@ async def _asgi(answer: Callable[[Request], Awaitable[Response]], scope: Scope, 
         return
     if kind != "http":
         raise ValueError(f"the dashboard does not speak {kind!r}")
-    body = await _body(receive)
-    if body is None:
-        return  # the client has gone
-    response = await answer(_request(scope, body))
+    bounded = current_runtime().bounded
+    if not places.take(address):
+        with contextlib.suppress(TimeoutError):
+            await bounded(_server.PATIENCE, _send, Desk.busy(), send)
+        return
+    try:
+        try:
+            body = await bounded(_server.PATIENCE, _body, receive)
+        except TimeoutError:
+            response = Desk.late()
+        else:
+            if body is None:
+                return  # the client has gone
+            response = await answer(_request(scope, body))
+        with contextlib.suppress(TimeoutError):  # who does not read is hung up on: the server sees that more is due
+            await bounded(_server.PATIENCE, _send, response, send)
+    finally:
+        places.leave(address)
+
+
+async def _send(response: Response, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

@@ -49,6 +49,7 @@ _HEADERS = {
     "cache-control": "no-store",
     MARK: "1",
 }
+_POOL = re.compile(r"/api/pools/([^/]+)")
 _ACTION = re.compile(r"/api/pools/([^/]+)/([^/]+)")
 
 
@@ -71,6 +72,9 @@ class Source(Protocol):
 
     def history(self) -> dict[str, Any]:
         """The past of each pool. Raises Refused."""
+
+    def detail(self, pool: str) -> dict[str, Any]:
+        """All about one pool, by its id. Raises Refused."""
 
     def mark(self) -> object:
         """Which pools there are: one that is made or closed is seen at once. None: snapshots are not to be shared."""
@@ -184,9 +188,12 @@ class Desk:
     @staticmethod
     def busy() -> Response:
         """For who comes when too many are being served."""
-        body = _json({"error": "too many requests at once; try again"})
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS}
-        return Response(503, {**headers, "retry-after": "1"}, body)
+        return _refusal(503, "too many requests at once; try again", {"retry-after": "1"})
+
+    @staticmethod
+    def late() -> Response:
+        """For who takes too long to send a request."""
+        return _refusal(408, "the request takes too long", {"connection": "close"})
 
     def _answer(self, request: Request, extra: dict[str, str]) -> tuple[int, str, bytes]:
         path = request.path
@@ -200,14 +207,17 @@ class Desk:
         if found and found[2] in ACTIONS:
             _require_method(request, extra, "POST")
             return 200, "application/json", _json({"done": self._act(request, extra, found[1], found[2])})
-        if name not in _PAGE and path not in ("/api/state", "/api/history"):
-            raise Refused(404, f"nothing at {path}; there are /, /api/state, /api/history and, by POST, "
+        opened = _POOL.fullmatch(path)
+        if name not in _PAGE and path not in ("/api/state", "/api/history") and not opened:
+            raise Refused(404, f"nothing at {path}; there are /, /api/state, /api/history, /api/pools/ID and, by POST, "
                                f"/api/pools/ID/ACTION with ACTION one of {', '.join(ACTIONS)}")  # fmt: skip
         _require_method(request, extra, "GET", "HEAD")
         if path == "/api/state":
             return 200, "application/json", self._state.get()
         if path == "/api/history":
             return 200, "application/json", self._history.get()
+        if opened:
+            return 200, "application/json", _json(self._source.detail(opened[1]))
         return 200, _PAGE[name], _asset(name)
 
     def _make_state(self) -> dict[str, Any]:
@@ -243,6 +253,12 @@ class Desk:
         host = (urlsplit(f"//{given}").hostname or "").lower() if _is_authority(given) else ""
         if host != "localhost" and host not in self._hosts and not _is_address(host):
             raise Refused(403, f"the name {given!r} is none of this page's; allow it with --allow-host")
+
+
+def _refusal(status: int, text: str, extra: dict[str, str]) -> Response:
+    body = _json({"error": text})
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS, **extra}
+    return Response(status, headers, body)
 
 
 def _require_method(request: Request, extra: dict[str, str], *methods: str) -> None:

@@ -8,7 +8,7 @@ from .._log import logger
 from ..errors import ConfigError, PoolClosed
 from ._desk import Refused
 from ._recorder import Recorder, shared
-from ._state import history_of, state_of
+from ._state import detail_of, history_of, state_of
 
 __all__ = ("Local",)
 
@@ -28,16 +28,23 @@ class Local:
         """The past of each of them."""
         return history_of(self.recorder)
 
+    def detail(self, pool: str) -> dict[str, Any]:
+        """All about one of them. Raises Refused where there is no such pool."""
+        return detail_of(self._pool(pool), pool)
+
     def mark(self) -> object:
         """Which pools there are."""
         return frozenset((self.recorder.id_of(pool), pool.closed) for pool in self.recorder.pools())
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Do it. Raises Refused where there is no such pool, or it cannot be done."""
+        return _do(self._pool(pool), action, options)
+
+    def _pool(self, number: str) -> Any:
         for one in self.recorder.pools():
-            if self.recorder.id_of(one) == pool:
-                return _do(one, action, options)
-        raise Refused(404, f"there is no pool {pool!r} here (any more)")
+            if self.recorder.id_of(one) == number:
+                return one
+        raise Refused(404, f"there is no pool {number!r} here (any more)")
 
 
 def _do(pool: Any, action: str, options: dict[str, Any]) -> str:

@@ -143,8 +143,8 @@ class Recorder:
     def tick(self) -> None:
         """One more point for each pool; alerts are looked for; new clusters are listened to."""
         now = time.time()
-        for pool in self.pools():
-            stats = pool.stats()
+        seen = [(pool, pool.stats()) for pool in self.pools()]
+        for pool, stats in seen:
             recent = stats.windows[10]
             point = (round(now, 1), round(load_of(stats), 4), round(recent.wait.mean, 6),
                      round(recent.acquires_per_second, 1), stats.waiting)  # fmt: skip
@@ -156,9 +156,9 @@ class Recorder:
                 self._heard.add(cluster)
             if not known:
                 cluster.add_listener(self._log.of_cluster)
-        self._look_for_alerts()
+        self._look_for_alerts(seen)
 
-    def _look_for_alerts(self) -> None:
+    def _look_for_alerts(self, seen: list[tuple[Any, PoolStats]]) -> None:
         others = [one for one in live_alerts() if one is not self._own]
         if others and self._own is not None:
             self._own.close()
@@ -166,7 +166,7 @@ class Recorder:
         elif not others:
             if self._own is None:
                 self._own = Alerts(interval=None, pools=self.pools)
-            self._own.check()
+            self._own.look_at(seen)
 
     # -- what was kept ------------------------------------------------------------------------------------------------
 

@@ -74,6 +74,10 @@ class Remote:
         """The past of its pools."""
         return self._ask("GET", "/api/history")
 
+    def detail(self, pool: str) -> dict[str, Any]:
+        """All about one of its pools."""
+        return self._ask("GET", f"/api/pools/{quote(pool, safe='')}")
+
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
         """Do it there, and say what was done."""
         return str(self._ask("POST", f"/api/pools/{quote(pool, safe='')}/{action}", options).get("done", ""))
@@ -130,6 +134,7 @@ class Everybody:
 
     def __init__(self, remotes: Sequence[Remote] = ()) -> None:
         self._named = list(remotes)
+        self._homes: dict[str, Remote] = {}  # of each pool in the last state, by its id
 
     def remotes(self) -> list[Remote]:
         """Those that are asked. Raises ConfigError for a directory that is not this user's."""
@@ -143,6 +148,12 @@ class Everybody:
         failed = [(remote, one) for remote, one in zip(remotes, found, strict=True) if isinstance(one, PoolError)]
         if failed and not states:
             raise failed[0][1]
+        self._homes = {
+            pool["id"]: remote
+            for remote, one in zip(remotes, found, strict=True)
+            if not isinstance(one, PoolError)
+            for pool in one["pools"]
+        }
         total = merged(states)
         total["processes"] += [{"program": remote.target, "error": str(error)} for remote, error in failed]
         return total
@@ -152,6 +163,15 @@ class Everybody:
         found = [one for one in _all(Remote.history, self.remotes()) if not isinstance(one, PoolError)]
         pools = {name: points for one in found for name, points in one["pools"].items()}
         return {"interval": max((one["interval"] for one in found), default=0), "pools": pools}
+
+    def detail(self, pool: str) -> dict[str, Any]:
+        """All about one pool, asked in the process whose pool it is. Raises Refused where none has it."""
+        if pool not in self._homes:
+            self.state()
+        home = self._homes.get(pool)
+        if home is None:
+            raise Refused(404, f"there is no pool {pool!r} (any more)")
+        return home.detail(pool)
 
     def mark(self) -> object:
         """Each process shares its own snapshot among those who ask it; whether it is there is known by asking alone."""

@@ -25,7 +25,7 @@ from ._desk import BODY, Desk, Request, checked_token
 from ._local import Local
 from ._places import directory, sweep
 
-__all__ = ("Dashboard", "bind_tcp", "start")
+__all__ = ("Dashboard", "Places", "address_of", "bind_tcp", "start")
 
 CLIENTS = 16  # at once; more are told to come again: a service must not be brought down by those who watch it
 CLIENTS_OF_ONE = 8  # at once from one address: the others are for everybody else
@@ -51,9 +51,9 @@ class _Timed(io.RawIOBase):
         return self._connection.recv_into(into)
 
 
-class _Places:
+class Places:
     """Who is served now: ``CLIENTS`` at most, ``CLIENTS_OF_ONE`` of one address (``""``: a Unix socket, of this user
-    alone, may have all). Thread-safe.
+    alone, may have all; as may the clients of a proxy). Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -69,6 +69,7 @@ class _Places:
             return True
 
     def leave(self, address: str) -> None:
+        """The request is over."""
         with self._lock:
             self._taken[address] -= 1
             if not self._taken[address]:
@@ -119,30 +120,30 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.socket.close()
         self.socket = bound
         self.desk = desk
-        self._places = _Places()
+        self._places = Places()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.take(_address(client_address)):
+        if not self._places.take(address_of(client_address)):
             _refuse(request)
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._places.leave(_address(client_address))
+            self._places.leave(address_of(client_address))
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.leave(_address(client_address))
+            self._places.leave(address_of(client_address))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is no news."""
 
 
-def _address(client: Any) -> str:
+def address_of(client: Any) -> str:
     """The host; of IPv6 the network, in which one host may have any number of addresses."""
     host = client[0] if isinstance(client, tuple) else ""
     return host if ":" not in host else str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
-from functools import lru_cache
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any
 
@@ -19,17 +19,19 @@ from .._picture import explain
 from ..budget import Budget
 from ..cluster._nodepool import engine_of
 from ..cluster._shell import ClusterShell, live_clusters
-from ..errors import shown
-from ..stats import PoolDetails
+from ..errors import shown, shown_again
+from ..policies.breaker import BreakerState
+from ..stats import Holder, PoolDetails
 from ._recorder import INTERVAL, Recorder, load_of
 
-__all__ = ("LISTED", "history_of", "merged", "state_of")
+__all__ = ("FEW", "LISTED", "detail_of", "history_of", "merged", "state_of")
 
+FEW = 3
+"""Leases and waiters (the longest) of each pool in the state of all; the numbers beside them count all."""
 LISTED = 50
-"""Leases and waiters (the longest), and endpoints of each pool; the numbers beside them count all."""
+"""Leases, waiters and endpoints in the detail of one pool, and endpoints whose breaker is not closed in the state."""
 _EVENTS = 100
 _TEXT = 2000  # characters of one text at most
-_SHORT = 200  # characters of a text that is likely to be shown again: a name, a state, a source of settings
 _STARTED = time.time()
 
 State = dict[str, Any]
@@ -80,31 +82,54 @@ def _process() -> dict[str, Any]:
     }
 
 
-def _pool(pool: Any, number: str) -> dict[str, Any]:
-    seen: PoolDetails = pool.details(LISTED)
-    stats, recent, minute = seen.stats, seen.stats.windows[10], seen.stats.windows[60]
-    names = ("name", "phase", "size", "idle", "in_use", "connecting", "checking", "resetting", "closing", "leases",
-             "waiting", "min_size", "max_size", "acquires", "waits", "timeouts", "connects", "connect_errors", "checks",
-             "failed_checks", "leaks", "closes", "longest_held", "longest_wait", "open_breakers",
-             "last_connect_error")  # fmt: skip
+_NAMES = (
+    "phase", "size", "idle", "in_use", "connecting", "checking", "resetting", "closing", "leases", "waiting",
+    "min_size", "max_size", "acquires", "waits", "timeouts", "connects", "connect_errors", "checks", "failed_checks",
+    "leaks", "open_breakers",
+)  # fmt: skip
+_numbers = attrgetter(*_NAMES)
+
+
+def _pool(pool: Any, number: str) -> State:
+    """One pool among many: what all readers are told at each look, so every field counts two hundred times."""
+    return _brief(pool, number, pool.details(FEW))
+
+
+def _brief(pool: Any, number: str, seen: PoolDetails) -> State:
+    stats, recent = seen.stats, seen.stats.windows[10]
     return {
         "id": number,
         "pid": os.getpid(),
         "kind": type(pool).__name__,
-        **{name: _plain(getattr(stats, name)) for name in names},
+        "name": _plain(stats.name),
+        **dict(zip(_NAMES, _numbers(stats), strict=True)),
+        "longest_held": _plain(stats.longest_held),
+        "longest_wait": _plain(stats.longest_wait),
+        "last_connect_error": _plain(stats.last_connect_error),
         "load": load_of(stats),
         "mean_wait": recent.wait.mean,
         "p99_wait": recent.wait.quantile(0.99),
         "mean_use": recent.mean_use,
         "acquires_per_second": recent.acquires_per_second,
         "connects_per_second": recent.connects_per_second,
-        "timeouts_in_a_minute": minute.timeouts,
-        "words": _plain(explain(stats, list(seen.leases[:1]), diagnosis=seen.diagnosis)),
+        "timeouts_in_a_minute": stats.windows[60].timeouts,
         "diagnosis": None if seen.diagnosis is None else _plain(seen.diagnosis),
-        "held": [_plain(lease) for lease in seen.leases],
+        "held": [_lease(lease) for lease in seen.leases[:FEW]],
+        "queue": [_with_key(waiter) for waiter in seen.waiters[:FEW]],
+        "endpoints": [_with_key(lane) for lane in seen.lanes if lane.breaker != BreakerState.CLOSED.value][:LISTED],
+        "lanes": len(seen.lanes),
+    }
+
+
+def detail_of(pool: Any, number: str) -> State:
+    """All that is told of one pool, as of now: for whoever has opened it."""
+    seen: PoolDetails = pool.details(LISTED)
+    return _brief(pool, number, seen) | {
+        "closes": dict(seen.stats.closes),
+        "words": _plain(explain(seen.stats, list(seen.leases[:1]), diagnosis=seen.diagnosis)),
+        "held": [_lease(lease) for lease in seen.leases],
         "queue": [_with_key(waiter) for waiter in seen.waiters],
         "endpoints": [_with_key(lane) for lane in seen.lanes[:LISTED]],
-        "lanes": len(seen.lanes),
         "settings": {
             name: {"value": _plain(setting.value), "source": setting.source}
             for name, setting in pool.describe().items()
@@ -128,15 +153,18 @@ def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
             "waiting": stats.waiting, "timeouts": stats.timeouts, "nodes": nodes}  # fmt: skip
 
 
+def _lease(one: Holder) -> State:
+    return {
+        "connection_id": one.connection_id,
+        "held": _plain(one.held),
+        "holder": _plain(one.holder),
+        "place": _plain(one.place),
+    }
+
+
 def _with_key(one: Any) -> dict[str, Any]:
     """A key may be anything that can be hashed."""
     return {**_plain(replace(one, key=None)), "key": None if one.key is None else shown(one.key)}
-
-
-@lru_cache(4096)
-def _repeated(text: str) -> str:
-    """Masked once: with hundreds of pools, looking for secrets in the same words is most of the work."""
-    return shown(text, _TEXT)
 
 
 def _plain(value: Any) -> Any:
@@ -146,7 +174,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return _repeated(value) if len(value) <= _SHORT else shown(value, _TEXT)
+        return shown_again(value, _TEXT)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Budget):

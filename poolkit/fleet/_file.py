@@ -4,13 +4,20 @@ Files can be deleted under a running fleet (a cleaner of ``/tmp``), or damaged. 
 name in a directory: a process whose locked file is missing keeps its permits until one ``ttl`` has passed since it was
 last seen, and makes the file anew at its next exchange. Numbers that are missing or damaged begin anew, with one
 ``ttl`` in which all processes say what they hold and nothing new is granted.
+
+A process that joins right after all files were deleted knows of nobody, and there is no file to tell it. So on Linux
+each member also has a socket with an abstract name, which no cleaner of files reaches: while there is one, numbers that
+are missing were lost, and are not those of a fleet that begins.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +39,18 @@ __all__ = ("FileStore",)
 _LONGEST = 1 << 20  # bytes of the file of numbers; a fleet of a thousand processes needs a tenth of it
 _turn = threading.Lock()  # the locks of files are the process's: its threads do not wait for each other there
 _mine: dict[str, int] = {}  # members of this very process, to which its own locks are no obstacle, and their files
+_signs: dict[str, socket.socket] = {}  # members of this very process, and the sockets that show that they live
 _pid = os.getpid()
+
+
+def _drop_signs() -> None:
+    """In a forked child: the parent's members are not here."""
+    while _signs:
+        _signs.popitem()[1].close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_signs)
 
 
 @dataclass
@@ -98,6 +116,8 @@ class FileStore:
                 file = _mine.pop(member, None)
                 if file is not None:
                     os.close(file)
+                if member in _signs:
+                    _signs.pop(member).close()
                 self._path(fleet, member).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
@@ -129,6 +149,19 @@ class FileStore:
                 raise
             _mine[member] = file
         os.utime(file)
+        if member not in _signs and sys.platform == "linux":
+            sign = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                sign.bind(f"\0{self._sign(fleet)}{member}")
+            except OSError:  # too long a name, or no such sockets here: the files have to do
+                sign.close()
+            else:
+                _signs[member] = sign
+
+    def _sign(self, fleet: str) -> str:
+        """What the names of the members' sockets begin with. By the path of the directory, which may be made anew."""
+        place = f"{os.path.realpath(self._directory)}/{fleet}"
+        return f"poolkit-fleet-{hashlib.sha256(place.encode()).hexdigest()[:24]}-"
 
     def _look_who_lives(self, ask: Ask, state: _State, now: float) -> None:
         """The dead are removed; those who live are seen now; of whom nothing can be told, time decides."""
@@ -224,6 +257,11 @@ class FileStore:
     def _others(self, fleet: str) -> bool:
         """Whether somebody lives who may hold permits."""
         prefix = f"{_safe(fleet)}."
+        try:
+            if f"@{self._sign(fleet)}" in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace"):
+                return True
+        except OSError:
+            pass  # another system
         names = (name for name in os.listdir(self._directory) if name.startswith(prefix))
         return any(
             self._lives(self._directory / name, name.removeprefix(prefix)) for name in names if name != f"{prefix}fleet"

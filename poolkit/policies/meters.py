@@ -60,23 +60,31 @@ class Histogram:
 
     def with_zeros(self, total: int) -> Histogram:
         """The same with as many times of 0 s as are missing to ``total``."""
-        zeros = max(0, total - self.count)
+        zeros = total - self.count
+        if zeros <= 0:
+            return self
         return Histogram(self.bounds, (self.counts[0] + zeros, *self.counts[1:]), self.sum)
 
     def since(self, earlier: Histogram) -> Histogram:
         """What has been added after ``earlier``, an older state of the same."""
-        counts = tuple(max(0, mine - its) for mine, its in zip(self.counts, earlier.counts, strict=True))
+        if self.counts == earlier.counts:
+            return _EMPTY
+        counts = tuple([mine - its if mine > its else 0 for mine, its in zip(self.counts, earlier.counts, strict=True)])
         return Histogram(self.bounds, counts, max(0.0, self.sum - earlier.sum))
+
+
+_EMPTY = Histogram()
 
 
 class Meter:
     """A histogram that grows."""
 
-    __slots__ = ("_counts", "_sum")
+    __slots__ = ("_counts", "_state", "_sum")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
+        self._state: Histogram | None = _EMPTY  # of now; None: to be made when somebody asks
 
     def record(self, seconds: float) -> None:
         """One time more (below 0, by a clock that was set: 0)."""
@@ -84,7 +92,10 @@ class Meter:
 
     def record_all(self, times: deque[float]) -> None:
         """As :meth:`record` for each of them, taking them out: others may add to them meanwhile."""
+        if not times:
+            return
         counts, take = self._counts, times.popleft
+        self._state = None
         while times:
             seconds = take()
             if seconds > 0:
@@ -94,8 +105,11 @@ class Meter:
                 counts[0] += 1
 
     def state(self) -> Histogram:
-        """The histogram as it is now."""
-        return Histogram(BOUNDS, tuple(self._counts), self._sum)
+        """The histogram as it is now: the same object until a time is recorded."""
+        state = self._state
+        if state is None:
+            state = self._state = Histogram(BOUNDS, tuple(self._counts), self._sum)
+        return state
 
 
 class Sample(NamedTuple):
@@ -183,9 +197,14 @@ class Samples:
 
     def windows(self, now: Sample) -> dict[int, WindowStats]:
         """Each window up to ``now``."""
-        return {
-            window: _between(self._start(ring.copy(), now.at - window), now) for window, ring in self._rings.items()
-        }
+        found: dict[int, WindowStats] = {}
+        last: tuple[Sample, WindowStats] | None = None
+        for window, ring in self._rings.items():
+            start = self._start(ring.copy(), now.at - window)
+            if last is None or last[0] is not start:  # a young pool's windows are all the same
+                last = start, _between(start, now)
+            found[window] = last[1]
+        return found
 
     @staticmethod
     def _start(ring: deque[Sample], wanted: float) -> Sample:

@@ -13,18 +13,24 @@ from weakref import ref
 
 from .._log import logger
 from ..policies.retire import NEVER
-from .base import Inbox, Task
+from .base import AsyncParker, AsyncRuntime, Inbox, Task
 from .holders import NOBODY, name_of_task
 
-__all__ = ("AsyncioRuntime", "current")
+__all__ = ("AnyLoopRuntime", "AsyncioRuntime", "current")
 
 _running = asyncio._get_running_loop
 
 
-def current() -> AsyncioRuntime | None:
-    """The runtime of the running asyncio loop, if there is one."""
+NAP = 0.5
+"""Seconds that a caller of a pool for any loop sleeps at a time: the loop that does the pool's work may have ended."""
+
+
+def current(any_loop: bool = False) -> AsyncRuntime | None:
+    """The runtime of the running asyncio loop, if there is one; ``any_loop``: one for all loops of the process."""
     loop = _running()
-    return None if loop is None else AsyncioRuntime(loop)
+    if loop is None:
+        return None
+    return AnyLoopRuntime(loop) if any_loop else AsyncioRuntime(loop)
 
 
 class _Parker:
@@ -122,6 +128,30 @@ class _Timer:
                 pass  # the loop is closed, and with it its timers
 
 
+async def _bounded(timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    task = asyncio.current_task()
+    if timeout is None or task is None:
+        return await call(*args)
+    late = False
+
+    def cancel() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = task.get_loop().call_later(timeout, cancel)
+    try:
+        return await call(*args)
+    except asyncio.CancelledError:
+        if not late:
+            raise
+        if hasattr(task, "uncancel"):
+            task.uncancel()
+        raise TimeoutError(f"no answer in {timeout:g} s") from None
+    finally:
+        timer.cancel()
+
+
 class AsyncioRuntime:
     """One asyncio event loop."""
 
@@ -184,29 +214,8 @@ class AsyncioRuntime:
         except RuntimeError:
             pass  # the loop is closed
 
-    async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """``await call(*args)`` under a deadline, in a task that nobody else cancels but the end of the loop."""
-        task = asyncio.current_task()
-        if timeout is None or task is None:
-            return await call(*args)
-        late = False
-
-        def cancel() -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        timer = self._loop.call_later(timeout, cancel)
-        try:
-            return await call(*args)
-        except asyncio.CancelledError:
-            if not late:
-                raise
-            if hasattr(task, "uncancel"):
-                task.uncancel()
-            raise TimeoutError(f"no answer in {timeout:g} s") from None
-        finally:
-            timer.cancel()
+    bounded = staticmethod(_bounded)
+    """``await call(*args)`` under a deadline, in a task that nobody else cancels but the end of the loop."""
 
     caller = staticmethod(_caller)
     """Identity of the current task."""
@@ -235,3 +244,148 @@ async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...])
         return
     except BaseException:  # a driver's own kind; nobody awaits this task
         logger.exception("poolkit: background job failed")
+
+
+class _Job:
+    """Background work that a loop was given. Whoever pops ``work`` does it: the loop, or one that stands in for it."""
+
+    __slots__ = ("loop", "task", "work")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, work: tuple[Callable[..., Any], Any]) -> None:
+        self.loop = loop
+        self.work = [work]
+        self.task: asyncio.Task[None] | None = None  # the loop itself keeps only weak references
+
+
+class _NappingParker:
+    """Sleeps in the caller's loop, and looks now and then whether the loop that does the pool's work has ended."""
+
+    __slots__ = ("_parker", "_runtime", "wake")
+
+    def __init__(self, runtime: AnyLoopRuntime, loop: asyncio.AbstractEventLoop) -> None:
+        self._runtime = runtime
+        self._parker = _Parker(loop)
+        self.wake = self._parker.wake
+
+    async def wait(self, timeout: float | None) -> None:
+        await self._parker.wait(NAP if timeout is None else min(timeout, NAP))
+        self._runtime.here()
+
+
+class AnyLoopRuntime:
+    """Whichever asyncio loop runs: one after the other, or several at once in threads of their own.
+
+    For connectors with ``any_loop``. Callers sleep, and background work runs, in the loop that asks for it. Timers run
+    in the home: the first loop that used the pool, until that one stops; the next loop that uses the pool takes over.
+    What a loop was given to do and has not begun when it stops is done by the next one. There is no lock: finalizers
+    call :meth:`spawn` and :meth:`nudge` anywhere, and each step on the shared sets is atomic.
+    """
+
+    library = "asyncio"
+    caller = staticmethod(_caller)
+    bounded = staticmethod(_bounded)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = loop  # that of the home
+        self._home: AsyncioRuntime | None = AsyncioRuntime(loop)
+        self._pool: weakref.ref[Task] | None = None  # who has something due
+        self._jobs: set[_Job] = set()
+        self._leaving: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    def here(self) -> bool:
+        """Whether the calling code runs in a loop."""
+        loop = _running()
+        if loop is not self._loop:
+            if loop is None:
+                return False
+            self._enter(loop)
+        return True
+
+    def alive(self) -> bool:
+        """Whether there is a loop that does the pool's work."""
+        loop = self._loop
+        return loop is not None and loop.is_running()
+
+    def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Another loop than the home runs here: it takes over what loops that have stopped have left."""
+        self._leaving.discard(loop)
+        if not self.alive():
+            self._home, self._loop = AsyncioRuntime(loop), loop
+            pool = self._pool() if self._pool is not None else None
+            if pool is not None:
+                self._home.schedule(pool, 0.0)  # sooner than asked for: it will say when it wants to be called next
+        for job in tuple(self._jobs):
+            if job.loop is None or not job.loop.is_running() or job.loop in self._leaving:
+                self._take_over(job)
+
+    def _take_over(self, job: _Job) -> None:
+        try:
+            call, args = job.work.pop()
+        except IndexError:  # begun; it goes on when its loop does
+            if job.loop is not None and job.loop.is_closed():
+                self._jobs.discard(job)  # never: the collector ends it, and that tells the pool
+            return
+        self._jobs.discard(job)
+        self.spawn(call, *args)
+
+    def parker(self) -> AsyncParker:
+        """A place to sleep for the calling task."""
+        return _NappingParker(self, asyncio.get_running_loop())
+
+    def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run ``await job(*args)`` in a task of the running loop, or of the home; where there is none, in the next."""
+        here = _running()
+        loop = here if here is not None else self._loop
+        given = _Job(loop, (job, args))
+        self._jobs.add(given)
+        if loop is None:
+            return
+        try:
+            if here is not None:
+                loop.call_soon(self._start, given)
+            else:
+                loop.call_soon_threadsafe(self._start, given)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def _start(self, job: _Job) -> None:
+        loop = job.loop
+        assert loop is not None
+        if job.work and loop not in self._leaving:
+            job.task = loop.create_task(self._run(job, loop))
+
+    async def _run(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            call, args = job.work.pop()
+        except IndexError:
+            return  # another loop has taken it over
+        try:
+            await _guarded(call, args)
+        except asyncio.CancelledError:
+            self._leave(loop)
+            raise
+        finally:
+            self._jobs.discard(job)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop is about to end, for only that cancels what runs here: it begins nothing any more."""
+        self._leaving.add(loop)
+        if loop is self._loop:
+            self._home = self._loop = None
+
+    def schedule(self, task: Task, delay: float) -> None:
+        """Call ``task.run_due()`` in ``delay`` seconds, or sooner; infinity: no more."""
+        self._pool = weakref.ref(task) if delay < NEVER else None
+        home = self._home
+        if home is not None:
+            home.schedule(task, delay)
+
+    def nudge(self, task: Inbox) -> None:
+        """Call ``task.run_inbox()`` soon."""
+        home = self._home
+        if home is not None:
+            home.nudge(task)
+
+    def name_of(self, caller: Any) -> str:
+        """The task's name."""
+        return name_of_task(caller, _look)

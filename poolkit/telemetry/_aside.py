@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
@@ -11,10 +12,35 @@ from collections.abc import Callable
 from .._log import logger
 from ..errors import describe
 
-__all__ = ("Aside",)
+__all__ = ("Aside", "Once")
 
+AT_EXIT = 1.0  # seconds that the end of the process waits for a call under way
 MOST = 10_000
 """Calls that may wait; what comes beyond that is dropped."""
+
+
+class Once:
+    """Warnings about somebody else's code, each kind of which is logged once. ``what``: whose code it is."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._told: set[str] = set()
+
+    def tell(self, kind: str, text: str, *, exc_info: bool = False) -> None:
+        """Log it, unless one of this kind was logged."""
+        if kind not in self._told:
+            self._told.add(kind)
+            logger.warning("%s: %s", self._what, text, exc_info=exc_info)
+
+
+_open: weakref.WeakSet[Aside] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """What has happened before the end is to be told; whoever hangs then is not waited for."""
+    for one in list(_open):
+        one.catch_up(AT_EXIT)
 
 
 class Aside:
@@ -26,10 +52,10 @@ class Aside:
     """
 
     def __init__(self, what: str) -> None:
-        self._what = what
+        self._once = Once(what)
         self._over = False
-        self._told: set[str] = set()
         self._begin()
+        _open.add(self)
         if hasattr(os, "register_at_fork"):
             me = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _begin_again(me))
@@ -41,12 +67,12 @@ class Aside:
         try:
             threading.Thread(target=self._run, args=(self._wake,), name="poolkit-telemetry", daemon=True).start()
         except (RuntimeError, MemoryError) as error:
-            self._tell("thread", f"no thread can be started for it: {describe(error)}")
+            self._once.tell("thread", f"no thread can be started for it: {describe(error)}")
 
     def do(self, call: Callable[[], object]) -> None:
         """Soon, in another thread. Never waits, never raises."""
         if len(self._calls) >= MOST:
-            self._tell("full", f"it takes too long: {MOST} calls wait, and what comes beyond that is dropped")
+            self._once.tell("full", f"it takes too long: {MOST} calls wait, and what comes beyond that is dropped")
             return
         self._calls.append(call)
         if not self._wake.is_set():
@@ -65,6 +91,7 @@ class Aside:
     def close(self, timeout: float = 5.0) -> None:
         """Make the calls that wait, as :meth:`catch_up`, and end the thread."""
         self._over = True
+        _open.discard(self)
         self._wake.set()
         self.catch_up(timeout)
 
@@ -81,12 +108,7 @@ class Aside:
             try:
                 call()
             except Exception as error:  # noqa: BLE001 - told, and the next call is made
-                self._tell("raised", f"failed, and is tried again: {describe(error)}", exc_info=True)
-
-    def _tell(self, key: str, text: str, *, exc_info: bool = False) -> None:
-        if key not in self._told:
-            self._told.add(key)
-            logger.warning("%s: %s", self._what, text, exc_info=exc_info)
+                self._once.tell("raised", f"failed, and is tried again: {describe(error)}", exc_info=True)
 
 
 def _begin_again(ref: weakref.ref[Aside]) -> None:

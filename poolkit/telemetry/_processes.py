@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import logging
 import os
 import threading
 import weakref
@@ -17,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, said, shown
+from .._log import logger
+from ..errors import ConfigError, describe, said, shown
 from ..policies.meters import Histogram
+from ._aside import Once
 from .families import FAMILIES, Values, merged
 
 __all__ = ("Board",)
-
-logger = logging.getLogger("poolkit")
 
 _GAUGES = {family.name for family in FAMILIES if family.kind == "gauge"}
 
@@ -83,14 +82,15 @@ class Board:
 
 
 def _write(board: weakref.ref[Board], over: threading.Event, interval: float) -> None:
+    once = Once("numbers for other processes")
     while not over.wait(interval):
         one = board()
         if one is None:
             return
         try:
             one._post()
-        except OSError as error:
-            logger.warning("numbers for other processes cannot be written: %s", said(error))
+        except Exception as error:  # noqa: BLE001 - a full disk, or a choice of pools that raises: told, and tried again
+            once.tell("failed", f"cannot be written, which is tried again: {describe(error)}")
         del one
 
 
@@ -105,7 +105,7 @@ def _last_post(board: weakref.ref[Board]) -> None:
     if one is not None:
         try:
             one.close()
-        except OSError:
+        except Exception:  # noqa: BLE001 - the process ends
             pass  # the directory is gone with the service
 
 

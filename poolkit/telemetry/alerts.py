@@ -181,16 +181,20 @@ class Alerts:
 
     def check(self) -> list[Alert]:
         """Look now; what was raised or has ended by that."""
+        return self.look_at([(pool, pool.stats()) for pool in self._pools()])
+
+    def look_at(self, seen: Iterable[tuple[Any, PoolStats]]) -> list[Alert]:
+        """As :meth:`check`, for who has the statistics of these pools already."""
         found: list[tuple[Any, Alert]] = []
         with self._lock:
-            for pool in self._pools():
-                found += [(pool, alert) for alert in self._look_at(pool)]
+            for pool, stats in seen:
+                found += [(pool, alert) for alert in self._look_at(pool, stats)]
         for pool, alert in found:
             self._deliver(pool, alert)
         return [alert for _, alert in found]
 
-    def _look_at(self, pool: Any) -> Iterable[Alert]:
-        stats, now = pool.stats(), self._clock()
+    def _look_at(self, pool: Any, stats: PoolStats) -> Iterable[Alert]:
+        now = self._clock()
         states = self._states.setdefault(pool, {})
         active = self._active.setdefault(pool, {})
         for name, rule in _RULES.items():

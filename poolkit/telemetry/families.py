@@ -14,7 +14,7 @@ from ..errors import ConfigError, shown
 from ..policies.meters import Histogram
 from ..stats import ClassStats, PoolStats
 
-__all__ = ("FAMILIES", "Family", "Values", "merged", "read", "require")
+__all__ = ("FAMILIES", "Family", "Values", "merged", "of", "read", "require")
 
 Labels = tuple[tuple[str, str], ...]
 Values = dict[str, dict[Labels, Any]]
@@ -103,10 +103,11 @@ FAMILIES: tuple[Family, ...] = (
 
 def read(pools: Iterable[Any]) -> Values:
     """The metrics of the pools now. Pools of one name are added up."""
-    return merged(_of(pool.stats()) for pool in pools)  # at once: pool by pool it is quadratic
+    return merged(of(pool.stats()) for pool in pools)  # at once: pool by pool it is quadratic
 
 
-def _of(stats: PoolStats) -> Values:
+def of(stats: PoolStats) -> Values:
+    """The metrics of one pool."""
     return {
         family.name: {(("pool", stats.name), *labels): value for labels, value in family.read(stats).items()}
         for family in FAMILIES

@@ -7,12 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from .._lifecycle import watch_pools
 from ..errors import describe, masked, shown
 from ..events import Event, EventKind
 from ..policies.rate import Allowance
+from ._aside import Aside, Once
 from .families import require
 
 __all__ = ("LEVELS", "EventLog", "JsonFormatter", "fields_of", "log_events")
@@ -40,7 +43,8 @@ class EventLog:
     the next one that passes says how many were held back.
 
     An entry's message is one line; its fields are in ``record.poolkit``, a dict (see :class:`JsonFormatter`).
-    Thread-safe.
+    A handler that raises is told of once, and gets the next entries. Thread-safe. As a listener of a pool it writes in
+    the thread or task that the event comes from, and a handler that blocks holds that up; :func:`log_events` does not.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class EventLog:
         self.kinds = frozenset(self.levels)
         self._allowances: dict[tuple[str, EventKind], Allowance] = {}
         self._lock = threading.Lock()
+        self._once = Once("the log of events")
+        self._aside: Aside | None = None
 
     def __call__(self, event: Event) -> None:
         """Write the entry for an event, if its kind is wanted, loud enough, and not too frequent."""
@@ -76,8 +82,15 @@ class EventLog:
         if held_back:
             fields["held_back"] = held_back
         text = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items() if name not in ("pool", "event"))
-        self._logger.log(level, "%s: %s%s", event.pool, event.kind.value, f" {text}" if text else "",
-                         extra={"poolkit": fields})  # fmt: skip
+        write = partial(self._logger.log, level, "%s: %s%s", event.pool, event.kind.value, f" {text}" if text else "",
+                        extra={"poolkit": fields})  # fmt: skip
+        if self._aside is not None:
+            self._aside.do(partial(copy_context().run, write))  # filters may look for whom it happens to
+            return
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001 - a handler's: a listener that raises would be dropped for it
+            self._once.tell("raised", f"failed, and is tried again: {describe(error)}", exc_info=True)
 
 
 def fields_of(event: Event) -> dict[str, Any]:
@@ -124,12 +137,16 @@ def log_events(logger: logging.Logger | None = None, **options: Any) -> Callable
     """Log the events of all pools of the process, those made later included; returns what ends that.
 
     ``options`` as for :class:`EventLog`. Pools stay as fast as without: events of every acquire are not asked for.
+    Entries are written by a thread, so handlers that block hold no caller up; what ends it waits up to 5 s for those
+    that are not written yet, the end of the process up to 1 s.
     """
     log = EventLog(logger, **options)
+    log._aside = aside = Aside("the log of events")
     end = watch_pools(lambda pool: pool.add_listener(log))
 
     def stop() -> None:
         end()
+        aside.close()
         log.levels = {}
 
     return stop

@@ -12,20 +12,26 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from .._lifecycle import live_pools, snapshot, watch_pools
-from ..errors import MissingExtra, masked, said, shown
+from ..errors import MissingExtra, UsageError, masked, said, shown
 from ..events import Event, EventKind, Listener
 from ..policies.meters import BOUNDS
+from ..stats import LaneStats, PoolStats
 from ._aside import Aside
 
 __all__ = ("Instrumentation", "instrument")
 
+_Points = Iterable[tuple[Any, dict[str, Any]]]
+"""Values with their attributes."""
+_Read = Callable[["_Seen", list[Any]], _Points]
+
 _POOL = "db.client.connection.pool.name"
 _STATE = "db.client.connection.state"
 CATCH_UP = 1.0  # seconds that a collection waits for what has happened before it and was not recorded yet
-_asides: weakref.WeakSet[Aside] = weakref.WeakSet()
+LONGEST = 1.0  # seconds that a collection takes; what is asked later is answered anew
 
 
 def _api() -> tuple[Any, Any, Any]:
@@ -45,7 +51,8 @@ def instrument(
     raises is told of once and gets the next news all the same. ``close()`` waits up to 5 s for each of the two.
 
     Providers default to the global ones. ``spans``: a span "pool.acquire" for each acquire that found no idle
-    connection at once, in the context of its caller. ``use_time``: measure each lease. Raises MissingExtra.
+    connection at once, in the context of its caller. ``use_time``: measure each lease. Raises MissingExtra, and
+    UsageError where an earlier call still reports to one of the two providers: everything would be counted twice.
     """
     return Instrumentation(meter_provider, tracer_provider, spans=spans, use_time=use_time)
 
@@ -55,17 +62,19 @@ class Instrumentation:
 
     def __init__(self, meter_provider: Any, tracer_provider: Any, *, spans: bool, use_time: bool) -> None:
         self._context, metrics, trace = _api()
-        self._observation = metrics.Observation
+        self._meters = _Place("meter provider", meter_provider, metrics.get_meter_provider)
+        self._tracers = _Place("tracer provider", tracer_provider, trace.get_tracer_provider) if spans else None
+        self._require_alone()
         meter = metrics.get_meter("poolkit", meter_provider=meter_provider)
         self._tracer = trace.get_tracer("poolkit", tracer_provider=tracer_provider) if spans else None
         self._error_status = trace.Status(trace.StatusCode.ERROR)
         self._use_time = use_time
         # two: a slow exporter of spans is not to hold up the metrics
-        self._metrics = Aside("OpenTelemetry's metrics")
-        _asides.add(self._metrics)
+        self.metrics = Aside("OpenTelemetry's metrics")
         self._spans = Aside("OpenTelemetry's spans") if spans else None
-        self._attached: weakref.WeakKeyDictionary[Any, Listener] = weakref.WeakKeyDictionary()
-        self._observe(meter)
+        self.attached: weakref.WeakKeyDictionary[Any, Listener] = weakref.WeakKeyDictionary()
+        self._gauges = _gauges_of(self._meters.provider, meter, metrics.Observation)
+        self._gauges.reporter = self
 
         def histogram(name: str, text: str) -> Any:
             return meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=BOUNDS)
@@ -78,78 +87,31 @@ class Instrumentation:
         self._closed = meter.create_counter("poolkit.connection.closed", "{connection}", "Connections closed.")
         self._errors = meter.create_counter("poolkit.connection.errors", "{error}", "Connects that failed.")
         self._leaked = meter.create_counter("poolkit.lease.leaked", "{lease}", "Leases dropped or held too long.")
+        _live.add(self)
         self._end = watch_pools(self._attach)
 
+    def _require_alone(self) -> None:
+        for other in snapshot(_live):
+            for mine, taken in ((self._meters, other._meters), (self._tracers, other._tracers)):
+                if mine is not None and taken is not None and mine.provider is taken.provider:
+                    raise UsageError(
+                        f"instrument(): an earlier call reports to this {mine.kind} already, and everything would be "
+                        "counted twice; close() what that call returned, or name another provider"
+                    )
+
     def close(self) -> None:
-        """Report nothing any more."""
+        """Report nothing any more. Idempotent; afterwards :func:`instrument` may be called anew."""
+        _live.discard(self)
         self._end()
-        for pool in snapshot(self._attached):
-            pool.remove_listener(self._attached[pool])
+        if self._gauges.reporter is self:
+            self._gauges.reporter = None
+        for pool in snapshot(self.attached):
+            pool.remove_listener(self.attached[pool])
             pool.remove_wait_observer(self._waited)
-        self._attached.clear()
-        self._metrics.close()
+        self.attached.clear()
+        self.metrics.close()
         if self._spans is not None:
             self._spans.close()
-
-    # -- read at collection ---------------------------------------------------------------------------------------
-
-    def _observe(self, meter: Any) -> None:
-        up_down = meter.create_observable_up_down_counter
-        for name, unit, text, value in (
-            ("max", "{connection}", "The maximum number of open connections.", lambda s: s.max_size),
-            ("idle.max", "{connection}", "The maximum number of idle connections.", lambda s: s.max_idle),
-            ("idle.min", "{connection}", "The minimum number of idle connections.", lambda s: s.min_size),
-            ("pending_requests", "{request}", "Requests that wait for a connection.", lambda s: s.waiting),
-        ):
-            up_down(f"db.client.connection.{name}", [self._numbers(value, own=False)], unit, text)
-        limit = self._numbers(lambda s: s.limit, own=False)  # autoscale is not known to the conventions
-        up_down("poolkit.connection.limit", [limit], "{connection}", "Connections that may exist now.")
-        up_down("db.client.connection.count", [self._states], "{connection}", "Connections by state.")
-        meter.create_observable_counter(
-            "db.client.connection.timeouts", [self._numbers(lambda s: s.timeouts, own=True)], "{timeout}",
-            "Timeouts while obtaining a connection.",
-        )  # fmt: skip
-        up_down("http.client.open_connections", [self._http_states], "{connection}", "HTTP connections by state.")
-        up_down("http.client.active_requests", [self._http_requests], "{request}", "Active HTTP requests.")
-
-    def _pools(self, http: bool) -> Iterable[Any]:
-        return (pool for pool in live_pools() if pool in self._attached and _is_http(pool) is http)
-
-    def _numbers(self, value: Callable[[Any], Any], *, own: bool) -> Callable[[Any], Iterable[Any]]:
-        """``own``: left to the driver where that reports it itself."""
-
-        def observe(options: Any) -> Iterable[Any]:
-            for aside in snapshot(_asides):  # not ours alone: the SDK calls the first who made the instrument
-                aside.catch_up(CATCH_UP)
-            for pool in self._pools(http=False):
-                if own and _reports_itself(pool):
-                    continue
-                found = value(pool.stats())
-                if found is not None:
-                    yield self._observation(found, {_POOL: pool.name})
-
-        return observe
-
-    def _states(self, options: Any) -> Iterable[Any]:
-        for pool in self._pools(http=False):
-            if not _reports_itself(pool):
-                stats = pool.stats()
-                yield self._observation(stats.idle, {_POOL: pool.name, _STATE: "idle"})
-                yield self._observation(stats.in_use, {_POOL: pool.name, _STATE: "used"})
-
-    def _http_states(self, options: Any) -> Iterable[Any]:
-        for pool in self._pools(http=True):
-            for lane in pool.lane_stats():
-                if lane.key is not None:
-                    where = _address(lane.key)
-                    yield self._observation(lane.idle, {**where, "http.connection.state": "idle"})
-                    yield self._observation(lane.in_use, {**where, "http.connection.state": "active"})
-
-    def _http_requests(self, options: Any) -> Iterable[Any]:
-        for pool in self._pools(http=True):
-            for lane in pool.lane_stats():
-                if lane.key is not None:
-                    yield self._observation(lane.leases, _address(lane.key))
 
     # -- told when it happens -------------------------------------------------------------------------------------
 
@@ -160,7 +122,7 @@ class Instrumentation:
         if self._use_time and not http:
             kinds.add(EventKind.RELEASED)
         listener = _Listener(self._listener(http, _own_metrics(pool)), frozenset(kinds))
-        self._attached[pool] = listener
+        self.attached[pool] = listener
         pool.add_listener(listener)
         pool.add_wait_observer(self._waited)
 
@@ -189,7 +151,7 @@ class Instrumentation:
     def _report(self, call: Callable[[Any, Any], object], value: float, attributes: dict[str, Any]) -> None:
         """With the context of whom it happens to: an exemplar names its trace."""
         context = self._context.get_current()
-        self._metrics.do(lambda: self._in(context, lambda: call(value, attributes)))
+        self.metrics.do(lambda: self._in(context, lambda: call(value, attributes)))
 
     def _in(self, context: Any, call: Callable[[], object]) -> None:
         token = self._context.attach(context)
@@ -218,6 +180,153 @@ class Instrumentation:
             span.record_exception(error, attributes=told)
             span.set_status(self._error_status)
         span.end(end)
+
+
+class _Place:
+    """A provider: the one that was named, or whichever is the global one when somebody asks."""
+
+    def __init__(self, kind: str, named: Any, current: Callable[[], Any]) -> None:
+        self.kind = kind
+        self._named = None if named is None else weakref.ref(named)
+        self._current = current
+
+    @property
+    def provider(self) -> Any:
+        """None: it is gone."""
+        return self._current() if self._named is None else self._named()
+
+
+class _Seen:
+    """The pools as they are in one collection, each looked at once."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+        self.asked: set[str] = set()  # the instruments that have answered
+        self._stats: weakref.WeakKeyDictionary[Any, PoolStats] = weakref.WeakKeyDictionary()
+        self._lanes: weakref.WeakKeyDictionary[Any, list[LaneStats]] = weakref.WeakKeyDictionary()
+
+    def stats(self, pool: Any) -> PoolStats:
+        """As of the first time that somebody asked."""
+        found = self._stats.get(pool)
+        if found is None:
+            found = self._stats[pool] = pool.stats()
+        return found
+
+    def lanes(self, pool: Any) -> list[LaneStats]:
+        """Those that have a key."""
+        found = self._lanes.get(pool)
+        if found is None:
+            found = self._lanes[pool] = [lane for lane in pool.lane_stats() if lane.key is not None]
+        return found
+
+
+class _Gauges:
+    """What one meter provider reads when it collects. Its instruments cannot be taken off it, and the SDK does not ask
+    those that are made a second time: they are made once, and tell of whoever is the ``reporter`` then.
+
+    The SDK asks one instrument after the other. The first one looks at the pools for all of them: a collection begins
+    when an instrument is asked that has answered already.
+    """
+
+    def __init__(self, meter: Any, observation: Any) -> None:
+        self.reporter: Instrumentation | None = None
+        self._observation = observation
+        self._seen: _Seen | None = None
+        up_down = meter.create_observable_up_down_counter
+
+        def numbers(value: Callable[[PoolStats], Any], *, own: bool = False) -> _Read:
+            return partial(self._numbers, value, own)
+
+        for name, unit, text, read in (
+            ("db.client.connection.max", "connection", "The maximum number of open connections.",
+             numbers(lambda s: s.max_size)),
+            ("db.client.connection.idle.max", "connection", "The maximum number of idle connections.",
+             numbers(lambda s: s.max_idle)),
+            ("db.client.connection.idle.min", "connection", "The minimum number of idle connections.",
+             numbers(lambda s: s.min_size)),
+            ("db.client.connection.pending_requests", "request", "Requests that wait for a connection.",
+             numbers(lambda s: s.waiting)),
+            # autoscale is not known to the conventions
+            ("poolkit.connection.limit", "connection", "Connections that may exist now.", numbers(lambda s: s.limit)),
+            ("db.client.connection.count", "connection", "Connections by state.", self._states),
+            ("http.client.open_connections", "connection", "HTTP connections by state.", self._http_states),
+            ("http.client.active_requests", "request", "Active HTTP requests.", self._http_requests),
+        ):  # fmt: skip
+            up_down(name, [self._callback(name, read)], f"{{{unit}}}", text)
+        name = "db.client.connection.timeouts"
+        meter.create_observable_counter(
+            name, [self._callback(name, numbers(lambda s: s.timeouts, own=True))], "{timeout}",
+            "Timeouts while obtaining a connection.",
+        )  # fmt: skip
+
+    def _callback(self, name: str, read: _Read) -> Callable[[Any], Iterable[Any]]:
+        def observe(options: Any) -> Iterable[Any]:
+            reporter, seen = self.reporter, self._seen
+            if reporter is None:
+                return
+            if seen is None or name in seen.asked or time.monotonic() - seen.at >= LONGEST:
+                reporter.metrics.catch_up(CATCH_UP)
+                seen = self._seen = _Seen()
+            seen.asked.add(name)
+            pools = [pool for pool in live_pools() if pool in reporter.attached]
+            yield from (self._observation(value, attributes) for value, attributes in read(seen, pools))
+
+        return observe
+
+    @staticmethod
+    def _numbers(value: Callable[[PoolStats], Any], own: bool, seen: _Seen, pools: list[Any]) -> _Points:
+        """``own``: left to the driver where that reports it itself."""
+        for pool in pools:
+            if not _is_http(pool) and not (own and _reports_itself(pool)):
+                found = value(seen.stats(pool))
+                if found is not None:
+                    yield found, {_POOL: pool.name}
+
+    @staticmethod
+    def _states(seen: _Seen, pools: list[Any]) -> _Points:
+        for pool in pools:
+            if not _is_http(pool) and not _reports_itself(pool):
+                stats = seen.stats(pool)
+                yield stats.idle, {_POOL: pool.name, _STATE: "idle"}
+                yield stats.in_use, {_POOL: pool.name, _STATE: "used"}
+
+    @staticmethod
+    def _http_states(seen: _Seen, pools: list[Any]) -> _Points:
+        for pool in pools:
+            for lane in seen.lanes(pool) if _is_http(pool) else ():
+                where = _address(lane.key)
+                yield lane.idle, {**where, "http.connection.state": "idle"}
+                yield lane.in_use, {**where, "http.connection.state": "active"}
+
+    @staticmethod
+    def _http_requests(seen: _Seen, pools: list[Any]) -> _Points:
+        for pool in pools:
+            for lane in seen.lanes(pool) if _is_http(pool) else ():
+                yield lane.leases, _address(lane.key)
+
+
+_live: weakref.WeakSet[Instrumentation] = weakref.WeakSet()
+_made: weakref.WeakKeyDictionary[Any, _Gauges] = weakref.WeakKeyDictionary()
+
+
+def _gauges_of(provider: Any, meter: Any, observation: Any) -> _Gauges:
+    """Those of a provider. What was made before there was a global one has become that one's."""
+    found = _made.get(provider)
+    if found is None:
+        proxied = [gauges for known, gauges in list(_made.items()) if _is_proxy(known)]
+        found = proxied[0] if proxied and _is_global(provider) else _Gauges(meter, observation)
+        _made[provider] = found
+    return found
+
+
+def _is_proxy(provider: Any) -> bool:
+    return type(provider).__name__ == "_ProxyMeterProvider"
+
+
+def _is_global(provider: Any) -> bool:
+    from opentelemetry import metrics
+
+    return metrics.get_meter_provider() is provider
 
 
 class _Listener:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .._lifecycle import live_pools
-from ..errors import MissingExtra
+from ..errors import MissingExtra, UsageError, said
 from ..policies.meters import Histogram
 from ._processes import Board
 from .families import FAMILIES, Family, Values, read
@@ -46,15 +47,24 @@ class PoolCollector:
         self._pools = pools
         chosen = directory if directory is not None else os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._board = Board(chosen, lambda: read(pools()), interval) if chosen else None
+        self._registry: Any = None
 
     def close(self) -> None:
-        """End the thread of the multiprocess mode, if there is one; this process' last numbers stay."""
+        """Leave the registry that :func:`register` has put it into, and end the thread of the multiprocess mode, if
+        there is one; this process' last numbers stay. Idempotent.
+        """
+        registry, self._registry = self._registry, None
+        if registry is not None:
+            with contextlib.suppress(KeyError):  # taken out by other means
+                registry.unregister(self)
         if self._board is not None:
             self._board.close()
 
     def describe(self) -> list[Any]:
-        """Nothing: registering does not read the pools."""
-        return []
+        """The names of all metrics, without values: registering does not read the pools. By them a registry knows
+        that it has such a collector already.
+        """
+        return [self._metric(family, {}) for family in FAMILIES]
 
     def collect(self) -> Iterator[Any]:
         """The metric families of now; called by prometheus_client."""
@@ -87,9 +97,21 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 def register(registry: Any = None, **options: Any) -> PoolCollector:
-    """Make a :class:`PoolCollector` (with ``options``) and register it; default: prometheus_client's own registry."""
+    """Make a :class:`PoolCollector` (with ``options``) and register it; default: prometheus_client's own registry.
+
+    Raises UsageError if the registry has one already: every number would be told twice. Name all pools in one call, or
+    ``close()`` what the first returned.
+    """
     collector = PoolCollector(**options)
     if registry is None:
         registry = collector._core.REGISTRY
-    registry.register(collector)
+    try:
+        registry.register(collector)
+    except ValueError as error:
+        collector.close()
+        raise UsageError(
+            f"register(): this registry has metrics of these names already, and would tell them twice ({said(error)}); "
+            "close() what the first register() returned, or use another registry"
+        ) from None
+    collector._registry = registry
     return collector

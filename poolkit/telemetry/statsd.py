@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
@@ -12,19 +11,22 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools, watch_pools
-from ..errors import ConfigError, describe
+from .._lifecycle import live_pools, snapshot, watch_pools
+from ..errors import ConfigError, UsageError, describe, said, shown
 from ..events import Event, EventKind
-from .families import FAMILIES, Values, merged, read, require
+from ._aside import Once
+from .families import FAMILIES, Values, merged, of, require
 
 __all__ = ("StatsdReporter",)
 
-logger = logging.getLogger("poolkit")
-
+RESOLVE = 2.0  # seconds that whoever makes a reporter waits for the DNS
 _PACKET = 1432  # bytes: what fits an Ethernet frame with IPv6 and UDP headers
 _NAME = 200  # characters of a name or label
 _QUANTILES = (0.5, 0.95, 0.99)
 _KINDS = {family.name: family.kind for family in FAMILIES}
+
+
+_live: weakref.WeakSet[StatsdReporter] = weakref.WeakSet()
 
 
 class StatsdReporter:
@@ -35,7 +37,10 @@ class StatsdReporter:
     time, by pools that were closed meanwhile too; histograms as gauges ``...p50``, ``.p95``, ``.p99`` in milliseconds
     of the last ten seconds. UDP: nothing is waited for, and what is lost is lost. A forked child goes on by itself.
 
-    Raises ConfigError for a host that cannot be resolved or an impossible port or interval.
+    The host is looked up in a thread: a DNS that takes longer than ``RESOLVE`` seconds is told of in the log, and asked
+    again at each report. Raises ConfigError for a host that cannot be resolved or an impossible port or interval,
+    UsageError if another reporter of this process sends the same pools to the same address: the server would add up
+    both.
     """
 
     def __init__(
@@ -49,21 +54,29 @@ class StatsdReporter:
     ) -> None:
         require("interval", interval, (int, float), 1e-3, None, "a time in seconds, 0.001 or more")
         require("port", port, (int,), 1, 65535, "a port, 1 to 65535")
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        except OSError as error:
-            raise ConfigError(f"host={host!r}: cannot be resolved: {error}", "host") from error
-        self._address = found[4]
-        self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._pools: Callable[[], Iterable[Any]] = pools
+        self._server = server = _Server(host, port)
+        self._once = Once("statsd")
+        server.look_up(RESOLVE)
+        if server.error is not None:
+            raise ConfigError(f"host={host!r}: cannot be resolved: {said(server.error)}", "host") from server.error
+        if server.address is None:
+            self._once.tell("dns", f"{shown(host)} is not resolved after {RESOLVE:g} s; nothing is sent until it is")
+        for other in snapshot(_live):
+            if other._server.is_same(server) and other._pools == pools and not other._over.is_set():
+                server.close()
+                raise UsageError(
+                    f"StatsdReporter(host={host!r}, port={port}): another one sends the same pools there, and all "
+                    "would be counted twice; close() that one first"
+                )
         self._interval = interval
         self._tags = tags
-        self._pools = pools
         self._begin()
         here = weakref.ref(self)
         # with a choice of one's own, those that it names are known from the first time that it does
         self._end = watch_pools(lambda pool: _hear(here, pool)) if pools is live_pools else lambda: None
         self._start()
+        _live.add(self)
         if hasattr(os, "register_at_fork"):
             me = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _start_again(me))
@@ -85,25 +98,30 @@ class StatsdReporter:
         if not self._over.is_set():
             self._over.set()
             self._end()
-            self.send()
-            self._socket.close()
+            try:
+                self.send()
+            finally:
+                self._server.close()
 
     def send(self) -> None:
-        """Send now. Thread-safe."""
+        """Send now. Thread-safe. While the host is not resolved, what was counted is kept for later."""
+        if not self._server.look_up(0):
+            return
         with self._sending:
             live = list(self._pools())
             for pool in live:
                 _hear(weakref.ref(self), pool)
             ended = list(self._ended)
-            now = {pool: read([pool]) for pool in {*live, *ended}}
+            seen = {pool: pool.stats() for pool in {*live, *ended}}
+            now = {pool: of(stats) for pool, stats in seen.items()}
             added = merged(_counters(values, self._last.get(pool, {})) for pool, values in now.items())
             gauges = merged(now[pool] for pool in live)
-            recent = {pool.name: pool.stats().windows[10] for pool in live}
+            recent = {pool.name: seen[pool].windows[10] for pool in live}
             for packet in _packets([*self._gauges(gauges), *self._counts(added), *self._times(recent)]):
                 try:
-                    self._socket.sendto(packet, self._address)
-                except OSError as error:  # nobody listens, or the buffer is full
-                    logger.debug("statsd: a packet was not sent: %s", describe(error))
+                    self._server.send(packet)
+                except OSError as error:  # the network is away, or the buffer is full
+                    self._once.tell("sent", f"a packet was not sent (the next ones are tried): {describe(error)}")
             self._last.update(now)
             for _ in ended:
                 self._ended.popleft()
@@ -134,6 +152,48 @@ class StatsdReporter:
             return f"poolkit.{metric}:{value}|#" + ",".join(f"{key}:{_safe(text)}" for key, text in labels)
         pool, *others = (_safe(text) for _, text in labels)
         return ".".join(["poolkit", pool, metric, *others]) + f":{value}"
+
+
+class _Server:
+    """Where the packets go. Never waits, unless it is said how long."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._name = host, port
+        self._looking: threading.Thread | None = None
+        self._socket: socket.socket | None = None
+        self.address: Any = None
+        self.error: Exception | None = None
+
+    def look_up(self, timeout: float) -> bool:
+        """Whether the host is resolved; if not, that is begun, and waited for so long."""
+        if self.address is None:
+            if self._looking is None or not self._looking.is_alive():
+                self.error = None
+                self._looking = threading.Thread(target=self._look_up, name="poolkit-statsd-dns", daemon=True)
+                self._looking.start()
+            self._looking.join(timeout)
+        return self.address is not None
+
+    def _look_up(self) -> None:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(*self._name, type=socket.SOCK_DGRAM)[0]
+            self._socket = socket.socket(family, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+            self.address = address
+        except Exception as error:  # noqa: BLE001 - told by who asks; also of names that are none (UnicodeError)
+            self.error = error
+
+    def is_same(self, other: _Server) -> bool:
+        return self._name == other._name or (self.address is not None and self.address == other.address)
+
+    def send(self, packet: bytes) -> None:
+        """Raises OSError."""
+        if self._socket is not None:
+            self._socket.sendto(packet, self.address)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
 
 def _counters(now: Values, last: Values) -> Values:
@@ -198,8 +258,8 @@ def _report(
             return
         try:
             one.send()
-        except Exception:
-            logger.exception("statsd: could not report")
+        except Exception as error:  # noqa: BLE001 - a choice of pools that raises: told, and tried again
+            one._once.tell("raised", f"could not report, which is tried again: {describe(error)}", exc_info=True)
         del one
 
 

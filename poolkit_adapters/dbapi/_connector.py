@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -13,7 +15,12 @@ from poolkit import ConfigError, Connector, Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import raw_text
 
-__all__ = ("CheckingConnector", "DbapiConnector", "timeout_argument")
+from .._errors import release_locals
+from .._handshake import limit_answers
+from .._hang_up import hang_up
+from .._time_limits import Watch
+
+__all__ = ("CheckingConnector", "DbapiConnector", "server_of", "timeout_argument")
 
 _TIMEOUT_ARGUMENTS = {
     "psycopg": "connect_timeout",
@@ -27,6 +34,8 @@ _TIMEOUT_ARGUMENTS = {
     "oracledb": "tcp_connect_timeout",
 }
 """What each module calls the time limit for connecting (their own documentation). All take whole seconds."""
+
+_POSTGRESQL = ("psycopg", "psycopg2", "pg8000")
 
 # what comes out the same however often one tries (PostgreSQL, MySQL, SQLite)
 _FATAL = re.compile(
@@ -70,25 +79,36 @@ class DbapiConnector(Connector[Any]):
         self._setup = setup
         self._check = check
         self._timeout_argument = timeout_argument(module)
+        self.watch = Watch()
         self._hung: set[int] = set()  # connections whose check still runs in a thread that will close them
 
     def connect(self, timeout: float | None) -> Any:
         """Open a connection and prepare it."""
-        kwargs = self._kwargs
+        kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
         name = self._timeout_argument
-        if name is not None and timeout is not None and name not in kwargs:
-            kwargs = {**kwargs, name: max(1, round(timeout))}
-        connection = self.module.connect(*self._args, **kwargs)
+        if timeout is not None:
+            restore = limit_answers(self.module.__name__, kwargs, timeout)
+            if name is not None:
+                kwargs.setdefault(name, max(1, round(timeout)))
+        try:
+            connection = self.module.connect(*self._args, **kwargs)
+        except BaseException as error:
+            release_locals(error)  # psycopg leaves the socket of a connect that took too long to the garbage collector
+            raise
         if inspect.isawaitable(connection) or inspect.iscoroutinefunction(getattr(connection, "commit", None)):
             _discard_awaitable(connection)
             raise ConfigError(
                 f"{self.module.__name__}.connect() is asynchronous; PooledDatabase is for synchronous modules",
                 "module",
             )
+        if restore is not None:
+            restore(connection)
         if self._setup is not None:
+            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
             try:
-                self._setup(connection)
-                connection.commit()  # what it has set must survive the first rollback
+                with self.watch.limit(connection, left, "setup"):
+                    self._setup(connection)
+                    connection.commit()  # what it has set must survive the first rollback
             except BaseException:
                 connection.close()
                 raise
@@ -106,6 +126,12 @@ class DbapiConnector(Connector[Any]):
         if isinstance(error, (ConfigError, TypeError)):
             return Verdict.FATAL  # arguments that connect() does not take
         return default_classify(error)
+
+
+def server_of(module: ModuleType) -> str:
+    """What the module speaks to, in the words of :func:`rollback_limit`; "": nothing that could be silent."""
+    name = module.__name__.partition(".")[0]
+    return "" if name == "sqlite3" else "postgresql" if name in _POSTGRESQL else name
 
 
 class CheckingConnector(DbapiConnector):
@@ -127,13 +153,15 @@ class CheckingConnector(DbapiConnector):
                 abandoned = id(connection) in self._hung
             if abandoned:
                 self._hung.discard(id(connection))
-                connection.close()
+                with contextlib.suppress(Exception):  # its socket is shut down: pg8000 fails to say goodbye
+                    connection.close()
 
         threading.Thread(target=ask, name="poolkit-dbapi-check", daemon=True).start()
         done.wait(timeout)
         with turn:
             if not done.is_set():
                 self._hung.add(id(connection))
+                hang_up(connection)  # the thread hears of it where the socket can be reached, and closes the connection
                 raise TimeoutError(f"no answer in {timeout:g} s")
         if error:
             raise error[0]

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any, Literal
 
-from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats
+from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats, UsageError
 from poolkit.errors import describe
 
-from .._errors import adapted
 from .._options import split_options
-from ._connector import CheckingConnector, DbapiConnector
-from ._errors import kinds_for, usage_error
+from .._time_limits import rollback_limit
+from ._connector import CheckingConnector, DbapiConnector, server_of
+from ._errors import errors_of
 from ._proxies import LeaseState, PooledConnection
 from ._settings import plan
 from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
@@ -92,13 +92,14 @@ class PooledDatabase:
             kwargs = _for_sqlite(args, kwargs, planned)
         self._module = module
         self._reset = reset
-        self._kinds = kinds_for(module)
-        self._usage_error = usage_error(module)
+        self._errors = errors_of(module)
         self._stateless = STATELESS if setup is not None else STATELESS | RECONNECTING
         self._restorable = restorable(module)
+        self._server = server_of(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to ask
-        connector = (DbapiConnector if local else CheckingConnector)(module, args, kwargs, setup=setup, check=check)
-        self._pool: Pool[Any] = Pool(connector, planned, name=name, debug=debug)
+        kind = DbapiConnector if local else CheckingConnector
+        self._connector = kind(module, args, kwargs, setup=setup, check=check)
+        self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
 
     @property
     def poolkit(self) -> Pool[Any]:
@@ -120,8 +121,11 @@ class PooledDatabase:
         try:
             lease = self._pool.lease() if timeout is None else self._pool.lease(timeout)
         except PoolError as error:
-            raise adapted(error, self._kinds) from error.__cause__
+            raise self._errors.adapted(error) from error.__cause__
         return PooledConnection(self, lease)
+
+    def _misused(self, text: str) -> PoolError:
+        return self._errors.adapted(UsageError(f"{self.name}: {text}"))
 
     def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
         """End the lease of a connection that was used: clean what was touched, in the returning thread."""
@@ -133,30 +137,39 @@ class PooledDatabase:
             lease.close(discard=True)
             return
         connection, failure = lease.connection, None
+        limit = rollback_limit(self._pool.config.check_timeout, self._server) if self._server else None
         try:
-            if state.touched:
-                connection.rollback()
-            if left_in_transaction(self._module, connection):
-                raise RuntimeError("a transaction is open that rollback() does not end")
-            for name, value in state.saved.items():
-                setattr(connection, name, value)
-            for name, value in state.called.items():
-                getattr(connection, name)(value)
-            if callable(self._reset):
-                self._reset(connection)
-                if left_in_transaction(self._module, connection):
-                    raise RuntimeError(f"reset={self._reset!r} left a transaction open that does not end")
+            if limit is None:
+                self._clean(connection, state)
+            else:
+                with self._connector.watch.limit(connection, limit, "reset"):
+                    self._clean(connection, state)
         except Exception as error:  # noqa: BLE001 - told, and the connection goes
             logger.debug("%s: reset of a returned connection failed: %s", self.name, describe(error))
             failure = error
         except BaseException:
             lease.close(discard=True)
             raise
-        if isinstance(failure, self._module.Error) and self._module.__name__ != "sqlite3":
+        if isinstance(failure, (self._module.Error, TimeoutError)) and self._module.__name__ != "sqlite3":
             # a server that cannot even roll back: the idle ones may be dead as well
             lease.close(error=ConnectionAbortedError())
         else:
             lease.close(discard=failure is not None)
+
+    def _clean(self, connection: Any, state: LeaseState) -> None:
+        """Put a connection back into the state that its next user expects; an exception if that is not possible."""
+        if state.touched:
+            connection.rollback()
+        if left_in_transaction(self._module, connection):
+            raise RuntimeError("a transaction is open that rollback() does not end")
+        for name, value in state.saved.items():
+            setattr(connection, name, value)
+        for name, value in state.called.items():
+            getattr(connection, name)(value)
+        if callable(self._reset):
+            self._reset(connection)
+            if left_in_transaction(self._module, connection):
+                raise RuntimeError(f"reset={self._reset!r} left a transaction open that does not end")
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Close the pool and its idle connections; those on lease are closed when they come back."""

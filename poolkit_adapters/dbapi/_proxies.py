@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from poolkit.errors import LeaseOverdue, PoolError
+
 from ._state import SHORTCUTS, changeable
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class PooledConnection:
     def _real(self) -> Any:
         lease = self._lease
         if lease is None:
-            raise self._database._usage_error("this connection has been returned to its pool")
+            raise self._database._misused("this connection has been returned to its pool")
         return lease.connection
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -149,10 +151,13 @@ class PooledConnection:
                 return
             if state.cursors:
                 state.end_cursors()
-            if state.used or state.broken:
-                self._database._give_back(lease, state=state)
-            else:
-                lease.close()
+            try:
+                if state.used or state.broken:
+                    self._database._give_back(lease, state=state)
+                else:
+                    lease.close()
+            except PoolError as error:  # it was out for too long
+                raise self._database._errors.adapted(error) from error.__cause__
 
     def detach(self) -> Any:
         """The module's own connection, out of the pool for good: it is the caller's to close."""
@@ -179,7 +184,11 @@ class PooledConnection:
                 with contextlib.suppress(Exception):  # the first error is the one to hear of; close() tries again
                     self.rollback()
         finally:
-            self.close()
+            try:
+                self.close()
+            except LeaseOverdue:
+                if error is None:  # else that one is the one to hear of
+                    raise
 
     # -- everything else of the module's connection ---------------------------------------------------------------
 
@@ -232,7 +241,7 @@ class PooledCursor:
     @property
     def _real(self) -> Any:
         if self._cursor is None:
-            raise self._connection._database._usage_error("the connection of this cursor has been returned to its pool")
+            raise self._connection._database._misused("the connection of this cursor has been returned to its pool")
         return self._cursor
 
     @property

@@ -24,10 +24,16 @@ from ._errors import (
     AcquireTimeout,
     CircuitOpen,
     ConnectFailed,
+    ConnectTimeout,
+    LeaseOverdue,
     PoolBusy,
     PoolClosed,
     PoolSuspended,
+    RequestRefused,
     ServerUnavailable,
+    UnsupportedProtocol,
+    UsageError,
+    WrongLoop,
 )
 from ._sync import PoolkitConnectionPool
 
@@ -37,8 +43,14 @@ __all__ = (
     "AcquireTimeout",
     "CircuitOpen",
     "ConnectFailed",
+    "ConnectTimeout",
+    "LeaseOverdue",
     "PoolBusy",
     "PoolClosed",
     "PoolSuspended",
+    "RequestRefused",
     "ServerUnavailable",
+    "UnsupportedProtocol",
+    "UsageError",
+    "WrongLoop",
 )

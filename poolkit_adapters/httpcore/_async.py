@@ -14,22 +14,21 @@ from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import PoolError
 
 from ._base import ConnectorMixin, PoolBase
-from ._errors import translated
+from ._errors import left_with
 from ._giveup import give_up
 from ._link import (
     Exchange,
     Key,
     Link,
     Replays,
-    first_step,
     key_of,
     left,
-    refused,
     stream_only,
     takes_over,
     timeout_of,
 )
-from ._network import AsyncWatchedBackend
+from ._names import AsyncNamesBackend
+from ._network import AsyncWatchedBackend, first_step
 from ._plain import PlainBackend, unlock
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -79,7 +78,7 @@ async def _sleep(seconds: float) -> None:
 def _backend_of(backend: httpcore.AsyncNetworkBackend, *, own: bool, http2: bool) -> httpcore.AsyncNetworkBackend:
     """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
     if own:
-        backend = PlainBackend(backend)
+        backend = PlainBackend(AsyncNamesBackend(backend))
     return AsyncWatchedBackend(backend) if http2 else backend
 
 
@@ -112,7 +111,7 @@ class AsyncPoolkitConnectionPool(
             try:
                 lease = await engine.lease(wait, key=key)
             except PoolError as error:
-                raise translated(error) from error.__cause__
+                raise self._errors.adapted(error) from error.__cause__
             link: _Link = lease.connection
             if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
                 lease.close_nowait(discard=True)
@@ -133,7 +132,8 @@ class AsyncPoolkitConnectionPool(
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
-                    raise refused(error) from error.__cause__
+                    told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)
+                    raise told from told.__cause__
             else:
                 return self._answered(response, request, lease, hook, config)
             if replays.pause:
@@ -169,8 +169,11 @@ class AsyncPoolkitConnectionPool(
         """
         engine = self._reopening.take()
         if engine is not None:
-            await engine.drain(0)
-            await engine.close()
+            try:
+                await engine.drain(0)
+                await engine.close()
+            except PoolError as error:
+                raise self._errors.adapted(error) from error.__cause__
 
 
 class _Body:

@@ -14,6 +14,8 @@ import httpcore
 from poolkit import PoolConfig, Verdict
 from poolkit.events import Listener
 
+from .._errors import Table
+from ._errors import ERRORS
 from ._link import HELD, Key, Link, peek
 from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
 
@@ -37,11 +39,14 @@ class ConnectorMixin(Generic[L]):
 
     connect_in_caller = True  # a connection of httpcore's opens in its first request, with that one's timeouts
 
+    packages: tuple[str, ...] = ("httpx", "httpcore")
+
     protocol = "http"
     """What telemetry calls these connections."""
 
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
+        self.errors: Table = owner._errors
         self._multiplexed = owner._http2
         self._only_http2 = not owner._http1
         self._plain: set[Key] = set()
@@ -144,6 +149,7 @@ class PoolBase(Generic[E, L, B]):
 
     _held: tuple[type, ...] = HELD
     _driver = "httpcore"  # whose defaults the arguments have
+    _errors = ERRORS  # and whose errors leave the pool
     _kinds: tuple[Any, Any]  # the classes of the connector and of the engine
     _backend_of: Callable[..., Any]
     _network_backend: Any  # set by httpcore
@@ -185,6 +191,8 @@ class PoolBase(Generic[E, L, B]):
         heard = tuple(listeners)
         make = partial(engine_kind, self._connector, chosen, name=name, listeners=heard, keyed=True)
         self._reopening: Reopening[E] = Reopening(make)
+        connector: Any = self._connector
+        connector.counted = False  # a pool that begins anew after a close() is still the one that was made
 
     @property
     def poolkit(self) -> E:

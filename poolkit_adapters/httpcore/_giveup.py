@@ -17,7 +17,7 @@ import httpcore
 
 from ._link import Exchange, Link
 from ._look import innermost
-from ._network import Watchable
+from ._network import ABANDONED, Watchable
 
 __all__ = ("give_up",)
 
@@ -59,21 +59,28 @@ def give_up(link: Link[Any], exchange: Exchange, alive: float | None) -> bool:
 
 
 def _in_background(write: Coroutine[Any, Any, None]) -> None:
-    """Written by the next request at the latest, so nothing is lost if it fails."""
-
-    async def work() -> None:
-        with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException, OSError):
-            await write
-
+    """Written by the next request at the latest, so nothing is lost if it fails. Not for longer than ABANDONED seconds:
+    it holds httpcore's lock for writing meanwhile, for which other requests wait without a limit.
+    """
     if asyncio._get_running_loop() is None:
         import trio
 
-        trio.lowlevel.spawn_system_task(work)
+        async def on_trio() -> None:
+            with contextlib.suppress(*_EXPECTED), trio.move_on_after(ABANDONED):
+                await write
+
+        trio.lowlevel.spawn_system_task(on_trio)
         return
+
+    async def work() -> None:
+        with contextlib.suppress(*_EXPECTED, asyncio.TimeoutError):
+            await asyncio.wait_for(write, ABANDONED)
+
     task = asyncio.ensure_future(work())
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
 
 
+_EXPECTED = (httpcore.NetworkError, httpcore.TimeoutException, OSError)
 _tasks: set[asyncio.Future[None]] = set()
 """Those under way; the event loop itself keeps only weak references."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import httpcore
 
+from ._errors import UnsupportedProtocol
 from ._look import innermost, look_at
 from ._network import FrameWatch, Watchable
 
@@ -21,11 +22,9 @@ __all__ = (
     "Key",
     "Link",
     "Replays",
-    "first_step",
     "key_of",
     "left",
     "peek",
-    "refused",
     "shut",
     "stream_only",
     "takes_over",
@@ -143,8 +142,8 @@ def key_of(request: httpcore.Request) -> Key:
     scheme = request.url.scheme
     if scheme not in (b"http", b"https", b"ws", b"wss"):
         if not scheme:
-            raise httpcore.UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
-        raise httpcore.UnsupportedProtocol(f"Request URL has an unsupported protocol '{scheme.decode()}://'.")
+            raise UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
+        raise UnsupportedProtocol(f"Request URL has an unsupported protocol '{scheme.decode()}://'.")
     origin = request.url.origin
     return scheme, origin.host, origin.port
 
@@ -321,13 +320,6 @@ def _lost(request: httpcore.Request, error: BaseException) -> bool:
     return gone or isinstance(error, (httpcore.ReadError, httpcore.WriteError))
 
 
-def refused(error: BaseException) -> BaseException:
-    """What the caller gets to see of ``error``: ConnectionNotAvailable is between connection and pool only."""
-    if not isinstance(error, httpcore.ConnectionNotAvailable):
-        return error
-    return httpcore.RemoteProtocolError("The server closed the connection before it took up the request.")
-
-
 HELD: tuple[type, ...] = (type(httpcore.Request("GET", "http://localhost/").stream),)
 """Bodies that are held in memory and can be read again."""
 
@@ -354,15 +346,3 @@ def shut(link: Link[Any]) -> None:
     for stream in link.streams:
         with contextlib.suppress(Exception):
             stream.get_extra_info("socket").shutdown(2)
-
-
-def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Start ``call()`` and do not wait: closing a transport happens before its first wait."""
-    with contextlib.suppress(Exception):
-        coroutine = call()
-        try:
-            coroutine.send(None)
-        except StopIteration:
-            pass
-        finally:
-            coroutine.close()

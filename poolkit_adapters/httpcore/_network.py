@@ -7,20 +7,23 @@ they keep an orderly GOAWAY from httpcore, tell the link, and reset the streams 
 which httpcore has the right error. A GOAWAY that reports an error passes through.
 
 *A cancelled write.* A request that is cancelled while its frames are being written leaves half of them on the wire
-(with TLS: a record that is missing), and the server can only hang up on everybody. A write once begun goes on.
+(with TLS: a record that is missing), and the server can only hang up on everybody. A write once begun goes on, for a
+short while at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import httpcore
 
-__all__ = ("AsyncWatchedBackend", "FrameWatch", "Watchable", "WatchedBackend")
+__all__ = ("ABANDONED", "AsyncWatchedBackend", "FrameWatch", "Watchable", "WatchedBackend", "first_step")
 
 _HEADER = 9  # bytes of a frame's header (RFC 9113, 4.1): length, type, flags, stream
 _GOAWAY = 7
@@ -113,18 +116,67 @@ class WatchedBackend(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """``await work``; a cancellation of the caller does not reach it."""
-    if asyncio._get_running_loop() is None:
-        import trio
+def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Start ``call()`` and do not wait: closing a transport happens before its first wait."""
+    with contextlib.suppress(Exception):
+        coroutine = call()
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            pass
+        finally:
+            coroutine.close()
 
-        with trio.CancelScope(shield=True):
-            await work
+
+ABANDONED = 2.0
+"""Seconds for a write that nobody waits for any more. A peer that has not taken it by then is not waited for."""
+
+
+async def _to_its_end(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
+    """``await write()``, which a cancellation of the caller does not reach. The caller ends at once; the write goes on
+    for :data:`ABANDONED` seconds, then ``close()`` ends the connection, for a part of a frame may have left.
+    """
+    if asyncio._get_running_loop() is None:
+        await _to_its_end_on_trio(write, close)
         return
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(write())
     _writes.add(task)
     task.add_done_callback(_written)
-    await asyncio.shield(task)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            task.add_done_callback(lambda task: first_step(close) if task.cancelled() else None)
+            timer = asyncio.get_running_loop().call_later(ABANDONED, task.cancel)
+            task.add_done_callback(lambda _: timer.cancel())
+        raise
+
+
+async def _to_its_end_on_trio(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
+    import trio
+
+    scope, done = trio.CancelScope(), trio.Event()
+    failure: list[Exception] = []
+
+    async def work() -> None:
+        try:
+            with scope:
+                await write()
+        except Exception as error:  # noqa: BLE001  raised in the caller, if it is still there
+            failure.append(error)
+        finally:
+            done.set()
+            if scope.cancelled_caught:
+                first_step(close)
+
+    trio.lowlevel.spawn_system_task(work)
+    try:
+        await done.wait()
+    except trio.Cancelled:
+        scope.deadline = trio.current_time() + ABANDONED
+        raise
+    if failure:
+        raise failure[0]
 
 
 _writes: set[asyncio.Future[None]] = set()
@@ -155,7 +207,7 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
         if self.watch is None:
             await self._stream.write(buffer, timeout)
         elif buffer:
-            await _to_its_end(self._stream.write(buffer, timeout))
+            await _to_its_end(partial(self._stream.write, buffer, timeout), self._stream.aclose)
 
     async def aclose(self) -> None:
         await self._stream.aclose()

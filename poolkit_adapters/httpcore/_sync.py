@@ -13,8 +13,9 @@ from poolkit import Connector, Lease, Pool
 from poolkit.errors import PoolError
 
 from ._base import ConnectorMixin, PoolBase
-from ._errors import translated
-from ._link import Exchange, Key, Link, Replays, key_of, left, refused, shut, stream_only, takes_over, timeout_of
+from ._errors import left_with
+from ._link import Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
+from ._names import NamesBackend
 from ._network import WatchedBackend
 
 __all__ = ("PoolkitConnectionPool",)
@@ -65,6 +66,8 @@ class _Hook(Exchange):
 
 def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool) -> httpcore.NetworkBackend:
     """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
+    if own:
+        backend = NamesBackend(backend)
     return WatchedBackend(backend) if http2 else backend
 
 
@@ -96,7 +99,7 @@ class PoolkitConnectionPool(
             try:
                 lease = engine.lease(wait, key=key)
             except PoolError as error:
-                raise translated(error) from error.__cause__
+                raise self._errors.adapted(error) from error.__cause__
             link: _Link = lease.connection
             if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
                 lease.close(discard=True)
@@ -121,7 +124,8 @@ class PoolkitConnectionPool(
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
-                    raise refused(error) from error.__cause__
+                    told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)
+                    raise told from told.__cause__
             else:
                 return self._answered(response, request, lease, hook)
             if replays.pause:
@@ -193,4 +197,7 @@ class _Body:
             sound = self._link.connection.is_available() and (self._done or not self._link.http2)
         finally:
             if self.lease is not None:
-                self.lease.close(discard=not sound)
+                try:
+                    self.lease.close(discard=not sound)
+                except PoolError as error:  # it was held for too long
+                    raise self._connector.errors.adapted(error) from error.__cause__

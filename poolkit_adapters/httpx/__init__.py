@@ -14,17 +14,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._transport import (
+from ._errors import (
     AcquireTimeout,
-    AsyncPoolkitTransport,
     CircuitOpen,
     ConnectFailed,
+    ConnectTimeout,
+    LeaseOverdue,
     PoolBusy,
     PoolClosed,
-    PoolkitTransport,
     PoolSuspended,
     ServerUnavailable,
+    UsageError,
+    WrongLoop,
 )
+from ._transport import AsyncPoolkitTransport, PoolkitTransport
 
 if TYPE_CHECKING:
     from ._cluster import AsyncPoolkitClusterTransport, NoServerAvailable, PoolkitClusterTransport
@@ -47,9 +50,13 @@ __all__ = (
     "AcquireTimeout",
     "CircuitOpen",
     "ConnectFailed",
+    "ConnectTimeout",
+    "LeaseOverdue",
     "NoServerAvailable",
     "PoolBusy",
     "PoolClosed",
     "PoolSuspended",
     "ServerUnavailable",
+    "UsageError",
+    "WrongLoop",
 )

@@ -31,9 +31,10 @@ from poolkit.cluster import (
 from poolkit.errors import without_quotes
 
 from .._cluster_options import parameters_of, split_cluster_options
-from .._errors import adapted
+from .._errors import Row
 from ..httpcore._base import Reopening
-from ._transport import TWINS, AsyncPoolkitTransport, PoolkitTransport, _RequestError
+from ._errors import ERRORS, RequestError
+from ._transport import AsyncPoolkitTransport, PoolkitTransport
 
 __all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
 
@@ -45,7 +46,7 @@ _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _LOST = (httpx.NetworkError, httpx.RemoteProtocolError)
 
 
-class NoServerAvailable(_RequestError, NoNodeAvailable, httpx.ConnectError):
+class NoServerAvailable(RequestError, NoNodeAvailable, httpx.ConnectError):
     """No server of the logical host can be used; ``errors`` holds each one's last error."""
 
     def __init__(self, message: str, errors: dict[str, BaseException | None] | None = None) -> None:
@@ -58,7 +59,11 @@ class _BadAnswer(Exception):
     """Tells the cluster that the answer speaks against the server."""
 
 
-_KINDS: dict[type[PoolError], type[PoolError]] = {**TWINS, NoNodeAvailable: NoServerAvailable}
+CLUSTER_ERRORS = ERRORS.with_rows(
+    Row("logical hosts: no server can be used; `errors` holds each one's last error", NoServerAvailable,
+        (NoNodeAvailable, httpx.ConnectError)),
+)  # fmt: skip
+"""Every error that leaves a logical host."""
 
 
 def _judge(error: BaseException) -> Verdict:
@@ -68,7 +73,7 @@ def _judge(error: BaseException) -> Verdict:
 
 
 def _translated(error: BaseException) -> BaseException:
-    return adapted(error, _KINDS) if isinstance(error, PoolError) else error
+    return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error
 
 
 def _origin(node: Node) -> httpx.URL:

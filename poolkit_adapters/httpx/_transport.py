@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from poolkit import AsyncPool, Pool, PoolConfig, errors
 from poolkit.events import Listener
 
-from .._errors import adapted, missing_extra
+from .._errors import missing_extra
 
 try:
     import httpcore
@@ -22,79 +21,12 @@ except ImportError as _error:
 from .._options import driver_default
 from ..httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from ..httpcore._settings import pool_settings
+from ._errors import ERRORS, poolkits_too
 
-__all__ = (
-    "AsyncPoolkitTransport",
-    "PoolkitTransport",
-    "AcquireTimeout",
-    "CircuitOpen",
-    "ConnectFailed",
-    "PoolBusy",
-    "PoolClosed",
-    "PoolSuspended",
-    "ServerUnavailable",
-    "TWINS",
-)
+__all__ = ("AsyncPoolkitTransport", "PoolkitTransport", "effective")
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 """httpx's own default."""
-
-
-class _RequestError(httpx.TransportError):
-    def __init__(self, message: str, *, request: httpx.Request | None = None) -> None:
-        # named, not super(): OSError, a base of TimeoutError, comes first and ends the chain
-        httpx.RequestError.__init__(self, message, request=request)
-
-
-class AcquireTimeout(_RequestError, errors.AcquireTimeout, httpx.PoolTimeout):
-    """No connection was free within ``httpx.Timeout(pool=)``."""
-
-
-class ServerUnavailable(_RequestError, errors.ServerUnavailable, httpx.PoolTimeout):
-    """The same, while no connection to the server could be opened at all."""
-
-
-class PoolBusy(_RequestError, errors.PoolBusy, httpx.PoolTimeout):
-    """``max_waiting`` requests wait already."""
-
-
-class PoolSuspended(_RequestError, errors.PoolSuspended, httpx.PoolTimeout):
-    """The pool was suspended with ``fail_fast=True``."""
-
-
-class PoolClosed(_RequestError, errors.PoolClosed, httpx.NetworkError):
-    """The pool was closed while the request waited for a connection."""
-
-
-class ConnectFailed(_RequestError, errors.ConnectFailed, httpx.ConnectError):
-    """No connection could be opened."""
-
-
-class CircuitOpen(_RequestError, errors.CircuitOpen, httpx.ConnectError):
-    """Connects to this origin failed again and again; requests to it fail at once until the next probe."""
-
-
-TWINS: dict[type[errors.PoolError], type[errors.PoolError]] = {
-    errors.ServerUnavailable: ServerUnavailable,
-    errors.AcquireTimeout: AcquireTimeout,
-    errors.PoolBusy: PoolBusy,
-    errors.PoolSuspended: PoolSuspended,
-    errors.PoolClosed: PoolClosed,
-    errors.CircuitOpen: CircuitOpen,
-    errors.ConnectFailed: ConnectFailed,
-}
-
-
-@contextmanager
-def _poolkits_too() -> Iterator[None]:
-    """Keep the errors of the pool poolkit's as well: httpx has turned httpcore's into its own."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        cause = error.__cause__
-        if not isinstance(cause, errors.PoolError):
-            raise
-        raise adapted(cause, TWINS) from cause.__cause__
 
 
 def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
@@ -121,10 +53,12 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
 
 class _TransportPool(PoolkitConnectionPool):
     _driver = "httpx"
+    _errors = ERRORS
 
 
 class _AsyncTransportPool(AsyncPoolkitConnectionPool):
     _driver = "httpx"
+    _errors = ERRORS
 
 
 class PoolkitTransport(httpx.HTTPTransport):
@@ -170,7 +104,7 @@ class PoolkitTransport(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
-        with _poolkits_too():
+        with poolkits_too():
             return super().handle_request(request)
 
 
@@ -212,7 +146,7 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its connection is free for the next one when the response is closed."""
-        with _poolkits_too():
+        with poolkits_too():
             return await super().handle_async_request(request)
 
 

@@ -40,11 +40,15 @@ from ._errors import (
     ConnectTimeout,
     ForeignConnection,
     InvalidConninfo,
+    LeaseCut,
+    LeaseOverdue,
     PoolClosed,
     PoolSuspended,
     PoolTimeout,
     ServerUnavailable,
     TooManyRequests,
+    UsageError,
+    WrongLoop,
 )
 from ._null import PoolkitNullConnectionPool
 from ._sync import PoolkitConnectionPool
@@ -71,6 +75,8 @@ __all__ = (
     "ConnectTimeout",
     "ForeignConnection",
     "InvalidConninfo",
+    "LeaseCut",
+    "LeaseOverdue",
     "NoServerAvailable",
     "PoolClosed",
     "PoolSuspended",
@@ -80,6 +86,8 @@ __all__ = (
     "PoolkitNullConnectionPool",
     "ServerUnavailable",
     "TooManyRequests",
+    "UsageError",
+    "WrongLoop",
     "role_of",
     "role_of_async",
 )

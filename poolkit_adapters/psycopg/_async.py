@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from os import getpid
 from types import TracebackType
@@ -15,7 +16,7 @@ import psycopg
 import psycopg_pool
 from psycopg_pool.abc import ACT
 
-from poolkit import AsyncPool, PoolConfig, PoolError, UsageError, Verdict
+from poolkit import AsyncPool, ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.errors import ConnectFailed as EngineConnectFailed
 from poolkit.errors import PoolClosed as EnginePoolClosed
 from poolkit.errors import shown
@@ -23,10 +24,10 @@ from poolkit.events import Event, EventKind
 
 from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
-from ._errors import PoolClosed, classify
+from ._errors import PoolClosed, UsageError, classify
 from ._io import is_clean, ping_async
-from ._session import Session, note_wrong_server
-from ._shared import PSYCOPG_VERSION, PoolBase, logger
+from ._session import Session, note_wrong_server, was_cut
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_in_block, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -82,7 +83,11 @@ class _Block(Generic[ACT]):
         finally:
             if error is not None:
                 note_wrong_server(connection, error)
+            cut = was_cut(connection)
             await self._pool.putconn(connection)
+            if cut and (error is None or isinstance(error, psycopg.Error)):
+                # psycopg commits nothing on a closed connection, and says nothing
+                raise cut_in_block(self._pool.name, connection, error)
         return swallowed
 
 
@@ -90,9 +95,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     """poolkit in the place of ``psycopg_pool.AsyncConnectionPool``: as
     :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``.
 
-    ``conninfo`` and ``kwargs`` may be coroutine functions, the callbacks must be. To be used by the tasks of one
-    event loop. A cancelled caller never harms a connection: a rollback, reset or check that is due runs in a task
-    of the pool.
+    ``conninfo`` and ``kwargs`` may be coroutine functions, the callbacks must be. To be used by the tasks of any
+    asyncio event loop: of one loop after the other, or of several at once in threads of their own. A cancelled caller
+    never harms a connection: a rollback, reset or check that is due runs in a task of the pool.
     """
 
     connection_class: type[ACT]
@@ -127,7 +132,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         )  # fmt: skip
         if close_returns and PSYCOPG_VERSION < (3, 3):
             if connection_class is not _CONNECTION:
-                raise TypeError("close_returns=True with a connection_class of your own needs psycopg 3.3 or newer")
+                raise ConfigError(
+                    "close_returns=True with a connection_class of your own needs psycopg 3.3 or newer", "close_returns"
+                )
             connection_class = cast("type[ACT]", _ReturningConnection)
         prepared = self._prepare(
             config, settings, sync=False, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
@@ -167,6 +174,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             self._in_background(self._fill())
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        for task in tuple(self._tasks):
+            if task.get_loop().is_closed():  # the task never goes on: the collector ends it
+                self._tasks.discard(task)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -286,18 +296,26 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             session = await self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
-        except BaseException:
-            self._ledger.add("requests_errors")
-            raise
+        except BaseException as error:  # noqa: BLE001  raised again
+            raise self._not_opened(error)  # noqa: B904  has its cause
         finally:
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
         connection: Any = session.connection
+        loop = asyncio.get_running_loop()
+        if session.loop is None or session.loop() is not loop:
+            self._move(session, loop)
         connection._pool = self
         connection._poolkit_session = session
         session.connection = None  # from here on only the caller holds the connection: see Session
         return cast("ACT", connection)
+
+    def _move(self, session: Session[ACT], loop: asyncio.AbstractEventLoop) -> None:
+        """The event loop is not that of the last use: asyncio ties a lock for which a task has waited to its loop."""
+        if session.loop is not None:
+            cast("Any", session.connection).lock = asyncio.Lock()
+        session.loop = weakref.ref(loop)
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
@@ -309,6 +327,8 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         connection that is not out of this pool.
         """
         if getattr(conn, "_pool", None) is not self:
+            if self._forgive(conn):
+                return
             raise self._foreign(conn)
         session: Session[ACT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
@@ -333,6 +353,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             logger.warning("no end of cleaning returned connection: %s", shown(session.connection))
         finally:
             self._engine.release_nowait(session, **how)
+
+    def _let_go(self, session: Session[Any]) -> None:
+        self._engine.release_nowait(session)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

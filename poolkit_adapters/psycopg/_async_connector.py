@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -19,44 +18,30 @@ from poolkit.errors import describe, said, shown
 
 from .._errors import release_locals
 from ._books import Outage
+from ._ending import CANCEL_TIMEOUT, try_cancel_async
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
-from ._io import Canceller, is_alive, is_clean, ping_async
+from ._io import is_alive, is_clean, ping_async
+from ._names import with_addresses_async
 from ._session import Session
-from ._shared import left_in, logger
+from ._shared import Leftovers, left_in, logger
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGconn
-
     from ._async import AsyncPoolkitConnectionPool
 
 __all__ = ("AsyncPsycopgConnector",)
 
 _IDLE, _ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
-_CANCEL_TIMEOUT = 1.5  # seconds for telling the server to stop a statement; below the default check_timeout
-
-
-async def _try_cancel(pgconn: PGconn, canceller: Canceller, *, timeout: float = _CANCEL_TIMEOUT) -> None:
-    """Stop the statement: called by psycopg in the task that was cancelled in the middle of it.
-
-    psycopg itself waits five seconds for an answer to the cancel request, then five more for the end of the statement.
-    A server that does not answer the request will not end the statement either: the connection is given up.
-    """
-    interruption = sys.exc_info()[1]
-    try:
-        await asyncio.wait_for(Canceller(pgconn).cancel_async(), min(timeout, _CANCEL_TIMEOUT))
-    except asyncio.TimeoutError:
-        canceller.unheard = True
-        logger.warning("no answer to a cancel request in %g s: closing the connection", _CANCEL_TIMEOUT)
-        pgconn.finish()
-        if interruption is not None:
-            raise interruption from None
-    except Exception as error:  # noqa: BLE001  psycopg waits for the end of the statement all the same
-        logger.warning("query cancellation failed: %s", said(error))
-
 
 def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
     return asyncio.get_running_loop().call_later(delay, call).cancel
+
+
+def _me() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the collector ends the task of a loop that is gone
+        return None
 
 
 async def _value(source: Any) -> Any:
@@ -76,11 +61,13 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
     """Runs in the engine's own tasks, except for the connects of a null pool."""
 
     opens_later = True  # open() fills the pool
+    any_loop = True  # psycopg looks for the running loop whenever it waits
 
     def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)
         self._ledger = pool._ledger
         self._ask = None if pool._plain_check else pool._ask
+        self._left = Leftovers()
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
     async def connect(self, timeout: float | None) -> Session[psycopg.AsyncConnection[Any]]:
@@ -107,6 +94,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
+            kwargs = await with_addresses_async(conninfo, kwargs, timeout)
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._ledger.add("connections_errors")
@@ -117,7 +105,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
             raise
         self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
-        connection._try_cancel = partial(_try_cancel, connection.pgconn, session.canceller)  # type: ignore[method-assign]
+        connection._try_cancel = partial(try_cancel_async, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
             if pool._configure is not None:
                 await _call(pool._configure, connection, "configure")
@@ -129,16 +117,28 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
-            self.abort(session)
+            self._left.put(_me(), self.abort(session))
             raise
         return session
 
-    def abort(self, session: Session[psycopg.AsyncConnection[Any]]) -> None:
-        """Say goodbye and close the socket; libpq does not wait for anything here."""
-        connection = session.current()
-        if connection is not None:
-            connection._pool = None
+    def leftover(self, error: BaseException) -> Any:
+        """The session of a new connection that was given up in the middle of a callback's statement."""
+        return self._left.take(_me())
+
+    def abort(self, session: Session[psycopg.AsyncConnection[Any]]) -> Any:
+        """Say goodbye and close the socket; libpq does not wait for anything here. In the middle of a statement: a
+        future that is done when the server has ended the session, or ``check_timeout`` seconds have passed.
+        """
+        ending = session.ending
+        ending.look(session.pgconn)
+        if session.connection is not None:  # else it is on lease: its user will give it back
+            session.connection._pool = None
         session.pgconn.finish()
+        if ending.at_work and ending.begun is None:
+            pool = self._ref()
+            # not in a task: the loop may end, and nobody would say that the place is free
+            ending.begun = ending.begin_thread(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
+        return ending.begun
 
     def peek(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
         """Whether the server has not hung up."""
@@ -167,7 +167,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         if pool is None:
             return False
         if connection.pgconn.transaction_status == _ACTIVE or connection.closed:
-            await self._stop(session)
+            logger.warning("closing returned connection: %s", shown(connection))
             return self._drop(pool, session)
         if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", shown(connection))
@@ -185,18 +185,6 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
                 logger.warning("error resetting connection: %s", said(error))
                 return self._drop(pool, session)
         return is_clean(connection.pgconn) or self._drop(pool, session)
-
-    async def _stop(self, session: Session[psycopg.AsyncConnection[Any]]) -> None:
-        """It came back in the middle of something: the server is told to stop. Until then the connection keeps its
-        place in the pool, so that no more than ``max_size`` sessions are ever at work.
-        """
-        logger.warning("closing returned connection: %s", shown(session.connection))
-        if session.canceller.unheard:
-            return
-        try:
-            await asyncio.wait_for(session.canceller.cancel_async(), _CANCEL_TIMEOUT)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-            logger.info("cannot cancel on %s: %s", shown(session.connection), said(error))
 
     def _drop(self, pool: AsyncPoolkitConnectionPool[Any], session: Session[psycopg.AsyncConnection[Any]]) -> bool:
         self.abort(session)

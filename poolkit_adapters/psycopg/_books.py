@@ -71,6 +71,7 @@ class Outage:
         self._later: Callable[[float, Callable[[], None]], Callable[[], object]] | None = None
         self._since: float | None = None
         self._cancel: Callable[[], object] | None = None
+        self._at = 0.0  # when the timer is due
         self._pid = os.getpid()
 
     def failed(self, later: Callable[[float, Callable[[], None]], Callable[[], object]]) -> None:
@@ -80,6 +81,8 @@ class Outage:
             self._since = time.monotonic()
             self._later = later
             self._set(self.limit)
+        elif time.monotonic() > self._at + 1.0:  # the timer has gone with its event loop
+            self._due()
 
     def over(self) -> None:
         """A connect worked, or nobody is interested any more."""
@@ -89,6 +92,8 @@ class Outage:
             cancel()
 
     def _due(self) -> None:
+        if time.monotonic() < self._at - 0.05:
+            return  # a timer of an event loop that had stopped, and another one has taken its place
         if self._since is not None and self._later is not None:
             # again after the same time: whoever hears it may have done something about it
             self._set(max(self.limit, 0.01))
@@ -96,6 +101,7 @@ class Outage:
 
     def _set(self, seconds: float) -> None:
         assert self._later is not None
+        self._at = time.monotonic() + seconds
         try:
             self._cancel = self._later(seconds, self._due)
         except (RuntimeError, MemoryError):  # no thread can be started: the next connect that fails tries again

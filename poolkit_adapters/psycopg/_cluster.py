@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
+from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -31,10 +32,11 @@ from poolkit.errors import without_quotes
 from poolkit.settings import merge
 
 from .._cluster_options import split_cluster_options
-from .._errors import adapted
+from .._errors import Row
 from ._async import AsyncPoolkitConnectionPool
-from ._errors import KINDS, classify
-from ._session import note_wrong_server
+from ._errors import ERRORS, LeaseCut, classify
+from ._session import note_wrong_server, was_cut
+from ._shared import cut_in_block
 from ._sync import PoolkitConnectionPool
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
@@ -46,7 +48,11 @@ class NoServerAvailable(NoNodeAvailable, psycopg_pool.PoolTimeout):
     """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
 
 
-_KINDS: dict[type[poolkit.PoolError], type[poolkit.PoolError]] = {**KINDS, NoNodeAvailable: NoServerAvailable}
+CLUSTER_ERRORS = ERRORS.with_rows(
+    Row("clusters: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+        NoServerAvailable, (NoNodeAvailable, psycopg_pool.PoolTimeout)),
+)  # fmt: skip
+"""Every error that leaves a cluster."""
 
 
 def role_of(connection: psycopg.Connection[Any]) -> str:
@@ -92,7 +98,9 @@ def _judge(error: BaseException) -> Verdict:
     """What an error in a block means for the server: only psycopg's own errors say anything."""
     if getattr(error, "_poolkit_misled", False):
         return Verdict.RETIRE
-    return classify(error) if isinstance(error, psycopg.Error) else Verdict.KEEP
+    if isinstance(error, LeaseCut) or not isinstance(error, psycopg.Error):
+        return Verdict.KEEP  # the pool itself has closed the connection, or it is an error of the application
+    return classify(error)
 
 
 def _note_misled(connection: Any, error: BaseException) -> None:
@@ -142,9 +150,51 @@ class _AsyncServer(NodePool):
         await self.pool.close(math.inf if timeout is None else timeout)
 
 
-def _ends_transaction(connection: Any) -> Any:
-    """What stands inside a block: psycopg's connections commit, or roll back, at the end of a block of their own."""
-    return connection
+class _Block:
+    """Inside a block of a cluster: what psycopg's connections do at the end of a block of their own, and an error
+    where the pool has closed the connection meanwhile.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._name: str = connection._pool.name
+
+    def _cut(self, error: BaseException | None) -> BaseException | None:
+        if was_cut(self._connection) and (error is None or isinstance(error, psycopg.Error)):
+            return cut_in_block(self._name, self._connection, error)
+        return None
+
+    def __enter__(self) -> Any:
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._connection.__exit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            cut = self._cut(error)
+            if cut is not None:
+                raise cut
+
+    async def __aenter__(self) -> Any:
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._connection.__aexit__(kind, error, traceback)
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            cut = self._cut(error)
+            if cut is not None:
+                raise cut
 
 
 class PoolkitCluster(Cluster[Any]):
@@ -190,10 +240,10 @@ class PoolkitCluster(Cluster[Any]):
 
         ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are psycopg's, too.
         """
-        return LeaseBlock(self, _ends_transaction, timeout=timeout, role=role, key=key)
+        return LeaseBlock(self, _Block, timeout=timeout, role=role, key=key)
 
     def _translated(self, error: BaseException) -> BaseException:
-        return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error
+        return CLUSTER_ERRORS.adapted(error) if isinstance(error, poolkit.PoolError) else error
 
 
 class AsyncPoolkitCluster(AsyncCluster[Any]):
@@ -230,7 +280,7 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
         self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None
     ) -> AsyncLeaseBlock[psycopg.AsyncConnection[Any]]:
         """``async with cluster.connection(role="primary") as conn``. See :meth:`PoolkitCluster.connection`."""
-        return AsyncLeaseBlock(self, _ends_transaction, timeout=timeout, role=role, key=key)
+        return AsyncLeaseBlock(self, _Block, timeout=timeout, role=role, key=key)
 
     def _translated(self, error: BaseException) -> BaseException:
-        return adapted(error, _KINDS) if isinstance(error, poolkit.PoolError) else error
+        return CLUSTER_ERRORS.adapted(error) if isinstance(error, poolkit.PoolError) else error

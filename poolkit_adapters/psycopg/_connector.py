@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,18 +16,21 @@ from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
 from .._errors import release_locals
+from .._time_limits import Watch
 from ._books import Outage
+from ._ending import CANCEL_TIMEOUT, try_cancel
 from ._errors import CheckFailed, ConnectTimeout, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
+from ._names import with_addresses
 from ._session import Session
-from ._shared import left_in, logger
+from ._shared import Leftovers, left_in, logger
 
 if TYPE_CHECKING:
     from ._sync import PoolkitConnectionPool
 
 __all__ = ("PsycopgConnector",)
 
-_IDLE = TransactionStatus.IDLE
+_IDLE, _ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 
 def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
@@ -45,6 +49,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._ref = weakref.ref(pool)
         self._ledger = pool._ledger
         self._ask = None if pool._plain_check else pool._ask
+        self._left = Leftovers()
+        self._watch = Watch()
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
     def connect(self, timeout: float | None) -> Session[psycopg.Connection[Any]]:
@@ -71,6 +77,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._ledger.add("connections_num")
         begun = time.monotonic()
         try:
+            kwargs = with_addresses(conninfo, kwargs, timeout)
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._ledger.add("connections_errors")
@@ -81,9 +88,12 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             raise
         self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
+        connection._try_cancel = partial(try_cancel, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
             if pool._configure is not None:
-                pool._configure(connection)
+                left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+                with self._watch.limit(connection, left, "configure callback"):
+                    pool._configure(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._ask is not None:
@@ -92,18 +102,30 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
-            self.abort(session)
+            self._left.put(threading.get_ident(), self.abort(session))
             raise
         return session
 
-    def abort(self, session: Session[psycopg.Connection[Any]]) -> None:
-        """Say goodbye and close the socket; libpq does not wait for anything here."""
-        connection = session.current()
-        if connection is None:  # dropped by its user
+    def leftover(self, error: BaseException) -> Any:
+        """The session of a new connection that was given up in the middle of a callback's statement."""
+        return self._left.take(threading.get_ident())
+
+    def abort(self, session: Session[psycopg.Connection[Any]]) -> Any:
+        """Say goodbye and close the socket; libpq does not wait for anything here. In the middle of a statement: a
+        future that is done when the server has ended the session, or ``check_timeout`` seconds have passed.
+        """
+        ending = session.ending
+        ending.look(session.pgconn)
+        connection = session.connection
+        if connection is None:  # dropped by its user, or on lease: then its user will give it back
             session.pgconn.finish()
         else:
             connection._pool = None
             connection.close()
+        if ending.at_work and ending.begun is None:
+            pool = self._ref()
+            ending.begun = ending.begin_thread(CANCEL_TIMEOUT if pool is None else pool._config.check_timeout)
+        return ending.begun
 
     def peek(self, session: Session[psycopg.Connection[Any]]) -> bool:
         """Whether the server has not hung up."""
@@ -131,16 +153,21 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         connection: Any = session.connection
         if pool is None:
             return False
+        if connection.pgconn.transaction_status == _ACTIVE or connection.closed:
+            logger.warning("closing returned connection: %s", shown(connection))
+            return self._drop(pool, session)
         if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", shown(connection))
             try:
-                connection.rollback()
+                with self._watch.limit(connection, pool._config.check_timeout, "rollback"):
+                    connection.rollback()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, session)
         if pool._reset is not None:
             try:
-                pool._reset(connection)
+                with self._watch.limit(connection, pool._config.check_timeout, "reset"):
+                    pool._reset(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes

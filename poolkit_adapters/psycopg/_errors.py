@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import psycopg
 import psycopg_pool
@@ -12,59 +13,95 @@ from poolkit import Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import raw_text, shown
 
+from .._errors import BAD_SETTING, MISSING, Row, Table
+
 __all__ = (
     "CircuitOpen",
     "ConnectFailed",
     "ConnectTimeout",
+    "ERRORS",
     "ForeignConnection",
     "InvalidConninfo",
-    "KINDS",
+    "LeaseCut",
+    "LeaseOverdue",
     "PoolClosed",
     "PoolSuspended",
     "PoolTimeout",
     "ServerUnavailable",
     "TooManyRequests",
+    "UsageError",
+    "WrongLoop",
     "classify",
 )
 
 
-class PoolTimeout(poolkit.AcquireTimeout, psycopg_pool.PoolTimeout):
+class _Error(psycopg.Error):
+    """psycopg's constructor: RuntimeError and OSError, bases of poolkit's classes, come first otherwise and end the
+    chain. Without it the error cannot be pickled, and has no ``diag``.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        psycopg.Error.__init__(self, *args)
+
+
+class PoolTimeout(_Error, poolkit.AcquireTimeout, psycopg_pool.PoolTimeout):
     """No connection within ``timeout``: the pool is exhausted."""
 
 
-class ServerUnavailable(poolkit.ServerUnavailable, psycopg_pool.PoolTimeout):
+class ServerUnavailable(_Error, poolkit.ServerUnavailable, psycopg_pool.PoolTimeout):
     """No connection within ``timeout``, and none can be opened; ``__cause__`` is the server's or network's error."""
 
 
 # psycopg_pool knows one error for "no connection for you", whatever the reason: hence PoolTimeout in these three.
 
 
-class ConnectFailed(poolkit.ConnectFailed, psycopg_pool.PoolTimeout):
+class ConnectFailed(_Error, poolkit.ConnectFailed, psycopg_pool.PoolTimeout):
     """Connecting failed in a way that waiting does not mend (authentication, unknown database, TLS)."""
 
 
-class ConnectTimeout(poolkit.ConnectTimeout, psycopg_pool.PoolTimeout):
+class ConnectTimeout(_Error, poolkit.ConnectTimeout, psycopg_pool.PoolTimeout):
     """One attempt to connect took longer than ``connect_timeout``."""
 
 
-class CircuitOpen(poolkit.CircuitOpen, psycopg_pool.PoolTimeout):
+class CircuitOpen(_Error, poolkit.CircuitOpen, psycopg_pool.PoolTimeout):
     """The circuit breaker is open."""
 
 
-class PoolClosed(poolkit.PoolClosed, psycopg_pool.PoolClosed):
+class PoolClosed(_Error, poolkit.PoolClosed, psycopg_pool.PoolClosed):
     """The pool is not open yet, or closed."""
 
 
-class TooManyRequests(poolkit.PoolBusy, psycopg_pool.TooManyRequests):
+class TooManyRequests(_Error, poolkit.PoolBusy, psycopg_pool.TooManyRequests):
     """``max_waiting`` callers wait already."""
 
 
-class PoolSuspended(poolkit.PoolSuspended, psycopg.OperationalError):
+class PoolSuspended(_Error, poolkit.PoolSuspended, psycopg.OperationalError):
     """The engine was suspended with ``fail_fast=True``."""
 
 
-class ForeignConnection(poolkit.NotLeased, ValueError):
+# Calls that are wrong are PEP 249's InterfaceError: of the interface, not of the database.
+
+
+class UsageError(_Error, poolkit.UsageError, psycopg.InterfaceError):
+    """A call that is wrong at this place; the pool is unharmed."""
+
+
+class WrongLoop(_Error, poolkit.WrongLoop, psycopg.InterfaceError):
+    """An asynchronous pool was used from another event loop than the one it lives on."""
+
+
+class ForeignConnection(_Error, poolkit.NotLeased, psycopg.InterfaceError, ValueError):
     """``putconn`` of a connection that is not out of this pool."""
+
+
+class LeaseOverdue(_Error, poolkit.LeaseOverdue, psycopg.InterfaceError):
+    """The connection that was just given back had been out longer than ``leak_after`` (``on_leak="raise"``)."""
+
+
+class LeaseCut(_Error, poolkit.NotLeased, psycopg.OperationalError):
+    """At the end of a ``connection()`` block: the pool had closed the connection during the block, which left no error
+    of its own. What was not committed before is lost.
+    """
 
 
 class InvalidConninfo(poolkit.ConfigError, psycopg.ProgrammingError):
@@ -80,16 +117,36 @@ class InvalidCallback(poolkit.ConfigError):
     """A callback of an asynchronous pool that cannot be awaited."""
 
 
-KINDS: dict[type[poolkit.PoolError], type[poolkit.PoolError]] = {
-    poolkit.AcquireTimeout: PoolTimeout,
-    poolkit.ServerUnavailable: ServerUnavailable,
-    poolkit.ConnectFailed: ConnectFailed,
-    poolkit.ConnectTimeout: ConnectTimeout,
-    poolkit.CircuitOpen: CircuitOpen,
-    poolkit.PoolClosed: PoolClosed,
-    poolkit.PoolBusy: TooManyRequests,
-    poolkit.PoolSuspended: PoolSuspended,
-}
+ERRORS = Table(
+    Row("no connection within `timeout`: the pool is exhausted", PoolTimeout,
+        (poolkit.AcquireTimeout, psycopg_pool.PoolTimeout)),
+    Row("no connection within `timeout`, and none can be opened; `__cause__` says why", ServerUnavailable,
+        (poolkit.ServerUnavailable, psycopg_pool.PoolTimeout)),
+    Row("connecting cannot work (password, database, TLS, unknown host): at once. In a null pool, which connects in "
+        "its caller: psycopg's own error, of a class that is `poolkit.ConnectFailed` too", ConnectFailed,
+        (poolkit.ConnectFailed, psycopg_pool.PoolTimeout)),
+    Row("one attempt to connect took longer than `connect_timeout`", ConnectTimeout,
+        (poolkit.ConnectTimeout, psycopg_pool.PoolTimeout)),
+    Row("the breaker is open", CircuitOpen, (poolkit.CircuitOpen, psycopg_pool.PoolTimeout)),
+    Row("`max_waiting` callers wait already", TooManyRequests, (poolkit.PoolBusy, psycopg_pool.TooManyRequests)),
+    Row("suspended with `fail_fast=True`", PoolSuspended, (poolkit.PoolSuspended, psycopg.OperationalError)),
+    Row("the pool is not open yet, or closed", PoolClosed, (poolkit.PoolClosed, psycopg_pool.PoolClosed)),
+    Row("`putconn` of a foreign or returned connection", ForeignConnection,
+        (poolkit.NotLeased, psycopg.InterfaceError, ValueError)),
+    Row("the pool closed the connection during a `connection()` block (`on_leak=\"reclaim\"`, a fleet budget that lost "
+        "its permits, the end of a drain), and nothing in the block has failed of it", LeaseCut,
+        (poolkit.NotLeased, psycopg.OperationalError)),
+    Row("a connection came back after `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
+        (poolkit.LeaseOverdue, psycopg.InterfaceError)),
+    Row("an asynchronous pool is used from a second event loop", WrongLoop,
+        (poolkit.WrongLoop, psycopg.InterfaceError)),
+    Row("any other call that is wrong (no event loop runs here, a callback that breaks its contract)", UsageError,
+        (poolkit.UsageError, psycopg.InterfaceError)),
+    Row("a connection string that does not parse", InvalidConninfo, (poolkit.ConfigError, psycopg.ProgrammingError)),
+    BAD_SETTING,
+    MISSING,
+)  # fmt: skip
+"""Every error that leaves this adapter."""
 
 # libpq hands no SQLSTATE on for a refused connection, only the text. A server that speaks another language than
 # English is not understood here: then callers wait out their timeout, as with psycopg_pool.

@@ -9,14 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, PollingStatus, TransactionStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, TransactionStatus
 
 from poolkit.errors import shown
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGcancelConn, PGconn, PGresult
+    from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ("Canceller", "is_alive", "is_clean", "ping", "ping_async")
+__all__ = ("is_alive", "is_clean", "ping", "ping_async", "ready", "wait_for")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -29,14 +29,14 @@ def is_clean(pgconn: PGconn) -> bool:
     return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
 
 
-def _ready(fd: int, timeout: float | None, *, write: bool = False) -> bool:
+def ready(fd: int, timeout: float | None, *, write: bool = False) -> bool:
     """Whether ``fd`` can be read (or written) within ``timeout`` seconds. ``poll`` needs no descriptor of its own."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(fd, select.POLLIN | (select.POLLOUT if write else 0))
         return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
-    ready = select.select([fd], [fd] if write else [], [], timeout)
-    return bool(ready[0] or ready[1])
+    usable = select.select([fd], [fd] if write else [], [], timeout)
+    return bool(usable[0] or usable[1])
 
 
 def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
@@ -51,7 +51,7 @@ def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
         for _ in range(3):  # the server's last words come before the end of the stream
             if pgconn.status != ConnStatus.OK:
                 return False
-            if not _ready(pgconn.socket, 0.0):
+            if not ready(pgconn.socket, 0.0):
                 return True
             if _read_fatal(pgconn):
                 return False
@@ -131,7 +131,7 @@ def ping(connection: psycopg.BaseConnection[Any], timeout: float | None) -> None
     while True:
         unsent = bool(pgconn.flush())
         left = None if deadline is None else deadline - time.monotonic()
-        if (left is not None and left <= 0) or not _ready(pgconn.socket, left, write=unsent):
+        if (left is not None and left <= 0) or not ready(pgconn.socket, left, write=unsent):
             raise TimeoutError(f"no answer in {timeout:g} s")
         if _answered(pgconn, errors):
             _keep_notifications(connection)
@@ -146,65 +146,26 @@ async def ping_async(connection: psycopg.BaseConnection[Any]) -> None:
     errors: list[str] = []
     while True:
         unsent = bool(pgconn.flush())
-        await _wait_for(loop, pgconn.socket, write=unsent)
+        await wait_for(loop, pgconn.socket, write=unsent)
         if _answered(pgconn, errors):
             _keep_notifications(connection)
             return
 
 
-async def _wait_for(loop: asyncio.AbstractEventLoop, fd: int, *, read: bool = True, write: bool = False) -> None:
-    ready: asyncio.Future[Any] = loop.create_future()
+async def wait_for(loop: asyncio.AbstractEventLoop, fd: int, *, read: bool = True, write: bool = False) -> None:
+    """Sleep until ``fd`` can be read (or written)."""
+    usable: asyncio.Future[Any] = loop.create_future()
 
     def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
+        if not usable.done():
+            usable.set_result(None)
 
     if read:
         loop.add_reader(fd, wake)
     if write or not read:
         loop.add_writer(fd, wake)
     try:
-        await ready
+        await usable
     finally:
         loop.remove_reader(fd)
         loop.remove_writer(fd)
-
-
-class Canceller:
-    """Stops the statement of one connection, even after psycopg has closed its socket.
-
-    Interrupted while it waits for the end of a cancelled statement, psycopg drops the connection on the spot, and
-    the server works on. What a cancel request needs is therefore kept aside from the start.
-    """
-
-    def __init__(self, pgconn: PGconn) -> None:
-        self.unheard = False  # the server has not answered a request in time: it is not asked again
-        self._conn: PGcancelConn | None = None
-        self._old = None
-        if psycopg.capabilities.has_cancel_safe():
-            self._conn = pgconn.cancel_conn()
-        else:  # libpq before 17
-            self._old = pgconn.get_cancel()
-
-    def cancel(self) -> None:
-        """Blocks until the server has heard it; libpq's ``connect_timeout`` applies."""
-        if self._conn is not None:
-            self._conn.blocking()
-        elif self._old is not None:
-            self._old.cancel()
-
-    async def cancel_async(self) -> None:
-        """The same without blocking the event loop."""
-        conn = self._conn
-        if conn is None:
-            await asyncio.to_thread(self.cancel)
-            return
-        loop = asyncio.get_running_loop()
-        conn.start()
-        try:
-            while (status := conn.poll()) != PollingStatus.OK:
-                if status == PollingStatus.FAILED:
-                    raise psycopg.OperationalError(conn.get_error_message())
-                await _wait_for(loop, conn.socket, read=status == PollingStatus.READING)
-        finally:
-            conn.finish()

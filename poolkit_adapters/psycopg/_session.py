@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
+from ._ending import Ending
 from ._errors import behind_wrong_server
-from ._io import Canceller
 
-__all__ = ("Session", "note_wrong_server")
+__all__ = ("Session", "note_wrong_server", "was_cut")
 
 ConnectionT = TypeVar("ConnectionT", bound="psycopg.BaseConnection[Any]")
 
@@ -30,12 +30,13 @@ class Session(Generic[ConnectionT]):
     would be a reference cycle, and a pool that was dropped would leave its connections to the garbage collector.
     """
 
-    __slots__ = ("canceller", "connection", "pgconn", "pid", "ref", "wrong_server")
+    __slots__ = ("connection", "ending", "loop", "pgconn", "pid", "ref", "wrong_server")
 
     def __init__(self, connection: ConnectionT, engine: Any) -> None:
         self.connection: ConnectionT | None = connection  # None: on lease
         self.pgconn = connection.pgconn
-        self.canceller = Canceller(connection.pgconn)
+        self.ending = Ending(connection.pgconn)
+        self.loop: Any = None  # async: a weak reference to the event loop that used it last
         self.pid = os.getpid()  # in a forked child nobody may speak on it
         self.wrong_server = False
         self.ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))
@@ -61,3 +62,8 @@ def note_wrong_server(connection: Any, error: BaseException | None) -> bool:
         return False
     connection._poolkit_session.wrong_server = True
     return True
+
+
+def was_cut(connection: Any) -> bool:
+    """Whether the pool has closed this connection while it was out: the one has gone, the other not been taken back."""
+    return getattr(connection, "_pool", None) is None and getattr(connection, "_poolkit_session", None) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -14,20 +15,21 @@ import poolkit
 from poolkit import PoolConfig, PoolError, PoolStats
 from poolkit.errors import said, shown
 
-from .._errors import adapted
+from .._errors import both
 from ._books import Ledger
 from ._config import check_callback, check_conninfo, numbered, parse, pool_config, sizes
 from ._errors import (
-    KINDS,
+    ERRORS,
     ForeignConnection,
+    LeaseCut,
     PoolClosed,
     PoolTimeout,
     ReadOnlyServer,
     ServerUnavailable,
 )
-from ._session import Session
+from ._session import Session, was_cut
 
-__all__ = ("PoolBase", "is_interrupted", "left_in", "logger")
+__all__ = ("Leftovers", "PoolBase", "cut_in_block", "is_interrupted", "left_in", "logger")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -49,6 +51,21 @@ def left_in(connection: psycopg.BaseConnection[Any], who: str, callback: object)
     )
 
 
+def cut_in_block(pool: str, connection: psycopg.BaseConnection[Any], error: BaseException | None) -> BaseException:
+    """What a ``connection()`` block ends with during which the pool has closed the connection: the error of psycopg
+    with which the block has failed, of a class that is poolkit's too, or one that says so.
+    """
+    text = (
+        f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
+        f"pool); what was not committed before is lost: {shown(repr(connection))}"
+    )
+    if error is None:
+        return LeaseCut(text)
+    told = both(LeaseCut, error)
+    told.__notes__ = [*getattr(told, "__notes__", ()), text]  # type: ignore[attr-defined]
+    return told
+
+
 class PoolBase:
     """Settings, attributes, statistics and refusals of both pools. Mixed in before psycopg_pool's class."""
 
@@ -57,6 +74,10 @@ class PoolBase:
     _probes_ms = 0.0
     _engine: Any
     name: str
+
+    def _let_go(self, session: Session[Any]) -> None:
+        """Tell the engine that a lease that it has cut came back."""
+        raise NotImplementedError
 
     def _prepare(
         self, config: PoolConfig | None, settings: dict[str, Any], *, sync: bool, **arguments: Any
@@ -171,7 +192,25 @@ class PoolBase:
         if isinstance(error, poolkit.PoolClosed) and "while this caller waited" not in str(error):
             return self._refuse()
         self._ledger.add("requests_errors")
-        return adapted(error, KINDS)
+        return ERRORS.adapted(error)
+
+    def _not_opened(self, error: BaseException) -> BaseException:
+        """Count a failed getconn; the error to raise: of a null pool, which connects in its caller."""
+        self._ledger.add("requests_errors")
+        return ERRORS.joined(poolkit.ConnectFailed, error) if isinstance(error, Exception) else error
+
+    def _forgive(self, connection: Any) -> bool:
+        """A connection came back that is not this pool's any more: whether the pool itself had cut it.
+
+        Then there is nothing to do, and nobody to blame: its user has heard of it from psycopg, or needs it no more.
+        """
+        if not was_cut(connection):
+            return False
+        session, connection._poolkit_session = connection._poolkit_session, None
+        connection._poolkit_block = None
+        with contextlib.suppress(poolkit.NotLeased):
+            self._let_go(session)
+        return True
 
     def _foreign(self, connection: Any) -> ForeignConnection:
         pool = getattr(connection, "_pool", None)
@@ -251,6 +290,22 @@ class PoolBase:
 def is_interrupted(connection: Any) -> bool:
     """Whether psycopg itself has dropped the connection, in the middle of a statement."""
     return bool(connection.broken) and connection.pgconn.pgconn_ptr is None
+
+
+class Leftovers:
+    """What connects that failed have left at the server, by the thread or task, until the engine asks for it."""
+
+    def __init__(self) -> None:
+        self._left: dict[object, Any] = {}
+
+    def put(self, caller: object, left: Any) -> None:
+        """A connect of the caller is about to fail; ``left``: a future, or None."""
+        if left is not None:
+            self._left[caller] = left
+
+    def take(self, caller: object) -> Any:
+        """See :meth:`poolkit.Connector.leftover`."""
+        return self._left.pop(caller, None)
 
 
 def _or_inf(value: float | None) -> float:

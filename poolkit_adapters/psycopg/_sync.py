@@ -12,25 +12,23 @@ from typing import Any, Generic, TypeVar, cast
 
 import psycopg
 import psycopg_pool
-from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
-from poolkit import Pool, PoolConfig, PoolError, Verdict
+from poolkit import ConfigError, Pool, PoolConfig, PoolError, Verdict
 from poolkit.errors import ConnectFailed as EngineConnectFailed
-from poolkit.errors import said, shown
+from poolkit.errors import shown
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
 from ._connector import PsycopgConnector
-from ._errors import PoolClosed, classify
+from ._errors import ERRORS, LeaseOverdue, PoolClosed, classify
 from ._io import is_clean, ping
-from ._session import Session, note_wrong_server
-from ._shared import PSYCOPG_VERSION, PoolBase, logger
+from ._session import Session, note_wrong_server, was_cut
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_in_block, logger
 
 __all__ = ("PoolkitConnectionPool",)
 
 S = TypeVar("S", bound="PoolkitConnectionPool[Any]")
-_ACTIVE = TransactionStatus.ACTIVE
 _CONNECTION: Any = psycopg.Connection
 
 
@@ -81,7 +79,15 @@ class _Block(Generic[CT]):
         finally:
             if error is not None:
                 note_wrong_server(connection, error)
-            self._pool.putconn(connection)
+            cut = was_cut(connection)
+            try:
+                self._pool.putconn(connection)
+            except LeaseOverdue:
+                if error is None:  # else that one is the one to hear of
+                    raise
+            if cut and (error is None or isinstance(error, psycopg.Error)):
+                # psycopg commits nothing on a closed connection, and says nothing
+                raise cut_in_block(self._pool.name, connection, error)
         return swallowed
 
 
@@ -128,7 +134,9 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         )  # fmt: skip
         if close_returns and PSYCOPG_VERSION < (3, 3):
             if connection_class is not _CONNECTION:
-                raise TypeError("close_returns=True with a connection_class of your own needs psycopg 3.3 or newer")
+                raise ConfigError(
+                    "close_returns=True with a connection_class of your own needs psycopg 3.3 or newer", "close_returns"
+                )
             connection_class = cast("type[CT]", _ReturningConnection)
         prepared = self._prepare(
             config, settings, sync=True, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
@@ -253,9 +261,8 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             session = self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
-        except BaseException:
-            self._ledger.add("requests_errors")
-            raise
+        except BaseException as error:  # noqa: BLE001  raised again
+            raise self._not_opened(error)  # noqa: B904  has its cause
         finally:
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
@@ -275,23 +282,25 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         Raises ValueError for a connection that is not out of this pool.
         """
         if getattr(conn, "_pool", None) is not self:
+            if self._forgive(conn):
+                return
             raise self._foreign(conn)
         session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
-        if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
-            self._engine.release(session)
-        else:
-            self._put_slowly(session)
+        try:
+            if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
+                self._engine.release(session)
+            else:
+                self._put_slowly(session)
+        except PoolError as error:  # it was out for too long
+            raise ERRORS.adapted(error) from error.__cause__
 
     def _put_slowly(self, session: Session[Any]) -> None:
         """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""
         how = self._verdict_on(session)
         if how is None:
-            if session.pgconn.transaction_status == _ACTIVE or cast("Any", session.connection).closed:
-                self._stop(session)
-                return
             how = {"discard": True}
             try:
                 if self._connector.clean(session):
@@ -301,27 +310,8 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         else:
             self._engine.release(session, **how)
 
-    def _stop(self, session: Session[Any]) -> None:
-        """It came back in the middle of something: the server is told to stop, then the connection goes.
-
-        In a thread, because the server may not answer; until then the connection keeps its place in the pool, so
-        that no more than ``max_size`` sessions are ever at work.
-        """
-        logger.warning("closing returned connection: %s", shown(session.connection))
-
-        def stop() -> None:
-            try:
-                session.canceller.cancel()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
-                logger.info("cannot cancel on %s: %s", shown(session.connection), said(error))
-            self._connector.abort(session)
-            self._lost(session)
-            self._engine.release(session, discard=True)
-
-        try:
-            threading.Thread(target=stop, name=f"{self.name}-cancel", daemon=True).start()
-        except RuntimeError:  # the interpreter is shutting down
-            self._engine.release(session, discard=True)
+    def _let_go(self, session: Session[Any]) -> None:
+        self._engine.release(session)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

@@ -16,10 +16,15 @@ from poolkit_adapters.redis._errors import (
     RedisCircuitOpen,
     RedisConnectFailed,
     RedisConnectTimeout,
+    RedisLeaseCut,
+    RedisLeaseOverdue,
+    RedisNotLeased,
     RedisPoolBusy,
     RedisPoolClosed,
     RedisPoolSuspended,
     RedisServerUnavailable,
+    RedisUsageError,
+    RedisWrongLoop,
 )
 from poolkit_adapters.redis._sentinel import AsyncPoolkitSentinelConnectionPool, PoolkitSentinelConnectionPool
 from poolkit_adapters.redis._threads import PoolkitConnectionPool
@@ -51,8 +56,13 @@ __all__ = (
     "RedisNoServerAvailable",
     "RedisConnectFailed",
     "RedisConnectTimeout",
+    "RedisLeaseCut",
+    "RedisLeaseOverdue",
+    "RedisNotLeased",
     "RedisPoolBusy",
     "RedisPoolClosed",
     "RedisPoolSuspended",
     "RedisServerUnavailable",
+    "RedisUsageError",
+    "RedisWrongLoop",
 )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from poolkit import AsyncPool, PoolConfig, UsageError
+from poolkit import AsyncPool, PoolConfig
 from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
@@ -24,6 +24,7 @@ from poolkit_adapters.redis._driver import (
     async_waits_recorded,
 )
 from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State, disconnect_now
+from poolkit_adapters.redis._handshake import handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -73,7 +74,9 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
 
     def _begin(self) -> None:
         config = self._first_config() if self._engine is None else self._engine.config
-        self._engine = AsyncPool(TaskConnector(self), config, **self._engine_args)
+        connector = TaskConnector(self)
+        connector.counted = self._engine is None  # else this is reset() of a closed pool, and no other was made
+        self._engine = AsyncPool(connector, config, **self._engine_args)
 
     def reset(self) -> None:
         """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are
@@ -148,7 +151,8 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
     async def _connect(self, connection: Any, guard: AsyncGuard) -> bool:
         """Connect; whether nothing is to be read then. An exception, a cancellation too, leaves no socket open."""
         try:
-            await connection.connect()
+            with handshake_limit(connection, self.poolkit.config.connect_timeout):
+                await connection.connect()
             guard.opened()
             return guard.clean() or await guard.look()
         except BaseException as error:
@@ -163,7 +167,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
         started = time.monotonic()
         try:
             connection = self.make_connection()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  raised again
             raise _errors.connect_error(error)  # noqa: B904  has its cause
         guard = self._guards[id(connection)] = AsyncGuard(connection, pushes=self._pushes())
         try:
@@ -201,7 +205,10 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
             if self._former.take(connection):
                 disconnect_now(connection)
                 return
-            raise KeyError(connection)
+            raise _errors.RedisNotLeased(
+                f"{self.poolkit.name}: release of a connection that is not in use: it is foreign, or was released "
+                "already"
+            )
         guard.state = IDLE
         keep = False
         try:
@@ -234,7 +241,9 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
 
     def get_available_connection(self) -> Any:
         """Not here: a connection of poolkit's is always connected, which takes an ``await``."""
-        raise UsageError("use 'await get_connection()': poolkit hands out no connection that is not connected")
+        raise _errors.RedisUsageError(
+            "use 'await get_connection()': poolkit hands out no connection that is not connected"
+        )
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever task. The pool

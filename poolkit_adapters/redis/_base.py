@@ -54,7 +54,7 @@ class PoolBase(Generic[E, G]):
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._guards: dict[int, G] = {}
         self._former = Former()
-        self._shared = Shared()
+        self._shared = Shared(self)
         self._engine: E | None = None
         self._engine_args: dict[str, Any] = {"name": name, "listeners": tuple(listeners), "debug": debug}
         self._plan = partial(

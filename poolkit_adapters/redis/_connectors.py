@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import traceback
@@ -10,8 +11,8 @@ from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
 from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._driver import exceptions, metering
-from poolkit_adapters.redis._guard import AsyncGuard, Guard, disconnect_now
+from poolkit_adapters.redis._driver import metering
+from poolkit_adapters.redis._guard import USED, AsyncGuard, Guard, disconnect_now
 
 __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 
@@ -19,6 +20,7 @@ __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 class SyncConnector(Connector[Any]):
     """Of :class:`PoolkitConnectionPool`."""
 
+    packages = ("redis",)  # whose constructor and clients stand between
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     close_in_caller = True  # closing a socket does not block
     own_metrics = staticmethod(metering)  # redis-py reports its connections itself: nothing is counted twice
@@ -30,7 +32,7 @@ class SyncConnector(Connector[Any]):
     def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise exceptions.ConnectionError("the pool is gone")
+            raise _errors.RedisPoolClosed("the pool is gone")
         return pool._open()
 
     def close(self, connection: Any) -> None:
@@ -38,6 +40,8 @@ class SyncConnector(Connector[Any]):
         guard = self._guards.pop(id(connection), None)
         if pool is not None and guard is not None:
             pool._count(guard, None)
+            if guard.state is USED:
+                _cut(guard.inner, pool.poolkit.name)
         connection.disconnect()
 
     abort = close
@@ -70,6 +74,7 @@ class SyncConnector(Connector[Any]):
 class TaskConnector(AsyncConnector[Any]):
     """Of :class:`AsyncPoolkitConnectionPool`."""
 
+    packages = ("redis",)
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     own_metrics = staticmethod(metering)
 
@@ -80,7 +85,7 @@ class TaskConnector(AsyncConnector[Any]):
     async def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise exceptions.ConnectionError("the pool is gone")
+            raise _errors.RedisPoolClosed("the pool is gone")
         return await pool._open()
 
     async def close(self, connection: Any) -> None:
@@ -105,6 +110,8 @@ class TaskConnector(AsyncConnector[Any]):
         guard = self._guards.pop(id(connection), None)
         if pool is not None and guard is not None:
             pool._count(guard, None)
+            if guard.state is USED:
+                _cut_async(connection, pool.poolkit.name)
         return guard
 
     def _ended(self, guard: AsyncGuard | None) -> None:
@@ -130,6 +137,35 @@ class TaskConnector(AsyncConnector[Any]):
         guard = self._guards.pop(id(connection), None)
         if guard is not None:
             guard.drop()
+
+
+def _cut(connection: Any, pool: str) -> None:
+    """Keep a connection that is closed under its user from opening again.
+
+    redis-py connects by itself in the next command. That session would be nobody's: beyond the pool's size, and open
+    until the object is collected.
+    """
+
+    def refuse(*arguments: Any, **keywords: Any) -> Any:
+        raise _errors.lease_cut(pool)
+
+    _replace_connects(connection, refuse)
+
+
+def _cut_async(connection: Any, pool: str) -> None:
+    """As :func:`_cut`."""
+
+    async def refuse(*arguments: Any, **keywords: Any) -> Any:
+        raise _errors.lease_cut(pool)
+
+    _replace_connects(connection, refuse)
+
+
+def _replace_connects(connection: Any, refuse: Any) -> None:
+    for name in ("connect", "connect_check_health"):  # the latter is what a command calls since redis-py 6
+        if hasattr(connection, name):
+            with contextlib.suppress(AttributeError):  # a class of somebody else's, with slots
+                setattr(connection, name, refuse)
 
 
 def close_sockets_of(connection: Any, error: BaseException) -> None:

@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from poolkit import PoolConfig, PoolError, Verdict
+from poolkit import ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncClusterLease,
@@ -30,7 +30,7 @@ from poolkit.cluster import (
 )
 from poolkit.settings import DEFAULT, combine, layer_of, merge
 from poolkit_adapters._cluster_options import parameters_of, split_cluster_options
-from poolkit_adapters._errors import adapted
+from poolkit_adapters._errors import Row
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
 from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
@@ -50,7 +50,11 @@ class RedisNoServerAvailable(NoNodeAvailable, exceptions.ConnectionError):
     """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
 
 
-_KINDS: dict[type[PoolError], type[PoolError]] = {**_errors.KINDS, NoNodeAvailable: RedisNoServerAvailable}
+CLUSTER_ERRORS = _errors.ERRORS.with_rows(
+    Row("groups: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+        RedisNoServerAvailable, (NoNodeAvailable, exceptions.ConnectionError)),
+)  # fmt: skip
+"""Every error that leaves a group."""
 
 
 def _role(reply: Any) -> str:
@@ -84,6 +88,10 @@ def _kwargs_of(node: Node, common: dict[str, Any], retry: Any) -> dict[str, Any]
         own = {"path": address, "connection_class": None}
     else:
         host, _, port = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "6379")
+        if not port.isdecimal():
+            raise ConfigError(
+                f"node {node.name!r}: address={address!r}: must be host, host:port, a path or a URL", "address"
+            )
         own = {"host": host.strip("[]"), "port": int(port)}
     # who cannot connect here goes to another server: redis-py's patience with this one would only cost time
     return {"retry": retry, **common, **own, **node.params}
@@ -325,7 +333,7 @@ class PoolkitServerGroup(Cluster[Any]):
         return redis.Redis(connection_pool=GroupConnectionPool(self, role, **self._connection_kwargs), **kwargs)
 
     def _translated(self, error: BaseException) -> BaseException:
-        return adapted(error, _KINDS) if isinstance(error, PoolError) else error
+        return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error
 
 
 class AsyncPoolkitServerGroup(AsyncCluster[Any]):
@@ -357,4 +365,4 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         return redis.asyncio.Redis(connection_pool=pool, **kwargs)
 
     def _translated(self, error: BaseException) -> BaseException:
-        return adapted(error, _KINDS) if isinstance(error, PoolError) else error
+        return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
+from poolkit_adapters.redis._names import connect_by_address
 
-__all__ = ("Former", "Shared")
+__all__ = ("Former", "Shared", "made_by_cluster_client")
 
 _FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path")
 _NAMES = ("driver_info", "lib_name", "lib_version")
+
+
+def made_by_cluster_client() -> bool:
+    """Whether redis-py's ``RedisCluster`` makes the pool: one for each node, which it drops when the node goes."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module == "redis.cluster":
+            return True
+        if module.partition(".")[0] not in ("poolkit_adapters", "redis", "functools"):
+            return False
+        frame = frame.f_back
+    return False
 
 
 class Former:
@@ -46,7 +61,8 @@ class Shared:
     race one of several equal contexts stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
         self._info: Any = None
         self._tls: tuple[Any, Any] | None = None  # what it was made of, and the context
 
@@ -66,7 +82,13 @@ class Shared:
             self._share_sync(connection, kwargs)
         elif isinstance(connection, AsyncTLS):
             self._share_async(connection, kwargs)
+        connect_by_address(connection, self._limit)
         return connection
+
+    def _limit(self) -> float | None:
+        """Seconds that a caller of the pool may wait."""
+        pool = self._pool()
+        return None if pool is None else pool.timeout
 
     def _share_sync(self, connection: Any, kwargs: Mapping[str, Any]) -> None:
         own = type(connection)._wrap_socket_with_ssl

@@ -12,7 +12,7 @@ from queue import LifoQueue
 from typing import Any
 
 from poolkit import Pool, PoolConfig
-from poolkit.errors import NotLeased, PoolError
+from poolkit.errors import LeaseOverdue, NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
@@ -29,11 +29,13 @@ from poolkit_adapters.redis._driver import (
     waits_recorded,
 )
 from poolkit_adapters.redis._guard import IDLE, USED, Guard, State
+from poolkit_adapters.redis._handshake import handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
     warn_arguments,
 )
+from poolkit_adapters.redis._shared import made_by_cluster_client
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -123,7 +125,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
         old = self._engine
         if old is None or old.closed:
             config = self._first_config() if old is None else old.config
-            self._engine = Pool(SyncConnector(self), config, **self._engine_args)
+            connector = SyncConnector(self)
+            connector.must_be_closed = not made_by_cluster_client()
+            connector.counted = old is None and connector.must_be_closed
+            self._engine = Pool(connector, config, **self._engine_args)
         if old is not None:
             guards = list(self._guards.values())  # first: what is opened from here on may stay
             old.clear()  # the same engine goes on, and whoever waits at it stays in its queue
@@ -181,7 +186,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
     def _connect(self, connection: Any, guard: Guard) -> bool:
         """Connect; whether nothing is to be read then. An exception leaves no socket open."""
         try:
-            connection.connect()
+            with handshake_limit(guard.inner, self.poolkit.config.connect_timeout):
+                connection.connect()
             guard.opened()
             return guard.clean()
         except BaseException as error:
@@ -199,7 +205,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             with self._lock:  # a maintenance notification that is being worked on sees it, or is in its arguments
                 connection = self.make_connection()
                 guard = self._guards[id(connection)] = Guard(connection, self._lock)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  raised again
             raise _errors.connect_error(error)  # noqa: B904  has its cause
         try:
             if not self._connect(connection, guard):
@@ -231,10 +237,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             return
         guard.state = IDLE
         keep = False
+        passing = sys.exc_info()[1]
         try:
             # on the way of an interrupt: it may have struck between a request and its reply, where redis-py has no
             # handler, and a reply that has not arrived yet shows nowhere
-            passing = sys.exc_info()[1]
             if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
                 keep = guard.sound()
                 if ReleasedEvent is not None and self._must_tell(connection, keep):
@@ -252,6 +258,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
                     self._engine.release(connection, error=_errors.network_failed())  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
+            except LeaseOverdue as error:  # not out of a block that ends with an error of its own
+                if passing is None:
+                    raise _errors.pool_error(error) from error.__cause__
             except NotLeased:  # reset() at this moment, or two threads released it at once
                 if self._guards.get(id(connection)) is not guard:
                     self._former.take(connection)

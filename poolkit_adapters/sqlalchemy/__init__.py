@@ -21,7 +21,20 @@ except ImportError as error:
     raise missing_extra("poolkit_adapters.sqlalchemy", "SQLAlchemy", "sqlalchemy") from error
 
 from ._async import AsyncPoolkitPool
-from ._errors import PoolBusy, PoolCircuitOpen, PoolClosed, PoolServerUnavailable, PoolSuspended, PoolTimeout
+from ._errors import (
+    PoolBusy,
+    PoolCircuitOpen,
+    PoolClosed,
+    PoolConnectFailed,
+    PoolConnectTimeout,
+    PoolLeaseOverdue,
+    PoolNotLeased,
+    PoolServerUnavailable,
+    PoolSuspended,
+    PoolTimeout,
+    PoolUsageError,
+    PoolWrongLoop,
+)
 from ._pool import PoolkitPool
 
 if TYPE_CHECKING:
@@ -44,9 +57,15 @@ __all__ = (
     "PoolBusy",
     "PoolCircuitOpen",
     "PoolClosed",
+    "PoolConnectFailed",
+    "PoolConnectTimeout",
+    "PoolLeaseOverdue",
+    "PoolNotLeased",
     "PoolServerUnavailable",
     "PoolSuspended",
     "PoolTimeout",
+    "PoolUsageError",
+    "PoolWrongLoop",
     "PoolkitCluster",
     "PoolkitPool",
     "role_of",

@@ -13,17 +13,15 @@ from poolkit import PoolError
 from poolkit.errors import describe, shown
 from poolkit.runtimes import Runtime
 
-from ._connects import Connects
+from .._hang_up import finish, hang_up
+from ._connect_time import Attempt
+from ._connects import GRACE, Connects
 from ._first import OneAtATime
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
-from ._hang_up import finish, hang_up
-from ._pool import BasePool, too_late
+from ._pool import BasePool
 from ._record import Record
 
 __all__ = ("AsyncPoolkitPool",)
-
-_GRACE = 0.5
-"""Seconds for a driver to notice that its socket was shut down: it does so in the next round of the event loop."""
 
 
 class AsyncRecord(Record):
@@ -33,6 +31,7 @@ class AsyncRecord(Record):
 
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """As in SQLAlchemy, in a task of the pool's."""
+        self.attempt = Attempt(self.pool.poolkit.config)
         connect: Any = super()
         self.pool._connects.run(self, connect._ConnectionRecord__connect)
 
@@ -117,14 +116,17 @@ class AsyncPoolkitPool(BasePool):
         here = self._runtime.here
         here.forget()
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
-        if discard:
-            self.poolkit.release(record, discard=True)
-        elif not live or record.misled is not None:
-            self._release_useless(record)
-        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
-            self._release_in_transaction(record)
-        else:
-            self.poolkit.release(record)
+        try:
+            if discard:
+                self.poolkit.release(record, discard=True)
+            elif not live or record.misled is not None:
+                self._release_useless(record)
+            elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+                self._release_in_transaction(record)
+            else:
+                self.poolkit.release(record)
+        except PoolError as error:  # it was out for too long
+            raise self._told(error) from error.__cause__
         if live and here.latest is not None:
             self._settle(here.latest)
 
@@ -180,7 +182,7 @@ class AsyncPoolkitPool(BasePool):
         driver = self._driver_of(connection)
         hang_up(driver)
         try:
-            await asyncio.wait([closing], timeout=_GRACE)
+            await asyncio.wait([closing], timeout=GRACE)
         finally:
             closing.cancel()  # where the socket could not be reached
             self._terminate(connection)  # in no greenlet: the dialect waits for nothing
@@ -270,7 +272,11 @@ class AsyncPoolkitPool(BasePool):
             raise
         if not done:
             hang_up(self._driver_of(dbapi_connection))  # its close must not wait for the same peer once more
-            ping.cancel()
+            try:
+                await_(asyncio.wait([ping], timeout=GRACE))
+            finally:
+                ping.cancel()  # where the socket could not be reached: psycopg would first ask the peer to stop
+                ping.add_done_callback(_ask_nothing)
             raise TimeoutError(f"no answer to the ping in {timeout:g} s")
         return bool(ping.result())
 
@@ -286,7 +292,7 @@ class AsyncPoolkitPool(BasePool):
         finally:
             timer.cancel()
         if late:  # the answer came as the time was up: the connection is of no use all the same
-            raise too_late(limit)
+            raise self._too_late(limit)
 
     def _hang_up_late(self, dbapi_connection: Any, limit: float, late: list[bool]) -> None:
         late.append(True)
@@ -294,7 +300,7 @@ class AsyncPoolkitPool(BasePool):
         hang_up(self._driver_of(dbapi_connection))
 
 
-def _ask_nothing(closing: asyncio.Future[None]) -> None:
-    """Take the error of a close that was abandoned: asyncio would report it as never retrieved."""
-    if not closing.cancelled():
-        closing.exception()
+def _ask_nothing(task: asyncio.Future[Any]) -> None:
+    """Take the error of what was abandoned: asyncio would report it as never retrieved."""
+    if not task.cancelled():
+        task.exception()

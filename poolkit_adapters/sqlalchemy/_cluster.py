@@ -39,8 +39,9 @@ from poolkit.errors import without_quotes
 from poolkit.settings import merge
 
 from .._cluster_options import split_cluster_options
+from .._errors import Row
 from ._async import AsyncPoolkitPool
-from ._errors import translated
+from ._errors import ERRORS, translated
 from ._pool import PoolkitPool
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
@@ -63,6 +64,13 @@ class NoServerAvailable(exc.OperationalError, NoNodeAvailable):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args
+
+
+CLUSTER_ERRORS = ERRORS.with_rows(
+    Row("clusters: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+        NoServerAvailable, (NoNodeAvailable, exc.OperationalError)),
+)  # fmt: skip
+"""Every error that leaves a cluster."""
 
 
 def role_of(connection: Connection) -> str | None:
@@ -203,9 +211,7 @@ async def _begun_async(connection: AsyncConnection) -> AsyncIterator[AsyncConnec
 
 
 def _told(error: BaseException) -> BaseException:
-    if isinstance(error, NoNodeAvailable):
-        return NoServerAvailable(str(error), error.errors)
-    return translated(error, "") if isinstance(error, PoolError) else error
+    return translated(error, "", CLUSTER_ERRORS) if isinstance(error, PoolError) else error
 
 
 class _Plan:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import greenlet_spawn
 
+from .._hang_up import hang_up
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 
 if TYPE_CHECKING:
     from ._async import AsyncPoolkitPool, AsyncRecord
 
-__all__ = ("Connects",)
+__all__ = ("GRACE", "Connects")
+
+GRACE = 0.5
+"""Seconds for a driver to notice that its socket was shut down: it does so in the next round of the event loop."""
 
 
 class Connects:
@@ -29,8 +33,8 @@ class Connects:
         self._runtime = runtime
 
     def run(self, record: AsyncRecord, connect: Callable[[], object]) -> None:
-        """``connect()``, on behalf of the calling greenlet. When that is cancelled, ``record.ending`` is the task
-        that ends with the last trace of the connect.
+        """``connect()``, on behalf of the calling greenlet. When that is cancelled, or the time is up,
+        ``record.ending`` is the task that ends with the last trace of the connect.
         """
         record.ending = None
         loop = running_loop()
@@ -39,10 +43,17 @@ class Connects:
             return
         task = loop.create_task(_outcome(connect))
         try:
-            await_(asyncio.wait([task]))
+            await_(_in_time(record, task))
         except BaseException:
-            record.ending = self._runtime.keep(self._see_off(record, task))
+            config = self._pool.poolkit.config
+            # without a connect_timeout a driver may wait for a dead server for minutes, and the place would be taken
+            limit = config.check_timeout if config.connect_timeout is None else config.connect_timeout
+            record.ending = self._runtime.keep(self._see_off(record, task, limit))
             raise
+        if not task.done():
+            record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
+            assert record.attempt is not None
+            raise self._pool._overdue(record.attempt)
         error = task.result()
         if error is not None:
             try:
@@ -50,13 +61,10 @@ class Connects:
             finally:
                 del error  # no cycle of error, traceback and this frame
 
-    async def _see_off(self, record: AsyncRecord, connect: asyncio.Task[Any]) -> None:
+    async def _see_off(self, record: AsyncRecord, connect: asyncio.Task[Any], limit: float | None) -> None:
         """Wait for a connect that nobody wants any more, and close what it has opened."""
-        config = self._pool.poolkit.config
-        # without a connect_timeout a driver may wait for a dead server for minutes, and the place would be taken
-        limit = config.check_timeout if config.connect_timeout is None else config.connect_timeout
         try:
-            await _ended(connect, limit)
+            await self._ended(record, connect, limit)
         finally:  # also when the loop is about to end and cancels this task
             connection, record.dbapi_connection = record.dbapi_connection, None
             if connection is not None:
@@ -64,6 +72,31 @@ class Connects:
                 if self._pool.dispatch.close:
                     await greenlet_spawn(self._pool.dispatch.close, connection, record)
                 await self._pool._end(connection, terminate=True)
+
+    async def _ended(self, record: AsyncRecord, task: asyncio.Task[Any], limit: float | None) -> None:
+        """Wait until ``task`` has ended; after ``limit`` seconds it is cut off."""
+        try:
+            await asyncio.wait([task], timeout=limit)
+            half = record.dbapi_connection
+            if not task.done() and half is not None:
+                # in a "connect" event: psycopg would wait 10 s for the server to hear of the cancellation
+                hang_up(self._pool._driver_of(half))
+                await asyncio.wait([task], timeout=GRACE)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+
+async def _in_time(record: AsyncRecord, task: asyncio.Task[Any]) -> None:
+    """Wait until ``task`` has ended, or its connect has used up its time."""
+    await asyncio.sleep(0)  # the driver is called: from here on the attempt knows what its arguments allow
+    while not task.done():
+        attempt = record.attempt
+        left = None if attempt is None else attempt.left()
+        if left == 0.0:
+            return
+        await asyncio.wait([task], timeout=left)
 
 
 async def _outcome(connect: Callable[[], object]) -> BaseException | None:
@@ -75,13 +108,3 @@ async def _outcome(connect: Callable[[], object]) -> BaseException | None:
     except BaseException as error:  # noqa: BLE001  raised in the caller
         return error
     return None
-
-
-async def _ended(task: asyncio.Task[Any], limit: float | None) -> None:
-    """Wait until ``task`` has ended; after ``limit`` seconds it is cancelled."""
-    try:
-        await asyncio.wait([task], timeout=limit)
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])

@@ -16,15 +16,17 @@ from poolkit.runtimes import Runtime, ThreadRuntime
 from poolkit.settings import DEFAULT, combine
 
 from .._options import driver_default
-from ._errors import translated
+from .._time_limits import Watch, rollback_limit
+from ._connect_time import Attempt, limit_connects, no_time_limit
+from ._errors import join_wrapped, lease_cut, overdue, translated
 from ._fairy import BoundedFairy, Fairy, check_out
+from ._names import look_up_first
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
-from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, limit_connects, no_time_limit, queue_sizes, settle
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, queue_sizes, settle
 from ._transactions import OpenTransaction, transaction_test
-from ._watch import Watch
 
-__all__ = ("BasePool", "PoolkitPool", "too_late")
+__all__ = ("BasePool", "PoolkitPool")
 
 _THREADS = ThreadRuntime()
 
@@ -106,9 +108,10 @@ class BasePool(SQLAlchemyPool):
             debug=debug,
             runtime=self._runtime_for_engine(),
         )
-        if settled.connect_timeout is not None:
-            limit_connects(self._dialect, settled.connect_timeout)
+        limit_connects(self._dialect, settled)
+        look_up_first(self._dialect)
         watch(self._dialect)
+        join_wrapped(self._dialect)
         self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
         self._server: str = getattr(self._dialect, "name", "")  # a pool that was made by hand knows none
         self._fairy = BoundedFairy if self._server not in ("", "sqlite") else Fairy
@@ -126,10 +129,26 @@ class BasePool(SQLAlchemyPool):
         fairy: PoolProxiedConnection = check_out(self)
         return fairy
 
+    def _should_wrap_creator(self, creator: Any) -> Any:
+        """As in SQLAlchemy, and tell the record when the driver has opened its connection."""
+        create: Any = super()._should_wrap_creator(creator)
+
+        def opened(record: Any) -> Any:
+            connection = create(record)
+            record.opened(connection)
+            return connection
+
+        return opened
+
     def _create_connection(self) -> Record:
-        record = Record(self)
+        record = WatchedRecord(self)
         record.open()
         return record
+
+    def _overdue(self, attempt: Attempt) -> BaseException:
+        """What a connect ends with that has used up its time, also of the driver's kind, which callers catch."""
+        kind: Any = getattr(getattr(self._dialect, "dbapi", None), "OperationalError", TimeoutError)
+        return overdue(kind(f"no connection in {attempt.seconds:g} s (connect_timeout)"))
 
     def _leftover(self) -> Any:
         """What the connect that has just failed has left at the server, as a task; None: nothing."""
@@ -143,14 +162,17 @@ class BasePool(SQLAlchemyPool):
         raise self._told(failure)  # out of the except block: the cause is not the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
-        if discard:
-            self.poolkit.release(record, discard=True)
-        elif record.misled is not None or record.dbapi_connection is None:
-            self._release_useless(record)
-        elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
-            self._release_in_transaction(record)
-        else:
-            self.poolkit.release(record)
+        try:
+            if discard:
+                self.poolkit.release(record, discard=True)
+            elif record.misled is not None or record.dbapi_connection is None:
+                self._release_useless(record)
+            elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
+                self._release_in_transaction(record)
+            else:
+                self.poolkit.release(record)
+        except PoolError as error:  # it was out for too long
+            raise self._told(error) from error.__cause__
 
     def _release_in_transaction(self, record: Record) -> None:
         """What SQLAlchemy's reset has left in a transaction is closed: the next user's commit would be lost in it."""
@@ -304,14 +326,16 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _rollback_limit(self) -> float | None:
-        """Seconds for a rollback; None: no limit. PostgreSQL has nothing to undo, a check takes as long there. The
-        other servers undo the work of the transaction, which takes about as long as it took to do it.
-        """
-        limit = self.poolkit.config.check_timeout
-        return limit if limit is None or self._server == "postgresql" else limit * 10
+        """Seconds for a rollback; None: no limit."""
+        return rollback_limit(self.poolkit.config.check_timeout, self._server)
 
     def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
         self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
+
+    def _too_late(self, limit: float) -> BaseException:
+        """What a rollback ends with that was answered in the moment in which its connection was hung up."""
+        text = f"pool {self.poolkit.name!r}: no answer to the rollback in {limit:g} s, the connection was hung up"
+        return lease_cut(getattr(self._dialect, "loaded_dbapi", None), text)
 
     def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
         """The ping of ``pre_ping``: no answer within ``check_timeout`` is a failed one."""
@@ -329,9 +353,27 @@ class BasePool(SQLAlchemyPool):
         return bool(ping(dbapi_connection))
 
 
-def too_late(limit: float) -> TimeoutError:
-    """What a rollback ends with that was answered in the moment in which its connection was hung up."""
-    return TimeoutError(f"no answer to the rollback in {limit:g} s")
+class WatchedRecord(Record):
+    """Its connect ends in time also where "connect" events wait for a server that does not answer."""
+
+    pool: PoolkitPool
+    _watched: Any = None
+
+    def opened(self, connection: Any) -> None:
+        """See :meth:`Record.opened`. From here on the socket can be shut down when the time is up."""
+        super().opened(connection)
+        left = None if self.attempt is None else self.attempt.left()
+        if left is not None:
+            self._watched = connection
+            self.pool._watch.begin(connection, left)
+
+    def over(self) -> bool:
+        """See :meth:`Record.over`."""
+        connection, self._watched = self._watched, None
+        if connection is None:
+            return False
+        self.pool._watch.end(connection)
+        return self.attempt is not None and self.attempt.left() == 0.0
 
 
 class PoolkitPool(BasePool):
@@ -354,23 +396,14 @@ class PoolkitPool(BasePool):
         self._watch = Watch()
         return _THREADS
 
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        """As in SQLAlchemy; nobody shuts its socket down any more, whose number may be another one's from here on."""
+        self._watch.end(connection)
+        super()._close_connection(connection, terminate=terminate)
+
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
-        if timeout is None:
+        with self._watch.limit(dbapi_connection, timeout, "ping"):
             return self._ask(dbapi_connection)
-        failure: Exception | None = None
-        alive = False
-        self._watch.begin(dbapi_connection, timeout)
-        try:
-            alive = self._ask(dbapi_connection)
-        except Exception as error:  # noqa: BLE001  raised below, unless the end of time is its reason
-            failure = error
-        finally:
-            late = self._watch.end(dbapi_connection)
-        if late:
-            raise TimeoutError(f"no answer to the ping in {timeout:g} s") from failure
-        if failure is not None:
-            raise failure
-        return alive
 
     def _roll_back(self, dbapi_connection: Any) -> None:
         limit = self._rollback_limit()
@@ -385,4 +418,4 @@ class PoolkitPool(BasePool):
             if late:
                 self._tell_late_rollback(dbapi_connection, limit)
         if late:  # the answer came as the time was up: the connection is of no use all the same
-            raise too_late(limit)
+            raise self._too_late(limit)

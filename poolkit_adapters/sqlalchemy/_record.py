@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exc
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
@@ -13,6 +12,8 @@ from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
+from ._connect_time import Attempt
+from ._errors import PoolNotLeased, connect_error, lease_cut
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 
@@ -34,6 +35,9 @@ class Record(_ConnectionRecord):
     misled: BaseException | None = None
     """Set when the server behind its connection turned out to be the wrong one."""
 
+    attempt: Attempt | None = None
+    """The connect that is under way, or was the last one."""
+
     def __init__(self, pool: BasePool) -> None:
         self.pool = pool
         super().__init__(pool, connect=False)
@@ -42,20 +46,41 @@ class Record(_ConnectionRecord):
         """Connect for the first time; afterwards SQLAlchemy reconnects by itself."""
         self._ConnectionRecord__connect()
 
+    def opened(self, connection: Any) -> None:
+        """The driver has opened ``connection``; "connect" events follow."""
+        if self.attempt is not None:
+            self.attempt.opened(connection)
+
+    def over(self) -> bool:
+        """The connect is over, in whatever way; whether it has used up its time."""
+        return False
+
     # the one place of SQLAlchemy (2.0 and 2.1) through which each connect and reconnect goes, events included
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """As in SQLAlchemy; a connect that is interrupted leaves no open session, whoever keeps its traceback."""
         before = sys.exc_info()[1]
+        attempt = self.attempt = Attempt(self.pool.poolkit.config)
         connect: Any = super()
+        late = False
         try:
-            connect._ConnectionRecord__connect()
+            try:
+                connect._ConnectionRecord__connect()
+            finally:
+                late = self.over()
+            if late:  # it was done in the moment in which its socket was shut down
+                raise self.pool._overdue(attempt)
         except BaseException as error:
             half, self.dbapi_connection = self.dbapi_connection, None
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
             if not isinstance(error, self.pool._driver_errors):
                 release_locals(error, before)
-            raise
+            told: BaseException = error
+            if isinstance(error, Exception):
+                told = self.pool._overdue(attempt) if late else connect_error(error)
+            if told is error:
+                raise
+            raise told from (error if late else told.__cause__)
 
 
 class _Inherited:
@@ -67,10 +92,42 @@ class _Inherited:
     commit = close = rollback
 
     def __getattr__(self, name: str) -> Any:
-        raise exc.InvalidRequestError(
+        raise PoolNotLeased(
             "This connection was checked out before fork() and belongs to the parent process; "
             "get a new one from the engine"
         )
+
+
+class _Cut:
+    """What the user of a connection finds in its place when the pool has closed it under that user.
+
+    Some drivers say nothing when a closed connection is to commit (asyncpg under SQLAlchemy): the work of the
+    transaction would be lost, and nobody would know.
+    """
+
+    def __init__(self, connection: Any, driver_errors: Any, pool: str) -> None:
+        self._closed_connection = connection
+        self._driver_errors = driver_errors
+        self._text = (
+            f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
+            "pool); what was not committed before is lost"
+        )
+
+    def commit(self) -> None:
+        """Refuse: there is nothing left to be committed."""
+        raise lease_cut(self._driver_errors, self._text)
+
+    def cursor(self, *arguments: Any, **keywords: Any) -> Any:
+        """Refuse."""
+        raise lease_cut(self._driver_errors, self._text)
+
+    def rollback(self) -> None:
+        """Nothing: the server has rolled back."""
+
+    close = rollback
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._closed_connection, name)
 
 
 class RecordConnector(Connector[Record]):
@@ -94,9 +151,17 @@ class RecordConnector(Connector[Record]):
             self.pool._move(connection, None)
         elif connection.broken is not None or connection.in_use:
             error, connection.broken = connection.broken, None
+            self._cut(connection)
             connection.invalidate(error)
         else:
             connection.close()
+
+    def _cut(self, record: Record) -> None:
+        """Let whoever has the connection still hear that it is closed."""
+        fairy: Any = None if record.fairy_ref is None else record.fairy_ref()
+        if fairy is not None and fairy.dbapi_connection is not None:
+            driver_errors = getattr(self.pool._dialect, "loaded_dbapi", None)
+            fairy.dbapi_connection = _Cut(fairy.dbapi_connection, driver_errors, self.pool.poolkit.name)
 
     def leftover(self, error: BaseException) -> Any:
         """The task that sees to its end a connect whose caller was cancelled."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
-
-from sqlalchemy import event
 
 from poolkit import ConfigError, PoolConfig
 from poolkit.config import Source
@@ -22,8 +18,6 @@ __all__ = (
     "UNSET",
     "EngineConfig",
     "effective",
-    "limit_connects",
-    "no_time_limit",
     "queue_sizes",
     "settle",
 )
@@ -153,40 +147,3 @@ def queue_sizes(config: PoolConfig) -> tuple[int, int]:
     """``pool_size`` and ``max_overflow`` of a configuration, in QueuePool's terms (0, -1: no limit)."""
     size = config.max_idle if config.max_idle is not None else config.max_size or 0
     return size, -1 if config.max_size is None else config.max_size - size
-
-
-_CONNECT_ARGUMENT: dict[str, tuple[str, Callable[[float], float]]] = {
-    # libpq counts in whole seconds
-    "psycopg": ("connect_timeout", math.ceil),
-    "psycopg_async": ("connect_timeout", math.ceil),
-    "psycopg2": ("connect_timeout", math.ceil),
-    "asyncpg": ("timeout", float),
-    "pymysql": ("connect_timeout", float),
-    "mysqldb": ("connect_timeout", math.ceil),
-}
-"""The drivers whose own argument for the time to connect is known, and its unit."""
-
-
-def no_time_limit(dialect: Any, creator: Any) -> str:
-    """Why the driver cannot be told how long a connect may take; "" if it can."""
-    driver = getattr(dialect, "driver", "?")
-    if driver in _CONNECT_ARGUMENT and getattr(creator, "__module__", "") == "sqlalchemy.engine.create":
-        return ""
-    who = "your own creator=" if driver in _CONNECT_ARGUMENT else f"the driver {driver!r}"
-    return f"{who} opens the connections; set the time there (connect_args=...)"
-
-
-def limit_connects(dialect: Any, seconds: float) -> None:
-    """Let ``connect_timeout`` bound each connect, through the driver's own argument. ``connect_args`` win."""
-    argument, unit = _CONNECT_ARGUMENT[dialect.driver]
-    event.listen(dialect, "do_connect", _listener(argument, unit(seconds)))
-
-
-@lru_cache
-def _listener(argument: str, value: float) -> Callable[..., None]:
-    """The same function for the same limit, so that a recreated pool does not listen twice."""
-
-    def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
-        keywords.setdefault(argument, value)
-
-    return set_limit

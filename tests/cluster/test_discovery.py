@@ -29,8 +29,9 @@ from poolkit.cluster import (
 )
 from poolkit.testing import FakeConnector
 from tests.cluster.dns_server import DNSServer
+from tests.cluster.etcd_gateway import EtcdGateway
 from tests.cluster.etcd_server import EtcdServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 def watch(source: Discovery, events: list[ClusterEvent] | None = None) -> Cluster[Any]:
@@ -239,6 +240,66 @@ def test_etcd_is_watched(etcd: EtcdServer) -> None:
         etcd.start()
         etcd.put("/db/nodes/d", '"10.0.0.4:5432"')
         until(lambda: [node.name for node in cluster.nodes] == ["a", "c", "d"])
+
+
+@pytest.fixture
+def gateway() -> Iterator[EtcdGateway]:
+    made = EtcdGateway()
+    made.put("/db/a", '"10.0.0.1:5432"')
+    yield made
+    made.close()
+
+
+def of_gateway(gateway: EtcdGateway, **settings: float) -> EtcdDiscovery:
+    source = EtcdDiscovery("/db/", endpoint=gateway.url, **settings)
+    source.interval = 0.01
+    return source
+
+
+def names_of(cluster: Any) -> list[str]:
+    return [node.name for node in cluster.nodes]
+
+
+def test_a_watch_of_etcd_that_is_cut_is_opened_again(gateway: EtcdGateway) -> None:
+    """The nodes stay, listeners hear of it, and what has changed meanwhile is seen."""
+    events: list[ClusterEvent] = []
+    with watch(of_gateway(gateway), events) as cluster:
+        for number in range(3):
+            until(lambda: gateway.watching)
+            gateway.cut()
+            until(lambda: len([e for e in events if e.kind is ClusterEventKind.DISCOVERY_FAILED]) > number)  # noqa: B023
+            assert "ended the watch" in str(events[-1].error)
+            gateway.put(f"/db/b{number}", '"10.0.0.2:5432"')
+            until(lambda: f"b{number}" in names_of(cluster))  # noqa: B023
+
+
+def test_an_etcd_that_answers_nothing_keeps_no_cluster_and_is_asked_again(gateway: EtcdGateway) -> None:
+    events: list[ClusterEvent] = []
+    with watch(of_gateway(gateway, timeout=0.1), events) as cluster:
+        until(lambda: gateway.watching)
+        gateway.silent.set()
+        gateway.cut()
+        until(lambda: isinstance(events[-1].error if events else None, TimeoutError))
+        assert names_of(cluster) == ["a"]
+        gateway.put("/db/b", '"10.0.0.2:5432"')
+        gateway.speak()
+        until(lambda: names_of(cluster) == ["a", "b"])
+    gateway.silent.set()
+    with pytest.raises(TimeoutError):
+        watch(of_gateway(gateway, timeout=0.1))  # nothing is known yet: whoever makes the cluster hears it
+
+
+@pytest.mark.parametrize("watch_for", [0.05, PATIENCE])
+def test_an_etcd_that_was_restored_from_a_backup_is_read_anew(gateway: EtcdGateway, watch_for: float) -> None:
+    """Its revisions begin again at an earlier one: a watch from the last one known hears nothing of any change."""
+    with watch(of_gateway(gateway, watch_for=watch_for)) as cluster:
+        until(lambda: gateway.watching)
+        gateway.keys = {"/db/old": '"10.0.0.9:5432"'}
+        gateway.revision = 3
+        gateway.cut()
+        until(lambda: names_of(cluster) == ["old"])
+        gateway.put("/db/new", '"10.0.0.8:5432"')
+        until(lambda: names_of(cluster) == ["new", "old"])
 
 
 def test_closing_a_cluster_ends_the_watch(etcd: EtcdServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import subprocess
@@ -15,10 +16,11 @@ import pytest
 from starlette.applications import Starlette
 
 import poolkit
-from poolkit import AsyncPool, Budget, ConfigError, Event, EventKind, Pool
+from poolkit import AsyncPool, BreakerConfig, Budget, ConfigError, ConnectFailed, Event, EventKind, Pool
 from poolkit.cluster import Cluster
 from poolkit.dashboard import DashboardApp
 from poolkit.dashboard._recorder import Recorder
+from poolkit.dashboard._state import FEW, LISTED
 from poolkit.telemetry.alerts import Alerts, Thresholds
 from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from tests.support.instructions import instructions
@@ -44,10 +46,15 @@ def seen(app: Any, name: str) -> dict[str, Any]:
     return dict(found)
 
 
+def opened(app: Any, name: str) -> dict[str, Any]:
+    """All that it says of a pool."""
+    return dict(ask(app, f"/api/pools/{seen(app, name)['id']}").json())
+
+
 def test_the_state_names_holders_ages_places_waiters_and_the_cause(orders: Pool[Any]) -> None:
     """What somebody at three in the morning needs is in one answer."""
     with exhausted(orders):
-        pool = seen(DashboardApp(), "orders-db")
+        pool, whole = seen(DashboardApp(), "orders-db"), opened(DashboardApp(), "orders-db")
     assert (pool["in_use"], pool["idle"], pool["size"], pool["max_size"], pool["waiting"]) == (2, 0, 2, 2, 1)
     assert [lease["holder"] for lease in pool["held"]] == ["MainThread", "MainThread"]
     assert pool["held"][0]["held"] >= pool["held"][1]["held"] > 0
@@ -55,9 +62,37 @@ def test_the_state_names_holders_ages_places_waiters_and_the_cause(orders: Pool[
     assert [(waiter["holder"], waiter["ahead"]) for waiter in pool["queue"]] == [("patient", 0)]
     assert pool["diagnosis"]["cause"] == "too small"
     assert (pool["acquires"], pool["connects"], pool["phase"]) == (2, 2, "open")
-    assert pool["settings"]["max_size"] == {"value": 2, "source": "keyword"}
-    assert pool["settings"]["max_lifetime"] == {"value": 1800.0, "source": "default"}
-    assert [(lane["in_use"], lane["breaker"]) for lane in pool["endpoints"]] == [(2, "closed")]
+    assert pool["endpoints"] == []  # those whose breaker is not closed
+    assert whole["settings"]["max_size"] == {"value": 2, "source": "keyword"}
+    assert whole["settings"]["max_lifetime"] == {"value": 1800.0, "source": "default"}
+    assert [(lane["in_use"], lane["breaker"]) for lane in whole["endpoints"]] == [(2, "closed")]
+    assert "in use 2/2" in whole["words"]
+    assert [lease["place"] for lease in whole["held"]] == [lease["place"] for lease in pool["held"]]
+    assert set(pool) < set(whole)
+
+
+def test_of_many_leases_the_longest_are_listed_and_more_where_a_pool_is_opened() -> None:
+    app = DashboardApp()
+    with Pool(FakeConnector(), max_size=100, name="busy") as pool, contextlib.ExitStack() as held:
+        for _ in range(60):
+            held.enter_context(pool.lease())
+        brief, whole = seen(app, "busy"), opened(app, "busy")
+    assert (brief["leases"], len(brief["held"]), len(whole["held"])) == (60, FEW, LISTED)
+    ages = [lease["held"] for lease in whole["held"]]
+    assert ages == sorted(ages, reverse=True)
+    numbers = [lease["connection_id"] for lease in whole["held"]]
+    assert [lease["connection_id"] for lease in brief["held"]] == numbers[:FEW]
+
+
+def test_an_endpoint_that_cannot_be_reached_is_in_the_state() -> None:
+    """``poolkit top`` names it."""
+    app, connector = DashboardApp(), FakeConnector(in_caller=True)
+    connector.fail("connect", lambda: ConnectionRefusedError("no"))
+    with Pool(connector, name="cut-off", breaker=BreakerConfig(failure_threshold=1)) as pool:
+        with pytest.raises((ConnectionRefusedError, ConnectFailed)):
+            pool.acquire()
+        (lane,) = seen(app, "cut-off")["endpoints"]
+    assert (lane["breaker"], lane["last_connect_error"]) == ("open", "ConnectionRefusedError: no")
 
 
 def test_details_agree_with_stats_explain_and_dump(orders: Pool[Any]) -> None:
@@ -75,15 +110,13 @@ def test_tasks_are_named_and_infinity_is_text() -> None:
     async def main() -> dict[str, Any]:
         async with AsyncPool(AsyncFakeConnector(), max_size=1, name="of-tasks", acquire_timeout=float("inf")) as pool:
             async with pool.lease():
-                return seen_here(await respond(DashboardApp()))
+                return await opened_here(DashboardApp())
 
-    async def respond(app: Any) -> httpx.Response:
+    async def opened_here(app: Any) -> dict[str, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
-            return await client.get("/api/state")
-
-    def seen_here(answer: httpx.Response) -> dict[str, Any]:
-        (found,) = [pool for pool in answer.json()["pools"] if pool["name"] == "of-tasks"]
-        return dict(found)
+            state = await client.get("/api/state")
+            (found,) = [pool for pool in state.json()["pools"] if pool["name"] == "of-tasks"]
+            return dict((await client.get(f"/api/pools/{found['id']}")).json())
 
     pool = asyncio.run(main())
     assert pool["kind"] == "AsyncPool"
@@ -205,7 +238,7 @@ def test_actions_change_the_pool_and_say_so(orders: Pool[Any]) -> None:
     orders.lease().close()
     assert act(app, "orders-db", "resize", {"max_size": 7}).json() == {"done": "orders-db: max_size is 7"}
     assert orders.config.max_size == 7
-    assert seen(app, "orders-db")["settings"]["max_size"]["source"] == "reconfigure()"
+    assert opened(app, "orders-db")["settings"]["max_size"]["source"] == "reconfigure()"
     told = [event["event"] for event in ask(app, "/api/state").json()["events"] if event["source"] == "orders-db"]
     assert {"pool reconfigured", "pool suspended", "pool cleared"} <= set(told)
 
@@ -261,6 +294,8 @@ def test_unknown_places_methods_and_pools() -> None:
         path = f"/api/pools/{seen(app, 'there')['id']}"
         assert ask(app, f"{path}/suspend").status_code == 405
         assert ask(app, f"{path}/suspend").headers["allow"] == "POST"
+        assert ask(app, path, "POST").headers["allow"] == "GET, HEAD"
+        assert "no pool '1-999999' here" in ask(app, "/api/pools/1-999999").json()["error"]
         assert ask(app, "/api/state", "POST").headers["allow"] == "GET, HEAD"
         assert ask(app, f"{path}/drop", "POST", headers=AUTHORIZED).status_code == 404
         assert "clear, suspend, resume, resize" in ask(app, "/nonsense").json()["error"]

@@ -65,7 +65,7 @@ def test_a_frame_names_alerts_causes_holders_and_breakers_within_80_columns(orde
         state = httpx.get(f"{dashboard.address}/api/state").json()
     state["alerts"] = [{"severity": "critical", "pool": "orders-db", "pid": 1, "text": "3 callers got no connection"}]
     for pool in state["pools"]:
-        pool["endpoints"][0].update(breaker="open", last_connect_error="ConnectionRefusedError: no")
+        pool["endpoints"] = [{"key": None, "breaker": "open", "last_connect_error": "ConnectionRefusedError: no"}]
     console = rich.console.Console(width=80, record=True, file=io.StringIO())
     console.print(frame(state, height=30))
     text = console.export_text()

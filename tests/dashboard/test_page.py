@@ -107,6 +107,7 @@ def test_it_shows_pools_holders_waiters_clusters_and_budgets_on_every_screen(
         assert "utilisation" in orders_card.locator("figcaption").first.inner_text()
         orders_card.get_by_role("button", name="Details of orders-db").click()
         leases = page.get_by_role("table", name="Leases", exact=True)
+        leases.wait_for()
         assert leases.get_by_role("row").count() == 3
         assert "MainThread" in leases.inner_text()
         assert "conftest.py" in leases.inner_text()

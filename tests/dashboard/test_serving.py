@@ -68,6 +68,11 @@ def test_another_process_is_seen_with_its_holders_and_steered(service: Service) 
     assert names(state) == ["orders-db"]
     assert state["pools"][0]["held"][0]["place"].endswith("tests/dashboard/service.py:29")
     assert state["processes"][0]["program"] == "service.py"
+    whole = source.detail(state["pools"][0]["id"])
+    assert whole["settings"]["max_size"]["value"] == 3
+    assert [lease["connection_id"] for lease in whole["held"]] == [1]
+    with pytest.raises(Refused, match="there is no pool '1-1'"):
+        source.detail("1-1")
     assert source.act(state["pools"][0]["id"], "suspend", {}) == "orders-db: suspended"
     assert source.state()["pools"][0]["phase"] == "suspended"
     with pytest.raises(Refused, match="max_size=0"):
@@ -89,6 +94,7 @@ def test_several_processes_are_one_picture_and_one_that_is_killed_leaves_it(
         own = next(pool for pool in state["pools"] if pool["pid"] == int(service.pid))
         both = attach([other.pid, service.pid])  # the one that is asked first refuses actions
         assert both.act(own["id"], "clear", {}) == "orders-db: cleared"
+        assert [both.detail(pool["id"])["pid"] for pool in state["pools"]] == [pool["pid"] for pool in state["pools"]]
         other.process.kill()
         other.process.communicate()
         assert Path(other.address).exists()

@@ -17,9 +17,10 @@ from tests.support.loops import LoopThread
 
 __all__ = ("FaultProxy", "Mode")
 
-Mode = Literal["pass", "silent", "mute", "refuse"]
+Mode = Literal["pass", "silent", "hold", "mute", "refuse"]
 """pass: relay.  silent: accept and take bytes, pass nothing on in either direction (half-open peer, dropped
-by a firewall; a new connection is accepted and never answered).  mute: requests reach the server, answers do
+by a firewall; a new connection is accepted and never answered).  hold: as silent, but what was taken is passed on
+when the mode changes, as by a peer that wakes up after minutes.  mute: requests reach the server, answers do
 not reach the client.  refuse: nobody listens on the port; open connections go on."""
 
 
@@ -51,7 +52,9 @@ class FaultProxy:
 
     Attributes to set at any time: ``latency`` (seconds added to each direction), ``bandwidth`` (bytes per
     second in each direction, None is unlimited), ``reply_limit`` (bytes of answers that still pass on each
-    connection from now on, then it is mute; None is unlimited), ``mode``, ``target``.
+    connection from now on, then it is mute; None is unlimited), ``swallow`` (new connections are accepted and never
+    answered, as when a firewall drops cancel requests; open ones go on; ``swallowed`` counts them), ``mode``,
+    ``target``.
     """
 
     host = "127.0.0.1"
@@ -61,6 +64,8 @@ class FaultProxy:
         self.port = 0
         self.latency = 0.0
         self.bandwidth: float | None = None
+        self.swallow = False
+        self.swallowed = 0
         self.accepted = 0
         self.max_open = 0
         self._mode: Mode = "pass"
@@ -182,6 +187,11 @@ class FaultProxy:
         self.max_open = max(self.max_open, len(self._links))
         ways: list[asyncio.Task[None]] = []
         try:
+            if self.swallow:
+                self.swallowed += 1
+                while await reader.read(65536):
+                    pass
+                return
             while self._mode == "silent":
                 await asyncio.sleep(0.01)
             target_reader, link.target = await asyncio.open_connection(*self.target)
@@ -208,6 +218,8 @@ class FaultProxy:
                 if link.gone == "reset" and not replies:
                     link.end(reset=True)
                 continue
+            while self._mode == "hold":
+                await asyncio.sleep(0.01)
             if self._mode == "silent" or (self._mode == "mute" and replies):
                 continue
             if replies and self._reply_limit is not None:

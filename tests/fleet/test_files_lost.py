@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,18 +60,20 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """As if each member were a process of its own: its lock is an obstacle to the others as long as it is at its path.
 
     (Locks of files belong to a process; a test with processes of its own is in ``test_fleet.py``.)
     """
     monkeypatch.setattr(module, "_mine", {})
+    monkeypatch.setattr(module, "_signs", {})
 
     def lives(store: FileStore, path: Path, member: str) -> bool | None:
         return module._is_at(module._mine.get(member), path) or (None if not path.exists() else False)
 
     monkeypatch.setattr(FileStore, "_lives", lives)
-    return Host(tmp_path / "fleet")
+    yield Host(tmp_path / "fleet")
+    module._drop_signs()
 
 
 def delete(host: Host, *, members: bool = False, numbers: bool = False) -> None:
@@ -105,6 +109,34 @@ def test_a_newcomer_gets_nothing_while_the_others_have_not_said_what_they_hold(h
     host.members.append(late)
     host.rounds(1)
     assert [member.held for member in host.members] == [4, 4, 4, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_newcomer_gets_nothing_right_after_all_files_were_deleted(host: Host, whole: bool) -> None:
+    """It is the first to ask: no file tells it that there are others."""
+    if whole:
+        shutil.rmtree(host.directory)
+    else:
+        delete(host, members=True, numbers=True)
+    late = host.member("d")
+    assert late.ask(8).permits == 0
+    host.members.append(late)
+    host.rounds(1)
+    assert [member.held for member in host.members] == [4, 4, 4, 0]
+    for member in host.members[:3]:
+        member.store.leave("f", member.name)
+    host.members = [late]
+    host.rounds(int(TTL) + 2)
+    assert late.held == LIMIT
+
+
+def test_a_fleet_that_begins_grants_at_once(host: Host, tmp_path: Path) -> None:
+    """Another fleet of the same directory, and another directory, have members that are not of this one."""
+    assert FileStore(host.directory).exchange(Ask("g", "one", 0, 4, LIMIT, TTL)).permits == 4
+    assert FileStore(tmp_path / "other").exchange(Ask("f", "two", 0, 4, LIMIT, TTL)).permits == 4
+    for store, fleet, name in ((FileStore(host.directory), "g", "one"), (FileStore(tmp_path / "other"), "f", "two")):
+        store.leave(fleet, name)
 
 
 def test_a_member_that_is_not_seen_for_a_ttl_without_its_file_is_dead(host: Host) -> None:

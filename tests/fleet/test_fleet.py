@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from bench.fleet.damage import DAMAGE, full_disk
 from poolkit.testing.servers import PostgresServer, RedisServer
 from tests.faults.proxy import FaultProxy
 from tests.fleet.kit import Fleet
@@ -39,6 +40,13 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def fleet(address: str, postgres: PostgresServer) -> Iterator[Fleet]:
     fleet = Fleet(address.split()[0], postgres.url, limit=LIMIT, ttl=TTL)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def fleet_of_twenty(address: str, postgres: PostgresServer) -> Iterator[Fleet]:
+    fleet = Fleet(address.split()[0], postgres.url, limit=20, ttl=TTL)
     yield fleet
     fleet.close()
 
@@ -132,3 +140,31 @@ def test_the_limit_holds_when_all_files_of_the_fleet_are_deleted(fleet: Fleet, a
     for process in processes:
         process.end()
     assert fleet.most <= LIMIT, f"{fleet.most} connections under a limit of {LIMIT}"
+
+
+def test_the_limit_holds_and_comes_back_whatever_happens_to_the_store(fleet_of_twenty: Fleet, address: str) -> None:
+    """After each damage a newcomer joins at once; within a lease the whole limit is used again."""
+    kind, place = address.split()
+    fleet = fleet_of_twenty
+    processes = fleet.start(8, place, threads=4)
+    fleet.until(fleet.limit, "the whole limit is used")
+    damages = dict(DAMAGE[kind])
+    if kind == "file":
+        damages["full"] = lambda place: full_disk([process.process.pid or 0 for process in processes])
+    for name, damage in damages.items():
+        end = damage(place)
+        try:
+            newcomer = fleet.start(1, place, threads=4) if "full" not in name else []
+            time.sleep(0.25 * TTL)
+        finally:
+            end()
+        time.sleep(1.5 * TTL)  # the grace of a ttl is over, and everybody has asked since
+        fleet.until(fleet.limit, f"the whole limit is used after: {name}")
+        assert fleet.most <= fleet.limit, f"{name}: {fleet.most} connections under a limit of {fleet.limit}"
+        for process in newcomer:
+            process.works()
+            process.end()
+    for process in processes:
+        process.works()
+        process.end()
+    assert fleet.most <= fleet.limit

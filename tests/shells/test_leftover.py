@@ -1,8 +1,11 @@
-"""A connect that fails may leave a session at the server: until that has ended it counts against ``max_size``."""
+"""A connect that fails, or a connection that is aborted, may leave a session at the server: until that has ended it
+counts against ``max_size``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from concurrent.futures import Future
 from typing import Any
@@ -84,6 +87,59 @@ def test_draining_waits_for_a_leftover() -> None:
     assert pool.stats().closing == 1
     left[0].set_result(None)
     assert pool.stats().size == 0
+
+
+@pytest.mark.parametrize("how", ["discard", "drop", "cut", "retire"])
+def test_what_an_aborted_connection_leaves_keeps_its_permit(how: str) -> None:
+    connector = FakeConnector()
+    left: Future[None] = Future()
+    connector.abort = lambda connection: left  # type: ignore[method-assign]
+    with Pool(connector, max_size=1, **({"budget": Budget(1)} if how == "cut" else {})) as pool:
+        held: Any = pool.lease() if how == "drop" else pool.acquire()
+        if how == "discard":
+            pool.release(held, discard=True)
+        elif how == "drop":
+            with pytest.warns(ResourceWarning):
+                del held
+                gc.collect()
+                pool.stats()
+                pool.check_books()
+        elif how == "cut":
+            pool._cut()
+        else:
+            connector_closes(pool, held)
+        stats = pool.stats()
+        assert (stats.size, stats.closing) == (1, 1)
+        with pytest.raises(AcquireTimeout):
+            pool.acquire(timeout=0)
+        left.set_result(None)
+        assert pool.stats().size == 0
+        pool.release(pool.acquire(timeout=5))
+        pool.check_books()
+
+
+def connector_closes(pool: Any, held: Any) -> None:
+    """The connection is closed in good order, by a connector that can only abort."""
+    pool._close_method = None
+    pool.clear()
+    pool.release(held)
+
+
+def test_what_an_aborted_connection_leaves_keeps_its_permit_among_tasks() -> None:
+    async def main() -> None:
+        connector = AsyncFakeConnector()
+        left = asyncio.get_running_loop().create_future()
+        connector.abort = lambda connection: left  # type: ignore[method-assign]
+        async with AsyncPool(connector, max_size=1) as pool:
+            await pool.release(await pool.acquire(), discard=True)
+            assert (pool.stats().size, pool.stats().closing) == (1, 1)
+            with pytest.raises(AcquireTimeout):
+                await pool.acquire(timeout=0)
+            left.set_result(None)
+            await pool.release(await pool.acquire(timeout=5))
+            pool.check_books()
+
+    asyncio.run(main())
 
 
 def test_a_leftover_that_has_ended_already_holds_no_permit() -> None:

@@ -67,7 +67,9 @@ def test_a_second_loop_beside_the_first_is_refused() -> None:
     thread.start()
     started.wait(10)
     try:
-        with pytest.raises(WrongLoop, match="db: this AsyncPool lives on another asyncio event loop that is still"):
+        with pytest.raises(
+            WrongLoop, match="db: this AsyncPool lives on another asyncio event loop, which has not been closed"
+        ):
             asyncio.run(use(pool))
         with pytest.raises(WrongLoop):
             trio.run(use, pool)

@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import inspect
 import math
+import os
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -423,6 +425,25 @@ def test_mistakes_in_files(tmp_path: Path, name: str, text: str, message: str) -
     if name:
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
+        load("db", file=path, environ={})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["pools.toml", "pools.yaml"])
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device", "bytes"])
+def test_what_is_no_regular_file_of_text_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    """Opening a FIFO would wait for a writer, and reading a device never end."""
+    path = tmp_path / name
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"[db]\nmax_size = 1 # \xff")
+    why = "it is not UTF-8" if kind == "bytes" else "it is no regular file"
+    with pytest.raises(ConfigError, match=f"{re.escape(str(path))}: cannot be read: {why}"):
         load("db", file=path, environ={})
 
 

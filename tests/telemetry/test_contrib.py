@@ -91,3 +91,7 @@ def test_every_threshold_of_the_alerts_has_a_rule_for_prometheus() -> None:
     rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
     assert len(rules) == len(dataclasses.fields(Thresholds))
     assert rules["PoolLeaseHeldLong"] == f"poolkit_longest_lease_seconds > {Thresholds().longest_held:.0f}"
+    leaks = re.fullmatch(r"increase\(poolkit_leaks_total\[(\d+)m\]\) > 0", rules["PoolLeaks"])
+    assert leaks is not None
+    # the event is told of until the level takes over, however short leak_after is
+    assert int(leaks[1]) * 60 >= (Thresholds().longest_held or 0)

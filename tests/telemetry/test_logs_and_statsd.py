@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolkit import ConfigError, Event, EventKind, Pool
+from poolkit import ConfigError, Event, EventKind, Pool, UsageError
 from poolkit._fast import decline_put
 from poolkit.policies.rate import Allowance
 from poolkit.telemetry.logs import EventLog, JsonFormatter, log_events
@@ -193,3 +193,20 @@ def test_new_pools_are_watched_too(caplog: pytest.LogCaptureFixture) -> None:
     assert [r.getMessage() for r in caplog.records if r.name == "poolkit.events"] == [
         "made-later: pool created", "made-later: pool closed",
     ]  # fmt: skip
+
+
+def test_a_second_reporter_of_the_same_pools_to_one_address_is_refused() -> None:
+    """The server would add up the counters of both."""
+    with Pool(FakeConnector(), name="a") as a, Pool(FakeConnector(), name="b") as b:
+        first = StatsdReporter(port=18125, interval=3600)
+        with pytest.raises(UsageError, match="another one sends the same pools there"):
+            StatsdReporter(port=18125, interval=3600, tags=True)
+        others = [
+            StatsdReporter(port=18126, interval=3600),
+            StatsdReporter(port=18127, interval=3600, pools=lambda: [a]),
+            StatsdReporter(port=18127, interval=3600, pools=lambda: [b]),
+        ]
+        first.close()
+        others.append(StatsdReporter(port=18125, interval=3600))
+        for one in others:
+            one.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from poolkit import AcquireTimeout, Pool
+from poolkit import AcquireTimeout, Pool, UsageError
 from poolkit.telemetry import _aside
 from poolkit.telemetry._aside import Aside
 from poolkit.telemetry.opentelemetry import instrument
@@ -75,7 +77,7 @@ def test_a_recorder_that_raises_is_told_of_once_and_gets_the_next_numbers(
     with caplog.at_level(logging.WARNING, "poolkit"), Pool(FakeConnector(), name="db", max_size=1) as pool:
         for _ in range(3):
             cycle(pool)
-        instrumentation._metrics.catch_up(PATIENCE)
+        instrumentation.metrics.catch_up(PATIENCE)
         failing = False
         cycle(pool)
         until(lambda: pool.stats().closes.get("discarded", 0) == 4)
@@ -190,3 +192,105 @@ def test_a_forked_child_has_a_thread_of_its_own() -> None:
             os._exit(0 if made.wait(PATIENCE) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     aside.close()
+
+
+# -- a second call ----------------------------------------------------------------------------------------------------
+
+
+def gauge(reader: InMemoryMetricReader, name: str = "db.client.connection.max") -> list[Any]:
+    """The values of a metric, of the pool "only-here"."""
+    data = reader.get_metrics_data()
+    return [
+        point.value if hasattr(point, "value") else point.count
+        for resource in (data.resource_metrics if data is not None else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in metric.data.data_points
+        if point.attributes.get("db.client.connection.pool.name") == "only-here"  # other tests may have left pools
+    ]
+
+
+def test_a_second_call_for_one_provider_is_refused_and_counts_nothing_twice() -> None:
+    reader = InMemoryMetricReader()
+    provider, other = MeterProvider([reader]), MeterProvider()
+    tracers, _ = provider_of(lambda: None)
+    with Pool(FakeConnector(), name="only-here") as pool:
+        first = instrument(meter_provider=provider, tracer_provider=tracers, spans=True)
+        with pytest.raises(UsageError, match="to this meter provider already, and everything would be counted twice"):
+            instrument(meter_provider=provider)
+        with pytest.raises(UsageError, match="to this tracer provider already"):
+            instrument(meter_provider=other, tracer_provider=tracers, spans=True)
+        second = instrument(meter_provider=other)  # one of its own each
+        pool.release(pool.acquire(), discard=True)
+        until(lambda: pool.stats().closes.get("discarded", 0) == 1)
+        assert gauge(reader, "poolkit.connection.closed") == [1]
+        first.close()
+        second.close()
+
+
+def test_after_the_end_of_the_first_a_second_call_reports_everything_again() -> None:
+    """The SDK keeps the instruments of the first, and does not ask those of the second."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    with Pool(FakeConnector(), name="only-here", max_size=7):
+        first = instrument(meter_provider=provider)
+        assert gauge(reader) == [7]
+        first.close()
+        first.close()
+        assert gauge(reader) == []
+        second = instrument(meter_provider=provider)
+        first.close()  # once more: nothing of the second
+        assert gauge(reader) == [7]
+        second.close()
+
+
+GLOBAL = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from poolkit import Pool, UsageError
+from poolkit.telemetry.opentelemetry import instrument
+from poolkit.testing import FakeConnector
+
+def names():
+    data = reader.get_metrics_data()
+    return [metric.name for resource in data.resource_metrics for scope in resource.scope_metrics
+            for metric in scope.metrics] if data else []
+
+pool = Pool(FakeConnector(), name="db")
+first = instrument()  # before there is a provider
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+metrics.set_meter_provider(provider)
+assert "db.client.connection.max" in names()
+for options in ({}, {"meter_provider": provider}):
+    try:
+        instrument(**options)
+    except UsageError:
+        continue
+    raise AssertionError(options)
+first.close()
+assert not names(), names()
+second = instrument(meter_provider=provider)
+assert "db.client.connection.max" in names()
+second.close()
+pool.close()
+"""
+
+
+def test_a_provider_that_is_set_after_the_first_call_is_the_same_place() -> None:
+    subprocess.run([sys.executable, "-c", GLOBAL], check=True, timeout=PATIENCE)
+
+
+def test_in_a_collection_each_pool_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    with Pool(FakeConnector(), name="only-here") as pool:
+        looks: list[Any] = []
+        really = Pool.stats
+        monkeypatch.setattr(Pool, "stats", lambda self: (looks.append(self), really(self))[1])
+        instrumentation = instrument(meter_provider=MeterProvider([reader]))
+        for count in (1, 2, 3):
+            assert gauge(reader, "db.client.connection.count") != []
+            assert looks.count(pool) == count
+        instrumentation.close()

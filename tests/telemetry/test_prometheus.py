@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from poolkit import AutoscaleConfig, ConfigError, Pool
+from poolkit import AutoscaleConfig, ConfigError, Pool, UsageError
 from poolkit.telemetry.families import FAMILIES
 from poolkit.telemetry.prometheus import PoolCollector, register
 from poolkit.testing import FakeConnector
@@ -209,6 +209,33 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
     with pytest.raises(ImportError, match=r"pip install 'poolkit\[prometheus\]'"):
         PoolCollector()
+
+
+def test_a_second_collector_of_one_registry_is_refused_and_nothing_is_told_twice(registry: CollectorRegistry) -> None:
+    """A server that scrapes two families of one name refuses them all."""
+    with Pool(FakeConnector(), name="db", max_size=3) as pool:
+        first = register(registry, pools=lambda: [pool])
+        with pytest.raises(UsageError, match="would tell them twice"):
+            register(registry, pools=lambda: [pool])
+        with pytest.raises(ValueError, match="poolkit_connections"):
+            registry.register(PoolCollector())  # by hand: prometheus_client's own error
+        samples = [s for f in parse_text(generate_latest(registry).decode()) for s in f.samples]
+        assert [one.value for one in samples if one.name == "poolkit_connections_max"] == [3]
+        first.close()
+        first.close()
+        assert scrape(registry) == {}
+        register(registry, pools=lambda: [pool])
+        assert value(scrape(registry), "poolkit_connections_max", pool="db") == 3
+
+
+def test_to_register_looks_at_no_pool_and_what_is_described_is_what_is_collected(registry: CollectorRegistry) -> None:
+    asked = []
+    with Pool(FakeConnector(), name="db") as pool:
+        collector = register(registry, pools=lambda: asked.append(pool) or [pool])  # type: ignore[func-returns-value]
+        assert not asked
+        described = [(family.name, family.type) for family in collector.describe()]
+        assert described == [(family.name, family.type) for family in collector.collect()]
+        assert all(not family.samples for family in collector.describe())
 
 
 def test_scrapes_cost_less_than_a_twentieth_of_the_work(registry: CollectorRegistry) -> None:

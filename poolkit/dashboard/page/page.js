@@ -15,6 +15,7 @@ const history = new Map(); // pool id -> [[at, load, mean wait], ...]
 const shown = new Map(); // element -> what it shows, as text
 let state = null;
 let open = null; // id of the pool whose details are shown
+let detail = null; // all about that pool, as soon as it has been answered
 let paused = false;
 let all = false; // events
 let timer = 0;
@@ -31,7 +32,7 @@ async function ask(path, options = {}) {
   } catch {
     throw new Error(`answer ${response.status} is not the dashboard's`);
   }
-  if (!response.ok) throw new Error(found.error ?? `answer ${response.status}`);
+  if (!response.ok) throw Object.assign(new Error(found.error ?? `answer ${response.status}`), { status: response.status });
   return found;
 }
 
@@ -53,11 +54,27 @@ async function update() {
     state = await ask("api/state");
     answered = state.at;
     show();
+    await askDetail();
     say(null);
   } catch (error) {
     say(error);
   }
   if (!paused && !document.hidden) timer = setTimeout(update, INTERVAL);
+}
+
+async function askDetail() {
+  const asked = open;
+  if (!asked) return;
+  let found = null;
+  try {
+    found = await ask(`api/pools/${encodeURIComponent(asked)}`);
+  } catch (error) {
+    if (poolOf(asked) && error.status !== 404) throw error; // 404: closed since; the next state will not have it
+  }
+  if (found && asked === open) {
+    detail = found;
+    fillDetail();
+  }
 }
 
 function say(error) {
@@ -107,7 +124,6 @@ function show() {
     if (by("pools").children[index] !== root) by("pools").insertBefore(root, by("pools").children[index] ?? null);
   });
   if (open && !now.has(open)) showDetail(null);
-  else if (open) fillDetail();
   by("clusters-section").hidden = !state.clusters.length;
   place(by("clusters"), () => state.clusters.map((one) => parts.cluster(one, several)), state.clusters, several);
   by("budgets-section").hidden = !state.budgets.length;
@@ -188,9 +204,11 @@ function showDetail(id) {
   by("detail").hidden = !id;
   setText(by("action-result"), "");
   if (id) {
+    detail = null;
     fillDetail();
     by("max-size").value = poolOf(id).max_size ?? "";
     by("detail-title").focus();
+    askDetail().catch(say);
   } else {
     cards.get(before)?.button.focus();
   }
@@ -202,18 +220,19 @@ function showDetail(id) {
 
 const poolOf = (id) => state.pools.find((pool) => pool.id === id);
 
+// What the state says of the pool at once, the rest when it has been answered.
 function fillDetail() {
-  const pool = poolOf(open);
+  const pool = detail ?? poolOf(open);
   setText(by("detail-title"), `${pool.name} (${pool.kind}, process ${pool.pid})`);
-  setText(by("detail-words"), `${pool.phase}; ${pool.words}`);
+  setText(by("detail-words"), `${pool.phase}; ${detail ? detail.words : "asking for its leases and settings"}`);
   by("actions").hidden = !state.actions;
   by("token-line").hidden = !state.token;
   const suspended = pool.phase === "suspended";
   document.querySelector("[data-action=suspend]").disabled = suspended;
   document.querySelector("[data-action=resume]").disabled = !suspended;
-  by("detail-tables").replaceChildren(parts.leases(pool), parts.waiters(pool), parts.endpoints(pool));
-  by("detail-counters").replaceChildren(parts.counters(pool));
-  place(by("detail-settings"), () => [parts.settings(pool)], open, pool.settings);
+  by("detail-tables").replaceChildren(...(detail ? [parts.leases(pool), parts.waiters(pool), parts.endpoints(pool)] : []));
+  by("detail-counters").replaceChildren(...(detail ? [parts.counters(pool)] : []));
+  place(by("detail-settings"), () => (detail ? [parts.settings(pool)] : []), open, detail?.settings);
 }
 
 function showEvents(several) {

@@ -33,7 +33,8 @@ def test_07_waiting_for_a_connection_and_opening_one_are_two_times(
             assert caught.value.request.url == http_server.url
         with pytest.raises(httpx.ConnectTimeout) as late:
             client.get(f"https://127.0.0.1:{silent.port}/", timeout=httpx.Timeout(5, connect=0.05))
-        assert not isinstance(late.value, poolkit.PoolError)
+        assert isinstance(late.value, poolkit.ConnectTimeout)
+        assert not isinstance(late.value, poolkit.AcquireTimeout)
 
 
 @pytest.mark.anyio

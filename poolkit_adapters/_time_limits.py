@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from poolkit.runtimes import ThreadRuntime
 
 from ._hang_up import hang_up
 
-__all__ = ("Watch",)
+__all__ = ("Watch", "rollback_limit")
 
 _THREADS = ThreadRuntime()
+
+
+def rollback_limit(check_timeout: float | None, server: str) -> float | None:
+    """Seconds for a rollback; None: no limit. ``server``: as in the schemes of SQLAlchemy's URLs.
+
+    PostgreSQL has nothing to undo, a check takes as long there. The other servers undo the work of the transaction,
+    which takes about as long as it took to do it.
+    """
+    return check_timeout if check_timeout is None or server == "postgresql" else check_timeout * 10
 
 
 class Watch:
@@ -47,6 +58,27 @@ class Watch:
             return False
         with self._lock:  # until it has been hung up: after that the descriptor may become another's
             return True
+
+    @contextlib.contextmanager
+    def limit(self, driver: Any, seconds: float | None, what: str) -> Iterator[None]:
+        """A block in which ``driver`` is hung up after ``seconds`` (None: no limit). Raises TimeoutError then, with the
+        driver's error as its cause; ``what`` the server was asked for is for the message.
+        """
+        if seconds is None:
+            yield
+            return
+        self.begin(driver, seconds)
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  raised below, unless the end of time is its reason
+            failure = error
+        finally:
+            late = self.end(driver)
+        if late:
+            raise TimeoutError(f"no answer to the {what} in {seconds:g} s") from failure
+        if failure is not None:
+            raise failure
 
     def _set_timer(self, deadline: float) -> None:
         with self._lock:

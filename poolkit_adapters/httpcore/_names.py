@@ -1,0 +1,151 @@
+"""Connecting by name: the name is looked up beside the caller, within the time that the request has to connect.
+
+httpcore's own backends call the system's resolver in the calling thread, which nothing can interrupt, or in the few
+threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`. Backends of the user's own get the
+name as before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from itertools import chain, zip_longest
+from typing import Any
+
+import httpcore
+
+from poolkit.runtimes.names import addresses, addresses_async
+
+from ._network import first_step
+from ._plain import close_left
+
+try:
+    import anyio
+except ImportError:  # httpcore under trio alone
+    anyio = None  # type: ignore[assignment, unused-ignore]
+
+__all__ = ("AsyncNamesBackend", "NamesBackend")
+
+_PAUSE = 0.25
+"""Seconds after which the next address is tried beside one that does not answer (RFC 8305, 5; as anyio and trio do)."""
+
+_FAILED = (httpcore.ConnectError, httpcore.ConnectTimeout)
+
+
+def _left(timeout: float | None, begun: float) -> float | None:
+    return None if timeout is None else max(0.001, begun + timeout - time.monotonic())
+
+
+def _failed(error: OSError) -> Exception:
+    """A lookup that failed, as httpcore reports it."""
+    return (httpcore.ConnectTimeout if isinstance(error, TimeoutError) else httpcore.ConnectError)(str(error))
+
+
+class NamesBackend(httpcore.NetworkBackend):
+    """httpcore's backend for threads, which is given addresses in the place of names."""
+
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:  # fmt: skip
+        """As the backend below, which tries the addresses of a name one after the other."""
+        begun = time.monotonic()
+        try:
+            found = addresses(host, port, timeout)
+        except OSError as error:
+            raise _failed(error) from error
+        if found is None:
+            return self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        left = _left(timeout, begun)
+        for address in found[:-1]:
+            try:
+                return self._backend.connect_tcp(address, port, left, local_address, socket_options)
+            except _FAILED:  # as socket.create_connection() does; the last one's error is told
+                continue
+        return self._backend.connect_tcp(found[-1], port, left, local_address, socket_options)
+
+    def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """As the backend below."""
+        return self._backend.connect_unix_socket(*args, **kwargs)
+
+    def sleep(self, seconds: float) -> None:
+        """As the backend below."""
+        self._backend.sleep(seconds)
+
+
+class AsyncNamesBackend(httpcore.AsyncNetworkBackend):
+    """httpcore's backend for tasks, which is given addresses in the place of names."""
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:  # fmt: skip
+        """As the backend below. Several addresses are tried beside each other, as the backend does with a name."""
+        begun = time.monotonic()
+        try:
+            found = await addresses_async(host, port, timeout)
+        except OSError as error:
+            raise _failed(error) from error
+        if found is None or (len(found) > 1 and anyio is None):
+            return await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        left = _left(timeout, begun)
+        if len(found) == 1:
+            return await self._backend.connect_tcp(found[0], port, left, local_address, socket_options)
+        return await self._first_of(found, port, left, local_address, socket_options)
+
+    async def _first_of(self, found: list[str], *rest: Any) -> httpcore.AsyncNetworkStream:
+        """The first connection that stands, to whichever address."""
+        won: list[httpcore.AsyncNetworkStream] = []
+        errors: list[Exception] = []
+
+        async def attempt(address: str, ended: anyio.Event) -> None:
+            try:
+                stream = await self._backend.connect_tcp(address, *rest)
+            except Exception as error:  # noqa: BLE001  raised below if none succeeds
+                errors.append(error)
+            except BaseException as error:
+                close_left(error)
+                raise
+            else:
+                if won:
+                    first_step(stream.aclose)
+                else:
+                    won.append(stream)
+                    group.cancel_scope.cancel()
+            ended.set()
+
+        try:
+            async with anyio.create_task_group() as group:
+                for address in _alternating(found):
+                    ended = anyio.Event()
+                    group.start_soon(attempt, address, ended)
+                    with anyio.move_on_after(_PAUSE):
+                        await ended.wait()
+        except BaseException:  # the caller is cancelled
+            for stream in won:
+                first_step(stream.aclose)
+            raise
+        if not won:
+            raise errors[0]
+        return won[0]
+
+    async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """As the backend below."""
+        return await self._backend.connect_unix_socket(*args, **kwargs)
+
+    async def sleep(self, seconds: float) -> None:
+        """As the backend below."""
+        await self._backend.sleep(seconds)
+
+
+def _alternating(found: list[str]) -> list[str]:
+    """The addresses, those of IPv4 and IPv6 in turn: where one of the two does not work, the second try does."""
+    first = ":" in found[0]
+    kinds = [[address for address in found if (":" in address) is kind] for kind in (first, not first)]
+    return [address for address in chain.from_iterable(zip_longest(*kinds)) if address is not None]

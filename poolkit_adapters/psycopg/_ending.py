@@ -1,0 +1,245 @@
+"""The end of a connection that is given up in the middle of a statement, at which the server may still be at work.
+
+libpq's ``finish()`` says goodbye and closes the socket. The server reads the goodbye when its statement is over; until
+then the session exists and counts against the server's limit. Therefore the socket is kept by a second descriptor, the
+server is asked to stop the statement, and the end of the stream tells that the session has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import PipelineStatus, PollingStatus, TransactionStatus
+
+from poolkit.errors import said
+
+from ._io import ready, wait_for
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGcancelConn, PGconn
+
+__all__ = ("CANCEL_TIMEOUT", "Ending", "try_cancel", "try_cancel_async")
+
+logger = logging.getLogger("psycopg.pool")
+
+CANCEL_TIMEOUT = 1.5
+"""Seconds for stopping a statement, after which the connection is given up; below the default ``check_timeout``."""
+
+
+class _Request:
+    """One cancel request. Everything it needs is taken at the start: psycopg may close the connection meanwhile."""
+
+    def __init__(self, pgconn: PGconn) -> None:
+        self._conn: PGcancelConn | None = None
+        self._old = None
+        if psycopg.capabilities.has_cancel_safe():
+            self._conn = pgconn.cancel_conn()
+        else:  # libpq before 17
+            self._old = pgconn.get_cancel()
+
+    def send(self, timeout: float) -> None:
+        """Block until the server has heard it; TimeoutError after ``timeout`` seconds."""
+        if self._conn is None:
+            self._send_old(timeout)
+            return
+        deadline = time.monotonic() + timeout
+        with contextlib.closing(self._steps(self._conn)) as steps:
+            for fd, write in steps:
+                if not ready(fd, deadline - time.monotonic(), write=write):
+                    raise TimeoutError(f"no answer to a cancel request in {timeout:g} s")
+
+    async def send_async(self) -> None:
+        """The same without blocking the event loop; the caller sets a limit."""
+        if self._conn is None:
+            await asyncio.to_thread(self._send_old, CANCEL_TIMEOUT)
+            return
+        loop = asyncio.get_running_loop()
+        with contextlib.closing(self._steps(self._conn)) as steps:
+            for fd, write in steps:
+                await wait_for(loop, fd, read=not write, write=write)
+
+    @staticmethod
+    def _steps(conn: PGcancelConn) -> Generator[tuple[int, bool], None, None]:
+        """What to wait for next: a descriptor, and whether it is to be written."""
+        try:
+            conn.start()
+            while (status := conn.poll()) != PollingStatus.OK:
+                if status == PollingStatus.FAILED:
+                    raise psycopg.OperationalError(conn.get_error_message())
+                yield conn.socket, status != PollingStatus.READING
+        finally:
+            conn.finish()
+
+    def _send_old(self, timeout: float) -> None:
+        """``PQcancel`` has no limit of its own."""
+        errors: list[Exception] = []
+
+        def cancel() -> None:
+            try:
+                if self._old is not None:
+                    self._old.cancel()
+            except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+                errors.append(error)
+
+        thread = threading.Thread(target=cancel, name="poolkit-cancel", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        if thread.is_alive():
+            raise TimeoutError(f"no answer to a cancel request in {timeout:g} s")
+        if errors:
+            raise errors[0]
+
+
+class Ending:
+    """What is needed to end the session of one connection after psycopg or the pool has closed the connection."""
+
+    __slots__ = ("_fd", "_request", "at_work", "begun", "unheard")
+
+    def __init__(self, pgconn: PGconn) -> None:
+        self._request = _Request(pgconn)
+        self._fd = -1
+        self.at_work = False  # the connection was, or is about to be, closed in the middle of a statement
+        self.unheard = False  # the server has not answered a cancel request: it is not asked again
+        self.begun: Any = None  # the future of the end, once it has begun
+
+    def hold(self, pgconn: PGconn) -> None:
+        """A statement is under way and the connection may be closed any moment: keep the socket."""
+        self.at_work = True
+        if self._fd < 0:
+            try:
+                self._fd = socket.dup(pgconn.socket)
+            except (psycopg.Error, OSError):  # closed already, or no descriptor is free: the request has to do
+                pass
+
+    def let_go(self) -> None:
+        """The statement is over."""
+        self.at_work = False
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            socket.close(fd)
+
+    __del__ = let_go
+
+    def look(self, pgconn: Any) -> None:
+        """The pool is about to close the connection: is the server at work?"""
+        if pgconn.pgconn_ptr is None:
+            return  # closed by psycopg, which has called try_cancel() first, or by its user
+        if pgconn.transaction_status == TransactionStatus.ACTIVE or (
+            pgconn.transaction_status != TransactionStatus.UNKNOWN and pgconn.pipeline_status != PipelineStatus.OFF
+        ):
+            self.hold(pgconn)
+        else:
+            self.let_go()
+
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[socket.socket | None]:
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            yield None
+            return
+        with socket.socket(fileno=fd) as stream:
+            yield stream
+
+    def wait(self, limit: float | None) -> None:
+        """Block until the server has ended the session, at most ``limit`` seconds."""
+        deadline = None if limit is None else time.monotonic() + limit
+        with self._stream() as stream:
+            if not self.unheard:
+                try:
+                    self._request.send(CANCEL_TIMEOUT if limit is None else min(limit, CANCEL_TIMEOUT))
+                except Exception as error:  # noqa: BLE001 - the statement may end by itself
+                    logger.info("cannot cancel: %s", said(error))
+            try:
+                while stream is not None:
+                    stream.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+                    if not stream.recv(65536):
+                        return
+            except TimeoutError:
+                _late(limit)
+            except OSError:
+                pass  # reset: it has ended
+
+    def begin_thread(self, limit: float | None) -> Future[None] | None:
+        """Run :meth:`wait` in a thread of its own; None where none can be started: then nobody waits."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self.wait(limit)
+            finally:
+                done.set_result(None)
+
+        try:
+            threading.Thread(target=run, name="poolkit-ending", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            self.let_go()
+            return None
+        return done
+
+
+def _late(limit: float | None) -> None:
+    logger.warning("the server has not ended a session in %g s after its connection was closed", limit)
+
+
+def try_cancel(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEOUT) -> None:
+    """Stop the statement: called by psycopg in the thread that was interrupted in the middle of it.
+
+    psycopg itself waits five seconds for an answer to the cancel request, then five more for the end of the statement.
+    A server that answers neither in time will not do so later either: the connection is given up.
+    """
+    interruption = sys.exc_info()[1]
+    ending.hold(pgconn)
+    deadline = time.monotonic() + min(timeout, CANCEL_TIMEOUT)
+    heard = False
+    try:
+        _Request(pgconn).send(deadline - time.monotonic())
+        heard = True
+        if not ready(pgconn.socket, deadline - time.monotonic()):
+            raise TimeoutError
+    except TimeoutError:
+        _give_up(pgconn, ending, heard, interruption)
+    except Exception as error:  # noqa: BLE001  psycopg waits for the end of the statement all the same
+        logger.warning("query cancellation failed: %s", said(error))
+    else:
+        ending.let_go()
+
+
+async def try_cancel_async(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEOUT) -> None:
+    """As :func:`try_cancel`, in the task that was cancelled; a second cancellation leaves the rest to the pool."""
+    interruption = sys.exc_info()[1]
+    ending.hold(pgconn)
+    heard = False
+
+    async def stop() -> None:
+        nonlocal heard
+        await _Request(pgconn).send_async()
+        heard = True
+        await wait_for(asyncio.get_running_loop(), pgconn.socket)
+
+    try:
+        await asyncio.wait_for(stop(), min(timeout, CANCEL_TIMEOUT))
+    except asyncio.TimeoutError:
+        _give_up(pgconn, ending, heard, interruption)
+    except Exception as error:  # noqa: BLE001  psycopg waits for the end of the statement all the same
+        logger.warning("query cancellation failed: %s", said(error))
+    else:
+        ending.let_go()
+
+
+def _give_up(pgconn: PGconn, ending: Ending, heard: bool, interruption: BaseException | None) -> None:
+    ending.unheard = not heard
+    what = "end of a cancelled statement" if heard else "answer to a cancel request"
+    logger.warning("no %s in %g s: closing the connection", what, CANCEL_TIMEOUT)
+    pgconn.finish()
+    if interruption is not None:
+        raise interruption from None

@@ -1,0 +1,627 @@
+"""The columns of the table: each driver behind the same few words, whatever its world (threads, asyncio, trio).
+
+The words are coroutines. A synchronous driver's do not wait, so that they can be run to their end in a plain thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, ClassVar
+
+import httpx
+import pytest
+
+from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
+from tests.faults.proxy import FaultProxy
+from tests.support.mariadb import MISSING, MariaDBServer
+from tests.support.waiting import PATIENCE
+
+SIZE = 2
+CONNECT = 1  # psycopg counts in whole seconds
+CHECK = 0.3
+LIMITS: dict[str, Any] = {
+    "max_size": SIZE, "connect_timeout": CONNECT, "check_timeout": CHECK, "check_after_idle": 0.0,
+}  # fmt: skip
+
+
+class Servers:
+    """The servers behind the proxies, each started when it is first asked for."""
+
+    def __init__(
+        self, postgres: PostgresServer, redis: RedisServer, http: HTTPServer, https: HTTPServer, tls: Certificates
+    ) -> None:
+        self._made: dict[str, Any] = {
+            "postgres": postgres, "redis": redis, "http": http, "https": https,
+        }  # fmt: skip
+        self.tls = tls
+
+    def __getitem__(self, kind: str) -> Any:
+        if kind == "mysql" and kind not in self._made:
+            if MISSING:
+                pytest.skip(MISSING)
+            self._made[kind] = MariaDBServer().start()
+        return self._made[kind]
+
+    def stop(self) -> None:
+        if "mysql" in self._made:
+            self._made["mysql"].stop()
+
+
+class Column:
+    """One driver under its adapter, with a pool of two places."""
+
+    name = ""
+    module = ""
+    server = "postgres"
+    world = "threads"
+    absent: ClassVar[dict[str, str]] = {}
+    """Cells that cannot exist, with the reason."""
+    unclosed = False
+    """Whether the driver leaves the socket of a connect that failed to the reference count, of which Python warns."""
+
+    def __init__(self, servers: Servers) -> None:
+        self.servers = servers
+        self.server_ = servers[self.server]
+        self.proxy = FaultProxy("127.0.0.1", self._port()).start()
+        self.silent_when_new = False
+        """Whether the peer falls silent in what the application does with each new connection."""
+
+    def _port(self) -> int:
+        """Of the server behind the proxy."""
+        port: int = self.server_.port
+        return port
+
+    def prepare(self, connection: Any, *_: Any) -> None:
+        """The application's work on each new connection (an event, ``setup=``, ``configure=``): a statement."""
+        if self.silent_when_new:
+            self.proxy.mode = "hold"
+        cursor = connection.cursor()
+        cursor.execute("select 1")
+        cursor.fetchall()
+        cursor.close()
+        connection.rollback()
+
+    @property
+    def engine(self) -> Any:
+        """The engine's pool."""
+        raise NotImplementedError
+
+    async def open(self) -> None:
+        """Make the pool, in its world."""
+        raise NotImplementedError
+
+    async def take(self) -> Any:
+        """A connection that works, in a transaction where there are any. Ends at once if there is none to be had."""
+        raise NotImplementedError
+
+    async def give(self, lease: Any) -> None:
+        """Give it back."""
+        raise NotImplementedError
+
+    async def work(self, lease: Any) -> None:
+        """Something that takes long, to be cancelled."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close the pool."""
+        raise NotImplementedError
+
+    async def pause(self) -> None:
+        """Let others run for a moment."""
+        if self.world == "asyncio":
+            await asyncio.sleep(0.01)
+        elif self.world == "trio":
+            await importlib.import_module("trio").sleep(0.01)
+        else:
+            threading.Event().wait(0.01)
+
+
+def run(world: str, scenario: Coroutine[Any, Any, Any]) -> None:
+    """Run a scenario in its world, in a thread of its own. AssertionError if it does not end."""
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            if world == "asyncio":
+                asyncio.run(_itself(scenario))
+            elif world == "trio":
+                importlib.import_module("trio").run(lambda: scenario)
+            else:
+                with pytest.raises(StopIteration):
+                    scenario.send(None)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(2 * PATIENCE)
+    if thread.is_alive():
+        where = traceback.format_stack(sys._current_frames()[thread.ident or 0])
+        raise AssertionError("it does not end:\n" + "".join(where))
+    if failure:
+        raise failure[0]
+
+
+async def _itself(scenario: Coroutine[Any, Any, Any]) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # asyncpg leaves futures unread
+    await scenario
+
+
+# -- SQLAlchemy --------------------------------------------------------------------------------------------------------
+
+
+class SQLAlchemy(Column):
+    driver = ""
+
+    @property
+    def engine(self) -> Any:
+        return self._engine.pool.poolkit
+
+    async def open(self) -> None:
+        from sqlalchemy import create_engine, event, make_url
+
+        from poolkit_adapters.sqlalchemy import PoolkitPool
+
+        limits = {name: value for name, value in LIMITS.items() if name != "max_size"}
+        self._engine: Any = create_engine(
+            make_url(self._url()),
+            poolclass=PoolkitPool,
+            pool_size=SIZE,
+            max_overflow=0,
+            pool_timeout=PATIENCE,
+            **limits,
+        )
+        event.listen(self._engine, "connect", self.prepare)
+
+    def _url(self) -> str:
+        port = self.proxy.port
+        if self.server == "mysql":
+            return f"mysql+{self.driver}://root@127.0.0.1:{port}/app"
+        url: str = self.server_.sqlalchemy_url(self.driver)
+        return url.replace(f":{self.server_.port}/", f":{port}/")
+
+    async def take(self) -> Any:
+        from sqlalchemy import text
+
+        connection = self._engine.connect()
+        try:
+            connection.execute(text("select 1")).close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        lease.close()
+
+    async def close(self) -> None:
+        self._engine.dispose()
+
+
+class AsyncSQLAlchemy(SQLAlchemy):
+    world = "asyncio"
+
+    @property
+    def engine(self) -> Any:
+        return self._engine.pool.poolkit
+
+    async def open(self) -> None:
+        from sqlalchemy import event, make_url
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
+
+        limits = {name: value for name, value in LIMITS.items() if name != "max_size"}
+        self._engine = create_async_engine(
+            make_url(self._url()),
+            poolclass=AsyncPoolkitPool, pool_size=SIZE, max_overflow=0, pool_timeout=PATIENCE, **limits,
+        )  # fmt: skip
+        event.listen(self._engine.sync_engine, "connect", self.prepare)
+
+    async def take(self) -> Any:
+        from sqlalchemy import text
+
+        connection = await self._engine.connect()
+        try:
+            await connection.execute(text("select 1"))
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        await lease.close()
+
+    async def work(self, lease: Any) -> None:
+        from sqlalchemy import text
+
+        await lease.execute(text("select sleep(600)" if self.server == "mysql" else "select pg_sleep(600)"))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+_NO_CANCEL = {"cancel": "a thread cannot be cancelled"}
+
+
+def _sqlalchemy(driver: str, module: str, server: str, *, tasks: bool = False) -> type[Column]:
+    base = AsyncSQLAlchemy if tasks else SQLAlchemy
+    return type(base)(
+        f"SQLAlchemy_{driver}",
+        (base,),
+        {
+            "name": f"sqlalchemy-{driver}", "module": module, "driver": driver, "server": server,
+            "absent": {} if tasks else _NO_CANCEL, "unclosed": driver == "pg8000",
+        },
+    )  # fmt: skip
+
+
+# -- DB-API ------------------------------------------------------------------------------------------------------------
+
+
+class DBAPI(Column):
+    absent = _NO_CANCEL
+
+    @property
+    def engine(self) -> Any:
+        return self._database.poolkit
+
+    def _arguments(self) -> dict[str, Any]:
+        if self.server == "mysql":
+            return {**self.server_.arguments(), "port": self.proxy.port}
+        dsn = {**self.server_.dsn, "port": self.proxy.port}
+        if self.module == "pg8000.dbapi":
+            dsn["database"] = dsn.pop("dbname")
+        return dsn
+
+    async def open(self) -> None:
+        from poolkit_adapters.dbapi import PooledDatabase
+
+        self._database: Any = PooledDatabase(
+            importlib.import_module(self.module), connect_kwargs=self._arguments(), setup=self.prepare, **LIMITS
+        )
+
+    async def take(self) -> Any:
+        connection = self._database.connect(timeout=2 * CONNECT)
+        try:
+            cursor = connection.cursor()
+            cursor.execute("select 1")
+            cursor.fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        lease.close()
+
+    async def close(self) -> None:
+        self._database.close()
+
+
+def _dbapi(module: str, server: str) -> type[Column]:
+    own = {"name": f"dbapi-{module}", "module": module, "server": server, "unclosed": module == "pg8000.dbapi"}
+    return type(DBAPI)(f"DBAPI_{module}", (DBAPI,), own)
+
+
+# -- redis -------------------------------------------------------------------------------------------------------------
+
+
+class Redis(Column):
+    name = "redis"
+    module = "redis"
+    server = "redis"
+    absent = _NO_CANCEL | {
+        "reset": "nothing is asked when a connection comes back: a changed session is closed",
+        "prepare": "redis_connect_func is a part of redis-py's handshake, of the row connect",
+    }
+    tls = False
+
+    @property
+    def engine(self) -> Any:
+        return self._pool.poolkit
+
+    def _port(self) -> int:
+        port: int = self.server_.tls_port if self.tls else self.server_.port
+        return port
+
+    def _arguments(self) -> dict[str, Any]:
+        import redis.backoff
+
+        kind = importlib.import_module("redis" if self.world == "threads" else "redis.asyncio")
+        once = importlib.import_module(f"{kind.__name__}.retry").Retry(redis.backoff.NoBackoff(), 0)
+        # socket_timeout=None, as for those who block in BLPOP, and as redis-py before 8 has it
+        arguments: dict[str, Any] = {
+            "host": "127.0.0.1", "port": self.proxy.port, "socket_timeout": None, "socket_connect_timeout": CONNECT,
+            "retry": once,
+        }  # fmt: skip
+        if self.tls:
+            arguments |= {"connection_class": kind.SSLConnection, "ssl_cert_reqs": "none"}
+        return arguments
+
+    def _limits(self) -> dict[str, Any]:
+        return {name: value for name, value in LIMITS.items() if name != "connect_timeout"}
+
+    async def open(self) -> None:
+        from poolkit_adapters.redis import PoolkitConnectionPool
+
+        self._pool: Any = PoolkitConnectionPool(**self._arguments(), **self._limits())
+
+    async def take(self) -> Any:
+        connection = self._pool.get_connection()
+        try:
+            connection.send_command("PING", check_health=False)
+            connection.read_response()
+        except BaseException:
+            self._pool.release(connection)
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        self._pool.release(lease)
+
+    async def close(self) -> None:
+        self._pool.close()
+
+
+class AsyncRedis(Redis):
+    name = "redis-async"
+    world = "asyncio"
+    absent: ClassVar[dict[str, str]] = {name: Redis.absent[name] for name in ("reset", "prepare")}
+
+    async def open(self) -> None:
+        from poolkit_adapters.redis import AsyncPoolkitConnectionPool
+
+        self._pool = AsyncPoolkitConnectionPool(**self._arguments(), **self._limits())
+
+    async def take(self) -> Any:
+        connection = await self._pool.get_connection()
+        try:
+            await connection.send_command("PING", check_health=False)
+            await connection.read_response()
+        except BaseException:
+            await self._pool.release(connection)
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        await self._pool.release(lease)
+
+    async def work(self, lease: Any) -> None:
+        await lease.send_command("BLPOP", "nothing", 600, check_health=False)
+        await lease.read_response(disable_decoding=False)
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+
+
+class RedisTLS(Redis):
+    name = "redis-tls"
+    tls = True
+
+
+class AsyncRedisTLS(AsyncRedis):
+    name = "redis-tls-async"
+    tls = True
+
+
+# -- httpx -------------------------------------------------------------------------------------------------------------
+
+
+class HTTP(Column):
+    name = "httpx"
+    module = "httpx"
+    server = "http"
+    http2 = False
+    absent = _NO_CANCEL | {
+        "check": "HTTP has no question that asks for a sign of life; a look asks the peer nothing",
+        "reset": "a response that is given back unread costs its connection: nothing is waited for",
+        "prepare": "there is no hook for a new connection",
+    }
+
+    @property
+    def engine(self) -> Any:
+        return self._transport.poolkit
+
+    def _transport_of(self, kind: Any) -> Any:
+        limits = {name: value for name, value in LIMITS.items() if not name.startswith("check")}
+        verify = self.servers.tls.client_context() if self.server == "https" else True
+        return kind(verify=verify, http2=self.http2, **limits)
+
+    def _url(self, path: str = "/") -> str:
+        return f"{self.server}://127.0.0.1:{self.proxy.port}{path}"
+
+    async def open(self) -> None:
+        from poolkit_adapters.httpx import PoolkitTransport
+
+        self._transport: Any = self._transport_of(PoolkitTransport)
+        self._client: Any = httpx.Client(transport=self._transport, timeout=httpx.Timeout(None, read=CONNECT))
+
+    async def take(self) -> Any:
+        response = self._client.send(self._client.build_request("GET", self._url("/bytes?n=10")), stream=True)
+        response.read()
+        return response
+
+    async def give(self, lease: Any) -> None:
+        lease.close()
+
+    async def close(self) -> None:
+        self._client.close()
+
+
+class _Endless(httpx.AsyncByteStream):
+    """A body that fills every buffer on the way. No generator, which trio would miss when it is not closed."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return bytes(1 << 16)
+
+
+class AsyncHTTP(HTTP):
+    name = "httpx-asyncio"
+    world = "asyncio"
+    absent: ClassVar[dict[str, str]] = {name: HTTP.absent[name] for name in ("check", "reset", "prepare")}
+
+    async def open(self) -> None:
+        from poolkit_adapters.httpx import AsyncPoolkitTransport
+
+        self._transport = self._transport_of(AsyncPoolkitTransport)
+        self._client = httpx.AsyncClient(transport=self._transport, timeout=httpx.Timeout(None, read=CONNECT))
+
+    async def take(self) -> Any:
+        request = self._client.build_request("GET", self._url("/bytes?n=10"))
+        response = await self._client.send(request, stream=True)
+        await response.aread()
+        return response
+
+    async def give(self, lease: Any) -> None:
+        await lease.aclose()
+
+    async def work(self, lease: Any) -> None:
+        request = self._client.build_request("POST", self._url("/upload"), timeout=httpx.Timeout(None))
+        request.stream = _Endless()
+        del request.headers["Content-Length"]
+        length = ("Content-Length", str(1 << 40)) if self.http2 else ("Transfer-Encoding", "chunked")
+        request.headers[length[0]] = length[1]
+        await self._client.send(request)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _http(world: str, server: str, *, http2: bool = False) -> type[Column]:
+    base = HTTP if world == "threads" else AsyncHTTP
+    name = "-".join(["httpx", world, "h2" if http2 else server])
+    return type(base)(name.replace("-", "_"), (base,), {"name": name, "world": world, "server": server, "http2": http2})
+
+
+# -- psycopg -----------------------------------------------------------------------------------------------------------
+
+
+class Psycopg(Column):
+    name = "psycopg"
+    module = "psycopg"
+    absent = _NO_CANCEL
+
+    @property
+    def engine(self) -> Any:
+        return self._pool.poolkit
+
+    def _conninfo(self) -> str:
+        made = importlib.import_module("psycopg.conninfo").make_conninfo
+        return str(made(**{**self.server_.dsn, "port": self.proxy.port}))
+
+    @property
+    def _configure(self) -> Any:
+        return self.prepare
+
+    def _made(self, kind: Any) -> Any:
+        limits = {name: value for name, value in LIMITS.items() if name != "max_size"}
+        return kind(
+            self._conninfo(), configure=self._configure, min_size=0, max_size=SIZE, timeout=2 * CONNECT, open=False,
+            check_after_idle=0.0,
+            **{name: value for name, value in limits.items() if name != "check_after_idle"},
+        )  # fmt: skip
+
+    async def open(self) -> None:
+        from poolkit_adapters.psycopg import PoolkitConnectionPool
+
+        self._pool: Any = self._made(PoolkitConnectionPool)
+        self._pool.open()
+
+    async def take(self) -> Any:
+        connection = self._pool.getconn()
+        try:
+            connection.execute("select 1")
+        except BaseException:
+            self._pool.putconn(connection)
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        self._pool.putconn(lease)
+
+    async def close(self) -> None:
+        self._pool.close()
+
+
+class AsyncPsycopg(Psycopg):
+    name = "psycopg-async"
+    world = "asyncio"
+    absent: ClassVar[dict[str, str]] = {}
+
+    @property
+    def _configure(self) -> Any:
+        return self._prepare
+
+    async def _prepare(self, connection: Any) -> None:
+        if self.silent_when_new:
+            self.proxy.mode = "hold"
+        await connection.execute("select 1")
+        await connection.rollback()
+
+    async def open(self) -> None:
+        from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool
+
+        self._pool = self._made(AsyncPoolkitConnectionPool)
+        await self._pool.open()
+
+    async def take(self) -> Any:
+        connection = await self._pool.getconn()
+        try:
+            await connection.execute("select 1")
+        except BaseException:
+            await self._pool.putconn(connection)
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        await self._pool.putconn(lease)
+
+    async def work(self, lease: Any) -> None:
+        await lease.execute("select pg_sleep(600)")
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+COLUMNS: tuple[type[Column], ...] = (
+    _sqlalchemy("psycopg", "psycopg", "postgres"),
+    _sqlalchemy("psycopg2", "psycopg2", "postgres"),
+    _sqlalchemy("pg8000", "pg8000", "postgres"),
+    _sqlalchemy("pymysql", "pymysql", "mysql"),
+    _sqlalchemy("mysqlconnector", "mysql.connector", "mysql"),
+    _sqlalchemy("psycopg_async", "psycopg", "postgres", tasks=True),
+    _sqlalchemy("asyncpg", "asyncpg", "postgres", tasks=True),
+    _sqlalchemy("aiomysql", "aiomysql", "mysql", tasks=True),
+    _sqlalchemy("asyncmy", "asyncmy", "mysql", tasks=True),
+    _dbapi("psycopg", "postgres"),
+    _dbapi("psycopg2", "postgres"),
+    _dbapi("pg8000.dbapi", "postgres"),
+    _dbapi("pymysql", "mysql"),
+    _dbapi("mysql.connector", "mysql"),
+    Redis,
+    AsyncRedis,
+    RedisTLS,
+    AsyncRedisTLS,
+    *(_http(world, server) for world in ("threads", "asyncio", "trio") for server in ("http", "https")),
+    *(_http(world, "https", http2=True) for world in ("threads", "asyncio", "trio")),
+    Psycopg,
+    AsyncPsycopg,
+)
+
+NO_COLUMN = {
+    "sqlalchemy-pysqlite": "SQLite is a file: there is no peer that could be silent",
+    "sqlalchemy-aiosqlite": "as pysqlite; its thread ends with each call",
+    "dbapi-sqlite3": "as pysqlite",
+    "sqlalchemy-mysqldb": "mysqlclient is built from source, which not every machine can do; its C library bounds the "
+    "connect by connect_timeout, and its socket is reached through fileno()",
+}
+"""Drivers that are not in the table, with the reason."""

@@ -1,0 +1,201 @@
+"""The table: each operation of each driver ends, against a peer that takes everything and says nothing.
+
+While the peer is silent the operation ends, the place in the pool is free and no socket is left that the pool does not
+count. Then the peer answers everything that it has taken ("after ten minutes"), which must confuse nobody: both places
+serve again. No cell asserts how long anything took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
+from tests.adapters.bounds.columns import COLUMNS, NO_COLUMN, SIZE, Column, Servers, run
+from tests.adapters.sqlalchemy.servers import sockets_to
+from tests.support.waiting import PATIENCE
+
+pytestmark = pytest.mark.timeout(240)
+
+ROWS = {
+    "connect": "the peer accepts and says nothing",
+    "prepare": "it falls silent in what the application does with each new connection",
+    "check": "the question to an idle connection is not answered, and no other one can be opened",
+    "reset": "a connection comes back in a transaction",
+    "close": "idle connections are ended in the background",
+    "cancel": "a caller is cancelled in the middle of its work",
+}
+CELLS = [(row, column) for column in COLUMNS for row in ROWS if row not in column.absent]
+
+
+@pytest.fixture(scope="module")
+def servers(
+    _postgres: PostgresServer,
+    _redis_server: RedisServer,
+    _http_server: HTTPServer,
+    _https_server: HTTPServer,
+    certificates: Certificates,
+) -> Iterator[Servers]:
+    servers = Servers(
+        _postgres.start(), _redis_server.start(), _http_server.start(), _https_server.start(), certificates
+    )
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture
+def column(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Column]:
+    kind: type[Column] = request.param
+    try:
+        importlib.import_module(kind.module)
+    except ImportError:
+        pytest.skip(f"{kind.module} is not installed")
+    made = kind(servers)
+    yield made
+    made.proxy.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
+    """SQLAlchemy logs failed closes with their traceback, in which pytest would keep the socket open."""
+    caplog.set_level("CRITICAL", logger="sqlalchemy")
+
+
+async def until(column: Column, condition: Any, what: str) -> None:
+    """Wait in the column's world."""
+    for _ in range(int(PATIENCE / 0.01)):
+        if condition():
+            return
+        await column.pause()
+    raise AssertionError(f"waited in vain until {what}: {column.engine.explain()}")
+
+
+async def serve(column: Column) -> None:
+    """All places give connections that work, soon; a busy machine may miss a limit as short as these."""
+    for _ in range(20):
+        leases: list[Any] = []
+        with contextlib.suppress(Exception):
+            while len(leases) < SIZE:
+                leases.append(await column.take())
+        for lease in leases:
+            await column.give(lease)
+        if len(leases) == SIZE:
+            return
+    raise AssertionError(f"not all places serve: {column.engine.explain()}")
+
+
+async def places_are_free(column: Column) -> None:
+    """While the peer says nothing: nobody holds a place, and there is no socket that the pool does not count."""
+
+    def free() -> bool:
+        stats = column.engine.stats()
+        return bool(stats.size == stats.idle)
+
+    await until(column, free, "no place is taken")
+    if sys.platform == "linux":
+        port = column.proxy.port
+        await until(column, lambda: sockets_to(port) <= column.engine.stats().size, "no socket is left")
+
+
+async def in_silence(column: Column, row: str) -> None:
+    """The operation ends, however."""
+    if row == "connect":
+        column.proxy.mode = "hold"
+        with pytest.raises(Exception):  # noqa: B017  each driver has its own; which one is tested elsewhere
+            await column.take()
+    elif row == "prepare":
+        column.silent_when_new = True
+        with pytest.raises(Exception):  # noqa: B017
+            await column.take()
+        column.silent_when_new = False
+    elif row == "check":
+        await serve(column)
+        column.proxy.mode = "hold"
+        with pytest.raises(Exception):  # noqa: B017  neither an old connection nor a new one can be had
+            await column.take()
+    elif row == "reset":
+        lease = await column.take()
+        column.proxy.mode = "hold"
+        with contextlib.suppress(Exception):
+            await column.give(lease)
+    elif row == "close":
+        await serve(column)
+        column.proxy.mode = "hold"
+        column.engine.clear()
+    else:
+        await serve(column)
+        await cancelled(column)
+
+
+async def cancelled(column: Column) -> None:
+    """A caller that is cancelled in mid-work; what it does with its connection belongs to the operation."""
+
+    async def work() -> None:
+        lease = await column.take()
+        try:
+            await column.work(lease)
+        finally:
+            await column.give(lease)
+
+    async def silence() -> None:
+        await until(column, lambda: column.engine.stats().size > column.engine.stats().idle, "the work has begun")
+        for _ in range(20):
+            await column.pause()
+        column.proxy.mode = "hold"
+        for _ in range(20):
+            await column.pause()
+
+    if column.world == "asyncio":
+        task = asyncio.ensure_future(work())
+        await silence()
+        assert not task.done(), task
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=PATIENCE)
+        assert done, "the cancelled task does not end"
+        with contextlib.suppress(BaseException):
+            task.result()
+        return
+    trio = importlib.import_module("trio")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        await silence()
+        nursery.cancel_scope.cancel()
+
+
+async def scenario(column: Column, row: str) -> None:
+    await column.open()
+    try:
+        if row not in ("connect", "prepare"):
+            await serve(column)
+        await in_silence(column, row)
+        await places_are_free(column)
+        column.proxy.mode = "pass"
+        await serve(column)
+    finally:
+        column.proxy.mode = "pass"
+        await column.close()
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), CELLS, indirect=["column"], ids=[f"{kind.name}-{row}" for row, kind in CELLS]
+)
+def test_it_ends_and_its_place_is_free(row: str, column: Column) -> None:
+    with warnings.catch_warnings():
+        if column.unclosed:
+            warnings.simplefilter("ignore", ResourceWarning)
+        run(column.world, scenario(column, row))
+
+
+def test_each_cell_is_tried_or_has_a_reason() -> None:
+    for column in COLUMNS:
+        assert set(column.absent) <= set(ROWS), column.name
+        assert all(column.absent.values()), column.name
+    assert len({column.name for column in COLUMNS}) == len(COLUMNS)
+    assert not {column.name for column in COLUMNS} & set(NO_COLUMN)

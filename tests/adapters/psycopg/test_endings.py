@@ -1,0 +1,208 @@
+"""A connection is given up in the middle of a statement: it keeps its place until the server has ended the session."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import contextlib
+import gc
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from poolkit import Budget
+from tests.faults.proxy import FaultProxy
+from tests.support.waiting import PATIENCE
+
+from .support import Admin, Twin, do, pid
+
+SLEEP = b"select pg_sleep(3600)"
+
+
+@pytest.fixture
+def proxy(fault_proxy: Callable[[str, int], FaultProxy], twin: Twin) -> FaultProxy:
+    return fault_proxy(twin.postgres.host, twin.postgres.port)
+
+
+@pytest.fixture
+def make(twin: Twin, proxy: FaultProxy, admin: Admin, application: str) -> Iterator[Callable[..., Any]]:
+    """A pool for one connection, behind a proxy that swallows cancel requests when it is told to."""
+
+    def make(**settings: Any) -> Any:
+        conninfo = make_conninfo(twin.postgres.url, port=proxy.port, application_name=application)
+        return twin.pool(conninfo, min_size=0, max_size=1, kwargs={"autocommit": True}, **settings)
+
+    yield make
+    admin.kill(*admin.sessions(application))
+
+
+async def cancelled(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
+    """The caller is cancelled (async) or interrupted with Ctrl-C (sync) in the middle of its statement."""
+    if twin.asynchronous:
+
+        async def work() -> None:
+            async with pool.connection() as connection:
+                await connection.execute(SLEEP)
+
+        task = asyncio.ensure_future(work())
+        await twin.until(started)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return
+
+    def interrupt() -> None:
+        while not started():
+            pass
+        _thread.interrupt_main()
+
+    asyncios = signal.signal(signal.SIGINT, signal.default_int_handler)  # which cancels the task of the test
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), pool.connection() as connection:
+            connection.execute(SLEEP)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, asyncios)
+
+
+async def returned(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
+    connection = await do(pool.getconn())
+    connection.pgconn.send_query(SLEEP)
+    await twin.until(started)
+    await do(pool.putconn(connection))
+
+
+async def dropped(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
+    connection = await do(pool.getconn())
+    connection.pgconn.send_query(SLEEP)
+    await twin.until(started)
+    with pytest.warns(ResourceWarning):
+        del connection
+        gc.collect()
+        await twin.pause(0)
+        pool.poolkit.stats()
+        pool.poolkit.resume()
+
+
+async def cut(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
+    """The pool's right to have connections is taken from it."""
+    connection = await do(pool.getconn())
+    connection.pgconn.send_query(SLEEP)
+    await twin.until(started)
+    assert pool.poolkit._cut() == 1
+    await do(pool.putconn(connection))
+
+
+WAYS = [cancelled, returned, dropped, cut]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_place_is_free_when_the_server_has_ended_the_session(
+    way: Callable[..., Any], twin: Twin, make: Callable[..., Any], proxy: FaultProxy, admin: Admin, application: str
+) -> None:
+    budget = {"budget": Budget(1)} if way is cut else {}
+    pool = make(check_timeout=PATIENCE, timeout=2 * PATIENCE, **budget)
+    await do(pool.open())
+
+    def active() -> bool:
+        running = bool(admin.sessions(application, active=True))
+        proxy.swallow = running
+        return running
+
+    await way(pool, twin, active)
+    await twin.until(lambda: proxy.swallowed and pool.poolkit.stats().closing == 1)
+    (old,) = admin.sessions(application, active=True)
+    with pytest.raises(psycopg.errors.OperationalError):  # no place
+        await do(pool.getconn(timeout=0))
+    assert pool.poolkit.stats().size == 1
+    proxy.swallow = False
+    admin.kill(old)
+    connection = await do(pool.getconn())
+    assert pid(connection) != old
+    assert admin.sessions(application) == {pid(connection)}
+    await do(pool.putconn(connection))
+    pool.poolkit.check_books()
+    await do(pool.close())
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_server_that_does_not_end_the_session_keeps_the_place_for_check_timeout(
+    way: Callable[..., Any], twin: Twin, make: Callable[..., Any], proxy: FaultProxy, admin: Admin, application: str
+) -> None:
+    pool = make(check_timeout=0.05, timeout=PATIENCE)
+    await do(pool.open())
+
+    def active() -> bool:
+        running = bool(admin.sessions(application, active=True))
+        proxy.swallow = running
+        return running
+
+    await way(pool, twin, active)
+    await twin.until(lambda: proxy.swallowed)
+    (old,) = admin.sessions(application, active=True)
+    proxy.swallow = False
+    connection = await do(pool.getconn())
+    assert admin.sessions(application) == {old, pid(connection)}
+    await do(pool.putconn(connection))
+    await do(pool.close())
+
+
+async def test_a_server_that_hears_the_request_ends_the_session_and_the_place_is_free(
+    twin: Twin, make: Callable[..., Any], admin: Admin, application: str
+) -> None:
+    pool = make(check_timeout=PATIENCE, timeout=2 * PATIENCE)
+    await do(pool.open())
+    await returned(pool, twin, lambda: bool(admin.sessions(application, active=True)))
+    connection = await do(pool.getconn())
+    assert admin.sessions(application) == {pid(connection)}, "the old session has ended"
+    await do(pool.putconn(connection))
+    await do(pool.close())
+
+
+async def test_a_new_connection_given_up_in_its_configure_keeps_its_place(
+    twin: Twin, make: Callable[..., Any], proxy: FaultProxy, admin: Admin, application: str
+) -> None:
+    given_up = []
+
+    async def configure(connection: Any) -> None:
+        if given_up:
+            return
+        given_up.append(pid(connection))
+        connection.pgconn.send_query(SLEEP)
+        connection.pgconn.flush()
+        proxy.swallow = True
+
+    pool = make(check_timeout=PATIENCE, timeout=2 * PATIENCE, configure=twin.callback(configure))
+    await do(pool.open())
+    with contextlib.suppress(psycopg.OperationalError):
+        await do(pool.getconn(timeout=0))
+    await twin.until(lambda: proxy.swallowed and pool.poolkit.stats().closing == 1)
+    assert pool.poolkit.stats().size == 1
+    proxy.swallow = False
+    admin.kill(*given_up)
+    connection = await do(pool.getconn())
+    assert admin.sessions(application) == {pid(connection)}
+    await do(pool.putconn(connection))
+    await do(pool.close())
+
+
+async def test_a_cancelled_statement_leaves_no_second_descriptor(
+    twin: Twin, make: Callable[..., Any], admin: Admin, application: str
+) -> None:
+    pool = make()
+    await do(pool.open())
+    await cancelled(pool, twin, lambda: bool(admin.sessions(application, active=True)))
+    (old,) = admin.sessions(application)
+    connection = await do(pool.getconn())
+    assert pid(connection) == old, "the connection is sound"
+    ending = connection._poolkit_session.ending
+    assert (ending.at_work, ending._fd) == (False, -1)
+    await do(pool.putconn(connection))
+    await do(pool.close())
