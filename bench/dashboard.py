@@ -23,7 +23,12 @@ def pairs(pool: Pool[FakeConnection], seconds: float, look: Callable[[], object]
     """CPU seconds of the process for one pair."""
     worker = None
     if look is not None:
-        worker = threading.Thread(target=lambda: (time.sleep(seconds / 2), look()))
+
+        def look_once(look: Callable[[], object] = look) -> None:
+            time.sleep(seconds / 2)
+            look()
+
+        worker = threading.Thread(target=look_once)
     end = time.perf_counter() + seconds
     done = 0
     began = time.process_time()

@@ -18,6 +18,7 @@ from poolkit.testing.servers import (
     RedisServer,
 )
 from tests.faults.proxy import FaultProxy
+from tests.support.collector import without_collector
 
 logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
 
@@ -37,6 +38,13 @@ if sys.version_info < (3, 11):
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Tests marked ``anyio`` run on both; a driver that knows asyncio alone overrides this fixture."""
     return str(request.param)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """The garbage collector does not run during the test."""
+    with without_collector():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,9 @@ from bench.async_peers import ASYNC_PEERS
 from bench.peers import PEERS, Sizes
 from poolkit import Pool, PoolConfig
 from poolkit.cluster import Cluster
-from poolkit.runtimes.threads import ThreadRuntime
 from poolkit.testing import FakeConnector
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from tests.support.in_turn import OneThread
 from tests.support.instructions import instructions
 
 ENGINE = {
@@ -88,26 +88,6 @@ def test_the_engines_own_paths_have_not_become_longer() -> None:
     found = cycle("poolkit"), cycle("poolkit lease()"), async_cycle("poolkit")
     bounds = ENGINE[sys.version_info[:2]]
     assert all(one <= bound + MARGIN for one, bound in zip(found, bounds, strict=True)), f"{found}, bounds {bounds}"
-
-
-class Served:
-    """Where a caller sleeps whom the connection of another serves at once: what is counted is the pool's work alone."""
-
-    def __init__(self, give: Callable[[], None]) -> None:
-        self.wake = lambda: None
-        self._give = give
-
-    def wait(self, timeout: float | None) -> None:
-        self._give()
-
-
-class OneThread(ThreadRuntime):
-    """Callers who wait one after the other, in this thread."""
-
-    give: Callable[[], None] | None = None
-
-    def parker(self) -> Any:
-        return super().parker() if self.give is None else Served(self.give)
 
 
 @pytest.mark.skipif(sys.version_info[:2] not in HANDED, reason="nothing was counted on this Python")

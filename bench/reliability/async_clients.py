@@ -27,11 +27,9 @@ class AsyncClient:
         """One request. The reply, which must be ``key``."""
         raise NotImplementedError
 
-    @contextlib.asynccontextmanager
-    async def hold(self) -> AsyncIterator[None]:
+    def hold(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Keep one connection, which has just answered, for the length of the block."""
         raise NotImplementedError
-        yield
 
     async def close(self) -> None:
         """Close the pool."""
@@ -125,7 +123,8 @@ class AsyncRedis(AsyncClient):
 
         from poolkit_adapters.redis import AsyncPoolkitConnectionPool
 
-        self._pool: Any = (AsyncPoolkitConnectionPool if ours else redis.asyncio.BlockingConnectionPool)(
+        kind: Any = AsyncPoolkitConnectionPool if ours else redis.asyncio.BlockingConnectionPool
+        self._pool = kind(
             host=host,
             port=port,
             max_connections=size,

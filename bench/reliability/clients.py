@@ -53,11 +53,9 @@ class SyncClient:
         """One request. The reply, which must be ``key``."""
         raise NotImplementedError
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> contextlib.AbstractContextManager[None]:
         """Keep one connection, which has just answered, for the length of the block."""
         raise NotImplementedError
-        yield
 
     def close(self) -> None:
         """Close the pool."""
@@ -147,7 +145,8 @@ class Redis(SyncClient):
 
         from poolkit_adapters.redis import PoolkitConnectionPool
 
-        self._pool: Any = (PoolkitConnectionPool if ours else redis.BlockingConnectionPool)(
+        kind: Any = PoolkitConnectionPool if ours else redis.BlockingConnectionPool
+        self._pool = kind(
             host=host,
             port=port,
             max_connections=size,

@@ -115,7 +115,8 @@ class Load:
 
     async def _tasks(self) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        client: Any = self.kind()
+        kind: Any = self.kind
+        client = kind()
         await client.open(**self._made)
         self._ready.set()
         await asyncio.gather(*(self._acall(client, n) for n in range(self.callers)))

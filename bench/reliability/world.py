@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ class World:
             for one in server.connections:
                 for stream in list(one.waiting):
                     one.answer(stream)
-            server._loop.call_later(0.005, answer_soon)
+            asyncio.get_running_loop().call_later(0.005, answer_soon)
 
         server.call(answer_soon)
         return server

@@ -56,7 +56,7 @@ class Users:
             self._run(self.pool.open())
         else:
             self.pool = PoolkitConnectionPool(url, open=True, **settings)
-        self.engine = self.pool._engine
+        self.engine = self.pool.poolkit
 
     def _run(self, work: Awaitable[Any]) -> Any:
         assert self._loop is not None
@@ -217,7 +217,7 @@ def test_redis_with_all_its_clients_makes_the_pool_smaller() -> None:
 
         with ThreadPoolExecutor(12) as threads:
             answers = list(threads.map(work, range(100)))
-        stats = pool._engine.stats()
+        stats = pool.poolkit.stats()
         assert set(answers) == {"ok", "refused"}
         assert answers.count("refused") < 30
         assert stats.limit is not None

@@ -342,7 +342,7 @@ def test_every_cluster_takes_its_settings_and_its_pools_as_keywords(kind: Any) -
     args = (URL, ["127.0.0.1:1"]) if sqlalchemy else (["127.0.0.1:1"],)
     made = kind(*args, wait_for_node=5, eject_after=4, max_size=10, **quiet)
     cluster = getattr(made, "cluster", made)
-    assert (cluster._config.wait_for_node, cluster._config.eject_after) == (5, 4)
+    assert (cluster.config.wait_for_node, cluster.config.eject_after) == (5, 4)
     node = cluster.stats().nodes[0].name
     assert cluster.pool(node).poolkit.describe()["max_size"] == Setting(10, "keyword")
     for wrong, right in (("wait_for_nod", "wait_for_node"), ("max_szie", "max_size"), ("eject_aftr", "eject_after")):

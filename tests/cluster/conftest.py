@@ -11,6 +11,17 @@ import pytest
 from poolkit.testing.servers import PostgresServer, RedisServer
 
 
+@pytest.fixture(params=["threads", "asyncio", "trio"])
+def flavour(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(flavour: str) -> str:
+    """Scenarios on threads are coroutines too: asyncio runs them."""
+    return "trio" if flavour == "trio" else "asyncio"
+
+
 @pytest.fixture(scope="session")
 def _postgres_four() -> Iterator[list[PostgresServer]]:
     servers = [PostgresServer(dbname="shop", max_connections=40) for _ in range(4)]

@@ -29,7 +29,7 @@ from poolkit.cluster import (
     NoNodeAvailable,
 )
 from poolkit.testing import AsyncFakeConnector, FakeConnector
-from tests.shells.kit import PATIENCE
+from tests.support.waiting import PATIENCE, until_async
 
 
 class Rig:
@@ -66,10 +66,7 @@ class Rig:
         await self.call(lease.close, **kwargs)
 
     async def until(self, condition: Callable[[], object], what: str = "it happens") -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, f"waited in vain until {what}: {self.cluster.explain()}"
-            await anyio.sleep(0.002)
+        await until_async(condition, what, self.cluster.explain)
 
     def down(self, name: str) -> None:
         """The node refuses connections; those that stand are dead."""
@@ -96,16 +93,6 @@ class Rig:
         await self.call(self.cluster.close)
         if error is None:
             assert not any(node.leases for node in self.cluster.stats().nodes)
-
-
-@pytest.fixture(params=["threads", "asyncio", "trio"])
-def flavour(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def anyio_backend(flavour: str) -> str:
-    return "trio" if flavour == "trio" else "asyncio"
 
 
 pytestmark = pytest.mark.anyio

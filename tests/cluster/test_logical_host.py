@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import ssl
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from poolkit_adapters.httpx import (
     NoServerAvailable,
     PoolkitClusterTransport,
 )
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 QUICK = ClusterConfig(eject_for=0.1, eject_max=0.2, slow_start=0, balance="round_robin")
@@ -40,16 +39,6 @@ def _three() -> Iterator[list[HTTPServer]]:
 def three(_three: list[HTTPServer]) -> list[HTTPServer]:
     """Three running HTTP servers; a test may kill them."""
     return [server.start() for server in _three]
-
-
-@pytest.fixture(params=["threads", "asyncio", "trio"])
-def flavour(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def anyio_backend(flavour: str) -> str:
-    return "trio" if flavour == "trio" else "asyncio"
 
 
 class Host:
@@ -71,10 +60,7 @@ class Host:
         return response
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, self.transport.cluster.explain()
-            await anyio.sleep(0.005)
+        await until_async(condition, tell=lambda: self.transport.cluster.explain())
 
     async def __aenter__(self) -> Host:
         return self

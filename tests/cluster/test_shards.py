@@ -79,16 +79,6 @@ class Rig:
             await result
 
 
-@pytest.fixture(params=["threads", "asyncio", "trio"])
-def flavour(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def anyio_backend(flavour: str) -> str:
-    return "trio" if flavour == "trio" else "asyncio"
-
-
 @pytest.mark.anyio
 async def test_a_scattered_function_gets_each_shard_its_own_keys(flavour: str) -> None:
     """Answers in the order of the shards; without keys every shard is asked."""

@@ -10,15 +10,12 @@ import asyncio
 import contextlib
 import socket
 import struct
-import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from poolkit.testing.servers import free_port
+from tests.support.loops import LoopThread
 
 __all__ = ("FaultProxy", "Mode")
-
-T = TypeVar("T")
 
 Mode = Literal["pass", "silent", "hold", "mute", "refuse"]
 """pass: relay.  silent: accept and take bytes, pass nothing on in either direction (half-open peer, dropped
@@ -77,26 +74,23 @@ class FaultProxy:
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+        self._loop = LoopThread("fault-proxy")
 
     # Use.
 
     def start(self) -> FaultProxy:
         """Listen; ``port`` is then known and stays the same."""
         self.port = free_port()
-        self._thread.start()
-        self._run(self._listen())
+        self._loop.start()
+        self._loop.run(self._listen())
         return self
 
     def stop(self) -> None:
         """Close everything and end the thread."""
-        if self._loop.is_closed():
+        if self._loop.stopped:
             return
-        self._run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loop.run(self._close())
+        self._loop.stop()
 
     @property
     def open(self) -> int:
@@ -117,9 +111,9 @@ class FaultProxy:
     def mode(self, mode: Mode) -> None:
         before, self._mode = self._mode, mode
         if mode == "refuse" and before != "refuse":
-            self._run(self._unlisten())
+            self._loop.run(self._unlisten())
         elif before == "refuse" and mode != "refuse":
-            self._run(self._listen())
+            self._loop.run(self._listen())
 
     @property
     def reply_limit(self) -> int | None:
@@ -132,7 +126,7 @@ class FaultProxy:
             self._replied.clear()
             self._reply_limit = limit
 
-        self._call(change)
+        self._loop.call(change)
 
     def cut(self) -> int:
         """Close all connections in good order (FIN); return how many. New ones are accepted."""
@@ -163,15 +157,6 @@ class FaultProxy:
 
     # How it is done.
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def _call(self, work: Callable[[], T]) -> T:
-        async def call() -> T:
-            return work()
-
-        return self._run(call())
-
     def _end_all(self, *, reset: bool = False, gone: Literal["", "silent", "reset"] = "") -> int:
         async def end() -> int:
             links = list(self._links)
@@ -183,7 +168,7 @@ class FaultProxy:
             await asyncio.sleep(0.005)
             return len(links)
 
-        return self._run(end())
+        return self._loop.run(end())
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, self.host, self.port, backlog=512)
@@ -202,7 +187,7 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._serve(reader, writer))
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -222,8 +207,8 @@ class FaultProxy:
                 await asyncio.sleep(0.01)
             target_reader, link.target = await asyncio.open_connection(*self.target)
             ways = [
-                self._loop.create_task(self._copy(link, reader, link.target, replies=False)),
-                self._loop.create_task(self._copy(link, target_reader, writer, replies=True)),
+                asyncio.create_task(self._copy(link, reader, link.target, replies=False)),
+                asyncio.create_task(self._copy(link, target_reader, writer, replies=True)),
             ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         except OSError:

@@ -79,7 +79,7 @@ class Stage:
         await self.pool.close()
         await self.quiet()
         self.pool.check_books()
-        assert not self.pool._core.entries
+        assert self.pool.stats().size == 0
         assert self.connector.live == 0
 
 

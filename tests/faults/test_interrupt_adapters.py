@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sqlite3
-import warnings
 from pathlib import Path
+
+import pytest
 
 import poolkit
 import poolkit_adapters
@@ -17,32 +17,27 @@ SIZE = 2
 ROOTS = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (poolkit, poolkit_adapters))
 
 
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that the interrupted have dropped
 def test_pooled_database(tmp_path: Path) -> None:
-    gc.collect()
-    gc.disable()  # what is dropped goes at once; the collector would come at another bytecode each time
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # connections that the interrupted have dropped
-            with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
-                database.poolkit._core.vigil = 0.002  # seconds between audits, else 1
+    with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
+        database.poolkit._core.vigil = 0.002  # seconds between audits, else 1
 
-                def act() -> None:
-                    with database.connect() as connection:
-                        connection.execute("select 1").fetchone()
+        def act() -> None:
+            with database.connect() as connection:
+                connection.execute("select 1").fetchone()
 
-                act()
-                at, place = 0, None
-                while at == 0 or place is not None:
-                    at += 1
-                    place = interrupted_at(at, act, roots=ROOTS)
-                    try:
-                        held = [database.connect() for _ in range(SIZE)]
-                        for number, connection in enumerate(held):
-                            assert connection.execute("select ?", (number,)).fetchone() == (number,)
-                            connection.close()
-                    except BaseException as error:
-                        raise AssertionError(f"bytecode {at}, {place_of(place)}: {error!r}") from error
-                assert at > 200
-                database.poolkit.check_books()
-    finally:
-        gc.enable()
+        act()
+        at, place = 0, None
+        while at == 0 or place is not None:
+            at += 1
+            place = interrupted_at(at, act, roots=ROOTS)
+            try:
+                held = [database.connect() for _ in range(SIZE)]
+                for number, connection in enumerate(held):
+                    assert connection.execute("select ?", (number,)).fetchone() == (number,)
+                    connection.close()
+            except BaseException as error:
+                raise AssertionError(f"bytecode {at}, {place_of(place)}: {error!r}") from error
+        assert at > 200
+        database.poolkit.check_books()

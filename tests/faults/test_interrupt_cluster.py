@@ -7,10 +7,8 @@ above, in two scenes.
 
 from __future__ import annotations
 
-import gc
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
@@ -31,7 +29,11 @@ SOON = 3.0
 CLUSTER = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (poolkit.cluster, poolkit.policies))
 ENGINE = (os.path.dirname(poolkit.__file__) + os.sep,)
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("no_collector"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # leases that interrupted callers have dropped
+]
 
 
 class Stage:
@@ -92,17 +94,6 @@ class Stage:
             self.cluster.close()
             self.runtime.run_jobs()
             assert not any(node.leases for node in self.cluster.stats().nodes)
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """What is dropped goes at once; the collector would only come at another bytecode each time."""
-    gc.collect()
-    gc.disable()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # leases that interrupted callers have dropped
-        yield
-    gc.enable()
 
 
 def in_the_tail_of_acquire(place: tuple[CodeType, int]) -> bool:

@@ -6,10 +6,9 @@ interrupted step is made good within three seconds, while somebody wants a conne
 
 from __future__ import annotations
 
-import gc
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
@@ -23,7 +22,11 @@ from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime
 from tests.faults.interrupts import interrupted_at, opcode_at, place_of, spared
 
-pytestmark = pytest.mark.timeout(180)  # thousands of interrupts each
+pytestmark = [
+    pytest.mark.timeout(180),  # thousands of interrupts each
+    pytest.mark.usefixtures("no_collector"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # leases that interrupted callers have dropped
+]
 
 SIZE = 3
 SOON = 3.0
@@ -83,18 +86,7 @@ class Stage:
             assert self.connector.max_live <= SIZE + self.connector.strays  # type: ignore[attr-defined]
             self.pool.close()
             self.runtime.run_jobs()
-            assert not self.pool._core.entries
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """What is dropped goes at once; the collector would only come at another bytecode each time."""
-    gc.collect()
-    gc.disable()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # leases that interrupted callers have dropped
-        yield
-    gc.enable()
+            assert self.pool.stats().size == 0
 
 
 def in_the_tail_of_acquire(place: tuple[CodeType, int]) -> bool:

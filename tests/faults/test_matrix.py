@@ -138,10 +138,10 @@ def threaded(faults: Combination) -> None:
         pool.acquire()
     heal(connector)
     deadline = time.monotonic() + GRACE
-    while pool._core.entries and time.monotonic() < deadline:
+    while pool.stats().size and time.monotonic() < deadline:
         time.sleep(0.0005)
     pool.check_books()
-    assert not pool._core.entries
+    assert pool.stats().size == 0
     assert connector.live == 0
     assert connector.max_live <= SIZE
 
@@ -187,10 +187,10 @@ async def looped(faults: Combination) -> None:
         await pool.acquire()
     heal(connector)
     with anyio.move_on_after(GRACE):
-        while pool._core.entries:
+        while pool.stats().size:
             await anyio.sleep(0.0005)
     pool.check_books()
-    assert not pool._core.entries
+    assert pool.stats().size == 0
     assert connector.live == 0
     assert connector.max_live <= SIZE
 

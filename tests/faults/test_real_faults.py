@@ -23,6 +23,7 @@ from bench.reliability.world import World, proxy, wait_until, world
 from poolkit import BackoffConfig, BreakerConfig
 from poolkit.testing.servers import free_port
 from tests.faults.proxy import FaultProxy
+from tests.support.loops import LoopThread
 
 pytestmark = pytest.mark.slow
 
@@ -49,14 +50,13 @@ class Users:
     def __init__(self, adapter: str, front: FaultProxy, **settings: Any) -> None:
         self.size = settings.setdefault("size", 10)
         made = {"ours": True, "host": front.host, "port": front.port, "name": f"test-{adapter}", **settings}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: LoopThread | None = None
         kind = ADAPTERS[adapter]
         if issubclass(kind, SyncClient):
             self.client: Any = kind(**made)
         else:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="users", daemon=True)
-            self._thread.start()
+            self._loop = LoopThread("users")
+            self._loop.start()
             self.client = kind()
             self._run(self.client.open(**made))
 
@@ -85,13 +85,11 @@ class Users:
             self.client.close()
             return
         self._run(self.client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loop.stop()
 
     def _run(self, work: Any) -> Any:
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return self._loop.run(work)
 
     def _ask(self, key: str) -> str:
         try:

@@ -7,7 +7,6 @@ just as tasks do; what a scenario says of ``Pool`` it says of ``AsyncPool``.
 from __future__ import annotations
 
 import itertools
-import time
 import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -20,7 +19,7 @@ import pytest
 
 from poolkit import AsyncLease, AsyncPool, Lease, Pool, PoolConfigWarning, PoolStats
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until_async
 
 AnyLease = Lease[FakeConnection] | AsyncLease[FakeConnection]
 AnyPool = Pool[FakeConnection] | AsyncPool[FakeConnection]
@@ -118,10 +117,7 @@ class Rig:
 
     async def until(self, condition: Callable[[], object], what: str = "it happens") -> None:
         """Wait for something that must happen soon."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, f"waited in vain until {what}: {self.pool.stats()}"
-            await anyio.sleep(0.001)
+        await until_async(condition, what, self.pool.stats)
 
     async def queued(self, count: int) -> None:
         """Until ``count`` callers wait."""

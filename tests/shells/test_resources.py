@@ -23,9 +23,10 @@ import pytest
 
 from poolkit import AcquireTimeout, AsyncConnector, AsyncPool, Budget, ConnectFailed, Connector, Pool
 from poolkit.cluster import AsyncCluster
-from poolkit.runtimes import ThreadRuntime, threads
+from poolkit.runtimes import threads
 from poolkit.runtimes.asyncio_ import AsyncioRuntime
 from poolkit.testing import ManualClock
+from tests.support.in_turn import OneThread
 
 pytestmark = pytest.mark.timeout(180)  # a few seconds of CPU for each test, on a machine with other work
 
@@ -367,26 +368,6 @@ def test_a_later_time_from_another_thread_does_not_replace_an_earlier_one() -> N
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------
-
-
-class Served:
-    """Where a caller sleeps whom another one serves at once, in the same thread."""
-
-    def __init__(self, give: Callable[[], None]) -> None:
-        self.wake = lambda: None
-        self._give = give
-
-    def wait(self, timeout: float | None) -> None:
-        self._give()
-
-
-class OneThread(ThreadRuntime):
-    """Callers who wait one after the other, in this thread; housekeeping as ever."""
-
-    give: Callable[[], None] | None = None
-
-    def parker(self) -> Any:
-        return super().parker() if self.give is None else Served(self.give)
 
 
 class Simple(Connector[Any]):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-import threading
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from poolkit.testing.servers import free_port
+from tests.support.loops import LoopThread
 
 __all__ = ("HTTPProxy", "SOCKSProxy")
 
@@ -27,25 +27,22 @@ class _Proxy:
         self.targets: list[tuple[str, int]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []  # of both sides: a task cancelled before it began closes none
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="test-proxy", daemon=True)
+        self._loop = LoopThread("test-proxy")
 
     @property
     def url(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
 
     def __enter__(self) -> _Proxy:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._loop.start()
+        self._loop.run(self._listen())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loop.run(self._close())
+        self._loop.stop()
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, self.host, self.port)
@@ -61,7 +58,7 @@ class _Proxy:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
-        task = self._loop.create_task(self._serve(reader, writer))
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -91,8 +88,8 @@ class _Proxy:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
         ways = [
-            self._loop.create_task(_copy(client[0], server[1])),
-            self._loop.create_task(_copy(server[0], client[1])),
+            asyncio.create_task(_copy(client[0], server[1])),
+            asyncio.create_task(_copy(server[0], client[1])),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +123,7 @@ class HTTPProxy(_Proxy):
                 parts = urlsplit(target)
                 if server is None or back is None:
                     server = await self._dial(parts.hostname or "", parts.port or 80)
-                    back = self._loop.create_task(_copy_then_close(server[0], writer))
+                    back = asyncio.create_task(_copy_then_close(server[0], writer))
                 path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
                 server[1].write(f"{method} {path} {version}\r\n{rest}".encode("latin-1"))
                 length = [line for line in rest.lower().split("\r\n") if line.startswith("content-length:")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from typing import Any
 
 import h2.config
@@ -14,6 +13,7 @@ import h2.settings
 import h2.stream
 
 from poolkit.testing.servers import Certificates
+from tests.support.loops import LoopThread
 
 
 class H2Server:
@@ -32,32 +32,27 @@ class H2Server:
         self.goodbyes = 0
         self._context = certificates.server_context()
         self._context.set_alpn_protocols(["h2"])
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="h2server", daemon=True)
+        self._loop = LoopThread("h2server")
 
     def __enter__(self) -> H2Server:
-        self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._loop_start(), self._loop).result(10)
+        self._loop.start()
+        self._server = self._loop.run(self._loop_start())
         self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def _loop_start(self) -> Any:
-        return await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self._context)
+        return await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self), "127.0.0.1", 0, ssl=self._context
+        )
 
     def __exit__(self, *exc: object) -> None:
         self.call(self._server.close)
         self.call(lambda: [one.transport.abort() for one in self.connections])
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loop.stop()
 
     def call(self, work: Any) -> Any:
         """``work()`` in the server's thread."""
-
-        async def run() -> Any:
-            return work()
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        return self._loop.call(work)
 
     @property
     def waiting(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import threading
 import weakref
@@ -20,6 +19,7 @@ from poolkit.testing.servers import Certificates
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
 from poolkit_adapters.httpcore._plain import PlainBackend
 from poolkit_adapters.httpx import AsyncPoolkitTransport
+from tests.support.collector import without_collector
 
 LIMIT = 3
 WAYS = ("http", "https", "http-proxy", "https-proxy", "https-tls-proxy", "https-socks", "https-h2")
@@ -53,9 +53,8 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sockets]:
         connect(sock, address)
 
     monkeypatch.setattr(socket.socket, "connect", watched)
-    gc.disable()
-    yield seen
-    gc.enable()
+    with without_collector():
+        yield seen
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from poolkit.testing.servers import Certificates, HTTPServer
 from poolkit_adapters.httpcore import PoolkitConnectionPool
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from tests.faults.proxy import FaultProxy
+from tests.support.waiting import until, until_async
 
 from .h2server import H2Server
 
@@ -28,12 +29,6 @@ def transport(certificates: Certificates, **options: object) -> AsyncPoolkitTran
     return AsyncPoolkitTransport(verify=certificates.client_context(), http2=True, **options)  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not condition():
-            await anyio.sleep(0.005)
-
-
 @pytest.mark.anyio
 async def test_27_a_full_connection_is_busy(h2_server: Make, certificates: Certificates) -> None:
     server = h2_server(2)
@@ -42,7 +37,7 @@ async def test_27_a_full_connection_is_busy(h2_server: Make, certificates: Certi
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(client.get, f"{server.url}/wait")
-            await until(lambda: server.waiting == 3)
+            await until_async(lambda: server.waiting == 3)
             assert [len(one.waiting) for one in server.connections] == [2, 1]
             server.answer_all()
     assert server.excess == 0
@@ -57,7 +52,7 @@ async def test_27_with_one_connection_the_third_waits(h2_server: Make, certifica
         async with anyio.create_task_group() as group:
             for _ in range(2):
                 group.start_soon(client.get, f"{server.url}/wait")
-            await until(lambda: server.waiting == 2)
+            await until_async(lambda: server.waiting == 2)
             with pytest.raises(httpx.PoolTimeout) as caught:
                 await client.get(f"{server.url}/wait", timeout=httpx.Timeout(10, pool=0.1))
             assert isinstance(caught.value, AcquireTimeout)
@@ -89,10 +84,10 @@ async def test_the_limit_is_followed_when_it_changes(h2_server: Make, certificat
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(client.get, f"{server.url}/wait")
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             server.streams = 3
             server.allow(0, 3)
-            await until(lambda: server.waiting == 3)
+            await until_async(lambda: server.waiting == 3)
             server.answer_all()
     assert len(server.connections) == 1
 
@@ -114,16 +109,16 @@ async def test_28_after_a_goodbye_streams_end_and_others_are_replayed(
         await client.get(f"{server.url}/now")  # stream 1
         async with anyio.create_task_group() as group:
             group.start_soon(ask, "n")
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             group.start_soon(ask, "n + 2")
-            await until(lambda: server.waiting == 2)
+            await until_async(lambda: server.waiting == 2)
             server.goaway(0, 3)
-            await until(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
+            await until_async(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
             answers["new"] = (await client.get(f"{server.url}/now")).text  # no new stream on the old one
             server.answer(0, 3)
             server.answer(1, 1)
         assert answers == {"n": "0:3", "n + 2": "1:1", "new": "1:3"}
-        await until(lambda: made.poolkit.stats().size == 1)
+        await until_async(lambda: made.poolkit.stats().size == 1)
         made.poolkit.check_books()
 
 
@@ -143,13 +138,13 @@ async def test_28_a_goodbye_in_the_middle_of_a_request_that_it_does_not_cover(
             told = True
             server.goaway(0, 3)
             (link,) = made._pool._connector.links.values()  # type: ignore[attr-defined]
-            await until(lambda: link.last_stream == 3)
+            await until_async(lambda: link.last_stream == 3)
 
     async with httpx.AsyncClient(transport=made, timeout=10) as client:
         await client.get(f"{server.url}/now")  # stream 1
         async with anyio.create_task_group() as group:
             group.start_soon(client.get, f"{server.url}/wait")  # stream 3, which reads what arrives
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             response = await client.post(f"{server.url}/now", content=b"body", extensions={"trace": trace})
             assert response.status_code == 200
             server.answer(0, 3)
@@ -162,12 +157,12 @@ def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:
     with httpx.Client(transport=made, timeout=10) as client, ThreadPoolExecutor(2) as threads:
         client.get(f"{server.url}/now")
         first = threads.submit(client.get, f"{server.url}/wait")
-        anyio.run(until, lambda: server.waiting == 1)
+        until(lambda: server.waiting == 1)
         second = threads.submit(client.get, f"{server.url}/wait")
-        anyio.run(until, lambda: server.waiting == 2)
+        until(lambda: server.waiting == 2)
         server.goaway(0, 3)
         server.answer(0, 3)  # with threads httpcore lets only one read, until that one has its answer
-        anyio.run(until, lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
+        until(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
         server.answer(1, 1)
         assert (first.result(10).text, second.result(10).text) == ("0:3", "1:1")
         made.poolkit.check_books()
@@ -202,11 +197,11 @@ async def test_a_goodbye_with_an_error_replays_only_what_was_not_looked_at(
         await client.get(f"{server.url}/now")
         async with anyio.create_task_group() as group:
             group.start_soon(ask, "3")
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             group.start_soon(ask, "5")
-            await until(lambda: server.waiting == 2)
+            await until_async(lambda: server.waiting == 2)
             server.goaway(0, 3, error_code=11)
-            await until(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
+            await until_async(lambda: len(server.connections) == 2 and len(server.connections[1].waiting) == 1)
             server.answer(1, 1)
     assert results == {"3": httpx.RemoteProtocolError, "5": "1:1"}
 
@@ -223,9 +218,9 @@ async def test_a_refused_stream_is_sent_again(h2_server: Make, certificates: Cer
         await client.get(f"{server.url}/now")
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             server.refuse(0, 3)
-            await until(lambda: server.waiting == 1 and server.connections[0].waiting == [5])
+            await until_async(lambda: server.waiting == 1 and server.connections[0].waiting == [5])
             server.answer(0, 5)
     assert texts == ["0:5"]
 
@@ -295,12 +290,12 @@ async def test_a_connect_that_hangs_does_not_hold_up_those_who_were_to_share_its
     async with httpx.AsyncClient(transport=made, timeout=20) as client:
         await client.get(url)  # how many requests a connection carries is known from here on
         made.poolkit.clear()
-        await until(lambda: made.poolkit.stats().size == 0)
+        await until_async(lambda: made.poolkit.stats().size == 0)
         front.mode = "silent"
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(client.get, url)
-            await until(lambda: made.poolkit.stats().connecting >= 2)
+            await until_async(lambda: made.poolkit.stats().connecting >= 2)
             front.mode = "pass"
         assert made.poolkit.stats().timeouts == 0
 
@@ -321,20 +316,20 @@ async def test_a_cancelled_request_ends_its_stream_and_not_its_connection(
 
         async with anyio.create_task_group() as group:
             group.start_soon(other)  # stream 3
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             async with anyio.create_task_group() as cancelled:
                 cancelled.start_soon(client.get, f"{server.url}/wait")  # stream 5
-                await until(lambda: server.waiting == 2)
+                await until_async(lambda: server.waiting == 2)
                 cancelled.cancel_scope.cancel()
-            await until(lambda: server.connections[0].resets == [(5, 8)])
+            await until_async(lambda: server.connections[0].resets == [(5, 8)])
             assert (await client.get(f"{server.url}/now")).text == "0:7"
             server.answer(0, 3)
         assert answers == ["0:3"]
         async with anyio.create_task_group() as cancelled:
             cancelled.start_soon(client.get, f"{server.url}/wait")  # stream 9, alone
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             cancelled.cancel_scope.cancel()
-        await until(lambda: server.connections[0].resets == [(5, 8), (9, 8)])
+        await until_async(lambda: server.connections[0].resets == [(5, 8), (9, 8)])
         assert (await client.get(f"{server.url}/now")).text == "0:11"
         assert (made.poolkit.stats().connects, server.excess) == (1, 0)
         made.poolkit.check_books()
@@ -368,6 +363,6 @@ async def test_a_cancelled_request_ends_a_connection_that_has_been_silent(
         await client.get(f"{server.url}/now")
         async with anyio.create_task_group() as cancelled:
             cancelled.start_soon(client.get, f"{server.url}/wait")
-            await until(lambda: server.waiting == 1)
+            await until_async(lambda: server.waiting == 1)
             cancelled.cancel_scope.cancel()
         assert (await client.get(f"{server.url}/now")).text == "1:1"

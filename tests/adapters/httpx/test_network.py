@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal
 
@@ -19,10 +19,8 @@ Fault = Literal["freeze", "forget"]
 
 
 @pytest.fixture
-def proxy(http_server: HTTPServer) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(http_server.host, http_server.port).start()
-    yield proxy
-    proxy.stop()
+def proxy(http_server: HTTPServer, fault_proxy: Callable[[str, int], FaultProxy]) -> FaultProxy:
+    return fault_proxy(http_server.host, http_server.port)
 
 
 @pytest.mark.parametrize("fault", ["freeze", "forget"])

@@ -27,6 +27,7 @@ from poolkit_adapters.psycopg import (
 )
 from poolkit_adapters.psycopg._io import is_alive
 from poolkit_adapters.psycopg._shared import PSYCOPG_VERSION
+from tests.support.collector import without_collector
 
 from .support import Admin, Twin, do, pid, within
 
@@ -399,16 +400,6 @@ def silent() -> Iterator[Silent]:
     server = Silent()
     yield server
     server.close()
-
-
-@contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @pytest.mark.skipif(PSYCOPG_VERSION < (3, 3), reason="psycopg before 3.3 may swallow a cancellation")

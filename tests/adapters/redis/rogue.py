@@ -11,14 +11,11 @@ import select
 import socket
 import ssl
 import struct
-import threading
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+
+from tests.support.loops import LoopThread
 
 __all__ = ("STOLEN", "RogueRedis", "bulk", "readable")
-
-T = TypeVar("T")
 
 STOLEN = b"a reply to another caller"
 
@@ -57,31 +54,28 @@ class RogueRedis:
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rogue-redis", daemon=True)
+        self._loop = LoopThread("rogue-redis")
 
     # Use.
 
     def __enter__(self) -> RogueRedis:
-        self._thread.start()
-        self._run(self._listen())
+        self._loop.start()
+        self._loop.run(self._listen())
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loop.run(self._close())
+        self._loop.stop()
 
     @property
     def sessions(self) -> int:
         """Connections that are open now, as far as the kernel knows."""
-        return self._call(lambda: len(self._alive()))
+        return self._loop.call(lambda: len(self._alive()))
 
     @property
     def sockets(self) -> int:
         """Connections of which this server has a socket, those included that the client has closed."""
-        return self._call(lambda: len(self._tasks))
+        return self._loop.call(lambda: len(self._tasks))
 
     def send(self, data: bytes) -> None:
         """Send to all connections what nobody has asked for."""
@@ -91,11 +85,11 @@ class RogueRedis:
                 writer.write(data)
                 await writer.drain()
 
-        self._run(send())
+        self._loop.run(send())
 
     def fin(self) -> None:
         """Close all connections in good order; under TLS they are closed when the client has answered."""
-        self._call(self._close_all)
+        self._loop.call(self._close_all)
 
     def reset(self) -> None:
         """Break all connections (RST)."""
@@ -113,18 +107,9 @@ class RogueRedis:
             while self._open:
                 await asyncio.sleep(0.001)
 
-        self._run(end_all())
+        self._loop.run(end_all())
 
     # How it is done.
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def _call(self, work: Callable[[], T]) -> T:
-        async def call() -> T:
-            return work()
-
-        return self._run(call())
 
     def _close_all(self) -> None:
         for writer in self._open:
@@ -159,7 +144,7 @@ class RogueRedis:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         self.most = max(self.most, len(self._alive()))
-        task = self._loop.create_task(self._serve(reader, writer))
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

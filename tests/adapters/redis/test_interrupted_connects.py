@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -31,14 +30,7 @@ LIMIT = 2
 PHASES = ["tls", "HELLO", "AUTH", "CLIENT", "connect func"]
 
 
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+pytestmark = pytest.mark.usefixtures("no_collector")
 
 
 @pytest.fixture

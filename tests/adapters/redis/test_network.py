@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -20,10 +20,8 @@ Fault = Literal["freeze", "forget"]
 
 
 @pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(redis_server.host, redis_server.port).start()
-    yield proxy
-    proxy.stop()
+def proxy(redis_server: RedisServer, fault_proxy: Callable[[str, int], FaultProxy]) -> FaultProxy:
+    return fault_proxy(redis_server.host, redis_server.port)
 
 
 def options(proxy: FaultProxy, retries: int, kind: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import redis.asyncio
 
 from poolkit.testing.servers import RedisServer
 from poolkit_adapters.redis import RedisAcquireTimeout, RedisPoolClosed
-from tests.support.waiting import until
+from tests.support.waiting import until, until_async
 
 from .support import in_threads, ports, unique
 
@@ -31,14 +31,6 @@ def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=run)
     thread.start()
     return thread, results
-
-
-async def until_async(condition: Callable[[], bool]) -> None:
-    for _ in range(5000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("did not happen")
 
 
 def test_a_thread_that_waits_at_reset_gets_a_new_connection(

@@ -6,13 +6,12 @@ The garbage collector is off: nothing may be left to it. Sessions are the socket
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,8 +23,10 @@ from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 from tests.adapters.sqlalchemy.servers import Databases, sockets_to
 from tests.faults.proxy import FaultProxy
+from tests.support.waiting import until, until_async
 
 pytestmark = [
+    pytest.mark.usefixtures("no_collector"),
     pytest.mark.skipif(sys.platform != "linux", reason="counts sockets in /proc"),
     pytest.mark.timeout(240),
 ]
@@ -34,20 +35,12 @@ DRIVERS = ("asyncpg", "psycopg_async")
 LIMIT = 2
 
 
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.fixture
 def through(postgres: PostgresServer) -> Iterator[FaultProxy]:
     proxy = FaultProxy(postgres.host, postgres.port).start()
     yield proxy
     proxy.reply_limit = None
-    until_now(lambda: not proxy.open)
+    until(lambda: not proxy.open)
     proxy.stop()
 
 
@@ -66,16 +59,6 @@ async def pooled(url: str, **settings: Any) -> AsyncIterator[tuple[AsyncEngine, 
         yield database, database.pool.poolkit  # type: ignore[attr-defined]
     finally:
         await database.dispose()
-
-
-def until_now(condition: Callable[[], object]) -> None:
-    while not condition():
-        time.sleep(0.002)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.002)
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:
@@ -132,12 +115,12 @@ def test_never_more_sessions_than_the_limit(postgres: PostgresServer, driver: st
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             assert await asyncio.gather(*[use(database) for _ in range(4 * LIMIT)]) == [42] * (4 * LIMIT)
-            await until(lambda: not engine.stats().closing)
+            await until_async(lambda: not engine.stats().closing)
             watching = False
             await watcher
             assert most - before <= LIMIT
             engine.check_books()
-        await until(lambda: sockets_to(postgres.port) == before)
+        await until_async(lambda: sockets_to(postgres.port) == before)
 
     asyncio.run(main())
 
@@ -159,15 +142,15 @@ def test_a_connect_that_hangs_keeps_its_place_for_a_while_and_is_then_cut(
             if slots == "empty":
                 await make_empty_slots(database)
             engine.clear() if slots == "new" else None
-            await until(lambda: not through.open)
+            await until_async(lambda: not through.open)
             accepted = through.accepted
             through.reply_limit = PHASES[phase]
             tasks = [asyncio.get_running_loop().create_task(use(database)) for _ in range(LIMIT)]
-            await until(lambda: through.accepted == accepted + LIMIT)
+            await until_async(lambda: through.accepted == accepted + LIMIT)
             for task in tasks:
                 await cancelled(task)
             assert engine.stats().size == LIMIT, "their places are free while their sessions stand"
-            await until(lambda: not engine.stats().closing and not engine.stats().in_use)
+            await until_async(lambda: not engine.stats().closing and not engine.stats().in_use)
             assert sockets_to(through.port) == 0
             through.reply_limit = None
             assert await use(database) == 42
@@ -189,7 +172,7 @@ def test_a_connect_that_is_cancelled_in_a_listener_is_closed_when_the_listener_h
                 await make_empty_slots(database)
             else:
                 engine.clear()
-            await until(lambda: sockets_to(postgres.port) == before)
+            await until_async(lambda: sockets_to(postgres.port) == before)
             events: list[str] = []
 
             @event.listens_for(database.sync_engine, "connect")
@@ -205,13 +188,13 @@ def test_a_connect_that_is_cancelled_in_a_listener_is_closed_when_the_listener_h
                 database.sync_engine, "checkin", lambda connection, record: events.append(f"checkin {connection}")
             )
             task = asyncio.get_running_loop().create_task(use(database))
-            await until(lambda: events)
+            await until_async(lambda: events)
             await cancelled(task)
             assert engine.stats().size >= 1
             assert sockets_to(postgres.port) == before + 1
-            await until(lambda: events[-1] == "close")
+            await until_async(lambda: events[-1] == "close")
             assert events == ["connect", *(["checkin None"] if slots == "empty" else []), "connected", "close"]
-            await until(lambda: sockets_to(postgres.port) == before)
+            await until_async(lambda: sockets_to(postgres.port) == before)
             assert await use(database) == 42
 
     asyncio.run(main())
@@ -227,7 +210,7 @@ def test_a_loop_that_ends_at_once_leaves_no_session(postgres: PostgresServer, th
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         tasks = [asyncio.get_running_loop().create_task(use(database)) for _ in range(LIMIT)]
-        await until(lambda: through.accepted == LIMIT)
+        await until_async(lambda: through.accepted == LIMIT)
         for task in tasks:
             await cancelled(task)
 
@@ -257,11 +240,11 @@ def test_aiosqlite_leaves_no_thread(databases: Databases) -> None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             assert await use(database) == 42
-            await until(lambda: not engine.stats().closing)
+            await until_async(lambda: not engine.stats().closing)
 
     before = threading.active_count()
     asyncio.run(main())
-    until_now(lambda: threading.active_count() <= before)
+    until(lambda: threading.active_count() <= before)
 
 
 class Struck(Exception):
