@@ -154,6 +154,8 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             self._open_here(warn=open is not None)
 
     def _open_here(self, *, warn: bool) -> None:
+        if warn:
+            self._warn_open()
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -161,8 +163,6 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
                 f"{type(self).__name__} opened by its constructor, outside of an event loop; say open=False and "
                 "await pool.open()"
             ) from None
-        if warn:
-            self._warn_open()
         self._opened = True
         if self._eager:
             self._in_background(self._fill())
