@@ -136,7 +136,10 @@ async def test_opening_in_the_constructor_warns_as_the_stock_pool_does(twin: Twi
 
 
 def test_an_async_pool_opened_outside_a_loop_says_so() -> None:
-    with pytest.raises(RuntimeError, match="outside of an event loop") as caught:
+    with (
+        pytest.warns(RuntimeWarning, match="opened by its constructor"),
+        pytest.raises(RuntimeError, match="outside of an event loop") as caught,
+    ):
         adapter.AsyncPoolkitConnectionPool(open=True)
     assert isinstance(caught.value, poolkit.UsageError)
 

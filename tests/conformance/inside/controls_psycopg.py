@@ -10,7 +10,7 @@ import psycopg_pool
 from psycopg_pool.abc import ACT, CT
 
 _TESTS = os.path.join(os.environ.get("CONF_TESTS", ""), "tests") + os.sep
-_INSIDE = ("_pool", "_nconns", "_sched_runner", "_workers", "_waiting", "_sched", "_tasks", "_growing")
+_INSIDE = ("_sched_runner", "_workers", "_sched", "_tasks", "_growing")  # not what conf_psycopg.py lends
 
 
 class TrivialPool(psycopg_pool.ConnectionPool[CT]):
