@@ -32,7 +32,7 @@ class Primary(SyncClient):
 
     kind = "cluster"
 
-    def __init__(self, *, ours: bool, ports: list[int], name: str, size: int, **settings: Any) -> None:  # type: ignore[override]
+    def __init__(self, *, ours: bool, ports: list[int], name: str, size: int, **settings: Any) -> None:
         self._insert = INSERT.format("%s").encode()
         if ours:
             from poolkit_adapters.psycopg import PoolkitCluster

@@ -125,7 +125,7 @@ def measure(
             made |= {"host": front.host, "port": front.port, "name": name, **_redis_tls(world, adapter)}
         else:
             front = stack.enter_context(proxy(world.address(kind.kind)))
-            host = NAME if fault.way == "name" and world.resolver else front.host
+            host = NAME if fault.way == "name" and world.resolver is not None else front.host
             made |= {"host": host, "port": front.port, "name": name}
         load = Load(kind, **made)
         load.start()

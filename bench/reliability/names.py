@@ -40,7 +40,7 @@ class Resolver:
 def resolver() -> Iterator[Resolver]:
     """The resolver of this process, for the length of the block."""
     made = Resolver()
-    before, socket.getaddrinfo = socket.getaddrinfo, made  # type: ignore[assignment]
+    before, socket.getaddrinfo = socket.getaddrinfo, made
     try:
         yield made
     finally:

@@ -327,8 +327,6 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         connection that is not out of this pool.
         """
         if getattr(conn, "_pool", None) is not self:
-            if self._forgive(conn):
-                return
             raise self._foreign(conn)
         session: Session[ACT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
@@ -353,9 +351,6 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             logger.warning("no end of cleaning returned connection: %s", shown(session.connection))
         finally:
             self._engine.release_nowait(session, **how)
-
-    def _let_go(self, session: Session[Any]) -> None:
-        self._engine.release_nowait(session)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

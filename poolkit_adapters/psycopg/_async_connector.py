@@ -131,7 +131,9 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         """
         ending = session.ending
         ending.look(session.pgconn)
-        if session.connection is not None:  # else it is on lease: its user will give it back
+        if session.connection is None:  # dropped by its user, or on lease: then its user will give it back
+            session.cut = True
+        else:
             session.connection._pool = None
         session.pgconn.finish()
         if ending.at_work and ending.begun is None:

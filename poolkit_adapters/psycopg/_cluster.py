@@ -34,7 +34,7 @@ from poolkit.settings import merge
 from .._cluster_options import split_cluster_options
 from .._errors import Row
 from ._async import AsyncPoolkitConnectionPool
-from ._errors import ERRORS, LeaseCut, classify
+from ._errors import ERRORS, LeaseCut, WrongLoop, classify
 from ._session import note_wrong_server, was_cut
 from ._shared import cut_in_block
 from ._sync import PoolkitConnectionPool
@@ -51,6 +51,8 @@ class NoServerAvailable(NoNodeAvailable, psycopg_pool.PoolTimeout):
 CLUSTER_ERRORS = ERRORS.with_rows(
     Row("clusters: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
         NoServerAvailable, (NoNodeAvailable, psycopg_pool.PoolTimeout)),
+    Row("an asynchronous cluster is used from a second event loop", WrongLoop,
+        (poolkit.WrongLoop, psycopg.InterfaceError)),
 )  # fmt: skip
 """Every error that leaves a cluster."""
 

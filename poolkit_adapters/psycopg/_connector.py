@@ -119,6 +119,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         ending.look(session.pgconn)
         connection = session.connection
         if connection is None:  # dropped by its user, or on lease: then its user will give it back
+            session.cut = True
             session.pgconn.finish()
         else:
             connection._pool = None

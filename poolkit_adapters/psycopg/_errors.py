@@ -138,8 +138,6 @@ ERRORS = Table(
         (poolkit.NotLeased, psycopg.OperationalError)),
     Row("a connection came back after `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
         (poolkit.LeaseOverdue, psycopg.InterfaceError)),
-    Row("an asynchronous pool is used from a second event loop", WrongLoop,
-        (poolkit.WrongLoop, psycopg.InterfaceError)),
     Row("any other call that is wrong (no event loop runs here, a callback that breaks its contract)", UsageError,
         (poolkit.UsageError, psycopg.InterfaceError)),
     Row("a connection string that does not parse", InvalidConninfo, (poolkit.ConfigError, psycopg.ProgrammingError)),

@@ -30,7 +30,7 @@ class Session(Generic[ConnectionT]):
     would be a reference cycle, and a pool that was dropped would leave its connections to the garbage collector.
     """
 
-    __slots__ = ("connection", "ending", "loop", "pgconn", "pid", "ref", "wrong_server")
+    __slots__ = ("connection", "cut", "ending", "loop", "pgconn", "pid", "ref", "wrong_server")
 
     def __init__(self, connection: ConnectionT, engine: Any) -> None:
         self.connection: ConnectionT | None = connection  # None: on lease
@@ -39,6 +39,7 @@ class Session(Generic[ConnectionT]):
         self.loop: Any = None  # async: a weak reference to the event loop that used it last
         self.pid = os.getpid()  # in a forked child nobody may speak on it
         self.wrong_server = False
+        self.cut = False  # the pool has closed it while it was on lease
         self.ref = weakref.ref(connection, partial(_dropped, weakref.ref(engine), id(self)))
 
     def current(self) -> ConnectionT | None:
@@ -65,5 +66,6 @@ def note_wrong_server(connection: Any, error: BaseException | None) -> bool:
 
 
 def was_cut(connection: Any) -> bool:
-    """Whether the pool has closed this connection while it was out: the one has gone, the other not been taken back."""
-    return getattr(connection, "_pool", None) is None and getattr(connection, "_poolkit_session", None) is not None
+    """Whether the pool has closed this connection while it was on lease, and it has not been given back since."""
+    session: Session[Any] | None = getattr(connection, "_poolkit_session", None)
+    return session is not None and session.cut

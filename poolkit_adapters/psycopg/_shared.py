@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -27,7 +26,7 @@ from ._errors import (
     ReadOnlyServer,
     ServerUnavailable,
 )
-from ._session import Session, was_cut
+from ._session import Session
 
 __all__ = ("Leftovers", "PoolBase", "cut_in_block", "is_interrupted", "left_in", "logger")
 
@@ -74,10 +73,6 @@ class PoolBase:
     _probes_ms = 0.0
     _engine: Any
     name: str
-
-    def _let_go(self, session: Session[Any]) -> None:
-        """Tell the engine that a lease that it has cut came back."""
-        raise NotImplementedError
 
     def _prepare(
         self, config: PoolConfig | None, settings: dict[str, Any], *, sync: bool, **arguments: Any
@@ -199,19 +194,6 @@ class PoolBase:
         self._ledger.add("requests_errors")
         return ERRORS.joined(poolkit.ConnectFailed, error) if isinstance(error, Exception) else error
 
-    def _forgive(self, connection: Any) -> bool:
-        """A connection came back that is not this pool's any more: whether the pool itself had cut it.
-
-        Then there is nothing to do, and nobody to blame: its user has heard of it from psycopg, or needs it no more.
-        """
-        if not was_cut(connection):
-            return False
-        session, connection._poolkit_session = connection._poolkit_session, None
-        connection._poolkit_block = None
-        with contextlib.suppress(poolkit.NotLeased):
-            self._let_go(session)
-        return True
-
     def _foreign(self, connection: Any) -> ForeignConnection:
         pool = getattr(connection, "_pool", None)
         origin = f"it comes from pool {pool.name!r}" if pool else "it is not out of any pool"
@@ -276,6 +258,8 @@ class PoolBase:
         if session.pid != os.getpid():
             return {}  # the parent's: the engine knows it, and nobody here may speak on it
         connection: Any = session.connection
+        if session.cut:  # its user has heard of it from psycopg, or needs it no more
+            return {"discard": True}
         if connection.closed:
             if is_interrupted(connection):
                 return None

@@ -282,8 +282,6 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         Raises ValueError for a connection that is not out of this pool.
         """
         if getattr(conn, "_pool", None) is not self:
-            if self._forgive(conn):
-                return
             raise self._foreign(conn)
         session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
@@ -306,9 +304,6 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
                 self._engine.release(session, **how)
         else:
             self._engine.release(session, **how)
-
-    def _let_go(self, session: Session[Any]) -> None:
-        self._engine.release(session)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

@@ -78,9 +78,12 @@ class Record(_ConnectionRecord):
             told: BaseException = error
             if isinstance(error, Exception):
                 told = self.pool._overdue(attempt) if late else connect_error(error)
-            if told is error:
-                raise
-            raise told from (error if late else told.__cause__)
+            try:
+                if told is error:
+                    raise
+                raise told from (error if late else told.__cause__)
+            finally:
+                del told  # no cycle of error, traceback and this frame: a half-open connection may hang on it
 
 
 class _Inherited:
