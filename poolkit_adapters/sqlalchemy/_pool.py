@@ -116,8 +116,6 @@ class BasePool(SQLAlchemyPool):
         self._server: str = getattr(self._dialect, "name", "")  # a pool that was made by hand knows none
         self._fairy = BoundedFairy if self._server not in ("", "sqlite") else Fairy
         self._in_transaction = transaction_test(self._dialect, self._reset_on_return)
-        errors: Any = getattr(getattr(self._dialect, "dbapi", None), "Error", ())
-        self._driver_errors: Any = errors  # after one of these the driver has closed what it was opening
 
     def _runtime_for_engine(self) -> Runtime:
         raise NotImplementedError

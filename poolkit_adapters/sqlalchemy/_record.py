@@ -73,8 +73,7 @@ class Record(_ConnectionRecord):
             half, self.dbapi_connection = self.dbapi_connection, None
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
-            if not isinstance(error, self.pool._driver_errors):
-                release_locals(error, before)
+            release_locals(error, before)
             told: BaseException = error
             if isinstance(error, Exception):
                 told = self.pool._overdue(attempt) if late else connect_error(error)
