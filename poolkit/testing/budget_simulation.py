@@ -12,7 +12,6 @@ from collections import deque
 from .._core import books
 from .._core.entry import CLOSING
 from .._core.sharing import Account, Book, Permits
-from .._core.state import Phase
 from .simulate import CoreSimulation, SimulationFailure
 
 __all__ = ("BudgetSimulation",)
@@ -129,10 +128,9 @@ class BudgetSimulation:
                 pool = self._pool(part)
                 self.trace.append(f"{pool.core.name} hears")
                 part.heard()
-                if pool.core.phase is Phase.OPEN:
-                    pool.core.freed(pool.core.lane, pool.now)
+                pool.core.settle(pool.now)
                 pool.core.pressed = part.ease()
-                pool.core.give_way(pool.now)
+                pool.core.settle(pool.now)
                 pool._perform()
         return True
 
