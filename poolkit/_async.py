@@ -107,8 +107,7 @@ class AsyncPool(AsyncJobs[C]):
         super()._after_fork()
 
     def _start(self) -> None:
-        self._core.started = True
-        self._core.refill(self._clock())
+        self._core.started = True  # from now on min_size is kept
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -201,7 +200,10 @@ class AsyncPool(AsyncJobs[C]):
             return None
         now = self._clock()
         overdue = self._overdue(entry, error) if entry.reported and not quiet else None
-        self._tally(entry, now)
+        entry.uses += 1
+        entry.busy += now - entry.leased_at
+        if self._config.use_histogram:
+            self._tally(entry, now)
         try:
             verdict = self._fate(discard, error)
             if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
@@ -273,8 +275,7 @@ class AsyncPool(AsyncJobs[C]):
         if waiter.outcome is None:
             now = self._clock()
             if now < deadline:
-                if waiter.queued:
-                    self._decide(self._core.look, waiter, now)
+                self._decide(self._core.look, waiter, now)
                 return
             error = self._decide(self._expire, waiter, now)
             if error is not None:

@@ -58,12 +58,18 @@ class Gate:
     _clock: Callable[[], float]
     _alone = False  # no thread can be started that would call run_due(): whoever comes by does what is due
 
+    def _settle(self, now: float) -> None:
+        """Under the lock, after each step: do what the state of the core asks for. Nothing, for a core that does it
+        within its steps.
+        """
+
     def _decide(self, step: Callable[..., T], *args: Any) -> T:
         """``step(*args)`` under the lock; then carry out what it asks for."""
         effects: deque[Any] | None = None
         try:
             self._lock.acquire()
             result = step(*args)
+            self._settle(self._clock())
             core = self._core
             effects = core.effects
             if effects:

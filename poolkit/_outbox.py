@@ -39,6 +39,7 @@ class Outbox(Gate):
         while inbox:
             step, args = inbox.popleft()
             step(*args)
+            self._settle(self._clock())
 
     def _emptied(self) -> None:
         while self._reports:
@@ -49,8 +50,10 @@ class Outbox(Gate):
             self._report(*report)
 
     def _mend_core(self) -> None:
-        mend(self._core, self._clock())
+        now = self._clock()
+        mend(self._core, now)
         self._refresh()
+        self._core.settle(now)
 
     def _report(self, text: str, place: tuple[str, int]) -> None:
         """Warn about a dropped lease, at the place where it was taken."""

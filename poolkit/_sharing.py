@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ._core import commands
 from ._core.sharing import Permits
-from ._core.state import Phase
 from ._outbox import Outbox
 from .config import PoolConfig
 from .errors import ConfigError
@@ -32,7 +31,6 @@ class Sharing(Outbox):
             raise ConfigError("budget: cannot be changed in a live pool; make another pool", "budget")
         if self._core.permits is not None:
             self._core.permits.change(config.min_size, config.budget_weight)
-            self._core.pass_on()
 
     def _with_budget(self, text: str) -> str:
         """The state of the pool in words, and that of its budget."""
@@ -50,12 +48,9 @@ class Sharing(Outbox):
         """Under the lock."""
         core = self._core
         if core.permits is not None:
-            now = self._clock()
             core.permits.heard()
-            if core.phase is Phase.OPEN:
-                core.freed(core.lane, now)
+            core.settle(self._clock())  # what is still needed is claimed again, before this pool gives way to others
             self._press(core.permits.ease())  # first: what is put back without the lock from here on is seen
-            core.give_way(now)
 
     def _press(self, pressed: bool) -> None:
         """Under the lock: whether returned connections have to be looked at, for another pool may need them."""

@@ -25,7 +25,7 @@ from ._log import logger
 from ._picture import place_of, place_outside, warm_up_words
 from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
-from ._watch import Watch, measured
+from ._watch import BATCH, Watch, measured
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overloaded, overridden, require_connect
 from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError, describe
@@ -124,6 +124,7 @@ class Shell(Watch, Generic[C]):
         self._core = core = Core(
             self._config, self._features, name=self.name, barging=self._barging, random=self._random
         )
+        self._settle = core.settle  # type: ignore[method-assign]
         core.heard = self._heard()
         self._measure_anew()
         self._lane = core.lane
@@ -132,7 +133,6 @@ class Shell(Watch, Generic[C]):
             self._lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
             try:
                 core.permits = self._open_account()
-                core.review()
             finally:
                 self._lock.release()
         self._refresh()
@@ -181,8 +181,6 @@ class Shell(Watch, Generic[C]):
             idle.append(entry)
         else:
             idle.appendleft(entry)
-        if self._lane.waiters:
-            self._core.settle(self._lane, self._clock())
 
     def _set_capacity(self, entry: Entry, leases: int) -> None:
         if leases > 1 and not self._shared:  # news: from now on only the core may hand out
@@ -192,7 +190,7 @@ class Shell(Watch, Generic[C]):
 
     def _missed(self, lane: Lane, now: float) -> None:
         """A connection was put back without the lock while the pool changed, or somebody queued."""
-        self._submit(self._core.settle, lane, now)
+        self._submit(self._core.settle, now)
 
     def _gone(self, entry: Entry) -> None:
         super()._gone(entry)
@@ -330,8 +328,10 @@ class Shell(Watch, Generic[C]):
             entry.holder = named(entry.holder, self._name_of(entry.holder))
         else:
             entry.place = None
-        self._served(now - waiter.since)
-        if EventKind.ACQUIRED in self._core.heard:
+        self._waited.append(now - waiter.since)
+        if self._observers or len(self._waited) >= BATCH:
+            self._served(now - waiter.since)
+        if self._core.heard and EventKind.ACQUIRED in self._core.heard:
             self._decide(self._tell_acquired, entry, waiter, now)
 
     def _caller_place(self) -> tuple[str, int] | None:
@@ -433,8 +433,8 @@ class Shell(Watch, Generic[C]):
         return self._decide(commands.discard_idle, self._core, condition, unused_since, self._clock())
 
     def suspend(self, *, fail_fast: bool = False) -> None:
-        """Hand out nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast`` get
-        :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.
+        """Hand out and open nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast``
+        get :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.
         """
         self._decide(commands.suspend, self._core, fail_fast, self._clock())
         self._changed()
@@ -466,7 +466,6 @@ class Shell(Watch, Generic[C]):
 
     def _changed(self) -> None:
         self._decide(self._refresh)
-        self._decide(self._core.settle, self._lane, self._clock())
 
     def check_books(self) -> None:
         """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""

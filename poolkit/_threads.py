@@ -72,8 +72,7 @@ class Pool(ThreadJobs[C]):
             self._decide(self._start)
 
     def _start(self) -> None:
-        self._core.started = True
-        self._core.refill(self._clock())
+        self._core.started = True  # from now on min_size is kept
 
     def _refresh(self) -> None:
         """Put the ways without the lock in the place of acquire and release, as long as they are allowed."""
@@ -152,7 +151,10 @@ class Pool(ThreadJobs[C]):
             self._refuse_release(key)
             return
         now = self._clock()
-        self._tally(entry, now)
+        entry.uses += 1
+        entry.busy += now - entry.leased_at
+        if self._config.use_histogram:
+            self._tally(entry, now)
         if error is not None or discard or entry.reported or self._reset_method is not None:
             self._end(entry, discard, error, now)
         else:
@@ -180,7 +182,8 @@ class Pool(ThreadJobs[C]):
     def _acquire(self, timeout: float | Default | None, key: Hashable) -> Entry:
         if self._inbox:
             self._drain()  # a dropped lease may be just what is missing
-        core, now = self._core, self._clock()
+        core = self._core
+        now = self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, self._caller())
         if core.classes is not None:

@@ -40,7 +40,7 @@ __all__ = ("Watch", "WaitObserver", "measured")
 
 LARGE = 200  # connections and waiters: from there on timeouts share their picture of the pool
 OLD = 0.1  # seconds that such a picture is told
-_BATCH = 256  # times that are kept aside before somebody takes the lock for them
+BATCH = 256  # times that are kept aside before somebody takes the lock for them
 
 WaitObserver = Callable[[Any, float, "BaseException | None"], object]
 """``observer(pool, seconds, error)``, in the thread or task of a caller whose acquire has ended and who had not found
@@ -61,7 +61,7 @@ def measured(
         if not put(entry):
             return False
         note(seconds)
-        if len(used) >= _BATCH:
+        if len(used) >= BATCH:
             flush()
         return True
 
@@ -92,10 +92,8 @@ class Watch(Sharing):
     # -- times ----------------------------------------------------------------------------------------------------
 
     def _tally(self, entry: Entry, now: float) -> None:
-        """A lease ends the long way: write its connection's ledger."""
-        entry.uses += 1
-        entry.busy += now - entry.leased_at
-        if self._config.use_histogram and entry.capacity == 1:
+        """A lease ends the long way, in a pool with ``use_histogram``."""
+        if entry.capacity == 1:
             self._used.append(now - entry.leased_at)
 
     def _note_times(self) -> None:
@@ -111,9 +109,10 @@ class Watch(Sharing):
         self._submit(self._note_times)
 
     def _served(self, seconds: float) -> None:
-        """An acquire that took the long way has ended well. Called in its own thread or task, without the lock."""
-        self._waited.append(seconds)
-        if len(self._waited) >= _BATCH:
+        """An acquire that took the long way has ended well, and somebody wants to know. Called in its own thread or
+        task, without the lock.
+        """
+        if len(self._waited) >= BATCH:
             self._flush()
         if self._observers:
             self._observed(seconds, None)

@@ -6,15 +6,18 @@ The core is *sans-IO*: a shell (threads or tasks) tells it what happened and whe
 the core answers what to do. It imports no clock, lock, thread, loop, socket or log. Rules:
 
 1. Every method is called with the shell's lock held and takes O(1), except sweeps and pool-wide commands.
-2. A method answers through the waiter's ``outcome`` and the list ``effects`` (connect this, close that, wake
-   him, tell the listeners); the shell carries the effects out after it has let go of the lock.
+2. A method notes what has happened. After each, ``Core.settle(now)`` does what the state asks for: it alone serves
+   waiters, opens connections, keeps ``min_size``, closes surplus ones and gives way to other pools. Answers are the
+   waiter's ``outcome`` and the list ``effects`` (connect this, close that, wake this waiter, tell the listeners); the
+   shell carries the effects out after it has let go of the lock.
 3. A :class:`~.entry.Entry` changes its state only along the edges of ``entry.TRANSITIONS``.
 4. A :class:`~.waiter.Waiter` ends exactly once: served (an entry), failed (an error) or gone. What was meant for
-   one who is gone passes to the next.
+   one that is gone is returned.
 5. The number of permits taken *is* ``len(core.entries)``: there is no counter that could drift.
 6. A step may be cut off between any two bytecodes (KeyboardInterrupt). The shell then calls ``mend.mend``; what
    the interrupted thread had in its hands is found by ``mend.audit`` in the next sweep.
-7. ``books.check(core)`` holds after each method: the books balance, and nobody waits while capacity is free.
+7. ``books.check(core)`` holds after each look: the books balance, nobody waits while capacity is free, and ``min_size``
+   is kept.
 
 One shortcut is allowed: the shells take an idle entry from a lane's ``idle`` deque, and put one back, without the
 lock (deque and dict operations are atomic). They may do so only for an exclusive connection in its best days

@@ -48,14 +48,26 @@ def _check_classes(core: Core) -> None:
             assert full or dialling or claimed, "a class below what it is entitled to waits while a permit is free"
 
 
+def _check_minimum(core: Core) -> None:
+    """As many connections as are to be kept, unless something stands against opening more."""
+    lane = core.lane
+    have = lane.live + lane.connecting
+    wanted = core.started and not core.suspended and core.phase is Phase.OPEN and not core.features.keyed
+    if not wanted or have >= core.floor or len(core.entries) >= core.limit:
+        return
+    blocked = lane in core.timed or lane.connecting >= core.max_connecting
+    blocked = blocked or (lane.connecting > 0 and (lane.rounds > 0 or lane.breaker.failures > 0))
+    # only min_size is claimed of a budget, and one that is frozen serves no claim
+    claimed = core.permits is not None and (core.permits.claiming or have >= core.config.min_size)
+    assert blocked or claimed, "min_size is not kept while a permit is free"
+
+
 def check(core: Core) -> None:
     """Raise AssertionError unless all invariants of the core hold.
 
     Only true between calls, and while no thread is on the lock-free path (simulations; a quiet pool).
     """
-    was = core.plain
-    core.review()
-    assert core.plain is was, "the core does not know whether anybody but the oldest waiter is to be considered"
+    assert not core.returned, "a connection was given back, and nobody has looked at it"
     entries = list(core.entries.values())
     states = Counter(entry.state for entry in entries)
     assert states[State.CLOSED] == 0, "a closed connection still holds a permit"
@@ -86,9 +98,10 @@ def check(core: Core) -> None:
         if core.scaler is not None and lane.waiters and not core.suspended and core.phase is Phase.OPEN:
             assert core.look_at < NEVER, "callers wait, and nobody looks whether more are needed"
         for waiter in lane.waiters:
-            assert waiter.queued, "a waiter who is gone is still in the queue"
+            assert not waiter.gone, "a waiter who is gone is still in the queue"
             assert waiter.outcome is None, "a waiter who was served is still in the queue"
     _check_classes(core)
+    _check_minimum(core)
     for entry in entries:
         leaving = core.permits is not None and entry.state is State.CLOSING
         assert entry.leaving == leaving, "the budget knows a closing connection that is none, or does not know one"

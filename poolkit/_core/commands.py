@@ -21,7 +21,6 @@ def clear(core: Core, now: float) -> None:
     """Retire every connection of every lane: idle ones now, leased ones when they come back."""
     for lane in list(core.lanes.values()):
         core.clear_lane(lane, now)
-    core.freed(core.lane, now)
 
 
 def discard_idle(core: Core, condition: Callable[[Any], bool] | None, unused_since: float, now: float) -> int:
@@ -48,28 +47,21 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     """Hand out nothing: callers wait, or fail at once (those who wait already, too)."""
     core.suspended = True
     core.fail_fast = fail_fast
-    core.review()
     core.tell(EventKind.POOL_SUSPENDED, now)
     if fail_fast:
         for lane in list(core.lanes.values()):
             core.fail_waiters(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
-    if core.permits is not None:
-        core.permits.lower(0)  # nothing is opened for those who wait
-        if core.pressed:  # what those had before them who were told off is for other pools
-            core.give_way(now)
-        core.pass_on()
+    core.touch_all()
 
 
 def resume(core: Core, now: float) -> None:
     """Hand out again, oldest waiter first."""
     if core.suspended:
         core.suspended = core.fail_fast = False
-        core.review()
         core.tell(EventKind.POOL_READY, now)
         core.want_look(now)
-        for lane in list(core.lanes.values()):
-            core.match(lane, now)
-            core.pump(lane, now)
+        core.want_sweep(now)  # successors of connections whose end is near were not opened meanwhile
+        core.touch_all()
 
 
 def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, now: float) -> None:
@@ -90,8 +82,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
             entry.good_until = min(good, entry.expires)
     for lane in list(core.lanes.values()):
         lane.breaker.config = config.breaker
-        core.settle(lane, now)
-    core.freed(core.lane, now)
+    core.touch_all()
     core.want_sweep(now)
 
 
@@ -102,7 +93,6 @@ def inherit(core: Core, old: Core) -> None:
     finalizer) finds nothing in it that he could hand out.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
-    core.review()
     if core.permits is not None and core.phase is not Phase.OPEN:
         core.permits.retire()
     for lane in old.lanes.values():
@@ -114,10 +104,8 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
-    core.review()
     if core.permits is not None:
         core.permits.retire()
-        core.pass_on()
     for lane in list(core.lanes.values()):
         core.fail_waiters(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
         for entry in core.take_all_idle(lane):
@@ -144,6 +132,5 @@ def reserve(core: Core, count: int, now: float) -> list[Entry]:
     have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.entries.values())
     wanted = count - have
     reserved = [core.dial(lane, Purpose.FILL, now) for _ in range(wanted) if core.spare_permit()]
-    if core.scaler is not None:  # there may be room for those who wait, too
-        core.freed(lane, now)
+    core.touch_all()  # in a pool with autoscale there may be room for those who wait, too
     return reserved

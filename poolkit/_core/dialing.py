@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from itertools import islice
 
 from ..connector import Verdict
@@ -10,7 +9,7 @@ from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, describe, remem
 from ..events import CloseReason, EventKind
 from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
-from ..policies.sizing import patience
+from ..policies.sizing import pace, patience
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
@@ -24,82 +23,45 @@ __all__ = ("Dialing",)
 class Dialing(Turns):
     """Permits, connects, backoff and breaker."""
 
-    def offer(self, entry: Entry, now: float) -> None:
-        """A connection is free (see Core.offer)."""
-        raise NotImplementedError
+    def dials_wanted(self, lane: Lane, now: float) -> int:
+        """Connects that the waiters of ``lane`` need and that pace, backoff and breaker allow now. Permits apart."""
+        if self.suspended or self.phase is not Phase.OPEN:
+            return 0
+        # a connect made by its caller serves him first: only the streams beside his are for those who wait
+        taken = lane.connecting if self.features.connect_in_caller else 0
+        # idle ones that the oldest was told of: it looks at them first
+        told = len(lane.idle) if lane.oldest().nudged else 0
+        needed = self.dials_needed(lane, taken - told)
+        if needed <= 0:
+            if lane.streams == 1 or not lane.connecting or told:
+                return 0
+            overdue = lane.dialed_at + patience(lane.connect_time)
+            if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
+                self.want_tick(lane, overdue)
+                return 0
+            needed = self.dials_needed(lane, taken - told, beside=1)
+            if needed <= 0:
+                return 0
+        lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
+        stand = lane.live - lane.connecting if lazy else lane.live
+        # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not
+        paced = lazy or not self.features.connect_in_caller
+        if paced and lane.connecting and stand > 0:
+            next_one = lane.queued_at + pace(lane.connect_time)
+            if now < next_one:
+                self.want_tick(lane, next_one)
+                return 0
+        return needed if self.may_dial(lane, now) else 0
 
-    def match(self, lane: Lane, now: float) -> None:
-        """Serve waiters from idle connections (see Core.match)."""
-        raise NotImplementedError
-
-    def freed(self, lane: Lane, now: float) -> None:
-        """A permit (of ``lane``) is free, an idle connection could give way, or a class may have one more: the oldest
-        waiter first.
-        """
-        if self.features.keyed:
-            self._want(lane)
-            waiting = self.needy
-            self.needy = []
-            while waiting:
-                lane = heappop(waiting)[2]
-                lane.in_heap = False
-                if self.classes is not None:
-                    self.match(lane, now)
-                self.pump(lane, now)
-                if lane.in_heap and self.classes is None:  # got nothing, so nobody behind it would
-                    for item in waiting:
-                        heappush(self.needy, item)
-                    break
+    def dial_for(self, lane: Lane, now: float) -> None:
+        """Open a connection for those who wait. The permit is there."""
+        waiter = self.next_waiter(lane)
+        entry = self.dial(lane, Purpose.DEMAND, now)
+        if self.features.connect_in_caller and waiter is not None:
+            self.charge(entry, waiter)
+            self.serve(waiter, entry)
         else:
-            if self.classes is not None:
-                self.match(self.lane, now)
-            self.pump(self.lane, now)
-            self.refill(now)
-
-    def _want(self, lane: Lane) -> None:
-        if self.features.keyed and lane.waiters and not lane.in_heap:
-            lane.in_heap = True
-            heappush(self.needy, (lane.oldest().ticket, id(lane), lane))
-
-    def pump(self, lane: Lane, now: float) -> None:
-        """Open as many connections as the waiters of ``lane`` need and limits, pace and backoff allow."""
-        if lane.live and len(self.entries) >= self.limit and not self.features.keyed:
-            return  # the usual case where callers queue: who frees a permit comes by here again
-        if self.classes is not None:
-            self._want(lane)  # what another lane gives back may be what a class lacks here
-        while lane.waiters and not self.suspended and self.phase is Phase.OPEN:
-            # a connect made by its caller serves him first: only the streams beside his are for those who wait
-            taken = lane.connecting if self.features.connect_in_caller else 0
-            # idle ones that the oldest was told of: he looks at them first, and comes by here again
-            told = len(lane.idle) if lane.oldest().nudged else 0
-            if self.dials_needed(lane, taken - told) <= 0:
-                if lane.streams == 1 or not lane.connecting or told:
-                    return
-                overdue = lane.dialed_at + patience(lane.connect_time)
-                if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
-                    self.want_tick(lane, overdue)
-                    return
-                if self.dials_needed(lane, taken - told, beside=1) <= 0:
-                    return
-            lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
-            stand = lane.live - lane.connecting if lazy else lane.live
-            # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not
-            paced = lazy or not self.features.connect_in_caller
-            if paced and lane.connecting and stand > 0 and now < lane.pace_until:
-                self.want_tick(lane, lane.pace_until)
-                return
-            if not self.may_dial(lane, now):
-                return
-            if not self._permit(lane, now):
-                self._want(lane)
-                return
-            waiter = self.next_waiter(lane)
-            entry = self.dial(lane, Purpose.DEMAND, now)
-            if self.features.connect_in_caller and waiter is not None:
-                self.charge(entry, waiter)
-                self.serve(waiter, entry)
-            else:
-                self.effects.append(Effect(Do.CONNECT, entry))
+            self.effects.append(Effect(Do.CONNECT, entry))
 
     def may_dial(self, lane: Lane, now: float) -> bool:
         """Whether breaker, backoff and ``max_connecting`` let a connect start now.
@@ -122,41 +84,45 @@ class Dialing(Turns):
             return False  # one at a time, for all together, until the server is back
         return lane.connecting < self.max_connecting
 
-    def _permit(self, lane: Lane, now: float) -> bool:
-        if len(self.entries) < self.limit:
-            return self.permits is None or self._ask(lane)
-        if self.features.keyed and lane.evictions < len(lane.waiters):
-            victim = next((e for e in self.idle_order if e.lane is not lane), None)
-            if victim is not None:  # the oldest idle one of another lane gives way
-                lane.evictions += 1
-                victim.evicted_for = lane
-                self.idle_order.pop(victim)
-                victim.lane.idle.remove(victim)
-                victim.listed = False
-                self.begin_close(victim, CloseReason.SURPLUS, now)
-        return False
-
-    def _ask(self, lane: Lane) -> bool:
-        """A permit of the shared budget, for the first waiter for whom no connect is going on; else it is claimed."""
-        assert self.permits is not None
+    def permit(self, lane: Lane) -> bool:
+        """Whether a connection may be opened for the first waiter of ``lane`` for whom no connect is going on. If the
+        shared budget has no permit, it is claimed.
+        """
+        if len(self.entries) >= self.limit:
+            return False
+        if self.permits is None:
+            return True
         behind = 0 if self.features.keyed else lane.connecting * lane.streams
         first = None
         if self.classes is None:
             first = next(islice(lane.waiters, behind, None), None)
         first = first or self.next_waiter(lane) or lane.oldest()
-        lanes = 1 + len(self.needy) - lane.in_heap  # one for each lane in need
-        need = lanes if self.features.keyed else max(1, self.dials_needed(lane))
-        granted = self.permits.take(first.ticket, min(need, self.limit - len(self.entries)))
-        self.pass_on()
+        # in a keyed pool one for each lane in need
+        need = len(self.in_need) if self.features.keyed else max(1, self.dials_needed(lane))
+        need = min(need, self.limit - len(self.entries))
+        granted = self.permits.take(first.ticket, need)
+        if not granted:
+            self.asked = need
         return granted
+
+    def evict_for(self, lane: Lane, now: float) -> bool:
+        """Keyed pools: close the longest unused idle connection of another lane; False if there is none."""
+        victim = next((entry for entry in self.idle_order if entry.lane is not lane), None)
+        if victim is None:
+            return False
+        lane.evictions += 1
+        victim.evicted_for = lane
+        self.idle_order.pop(victim)
+        victim.lane.idle.remove(victim)
+        victim.listed = False
+        self.begin_close(victim, CloseReason.SURPLUS, now)
+        return True
 
     def spare_permit(self) -> bool:
         """A permit for a connection that nobody waits for, if there is one to spare."""
         if len(self.entries) >= self.limit:
             return False
-        granted = self.permits is None or self.permits.take(LAST, 0)
-        self.pass_on()
-        return granted
+        return self.permits is None or self.permits.take(LAST, 0)
 
     def longest_unused(self) -> Entry | None:
         """The idle connection that gives way if another pool of the budget needs its permit."""
@@ -193,7 +159,18 @@ class Dialing(Turns):
             entry.listed = False
             self.idle_order.pop(entry, None)
             self.begin_close(entry, CloseReason.SURPLUS, now)
-        self.pass_on()
+
+    def share(self, now: float) -> None:
+        """In a pool with a budget: claim no more than is needed, give way to others, have them told what is new."""
+        permits = self.permits
+        assert permits is not None
+        if permits.claiming:
+            permits.lower(self.asked)
+        self.asked = 0
+        if self.pressed:
+            self.give_way(now)
+        if permits.news or (self.pressed and not permits.short):
+            self.effects.append(Effect(Do.SHARE))
 
     def established(self, entry: Entry, now: float) -> None:
         """The connection stands: the server is well."""
@@ -201,6 +178,7 @@ class Dialing(Turns):
             return
         entry.pending = False
         lane = entry.lane
+        self.touched[lane] = None
         spent = now - entry.requested_at
         lane.connect_time = spent if lane.connect_time is None else 0.8 * lane.connect_time + 0.2 * spent
         if entry.generation == lane.generation:
@@ -258,15 +236,9 @@ class Dialing(Turns):
             entry.move(IN_USE)
             if entry.owner is not None:
                 entry.owner.acquires += 1
-        self.offer(entry, now)
+        self.returned[entry] = None
         if old is not None:
             self._replace(old, now)
-        self.pump(lane, now)
-        if self.classes is not None and self.features.keyed:
-            self.freed(lane, now)  # it is known now which class it counts for
-        self.refill(now)  # the server is well again: what backoff has held up is due now
-        if self.pressed:  # one more than min_size: another one may go
-            self.give_way(now)
         return kept
 
     def _replace(self, old: Entry, now: float) -> None:
@@ -297,7 +269,6 @@ class Dialing(Turns):
         hopeless = self.features.elsewhere or (lane.fatal and not lane.live)
         if current and hopeless and not self.features.connect_in_caller:
             self.fail_waiters(lane, lambda: self.connect_error(lane))
-        self.freed(lane, now)
 
     def dial_failed(self, entry: Entry, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
         """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the lane's generation."""
@@ -339,19 +310,21 @@ class Dialing(Turns):
         if self.scaler is not None and self.scaler.refused(now, begun, live):
             self.want_look(now)
 
-    def refill(self, now: float) -> None:
+    def keep_minimum(self, now: float) -> None:
         """Keep ``min_size`` connections (in a pool with autoscale: its floor), once the pool is in use."""
         lane = self.lane
-        if not self.started or self.phase is not Phase.OPEN or self.features.keyed:
+        if not self.started or self.suspended or self.phase is not Phase.OPEN or self.features.keyed:
             return
         while lane.live + lane.connecting < self.floor and len(self.entries) < self.limit:
             if not self.may_dial(lane, now):
                 return
-            if self.permits is not None:  # only min_size is reserved, and may be claimed
+            if self.permits is not None:
+                if self.asked:  # those who wait come first
+                    return
+                # only min_size is reserved, and may be claimed
                 short = max(0, self.config.min_size - lane.live - lane.connecting)
-                granted = self.permits.take(LAST, short)
-                self.pass_on()
-                if not granted:
+                if not self.permits.take(LAST, short):
+                    self.asked = short
                     return
             self.effects.append(Effect(Do.CONNECT, self.dial(lane, Purpose.FILL, now)))
 

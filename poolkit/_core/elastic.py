@@ -72,12 +72,8 @@ def view(core: Core, now: float) -> View:
 
 def _apply(core: Core, scaler: Autoscaler, now: float) -> None:
     """Take over limit and floor: idle connections above them go now, leased ones when they come back."""
-    before = core.limit
-    _take(core, scaler, before, now)
-    if core.limit != before:
-        for lane in list(core.lanes.values()):
-            core.settle(lane, now)
-    core.freed(core.lane, now)
+    _take(core, scaler, core.limit, now)
+    core.touch_all()
 
 
 def _take(core: Core, scaler: Autoscaler, before: int, now: float) -> None:

@@ -6,9 +6,12 @@ from ..events import CloseReason
 from .dialing import Dialing
 from .entry import CHECKING, IDLE, IN_USE, Entry
 from .lane import Lane
+from .state import Phase
 from .waiter import Waiter
 
 __all__ = ("Idle",)
+
+_OPEN = Phase.OPEN
 
 
 class Idle(Dialing):
@@ -60,9 +63,8 @@ class Idle(Dialing):
                 return entry
 
     def _lease(self, entry: Entry, waiter: Waiter) -> None:
-        if waiter.caller_class is not None:
-            self.charge(entry, waiter)
-            waiter.caller_class.acquires += 1
+        if self.classes is not None:
+            self.charge_lease(entry, waiter)
         entry.leases += 1
         if entry.state is not IN_USE:
             entry.move(IN_USE)
@@ -97,15 +99,111 @@ class Idle(Dialing):
             entry.listed = entry.capacity > 1
             entry.lane.idle.append(entry)
 
-    def match(self, lane: Lane, now: float) -> None:
-        """Serve waiters from idle connections."""
-        while lane.waiters and not self.suspended:
+    def serve_idle(self, lane: Lane, now: float) -> None:
+        """Serve waiters from the idle connections."""
+        while lane.idle and lane.waiters and not self.suspended:
             for waiter in self.in_turn(lane):
+                if waiter.nudged:
+                    continue  # told of an idle connection, which is for this waiter or for a newcomer who is faster
                 entry = self._take_idle(waiter, now)
                 if entry is not None:
                     self.serve(waiter, entry)
                     break
             else:
                 return
-        if self.pressed:  # what the last of them has left is for other pools
-            self.give_way(now)
+
+    def place(self, entry: Entry, now: float) -> None:
+        """A connection is free, or has a stream to spare: it goes to the oldest waiter, else to the idle ones."""
+        lane = entry.lane
+        if self.classes is not None and not entry.leases:
+            self.uncharge(entry)
+        if (
+            now >= entry.expires
+            or entry.generation != lane.generation
+            or (len(self.entries) > self.limit and len(self.entries) - self.closing > self.limit)
+            or self.phase is not _OPEN
+            or (self.pressed and not entry.leases and self._yields(entry))
+        ):
+            if not entry.leases:
+                self.begin_close(entry, self._end_of(entry, now), now)
+            return
+        while lane.waiters and entry.leases < entry.capacity and not self.suspended:
+            waiter = next(iter(lane.waiters))
+            if self.classes is not None:
+                next_one = self.next_for(lane, entry)
+                if next_one is None:
+                    break
+                waiter = next_one
+            # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
+            if now - waiter.since < self.barging and entry.capacity == 1 and now < entry.good_until:
+                self._put_idle(entry)
+                self.nudge(waiter)
+                return
+            if self.classes is not None:
+                self.charge_lease(entry, waiter)
+            entry.leases += 1
+            if entry.state is not IN_USE:
+                entry.move(IN_USE)
+            self.serve(waiter, entry)
+            if entry.capacity == 1:
+                return  # hands off: the waiter may have seen it, used it and put it back without the lock by now
+        if entry.leases:
+            self._list_spare(entry)
+        elif not self._room_for_idle(lane, now):
+            self.begin_close(entry, CloseReason.SURPLUS, now)
+        else:
+            self._put_idle(entry)
+
+    def _end_of(self, entry: Entry, now: float) -> CloseReason:
+        """Why a connection that was given back is closed."""
+        if self.phase is not _OPEN:
+            return CloseReason.POOL_CLOSED
+        if len(self.entries) - self.closing > self.limit:
+            return CloseReason.SURPLUS
+        return self.unfit(entry, now) or CloseReason.SURPLUS
+
+    def _yields(self, entry: Entry) -> bool:
+        """Whether the returned connection gives way to another pool of the budget, before any waiter gets it."""
+        permits = self.permits
+        assert permits is not None
+        first = self.next_waiter(entry.lane) if permits.short else None
+        if first is not None and permits.yields(first.ticket):
+            entry.leaving = True
+        return entry.leaving
+
+    def close_surplus(self, now: float) -> None:
+        """Close idle connections that are too many, the longest unused first."""
+        reason = CloseReason.SURPLUS if self.phase is Phase.OPEN else CloseReason.POOL_CLOSED
+        while self._too_many_idle():  # counted anew each time: callers take and put back without the lock meanwhile
+            entry = self._pop_longest_unused()
+            if entry is None:
+                return
+            self.begin_close(entry, reason, now)
+
+    def _too_many_idle(self) -> bool:
+        if self.phase is not _OPEN or len(self.entries) - self.closing > self.limit:
+            return True
+        if self.features.keyed:
+            return len(self.idle_order) > self.max_idle
+        idle = self.lane.idle
+        if self.lane.waiters:  # they are told of them, and take them
+            return False
+        if len(idle) <= self.max_idle or not self.multiplexed:
+            return len(idle) > self.max_idle
+        return sum(entry.state is IDLE for entry in idle.copy()) > self.max_idle
+
+    def _pop_longest_unused(self) -> Entry | None:
+        """Remove the longest unused connection from the idle ones; None if another thread was faster."""
+        if self.features.keyed:
+            entry = next((entry for entry in self.idle_order if not entry.lane.waiters), None)
+        elif self.multiplexed:
+            entry = next((entry for entry in self.lane.idle.copy() if entry.state is IDLE), None)
+        else:
+            try:
+                return self.lane.idle.popleft()
+            except IndexError:
+                return None
+        if entry is not None:
+            entry.lane.idle.remove(entry)
+            entry.listed = False
+        return entry

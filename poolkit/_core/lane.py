@@ -26,13 +26,12 @@ class Lane:
         "fatal",
         "generation",
         "idle",
-        "in_heap",
         "key",
         "last_error",
         "last_error_at",
         "last_failed_check",
         "live",
-        "pace_until",
+        "queued_at",
         "queues",
         "retry_at",
         "rounds",
@@ -61,10 +60,9 @@ class Lane:
         self.last_error_at = 0.0
         self.last_failed_check = float("-inf")
         self.connect_time: float | None = None  # moving average, seconds
-        self.pace_until = 0.0
+        self.queued_at = 0.0  # when the first of those who wait entered the empty queue
         self.streams = 1  # leases that one further connection is expected to serve
         self.evictions = 0  # idle connections of other lanes that are being closed for this one
-        self.in_heap = False
 
     def oldest(self) -> Waiter:
         """The waiter who has waited longest; the queue must not be empty."""

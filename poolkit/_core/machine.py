@@ -1,4 +1,4 @@
-"""Who gets which connection: acquire, offer, give back. The rules are in the package's docstring."""
+"""The events in a pool's life, and settle(), which acts on them. The rules are in the package's docstring."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from ..connector import Verdict
 from ..errors import PoolBusy, PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER
-from ..policies.sizing import pace
-from .effects import Do, Effect
 from .entry import CHECKING, CONNECTING, IN_USE, Entry
 from .idle import Idle
 from .lane import Lane
@@ -15,6 +13,8 @@ from .state import Phase
 from .waiter import Waiter
 
 __all__ = ("Core",)
+
+_OPEN = Phase.OPEN
 
 
 class Core(Idle):
@@ -26,85 +26,67 @@ class Core(Idle):
         """A caller asks. His ``outcome`` is set at once where possible; else he stands in the queue."""
         if self.heard:
             self.tell(EventKind.ACQUIRE_STARTED, now)
-        lane = waiter.lane
-        if (
-            lane.live
-            and not lane.idle
-            and len(self.entries) >= self.limit
-            and self.started
-            and not self.features.keyed
-            and self.config.max_waiting is None
-            and self.plain
-        ):  # what the rest comes to in the usual case where callers queue: nothing is idle, and nothing may be opened
-            self._enqueue(waiter, now)
-            if lane.idle:  # put back without the lock since we looked: rule of __init__.py
-                self.match(lane, now)
-            return
-        self.classify(waiter)
-        if self.phase is not Phase.OPEN:
+        if self.phase is not _OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
         elif self.suspended:
             if self.fail_fast:
                 waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
             else:
-                self._enqueue(waiter, now)
-                self._admit(waiter)
+                self.enqueue(waiter, now)
+        elif waiter.lane.idle and self.overtakes(waiter, now):
+            self.seek(waiter, now)
         else:
-            if lane.waiters and now - lane.oldest().since >= self.barging:
-                self.match(lane, now)  # those who came before have waited long enough: nobody overtakes them
-            self.seek(waiter, now, barge=self.overtakes(waiter, now))
-        if not self.started:
-            self.started = True
-            self.refill(now)
+            self.enqueue(waiter, now)
+        if self.most_waiting is not None and waiter.queued:
+            self.newcomers.append(waiter)
+        self.started = True
 
     def seek(self, waiter: Waiter, now: float, *, front: bool = False, barge: bool = True) -> None:
         """Serve ``waiter`` from the idle connections, or queue him (in ``front`` if he was served badly)."""
         if self.features.keyed:  # the lane may have been forgotten while this caller was busy with a check
             waiter.lane = self.add_lane(waiter.lane.key)
-        lane = waiter.lane
         if barge:
-            waiter.outcome = entry = self._take_idle(waiter, now)
-            if entry is not None and entry.listed and lane.waiters:
-                self.match(lane, now)  # who may have no connection of his own may share this one
+            waiter.outcome = self._take_idle(waiter, now)
+            if waiter.lane.waiters:
+                self.touched[waiter.lane] = None
         if waiter.outcome is None:
-            self._enqueue(waiter, now, front=front)
-            self.pump(lane, now)
-            if waiter.queued and lane.idle:  # put back without the lock since we looked: rule of __init__.py
-                self.match(lane, now)
-            if waiter.queued and not front:
-                self._admit(waiter)
+            self.enqueue(waiter, now, front=front)
 
     def _admit(self, waiter: Waiter) -> None:
         """Refuse the newcomer if too many wait; those for whom a connection is on its way do not count."""
-        lane, bound = waiter.lane, self.config.max_waiting
+        lane, bound = waiter.lane, self.most_waiting
         if bound is not None and len(self.ahead_of(waiter)) - lane.connecting * lane.streams > bound:
-            waiter.queued = False
             lane.leave(waiter)
+            self.touched[lane] = None
             waiter.outcome = PoolBusy(f"{self.name}: {bound} callers wait already (max_waiting={bound})")
 
-    def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+    def enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        """The caller waits, from now on or again."""
         lane = waiter.lane
         if self.classes is not None:
             self.classify(waiter)
+            if not waiter.ticket and waiter.caller_class is not None:
+                waiter.caller_class.waits += 1
         if not lane.waiters:
-            lane.pace_until = now + pace(lane.connect_time)
-            self.want_sweep(now + self.vigil)
+            lane.queued_at = now
+            if self.sweep_at > now + self.vigil:
+                self.want_sweep(now + self.vigil)
             if self.scaler is not None:
                 self.want_look(now + self.scaler.config.max_wait)
         if not waiter.ticket:
             self._tickets += 1
             waiter.ticket = self._tickets if self.permits is None else self.permits.ticket()
             self.counts.waits += 1
-            if waiter.caller_class is not None:
-                waiter.caller_class.waits += 1
-        lane.join(waiter, front=front)
-        waiter.queued = True
+        if front or self.classes is not None:
+            lane.join(waiter, front=front)
+        else:
+            lane.waiters[waiter] = None
+        self.touched[lane] = None
 
     def look(self, waiter: Waiter, now: float) -> None:
-        """The waiter woke up without an outcome: serve the queue from what is idle."""
+        """The waiter woke up without an outcome: it may be served from the idle connections again."""
         waiter.nudged = False
-        self.match(waiter.lane, now)
-        self.pump(waiter.lane, now)
+        self.touched[waiter.lane] = None
 
     def abandon(self, waiter: Waiter, now: float, *, timed_out: bool = False) -> None:
         """The caller is gone (timed out, cancelled): what he was given passes to the next."""
@@ -114,27 +96,19 @@ class Core(Idle):
         outcome, waiter.outcome = waiter.outcome, None
         waiter.gone = True
         if waiter.queued:
-            waiter.queued = False
             waiter.lane.leave(waiter)
-            self.pass_nudge(waiter)
-            if self.permits is not None:
-                self.want_less(waiter.lane)
-                if self.pressed:
-                    self.give_way(now)
+            self.touched[waiter.lane] = None
         elif isinstance(outcome, Entry):
             if outcome.state is IN_USE:
                 outcome.leases -= 1
-                self.offer(outcome, now)
+                self.returned[outcome] = None
             elif outcome.state is CHECKING and waiter.busy:  # interrupted in mid-exchange
                 self.begin_close(outcome, CloseReason.DISCARDED, now, abort=True)
             elif outcome.state is CHECKING:  # he had not begun
                 self._put_idle(outcome)
-                self.match(waiter.lane, now)
-                if self.classes is not None:
-                    self.freed(waiter.lane, now)
+                self.touched[outcome.lane] = None
             elif outcome.state is CONNECTING:
                 self.forget(outcome)
-                self.freed(outcome.lane, now)
 
     def checked(
         self, entry: Entry, waiter: Waiter, error: BaseException | None, now: float, *, asked: bool = True
@@ -149,7 +123,7 @@ class Core(Idle):
         if error is None and not asked and self.features.checks and entry.good_until == 0.0:
             self._put_idle(entry)  # one beside it was found dead: a look is not enough, and he has no time for more
             if not waiter.gone:
-                self._enqueue(waiter, now, front=True)
+                self.enqueue(waiter, now, front=True)
                 waiter.nudged = True  # when his time is up, the next one tries
             return
         if error is None:
@@ -160,10 +134,9 @@ class Core(Idle):
                 self._lease(entry, waiter)
                 self._list_spare(entry)
                 waiter.outcome = entry
-                if entry.listed and entry.lane.waiters:
-                    self.match(entry.lane, now)  # its other streams are theirs
+                self.touched[entry.lane] = None  # its other streams are for those who wait
                 return
-            self.offer(entry, now)
+            self.returned[entry] = None
         else:
             self.failed_check(entry, error, now)
         if not waiter.gone:
@@ -172,7 +145,7 @@ class Core(Idle):
     def retry(self, waiter: Waiter, now: float) -> None:
         """What the waiter was given was no use: serve him again, ahead of the others."""
         waiter.outcome = None
-        if self.phase is not Phase.OPEN:
+        if self.phase is not _OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")
         elif self.suspended and self.fail_fast:
             waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
@@ -201,27 +174,12 @@ class Core(Idle):
 
     def give_back(self, entry: Entry, now: float) -> None:
         """A lease ended and the connection is sound."""
-        lane = entry.lane
         entry.last_used = now
-        self.freshen(entry, now)
+        entry.good_until = now + self.window
         if self.heard:
             self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
-        if (
-            lane.waiters
-            and self.plain
-            and entry.capacity == entry.leases == 1
-            and entry.generation == lane.generation
-            and now < entry.expires
-            and len(self.entries) - self.closing <= self.limit
-        ):  # what offer() comes to in the usual case where callers queue: from hand to hand
-            waiter = lane.oldest()
-            if now - waiter.since >= self.barging:
-                if entry.state is not IN_USE:
-                    entry.move(IN_USE)
-                self.serve(waiter, entry)
-                return
         entry.leases -= 1
-        self.offer(entry, now)
+        self.returned[entry] = None
 
     def discard(
         self, entry: Entry, now: float, verdict: Verdict = Verdict.DISCARD, error: BaseException | None = None
@@ -243,7 +201,6 @@ class Core(Idle):
         else:
             self.begin_close(entry, CloseReason.DISCARDED if verdict is Verdict.DISCARD else CloseReason.ERROR, now,
                              abort=True)  # fmt: skip
-        self.pump(lane, now)
 
     def dropped(self, entry: Entry, now: float) -> None:
         """A lease was dropped without being closed: the state of its connection is unknown."""
@@ -255,69 +212,6 @@ class Core(Idle):
         else:
             self.begin_close(entry, CloseReason.LEAKED, now, abort=True)
 
-    def offer(self, entry: Entry, now: float) -> None:
-        """A connection is free, or has a stream to spare: to the oldest waiter, else to the idle ones."""
-        lane = entry.lane
-        eased = not entry.leases and self.uncharge(entry)
-        if self.phase is not Phase.OPEN:
-            reason: CloseReason | None = CloseReason.POOL_CLOSED
-        elif len(self.entries) - self.closing > self.limit:
-            reason = CloseReason.SURPLUS
-        else:
-            reason = self.unfit(entry, now)
-            if reason is None and self.pressed and not entry.leases and self._yields(entry):
-                reason = CloseReason.SURPLUS
-        if reason is not None:
-            if not entry.leases:
-                self.begin_close(entry, reason, now)
-            if eased:
-                self.freed(lane, now)
-            return
-        while lane.waiters and entry.leases < entry.capacity and not self.suspended:
-            waiter = self.next_for(lane, entry)
-            if waiter is None:
-                break
-            # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
-            if now - waiter.since < self.barging and entry.capacity == 1 and now < entry.good_until:
-                self._put_idle(entry)
-                self.nudge(waiter)
-                return
-            self._lease(entry, waiter)
-            self.serve(waiter, entry)
-            if self.pressed:
-                self.give_way(now)
-            if entry.capacity == 1:
-                if eased:
-                    self.freed(lane, now)
-                return  # hands off: the waiter may have seen it, used it and put it back without the lock by now
-        if entry.leases:
-            self._list_spare(entry)
-        elif not self._room_for_idle(lane, now):
-            self.begin_close(entry, CloseReason.SURPLUS, now)
-        else:
-            self._put_idle(entry)
-            if len(lane.idle) > self.max_idle and not self.features.keyed:
-                self.settle(lane, now)  # put back without the lock since we looked
-            if self.needy and not eased:
-                self.freed(lane, now)
-            if self.pressed:
-                self.give_way(now)
-        if eased:
-            self.freed(lane, now)
-
-    def _yields(self, entry: Entry) -> bool:
-        """Whether the returned connection gives way to another pool of the budget, before any waiter gets it."""
-        permits, lane = self.permits, entry.lane
-        assert permits is not None
-        if not permits.short:
-            self.effects.append(Effect(Do.SHARE))  # nobody wants anything any more: the shell eases the way
-            return False
-        first = self.next_waiter(lane)
-        if first is not None and permits.yields(first.ticket):
-            entry.leaving = True
-            self.pass_on()
-        return entry.leaving
-
     def set_capacity(self, entry: Entry, capacity: int, now: float) -> None:
         """The connection serves this many leases at once from now on; 0: those it has, and no new ones.
 
@@ -326,59 +220,28 @@ class Core(Idle):
         self.established(entry, now)
         if capacity < 1:
             entry.retire()
-            self.pump(entry.lane, now)
             return
         entry.capacity = entry.lane.streams = capacity
         self.multiplexed = self.multiplexed or capacity > 1
+        self.touched[entry.lane] = None
         if entry.state is IN_USE:
-            self.offer(entry, now)
-        self.pump(entry.lane, now)
-
-    def settle(self, lane: Lane, now: float) -> None:
-        """A connection was put back without the lock while the pool changed: make good what that missed."""
-        if self.phase is not Phase.OPEN:
-            for entry in self.take_all_idle(lane):
-                self.begin_close(entry, CloseReason.POOL_CLOSED, now)
-            return
-        if self.features.keyed or self.multiplexed:
-            self._close_surplus(lane, now)
-        else:  # one by one, and counted anew each time: callers take and put back without the lock meanwhile
-            while lane.idle and (len(lane.idle) > self.max_idle or len(self.entries) - self.closing > self.limit):
-                try:
-                    entry = lane.idle.popleft()
-                except IndexError:  # taken a moment ago
-                    break
-                self.begin_close(entry, CloseReason.SURPLUS, now)
-        self.match(lane, now)
-        self.pump(lane, now)
-
-    def _close_surplus(self, lane: Lane, now: float) -> None:
-        """Close the longest unused connections that are too many, where only the core hands out."""
-        over = len(self.entries) - self.closing - self.limit
-        kept = len(self.idle_order) if self.features.keyed else len(lane.idle)
-        if over > 0 or kept > self.max_idle:
-            idle = self.take_all_idle(lane)
-            surplus = max(0, over, (kept if self.features.keyed else len(idle)) - self.max_idle)
-            for entry in idle[:surplus]:
-                self.begin_close(entry, CloseReason.SURPLUS, now)
-            self.relist(lane, idle[surplus:])
+            self.returned[entry] = None
 
     def closed(self, entry: Entry, now: float) -> None:
         """The shell has closed the connection: its permit is free."""
         self.closing -= 1
         if entry.evicted_for is not None:
             entry.evicted_for.evictions -= 1
+            self.touched[entry.evicted_for] = None
         self.forget(entry)
         for parker in self.watchers.copy():  # callers enter and leave without the lock
             parker.wake()  # never blocks
-        self.freed(entry.lane, now)
 
     def detach(self, entry: Entry, now: float) -> None:
         """The connection leaves the pool and lives on with its holder."""
         entry.lane.live -= 1
         entry.leases = 0
         self.forget(entry)
-        self.freed(entry.lane, now)
 
     def clear_lane(self, lane: Lane, now: float) -> None:
         """Retire the generation of one lane."""
@@ -392,4 +255,107 @@ class Core(Idle):
         self.tell(EventKind.POOL_CLEARED, now)
         for entry in self.take_all_idle(lane):
             self.begin_close(entry, CloseReason.STALE, now)
-        self.pump(lane, now)
+        self.touched[lane] = None
+
+    # -- after each step ------------------------------------------------------------------------------------------
+
+    def settle(self, now: float) -> None:
+        """Do what the state of the pool asks for. Called once after each step; the events themselves only note what
+        has happened.
+
+        The only place that hands connections to waiters, opens them, keeps ``min_size``, closes surplus ones and gives
+        way to other pools. It looks at the state alone, so a call too many does nothing, and it is O(1) where nothing
+        is to be done.
+        """
+        if self.features.keyed:
+            self._settle_lanes(now)
+        else:
+            lane = self.lane
+            returned = self.returned
+            while returned:
+                self.place(returned.popitem()[0], now)
+            if lane.idle:
+                if len(lane.idle) > self.max_idle or len(self.entries) > self.limit or self.phase is not _OPEN:
+                    self.close_surplus(now)
+                if lane.waiters:
+                    self.serve_idle(lane, now)
+            # where callers queue, nearly every step finds that nothing may be opened
+            if (len(self.entries) < self.limit or not lane.live) and (
+                lane.waiters or lane.live + lane.connecting < self.floor
+            ):
+                self._open_connections(lane, now)
+        if self.most_waiting is not None and self.newcomers:
+            self._refuse_newcomers()
+        if self.permits is not None:
+            self.share(now)
+
+    def _open_connections(self, lane: Lane, now: float) -> None:
+        """For those who wait, and then for ``min_size``."""
+        while lane.waiters and self.dials_wanted(lane, now) and self.permit(lane):
+            self.dial_for(lane, now)
+            if lane.idle and lane.waiters:  # who was told of an idle one connects by itself: it is for the next
+                self.serve_idle(lane, now)
+        if lane.live + lane.connecting < self.floor:
+            self.keep_minimum(now)
+
+    def _settle_lanes(self, now: float) -> None:
+        """The same for many lanes: those of which something has changed are looked at, and then permits go to the lane
+        with the oldest waiter, wherever one is free.
+        """
+        returned = self.returned
+        while returned:
+            entry = returned.popitem()[0]
+            if entry.lane in self.queued:
+                self.touched[entry.lane] = None
+            self.place(entry, now)
+        if len(self.idle_order) > self.max_idle or len(self.entries) > self.limit:
+            self.close_surplus(now)
+        while self.touched:
+            self._look_at_lanes(now)
+        if self.in_need.places or self.classes is not None:
+            self._open_in_turn(now)
+
+    def _open_in_turn(self, now: float) -> None:
+        while True:
+            if self.classes is not None and self.room_for_classes():
+                self.touched.update(self.queued)
+            while self.touched:
+                self._look_at_lanes(now)
+            lane = self.in_need.first()
+            if lane is None:
+                return
+            if self.permit(lane):
+                self.dial_for(lane, now)
+                self.touched[lane] = None
+                continue
+            lane = self.uncovered.first() if len(self.entries) >= self.limit and self.idle_order else None
+            if lane is None or not self.evict_for(lane, now):
+                return
+            self.touched[lane] = None
+
+    def _look_at_lanes(self, now: float) -> None:
+        """Serve the waiters of touched lanes from their idle connections, and note which lanes want a permit."""
+        queued, lanes = self.queued, self.touched
+        self.touched = {}
+        if self.classes is not None and len(lanes) > 1:  # what one class may have goes to its oldest waiter
+            lanes = dict.fromkeys(sorted(lanes, key=lambda one: one.oldest().ticket if one.waiters else 0))
+        for lane in lanes:
+            if not lane.waiters and lane not in queued:
+                continue
+            if lane.waiters and lane.idle:
+                self.serve_idle(lane, now)
+            wanted = self.dials_wanted(lane, now) if lane.waiters else 0
+            if lane.waiters:
+                queued[lane] = None
+            else:
+                queued.pop(lane, None)
+                wanted = 0
+            (self.in_need.add if wanted else self.in_need.discard)(lane)
+            (self.uncovered.add if wanted > lane.evictions else self.uncovered.discard)(lane)
+
+    def _refuse_newcomers(self) -> None:
+        """Those for whom there is no place in the queue: decided when whoever can be served has been served."""
+        while self.newcomers:
+            waiter = self.newcomers.popleft()
+            if waiter.queued:
+                self._admit(waiter)

@@ -11,7 +11,6 @@ alone knows is therefore in nobody's hands, and no late step can come for it.
 from __future__ import annotations
 
 import sys
-from heapq import heapify
 from typing import Any
 
 from ..events import CloseReason
@@ -20,6 +19,7 @@ from .effects import Do, Effect
 from .entry import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED, IDLE, Entry
 from .machine import Core
 from .state import Phase
+from .waiting import WaitingLanes
 
 __all__ = ("audit", "mend", "unheld")
 
@@ -62,7 +62,6 @@ def audit(core: Core, now: float) -> int:
             core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
     if lost:
         _recount(core)
-        core.freed(core.lane, now)
     return len(lost)
 
 
@@ -74,17 +73,13 @@ def mend(core: Core, now: float) -> None:
     _recount(core)
     for lane in list(core.lanes.values()):
         for waiter in list(lane.waiters):
-            if waiter.outcome is None:
-                waiter.queued = True
-            else:  # served, but not yet out of the queue
-                waiter.queued = False
+            if waiter.outcome is not None:  # served, but not yet out of the queue
                 lane.leave(waiter)
                 core.effects.append(Effect(Do.WAKE, waiter=waiter))
             waiter.nudged = False
         if lane.waiters:
             core.timed.add(lane)
     core.recount()
-    core.review()
     if core.features.keyed:
         _reorder(core)
     if core.phase is Phase.OPEN:
@@ -103,7 +98,6 @@ def _recount(core: Core) -> None:
         entry.leaving = entry.state is CLOSING
     if core.permits is not None:
         core.permits.correct(len(entries), core.closing)
-        core.pass_on()
     core.pinging = min(core.pinging, sum(entry.state is CHECKING for entry in entries))
     for lane in core.lanes.values():
         lane.size = lane.live = lane.connecting = lane.evictions = 0
@@ -114,7 +108,7 @@ def _recount(core: Core) -> None:
             if entry.evicted_for is not None:
                 entry.evicted_for.evictions += 1
         lane.size += 1
-        lane.live += entry.state in ESTABLISHED
+        lane.live += entry.state in ESTABLISHED or (entry.state is CONNECTING and entry in core.returned)
         lane.connecting += entry.pending and entry.generation == lane.generation
 
 
@@ -128,9 +122,9 @@ def _reorder(core: Core) -> None:
             entry.listed = entry.capacity > 1
             if entry.state is IDLE and entry not in core.idle_order:
                 core.idle_order[entry] = None
-        lane.in_heap = bool(lane.waiters)
-    core.needy = [(lane.oldest().ticket, id(lane), lane) for lane in core.lanes.values() if lane.in_heap]
-    heapify(core.needy)
+    core.in_need, core.uncovered = WaitingLanes(), WaitingLanes()
+    core.queued.clear()
+    core.touch_all()
 
 
 def next_look(core: Core, now: float) -> float:

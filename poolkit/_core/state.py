@@ -20,10 +20,12 @@ from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .sharing import Permits
 from .waiter import Parker, Waiter
+from .waiting import WaitingLanes
 
 __all__ = ("LOOK_EVERY", "CoreState", "Counts", "Features", "Phase")
 
 _tuple = tuple.__new__  # a NamedTuple's own is a Python function
+_WAKE = Do.WAKE
 LOOK_EVERY = 5.0  # seconds between two looks at idle connections for a peer that has hung up
 
 
@@ -90,7 +92,17 @@ class CoreState:
         self.last_failed: Lane | None = None  # whose connect failed last
         self._many_lanes = 256
         self.idle_order: OrderedDict[Entry, None] = OrderedDict()  # keyed pools: over all lanes, oldest first
-        self.needy: list[tuple[int, int, Lane]] = []  # heap of lanes that want a permit, oldest waiter first
+        # what settle() has to look at; everything else it finds in the state itself
+        self.returned: dict[Entry, None] = {}  # connections that are nobody's, or have a stream to spare
+        self.touched: dict[Lane, None] = {}  # keyed pools: lanes of which something has changed
+        self.newcomers: deque[Waiter] = deque()  # who may be refused, in a pool with max_waiting
+        # keyed pools: lanes that would open a connection if they had a permit, and those of them for which not enough
+        # idle connections of other lanes are being closed yet
+        self.in_need = WaitingLanes()
+        self.uncovered = WaitingLanes()
+        self.queued: dict[Lane, None] = {}  # keyed pools: lanes with waiters
+        self.class_use: list[int] = []  # keyed pools with classes: what classes held at the last look
+        self.asked = 0  # permits of a budget that were refused at the last look
         self.effects: deque[Effect] = deque()
         self.counts = Counts()
         self.meters = Meters()
@@ -133,43 +145,31 @@ class CoreState:
         else:
             self.scaler.configure(config.autoscale, config.min_size, most)
         self.take_size()
+        self.most_waiting = config.max_waiting
         self.max_connecting = config.max_connecting or sys.maxsize
         self.lifo = config.order == "lifo"
         self.doubts = self.features.checks or self.features.peeks
         window = config.check_after_idle if self.doubts and config.check_after_idle is not None else NEVER
         self.window = min(window, config.idle_timeout or NEVER)
         self.set_classes(config)
-        self.review()
 
     # -- what those who build on this supply --------------------------------------------------------------------------
 
     def set_classes(self, config: PoolConfig) -> None:
-        """See turns.py, as the next four."""
+        """See turns.py, as the next two."""
         raise NotImplementedError
 
     def open_queues(self, lane: Lane) -> None:
         raise NotImplementedError
 
-    def next_waiter(self, lane: Lane) -> Waiter | None:
-        raise NotImplementedError
-
-    def dials_needed(self, lane: Lane, extra: int = 0, *, beside: int = 0) -> int:
-        raise NotImplementedError
-
-    def uncharge(self, entry: Entry) -> bool:
-        raise NotImplementedError
-
-    def freed(self, lane: Lane, now: float) -> None:
-        """See dialing.py."""
+    def uncharge(self, entry: Entry) -> None:
         raise NotImplementedError
 
     # -- elementary moves ---------------------------------------------------------------------------------------------
 
-    def review(self) -> None:
-        """``plain``: everything that is handed out goes to the oldest waiter, and nobody else has to be considered.
-        To be called after each change of what it follows from.
-        """
-        self.plain = self.phase is Phase.OPEN and not self.suspended and self.classes is None and self.permits is None
+    def touch_all(self) -> None:
+        """Something has changed that concerns every lane."""
+        self.touched.update(dict.fromkeys(self.lanes.values()))
 
     def take_size(self) -> None:
         """In a pool with autoscale: what its policy says is the limit and the floor."""
@@ -191,7 +191,7 @@ class CoreState:
 
     def _drop_unused_lanes(self) -> None:
         """Lanes are kept without a connection only for the failures their breakers have counted; not for ever."""
-        for lane in [one for one in self.lanes.values() if one.unused and not one.in_heap and one is not self.lane]:
+        for lane in [one for one in self.lanes.values() if one.unused and one is not self.lane]:
             del self.lanes[lane.key]
         self._many_lanes = max(256, 2 * len(self.lanes))
 
@@ -247,8 +247,7 @@ class CoreState:
 
     def freshen(self, entry: Entry, now: float) -> None:
         """There was a sign of life just now."""
-        good = now + self.window
-        entry.good_until = min(entry.expires, good)
+        entry.good_until = now + self.window
 
     def take_all_idle(self, lane: Lane) -> list[Entry]:
         """Empty the lane's idle list; the entries are still IDLE and must go somewhere."""
@@ -281,13 +280,12 @@ class CoreState:
     def serve(self, waiter: Waiter, outcome: Entry | BaseException) -> None:
         """The one place where a queued waiter ends."""
         waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
-        self.effects.append(_tuple(Effect, (Do.WAKE, None, waiter, None)))
-        waiter.queued = False
-        waiter.lane.leave(waiter)
-        if waiter.nudged:
-            self.pass_nudge(waiter)
-        if self.permits is not None:
-            self.want_less(waiter.lane)
+        self.effects.append(_tuple(Effect, (_WAKE, None, waiter, None)))
+        lane = waiter.lane
+        if self.classes is not None:
+            lane.leave(waiter)
+        else:
+            lane.waiters.pop(waiter, None)
 
     def nudge(self, waiter: Waiter) -> None:
         """There is an idle connection: the waiter may take it, if no newcomer does so before he has woken up."""
@@ -295,18 +293,11 @@ class CoreState:
             waiter.nudged = True
             self.effects.append(Effect(Do.WAKE, None, waiter))
 
-    def pass_nudge(self, waiter: Waiter) -> None:
-        """The waiter leaves the queue: the idle connection that he was told of is for the next."""
-        lane = waiter.lane
-        if waiter.nudged and lane.waiters and lane.idle:
-            heir = self.next_waiter(lane)
-            if heir is not None:
-                self.nudge(heir)
-
     def fail_waiters(self, lane: Lane, make: Callable[[], PoolError]) -> None:
         """End all waits of a lane with an error of their own."""
         while lane.waiters:
             self.serve(lane.oldest(), make())
+        self.touched[lane] = None
 
     def dial(self, lane: Lane, purpose: Purpose, now: float) -> Entry:
         """Take a permit: the entry of a connection to be."""
@@ -319,49 +310,31 @@ class CoreState:
         self.tell(EventKind.CONNECTION_CREATED, now, entry)
         return entry
 
-    def want_less(self, lane: Lane) -> None:
-        """A waiter is gone or served: claim no more of the shared budget than the others need."""
-        assert self.permits is not None
-        if self.permits.claiming:
-            if self.features.keyed:
-                need = len(self.needy)
-            else:
-                need = max(0, self.dials_needed(lane))
-                if self.started:
-                    need = max(need, self.config.min_size - lane.live - lane.connecting)
-            self.permits.lower(need)
-            self.pass_on()
-
-    def pass_on(self) -> None:
-        """Have the shell tell other pools what the shared budget has for them."""
-        if self.permits is not None and self.permits.news:
-            self.effects.append(Effect(Do.SHARE))
-
     def begin_close(self, entry: Entry, reason: CloseReason, now: float, *, abort: bool = False) -> None:
         """The connection goes; it keeps its permit until the shell says that it is closed."""
-        eased = self.linger(entry)
+        self.linger(entry)
         self.idle_order.pop(entry, None)
+        self.returned.pop(entry, None)
         entry.lane.live -= 1
         self.counts.closes[reason] += 1
         self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason, duration=now - entry.ready_at)
         self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
-        if eased:
-            self.freed(entry.lane, now)
 
-    def linger(self, entry: Entry) -> bool:
-        """Of no more use, but it keeps its permit until it is closed. Whether its caller class has room now."""
+    def linger(self, entry: Entry) -> None:
+        """Of no more use, but it keeps its permit until it is closed."""
         self._no_longer_connecting(entry)
         entry.move(CLOSING)
         self.closing += 1
         if self.permits is not None and not entry.leaving:
             entry.leaving = True
             self.permits.leave()
-        return self.uncharge(entry)
+        self.uncharge(entry)
 
     def _no_longer_connecting(self, entry: Entry) -> None:
         if entry.pending and entry.generation == entry.lane.generation:
             entry.lane.connecting -= 1
         entry.pending = False
+        self.touched[entry.lane] = None
 
     def forget(self, entry: Entry) -> None:
         lane = entry.lane
@@ -374,10 +347,9 @@ class CoreState:
         lane.size -= 1
         if self.permits is not None:
             self.permits.give(entry.leaving)
-            self.pass_on()
         self.counts.uses += entry.uses
         self.counts.busy += entry.busy
         counting = lane.breaker.config is not None and lane.breaker.failures
-        disposable = self.features.keyed and lane.unused and not lane.in_heap and not counting
+        disposable = self.features.keyed and lane.unused and not counting
         if disposable and self.lanes.get(lane.key) is lane:
             del self.lanes[lane.key]

@@ -110,7 +110,9 @@ class Turns(CoreState):
         Among classes: not before those of his own. The others would have taken it, if they were allowed to.
         """
         lane = waiter.lane
-        if self.classes is not None and waiter.caller_class is not None:
+        if self.classes is not None:
+            self.classify(waiter)
+            assert waiter.caller_class is not None
             return not lane.queues[waiter.caller_class]
         return not lane.waiters or now - lane.oldest().since < self.barging
 
@@ -155,18 +157,30 @@ class Turns(CoreState):
         elif entry.leases:
             classes.join(one, entry.owner)
 
-    def uncharge(self, entry: Entry) -> bool:
-        """Nobody uses the connection any more; whether that makes room for others."""
+    def charge_lease(self, entry: Entry, waiter: Waiter) -> None:
+        """The same, for a lease that begins now."""
+        if waiter.caller_class is not None:
+            self.charge(entry, waiter)
+            waiter.caller_class.acquires += 1
+
+    def uncharge(self, entry: Entry) -> None:
+        """Nobody uses the connection any more."""
         owner, entry.owner = entry.owner, None
-        if owner is None:
-            return False
-        owner.held -= 1
-        return True
+        if owner is not None:
+            owner.held -= 1
+
+    def room_for_classes(self) -> bool:
+        """Whether a class may have more than at the last look: something that counts against it has become less."""
+        assert self.classes is not None
+        before = self.class_use
+        self.class_use = now = [self._unowned(), *(one.held for one in self.classes.known.values())]
+        return len(before) != len(now) or any(one < other for one, other in zip(now, before, strict=True))
 
     def recount(self) -> None:
         """After an interruption: the numbers and queues that follow from entries and waiters."""
         classes = self.classes
         if classes is None:
+            self._disband()
             return
         for one in classes.known.values():
             one.held = 0

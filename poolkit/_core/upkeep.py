@@ -25,14 +25,14 @@ def tick(core: Core, now: float) -> None:
     if core.phase is not Phase.OPEN:
         return
     timed, core.timed = core.timed, set()
-    for lane in timed:
-        core.pump(lane, now)
+    core.touched.update(dict.fromkeys(timed))
     if now >= core.sweep_at:
         core.sweep_at = NEVER
         audit(core, now)
         _rotate(core, now)
         for lane in list(core.lanes.values()):
             _sweep(core, lane, now)
+        core.touch_all()
         _plan_sweep(core, now)
     else:
         core.want_sweep(core.sweep_at)
@@ -42,9 +42,6 @@ def tick(core: Core, now: float) -> None:
             elastic.look(core, now, SHARE * EACH * len(core.entries))
         else:
             core.want_look(core.look_at)
-    core.refill(now)
-    if core.pressed:
-        core.give_way(now)
 
 
 def tick_safely(core: Core, now: float) -> Exception | None:
@@ -53,6 +50,7 @@ def tick_safely(core: Core, now: float) -> Exception | None:
     """
     try:
         tick(core, now)
+        core.settle(now)
     except Exception as error:  # noqa: BLE001  whatever it is
         mend(core, now)
         core.resized = True  # so that the shell makes its ways without the lock anew
@@ -107,11 +105,6 @@ def _sweep(core: Core, lane: Lane, now: float) -> None:
     core.relist(lane, stay)
     if next_due < NEVER:
         core.want_sweep(max(now + pause(core), next_due))
-    if len(lane.idle) > core.max_idle and not core.features.keyed:  # put back meanwhile, or after a check
-        core.settle(lane, now)
-    core.match(lane, now)  # somebody may have queued while the list was empty
-    if lane.waiters:
-        core.pump(lane, now)
 
 
 def _next_due(core: Core, entry: Entry, now: float, lead: float) -> float:
@@ -138,7 +131,7 @@ def _wants_ping(core: Core, entry: Entry, now: float) -> bool:
 def _rotate(core: Core, now: float) -> None:
     """Open successors before the end of connections that will be missed, as far as permits are free."""
     config = core.config
-    if config.max_lifetime is None or core.features.keyed:
+    if config.max_lifetime is None or core.features.keyed or core.suspended:
         return
     lead = rotation_lead(config.max_lifetime)
     for entry in list(core.entries.values()):
@@ -161,7 +154,6 @@ def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, n
     core.counts.checks += asked
     if error is not None:
         core.failed_check(entry, error, now)
-        core.freed(entry.lane, now)
         return
     if asked:
         entry.checked_at = now
@@ -169,14 +161,10 @@ def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, n
     elif entry.good_until == 0.0 and not core.features.checks:
         core.freshen(entry, now)
     if entry.lane.waiters or core.unfit(entry, now) is not None or core.phase is not Phase.OPEN:
-        core.offer(entry, now)
+        core.returned[entry] = None
     else:  # at the cold end: a look is no use
         entry.move(IDLE)
         core.relist(entry.lane, [entry])
-        if entry.lane.waiters:  # queued without having seen it
-            core.match(entry.lane, now)
-        if core.pressed:
-            core.give_way(now)
 
 
 def leaks(core: Core, now: float) -> list[Entry]:

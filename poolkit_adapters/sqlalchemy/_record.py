@@ -69,7 +69,7 @@ class Record(_ConnectionRecord):
                 late = self.over()
             if late:  # it was done in the moment in which its socket was shut down
                 raise self.pool._overdue(attempt)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
             half, self.dbapi_connection = self.dbapi_connection, None
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)

@@ -10,10 +10,10 @@ from poolkit import ClassConfig, PoolConfig
 from poolkit._core import books, commands
 from poolkit._core.effects import Do
 from poolkit._core.entry import Entry
-from poolkit._core.machine import Core
 from poolkit._core.mend import mend
 from poolkit._core.state import Features
 from poolkit._core.waiter import Waiter
+from tests.core.kit import SettlingCore, do
 from tests.simulation import CoreSimulation
 
 NOW = 1000.0
@@ -36,7 +36,7 @@ class Scene:
 
     def __init__(self, *, features: Features | None = None, classes: Any = USUAL, **settings: Any) -> None:
         config = PoolConfig(classes=classes, **settings)
-        self.core = Core(config, features or Features(), name="core", barging=0.0, random=lambda: 1.0)
+        self.core = SettlingCore(config, features or Features(), name="core", barging=0.0, random=lambda: 1.0)
         self.dialling: list[Entry] = []
         self.closing: list[Entry] = []
         self.slow = False
@@ -52,11 +52,11 @@ class Scene:
 
     def work(self) -> None:
         while effects := self.core.take_effects():
-            for do, entry, _, _ in effects:
-                if do is Do.CONNECT:
+            for kind, entry, _, _ in effects:
+                if kind is Do.CONNECT:
                     assert entry is not None
                     self.dialling.append(entry)
-                elif do in (Do.CLOSE, Do.ABORT):
+                elif kind in (Do.CLOSE, Do.ABORT):
                     assert entry is not None
                     self.closing.append(entry)
             if not self.slow:
@@ -218,7 +218,7 @@ def test_live_changes_take_effect_on_those_who_wait() -> None:
     waiting = scene.ask("bulk")
     assert waiting.outcome is None
     changed = scene.core.config.replace(classes={"health": ClassConfig(), "bulk": ClassConfig()})
-    commands.reconfigure(scene.core, changed, 0.0, "classes", NOW)
+    do(commands.reconfigure, scene.core, changed, 0.0, "classes", NOW)
     scene.work()
     assert isinstance(waiting.outcome, Entry)
 
@@ -227,10 +227,10 @@ def test_classes_can_come_and_go_while_connections_are_in_use() -> None:
     scene = Scene(max_size=2, classes={"bulk": ClassConfig(limit=1)})
     [entry] = scene.leases(1, "bulk")
     waiting = scene.ask("bulk")
-    commands.reconfigure(scene.core, scene.core.config.replace(classes=None), 0.0, "classes", NOW)
+    do(commands.reconfigure, scene.core, scene.core.config.replace(classes=None), 0.0, "classes", NOW)
     scene.work()
     assert isinstance(waiting.outcome, Entry), "without classes nothing holds him up"
-    commands.reconfigure(scene.core, scene.core.config.replace(classes=USUAL), 0.0, "classes", NOW)
+    do(commands.reconfigure, scene.core, scene.core.config.replace(classes=USUAL), 0.0, "classes", NOW)
     scene.work()
     assert scene.core.classes is not None
     assert scene.core.classes.default.held == 2
@@ -244,7 +244,7 @@ def test_the_reserve_is_given_first_after_it_was_set_up_under_load() -> None:
     bulk = scene.ask("bulk")
     health = scene.ask("health")
     changed = scene.core.config.replace(classes={"health": ClassConfig(reserved=1), "bulk": ClassConfig()})
-    commands.reconfigure(scene.core, changed, 0.0, "classes", NOW)
+    do(commands.reconfigure, scene.core, changed, 0.0, "classes", NOW)
     scene.give(one)
     assert health.outcome is one
     assert bulk.outcome is None
@@ -257,7 +257,7 @@ def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
     assert scene.core.classes is not None
     scene.core.classes.of("bulk").held = 7  # half-way through something
     scene.core.lane.queues[scene.core.classes.of("web")].clear()
-    mend(scene.core, NOW)
+    do(mend, scene.core, NOW)
     books.check(scene.core)
     scene.give(entry)
     assert waiting.outcome is entry

@@ -13,6 +13,7 @@ from poolkit._core.entry import CHECKING, IDLE, IN_USE, Entry
 from poolkit._core.machine import Core
 from poolkit._core.state import Features
 from poolkit._core.waiter import Waiter
+from tests.core.kit import SettlingCore, do
 
 NOW = 1000.0
 
@@ -22,7 +23,7 @@ class Sleeper:
         pass
 
 
-def make(kind: type[Core] = Core, *, features: Features | None = None, **settings: Any) -> Core:
+def make(kind: type[Core] = SettlingCore, *, features: Features | None = None, **settings: Any) -> Core:
     return kind(
         PoolConfig(**{"barging_window": 0.0, **settings}), features or Features(), name="core", barging=0.0,
         random=lambda: 1.0,
@@ -78,15 +79,15 @@ def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() ->
 def test_a_caller_sees_what_was_put_back_while_he_queued(most: int | None) -> None:
     """Between his look at the idle ones and his place in the queue another thread puts one back without the lock."""
 
-    class Racing(Core):
+    class Racing(SettlingCore):
         back: Entry | None = None
 
-        def _enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        def enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
             entry, self.back = self.back, None
             if entry is not None:
                 entry.leases, entry.state = 0, IDLE
                 self.lane.idle.append(entry)
-            super()._enqueue(waiter, now, front=front)
+            super().enqueue(waiter, now, front=front)
 
     core = make(Racing, max_size=1, max_waiting=most)
     assert isinstance(core, Racing)
@@ -128,7 +129,7 @@ def test_a_connection_made_by_its_caller_is_not_his_if_the_pool_was_cleared_mean
     waiter = ask(core)
     entry = waiter.outcome
     assert isinstance(entry, Entry)
-    commands.clear(core, NOW)
+    do(commands.clear, core, NOW)
     assert core.connected(entry, object(), 1, NOW, keep=True) is False
     assert Do.CLOSE in [effect.do for effect in core.take_effects()]
 
@@ -157,7 +158,7 @@ def test_connects_that_fail_together_are_one_round_of_the_backoff() -> None:
 def test_what_comes_back_after_clear_is_closed(checks: bool) -> None:
     core = make(features=Features(checks=checks))
     entry = leased(core)
-    commands.clear(core, NOW)
+    do(commands.clear, core, NOW)
     core.take_effects()
     core.give_back(entry, NOW)
     assert [effect.entry for effect in core.take_effects() if effect.do is Do.CLOSE] == [entry]
@@ -171,14 +172,14 @@ def test_half_of_the_idle_connections_stay_at_hand_while_the_others_are_looked_a
     for entry in entries:
         core.give_back(entry, NOW)
     core.want_sweep(NOW + 5)
-    upkeep.tick(core, NOW + 5)
+    do(upkeep.tick, core, NOW + 5)
     assert sum(entry.state is CHECKING for entry in entries) == 2
 
 
 def test_a_connection_handed_over_is_not_touched_any_more() -> None:
     """The waiter may see it, use it and put it back without the lock before the one who serves him goes on."""
 
-    class Quick(Core):
+    class Quick(SettlingCore):
         def serve(self, waiter: Waiter, outcome: Any) -> None:
             super().serve(waiter, outcome)
             if isinstance(outcome, Entry):

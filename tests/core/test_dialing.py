@@ -6,10 +6,10 @@ from poolkit import PoolConfig, Verdict
 from poolkit._core.books import check
 from poolkit._core.effects import Do
 from poolkit._core.entry import Entry, State
-from poolkit._core.machine import Core
 from poolkit._core.state import Features
 from poolkit._core.upkeep import tick
 from poolkit._core.waiter import Waiter
+from tests.core.kit import SettlingCore, do
 
 
 class Sleeper:
@@ -19,7 +19,7 @@ class Sleeper:
 
 def test_a_connect_faster_than_the_barging_window_is_not_followed_by_a_second_one() -> None:
     """The new connection goes to the idle ones and the waiter is told of it: there is nothing more to open."""
-    core = Core(PoolConfig(), Features(), name="core", barging=0.001, random=lambda: 0.5)
+    core = SettlingCore(PoolConfig(), Features(), name="core", barging=0.001, random=lambda: 0.5)
     waiter = Waiter(core.lane, 1000.0)
     waiter.parker = Sleeper()
     core.acquire(waiter, 1000.0)
@@ -35,7 +35,7 @@ def test_a_connect_faster_than_the_barging_window_is_not_followed_by_a_second_on
 
 def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_once() -> None:
     """Whoever asked for it: the others do not sleep out their backoff."""
-    core = Core(PoolConfig(min_size=3), Features(), name="core", barging=0.0, random=lambda: 1.0)
+    core = SettlingCore(PoolConfig(min_size=3), Features(), name="core", barging=0.0, random=lambda: 1.0)
 
     def ask(now: float) -> list[Entry]:
         waiter = Waiter(core.lane, now)
@@ -59,7 +59,7 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
 def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_at_a_time() -> None:
     """A lost packet in one connect does not hold up everybody who was to have a stream of that connection."""
     features = Features(keyed=True, connect_in_caller=True)
-    core = Core(PoolConfig(max_size=4), features, name="core", barging=0.0, random=lambda: 0.5)
+    core = SettlingCore(PoolConfig(max_size=4), features, name="core", barging=0.0, random=lambda: 0.5)
 
     def ask(now: float) -> Waiter:
         waiter = Waiter(core.add_lane("origin"), now)
@@ -74,13 +74,13 @@ def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_
     first, second, third = (ask(1000.0) for _ in range(3))
     assert [connecting(waiter) for waiter in (first, second, third)] == [True, False, False]
     assert core.due == 1000.25
-    tick(core, 1000.2)
+    do(tick, core, 1000.2)
     assert not connecting(second)
-    tick(core, core.due)
+    do(tick, core, core.due)
     assert [connecting(waiter) for waiter in (second, third)] == [True, False]
     late = ask(1000.3)
-    tick(core, 1000.4)
+    do(tick, core, 1000.4)
     assert not connecting(third)
-    tick(core, 1000.5)
+    do(tick, core, 1000.5)
     assert [connecting(waiter) for waiter in (third, late)] == [True, False]
     check(core)

@@ -48,7 +48,7 @@ def test_surplus_that_others_have_taken_meanwhile_is_not_closed(taken: int) -> N
     core.max_idle = 4
     core.lane.idle = stolen = Taken(core.lane.idle)
     stolen.number = taken
-    core.settle(core.lane, NOW)
+    core.settle(NOW)
     for entry in stolen.others:
         core.leased[id(entry)] = entry
     assert {entry.state for entry in core.lane.idle} <= {IDLE}
@@ -73,7 +73,7 @@ def test_what_was_put_back_while_surplus_is_closed_counts_too() -> None:
             core.lane.idle.append(late)
 
     core.begin_close = closing  # type: ignore[method-assign]
-    core.settle(core.lane, NOW)
+    core.settle(NOW)
     assert len(core.lane.idle) == 3
 
 

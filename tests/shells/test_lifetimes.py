@@ -286,6 +286,16 @@ async def test_lazy_and_eager(make: Make, flavour: str) -> None:
         await rig.until(lambda: rig.stats.idle == 2)
 
 
+async def test_min_size_is_kept_while_a_discarded_connection_is_being_closed(make: Make) -> None:
+    """A server that takes its time to say goodbye holds nothing up, as long as permits are free."""
+    async with make(max_size=4, min_size=2) as rig:
+        await rig.warm_up()
+        closing = rig.connector.hold("close")
+        assert await rig.call(rig.pool.discard_idle, lambda connection: connection.number == 1) == 1
+        await rig.until(lambda: rig.stats.idle == 2 and rig.stats.closing == 1, "a successor is there")
+        closing.set()
+
+
 async def test_min_size_is_refilled(make: Make) -> None:
     async with make(max_size=5, min_size=3) as rig:
         await rig.give(await rig.lease())

@@ -78,18 +78,23 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
             waiter = Waiter(core.lane, 0.0)
             waiter.parker = Sleeper()
             core.acquire(waiter, 1.0)
+            core.settle(1.0)
 
         def work() -> None:
             (entry,) = core.entries.values()
             for _ in range(300):
                 core.give_back(entry, 1.0)
+                core.settle(1.0)
                 waiter = Waiter(core.lane, 0.0)
                 waiter.parker = Sleeper()
                 core.acquire(waiter, 1.0)
+                core.settle(1.0)
                 late = Waiter(core.lane, 0.0)
                 late.parker = Sleeper()
                 core.acquire(late, 1.0)
+                core.settle(1.0)
                 core.abandon(late, 1.0)
+                core.settle(1.0)
                 core.take_effects()
 
         return work
@@ -115,6 +120,7 @@ def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
             waiter = Waiter(core.lane, 0.0)
             waiter.parker = Sleeper()
             core.acquire(waiter, 1.0)
+            core.settle(1.0)
             return waiter
 
         for _ in range(waiting):
@@ -159,11 +165,13 @@ def test_29_sweeps_take_a_small_share_of_the_time_however_many_connections() -> 
     )  # fmt: skip
     for entry in commands.reserve(core, 3000, clock()):
         core.connected(entry, object(), 1, clock())
+    core.settle(clock())
     core.take_effects()
     sweeps = 0
     while clock() < 60:
         clock.advance(max(0.0, core.due - clock()))
         upkeep.tick(core, clock())
+        core.settle(clock())
         core.take_effects()
         sweeps += 1
     assert 10 < sweeps < 60 / 0.2

@@ -134,14 +134,18 @@ async def test_twice_is_once(make: Make) -> None:
         assert kinds.count(EventKind.POOL_SUSPENDED) >= 1
 
 
-async def test_min_size_is_kept_while_suspended(make: Make) -> None:
+async def test_nothing_is_opened_while_suspended_and_resume_restores_min_size(make: Make) -> None:
     async with make(max_size=3, min_size=2) as rig:
         await rig.give(await rig.lease())
         await rig.until(lambda: rig.stats.idle == 2)
         rig.pool.suspend()
         rig.pool.clear()
-        await rig.until(lambda: rig.stats.idle == 2 and rig.connector.live == 2)
+        await rig.until(lambda: rig.stats.size == 0 and rig.connector.live == 0)
+        rig.pool.run_due()
+        rig.pool.check_books()
+        assert rig.connector.calls["connect"] == 2
         rig.pool.resume()
+        await rig.until(lambda: rig.stats.idle == 2 and rig.connector.live == 2)
 
 
 @pytest.mark.parametrize("way", ["acquire", "lease"])

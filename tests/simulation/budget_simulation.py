@@ -12,7 +12,6 @@ from collections import deque
 from poolkit._core import books
 from poolkit._core.entry import CLOSING
 from poolkit._core.sharing import Account, Book, Permits
-from poolkit._core.state import Phase
 
 from .simulate import CoreSimulation, SimulationFailure
 
@@ -130,10 +129,9 @@ class BudgetSimulation:
                 pool = self._pool(part)
                 self.trace.append(f"{pool.core.name} hears")
                 part.heard()
-                if pool.core.phase is Phase.OPEN:
-                    pool.core.freed(pool.core.lane, pool.now)
+                pool.core.settle(pool.now)
                 pool.core.pressed = part.ease()
-                pool.core.give_way(pool.now)
+                pool.core.settle(pool.now)
                 pool._perform()
         return True
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from poolkit._core import books, commands, upkeep
 from poolkit._core.effects import Do
@@ -26,6 +26,8 @@ from .classes import check_growth, check_use, held_by_classes, some_classes
 from .replay import Decisions, SimulationFailure, explain
 
 __all__ = ("CoreSimulation", "SimulationFailure", "some_autoscale")
+
+T = TypeVar("T")
 
 STEPS = {
     "acquire": 6.0, "wake_up": 6.0, "release": 6.0, "finish_dial": 5.0, "finish_check": 5.0, "finish_close": 5.0,
@@ -139,6 +141,12 @@ class CoreSimulation:
 
     # -- the shell's part -------------------------------------------------------------------------------------
 
+    def _decide(self, step: Callable[..., T], *args: Any) -> T:
+        """As a pool's gate: a step, and then whatever the state asks for."""
+        result = step(*args)
+        self.core.settle(self.now)
+        return result
+
     def _perform(self) -> None:
         for do, entry, waiter, _event in self.core.take_effects():
             assert entry is None or self.core.entries.get(entry.id) is entry, "work on a connection of another pool"
@@ -205,7 +213,7 @@ class CoreSimulation:
             waiter.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
         self.waiting.append(waiter)
         before = next(iter(self.core.ahead_of(waiter)), None)
-        self.core.acquire(waiter, self.now)
+        self._decide(self.core.acquire, waiter, self.now)
         self._check_outcome(waiter)
         if before is not None and before.queued and self.now - before.since >= self.core.barging:
             assert not isinstance(waiter.outcome, Entry), "a newcomer overtook one who had waited long enough"
@@ -217,7 +225,7 @@ class CoreSimulation:
             if isinstance(waiter.parker, _Sleeper) and waiter.parker.woken:
                 waiter.parker.woken = False
                 if waiter.outcome is None and waiter.queued:
-                    self.core.look(waiter, self.now)
+                    self._decide(self.core.look, waiter, self.now)
                     self._perform()
                 self._proceed(waiter)
 
@@ -227,7 +235,8 @@ class CoreSimulation:
             if any(waiter is other for _, other in self.dialling):
                 return
             self._end(waiter)
-            self.core.abandon(waiter, self.now, timed_out=self.random.random() < 0.5)
+            timed_out = self.random.random() < 0.5
+            self._decide(lambda: self.core.abandon(waiter, self.now, timed_out=timed_out))
 
     def _release(self) -> None:
         if self.leases:
@@ -238,10 +247,10 @@ class CoreSimulation:
                 entry.uses += 1
                 roll = self.random.random()
                 if roll < 0.8:
-                    self.core.give_back(entry, self.now)
+                    self._decide(self.core.give_back, entry, self.now)
                 else:
                     verdict = self.random.choice([Verdict.DISCARD, Verdict.SUSPECT, Verdict.RETIRE])
-                    self.core.discard(entry, self.now, verdict)
+                    self._decide(self.core.discard, entry, self.now, verdict)
 
     def _finish_dial(self) -> None:
         if not self.dialling:
@@ -250,20 +259,22 @@ class CoreSimulation:
         gone = waiter is not None and waiter not in self.waiting
         if self.server_up and self.random.random() < 0.9 and not gone:
             capacity = self.random.choice([1, 3]) if self.multiplexed else 1
-            kept = self.core.connected(entry, object(), capacity, self.now, keep=waiter is not None)
+            keep = waiter is not None
+            kept = self._decide(lambda: self.core.connected(entry, object(), capacity, self.now, keep=keep))
             self._perform()
             if waiter is not None:
                 if kept:
                     self._note_lease(waiter, entry)
                 else:
-                    self.core.retry(waiter, self.now)
+                    self._decide(self.core.retry, waiter, self.now)
                     self._perform()
                     self._proceed(waiter)
         else:
             roll = self.random.random()
             verdict = Verdict.FATAL if roll < 0.2 else Verdict.OVERLOADED if roll > 0.8 else Verdict.SUSPECT
             lingers = self.random.random() < 0.3
-            self.core.connect_failed(entry, ConnectionRefusedError("sim"), verdict, self.now, lingers)
+            error = ConnectionRefusedError("sim")
+            self._decide(self.core.connect_failed, entry, error, verdict, self.now, lingers)
             if lingers:
                 self.closing.append(entry)
             if waiter in self.waiting:
@@ -275,30 +286,30 @@ class CoreSimulation:
         entry, waiter = self.checking.pop(self.random.randrange(len(self.checking)))
         error = None if self.random.random() < 0.7 else self.random.choice([OSError("dead"), TimeoutError("silent")])
         if waiter is None:
-            upkeep.pinged(self.core, entry, error, True, self.now)
+            self._decide(upkeep.pinged, self.core, entry, error, True, self.now)
         else:
-            self.core.checked(entry, waiter, error, self.now)
+            self._decide(self.core.checked, entry, waiter, error, self.now)
             self._perform()
             self._proceed(waiter)
 
     def _finish_close(self) -> None:
         if self.closing:
-            self.core.closed(self.closing.pop(self.random.randrange(len(self.closing))), self.now)
+            self._decide(self.core.closed, self.closing.pop(self.random.randrange(len(self.closing))), self.now)
 
     def _pass_time(self) -> None:
         self.now += self.random.choice([0.0001, 0.01, 0.3, 1.5, 10.0])
         if self.now >= self.core.due:
-            upkeep.tick(self.core, self.now)
-            upkeep.leaks(self.core, self.now)
+            self._decide(upkeep.tick, self.core, self.now)
+            self._decide(upkeep.leaks, self.core, self.now)
 
     def _command(self) -> None:
         roll = self.random.random()
         if roll < 0.3:
-            commands.clear(self.core, self.now)
+            self._decide(commands.clear, self.core, self.now)
         elif roll < 0.5:
-            commands.suspend(self.core, self.random.random() < 0.3, self.now)
+            self._decide(commands.suspend, self.core, self.random.random() < 0.3, self.now)
         elif roll < 0.8:
-            commands.resume(self.core, self.now)
+            self._decide(commands.resume, self.core, self.now)
         elif roll < 0.9:
             low = max(1, self.core.config.min_size)
             if not self.classed:
@@ -313,7 +324,7 @@ class CoreSimulation:
                 self.changed = True
             if self._autoscale() is not None and self.random.random() < 0.3:
                 config = config.replace(autoscale=None if config.autoscale else AutoscaleConfig(down_delay=2.0))
-            commands.reconfigure(self.core, config, 0.0, "max_size", self.now)
+            self._decide(commands.reconfigure, self.core, config, 0.0, "max_size", self.now)
         else:
             self.server_up = not self.server_up
 
@@ -328,7 +339,7 @@ class CoreSimulation:
         if self.inbox:
             entry = self.inbox.pop(0)
             if entry.leases:
-                self.core.dropped(entry, self.now)
+                self._decide(self.core.dropped, entry, self.now)
 
     def _fork(self) -> None:
         """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
@@ -360,6 +371,7 @@ class CoreSimulation:
             self.trace.append(f"{self.now:.4f} {chosen}")
             getattr(self, f"_{chosen}")()
             self._perform()
+            self._check_settled()
             books.check(self.core)
             if chosen != "command":
                 check_growth(
@@ -367,6 +379,13 @@ class CoreSimulation:
                 )  # an elastic limit may change after the growth
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
             assert len(self.core.entries) <= self.peak, "more connections than max_size"
+
+    def _check_settled(self) -> None:
+        """A second look, at everything, finds nothing to do: the first one has forgotten nobody."""
+        if self.now < self.core.due and self.permits is None:  # else a tick or a message of the budget is on its way
+            self.core.touch_all()
+            self.core.settle(self.now)
+            assert not self.core.effects, f"settle() has left something to do: {self.core.effects}"
 
     def run(self, steps: int) -> None:
         """``steps`` random events, then everybody is served or told, and the pool is closed."""
@@ -412,7 +431,7 @@ class CoreSimulation:
     def mend_world(self) -> None:
         """The server is up, and the pool hands out."""
         self.server_up = True
-        commands.resume(self.core, self.now)
+        self._decide(commands.resume, self.core, self.now)
 
     def settle(self) -> bool:
         """Finish what is going on and give every lease back; whether nothing is left to do."""
@@ -431,12 +450,12 @@ class CoreSimulation:
             return True
         self.now += 0.5
         if self.now >= self.core.due:
-            upkeep.tick(self.core, self.now)
+            self._decide(upkeep.tick, self.core, self.now)
         return False
 
     def shut(self) -> None:
         """Close the pool; nothing is left."""
-        commands.shut(self.core, Phase.CLOSED, self.now)
+        self._decide(commands.shut, self.core, Phase.CLOSED, self.now)
         self._perform()
         for _ in range(100):
             self._finish_dial()

@@ -1,0 +1,306 @@
+"""After each step settle() does what the state asks for, and nothing else does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from poolkit import PoolConfig
+from poolkit._core import books, commands, mend, upkeep
+from poolkit._core.effects import Do
+from poolkit._core.entry import IDLE, IN_USE, Entry
+from poolkit._core.machine import Core
+from poolkit._core.state import Features
+from poolkit._core.waiter import Waiter
+from poolkit._core.waiting import WaitingLanes
+from tests.core.kit import SettlingCore, do
+from tests.simulation import CoreSimulation
+from tests.support.instructions import instructions
+
+NOW = 1000.0
+
+
+class Sleeper:
+    def wake(self) -> None:
+        pass
+
+
+def make(
+    kind: type[Core] = SettlingCore, *, features: Features | None = None, barging: float = 0.0, **settings: Any
+) -> Core:
+    config = PoolConfig(barging_window=barging, **settings)
+    return kind(config, features or Features(), name="core", barging=0.0, random=lambda: 1.0)
+
+
+def ask(core: Core, now: float = NOW, key: Any = None) -> Waiter:
+    waiter = Waiter(core.add_lane(key), now)
+    waiter.parker = Sleeper()
+    core.acquire(waiter, now)
+    return waiter
+
+
+def connects(core: Core) -> list[Entry]:
+    """The connects that the core wants now."""
+    return [effect.entry for effect in core.take_effects() if effect.do is Do.CONNECT and effect.entry is not None]
+
+
+def leased(core: Core, capacity: int = 1) -> Entry:
+    """A fresh connection in use."""
+    waiter = ask(core)
+    [entry] = connects(core)
+    core.connected(entry, object(), capacity, NOW)
+    if waiter.queued:  # within the barging window it is woken up, and takes the connection itself
+        core.look(waiter, NOW)
+    core.take_effects()
+    assert waiter.outcome is entry
+    return entry
+
+
+# -- from hand to hand ------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_others_still_share_is_not_handed_over() -> None:
+    core = make(max_size=1)
+    entry = leased(core, capacity=3)
+    assert ask(core).outcome is entry
+    core.set_capacity(entry, 1, NOW)  # the server allows one stream less than there are
+    waiter = ask(core)
+    core.give_back(entry, NOW)
+    assert waiter.outcome is None
+    assert entry.leases == 1
+
+
+def test_a_connection_at_the_end_of_its_life_is_not_handed_over() -> None:
+    core = make(max_size=1, max_lifetime=60.0, lifetime_jitter=0.0)
+    entry = leased(core)
+    waiter = ask(core)
+    core.give_back(entry, NOW + 61)
+    assert waiter.outcome is None
+    assert [effect.entry for effect in core.take_effects() if effect.do is Do.CLOSE] == [entry]
+
+
+def test_the_surplus_goes_although_somebody_waits() -> None:
+    core = make(max_size=2)
+    first, second = leased(core), leased(core)
+    waiter = ask(core)
+    do(commands.reconfigure, core, PoolConfig(max_size=1), 0.0, "max_size=1", NOW)
+    core.give_back(first, NOW)
+    assert waiter.outcome is None
+    core.give_back(second, NOW)
+    assert waiter.outcome is second
+
+
+def test_within_the_barging_window_a_returned_connection_is_for_whoever_comes_first() -> None:
+    core = make(max_size=1, barging=0.001)
+    entry = leased(core)
+    waiter = ask(core)
+    core.give_back(entry, NOW + 0.0005)
+    assert waiter.outcome is None
+    assert entry.state is IDLE
+    assert [effect.waiter for effect in core.take_effects() if effect.do is Do.WAKE] == [waiter]
+    assert ask(core, NOW + 0.0006).outcome is entry
+    core.give_back(entry, NOW + 0.002)
+    assert waiter.outcome is entry
+
+
+def test_after_an_interrupted_suspend_nothing_is_handed_over() -> None:
+    core = make(max_size=1)
+    entry = leased(core)
+    waiter = ask(core)
+    core.suspended = True  # and there the thread was interrupted
+    do(mend.mend, core, NOW)
+    core.give_back(entry, NOW)
+    assert waiter.outcome is None
+    do(commands.resume, core, NOW)
+    assert waiter.outcome is entry
+
+
+def test_a_connection_whose_return_was_interrupted_before_the_look_is_handed_over_by_the_next_one() -> None:
+    core = make(Core, max_size=1)
+    waiter = ask(core)
+    core.settle(NOW)
+    [entry] = connects(core)
+    core.connected(entry, object(), 1, NOW)  # and there the thread was interrupted
+    mend.mend(core, NOW)
+    core.settle(NOW)
+    assert waiter.outcome is entry
+    assert entry.state is IN_USE
+    books.check(core)
+
+
+def test_two_leases_of_one_connection_may_end_before_anybody_looks() -> None:
+    core = make(Core, max_size=2)
+    first = ask(core)
+    core.settle(NOW)
+    [entry] = connects(core)
+    core.connected(entry, object(), 2, NOW)
+    core.settle(NOW)
+    second = ask(core)
+    core.settle(NOW)
+    assert first.outcome is second.outcome is entry
+    core.give_back(entry, NOW)
+    core.discard(entry, NOW)
+    core.settle(NOW)
+    assert [effect.entry for effect in core.take_effects() if effect.do is Do.ABORT] == [entry]
+    books.check(core)
+
+
+# -- min_size ---------------------------------------------------------------------------------------------------------
+
+
+def filled(**settings: Any) -> Core:
+    """A pool in use that has its ``min_size``."""
+    core = make(**settings)
+    waiter = ask(core)
+    for entry in connects(core):
+        core.connected(entry, object(), 1, NOW)
+    entry = waiter.outcome  # type: ignore[assignment]
+    core.give_back(entry, NOW)
+    core.take_effects()
+    assert len(core.lane.idle) == core.floor
+    return core
+
+
+def discard_one(core: Core) -> Entry:
+    entry = ask(core).outcome
+    assert isinstance(entry, Entry)
+    core.discard(entry, NOW)
+    return entry
+
+
+def test_min_size_is_kept_while_a_discarded_connection_is_being_closed() -> None:
+    core = filled(min_size=2, max_size=4)
+    discard_one(core)
+    assert len(connects(core)) == 1
+    books.check(core)
+
+
+def test_a_connection_that_is_being_closed_keeps_its_permit_before_min_size() -> None:
+    core = filled(min_size=2, max_size=2)
+    entry = discard_one(core)
+    assert not connects(core)
+    core.closed(entry, NOW)
+    assert len(connects(core)) == 1
+    books.check(core)
+
+
+@pytest.mark.parametrize("lose", ["clear", "discard_idle", "dropped"])
+def test_min_size_is_kept_however_a_connection_was_lost(lose: str) -> None:
+    core = filled(min_size=2, max_size=9)
+    if lose == "clear":
+        do(commands.clear, core, NOW)
+    elif lose == "discard_idle":
+        do(commands.discard_idle, core, None, NOW, NOW)
+    else:
+        entry = ask(core).outcome
+        assert isinstance(entry, Entry)
+        core.dropped(entry, NOW)
+    opened = len(connects(core))
+    assert core.lane.live + opened == 2
+    books.check(core)
+
+
+def test_nothing_is_opened_while_the_pool_is_suspended() -> None:
+    core = filled(min_size=2, max_size=4, max_lifetime=100.0, lifetime_jitter=0.0, idle_timeout=None)
+    do(commands.suspend, core, False, NOW)
+    discard_one_idle = core.lane.idle[0]
+    do(commands.discard_idle, core, lambda connection: connection is discard_one_idle.connection, NOW, NOW)
+    do(upkeep.tick, core, NOW + 99)  # a successor for the other one would be due
+    assert not connects(core)
+    books.check(core)
+    do(commands.resume, core, NOW + 99)
+    assert len(connects(core)) == 1
+
+
+def test_the_books_notice_that_min_size_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = filled(min_size=2, max_size=4)
+    monkeypatch.setattr(Core, "keep_minimum", lambda self, now: None)
+    discard_one(core)
+    with pytest.raises(AssertionError, match="min_size is not kept"):
+        books.check(core)
+
+
+def test_the_simulation_notices_that_min_size_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Core, "keep_minimum", lambda self, now: None)
+    with pytest.raises(AssertionError, match="min_size is not kept"):
+        for seed in range(20):
+            CoreSimulation(seed).run(100)
+
+
+# -- the cost of a look -----------------------------------------------------------------------------------------------
+
+
+def crowd(endpoints: int) -> Core:
+    """One connection, in use at one endpoint, and a caller that waits at each of the others."""
+    core = make(Core, max_size=1, features=Features(keyed=True))
+    for key in range(endpoints):
+        ask(core, key=key)
+        core.settle(NOW)
+    [entry] = connects(core)
+    core.connected(entry, object(), 1, NOW)
+    core.settle(NOW)
+    core.take_effects()
+    return core
+
+
+def test_many_waiting_endpoints_cost_what_few_do() -> None:
+    """The connection of one endpoint is returned and given up for the next, counted in bytecodes."""
+    counts = []
+    for endpoints in (100, 10_000):
+        core = crowd(endpoints)
+
+        def turn(core: Core = core) -> None:
+            [entry] = core.entries.values()
+            core.give_back(entry, NOW)
+            core.settle(NOW)
+            core.closed(entry, NOW)
+            core.settle(NOW)
+            [entry] = connects(core)
+            core.connected(entry, object(), 1, NOW)
+            core.settle(NOW)
+            core.take_effects()
+
+        counts.append(instructions(turn, warm=2, rounds=5))
+    few, many = counts
+    assert many < 1.05 * few, f"{many} bytecodes beside 10,000 endpoints, {few} beside 100"
+
+
+def test_a_second_look_does_nothing() -> None:
+    core = crowd(10)
+    core.touch_all()
+    core.settle(NOW)
+    assert not core.effects
+
+
+def test_waiting_lanes_come_by_their_oldest_waiters() -> None:
+    core = make(Core, max_size=1, features=Features(keyed=True))
+    waiters = [ask(core, key=key) for key in "abca"]
+    lanes = WaitingLanes()
+    for key in "cab":
+        lanes.add(core.lanes[key])
+    assert len(lanes) == 3
+    first = lanes.first()
+    assert first is core.lanes["a"]
+    first.leave(waiters[0])
+    lanes.add(first)
+    assert lanes.first() is core.lanes["b"]
+    lanes.discard(core.lanes["b"])
+    assert lanes.first() is core.lanes["c"]
+    lanes.discard(core.lanes["c"])
+    assert lanes.first() is core.lanes["a"]
+    lanes.discard(core.lanes["a"])
+    assert lanes.first() is None
+
+
+def test_lanes_that_come_and_go_behind_another_one_leave_nothing_behind() -> None:
+    core = make(Core, max_size=1, features=Features(keyed=True))
+    ask(core, key="first")
+    ask(core, key="other")
+    lanes = WaitingLanes()
+    lanes.add(core.lanes["first"])
+    for _ in range(1000):
+        lanes.add(core.lanes["other"])
+        lanes.discard(core.lanes["other"])
+    assert len(lanes._heap) < 30
+    assert lanes.first() is core.lanes["first"]
