@@ -10,7 +10,7 @@ from typing import Any
 from .._log import logger
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown
 from ._ledger import PLAUSIBLE, Ask, Grant, Row, decide
-from ._store import StoreDown, StoreError
+from ._store import StoreDown, StoreError, wait_for_name
 from ._watchdog import Watchdog
 
 __all__ = ("PostgresStore",)
@@ -151,6 +151,10 @@ class PostgresStore:
     def _connect(self) -> None:
         milliseconds = max(1, int(self._timeout * 1000))
         try:
+            place = self._psycopg.conninfo.conninfo_to_dict(self._conninfo)
+            if not place.get("hostaddr"):
+                for host in str(place.get("host") or os.environ.get("PGHOST", "")).split(","):
+                    wait_for_name(host, 5432, self._timeout)
             self._connection = self._psycopg.connect(
                 self._conninfo, autocommit=True, connect_timeout=max(1, int(self._timeout)),
                 options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",

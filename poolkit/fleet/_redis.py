@@ -7,7 +7,7 @@ from typing import Any
 from .._log import logger
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown, without_quotes
 from ._ledger import PLAUSIBLE, Ask, Grant
-from ._store import StoreDown, StoreError
+from ._store import StoreDown, StoreError, wait_for_name
 
 __all__ = ("RedisStore",)
 
@@ -105,6 +105,8 @@ class RedisStore:
             self._client = redis.Redis.from_url(url, **{**limits, **options})
         except ValueError as error:
             raise ConfigError(f"RedisStore: the URL cannot be used: {without_quotes(error)}", "url") from None
+        self._timeout = timeout
+        self._reached = False  # since it was closed last; until then a call connects, and looks the name up
         self._script = self._client.register_script(_SCRIPT.replace("PLAUSIBLE", str(PLAUSIBLE)))
 
     def exchange(self, ask: Ask) -> Grant:
@@ -126,14 +128,21 @@ class RedisStore:
 
     def forget(self) -> None:
         """redis-py's pool begins anew in a forked child by itself."""
+        self._reached = False
 
     def close(self) -> None:
         """See :meth:`poolkit.fleet.Store.close`."""
+        self._reached = False
         self._client.connection_pool.disconnect()
 
     def _call(self, call: Any) -> Any:
+        if not self._reached:
+            place = self._client.connection_pool.connection_kwargs
+            wait_for_name(place.get("host"), place.get("port"), self._timeout)
         try:
-            return call()
+            answer = call()
+            self._reached = True
+            return answer
         except self._redis.exceptions.BusyLoadingError as error:
             raise StoreDown(f"Redis is loading: {said(error)}") from error
         except self._redis.RedisError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..errors import PoolError
+from ..runtimes.names import addresses
 from ._ledger import Ask, Grant
 
-__all__ = ("Store", "StoreDown", "StoreError")
+__all__ = ("Store", "StoreDown", "StoreError", "wait_for_name")
 
 
 class StoreError(PoolError):
@@ -20,6 +21,19 @@ class StoreDown(StoreError):
     Two things follow. Nobody could be granted anything in this moment; and a store that comes back grants nothing new
     for one ``ttl``, so nobody will be for that long.
     """
+
+
+def wait_for_name(host: object, port: object, timeout: float) -> None:
+    """Before a driver looks a name up, which nothing can interrupt: StoreError if the resolver does not answer in time.
+
+    Of a name that does not exist the driver tells in its own words.
+    """
+    try:
+        addresses(host, port, timeout)
+    except TimeoutError as error:
+        raise StoreError(str(error)) from error
+    except (OSError, UnicodeError):
+        pass
 
 
 class Store(Protocol):

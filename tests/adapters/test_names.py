@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import poolkit
 from poolkit import PoolConfig
 from poolkit.cluster import DNSDiscovery, EtcdDiscovery, Found, Node
+from poolkit.fleet import Ask, PostgresStore, RedisStore, StoreError
 from poolkit.runtimes import names
 from poolkit.runtimes.names import MOST_THREADS
 from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
@@ -343,3 +344,16 @@ def test_a_silent_resolver_ends_a_discovery_by_dns_in_its_time(resolver: Resolve
 def test_a_silent_resolver_ends_a_question_to_etcd_in_its_time(resolver: Resolver) -> None:
     with pytest.raises(TimeoutError, match=SILENT):
         EtcdDiscovery("/nodes/", endpoint=f"http://{SILENT}:2379", timeout=0.1).find(None)
+
+
+@pytest.mark.parametrize("kind", [RedisStore, PostgresStore])
+def test_a_silent_resolver_keeps_no_exchange_of_a_fleet_beyond_its_time(kind: Any, resolver: Resolver) -> None:
+    """The end of the process, which gives its permits back, would wait for it too."""
+    store = kind(f"{'redis' if kind is RedisStore else 'postgresql'}://{SILENT}:1/0", timeout=0.1)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="the resolver has not answered"):
+            store.exchange(Ask("f", "a", 0, 1, 4, 2.0))
+    with pytest.raises(StoreError, match="the resolver has not answered"):
+        store.leave("f", "a")
+    assert not resolver.over.is_set()
+    store.close()
