@@ -15,6 +15,7 @@ from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import PoolError
 from poolkit.events import Listener
 
+from .._errors import name_missing_descriptor
 from ._base import ConnectorMixin, Reopening, described
 from ._errors import translated
 from ._giveup import give_up
@@ -173,6 +174,8 @@ class AsyncPoolkitConnectionPool(httpcore.AsyncConnectionPool):
                     sound = sound or (not isinstance(error, Exception) and give_up(link, hook, config.check_after_idle))
                 lease.close_nowait(error=None if sound else error)
                 self._connector.failed(link, lease.since, error)
+                if isinstance(error, httpcore.ConnectError):
+                    name_missing_descriptor(error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     raise refused(error) from error.__cause__

@@ -13,6 +13,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
+from .._errors import name_missing_descriptor
 from ._connect_time import Attempt
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
@@ -75,6 +76,8 @@ class Record(_ConnectionRecord):
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
             if not isinstance(error, self.pool._driver_errors):
                 let_go(error, before)
+            else:
+                name_missing_descriptor(error)
             if late and isinstance(error, Exception):
                 raise self.pool._overdue(attempt) from error
             raise
