@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 import types
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ from typing import Any, NamedTuple
 
 from poolkit.errors import ConfigError, MissingExtra, PoolError
 
-__all__ = ("BAD_SETTING", "MISSING", "Row", "Table", "both", "missing_extra", "release_locals")
+__all__ = (
+    "BAD_SETTING", "MISSING", "Row", "Table", "both", "missing_extra", "name_missing_descriptor", "release_locals",
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -184,6 +188,22 @@ def release_locals(error: BaseException, before: BaseException | None = None) ->
             seen.add(id(one))
             traceback.clear_frames(one.__traceback__)  # leaves alone what is still running
             errors += (one.__cause__, one.__context__)
+
+
+def name_missing_descriptor(error: BaseException) -> None:
+    """Add the reason to the text of a failed connect whose driver does not tell it: "Too many open files".
+
+    libpq says nothing, anyio and trio say "all attempts to connect failed". So it is tried whether this process, or the
+    machine, has a descriptor left; errors that name a reason of the operating system are left alone.
+    """
+    if not isinstance(error, Exception) or isinstance(error, OSError) or "[Errno" in str(error):
+        return
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as reason:
+        if reason.errno in (errno.EMFILE, errno.ENFILE):
+            text = f"[Errno {reason.errno}] {os.strerror(reason.errno)}"
+            error.args = (f"{str(error).strip()}: {text}".removeprefix(": "), *error.args[1:])
 
 
 def missing_extra(adapter: str, needs: str, extra: str) -> MissingExtra:

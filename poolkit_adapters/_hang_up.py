@@ -50,7 +50,9 @@ def _descriptor(driver: Any) -> int | None:
     elif callable(getattr(driver, "fileno", None)):  # psycopg, psycopg2, mysqlclient
         sock = driver
     else:
+        broker = getattr(driver, "_socket", None)  # MySQL Connector in pure Python
         sock = getattr(driver, "_usock", None) or getattr(driver, "_sock", None)  # pg8000; PyMySQL
+        sock = sock or getattr(broker, "sock", None)
     return None if sock is None else int(sock.fileno())
 
 

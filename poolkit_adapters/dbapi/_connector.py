@@ -15,7 +15,7 @@ from poolkit import ConfigError, Connector, Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import LeaseOverdue, raw_text
 
-from .._errors import release_locals
+from .._errors import name_missing_descriptor, release_locals
 from .._handshake import limit_answers
 from .._hang_up import hang_up
 from .._time_limits import Watch
@@ -96,6 +96,7 @@ class DbapiConnector(Connector[Any]):
             connection = self.module.connect(*self._args, **kwargs)
         except BaseException as error:
             release_locals(error)  # psycopg leaves the socket of a connect that took too long to the garbage collector
+            name_missing_descriptor(error)
             raise
         if inspect.isawaitable(connection) or inspect.iscoroutinefunction(getattr(connection, "commit", None)):
             _discard_awaitable(connection)

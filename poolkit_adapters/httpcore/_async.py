@@ -13,6 +13,7 @@ import httpcore
 from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import PoolError
 
+from .._errors import name_missing_descriptor
 from ._base import ConnectorMixin, PoolBase
 from ._errors import left_with
 from ._giveup import give_up
@@ -130,6 +131,8 @@ class AsyncPoolkitConnectionPool(
                     sound = sound or (not isinstance(error, Exception) and give_up(link, hook, config.check_after_idle))
                 lease.close_nowait(error=None if sound else error)
                 self._connector.failed(link, lease.since, error)
+                if isinstance(error, httpcore.ConnectError):
+                    name_missing_descriptor(error)
                 replays = replays or Replays(request, self._held, deadline)
                 if not replays.allow(error, link, hook):
                     told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)

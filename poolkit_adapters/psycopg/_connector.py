@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
-from .._errors import release_locals
+from .._errors import name_missing_descriptor, release_locals
 from .._time_limits import Watch
 from ._books import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel
@@ -83,6 +83,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         except BaseException as error:
             self._ledger.add("connections_errors")
             release_locals(error)
+            name_missing_descriptor(error)
             if isinstance(error, psycopg.errors.ConnectionTimeout):
                 seconds = kwargs.get("connect_timeout", timeout)
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error

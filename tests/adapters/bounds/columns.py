@@ -181,7 +181,8 @@ class SQLAlchemy(Column):
     def _url(self) -> str:
         port = self.proxy.port
         if self.server == "mysql":
-            return f"mysql+{self.driver}://root@127.0.0.1:{port}/app"
+            options = "?use_pure=True" if self.driver == "mysqlconnector" else ""
+            return f"mysql+{self.driver}://root@127.0.0.1:{port}/app{options}"
         url: str = self.server_.sqlalchemy_url(self.driver)
         return url.replace(f":{self.server_.port}/", f":{port}/")
 
@@ -273,7 +274,8 @@ class DBAPI(Column):
 
     def _arguments(self) -> dict[str, Any]:
         if self.server == "mysql":
-            return {**self.server_.arguments(), "port": self.proxy.port}
+            pure = {"use_pure": True} if self.module == "mysql.connector" else {}
+            return {**self.server_.arguments(), "port": self.proxy.port, **pure}
         dsn = {**self.server_.dsn, "port": self.proxy.port}
         if self.module == "pg8000.dbapi":
             dsn["database"] = dsn.pop("dbname")

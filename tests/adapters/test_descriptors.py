@@ -1,0 +1,87 @@
+"""A process without a free descriptor is told so, whatever its driver says (libpq: nothing at all)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from poolkit.testing.servers import HTTPServer, PostgresServer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the module resource")
+
+PROGRAM = """
+import asyncio, os, resource, sys, warnings
+import httpx, psycopg, psycopg_pool, trio
+from sqlalchemy import create_engine
+from poolkit_adapters.dbapi import PooledDatabase
+from poolkit_adapters.httpx import AsyncPoolkitTransport
+from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.sqlalchemy import PoolkitPool
+
+warnings.simplefilter("ignore")
+way, address, url = sys.argv[1:]
+
+
+def fill():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return taken
+
+
+async def http():
+    async with httpx.AsyncClient(transport=AsyncPoolkitTransport()) as client:
+        first = await client.get(address)  # imports what it needs
+    async with httpx.AsyncClient(transport=AsyncPoolkitTransport()) as client:
+        client._transport.poolkit.stats()
+        taken = fill()
+        try:
+            await client.get(address)
+        except Exception as error:
+            told.append(str(error))
+        for number in taken:
+            os.close(number)
+
+
+def sync(pool, take):
+    taken = fill()
+    try:
+        take(pool)
+    except Exception as error:
+        told.append(str(error))
+    for number in taken:
+        os.close(number)
+
+
+told = []
+if way == "asyncio":
+    asyncio.run(http())
+elif way == "trio":
+    trio.run(http)
+elif way == "psycopg":
+    with PoolkitConnectionPool(address, min_size=0, max_size=1, timeout=0.5) as pool:
+        sync(pool, lambda pool: pool.getconn())
+elif way == "sqlalchemy":
+    sync(create_engine(url, poolclass=PoolkitPool), lambda engine: engine.connect())
+else:
+    sync(PooledDatabase(psycopg, address), lambda database: database.connect(timeout=0.5))
+print(told)
+"""
+
+
+@pytest.mark.parametrize("way", ["asyncio", "trio", "psycopg", "sqlalchemy", "dbapi"])
+def test_too_many_open_files_is_named(postgres: PostgresServer, http_server: HTTPServer, way: str) -> None:
+    """In a process of its own, whose limit is used up."""
+    import psycopg
+
+    conninfo = psycopg.conninfo.make_conninfo(**postgres.dsn)
+    address = http_server.url if way in ("asyncio", "trio") else conninfo
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), way, address, postgres.sqlalchemy_url("psycopg")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert "Too many open files" in done.stdout, done.stdout + done.stderr[-2000:]
