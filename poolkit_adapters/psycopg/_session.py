@@ -46,6 +46,12 @@ class Session(Generic[ConnectionT]):
         """The connection, in the pool or on lease; None if its user has dropped it."""
         return self.ref() if self.connection is None else self.connection
 
+    def __getattr__(self, name: str) -> Any:
+        """Whatever psycopg's connection has, for code that asks the engine (``pool.poolkit``) for a lease itself."""
+        if name in Session.__slots__ or (connection := self.current()) is None:
+            raise AttributeError(name)
+        return getattr(connection, name)
+
     def __repr__(self) -> str:
         return f"<Session of {self.current()!r}>"
 
