@@ -7,6 +7,7 @@ import inspect
 import time
 import warnings
 import weakref
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from os import getpid
 from types import TracebackType
@@ -26,7 +27,7 @@ from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import PoolClosed, UsageError, classify
 from ._io import is_clean, ping_async
-from ._session import Session, note_wrong_server, was_cut
+from ._session import Session, no_loop, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_in_block, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -163,7 +164,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if warn:
             self._warn_open()
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             raise UsageError(
                 f"{type(self).__name__} opened by its constructor, outside of an event loop; say open=False and "
@@ -177,7 +178,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         for task in tuple(self._tasks):
             if task.get_loop().is_closed():  # the task never goes on: the collector ends it
                 self._tasks.discard(task)
-        task = asyncio.get_running_loop().create_task(work)
+        task = get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -189,7 +190,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if self._engine.closed:
             raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             raise UsageError(
                 f"pool {self.name!r}: psycopg needs asyncio, and no asyncio event loop runs here"
@@ -219,7 +220,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     async def wait(self, timeout: float = 30.0) -> None:
         """Wait until ``min_size`` connections are open. Raises PoolTimeout; the pool goes on trying."""
         self._check_admitted()
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         deadline = time.monotonic() + timeout
         changed = asyncio.Event()
         last: list[BaseException] = []
@@ -302,20 +303,19 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             spent = time.monotonic() - begun
             if spent > 1e-4:  # less is not waiting
                 self._ledger.add("requests_wait_ms", spent * 1000)
-        connection: Any = session.connection
-        loop = asyncio.get_running_loop()
-        if session.loop is None or session.loop() is not loop:
-            self._move(session, loop)
+        connection: ACT = session.connection  # type: ignore[assignment]  # the pool has it
+        if session.loop() is not get_running_loop():
+            self._move(session)
         connection._pool = self
-        connection._poolkit_session = session
+        connection._poolkit_session = session  # type: ignore[attr-defined]
         session.connection = None  # from here on only the caller holds the connection: see Session
-        return cast("ACT", connection)
+        return connection
 
-    def _move(self, session: Session[ACT], loop: asyncio.AbstractEventLoop) -> None:
+    def _move(self, session: Session[ACT]) -> None:
         """The event loop is not that of the last use: asyncio ties a lock for which a task has waited to its loop."""
-        if session.loop is not None:
+        if session.loop is not no_loop:
             cast("Any", session.connection).lock = asyncio.Lock()
-        session.loop = weakref.ref(loop)
+        session.loop = weakref.ref(get_running_loop())
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))

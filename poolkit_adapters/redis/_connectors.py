@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
+from poolkit_adapters._hang_up import is_socket
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._driver import metering
 from poolkit_adapters.redis._guard import USED, AsyncGuard, Guard, disconnect_now
@@ -182,7 +183,7 @@ def close_sockets_of(connection: Any, error: BaseException) -> None:
         inside = inside or (own and frame.f_code.co_name == "_connect")
         if own or inside:
             for value in values.values():
-                if isinstance(value, socket.socket):
+                if is_socket(value):
                     _close(value)
 
 

@@ -198,9 +198,13 @@ def lease_cut(pool: str) -> BaseException:
 
 
 def unready(connection: Any) -> BaseException:
-    """Of a connection that was opened twice, and each time had something to read before its first command."""
+    """Of a connection that was opened twice, and each time had something to read before its first command.
+
+    Begins with redis-py's words, which programs look for.
+    """
     return RedisConnectFailed(
-        f"{connection!r}: twice the server sent something that nobody had asked for, or closed the new connection"
+        "Connection not ready: twice the server sent something that nobody had asked for, or closed the new "
+        f"connection ({connection!r})"
     )
 
 
