@@ -13,8 +13,10 @@ are missing were lost, and are not those of a fleet that begins.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import socket
 import sys
@@ -37,6 +39,7 @@ except ImportError:  # not a POSIX system
 __all__ = ("FileStore",)
 
 _LONGEST = 1 << 20  # bytes of the file of numbers; a fleet of a thousand processes needs a tenth of it
+_LONGEST_PAUSE = 0.02  # seconds between two attempts to get the lock of a fleet
 _turn = threading.Lock()  # the locks of files are the process's: its threads do not wait for each other there
 _mine: dict[str, int] = {}  # members of this very process, to which its own locks are no obstacle, and their files
 _signs: dict[str, socket.socket] = {}  # members of this very process, and the sockets that show that they live
@@ -70,6 +73,8 @@ class FileStore:
     locks are POSIX record locks: not inherited over ``fork()``, not for network file systems.
 
     Files that are deleted or damaged while the fleet runs are made anew; nothing new is granted for one ``ttl`` then.
+    ``timeout``: seconds for which one exchange waits for the other processes. A process that is stopped in the middle
+    of its exchange keeps the lock of the fleet; until it goes on or ends, the others keep the permits that they have.
 
     Raises :class:`~poolkit.ConfigError` where the system has no such locks or the directory cannot be made.
     """
@@ -77,9 +82,10 @@ class FileStore:
     expires = False
     """True only while this process' locked file is missing and cannot be made anew: then others do not see it live."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, timeout: float = 1.0) -> None:
         if fcntl is None:
             raise ConfigError("FileStore needs POSIX file locks, which this system does not have", "store")
+        self._timeout = _seconds(timeout)
         self._directory = Path(directory)
         self._clock = time.time  # the same in all processes
         self._token = 0  # the highest that was seen: numbers below it are not those of this fleet any more
@@ -92,7 +98,7 @@ class FileStore:
             ) from error
 
     def exchange(self, ask: Ask) -> Grant:
-        """See :meth:`poolkit.fleet.Store.exchange`; never waits longer than the others take to write some numbers."""
+        """See :meth:`poolkit.fleet.Store.exchange`; waits ``timeout`` seconds at most for the other processes."""
         try:
             with self._locked(ask.fleet, ask.ttl) as state:
                 self._live(ask.fleet, ask.member)
@@ -202,8 +208,13 @@ class FileStore:
             _mine.clear()
             _turn = threading.Lock()
             _pid = os.getpid()
-        with _turn:
-            file = self._open(self._path(fleet, "fleet"))
+        deadline = time.monotonic() + self._timeout
+        path = self._path(fleet, "fleet")
+        turn = _turn
+        if not turn.acquire(timeout=self._timeout):
+            raise self._kept(path, "another thread")
+        try:
+            file = self._open(path, deadline)
             try:
                 state, size = self._read(file, fleet, ttl)
                 yield state
@@ -214,8 +225,10 @@ class FileStore:
                     raise OSError(f"{fleet}.fleet: not all of it could be written")
             finally:
                 os.close(file)
+        finally:
+            turn.release()
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: Path, deadline: float) -> int:
         """The file at ``path``, locked: not one that was deleted while its lock was waited for."""
         while True:
             try:
@@ -224,13 +237,32 @@ class FileStore:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX)
+                self._lock(file, path, deadline)
                 if _is_at(file, path):
                     return file
             except BaseException:
                 os.close(file)
                 raise
             os.close(file)
+
+    def _lock(self, file: int, path: Path, deadline: float) -> None:
+        """Lock ``file``. Raises TimeoutError at the deadline: nothing ends a ``lockf`` that blocks in a thread."""
+        pause = 0.0005
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._kept(path, "another process, perhaps a stopped one,")
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _kept(self, path: Path, who: str) -> TimeoutError:
+        return TimeoutError(f"{path.name}: {who} has kept the lock for {self._timeout:g} s")
 
     def _read(self, file: int, fleet: str, ttl: float) -> tuple[_State, int]:
         """What is written down, and how many bytes; numbers that were lost begin anew."""
@@ -266,6 +298,12 @@ class FileStore:
         return any(
             self._lives(self._directory / name, name.removeprefix(prefix)) for name in names if name != f"{prefix}fleet"
         )
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"timeout={value!r}: must be a time in seconds, more than 0", "timeout")
+    return float(value)
 
 
 def _safe(fleet: str) -> str:

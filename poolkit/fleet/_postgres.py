@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from .._log import logger
@@ -128,25 +130,35 @@ class PostgresStore:
 
     def _transaction(self, work: Any) -> Any:
         """``work(cursor)`` in one transaction; a connection that broke meanwhile, or a table that was
-        dropped, is made anew, once.
+        dropped, is made anew, once, while the time for the exchange is not over.
         """
+        deadline = time.monotonic() + self._timeout
         for fresh in (False, True):
             if self._connection is None or self._connection.closed:
                 self._connect()
                 fresh = True
-            # a network that swallows everything: psycopg waits without an end, until its socket is shut
-            watch = self._watchdog.arm(self._timeout, self._connection)
             try:
-                with self._connection.transaction(), self._connection.cursor() as cursor:
+                with self._limited(), self._connection.transaction(), self._connection.cursor() as cursor:
                     return work(cursor)
             except self._psycopg.Error as error:
                 self._hang_up()
                 again = (self._psycopg.OperationalError, self._psycopg.errors.UndefinedTable)
-                if fresh or not isinstance(error, again):
+                if fresh or not isinstance(error, again) or time.monotonic() >= deadline:
                     raise self._told(error) from error
-            finally:
-                self._watchdog.disarm(watch)
         raise AssertionError("bug: the second attempt has neither worked nor failed")
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """A block in which the socket is shut after ``timeout`` seconds.
+
+        The server's ``statement_timeout`` reaches nobody over a network that swallows everything, and psycopg waits
+        for an answer without an end.
+        """
+        watch = self._watchdog.arm(self._timeout, self._connection)
+        try:
+            yield
+        finally:
+            self._watchdog.disarm(watch)
 
     def _connect(self) -> None:
         milliseconds = max(1, int(self._timeout * 1000))
@@ -160,10 +172,12 @@ class PostgresStore:
                 options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
                 application_name="poolkit-fleet", tcp_user_timeout=milliseconds,
             )  # fmt: skip
-            self._connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._table} (fleet text, member text, permits int NOT NULL, "
-                "want int NOT NULL, until timestamptz NOT NULL, token bigint NOT NULL, PRIMARY KEY (fleet, member))"
-            )
+            with self._limited():
+                self._connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {self._table} (fleet text, member text, permits int NOT NULL, "
+                    "want int NOT NULL, until timestamptz NOT NULL, token bigint NOT NULL, "
+                    "PRIMARY KEY (fleet, member))"
+                )
         except self._psycopg.errors.UniqueViolation:  # two made it at once: it is there
             pass
         except self._psycopg.Error as error:
