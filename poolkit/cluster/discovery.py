@@ -65,7 +65,7 @@ class FileDiscovery(Discovery):
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error.strerror}", "file") from error
         if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for a writer, without an end
-            raise ConfigError(f"{self.path}: cannot be read: it is no regular file", "file")
+            raise ConfigError(f"{self.path}: cannot be read: it is not a regular file", "file")
         mark = (found.st_mtime_ns, found.st_size, found.st_ino)
         if last is not None and last.mark == mark:
             return last

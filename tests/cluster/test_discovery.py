@@ -335,7 +335,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str, k
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(ConfigError, match=rf"{name}: cannot be read: it is no regular file"):
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be read: it is not a regular file"):
         FileDiscovery(path).find(None)
     if kind != "directory":
         path.unlink()

@@ -177,7 +177,7 @@ def test_top_as_json_is_a_line_for_each_look(service: Service) -> None:
 
 WRONG: list[tuple[list[str], int, str]] = [
     (["top", "--once"], 1, "no process of this user shows its pools: call poolkit.dashboard.start() in a service"),
-    (["top", "999999999", "--once"], 1, "process 999999999: there is none"),
+    (["top", "999999999", "--once"], 1, "process 999999999: no such process"),
     (["top", "http://127.0.0.1:9/", "--once"], 1, "http://127.0.0.1:9/: nothing listens there"),
     (["top", "http://user:secret@127.0.0.1:9/", "--once"], 1, "http://user:***@127.0.0.1:9/: nothing listens there"),
     (["top", "ftp://here", "--once"], 1, "must be http://HOST:PORT/PATH"),
