@@ -18,7 +18,7 @@ import poolkit.cluster
 import poolkit.policies
 from poolkit import Pool, PoolClosed, PoolConfig
 from poolkit.cluster import Cluster, Node
-from poolkit.cluster._core import Caller, Member
+from poolkit.cluster._core import NodeEntry, NodeRequest
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime
 from tests.faults.interrupts import interrupted_at, opcode_at, place_of, spared
@@ -59,19 +59,19 @@ class Stage:
             clock=self.runtime.clock,
         )  # fmt: skip
 
-    def queue(self, role: str | None = None) -> Caller:
+    def queue(self, role: str | None = None) -> NodeRequest:
         """Somebody else asks and has to wait."""
         cluster = self.cluster
-        caller = Caller(role, None, self.runtime.clock.now)
+        caller = NodeRequest(role, None, self.runtime.clock.now)
         caller.parker = self.runtime.parker()
         cluster._decide(cluster._core.acquire, caller, self.runtime.clock.now)
         assert caller.queued
         return caller
 
-    def leave(self, caller: Caller) -> None:
+    def leave(self, caller: NodeRequest) -> None:
         """The one who waited must have been served and woken by now; he goes."""
         self.runtime.until(lambda: caller.outcome is not None, self.runtime.clock.now + SOON)
-        assert isinstance(caller.outcome, Member), f"the one who waited got {caller.outcome!r}"
+        assert isinstance(caller.outcome, NodeEntry), f"the one who waited got {caller.outcome!r}"
         assert caller.parker is not None
         assert caller.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
         self.cluster._decide(self.cluster._core.abandon, caller, self.runtime.clock.now)
