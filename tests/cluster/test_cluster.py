@@ -114,7 +114,7 @@ async def test_leases_spread_over_all_nodes_up_to_their_limits(flavour: str) -> 
 
         async with anyio.create_task_group() as group:
             group.start_soon(seventh)
-            await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")
             await rig.give(leases[3])
         assert got[0].node == leases[3].node
         for lease in [*leases, *got]:
@@ -232,7 +232,7 @@ async def test_when_every_node_refuses_the_error_names_them_all(flavour: str) ->
 
 
 async def test_one_deadline_covers_queue_pool_and_connect(flavour: str) -> None:
-    """A connect that hangs on the only node: the caller's timeout ends it, and his place is free again."""
+    """A connect hangs on the only node: the caller's timeout ends the wait, and its place is free again."""
     async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
         gate = rig.connectors["a"].hold("connect")
         with pytest.raises(AcquireTimeout):
@@ -243,7 +243,7 @@ async def test_one_deadline_covers_queue_pool_and_connect(flavour: str) -> None:
 
 
 async def test_a_cancelled_caller_leaves_nothing_behind(flavour: str) -> None:
-    """In the queue, or while his node connects: his place goes to the next."""
+    """In the queue or during the connect: its place goes to the next caller."""
     if flavour == "threads":
         pytest.skip("threads are not cancelled")
     async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
@@ -272,7 +272,7 @@ async def test_a_dropped_lease_frees_its_place_for_one_who_waits(flavour: str) -
         with pytest.warns(ResourceWarning, match="fakes/a: a lease was dropped"):
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
-                await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+                await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")
                 del lease
                 gc.collect()
         await rig.give(got.pop())
@@ -326,7 +326,7 @@ async def test_a_closed_cluster_tells_those_who_wait_and_closes_every_pool(flavo
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
-            await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")
             await rig.call(rig.cluster.close)
         assert "closed while this caller waited" in str(outcome[0])
         await rig.give(lease)

@@ -1,4 +1,4 @@
-"""The decisions of a cluster, without threads or tasks: random schedules, and each rule by name."""
+"""The decisions of a cluster without threads or tasks: each rule by name, and random schedules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poolkit.policies.retire import NEVER
 
 
 class Rig:
-    """A core with a clock, and hands that carry nothing out but note what was asked."""
+    """A core with a clock; effects are recorded but not carried out."""
 
     def __init__(
         self, *nodes: Node | str, places: int = 2, roles: bool = False, seed: int = 1, **settings: Any
@@ -55,17 +55,17 @@ class Rig:
         return self.core.entries[name]
 
     def fail(self, name: str, times: int = 3) -> None:
-        """Leases on the node that break, each for a reason of its own."""
+        """Let leases on the node fail, each with its own error."""
         for number in range(times):
             self.core.failed(*self.new_lease_on(name), OSError(f"broken {number}"), 0.01, self.now)
 
     def lease_on(self, name: str) -> tuple[NodeEntry, int]:
-        """One of those who have a place on the node."""
+        """The entry and the ticket of one lease on the node."""
         entry = self.entry(name)
         return entry, next(iter(entry.tickets))
 
     def new_lease_on(self, name: str) -> tuple[NodeEntry, int]:
-        """Somebody gets a place on the node, whoever would have been chosen."""
+        """Assign a new lease to this node, whatever node the balancer would choose."""
         entry = self.entry(name)
         self.others += 1
         entry.assign(-self.others)
@@ -76,8 +76,8 @@ def on(request: NodeRequest) -> str | None:
     return request.outcome.name if isinstance(request.outcome, NodeEntry) else None
 
 
-def test_nobody_waits_while_a_usable_node_has_a_place() -> None:
-    """Four callers fill two nodes of two places, the fifth waits and gets whatever comes free."""
+def test_no_request_waits_while_a_usable_node_has_a_place() -> None:
+    """Four requests fill two nodes of two places; the fifth waits and gets the first place that is free."""
     rig = Rig("a", "b")
     callers = [rig.ask() for _ in range(5)]
     assert sorted(map(str, map(on, callers))) == ["None", "a", "a", "b", "b"]
@@ -86,8 +86,8 @@ def test_nobody_waits_while_a_usable_node_has_a_place() -> None:
     rig.core.check()
 
 
-def test_the_oldest_who_accepts_the_node_is_served_first() -> None:
-    """Roles stand in queues of their own; among those who accept a node the oldest wins."""
+def test_the_oldest_request_that_accepts_the_node_is_served_first() -> None:
+    """Each role has its own queue; among the requests that accept a node the oldest is served."""
     rig = Rig(Node("p", role="primary"), Node("r", role="replica"), places=1)
     assert {on(rig.ask("primary")), on(rig.ask("replica"))} == {"p", "r"}
     first, second, third = rig.ask("replica"), rig.ask(), rig.ask("primary")
@@ -102,8 +102,8 @@ def test_the_oldest_who_accepts_the_node_is_served_first() -> None:
     rig.core.check()
 
 
-def test_one_who_could_not_connect_keeps_his_turn_and_is_served_elsewhere() -> None:
-    """He stands in front of those who came after him."""
+def test_a_request_that_could_not_connect_keeps_its_position_and_is_served_elsewhere() -> None:
+    """It is ahead of later requests."""
     rig = Rig("a", "b", places=1)
     callers = [rig.ask() for _ in range(2)]
     unlucky = next(request for request in callers if on(request) == "a")
@@ -119,7 +119,7 @@ def test_one_who_could_not_connect_keeps_his_turn_and_is_served_elsewhere() -> N
 
 
 def test_failures_in_a_row_eject_a_node_and_success_in_between_does_not() -> None:
-    """Three, by default; several callers who hear of one failed connect count as one."""
+    """Three by default; one failed connect that several callers receive counts as one."""
     rig = Rig("a", "b", "c")
     rig.fail("a", 2)
     rig.core.succeeded(*rig.new_lease_on("a"), 0.1, 0.0)
@@ -186,7 +186,7 @@ def test_without_a_usable_node_a_caller_hears_each_nodes_last_error_at_once() ->
 
 
 def test_who_grants_time_waits_for_a_node() -> None:
-    """wait_for_node; a probe that succeeds serves him, and at the end of his patience he fails."""
+    """wait_for_node: a probe that succeeds serves the request; after wait_for_node it fails."""
     rig = Rig("a", max_ejected_share=1.0, wait_for_node=2.0, eject_for=1.0)
     rig.fail("a")
     lucky = rig.ask()

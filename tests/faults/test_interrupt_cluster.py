@@ -60,7 +60,7 @@ class Stage:
         )  # fmt: skip
 
     def queue(self, role: str | None = None) -> NodeRequest:
-        """Somebody else asks and has to wait."""
+        """Another request that has to wait."""
         cluster = self.cluster
         caller = NodeRequest(role, None, self.runtime.clock.now)
         caller.parker = self.runtime.parker()
@@ -69,11 +69,11 @@ class Stage:
         return caller
 
     def leave(self, caller: NodeRequest) -> None:
-        """The one who waited must have been served and woken by now; he goes."""
+        """The waiting request must have been served and woken by now; it leaves."""
         self.runtime.until(lambda: caller.outcome is not None, self.runtime.clock.now + SOON)
         assert isinstance(caller.outcome, NodeEntry), f"the one who waited got {caller.outcome!r}"
         assert caller.parker is not None
-        assert caller.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
+        assert caller.parker.woken, "the request was served but not woken"  # type: ignore[attr-defined]
         self.cluster._decide(self.cluster._core.abandon, caller, self.runtime.clock.now)
 
     def all_is_well(self, *, missing: int = 0) -> None:
