@@ -168,7 +168,7 @@ def test_another_thread_does_not_keep_the_lock_either(tmp_path: Path) -> None:
     from poolkit.fleet import _file
 
     store = FileStore(tmp_path, timeout=LIMIT)
-    with _file._turn:
+    with _file._thread_lock:
         error = ends(lambda: store.exchange(ASK))
     assert isinstance(error, StoreError)
     assert "silent.fleet: another thread has kept the lock for 0.3 s" in str(error)
