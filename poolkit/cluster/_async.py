@@ -216,7 +216,7 @@ class AsyncCluster(ClusterShell[C]):
             for _ in range(max(1, min(self._config.warm_up, int(min(entry.capacity(), 1e9))))):
                 leases.append(await entry.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if one fails
             if self._role_of is not None:
-                role = await self._role(leases[0].connection)
+                role = await self._bounded_role(leases[0].connection)
         except BaseException as failure:
             error = failure
             if not isinstance(failure, Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .._shell import Shell
@@ -34,6 +35,14 @@ class NodePool:
     def lease(self, timeout: float | None) -> Any:
         """Return a :class:`NodeLease` or :class:`AsyncNodeLease` (or an object like it) within ``timeout`` seconds."""
         raise NotImplementedError
+
+    def limited(self, connection: Any, timeout: float) -> AbstractContextManager[object]:
+        """A block that asks ``connection``, of a lease, for the node's role and must be over in ``timeout`` seconds.
+
+        For a :class:`Cluster`, whose threads cannot be interrupted: shut the connection's socket down when the time is
+        up. Here: no limit, the question needs one of its own. An :class:`AsyncCluster` cancels the question.
+        """
+        return nullcontext()
 
     def drain(self, timeout: float | None) -> Any:
         """Wait up to ``timeout`` seconds for leases to end, abort the rest, close."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from .._threads import Pool
@@ -185,21 +186,29 @@ class Cluster(ClusterShell[C]):
             for _ in range(max(1, min(self._config.warm_up, int(min(entry.capacity(), 1e9))))):
                 leases.append(entry.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if the next fails
             if self._role_of is not None:
-                role = self._role_of(leases[0].connection)
+                role = self._role(entry, leases[0].connection)
         except BaseException as failure:  # noqa: BLE001  passed to probed()
             error = failure
         for lease in leases:
             lease.close(error=error)
         self._decide(self._core.probed, entry, error, role, self._clock())
 
+    def _role(self, entry: NodeEntry, connection: C) -> str | None:
+        """Look up the role, within ``probe_timeout`` if the node's pool can end the query."""
+        assert self._role_of is not None
+        pool = entry.pool
+        own = isinstance(pool, NodePool)
+        with pool.limited(connection, self._config.probe_timeout) if own else nullcontext():
+            role: str | None = self._role_of(connection)
+        return role
+
     def _look_up_role(self, entry: NodeEntry) -> None:
         error: BaseException | None = None
         role: str | None = None
         try:
-            assert self._role_of is not None
             lease = entry.pool.lease(self._config.probe_timeout)
             try:
-                role = self._role_of(lease.connection)
+                role = self._role(entry, lease.connection)
             except BaseException as failure:
                 error = failure
                 raise
