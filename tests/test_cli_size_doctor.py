@@ -233,7 +233,7 @@ def test_doctor_shows_what_is_in_effect_under_an_adapter(run: Run, tmp_path: Pat
     assert upstream["min_size"] == {"value": 0, "source": f"not used by httpx (min_size=2 in {path} [default])"}
     told = {(one["level"], one["pool"]): one["text"] for one in found["findings"]}
     assert told["warning", "upstream"].startswith(f"min_size=2 (from {path} [default]) is ignored")
-    assert told["error", "other"].startswith("keepalive=60: means nothing for HTTP")
+    assert told["error", "other"].startswith("keepalive=60: has no effect for HTTP")
 
 
 @pytest.mark.parametrize("adapter", ["sqlalchemy", "redis", "httpx", "httpcore", "psycopg", "dbapi"])

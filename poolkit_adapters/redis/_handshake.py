@@ -1,4 +1,4 @@
-"""The handshake of a connection has a limit, also where the application wants none for its commands."""
+"""Limits the handshake of a connection, even if the application sets no limit for its commands."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ __all__ = ("async_handshake_limit", "handshake_limit")
 
 @contextmanager
 def handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
-    """A block in which ``connection``, which has ``socket_timeout=None``, connects, and waits at most ``seconds`` for
-    each answer (None: no limit).
+    """Limit each reply to ``seconds`` while ``connection``, which has ``socket_timeout=None``, connects in this block.
 
-    redis-py's ``socket_connect_timeout`` ends when TCP is connected; TLS (in threads), HELLO, AUTH and the like that
-    follow have ``socket_timeout``. With ``socket_timeout=None``, for blocking commands, a server that accepts and says
-    nothing would keep its caller and the place in the pool for good.
+    None sets no limit. redis-py's ``socket_connect_timeout`` covers the TCP connect only; what follows (TLS in
+    threads, HELLO, AUTH) has ``socket_timeout``. With ``socket_timeout=None``, which blocking commands need, a server
+    that accepts and never replies would block the caller and its slot in the pool forever.
     """
     connection.socket_timeout = seconds
     try:
         yield
     finally:
         connection.socket_timeout = None
-        sock = getattr(connection, "_sock", None)  # None where the connect has failed
+        sock = getattr(connection, "_sock", None)  # None if the connect failed
         if sock is not None:
             sock.settimeout(None)
             parser: Any = connection._parser

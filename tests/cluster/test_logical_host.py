@@ -131,7 +131,8 @@ async def test_a_server_that_says_it_cannot_is_left_alone_until_its_health_says_
             codes = [(await host.ask()).status_code for _ in range(8)]
             assert codes == [200] * 8
             await host.until(lambda: host.transport.cluster.stats().nodes[0].ejections >= 2)
-            assert "/healthz answered 503" in str(host.transport.cluster.stats().nodes[0].last_error)
+            last_error = host.transport.cluster.stats().nodes[0].last_error
+            assert "health check of /healthz returned status 503" in str(last_error)
             ill.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             await host.until(lambda: host.transport.cluster.stats().nodes[0].state == "usable")
         async with Host(flavour, nodes[:1]) as host:

@@ -86,14 +86,14 @@ def test_a_push_message_costs_no_connection(
             pytest.skip("hiredis, or redis-py's parser for it, does not tell pushes from replies")
     pool = make_pool(max_connections=1, protocol=3, parser_class=parser_class(parser, 3))
     client = redis.Redis(connection_pool=pool)
-    client.set("watched", "old")
+    client.set("inspectable", "old")
     first = client.client_id()
     client.execute_command("CLIENT TRACKING", "ON")
-    assert client.get("watched") == b"old"
+    assert client.get("inspectable") == b"old"
     with redis.Redis(port=redis_server.port) as other:
-        other.set("watched", "new")  # makes the server push an invalidation to the idle connection
+        other.set("inspectable", "new")  # makes the server push an invalidation to the idle connection
         other.ping()
-    assert client.get("watched") == b"new"
+    assert client.get("inspectable") == b"new"
     assert client.client_id() == first
 
 
