@@ -55,18 +55,17 @@ def packages_of(connector: object) -> tuple[str, ...]:
     return _PACKAGES + tuple(f"{name}." for name in getattr(connector, "packages", ()))
 
 
-def place_outside(
-    frame: FrameType | None, packages: tuple[str, ...], beyond: Callable[[], FrameType | None] | None
-) -> tuple[str, int] | None:
-    """File and line of the nearest frame outside ``packages``. ``beyond()``: the frame where the stack goes on below
-    its first one.
+def place_outside(frame: FrameType | None, packages: tuple[str, ...], runtime: object) -> tuple[str, int] | None:
+    """File and line of the nearest frame outside ``packages``. ``runtime`` may know where the
+    stack of a caller goes on below its first frame (greenlets).
     """
     while frame is not None:
         if not f"{frame.f_globals.get('__name__', '')}.".startswith(packages):
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
-        if frame is None and beyond is not None:  # greenlets: the caller stands on another stack
-            frame, beyond = beyond(), None
+        if frame is None:
+            beyond, runtime = getattr(runtime, "outer_frame", None), None
+            frame = None if beyond is None else beyond()
     return None
 
 

@@ -8,10 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from . import _churn, _lifecycle
+from ._access import access_of
 from ._core import books, commands, upkeep
 from ._core.contract import BrokenContract, broken, capacity_of, connection_of, raised, returned
 from ._core.effects import Do, Effect
@@ -21,29 +21,16 @@ from ._core.lease_record import Held, LeaseRecord
 from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
-from ._fast import (
-    clean,
-    decline_put,
-    decline_take,
-    make_classed_put,
-    make_classed_take,
-    make_keyed_put,
-    make_keyed_take,
-    make_put,
-    make_take,
-    traced,
-    unreported,
-)
 from ._gate import Turn
 from ._log import logger
 from ._picture import packages_of, place_of, place_outside, warm_up_words
 from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
-from ._watch import BATCH, Watch, measured
+from ._watch import BATCH, Watch
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overloaded, overridden, require_connect
 from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError, describe
-from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
+from .events import Event, EventKind, FailReason, Listener, kinds_of
 from .policies.classes import CallerClass, Classes
 from .policies.retire import NEVER
 from .runtimes.holders import named
@@ -162,40 +149,10 @@ class Shell(Watch, Generic[C]):
         core.moved = []
         core.resized = False
         self._tracing = self._debug or config.leak_after is not None
-        self._watch_leases()
-        admits = core.phase is Phase.OPEN and not core.suspended and core.heard.isdisjoint(OF_EACH_LEASE)
-        exclusive = not self._features.keyed and not self._shared  # one endpoint, and one lease for each connection
+        self._watched = self._tracing or EventKind.ACQUIRED in core.heard or bool(self._observers)
+        self._unwatched_end = self._reset_method is None and not config.use_histogram
         self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
-        self._take = self._take_at = decline_take
-        self._put: Callable[[Any], bool] = decline_put
-        gate = (core, self._lock, self._clock, self._inbox, self._drain, self._mend)
-        if not admits or self._alone:
-            pass
-        elif not exclusive:
-            self._take = self._take_at = make_keyed_take(*gate, self._caller, self._class_of_caller)
-            self._put = make_keyed_put(*gate)
-        elif core.classes is not None:
-            self._take = self._take_at = make_classed_take(*gate, self._caller, self._class_of_caller)
-            self._put = make_classed_put(*gate)
-        else:
-            self._take = make_take(core, self._clock, self._caller, self._undo_take)
-            self._put = make_put(core, self._clock, self._missed)
-        self._bare = exclusive and core.classes is None and not self._tracing and self._take is not decline_take
-        if self._tracing:
-            self._take, self._take_at = traced(self._take, self._trace), traced(self._take_at, self._trace)
-            self._put = unreported(self._put)
-        if self._over or core.pressed or (self._reset_method is not None and self._dirty_method is None):
-            self._put = decline_put
-        elif self._reset_method is not None:
-            self._put = clean(self._put, self._dirty_method)
-        if config.use_histogram and self._put is not decline_put:
-            self._put = measured(self._put, self._clock, self._used, self._flush)
-
-    def _watch_leases(self) -> None:
-        """Cache whether anything is to be told of a lease that has begun, and of one that ends."""
-        told = EventKind.ACQUIRED in self._core.heard
-        self._watched = self._tracing or told or bool(self._observers)
-        self._unwatched_end = self._reset_method is None and not self._config.use_histogram
+        self._take, self._take_at, self._put, self._bare = access_of(self, tracing=self._tracing, surplus=self._over)
 
     def _callers_have_elsewhere(self) -> None:
         """From now on callers hear of a failed connect at once (they are a cluster's), whatever else is in use."""
@@ -359,8 +316,7 @@ class Shell(Watch, Generic[C]):
     def _mark(self, entry: Entry, waiter: Waiter, now: float) -> Held:
         """A lease begins: write down since when, by whom and, when tracing, where."""
         record = entry if entry.leases == 1 else LeaseRecord(entry)
-        record.since = now
-        record.holder = waiter.holder
+        record.since, record.holder = now, waiter.holder
         record.reported = False
         record.place = None
         self._waited.append(now - waiter.since)
@@ -375,25 +331,18 @@ class Shell(Watch, Generic[C]):
         if self._observers or len(self._waited) >= BATCH:
             self._served(now - waiter.since)
         if EventKind.ACQUIRED in self._core.heard:
-            slot = record.slot
-            acquired = EventKind.ACQUIRED
-            self._events.append(
-                Event(acquired, self.name, now, slot.id, duration=now - waiter.since, key=slot.lane.key)
-            )
+            slot, waited = record.slot, now - waiter.since
+            self._events.append(Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key))
             self._tell()
 
     def _trace(self, record: Held) -> None:
         """Write down where a lease begins, and by whom in words."""
-        record.place = place_outside(sys._getframe(3), self._packages, self._outer_frame())
+        record.place = place_outside(sys._getframe(3), self._packages, getattr(self, "_runtime", None))
         record.holder = named(record.holder, self._name_of)
 
     def _caller_place(self) -> tuple[str, int] | None:
         """File and line of the nearest frame outside this package, its adapters and the driver above them."""
-        return place_outside(sys._getframe(2), self._packages, self._outer_frame())
-
-    def _outer_frame(self) -> Callable[[], FrameType | None] | None:
-        """Where the stack of the caller goes on, if the runtime knows that."""
-        return getattr(getattr(self, "_runtime", None), "outer_frame", None)
+        return place_outside(sys._getframe(2), self._packages, getattr(self, "_runtime", None))
 
     # -- leases that were dropped ---------------------------------------------------------------------------------
 

@@ -82,9 +82,6 @@ class Watch(Sharing):
     def _name_of(self, holder: Hashable) -> str:
         raise NotImplementedError
 
-    def _watch_leases(self) -> None:
-        raise NotImplementedError
-
     def _measure_anew(self) -> None:
         """With a new core: nothing is measured yet."""
         self._waited = deque()
@@ -132,12 +129,12 @@ class Watch(Sharing):
         Acquires that are served without waiting cost nothing more.
         """
         self._observers = [*self._observers, observer]
-        self._watch_leases()
+        self._decide(self._refresh)
 
     def remove_wait_observer(self, observer: WaitObserver) -> None:
         """Undo :meth:`add_wait_observer`; not an error if it is not there."""
         self._observers = [one for one in self._observers if one != observer]
-        self._watch_leases()
+        self._decide(self._refresh)
 
     # -- numbers and words ----------------------------------------------------------------------------------------
 
