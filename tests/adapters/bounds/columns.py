@@ -96,7 +96,7 @@ class Column:
         raise NotImplementedError
 
     async def take(self) -> Any:
-        """A connection that works, in a transaction where there are any. Ends at once if there is none to be had."""
+        """Return a working connection, in a transaction if the driver has them. Fails at once if none is available."""
         raise NotImplementedError
 
     async def give(self, lease: Any) -> None:
@@ -337,7 +337,7 @@ class Redis(Column):
 
         kind = importlib.import_module("redis" if self.world == "threads" else "redis.asyncio")
         once = importlib.import_module(f"{kind.__name__}.retry").Retry(redis.backoff.NoBackoff(), 0)
-        # socket_timeout=None, as for those who block in BLPOP, and as redis-py before 8 has it
+        # socket_timeout=None, as for callers that block in BLPOP, and as the default of redis-py before 8
         arguments: dict[str, Any] = {
             "host": "127.0.0.1", "port": self.proxy.port, "socket_timeout": None, "socket_connect_timeout": CONNECT,
             "retry": once,

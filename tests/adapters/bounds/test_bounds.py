@@ -92,7 +92,7 @@ async def serve(column: Column) -> None:
 
 
 async def places_are_free(column: Column) -> None:
-    """While the peer says nothing: nobody holds a place, and there is no socket that the pool does not count."""
+    """While the peer is silent, no caller holds a slot, and there is no socket that the pool does not count."""
 
     def free() -> bool:
         stats = column.engine.stats()
