@@ -198,7 +198,7 @@ def test_importing_poolkit_brings_only_what_a_pool_for_threads_needs() -> None:
 AS_IMPORTED = {
     ("_churn.py", "Lock"),  # held for a few lines that never switch
     ("_churn.py", "local"),
-    ("psycopg/_books.py", "get_ident"),  # one page for all greenlets of a thread is right, and does not pile up
+    ("psycopg/_counters.py", "get_ident"),  # one page for all greenlets of a thread is right, and does not pile up
 }
 
 
