@@ -1,14 +1,14 @@
 """Text from outside: errors of drivers and servers, names, hosts, keys, addresses.
 
-A server chooses how long its message is and what is in it, a driver quotes the connection string in its errors, and a
-name comes from a file or another process. All such text passes :func:`shown` (errors: :func:`said` or
-:func:`describe`) before it enters a message, a log record, a metric or a screen: cut first, so that nothing below
-sees more than ``LONGEST`` characters, then secrets are masked, then what a terminal or a log would interpret is
-escaped. Text that passes twice stays as it is.
+A server chooses the length and content of its message, a driver quotes the connection string in its errors, and a name
+may come from a file or another process. All such text passes :func:`shown` (errors: :func:`said` or :func:`describe`)
+before it enters a message, a log record, a metric or a screen. It is first cut to ``LONGEST`` characters, which bounds
+the work below. Then secrets are masked, then characters that a terminal or a log would interpret are escaped. Text that
+passes twice does not change again.
 
-Everything here is linear in the length of the text. Each regular expression either starts where no other attempt of
-it has scanned, or repeats over single characters that exclude each other, so that no attempt is repeated over the
-same characters. ``tests/security/test_text.py`` measures that.
+All functions take linear time in the length of the text. Each regular expression either starts where no other attempt
+has scanned, or repeats over single characters that exclude each other, so that no characters are scanned twice.
+``tests/security/test_text.py`` measures that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import lru_cache
 __all__ = ("LONGEST", "describe", "masked", "raw_text", "said", "shown", "shown_again", "without_quotes")
 
 LONGEST = 4000
-"""Characters of a text that are looked at; the rest is dropped before anything else."""
+"""Characters of a text that are examined; the rest is dropped before anything else."""
 _SHORT = 200  # characters that are shown of a name or of an error
 _AGAIN = 1000  # characters of a text that is worth remembering
 _CUT = "..."
@@ -27,15 +27,15 @@ _MASK = "***"
 
 
 def raw_text(value: object) -> str:
-    """What ``value`` says, for looking at it, not for showing it: at most ``LONGEST`` characters of ``str(value)``.
+    """At most ``LONGEST`` characters of ``str(value)``, for analysis only: nothing is masked or escaped.
 
-    "" if its ``__str__`` raises or returns something else: an error that cannot be printed must not become another one.
+    "" if ``__str__`` raises or returns no string: an error that cannot be printed must not cause another one.
     """
     try:
         text = value.decode("utf-8", "backslashreplace") if isinstance(value, (bytes, bytearray)) else str(value)
-    except Exception:  # noqa: BLE001 - code of somebody else
+    except Exception:  # noqa: BLE001 - __str__ is a library's or the application's
         return ""
-    return _cut(str.__getitem__(text, slice(LONGEST + 1)), LONGEST)  # of str itself: this may be a subclass
+    return _cut(str.__getitem__(text, slice(LONGEST + 1)), LONGEST)  # str's own method: the value may be of a subclass
 
 
 def shown(value: object, most: int = _SHORT) -> str:
@@ -50,8 +50,8 @@ _remembered = lru_cache(2048)(shown)
 
 
 def shown_again(text: str, most: int = _SHORT) -> str:
-    """As :func:`shown`, remembered: for names of threads and places in code, of which there are few and which each
-    look at a pool shows again. Looking for secrets in them costs more than all else that such a look does.
+    """As :func:`shown`, cached: for names of threads and code locations, which are few and repeat in every snapshot of
+    a pool. Searching them for secrets would cost more than the rest of the snapshot.
     """
     return _remembered(text, most) if type(text) is str and len(text) <= _AGAIN else shown(text, most)
 
@@ -62,7 +62,7 @@ def said(error: object, most: int = _SHORT) -> str:
 
 
 def describe(error: BaseException | None, most: int = _SHORT) -> str:
-    """An error in a few words: its class and its text; of a group, the first three errors in it as well."""
+    """A short description of an error: its class and text; for a group also the first three errors in it."""
     if error is None:
         return "none"
     text = _one(error, most)
@@ -78,10 +78,10 @@ def _one(error: BaseException, most: int) -> str:
 
 
 def without_quotes(error: object, most: int = _SHORT) -> str:
-    """As :func:`said`, without what stands between the first and the last quotation mark.
+    """As :func:`said`, without the text between the first and the last quotation mark.
 
-    For errors of parsers of URLs and connection strings: they quote the part that they did not understand, which may
-    be a piece of a password and then looks like nothing that :func:`masked` could recognise.
+    For errors of parsers of URLs and connection strings: they quote the part that they did not understand. It may be a
+    piece of a password, which :func:`masked` cannot recognise.
     """
     text = " ".join(raw_text(error).split())
     places = [place for place, one in enumerate(text) if one in "'\"`"]
@@ -94,14 +94,14 @@ def masked(text: str) -> str:
     """``text`` with passwords, tokens and keys replaced by ``***``; at most about ``LONGEST`` characters of it.
 
     Understands URLs, ``user:password@host``, ``name=value`` and ``name: value`` as in connection strings, URLs, JSON,
-    YAML, Python's repr, SQL and HTTP headers, Redis's AUTH, and well-known kinds of token. Where it cannot be sure
-    where a secret ends it masks too much.
+    YAML, Python's repr, SQL and HTTP headers, Redis's AUTH, and well-known token formats. Where the end of a secret is
+    uncertain, it masks too much rather than too little.
     """
     return _tokens(_named(_addresses(_cut(text, LONGEST))))
 
 
 def _cut(text: str, most: int) -> str:
-    """The first ``most`` characters, without a word that the cut would leave half: half a URL has no ``@``."""
+    """The first ``most`` characters, without a word that would be cut in two: half a URL may lack its ``@``."""
     if len(text) <= most:
         return text
     text = text[: most - len(_CUT)]
@@ -124,7 +124,7 @@ _PORT = re.compile(r"(?:\d{1,5}|port|%[sd]|\{\w*\})(?=$|[^\w%@!$^*~+=-])|(?=/|['
 _HOST = re.compile(r"(?:[\w%*][\w.%*-]*|\[[^\]]*\]|)(?=$|[:/?,;'\")\]}>`\\])")
 _NO_USER = ("redis", "rediss", "valkey", "valkeys", "http", "https")  # user@ alone is meant as a password or token
 _COLON = re.compile(r"(?:^|(?<=[\w.%+~-])):(?!['\"\s/]|$)")
-_FAR = 8  # words: so far apart may the parts of a password with spaces be
+_FAR = 8  # words: the greatest distance between the parts of a password with spaces
 
 
 def _addresses(text: str) -> str:
@@ -168,7 +168,7 @@ def _addresses(text: str) -> str:
 
 
 def _quoted_url(found: re.Match[str]) -> str:
-    """A URL between quotation marks may have spaces in its password, and ends for certain where they end."""
+    """A URL between quotation marks may have spaces in its password; it ends at the closing mark."""
     url = found[2]
     at, colon = url.rfind("@"), url.find(":")
     if not 0 <= colon < at or _SPACES.search(url) is None:
@@ -177,7 +177,9 @@ def _quoted_url(found: re.Match[str]) -> str:
 
 
 def _authority(piece: str, scheme: str) -> tuple[str, int]:
-    """What stands after ``://``, masked, and where the colon is after which a password may go on behind a space."""
+    """The text after ``://``, masked, and the position of the colon after which a password may continue past a
+    space.
+    """
     at = piece.rfind("@")
     colon = piece.find(":", piece.find("]") if piece.startswith("[") else 0)
     if at >= 0:
@@ -226,7 +228,7 @@ _TABLE = re.compile(r"\{\s*(?:$|\\*[bru]?['\"])", re.IGNORECASE)
 
 
 def _named(text: str) -> str:
-    """Mask the values of what is called a password, a secret, a token and so on."""
+    """Mask the values of names such as password, secret and token."""
     done, kept, at = [], 0, 0
     while (key := _KEY.search(text, at)) is not None:
         at = _REST.match(text, key.end()).end()  # type: ignore[union-attr]
@@ -256,7 +258,7 @@ def _by_space(text: str, key: re.Match[str], end: int) -> re.Match[str] | None:
 
 
 def _value(text: str, at: int, key: str, listed: bool) -> tuple[int, int]:
-    """From where to where the value reaches that begins at ``at``, without its quotation marks."""
+    """Start and end of the value that begins at ``at``, without its quotation marks."""
     if listed and key == "auth":  # a command of Redis as a list: ['AUTH', 'user', 'password']
         ends = [place for place in (text.find("]", at), text.find(")", at)) if place >= 0]
         return at, min(ends, default=len(text))

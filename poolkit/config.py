@@ -1,15 +1,17 @@
 """The settings of a pool: frozen, validated, times in seconds.
 
-A :class:`PoolConfig` knows which of its settings somebody has written and where (:func:`sources_of`), so that a written
-value counts even if it equals a default. :mod:`poolkit.settings` reads files and the environment.
+A :class:`PoolConfig` records which of its settings were given explicitly and where (:func:`sources_of`), so that an
+explicit value counts even if it equals the default. :mod:`poolkit.settings` reads files and the environment.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from .errors import ConfigError
@@ -37,21 +39,21 @@ class SharedBudget(Protocol):
 
 
 class PoolConfigWarning(UserWarning):
-    """Settings that are possible but hardly meant."""
+    """The settings are valid, but the combination is probably a mistake."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
     known = list(known)
-    import difflib  # only for those who have mistyped
+    import difflib  # imported only after a misspelling
 
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
 
 
 def unknown(full: str, value: object, source: str, name: str, known: Iterable[str]) -> ConfigError:
-    """An unknown name. Its value is shown if it is harmless: a number, or meant for a setting that is nearly so called
-    (what is called quite otherwise may be a password).
+    """The error for an unknown name. Its value is shown only if it is a number or if the name is close to that of a
+    setting; the value of any other name may be a password.
     """
     hint = nearest(str(name), known)
     harmless = value is None or isinstance(value, (int, float)) or hint.startswith("did you mean")
@@ -101,9 +103,9 @@ class BackoffConfig:
     """
 
     base: float = 0.1
-    """Seconds; the first retry comes after 0.05 s on average, which a failover or restart hardly notices."""
+    """Seconds. The first retry comes after 0.05 s on average, which is short compared with a failover or restart."""
     cap: float = 5.0
-    """Seconds; bounds how long after the server's return the pool still waits."""
+    """Seconds. The longest time that the pool still waits after the server is back."""
 
     def __post_init__(self) -> None:
         _seconds("backoff.base", self.base, zero=False)
@@ -121,10 +123,10 @@ class BreakerConfig:
 
     failure_threshold: int = 5
     """Failed connects in a row that open the breaker. With the default backoff five attempts, one after the
-    other, take about 0.8 s: longer than a hiccup, shorter than a caller's patience."""
+    other, take about 0.8 s: longer than a short interruption, shorter than a caller's timeout."""
     reset_timeout: float = 10.0
-    """Seconds that the breaker stays open before one probe is let through (half-open): as long as one connect may
-    take, twice the cap of the backoff."""
+    """Seconds that the breaker stays open before it lets one probe through (half-open). The default is the time that
+    one connect may take, and twice the cap of the backoff."""
 
     def __post_init__(self) -> None:
         _count("breaker.failure_threshold", self.failure_threshold, 1)
@@ -136,12 +138,12 @@ class ClassConfig:
     """What callers of one class may have of a pool (see ``docs/concepts/priorities.md``)."""
 
     reserved: int = 0
-    """Connections that no other class may use, whether this one needs them or not. 0: nothing is set aside."""
+    """Connections that no other class may use, whether this class needs them or not. 0: none."""
     weight: float = 1.0
-    """Share of what is not reserved, beside the other classes' weights, while several of them wait: 4 beside 1 is four
-    leases of five. Equal shares by default."""
+    """Share of the unreserved connections while several classes wait, relative to the other classes' weights: 4 and 1
+    mean four leases of five. Equal shares by default."""
     limit: int | None = None
-    """Connections that callers of this class may have in use at once; None: as many as the pool gives."""
+    """Connections that callers of this class may have in use at once; None: no limit of its own."""
 
     def __post_init__(self) -> None:
         _count("reserved", self.reserved, 0)
@@ -152,7 +154,7 @@ class ClassConfig:
 
 
 def _classes(classes: object, default: object, max_size: int | None) -> None:
-    """Raise ConfigError for classes of callers that cannot be meant."""
+    """Raise ConfigError for invalid classes of callers."""
     if not isinstance(classes, Mapping) or not classes:
         raise _bad("classes", classes, "a ClassConfig for each name, or None: all callers are equal")
     for name, one in classes.items():
@@ -167,45 +169,47 @@ def _classes(classes: object, default: object, max_size: int | None) -> None:
         return
     each = ", ".join(f"{name!r} {one.reserved}" for name, one in classes.items() if one.reserved)
     if max_size is None:
-        raise ConfigError(f"classes: {each} reserved: of a pool without max_size nothing can be set aside", "classes")
+        raise ConfigError(f"classes: {each} reserved: reserved connections need a pool with max_size", "classes")
     if reserved >= max_size:
         raise ConfigError(
-            f"classes: {reserved} connections are reserved ({each}): must be fewer than max_size ({max_size}), for "
-            "the others would never get any",
+            f"classes: {reserved} connections are reserved ({each}): must be fewer than max_size ({max_size}), "
+            "otherwise the other classes never get a connection",
             "classes",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoscaleConfig:
-    """Elastic size: the pool has as many connections as its load needs, between ``min_size`` and ``max_size``.
+    """Elastic size: the number of connections follows the load, between ``min_size`` and ``max_size``.
 
-    The rules, and where they come from, are in ``docs/concepts/elastic.md``.
+    ``docs/concepts/elastic.md`` describes the rules and their sources.
     """
 
     target: float = 0.75
     """Share of the connections that should be in use on average, above 0 to 1. Beyond 0.8 waits grow steeply (see
-    ``poolkit size``); small pools keep more room by themselves."""
+    ``poolkit size``). Small pools automatically keep more headroom."""
     max_wait: float = 0.01
-    """Seconds that a caller may wait for want of a connection before the limit rises: longer than most statements
-    take, so that one of those in use has had time to come back."""
+    """Seconds that a caller may wait for a connection before the limit rises. The default is longer than most
+    statements take, so that a connection in use has had time to come back."""
     up_delay: float = 0.01
     """Seconds for which callers have to wait longer than ``max_wait`` before the limit rises, and between two such
-    rises (it doubles at most). With both at 0 every burst gets its connections; a second or more lets only lasting
-    load have them. 0.01 each is between: see the traces in ``docs/concepts/elastic.md``."""
+    rises (each at most doubles the limit). With both at 0 every burst gets its connections; with a second or more only
+    lasting load does. 0.01 each is a compromise: see the traces in ``docs/concepts/elastic.md``."""
     down_delay: float = 60.0
-    """Seconds for which connections have to be superfluous before they are closed: longer than the pauses of a
-    service in use, shorter than a working day's quiet hours by far."""
+    """Seconds for which connections have to be unnecessary before they are closed: longer than the pauses of a busy
+    service, much shorter than the quiet hours of a working day."""
     prewarm: float = 0.5
-    """Share of a recent peak that is kept open for the next one, 0 (nothing) to 1. Half: the other half is open
-    after one doubling."""
+    """Share of a recent peak that is kept open for the next one, 0 (nothing) to 1. With one half, the pool reaches the
+    peak again after one doubling."""
     peak_memory: float = 900.0
-    """Seconds for which a peak is remembered: what comes every 5 or 15 minutes finds connections."""
+    """Seconds for which a peak is remembered: load that comes every 5 or 15 minutes finds open connections."""
     overload_factor: float = 0.8
-    """Share of the connections that stand which is kept when the server refuses another one, above 0 to below 1.
-    Others get room, and most of the work goes on: milder than TCP (0.7 in RFC 9438), for those cut off would wait."""
+    """Share of the open connections that is kept when the server refuses another one, above 0 to below 1. Other
+    processes get room and most of the work continues. Milder than TCP (0.7 in RFC 9438), because the callers of closed
+    connections have to wait."""
     overload_recovery: float = 5.0
-    """Seconds after which one connection more may be opened than the server's refusal allowed, and again each time."""
+    """Seconds after a refusal until the pool may open one more connection than the reduced limit, and again after each
+    further period."""
 
     def __post_init__(self) -> None:
         _share("autoscale.target", self.target, zero=False, one=True)
@@ -222,13 +226,14 @@ class Source:
     """Where the value of a setting comes from."""
 
     text: str
-    """For people: "default", "config", "keyword", "pools.toml [orders-db]", "POOLKIT_MAX_SIZE"."""
+    """For display: "default", "config", "keyword", "pools.toml [orders-db]", "POOLKIT_MAX_SIZE"."""
     written: bool = True
-    """Whether somebody wrote the value; False for a default, poolkit's or a driver's."""
+    """Whether the value was given explicitly; False for a default of poolkit or of a driver."""
     shared: bool = False
-    """Whether it was written for every pool (``[default]``, ``POOLKIT_MAX_SIZE``), not for this one."""
+    """Whether it was given for every pool (``[default]``, ``POOLKIT_MAX_SIZE``), not for this one."""
     driver: bool = False
-    """Whether it was written as an argument of the driver, which accepts it without a warning, and so does poolkit."""
+    """Whether it was given as an argument of the driver. The driver accepts the value without a warning, so poolkit
+    does not warn either."""
 
 
 _CONFIG = Source("config")
@@ -238,7 +243,7 @@ R = TypeVar("R", bound="_Recording")
 
 
 class _Recording:
-    """Notes the names of the settings that are written in the call that makes a config.
+    """Records which settings are given explicitly in the call that creates a config.
 
     A base class, so that the signature of PoolConfig and of dataclasses derived from it remains that of ``__init__``.
     """
@@ -246,7 +251,7 @@ class _Recording:
     _sources: Mapping[str, Source]
 
     def __new__(cls: type[R], *args: Any, **written: Any) -> R:
-        """All settings at once are a copy (``dataclasses.replace()``), which tells nothing about who wrote what."""
+        """A call with all settings is a copy (``dataclasses.replace()``) and does not show which ones were explicit."""
         made = super().__new__(cls)
         copied = len(written) >= len(fields(cls))  # type: ignore[arg-type]
         object.__setattr__(made, "_sources", {} if copied else dict.fromkeys(written, _CONFIG))
@@ -255,86 +260,90 @@ class _Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig(_Recording):
-    """All settings of one pool. Immutable: :meth:`replace` gives a changed copy.
+    """All settings of one pool. Immutable and thread-safe: :meth:`replace` returns a changed copy.
 
-    Which settings were written is remembered (not by ``==`` and ``repr``): only those replace an adapter's defaults.
-    Raises :class:`~poolkit.errors.ConfigError` for an impossible value and warns
-    (:class:`PoolConfigWarning`) about combinations that are hardly meant.
+    The config records which settings were given explicitly (``==`` and ``repr`` ignore this): only those override an
+    adapter's defaults. Raises :class:`~poolkit.errors.ConfigError` for an invalid value and warns
+    (:class:`PoolConfigWarning`) about combinations that are probably mistakes.
     """
 
     min_size: int = 0
-    """Connections kept open without need. 0: a pool costs the server nothing until it is used."""
+    """Connections kept open while unused. 0: a pool costs the server nothing until it is used."""
     max_size: int | None = 10
-    """Connections that exist at once, those being opened or closed included; None: no limit.
+    """Connections that exist at once, including those being opened or closed; None: no limit.
     10 is HikariCP's default: about twice the cores of a mid-size database server."""
     max_idle: int | None = None
-    """Idle connections kept; one returned beyond that is closed. None: as many as ``max_size``."""
+    """Idle connections that are kept; a connection returned beyond that is closed. None: as many as ``max_size``."""
     max_waiting: int | None = None
-    """Callers that may wait; the next one fails with PoolBusy. None: no limit (each has a deadline anyway)."""
+    """Callers that may wait; the next one fails with PoolBusy. None: no limit (each caller has a deadline anyway)."""
     order: Literal["lifo", "fifo"] = "lifo"
-    """Which idle connection is taken: the last used, so that a surplus ages out, or the longest unused, which
-    spreads use."""
+    """Which idle connection is used next: "lifo", the last used one, so that surplus connections time out; or "fifo",
+    the longest unused one, which spreads the use."""
     start: Literal["lazy", "eager"] = "lazy"
-    """"eager" opens ``min_size`` connections when the pool is made; "lazy" from its first use on."""
+    """"eager" opens ``min_size`` connections when the pool is created; "lazy" from its first use on."""
     acquire_timeout: float | None = 30.0
-    """Seconds from asking to a usable connection in hand, all stages included; 0 never waits; None: for ever.
-    30 is what QueuePool, psycopg_pool and HikariCP use."""
+    """Seconds from the call until the caller has a usable connection, including all stages; 0: never wait; None: no
+    limit. 30 is what QueuePool, psycopg_pool and HikariCP use."""
     connect_timeout: float | None = 10.0
-    """Seconds for one attempt to open a connection. Below ``acquire_timeout``, so that there is a second."""
+    """Seconds for one attempt to open a connection; None: no limit. Keep it below ``acquire_timeout``, so that there is
+    time for a second attempt."""
     check_timeout: float | None = 2.0
-    """Seconds for one check of a connection; a healthy server answers in milliseconds."""
+    """Seconds for one check of a connection; None: no limit. A healthy server answers in milliseconds."""
     max_lifetime: float | None = 1800.0
     """Seconds after which a connection is replaced (DNS changes, server-side leaks); None: never.
-    Half an hour is HikariCP's default: a change is followed before long, and a connect in 30 minutes costs nothing."""
+    Half an hour is HikariCP's default: the pool follows a change soon enough, and a connect every 30 minutes costs
+    next to nothing."""
     lifetime_jitter: float = 0.1
-    """Share of ``max_lifetime`` by which lives are shortened at random, so that they do not end together:
-    those opened in one moment end spread over 3 minutes of 30."""
+    """Share of ``max_lifetime`` by which lifetimes are shortened at random, so that they do not end together:
+    connections opened at the same moment end within a window of 3 minutes of 30."""
     idle_timeout: float | None = 600.0
     """Seconds after which an unused connection above ``min_size`` is closed; None: never.
-    10 minutes, as in psycopg_pool and HikariCP: longer than the pauses of a service in use."""
+    10 minutes, as in psycopg_pool and HikariCP: longer than the pauses of a busy service."""
     keepalive: float | None = None
-    """Seconds after which an idle connection is checked, so that no firewall forgets it; None: never.
-    Off: a pool sends nothing by itself unless asked to."""
+    """Seconds after which an idle connection is checked, so that no firewall drops it; None: never. Off by default: a
+    pool sends nothing on its own unless configured to."""
     check_after_idle: float | None = 1.0
-    """Check a connection at acquire when it was idle this long in seconds; 0: always; None: only when in doubt.
-    1 second is pgxpool's: a connection in constant use is never asked. HTTP and Redis connections are looked at for
-    unread bytes and for the peer's end at every checkout, whatever is set here."""
+    """Check a connection at acquire when it was idle for this many seconds; 0: always; None: only when in doubt.
+    1 second is pgxpool's value: a connection in constant use is never checked. HTTP and Redis connections are examined
+    for unread bytes and for a closed peer at every checkout, whatever is set here."""
     max_connecting: int | None = 16
-    """Connects in progress at once: a burst is served in one connect time, a server is not stormed."""
+    """Connects in progress at once; None: no limit. 16 serve a burst within one connect time and do not overload the
+    server."""
     leak_after: float | None = None
     """Report a lease held longer than this many seconds, with the place where it was taken; None: never.
-    Off, because to note the place makes every acquire slower."""
+    Off by default, because recording the place makes every acquire slower."""
     on_leak: Literal["warn", "raise", "reclaim"] = "warn"
-    """What becomes of a lease held longer than ``leak_after``. "warn": a log entry and an event. "raise": these, and
-    whoever gives it back gets LeaseOverdue once the connection is back (for tests and staging). "reclaim": these, and
-    the connection is closed at once and its place is free; its holder's next use of it fails with the driver's own
-    error. "warn", because only the program knows whether a long lease is a mistake."""
+    """What happens to a lease held longer than ``leak_after``. "warn": a log entry and an event. "raise": in addition,
+    the caller that returns it gets LeaseOverdue once the connection is back (for tests and staging). "reclaim": in
+    addition to the log entry and the event, the connection is closed at once and its slot is free; the holder's next
+    use of it fails with the driver's own error. "warn" is the default, because only the program knows whether a long
+    lease is a mistake."""
     use_histogram: bool = False
-    """Measure how long each lease lasts (``stats().use``). Off: a clock reading and an append more for every release
-    make a pair of acquire and release about two thirds slower (still under a microsecond more); the mean is known in
-    any case."""
+    """Measure how long each lease lasts (``stats().use``). Off by default: one more clock reading and append for every
+    release make a pair of acquire and release about two thirds slower (by less than a microsecond). The mean is known
+    in any case."""
     barging_window: float | None = None
-    """Newcomers may overtake waiters until the oldest has waited this long in seconds; 0: strict FIFO.
-    None: 0.001 for threads (saves a switch of threads where leases last microseconds), 0 for tasks."""
+    """Newcomers may overtake waiting callers until the first of these has waited this many seconds; 0: strict FIFO.
+    None: 0.001 for threads (saves a thread switch where leases last microseconds), 0 for tasks."""
     backoff: BackoffConfig = field(default_factory=BackoffConfig)
     """Pause between failed connects."""
     breaker: BreakerConfig | None = None
     """Circuit breaker; None: callers wait for the server until their own deadline."""
     autoscale: AutoscaleConfig | None = None
     """Elastic size between ``min_size`` and ``max_size``. None: connections are opened as callers need them, up to
-    ``max_size``, and age out by ``idle_timeout``, which is enough for most services."""
+    ``max_size``, and closed after ``idle_timeout``, which is enough for most services."""
     budget: SharedBudget | None = None
-    """A limit that several pools share, beside each one's ``max_size``; None: ``max_size`` alone."""
+    """A limit that several pools share, in addition to each pool's ``max_size``; None: only ``max_size`` applies."""
     budget_weight: float = 1.0
-    """This pool's part of the budget beside the others', over and above their ``min_size``: what it can count on when
-    all of them want more than there is. Equal parts by default."""
+    """This pool's share of the budget relative to the other pools, in addition to its ``min_size``: what it gets when
+    all pools together want more than the limit. Equal shares by default."""
 
     classes: Mapping[str, ClassConfig] | None = field(default=None, hash=False)
-    """Classes of callers, by name, with reserved connections, weights and limits; callers choose with
-    ``poolkit.priority(name)``. None: all are equal, and the ways without the lock are open."""
+    """Classes of callers, by name, with reserved connections, weights and limits. Callers choose a class with
+    ``poolkit.priority(name)``. None: all callers are equal, and acquire and release can use the lock-free fast path."""
     default_class: str | None = None
-    """The class of callers who choose none. None: "default", with nothing reserved and weight 1 unless it is among the
-    classes."""
+    """The class of callers that choose none. None: "default", with nothing reserved and weight 1 unless it is one of
+    the classes."""
 
     def __post_init__(self) -> None:
         _count("min_size", self.min_size, 0)
@@ -373,7 +382,7 @@ class PoolConfig(_Recording):
         _positive("budget_weight", self.budget_weight)
         if self.classes is not None:
             _classes(self.classes, self.default_class, self.max_size)
-            object.__setattr__(self, "classes", dict(self.classes))  # nobody else's to change
+            object.__setattr__(self, "classes", dict(self.classes))  # a copy, which the caller cannot change later
         if self.max_size is not None:
             if self.min_size > self.max_size:
                 raise _bad("min_size", self.min_size, f"at most max_size ({self.max_size})")
@@ -383,10 +392,11 @@ class PoolConfig(_Recording):
             raise _bad("min_size", self.min_size, f"at most max_idle ({self.max_idle})")
 
     def replace(self, **changes: Any) -> PoolConfig:
-        """A copy with some settings changed; an unknown name is a ConfigError with the nearest right one.
+        """Return a copy with some settings changed.
 
-        The copy knows which settings were written. One made by ``dataclasses.replace()`` does not: there, those count
-        that differ from their defaults.
+        Raises ConfigError for an invalid value, and for an unknown name with the nearest known one. The copy knows
+        which settings were given explicitly. A copy made by ``dataclasses.replace()`` does not: it treats the settings
+        that differ from their defaults as explicit.
         """
         known = [f.name for f in fields(self)]
         for name in changes:
@@ -397,9 +407,9 @@ class PoolConfig(_Recording):
     __replace__ = replace  # copy.replace(), Python 3.13
 
     def doubts(self) -> list[str]:
-        """What is possible but hardly meant, a sentence each, with the reason.
+        """Valid combinations that are probably mistakes: one sentence each, with the reason.
 
-        Nobody is blamed for a default: the setting named first in each sentence was written by somebody.
+        Defaults are never criticised: the setting named first in each sentence was given explicitly.
         """
         found = []
         sources = sources_of(self)
@@ -407,7 +417,7 @@ class PoolConfig(_Recording):
         if _written("connect_timeout", sources) and acquire and (connect is None or connect >= acquire):
             found.append(
                 f"connect_timeout={connect!r} is not below acquire_timeout={acquire!r}: one slow connect uses up "
-                "the caller's whole wait and there is no second attempt"
+                "the caller's whole wait and leaves no time for a second attempt"
             )
         keepalive = self.keepalive if _written("keepalive", sources) else None
         if keepalive and self.idle_timeout and self.min_size == 0 and keepalive >= self.idle_timeout:
@@ -427,22 +437,40 @@ class PoolConfig(_Recording):
                 "leaves no time for another connection"
             )
         if self.on_leak != "warn" and self.leak_after is None:
-            found.append(f"on_leak={self.on_leak!r} has no effect without leak_after: no lease is ever too long")
+            found.append(f"on_leak={self.on_leak!r} has no effect without leak_after: no lease is ever reported")
         if self.classes is None and self.default_class is not None:
             found.append(f"default_class={self.default_class!r} has no effect without classes: all callers are equal")
         if self.classes is not None and self.barging_window:
             found.append(
-                f"barging_window={self.barging_window!r} has no effect with classes: nobody overtakes there, so that "
-                "shares are kept"
+                f"barging_window={self.barging_window!r} has no effect with classes: overtaking is off, so that each "
+                "class gets its share"
             )
         if self.autoscale is not None and self.min_size == self.max_size:
             found.append(f"autoscale has no effect: min_size and max_size are both {self.min_size}")
         return found
 
-    def warn(self, stacklevel: int = 2) -> None:
-        """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`."""
+    def warn(self, stacklevel: int = 2, packages: tuple[str, ...] = ()) -> None:
+        """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`.
+
+        It names the line that ``stacklevel`` means in the function that calls this, as for ``warnings.warn``; from
+        there on, frames of poolkit, of its adapters and of ``packages`` are passed over.
+        """
         for doubt in self.doubts():
-            warnings.warn(doubt, PoolConfigWarning, stacklevel=stacklevel + 1)
+            level = stacklevel + 1
+            warnings.warn(doubt, PoolConfigWarning, stacklevel=level + _frames_of(packages, level))
+
+
+def _frames_of(packages: tuple[str, ...], depth: int) -> int:
+    """How many frames from the ``depth``-th caller on are of poolkit, of its adapters or of ``packages``."""
+    between = tuple(f"{name}." for name in ("poolkit", "poolkit_adapters", *packages))
+    try:
+        frame: FrameType | None = sys._getframe(depth)
+    except ValueError:  # the stack is not so deep
+        return 0
+    count = 0
+    while frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(between):
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 _FIELDS = tuple(field.name for field in fields(PoolConfig))
@@ -450,9 +478,9 @@ _DEFAULTS = PoolConfig()
 
 
 def sources_of(config: PoolConfig) -> dict[str, Source]:
-    """The sources of the settings that somebody wrote, and of those whose default is not poolkit's, by name.
+    """The sources, by name, of the settings that were given explicitly or whose default is not poolkit's.
 
-    A value that differs from poolkit's default and has no source was set by a subclass: it counts as written there.
+    A value that differs from poolkit's default and has no source was set by a subclass and counts as explicit.
     """
     known: Mapping[str, Source] = config._sources
     found = {}
@@ -465,11 +493,11 @@ def sources_of(config: PoolConfig) -> dict[str, Source]:
 
 
 def with_sources(config: PoolConfig, sources: Mapping[str, Source]) -> PoolConfig:
-    """The config itself, which was just made and is nobody else's yet, with these sources."""
+    """Set the sources of a config and return it. Only for a config that was just created and is not shared yet."""
     object.__setattr__(config, "_sources", dict(sources))
     return config
 
 
 def _written(name: str, sources: Mapping[str, Source]) -> bool:
-    """Whether somebody wrote the setting as poolkit's, and may be told that it is hardly meant."""
+    """Whether the setting was given explicitly as poolkit's, so that a warning about it is justified."""
     return name in sources and sources[name].written and not sources[name].driver

@@ -1,8 +1,8 @@
-"""What an adapter supplies: the only knowledge of a driver that the engine has.
+"""Connectors: the interface between the engine and a driver.
 
-Subclass :class:`Connector` (threads) or :class:`AsyncConnector` (asyncio, trio) and implement ``connect``; all
-else has a default. The engine looks once, when the pool is made, at which methods are overridden, and never
-calls one that is not.
+Subclass :class:`Connector` (threads) or :class:`AsyncConnector` (asyncio, trio) and implement ``connect``; everything
+else has a default. The engine checks once, when the pool is created, which methods are overridden, and never calls the
+others.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ C = TypeVar("C")
 
 
 class Verdict(Enum):
-    """What an error means for the connection on which it happened, or for opening one."""
+    """What an error means for its connection, or for opening further connections."""
 
     KEEP = "keep"
-    """The connection is sound; reset it and use it again."""
+    """The connection is intact: reset it and use it again."""
     DISCARD = "discard"
-    """The state of the connection is unknown or it is broken: abort it."""
+    """The connection is broken or its state is unknown: abort it."""
     SUSPECT = "suspect"
-    """Broken, and others may be too: abort it, and check the idle ones before their next use."""
+    """The connection is broken, and others may be too: abort it, and check the idle ones before their next use."""
     RETIRE = "retire"
-    """The server behind it is wrong (a demoted primary, say): retire the whole generation."""
+    """The server is the wrong one (for example a demoted primary): retire the whole generation of connections."""
     FATAL = "fatal"
-    """Connecting again cannot help (authentication, unknown database, TLS): tell all waiters at once."""
+    """Another connect cannot help (authentication, unknown database, TLS): fail all waiting callers at once."""
     OVERLOADED = "overloaded"
-    """The server has as much to do, or as many connections, as it bears: as DISCARD, and an elastic pool
-    (``autoscale``) makes itself smaller for a while. Refused connects are recognised by :func:`overloaded`."""
+    """The server is overloaded or has too many connections: as DISCARD, and an elastic pool (``autoscale``) becomes
+    smaller for a while. :func:`overloaded` recognises refused connects."""
 
 
 _FULL = (
@@ -46,10 +46,10 @@ _FULL = (
 
 
 def overloaded(error: BaseException) -> bool:
-    """Whether ``error``, met when connecting, says that the server takes no more connections.
+    """Whether ``error``, raised by a connect, says that the server accepts no more connections.
 
-    By SQLSTATE 53300 (PostgreSQL documentation, appendix A) where the driver has it, else by the servers' own words,
-    of the error or of one that caused it: drivers hand them on, and adapters keep them as the cause.
+    Decided by SQLSTATE 53300 (PostgreSQL documentation, appendix A) if the driver provides it, else by the server's
+    message in the error or in one of its causes: drivers pass the message on, and adapters keep the error as the cause.
     """
     seen: list[BaseException] = []
     while error not in seen and len(seen) < 10:
@@ -64,22 +64,21 @@ def overloaded(error: BaseException) -> bool:
 
 
 def default_classify(error: BaseException) -> Verdict:
-    """The verdict when the adapter has no better one.
+    """Return the verdict for an error if the adapter has no better one.
 
-    Whatever is not an :class:`Exception` (cancellation, KeyboardInterrupt, GeneratorExit) may have struck in
-    mid-exchange: discard; a timeout too. Network errors: suspect the others as well. A host name that does not
-    exist and a failed TLS verification are fatal. Any other exception is the application's and leaves the
-    connection sound.
+    An exception that is not an :class:`Exception` (cancellation, KeyboardInterrupt, GeneratorExit) and a timeout may
+    have interrupted an exchange: DISCARD. Network errors: SUSPECT. A host name that does not exist and a failed TLS
+    verification: FATAL. Any other exception comes from the application and leaves the connection intact: KEEP.
     """
     if not isinstance(error, Exception):
         return Verdict.DISCARD
-    ssl = sys.modules.get("ssl")  # not imported for this alone: 4 ms
+    ssl = sys.modules.get("ssl")  # not imported only for this check: the import takes 4 ms
     if ssl is not None and isinstance(error, ssl.SSLCertVerificationError):
         return Verdict.FATAL
     socket = sys.modules.get("socket")
     if socket is not None and isinstance(error, socket.gaierror):
-        # getaddrinfo(3): the name does not exist, or has no address; "try again" (EAI_AGAIN) is another one
-        names = ("EAI_NONAME", "EAI_NODATA")  # the latter not everywhere
+        # getaddrinfo(3): the name does not exist, or has no address; "try again" (EAI_AGAIN) is not fatal
+        names = ("EAI_NONAME", "EAI_NODATA")  # EAI_NODATA does not exist on every system
         if error.errno in {getattr(socket, name, None) for name in names}:
             return Verdict.FATAL
     if isinstance(error, TimeoutError):
@@ -90,89 +89,91 @@ def default_classify(error: BaseException) -> Verdict:
 
 
 class _Base(Generic[C]):
-    """What both kinds of connector share: everything that does no I/O."""
+    """The part that both kinds of connector share: everything that does no I/O."""
 
     connect_in_caller: bool = False
-    """Open connections on demand in the calling thread or task (the driver, or its users, require it).
-    Otherwise a connect runs detached: it survives its caller, and the caller takes whichever comes first,
-    the new connection or a returned one."""
+    """Open connections on demand in the calling thread or task, if the driver or its users require it.
+    Otherwise a connect runs in the background: it continues when its caller is gone, and the caller takes whichever
+    comes first, the new connection or a returned one."""
 
     close_in_caller: bool = False
-    """Close connections where the pool decides it, not in the background."""
+    """Close connections in the thread or task that decides it, not in the background."""
 
     packages: tuple[str, ...] = ()
-    """Packages that stand between the application and the pool ("sqlalchemy"): the place where a lease was taken,
-    which leak reports name, is looked for outside of them."""
+    """Packages between the application and the pool ("sqlalchemy"). Leak reports skip their frames to find the place in
+    the application where a lease was taken."""
 
     overdue_error: type[LeaseOverdue] = LeaseOverdue
-    """The class of the error for a lease that lasted too long (``on_leak="raise"``); an adapter's is the driver's, too.
-    """
+    """The class of the error for an overdue lease (``on_leak="raise"``). An adapter's class also inherits from the
+    driver's error."""
 
     counted: bool = True
-    """Whether the application made the pool: pools that it makes again and again are named in the log. False for a
-    pool that only takes the place of another one."""
+    """Whether the application created the pool: the log reports pools that it creates again and again. False for a pool
+    that only replaces another one."""
 
     must_be_closed: bool = True
-    """Whether a pool that is collected with open connections is named in the log. False where users may drop it, as
-    SQLAlchemy's may drop an engine: its drivers close the connections then."""
+    """Whether the log reports a pool that is garbage-collected with open connections. False where users may drop it, as
+    with a SQLAlchemy engine: its drivers then close the connections."""
 
     def abort(self, connection: C) -> Any:
-        """Drop the connection at once: never block, never wait for the server, never raise.
+        """Drop the connection at once. Must not block, wait for the server, or raise.
 
-        May return what the connection has left at the server, as :meth:`leftover` does: its session may still be at
-        work on a statement. None: nothing. May be called again for the same connection.
+        May return what is left at the server, as :meth:`leftover` does, because its session may still run a statement;
+        None: nothing. May be called again for the same connection.
         """
         raise NotImplementedError
 
     def peek(self, connection: C) -> bool:
-        """A look that never blocks and asks the server nothing: False if the peer has closed the connection
-        or it holds unread data. Called before ``check``, and now and then on idle connections.
+        """Test the connection without blocking and without a request to the server: False if the peer has closed it or
+        it holds unread data. Called before ``check``, and from time to time on idle connections.
         """
         raise NotImplementedError
 
     def needs_reset(self, connection: C) -> bool:
-        """Whether the returned connection was left in a state that ``reset`` has to clean. Never blocks."""
+        """Whether the returned connection is in a state that ``reset`` has to clean. Must not block."""
         raise NotImplementedError
 
     def classify(self, error: BaseException) -> Verdict:
-        """What ``error`` means for the connection it happened on, or for opening further ones."""
+        """Return what ``error`` means for its connection, or for opening further ones."""
         return default_classify(error)
 
     def leftover(self, error: BaseException) -> Any:
-        """What a connect that raised ``error`` has left at the server: None if nothing.
+        """Return what a connect that raised ``error`` has left at the server; None: nothing.
 
-        Otherwise an object with ``add_done_callback`` (an asyncio task, a future) that is done when nothing is
-        left. Until then the pool counts it as a connection that is being closed, so that the limit holds. Called
-        once, right after the connect, in the same thread or task. Must not block or raise.
+        Otherwise an object with ``add_done_callback`` (an asyncio task, a future) that is done when nothing is left.
+        Until then the pool counts it as a connection that is being closed, so that the limit holds. Called once, right
+        after the connect, in the same thread or task. Must not block or raise.
         """
         raise NotImplementedError
 
     def capacity(self, connection: C) -> int:
-        """How many leases the connection serves at once: 1, or the streams of a multiplexed one."""
+        """The number of leases that the connection serves at once: 1, or the streams of a multiplexed connection."""
         raise NotImplementedError
 
     def streams(self, key: Any) -> int:
-        """Keyed pools: how many leases a connection for ``key`` will probably serve, before there is one."""
+        """Keyed pools: the number of leases that a connection for ``key`` will probably serve, before one exists."""
         return 1
 
     def lazy(self, connection: C) -> bool:
-        """Keyed pools: whether the connection is opened by its first user. ``Lease.set_capacity`` tells the pool
-        that it stands; until then others wait for it rather than open their own, ``streams`` of them.
+        """Keyed pools: whether the first user opens the connection. ``Lease.set_capacity`` tells the pool that it is
+        open. Until then up to ``streams`` callers wait for it instead of opening their own.
         """
         return False
 
     def forget(self, connection: C) -> None:
-        """In a forked child: let go of the parent's connection without a word to the server (``close(fd)``
-        at most). The default keeps the object alive for ever, so that no finalizer of the driver speaks.
+        """In a forked child: release the parent's connection without sending anything to the server (``close(fd)`` at
+        most). By default the object is kept alive forever, so that no finalizer of the driver sends anything.
         """
         raise NotImplementedError
 
 
 class Connector(_Base[C]):
-    """A synchronous driver. Methods are called from any thread, never two at once for one connection."""
+    """A connector for a synchronous driver. Methods are called from any thread, never two at once for one
+    connection.
+    """
 
     def connect(self, timeout: float | None) -> C:
-        """Open a connection within ``timeout`` seconds (None: no limit); raise the driver's error if it fails."""
+        """Open a connection within ``timeout`` seconds (None: no limit). Raises the driver's error if that fails."""
         raise NotImplementedError
 
     def connect_to(self, key: Any, timeout: float | None) -> C:
@@ -180,11 +181,11 @@ class Connector(_Base[C]):
         return self.connect(timeout)
 
     def close(self, connection: C) -> None:
-        """Close in good order (say goodbye to the server). May block; errors are ignored."""
+        """Close the connection in an orderly way, with the protocol's goodbye. May block; errors are ignored."""
         raise NotImplementedError
 
     def check(self, connection: C, timeout: float | None) -> bool | None:
-        """Ask the server for a sign of life within ``timeout`` seconds; False or an exception: dead."""
+        """Ask the server for a reply within ``timeout`` seconds (None: no limit). False or an exception: dead."""
         raise NotImplementedError
 
     def reset(self, connection: C) -> None:
@@ -193,11 +194,13 @@ class Connector(_Base[C]):
 
 
 class AsyncConnector(_Base[C]):
-    """An asynchronous driver. The engine puts its own deadline around every coroutine, by cancellation."""
+    """A connector for an asynchronous driver. The engine enforces its own deadline for every coroutine by cancelling
+    it.
+    """
 
     any_loop: bool = False
-    """Whether an idle connection belongs to no event loop: then any asyncio loop may use the pool. Methods are called
-    in the loop that needs the connection, ``abort`` in any thread."""
+    """Whether an idle connection is independent of event loops, so that any asyncio loop may use the pool. Methods are
+    called in the loop that needs the connection, ``abort`` in any thread."""
 
     async def connect(self, timeout: float | None) -> C:
         """Open a connection; cancelled after ``timeout`` seconds when the connect is detached."""
@@ -208,11 +211,11 @@ class AsyncConnector(_Base[C]):
         return await self.connect(timeout)
 
     async def close(self, connection: C) -> None:
-        """Close in good order (say goodbye to the server); errors are ignored."""
+        """Close the connection in an orderly way, with the protocol's goodbye. Errors are ignored."""
         raise NotImplementedError
 
     async def check(self, connection: C, timeout: float | None) -> bool | None:
-        """Ask the server for a sign of life; False or an exception: dead."""
+        """Ask the server for a reply. False or an exception: dead."""
         raise NotImplementedError
 
     async def reset(self, connection: C) -> None:
@@ -221,7 +224,7 @@ class AsyncConnector(_Base[C]):
 
 
 def overridden(connector: Any, name: str) -> Any:
-    """The bound method ``name`` of ``connector`` if its author supplied one, else None."""
+    """The bound method ``name`` of ``connector`` if its class overrides it, else None."""
     method = getattr(connector, name, None)
     if method is None:
         return None
@@ -248,7 +251,7 @@ def _require_plain(connector: Any, *, asynchronous: bool) -> None:
 
 
 def require_kind(connector: Any, *, asynchronous: bool) -> None:
-    """Raise ConfigError if ``connector`` is plainly one for the other kind of pool."""
+    """Raise ConfigError if ``connector`` is clearly for the other kind of pool."""
     connect = overridden(connector, "connect") or overridden(connector, "connect_to")
     found = asynchronous
     if isinstance(connector, (Connector, AsyncConnector)):

@@ -1,15 +1,15 @@
 """Every error that poolkit raises by itself. The exception tree::
 
     PoolError
-    ├── ConfigError (ValueError)            a setting, argument or URL that cannot be meant
+    ├── ConfigError (ValueError)            an invalid setting, argument or URL
     ├── MissingExtra (ImportError)          an optional driver is not installed
-    ├── UsageError (RuntimeError)           a call that is wrong here
+    ├── UsageError (RuntimeError)           a call that is not allowed in this state or place
     │   ├── NotLeased                       release of a foreign or already released connection
     │   ├── LeaseOverdue                    a lease came back after leak_after, with on_leak="raise"
     │   └── WrongLoop                       an AsyncPool used from a second event loop
     ├── PoolClosed                          the pool is closed or draining
     ├── PoolSuspended                       suspended with fail_fast=True
-    ├── PoolBusy                            max_waiting callers wait already
+    ├── PoolBusy                            the queue is full: max_waiting callers are waiting
     ├── AcquireTimeout (TimeoutError)       acquire_timeout ran out
     │   └── ServerUnavailable               ... and no connection can be opened (also a ConnectFailed)
     └── ConnectFailed                       opening a connection failed; __cause__ is the driver's error
@@ -17,9 +17,9 @@
         ├── CircuitOpen                     the breaker is open
         └── ServerUnavailable
 
-Exhaustion (:class:`AcquireTimeout`) and "server down" (:class:`ConnectFailed`) are different types; only a
-caller who waited in vain *because* the server is down gets the one error that is both.
-All of them can be pickled. An adapter's errors inherit from one of these and from the driver's own class.
+Exhaustion (:class:`AcquireTimeout`) and "server down" (:class:`ConnectFailed`) are different types. A caller that timed
+out *because* the server is down gets :class:`ServerUnavailable`, which is both.
+All errors can be pickled. An adapter's errors inherit from one of these and from the driver's own class.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ __all__ = (
 )
 
 _RAISED = "raised at "
-_MOST = 30  # errors of a chain that are kept: one that grew over a thousand retries is no use to anybody
+_MOST = 30  # errors of a chain that are kept; a chain that grew over a thousand retries would only cost memory
 
 
 def remembered(error: BaseException) -> BaseException:
-    """A twin of ``error`` to be kept: its class, arguments, attributes, causes and contexts, without tracebacks.
+    """Copy ``error`` for keeping: its class, arguments, attributes, causes and contexts, without tracebacks.
 
-    A traceback keeps the frames of everybody who called alive, with all their variables. One of these may be a lease
-    that was dropped: it would never be found, as long as the error is kept. Where the error was raised becomes a note
-    (PEP 678). (An exception of a class that cannot be made out of its arguments is kept as it is.)
+    A traceback keeps all calling frames and their variables alive. One of these variables may be a dropped lease, which
+    would not be detected as long as the error is kept. The place where the error was raised becomes a note (PEP 678).
+    An exception whose class cannot be created from its arguments is returned unchanged.
     """
     return _twin(error, {})
 
@@ -71,19 +71,19 @@ def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseExceptio
     if found is not None:
         return found
     kind = type(error)
-    # OSError keeps the name of a file apart from its arguments
+    # OSError keeps the name of a file outside of its arguments
     args = OSError.__reduce__(error)[1] if isinstance(error, OSError) else error.args
-    args = tuple(_twin(one, known) if isinstance(one, BaseException) else one for one in args)  # as httpcore's
+    args = tuple(_twin(one, known) if isinstance(one, BaseException) else one for one in args)  # httpcore has these
     try:
-        if hasattr(error, "derive"):  # a group: what is in it has tracebacks as well
+        if hasattr(error, "derive"):  # a group: the errors in it have tracebacks as well
             twin: BaseException = error.derive([_twin(one, known) for one in error.exceptions])  # type: ignore[attr-defined]
         else:
             twin = kind.__new__(kind, *args)
             twin.args = args[: len(error.args)]
-    except Exception:  # noqa: BLE001  a constructor of somebody else's
+    except Exception:  # noqa: BLE001  the constructor is a library's or the application's
         return error
     known[id(error)] = twin
-    for name, value in error.__dict__.items():  # SQLAlchemy's have the driver's as an attribute
+    for name, value in error.__dict__.items():  # SQLAlchemy keeps the driver's error as an attribute
         twin.__dict__[name] = _twin(value, known) if isinstance(value, BaseException) else value
     if error.__cause__ is not None and len(known) < _MOST:
         twin.__cause__ = _twin(error.__cause__, known)
@@ -96,7 +96,7 @@ def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseExceptio
 
 
 def _note_place(error: BaseException, traceback: TracebackType) -> None:
-    """Where it was raised, as a note; no source lines: those would have to be read from files."""
+    """Add the place where the error was raised as a note, without source lines: reading files would take time here."""
     places = []
     at: TracebackType | None = traceback
     while at is not None:
@@ -109,15 +109,15 @@ def _note_place(error: BaseException, traceback: TracebackType) -> None:
 
 
 class PoolError(Exception):
-    """Base of all errors of poolkit."""
+    """Base class of all errors that poolkit raises."""
 
 
 class ConfigError(PoolError, ValueError):
-    """A setting, argument or URL that cannot be meant.
+    """A setting, argument or URL is invalid.
 
-    The message names the setting, the value, where it came from and what would be right: one line of at most 2000
+    The message names the setting, its value, its source and what would be valid. It is one line of at most 2000
     characters, in which passwords and tokens are masked and control characters escaped.
-    ``setting`` holds the bare name of the setting ("" when it is not about one).
+    ``setting`` is the bare name of the setting ("" if the error is not about a setting).
     """
 
     def __init__(self, message: str, setting: str = "") -> None:
@@ -130,30 +130,30 @@ class ConfigError(PoolError, ValueError):
 
 
 class MissingExtra(PoolError, ImportError):
-    """An optional dependency is missing; the message holds the pip line that installs it."""
+    """An optional dependency is missing. The message contains the pip command that installs it."""
 
 
 class UsageError(PoolError, RuntimeError):
-    """A call that is wrong at this place; the pool is unharmed."""
+    """A call is not allowed in this state or at this place. The pool is unchanged."""
 
 
 class NotLeased(UsageError):
-    """The released connection is not on lease from this pool: foreign, or already released."""
+    """The released connection is not on lease from this pool: it is foreign or was already released."""
 
 
 class LeaseOverdue(UsageError):
-    """The lease that was just given back had been held longer than ``leak_after`` (``on_leak="raise"``).
+    """The lease that was just returned had been held longer than ``leak_after`` (``on_leak="raise"``).
 
-    The connection is back in the pool. Not raised out of a block that ends with an error of its own.
+    The connection is back in the pool. A block that ends with its own error does not raise this one.
     """
 
 
 class WrongLoop(UsageError):
-    """An :class:`~poolkit.AsyncPool` was used from another event loop than the one it lives on."""
+    """An :class:`~poolkit.AsyncPool` was used from another event loop than the one it is bound to."""
 
 
 class PoolClosed(PoolError):
-    """The pool is closed, or is draining and admits nobody."""
+    """The pool is closed, or is draining and accepts no callers."""
 
 
 class PoolSuspended(PoolError):
@@ -161,14 +161,14 @@ class PoolSuspended(PoolError):
 
 
 class PoolBusy(PoolError):
-    """``max_waiting`` callers wait already; nobody else is admitted to the queue."""
+    """The queue is full: ``max_waiting`` callers are already waiting."""
 
 
 class AcquireTimeout(PoolError, TimeoutError):
-    """No usable connection within ``acquire_timeout``.
+    """No connection became usable within ``acquire_timeout``.
 
-    The message tells the state of the pool; ``__cause__`` is the last error of a connect, if there was one.
-    ``caller_class`` names the class of the caller, where the pool has classes.
+    The message states the state of the pool. ``__cause__`` is the last error of a connect, if there was one.
+    ``caller_class`` is the class of the caller if the pool has classes, else None.
     """
 
     caller_class: str | None = None
@@ -177,8 +177,8 @@ class AcquireTimeout(PoolError, TimeoutError):
 class ConnectFailed(PoolError):
     """Opening a connection failed. ``__cause__`` is the driver's error.
 
-    ``fatal`` is true when trying again cannot help (authentication, unknown database, TLS). ``errors`` holds the
-    drivers' errors where several connects failed (``warm_up``).
+    ``fatal`` is true when a retry cannot help (authentication, unknown database, TLS). ``errors`` contains the driver's
+    errors if several connects failed (``warm_up``).
     """
 
     fatal: bool = False
@@ -190,7 +190,7 @@ class ConnectTimeout(ConnectFailed, TimeoutError):
 
 
 class CircuitOpen(ConnectFailed):
-    """The circuit breaker is open: the server failed again and again, so callers fail at once.
+    """The circuit breaker is open: several connects in a row failed, so callers fail at once.
 
     ``retry_after`` is the time in seconds until the next probe.
     """

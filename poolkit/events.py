@@ -1,4 +1,4 @@
-"""What happened in a pool, as plain records, and who is told.
+"""Events of a pool as plain records, and the listeners that receive them.
 
 Names and order follow MongoDB's *Connection Monitoring and Pooling* vocabulary: a connection is released
 before it is closed, a pool is cleared before its stale connections are closed.
@@ -18,7 +18,7 @@ __all__ = ("OF_EACH_LEASE", "CloseReason", "Event", "EventKind", "FailReason", "
 class EventKind(Enum):
     """The kinds of event, in the order of a connection's life."""
 
-    __hash__ = object.__hash__  # Enum's own is a Python function, called for each thing that could be told
+    __hash__ = object.__hash__  # Enum's own __hash__ is a Python function, called for each possible event
 
     POOL_CREATED = "pool created"
     POOL_READY = "pool ready"
@@ -68,11 +68,11 @@ class FailReason(str, Enum):
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. Fields that do not apply are None.
+    """One event of a pool. Fields that do not apply are None.
 
     ``connection_id`` numbers the connections of a pool in the order of their creation, from 1.
     ``duration`` is in seconds: of the connect (ready), of the wait (acquired, acquire failed), of the lease
-    (released, lease leaked), of the connection's life (closed). ``key`` is the lane (endpoint) of a keyed pool.
+    (released, lease leaked), of the connection's life (closed). ``key`` is the endpoint of a keyed pool.
     """
 
     kind: EventKind
@@ -87,18 +87,19 @@ class Event:
 
 
 Listener = Callable[[Event], object]
-"""Called for each event, in order, never under the pool's lock. One that raises is logged once and dropped.
+"""A function that is called for each event, in order, never under the pool's lock. It runs in the thread or task of the
+event. A listener that raises is logged once and removed.
 
-It may have an attribute ``kinds``, a collection of :class:`EventKind`: then it is called for these only.
+If it has an attribute ``kinds``, a collection of :class:`EventKind`, it is called for these kinds only.
 """
 
 OF_EACH_LEASE = frozenset({EventKind.ACQUIRE_STARTED, EventKind.ACQUIRED, EventKind.RELEASED})
-"""What every lease tells. As long as nobody listens to these, acquire and release cost what they cost without
-listeners; the numbers are in ``stats()`` all the same."""
+"""The kinds of event that every lease emits. Without a listener for them, acquire and release cost the same as without
+any listener; ``stats()`` has the numbers in any case."""
 
 
 def kinds_of(listener: Listener) -> frozenset[EventKind]:
-    """The kinds of event that ``listener`` wants: its ``kinds``, or all. ConfigError if they are not kinds."""
+    """The kinds of event that ``listener`` wants: its ``kinds``, or all. Raises ConfigError for invalid kinds."""
     kinds = getattr(listener, "kinds", None)
     if kinds is None:
         return frozenset(EventKind)

@@ -1,4 +1,4 @@
-"""Where settings come from: defaults, a file, the environment, keywords; later ones win, each remembered."""
+"""Settings from defaults, a file, the environment and keywords. Later sources win; each value keeps its source."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ _KNOWN = tuple(f.name for f in fields(PoolConfig))
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting in effect and where it came from.
+    """The value of a setting in effect, and its source.
 
     ``source``: "default", "config" (an argument of :class:`PoolConfig`), "keyword", a file with its table, a variable,
-    "replace()", "reconfigure()", or what an adapter says: a driver's default, a driver's argument.
+    "replace()", "reconfigure()", or a text of the adapter: a driver's default, a driver's argument.
     """
 
     value: object
@@ -74,7 +74,7 @@ _RECONFIGURED = Source("reconfigure()")
 
 
 def layer(values: Mapping[str, Any], source: Source = KEYWORD) -> dict[str, tuple[Any, Source]]:
-    """Settings of one source, nested tables made into what they stand for; ConfigError for an unknown name."""
+    """The settings of one source, with nested tables converted to objects. Raises ConfigError for an unknown name."""
     found = {}
     for name, value in values.items():
         if name not in _KNOWN:
@@ -87,7 +87,7 @@ def layer(values: Mapping[str, Any], source: Source = KEYWORD) -> dict[str, tupl
 
 
 def layer_of(config: PoolConfig | None) -> dict[str, tuple[Any, Source]]:
-    """What was written in a config (None: nothing). ConfigError if it is none."""
+    """The explicit settings of a config (None: none). Raises ConfigError if it is not a PoolConfig."""
     if config is None:
         return {}
     if not isinstance(config, PoolConfig):
@@ -96,10 +96,10 @@ def layer_of(config: PoolConfig | None) -> dict[str, tuple[Any, Source]]:
 
 
 def combine(*layers: Layer, base: PoolConfig | None = None) -> PoolConfig:
-    """A config like ``base`` (None: a plain one) with the settings of all layers, of which later ones win.
+    """Return a config like ``base`` (None: the defaults) with the settings of all layers; later layers win.
 
-    This is the one place where settings of several sources meet: each value keeps its source. Values are checked
-    together, because what one source sets may fit only with what another does; ConfigError names the sources.
+    Settings of several sources are combined only here, so each value keeps its source. Values are checked together,
+    because the value of one source may be invalid only in combination with another; ConfigError names the sources.
     """
     base = PoolConfig() if base is None else base
     found = {name: entry for one in layers for name, entry in one.items()}
@@ -121,7 +121,7 @@ def combine(*layers: Layer, base: PoolConfig | None = None) -> PoolConfig:
 
 
 def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> PoolConfig:
-    """The settings of a pool from its ``config=`` and its single keywords, which win."""
+    """The settings of a pool from its ``config=`` and its individual keywords, which win."""
     written = layer_of(config)
     if config is not None and not keywords:
         return config
@@ -129,7 +129,7 @@ def merge(config: PoolConfig | None, keywords: Mapping[str, Any]) -> PoolConfig:
 
 
 def reconfigured(config: PoolConfig, changes: Mapping[str, Any]) -> PoolConfig:
-    """The config with some values replaced in a live pool."""
+    """The config of a live pool with some values replaced."""
     return combine(layer(changes, _RECONFIGURED), base=config)
 
 
@@ -146,12 +146,12 @@ _PLAIN = PoolConfig()
 def set_aside(
     given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str, *, portable: Collection[str] = ()
 ) -> dict[str, tuple[Any, Source]]:
-    """The layer without the settings that cannot apply under ``adapter``; they stand at what holds there.
+    """Return the layer with the settings that cannot apply under ``adapter`` replaced by the values in effect there.
 
-    ``unused``: their names, each with the value that holds and the reason. One that was written for this very pool is
-    a ConfigError; one that was written for every pool is set aside, and the log names it once in a process.
-    ``portable``: settings that other drivers under the same adapter can apply. A config or a table may serve several
-    drivers (SQLite in tests, PostgreSQL elsewhere), so there they are set aside as well; a keyword is an error.
+    ``unused``: the names of these settings, each with the value in effect and the reason. A setting that was given for
+    this pool raises ConfigError. A setting that was given for every pool is set aside, and the log says so once per
+    process. ``portable``: settings that other drivers under the same adapter can apply. A config or a table may serve
+    several drivers (SQLite in tests, PostgreSQL elsewhere), so there they are set aside as well; a keyword is an error.
     """
     found = dict(given)
     for name, (value, reason) in unused.items():
@@ -167,9 +167,9 @@ def set_aside(
 
 
 def without_effect(given: Layer, names: Iterable[str], reason: str, adapter: str) -> dict[str, tuple[Any, Source]]:
-    """The layer, in which it is noted of some settings that nothing is done with them under ``adapter``.
+    """Return the layer with a note in the source of settings that have no effect under ``adapter``.
 
-    They harm nothing: those that somebody wrote are named in the log, once in a process.
+    Such settings are harmless, so they are not refused; the log names the explicit ones once per process.
     """
     found = dict(given)
     for name in names:
@@ -186,11 +186,11 @@ def _say_once(text: str) -> None:
         logger.warning("%s", text)
 
 
-_KEYED = {"min_size": (0, "a keyed pool cannot keep connections, it does not know for which key")}
+_KEYED = {"min_size": (0, "a keyed pool cannot keep connections open, because it does not know for which key")}
 
 
 def for_keyed(config: PoolConfig) -> PoolConfig:
-    """The config without what means nothing where connections belong to keys; ConfigError if it was written for this
+    """The config without settings that cannot apply to keyed pools. Raises ConfigError if one was given for this
     pool.
     """
     return combine(set_aside(layer_of(config), _KEYED, "keyed pools"), base=config) if config.min_size else config
@@ -210,16 +210,16 @@ def load(
     environ: Mapping[str, str] | None = None,
     **keywords: Any,
 ) -> PoolConfig:
-    """A :class:`PoolConfig` from a file, the environment and keywords; later ones win.
+    """Load a :class:`PoolConfig` from a file, the environment and keywords; later sources win.
 
-    ``file``: TOML or YAML with one table for each pool, ``[orders-db]``, and optionally ``[default]`` for all.
-    Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool. The word
-    "none" stands for None there, and in TOML, which has no other. Raises ConfigError naming setting, value, source.
-    What is written for every pool and cannot apply under a driver is set aside there, which the log says once.
+    ``file``: TOML or YAML with one table for each pool, ``[orders-db]``, and optionally ``[default]`` for all pools.
+    Environment: ``POOLKIT_ORDERS_DB_MAX_SIZE`` for the pool "orders-db", ``POOLKIT_MAX_SIZE`` for every pool. The word
+    "none" means None in the environment and in TOML, which has no null. Settings for every pool that cannot apply under
+    a driver are set aside there, and the log says so once. Raises ConfigError that names setting, value and source.
     """
     layers: list[Layer] = []
     if file is not None:
-        from pathlib import Path  # only for those who have a file
+        from pathlib import Path  # imported only if there is a file
 
         tables = read_tables(Path(file))
         for table in ("default", name):
@@ -245,11 +245,11 @@ def load(
 
 _EVERY_POOL = "POOLKIT_"
 _NEARLY = 0.7
-"""Likeness from which on a variable is taken for a mistyped setting: POOLKIT_MAX_SZIE is, POOLKIT_WORKERS is not."""
+"""Similarity from which a variable counts as a misspelt setting: POOLKIT_MAX_SZIE does, POOLKIT_WORKERS does not."""
 
 
 def variable_prefix(name: str) -> str:
-    """What the variables of the pool ``name`` begin with: ``POOLKIT_ORDERS_DB_`` for "orders-db"."""
+    """The prefix of the variables of the pool ``name``: ``POOLKIT_ORDERS_DB_`` for "orders-db"."""
     return _EVERY_POOL + "".join(c if c.isalnum() else "_" for c in name).upper() + "_"
 
 
@@ -263,20 +263,20 @@ def _refuse_unknown(prefix: str, environ: Mapping[str, str]) -> None:
         setting = variable[len(prefix) :].lower()
         if not variable.startswith(prefix) or setting in _KNOWN:
             continue
-        # POOLKIT_ORDERS_DB_MAX_SIZE is no mistake of the pool "orders": there may be a pool "orders-db"
+        # POOLKIT_ORDERS_DB_MAX_SIZE is not an error for the pool "orders": there may be a pool "orders-db"
         if not of_one_pool(setting):
             raise unknown(variable, value, "", setting, _KNOWN)
 
 
 def _refuse_mistyped(environ: Mapping[str, str]) -> None:
-    """Raise ConfigError for a variable for every pool that is nearly a setting, such as ``POOLKIT_MAX_SZIE``.
+    """Raise ConfigError for a variable for every pool that is a misspelt setting, such as ``POOLKIT_MAX_SZIE``.
 
-    Others are none of ours: Kubernetes, for one, sets ``POOLKIT_SERVICE_HOST`` where a service is called "poolkit".
+    Other variables are ignored: Kubernetes, for example, sets ``POOLKIT_SERVICE_HOST`` for a service named "poolkit".
     """
     for variable, value in environ.items():
         setting = variable[len(_EVERY_POOL) :].lower()
         if variable.startswith(_EVERY_POOL) and setting not in _KNOWN and not of_one_pool(setting):
-            from difflib import get_close_matches  # only where there is such a variable
+            from difflib import get_close_matches  # imported only if there is such a variable
 
             if get_close_matches(setting, _KNOWN, n=1, cutoff=_NEARLY):
                 raise unknown(variable, value, "", setting, _KNOWN)
@@ -292,7 +292,7 @@ def _nested(name: str, value: Any) -> Any:
 
 
 def _table(name: str, kind: type, value: Any) -> Any:
-    """A table of settings as what it stands for; anything else as it is."""
+    """A table of settings converted to its object; any other value unchanged."""
     if not isinstance(value, dict):
         return value
     known = [f.name for f in fields(kind)]
@@ -307,13 +307,13 @@ def _may_be_none(setting: str) -> bool:
 
 
 def _none(setting: str, value: Any) -> Any:
-    """None for the word, where that is possible."""
+    """None for the word "none" if the setting may be None."""
     word = isinstance(value, str) and value.strip().lower() == "none"
     return None if word and setting in _KNOWN and _may_be_none(setting) else value
 
 
 def _parse(setting: str, text: str, source: str) -> Any:
-    """A value from the environment, by the type of its setting."""
+    """Convert a value from the environment to the type of its setting."""
     hint = _HINTS[setting]
     kinds = get_args(hint) or (hint,)
     if text.strip().lower() in ("none", "null", "") and _may_be_none(setting):
@@ -333,20 +333,22 @@ def _parse(setting: str, text: str, source: str) -> Any:
                     setting,
                 ) from None
     if any(is_dataclass(kind) for kind in kinds) or setting == "classes":
-        raise ConfigError(f"{setting}={text!r} (from {source}): give this one in a file or as a keyword", setting)
+        raise ConfigError(
+            f"{setting}={text!r} (from {source}): cannot be set in the environment; use a file or a keyword", setting
+        )
     return text.strip()
 
 
 def read_file(path: Path) -> str:
-    """The text of a regular file; ConfigError if it is none or cannot be read.
+    """Return the text of a regular file. Raises ConfigError if it is not a regular file or cannot be read.
 
-    Never blocks for a FIFO, whose opening waits for a writer, nor reads a device, which may have no end.
+    Never blocks on a FIFO, whose opening waits for a writer, and never reads a device, which may have no end.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError(f"{path}: cannot be read: it is no regular file", "file")
+                raise ConfigError(f"{path}: cannot be read: it is not a regular file", "file")
             with open(descriptor, encoding="utf-8", closefd=False) as file:
                 return file.read()
         finally:
@@ -358,7 +360,7 @@ def read_file(path: Path) -> str:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """The content of a TOML or YAML file; ConfigError if it cannot be read or is none."""
+    """The content of a TOML or YAML file. Raises ConfigError if it cannot be read or has another format."""
     text = read_file(path)
     if path.suffix == ".toml":
         tables = _toml(path, text)

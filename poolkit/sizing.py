@@ -1,4 +1,4 @@
-"""How large a pool should be: from numbers that somebody gives, or from what a pool has seen. Plain data and words."""
+"""Recommend a size for a pool, from given numbers or from the statistics of a pool."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .stats import PoolStats
 __all__ = ("Advice", "SizeEstimate", "advise", "estimate")
 
 _SHARE = 0.99
-_MOST = 10_000  # connections: beyond that somebody has mixed up his units
+_MOST = 10_000  # connections; a larger result means that the units were confused
 
 
 @dataclass(frozen=True)
 class SizeEstimate:
-    """What :func:`estimate` found for one process. Times in seconds.
+    """The result of :func:`estimate` for one process. Times are in seconds.
 
-    ``load``: connections in use on average. ``size``: the recommended ``max_size``; ``min_size`` beside it. ``wait``:
-    pairs of size and mean wait around it. ``warnings``: what does not fit.
+    ``load``: connections in use on average. ``size``: the recommended ``max_size``; ``min_size``: the recommended
+    ``min_size``. ``wait``: pairs of size and mean wait around the recommendation. ``warnings``: problems found.
     """
 
     rate: float
@@ -62,11 +62,12 @@ def estimate(
     headroom: float = queueing.HEADROOM,
     max_wait: float | None = None,
 ) -> SizeEstimate:
-    """The size of a pool for ``rate`` leases a second of ``hold`` seconds each, in all ``processes`` together.
+    """Estimate the size of a pool for ``rate`` leases per second of ``hold`` seconds each, over all ``processes``.
 
-    ``headroom``: times the average load. The size is at least what lets 99 % of the callers wait no longer than
-    ``max_wait`` (default: as long as a lease takes). ``server_max``: connections that the server allows in all. The
-    model and its assumptions are in :mod:`poolkit.policies.queueing`. Raises ConfigError for what cannot be.
+    ``headroom``: factor on the average load. With the resulting size, 99 % of the callers wait no longer than
+    ``max_wait`` seconds (default: the duration of a lease). ``server_max``: connections that the server allows in
+    total. :mod:`poolkit.policies.queueing` describes the model and its assumptions. Raises ConfigError for invalid
+    arguments.
     """
     _positive("rate", rate)
     _positive("hold", hold)
@@ -79,7 +80,8 @@ def estimate(
     own = rate / processes
     if own * hold * headroom > _MOST:
         raise ConfigError(
-            f"rate={rate:g} x hold={hold:g} s: {own * hold:g} connections in use in one process: are the units right?",
+            f"rate={rate:g} x hold={hold:g} s: {own * hold:g} connections in use in one process; "
+            "check the units (rate per second, hold in seconds)",
             "rate",
         )
     bearable = hold if max_wait is None else max_wait
@@ -102,8 +104,8 @@ def estimate(
         warnings.append(text)
     elif server_max is not None and processes * size > 0.9 * server_max:
         warnings.append(
-            f"{processes} x {size} = {processes * size} of the server's {server_max} connections leave little for "
-            "administration and for the moment of a deployment, in which old and new processes run together"
+            f"{processes} x {size} = {processes * size} of the server's {server_max} connections leave little room for "
+            "administration and for deployments, when old and new processes run at the same time"
         )
     first = max(1, math.floor(offered) + 1)
     around = range(first, max(first + 10, min(2 * size, size + 40)) + 1)
@@ -125,9 +127,9 @@ def estimate(
 
 @dataclass(frozen=True)
 class Advice:
-    """What :meth:`poolkit.Pool.advice` says: the size now, the estimate from what was seen, and the words.
+    """The result of :meth:`poolkit.Pool.advice`: the current size, the estimate from the statistics, and the text.
 
-    ``estimate`` is None when too little was seen. ``seconds``: what it was seen in.
+    ``estimate`` is None if there were too few leases. ``seconds``: the period of the statistics.
     """
 
     max_size: int | None
@@ -140,27 +142,27 @@ class Advice:
 
 
 def advise(stats: PoolStats) -> Advice:
-    """What the busiest of the windows says about the size of a pool."""
+    """Advice about the size of a pool from the busiest of its windows."""
     seen = [window for window in stats.windows.values() if window.acquires >= OFTEN and window.mean_use > 0]
     if not seen:
-        return Advice(stats.max_size, 0.0, None, f"{stats.name}: too few leases were seen to say anything")
+        return Advice(stats.max_size, 0.0, None, f"{stats.name}: too few leases for advice")
     busiest = max(seen, key=lambda window: window.mean_in_use)
     found = estimate(max(busiest.acquires_per_second, 1e-9), busiest.mean_use)
     span = f"in {busiest.seconds:.0f} s: {busiest.acquires_per_second:.1f} leases/s of {_time(busiest.mean_use)}, "
     span += f"{busiest.mean_in_use:.1f} in use on average, {busiest.timeouts} timed out"
     now = stats.max_size
     if now is None:
-        words = f"there is no limit; max_size={found.size} would do"
+        words = f"there is no limit; max_size={found.size} would be enough"
     elif busiest.timeouts or busiest.mean_in_use > 0.8 * now or found.size > now:
         if found.size > now:
-            words = f"max_size={now} is too small for this: {found.size} would do, if the server bears it"
+            words = f"max_size={now} is too small for this load: {found.size} would be enough, if the server allows it"
         else:
             words = (
-                f"max_size={now} should do, and yet callers wait: leases are longer at times, or the load comes in "
-                "bursts; look at windows[10] and diagnose()"
+                f"max_size={now} should be enough, but callers wait: some leases are longer, or the load comes in "
+                "bursts; see windows[10] and diagnose()"
             )
     elif found.size * 2 <= now:
-        words = f"max_size={now} is more than enough: {found.size} would do (unused places cost nothing)"
+        words = f"max_size={now} is more than enough: {found.size} would suffice (unused capacity costs nothing)"
     else:
         words = f"max_size={now} fits"
     return Advice(now, busiest.seconds, found, f"{stats.name}: {words} ({span})")

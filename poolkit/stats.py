@@ -1,4 +1,4 @@
-"""Snapshots of a pool, computed from its state when somebody asks."""
+"""Snapshots of a pool, computed from its state on request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = (
 
 @dataclass(frozen=True)
 class Holder:
-    """One lease: which connection, for how many seconds, by which thread or task, taken where."""
+    """One lease: its connection, its age in seconds, the thread or task that holds it, and where it was taken."""
 
     connection_id: int
     held: float
@@ -34,10 +34,11 @@ class Holder:
 
 @dataclass(frozen=True)
 class ClassStats:
-    """One class of callers at one moment; counters run from the pool's creation.
+    """One class of callers at one moment; counters start at the pool's creation.
 
-    ``in_use``: connections that its callers use, check or open themselves (a multiplexed one counts for the class that
-    came first). ``most``: what it may have when nobody else wants any; None: no limit. ``acquires``: leases begun.
+    ``in_use``: connections that its callers use, check or open themselves (a multiplexed connection counts for the
+    class that took it first). ``most``: connections it may have when no other class wants any; None: no limit.
+    ``acquires``: leases begun.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ClassStats:
 
 
 def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
-    """Each class by name. Needs no lock."""
+    """Each class by name. Call it with or without the lock."""
     classes = core.classes
     if classes is None:
         return {}
@@ -79,9 +80,10 @@ def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
 class PoolStats:
     """A pool at one moment. ``idle + in_use + connecting + checking + resetting + closing == size``.
 
-    ``limit``: how many may exist now: ``max_size``, or less in a pool with ``autoscale``; there ``limit_reason`` says
-    why. Counters run from the pool's creation. Times are in seconds. Exact under a quiet pool; while other threads
-    acquire and release, a connection between two states may be counted in the one it comes from.
+    ``limit``: how many connections may exist now: ``max_size``, or less with ``autoscale``, where ``limit_reason`` says
+    why. Counters start at the pool's creation. Times are in seconds. The numbers are exact while the pool is not in
+    use. While other threads acquire and release, a connection that changes its state may be counted in its previous
+    state.
     """
 
     name: str
@@ -123,13 +125,13 @@ class PoolStats:
 
     @property
     def utilisation(self) -> float:
-        """Share of ``max_size`` in use, 0 to 1 (of ``size`` where there is no limit)."""
+        """Share of ``max_size`` in use, 0 to 1 (of ``size`` if there is no limit)."""
         return self.in_use / (self.max_size or self.size or 1)
 
 
 @dataclass(frozen=True)
 class LaneStats:
-    """One endpoint of a keyed pool at one moment (of any other pool: the only one, with the key None).
+    """One endpoint of a keyed pool at one moment (any other pool has exactly one, with the key None).
 
     ``breaker``: "closed", "open" or "half-open"; ``failures``: connects that failed in a row.
     """
@@ -148,8 +150,8 @@ class LaneStats:
 
 @dataclass(frozen=True)
 class Queued:
-    """One caller in a queue: how many seconds he has waited, which thread or task, how many are ahead of him, the key
-    of his endpoint (None where the pool has one), and the name of his class (None where the pool has none).
+    """One waiting caller: its wait in seconds, its thread or task, the number of callers ahead of it, the key of its
+    endpoint (None unless the pool is keyed), and the name of its class (None unless the pool has classes).
     """
 
     waited: float
@@ -161,7 +163,9 @@ class Queued:
 
 @dataclass(frozen=True)
 class PoolDetails:
-    """All that a pool says of itself, of one moment; leases and waiters longest first, as many as were asked for."""
+    """All details of a pool at one moment. Leases and waiting callers are limited to the requested number, longest
+    first.
+    """
 
     stats: PoolStats
     diagnosis: Diagnosis | None
@@ -196,13 +200,13 @@ def lane_stats(core: Core) -> list[LaneStats]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a snapshot is computed from: copied under the lock in microseconds, counted without it."""
+    """The data of a snapshot: copied under the lock within microseconds, evaluated without it."""
 
     entries: list[Entry]
     lanes: list[Lane]
     uses: int
     busy: float
-    oldest: float | None  # since when the oldest caller in a queue waits
+    oldest: float | None  # when the caller that has waited longest joined its queue
     wait: Histogram
     connect: Histogram
     use: Histogram
@@ -220,7 +224,7 @@ def parts(core: Core) -> Parts:
 
 
 def take_sample(core: Core, copied: Parts, now: float) -> Sample:
-    """The running totals, kept for the windows if the last ones are old enough. Needs no lock."""
+    """The running totals; they are kept as a sample for the windows if the last sample is old enough. Needs no lock."""
     uses, busy = copied.uses, copied.busy
     for entry in copied.entries:
         uses += entry.uses
@@ -240,7 +244,7 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
 
 
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
-    """The numbers of now. Needs no lock: a large pool is not held up by those who look at it."""
+    """The current numbers. Needs no lock, so that reading a large pool does not delay its callers."""
     entries = copied.entries
     states = [State.CONNECTING if entry.dialling else entry.state for entry in entries]
     leased = [entry for entry in entries if entry.leases]
@@ -250,7 +254,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     return PoolStats(
         name=core.name,
         phase="suspended" if core.suspended and core.phase is Phase.OPEN else core.phase.value,
-        size=len(entries) - states.count(State.CLOSED),  # closed since they were copied
+        size=len(entries) - states.count(State.CLOSED),  # closed since the copy was made
         idle=states.count(State.IDLE),
         in_use=states.count(State.IN_USE),
         connecting=states.count(State.CONNECTING),
@@ -288,8 +292,8 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
 
 
 def queued(core: Core, now: float, most: int | None) -> list[tuple[Hashable, Queued]]:
-    """Who waits, ``most`` of them, longest first, each with his identity (his name is for later: it may take long). The
-    caller holds the lock.
+    """The first ``most`` waiting callers, longest first, each with its identity; the name is resolved later without the
+    lock, because that may take long. The caller holds the lock.
     """
     found = [
         (waiter.holder, Queued(now - waiter.since, "", ahead, lane.key, _class_of(core, waiter)))

@@ -5,7 +5,19 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-__all__ = ("finish", "hang_up")
+__all__ = ("finish", "hang_up", "is_socket")
+
+_SOCKET = socket.socket
+
+
+def is_socket(value: Any) -> bool:
+    """Whether ``value`` is a socket of this process's kind: the standard library's, or gevent's after its patch.
+
+    While a test of the application has a function in the place of ``socket.socket``, ``isinstance`` would raise
+    TypeError, and hide the error that is being handled.
+    """
+    kind: Any = socket.socket
+    return isinstance(value, _SOCKET) or (isinstance(kind, type) and isinstance(value, kind))
 
 
 def hang_up(driver: Any) -> bool:

@@ -9,13 +9,15 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from poolkit.runtimes import ThreadRuntime
 
+from ._errors import release_locals
 from ._hang_up import hang_up
 
-__all__ = ("Watch", "rollback_limit")
+__all__ = ("Watch", "limit_role_question", "rollback_limit")
 
 _THREADS = ThreadRuntime()
 
@@ -77,10 +79,15 @@ class Watch:
             failure = error
         finally:
             late = self.end(driver)
-        if late:
-            raise TimeoutError(f"no reply to the {what} within {seconds:g} s") from failure
-        if failure is not None:
-            raise failure
+        try:
+            if late:
+                if failure is not None:
+                    release_locals(failure)  # pg8000's frames keep the socket open
+                raise TimeoutError(f"no reply to the {what} within {seconds:g} s") from failure
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # no cycle of error, traceback and this frame: a socket may hang on it
 
     def _set_timer(self, deadline: float) -> None:
         with self._lock:
@@ -104,6 +111,12 @@ class Watch:
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+_roles = Watch()
+
+
+def limit_role_question(driver: Any, seconds: float) -> AbstractContextManager[None]:
+    """A block that asks a cluster's node for its role; see :meth:`Watch.limit`."""
+    return _roles.limit(driver, seconds, "question for the role")
 
 
 def _after_fork_in_child() -> None:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -216,3 +217,173 @@ def test_what_gevent_replaces_is_looked_up_when_it_is_used() -> None:
                 if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in replaced:
                     bound |= {(name, alias.name) for alias in node.names if alias.name not in harmless}
     assert bound == AS_IMPORTED
+
+
+# Sizes of classes, those of their bases (of our own) included ---------------------------------------------------------
+
+MOST_METHODS, MOST_LINES, MOST_LEVELS = 25, 300, 1
+
+TOO_LARGE: dict[str, tuple[int, int]] = {
+    "poolkit/_async.py:AsyncPool": (163, 1692),
+    "poolkit/_async_jobs.py:AsyncJobs": (137, 1341),
+    "poolkit/_core/dialing.py:Dialing": (65, 791),
+    "poolkit/_core/idle.py:Idle": (78, 984),
+    "poolkit/_core/machine.py:Core": (101, 1326),
+    "poolkit/_core/sharing.py:Book": (27, 208),
+    "poolkit/_core/state.py:CoreState": (26, 288),
+    "poolkit/_core/turns.py:Turns": (45, 463),
+    "poolkit/_outbox.py:Outbox": (32, 312),
+    "poolkit/_sharing.py:Sharing": (43, 383),
+    "poolkit/_shell.py:Shell": (120, 1144),
+    "poolkit/_thread_jobs.py:ThreadJobs": (134, 1274),
+    "poolkit/_threads.py:Pool": (157, 1594),
+    "poolkit/_watch.py:Watch": (73, 649),
+    "poolkit/cluster/_async.py:AsyncCluster": (78, 858),
+    "poolkit/cluster/_core.py:ClusterCore": (38, 491),
+    "poolkit/cluster/_shell.py:ClusterShell": (56, 581),
+    "poolkit/cluster/_threads.py:Cluster": (71, 783),
+    "poolkit/fleet/_budget.py:FleetBudget": (41, 431),
+    "poolkit/testing/connectors.py:AsyncFakeConnector": (33, 254),
+    "poolkit/testing/connectors.py:FakeConnector": (33, 258),
+    "poolkit/testing/servers/http.py:HTTPServer": (34, 313),
+    "poolkit/testing/servers/postgres.py:PostgresServer": (46, 477),
+    "poolkit/testing/servers/redis.py:RedisSentinel": (28, 264),
+    "poolkit/testing/servers/redis.py:RedisServer": (35, 340),
+    "poolkit/testing/servers/redis.py:_ClusterNode": (36, 353),
+    "poolkit_adapters/httpcore/_async.py:_Connector": (26, 202),
+    "poolkit_adapters/httpx/_cluster.py:_AsyncMembers": (79, 861),
+    "poolkit_adapters/httpx/_cluster.py:_Members": (72, 786),
+    "poolkit_adapters/psycopg/_async.py:AsyncPoolkitConnectionPool": (53, 524),
+    "poolkit_adapters/psycopg/_async_null.py:AsyncPoolkitNullConnectionPool": (58, 603),
+    "poolkit_adapters/psycopg/_cluster.py:AsyncPoolkitCluster": (81, 896),
+    "poolkit_adapters/psycopg/_cluster.py:PoolkitCluster": (74, 830),
+    "poolkit_adapters/psycopg/_null.py:PoolkitNullConnectionPool": (53, 545),
+    "poolkit_adapters/psycopg/_shared.py:PoolBase": (30, 204),
+    "poolkit_adapters/psycopg/_sync.py:PoolkitConnectionPool": (48, 463),
+    "poolkit_adapters/redis/_async.py:AsyncPoolkitConnectionPool": (41, 403),
+    "poolkit_adapters/redis/_group.py:AsyncPoolkitServerGroup": (81, 888),
+    "poolkit_adapters/redis/_group.py:PoolkitServerGroup": (74, 827),
+    "poolkit_adapters/redis/_group.py:_AsyncMemberPool": (42, 417),
+    "poolkit_adapters/redis/_group.py:_MemberPool": (40, 461),
+    "poolkit_adapters/redis/_sentinel.py:AsyncPoolkitSentinelConnectionPool": (42, 410),
+    "poolkit_adapters/redis/_sentinel.py:PoolkitSentinelConnectionPool": (40, 457),
+    "poolkit_adapters/redis/_threads.py:PoolkitConnectionPool": (39, 443),
+    "poolkit_adapters/sqlalchemy/_async.py:AsyncPoolkitPool": (53, 553),
+    "poolkit_adapters/sqlalchemy/_cluster.py:AsyncPoolkitCluster": (84, 909),
+    "poolkit_adapters/sqlalchemy/_cluster.py:PoolkitCluster": (77, 848),
+    "poolkit_adapters/sqlalchemy/_cluster.py:_AsyncNodePool": (54, 569),
+    "poolkit_adapters/sqlalchemy/_cluster.py:_NodePool": (37, 374),
+    "poolkit_adapters/sqlalchemy/_pool.py:BasePool": (32, 315),
+    "poolkit_adapters/sqlalchemy/_pool.py:PoolkitPool": (36, 358),
+}
+"""Classes beyond the bounds today, with their methods and lines. The numbers and the list may only shrink."""
+
+TOO_DEEP: dict[str, int] = {
+    "poolkit/_async.py:AsyncPool": 6,
+    "poolkit/_async_jobs.py:AsyncJobs": 5,
+    "poolkit/_core/dialing.py:Dialing": 2,
+    "poolkit/_core/idle.py:Idle": 3,
+    "poolkit/_core/machine.py:Core": 4,
+    "poolkit/_sharing.py:Sharing": 2,
+    "poolkit/_shell.py:Shell": 4,
+    "poolkit/_thread_jobs.py:ThreadJobs": 5,
+    "poolkit/_threads.py:Pool": 6,
+    "poolkit/_watch.py:Watch": 3,
+}
+"""Classes of the engine with more than one level of bases of our own today. The numbers may only shrink."""
+
+
+class Shape(NamedTuple):
+    methods: int
+    lines: int
+    levels: int
+
+
+def shapes() -> dict[str, Shape]:
+    """Each class by "file:Class", with the methods and lines of itself and its bases, and the levels of bases.
+
+    A base is one of our own if it is defined in the same file or imported from ours; anything else is a library's.
+    """
+    found: dict[str, ast.ClassDef] = {}
+    origins: dict[
+        str, dict[str, str]
+    ] = {}  # of each file: the names that it imports from ours, and where they are from
+    for root in (ROOT, ADAPTERS):
+        for path in sorted(root.rglob("*.py")):
+            file = path.relative_to(root.parent).as_posix()
+            origins[file] = {}
+            package = path.relative_to(root.parent).parts[:-1]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    found[f"{file}:{node.name}"] = node
+                elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("poolkit")):
+                    start = package[: len(package) - node.level + 1] if node.level else ()
+                    module = "/".join([*start, *(node.module or "").split(".")]).strip("/")
+                    origins[file] |= {alias.asname or alias.name: f"{module}:{alias.name}" for alias in node.names}
+
+    def resolved(file: str, name: str, hops: int = 5) -> str | None:
+        """The class that ``name`` means in ``file``, through packages that hand it on; None: a library's."""
+        if f"{file}:{name}" in found:
+            return f"{file}:{name}"
+        if hops == 0 or name not in origins.get(file, {}):
+            return None
+        module, _, original = origins[file][name].partition(":")
+        return next(
+            (one for end in (".py", "/__init__.py") if (one := resolved(module + end, original, hops - 1))), None
+        )
+
+    def bases(name: str) -> list[str]:
+        chosen = []
+        for base in found[name].bases:
+            base = base.value if isinstance(base, ast.Subscript) else base
+            one = resolved(name.partition(":")[0], base.id) if isinstance(base, ast.Name) else None
+            if one is not None and one != name:
+                chosen.append(one)
+        return chosen
+
+    def line(name: str) -> list[str]:
+        ordered = [name]
+        for base in bases(name):
+            ordered += [one for one in line(base) if one not in ordered]
+        return ordered
+
+    def levels(name: str) -> int:
+        own = [
+            base for base in bases(name) if not base.startswith("poolkit/errors.py")
+        ]  # errors are meant to be a tree
+        return max((1 + levels(base) for base in own), default=0)
+
+    return {
+        name: Shape(
+            sum(
+                isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))
+                for one in line(name)
+                for part in found[one].body
+            ),
+            sum((found[one].end_lineno or 0) - found[one].lineno + 1 for one in line(name)),
+            levels(name),
+        )
+        for name in found
+    }
+
+
+def in_engine(name: str) -> bool:
+    """Whether a class is of the engine: the rings up to the shells, errors excepted."""
+    file = name.partition(":")[0]
+    ring = ring_of(file.removeprefix("poolkit/").removesuffix(".py").replace("/", "."))
+    return file.startswith("poolkit/") and ring is not None and ring <= 3 and file != "poolkit/errors.py"
+
+
+def test_a_class_with_its_bases_has_at_most_25_methods_and_300_lines() -> None:
+    now = shapes()
+    beyond = {name: one for name, one in now.items() if one.methods > MOST_METHODS or one.lines > MOST_LINES}
+    for name, one in beyond.items():
+        methods, lines = TOO_LARGE.get(name, (MOST_METHODS, MOST_LINES))
+        assert one.methods <= max(methods, MOST_METHODS), f"{name}: {one.methods} methods; take a part out of it"
+        assert one.lines <= max(lines, MOST_LINES), f"{name}: {one.lines} lines; take a part out of it"
+
+
+def test_the_engine_has_one_level_of_own_inheritance() -> None:
+    beyond = {name: one.levels for name, one in shapes().items() if one.levels > MOST_LEVELS and in_engine(name)}
+    for name, levels in beyond.items():
+        assert levels <= TOO_DEEP.get(name, MOST_LEVELS), f"{name}: {levels} levels; let it have a part instead"

@@ -1,13 +1,13 @@
-"""A page and a JSON API that show the pools of a process, and steer them if that is enabled. Standard library only.
+"""A page and a JSON API that show the pools of a process, with optional actions. Standard library only.
 
 >>> from poolkit.dashboard import DashboardApp, start
 
-``DashboardApp`` is mounted in an ASGI application; ``start()`` opens a socket in any other service, which ``poolkit
-dashboard`` and ``poolkit top`` find.
+Mount ``DashboardApp`` in an ASGI application. In any other service call ``start()``, which opens a socket that
+``poolkit dashboard`` and ``poolkit top`` find.
 
-_recorder (what is kept: events, history) · _state (what is shown) · _local (this process' pools) · _remote (those of
-others, for the commands) · _desk (routes, who may do what; no I/O) · _asgi, _server (the doors to it) · _places (where
-the sockets are) · page/ (what the browser gets)
+Modules: _recorder keeps events and history; _state computes what is shown; _local reads the pools of this process;
+_remote reads those of other processes, for the commands; _desk has the routes and permissions, without I/O; _asgi and
+_server accept requests; _places finds the sockets; page/ is what the browser loads.
 """
 
 from ._asgi import DashboardApp

@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI application, without a framework: it mounts in any."""
+"""The dashboard as an ASGI application that mounts in any framework."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class DashboardApp:
     """The dashboard of this process: ``app.mount("/pools", DashboardApp())``. Page at ``/``, JSON at ``/api/state``.
 
-    ``token`` (16 characters or more) enables the actions, for those who send it; without one nothing can be changed.
-    Whoever reaches the application may read: put it behind what guards the rest of the service. ``allowed_hosts``:
-    names that the Host header may have beside ``localhost`` and IP addresses; None: any, for the application around it
-    to decide. Runs on asyncio and trio; waits for no I/O of the pools. Raises ConfigError for too short a token.
+    ``token`` (16 characters or more) enables the actions for clients that send it; without a token the dashboard is
+    read-only. Anyone who can reach the application may read: mount it behind the service's access control.
+    ``allowed_hosts``: names that the Host header may have besides ``localhost`` and IP addresses; None: any, left to
+    the surrounding application. Runs on asyncio and trio and waits for no I/O of the pools. Raises ConfigError for a
+    token that is too short.
     """
 
     def __init__(self, *, token: str | None = None, allowed_hosts: Iterable[str] | None = None) -> None:
@@ -34,12 +35,12 @@ class DashboardApp:
         self._places = Places()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, the lifespan of a server, or (refused) a WebSocket.
+        """Handle one request or the lifespan of a server; a WebSocket is refused.
 
-        A request has 5 seconds to come, and as many to be answered. Those that come while 16 are under way get status
-        503.
+        A request must arrive within 5 seconds and be answered within another 5. While 16 requests are in progress,
+        further ones get status 503.
         """
-        # behind a proxy all come from one address
+        # behind a proxy all requests come from one address
         await _asgi(self._answer, self._places, "", scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -47,7 +48,7 @@ class DashboardApp:
 
 
 class RemoteApp:
-    """The same for a source that is asked over sockets: in threads, so that the loop goes on. asyncio alone."""
+    """The same for a source that is read over sockets: it runs in threads, so that the loop continues. Only asyncio."""
 
     def __init__(self, source: Source, *, token: str | None, allowed_hosts: Iterable[str]) -> None:
         self._desk = Desk(source, actions=checked_token(token) is not None, token=token, hosts=allowed_hosts)
@@ -66,7 +67,7 @@ async def _asgi(
     answer: Callable[[Request], Awaitable[Response]], places: Places, address: str, scope: Scope, receive: Receive,
     send: Send,
 ) -> None:  # fmt: skip
-    """ASGI 3 around one function. Unknown kinds of scope are refused with ValueError, as the specification asks."""
+    """ASGI 3 around one function. Raises ValueError for unknown scope types, as the specification requires."""
     kind = scope["type"]
     if kind == "lifespan":
         while True:
@@ -91,9 +92,11 @@ async def _asgi(
             response = Desk.late()
         else:
             if body is None:
-                return  # the client has gone
+                return  # the client has disconnected
             response = await answer(_request(scope, body))
-        with contextlib.suppress(TimeoutError):  # who does not read is hung up on: the server sees that more is due
+        with contextlib.suppress(
+            TimeoutError
+        ):  # disconnect a client that does not read: the server sees an incomplete response
             await bounded(_server.PATIENCE, _send, response, send)
     finally:
         places.leave(address)
@@ -106,7 +109,7 @@ async def _send(response: Response, send: Send) -> None:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """All of it; of one that is too long as much as shows that."""
+    """The whole body; of a body that is too long, only enough to detect that."""
     found: bytes = b""
     while True:
         message = await receive()

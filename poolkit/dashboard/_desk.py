@@ -1,7 +1,7 @@
-"""Requests in, responses out: the routes, and who may do what. No socket, thread or loop; both doors lead here.
+"""Routes and permissions of the dashboard: a request in, a response out, without sockets, threads or event loops.
 
-Reading is for everybody who reaches the desk. An action needs that actions are enabled, a token where one is set, and
-that no page of another origin sent the request. A request that is refused has changed nothing.
+Anyone who can reach the dashboard may read. An action requires that actions are enabled, that the request has the token
+if one is set, and that no page of another origin sent it. A refused request changes nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ..errors import ConfigError, PoolError, shown
 __all__ = ("ACTIONS", "BODY", "MARK", "Desk", "Refused", "Request", "Response", "Source", "checked_token")
 
 ACTIONS = ("clear", "suspend", "resume", "resize")
-BODY = 10_000  # bytes of a request: an action is a few words
-SHARED = 0.5  # seconds for which a snapshot is told to all who ask
+BODY = 10_000  # bytes of a request body; an action is short
+SHARED = 0.5  # seconds for which all requests get the same snapshot
 SHORTEST_TOKEN = 16
 MARK = "poolkit-dashboard"
-"""A header by which a dashboard is known from whatever else may answer at an address."""
+"""A header by which a client recognises a dashboard: another server may answer at the address."""
 
 _PAGE = {
     "index.html": "text/html; charset=utf-8",
@@ -54,7 +54,7 @@ _ACTION = re.compile(r"/api/pools/([^/]+)/([^/]+)")
 
 
 class Refused(PoolError):
-    """A request that was not carried out, and changed nothing; ``status`` is HTTP's number for the reason."""
+    """The request was refused and changed nothing. ``status`` is the HTTP status code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
@@ -65,22 +65,22 @@ class Refused(PoolError):
 
 
 class Source(Protocol):
-    """Whose pools are shown: those of this process, or of others."""
+    """The origin of the pools that are shown: this process or other processes."""
 
     def state(self) -> dict[str, Any]:
         """A snapshot (see :mod:`poolkit.dashboard._state`). Raises Refused."""
 
     def history(self) -> dict[str, Any]:
-        """The past of each pool. Raises Refused."""
+        """The history of each pool. Raises Refused."""
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """All about one pool, by its id. Raises Refused."""
+        """The details of one pool, by its id. Raises Refused."""
 
     def mark(self) -> object:
-        """Which pools there are: one that is made or closed is seen at once. None: snapshots are not to be shared."""
+        """A value that changes when a pool is created or closed. None: snapshots must not be shared."""
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
-        """Do it, and say what was done. Raises Refused."""
+        """Perform the action and return a description of it. Raises Refused."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """``headers`` are complete; of an answer to HEAD the body is left out."""
+    """``headers`` are complete; a response to HEAD has no body."""
 
     status: int
     headers: dict[str, str]
@@ -104,7 +104,7 @@ class Response:
 
 
 def checked_token(token: str | None) -> str | None:
-    """The token; ConfigError if it is too short to be one."""
+    """Return the token. Raises ConfigError if it is too short."""
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
         raise ConfigError(
             f"token: must be {SHORTEST_TOKEN} ASCII characters or more; secrets.token_urlsafe() makes one", "token"
@@ -113,9 +113,9 @@ def checked_token(token: str | None) -> str | None:
 
 
 class _Shared:
-    """A snapshot as JSON that all who ask within ``SHARED`` seconds get: the work does not grow with the readers.
+    """A snapshot as JSON that all requests within ``SHARED`` seconds get, so that more readers cause no more work.
 
-    ``mark``: as of :class:`Source`. Thread-safe; one thread makes it while the others wait for that.
+    ``mark``: as of :class:`Source`. Thread-safe; one thread creates the snapshot while the others wait for it.
     """
 
     def __init__(self, make: Callable[[], Any], mark: Callable[[], object], clock: Callable[[], float]) -> None:
@@ -133,7 +133,7 @@ class _Shared:
 
     def get(self) -> bytes:
         """Errors of ``make`` are not kept."""
-        if self._pid != os.getpid():  # another thread of the parent may have held the lock; its pools are not ours
+        if self._pid != os.getpid():  # in a forked child: the lock may be held by a thread of the parent
             self._begin()
         mark = self._mark()
         if mark is None:
@@ -145,7 +145,7 @@ class _Shared:
             return self._kept
 
     def forget(self) -> None:
-        """After an action: who did it must see it."""
+        """Drop the snapshot after an action, so that the next request shows its result."""
         if self._pid == os.getpid():
             with self._lock:
                 self._kept = None
@@ -154,8 +154,8 @@ class _Shared:
 class Desk:
     """Answers requests about the pools of ``source``. Thread-safe if that is.
 
-    ``token``: what an action has to bring (None: nothing; the door is guarded by other means). ``hosts``: names that
-    the Host header may have beside ``localhost`` and IP addresses, against DNS rebinding; None: any.
+    ``token``: required for actions (None: no token, because access is controlled by other means). ``hosts``: names that
+    the Host header may have besides ``localhost`` and IP addresses, against DNS rebinding; None: any.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Desk:
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
 
     def respond(self, request: Request) -> Response:
-        """The answer; never raises for what a client sends."""
+        """Return the response. Never raises because of what a client sends."""
         extra: dict[str, str] = {}
         try:
             self._require_host(request)
@@ -181,25 +181,25 @@ class Desk:
             status, kind, body = 502, "application/json", _json({"error": shown(error, 2000)})
         except Exception:
             logger.exception("the dashboard failed at %s %s", shown(request.method), shown(request.path))
-            status, kind, body = 500, "application/json", _json({"error": "failed; the service's log says why"})
+            status, kind, body = 500, "application/json", _json({"error": "internal error; see the service's log"})
         headers = {"content-type": kind, "content-length": str(len(body)), **_HEADERS, **extra}
         return Response(status, headers, b"" if request.method == "HEAD" else body)
 
     @staticmethod
     def busy() -> Response:
-        """For who comes when too many are being served."""
+        """The response to a request above the limit of concurrent requests."""
         return _refusal(503, "too many requests at once; try again", {"retry-after": "1"})
 
     @staticmethod
     def late() -> Response:
-        """For who takes too long to send a request."""
-        return _refusal(408, "the request takes too long", {"connection": "close"})
+        """The response to a client that takes too long to send its request."""
+        return _refusal(408, "the request took too long", {"connection": "close"})
 
     def _answer(self, request: Request, extra: dict[str, str]) -> tuple[int, str, bytes]:
         path = request.path
         if len(request.body) > BODY:
             raise Refused(413, f"the body is longer than {BODY} bytes")
-        if path == "":  # mounted without the slash at the end, from which the page's addresses are counted
+        if path == "":  # mounted without a trailing slash, to which the page's addresses are relative
             extra["location"] = request.root + "/"
             return 308, "text/plain", b""
         name = "index.html" if path == "/" else path[1:]
@@ -230,16 +230,16 @@ class Desk:
 
     def _act(self, request: Request, extra: dict[str, str], pool: str, action: str) -> str:
         if not self._actions:
-            raise Refused(403, "actions are not enabled here")
+            raise Refused(403, "actions are not enabled in this dashboard")
         _refuse_foreign(request)
         if self._token is not None:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode(), self._token.encode())
             if scheme.lower() != "bearer" or not right:
                 extra["www-authenticate"] = "Bearer"
-                raise Refused(401, "an action needs the token, in the header Authorization: Bearer TOKEN")
+                raise Refused(401, "an action needs the token: send the header Authorization: Bearer TOKEN")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Refused(415, "an action is a JSON object: Content-Type: application/json")
+            raise Refused(415, "an action needs a JSON object: send Content-Type: application/json")
         options = _options(request.body, action)
         try:
             return self._source.act(pool, action, options)
@@ -252,7 +252,7 @@ class Desk:
         given = request.headers.get("host", "")
         host = (urlsplit(f"//{given}").hostname or "").lower() if _is_authority(given) else ""
         if host != "localhost" and host not in self._hosts and not _is_address(host):
-            raise Refused(403, f"the name {given!r} is none of this page's; allow it with --allow-host")
+            raise Refused(403, f"the host name {given!r} is not allowed; allow it with --allow-host or allowed_hosts")
 
 
 def _refusal(status: int, text: str, extra: dict[str, str]) -> Response:
@@ -268,16 +268,16 @@ def _require_method(request: Request, extra: dict[str, str], *methods: str) -> N
 
 
 def _refuse_foreign(request: Request) -> None:
-    """A browser says which page sends a request; programs say nothing."""
+    """Refuse requests from pages of another origin. Browsers send the origin, other programs do not."""
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
     site = request.headers.get("sec-fetch-site")
     foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
     if foreign or site in ("cross-site", "same-site"):
-        raise Refused(403, "an action cannot come from a page of another origin")
+        raise Refused(403, "an action from a page of another origin is refused")
 
 
 def _options(body: bytes, action: str) -> dict[str, Any]:
-    """What an action is to be done with; Refused unless it can be meant."""
+    """The options of an action. Raises Refused if they are invalid."""
     try:
         options = json.loads(body or b"{}")
     except (ValueError, RecursionError):
@@ -287,8 +287,8 @@ def _options(body: bytes, action: str) -> dict[str, Any]:
     known = {"suspend": {"fail_fast"}, "resize": {"max_size"}}.get(action, set())
     unknown = sorted(set(options) - known)
     if unknown:
-        raise Refused(400, f"{action}: {unknown[0]!r} is none of its options ({', '.join(known) or 'it has none'})")
-    if action == "resize" and not isinstance(options.get("max_size"), int):  # None, no limit, is not for a slip to say
+        raise Refused(400, f"{action}: unknown option {unknown[0]!r} (known: {', '.join(known) or 'none'})")
+    if action == "resize" and not isinstance(options.get("max_size"), int):  # None would mean no limit
         raise Refused(400, f"resize: max_size={options.get('max_size')!r} must be a whole number, 1 or more")
     if not isinstance(options.get("fail_fast", False), bool):
         raise Refused(400, f"suspend: fail_fast={options['fail_fast']!r} must be true or false")
@@ -300,7 +300,7 @@ def _is_authority(text: str) -> bool:
 
 
 def _is_address(host: str) -> bool:
-    """DNS rebinding needs a name."""
+    """Whether the host is an IP address. These are always allowed: DNS rebinding needs a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The pools of this process, as a source of what is shown and what is done."""
+"""The pools of this process as a source for the dashboard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("Local",)
 
 
 class Local:
-    """Reads when it is asked. Thread-safe; may be called in any thread or task, and waits for nothing."""
+    """Reads the pools on request. Thread-safe; may be called in any thread or task, and never waits."""
 
     def __init__(self, *, actions: bool, recorder: Recorder | None = None) -> None:
         self.recorder = recorder or shared()
@@ -25,30 +25,30 @@ class Local:
         return state_of(self.recorder, actions=self._actions)
 
     def history(self) -> dict[str, Any]:
-        """The past of each of them."""
+        """The history of each pool."""
         return history_of(self.recorder)
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """All about one of them. Raises Refused where there is no such pool."""
+        """The details of one pool. Raises Refused if there is no such pool."""
         return detail_of(self._pool(pool), pool)
 
     def mark(self) -> object:
-        """Which pools there are."""
+        """A value that changes when a pool is created or closed."""
         return frozenset((self.recorder.id_of(pool), pool.closed) for pool in self.recorder.pools())
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
-        """Do it. Raises Refused where there is no such pool, or it cannot be done."""
+        """Perform the action. Raises Refused if there is no such pool or the action is not possible."""
         return _do(self._pool(pool), action, options)
 
     def _pool(self, number: str) -> Any:
         for one in self.recorder.pools():
             if self.recorder.id_of(one) == number:
                 return one
-        raise Refused(404, f"there is no pool {number!r} here (any more)")
+        raise Refused(404, f"there is no pool {number!r} in this process, or it was closed")
 
 
 def _do(pool: Any, action: str, options: dict[str, Any]) -> str:
-    """An action on a pool of this process. Raises Refused; then nothing has changed."""
+    """Perform an action on a pool of this process. Raises Refused without changing anything."""
     if pool.closed:
         raise Refused(409, f"{pool.name} is closed")
     try:

@@ -1,7 +1,7 @@
-"""Where the sockets are: one for each process, in a directory of the user's own.
+"""The paths of the sockets: one for each process, in a private directory of the user.
 
-The directory is in the system's temporary one, not in XDG_RUNTIME_DIR: a service that is started by init has no such
-variable, a terminal has, and both must look in one place.
+The directory is in the system's temporary directory, not in XDG_RUNTIME_DIR: a service started by init has no such
+variable, a terminal has one, and both must use the same directory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ("directory", "is_served", "live_sockets", "socket_of", "sweep")
 
 
 def directory(uid: int | None = None, *, make: bool = False) -> Path:
-    """The directory of a user (None: this one), which nobody else can look into or write to.
+    """The directory of a user (None: the current user), which no other user can read or write.
 
-    Raises ConfigError if another user could: then he has made it, and what is in it is his.
+    Raises ConfigError if another user could: that user then created the directory and controls its content.
     """
     if not hasattr(os, "getuid"):
         raise ConfigError("this system has no Unix sockets: give a URL", "target")
@@ -33,12 +33,12 @@ def directory(uid: int | None = None, *, make: bool = False) -> Path:
     except FileNotFoundError:
         return path
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
-        raise ConfigError(f"{path}: must be a directory of user {uid} alone (mode 700); remove it, it is not poolkit's")
+        raise ConfigError(f"{path}: must be a private directory of user {uid} (mode 700), but is not; remove it")
     return path
 
 
 def socket_of(pid: int) -> Path:
-    """Where a process listens, if it does; root finds those of other users, too."""
+    """The socket of a process, if it listens; root also finds the sockets of other users' processes."""
     try:
         owner = Path(f"/proc/{pid}").stat().st_uid
     except OSError:  # there is no such process, or no such file system
@@ -47,13 +47,13 @@ def socket_of(pid: int) -> Path:
 
 
 def live_sockets() -> list[Path]:
-    """The sockets of this user's processes that listen, by pid. Those that killed processes have left are removed."""
+    """The sockets of this user's listening processes, by pid. Removes sockets that killed processes have left."""
     found = [path for path in directory().glob("*.sock") if path.stem.isdigit()]
     return sorted((path for path in found if not sweep(path)), key=lambda path: int(path.stem))
 
 
 def sweep(path: Path) -> bool:
-    """Remove a socket at which nobody listens any more; whether there is none now."""
+    """Remove a socket on which no process listens any more. Returns whether the path is free now."""
     if is_served(path):
         return False
     path.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def sweep(path: Path) -> bool:
 
 
 def is_served(path: Path) -> bool:
-    """Whether somebody listens there. Raises OSError if that cannot be found out."""
+    """Whether a process listens on the socket. Raises OSError if that cannot be determined."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -1,4 +1,4 @@
-"""What is kept of the past: rare events, and a point of history for each pool every few seconds. All of it bounded."""
+"""History for the dashboard: rare events, and a point for each pool every few seconds. All of it is bounded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NUMBERS = re.compile(r"[\d.]+")
 _LOOK_BACK = 8  # of them, for one that says the same
 
 KINDS = frozenset(EventKind) - OF_EACH_LEASE - {EventKind.CONNECTION_CREATED}
-"""What is kept: nothing that an acquire or release on the short way would have to tell."""
+"""The kinds that are kept: none that an acquire or release on the fast path would have to emit."""
 
 Point = tuple[float, float, float, float, int]
 """Unix time, load (0 to 1), mean wait and acquires/s of the last 10 s, callers in the queue."""
@@ -43,8 +43,8 @@ def load_of(stats: PoolStats) -> float:
 
 
 class _Log:
-    """A listener of pools and clusters that keeps texts, never the events: their errors hold frames, and through them
-    connections.
+    """A listener of pools and clusters that keeps texts, never the events: the errors in events keep frames alive, and
+    through them connections.
     """
 
     kinds = KINDS
@@ -54,7 +54,7 @@ class _Log:
 
     def begin(self) -> None:
         """Nothing is kept yet."""
-        self._lock = threading.RLock()  # a finalizer may return a connection, and tell of it, in the midst of this
+        self._lock = threading.RLock()  # a finalizer may return a connection and emit an event in the middle of this
         self._kept: deque[tuple[tuple[str, ...], dict[str, Any]]] = deque(maxlen=EVENTS)
 
     def __call__(self, event: Event) -> None:
@@ -70,7 +70,7 @@ class _Log:
         self._keep(event.cluster, event.kind.value, fields)
 
     def _keep(self, source: str, what: str, fields: dict[str, Any]) -> None:
-        """What repeats among the last few is counted there: an outage tells the same a hundred times a second."""
+        """Count an event that repeats one of the last few: an outage emits the same event a hundred times a second."""
         spent = fields.pop("seconds", 0.0)
         said = {name: str(value) for name, value in fields.items() if value != ""}
         key = (source, what, *(_NUMBERS.sub("#", value) for name, value in said.items() if name != "connection"))
@@ -132,7 +132,7 @@ class Recorder:
         ).start()  # fmt: skip
 
     def close(self) -> None:
-        """Keep nothing more, and take the listeners off. Idempotent."""
+        """Stop recording and remove the listeners. Idempotent."""
         self._over.set()
         _take_off(self._end, self._log)
         if self._own is not None:
@@ -141,7 +141,7 @@ class Recorder:
     # -- what the thread does -----------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """One more point for each pool; alerts are looked for; new clusters are listened to."""
+        """Add a point for each pool, check the alerts, and listen to new clusters."""
         now = time.time()
         seen = [(pool, pool.stats()) for pool in self.pools()]
         for pool, stats in seen:
@@ -171,7 +171,7 @@ class Recorder:
     # -- what was kept ------------------------------------------------------------------------------------------------
 
     def id_of(self, pool: Any) -> str:
-        """What names a pool among those of all processes of the machine: two may have one name."""
+        """The id of a pool among those of all processes of the machine, because two pools may have the same name."""
         with self._lock:
             number = self._numbers.get(pool)
             if number is None:
@@ -206,7 +206,7 @@ def _run(
 ) -> None:
     while not over.wait(interval):
         recorder = ref()
-        if recorder is None:  # a thread may do what a finalizer must not: take the pools' locks
+        if recorder is None:  # a thread may take the pools' locks, a finalizer must not
             _take_off(end, log)
             return
         try:

@@ -1,4 +1,4 @@
-"""Other processes as a source: asked over their sockets, or by URL."""
+"""Other processes as a source for the dashboard, read over their sockets or by URL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Remote:
-    """The dashboard of another process. Thread-safe; each request has a connection and ``timeout`` seconds of its own.
+    """The dashboard of another process. Thread-safe; each request has its own connection and ``timeout`` in seconds.
 
     ``target``: a URL (``https://user:password@...`` sends a Basic authorization), the number of a process of this
     machine, or the path of a socket. Raises ConfigError if it is none of these, or there is no such process.
@@ -63,23 +63,23 @@ class Remote:
 
     @property
     def is_url(self) -> bool:
-        """Whether it is asked over a network."""
+        """Whether it is read over a network."""
         return self._url is not None
 
     def state(self) -> dict[str, Any]:
-        """Its snapshot. Raises Refused: nothing listens, it is something else, or it takes too long."""
+        """Its snapshot. Raises Refused if nothing listens, another server answers, or the answer takes too long."""
         return self._ask("GET", "/api/state")
 
     def history(self) -> dict[str, Any]:
-        """The past of its pools."""
+        """The history of its pools."""
         return self._ask("GET", "/api/history")
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """All about one of its pools."""
+        """The details of one of its pools."""
         return self._ask("GET", f"/api/pools/{quote(pool, safe='')}")
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
-        """Do it there, and say what was done."""
+        """Perform the action there and return a description of it."""
         return str(self._ask("POST", f"/api/pools/{quote(pool, safe='')}/{action}", options).get("done", ""))
 
     def _ask(self, method: str, path: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -123,25 +123,25 @@ class Remote:
         try:
             found: dict[str, Any] = _clean(json.loads(text))
         except (ValueError, RecursionError):
-            raise Refused(502, f"{self.target}: answers {status}, but is no poolkit dashboard") from None
+            raise Refused(502, f"{self.target}: answers with status {status}, but is not a poolkit dashboard") from None
         if status != 200:
             raise Refused(status if status < 500 else 502, found["error"])
         return found
 
 
 class Everybody:
-    """Several processes as one: those named, or (none is named) whichever of this user listen now. Thread-safe."""
+    """Several processes as one: the named ones, or, if none is named, all listening ones of this user. Thread-safe."""
 
     def __init__(self, remotes: Sequence[Remote] = ()) -> None:
         self._named = list(remotes)
         self._homes: dict[str, Remote] = {}  # of each pool in the last state, by its id
 
     def remotes(self) -> list[Remote]:
-        """Those that are asked. Raises ConfigError for a directory that is not this user's."""
+        """The processes that are read. Raises ConfigError for a directory that does not belong to this user."""
         return self._named or [Remote(str(path), name=f"process {path.stem}") for path in live_sockets()]
 
     def state(self) -> dict[str, Any]:
-        """Their snapshots as one; what does not answer is named. Raises Refused if nothing does."""
+        """Their combined snapshot, which names processes that do not answer. Raises Refused if none answers."""
         remotes = self.remotes()
         found = _all(Remote.state, remotes)
         states = [one for one in found if not isinstance(one, PoolError)]
@@ -159,31 +159,31 @@ class Everybody:
         return total
 
     def history(self) -> dict[str, Any]:
-        """The past of all their pools."""
+        """The history of all their pools."""
         found = [one for one in _all(Remote.history, self.remotes()) if not isinstance(one, PoolError)]
         pools = {name: points for one in found for name, points in one["pools"].items()}
         return {"interval": max((one["interval"] for one in found), default=0), "pools": pools}
 
     def detail(self, pool: str) -> dict[str, Any]:
-        """All about one pool, asked in the process whose pool it is. Raises Refused where none has it."""
+        """The details of one pool, from the process that owns it. Raises Refused if no process has it."""
         if pool not in self._homes:
             self.state()
         home = self._homes.get(pool)
         if home is None:
-            raise Refused(404, f"there is no pool {pool!r} (any more)")
+            raise Refused(404, f"there is no pool {pool!r}, or it was closed")
         return home.detail(pool)
 
     def mark(self) -> object:
-        """Each process shares its own snapshot among those who ask it; whether it is there is known by asking alone."""
+        """None: each process shares its own snapshot, and only a request shows whether the process still exists."""
         return None
 
     def act(self, pool: str, action: str, options: dict[str, Any]) -> str:
-        """Do it in the process whose pool it is."""
-        refused = Refused(404, f"there is no pool {pool!r} (any more)")
+        """Perform the action in the process that owns the pool."""
+        refused = Refused(404, f"there is no pool {pool!r}, or it was closed")
         for remote in self.remotes():
             try:
                 return remote.act(pool, action, options)
-            except Refused as error:  # one that has actions off says so of any pool: it may be another's
+            except Refused as error:  # a process without actions refuses any pool; another process may own it
                 if error.status not in (403, 404):
                     raise
                 if error.status == 403:
@@ -199,7 +199,7 @@ def attach(targets: Iterable[str] = (), *, timeout: float = TIMEOUT) -> Everybod
 
 
 def _all(ask: Callable[[Remote], T], remotes: list[Remote]) -> list[T | PoolError]:
-    """Each one's answer or error, asked at once: one that is stopped must not hold up the others."""
+    """The answer or error of each process, requested in parallel: a stopped one must not delay the others."""
 
     def one(remote: Remote) -> T | PoolError:
         try:
@@ -214,7 +214,7 @@ def _all(ask: Callable[[Remote], T], remotes: list[Remote]) -> list[T | PoolErro
 
 
 def _clean(value: Any) -> Any:
-    """What another process says, fit for a terminal: it may be of an older version, or not what it seems."""
+    """The answer of another process, made safe for a terminal: it may have another version or not be poolkit at all."""
     if isinstance(value, str):
         return shown(value, 2000)
     if isinstance(value, list):
@@ -231,9 +231,7 @@ def _checked_url(target: str) -> SplitResult:
     except ValueError:
         fits = False
     if not fits:
-        raise ConfigError(
-            f"{target}: must be http://HOST:PORT/PATH (or https), a process' number, or a socket", "target"
-        )
+        raise ConfigError(f"{target}: must be http://HOST:PORT/PATH (or https), a process id, or a socket", "target")
     return url
 
 
@@ -243,8 +241,8 @@ def _socket_of_process(pid: int) -> Path:
         try:
             os.kill(pid, 0)
         except (ProcessLookupError, OverflowError):
-            raise ConfigError(f"process {pid}: there is none", "target") from None
+            raise ConfigError(f"process {pid}: no such process", "target") from None
         except PermissionError:
             pass
-        raise ConfigError(f"process {pid}: shows no pools; call poolkit.dashboard.start() in it", "target")
+        raise ConfigError(f"process {pid}: has no dashboard; call poolkit.dashboard.start() in it", "target")
     return path

@@ -1,4 +1,4 @@
-"""The dashboard in a service that has no ASGI application: a thread with a small HTTP server at a socket."""
+"""The dashboard in a service without an ASGI application: a thread with a small HTTP server on a socket."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ._places import directory, sweep
 
 __all__ = ("Dashboard", "Places", "address_of", "bind_tcp", "start")
 
-CLIENTS = 16  # at once; more are told to come again: a service must not be brought down by those who watch it
-CLIENTS_OF_ONE = 8  # at once from one address: the others are for everybody else
-PATIENCE = 5.0  # seconds for a whole request and for its answer, however many pieces they come in
-_LOOK = 0.5  # seconds between two looks whether to end
+CLIENTS = 16  # concurrent requests; further ones get status 503, so that monitoring cannot overload the service
+CLIENTS_OF_ONE = 8  # concurrent requests from one address; the rest is left to other addresses
+PATIENCE = 5.0  # seconds for a whole request, and for its whole answer
+_LOOK = 0.5  # seconds between two checks whether to end
 
 
 class _Timed(io.RawIOBase):
-    """Reads from a socket until ``deadline``: its own time-out begins anew with each byte."""
+    """Reads from a socket until ``deadline``. The socket's own timeout would restart with each byte."""
 
     def __init__(self, connection: socket.socket, deadline: float, clock: Callable[[], float]) -> None:
         self._connection, self._deadline, self._clock = connection, deadline, clock
@@ -46,14 +46,14 @@ class _Timed(io.RawIOBase):
         """Raises TimeoutError."""
         left = self._deadline - self._clock()
         if left <= 0:
-            raise TimeoutError("the request takes too long")
+            raise TimeoutError("the request took too long")
         self._connection.settimeout(left)
         return self._connection.recv_into(into)
 
 
 class Places:
-    """Who is served now: ``CLIENTS`` at most, ``CLIENTS_OF_ONE`` of one address (``""``: a Unix socket, of this user
-    alone, may have all; as may the clients of a proxy). Thread-safe.
+    """The requests in progress: at most ``CLIENTS``, and ``CLIENTS_OF_ONE`` of one address. Clients of a Unix socket
+    (``""``, only this user) and of a proxy may use all. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Places:
         self._taken: Counter[str] = Counter()
 
     def take(self, address: str) -> bool:
-        """False: there is none."""
+        """Take a place for a request from ``address``; False if there is none."""
         with self._lock:
             if self._taken.total() >= CLIENTS or (address and self._taken[address] >= CLIENTS_OF_ONE):
                 return False
@@ -77,7 +77,7 @@ class Places:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """HTTP/1.0, one request for each connection: nothing stays open."""
+    """HTTP/1.0 with one request per connection, so that no connection stays open."""
 
     server: _Server
 
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "poolkit"
 
     def log_message(self, *args: Any) -> None:
-        """The service's log is for the service."""
+        """Write nothing: requests to the dashboard do not belong in the service's log."""
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -140,23 +140,23 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._places.leave(address_of(client_address))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no news."""
+        """Ignore clients that disconnect in the middle of a request."""
 
 
 def address_of(client: Any) -> str:
-    """The host; of IPv6 the network, in which one host may have any number of addresses."""
+    """The host; for IPv6 the network, because one host may have any number of addresses in it."""
     host = client[0] if isinstance(client, tuple) else ""
     return host if ":" not in host else str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
 
 
 def _refuse(request: socket.socket) -> None:
-    """Say so, without waiting for anything: this is the thread that lets everybody in."""
+    """Send the refusal without waiting: this thread accepts all connections."""
     response = Desk.busy()
     head = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
     with contextlib.suppress(OSError):
         request.setblocking(False)
         request.send(f"HTTP/1.0 {response.status} Service Unavailable\r\n{head}\r\n".encode() + response.body)
-        request.recv(65_536)  # what is unread when a socket is closed may take the answer with it
+        request.recv(65_536)  # closing a socket with unread data may discard the answer
 
 
 class Dashboard:
@@ -191,7 +191,7 @@ class Dashboard:
             _open_ones.add(self)
 
     def close(self) -> None:
-        """Listen no more; within half a second. Idempotent."""
+        """Stop listening, within half a second. Idempotent."""
         with _lock:
             if self not in _open_ones:
                 return
@@ -205,8 +205,8 @@ class Dashboard:
             self._bound.unlink(missing_ok=True)
 
     def _after_fork(self) -> None:
-        """In the child: the parent's socket is the parent's, or clients would still get through to it when he is gone
-        and nobody would answer. A socket in the usual place becomes one of the child's own.
+        """In a forked child: close the parent's socket. Otherwise clients could still connect to it after the parent
+        has ended, and nobody would answer. For a socket in the usual place the child opens its own.
         """
         self._server.socket.close()
         if self._port is None and self._path is None:
@@ -234,22 +234,25 @@ def start(
     """Show the pools of this process to ``poolkit dashboard`` and ``poolkit top``, from a daemon thread, until
     :meth:`Dashboard.close` or the end of the process.
 
-    Without arguments at a Unix socket in a directory that this user alone can enter, found by the process' number; with
-    ``path`` at another place (mode 600). There ``actions=True`` lets who may connect clear, suspend, resume and resize
-    pools. With ``port`` (0: a free one) as a page on ``host``, where ``token`` (16 characters or more) enables the
-    actions for those who send it, and the Host header must be ``localhost``, an IP address, ``host`` or one of
-    ``allowed_hosts``. A forked child listens at a socket of its own in the usual place, else at none. Thread-safe.
+    Without arguments it listens on a Unix socket in a directory that only this user can enter, named after the process
+    id; with ``path`` on another socket (mode 600). There, ``actions=True`` allows every client to clear, suspend,
+    resume and resize pools. With ``port`` (0: a free port) it serves a page on ``host``. There, ``token`` (16
+    characters or more) enables the actions for clients that send it, and the Host header must be ``localhost``, an IP
+    address, ``host`` or one of ``allowed_hosts``. A forked child listens on its own socket in the usual place,
+    otherwise on none. Thread-safe.
 
-    Raises ConfigError for arguments that cannot be meant and an address that cannot be used, UsageError if this process
-    listens there already.
+    Raises ConfigError for invalid arguments and an address that cannot be used, UsageError if this process already
+    listens there.
     """
     if path is not None and port is not None:
-        raise ConfigError("start(): path and port are two places; give one of them", "path")
+        raise ConfigError("start(): give path or port, not both", "path")
     if port is None:
         if not hasattr(socket, "AF_UNIX"):
             raise ConfigError("start(): this system has no Unix sockets: give a port", "port")
         if token is not None:
-            raise ConfigError("start(): a token guards a port; who may use a socket is said by its file", "token")
+            raise ConfigError(
+                "start(): a token needs a port; access to a socket is controlled by its file mode", "token"
+            )
         hosts = None
     else:
         require("port", port, (int,), 0, 65535, "a number from 0 (a free one) to 65535")
@@ -264,16 +267,16 @@ def start(
 def _bind_unix(path: Path) -> socket.socket:
     with _lock:
         if any(one._bound == path for one in _open_ones):
-            raise UsageError(f"start(): this process listens at {path} already; close that one first")
+            raise UsageError(f"start(): this process already listens at {path}; close that dashboard first")
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists():
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigError(f"path={str(path)!r}: there is something that is no socket", "path")
+                raise ConfigError(f"path={str(path)!r}: exists and is not a socket", "path")
             if not sweep(path):
-                raise ConfigError(f"path={str(path)!r}: another process listens there", "path")
+                raise ConfigError(f"path={str(path)!r}: another process already listens there", "path")
         bound.bind(os.fspath(path))
-        path.chmod(0o600)  # before listen(): until then nobody gets through
+        path.chmod(0o600)  # before listen(), so that no client can connect with the wrong mode
         bound.listen(CLIENTS)
     except OSError as error:
         bound.close()
@@ -306,7 +309,7 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 _lock = threading.Lock()
 _open_ones: set[Dashboard] = set()
-"""Kept here: who starts one need not keep it."""
+"""Keep a reference, so that the caller of start() need not keep one."""
 
 
 def _at_exit() -> None:

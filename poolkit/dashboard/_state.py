@@ -1,4 +1,4 @@
-"""What is shown: one snapshot as plain data, for the page, for ``poolkit top`` and for whoever asks the JSON API."""
+"""The snapshot that the dashboard shows, as plain data: for the page, ``poolkit top`` and clients of the JSON API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def state_of(recorder: Recorder, *, actions: bool) -> State:
 
 
 def history_of(recorder: Recorder) -> State:
-    """The past of each pool, by its id: lists of Unix time, load, mean wait, acquires/s and callers in the queue."""
+    """The history of each pool, by its id: lists of Unix time, load, mean wait (s), acquires/s, callers in the
+    queue.
+    """
     return {"interval": INTERVAL, "pools": recorder.history()}
 
 
@@ -91,7 +93,7 @@ _numbers = attrgetter(*_NAMES)
 
 
 def _pool(pool: Any, number: str) -> State:
-    """One pool among many: what all readers are told at each look, so every field counts two hundred times."""
+    """The short form of a pool. Every reader gets it for every pool in each snapshot, so each field adds up."""
     return _brief(pool, number, pool.details(FEW))
 
 
@@ -122,7 +124,7 @@ def _brief(pool: Any, number: str, seen: PoolDetails) -> State:
 
 
 def detail_of(pool: Any, number: str) -> State:
-    """All that is told of one pool, as of now: for whoever has opened it."""
+    """The long form of one pool, for a reader that has opened it."""
     seen: PoolDetails = pool.details(LISTED)
     return _brief(pool, number, seen) | {
         "closes": dict(seen.stats.closes),
@@ -168,7 +170,9 @@ def _with_key(one: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: infinity and what else it does not know as text. Texts are bounded, masked and escaped."""
+    """A value that JSON can represent: infinity and unknown types become text. Texts are bounded, masked and
+    escaped.
+    """
     if isinstance(value, Enum):
         return value.value
     if value is None or isinstance(value, (bool, int)):

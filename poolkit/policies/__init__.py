@@ -1,1 +1,1 @@
-"""Small pure decisions: the numbers of now in, a decision out. No clock, no lock, no I/O."""
+"""Small decisions: current numbers in, a decision out. No clock, no lock, no I/O; time is an argument."""

@@ -12,7 +12,7 @@
    ``overload_recovery``. Additive increase, multiplicative decrease is what shares a resource fairly among those who
    cannot see each other (D.-M. Chiu and R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion
    Avoidance in Computer Networks", Computer Networks and ISDN Systems 17, 1989).
-5. *Outage.* While no connection can be opened nothing is learnt: what was needed before will be needed after.
+5. *Outage.* Measurements are ignored while no connection can be opened: the load before the outage returns after it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class View(NamedTuple):
     busy: float | None = None
     waiting: int = 0
     longest: float = 0.0
-    queued: bool = False  # somebody is in the queue, whatever he waits for
+    queued: bool = False  # a caller is in the queue, whatever it waits for
     down: bool = False  # there is no connection, and connects fail
 
 
 class Need(NamedTuple):
-    """That many connections were needed then, and why."""
+    """The number of connections that were needed at a time, and the reason."""
 
     at: float
     size: int
@@ -84,10 +84,10 @@ class Peak:
 
 
 class Autoscaler:
-    """Told now and then what a pool looks like (:meth:`look`) and when the server refused (:meth:`refused`).
+    """Computes the size from snapshots of the pool (:meth:`look`) and refusals of the server (:meth:`refused`).
 
-    ``limit``: connections that may exist; ``floor``: those that are kept open without need. They differ only where
-    nothing is needed: one may be opened, none is kept. ``reason`` says in words why it is so many.
+    ``limit``: connections that may exist; ``floor``: connections that are kept open while unused. They differ only when
+    nothing is needed: one connection may be opened, none is kept. ``reason`` explains the limit.
     """
 
     __slots__ = (
@@ -116,7 +116,7 @@ class Autoscaler:
         self._set(min(max(self.floor, low), high), self.reason if self.floor > low else "min_size")
 
     def expect(self, now: float, size: int) -> None:
-        """Somebody knows that ``size`` connections will be needed: as if they had been."""
+        """Announce that ``size`` connections will be needed; counts as if they had been needed now."""
         need = Need(now, min(size, self.high), f"{size} were asked for")
         self._needs.add(need)
         self._peaks.add(need)
@@ -139,7 +139,7 @@ class Autoscaler:
         return self._due if now < self._due and self._pressed is None else None
 
     def look(self, now: float, view: View) -> bool:
-        """See how things stand; whether limit or floor have changed."""
+        """Evaluate a snapshot. Returns whether ``limit`` or ``floor`` has changed."""
         before = self.limit, self.floor
         self._recover(now)
         if view.down:
@@ -201,7 +201,7 @@ class Autoscaler:
         self._since, self._busy = now, view.busy
 
     def _press(self, now: float, view: View) -> None:
-        """Callers who wait for too long, because there are no more connections."""
+        """The need of callers that have waited too long because no more connections may be opened."""
         config = self.config
         if not view.waiting or view.longest < config.max_wait or view.size < self.limit:
             self._pressed = None
@@ -232,7 +232,7 @@ class Autoscaler:
             size, why = math.ceil(config.prewarm * peak.size), f"{peak.size} were needed at the last peak"
         size = min(size, self.high)
         if self.cap is not None and size > max(self.cap, self.low):
-            size, why = max(self.cap, self.low), "the server refused more; it is asked for one more from time to time"
+            size, why = max(self.cap, self.low), "the server refused more; another one is tried from time to time"
         self._set(size, why)
 
     def _set(self, size: int, why: str) -> None:

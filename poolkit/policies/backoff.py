@@ -1,4 +1,4 @@
-"""When to dial again after failed connects."""
+"""When to connect again after failed connects."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which of several nodes serves the next caller.
 
-A balancer is told the candidates (usable, with a free place) and answers with one of them; it is told how each lease
-ended. What it has to remember about a node stands in the node's ``book``, so a node that is gone takes it along.
+A balancer chooses one of the candidates (usable nodes with free capacity) and is informed how each lease ended. It
+keeps what it has to remember about a node in the node's ``book``, so that it disappears together with the node.
 """
 
 from __future__ import annotations

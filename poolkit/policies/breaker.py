@@ -18,7 +18,7 @@ class BreakerState(Enum):
 
 
 class Breaker:
-    """Counts failed connects in a row; told of each success and failure, asked before each dial."""
+    """Counts failed connects in a row. It is informed of each success and failure and asked before each connect."""
 
     __slots__ = ("config", "failures", "opened_at", "state")
 

@@ -1,4 +1,4 @@
-"""Whether pools are made where one should be shared."""
+"""Detect programs that create many pools where one should be shared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("Churn",)
 
 
 class Churn:
-    """Counts how often pools are made at each place; told of each, it says once when that is too often."""
+    """Counts the pools created at each place in the code, and reports a place once if there are too many."""
 
     __slots__ = ("_limit", "_places", "_window")
 

@@ -1,17 +1,17 @@
-"""Whose turn it is among classes of callers: reserved permits, limits and weighted shares. Pure: numbers only.
+"""Which class of callers is served next: reserved permits, limits and weighted shares. Keeps numbers only.
 
 Rules
 -----
 1. A class may have one more connection in use while it has fewer than its ``reserved`` ones; beyond these, while
    something is left that is neither in use nor kept for a class that has not all of its reserve in use. Never more than
    its own ``limit``.
-2. Who is within his reserve comes first, by order of arrival. It is outside of the competition: it costs nothing.
+2. A caller within the reserve of its class comes first, in order of arrival. Its lease is not charged to the class.
 3. All others are served by start-time fair queueing (P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM
    1996; its ancestor for locks and processors is stride scheduling, C. Waldspurger, W. Weihl, MIT/LCS/TM-528, 1995):
    the least start tag first, and the tag of a class moves on by ``1 / weight`` for each lease. While two classes wait
    all the time, their leases differ from the shares of their weights by less than one each.
-4. A start tag never lies before the tag that was served last: who has not waited, or was not allowed to take anything,
-   saves nothing up, and comes back into the competition as an equal.
+4. A start tag is never earlier than the tag that was served last: a class that has not waited, or was not allowed to
+   take a connection, accumulates no credit and competes again as an equal.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Classes:
     # -- what is taken --------------------------------------------------------------------------------------------
 
     def take(self, one: CallerClass) -> None:
-        """A caller of the class gets a connection for himself."""
+        """A caller of the class gets a connection of its own."""
         if one.held >= one.reserved:
             self._served(one)
         one.held += 1

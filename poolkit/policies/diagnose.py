@@ -1,8 +1,8 @@
-"""Why callers wait, by stated rules: numbers in, one line out. The first rule that fits is the diagnosis.
+"""Why callers wait, by documented rules: numbers in, one line out. The first rule that matches is the diagnosis.
 
-The rules are meant to be read, and stand as a table in ``docs/guides/explain.md``. What tells a leak from a slow
-server: while leases leak, others go on being borrowed and returned; when the server is slow, nothing comes back. What
-they cannot tell from a leak: holders who are caught one by one by a lock outside the pool, while others pass.
+``docs/guides/explain.md`` has the rules as a table. Leaks and a slow server differ in one point: while leases leak,
+other connections are still taken and returned; when the server is slow, none is returned. The rules cannot distinguish
+a leak from holders that are blocked one by one by a lock outside the pool while other callers continue.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Held:
-    """A lease that goes on. ``ended``: the thread or task that took it does not exist any more."""
+    """A current lease. ``ended``: the thread or task that took it no longer exists."""
 
     seconds: float
     holder: Hashable
@@ -63,8 +63,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Symptoms:
-    """What the rules look at. Times in seconds; ``usual_use`` of a lease since the pool was made, ``recent_use`` in the
-    last minute or so, None where too few came back to tell. ``returned_ago``: since the last return of a connection.
+    """The input of the rules. Times are in seconds. ``usual_use``: mean duration of a lease since the pool was created;
+    ``recent_use``: in the last minute or so; None if too few leases ended. ``returned_ago``: time since the last
+    return.
     """
 
     limit: int
@@ -86,12 +87,12 @@ class Symptoms:
 
 
 def diagnose(seen: Symptoms, asking: Hashable = None) -> Diagnosis | None:
-    """What keeps callers waiting; None if nobody has to wait. ``asking``: the identity of the caller who asks why.
+    """Return why callers wait; None if no caller has to wait. ``asking``: the identity of the caller that asks.
 
-    A lease held longer than ``leak_after`` is named as long as it stands, whether or not somebody waits.
+    A lease held longer than ``leak_after`` is reported as long as it is held, whether or not a caller waits.
     """
     if seen.suspended:
-        return Diagnosis(Cause.SUSPENDED, "the pool hands out nothing until resume()")
+        return Diagnosis(Cause.SUSPENDED, "the pool hands out no connections until resume()")
     waiting = bool(seen.waiting) or asking is not None
     stands = bool(seen.held) and seen.held[0].reported
     return (
@@ -137,12 +138,13 @@ def _leaking(seen: Symptoms) -> Diagnosis | None:
     if forgotten:
         return Diagnosis(
             Cause.LEAKING,
-            f"{_of(forgotten, seen)} held by who has ended: {forgotten[0].where}, for {forgotten[0].seconds:.1f} s",
+            f"{_of(forgotten, seen)} held by a thread or task that has ended: {forgotten[0].where}, "
+            f"for {forgotten[0].seconds:.1f} s",
         )
     suspects = [held for held in seen.held if _kept_while_others_returned(held, seen)]
     if suspects and (len(suspects) * 2 >= len(seen.held) or suspects[0].reported):
         text = (
-            f"{_of(suspects, seen)} kept while others came back; longest held {suspects[0].seconds:.1f} s by "
+            f"{_of(suspects, seen)} kept while others are returned; longest held {suspects[0].seconds:.1f} s by "
             f"{suspects[0].where}"
         )
         if seen.usual_use is not None:
@@ -179,11 +181,11 @@ def _slow(seen: Symptoms) -> Diagnosis | None:
     if overdue and len(overdue) * 2 >= len(seen.held):
         return Diagnosis(
             Cause.SERVER_SLOW,
-            f"nothing comes back: {_of(overdue, seen)} held for up to {overdue[0].seconds:.1f} s, usually "
+            f"no connection is returned: {_of(overdue, seen)} held for up to {overdue[0].seconds:.1f} s, usually "
             f"{_short(usual)}",
         )
     if recent is not None and recent >= max(SHORTEST, SLOWER * usual):
-        return Diagnosis(Cause.SERVER_SLOW, f"a lease takes {_short(recent)} of late, usually {_short(usual)}")
+        return Diagnosis(Cause.SERVER_SLOW, f"a lease recently took {_short(recent)}, usually {_short(usual)}")
     return None
 
 

@@ -1,5 +1,6 @@
-"""Who watches: exporters for Prometheus, OpenTelemetry, statsd and structured logs, and alerts.
+"""Exporters for Prometheus, OpenTelemetry, statsd and structured logs, and alerts.
 
-Each is a module of its own and needs its own extra: ``poolkit.telemetry.prometheus``, ``.opentelemetry``, ``.statsd``,
-``.logs``, ``.alerts``. None of them makes an acquire that finds an idle connection slower, unless it says so.
+Each is a separate module, with its own extra if it needs one: ``poolkit.telemetry.prometheus``, ``.opentelemetry``,
+``.statsd``, ``.logs``, ``.alerts``. None of them slows down an acquire that finds an idle connection, unless
+documented.
 """

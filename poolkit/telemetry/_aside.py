@@ -1,4 +1,4 @@
-"""Calls of somebody else's code that may raise or take its time: in a thread of their own, in order."""
+"""Run calls of foreign code, which may raise or block, in order in a separate thread."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..errors import describe
 
 __all__ = ("Aside", "Once")
 
-AT_EXIT = 1.0  # seconds that the end of the process waits for a call under way
+AT_EXIT = 1.0  # seconds that the process waits at exit for a call in progress
 MOST = 10_000
-"""Calls that may wait; what comes beyond that is dropped."""
+"""Calls that may be queued; further ones are dropped."""
 
 
 class Once:
-    """Warnings about somebody else's code, each kind of which is logged once. ``what``: whose code it is."""
+    """Warnings about foreign code, each kind of which is logged once. ``what``: the name of the code in the log."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -38,17 +38,16 @@ _open: weakref.WeakSet[Aside] = weakref.WeakSet()
 
 @atexit.register
 def _at_exit() -> None:
-    """What has happened before the end is to be told; whoever hangs then is not waited for."""
+    """At process exit: make the queued calls, but do not wait for one that hangs."""
     for one in list(_open):
         one.catch_up(AT_EXIT)
 
 
 class Aside:
-    """Runs what is given to :meth:`do`, one after the other. ``what``: whose code it is, for the log.
+    """Runs the calls given to :meth:`do` one after the other. ``what``: the name of the foreign code in the log.
 
-    A call that raises is told of once, as is the first that is dropped because too many wait; the next ones are made
-    as if nothing had happened. Thread-safe; a forked child begins with nothing. Where no thread can be started, the
-    calls are made by :meth:`catch_up`.
+    The first call that raises and the first one that is dropped are logged; later calls are made as usual. Thread-safe;
+    a forked child starts with an empty queue. If no thread can be started, :meth:`catch_up` makes the calls.
     """
 
     def __init__(self, what: str) -> None:
@@ -63,23 +62,23 @@ class Aside:
     def _begin(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()
         self._wake = threading.Event()
-        self._turn = threading.Lock()  # whoever has it makes the calls
+        self._turn = threading.Lock()  # held by the thread that makes the calls
         try:
             threading.Thread(target=self._run, args=(self._wake,), name="poolkit-telemetry", daemon=True).start()
         except (RuntimeError, MemoryError) as error:
-            self._once.tell("thread", f"no thread can be started for it: {describe(error)}")
+            self._once.tell("thread", f"no thread can be started for its calls: {describe(error)}")
 
     def do(self, call: Callable[[], object]) -> None:
-        """Soon, in another thread. Never waits, never raises."""
+        """Queue a call for another thread. Never waits, never raises."""
         if len(self._calls) >= MOST:
-            self._once.tell("full", f"it takes too long: {MOST} calls wait, and what comes beyond that is dropped")
+            self._once.tell("full", f"it is too slow: {MOST} calls are queued, and further ones are dropped")
             return
         self._calls.append(call)
         if not self._wake.is_set():
             self._wake.set()
 
     def catch_up(self, timeout: float) -> None:
-        """Make all calls that wait, unless the one under way takes longer than ``timeout`` seconds."""
+        """Make all queued calls, unless the one in progress takes longer than ``timeout`` seconds."""
         if not self._calls and not self._turn.locked():
             return
         if self._turn.acquire(timeout=timeout):
@@ -89,7 +88,7 @@ class Aside:
                 self._turn.release()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Make the calls that wait, as :meth:`catch_up`, and end the thread."""
+        """Make the queued calls, as :meth:`catch_up`, and end the thread."""
         self._over = True
         _open.discard(self)
         self._wake.set()
@@ -107,8 +106,8 @@ class Aside:
             call = self._calls.popleft()
             try:
                 call()
-            except Exception as error:  # noqa: BLE001 - told, and the next call is made
-                self._once.tell("raised", f"failed, and is tried again: {describe(error)}", exc_info=True)
+            except Exception as error:  # noqa: BLE001 - logged, and the next call is made
+                self._once.tell("raised", f"failed; later calls are still made: {describe(error)}", exc_info=True)
 
 
 def _begin_again(ref: weakref.ref[Aside]) -> None:

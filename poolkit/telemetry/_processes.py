@@ -1,8 +1,8 @@
-"""Numbers of several processes of one service, left for each other in a directory.
+"""Share the numbers of several processes of one service through a directory.
 
-prometheus_client's own multiprocess mode keeps the values of its own metrics in mapped files and cannot take a
-collector. Here each process writes what a scrape would read, now and then and when it ends, as one small file that
-replaces the one before (a reader sees the old one or the new one, never half of it).
+prometheus_client's own multiprocess mode keeps the values of its own metrics in mapped files and does not support
+collectors. Here each process periodically, and when it ends, writes the result of a scrape as one small file that
+replaces the previous one. A reader sees the old file or the new one, never a part of it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Board:
                          name="poolkit-metrics", daemon=True).start()  # fmt: skip
 
     def close(self) -> None:
-        """Write a last time, and end the thread."""
+        """Write the numbers a last time, and end the thread."""
         if not self._over.is_set():
             self._over.set()
             self._post()
@@ -64,7 +64,7 @@ class Board:
         draft.replace(path)
 
     def total(self) -> Values:
-        """The sum over all processes; this one's as of now."""
+        """The sum over all processes, with the current numbers of this one."""
         parts = [self._read()]
         for path in sorted(self._directory.glob("poolkit_*.json")):
             try:
@@ -90,7 +90,7 @@ def _write(board: weakref.ref[Board], over: threading.Event, interval: float) ->
         try:
             one._post()
         except Exception as error:  # noqa: BLE001 - a full disk, or a choice of pools that raises: told, and tried again
-            once.tell("failed", f"cannot be written, which is tried again: {describe(error)}")
+            once.tell("failed", f"cannot be written; the next attempt follows: {describe(error)}")
         del one
 
 
@@ -115,7 +115,7 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # somebody else's: it exists
+        pass  # the process belongs to another user, so it exists
     return True
 
 

@@ -1,7 +1,7 @@
 """Alerts: rules over the statistics of all pools, with hysteresis. Standard library only.
 
-The rules for Prometheus in ``contrib/`` say the same; these need no Prometheus, and can stop a deployment or page
-somebody from inside the process.
+The Prometheus rules in ``contrib/`` are equivalent. These rules need no Prometheus and can stop a deployment or page an
+operator from inside the process.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ def live_alerts() -> list[Alerts]:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """When alerts are raised; None: that one never is. Shares from 0 to 1, times in seconds. An alert ends at 0.8 times
-    its threshold. Raises ConfigError for what cannot be.
+    """Thresholds of the alerts; None disables an alert. Shares are from 0 to 1, times in seconds. An alert ends when
+    its value falls to 0.8 times the threshold. Raises ConfigError for invalid values.
     """
 
     utilisation: float | None = 0.8
     """Share of ``max_size`` in use on average over 10 s: beyond it waits grow steeply (see ``poolkit size``)."""
     half_used: float | None = 0.5
-    """The same over 5 minutes, as an early notice: there is time to plan."""
+    """The same over 5 minutes, as an early notice that leaves time to plan."""
     mean_wait: float | None = 0.1
-    """Seconds that callers waited on average in the last 10 s: what a user begins to notice."""
+    """Seconds that callers waited on average in the last 10 s. Users notice delays of this size."""
     connect_failures: float | None = 0.01
     """Share of the connects in the last minute that failed."""
     queue: float | None = 10.0
-    """Seconds without a moment in which the queue was seen empty: the pool does not catch up."""
+    """Seconds for which the queue was never seen empty: the pool does not keep up."""
     timeouts: int | None = 0
-    """Acquires that timed out in the last minute; 0: every one is an alert."""
+    """Acquires that timed out in the last minute; 0: every timeout raises the alert."""
     leaks: int | None = 0
     """Leases that leaked in the last 5 minutes."""
     longest_held: float | None = 600.0
-    """Seconds for which a lease has been held, as long as it goes on; in a pool with ``leak_after`` at the latest from
-    when ``leaks`` forgets it, and not before ``leak_after``.
+    """Age in seconds of a lease that is still held. In a pool with ``leak_after`` the alert is not raised before
+    ``leak_after``, and at the latest when the lease drops out of ``leaks``.
     """
     breaker: int | None = 0
     """Endpoints whose circuit breaker is open."""
@@ -72,8 +72,8 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert of one pool. ``raised``: it begins, or it ends. ``value`` crossed ``threshold``; ``text`` says it in
-    words. ``at``: by the wall clock.
+    """One alert of one pool. ``raised``: True when it begins, False when it ends. ``value`` crossed ``threshold``;
+    ``text`` describes it. ``at``: Unix time.
     """
 
     pool: str
@@ -108,7 +108,7 @@ _RULES: dict[str, _Rule] = {
     "mean_wait": _Rule("warning", lambda s: s.windows[10].wait.mean, lambda v: f"callers wait {v:.3f} s on average"),
     "connect_failures": _Rule("warning", lambda s: s.windows[60].connect_failure_rate,
                               lambda v: f"{v:.1%} of the connects fail"),
-    "queue": _Rule("warning", lambda s: float(s.waiting > 0), lambda v: "the queue does not empty"),
+    "queue": _Rule("warning", lambda s: float(s.waiting > 0), lambda v: "callers have been waiting without a break"),
     "timeouts": _Rule("critical", lambda s: float(s.windows[60].timeouts),
                       lambda v: f"{v:.0f} callers got no connection in a minute"),
     "leaks": _Rule("warning", lambda s: float(s.windows[300].leaks), lambda v: f"{v:.0f} leases leaked in 5 minutes"),
@@ -119,7 +119,9 @@ _RULES: dict[str, _Rule] = {
 
 
 def _longest(threshold: float, leak_after: float | None) -> float:
-    """``leaks`` tells of a lease for 300 s: by then this must, or a leak that stands is forgotten."""
+    """``leaks`` reports a lease for 300 s. This alert must be raised by then, or a leak that is still held is
+    forgotten.
+    """
     return threshold if leak_after is None else max(leak_after, min(threshold, leak_after + 300.0))
 
 
@@ -127,11 +129,11 @@ _LEVELS = {"info": "info", "warning": "warning", "critical": "error"}
 
 
 class Alerts:
-    """Looks at all live pools every ``interval`` seconds, from a daemon thread (None: when :meth:`check` is called).
+    """Checks all live pools every ``interval`` seconds, in a daemon thread (None: only when :meth:`check` is called).
 
-    What is raised and what ends goes to ``callback(alert)``, to the log, and to the pool's listeners (``ALERT_RAISED``,
-    ``ALERT_CLEARED``); what is raised now is in :meth:`active`. A callback that raises is logged, and called again.
-    Thread-safe.
+    Each alert that begins or ends goes to ``callback(alert)``, to the log, and to the pool's listeners
+    (``ALERT_RAISED``, ``ALERT_CLEARED``). :meth:`active` returns the current alerts. An error of the callback is
+    logged, and the callback is called for later alerts as well. Thread-safe.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class Alerts:
                          daemon=True).start()  # fmt: skip
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop checking. Idempotent."""
         self._over.set()
 
     def active(self) -> list[Alert]:
@@ -180,11 +182,11 @@ class Alerts:
             return [alert for pool in known for alert in self._active[pool].values()]
 
     def check(self) -> list[Alert]:
-        """Look now; what was raised or has ended by that."""
+        """Check now. Returns the alerts that began or ended."""
         return self.look_at([(pool, pool.stats()) for pool in self._pools()])
 
     def look_at(self, seen: Iterable[tuple[Any, PoolStats]]) -> list[Alert]:
-        """As :meth:`check`, for who has the statistics of these pools already."""
+        """As :meth:`check`, for a caller that already has the statistics of these pools."""
         found: list[tuple[Any, Alert]] = []
         with self._lock:
             for pool, stats in seen:

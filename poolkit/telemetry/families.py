@@ -1,4 +1,4 @@
-"""The metrics of a pool, as one table: what Prometheus, statsd and the documentation are made from.
+"""The metrics of a pool as one table, used by Prometheus, statsd and the documentation.
 
 Names follow Prometheus' practice: base units, ``_total`` for counters (added by the exporter), one quantity for each
 metric, never capacity and current value in one.
@@ -61,19 +61,19 @@ FAMILIES: tuple[Family, ...] = (
     Family("poolkit_connections_max", "gauge", "Connections that may exist (absent: no limit).",
            _one(lambda s: s.max_size)),
     Family("poolkit_connections_limit", "gauge",
-           "Connections that may exist now: with autoscale fewer than the most (absent: no limit).",
+           "Connections that may exist now: with autoscale at most poolkit_connections_max (absent: no limit).",
            _one(lambda s: s.limit)),
-    Family("poolkit_connections_min", "gauge", "Connections kept open without need.", _one(lambda s: s.min_size)),
+    Family("poolkit_connections_min", "gauge", "Connections kept open while unused.", _one(lambda s: s.min_size)),
     Family("poolkit_pending_requests", "gauge", "Callers in the queue.", _one(lambda s: s.waiting)),
-    Family("poolkit_longest_lease_seconds", "gauge", "Age of the oldest lease that goes on.",
+    Family("poolkit_longest_lease_seconds", "gauge", "Age of the oldest current lease.",
            _one(lambda s: s.longest_held)),
-    Family("poolkit_longest_wait_seconds", "gauge", "Time that the oldest caller in the queue has waited.",
+    Family("poolkit_longest_wait_seconds", "gauge", "Longest time that a caller in the queue has waited.",
            _one(lambda s: s.longest_wait)),
     Family("poolkit_open_breakers", "gauge", "Endpoints whose circuit breaker is open.",
            _one(lambda s: s.open_breakers)),
     Family("poolkit_acquires", "counter", "Leases begun.", _one(lambda s: s.acquires)),
-    Family("poolkit_acquire_waits", "counter", "Acquires that stood in the queue.", _one(lambda s: s.waits)),
-    Family("poolkit_acquire_timeouts", "counter", "Acquires that ran out of time.", _one(lambda s: s.timeouts)),
+    Family("poolkit_acquire_waits", "counter", "Acquires that had to wait in the queue.", _one(lambda s: s.waits)),
+    Family("poolkit_acquire_timeouts", "counter", "Acquires that timed out.", _one(lambda s: s.timeouts)),
     Family("poolkit_connects", "counter", "Connects that worked.", _one(lambda s: s.connects)),
     Family("poolkit_connect_errors", "counter", "Connects that failed.", _one(lambda s: s.connect_errors)),
     Family("poolkit_checks", "counter", "Checks that asked the server.", _one(lambda s: s.checks)),
@@ -81,11 +81,11 @@ FAMILIES: tuple[Family, ...] = (
            _one(lambda s: s.failed_checks)),
     Family("poolkit_connections_closed", "counter", "Connections closed, by reason.", _closes, ("reason",)),
     Family("poolkit_leaks", "counter", "Leases dropped, or held longer than leak_after.", _one(lambda s: s.leaks)),
-    Family("poolkit_busy_seconds", "counter", "Time on lease, of all connections together.",
+    Family("poolkit_busy_seconds", "counter", "Total time that connections were on lease.",
            _one(lambda s: s.busy_seconds)),
-    Family("poolkit_acquire_seconds", "histogram", "From asking to a connection in hand.", _one(lambda s: s.wait)),
-    Family("poolkit_connect_seconds", "histogram", "Time to open a connection.", _one(lambda s: s.connect)),
-    Family("poolkit_use_seconds", "histogram", "Length of leases (with use_histogram=True).",
+    Family("poolkit_acquire_seconds", "histogram", "Time from the call of acquire until the caller has a connection.",
+    _one(lambda s: s.wait)), Family("poolkit_connect_seconds", "histogram", "Time to open a connection.", _one(lambda s:
+    s.connect)), Family("poolkit_use_seconds", "histogram", "Duration of leases (with use_histogram=True).",
            _one(lambda s: s.use if s.use.count else None)),
     Family("poolkit_class_connections", "gauge", "Connections in use, by class of callers.",
            _of_classes(lambda c: c.in_use), ("class",)),
@@ -93,9 +93,9 @@ FAMILIES: tuple[Family, ...] = (
            _of_classes(lambda c: c.waiting), ("class",)),
     Family("poolkit_class_acquires", "counter", "Leases begun, by class.",
            _of_classes(lambda c: c.acquires), ("class",)),
-    Family("poolkit_class_acquire_waits", "counter", "Acquires that stood in the queue, by class.",
+    Family("poolkit_class_acquire_waits", "counter", "Acquires that had to wait in the queue, by class.",
            _of_classes(lambda c: c.waits), ("class",)),
-    Family("poolkit_class_acquire_timeouts", "counter", "Acquires that ran out of time, by class.",
+    Family("poolkit_class_acquire_timeouts", "counter", "Acquires that timed out, by class.",
            _of_classes(lambda c: c.timeouts), ("class",)),
 )  # fmt: skip
 """Every metric. All have the label ``pool``."""

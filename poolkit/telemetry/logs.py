@@ -1,4 +1,4 @@
-"""Structured log entries for what happens rarely and matters, each kind limited in its rate. Standard library only."""
+"""Structured log entries for rare and important events, each kind limited in its rate. Standard library only."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ LEVELS: dict[EventKind, int] = {
     EventKind.BREAKER_OPENED: logging.ERROR,
     EventKind.BREAKER_CLOSED: logging.INFO,
 }
-"""The kinds that are logged and how loudly: none of those that every acquire makes."""
+"""The kinds that are logged, with their levels: none that every acquire emits."""
 
 
 class EventLog:
-    """A listener that writes log entries. At most ``burst`` at once, and ``burst`` a minute, of each kind and pool;
-    the next one that passes says how many were held back.
+    """A listener that writes log entries: at most ``burst`` at once, and ``burst`` per minute, of each kind and pool.
+    The next entry that is written says how many were suppressed.
 
-    An entry's message is one line; its fields are in ``record.poolkit``, a dict (see :class:`JsonFormatter`).
-    A handler that raises is told of once, and gets the next entries. Thread-safe. As a listener of a pool it writes in
-    the thread or task that the event comes from, and a handler that blocks holds that up; :func:`log_events` does not.
+    The message of an entry is one line; its fields are in ``record.poolkit``, a dict (see :class:`JsonFormatter`). The
+    first error of a handler is logged, and the handler gets later entries as well. Thread-safe. As a listener of a pool
+    it writes in the thread or task of the event, so a blocking handler delays that; :func:`log_events` avoids this.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EventLog:
         self._aside: Aside | None = None
 
     def __call__(self, event: Event) -> None:
-        """Write the entry for an event, if its kind is wanted, loud enough, and not too frequent."""
+        """Write the entry for an event if its kind is wanted, its level is enabled, and it is not too frequent."""
         level = self.levels.get(event.kind)
         if level is None or not self._logger.isEnabledFor(level):
             return
@@ -90,11 +90,11 @@ class EventLog:
         try:
             write()
         except Exception as error:  # noqa: BLE001 - a handler's: a listener that raises would be dropped for it
-            self._once.tell("raised", f"failed, and is tried again: {describe(error)}", exc_info=True)
+            self._once.tell("raised", f"failed; later calls are still made: {describe(error)}", exc_info=True)
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    """What an event says, without the fields that do not apply; errors as text, masked and escaped."""
+    """The fields of an event, without those that do not apply; errors as masked and escaped text."""
     found: dict[str, Any] = {"pool": event.pool, "event": event.kind.value}
     if event.connection_id is not None:
         found["connection"] = event.connection_id
@@ -134,11 +134,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_events(logger: logging.Logger | None = None, **options: Any) -> Callable[[], None]:
-    """Log the events of all pools of the process, those made later included; returns what ends that.
+    """Log the events of all pools of the process, including later ones. Returns a function that stops the logging.
 
-    ``options`` as for :class:`EventLog`. Pools stay as fast as without: events of every acquire are not asked for.
-    Entries are written by a thread, so handlers that block hold no caller up; what ends it waits up to 5 s for those
-    that are not written yet, the end of the process up to 1 s.
+    ``options`` as for :class:`EventLog`. Pools stay as fast as without it, because events of every acquire are not
+    requested. A thread writes the entries, so a blocking handler delays no caller. The returned function waits up to 5
+    s for entries that are not written yet, the end of the process up to 1 s. Thread-safe.
     """
     log = EventLog(logger, **options)
     log._aside = aside = Aside("the log of events")

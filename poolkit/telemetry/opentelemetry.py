@@ -1,8 +1,8 @@
-"""OpenTelemetry: metrics by its semantic conventions, and spans for waits. Needs
-``pip install 'poolkit[opentelemetry]'``; the SDK and its exporters are the application's choice.
+"""OpenTelemetry: metrics after its semantic conventions, and spans for waits. Needs
+``pip install 'poolkit[opentelemetry]'``; the application chooses the SDK and its exporters.
 
 Gauges and totals are observable instruments, read when the SDK collects. Waits and connects are recorded when they
-happen. What is on the lock-free way is not touched: an acquire that finds an idle connection is in no histogram
+happen. The lock-free fast path is unchanged: an acquire that finds an idle connection is in no histogram
 (``use_time=True`` measures leases, and makes every release take the lock).
 """
 
@@ -45,20 +45,21 @@ def _api() -> tuple[Any, Any, Any]:
 def instrument(
     *, meter_provider: Any = None, tracer_provider: Any = None, spans: bool = False, use_time: bool = False
 ) -> Instrumentation:
-    """Report all pools of the process, those made later included, until ``close()`` of what is returned.
+    """Report all pools of the process, including later ones, until ``close()`` of the returned object is called.
 
-    What happens is reported from threads of its own: a provider or exporter that is slow holds nobody up, and one that
-    raises is told of once and gets the next news all the same. ``close()`` waits up to 5 s for each of the two.
+    Separate threads report the events, so a slow provider or exporter delays no caller. The first error of each is
+    logged, and it gets later data as well. ``close()`` waits up to 5 s for each of the two threads.
 
-    Providers default to the global ones. ``spans``: a span "pool.acquire" for each acquire that found no idle
-    connection at once, in the context of its caller. ``use_time``: measure each lease. Raises MissingExtra, and
-    UsageError where an earlier call still reports to one of the two providers: everything would be counted twice.
+    Providers default to the global ones. ``spans``: create a span "pool.acquire" for each acquire that found no idle
+    connection at once, in the context of its caller. ``use_time``: measure each lease. Raises MissingExtra without the
+    API, and UsageError if an earlier call still reports to one of the two providers: all numbers would be counted
+    twice.
     """
     return Instrumentation(meter_provider, tracer_provider, spans=spans, use_time=use_time)
 
 
 class Instrumentation:
-    """What :func:`instrument` has set up."""
+    """The instrumentation that :func:`instrument` has set up. Thread-safe."""
 
     def __init__(self, meter_provider: Any, tracer_provider: Any, *, spans: bool, use_time: bool) -> None:
         self._context, metrics, trace = _api()
@@ -95,12 +96,12 @@ class Instrumentation:
             for mine, taken in ((self._meters, other._meters), (self._tracers, other._tracers)):
                 if mine is not None and taken is not None and mine.provider is taken.provider:
                     raise UsageError(
-                        f"instrument(): an earlier call reports to this {mine.kind} already, and everything would be "
+                        f"instrument(): an earlier call already reports to this {mine.kind}, and everything would be "
                         "counted twice; close() what that call returned, or name another provider"
                     )
 
     def close(self) -> None:
-        """Report nothing any more. Idempotent; afterwards :func:`instrument` may be called anew."""
+        """Stop reporting. Idempotent; afterwards :func:`instrument` may be called again."""
         _live.discard(self)
         self._end()
         if self._gauges.reporter is self:
@@ -127,7 +128,7 @@ class Instrumentation:
         pool.add_wait_observer(self._waited)
 
     def _listener(self, http: bool, reports_itself: Callable[[], bool]) -> Listener:
-        """For one pool, to which it must not refer: the pool holds it."""
+        """The observer for one pool. It must not refer to the pool, because the pool refers to it."""
 
         def listener(event: Event) -> None:
             name = {_POOL: event.pool}
@@ -149,7 +150,7 @@ class Instrumentation:
         return listener
 
     def _report(self, call: Callable[[Any, Any], object], value: float, attributes: dict[str, Any]) -> None:
-        """With the context of whom it happens to: an exemplar names its trace."""
+        """Record with the context of the caller, so that an exemplar names its trace."""
         context = self._context.get_current()
         self.metrics.do(lambda: self._in(context, lambda: call(value, attributes)))
 
@@ -183,7 +184,7 @@ class Instrumentation:
 
 
 class _Place:
-    """A provider: the one that was named, or whichever is the global one when somebody asks."""
+    """A provider: the given one, or the global one at the time of use."""
 
     def __init__(self, kind: str, named: Any, current: Callable[[], Any]) -> None:
         self.kind = kind
@@ -197,7 +198,7 @@ class _Place:
 
 
 class _Seen:
-    """The pools as they are in one collection, each looked at once."""
+    """The statistics of all pools for one collection, each pool read once."""
 
     def __init__(self) -> None:
         self.at = time.monotonic()
@@ -206,7 +207,7 @@ class _Seen:
         self._lanes: weakref.WeakKeyDictionary[Any, list[LaneStats]] = weakref.WeakKeyDictionary()
 
     def stats(self, pool: Any) -> PoolStats:
-        """As of the first time that somebody asked."""
+        """The statistics as of the first request."""
         found = self._stats.get(pool)
         if found is None:
             found = self._stats[pool] = pool.stats()
@@ -221,11 +222,11 @@ class _Seen:
 
 
 class _Gauges:
-    """What one meter provider reads when it collects. Its instruments cannot be taken off it, and the SDK does not ask
-    those that are made a second time: they are made once, and tell of whoever is the ``reporter`` then.
+    """The observable instruments of one meter provider. Instruments cannot be removed from a provider, and the SDK does
+    not read those that are created a second time. So they are created once and read from the current ``reporter``.
 
-    The SDK asks one instrument after the other. The first one looks at the pools for all of them: a collection begins
-    when an instrument is asked that has answered already.
+    The SDK reads one instrument after the other. The first one reads the pools for all of them; a new collection begins
+    when an instrument is read that has already answered.
     """
 
     def __init__(self, meter: Any, observation: Any) -> None:
@@ -275,7 +276,7 @@ class _Gauges:
 
     @staticmethod
     def _numbers(value: Callable[[PoolStats], Any], own: bool, seen: _Seen, pools: list[Any]) -> _Points:
-        """``own``: left to the driver where that reports it itself."""
+        """``own``: skip the pools whose driver reports this metric itself."""
         for pool in pools:
             if not _is_http(pool) and not (own and _reports_itself(pool)):
                 found = value(seen.stats(pool))
@@ -310,7 +311,7 @@ _made: weakref.WeakKeyDictionary[Any, _Gauges] = weakref.WeakKeyDictionary()
 
 
 def _gauges_of(provider: Any, meter: Any, observation: Any) -> _Gauges:
-    """Those of a provider. What was made before there was a global one has become that one's."""
+    """The instruments of a provider. Those created before a global provider was set belong to that provider."""
     found = _made.get(provider)
     if found is None:
         proxied = [gauges for known, gauges in list(_made.items()) if _is_proxy(known)]
@@ -330,7 +331,7 @@ def _is_global(provider: Any) -> bool:
 
 
 class _Listener:
-    """With the kinds that it wants: none of those that every lease tells, unless leases are measured."""
+    """Set the kinds that it wants: none of those that every lease emits, unless leases are measured."""
 
     def __init__(self, listener: Listener, kinds: frozenset[EventKind]) -> None:
         self.kinds = kinds

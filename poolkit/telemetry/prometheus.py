@@ -25,13 +25,13 @@ def _library() -> Any:
 
 
 class PoolCollector:
-    """Gives the metrics of all live pools of the process at each scrape; costs nothing in between.
+    """Returns the metrics of all live pools of the process at each scrape, and costs nothing in between.
 
-    ``pools``: which ones (a function that gives them; default: all). ``directory``: where the processes of one service
-    leave their numbers for each other (multiprocess mode); default: the variable ``PROMETHEUS_MULTIPROC_DIR`` that
-    prometheus_client uses, and without it this process alone. There, a thread writes this process' numbers every
-    ``interval`` seconds, and a scrape of any of the processes gives the sum over all: connections and limits of the
-    living, counters and histograms of the dead, too.
+    ``pools``: a function that returns the pools; default: all. ``directory``: the directory through which the processes
+    of one service share their numbers (multiprocess mode); default: the variable ``PROMETHEUS_MULTIPROC_DIR`` that
+    prometheus_client uses; without it, only this process is reported. In multiprocess mode a thread writes the numbers
+    of this process every ``interval`` seconds. A scrape of any process returns the sum over all: connections and limits
+    of live processes, counters and histograms also of ended ones.
 
     Raises MissingExtra without prometheus_client, ConfigError for a directory that cannot be written to.
     """
@@ -50,8 +50,8 @@ class PoolCollector:
         self._registry: Any = None
 
     def close(self) -> None:
-        """Leave the registry that :func:`register` has put it into, and end the thread of the multiprocess mode, if
-        there is one; this process' last numbers stay. Idempotent.
+        """Unregister from the registry of :func:`register`, and end the thread of the multiprocess mode, if there is
+        one. The last numbers of this process stay. Idempotent.
         """
         registry, self._registry = self._registry, None
         if registry is not None:
@@ -61,13 +61,13 @@ class PoolCollector:
             self._board.close()
 
     def describe(self) -> list[Any]:
-        """The names of all metrics, without values: registering does not read the pools. By them a registry knows
-        that it has such a collector already.
+        """The names of all metrics, without values, so that registering does not read the pools. A registry uses them
+        to detect a second collector.
         """
         return [self._metric(family, {}) for family in FAMILIES]
 
     def collect(self) -> Iterator[Any]:
-        """The metric families of now; called by prometheus_client."""
+        """The current metric families; called by prometheus_client."""
         values = read(self._pools()) if self._board is None else self._board.total()
         for family in FAMILIES:
             yield self._metric(family, values)
@@ -97,10 +97,10 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 def register(registry: Any = None, **options: Any) -> PoolCollector:
-    """Make a :class:`PoolCollector` (with ``options``) and register it; default: prometheus_client's own registry.
+    """Create a :class:`PoolCollector` (with ``options``) and register it; default: prometheus_client's own registry.
 
-    Raises UsageError if the registry has one already: every number would be told twice. Name all pools in one call, or
-    ``close()`` what the first returned.
+    Raises UsageError if the registry already has one, because every number would be reported twice. Pass all pools in
+    one call, or ``close()`` the first collector.
     """
     collector = PoolCollector(**options)
     if registry is None:
@@ -110,8 +110,8 @@ def register(registry: Any = None, **options: Any) -> PoolCollector:
     except ValueError as error:
         collector.close()
         raise UsageError(
-            f"register(): this registry has metrics of these names already, and would tell them twice ({said(error)}); "
-            "close() what the first register() returned, or use another registry"
+            f"register(): this registry already has these metrics and would report them twice ({said(error)}); "
+            "close() the collector of the first register(), or use another registry"
         ) from None
     collector._registry = registry
     return collector

@@ -1,4 +1,4 @@
-"""statsd: gauges and counters by UDP, from a thread, at an interval. Standard library only."""
+"""statsd: a thread sends gauges and counters over UDP at an interval. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .families import FAMILIES, Values, merged, of, require
 
 __all__ = ("StatsdReporter",)
 
-RESOLVE = 2.0  # seconds that whoever makes a reporter waits for the DNS
+RESOLVE = 2.0  # seconds that creating a reporter waits for the DNS
 _PACKET = 1432  # bytes: what fits an Ethernet frame with IPv6 and UDP headers
 _NAME = 200  # characters of a name or label
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -32,15 +32,15 @@ _live: weakref.WeakSet[StatsdReporter] = weakref.WeakSet()
 class StatsdReporter:
     """Sends the metrics of all live pools to a statsd server every ``interval`` seconds, from a daemon thread.
 
-    ``tags=True`` writes DogStatsD's tags (``poolkit.connections:3|g|#pool:orders-db,state:idle``), else labels are
-    parts of the name (``poolkit.orders-db.connections.idle:3|g``). Counters are sent as what was added since the last
-    time, by pools that were closed meanwhile too; histograms as gauges ``...p50``, ``.p95``, ``.p99`` in milliseconds
-    of the last ten seconds. UDP: nothing is waited for, and what is lost is lost. A forked child goes on by itself.
+    ``tags=True`` writes DogStatsD tags (``poolkit.connections:3|g|#pool:orders-db,state:idle``); otherwise labels are
+    parts of the name (``poolkit.orders-db.connections.idle:3|g``). Counters are sent as the increase since the last
+    report, including pools that were closed in between. Histograms are sent as gauges ``...p50``, ``.p95``, ``.p99`` in
+    milliseconds over the last ten seconds. With UDP nothing waits, and lost packets are not sent again. A forked child
+    continues with its own thread.
 
-    The host is looked up in a thread: a DNS that takes longer than ``RESOLVE`` seconds is told of in the log, and asked
-    again at each report. Raises ConfigError for a host that cannot be resolved or an impossible port or interval,
-    UsageError if another reporter of this process sends the same pools to the same address: the server would add up
-    both.
+    A thread resolves the host. A lookup that takes longer than ``RESOLVE`` seconds is logged and repeated at each
+    report. Raises ConfigError for a host that cannot be resolved or an invalid port or interval, and UsageError if
+    another reporter of this process sends the same pools to the same address, because the server would add up both.
     """
 
     def __init__(
@@ -61,19 +61,21 @@ class StatsdReporter:
         if server.error is not None:
             raise ConfigError(f"host={host!r}: cannot be resolved: {said(server.error)}", "host") from server.error
         if server.address is None:
-            self._once.tell("dns", f"{shown(host)} is not resolved after {RESOLVE:g} s; nothing is sent until it is")
+            self._once.tell(
+                "dns", f"{shown(host)} is not resolved after {RESOLVE:g} s; nothing is sent until the lookup succeeds"
+            )
         for other in snapshot(_live):
             if other._server.is_same(server) and other._pools == pools and not other._over.is_set():
                 server.close()
                 raise UsageError(
-                    f"StatsdReporter(host={host!r}, port={port}): another one sends the same pools there, and all "
-                    "would be counted twice; close() that one first"
+                    f"StatsdReporter(host={host!r}, port={port}): another reporter sends the same pools there, and "
+                    "all numbers would be counted twice; close() that reporter first"
                 )
         self._interval = interval
         self._tags = tags
         self._begin()
         here = weakref.ref(self)
-        # with a choice of one's own, those that it names are known from the first time that it does
+        # with a function for the pools, they are known only from its first call on
         self._end = watch_pools(lambda pool: _hear(here, pool)) if pools is live_pools else lambda: None
         self._start()
         _live.add(self)
@@ -94,7 +96,7 @@ class StatsdReporter:
                          name="poolkit-statsd", daemon=True).start()  # fmt: skip
 
     def close(self) -> None:
-        """Send a last time and end the thread. Idempotent."""
+        """Send a last report and end the thread. Idempotent."""
         if not self._over.is_set():
             self._over.set()
             self._end()
@@ -104,7 +106,7 @@ class StatsdReporter:
                 self._server.close()
 
     def send(self) -> None:
-        """Send now. Thread-safe. While the host is not resolved, what was counted is kept for later."""
+        """Send a report now. Thread-safe. While the host is not resolved, counts are kept for a later report."""
         if not self._server.look_up(0):
             return
         with self._sending:
@@ -121,7 +123,7 @@ class StatsdReporter:
                 try:
                     self._server.send(packet)
                 except OSError as error:  # the network is away, or the buffer is full
-                    self._once.tell("sent", f"a packet was not sent (the next ones are tried): {describe(error)}")
+                    self._once.tell("sent", f"a packet was not sent; later packets are still sent: {describe(error)}")
             self._last.update(now)
             for _ in ended:
                 self._ended.popleft()
@@ -155,7 +157,7 @@ class StatsdReporter:
 
 
 class _Server:
-    """Where the packets go. Never waits, unless it is said how long."""
+    """The address of the server. Never waits, unless a timeout is given."""
 
     def __init__(self, host: str, port: int) -> None:
         self._name = host, port
@@ -165,7 +167,7 @@ class _Server:
         self.error: Exception | None = None
 
     def look_up(self, timeout: float) -> bool:
-        """Whether the host is resolved; if not, that is begun, and waited for so long."""
+        """Whether the host is resolved. If it is not, start a lookup and wait for it up to the timeout."""
         if self.address is None:
             if self._looking is None or not self._looking.is_alive():
                 self.error = None
@@ -197,7 +199,7 @@ class _Server:
 
 
 def _counters(now: Values, last: Values) -> Values:
-    """What was added to the counters of one pool."""
+    """The increase of the counters of one pool."""
     found: Values = {}
     for name, values in now.items():
         if _KINDS[name] == "counter":
@@ -211,7 +213,7 @@ def _counters(now: Values, last: Values) -> Values:
 
 
 class _Close:
-    """Listens to the end of one pool, so that what it counted since the last time is sent. Refers to neither."""
+    """Listens for the close of one pool, so that its last counts are sent. Keeps neither pool nor reporter alive."""
 
     kinds = frozenset({EventKind.POOL_CLOSED})
 
@@ -232,7 +234,7 @@ def _hear(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
 
 
 def _safe(text: str) -> str:
-    """What may stand in a name: no separator of the protocol or of the name, nor more than fits a packet."""
+    """A text that is valid in a name: without separators of the protocol or the name, and short enough for a packet."""
     return re.sub(r"[^\w-]", "_", text[:_NAME])
 
 
@@ -259,7 +261,7 @@ def _report(
         try:
             one.send()
         except Exception as error:  # noqa: BLE001 - a choice of pools that raises: told, and tried again
-            one._once.tell("raised", f"could not report, which is tried again: {describe(error)}", exc_info=True)
+            one._once.tell("raised", f"a report failed; the next one follows: {describe(error)}", exc_info=True)
         del one
 
 

@@ -11,12 +11,13 @@ The event loop reads the socket all the time, so it soon notices a server that c
 from __future__ import annotations
 
 import asyncio
-import socket
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import httpcore
+
+from .._hang_up import is_socket
 
 if TYPE_CHECKING:
     from ._link import Link
@@ -263,7 +264,7 @@ def close_leftovers(error: BaseException | None) -> None:
         while trace is not None:
             if trace.tb_frame.f_globals.get("__name__", "").startswith("anyio."):
                 for value in list(trace.tb_frame.f_locals.values()):
-                    if isinstance(value, socket.socket):
+                    if is_socket(value):
                         value.close()
                     elif hasattr(getattr(value, "_transport", None), "abort"):
                         value._transport.abort()

@@ -25,6 +25,7 @@ from typing import Any
 
 import httpcore
 
+from .._hang_up import is_socket
 from ._asyncio_stream import AsyncioStream
 from ._network import Watchable
 
@@ -131,7 +132,7 @@ def _find_socket(stream: Any, layers: list[_Records | _Secure]) -> _Descriptor |
         if isinstance(stream, ssl.SSLSocket):
             layers.insert(0, _Secure(stream))
             return _Descriptor(stream)
-        if isinstance(stream, socket.socket):
+        if is_socket(stream):
             return _Descriptor(stream)
         if hasattr(stream, "_ssl_object") and hasattr(stream, "transport_stream"):  # anyio's TLS, trio's
             incoming = getattr(stream, "_read_bio", None) or getattr(stream, "_incoming", None)

@@ -7,6 +7,7 @@ import inspect
 import time
 import warnings
 import weakref
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from os import getpid
 from types import TracebackType
@@ -26,7 +27,7 @@ from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import PoolClosed, UsageError, classify
 from ._io import is_clean, ping_async
-from ._session import Session, note_wrong_server, was_cut
+from ._session import Session, no_loop, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -163,7 +164,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if warn:
             self._warn_open()
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             raise UsageError(
                 f"the constructor of {type(self).__name__} cannot open the pool outside an event loop; use open=False "
@@ -177,7 +178,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         for task in tuple(self._tasks):
             if task.get_loop().is_closed():  # the task cannot continue, so leave it to the garbage collector
                 self._tasks.discard(task)
-        task = asyncio.get_running_loop().create_task(work)
+        task = get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -192,7 +193,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if self._engine.closed:
             raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             raise UsageError(
                 f"pool {self.name!r} cannot be opened: psycopg needs asyncio, and no asyncio event loop is running"
@@ -225,7 +226,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         Raises PoolTimeout after ``timeout`` seconds. The pool keeps trying.
         """
         self._check_admitted()
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         deadline = time.monotonic() + timeout
         changed = asyncio.Event()
         last: list[BaseException] = []
@@ -308,20 +309,19 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             spent = time.monotonic() - begun
             if spent > 1e-4:  # a shorter time is no wait
                 self._counters.add("requests_wait_ms", spent * 1000)
-        connection: Any = session.connection
-        loop = asyncio.get_running_loop()
-        if session.loop is None or session.loop() is not loop:
-            self._move(session, loop)
+        connection: ACT = session.connection  # type: ignore[assignment]  # the pool has it
+        if session.loop() is not get_running_loop():
+            self._move(session)
         connection._pool = self
-        connection._poolkit_session = session
+        connection._poolkit_session = session  # type: ignore[attr-defined]
         session.connection = None  # from here on only the caller refers to the connection: see Session
-        return cast("ACT", connection)
+        return connection
 
-    def _move(self, session: Session[ACT], loop: asyncio.AbstractEventLoop) -> None:
+    def _move(self, session: Session[ACT]) -> None:
         """Prepare a connection for another event loop: asyncio binds a lock to the loop in which a task waited."""
-        if session.loop is not None:
+        if session.loop is not no_loop:
             cast("Any", session.connection).lock = asyncio.Lock()
-        session.loop = weakref.ref(loop)
+        session.loop = weakref.ref(get_running_loop())
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))

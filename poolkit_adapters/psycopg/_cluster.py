@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +34,7 @@ from poolkit.settings import merge
 
 from .._cluster_options import split_cluster_options
 from .._errors import Row
+from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitConnectionPool
 from ._errors import ERRORS, LeaseCut, WrongLoop, classify
 from ._session import note_wrong_server, was_cut
@@ -120,6 +122,9 @@ class _Server(NodePool):
     def lease(self, timeout: float | None) -> NodeLease[Any]:
         connection = self.pool.getconn(math.inf if timeout is None else timeout)
         return NodeLease(connection, self.pool.putconn, self._hang_up, _mark_wrong_server)
+
+    def limited(self, connection: psycopg.Connection[Any], timeout: float) -> AbstractContextManager[object]:
+        return limit_role_question(connection, timeout)
 
     def _hang_up(self, connection: psycopg.Connection[Any]) -> None:
         connection._pool = None  # otherwise its close() would give it back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -12,9 +13,13 @@ import psycopg
 from ._ending import Ending
 from ._errors import behind_wrong_server
 
-__all__ = ("Session", "note_wrong_server", "was_cut")
+__all__ = ("Session", "no_loop", "note_wrong_server", "was_cut")
 
 ConnectionT = TypeVar("ConnectionT", bound="psycopg.BaseConnection[Any]")
+
+
+def no_loop() -> None:
+    """Stands for the event loop of a session that none has used yet."""
 
 
 class Session(Generic[ConnectionT]):
@@ -36,7 +41,7 @@ class Session(Generic[ConnectionT]):
         self.connection: ConnectionT | None = connection  # None: leased
         self.pgconn = connection.pgconn
         self.ending = Ending(connection.pgconn)
-        self.loop: Any = None  # async: a weak reference to the event loop that used it last
+        self.loop: Callable[[], Any] = no_loop  # async: a weak reference to the event loop that used it last
         self.pid = os.getpid()  # a forked child must not use it
         self.wrong_server = False
         self.cut = False  # whether the pool closed it during its lease
@@ -45,6 +50,12 @@ class Session(Generic[ConnectionT]):
     def current(self) -> ConnectionT | None:
         """Return the connection, in the pool or leased, or None if its user has dropped it."""
         return self.ref() if self.connection is None else self.connection
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever psycopg's connection has, for code that asks the engine (``pool.poolkit``) for a lease itself."""
+        if name in Session.__slots__ or (connection := self.current()) is None:
+            raise AttributeError(name)
+        return getattr(connection, name)
 
     def __repr__(self) -> str:
         return f"<Session of {self.current()!r}>"

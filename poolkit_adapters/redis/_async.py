@@ -24,7 +24,7 @@ from poolkit_adapters.redis._driver import (
     async_record_wait,
     async_waits_recorded,
 )
-from poolkit_adapters.redis._handshake import handshake_limit
+from poolkit_adapters.redis._handshake import async_handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -155,7 +155,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         """Connect, and return whether there is no unread data then. On an error or a cancellation close the socket."""
         try:
             if watch.inspectable and connection.socket_timeout is None:
-                with handshake_limit(connection, self.poolkit.config.connect_timeout):
+                with async_handshake_limit(connection, self.poolkit.config.connect_timeout):
                     await connection.connect()
             else:
                 await connection.connect()

@@ -117,10 +117,10 @@ class PoolBase(Generic[E, G]):
         dispatcher = self._event_dispatcher
         if type(dispatcher) is not EventDispatcher:
             return True
-        listening = dispatcher._event_listeners_mapping.get(self._released_event, ())
-        if len(listening) == 1:
-            return type(listening[0]) is not self._re_auth_listener
-        return not all(type(listener) is self._re_auth_listener for listener in listening)
+        for listener in dispatcher._event_listeners_mapping.get(self._released_event, ()):
+            if type(listener) is not self._re_auth_listener:
+                return True
+        return False
 
     def _in_state(self, *states: State) -> list[Any]:
         return [watch.connection for watch in list(self._watches.values()) if watch.state in states]

@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
+from poolkit_adapters._hang_up import is_socket
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
 from poolkit_adapters.redis._driver import metering
@@ -183,7 +184,7 @@ def close_sockets_of(connection: Any, error: BaseException) -> None:
         inside = inside or (own and frame.f_code.co_name == "_connect")
         if own or inside:
             for value in values.values():
-                if isinstance(value, socket.socket):
+                if is_socket(value):
                     _close(value)
 
 

@@ -204,10 +204,13 @@ def lease_cut(pool: str) -> BaseException:
 
 
 def unready(connection: Any) -> BaseException:
-    """Return the error for a connection that was opened twice and both times had unread data before any command."""
+    """Return the error for a connection that was opened twice and both times had unread data before any command.
+
+    It begins with redis-py's words, which programs look for.
+    """
     return RedisConnectFailed(
-        f"{connection!r}: two new connections in a row were unusable: the server closed them, or sent data before any "
-        "command"
+        "Connection not ready: two new connections in a row were unusable: the server closed them, or sent data before "
+        f"any command ({connection!r})"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from operator import methodcaller
 from typing import Any
 
@@ -31,6 +32,7 @@ from poolkit.cluster import (
 from poolkit.settings import DEFAULT, combine, layer_of, merge
 from poolkit_adapters._cluster_options import parameters_of, split_cluster_options
 from poolkit_adapters._errors import Row
+from poolkit_adapters._time_limits import limit_role_question
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
 from poolkit_adapters.redis._connection_watch import USED
@@ -228,6 +230,9 @@ class _Server(_ServerBase):
         connection = self.pool.take(math.inf if timeout is None else timeout)
         connection.poolkit_error = None
         return NodeLease(connection, self.pool.release, _disconnect)
+
+    def limited(self, connection: Any, timeout: float) -> AbstractContextManager[object]:
+        return limit_role_question(connection, timeout)
 
 
 class _AsyncServer(_ServerBase):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ("handshake_limit",)
+from poolkit_adapters.redis._driver import async_connection, exceptions
+
+__all__ = ("async_handshake_limit", "handshake_limit")
 
 
 @contextmanager
@@ -22,7 +25,7 @@ def handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
         yield
     finally:
         connection.socket_timeout = None
-        sock = getattr(connection, "_sock", None)  # None if the connect failed, and under asyncio
+        sock = getattr(connection, "_sock", None)  # None if the connect failed
         if sock is not None:
             sock.settimeout(None)
             parser: Any = connection._parser
@@ -31,3 +34,26 @@ def handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
             buffer: Any = getattr(parser, "_buffer", None)
             if hasattr(buffer, "socket_timeout"):
                 buffer.socket_timeout = None
+
+
+@contextmanager
+def async_handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
+    """As :func:`handshake_limit`, for asyncio.
+
+    Only the reads have the limit: with a ``socket_timeout`` redis-py writes in ``asyncio.wait_for()``, which before
+    Python 3.12 loses a cancellation that arrives when the write ends.
+    """
+    read: Any = connection.read_response
+
+    async def read_response(*args: Any, **kwargs: Any) -> Any:
+        try:
+            async with async_connection.async_timeout(seconds):
+                return await read(*args, **kwargs)
+        except asyncio.TimeoutError:
+            raise exceptions.TimeoutError(f"no answer to the handshake in {seconds:g} s") from None
+
+    connection.read_response = read_response
+    try:
+        yield
+    finally:
+        del connection.read_response

@@ -318,12 +318,8 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _roll_back(self, dbapi_connection: Any) -> None:
-        """Roll back within :meth:`_rollback_limit`, so that a vanished server cannot block a slot forever."""
+        """Roll back within :func:`rollback_limit`, so that a vanished server cannot block a slot forever."""
         raise NotImplementedError
-
-    def _rollback_limit(self) -> float | None:
-        """Return the limit of a rollback in seconds (None: no limit)."""
-        return rollback_limit(self.poolkit.config.check_timeout, self._server)
 
     def _log_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
         self.logger.warning(
@@ -404,7 +400,7 @@ class PoolkitPool(BasePool):
             return self._ask(dbapi_connection)
 
     def _roll_back(self, dbapi_connection: Any) -> None:
-        limit = self._rollback_limit()
+        limit = rollback_limit(self.poolkit.config.check_timeout, self._server)
         if limit is None:
             dbapi_connection.rollback()
             return

@@ -256,7 +256,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a form": ({"headers": {"Content-Type": "application/x-www-form-urlencoded"}}, 415, "JSON object"),
     "not JSON": ({"content": "max_size=3"}, 400, "not JSON"),
     "no object": ({"body": [3]}, 400, "must be a JSON object"),
-    "an unknown option": ({"body": {"maxsize": 3}}, 400, "'maxsize' is none of its options (max_size)"),
+    "an unknown option": ({"body": {"maxsize": 3}}, 400, "unknown option 'maxsize' (known: max_size)"),
     "no size": ({"body": {}}, 400, "max_size=None must be a whole number"),
     "no limit": ({"body": {"max_size": None}}, 400, "max_size=None must be a whole number"),
     "a size of 0": ({"body": {"max_size": 0}}, 400, "max_size=0"),
@@ -284,7 +284,7 @@ def test_without_a_token_nothing_can_be_changed() -> None:
         assert ask(app, "/api/state").json()["actions"] is False
         for action in ("clear", "suspend", "resume", "resize"):
             answer = act(app, "read-only", action)
-            assert (answer.status_code, answer.json()["error"]) == (403, "actions are not enabled here")
+            assert (answer.status_code, answer.json()["error"]) == (403, "actions are not enabled in this dashboard")
         assert pool.stats().phase == "open"
 
 
@@ -295,12 +295,15 @@ def test_unknown_places_methods_and_pools() -> None:
         assert ask(app, f"{path}/suspend").status_code == 405
         assert ask(app, f"{path}/suspend").headers["allow"] == "POST"
         assert ask(app, path, "POST").headers["allow"] == "GET, HEAD"
-        assert "no pool '1-999999' here" in ask(app, "/api/pools/1-999999").json()["error"]
+        assert "no pool '1-999999' in this process" in ask(app, "/api/pools/1-999999").json()["error"]
         assert ask(app, "/api/state", "POST").headers["allow"] == "GET, HEAD"
         assert ask(app, f"{path}/drop", "POST", headers=AUTHORIZED).status_code == 404
         assert "clear, suspend, resume, resize" in ask(app, "/nonsense").json()["error"]
         gone = ask(app, "/api/pools/1-999999/clear", "POST", headers=AUTHORIZED, content="{}")
-        assert (gone.status_code, gone.json()["error"]) == (404, "there is no pool '1-999999' here (any more)")
+        assert (gone.status_code, gone.json()["error"]) == (
+            404,
+            "there is no pool '1-999999' in this process, or it was closed",
+        )
     assert ask(app, "/../_desk.py").status_code == 404
     assert ask(app, "/%2e%2e/_desk.py").status_code == 404
 

@@ -73,7 +73,7 @@ def test_many_processes_share_the_servers_limit() -> None:
     assert "max_size=2 would fit, but is not enough for the load" in warning
     assert estimate_size(500, 0.02, processes=8, server_max=100).warnings == ()
     (warning,) = estimate_size(500, 0.02, server_max=estimate_size(500, 0.02).size + 1).warnings
-    assert "leave little for administration" in warning
+    assert "leave little room for administration" in warning
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_many_processes_share_the_servers_limit() -> None:
         ((5, math.nan), {}, "hold=nan: must be a number above 0"),
         ((5, 1), {"processes": 0}, "processes=0: must be a whole number, 1 or more"),
         ((5, 1), {"server_max": 1.5}, "server_max=1.5: must be a whole number"),
-        ((1e6, 20), {}, "are the units right"),
+        ((1e6, 20), {}, "check the units"),
     ],
 )
 def test_what_cannot_be_is_an_error(arguments: tuple[float, float], options: dict[str, int], text: str) -> None:
@@ -103,11 +103,11 @@ def used(pool: Pool[object], clock: ManualClock, leases: int, hold: float, pause
 def test_advice_from_what_a_pool_has_seen() -> None:
     clock = ManualClock()
     with Pool(FakeConnector(), name="db", max_size=20, clock=clock) as pool:
-        assert str(pool.advice()) == "db: too few leases were seen to say anything"
+        assert str(pool.advice()) == "db: too few leases for advice"
         text = used(pool, clock, 100, 0.02, 0.08)  # type: ignore[arg-type]
         assert text.startswith("db: max_size=20 is more than enough: ")
         assert "10.0 leases/s of 20.00 ms, 0.2 in use on average, 0 timed out)" in text
         pool.reconfigure(max_size=1)
         text = used(pool, clock, 200, 0.09, 0.01)  # type: ignore[arg-type]
-        assert text.startswith("db: max_size=1 is too small for this: ")
+        assert text.startswith("db: max_size=1 is too small for this load: ")
         assert pool.advice().estimate is not None

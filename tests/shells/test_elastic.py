@@ -252,7 +252,7 @@ def test_settings_come_from_files_and_are_checked_there(tmp_path: Path) -> None:
         Pool(FakeConnector(), autoscale={"up_dealy": 1})
     with pytest.raises(ConfigError, match="autoscale=True: must be an AutoscaleConfig, or None"):
         PoolConfig(autoscale=True)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="give this one in a file or as a keyword"):
+    with pytest.raises(ConfigError, match="cannot be set in the environment; use a file or a keyword"):
         load("orders-db", environ={"POOLKIT_ORDERS_DB_AUTOSCALE": "yes"})
 
 

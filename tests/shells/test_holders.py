@@ -251,7 +251,7 @@ def test_every_holder_that_has_ended_counts_as_a_leak_not_only_those_that_are_na
         pool._core.lane.last_failed_check = 0.0
         for entry in pool._core.entries.values():
             entry.leased_at -= 5.0
-        with pytest.raises(AcquireTimeout, match="leaking: 6 of 6 leases are held by who has ended"):
+        with pytest.raises(AcquireTimeout, match="leaking: 6 of 6 leases are held by a thread or task that has ended"):
             pool.acquire(0)
         for connection in kept:
             pool.release(connection)

@@ -291,7 +291,10 @@ def test_what_cannot_be_meant_is_refused_with_the_reason() -> None:
             {"classes": {"a": ClassConfig(reserved=2), "b": ClassConfig(reserved=2)}, "max_size": 4},
             "fewer than max_size",
         ),
-        ({"classes": {"a": ClassConfig(reserved=1)}, "max_size": None}, "without max_size nothing can be set aside"),
+        (
+            {"classes": {"a": ClassConfig(reserved=1)}, "max_size": None},
+            "reserved connections need a pool with max_size",
+        ),
     ):
         with pytest.raises(ConfigError, match=words):
             PoolConfig(**settings)  # type: ignore[arg-type]

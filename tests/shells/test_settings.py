@@ -361,7 +361,7 @@ def test_the_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> 
         ("POOLKIT_DB_IDLE_TIMEOUT", "10s", "must be a number"),
         ("POOLKIT_DB_MIN_SIZE", "none", "min_size='none'"),
         ("POOLKIT_DB_ORDER", "up", r"order='up'.*\(from POOLKIT_DB_ORDER\)"),
-        ("POOLKIT_DB_BREAKER", "5", "in a file or as a keyword"),
+        ("POOLKIT_DB_BREAKER", "5", "use a file or a keyword"),
         ("POOLKIT_DB_MAX_SISE", "5", "POOLKIT_DB_MAX_SISE='5': no such setting; did you mean 'max_size'"),
     ],
 )
@@ -442,7 +442,7 @@ def test_what_is_no_regular_file_of_text_is_refused_at_once(tmp_path: Path, name
         path.symlink_to("/dev/zero")
     else:
         path.write_bytes(b"[db]\nmax_size = 1 # \xff")
-    why = "it is not UTF-8" if kind == "bytes" else "it is no regular file"
+    why = "it is not UTF-8" if kind == "bytes" else "it is not a regular file"
     with pytest.raises(ConfigError, match=f"{re.escape(str(path))}: cannot be read: {why}"):
         load("db", file=path, environ={})
 

@@ -290,7 +290,7 @@ def test_an_event_log_as_a_listener_survives_its_handler(
     behave.raises = False
     use(pool)
     assert (behave.raised, behave.passed) == (3, 1)
-    assert caplog.text.count("the log of events: failed, and is tried again: ValueError: a bad day") == 1
+    assert caplog.text.count("the log of events: failed; later calls are still made: ValueError: a bad day") == 1
 
 
 def test_a_handler_of_the_engines_own_log_that_raises_is_not_seen_by_callers(

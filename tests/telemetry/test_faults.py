@@ -69,7 +69,7 @@ def test_leaking(db: PooledDatabase) -> None:
             while len(kept) < 3 and time.monotonic() < end:
                 query(db)
         text = timed_out(db)
-    assert "; diagnosis: leaking: 2 of 3 leases are kept while others came back; longest held " in text
+    assert "; diagnosis: leaking: 2 of 3 leases are kept while others are returned; longest held " in text
     assert f"{__file__}:" in text  # the place where it was taken
     for connection in kept:
         connection.close()
@@ -82,7 +82,7 @@ def test_leaking_by_threads_that_have_ended(db: PooledDatabase) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert "; diagnosis: leaking: 3 of 3 leases are held by who has ended: thread " in timed_out(db)
+    assert "; diagnosis: leaking: 3 of 3 leases are held by a thread or task that has ended: thread " in timed_out(db)
     for connection in kept:
         connection.close()
 
@@ -98,7 +98,7 @@ def test_server_slow(db: PooledDatabase, postgres: PostgresServer) -> None:
         until(lambda: db.stats().in_use == 3)
         text = timed_out(db)
         admin.rollback()
-    assert "; diagnosis: server slow: nothing comes back: 3 of 3 leases are held for up to " in text
+    assert "; diagnosis: server slow: no connection is returned: 3 of 3 leases are held for up to " in text
 
 
 def test_server_down(redis_server: RedisServer) -> None:

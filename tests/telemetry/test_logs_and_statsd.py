@@ -199,7 +199,7 @@ def test_a_second_reporter_of_the_same_pools_to_one_address_is_refused() -> None
     """The server would add up the counters of both."""
     with Pool(FakeConnector(), name="a") as a, Pool(FakeConnector(), name="b") as b:
         first = StatsdReporter(port=18125, interval=3600)
-        with pytest.raises(UsageError, match="another one sends the same pools there"):
+        with pytest.raises(UsageError, match="another reporter sends the same pools there"):
             StatsdReporter(port=18125, interval=3600, tags=True)
         others = [
             StatsdReporter(port=18126, interval=3600),

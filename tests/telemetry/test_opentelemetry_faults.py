@@ -93,7 +93,7 @@ def test_a_recorder_that_raises_is_told_of_once_and_gets_the_next_numbers(
     assert found == {"poolkit.connection.closed": 1, "db.client.connection.create_time": 1,
                      "db.client.connection.wait_time": 1}  # fmt: skip
     assert len(caplog.records) == 1
-    assert "OpenTelemetry's metrics: failed, and is tried again: ValueError: the exporter" in caplog.text
+    assert "OpenTelemetry's metrics: failed; later calls are still made: ValueError: the exporter" in caplog.text
 
 
 def test_a_span_processor_that_raises_is_told_of_once_and_gets_the_next_spans(
@@ -118,7 +118,7 @@ def test_a_span_processor_that_raises_is_told_of_once_and_gets_the_next_spans(
     assert count == 0
     assert len(acquires(exporter)) >= 2
     assert [record.getMessage() for record in caplog.records if "OpenTelemetry" in record.getMessage()] == [
-        "OpenTelemetry's spans: failed, and is tried again: ValueError: no"
+        "OpenTelemetry's spans: failed; later calls are still made: ValueError: no"
     ]
 
 
@@ -159,7 +159,7 @@ def test_calls_are_made_in_order_and_too_many_are_dropped_and_told_of_once(
     aside.close(PATIENCE)
     assert made == [0, 1, 2]
     assert [record.getMessage() for record in caplog.records] == [
-        "a test: it takes too long: 3 calls wait, and what comes beyond that is dropped"
+        "a test: it is too slow: 3 calls are queued, and further ones are dropped"
     ]
 
 
@@ -178,7 +178,7 @@ def test_where_no_thread_can_be_started_the_collection_makes_the_calls(
     aside.catch_up(PATIENCE)
     assert len(made) == 1
     aside.close()
-    assert "no thread can be started for it" in caplog.text
+    assert "no thread can be started for its calls" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -217,9 +217,11 @@ def test_a_second_call_for_one_provider_is_refused_and_counts_nothing_twice() ->
     tracers, _ = provider_of(lambda: None)
     with Pool(FakeConnector(), name="only-here") as pool:
         first = instrument(meter_provider=provider, tracer_provider=tracers, spans=True)
-        with pytest.raises(UsageError, match="to this meter provider already, and everything would be counted twice"):
+        with pytest.raises(
+            UsageError, match="already reports to this meter provider, and everything would be counted twice"
+        ):
             instrument(meter_provider=provider)
-        with pytest.raises(UsageError, match="to this tracer provider already"):
+        with pytest.raises(UsageError, match="already reports to this tracer provider"):
             instrument(meter_provider=other, tracer_provider=tracers, spans=True)
         second = instrument(meter_provider=other)  # one of its own each
         pool.release(pool.acquire(), discard=True)

@@ -215,7 +215,7 @@ def test_a_second_collector_of_one_registry_is_refused_and_nothing_is_told_twice
     """A server that scrapes two families of one name refuses them all."""
     with Pool(FakeConnector(), name="db", max_size=3) as pool:
         first = register(registry, pools=lambda: [pool])
-        with pytest.raises(UsageError, match="would tell them twice"):
+        with pytest.raises(UsageError, match="would report them twice"):
             register(registry, pools=lambda: [pool])
         with pytest.raises(ValueError, match="poolkit_connections"):
             registry.register(PoolCollector())  # by hand: prometheus_client's own error

@@ -350,3 +350,17 @@ async def test_check_connection_is_a_callback_and_a_tool(twin: Twin, postgres: P
     with pytest.raises(psycopg.OperationalError):
         await do(twin.pool_class.check_connection(connection))
     assert connection.closed
+
+
+async def test_a_lease_of_the_engine_itself_has_what_the_connection_has(twin: Twin) -> None:
+    """As shards of a ShardedCluster take it: from ``pool.poolkit``, and not from psycopg_pool's interface."""
+    async with within(twin.pool(min_size=0, max_size=1)) as pool:
+        session: Any = await do(pool.poolkit.acquire())
+        assert (await do((await do(session.execute("select 1"))).fetchone()))[0] == 1
+        assert session.info.backend_pid == session.pgconn.backend_pid
+        await do(session.rollback())
+        with pytest.raises(AttributeError, match="no_such_thing"):
+            _ = session.no_such_thing
+        await do(pool.poolkit.release(session))
+        async with within(pool.connection()) as connection:
+            assert (await do((await do(connection.execute("select 2"))).fetchone()))[0] == 2
