@@ -149,7 +149,7 @@ def translated(error: errors.PoolError, prefix: str, table: Table = ERRORS) -> e
         told.args = (prefix + str(error),)
     elif isinstance(told, _Failed):
         told.orig = error.__cause__ or told.orig  # type: ignore[assignment]
-    told.__suppress_context__ = False  # it is raised where nothing is being handled
+    told.__suppress_context__ = told.__cause__ is not None  # as "raise told from its cause"
     return told
 
 
