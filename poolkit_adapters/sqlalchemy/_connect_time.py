@@ -90,8 +90,8 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
 
     def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         own = _seconds(keywords.get(argument))
-        attempt = getattr(record, "attempt", None)  # None: a record of another pool
-        if attempt is not None:
+        attempt = getattr(record, "attempt", None)
+        if isinstance(attempt, Attempt):  # else it is a record of another pool, or what a caller of _creator has given
             attempt.begin(driver, keywords, own)
         if limit is not None:
             keywords.setdefault(argument, unit(limit))

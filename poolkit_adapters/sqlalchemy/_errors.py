@@ -152,7 +152,7 @@ def translated(error: errors.PoolError, prefix: str, table: Table = ERRORS) -> e
         adapted.args = (prefix + str(error),)
     elif isinstance(adapted, _Failed):
         adapted.orig = error.__cause__ or adapted.orig  # type: ignore[assignment]
-    adapted.__suppress_context__ = False  # it is raised outside any except block
+    adapted.__suppress_context__ = adapted.__cause__ is not None  # as "raise adapted from its cause"
     return adapted
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import event
 
+from poolkit import PoolConfig
 from poolkit.runtimes.names import addresses, addresses_async, is_name
 
 from .._libpq import Hosts, hosts_of
@@ -32,7 +33,7 @@ def _look_up(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]
     if arguments:
         return  # a connection string, in the driver's own way
     limit = _time(record)
-    if dialect.driver in _LIBPQ:
+    if getattr(dialect, "driver", "") in _LIBPQ:
         hosts = hosts_of(keywords)
         if hosts is not None:
             for place in hosts.names:
@@ -77,6 +78,6 @@ def _addresses(host: str, port: Any, limit: float | None) -> list[str] | None:
 def _time(record: Any) -> float | None:
     """Return the seconds for the connect: the shorter one of ``connect_timeout`` and ``acquire_timeout``."""
     config = getattr(getattr(getattr(record, "pool", None), "poolkit", None), "config", None)
-    if config is None:
+    if not isinstance(config, PoolConfig):  # a record of another pool's, or what a caller of _creator has given
         return None
     return min((seconds for seconds in (config.connect_timeout, config.acquire_timeout) if seconds), default=None)
