@@ -24,7 +24,7 @@ from poolkit_adapters.redis._driver import (
     async_waits_recorded,
 )
 from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State, disconnect_now
-from poolkit_adapters.redis._handshake import handshake_limit
+from poolkit_adapters.redis._handshake import handshake_limit_async
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -152,7 +152,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
         """Connect; whether nothing is to be read then. An exception, a cancellation too, leaves no socket open."""
         try:
             if guard.watched and connection.socket_timeout is None:
-                with handshake_limit(connection, self.poolkit.config.connect_timeout):
+                with handshake_limit_async(connection, self.poolkit.config.connect_timeout):
                     await connection.connect()
             else:
                 await connection.connect()
