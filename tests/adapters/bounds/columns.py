@@ -63,6 +63,8 @@ class Column:
     """Cells that cannot exist, with the reason."""
     unclosed = False
     """Whether the driver leaves the socket of a connect that failed to the reference count, of which Python warns."""
+    collected = False
+    """Whether a socket whose goodbye could not be sent is left to the garbage collector."""
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
@@ -258,6 +260,7 @@ def _sqlalchemy(driver: str, module: str, server: str, *, tasks: bool = False) -
         {
             "name": f"sqlalchemy-{driver}", "module": module, "driver": driver, "server": server,
             "absent": {} if tasks else _NO_CANCEL, "unclosed": driver == "pg8000",
+            "collected": driver == "pg8000",
         },
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import sys
 import warnings
@@ -99,6 +100,8 @@ async def places_are_free(column: Column) -> None:
         return bool(stats.size == stats.idle)
 
     await until(column, free, "no place is taken")
+    if column.collected:
+        gc.collect()
     if sys.platform == "linux":
         port = column.proxy.port
         await until(column, lambda: sockets_to(port) <= column.engine.stats().size, "no socket is left")
