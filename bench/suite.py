@@ -21,7 +21,7 @@ __all__ = ("EXPERIMENTS", "Experiment", "measure", "require")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What it is called, what it asks, and the module whose ``run`` does it."""
+    """The name of an experiment, its question, and the module whose ``run`` measures it."""
 
     name: str
     question: str
