@@ -73,7 +73,7 @@ async def by_tasks(
 ) -> Load:
     """``tasks`` tasks send one request after the other; after ``warm`` seconds the ``seconds`` begin that count.
 
-    When they are over, what is still on its way is cancelled: a pool that serves nobody must not hold up the run.
+    Afterwards, requests in flight are cancelled, so that a pool that serves no caller does not delay the run.
     ``abandon``: leave it, for a process that ends now.
     """
     times: list[float] = []

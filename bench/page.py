@@ -19,10 +19,10 @@ _PAGE, _RESULTS, _PLOTS = "benchmarks.md", "benchmarks.json", "benchmarks"
 
 def generated(result: Result) -> str:
     """The text between the marks."""
-    told = [f"{name} {value}" for name, value in result.facts.items() if name not in ("python", "cores")]
+    versions = [f"{name} {value}" for name, value in result.facts.items() if name not in ("python", "cores")]
     minutes = sum(result.seconds.values()) / 60
     made = (
-        f"{result.facts.get('python', '')}, {result.facts.get('cores', '?')} cores; {', '.join(told)}."
+        f"{result.facts.get('python', '')}, {result.facts.get('cores', '?')} cores; {', '.join(versions)}."
         f" Effort: {result.effort}; {minutes:.1f} minutes."
     )
     parts = [

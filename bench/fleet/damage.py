@@ -68,7 +68,7 @@ def _redis_full(place: str) -> End:
 def _sql(place: str, *statements: str) -> End:
     with psycopg.connect(place, autocommit=True) as connection:
         for statement in statements:
-            with contextlib.suppress(psycopg.errors.UndefinedTable):  # dropped before, and nobody has asked since
+            with contextlib.suppress(psycopg.errors.UndefinedTable):  # dropped before and not created since
                 connection.execute(statement.encode())
     return _over
 

@@ -182,7 +182,7 @@ class Callers:
 
     async def _tasks(self) -> None:
         self.loop = asyncio.get_running_loop()
-        # what nobody fetched of a cancelled driver call is not news here
+        # an unretrieved exception of a cancelled driver call is expected here
         self.loop.set_exception_handler(lambda loop, context: None)
         mine = [adapter for adapter in self.adapters if adapter.asynchronous]
         for adapter in mine:

@@ -61,8 +61,8 @@ class Report:
         lines = [f"soak of {self.seconds:.0f} s, seed {self.seed}", "", f"{'adapter':18}{'requests':>9}  errors"]
         for adapter in self.adapters:
             errors = [(kind, n) for (name, kind), n in self.book.errors.most_common() if name == adapter.name]
-            told = ", ".join(f"{number} {kind}" for kind, number in errors) or "none"
-            lines.append(f"{adapter.name:18}{self.book.requests[adapter.name]:9}  {told}")
+            counts = ", ".join(f"{number} {kind}" for kind, number in errors) or "none"
+            lines.append(f"{adapter.name:18}{self.book.requests[adapter.name]:9}  {counts}")
         if self.chaos is not None:
             faults = ", ".join(f"{name} {number}" for name, number in sorted(self.chaos.done.items()))
             lines += ["", f"faults ({sum(self.chaos.done.values())}): {faults}"]
