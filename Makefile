@@ -72,7 +72,7 @@ $(VENV)/.%: pyproject.toml $(VENV)/.made
 # Environments of their own: other versions of the drivers, and pytest plugins that the drivers' suites want.
 $(VENV)-conformance/.ready: pyproject.toml tests/conformance/requirements.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --no-input -e '.[test]' -r tests/conformance/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --no-input -e '.[demo]' -r tests/conformance/requirements.txt
 	@touch $@
 
 $(VENV)-oldest/.ready: pyproject.toml tests/oldest.txt

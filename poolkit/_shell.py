@@ -69,7 +69,7 @@ class Shell(Watch, Generic[C]):
         self._config = merge(config, settings)
         if keyed:
             self._config = for_keyed(self._config)
-        self._config.warn(stacklevel=4)
+        self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
         self.name = _lifecycle.pool_name(name)
         self._connector = connector
         self._clock = clock or time.monotonic
@@ -450,7 +450,7 @@ class Shell(Watch, Generic[C]):
         No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
         nothing for an unknown name or an impossible value. Thread-safe.
         """
-        self._decide(self._apply, changes).warn(stacklevel=2)
+        self._decide(self._apply, changes).warn(stacklevel=1)
         self._changed()
 
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:

@@ -7,9 +7,11 @@ explicit value counts even if it equals the default. :mod:`poolkit.settings` rea
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from .errors import ConfigError
@@ -447,10 +449,28 @@ class PoolConfig(_Recording):
             found.append(f"autoscale has no effect: min_size and max_size are both {self.min_size}")
         return found
 
-    def warn(self, stacklevel: int = 2) -> None:
-        """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`."""
+    def warn(self, stacklevel: int = 2, packages: tuple[str, ...] = ()) -> None:
+        """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`.
+
+        It names the line that ``stacklevel`` means in the function that calls this, as for ``warnings.warn``; from
+        there on, frames of poolkit, of its adapters and of ``packages`` are passed over.
+        """
         for doubt in self.doubts():
-            warnings.warn(doubt, PoolConfigWarning, stacklevel=stacklevel + 1)
+            level = stacklevel + 1
+            warnings.warn(doubt, PoolConfigWarning, stacklevel=level + _frames_of(packages, level))
+
+
+def _frames_of(packages: tuple[str, ...], depth: int) -> int:
+    """How many frames from the ``depth``-th caller on are of poolkit, of its adapters or of ``packages``."""
+    between = tuple(f"{name}." for name in ("poolkit", "poolkit_adapters", *packages))
+    try:
+        frame: FrameType | None = sys._getframe(depth)
+    except ValueError:  # the stack is not so deep
+        return 0
+    count = 0
+    while frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(between):
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 _FIELDS = tuple(field.name for field in fields(PoolConfig))

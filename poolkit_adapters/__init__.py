@@ -1,7 +1,7 @@
-"""Adapters: one module for each driver, imported only when asked for.
+"""Adapters: one module for each driver, imported only on request.
 
 =====================================  ==================================================================
-module                                 stands in for
+module                                 replaces
 =====================================  ==================================================================
 ``poolkit_adapters.sqlalchemy``        ``QueuePool``, ``AsyncAdaptedQueuePool`` (``poolclass=``)
 ``poolkit_adapters.redis``             ``redis.BlockingConnectionPool`` and its asyncio twin
@@ -11,6 +11,6 @@ module                                 stands in for
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================
 
-Several servers behind one of them: ``PoolkitCluster`` (sqlalchemy, psycopg), ``PoolkitServerGroup`` (redis),
+For several servers: ``PoolkitCluster`` (sqlalchemy, psycopg), ``PoolkitServerGroup`` (redis),
 ``PoolkitClusterTransport`` (httpx), and their asynchronous twins.
 """

@@ -1,4 +1,4 @@
-"""Which keyword of a driver's cluster is for whom."""
+"""Splits the keywords of a driver's cluster into settings of the cluster, of its pools and of the driver."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ._options import SETTINGS
 __all__ = ("parameters_of", "split_cluster_options")
 
 CLUSTER_SETTINGS: frozenset[str] = frozenset(field.name for field in fields(ClusterConfig))
-"""The names of all settings of a cluster. ``acquire_timeout``, which a pool has too, is the cluster's here."""
+"""The names of all settings of a cluster. ``acquire_timeout``, which pools have too, means the cluster's here."""
 
 
 def split_cluster_options(
     options: Mapping[str, Any], driver: Iterable[str], *, open_ended: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """``(cluster, pool, rest)``: settings of the cluster, of each node's pool, and what is for the driver.
+    """Return ``(cluster, pool, rest)``: settings of the cluster, settings of each node's pool, and driver arguments.
 
-    ``driver``: the names that it knows. Any other is a ConfigError with the nearest right one; if the driver may know
-    more (``open_ended``), only one that is nearly a setting of poolkit's.
+    ``driver`` holds the names that the driver knows. For any other name raise ConfigError with the nearest known name.
+    If the driver may know more names (``open_ended``), raise it only for a name that resembles a setting of poolkit.
     """
     known = frozenset(driver)
     cluster: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def split_cluster_options(
 
 
 def parameters_of(*classes: type) -> set[str]:
-    """The names of all arguments of these classes and of their bases, to which they hand ``**kwargs`` on."""
+    """Return the names of all arguments of these classes and of their bases, which get their ``**kwargs``."""
     found: set[str] = set()
     for kind in classes:
         for base in kind.__mro__[:-1]:

@@ -1,4 +1,4 @@
-"""What adapters do with errors: the driver's type beside poolkit's, by one table for each adapter."""
+"""Error classes of the adapters, which combine poolkit's and the driver's types. Each adapter has one table of them."""
 
 from __future__ import annotations
 
@@ -22,39 +22,41 @@ class Row(NamedTuple):
     what: str
     """What happened, for the documentation."""
     error: type[BaseException]
-    """The class that is raised; of a driver's own error: a class that the raised one is a subclass of."""
+    """The class that is raised. For an error of the driver itself: a base class of the raised one."""
     bases: tuple[type[BaseException], ...]
-    """What it may be caught as: poolkit's class first, then the driver's."""
+    """The classes that catch it: poolkit's class first, then the driver's."""
 
 
-BAD_SETTING = Row("a setting, an argument or a URL that cannot be meant", ConfigError, (ConfigError, ValueError))
+BAD_SETTING = Row("a setting, an argument or a URL is wrong", ConfigError, (ConfigError, ValueError))
 MISSING = Row("the driver, or an optional part of it, is not installed", MissingExtra, (MissingExtra, ImportError))
 
 
 class Table:
-    """The errors that leave one adapter. The documentation is made from it, and a test walks it."""
+    """The errors that one adapter raises. The documentation is generated from it, and a test checks every row."""
 
     def __init__(self, *rows: Row) -> None:
         self.rows = rows
         self._row_of: dict[type[BaseException], Row] = {}
         for row in rows:
-            self._row_of.setdefault(row.bases[0], row)  # the first one counts
+            self._row_of.setdefault(row.bases[0], row)  # the first row for a class applies
         self._own = tuple(row.error for row in rows if row.error is not row.bases[0])
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
     def with_rows(self, *rows: Row) -> Table:
-        """A table that has these rows too."""
+        """Return a table with these rows added."""
         return Table(*self.rows, *rows)
 
     def of(self, base: type[PoolError]) -> Any:
-        """The adapter's class for one of poolkit's."""
+        """Return the adapter's class for one of poolkit's classes."""
         return self._row_of[base].error
 
     def adapted(self, error: PoolError) -> PoolError:
-        """An error of the engine as the adapter's own type, which is the driver's too; cause, text, notes and
-        attributes stay. The nearest base class counts; an error without an entry is returned as it is.
+        """Return an error of the engine as the adapter's own type, which is also the driver's.
+
+        Keeps cause, message, notes and attributes. The row of the nearest base class applies; an error without a row
+        is returned unchanged.
         """
         if isinstance(error, self._own) or hasattr(error, "_poolkit_joined"):
             return error
@@ -71,10 +73,10 @@ class Table:
         return error
 
     def joined(self, base: type[PoolError], error: BaseException) -> BaseException:
-        """An error of the driver that is of poolkit's type ``base`` as well: see :func:`both`.
+        """Return an error of the driver that is also of poolkit's type ``base``. See :func:`both`.
 
-        Of the adapter's own class for ``base`` where that adds none of the driver's classes that ``error`` has not,
-        because each ``except`` clause must catch it exactly as before.
+        Uses the adapter's own class for ``base`` only if that adds no driver class that ``error`` lacks, because each
+        ``except`` clause must catch the same errors as before.
         """
         row = next(self._row_of[kind] for kind in base.__mro__ if kind in self._row_of)
         fits = issubclass(row.error, PoolError) and all(isinstance(error, driver) for driver in row.bases[1:])
@@ -85,18 +87,18 @@ _classes: dict[tuple[type[BaseException], type[BaseException]], type[BaseExcepti
 
 
 def both(kind: type[BaseException], error: BaseException) -> BaseException:
-    """``error``, an exception of a driver's, as an instance of its own class and of ``kind``.
+    """Return a copy of ``error``, an exception of a driver, that is an instance of its own class and of ``kind``.
 
-    Its arguments, attributes and notes, its traceback, cause and context are those of ``error``, and its class has the
-    same name, because logs and other libraries show and compare names. One that has no cause gets ``error`` itself as
-    its cause. It can be copied and pickled if ``error`` can. Returned as it is: an error of poolkit's, and one whose
-    class does not allow a subclass.
+    The copy keeps arguments, attributes, notes, traceback, cause and context. Its class has the same name, because
+    logs and other libraries show and compare names. If ``error`` has no cause, it becomes the cause of the copy. The
+    copy can be copied and pickled if ``error`` can. An error of poolkit, or one whose class does not allow a subclass,
+    is returned unchanged.
     """
     made = None if isinstance(error, PoolError) else _class_of(kind, type(error))
     if made is None:
         return error
     try:
-        # OSError keeps the name of a file apart from its arguments
+        # OSError stores a file name outside of its arguments
         args = OSError.__reduce__(error)[1] if isinstance(error, OSError) else error.args
         new = made.__new__(made, *args)
         new.args = error.args
@@ -104,7 +106,7 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
         _copy_members(error, new)
         if getattr(type(error), "__setstate__", None) is not BaseException.__setstate__:  # written in C: psycopg2's
             new.__setstate__(error.__reduce__()[2])  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001  a constructor of somebody else's: better the driver's error alone than another
+    except Exception:  # noqa: BLE001  a foreign constructor may raise anything; then keep the driver's error
         return error
     new.__cause__ = error if error.__cause__ is None else error.__cause__
     new.__context__ = error.__context__
@@ -112,7 +114,7 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
 
 
 def _copy_members(error: BaseException, new: BaseException) -> None:
-    """What an exception keeps outside of its dictionary: ``errno`` of OSError, ``reason`` of UnicodeError, slots."""
+    """Copy what an exception stores outside of ``__dict__``: OSError.errno, UnicodeError.reason, slots."""
     for kind in type(error).__mro__:
         for name, member in vars(kind).items():
             if isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):
@@ -120,12 +122,12 @@ def _copy_members(error: BaseException, new: BaseException) -> None:
                     value = getattr(error, name)
                     if value is not None:  # OSError shows a filename that was set, even to None
                         setattr(new, name, value)
-                except (AttributeError, TypeError):  # one that is not set, or cannot be
+                except (AttributeError, TypeError):  # a member that is not set or is read-only
                     continue
 
 
 def _class_of(kind: type[BaseException], driver: type[BaseException]) -> type[BaseException] | None:
-    """The class of an error that is both; None: there can be none."""
+    """Return the class that combines both types, or None if they cannot be combined."""
     if issubclass(kind, driver):
         return kind
     key = kind, driver
@@ -148,7 +150,8 @@ def _join(kind: type[BaseException], driver: type[BaseException]) -> type[BaseEx
         "_poolkit_joined": True,
     }
     made: Any = None
-    for base in kind.__mro__:  # C types whose layouts exclude each other (psycopg2's errors, OSError): a nearest base
+    # if C types have incompatible layouts (psycopg2's errors, OSError), use the nearest base that can be combined
+    for base in kind.__mro__:
         if made is None and issubclass(base, PoolError):
             made = _subclass(driver, base, body)
     return made  # type: ignore[no-any-return]
@@ -156,10 +159,10 @@ def _join(kind: type[BaseException], driver: type[BaseException]) -> type[BaseEx
 
 def _subclass(driver: type[BaseException], base: type[PoolError], body: dict[str, Any]) -> type[BaseException] | None:
     try:
-        # the driver's class first: what its instances are made, shown and reduced by
+        # the driver's class first, because its methods create, show and reduce the instances
         made = types.new_class(driver.__name__, (driver, base), {}, lambda space: space.update(body))
-        made.__module__ = driver.__module__  # last: asyncpg allows no second class of a name in its module
-    except Exception:  # noqa: BLE001  two layouts; metaclasses and __init_subclass__ of somebody else's
+        made.__module__ = driver.__module__  # afterwards: asyncpg refuses a second class of one name in its module
+    except Exception:  # noqa: BLE001  incompatible layouts; foreign metaclasses and __init_subclass__
         return None
     return made
 
@@ -172,13 +175,13 @@ def _again(kind: type[BaseException], driver: type[BaseException], args: tuple[A
 
 
 def release_locals(error: BaseException, before: BaseException | None = None) -> None:
-    """Drop the local variables of the functions that have ended with ``error`` (also those behind its causes).
+    """Clear the local variables of the functions that ended with ``error`` or with one of its causes.
 
     A driver's connect that fails, is cancelled or is interrupted may leave its half-open connection in a local
-    variable. The traceback would keep it, and with it a session of the server, for as long as anybody keeps the error:
-    the pool as its last error, a caller, a log handler.
+    variable. The traceback would keep that connection and its session on the server for as long as the error is
+    referenced: by the pool as its last error, by a caller, by a log handler.
 
-    ``before``: an error that was being handled when the connect began. It and what led to it are left alone.
+    ``before`` is an error that was being handled when the connect started. It and its causes are left unchanged.
     """
     errors: list[BaseException | None] = [error]
     seen = {id(before)}
@@ -186,15 +189,15 @@ def release_locals(error: BaseException, before: BaseException | None = None) ->
         one = errors.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            traceback.clear_frames(one.__traceback__)  # leaves alone what is still running
+            traceback.clear_frames(one.__traceback__)  # does not touch frames that are still running
             errors += (one.__cause__, one.__context__)
 
 
 def name_missing_descriptor(error: BaseException) -> None:
-    """Add the reason to the text of a failed connect whose driver does not tell it: "Too many open files".
+    """Add "Too many open files" to the message of a failed connect whose driver does not report that reason.
 
-    libpq says nothing, anyio and trio say "all attempts to connect failed". So it is tried whether this process, or the
-    machine, has a descriptor left; errors that name a reason of the operating system are left alone.
+    libpq reports nothing, anyio and trio report "all attempts to connect failed". So test whether this process and the
+    machine have a descriptor left. Errors that name a reason of the operating system stay unchanged.
     """
     if not isinstance(error, Exception) or isinstance(error, OSError) or "[Errno" in str(error):
         return
@@ -207,5 +210,5 @@ def name_missing_descriptor(error: BaseException) -> None:
 
 
 def missing_extra(adapter: str, needs: str, extra: str) -> MissingExtra:
-    """The error for a driver that is not installed, with the line that installs it."""
+    """Return the error for a driver that is not installed, with the command that installs it."""
     return MissingExtra(f"{adapter} needs {needs}: pip install 'poolkit[{extra}]'")

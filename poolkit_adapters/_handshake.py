@@ -1,9 +1,9 @@
-"""Drivers whose limit for connecting covers only the TCP connection: here the session that follows gets one too.
+"""Limits the handshake of drivers whose own connect limit covers too little or too much.
 
-PyMySQL's ``connect_timeout`` ends when TCP is connected. A server that accepts and then says nothing would keep the
-caller, and the place in the pool, for good. pg8000's ``timeout`` is the opposite: it would go on to cut every statement
-that takes longer. Both are mended in the same way: while the session is opened each answer has a limit, through the
-driver's own arguments; afterwards the connection has those that the application asked for.
+PyMySQL's ``connect_timeout`` covers only the TCP connect. A server that accepts and then never replies would block the
+caller and its slot in the pool forever. pg8000's ``timeout`` covers too much: it would also end every later statement
+that takes longer. For both, the driver's own arguments limit each reply while the session opens. Afterwards the
+connection gets the limits that the application asked for.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 __all__ = ("Restore", "limit_answers")
 
 Restore = Callable[[Any], None]
-"""Takes the driver's open connection."""
+"""A function that is called with the driver's open connection."""
 
 
 def limit_answers(driver: str, keywords: dict[str, Any], seconds: float) -> Restore | None:
-    """Let no answer take longer than ``seconds`` while ``driver`` (a module's name) opens a session.
+    """Limit each reply to ``seconds`` while ``driver`` (a module's name) opens a session.
 
-    Changes ``keywords``, which are then given to the driver's ``connect()``. What it returns must be called with the
-    new connection; None: there is nothing to do.
+    Changes ``keywords``, which the caller then passes to the driver's ``connect()``. Returns a function that must be
+    called with the new connection, or None if there is nothing to restore.
     """
     way = _WAYS.get(driver.partition(".")[0])
     return None if way is None else way(keywords, seconds)
@@ -33,7 +33,7 @@ def _pymysql(keywords: dict[str, Any], seconds: float) -> Restore:
         keywords[name] = seconds if value is None else min(value, seconds)
 
     def restore(connection: Any) -> None:
-        for name, value in own.items():  # it compares them with what the socket has before each read and write
+        for name, value in own.items():  # PyMySQL sets them on the socket before each read and write
             setattr(connection, f"_{name}", value)
 
     return restore
@@ -41,7 +41,7 @@ def _pymysql(keywords: dict[str, Any], seconds: float) -> Restore:
 
 def _pg8000(keywords: dict[str, Any], seconds: float) -> Restore | None:
     if keywords.get("timeout") is not None:
-        return None  # the application's own, which is to last
+        return None  # the application's own limit, which stays in effect
     keywords["timeout"] = seconds
 
     def restore(connection: Any) -> None:

@@ -1,8 +1,8 @@
-"""The hosts of libpq's connection parameters, looked up before libpq does it.
+"""Resolves the hosts of libpq's connection parameters before libpq does.
 
-libpq looks names up inside its connect, without a time limit (its ``connect_timeout`` begins after it). With
-``hostaddr`` beside ``host`` it looks nothing up, and TLS and ``.pgpass`` go on using the name. PostgreSQL
-documentation, 34.1.1.3 ("Specifying Multiple Hosts").
+libpq resolves names during its connect without a time limit (its ``connect_timeout`` starts after that). If
+``hostaddr`` is given besides ``host``, libpq resolves nothing, and TLS and ``.pgpass`` still use the name. See the
+PostgreSQL documentation, 34.1.1.3 ("Specifying Multiple Hosts").
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ __all__ = ("Hosts", "hosts_of")
 
 
 class Hosts:
-    """The hosts of one connect, in order. For each in ``names`` tell :meth:`found` or :meth:`failed`."""
+    """The hosts of one connect, in order. Call :meth:`found` or :meth:`failed` for each one in ``names``."""
 
     def __init__(self, hosts: list[str], ports: list[str]) -> None:
         self._places = list(zip(hosts, ports, strict=True))
         self.names = [(host, port) for host, port in dict.fromkeys(self._places) if is_name(host)]
         self._addresses: dict[tuple[str, str], list[str]] = {}
         self.error: OSError | None = None
-        """Why the last one that failed did."""
+        """The error of the last host that could not be resolved."""
         self.failing = ""
-        """Its name."""
+        """The name of that host."""
 
     def found(self, place: tuple[str, str], addresses: list[str] | None) -> None:
-        """These are the addresses of a name; None: libpq has to look it up."""
+        """Store the addresses of a name. None leaves it to libpq to resolve the name."""
         self._addresses[place] = [""] if addresses is None else addresses
 
     def failed(self, place: tuple[str, str], error: OSError) -> None:
-        """A name has no address, or the resolver does not answer: libpq goes on to the next, and so does this."""
+        """Record that a name has no address or the resolver does not answer. Like libpq, try the next host."""
         self._addresses[place] = []
         self.failing, self.error = place[0], error
 
     def parameters(self) -> dict[str, str]:
-        """``host``, ``hostaddr`` and ``port`` in libpq's way; empty if no host is left."""
+        """Return ``host``, ``hostaddr`` and ``port`` in libpq's format, or an empty dict if no host is left."""
         places = [
             (host, address, port)
             for host, port in self._places
@@ -51,12 +51,12 @@ class Hosts:
 
 
 def is_local(host: str) -> bool:
-    """Whether libpq takes it for a path, the default, or a name of this machine: it has no ``hostaddr``."""
+    """Return whether libpq takes the host for a path, the default or this machine, which need no ``hostaddr``."""
     return not host or host == "localhost" or host[0] in "/@" or host[1:2] == ":"
 
 
 def hosts_of(parameters: Mapping[str, Any]) -> Hosts | None:
-    """The hosts of these parameters and libpq's environment variables; None: there is no name to look up."""
+    """Return the hosts of these parameters and libpq's environment variables, or None if no name must be resolved."""
 
     def value(name: str, variable: str) -> str:
         given = parameters.get(name)
@@ -69,5 +69,5 @@ def hosts_of(parameters: Mapping[str, Any]) -> Hosts | None:
     if len(ports) == 1:
         ports *= len(hosts)
     if len(ports) != len(hosts):
-        return None  # libpq has an error for that
+        return None  # libpq raises an error for that
     return Hosts(hosts, [port or "5432" for port in ports])

@@ -1,4 +1,4 @@
-"""Limits for what a thread waits for at a connection: whoever is not done in time finds the socket shut down."""
+"""Limits how long a thread waits for a connection: after the limit the socket is shut down."""
 
 from __future__ import annotations
 
@@ -9,60 +9,64 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from poolkit.runtimes import ThreadRuntime
 
+from ._errors import release_locals
 from ._hang_up import hang_up
 
-__all__ = ("Watch", "rollback_limit")
+__all__ = ("Watch", "limit_role_question", "rollback_limit")
 
 _THREADS = ThreadRuntime()
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:
-    """Seconds for a rollback; None: no limit. ``server``: as in the schemes of SQLAlchemy's URLs.
+    """Return the limit of a rollback in seconds, or None for no limit. ``server``: as in schemes of SQLAlchemy's URLs.
 
-    PostgreSQL has nothing to undo, a check takes as long there. The other servers undo the work of the transaction,
-    which takes about as long as it took to do it.
+    PostgreSQL has nothing to undo, so a rollback takes no longer than a check. Other servers undo the work of the
+    transaction, which takes about as long as the work did.
     """
     return check_timeout if check_timeout is None or server == "postgresql" else check_timeout * 10
 
 
 class Watch:
-    """Ends operations that take too long, from the housekeeping thread.
+    """Ends operations that take too long, from the housekeeping thread. Thread-safe.
 
-    To begin and to end an operation costs an entry of a dictionary each. There is one timer at most, which is set when
-    an operation begins that would be overdue before it fires.
+    The start and the end of an operation cost one dictionary operation each. There is at most one timer. It is set
+    when an operation starts whose deadline is earlier than the timer.
     """
 
     def __init__(self) -> None:
-        self._begin_anew()
+        self._restart()
         _watches.add(self)
 
-    def _begin_anew(self) -> None:
-        self._running: dict[int, tuple[float, Any]] = {}  # by the id of the connection: its deadline, and itself
+    def _restart(self) -> None:
+        self._running: dict[int, tuple[float, Any]] = {}  # id of the connection -> (deadline, connection)
         self._wakes = math.inf
-        self._lock = threading.Lock()  # while it is held the socket of an overdue operation is still its connection's
+        # held during a hang-up, so that the descriptor cannot pass to another socket meanwhile
+        self._lock = threading.Lock()
 
     def begin(self, driver: Any, seconds: float) -> None:
-        """An operation on the connection ``driver`` begins, which must be over in ``seconds``."""
+        """Start an operation on the connection ``driver`` that must end within ``seconds``."""
         deadline = time.monotonic() + seconds
         self._running[id(driver)] = deadline, driver
         if deadline < self._wakes:
             self._set_timer(deadline)
 
     def end(self, driver: Any) -> bool:
-        """The operation is over; whether its connection was hung up."""
+        """End the operation, and return whether its connection was hung up."""
         if self._running.pop(id(driver), None) is not None:
             return False
-        with self._lock:  # until it has been hung up: after that the descriptor may become another's
+        with self._lock:  # wait for the hang-up: afterwards another socket may get the descriptor
             return True
 
     @contextlib.contextmanager
     def limit(self, driver: Any, seconds: float | None, what: str) -> Iterator[None]:
-        """A block in which ``driver`` is hung up after ``seconds`` (None: no limit). Raises TimeoutError then, with the
-        driver's error as its cause; ``what`` the server was asked for is for the message.
+        """Hang ``driver`` up if this block takes longer than ``seconds`` (None: no limit).
+
+        Raises TimeoutError then, with the driver's error as its cause. ``what`` names the request in the message.
         """
         if seconds is None:
             yield
@@ -71,14 +75,19 @@ class Watch:
         failure: Exception | None = None
         try:
             yield
-        except Exception as error:  # noqa: BLE001  raised below, unless the end of time is its reason
+        except Exception as error:  # noqa: BLE001  re-raised below, unless the limit caused it
             failure = error
         finally:
             late = self.end(driver)
-        if late:
-            raise TimeoutError(f"no answer to the {what} in {seconds:g} s") from failure
-        if failure is not None:
-            raise failure
+        try:
+            if late:
+                if failure is not None:
+                    release_locals(failure)  # pg8000's frames keep the socket open
+                raise TimeoutError(f"no reply to the {what} within {seconds:g} s") from failure
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # no cycle of error, traceback and this frame: a socket may hang on it
 
     def _set_timer(self, deadline: float) -> None:
         with self._lock:
@@ -87,7 +96,7 @@ class Watch:
                 _THREADS.schedule(self, max(0.0, deadline - time.monotonic()))
 
     def run_due(self) -> None:
-        """Time is up for some, or will be."""
+        """Hang up the overdue connections, and set the timer for the next deadline."""
         self._wakes = math.inf
         now, following = time.monotonic(), math.inf
         for key, (deadline, driver) in self._running.copy().items():
@@ -102,12 +111,18 @@ class Watch:
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+_roles = Watch()
+
+
+def limit_role_question(driver: Any, seconds: float) -> AbstractContextManager[None]:
+    """A block that asks a cluster's node for its role; see :meth:`Watch.limit`."""
+    return _roles.limit(driver, seconds, "question for the role")
 
 
 def _after_fork_in_child() -> None:
-    """The operations are those of the parent's threads: to shut down their sockets would end the parent's sessions."""
+    """Forget the operations of the parent's threads: shutting down their sockets would end the parent's sessions."""
     for watch in list(_watches):
-        watch._begin_anew()
+        watch._restart()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""The command ``poolkit``. Exit codes: 0 well, 1 failed, 2 used wrongly or an extra is missing, 130 Ctrl-C."""
+"""The command ``poolkit``. Exit codes: 0 success, 1 failure, 2 wrong usage or a missing extra, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ("main",)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` default to those of the process.
 
-    Importing this needs nothing but poolkit: the script exists also where the extra ``cli`` is not installed.
+    Importing this module needs only poolkit: the script also exists where the extra ``cli`` is not installed.
     """
     try:
         return _run(arguments)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except BrokenPipeError:
-        # Who read the output has gone; the interpreter must not stumble over it again in its last flush.
+        # The reader of the output has gone. Redirect it, or the interpreter's last flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MissingExtra as error:
@@ -56,5 +56,5 @@ def _complain(text: str, code: int) -> int:
     try:
         sys.stderr.write(f"poolkit: {shown(text, 4000)}\n")
     except OSError:
-        pass  # nobody reads it; the exit code still says it
+        pass  # stderr is closed; the exit code still reports the failure
     return code

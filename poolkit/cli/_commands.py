@@ -1,4 +1,4 @@
-"""What the command line understands; each command's work is in a module of its own, imported when it runs."""
+"""The commands and their options. Each command is implemented in its own module, imported when it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def demo(context: click.Context, quick: bool, as_json: bool) -> int:
     """
     if context.invoked_subcommand is not None:
         if quick or as_json:
-            raise click.UsageError(f"options of demo {context.invoked_subcommand} go behind its name")
+            raise click.UsageError(f"put options of demo {context.invoked_subcommand} after its name")
         return 0
     from poolkit.cli.demo import run
 
@@ -42,7 +42,7 @@ def demo(context: click.Context, quick: bool, as_json: bool) -> int:
     type=click.Choice(["postgres", "redis", "http"]),
     multiple=True,
     default=("postgres", "http"),
-    help="Which servers; may be given several times.  [default: postgres and http]",
+    help="The kind of servers; may be repeated.  [default: postgres and http]",
 )
 @click.option(
     "--seconds", type=click.FloatRange(4, 600), default=16.0, show_default=True, help="How long the load lasts."
@@ -51,7 +51,7 @@ def demo(context: click.Context, quick: bool, as_json: bool) -> int:
 def demo_cluster(kinds: tuple[str, ...], seconds: float, as_json: bool) -> int:
     """Kill, add and slow the nodes of a cluster under load, and show the traffic moving.
 
-    Starts five servers of each kind on loopback: four nodes and one to be added. Exit code 1: the kill has cost more
+    Starts five servers of each kind on loopback: four nodes and one to be added. Exit code 1: the kill cost more
     requests than were in flight on the killed node, or a server did not start.
     """
     from poolkit.cli.demo.cluster import run
@@ -74,7 +74,7 @@ def bench(arguments: tuple[str, ...]) -> None:
 @click.option("--headroom", type=float, default=1.2, show_default=True, help="Times the average load.")
 @click.option("--max-wait", type=DURATION, help="What 99 % of the callers may wait at most.  [default: the latency]")
 @click.option(
-    "--plot", type=click.Path(dir_okay=False), help="Draw wait against size into this file (.png, .svg, .pdf)."
+    "--plot", type=click.Path(dir_okay=False), help="Plot the wait against the size into this file (.png, .svg, .pdf)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def size(
@@ -93,7 +93,7 @@ def size(
     poolkit size --rate 500/s --latency 20ms
     poolkit size --rate 500/s --latency 20ms --processes 8 --server-max 100
 
-    Exit code 1: it does not fit into the server's limit.
+    Exit code 1: the size exceeds the server's limit.
     """
     from poolkit.cli._size import run
 
@@ -105,16 +105,16 @@ def size(
 
 @program.command()
 @click.argument("file", required=False, type=click.Path())
-@click.option("--pool", help="The pool's name: which table of the file, which variables (default: all tables).")
-@click.option("--url", help="Connect to this server, and compare its limits: postgresql://, redis:// or http://.")
+@click.option("--pool", help="Check only this pool: its table of the file and its variables (default: all tables).")
+@click.option("--url", help="Connect to this server and compare with its limits: postgresql://, redis:// or http://.")
 @click.option(
     "--adapter",
     type=click.Choice(["sqlalchemy", "redis", "httpx", "httpcore", "psycopg", "dbapi"]),
-    help="Show what is in effect under this adapter, and what it refuses.  [default: what the URL says]",
+    help="Show the settings in effect with this adapter, and those it refuses.  [default: from the URL]",
 )
-@click.option("--processes", type=int, default=1, show_default=True, help="Processes that have such a pool each.")
-@click.option("--request-timeout", type=DURATION, help="The driver's timeout for one request, to compare.")
-@click.option("--deadline", type=DURATION, help="In what time the service must answer, to compare.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Number of processes that have such a pool.")
+@click.option("--request-timeout", type=DURATION, help="The driver's timeout for one request, for comparison.")
+@click.option("--deadline", type=DURATION, help="The time in which the service must answer, for comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(
     file: str | None,
@@ -126,10 +126,10 @@ def doctor(
     deadline: float | None,
     as_json: bool,
 ) -> int:
-    """Show each setting in effect and where it comes from, check it, and compare it with the server.
+    """Show each setting in effect and its source, check it, and compare it with the server.
 
-    Reads FILE (TOML or YAML) and the environment, as poolkit.load() does. Exit code 1: something is wrong and is
-    named; warnings alone are 0.
+    Reads FILE (TOML or YAML) and the environment, as poolkit.load() does. Exit code 1: at least one error was
+    found. Warnings alone give 0.
     """
     from poolkit.cli.doctor import run
 
@@ -140,7 +140,7 @@ def doctor(
 
 
 def _running(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """For completion: the processes of this user that show their pools."""
+    """For shell completion: the processes of this user that publish their pools."""
     from poolkit.dashboard._places import live_sockets
 
     try:
@@ -154,11 +154,16 @@ _TARGETS = click.argument("targets", metavar="[URL | PID | SOCKET]...", nargs=-1
 
 @program.command()
 @_TARGETS
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; anything else is your decision.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0: a free one.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A name under which the page is asked for, too.")
-@click.option("--actions", is_flag=True, help="Let who has the token clear, suspend, resume and resize pools.")
-@click.option("--token-file", type=click.Path(), help="The token, in a file.  [default: a new one, printed]")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; any other exposes the page to the network.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0: any free port.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Another host name of the page.")
+@click.option("--actions", is_flag=True, help="Allow holders of the token to clear, suspend, resume and resize pools.")
+@click.option("--token-file", type=click.Path(), help="File with the token.  [default: a new token, printed]")
 def dashboard(
     targets: tuple[str, ...],
     host: str,
@@ -167,7 +172,7 @@ def dashboard(
     actions: bool,
     token_file: str | None,
 ) -> int:
-    """Show the pools of running services on a page.
+    """Show the pools of running services on a web page.
 
     A service is seen if it has called poolkit.dashboard.start(), or mounts DashboardApp (then by its URL). Without an
     argument: all services of this user. Ctrl-C ends it.
@@ -179,11 +184,11 @@ def dashboard(
 
 @program.command()
 @_TARGETS
-@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between two looks.")
-@click.option("--once", is_flag=True, help="Print one frame and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object on a line for each look.")
+@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between two updates.")
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line for each update.")
 def top(targets: tuple[str, ...], interval: float, once: bool, as_json: bool) -> int:
-    """Show the pools of running services in the terminal; q or Ctrl-C ends it.
+    """Show the pools of running services in the terminal; q or Ctrl-C exits.
 
     A service is seen if it has called poolkit.dashboard.start(), or mounts DashboardApp (then by its URL). Without an
     argument: all services of this user.
@@ -207,7 +212,7 @@ def completion(shell: str) -> None:
 @program.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def version(as_json: bool) -> None:
-    """Print the versions of poolkit, Python and the drivers that it finds."""
+    """Print the versions of poolkit, Python and the installed drivers."""
     from poolkit.cli._version import as_text, versions
 
     click.echo(as_text(versions(), as_json=as_json))

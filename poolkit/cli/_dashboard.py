@@ -1,4 +1,4 @@
-"""``poolkit dashboard``: the page of services that run in other processes, on uvicorn."""
+"""``poolkit dashboard``: a page, served by uvicorn, with the services of other processes."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ def run(
     actions: bool,
     token_file: str | None,
 ) -> int:
-    """Serve until Ctrl-C; 0.
+    """Serve until Ctrl-C; return 0.
 
-    Raises ConfigError for a target, token or address that cannot be used, PoolError if nothing is there to be shown,
-    MissingExtra without uvicorn.
+    Raises ConfigError for an unusable target, token or address, PoolError if a target does not answer, MissingExtra
+    without uvicorn.
     """
     try:
         import uvicorn
     except ImportError:
         raise MissingExtra("poolkit dashboard needs uvicorn: pip install 'poolkit[dashboard]'") from None
     if token_file is not None and not actions:
-        raise click.UsageError("--token-file is for --actions, which are not enabled")
+        raise click.UsageError("--token-file needs --actions")
     token = _token(token_file) if actions else None
     source = attached(targets)
     if actions and any(remote.is_url for remote in source.remotes()):
-        raise click.UsageError("--actions is for processes and sockets; a URL has a page with its own actions")
+        raise click.UsageError("--actions is for processes and sockets; for a URL use the actions of its own page")
     app = RemoteApp(source, token=token, allowed_hosts=[host, *allow_host])
     with bind_tcp(host, port) as bound:
-        click.echo(f"pools at {_url(bound)} (Ctrl-C ends it)", err=True)
+        click.echo(f"serving the pools at {_url(bound)} (Ctrl-C stops it)", err=True)
         if token is not None and token_file is None:
             click.echo(f"token for actions: {token}", err=True)
         config = uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False, access_log=False,
                                 timeout_graceful_shutdown=1)  # fmt: skip
         try:
             uvicorn.Server(config).run(sockets=[bound])
-        except KeyboardInterrupt:  # which is how it ends
+        except KeyboardInterrupt:  # the normal way to stop it
             pass
     return 0
 
 
 def attached(targets: Sequence[str]) -> Everybody:
-    """The services to be shown, each of which has answered. Raises ConfigError or PoolError if there is none."""
+    """The services to show. Each named target has answered once; raises ConfigError or PoolError otherwise."""
     source = attach(targets)
     if not targets and not source.remotes():
         raise ConfigError(
-            "no process of this user shows its pools: call poolkit.dashboard.start() in a service, or name a URL",
+            "no process of this user publishes its pools: call poolkit.dashboard.start() in a service, or give a URL",
             "target",
         )
     for remote in source.remotes() if targets else ():

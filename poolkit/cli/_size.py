@@ -1,4 +1,4 @@
-"""``poolkit size``: a size, the reasons, and a chart of wait against size."""
+"""``poolkit size``: a pool size, the reasons for it, and a chart of wait against size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _WIDTH = 40
 
 
 def run(rate: float, hold: float, *, plot: str | None, as_json: bool, **options: Any) -> int:
-    """Print the answer; 1 if it does not fit into the server's limit.
+    """Print the answer; return 1 if the size exceeds the server's limit.
 
-    Raises ConfigError for numbers that cannot be, MissingExtra for a plot without matplotlib.
+    Raises ConfigError for invalid numbers, MissingExtra for a plot without matplotlib.
     """
     found = estimate_size(rate, hold, **options)
     if plot is not None:
@@ -36,7 +36,7 @@ def run(rate: float, hold: float, *, plot: str | None, as_json: bool, **options:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity: None."""
+    """Replace infinity by None, because JSON has no infinity."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -45,7 +45,7 @@ def _finite(value: Any) -> Any:
 
 
 def _chart(found: SizeEstimate) -> list[str]:
-    """Mean wait by size, as bars."""
+    """A bar chart of the mean wait by size."""
     rows = [(size, wait) for size, wait in found.wait if size <= found.size + 4][-16:]
     longest = max(wait for _, wait in rows) or 1.0
     lines = ["size  mean wait"]

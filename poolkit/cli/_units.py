@@ -1,4 +1,4 @@
-"""Rates and times as people write them: 500/s, 20ms."""
+"""Parameter types for rates and times with units: 500/s, 20ms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Rate(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Leases a second."""
+        """Return the rate per second."""
         if isinstance(value, float):
             return value
         found = re.fullmatch(_NUMBER + r"(?:/\s*(\w+)\s*)?", str(value), re.IGNORECASE)
@@ -41,7 +41,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds."""
+        """Return the time in seconds."""
         if isinstance(value, float):
             return value
         found = re.fullmatch(_NUMBER + r"([a-zµ]+)\s*", str(value), re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""``poolkit version``: what is installed, as one asks for it in a bug report."""
+"""``poolkit version``: the installed versions, for bug reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DRIVERS = ("sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx"
 
 
 def versions() -> dict[str, object]:
-    """Return the versions by name; a driver that is not installed is None. Imports none of them."""
+    """Return the versions by name; None for a driver that is not installed. Imports no driver."""
     return {
         "poolkit": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Many endpoints behind one ``lease()``: balancing, ejection, roles, discovery.
+"""Several nodes behind one ``lease()``: balancing, ejection, roles, discovery.
 
 >>> from poolkit.cluster import Cluster, Node
 """

@@ -1,4 +1,4 @@
-"""The cluster for tasks, one text for asyncio and trio."""
+"""The cluster for tasks, with the same code for asyncio and trio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Caller, Do, Member
+from ._core import Do, NodeEntry, NodeRequest
 from ._events import ClusterListener
 from ._leases import AsyncClusterLease, ClusterLeaseRequest
 from ._node import Node
@@ -33,9 +33,9 @@ _THREADS = ThreadRuntime()
 class AsyncCluster(ClusterShell[C]):
     """As :class:`~poolkit.cluster.Cluster`, for the tasks of one event loop (asyncio or trio).
 
-    ``make`` gives :class:`~poolkit.AsyncConnector` objects or asynchronous pools; ``role_of`` may be a coroutine
-    function. May be made outside of a loop: a discovery is asked for the first time by the first caller. ``find`` runs
-    in a worker thread; where it is a coroutine function, in a task.
+    ``make`` returns :class:`~poolkit.AsyncConnector` objects or asynchronous pools; ``role_of`` may be a coroutine
+    function. An AsyncCluster may be created outside of an event loop: the first caller then starts the discovery.
+    ``find`` of a discovery runs in a worker thread, or in a task if it is a coroutine function.
     """
 
     _pool_kind = AsyncPool
@@ -58,7 +58,7 @@ class AsyncCluster(ClusterShell[C]):
     ) -> None:
         self._runtime: AsyncRuntime | None = runtime
         self._leases: dict[int, AsyncClusterLease[C]] = {}
-        self._postponed: list[tuple[Do, Member]] = []
+        self._postponed: list[tuple[Do, NodeEntry]] = []
         super().__init__(
             make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,
             listeners=listeners, clock=clock, random=random,
@@ -67,17 +67,20 @@ class AsyncCluster(ClusterShell[C]):
             self._take_found(self._source.find(None))
 
     def _after_fork(self) -> None:
-        self._runtime = None  # the parent's loop does not run here
+        self._runtime = None  # the parent's event loop does not run in this process
         super()._after_fork()
 
-    def _here(self) -> AsyncRuntime:
-        """The cluster's event loop, which must be the caller's."""
+    def _bind_loop(self) -> AsyncRuntime:
+        """Return the runtime of the caller's event loop; bind the cluster to that loop if it has none."""
         runtime = self._runtime
         if runtime is not None and runtime.here():
             return runtime
         if runtime is not None and runtime.alive():
             raise self._translated(
-                WrongLoop(f"{self.name}: this AsyncCluster lives on another event loop that is still running")
+                WrongLoop(
+                    f"{self.name}: this AsyncCluster belongs to another event loop that is still running; create one "
+                    "for each loop"
+                )
             )
         again = runtime is not None
         self._runtime = current_runtime()
@@ -86,12 +89,12 @@ class AsyncCluster(ClusterShell[C]):
         self._scheduled = NEVER
         self._keep_time()
         postponed, self._postponed = self._postponed, []
-        for do, member in postponed:
-            self._begin_job(do, member)
+        for do, entry in postponed:
+            self._begin_job(do, entry)
         return self._runtime
 
     def _after_loop(self) -> None:
-        """The loop of before is gone, and with it all leases, probes and looks of the source."""
+        """The previous event loop has ended, and with it all leases, probes and calls of the discovery."""
         ClusterShell._after_fork(self)
 
     # -- leases -------------------------------------------------------------------------------------------------------
@@ -113,57 +116,59 @@ class AsyncCluster(ClusterShell[C]):
     async def _lease_of(
         self, timeout: float | Default | None, key: Hashable, role: str | None, avoid: Iterable[str]
     ) -> AsyncClusterLease[C]:
-        runtime = self._here()
+        runtime = self._bind_loop()
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = Caller(role, key, now)
+        request = NodeRequest(role, key, now)
         if role is not None or avoid:
-            self._restrict(caller, avoid)
+            self._restrict(request, avoid)
         if self._found is None:
             await self._find_first(deadline)
             now = self._clock()
         parker: AsyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, caller, now)
-                while caller.outcome is None:
+                self._decide(self._core.acquire, request, now)
+                while request.outcome is None:
                     if parker is None:
-                        parker = caller.parker = runtime.parker()
-                        continue  # served before there was somebody to wake?
+                        parker = request.parker = runtime.parker()
+                        continue  # check again: the request may have been served before the parker was set
                     left = deadline - self._clock()
                     if left > 0:
                         await parker.wait(None if deadline == NEVER else left)
                     self._drain()
                     now = self._clock()
                     if now >= deadline:
-                        error = self._decide(self._expire, caller, now)
+                        error = self._decide(self._expire, request, now)
                         if error is not None:
                             raise self._translated(error)
-                if not isinstance(caller.outcome, Member):
-                    raise self._translated(caller.outcome)
-                lease = await self._open(caller, caller.outcome, deadline, now)
+                if not isinstance(request.outcome, NodeEntry):
+                    raise self._translated(request.outcome)
+                lease = await self._open(request, request.outcome, deadline, now)
                 if lease is not None:
                     return lease
                 now = self._clock()
         except BaseException:
-            self._decide(self._core.abandon, caller, self._clock())
+            self._decide(self._core.abandon, request, self._clock())
             raise
 
-    async def _open(self, caller: Caller, member: Member, deadline: float, now: float) -> AsyncClusterLease[C] | None:
-        """A lease out of the node's pool; None if another node is to be tried."""
+    async def _open(
+        self, request: NodeRequest, entry: NodeEntry, deadline: float, now: float
+    ) -> AsyncClusterLease[C] | None:
+        """Lease a connection from the node's pool; None if another node should be tried."""
         left = None if deadline == NEVER else max(0.0, deadline - now)
         try:
-            inner = await member.pool.lease(left)
+            inner = await entry.pool.lease(left)
         except BaseException as error:
             later = self._clock()
-            if self._not_opened(caller, member, error, later - now, late=later >= deadline):
+            if self._not_opened(request, entry, error, later - now, late=later >= deadline):
                 return None
             raise
-        lease = AsyncClusterLease(self, member, now)
+        lease = AsyncClusterLease(self, entry, now)
         lease.connection = inner.connection
         lease._inner = inner
-        lease._ticket = caller.ticket  # the place is the lease's from here on (and for a moment also the caller's)
-        caller.outcome = None
+        lease._ticket = request.ticket  # the lease owns the ticket now, for a moment together with the request
+        request.outcome = None
         return lease
 
     async def acquire(
@@ -174,44 +179,44 @@ class AsyncCluster(ClusterShell[C]):
         role: str | None = None,
         avoid: Iterable[str] = (),
     ) -> C:
-        """A connection, to be given back with :meth:`release`. Arguments and errors as :meth:`lease`."""
+        """Lease a connection that is returned with :meth:`release`. Arguments and errors as :meth:`lease`."""
         lease = await self.lease(timeout, key=key, role=role, avoid=avoid)
         self._leases[id(lease.connection)] = lease
         return lease.connection
 
     async def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
+        """Return a connection of :meth:`acquire`. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
         await self._on_lease(connection).close(discard=discard, error=error)
 
     # -- background work ----------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        if self._runtime is not None:  # else on the first use
+        if self._runtime is not None:  # else _bind_loop() does it on the first use
             self._scheduled = min(self._core.due, self._find_at)
             self._runtime.schedule(self, max(0.0, self._scheduled - self._clock()))
 
-    def _begin_job(self, do: Do, member: Member) -> None:
+    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
         if do is Do.DROP:
-            self._drop(member)
+            self._drop(entry)
             return
         if self._runtime is None:
-            self._postponed.append((do, member))  # until there is a loop: on the first use
+            self._postponed.append((do, entry))  # _bind_loop() starts it on the first use
             return
         job = {Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
-        self._runtime.spawn(job, member)
+        self._runtime.spawn(job, entry)
 
-    async def _probe(self, member: Member) -> None:
-        """Open connections one after another, ask for the role."""
+    async def _probe(self, entry: NodeEntry) -> None:
+        """Probe a node: open ``warm_up`` connections one after another and look up the role."""
         error: BaseException | None = None
-        role = member.known_role
+        role = entry.known_role
         leases: list[Any] = []
         try:
-            if hasattr(member.pool, "probe"):
-                await member.pool.probe(self._config.probe_timeout)
-            for _ in range(max(1, min(self._config.warm_up, int(min(member.places(), 1e9))))):
-                leases.append(await member.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if one fails
+            if hasattr(entry.pool, "probe"):
+                await entry.pool.probe(self._config.probe_timeout)
+            for _ in range(max(1, min(self._config.warm_up, int(min(entry.capacity(), 1e9))))):
+                leases.append(await entry.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if one fails
             if self._role_of is not None:
-                role = await self._role(leases[0].connection)
+                role = await self._bounded_role(leases[0].connection)
         except BaseException as failure:
             error = failure
             if not isinstance(failure, Exception):
@@ -219,18 +224,18 @@ class AsyncCluster(ClusterShell[C]):
         finally:
             for lease in leases:
                 await lease.close(error=error)
-            self._decide(self._core.probed, member, error, role, self._clock())
+            self._decide(self._core.probed, entry, error, role, self._clock())
 
     async def _role(self, connection: C) -> str | None:
         assert self._role_of is not None
         role = self._role_of(connection)
         return await role if inspect.isawaitable(role) else cast("str | None", role)
 
-    async def _look_up_role(self, member: Member) -> None:
+    async def _look_up_role(self, entry: NodeEntry) -> None:
         error: BaseException | None = None
         role: str | None = None
         try:
-            lease = await member.pool.lease(self._config.probe_timeout)
+            lease = await entry.pool.lease(self._config.probe_timeout)
             try:
                 role = await self._bounded_role(lease.connection)
             except BaseException as failure:
@@ -243,25 +248,25 @@ class AsyncCluster(ClusterShell[C]):
             if not isinstance(failure, Exception):
                 raise
         finally:
-            self._role_after(member, error, role)
+            self._role_after(entry, error, role)
 
     async def _bounded_role(self, connection: C) -> str | None:
         runtime: Any = self._runtime
         role: str | None = await runtime.bounded(self._config.probe_timeout, self._role, connection)
         return role
 
-    async def _drain_node(self, member: Member) -> None:
+    async def _drain_node(self, entry: NodeEntry) -> None:
         try:
-            await member.pool.drain(self._config.drain_timeout)
+            await entry.pool.drain(self._config.drain_timeout)
         finally:
-            self._decide(self._core.drained, member)
+            self._decide(self._core.drained, entry)
 
     # -- discovery ----------------------------------------------------------------------------------------------------
 
     async def _find_first(self, deadline: float) -> None:
-        """The first answer, for which the first callers wait."""
+        """Get the first answer of the discovery; the first callers wait for it."""
         answers: list[tuple[Found | None, BaseException | None]] = []
-        runtime = self._here()
+        runtime = self._bind_loop()
         parker = runtime.parker()
         if inspect.iscoroutinefunction(self._source.find):
             answers.append((await self._source.find(None), None))
@@ -270,37 +275,43 @@ class AsyncCluster(ClusterShell[C]):
             while not answers:
                 left = deadline - self._clock()
                 if left <= 0:
-                    raise TimeoutError(f"{self.name}: the discovery has not answered in time")
+                    raise TimeoutError(f"{self.name}: the discovery did not answer within the timeout")
                 await parker.wait(None if deadline == NEVER else left)
         found, error = answers[0]
         if error is not None:
             raise error
         assert found is not None
-        if self._found is None:  # else another caller was faster
+        if self._found is None:  # else another caller got the answer first
             self._take_found(found)
             self._keep_time()
 
-    def _begin_find(self) -> None:
+    def _start_find(self) -> None:
         cast("AsyncRuntime", self._runtime).spawn(_find, weakref.ref(self), self._source, self._found)
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- shutdown ------------------------------------------------------------------------------------------------------
 
     async def drain(self, timeout: float | None = 30.0) -> bool:
-        """Admit nobody, let the leases end within ``timeout`` seconds, cut the rest, close. True if none was cut."""
+        """Refuse new requests, wait up to ``timeout`` seconds for leases to end, abort the rest, close.
+
+        Returns True if no lease had to be aborted.
+        """
         whole = True
         for pool, left in self._ending(timeout):
             whole = bool(await pool.drain(left)) and whole
         return whole
 
     async def close(self, timeout: float | None = 5.0) -> None:
-        """Wake all who wait with :class:`~poolkit.PoolClosed` and close every node's pool. Idempotent."""
+        """Close every node's pool within ``timeout`` seconds; waiting requests fail with :class:`~poolkit.PoolClosed`.
+
+        Idempotent.
+        """
         for pool, left in self._ending(timeout):
             await pool.close(left)
 
     async def __aenter__(self) -> AsyncCluster[C]:
         if self.closed:
             raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
-        self._here()
+        self._bind_loop()
         if self._found is None:
             await self._find_first(NEVER)
         return self
@@ -315,7 +326,7 @@ def _look(
     answers: list[tuple[Found | None, BaseException | None]],
     parker: AsyncParker,
 ) -> None:
-    """One look of the source, in a worker thread."""
+    """Call ``find`` once, in a worker thread."""
     try:
         answers.append((source.find(last), None))
     except Exception as error:  # noqa: BLE001  the cluster tells it
@@ -324,7 +335,7 @@ def _look(
 
 
 async def _find(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, last: Found | None) -> None:
-    """One look of the source that keeps no cluster alive: in a worker thread, or here if it is a coroutine."""
+    """Call ``find`` once without keeping the cluster alive: in a worker thread, or here if it is a coroutine."""
     answers: list[tuple[Found | None, BaseException | None]] = []
     if inspect.iscoroutinefunction(source.find):
         try:

@@ -1,4 +1,4 @@
-"""What the clusters of the adapters are made of: leases of a node's own pool, and blocks around a cluster's lease."""
+"""Parts for the clusters of adapters: leases of a node's pool, and context managers around a cluster's lease."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ async def _nothing_async(connection: Any) -> None:
 
 
 class NodeLease(Generic[C]):
-    """What :meth:`NodePool.lease` gives: a connection of one node's pool, and how it goes back.
+    """What :meth:`NodePool.lease` returns: a connection of one node's pool, and how to return it.
 
-    ``release``: gives the connection back to its pool. ``discard``: called before that where the connection is not to
-    be used again. ``note``: called first, with the connection and the error of the block that used it.
+    ``release`` returns the connection to its pool. ``discard`` is called before it if the connection must not be used
+    again. ``note`` is called first, with the connection and the error of the block that used it, if there was one.
     """
 
     __slots__ = ("_discard", "_note", "_release", "connection")
@@ -50,7 +50,7 @@ class NodeLease(Generic[C]):
         self._note = note
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: it is not used again. ``error``: what happened while it was used."""
+        """Return the connection. ``discard``: it must not be used again. ``error``: an error of its use."""
         if error is not None:
             self._note(self.connection, error)
         if discard:
@@ -59,7 +59,7 @@ class NodeLease(Generic[C]):
 
 
 class AsyncNodeLease(Generic[C]):
-    """As :class:`NodeLease`, for an :class:`AsyncCluster`: ``release`` and ``discard`` are coroutine functions."""
+    """Like :class:`NodeLease`, for an :class:`AsyncCluster`: ``release`` and ``discard`` are coroutine functions."""
 
     __slots__ = ("_discard", "_note", "_release", "connection")
 
@@ -76,7 +76,7 @@ class AsyncNodeLease(Generic[C]):
         self._note = note
 
     async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back; see :meth:`NodeLease.close`."""
+        """Return the connection; see :meth:`NodeLease.close`."""
         if error is not None:
             self._note(self.connection, error)
         if discard:
@@ -85,13 +85,14 @@ class AsyncNodeLease(Generic[C]):
 
 
 class LeaseBlock(Generic[T]):
-    """A ``with`` block on a connection of a :class:`Cluster`, with a context manager of the driver's inside.
+    """A ``with`` block on a connection of a :class:`Cluster`, with a context manager of the driver inside.
 
-    The lease begins at the start of the block, not when this is made, and ends after the inner context manager. The
-    node is judged by the error that leaves the inner one, a failed commit for example. ``inside``: called with the
-    connection; the block gives what this context manager gives (``contextlib.nullcontext``: the connection itself).
-    ``timeout`` in seconds, None: ``acquire_timeout``; ``role``, ``key`` and errors as :meth:`Cluster.lease`. For one
-    block and one thread.
+    The lease starts when the block is entered, not when this object is created, and ends after the inner context
+    manager. The node is judged by the error that leaves the inner context manager, for example a failed commit.
+
+    ``inside`` is called with the connection and returns the inner context manager. The block gets what that one gives
+    (with ``contextlib.nullcontext``, the connection itself). ``timeout`` in seconds; None: ``acquire_timeout``.
+    ``role``, ``key`` and errors as :meth:`Cluster.lease`. Use one object for one block in one thread.
     """
 
     __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
@@ -133,7 +134,7 @@ class LeaseBlock(Generic[T]):
 
 
 class AsyncLeaseBlock(Generic[T]):
-    """As :class:`LeaseBlock`: an ``async with`` block on a connection of an :class:`AsyncCluster`, for one task."""
+    """Like :class:`LeaseBlock`: an ``async with`` block on a connection of an :class:`AsyncCluster`, in one task."""
 
     __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
 

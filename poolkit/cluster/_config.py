@@ -1,4 +1,4 @@
-"""The settings of a cluster: frozen, validated, times in seconds."""
+"""The settings of a cluster: immutable and validated. All times are in seconds."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ BALANCERS: dict[str, type[Balancer]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TierConfig:
-    """One of a cluster's tiers. Raises :class:`~poolkit.ConfigError` for an impossible value."""
+    """One tier of a cluster. Raises :class:`~poolkit.ConfigError` for an invalid value."""
 
     name: str
-    """For messages and statistics: "hot", say."""
+    """For messages and statistics, for example "hot"."""
     limit: int | None = None
-    """Leases at once on each node of this tier; None: as many as its pool gives."""
+    """Maximum number of leases at once on each node of this tier; None: the limit of its pool."""
     most: int | None = None
-    """Nodes in this tier at most; None: any number. The last tier takes all that are left, so it has none."""
+    """Maximum number of nodes in this tier; None: no limit. The last tier takes all other nodes, so it must be None."""
 
     def __post_init__(self) -> None:
         name: Any = self.name
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"tier name={name!r}: must be a word", "name")
+            raise ConfigError(f"tier name={name!r}: must be a non-empty string", "name")
         for setting in ("limit", "most"):
             value = getattr(self, setting)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -56,9 +56,9 @@ class TierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """All settings of one cluster. Immutable: :meth:`replace` gives a changed copy.
+    """All settings of one cluster. Immutable: :meth:`replace` returns a changed copy.
 
-    Raises :class:`~poolkit.ConfigError` for an impossible value.
+    Raises :class:`~poolkit.ConfigError` for an invalid value.
     """
 
     balance: str | Balancer = "p2c"
@@ -66,45 +66,49 @@ class ClusterConfig:
     "smooth", "dynamic", or a :class:`~poolkit.policies.balance.Balancer`. p2c needs no tuning and avoids a node that
     slows down."""
     zone: str = ""
-    """Where this program runs: nodes of the same zone come first within their priority."""
+    """The zone in which this program runs: nodes of the same zone come first within their priority."""
     acquire_timeout: float | None = 30.0
-    """Seconds from asking to a usable connection in hand: queue, pool and all attempts; None: for ever."""
+    """Seconds for a lease in total: the queue, the node's pool and all attempts; None: no limit."""
     eject_after: int | None = 3
-    """Failures in a row after which a node is taken out; None: never. Fewer than Envoy's five: here a failure is a
-    connect or a connection that broke, never an application error."""
+    """Consecutive failures after which a node is ejected; None: never. Envoy's default is five. Fewer are enough here,
+    because only failed connects and broken connections count, never application errors."""
     eject_for: float = 5.0
-    """Seconds until the first probe of an ejected node; n times that after the n-th ejection in a row. Envoy's rule
-    with a sixth of its base, because a probe here is one connect, not the next callers' requests."""
+    """Seconds until the first probe of an ejected node; n times as long after the n-th consecutive ejection. Envoy has
+    the same rule with six times this base. Less is enough here, because a probe is one connect and not the next
+    requests."""
     eject_max: float = 60.0
-    """Seconds that a node stays ejected at most before the next probe, and that it has to be well to be forgiven."""
+    """Maximum seconds until the next probe of an ejected node. A node that works for as long has its count of
+    consecutive ejections reset."""
     max_ejected_share: float = 0.5
-    """Share of the nodes that may be ejected at once, rounded down: when all fail it is not the nodes."""
+    """Share of the nodes that may be ejected at once, rounded down. If all nodes fail, the cause is hardly a node."""
     probe_timeout: float = 5.0
-    """Seconds for one probe (a connect, and the role where that is asked for)."""
+    """Seconds for one probe: a connect, and the lookup of the role if the cluster has a ``role_of``."""
     slow_start: float = 10.0
-    """Seconds in which the share of a node that was added or came back rises to its full size; 0: at once."""
+    """Seconds in which the share of a node rises to its full size after it was added or came back; 0: at once."""
     warm_up: int = 1
-    """Connections, opened one after another, that a node needs before it gets callers when added or back."""
+    """Connections that are opened, one after another, before a node that was added or came back gets requests."""
     drain_timeout: float | None = 30.0
-    """Seconds that the leases of a removed node may go on before they are cut; None: as long as they like."""
+    """Seconds that the leases of a removed node may continue before they are aborted; None: no limit."""
     role_interval: float = 5.0
-    """Seconds between two looks at each node's role, where the cluster has a ``role_of``."""
+    """Seconds between two lookups of each node's role, if the cluster has a ``role_of``."""
     wait_for_node: float = 0.0
-    """Seconds that a caller waits for a usable node (of his role) when there is none; 0: he fails at once."""
+    """Seconds that a caller waits for a usable node (of the wanted role) if there is none; 0: it fails at once."""
     spill_below: float = 0.7
-    """Share of a priority group that must be usable for it to get all callers; below it, some go to the next group in
-    proportion. Envoy's overprovisioning factor of 1.4 is about this."""
+    """Share of a priority group that must be usable for the group to get all requests. Below it, a proportional part
+    goes to the next group. Envoy's overprovisioning factor of 1.4 corresponds to this."""
 
     tiers: tuple[TierConfig, ...] = ()
-    """Tiers in the order in which they are tried; nodes move between them by their use. (): each node stays in the
-    group of its ``priority``."""
+    """Tiers in the order in which they are tried; nodes move between them according to their use. (): no tiers, each
+    node stays in the group of its ``priority``."""
     tier_window: float = 60.0
-    """Seconds over which the use of a node is averaged, and that it stays in a tier before it is judged anew: longer
-    than a burst, shorter than a busy hour."""
+    """Seconds over which the use of a node is averaged, and for which it stays in a tier before it is evaluated again.
+    Choose it longer than a burst and shorter than a busy hour."""
     promote_above: float = 0.75
-    """Leases, as a share of those that fit on a node in its tier, from which on it moves up: well before it is full."""
+    """Share of a node's capacity in its tier from which on the node moves up. It is below 1, so that a node moves
+    before it is full."""
     demote_below: float = 0.25
-    """The share up to which it moves down: far enough from the other one that a node does not move to and fro."""
+    """Share up to which a node moves down. It is far below ``promote_above``, so that a node does not move back and
+    forth."""
 
     def __post_init__(self) -> None:
         if isinstance(self.balance, str):
@@ -141,18 +145,18 @@ class ClusterConfig:
     def _check_tiers(self) -> None:
         tiers: Any = self.tiers
         if not isinstance(tiers, (tuple, list)) or not all(isinstance(tier, TierConfig) for tier in tiers):
-            raise ConfigError(f"tiers={tiers!r}: must be TierConfigs, the first to be tried first", "tiers")
+            raise ConfigError(f"tiers={tiers!r}: must be a tuple of TierConfig, in the order of use", "tiers")
         object.__setattr__(self, "tiers", tuple(tiers))
         names = [tier.name for tier in tiers]
         if len(names) == 1:
-            raise ConfigError(f"tiers: {names[0]!r} alone is none: must be two or more", "tiers")
+            raise ConfigError(f"tiers: only one tier, {names[0]!r}: must be two or more, or ()", "tiers")
         for name in names:
             if names.count(name) > 1:
-                raise ConfigError(f"tiers: two are called {name!r}; names must be unique", "tiers")
+                raise ConfigError(f"tiers: two tiers are called {name!r}; names must be unique", "tiers")
         if tiers and tiers[-1].most is not None:
             raise ConfigError(
-                f"tiers: the last one ({names[-1]!r}) has most={tiers[-1].most}: must be None, for it takes all nodes "
-                "that are left",
+                f"tiers: the last tier ({names[-1]!r}) has most={tiers[-1].most}: must be None, because it takes all "
+                "other nodes",
                 "tiers",
             )
 
@@ -171,7 +175,10 @@ class ClusterConfig:
             raise ConfigError(f"{name}={value!r}: must be {right}{', or None' if none else ''}", name)
 
     def replace(self, **changes: Any) -> ClusterConfig:
-        """A copy with some settings changed; an unknown name is a ConfigError with the nearest right one."""
+        """Return a copy with some settings changed.
+
+        Raises ConfigError for an invalid value, and for an unknown name, with the nearest known one.
+        """
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known:
@@ -179,5 +186,5 @@ class ClusterConfig:
         return replace(self, **changes)
 
     def balancer(self) -> Balancer:
-        """The strategy itself."""
+        """The balancer that ``balance`` names."""
         return BALANCERS[self.balance]() if isinstance(self.balance, str) else self.balance

@@ -1,8 +1,8 @@
-"""The decisions of a cluster: which node a caller gets, and who waits.
+"""The decisions of a cluster: which node serves a request, and which requests wait.
 
-Sans-IO, as the pool's core: no clock, lock, thread or await. Called under the shell's lock; ``now`` is an argument.
-What is to be done is left in ``effects``. The rule that everything here keeps: no caller waits for whom a usable node
-has a free place.
+Sans-IO, like the pool's core: no clock, lock, thread or await. The shell calls it under its lock and passes the time
+as ``now``. Work for the shell goes into ``effects``. The invariant is NO-STRANDING: no request waits while a usable
+node that it accepts has free capacity.
 """
 
 from __future__ import annotations
@@ -13,270 +13,271 @@ from ..errors import PoolClosed, describe, remembered
 from ..policies.hashing import rendezvous_order
 from ..policies.retire import NEVER
 from ._events import NodeState, NoNodeAvailable
-from ._health import VIGIL, Health
-from ._parts import Caller, Do, Effect, Member, has_role, spells
+from ._health import RECHECK_INTERVAL, Health
+from ._parts import Do, Effect, NodeEntry, NodeRequest, failure_streaks, has_role
 
-__all__ = ("Caller", "ClusterCore", "Do", "Effect", "Member")
+__all__ = ("ClusterCore", "Do", "Effect", "NodeEntry", "NodeRequest")
 
 USABLE, PROBING = NodeState.USABLE, NodeState.PROBING
 
 
 class ClusterCore(Health):
-    """Nodes, queue, leases. Not thread-safe: the shell holds its lock around every call."""
+    """Nodes, queues and leases. Not thread-safe: the shell holds its lock around every call."""
 
-    # -- callers ------------------------------------------------------------------------------------------------------
+    # -- requests -----------------------------------------------------------------------------------------------------
 
-    def acquire(self, caller: Caller, now: float) -> None:
-        """Somebody asks (again, if he has a ticket). His outcome is set, or he stands in the queue."""
-        caller.outcome = None
+    def acquire(self, request: NodeRequest, now: float) -> None:
+        """Serve the request, fail it or queue it; one that has a ticket keeps its position in the queue."""
+        request.outcome = None
         if self.closed:
-            caller.outcome = PoolClosed(f"{self.name}: the cluster is closed")
+            request.outcome = PoolClosed(f"{self.name}: the cluster is closed")
             return
-        if not caller.ticket:
+        if not request.ticket:
             self._tickets += 1
-            caller.ticket = self._tickets
-        if self.asks_roles and caller.role is not None:
+            request.ticket = self._tickets
+        if self.asks_roles and request.role is not None:
             self._ask_roles(now, unknown_only=True)
-            self._search(now, caller.role)
-        member = self._choose(caller, now)
-        if member is not None:
-            caller.outcome = member  # first: who is interrupted from here on gives the place back
-            member.seat(caller.ticket)
-        elif self._hopeless(caller, now):
-            caller.outcome = self._no_node(caller)
+            self._search_role(now, request.role)
+        entry = self._choose(request, now)
+        if entry is not None:
+            request.outcome = entry  # before assign(): after an interrupt, abandon() frees what the outcome names
+            entry.assign(request.ticket)
+        elif self._must_fail(request, now):
+            request.outcome = self._no_node(request)
         else:
-            self._enqueue(caller)
-            self._want(now + VIGIL)
+            self._enqueue(request)
+            self._tick_at(now + RECHECK_INTERVAL)
 
-    def _enqueue(self, caller: Caller) -> None:
-        queue = self.queues.setdefault(caller.role, OrderedDict())
+    def _enqueue(self, request: NodeRequest) -> None:
+        queue = self.queues.setdefault(request.role, OrderedDict())
         last = next(reversed(queue)) if queue else None
-        queue[caller] = None
-        caller.queued = True
-        if last is not None and last.ticket > caller.ticket:  # he has waited before: in front of those after him
-            for other in [one for one in queue if one.ticket > caller.ticket]:
+        queue[request] = None
+        request.queued = True
+        if last is not None and last.ticket > request.ticket:  # it has waited before: move it ahead of later tickets
+            for other in [one for one in queue if one.ticket > request.ticket]:
                 queue.move_to_end(other)
 
-    def _choose(self, caller: Caller, now: float) -> Member | None:
-        role, tried = caller.role, caller.tried
+    def _choose(self, request: NodeRequest, now: float) -> NodeEntry | None:
+        role, tried = request.role, request.tried
         free = [
-            m for m in self.members.values()
-            if m.state is USABLE and (m.leases < m.least or m.leases < m.places())
+            m for m in self.entries.values()
+            if m.state is USABLE and (m.leases < m.min_capacity or m.leases < m.capacity())
         ]  # fmt: skip
         if role is not None or tried:
             free = [m for m in free if m not in tried and has_role(m, role)]
         if not free:
             return None
         if len(free) > 1 and (self.grouped or self.failing or role is not None):
-            free = self._group(free, caller, now)
+            free = self._group(free, request, now)
         if len(free) > 1 and self.starting:
             free = self._ready(free, now)
         if len(free) == 1:
             return free[0]
-        if caller.key is not None:
-            order = rendezvous_order(caller.key, [member.name for member in free])
-            return self.members[order[0]]
+        if request.key is not None:
+            order = rendezvous_order(request.key, [entry.name for entry in free])
+            return self.entries[order[0]]
         return self.balancer.choose(free, now, self.random)
 
-    def _group(self, free: list[Member], caller: Caller, now: float) -> list[Member]:
-        """The members of the first group that is to serve: wanted role, not failing, priority, zone."""
-        wanted = caller.role.removeprefix("prefer-") if caller.role else None
+    def _group(self, free: list[NodeEntry], request: NodeRequest, now: float) -> list[NodeEntry]:
+        """The entries of the group that serves now. Groups are ordered by role, failures, tier and zone."""
+        wanted = request.role.removeprefix("prefer-") if request.role else None
         limit, zone = self.config.eject_after or NEVER, self.config.zone
         if self.failing:
-            self.failing = any(member.failures >= limit for member in self.members.values())
+            self.failing = any(entry.failures >= limit for entry in self.entries.values())
         if wanted is None and not self.grouped and not self.failing:
             return free
 
-        def rank(member: Member) -> tuple[bool, bool, int, bool]:
-            node = member.node
+        def rank(entry: NodeEntry) -> tuple[bool, bool, int, bool]:
+            node = entry.node
             elsewhere = bool(zone) and node.zone != zone
             return (
-                wanted is not None and member.known_role != wanted,
-                member.failures >= limit,
-                member.tier,
+                wanted is not None and entry.known_role != wanted,
+                entry.failures >= limit,
+                entry.tier,
                 elsewhere,
             )
 
-        groups: dict[tuple[bool, bool, int, bool], list[Member]] = {}
-        for member in free:
-            groups.setdefault(rank(member), []).append(member)
+        groups: dict[tuple[bool, bool, int, bool], list[NodeEntry]] = {}
+        for entry in free:
+            groups.setdefault(rank(entry), []).append(entry)
         order = sorted(groups)
         for place, key in enumerate(order[:-1]):
-            # a group that has lost many of its nodes hands a part of its callers on
-            everybody = [m for m in self.members.values() if caller.accepts(m) and (m.tier, bool(zone) and
+            # a group that has lost too many of its nodes passes a share of its requests to the next group
+            everybody = [m for m in self.entries.values() if request.accepts(m) and (m.tier, bool(zone) and
                          m.node.zone != zone) == key[2:]]  # fmt: skip
             well = sum(m.state is USABLE for m in everybody) / (len(everybody) * self.config.spill_below)
             if key[:2] != order[place + 1][:2] or well >= 1 or self.random() < well:
                 return groups[key]
         return groups[order[-1]]
 
-    def _ready(self, free: list[Member], now: float) -> list[Member]:
-        """Without those that begin slowly, each in proportion to the part of its start that is still to come."""
+    def _ready(self, free: list[NodeEntry], now: float) -> list[NodeEntry]:
+        """Leave out nodes in slow start at random, with a probability that falls as the start proceeds."""
         ready = []
-        for member in free:
-            if member.slow:
-                ramp = (now - member.since) / self.config.slow_start
+        for entry in free:
+            if entry.slow:
+                ramp = (now - entry.since) / self.config.slow_start
                 if ramp >= 1:
-                    member.slow = False
+                    entry.slow = False
                 elif self.random() >= max(ramp, 0.05):
                     continue
-            ready.append(member)
-        self.starting = any(member.slow for member in self.members.values())
+            ready.append(entry)
+        self.starting = any(entry.slow for entry in self.entries.values())
         return ready or free
 
-    def _hopeless(self, caller: Caller, now: float) -> bool:
-        """Whether there is no node that could serve him, and none is expected to in the time that he grants."""
-        if now < caller.since + self.config.wait_for_node and not caller.tried:
-            self._want(caller.since + self.config.wait_for_node)
+    def _must_fail(self, request: NodeRequest, now: float) -> bool:
+        """Whether no node can serve the request, and none is expected to within ``wait_for_node``."""
+        if now < request.since + self.config.wait_for_node and not request.tried:
+            self._tick_at(request.since + self.config.wait_for_node)
             return False
-        for member in self.members.values():
-            if member in caller.tried:
+        for entry in self.entries.values():
+            if entry in request.tried:
                 continue
-            if member.state in (USABLE, PROBING) and (has_role(member, caller.role) or member.asking):
+            if entry.state in (USABLE, PROBING) and (has_role(entry, request.role) or entry.asking):
                 return False
         return True
 
-    def _no_node(self, caller: Caller) -> NoNodeAvailable:
-        errors = {member.name: member.last_error for member in self.members.values()}
-        told = []
-        for member in self.members.values():
-            text = f"{member.name} ({member.state.value}"
-            if caller.role is not None:
-                text += f", {member.known_role or 'role unknown'}"
-            told.append(text + f"): {describe(member.last_error) if member.last_error else 'no error'}")
-        wanted = f" of role {caller.role!r}" if caller.role is not None else ""
-        return NoNodeAvailable(f"{self.name}: no usable node{wanted}: " + "; ".join(told), errors)
+    def _no_node(self, request: NodeRequest) -> NoNodeAvailable:
+        errors = {entry.name: entry.last_error for entry in self.entries.values()}
+        states = []
+        for entry in self.entries.values():
+            text = f"{entry.name} ({entry.state.value}"
+            if request.role is not None:
+                text += f", {entry.known_role or 'role unknown'}"
+            states.append(text + f"): {describe(entry.last_error) if entry.last_error else 'no error'}")
+        wanted = f" of role {request.role!r}" if request.role is not None else ""
+        return NoNodeAvailable(f"{self.name}: no usable node{wanted}: " + "; ".join(states), errors)
 
-    def abandon(self, caller: Caller, now: float, *, timed_out: bool = False) -> None:
-        """The caller is gone: a place he was given passes on."""
+    def abandon(self, request: NodeRequest, now: float, *, timed_out: bool = False) -> None:
+        """The caller has given up: free the capacity that its request was assigned."""
         self.timeouts += timed_out
-        outcome = caller.outcome
-        self._unqueue(caller)
-        if isinstance(outcome, Member):
-            self.give_up(outcome, caller.ticket, now)
-        caller.outcome = None
+        outcome = request.outcome
+        self._unqueue(request)
+        if isinstance(outcome, NodeEntry):
+            self.give_up(outcome, request.ticket, now)
+        request.outcome = None
 
-    def _unqueue(self, caller: Caller) -> None:
-        caller.queued = False
-        queue = self.queues.get(caller.role)
+    def _unqueue(self, request: NodeRequest) -> None:
+        request.queued = False
+        queue = self.queues.get(request.role)
         if queue is not None:
-            queue.pop(caller, None)
+            queue.pop(request, None)
             if not queue:
-                del self.queues[caller.role]
+                del self.queues[request.role]
 
-    def _serve(self, caller: Caller, outcome: Member | BaseException) -> None:
-        """He has it; in an order of which :meth:`mend` understands each part."""
-        caller.outcome = outcome
-        if isinstance(outcome, Member):
-            outcome.seat(caller.ticket)
-        self.effects.append(Effect(Do.WAKE, caller=caller))
-        self._unqueue(caller)
+    def _serve(self, request: NodeRequest, outcome: NodeEntry | BaseException) -> None:
+        """Set the outcome and wake the caller. :meth:`repair` can finish this from any point, given this order."""
+        request.outcome = outcome
+        if isinstance(outcome, NodeEntry):
+            outcome.assign(request.ticket)
+        self.effects.append(Effect(Do.WAKE, request=request))
+        self._unqueue(request)
 
-    def waiting(self) -> list[Caller]:
-        """All who wait, oldest first."""
-        return sorted((caller for queue in self.queues.values() for caller in queue), key=lambda one: one.ticket)
+    def waiting(self) -> list[NodeRequest]:
+        """All waiting requests, oldest first."""
+        return sorted((request for queue in self.queues.values() for request in queue), key=lambda one: one.ticket)
 
-    def offer(self, member: Member, now: float) -> None:
-        """The member has a place: the oldest caller who accepts it gets it."""
-        while self.queues and member.state is USABLE and member.free:
-            oldest: Caller | None = None
+    def serve_waiting(self, entry: NodeEntry, now: float) -> None:
+        """While the node has free capacity, assign it to the oldest request that accepts the node."""
+        while self.queues and entry.state is USABLE and entry.free:
+            oldest: NodeRequest | None = None
             for role, queue in self.queues.items():
-                if has_role(member, role):
-                    first = next((caller for caller in queue if member not in caller.tried), None)
+                if has_role(entry, role):
+                    first = next((request for request in queue if entry not in request.tried), None)
                     if first is not None and (oldest is None or first.ticket < oldest.ticket):
                         oldest = first
             if oldest is None:
                 return
-            self._serve(oldest, member)
+            self._serve(oldest, entry)
 
     def settle(self, now: float) -> None:
-        """Something has changed about the nodes: serve whom it helps, fail those who have nothing left to hope for."""
+        """Call after any change to the nodes: serve requests that can be served, fail those that never can be."""
         if not self.queues:
             return
-        for member in self.members.values():
-            self.offer(member, now)
-        for caller in self.waiting():
-            if self._hopeless(caller, now):
-                self._serve(caller, self._no_node(caller))
+        for entry in self.entries.values():
+            self.serve_waiting(entry, now)
+        for request in self.waiting():
+            if self._must_fail(request, now):
+                self._serve(request, self._no_node(request))
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
-    # Each may come twice for one lease, cut short the first time: whoever's ticket has no place any more is done with.
+    # An interrupted call may be repeated for the same lease. A ticket that is not assigned any more is ignored.
 
-    def give_up(self, member: Member, ticket: int, now: float) -> None:
-        """A place was not used after all."""
-        if member.unseat(ticket) and self.queues:
-            self.offer(member, now)
+    def give_up(self, entry: NodeEntry, ticket: int, now: float) -> None:
+        """Free the capacity of a request that did not use it, without judging the node."""
+        if entry.unassign(ticket) and self.queues:
+            self.serve_waiting(entry, now)
 
-    def succeeded(self, member: Member, ticket: int, duration: float, now: float) -> None:
-        """A lease has ended well."""
-        if member.failures:
-            member.failures, member.spell = 0, next(spells)
-        if member.ejections and member.state is USABLE and now - member.since > self.config.eject_max:
-            member.ejections = 0
-        self._ended(member, ticket, duration, False, now)
+    def succeeded(self, entry: NodeEntry, ticket: int, duration: float, now: float) -> None:
+        """A lease has ended without an error that is the node's fault."""
+        if entry.failures:
+            entry.failures, entry.failure_streak = 0, next(failure_streaks)
+        if entry.ejections and entry.state is USABLE and now - entry.since > self.config.eject_max:
+            entry.ejections = 0
+        self._ended(entry, ticket, duration, False, now)
 
-    def failed(self, member: Member, ticket: int, error: BaseException, duration: float, now: float) -> None:
-        """A lease could not be had, or its connection broke."""
-        self._blame(member, error, now)
-        self._ended(member, ticket, duration, True, now)
+    def failed(self, entry: NodeEntry, ticket: int, error: BaseException, duration: float, now: float) -> None:
+        """A lease could not be opened, or its connection broke: count a failure of the node."""
+        self._count_failure(entry, error, now)
+        self._ended(entry, ticket, duration, True, now)
 
-    def misled(self, member: Member, ticket: int, error: BaseException, duration: float, now: float) -> None:
-        """The node answered that it has not the role it was taken for: find out who has what role now."""
-        member.last_error = remembered(error)
+    def wrong_server(self, entry: NodeEntry, ticket: int, error: BaseException, duration: float, now: float) -> None:
+        """The node answered that it does not have the expected role: look up the roles of all nodes again."""
+        entry.last_error = remembered(error)
         if self.asks_roles:
-            self._role(member, None, now)
+            self._role(entry, None, now)
             self._ask_roles(now)
-        self._ended(member, ticket, duration, False, now)
+        self._ended(entry, ticket, duration, False, now)
         self.settle(now)
 
-    def _ended(self, member: Member, ticket: int, duration: float, failed: bool, now: float) -> None:
-        seats = member.seats
-        if ticket not in seats:
+    def _ended(self, entry: NodeEntry, ticket: int, duration: float, failed: bool, now: float) -> None:
+        tickets = entry.tickets
+        if ticket not in tickets:
             return
-        seats.discard(ticket)
-        member.leases = len(seats)
-        member.served += 1
-        member.busy += duration
-        self.balancer.done(member, duration, failed, now)
+        tickets.discard(ticket)
+        entry.leases = len(tickets)
+        entry.served += 1
+        entry.busy += duration
+        self.balancer.done(entry, duration, failed, now)
         if self.queues:
-            self.offer(member, now)
+            self.serve_waiting(entry, now)
 
-    def mend(self, now: float) -> None:
-        """A step was left by an exception between any two bytecodes: finish what is half done, look over everything.
+    def repair(self, now: float) -> None:
+        """Complete a step that an exception interrupted between any two bytecodes, then check every node and request.
 
-        What is true: who has a place (``seats``), what a caller's outcome is, who stands in a queue.
+        Three facts are reliable at any point: ``tickets`` of each node, the outcome of each request, and which
+        requests are in a queue. Everything else is derived from them.
         """
         for role, queue in list(self.queues.items()):
-            for caller in sorted(queue, key=lambda one: one.ticket):
-                if caller.outcome is None:
-                    caller.queued = True
-                    queue.move_to_end(caller)
+            for request in sorted(queue, key=lambda one: one.ticket):
+                if request.outcome is None:
+                    request.queued = True
+                    queue.move_to_end(request)
                 else:
-                    self._serve(caller, caller.outcome)
+                    self._serve(request, request.outcome)
             if not queue:
                 self.queues.pop(role, None)
-        for member in (*self.members.values(), *self.leaving):
-            member.leases = len(member.seats)
-        for member in self.members.values():
-            self._weigh(member, member.last_error, now)
-        self._want(now)
+        for entry in (*self.entries.values(), *self.draining):
+            entry.leases = len(entry.tickets)
+        for entry in self.entries.values():
+            self._eject_if_due(entry, entry.last_error, now)
+        self._tick_at(now)
         self.settle(now)
 
     def close(self, now: float) -> None:
-        """Admit nobody; tell all who wait."""
+        """Refuse new requests and fail those that wait."""
         self.closed = True
-        for caller in self.waiting():
-            self._serve(caller, PoolClosed(f"{self.name}: the cluster was closed while this caller waited"))
+        for request in self.waiting():
+            self._serve(request, PoolClosed(f"{self.name}: the cluster was closed while this caller waited"))
 
     def check(self) -> None:
-        """AssertionError unless nobody waits for whom there is a place, and leases are not negative."""
-        for member in (*self.members.values(), *self.leaving):
-            assert member.leases == len(member.seats), f"{member} has {len(member.seats)} seats taken"
-            if member.state is USABLE and member.free:
-                stranded = [caller for caller in self.waiting() if caller.accepts(member)]
-                assert not stranded, f"{len(stranded)} wait while {member} has a place"
+        """Raise AssertionError unless NO-STRANDING holds, lease counts match tickets and queues are in order."""
+        for entry in (*self.entries.values(), *self.draining):
+            assert entry.leases == len(entry.tickets), f"{entry}: its count differs from {len(entry.tickets)} tickets"
+            if entry.state is USABLE and entry.free:
+                stranded = [request for request in self.waiting() if request.accepts(entry)]
+                assert not stranded, f"NO-STRANDING: {len(stranded)} requests wait while {entry} has free capacity"
         for role, queue in self.queues.items():
-            tickets = [caller.ticket for caller in queue]
-            assert tickets == sorted(tickets), f"queue of {role} out of order"
-            assert all(caller.queued and caller.outcome is None for caller in queue)
+            tickets = [request.ticket for request in queue]
+            assert tickets == sorted(tickets), f"the queue of role {role} is out of order"
+            assert all(request.queued and request.outcome is None for request in queue)

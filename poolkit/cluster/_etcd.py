@@ -1,6 +1,6 @@
-"""Nodes out of etcd v3, through the JSON gateway that every etcd server has on its client port.
+"""Nodes from etcd v3, through the JSON gateway that every etcd server has on its client port.
 
-https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/ . The standard library is enough: three POST requests.
+https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/ . Three kinds of POST request, made with the standard library.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ class EtcdError(OSError):
 
 
 class EtcdDiscovery(Discovery):
-    """Each key below ``prefix`` is a node: the rest of the key its name, the value a JSON table of its other fields.
+    """Nodes from the keys below ``prefix``: the rest of a key is the node's name, its value a JSON object of fields.
 
-    ``{"address": "10.0.0.1:5432", "weight": 2}``; a bare string is an address. The prefix is watched: a change is seen
-    at once. ``endpoint``: ``http://host:2379`` or ``https://``, with ``tls`` an ``ssl.SSLContext``; ``user`` and
-    ``password`` where etcd's authentication is on. ``timeout``: seconds for one answer; ``watch_for``: seconds after
-    which a watch that heard nothing is begun anew (so that a connection that died in silence is noticed).
-    A key that cannot be meant refuses the whole state, as with a file.
+    A value is for example ``{"address": "10.0.0.1:5432", "weight": 2}``; a plain JSON string is an address. The prefix
+    is watched, so a change takes effect at once. One invalid key refuses the whole state, as with a file.
+
+    Args:
+        prefix: the part of the keys before the nodes' names.
+        endpoint: ``http://host:2379`` or ``https://host:2379``.
+        user: the user, if etcd's authentication is on, with ``password``.
+        tls: an ``ssl.SSLContext`` for https; None: the default one.
+        timeout: seconds for one answer.
+        watch_for: seconds after which a watch without an event is restarted, so that a dead connection is noticed.
+
+    Raises :class:`~poolkit.ConfigError` for an invalid argument.
     """
 
     def __init__(
@@ -50,12 +57,12 @@ class EtcdDiscovery(Discovery):
         try:
             parts = urlsplit(endpoint)
             host, port = parts.hostname, parts.port or 2379
-        except ValueError:  # it quotes what may be a piece of a password
+        except ValueError:  # its text may quote part of a password
             host = None
         if host is None or parts.scheme not in ("http", "https"):
             raise ConfigError(f"endpoint={endpoint!r}: must be http://host:port or https://host:port", "endpoint")
         if not prefix:
-            raise ConfigError(f"prefix={prefix!r}: must be the part of the keys before the nodes' names", "prefix")
+            raise ConfigError(f"prefix={prefix!r}: must be the part of the keys before the node names", "prefix")
         self.prefix = prefix
         self.timeout = timeout
         self.watch_for = watch_for
@@ -68,7 +75,7 @@ class EtcdDiscovery(Discovery):
     def find(self, last: Found | None) -> Found:
         """Wait for a change after ``last`` (up to ``watch_for`` seconds), then read all keys."""
         if last is None:
-            self._closed = False  # a cluster that begins anew after its end; without this it would ask without a pause
+            self._closed = False  # used again after close(); otherwise it would ask without a pause
         else:
             self._wait_for_change(last.mark)
             if self._closed:
@@ -91,9 +98,10 @@ class EtcdDiscovery(Discovery):
         return parse_node(item, source)
 
     def _wait_for_change(self, revision: int) -> None:
-        """Watch from the revision on, for up to ``watch_for`` seconds. Whatever ends it, the keys are read then: a
-        server that was restored from a backup counts its revisions from an earlier one, and a watch would hear
-        nothing of changes until it has caught up.
+        """Watch for up to ``watch_for`` seconds for a change after ``revision``.
+
+        The caller reads all keys after any end of the watch. A server that was restored from a backup continues from
+        an earlier revision, so a watch would report no change until the server has caught up.
         """
         connection = self._watching = self._connect()
         with closing(connection):
@@ -107,13 +115,13 @@ class EtcdDiscovery(Discovery):
             try:
                 while line := answer.readline():
                     result = json.loads(line).get("result", {})
-                    if result.get("canceled") or result.get("events"):  # the former: the revision was compacted away
+                    if result.get("canceled") or result.get("events"):  # "canceled": the revision was compacted
                         return
                     if int(result.get("header", {}).get("revision", revision)) < revision:
                         return
             except TimeoutError:
                 return
-            raise EtcdError(f"etcd {self._host}:{self._port} ended the watch")
+            raise EtcdError(f"etcd {self._host}:{self._port} closed the watch")
 
     def _ask(self, path: str, body: dict[str, Any]) -> Any:
         with closing(self._connect()) as connection:
@@ -121,12 +129,12 @@ class EtcdDiscovery(Discovery):
 
     def _connect(self) -> http.client.HTTPConnection:
         connection = self._make()
-        # in the place of socket.create_connection(), which nothing ends while the resolver is silent
+        # instead of socket.create_connection(), which has no timeout while the resolver does not answer
         connection._create_connection = self._open  # type: ignore[attr-defined]
         return connection
 
     def _open(self, place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
-        """A connection to the first address that accepts one."""
+        """Connect to the first address that accepts a connection."""
         host, port = place
         failure = OSError(f"{host!r} has no address")
         for address in addresses(host, port, timeout) or [host]:
@@ -156,7 +164,7 @@ class EtcdDiscovery(Discovery):
         return answer
 
     def close(self) -> None:
-        """End a watch."""
+        """End a watch that is running. Thread-safe."""
         self._closed = True
         sock = self._watching.sock if self._watching is not None else None
         if sock is not None:
@@ -169,6 +177,6 @@ def _coded(text: str) -> str:
 
 
 def _end_of(prefix: str) -> str:
-    """The key after all that begin with ``prefix``."""
+    """The first key after all keys that start with ``prefix``."""
     raw = prefix.encode()
     return base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()

@@ -1,4 +1,4 @@
-"""What happened in a cluster, and snapshots of it."""
+"""Events and statistics of a cluster."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ("ClusterEvent", "ClusterEventKind", "ClusterListener", "ClusterStats"
 
 
 class NodeState(Enum):
-    """Whether a node gets callers."""
+    """The state of a node. Only a usable node gets requests."""
 
     USABLE = "usable"
     PROBING = "probing"
-    """Added, or to come back: connections are being opened before it gets callers."""
+    """Added or coming back: connections are opened before it gets requests."""
     EJECTED = "ejected"
     DRAINING = "draining"
-    """Removed: its leases may end."""
+    """Removed: its leases may still end."""
 
 
 class ClusterEventKind(Enum):
-    """The kinds of event."""
+    """The kinds of events of a cluster."""
 
     NODE_ADDED = "node added"
     NODE_CHANGED = "node changed"
@@ -34,14 +34,17 @@ class ClusterEventKind(Enum):
     PROBE_FAILED = "probe failed"
     ROLE_CHANGED = "role changed"
     NODE_MOVED = "node moved"
-    """To another tier; ``detail`` says from which to which."""
+    """The node moved to another tier; ``detail`` names both tiers."""
     NODE_REMOVED = "node removed"
     DISCOVERY_FAILED = "discovery failed"
 
 
 @dataclass(frozen=True)
 class ClusterEvent:
-    """One thing that happened. ``node`` is "" and ``error`` None where they do not apply."""
+    """An event of a cluster, ``at`` a time of the cluster's clock in seconds.
+
+    ``node`` is "" and ``error`` is None where they do not apply.
+    """
 
     kind: ClusterEventKind
     cluster: str
@@ -52,13 +55,13 @@ class ClusterEvent:
 
 
 ClusterListener = Callable[[ClusterEvent], object]
-"""Called for each event, in order, never under the cluster's lock. One that raises is logged once and dropped."""
+"""Called for each event, in order, never under the cluster's lock. One that raises is logged and removed."""
 
 
 class NoNodeAvailable(PoolError):
-    """No node of the cluster (or none of the wanted role) can be used.
+    """No node of the cluster, or none of the wanted role, is usable.
 
-    ``errors`` holds each node's last error by name (None: none yet). The message tells them, too.
+    ``errors`` maps each node's name to its last error (None: none so far). The message contains them too.
     """
 
     def __init__(self, message: str, errors: dict[str, BaseException | None] | None = None) -> None:
@@ -71,7 +74,11 @@ class NoNodeAvailable(PoolError):
 
 @dataclass(frozen=True)
 class NodeStats:
-    """One node at one moment. ``failures`` in a row, ``ejections`` in a row, ``served``: leases that have ended."""
+    """A snapshot of one node.
+
+    ``leases``: leases now; ``places``: how many it can have at once, None for no limit; ``served``: leases that have
+    ended; ``failures`` and ``ejections``: how many in a row.
+    """
 
     name: str
     address: str
@@ -88,14 +95,14 @@ class NodeStats:
     last_error: str | None
     pool: PoolStats | None
     tier: str = ""
-    """Its tier by name; "" without tiers."""
+    """The name of its tier; "" without tiers."""
     use: float | None = None
-    """Leases on average over ``tier_window``, as a share of those that fit; None without tiers."""
+    """Average number of leases over ``tier_window``, as a share of its capacity; None without tiers."""
 
 
 @dataclass(frozen=True)
 class ClusterStats:
-    """A cluster at one moment."""
+    """A snapshot of a cluster. ``waiting``: callers in the queue; ``timeouts``: callers that timed out in it."""
 
     name: str
     nodes: tuple[NodeStats, ...]

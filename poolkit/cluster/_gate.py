@@ -1,4 +1,4 @@
-"""A cluster's way to its core, and what comes of its decisions: wake-ups, work in the background, events."""
+"""The gate of a cluster: access to its core, and the core's effects (wake-ups, background work, events)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import cast
 from .._gate import Gate, OwnedLock, Turn
 from .._log import logger
 from ..policies.retire import NEVER
-from ._core import ClusterCore, Do, Effect, Member
+from ._core import ClusterCore, Do, Effect, NodeEntry
 from ._events import ClusterEvent, ClusterListener
 
 __all__ = ("ClusterGate",)
 
 
 class ClusterGate(Gate):
-    """The gate of a cluster."""
+    """Runs steps of a cluster's core under its lock and carries out their effects."""
 
     _core: ClusterCore
     _listeners: list[ClusterListener]
     _find_at: float
-    """When discovery is due, by the clock."""
+    """When the discovery is due, by the clock, in seconds."""
 
     def _open_gate(self, core: ClusterCore) -> None:
         self._lock = cast("OwnedLock", threading.RLock())
         self._inbox = deque()
-        self._stumbled: object = None  # what stood first in the inbox when a step was left by an exception
+        self._failed_step: object = None  # the first entry of the inbox when a step last raised
         self._core = core
         self._events: deque[ClusterEvent] = deque()
-        self._telling = Turn()
+        self._emitting = Turn()
         self._scheduled = NEVER
 
     def _empty(self) -> None:
@@ -38,16 +38,16 @@ class ClusterGate(Gate):
             while inbox:
                 step, args = inbox[0]
                 step(*args)
-                inbox.popleft()  # last: one that is cut short is done once more
+                inbox.popleft()  # after the step: an interrupted one is repeated
         except BaseException:
-            if inbox and inbox[0] is self._stumbled:
-                inbox.popleft()  # it fails each time: a Balancer of somebody's own, for instance
+            if inbox and inbox[0] is self._failed_step:
+                inbox.popleft()  # it raised twice: drop it, or it would block the inbox (a user's Balancer may raise)
             elif inbox:
-                self._stumbled = inbox[0]
+                self._failed_step = inbox[0]
             raise
 
     def _mend_core(self) -> None:
-        self._core.mend(self._clock())
+        self._core.repair(self._clock())
 
     def _keep_time(self) -> None:
         if min(self._core.due, self._find_at) < self._scheduled:
@@ -55,35 +55,35 @@ class ClusterGate(Gate):
 
     def _perform(self, effects: deque[Effect]) -> None:
         while effects:
-            do, member, caller, event = effects[0]
+            do, entry, request, event = effects[0]
             try:
                 if do is Do.WAKE:
-                    assert caller is not None
-                    if caller.parker is not None:  # else he has not gone to sleep yet, and looks at his outcome first
-                        caller.parker.wake()
-                elif do is Do.TELL:
+                    assert request is not None
+                    if request.parker is not None:  # else the caller does not sleep yet, and checks the outcome first
+                        request.parker.wake()
+                elif do is Do.EMIT:
                     assert event is not None
                     self._events.append(event)
                 else:
-                    assert member is not None
-                    self._begin_job(do, member)
+                    assert entry is not None
+                    self._begin_job(do, entry)
             except Exception:
                 effects.popleft()
                 raise
-            effects.popleft()  # last: better twice than never
+            effects.popleft()  # after the work: if interrupted, do it twice rather than never
         if self._events:
-            self._tell()
+            self._emit_events()
 
-    def _begin_job(self, do: Do, member: Member) -> None:
+    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
         raise NotImplementedError
 
     def _note_alone(self) -> None:
-        for caller in self._core.waiting():
-            self._core.effects.append(Effect(Do.WAKE, None, caller))
+        for request in self._core.waiting():
+            self._core.effects.append(Effect(Do.WAKE, None, request))
 
-    def _tell(self) -> None:
+    def _emit_events(self) -> None:
         me = object()
-        while self._events and self._telling.take(me):  # one thread at a time keeps the order
+        while self._events and self._emitting.take(me):  # one thread at a time, to keep the order
             try:
                 while self._events:
                     event = self._events.popleft()
@@ -91,16 +91,16 @@ class ClusterGate(Gate):
                         try:
                             listener(event)
                         except Exception:
-                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
+                            logger.exception("%s: listener %r raised and was removed", self.name, listener)
                             self.remove_listener(listener)
             finally:
-                self._telling.leave(me)
+                self._emitting.leave(me)
 
     def add_listener(self, listener: ClusterListener) -> None:
-        """Call ``listener(event)`` for each :class:`ClusterEvent` from now on, in order, outside the lock."""
+        """Call ``listener(event)`` for each later :class:`ClusterEvent`, in order, outside the lock. Thread-safe."""
         self._listeners.append(listener)
 
     def remove_listener(self, listener: ClusterListener) -> None:
-        """Undo :meth:`add_listener`; not an error if it was dropped already."""
+        """Undo :meth:`add_listener`. Does nothing if the listener is not registered. Thread-safe."""
         if listener in self._listeners:
             self._listeners.remove(listener)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import NotLeased
-from ._core import ClusterCore, Member
+from ._core import ClusterCore, NodeEntry
 from ._node import Node
 
 if TYPE_CHECKING:
@@ -20,27 +20,27 @@ C = TypeVar("C")
 
 
 class _LeaseBase(Generic[C]):
-    """What both kinds of leases are; closing one is theirs."""
+    """The common part of both kinds of leases; the subclasses implement ``close``."""
 
-    __slots__ = ("__weakref__", "_cluster", "_core", "_inner", "_member", "_ticket", "connection", "since")
+    __slots__ = ("__weakref__", "_cluster", "_core", "_entry", "_inner", "_ticket", "connection", "since")
 
     connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
+    """The driver's connection; it must not be used after :meth:`close`."""
     since: float
-    """When it was asked of the node, by the cluster's clock, in seconds."""
+    """When the node was asked for it, by the cluster's clock, in seconds."""
 
-    def __init__(self, cluster: Cluster[C] | AsyncCluster[C], member: Member, since: float) -> None:
-        self._ticket = 0  # under which it has its place; 0: none (yet)
+    def __init__(self, cluster: Cluster[C] | AsyncCluster[C], entry: NodeEntry, since: float) -> None:
+        self._ticket = 0  # identifies the capacity that it holds; 0: none
         self._inner: Any = None
         self._cluster = cluster
         self._core: ClusterCore = cluster._core
-        self._member = member
+        self._entry = entry
         self.since = since
 
     @property
     def node(self) -> Node:
-        """The node that serves it."""
-        return self._member.node
+        """The node of the connection."""
+        return self._entry.node
 
     def _given(self) -> C:
         """The connection. Raises :class:`~poolkit.NotLeased` if the lease is closed."""
@@ -49,22 +49,24 @@ class _LeaseBase(Generic[C]):
         return self.connection
 
     def __del__(self) -> None:
-        if getattr(self, "_ticket", 0):  # nothing at all if interrupted while it was made
-            self._cluster._dropped(self._core, self._member, self._ticket)
+        if getattr(self, "_ticket", 0):  # no attribute at all if __init__ was interrupted
+            self._cluster._dropped(self._core, self._entry, self._ticket)
 
     def __repr__(self) -> str:
         state = "closed" if self._inner is None else repr(self.connection)
-        return f"<{type(self).__name__} of {self._cluster.name!r}, {self._member.name}: {state}>"
+        return f"<{type(self).__name__} of {self._cluster.name!r}, {self._entry.name}: {state}>"
 
 
 class ClusterLease(_LeaseBase[C]):
-    """The right to use one connection of one node until closed. As :class:`poolkit.Lease`."""
+    """The right to use one connection of one node until it is closed. Used like :class:`poolkit.Lease`."""
 
     __slots__ = ()
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it, which the
-        connector's ``classify`` judges for the connection and for the node. Twice is a no-op.
+        """Return the connection to its pool. A second call does nothing.
+
+        ``discard``: close the connection instead. ``error``: an error of its use, which ``classify`` judges for the
+        connection and for the node.
         """
         ticket = self._ticket
         if ticket:
@@ -73,7 +75,7 @@ class ClusterLease(_LeaseBase[C]):
                 if inner is not None:  # else a close was cut short after this
                     inner.close(discard=discard, error=error)
             finally:
-                self._cluster._end(self._core, self._member, ticket, error, self.since)
+                self._cluster._end(self._core, self._entry, ticket, error, self.since)
                 self._ticket = 0  # last: whoever was interrupted before it can close again
 
     def __enter__(self) -> C:
@@ -86,13 +88,14 @@ class ClusterLease(_LeaseBase[C]):
 
 
 class AsyncClusterLease(_LeaseBase[C]):
-    """The right to use one connection of one node until closed. As :class:`poolkit.AsyncLease`."""
+    """The right to use one connection of one node until it is closed. Used like :class:`poolkit.AsyncLease`."""
 
     __slots__ = ()
 
     async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back; see :meth:`poolkit.cluster.ClusterLease.close`. The lease has ended when this is
-        called: a cancellation cannot undo that.
+        """Return the connection; see :meth:`poolkit.cluster.ClusterLease.close`.
+
+        The lease ends with the call: a cancellation does not undo that.
         """
         ticket = self._ticket
         if ticket:
@@ -101,7 +104,7 @@ class AsyncClusterLease(_LeaseBase[C]):
                 if inner is not None:  # else a close was cut short after this
                     await inner.close(discard=discard, error=error)
             finally:
-                self._cluster._end(self._core, self._member, ticket, error, self.since)
+                self._cluster._end(self._core, self._entry, ticket, error, self.since)
                 self._ticket = 0  # last: whoever was interrupted before it can close again
 
     async def __aenter__(self) -> C:
@@ -114,7 +117,7 @@ class AsyncClusterLease(_LeaseBase[C]):
 
 
 class ClusterLeaseRequest(Generic[C]):
-    """``await cluster.lease()`` gives the lease, ``async with cluster.lease() as connection`` the connection."""
+    """``await cluster.lease()`` returns a lease; ``async with cluster.lease() as connection`` gives the connection."""
 
     __slots__ = ("_ask", "_lease")
 

@@ -1,4 +1,4 @@
-"""What a node is: a frozen description, and the parser of the documents in which nodes are described."""
+"""The description of a node, and the parser of documents that list nodes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ __all__ = ("Node", "checked_nodes", "node_name", "parse_nodes")
 
 
 def node_name(name: str) -> str:
-    """The name of a node as it is shown: one line of at most 255 characters (a DNS name fits), without passwords.
+    """The name of a node for display: one line of at most 255 characters (a DNS name fits), passwords masked.
 
-    A node may be given as the URL of its server alone, which is its name then.
+    A node may be given as the URL of its server only; the URL is its name then.
     """
     return shown(name, 255)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One endpoint of a cluster. Raises :class:`~poolkit.ConfigError` for what cannot be meant.
+    """One node of a cluster. Raises :class:`~poolkit.ConfigError` for an invalid value.
 
-    Two of the same ``name``, ``address`` and ``params`` are the same endpoint: where only the rest differs, a running
-    cluster changes the node in place and keeps its connections.
+    Two nodes with the same ``name``, ``address`` and ``params`` are the same endpoint. If only other fields differ, a
+    running cluster changes the node in place and keeps its connections.
     """
 
     name: str
-    """Unique in the cluster; for messages and metrics."""
+    """Unique in the cluster; used in messages and metrics."""
     address: str = ""
-    """What the connector understands: host and port, a URL, a connection string. "": the same as ``name``."""
+    """Passed to the connector: host and port, a URL or a connection string. "": the same as ``name``."""
     weight: float = 1.0
-    """Above 0; for the strategies that heed it, twice the weight is twice the share."""
+    """Above 0. With a strategy that uses weights, twice the weight gets twice the share."""
     priority: int = 0
-    """Nodes of a higher number serve only when those of all lower ones are down or full."""
+    """Nodes with a higher number serve only while all nodes with lower numbers are down or full."""
     zone: str = ""
-    """Where it stands; callers of the same zone (``ClusterConfig.zone``) prefer it within its priority."""
+    """Its location; clusters of the same zone (``ClusterConfig.zone``) prefer it within its priority."""
     role: str | None = None
-    """"primary", "replica" or a word of one's own; None: any, or whatever the cluster's ``role_of`` finds out."""
+    """"primary", "replica" or another string; None: unknown, or what the cluster's ``role_of`` returns."""
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Anything else that the connector needs to know."""
+    """Other values that the connector needs."""
 
     def __post_init__(self) -> None:
         name: Any = self.name
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"name={name!r}: must be a word for the node", "name")
+            raise ConfigError(f"name={name!r}: must be a non-empty string", "name")
         at = f"node {self.name!r}: "
         if not isinstance(self.address, str):
             raise ConfigError(f"{at}address={self.address!r}: must be a string", "address")
@@ -56,24 +56,26 @@ class Node:
         object.__setattr__(self, "name", node_name(name))
         weight: Any = self.weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-            raise ConfigError(f"{at}weight={weight!r}: must be a number above 0 (leave the node out instead)", "weight")
+            raise ConfigError(
+                f"{at}weight={weight!r}: must be a number above 0 (leave a node out to disable it)", "weight"
+            )
         priority: Any = self.priority
         if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
-            raise ConfigError(f"{at}priority={priority!r}: must be a whole number, 0 (the first) or more", "priority")
+            raise ConfigError(f"{at}priority={priority!r}: must be a whole number, 0 (tried first) or more", "priority")
         if not isinstance(self.zone, str):
             raise ConfigError(f"{at}zone={self.zone!r}: must be a string", "zone")
         role: Any = self.role
         if role is not None and (not isinstance(role, str) or not role):
-            raise ConfigError(f"{at}role={role!r}: must be a word, or None", "role")
+            raise ConfigError(f"{at}role={role!r}: must be a non-empty string, or None", "role")
         if not isinstance(self.params, Mapping):
             raise ConfigError(f"{at}params={self.params!r}: must be a table", "params")
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{each.name}={shown(repr(getattr(self, each.name)), 1000)}" for each in fields(self))
-        return f"Node({told})"
+        values = ", ".join(f"{each.name}={shown(repr(getattr(self, each.name)), 1000)}" for each in fields(self))
+        return f"Node({values})"
 
     def same_endpoint(self, other: Node) -> bool:
-        """Whether connections to the one are connections to the other."""
+        """Whether connections to one node can be used for the other."""
         return (self.name, self.address, dict(self.params)) == (other.name, other.address, dict(other.params))
 
 
@@ -81,7 +83,7 @@ _KNOWN = tuple(f.name for f in fields(Node))
 
 
 def checked_nodes(nodes: Iterable[Node | str], source: str = "nodes") -> tuple[Node, ...]:
-    """The nodes, a string standing for one of that name and address. ConfigError if empty or not unique."""
+    """Return the nodes; a string becomes a node with that name and address. ConfigError if empty or not unique."""
     if isinstance(nodes, (str, Node)) or not isinstance(nodes, Iterable):
         raise ConfigError(f"{source}={nodes!r}: must be a list of nodes", "nodes")
     found: dict[str, Node] = {}
@@ -89,25 +91,25 @@ def checked_nodes(nodes: Iterable[Node | str], source: str = "nodes") -> tuple[N
         if isinstance(node, str):
             node = Node(node)
         if not isinstance(node, Node):
-            raise ConfigError(f"{source}: {node!r} is no node: must be a Node, or its address", "nodes")
+            raise ConfigError(f"{source}: {node!r}: must be a Node or the address of one", "nodes")
         if node.name in found:
             raise ConfigError(f"{source}: two nodes are called {node.name!r}; names must be unique", "name")
         found[node.name] = node
     if not found:
-        raise ConfigError(f"{source}: no node at all; a cluster needs one or more", "nodes")
+        raise ConfigError(f"{source}: the list of nodes is empty; a cluster needs one or more", "nodes")
     return tuple(found.values())
 
 
 def parse_nodes(document: object, source: str) -> tuple[Node, ...]:
-    """The nodes of a discovery document: ``{"nodes": [{"name": ..., "address": ..., "weight": ...}, ...]}``.
+    """Parse a document of nodes: ``{"nodes": [{"name": ..., "address": ..., "weight": ...}, ...]}``.
 
-    The whole document is refused with a ConfigError that names ``source`` if anything in it cannot be meant.
+    Raises ConfigError, naming ``source``, if any part of the document is invalid; no part of it is used then.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"{source}: must be a table with a list 'nodes', not {type(document).__name__}", "nodes")
     for key in document:
         if key != "nodes":
-            raise ConfigError(f"{source}: {key!r}: no such entry; {nearest(str(key), ['nodes'])}", str(key))
+            raise ConfigError(f"{source}: {key!r}: unknown key; {nearest(str(key), ['nodes'])}", str(key))
     items = document.get("nodes")
     if not isinstance(items, list):
         raise ConfigError(f"{source}: 'nodes' must be a list of tables with name, address, weight, ...", "nodes")
@@ -116,16 +118,16 @@ def parse_nodes(document: object, source: str) -> tuple[Node, ...]:
 
 
 def parse_node(item: object, source: str) -> Node:
-    """One node out of a document."""
+    """Parse one node of a document: a table of :class:`Node` fields, or its address. ConfigError if it is invalid."""
     if isinstance(item, str):
         item = {"name": item}
     if not isinstance(item, Mapping):
-        raise ConfigError(f"{source}: must be a table (or the node's address), not {item!r}", "nodes")
+        raise ConfigError(f"{source}: must be a table or the address of a node, not {item!r}", "nodes")
     for key in item:
         if key not in _KNOWN:
-            raise ConfigError(f"{source}: {key!r}: no such entry; {nearest(str(key), _KNOWN)}", str(key))
+            raise ConfigError(f"{source}: {key!r}: unknown key; {nearest(str(key), _KNOWN)}", str(key))
     if "name" not in item:
-        raise ConfigError(f"{source}: has no 'name'", "name")
+        raise ConfigError(f"{source}: the key 'name' is missing", "name")
     try:
         return Node(**item)
     except ConfigError as error:

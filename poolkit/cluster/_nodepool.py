@@ -1,82 +1,91 @@
-"""What stands behind a node, and the numbers of it."""
+"""The pool behind a node, and the statistics of a node."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .._shell import Shell
 from ..connector import Verdict
 from ..errors import describe, shown
 from ._events import ClusterStats, NodeStats
-from ._parts import Member
+from ._parts import NodeEntry
 from ._tiers import Tiers
 
-__all__ = ("NodePool", "engine_of", "node_stats", "told")
+__all__ = ("NodePool", "engine_of", "node_stats", "in_words")
 
 
 class NodePool:
-    """What stands behind a node where that is not a :class:`~poolkit.Pool` itself but an adapter's pool around one.
+    """The pool of a node where that is an adapter's pool around a :class:`~poolkit.Pool`.
 
-    Subclass it, set ``poolkit`` and implement ``lease``; ``close`` and ``drain`` are the engine's. For an
-    :class:`AsyncCluster` ``lease`` is a coroutine function. A method ``probe(timeout)``, where there is one, is called
-    before the node gets callers, and fails if it is not to.
+    Subclass it, set ``poolkit`` and implement ``lease``; ``close`` and ``drain`` call the engine's. For an
+    :class:`AsyncCluster`, ``lease`` is a coroutine function. An optional method ``probe(timeout)`` is called before
+    the node gets requests; if it raises, the node gets none.
     """
 
     poolkit: Any
     """The engine's pool behind it."""
     places: Callable[[], float] | None = None
-    """How many leases fit; None: as many as the engine's ``max_size``."""
+    """Returns how many leases the node can have at once; None: the engine's ``max_size``."""
     classify: Callable[[BaseException], Verdict] | None = None
-    """What an error of a lease means; None: what the engine's connector says."""
+    """Decides what an error of a lease means; None: the engine's connector decides."""
 
     def lease(self, timeout: float | None) -> Any:
-        """A :class:`NodeLease` or :class:`AsyncNodeLease` (or what is used like one), within ``timeout`` seconds."""
+        """Return a :class:`NodeLease` or :class:`AsyncNodeLease` (or an object like it) within ``timeout`` seconds."""
         raise NotImplementedError
 
+    def limited(self, connection: Any, timeout: float) -> AbstractContextManager[object]:
+        """A block that asks ``connection``, of a lease, for the node's role and must be over in ``timeout`` seconds.
+
+        For a :class:`Cluster`, whose threads cannot be interrupted: shut the connection's socket down when the time is
+        up. Here: no limit, the question needs one of its own. An :class:`AsyncCluster` cancels the question.
+        """
+        return nullcontext()
+
     def drain(self, timeout: float | None) -> Any:
-        """Let the leases end, cut the rest after ``timeout`` seconds, close."""
+        """Wait up to ``timeout`` seconds for leases to end, abort the rest, close."""
         return self.poolkit.drain(timeout)
 
     def close(self, timeout: float | None) -> Any:
-        """Close; the leases are closed when they come back."""
+        """Close the pool. Leased connections are closed when they are returned."""
         return self.poolkit.close(timeout)
 
 
 def engine_of(pool: Any) -> Shell[Any] | None:
-    """The engine's pool behind what stands behind a node, if there is one."""
+    """The engine's pool behind the pool of a node; None if there is none."""
     engine = getattr(pool, "poolkit", pool)
     return engine if isinstance(engine, Shell) else None
 
 
-def node_stats(member: Member, tiers: Tiers | None = None) -> NodeStats:
-    """The numbers of one node."""
-    engine = engine_of(member.pool)
-    places = member.places()
-    node = member.node
+def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:
+    """The statistics of one node."""
+    engine = engine_of(entry.pool)
+    capacity = entry.capacity()
+    node = entry.node
     return NodeStats(
         name=node.name,
         address=shown(node.address),
-        state=member.state.value,
-        role=member.known_role,
+        state=entry.state.value,
+        role=entry.known_role,
         weight=node.weight,
         priority=node.priority,
         zone=node.zone,
-        leases=member.leases,
-        places=None if places == math.inf else int(places),
-        served=member.served,
-        failures=member.failures,
-        ejections=member.ejections,
-        last_error=describe(member.last_error) if member.last_error is not None else None,
+        leases=entry.leases,
+        places=None if capacity == math.inf else int(capacity),
+        served=entry.served,
+        failures=entry.failures,
+        ejections=entry.ejections,
+        last_error=describe(entry.last_error) if entry.last_error is not None else None,
         pool=None if engine is None else engine.stats(),
-        tier="" if tiers is None else tiers.name_of(member),
-        use=None if tiers is None else tiers.use(member, member.tier),
+        tier="" if tiers is None else tiers.name_of(entry),
+        use=None if tiers is None else tiers.use(entry, entry.tier),
     )
 
 
-def told(stats: ClusterStats) -> str:
-    """The state of a cluster in plain words."""
+def in_words(stats: ClusterStats) -> str:
+    """The state of a cluster as text."""
     nodes = "; ".join(
         " ".join(word for word in (n.name, n.state, n.tier, n.role) if word)
         + f" {n.leases}/{n.places or 'no limit'}"

@@ -1,4 +1,4 @@
-"""The records of a cluster: a member, a caller, a piece of work. Sans-IO, as all of the core."""
+"""The records of a cluster: a node's entry, a request for a lease, an effect. Sans-IO, like all of the core."""
 
 from __future__ import annotations
 
@@ -12,96 +12,103 @@ from ..policies.retire import NEVER
 from ._events import ClusterEvent, NodeState
 from ._node import Node
 
-__all__ = ("Caller", "Do", "Effect", "Member", "has_role", "spells")
+__all__ = ("Do", "Effect", "NodeEntry", "NodeRequest", "failure_streaks", "has_role")
 
-spells = count(1)
-"""No two spells of failures of any node have one number."""
+failure_streaks = count(1)
+"""Numbers the failure streaks of all nodes, so that no two have the same number."""
 
 
 class Do(Enum):
     """The kinds of work for the shell."""
 
     WAKE = "wake"
-    DROP = "drop"  # the node was ejected: close its idle connections, send its waiters away
-    PROBE = "probe"  # open connections, find out the role; then probed()
-    ROLE = "role"  # find out the role; then role_found()
-    DRAIN = "drain"  # the node was removed
-    TELL = "tell"
+    DROP = "drop"  # the node was ejected: close its idle connections, send its waiters to other nodes
+    PROBE = "probe"  # open connections and look up the role; then call probed()
+    ROLE = "role"  # look up the role; then call role_found()
+    DRAIN = "drain"  # the node was removed: drain its pool
+    EMIT = "emit"  # pass an event to the listeners
 
 
 class Effect(NamedTuple):
-    """One piece of work."""
+    """One piece of work for the shell."""
 
     do: Do
-    member: Member | None = None
-    caller: Caller | None = None
+    entry: NodeEntry | None = None
+    request: NodeRequest | None = None
     event: ClusterEvent | None = None
 
 
-class Member:
-    """A node in this cluster: its pool, and what is known of it. Is what the balancer sees as a Candidate."""
+class NodeEntry:
+    """A node of this cluster with its pool and its state. Balancers see it as a Candidate."""
 
-    __slots__ = ("asking", "book", "busy", "checked_at", "ejections", "failures", "known_role", "last_error",
-                 "leases", "least", "load", "moved_at", "name", "node", "places", "pool", "pool_places",
-                 "seats", "served", "since", "slow", "spell", "state", "tier", "until", "weight")  # fmt: skip
+    __slots__ = ("asking", "book", "busy", "capacity", "checked_at", "ejections", "failure_streak", "failures",
+                 "known_role", "last_error", "leases", "load", "min_capacity", "moved_at", "name", "node", "pool",
+                 "pool_capacity", "served", "since", "slow", "state", "tickets", "tier", "until",
+                 "weight")  # fmt: skip
 
     def __init__(
-        self, node: Node, pool: Any, places: Callable[[], float], since: float, state: NodeState, least: int = 0
+        self,
+        node: Node,
+        pool: Any,
+        capacity: Callable[[], float],
+        since: float,
+        state: NodeState,
+        min_capacity: int = 0,
     ) -> None:
         self.node = node
         self.name = node.name
         self.weight = node.weight
         self.pool = pool
-        self.places = self.pool_places = places
-        self.tier = node.priority  # the lower ones are tried first
+        self.capacity = self.pool_capacity = capacity
+        self.tier = node.priority  # lower tiers are tried first
         self.moved_at = since
-        self.busy = 0.0  # seconds of leases that have ended since the last look at the tiers
-        self.load: float | None = None  # leases on average, where there are tiers
-        self.least = least  # so many places there are whatever places() says: it need not be asked
-        self.seats: set[int] = set()  # the tickets of those who have a place: the ground truth
-        self.leases = 0  # how many they are
+        self.busy = 0.0  # seconds of leases that ended since the tiers were last evaluated
+        self.load: float | None = None  # average number of leases; None without tiers
+        self.min_capacity = min_capacity  # guaranteed capacity: below it, capacity() need not be called
+        self.tickets: set[int] = set()  # the requests and leases on this node; `leases` is derived from it
+        self.leases = 0  # len(tickets)
         self.served = 0
         self.book: dict[str, float] = {}
         self.state = state
-        self.since = since  # usable since
-        self.slow = False  # begins slowly
-        self.until = 0.0  # ejected until
+        self.since = since  # when it became usable
+        self.slow = False  # in slow start
+        self.until = 0.0  # when the ejection ends
         self.failures = 0  # in a row
         self.ejections = 0  # in a row
         self.last_error: BaseException | None = None
-        self.spell = next(spells)  # of failures in a row
+        self.failure_streak = next(failure_streaks)  # the number of the current series of failures
         self.known_role = node.role
-        self.asking = False  # its role is being found out
+        self.asking = False  # a lookup of its role is running
         self.checked_at = -NEVER
 
     @property
     def free(self) -> bool:
-        """Whether one more lease fits."""
-        return self.leases < self.places()
+        """Whether the node has capacity for one more lease."""
+        return self.leases < self.capacity()
 
-    def seat(self, ticket: int) -> None:
-        """Somebody has a place from here on."""
-        self.seats.add(ticket)
-        self.leases = len(self.seats)
+    def assign(self, ticket: int) -> None:
+        """Reserve capacity for the ticket."""
+        self.tickets.add(ticket)
+        self.leases = len(self.tickets)
 
-    def unseat(self, ticket: int) -> bool:
-        """His place is free again; False if he had none."""
-        seats = self.seats
-        if ticket not in seats:
+    def unassign(self, ticket: int) -> bool:
+        """Free the capacity that the ticket holds; False if it holds none."""
+        tickets = self.tickets
+        if ticket not in tickets:
             return False
-        seats.discard(ticket)
-        self.leases = len(seats)
+        tickets.discard(ticket)
+        self.leases = len(tickets)
         return True
 
     def __repr__(self) -> str:
-        return f"<Member {self.name} {self.state.value} {self.leases}>"
+        return f"<NodeEntry {self.name} {self.state.value} {self.leases}>"
 
 
-NOWHERE: frozenset[Member] = frozenset()
+NO_ENTRIES: frozenset[NodeEntry] = frozenset()
 
 
-class Caller:
-    """Somebody who wants a place on a node: one outcome, a member (with the place taken) or an error."""
+class NodeRequest:
+    """A caller's request for a lease. Its outcome is a NodeEntry (whose capacity is then reserved) or an error."""
 
     __slots__ = ("key", "outcome", "parker", "queued", "role", "since", "ticket", "tried")
 
@@ -109,17 +116,17 @@ class Caller:
         self.role = role
         self.key = key
         self.since = since
-        self.ticket = 0  # his number, in order of arrival; what he has a place under
-        self.tried: Set[Member] = NOWHERE  # where he could not connect
-        self.outcome: Member | BaseException | None = None
+        self.ticket = 0  # number in order of arrival; identifies the capacity it holds on a node
+        self.tried: Set[NodeEntry] = NO_ENTRIES  # nodes on which no lease could be opened
+        self.outcome: NodeEntry | BaseException | None = None
         self.queued = False
         self.parker: Parker | None = None
 
-    def accepts(self, member: Member) -> bool:
-        """Whether he may be served there (if it is usable)."""
-        return member not in self.tried and has_role(member, self.role)
+    def accepts(self, entry: NodeEntry) -> bool:
+        """Whether the node may serve the request once it is usable."""
+        return entry not in self.tried and has_role(entry, self.role)
 
 
-def has_role(member: Member, role: str | None) -> bool:
-    """Whether the member fits a wanted role; "prefer-X" and None take any."""
-    return role is None or member.known_role == role or role.startswith("prefer-")
+def has_role(entry: NodeEntry, role: str | None) -> bool:
+    """Whether the node has the wanted role; "prefer-X" and None accept any."""
+    return role is None or entry.known_role == role or role.startswith("prefer-")

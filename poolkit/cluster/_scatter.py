@@ -1,4 +1,4 @@
-"""What comes back from several shards: answers, errors, and one answer out of them."""
+"""Routing of keys to shards, and the answers and errors that come back from several shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUTERS: dict[str, Callable[[Sequence[str]], Router]] = {
 
 
 class ScatterFailed(PoolError):
-    """At least one shard gave no answer. ``answers`` and ``errors`` hold what there is, by name of the shard."""
+    """At least one shard failed. ``answers`` and ``errors`` hold what each shard returned or raised, by its name."""
 
     def __init__(
         self, message: str, answers: dict[str, Any] | None = None, errors: dict[str, BaseException] | None = None
@@ -37,7 +37,7 @@ class ScatterFailed(PoolError):
 
 @dataclass(frozen=True)
 class Scattered(Generic[R]):
-    """The answers of the shards that were asked, in their order, and the errors of those that gave none."""
+    """The answers of the shards that were asked, in the order of the shards, and the errors of those that failed."""
 
     answers: dict[str, R] = field(default_factory=dict)
     errors: dict[str, BaseException] = field(default_factory=dict)
@@ -48,55 +48,55 @@ class Scattered(Generic[R]):
         return not self.errors
 
     def gather(self, merge: Callable[[Sequence[R]], Any]) -> Any:
-        """One answer: ``merge`` of the answers that there are (``concat``, ``merge_sorted()``, ``total``, ``top(10)``,
-        or a function of your own). Look at :attr:`complete` first where a part will not do.
+        """Merge the answers into one with ``merge``: ``concat``, ``merge_sorted()``, ``total``, ``top(10)`` or your
+        own function. Answers of failed shards are missing: check :attr:`complete` first if you need all of them.
         """
         return merge(list(self.answers.values()))
 
 
 class ShardRouting:
-    """What both sharded clusters share: names, the router, and the sorting of keys."""
+    """The base of both sharded clusters: shards by name, the router, and the grouping of keys."""
 
     name: str
 
     def __init__(self, shards: Any, router: str | Router, name: str) -> None:
         if not isinstance(shards, dict) or not shards:
-            raise ConfigError(f"shards={shards!r}: must be a dict from names to pools or clusters, not empty", "shards")
+            raise ConfigError(f"shards={shards!r}: must be a non-empty dict from names to pools or clusters", "shards")
         for shard in shards:
             if not isinstance(shard, str) or not shard:
-                raise ConfigError(f"shards: {shard!r}: must be a word", "shards")
+                raise ConfigError(f"shards: {shard!r}: must be a non-empty string", "shards")
         if isinstance(router, str):
             if router not in ROUTERS:
-                raise ConfigError(f"router={router!r}: no such way; {nearest(router, ROUTERS)}", "router")
+                raise ConfigError(f"router={router!r}: no such router; {nearest(router, ROUTERS)}", "router")
             router = ROUTERS[router](tuple(shards))
         if not isinstance(router, Router):
             raise ConfigError(f"router={router!r}: must be 'ring', 'rendezvous', 'jump' or a Router", "router")
         missing = [shard for shard in router.names if shard not in shards]
         if missing:
-            raise ConfigError(f"router: sends keys to {missing}, which stand in no line of shards", "router")
+            raise ConfigError(f"router: sends keys to {missing}, which are not in shards", "router")
         self.name = shown(name)
         self.shards: dict[str, Any] = dict(shards)
         self.router = router
 
     def shard_of(self, key: Any) -> str:
-        """The name of the shard that a key belongs to. Raises ConfigError for a key of the wrong kind."""
+        """The name of the shard that a key belongs to. Raises ConfigError for a key of the wrong type."""
         return self.router.shard_of(key)
 
     def groups(self, keys: Iterable[Any]) -> dict[str, list[Any]]:
-        """The keys by shard, in the order of the shards, each list in the order of ``keys``."""
+        """Group keys by shard: shards in their own order, each list in the order of ``keys``."""
         found: dict[str, list[Any]] = {}
         for key in keys:
             found.setdefault(self.router.shard_of(key), []).append(key)
         return {shard: found[shard] for shard in self.shards if shard in found}
 
     def shard(self, key: Any) -> Any:
-        """What stands behind the shard of a key: its pool or cluster, or whatever you gave (a client, an engine)."""
+        """The shard of a key: the pool, cluster, client or engine that was given for it."""
         return self.shards[self.router.choose(key, self._load)]
 
     def _leasing(self, key: Any) -> Any:
         shard = self.shard(key)
         if not hasattr(shard, "lease"):
-            raise UsageError(f"{self.name}: lease() of {shard!r}: has no leases; use shard(key)")
+            raise UsageError(f"{self.name}: lease() of {shard!r}, which has no lease(); use shard(key)")
         return shard
 
     def _load(self, shard: str) -> int:
@@ -114,20 +114,20 @@ class ShardRouting:
         timeout: float | None,
         partial: bool,
     ) -> Scattered[Any]:
-        """What came of it; one that said nothing was too slow."""
-        told: dict[str, BaseException] = {}
+        """Build the result; a shard with neither answer nor error did not answer within ``timeout``."""
+        failures: dict[str, BaseException] = {}
         for shard in asked:
             if shard in errors:
-                told[shard] = errors[shard]
+                failures[shard] = errors[shard]
             elif shard not in answers:
-                told[shard] = AcquireTimeout(f"{self.name}: shard {shard!r} has not answered in {timeout:g} s")
-        sorted_answers = {shard: answers[shard] for shard in asked if shard in answers and shard not in told}
-        if told and not partial:
-            text = "; ".join(f"{shown(shard)}: {describe(error)}" for shard, error in told.items())
+                failures[shard] = AcquireTimeout(f"{self.name}: shard {shard!r} did not answer within {timeout:g} s")
+        sorted_answers = {shard: answers[shard] for shard in asked if shard in answers and shard not in failures}
+        if failures and not partial:
+            text = "; ".join(f"{shown(shard)}: {describe(error)}" for shard, error in failures.items())
             failed = ScatterFailed(
-                f"{self.name}: {len(told)} of {len(told) + len(sorted_answers)} shards gave no answer: {text}",
+                f"{self.name}: {len(failures)} of {len(failures) + len(sorted_answers)} shards failed: {text}",
                 sorted_answers,
-                told,
+                failures,
             )
-            raise failed from next(iter(told.values()))
-        return Scattered(sorted_answers, told)
+            raise failed from next(iter(failures.values()))
+        return Scattered(sorted_answers, failures)

@@ -1,4 +1,4 @@
-"""Shards: pools or clusters of which each holds its part of the keys."""
+"""Shards: pools or clusters, each of which holds a part of the keys."""
 
 from __future__ import annotations
 
@@ -20,27 +20,34 @@ R = TypeVar("R")
 _THREADS = ThreadRuntime()
 
 _GRACE = 0.05
-"""Seconds in which cancelled tasks give their connections back, usually: then the caller finds nothing in use."""
+"""Seconds to wait for cancelled tasks to return their connections. Usually all do, and none is in use afterwards."""
 
 _late: set[Any] = set()
-"""Tasks that were cancelled and have not ended: an event loop alone does not keep them from being collected."""
+"""Cancelled tasks that have not ended. An event loop has only weak references to tasks, so they are kept here."""
 
 
 class ShardedCluster(ShardRouting):
-    """Shards for threads. ``shards``: a :class:`~poolkit.Pool` or :class:`~poolkit.cluster.Cluster` (a primary and its
-    replicas, say) for each name; or anything else that stands for a shard (a client, an engine), which then has no
-    ``lease`` and is passed to scattered functions as it is.
+    """Shards for threads. Thread-safe.
 
-    ``router``: "ring" (consistent hashing), "rendezvous", "jump", or a :class:`~poolkit.cluster.Router` (ranges, a
-    table, a function). Its names must be shards. The order of ``shards`` is the order of answers, and matters to
-    "jump". Thread-safe. Raises :class:`~poolkit.ConfigError` for what cannot be meant.
+    Args:
+        shards: by name, a :class:`~poolkit.Pool` or a :class:`~poolkit.cluster.Cluster` (a primary and its replicas,
+            for example), or another object that represents a shard (a client, an engine). An object without ``lease``
+            is passed to scattered functions as it is. Answers come in the order of this dict; "jump" depends on it.
+        router: "ring" (consistent hashing), "rendezvous", "jump", or a :class:`~poolkit.cluster.Router` (ranges, a
+            table, a function). All its names must be shards.
+        name: for messages.
+
+    Raises :class:`~poolkit.ConfigError` for an invalid argument.
     """
 
     def __init__(self, shards: dict[str, Any], router: str | Router = "ring", *, name: str = "shards") -> None:
         super().__init__(shards, router, name)
 
     def lease(self, key: Any, timeout: float | Default | None = DEFAULT, **options: Any) -> Any:
-        """A lease on the shard of ``key``; ``options`` (``role``) go to the shard's own ``lease``."""
+        """Lease a connection of the shard of ``key``; ``options`` (``role``) are passed to the shard's ``lease``.
+
+        Raises UsageError if the shard has no ``lease``.
+        """
         shard = self._leasing(key)
         return shard.lease(**options) if isinstance(timeout, Default) else shard.lease(timeout, **options)
 
@@ -53,12 +60,13 @@ class ShardedCluster(ShardRouting):
         partial: bool = False,
         **options: Any,
     ) -> Scattered[R]:
-        """``function(connection, keys)`` on each shard that has any of ``keys``, all at once; None: on every shard.
+        """Call ``function(connection, keys)`` at once on each shard that has any of ``keys``; None: on every shard.
 
-        Each call gets a connection of its shard and those keys that belong there (None if all shards are asked), in a
-        thread of its own. One deadline for all: after ``timeout`` seconds the shards that have not answered count as
-        failed (their threads end when their statements do, so give those a limit, too). Raises
-        :class:`~poolkit.cluster.ScatterFailed` if any failed; with ``partial=True`` they stand in ``errors``.
+        Each call runs in its own thread, with a connection of its shard and the keys that belong there (None if all
+        shards are asked). One deadline applies to all: a shard that does not answer within ``timeout`` seconds has
+        failed. Its thread ends only when its statement ends, so set a statement timeout as well. Raises
+        :class:`~poolkit.cluster.ScatterFailed` if a shard failed; with ``partial=True`` the errors are in
+        ``errors`` of the result instead.
         """
         asked = self._asked(keys)
         answers: dict[str, R] = {}
@@ -113,7 +121,7 @@ class ShardedCluster(ShardRouting):
 
 
 class AsyncShardedCluster(ShardRouting):
-    """As :class:`ShardedCluster`, over asynchronous pools or clusters, on asyncio and trio."""
+    """Like :class:`ShardedCluster`, for asynchronous pools or clusters, on asyncio and trio."""
 
     def __init__(self, shards: dict[str, Any], router: str | Router = "ring", *, name: str = "shards") -> None:
         super().__init__(shards, router, name)
@@ -132,9 +140,10 @@ class AsyncShardedCluster(ShardRouting):
         partial: bool = False,
         **options: Any,
     ) -> Scattered[R]:
-        """``await function(connection, keys)`` on each shard, in tasks of their own, which are cancelled when the
-        ``timeout`` is over or the caller is cancelled. On asyncio a task that does not end at once, because its driver
-        waits for the server even so, ends in the background (trio has no such tasks). See
+        """Call ``await function(connection, keys)`` on each shard, each in its own task.
+
+        The tasks are cancelled after ``timeout`` seconds, or when the caller is cancelled. On asyncio, a task whose
+        driver keeps waiting for the server ends in the background; trio waits for it. Arguments and errors as
         :meth:`ShardedCluster.scatter`.
         """
         asked = self._asked(keys)
@@ -168,7 +177,7 @@ class AsyncShardedCluster(ShardRouting):
 
 
 async def _all(jobs: list[tuple[Any, ...]], timeout: float | None) -> None:
-    """Run the jobs at once; return when all have ended, or soon after time is up or this is cancelled."""
+    """Run the jobs concurrently; return when all have ended, or soon after the timeout or a cancellation."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         import trio

@@ -1,4 +1,4 @@
-"""What the two clusters share: the lock and the core behind it, nodes, discovery, events, statistics. No waiting."""
+"""The base of both clusters: the core behind its lock, nodes, discovery, events, statistics. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from ..errors import (
 )
 from ..policies.retire import NEVER
 from ._config import ClusterConfig
-from ._core import Caller, ClusterCore, Member
+from ._core import ClusterCore, NodeEntry, NodeRequest
 from ._events import ClusterEventKind, ClusterListener, ClusterStats, NodeState
 from ._gate import ClusterGate
 from ._node import Node, checked_nodes, node_name
-from ._nodepool import engine_of, node_stats, told
+from ._nodepool import engine_of, in_words, node_stats
 from .discovery import Discovery, Found, StaticDiscovery
 
 __all__ = ("DEFAULT", "ClusterShell", "Default", "live_clusters")
@@ -45,14 +45,14 @@ T = TypeVar("T")
 
 
 _FILES = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""OSErrors that a block raises about files, never about a connection that stood."""
+"""OSErrors about files that a block may raise; they say nothing about a connection."""
 
 _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
 _clusters_lock = threading.Lock()
 
 
 class ClusterShell(ClusterGate, Generic[C]):
-    """Everything about a cluster that does not wait."""
+    """The parts of a cluster that do not wait for anything."""
 
     _pool_kind: type[Any]
     _leases: dict[int, Any]  # of acquire()
@@ -90,30 +90,30 @@ class ClusterShell(ClusterGate, Generic[C]):
         self._listeners: list[ClusterListener] = list(listeners)
         self._source = nodes if isinstance(nodes, Discovery) else StaticDiscovery(checked_nodes(nodes))
         self._found: Found | None = None
-        self._begin()
+        self._restart()
         with _clusters_lock:
             _clusters.add(self)
 
-    def _begin(self) -> None:
-        """An empty core with a lock of its own (again in a forked child)."""
+    def _restart(self) -> None:
+        """Create an empty core with a lock of its own (again in a forked child)."""
         self._updating = threading.Lock()
         self._find_at = NEVER
         self._complaint = ""
         self._open_gate(ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None))
 
     def _after_fork(self) -> None:
-        """In the child: the pools begin anew by themselves; nobody is on a node, and discovery goes on."""
+        """In the child: pools restart by themselves. No leases and no probes are left; discovery goes on."""
         old = self._core
-        self._begin()
+        self._restart()
         self._core.closed = old.closed
-        for member in (*old.members.values(), *old.leaving):
-            member.seats.clear()
-            member.leases = 0
-            member.asking = False
-            if member.state is NodeState.PROBING:  # who probed it is not here
-                member.state, member.until = NodeState.EJECTED, -NEVER
+        for entry in (*old.entries.values(), *old.draining):
+            entry.tickets.clear()
+            entry.leases = 0
+            entry.asking = False
+            if entry.state is NodeState.PROBING:  # the thread that probed it is not in this process
+                entry.state, entry.until = NodeState.EJECTED, -NEVER
                 self._core.due = -NEVER
-        self._core.members, self._core.tiers, self._core.tiering = old.members, old.tiers, old.tiering
+        self._core.entries, self._core.tiers, self._core.tiering = old.entries, old.tiers, old.tiering
         self._core.grouped, self._core.failing, self._core.starting = old.grouped, old.failing, old.starting
         if old.tiering is not None:
             self._core.due = min(self._core.due, old.tiering.due)
@@ -128,44 +128,44 @@ class ClusterShell(ClusterGate, Generic[C]):
         now = self._clock()
         if now >= self._find_at:
             self._find_at = NEVER
-            self._begin_find()
+            self._start_find()
         self._decide(self._core.tick, now)
         self._keep_time()
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     def update(self, nodes: Iterable[Node | str]) -> None:
-        """These are the nodes from now on. Thread-safe.
+        """Replace the nodes. Thread-safe.
 
-        Those that stay keep their connections, also with another weight, priority, zone or role; a removed one gets
-        nobody any more and drains within ``drain_timeout``; a new one is warmed up first, then begins slowly. Raises
-        :class:`~poolkit.ConfigError` and changes nothing for nodes that cannot be meant. A discovery that is in use
-        overrides it with its next news.
+        Nodes that stay keep their connections, even if weight, priority, zone or role change. A removed node gets no
+        new requests and drains within ``drain_timeout``. A new node is warmed up first and then starts slowly.
+        A discovery overrides this with its next change. Raises :class:`~poolkit.ConfigError` for invalid nodes, and
+        changes nothing then.
         """
         self._apply(checked_nodes(nodes))
 
     def _apply(self, nodes: tuple[Node, ...]) -> None:
-        with self._updating:  # pools are made outside of the core's lock, and two updates one after the other
+        with self._updating:  # one update at a time; pools are created outside of the core's lock
             if self._core.closed:
                 raise self._translated(PoolClosed(f"{self.name}: the cluster is closed"))
-            old = self._core.members
+            old = self._core.entries
             made = {
-                node.name: self._member_parts(node)
+                node.name: self._make_node(node)
                 for node in nodes
                 if node.name not in old or not old[node.name].node.same_endpoint(node)
             }
             self._decide(self._core.update, nodes, made, self._clock())
 
-    def _member_parts(self, node: Node) -> tuple[Any, Callable[[], float], int]:
-        """Make what stands behind a node: its pool, and how many leases it can have. Does no I/O."""
-        with together():  # as many as there are nodes, in the user's make() and in an adapter's
+    def _make_node(self, node: Node) -> tuple[Any, Callable[[], float], int]:
+        """Create the pool of a node: the pool, its capacity, and the capacity that it always has. Does no I/O."""
+        with together():  # one pool per node is no sign of misuse, whether make() is the user's or an adapter's
             made = self._make(node)
         if isinstance(made, (Connector, AsyncConnector)) or (hasattr(made, "connect") and not hasattr(made, "lease")):
             with together():
                 made = self._pool_kind(made, self._pool_config, name=f"{self.name}/{node.name}")
         if not hasattr(made, "lease"):
             raise ConfigError(
-                f"{self.name}: make({node.name!r}) gave {made!r}: must be a connector or something with lease(timeout)",
+                f"{self.name}: make({node.name!r}) returned {made!r}: must be a connector or have lease(timeout)",
                 "make",
             )
         places = getattr(made, "places", None)
@@ -179,136 +179,138 @@ class ClusterShell(ClusterGate, Generic[C]):
         return made, lambda: math.inf, 1
 
     def pool(self, node: str) -> Any:
-        """What stands behind a node: its pool, with all that a pool has. KeyError if there is none."""
-        return self._core.members[node_name(node)].pool
+        """The pool of a node: a :class:`~poolkit.Pool`, or what ``make`` returned. KeyError for an unknown node."""
+        return self._core.entries[node_name(node)].pool
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes of now."""
-        return tuple(member.node for member in list(self._core.members.values()))
+        """The current nodes."""
+        return tuple(entry.node for entry in list(self._core.entries.values()))
 
     # -- discovery ----------------------------------------------------------------------------------------------------
 
-    def _begin_find(self) -> None:
+    def _start_find(self) -> None:
         raise NotImplementedError
 
     def _take_found(self, found: Found) -> None:
-        """There is an answer: apply it, and note when to ask again."""
+        """Apply an answer of the discovery and note when to ask again."""
         old, self._found = self._found, found
-        if not self._core.members or old is None or found.nodes != old.nodes:
+        if not self._core.entries or old is None or found.nodes != old.nodes:
             self._apply(checked_nodes(found.nodes, type(self._source).__name__))
         self._complaint = ""
         self._find_at = NEVER if found.again is None else self._clock() + found.again
 
     def _find_failed(self, error: BaseException) -> None:
-        """The source has failed: the nodes stay as they are."""
+        """The discovery has failed: keep the nodes, report the error once."""
         text = describe(error)
-        if text != self._complaint:  # once, not every second
+        if text != self._complaint:  # log the same failure once, not at each attempt
             self._complaint = text
-            logger.warning("%s: discovery failed, the nodes stay as they are: %s", self.name, text)
-            self._decide(self._core.tell, ClusterEventKind.DISCOVERY_FAILED, self._clock(), None, error)
+            logger.warning("%s: discovery failed; the nodes are unchanged: %s", self.name, text)
+            self._decide(self._core.emit, ClusterEventKind.DISCOVERY_FAILED, self._clock(), None, error)
         self._find_at = self._clock() + self._source.interval
 
     def _after_find(self, found: Found | None, error: BaseException | None) -> None:
-        """A look of the source has ended."""
+        """A call of ``find`` has ended."""
         if self._core.closed:
             return
         try:
             if found is not None:
                 self._take_found(found)
-        except Exception as refused:  # noqa: BLE001  told below
+        except Exception as refused:  # noqa: BLE001  reported below
             error = refused
         if error is not None:
             self._find_failed(error)
         self._keep_time()
 
-    # -- leases, the parts without waiting ----------------------------------------------------------------------------
+    # -- leases: the parts that do not wait ---------------------------------------------------------------------------
 
     def _deadline(self, timeout: float | Default | None, now: float) -> float:
         if isinstance(timeout, Default):
             timeout = self._config.acquire_timeout
         elif timeout is not None and not _is_duration(timeout):
-            raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None)", "timeout")
+            raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more, or None", "timeout")
         return NEVER if timeout is None else now + timeout
 
-    def _restrict(self, caller: Caller, avoid: Iterable[str]) -> None:
-        """He wants a role, or to avoid nodes by name."""
-        if caller.role is not None and not isinstance(caller.role, str):
-            raise ConfigError(f"role={caller.role!r}: must be a word, or None", "role")
+    def _restrict(self, request: NodeRequest, avoid: Iterable[str]) -> None:
+        """Check the wanted role and apply ``avoid``."""
+        if request.role is not None and not isinstance(request.role, str):
+            raise ConfigError(f"role={request.role!r}: must be a string, or None", "role")
         if avoid:
-            members = self._core.members
-            caller.tried = {members[name] for name in avoid if name in members}
+            entries = self._core.entries
+            request.tried = {entries[name] for name in avoid if name in entries}
 
-    def _expire(self, caller: Caller, now: float) -> AcquireTimeout | None:
-        """Under the lock: the caller's time is up; None if he was served in this very moment."""
-        if caller.outcome is not None:
+    def _expire(self, request: NodeRequest, now: float) -> AcquireTimeout | None:
+        """Under the lock: the deadline has passed. Return the error, or None if the request was just served."""
+        if request.outcome is not None:
             return None
         core = self._core
-        ahead = sum(other.ticket < caller.ticket for queue in core.queues.values() for other in queue)
-        nodes = ", ".join(f"{m.name} {m.state.value} {m.leases}/{m.places():g}" for m in core.members.values())
-        core.abandon(caller, now, timed_out=True)
+        ahead = sum(other.ticket < request.ticket for queue in core.queues.values() for other in queue)
+        nodes = ", ".join(f"{m.name} {m.state.value} {m.leases}/{m.capacity():g}" for m in core.entries.values())
+        core.abandon(request, now, timed_out=True)
         return AcquireTimeout(
-            f"{self.name}: no place on a node in {now - caller.since:.2f} s ({ahead} ahead of you; {nodes})"
+            f"{self.name}: no free place on a node within {now - request.since:.2f} s ({ahead} ahead of you; {nodes})"
         )
 
     def _on_lease(self, connection: C) -> Any:
-        """The lease of a connection that comes back from :meth:`acquire`'s caller."""
+        """The lease of a connection that a caller of :meth:`acquire` returns."""
         lease = self._leases.pop(id(connection), None)
         if lease is None:
             raise self._translated(
-                NotLeased(f"{self.name}: release of a connection that is not on lease from this cluster")
+                NotLeased(f"{self.name}: release() of a connection that is not leased from this cluster")
             )
         return lease
 
     def _translated(self, error: BaseException) -> BaseException:
-        """An error of the cluster as its callers are to see it; for adapters, whose errors are the driver's too."""
+        """The error as callers see it. Adapters override this: their errors are also the driver's."""
         return error
 
-    def _not_opened(self, caller: Caller, member: Member, error: BaseException, spent: float, late: bool) -> bool:
-        """The node's pool gave no lease: whether another node may be tried."""
+    def _not_opened(
+        self, request: NodeRequest, entry: NodeEntry, error: BaseException, spent: float, late: bool
+    ) -> bool:
+        """The node's pool gave no lease. Return whether another node may be tried."""
         core, now = self._core, self._clock()
-        caller.tried = {*caller.tried, member}
-        ticket = caller.ticket
+        request.tried = {*request.tried, entry}
+        ticket = request.ticket
         busy = isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable)
         if not isinstance(error, Exception) or isinstance(error, (ConfigError, UsageError)) or busy:
-            return False  # and he gives up his place as whoever leaves
-        if isinstance(error, (PoolClosed, PoolSuspended, PoolBusy)):  # taken out while he waited there
-            self._submit(core.give_up, member, ticket, now)
-            caller.outcome = None
+            return False  # the caller's abandon() frees the capacity
+        if isinstance(error, (PoolClosed, PoolSuspended, PoolBusy)):  # the node was taken out meanwhile
+            self._submit(core.give_up, entry, ticket, now)
+            request.outcome = None
             _forget_frames(error)
             return True
-        self._submit(core.failed, member, ticket, error, spent, now)
-        caller.outcome = None
+        self._submit(core.failed, entry, ticket, error, spent, now)
+        request.outcome = None
         if late:
             return False
         _forget_frames(error)
         return True
 
-    def _end(self, core: ClusterCore, member: Member, ticket: int, error: BaseException | None, since: float) -> None:
-        """A lease has ended: its place passes on, the node gets the credit or the blame. Never waits."""
+    def _end(self, core: ClusterCore, entry: NodeEntry, ticket: int, error: BaseException | None, since: float) -> None:
+        """A lease has ended: free its capacity and judge the node by the error. Never waits."""
         if core is not self._core:
             return  # the parent process's
         now = self._clock()
         spent = now - since
         if error is None or isinstance(error, _FILES):
-            self._submit(core.succeeded, member, ticket, spent, now)
+            self._submit(core.succeeded, entry, ticket, spent, now)
         elif not isinstance(error, Exception):
-            self._submit(core.give_up, member, ticket, now)  # cancelled: says nothing about the node
+            self._submit(core.give_up, entry, ticket, now)  # a cancellation says nothing about the node
         else:
-            verdict = self._verdict(member, error)
+            verdict = self._verdict(entry, error)
             if verdict is Verdict.RETIRE:
-                self._submit(core.misled, member, ticket, error, spent, now)
+                self._submit(core.wrong_server, entry, ticket, error, spent, now)
             elif verdict is Verdict.KEEP:
-                self._submit(core.succeeded, member, ticket, spent, now)
+                self._submit(core.succeeded, entry, ticket, spent, now)
             elif verdict is Verdict.DISCARD and not isinstance(error, TimeoutError):
-                self._submit(core.give_up, member, ticket, now)
+                self._submit(core.give_up, entry, ticket, now)
             else:
-                self._submit(core.failed, member, ticket, error, spent, now)
+                self._submit(core.failed, entry, ticket, error, spent, now)
 
-    def _verdict(self, member: Member, error: BaseException) -> Verdict:
-        classify = self._classify_method or getattr(member.pool, "classify", None)
+    def _verdict(self, entry: NodeEntry, error: BaseException) -> Verdict:
+        classify = self._classify_method or getattr(entry.pool, "classify", None)
         if classify is None:
-            engine = engine_of(member.pool)
+            engine = engine_of(entry.pool)
             return default_classify(error) if engine is None else engine._verdict(error)
         try:
             verdict = classify(error)
@@ -317,46 +319,46 @@ class ClusterShell(ClusterGate, Generic[C]):
             return Verdict.DISCARD
         return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
 
-    def _dropped(self, core: ClusterCore, member: Member, ticket: int) -> None:
-        """Called by a finalizer: takes no lock; the next one at the lock does the work, and one who waits is woken."""
+    def _dropped(self, core: ClusterCore, entry: NodeEntry, ticket: int) -> None:
+        """Called by a finalizer: takes no lock. The next thread that has the lock does the work; a waiter is woken."""
         if core is not self._core:
             return  # the parent process's
-        self._inbox.append((core.give_up, (member, ticket, self._clock())))
+        self._inbox.append((core.give_up, (entry, ticket, self._clock())))
         if self._runtime is not None:
             self._runtime.nudge(self)
         try:
             waiting = [next(iter(queue)) for queue in core.queues.values()]
-        except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
+        except (StopIteration, RuntimeError):  # none waits, or the queue is changing: then another thread has the lock
             return
-        for caller in waiting:
-            if caller.parker is not None:
-                caller.parker.wake()
+        for request in waiting:
+            if request.parker is not None:
+                request.parker.wake()
 
-    def _drop(self, member: Member) -> None:
-        """An ejected node: its idle connections go, those who wait for one of its connections look elsewhere."""
-        engine = engine_of(member.pool)
+    def _drop(self, entry: NodeEntry) -> None:
+        """Close the idle connections of an ejected node and send the waiters of its pool to other nodes."""
+        engine = engine_of(entry.pool)
         if engine is not None:
             engine.suspend(fail_fast=True)
             engine.clear()
             engine.resume()
 
-    def _role_after(self, member: Member, error: BaseException | None, role: str | None) -> None:
-        """A look at a node's role has ended; a pool too busy to tell is no news."""
+    def _role_after(self, entry: NodeEntry, error: BaseException | None, role: str | None) -> None:
+        """A lookup of a node's role has ended. A timeout of a busy pool changes nothing."""
         if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
-            error, role = None, member.known_role
-        self._decide(self._core.role_found, member, error, role, self._clock())
+            error, role = None, entry.known_role
+        self._decide(self._core.role_found, entry, error, role, self._clock())
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- shutdown ------------------------------------------------------------------------------------------------------
 
     def _ending(self, timeout: float | None) -> Iterator[tuple[Any, float | None]]:
-        """Admit nobody from now on. Each node's pool with the seconds that are left for it to end."""
+        """Refuse new requests; yield the pool of each node with the seconds that are left to end it."""
         deadline = NEVER if timeout is None else self._clock() + timeout
         self._decide(self._core.close, self._clock())
         self._source.close()
         if self._runtime is not None:
-            self._runtime.schedule(self, NEVER)  # nothing is due any more
-        for member in (*self._core.members.values(), *self._core.leaving):
-            yield member.pool, None if deadline == NEVER else max(0.0, deadline - self._clock())
+            self._runtime.schedule(self, NEVER)  # cancel what is scheduled
+        for entry in (*self._core.entries.values(), *self._core.draining):
+            yield entry.pool, None if deadline == NEVER else max(0.0, deadline - self._clock())
 
     # -- numbers ------------------------------------------------------------------------------------------------------
 
@@ -367,34 +369,34 @@ class ClusterShell(ClusterGate, Generic[C]):
 
     @property
     def closed(self) -> bool:
-        """Whether the cluster admits nobody any more."""
+        """Whether the cluster refuses new requests."""
         return self._core.closed
 
     def stats(self) -> ClusterStats:
         """A frozen snapshot. Thread-safe; never waits for I/O."""
         self._drain()
-        members = self._decide(lambda: (*self._core.members.values(), *self._core.leaving))
-        nodes = tuple(node_stats(member, self._core.tiering) for member in members)
+        entries = self._decide(lambda: (*self._core.entries.values(), *self._core.draining))
+        nodes = tuple(node_stats(entry, self._core.tiering) for entry in entries)
         waiting = self._decide(lambda: sum(len(queue) for queue in self._core.queues.values()))
         return ClusterStats(self.name, nodes, sum(node.leases for node in nodes), waiting, self._core.timeouts)
 
     def explain(self) -> str:
-        """The state of the cluster in plain words."""
-        return told(self.stats())
+        """The state of the cluster as text. Thread-safe."""
+        return in_words(self.stats())
 
     def check_books(self) -> None:
-        """Raise AssertionError unless the cluster's books balance. For tests."""
+        """Raise AssertionError unless the invariants of the cluster hold. For tests."""
         self._drain()
         self._decide(self._core.check)
 
     def __repr__(self) -> str:
         core = self._core
-        return f"<{type(self).__name__} {self.name!r} of {len(core.members)} nodes{', closed' if core.closed else ''}>"
+        return f"<{type(self).__name__} {self.name!r} of {len(core.entries)} nodes{', closed' if core.closed else ''}>"
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Of an error that nobody gets: it is in a circle with the frames that have raised it, and the lease that the
-    caller gets in the end would be held by that until the next collection, if he drops it.
+    """Remove the traceback of an error that no caller gets. The error and the frames that raised it form a reference
+    cycle: if the caller drops its lease without closing it, that cycle would keep the lease until the next collection.
     """
     error.__traceback__ = None
     if error.__cause__ is not None:
@@ -406,7 +408,7 @@ def _is_duration(value: Any) -> bool:
 
 
 def live_clusters() -> list[ClusterShell[Any]]:
-    """Every cluster of this process that is neither closed nor collected."""
+    """All clusters of this process that are not closed."""
     with _clusters_lock:
         known = _lifecycle.snapshot(_clusters)
     return [cluster for cluster in known if not cluster.closed]
@@ -414,7 +416,7 @@ def live_clusters() -> list[ClusterShell[Any]]:
 
 def _after_fork_in_child() -> None:
     global _clusters_lock
-    _clusters_lock = threading.Lock()  # another thread of the parent may have held it
+    _clusters_lock = threading.Lock()  # another thread of the parent process may have held it
     for cluster in list(_clusters):
         cluster._after_fork()
 

@@ -1,4 +1,4 @@
-"""The protocol of a source of nodes."""
+"""The interface of a discovery: a source of nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ __all__ = ("Discovery", "Found")
 
 @dataclass(frozen=True)
 class Found:
-    """All nodes of now; when to ask again, in seconds (0: at once, None: never); and a note for the source itself."""
+    """The answer of a discovery.
+
+    ``nodes``: all current nodes. ``again``: seconds until the next call of ``find`` (0: at once, None: never).
+    ``mark``: any value for the discovery's own use.
+    """
 
     nodes: tuple[Node, ...]
     again: float | None = 1.0
@@ -20,20 +24,21 @@ class Found:
 
 
 class Discovery:
-    """A source of nodes. Subclass it and implement :meth:`find`; see the guide for Consul and Kubernetes."""
+    """A source of nodes. Subclass it and implement :meth:`find`; the guide shows one for Consul and Kubernetes."""
 
     interval: float = 1.0
-    """Seconds until the next attempt after one that failed."""
+    """Seconds until the next call after one that failed."""
 
     def find(self, last: Found | None) -> Found:
-        """All nodes of now; ``last`` is the answer before, None at first.
+        """Return all current nodes. ``last`` is the previous answer; None at first.
 
-        Called in a worker thread, by one at a time. May block until something has changed (a long poll); the first
-        call, for which the cluster's first callers wait, must not. Raise any Exception to keep the old state.
+        Called in a worker thread, never concurrently. It may block until something changes (a long poll), except in
+        the first call, for which the cluster's first callers wait. Raise any Exception to keep the current nodes.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """The cluster was closed: end a :meth:`find` that blocks. Called from another thread. After it, ``find(None)``
-        begins anew.
+        """End a :meth:`find` that blocks; the cluster was closed. Called from another thread.
+
+        A later ``find(None)`` starts again.
         """

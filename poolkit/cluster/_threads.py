@@ -1,9 +1,10 @@
-"""The cluster for threads: waits, opens leases, probes."""
+"""The cluster for threads: it waits, opens leases and probes nodes."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from .._threads import Pool
@@ -14,7 +15,7 @@ from ..policies.retire import NEVER
 from ..runtimes.base import Runtime, SyncParker
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Caller, Do, Member
+from ._core import Do, NodeEntry, NodeRequest
 from ._events import ClusterListener
 from ._leases import ClusterLease
 from ._node import Node
@@ -30,17 +31,22 @@ _THREADS = ThreadRuntime()
 
 
 class Cluster(ClusterShell[C]):
-    """Many endpoints behind one ``lease()``. Thread-safe throughout; safe after ``fork()``.
+    """Several nodes behind one ``lease()``. Thread-safe; usable in a forked child.
 
-    ``make``: called with each :class:`~poolkit.cluster.Node`; gives the node's :class:`~poolkit.Connector`, from which
-    a :class:`~poolkit.Pool` with the settings ``pool`` is made, or a pool of its own (anything with
-    ``lease(timeout)``). It must do no I/O. ``nodes``: a list of nodes or addresses, or a
-    :class:`~poolkit.cluster.Discovery`, which is asked once before this returns, and then in the background.
-    ``config``: a :class:`~poolkit.cluster.ClusterConfig`; single settings may be given as keywords and win.
-    ``role_of``: called with a connection, tells its node's role ("primary", "replica"). ``classify``: what an error
-    means, instead of the connectors' own. ``listeners``: called for each :class:`~poolkit.cluster.ClusterEvent`.
+    Args:
+        make: called with each :class:`~poolkit.cluster.Node`; must do no I/O. Returns the node's
+            :class:`~poolkit.Connector`, for which a :class:`~poolkit.Pool` is created, or a pool (any object with
+            ``lease(timeout)``).
+        nodes: a list of nodes or addresses, or a :class:`~poolkit.cluster.Discovery`. A discovery is called once
+            before this returns, then in the background.
+        config: a :class:`~poolkit.cluster.ClusterConfig`. Single settings given as keywords override it.
+        pool: the settings of the pool of each node.
+        name: for messages and statistics; None: "cluster-" and a number.
+        role_of: called with a connection; returns the role of its node ("primary", "replica").
+        classify: decides what an error means, instead of the connectors' ``classify``.
+        listeners: called for each :class:`~poolkit.cluster.ClusterEvent`.
 
-    Raises :class:`~poolkit.ConfigError` for what cannot be meant, and the discovery's own error if its first answer
+    Raises :class:`~poolkit.ConfigError` for an invalid argument, and the discovery's own error if its first call
     fails.
     """
 
@@ -81,28 +87,31 @@ class Cluster(ClusterShell[C]):
         role: str | None = None,
         avoid: Iterable[str] = (),
     ) -> ClusterLease[C]:
-        """A lease on a connection of one node: ``with cluster.lease() as connection: ...``.
+        """Lease a connection of one node: ``with cluster.lease() as connection: ...``.
 
-        ``timeout`` in seconds replaces ``acquire_timeout``: one deadline over the queue, the node's pool, checks,
-        connects, and further nodes where connecting fails. ``role``: "primary", "replica", or "prefer-replica" (one if
-        there is a free one, else any). ``key``: the same key gets the same node as long as that is usable and has a
-        free place. ``avoid``: names of nodes that will not do (where something has failed before). Raises
-        :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or
+        Args:
+            timeout: seconds, instead of ``acquire_timeout``; None: no limit. One deadline for the queue, the node's
+                pool, checks, connects, and further nodes where connecting fails.
+            key: the same key gets the same node while that node is usable and has a free place.
+            role: "primary", "replica", or "prefer-replica" (a replica if one is free, else any node).
+            avoid: names of nodes not to use, for example because something failed there.
+
+        Raises :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or
         :class:`~poolkit.PoolClosed`.
         """
         now = self._clock()
         deadline = self._deadline(timeout, now)
-        caller = Caller(role, key, now)
+        request = NodeRequest(role, key, now)
         if role is not None or avoid:
-            self._restrict(caller, avoid)
+            self._restrict(request, avoid)
         parker: SyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, caller, now)
-                while caller.outcome is None:
+                self._decide(self._core.acquire, request, now)
+                while request.outcome is None:
                     if parker is None:
-                        parker = caller.parker = self._runtime.parker()
-                        continue  # served before there was somebody to wake?
+                        parker = request.parker = self._runtime.parker()
+                        continue  # check again: the request may have been served before the parker was set
                     left = deadline - self._clock()
                     if left > 0:
                         parker.wait(None if deadline == NEVER else left)
@@ -110,34 +119,34 @@ class Cluster(ClusterShell[C]):
                     self._keep_time()
                     now = self._clock()
                     if now >= deadline:
-                        error = self._decide(self._expire, caller, now)
+                        error = self._decide(self._expire, request, now)
                         if error is not None:
                             raise self._translated(error)
-                if not isinstance(caller.outcome, Member):
-                    raise self._translated(caller.outcome)
-                lease = self._open(caller, caller.outcome, deadline, now)
+                if not isinstance(request.outcome, NodeEntry):
+                    raise self._translated(request.outcome)
+                lease = self._open(request, request.outcome, deadline, now)
                 if lease is not None:
                     return lease
                 now = self._clock()
         except BaseException:
-            self._decide(self._core.abandon, caller, self._clock())
+            self._decide(self._core.abandon, request, self._clock())
             raise
 
-    def _open(self, caller: Caller, member: Member, deadline: float, now: float) -> ClusterLease[C] | None:
-        """A lease out of the node's pool; None if another node is to be tried."""
+    def _open(self, request: NodeRequest, entry: NodeEntry, deadline: float, now: float) -> ClusterLease[C] | None:
+        """Lease a connection from the node's pool; None if another node should be tried."""
         left = None if deadline == NEVER else max(0.0, deadline - now)
         try:
-            inner = member.pool.lease(left)
+            inner = entry.pool.lease(left)
         except BaseException as error:
             later = self._clock()
-            if self._not_opened(caller, member, error, later - now, late=later >= deadline):
+            if self._not_opened(request, entry, error, later - now, late=later >= deadline):
                 return None
             raise
-        lease = ClusterLease(self, member, now)
+        lease = ClusterLease(self, entry, now)
         lease.connection = inner.connection
         lease._inner = inner
-        lease._ticket = caller.ticket  # the place is the lease's from here on (and for a moment also the caller's)
-        caller.outcome = None
+        lease._ticket = request.ticket  # the lease owns the ticket now, for a moment together with the request
+        request.outcome = None
         return lease
 
     def acquire(
@@ -148,13 +157,13 @@ class Cluster(ClusterShell[C]):
         role: str | None = None,
         avoid: Iterable[str] = (),
     ) -> C:
-        """A connection, to be given back with :meth:`release`. Arguments and errors as :meth:`lease`."""
+        """Lease a connection that is returned with :meth:`release`. Arguments and errors as :meth:`lease`."""
         lease = self.lease(timeout, key=key, role=role, avoid=avoid)
         self._leases[id(lease.connection)] = lease
         return lease.connection
 
     def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give back what :meth:`acquire` gave. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
+        """Return a connection of :meth:`acquire`. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
         self._on_lease(connection).close(discard=discard, error=error)
 
     # -- background work ----------------------------------------------------------------------------------------------
@@ -162,65 +171,79 @@ class Cluster(ClusterShell[C]):
     def _schedule(self) -> None:
         self._order(self._runtime, min(self._core.due, self._find_at))
 
-    def _begin_job(self, do: Do, member: Member) -> None:
+    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
         job = {Do.DROP: self._drop, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
-        self._runtime.spawn(job, member)
+        self._runtime.spawn(job, entry)
 
-    def _probe(self, member: Member) -> None:
-        """Open connections one after another, ask for the role."""
+    def _probe(self, entry: NodeEntry) -> None:
+        """Probe a node: open ``warm_up`` connections one after another and look up the role."""
         error: BaseException | None = None
-        role = member.known_role
+        role = entry.known_role
         leases: list[Any] = []
         try:
-            if hasattr(member.pool, "probe"):
-                member.pool.probe(self._config.probe_timeout)
-            for _ in range(max(1, min(self._config.warm_up, int(min(member.places(), 1e9))))):
-                leases.append(member.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if the next fails
+            if hasattr(entry.pool, "probe"):
+                entry.pool.probe(self._config.probe_timeout)
+            for _ in range(max(1, min(self._config.warm_up, int(min(entry.capacity(), 1e9))))):
+                leases.append(entry.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if the next fails
             if self._role_of is not None:
-                role = self._role_of(leases[0].connection)
-        except BaseException as failure:  # noqa: BLE001  the verdict on the node
+                role = self._role(entry, leases[0].connection)
+        except BaseException as failure:  # noqa: BLE001  passed to probed()
             error = failure
         for lease in leases:
             lease.close(error=error)
-        self._decide(self._core.probed, member, error, role, self._clock())
+        self._decide(self._core.probed, entry, error, role, self._clock())
 
-    def _look_up_role(self, member: Member) -> None:
+    def _role(self, entry: NodeEntry, connection: C) -> str | None:
+        """Look up the role, within ``probe_timeout`` if the node's pool can end the query."""
+        assert self._role_of is not None
+        pool = entry.pool
+        own = isinstance(pool, NodePool)
+        with pool.limited(connection, self._config.probe_timeout) if own else nullcontext():
+            role: str | None = self._role_of(connection)
+        return role
+
+    def _look_up_role(self, entry: NodeEntry) -> None:
         error: BaseException | None = None
         role: str | None = None
         try:
-            assert self._role_of is not None
-            lease = member.pool.lease(self._config.probe_timeout)
+            lease = entry.pool.lease(self._config.probe_timeout)
             try:
-                role = self._role_of(lease.connection)
+                role = self._role(entry, lease.connection)
             except BaseException as failure:
                 error = failure
                 raise
             finally:
                 lease.close(error=error)
-        except BaseException as failure:  # noqa: BLE001  told to the core
+        except BaseException as failure:  # noqa: BLE001  passed to the core
             error = failure
-        self._role_after(member, error, role)
+        self._role_after(entry, error, role)
 
-    def _drain_node(self, member: Member) -> None:
+    def _drain_node(self, entry: NodeEntry) -> None:
         try:
-            member.pool.drain(self._config.drain_timeout)
+            entry.pool.drain(self._config.drain_timeout)
         finally:
-            self._decide(self._core.drained, member)
+            self._decide(self._core.drained, entry)
 
-    def _begin_find(self) -> None:
+    def _start_find(self) -> None:
         self._runtime.spawn(_find, weakref.ref(self), self._source, self._found)
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- shutdown ------------------------------------------------------------------------------------------------------
 
     def drain(self, timeout: float | None = 30.0) -> bool:
-        """Admit nobody, let the leases end within ``timeout`` seconds, cut the rest, close. True if none was cut."""
+        """Refuse new requests, wait up to ``timeout`` seconds for leases to end, abort the rest, close.
+
+        Returns True if no lease had to be aborted.
+        """
         whole = True
         for pool, left in self._ending(timeout):
             whole = bool(pool.drain(left)) and whole
         return whole
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Wake all who wait with :class:`~poolkit.PoolClosed` and close every node's pool. Idempotent, thread-safe."""
+        """Close every node's pool within ``timeout`` seconds; waiting requests fail with :class:`~poolkit.PoolClosed`.
+
+        Idempotent, thread-safe.
+        """
         for pool, left in self._ending(timeout):
             pool.close(left)
 
@@ -234,11 +257,11 @@ class Cluster(ClusterShell[C]):
 
 
 def _find(ref: weakref.ref[Cluster[Any]], source: Discovery, last: Found | None) -> None:
-    """One look of the source, in a worker thread, that keeps no cluster alive."""
+    """Call ``find`` once, in a worker thread, without keeping the cluster alive."""
     found, error = None, None
     try:
         found = source.find(last)
-    except Exception as failure:  # noqa: BLE001  the cluster tells it
+    except Exception as failure:  # noqa: BLE001  the cluster reports it
         error = failure
     cluster = ref()
     if cluster is not None and not cluster.closed:

@@ -1,8 +1,8 @@
-"""Where a cluster's nodes come from: a list, a watched file, DNS, etcd, or a source of one's own.
+"""The sources of a cluster's nodes: a list, a watched file, DNS, etcd, or your own.
 
-A source has one method: :meth:`Discovery.find`. It is called in a worker thread, again and again, and answers with a
-:class:`Found`: all nodes of now and when it wants to be asked again. It may block until something has changed. If it
-raises, the cluster keeps the nodes that it has, says so in the log and to its listeners, and asks again.
+A discovery has one method, :meth:`Discovery.find`. The cluster calls it repeatedly in a worker thread. It returns a
+:class:`Found`: all current nodes, and when to call again. It may block until something changes. If it raises, the
+cluster keeps its nodes, logs the error, notifies its listeners and calls again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = (
 
 
 class StaticDiscovery(Discovery):
-    """A list that never changes by itself."""
+    """A fixed list of nodes."""
 
     def __init__(self, nodes: Iterable[Node | str]) -> None:
         self._nodes = checked_nodes(nodes)
@@ -47,11 +47,12 @@ class StaticDiscovery(Discovery):
 
 
 class FileDiscovery(Discovery):
-    """A TOML, YAML or JSON file with a list ``nodes``, looked at every ``interval`` seconds.
+    """A TOML, YAML or JSON file with a list ``nodes``, checked every ``interval`` seconds.
 
-    Each node is a table with the fields of :class:`~poolkit.cluster.Node`. A file that cannot be read or meant is
-    refused as a whole (:class:`~poolkit.ConfigError`) and the cluster stays as it is. Replace the file by renaming
-    another one over it: then nobody sees half of it. YAML, and TOML on Python 3.10, need ``poolkit[files]``.
+    Each node is a table with the fields of :class:`~poolkit.cluster.Node`. A file that is unreadable or invalid is
+    refused as a whole (:class:`~poolkit.ConfigError`), and the cluster keeps its nodes. To change the file, write a
+    new one and rename it over the old one, so that no half-written file is read. YAML, and TOML on Python 3.10, need
+    ``poolkit[files]``.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, interval: float = 1.0) -> None:
@@ -59,12 +60,12 @@ class FileDiscovery(Discovery):
         self.interval = interval
 
     def find(self, last: Found | None) -> Found:
-        """Read the file if it has changed."""
+        """Read the file if it has changed. Raises ConfigError if it is unreadable or invalid."""
         try:
             found = os.stat(self.path)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error.strerror}", "file") from error
-        if not stat.S_ISREG(found.st_mode):  # opening a FIFO waits for a writer, without an end
+        if not stat.S_ISREG(found.st_mode):  # opening a FIFO would wait for a writer for ever
             raise ConfigError(f"{self.path}: cannot be read: it is not a regular file", "file")
         mark = (found.st_mtime_ns, found.st_size, found.st_ino)
         if last is not None and last.mark == mark:
@@ -81,10 +82,11 @@ class FileDiscovery(Discovery):
 
 
 class DNSDiscovery(Discovery):
-    """Each address (A and AAAA) of ``host`` is a node ``address:port``, all of weight 1.
+    """A node ``address:port`` of weight 1 for each address (A and AAAA record) of ``host``.
 
-    Asked through the system's resolver (``getaddrinfo``), which tells no TTL: hence every ``interval`` seconds.
-    ``family``: ``socket.AF_INET`` or ``AF_INET6`` for one kind alone. ``timeout``: seconds for an answer.
+    Uses the system's resolver (``getaddrinfo``), which reports no TTL: the name is looked up every ``interval``
+    seconds. ``family``: ``socket.AF_INET`` or ``AF_INET6`` for one kind of address only. ``timeout``: seconds for an
+    answer.
     """
 
     def __init__(
@@ -97,9 +99,9 @@ class DNSDiscovery(Discovery):
         self.timeout = timeout
 
     def find(self, last: Found | None) -> Found:
-        """Ask the resolver. Raises ``socket.gaierror`` if the name has no address, TimeoutError without an answer."""
+        """Look the name up. Raises ``socket.gaierror`` if it has no address, TimeoutError after ``timeout`` seconds."""
         found = addresses(self.host, self.port, self.timeout, self.family)
-        if found is None:  # no name, or no thread to ask in
+        if found is None:  # host is an IP address, or no thread could be started
             answers = socket.getaddrinfo(self.host, self.port, self.family, socket.SOCK_STREAM)
             found = [str(answer[4][0]) for answer in answers]
         return Found(
@@ -109,11 +111,12 @@ class DNSDiscovery(Discovery):
 
 
 class SRVDiscovery(Discovery):
-    """The SRV records of ``service`` ("_postgresql._tcp.example.com"): target and port, priority and weight (RFC 2782).
+    """A node for each SRV record of ``service`` ("_postgresql._tcp.example.com"), by RFC 2782.
 
-    Priorities are numbered anew from 0. A weight of 0 counts as a hundredth of the smallest other one. Asked again when
-    the answer's TTL is over, but not sooner than ``min_interval`` and not later than ``max_interval`` seconds.
-    ``resolver``: a ``dns.resolver.Resolver`` of one's own. Needs ``poolkit[dns]``.
+    Target and port become the address; priorities are renumbered from 0. A weight of 0 counts as a hundredth of the
+    smallest other weight. The name is looked up again when the TTL of the answer ends, but not before
+    ``min_interval`` and not after ``max_interval`` seconds. ``timeout``: seconds for an answer. ``resolver``: your own
+    ``dns.resolver.Resolver``. Needs ``poolkit[dns]``.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class SRVDiscovery(Discovery):
         self._resolver: Any = resolver or dns.resolver.Resolver()
 
     def find(self, last: Found | None) -> Found:
-        """Ask the name server. Raises dnspython's error if there is no answer."""
+        """Query the name server. Raises dnspython's error if there is no answer."""
         answer = self._resolver.resolve(self.service, "SRV", lifetime=self.timeout, search=False)
         records = [(r.priority, r.weight, str(r.target).rstrip("."), r.port) for r in answer]
         ranks = {priority: rank for rank, priority in enumerate(sorted({record[0] for record in records}))}

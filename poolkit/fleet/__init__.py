@@ -1,4 +1,4 @@
-"""One limit for many processes and machines, kept in a store that is there already: Redis, PostgreSQL, a directory.
+"""One connection limit for many processes and machines, kept in Redis, PostgreSQL or a directory.
 
 >>> budget = FleetBudget(RedisStore("redis://localhost"), "orders-db", limit=100)
 """

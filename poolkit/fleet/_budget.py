@@ -1,15 +1,17 @@
-"""A budget whose limit is a lease from a store that many processes share.
+"""A budget whose permits are leased from a store that many processes share.
 
 Safety
 ------
-A process counts its lease from the moment *before* it asked for it, and ends it after 80 % of ``ttl``; the store ends
-it after the whole ``ttl``, counted from when it heard. So it has closed its connections before others can get its
-permits. After half of ``ttl`` without news nothing new is opened, so that no connect is on its way at the end.
+A process counts its lease from the moment *before* it sent its request, and ends it after 80 % of ``ttl``. The store
+ends it after the full ``ttl``, counted from when it received the request. So the process has closed its connections
+before others can get its permits. After half of ``ttl`` without an answer nothing new is opened, so that no connect is
+running when the lease ends.
 
-Whoever is cut off from the store cannot know whether others are served by it, and gives up at the end of his lease. A
-store whose host *refuses* (:class:`~poolkit.fleet.StoreDown`) serves nobody at that moment, and grants nothing new for
-one ``ttl`` after it has come back. So each refusal is as good as a renewal: nobody can be given our permits for one
-``ttl`` from then on. That is how the fleet goes on with what it has as long as the store is down.
+A process that is cut off from the store cannot know whether the store serves others. It gives up its permits at the
+end of its lease. A store whose host *refuses* connections (:class:`~poolkit.fleet.StoreDown`) serves no process at
+that moment, and grants nothing new for one ``ttl`` after it has come back. So a refusal is as good as a renewal: for
+one ``ttl`` from then on no other process can get these permits. Therefore the fleet keeps its permits while the store
+is down.
 """
 
 from __future__ import annotations
@@ -31,17 +33,20 @@ from ._store import Store, StoreDown, StoreError
 
 __all__ = ("FleetBudget", "FleetStats")
 
-SAFE = 0.8  # part of ttl that a process counts on; the rest is for clocks that run unlike and connects that end late
-FREEZE = 0.5  # part of ttl without news after which nothing new is opened
-POLL = 0.1  # seconds between two questions while something is wanted
-START = 1.0  # seconds for which a thread that cannot be started is tried again
-BEAT = 1.0  # seconds between two exchanges at most, so that others are not kept waiting
+SAFE = 0.8  # share of ttl that a process uses; the rest covers clocks at different rates and connects that end late
+FREEZE = 0.5  # share of ttl without an answer after which nothing new is opened
+POLL = 0.1  # seconds between two exchanges while permits are wanted
+START = 1.0  # seconds for which starting a thread is retried
+BEAT = 1.0  # maximum seconds between two exchanges, so that the needs of other processes are seen
 
 
 @dataclass(frozen=True)
 class FleetStats:
-    """One process's view of the fleet. ``granted``: permits on lease, ``lease``: seconds for which they are safe,
-    ``members``: processes, ``token``: the fencing token, ``error``: what the store last said, None when it is well.
+    """One process's view of the fleet.
+
+    ``limit``: of the whole fleet; ``granted``: permits leased by this process; ``members``: processes in the fleet;
+    ``lease``: seconds for which the permits are safe; ``token``: the fencing token; ``error``: the last error of the
+    store, None while it works.
     """
 
     limit: int
@@ -59,19 +64,19 @@ def _check(block: Any, ttl: Any) -> None:
         raise ConfigError(f"ttl={ttl!r}: must be a time in seconds, 0.5 or more", "ttl")
 
 
-class _Returner(Account):
-    """Who in this process claims permits on behalf of other processes."""
+class _ReturnAccount(Account):
+    """The account that claims permits in order to return them to other processes."""
 
     __slots__ = ()
 
     @property
     def rich(self) -> bool:
-        """Only what others are owed goes before the needs of this process."""
+        """Only permits owed to other processes take precedence over the needs of this process."""
         return self.held >= self.minimum
 
 
-class _Ear:
-    """Is told in the place of a pool."""
+class _NewsWaker:
+    """Stands for a pool in the ledger: wakes the exchange when there are permits to return."""
 
     name = "other processes"
 
@@ -85,17 +90,26 @@ class _Ear:
 class FleetBudget(Budget):
     """At most ``limit`` connections over all pools of all processes that name the same ``fleet`` in the same store.
 
-    ``FleetBudget(RedisStore(url), "orders-db", limit=100)``, then as a :class:`~poolkit.Budget`. Permits are taken from
-    the store ``block`` at a time and kept for ``ttl`` seconds, renewed in the background: no caller ever waits for the
-    store unless his process has no permit left. A crashed process's permits are free after ``ttl`` seconds. Each
-    process can count on an even part of the limit; what others leave is lent, and comes back when they need it.
+    ``FleetBudget(RedisStore(url), "orders-db", limit=100)`` is used like a :class:`~poolkit.Budget`. Permits are taken
+    from the store ``block`` at a time, leased for ``ttl`` seconds and renewed in the background: a caller waits for
+    the store only if its process has no free permit. The permits of a crashed process are free after ``ttl`` seconds.
+    Each process is entitled to an even share of the limit. What other processes do not use is lent, and is returned
+    when they need it.
 
-    While the store is down, each process goes on with the permits that it has. A process that is cut off from a store
-    which may be serving others closes all its connections, leased ones too, before its lease ends.
-    ``trust_refusal=False``: a refused connection to the store counts as cut off, too (where a proxy or a firewall
-    between may refuse on its own). Thread-safe. A forked child is a member of its own.
+    While the store is down, each process keeps the permits that it has. A process that is cut off from a store which
+    may still serve others closes all its connections, leased ones too, before its lease ends. Thread-safe. A forked
+    child is a separate member.
 
-    Raises :class:`~poolkit.ConfigError` for settings that cannot be meant.
+    Args:
+        store: a :class:`RedisStore`, a :class:`PostgresStore`, a :class:`FileStore` or your own :class:`Store`.
+        fleet: the name of the fleet, the same in all processes.
+        limit: maximum number of connections of the whole fleet, the same in all processes.
+        block: number of permits taken from the store at a time.
+        ttl: seconds for which permits are leased; 0.5 or more.
+        trust_refusal: False: a refused connection to the store counts as being cut off, too. Use it where a proxy or
+            firewall in between may refuse connections by itself.
+
+    Raises :class:`~poolkit.ConfigError` for invalid settings.
     """
 
     def __init__(
@@ -103,7 +117,7 @@ class FleetBudget(Budget):
     ) -> None:
         if not callable(getattr(store, "exchange", None)):
             raise ConfigError(
-                f"store={store!r}: must be a RedisStore, a PostgresStore, a FileStore or one of yours", "store"
+                f"store={store!r}: must be a RedisStore, a PostgresStore, a FileStore or your own Store", "store"
             )
         if not fleet or not isinstance(fleet, str):
             raise ConfigError(f"fleet={fleet!r}: must be a name, the same in all processes", "fleet")
@@ -120,24 +134,25 @@ class FleetBudget(Budget):
         super()._begin(limit)
         self._wake = threading.Event()
         self._book = Book(0, self._wake.set)
-        self._ear = _Ear(self._wake)
-        self._returner = _Returner(0, 0.0, lambda: None)
-        self._returner.pressed = True
-        self._book.open(self._returner)
-        self._members[self._returner] = weakref.ref(self._ear)
+        self._news_waker = _NewsWaker(self._wake)
+        self._return_account = _ReturnAccount(0, 0.0, lambda: None)
+        self._return_account.pressed = True
+        self._book.open(self._return_account)
+        self._members[self._return_account] = weakref.ref(self._news_waker)
         self._started = False
-        self._to_start = [self._talk, self._guard]  # from behind: no lease is asked for that nobody would end
+        # started from the end: the thread that ends leases runs before the first lease is requested
+        self._to_start = [self._exchange_loop, self._expiry_loop]
         self._member = uuid.uuid4().hex
         self._grant = Grant(0, 0)
         self._safe_until = self._fresh_until = 0.0
-        self._held_on = 0  # raised by each loss: answers from before it count no more
+        self._epoch = 0  # incremented when permits are lost: earlier answers are ignored
         self._unused_since = time.monotonic()
         self._error: str | None = None
         if again:
             self._store.forget()
 
     def open_account(self, pool: Any, minimum: int, weight: float) -> Any:
-        """For pools; see :class:`~poolkit.Budget`."""
+        """Open the account of a pool; see :class:`~poolkit.Budget`. Raises UsageError if the budget is closed."""
         if self._closed:
             raise UsageError(f"{self.name}: the fleet budget is closed")
         permits = super().open_account(pool, minimum, weight)
@@ -149,7 +164,7 @@ class FleetBudget(Budget):
         return permits
 
     def _start(self) -> None:
-        """Start the threads that are not there yet. Raises UsageError if one is refused all the time."""
+        """Start the threads that do not run yet. Raises UsageError if one cannot be started within ``START``."""
         deadline = time.monotonic() + START
         while self._to_start:
             work = self._to_start.pop()
@@ -157,54 +172,60 @@ class FleetBudget(Budget):
                 threading.Thread(target=work, args=(self._wake,), name="poolkit-fleet", daemon=True).start()
                 self._started = True
             except BaseException as error:
-                self._to_start.append(work)  # the next pool tries again
+                self._to_start.append(work)  # retried, also by the next pool
                 if not isinstance(error, (RuntimeError, MemoryError)):
                     raise
                 if time.monotonic() >= deadline:
                     raise UsageError(
-                        f"{self.name}: a fleet budget renews its lease in threads of its own, and none can be started "
-                        f"({type(error).__name__}: {error})"
+                        f"{self.name}: a fleet budget needs its own threads to renew its lease, and none can be "
+                        f"started ({type(error).__name__}: {error})"
                     ) from error
                 time.sleep(START / 20)
 
     def resize(self, limit: int) -> None:
-        """Another limit for the whole fleet: give the same one to every process. Thread-safe."""
+        """Not supported: raises UsageError. Change the limit in the settings of all processes and restart them."""
         raise UsageError(
-            f"{self.name}: the limit of a fleet is given by its processes' settings; it is not changed live"
+            f"{self.name}: the limit of a fleet cannot be changed while it runs; change it in the settings of all "
+            "processes and restart them"
         )
 
     def fleet(self) -> FleetStats:
-        """A frozen snapshot of this process's part of the fleet. Thread-safe."""
+        """A frozen snapshot of this process's part of the fleet. Thread-safe; does no I/O."""
         left = max(0.0, self._safe_until - time.monotonic()) if self._store.expires else self._ttl
         grant = self._grant
         return FleetStats(self._total, self._book.limit, grant.members, left, grant.token, self._error)
 
     def explain(self) -> str:
-        """The state of the budget in plain words. Thread-safe."""
+        """The state of the budget as text. Thread-safe."""
         trouble = f"; {self._error}" if self._error else ""
         count = self._grant.members
         return f"{super().explain()} of the fleet's {self._total}, {count} process{'es' * (count != 1)}{trouble}"
 
     def close(self, timeout: float = 5.0) -> None:
-        """Give everything back to the fleet. Close the pools first; waits up to ``timeout`` seconds for their last
-        connections. Raises UsageError while a pool is open or a connection is left, and changes nothing then.
+        """Return all permits to the fleet. Close the pools first.
+
+        Waits up to ``timeout`` seconds for their last connections. Raises UsageError if a pool is still open or a
+        connection is left then, and changes nothing in that case. Thread-safe.
         """
         deadline = time.monotonic() + timeout
         while True:
-            pools, held = self._run(self._left)
+            pools, held = self._run(self._still_open)
             if not held or pools or time.monotonic() > deadline:
                 break
             time.sleep(0.01)
         if pools or held:
-            who = f"{', '.join(pools)} first" if pools else "what is on lease"
-            raise UsageError(f"{self.name}: close {who}; there are {held} connections left")
+            what = f"close the pools first ({', '.join(pools)})" if pools else "close the open leases first"
+            raise UsageError(f"{self.name}: {held} connections are still open; {what}")
         self._closed = True
         self._wake.set()
         if self._started:
             try:
                 self._store.leave(self.name, self._member)
             except StoreError as error:
-                logger.warning("%s: permits come back when their lease ends: %s", self.name, said(error, 500))
+                logger.warning(
+                    "%s: could not return the permits; they are free when their lease ends: %s",
+                    self.name, said(error, 500),
+                )  # fmt: skip
         self._store.close()
 
     def __enter__(self) -> FleetBudget:
@@ -213,76 +234,77 @@ class FleetBudget(Budget):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _left(self) -> tuple[list[str], int]:
-        """Under the lock: the names of pools that are open, and how many connections are left."""
-        pools = [pool for account, ref in self._members.items() if account is not self._returner and (pool := ref())]
-        held = self._book.held - self._returner.held
+    def _still_open(self) -> tuple[list[str], int]:
+        """Under the lock: the names of the open pools, and the number of connections."""
+        others = (ref for account, ref in self._members.items() if account is not self._return_account)
+        pools = [pool for ref in others if (pool := ref())]
+        held = self._book.held - self._return_account.held
         return [pool.name for pool in pools if not pool.closed], held
 
     # -- the exchange with the store ------------------------------------------------------------------------------
 
-    def _talk(self, mine: threading.Event) -> None:
-        """The thread that talks to the store."""
-        while not self._closed and mine is self._wake:  # not after a fork
+    def _exchange_loop(self, mine: threading.Event) -> None:
+        """Body of the thread that talks to the store."""
+        while not self._closed and mine is self._wake:  # ends after a fork
             mine.clear()
             try:
                 busy = self._exchange()
-            except Exception as error:  # noqa: BLE001 - a store of one's own may raise anything; the exchange goes on
-                self._trouble(f"the store gives no answer: {describe(error)}", exc_info=True)
+            except Exception as error:  # noqa: BLE001 - a user's store may raise anything; the exchange goes on
+                self._report_failure(f"the store gives no answer: {describe(error)}", exc_info=True)
                 busy = True
             if busy:
                 time.sleep(min(POLL, self._ttl / 10))
             elif mine.wait(min(BEAT, self._ttl / 5)):
-                time.sleep(0.002)  # callers who come together ask together
+                time.sleep(0.002)  # one exchange for requests that arrive together
 
     def _exchange(self) -> bool:
-        """One exchange; whether to ask again soon."""
+        """Do one exchange. Returns whether the next one is due soon."""
         ask, epoch = self._run(self._prepare)
         begun = time.monotonic()
         try:
             grant = self._store.exchange(ask)
         except StoreDown as error:
-            self._trouble(f"the store is down: {said(error, 500)}")
-            if self._trust and epoch == self._held_on and self._safe_until > begun:
+            self._report_failure(f"the store is down: {said(error, 500)}")
+            if self._trust and epoch == self._epoch and self._safe_until > begun:
                 self._renewed(begun)
             return True
         except StoreError as error:
-            self._trouble(f"the store gives no answer: {said(error, 500)}")
+            self._report_failure(f"the store gives no answer: {said(error, 500)}")
             return True
         if self._error is not None:
             logger.info("%s: the store answers again", self.name)
             self._error = None
-        if epoch != self._held_on or (self._store.expires and time.monotonic() > begun + FREEZE * self._ttl):
-            return True  # an answer from before a loss, or too late to rely on
+        if epoch != self._epoch or (self._store.expires and time.monotonic() > begun + FREEZE * self._ttl):
+            return True  # an answer from before the permits were lost, or one too late to rely on
         if grant.lost:
-            self._lose("its lease had run out")
+            self._permits_lost("the store had already ended the lease")
             return True
         self._renewed(begun)
         self._run(self._apply, grant)
         self._deliver()
         return grant.owed > 0 or self._run(self._in_need)
 
-    def _trouble(self, text: str, *, exc_info: bool = False) -> None:
-        """Told once for each time of trouble, not for each of its exchanges."""
+    def _report_failure(self, text: str, *, exc_info: bool = False) -> None:
+        """Log the start of a series of failures once, not each failed exchange."""
         if self._error is None:
             logger.warning("%s: %s", self.name, text, exc_info=exc_info)
         self._error = text
 
     def _in_need(self) -> bool:
-        return any(account.need for account in self._book.accounts if account is not self._returner)
+        return any(account.need for account in self._book.accounts if account is not self._return_account)
 
     def _renewed(self, begun: float) -> None:
         self._fresh_until = begun + FREEZE * self._ttl
         self._safe_until = begun + SAFE * self._ttl
 
     def _prepare(self) -> tuple[Ask, int]:
-        """Under the lock: what to give back, what to ask for. What is given back is out of use from now on."""
-        book, returner, now = self._book, self._returner, time.monotonic()
-        book.heard(returner)
+        """Under the lock: build the next Ask. The permits that it returns are not used any more from here on."""
+        book, return_account, now = self._book, self._return_account, time.monotonic()
+        book.heard(return_account)
         for _ in range(self._grant.short):
-            if not book.take(returner, LAST, 0):
+            if not book.take(return_account, LAST, 0):
                 break
-        giving, returner.minimum = returner.held, 0
+        giving, return_account.minimum = return_account.held, 0
         unused = book.limit - book.held
         local = max(0, book.wanted)
         if local or unused < self._block:
@@ -290,35 +312,35 @@ class FleetBudget(Budget):
         elif now - self._unused_since > self._ttl:
             giving += unused // self._block * self._block
             self._unused_since = now
-        returner.held = 0
+        return_account.held = 0
         book.limit -= giving
         want = math.ceil(local / self._block) * self._block
         if self._grant.short and local:
-            want = local  # others wait, too: no more than is needed
+            want = local  # other processes wait too: ask only for what is needed
         held = book.limit
         book.share_out()
         return Ask(
             self.name, self._member, held, max(0, min(want, self._total - held)), self._total, self._ttl
-        ), self._held_on
+        ), self._epoch
 
     def _apply(self, grant: Grant) -> None:
-        """Under the lock: what was granted, and what other processes need."""
-        book, returner = self._book, self._returner
+        """Under the lock: take over what was granted and what other processes need."""
+        book, return_account = self._book, self._return_account
         self._grant = grant
         book.limit, book.frozen = grant.permits, False
-        returner.minimum, returner.need, returner.place = grant.owed, grant.short, LAST
+        return_account.minimum, return_account.need, return_account.place = grant.owed, grant.short, LAST
         book.share_out()
         book.review()
 
     # -- the end of a lease ---------------------------------------------------------------------------------------
 
-    def _guard(self, mine: threading.Event) -> None:
-        """The thread that sees to it that nothing outlives its lease, whatever the exchange is waiting for."""
+    def _expiry_loop(self, mine: threading.Event) -> None:
+        """Body of the thread that ends an expired lease, even while the exchange is blocked."""
         while not self._closed and mine is self._wake:
             now = time.monotonic()
             if self._book.limit and self._store.expires:
                 if now >= self._safe_until:
-                    self._lose(f"no news from the store for {SAFE * self._ttl:.1f} s")
+                    self._permits_lost(f"no answer from the store for {SAFE * self._ttl:.1f} s")
                 elif now >= self._fresh_until and not self._book.frozen:
                     self._run(self._freeze)
             time.sleep(self._ttl / 50)
@@ -327,19 +349,19 @@ class FleetBudget(Budget):
         if time.monotonic() >= self._fresh_until:
             self._book.frozen = True
 
-    def _lose(self, why: str) -> None:
-        """Others may have the permits: close every connection, now."""
-        pools = self._run(self._give_up)
+    def _permits_lost(self, why: str) -> None:
+        """Close every connection at once: other processes may have the permits now."""
+        pools = self._run(self._drop_permits)
         cut = sum(pool._cut() for pool in pools if pool is not None)
-        logger.error("%s: permits lost (%s); %d leases cut", self.name, why, cut)
+        logger.error("%s: permits lost (%s); all connections are closed, %d leases were aborted", self.name, why, cut)
 
-    def _give_up(self) -> list[Any]:
-        book, returner = self._book, self._returner
-        self._held_on += 1
+    def _drop_permits(self) -> list[Any]:
+        book, return_account = self._book, self._return_account
+        self._epoch += 1
         self._member = uuid.uuid4().hex
         self._grant = Grant(0, self._grant.token)
         book.limit, book.frozen = 0, False
-        returner.minimum = returner.held = returner.need = 0
+        return_account.minimum = return_account.held = return_account.need = 0
         book.share_out()
         book.review()
-        return [ref() for account, ref in self._members.items() if account is not returner]
+        return [ref() for account, ref in self._members.items() if account is not return_account]

@@ -1,4 +1,4 @@
-"""Who in a fleet of processes holds how many permits: the one decision of every store. Pure: time is an argument."""
+"""Decides how many permits each process of a fleet holds, for all stores. Without I/O: the time is an argument."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 __all__ = ("PLAUSIBLE", "Ask", "Grant", "Row", "decide")
 
 PLAUSIBLE = 10
-"""No lease is longer than so many times the ``ttl`` of another process (it may differ while the setting is changed):
-what a store says beyond it is garbage, which would hold permits for ever.
+"""No lease is longer than this many times the ``ttl`` of another process (values may differ while the setting is being
+changed). A stored end beyond it is invalid data, which would otherwise hold permits for ever.
 """
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a process tells the store at each exchange: it holds ``held`` permits (fewer than before: the others are
-    given back) and would like ``want`` more; all that for ``ttl`` seconds from now on.
+    """What a process sends to the store in each exchange: it holds ``held`` permits and wants ``want`` more.
+
+    If ``held`` is smaller than before, the difference is returned. The lease is for ``ttl`` seconds from now on.
+    ``member`` identifies the process, ``limit`` is the limit of the fleet.
     """
 
     fleet: str
@@ -29,10 +31,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Grant:
-    """What the store answers: ``permits`` held from now on. ``lost``: the lease had run out and others have what was
-    held. ``token`` is higher for each lease that is begun (a fencing token, for resources that can check one).
-    ``short``: permits that others wait for; ``owed``: how many of them this process is to give back even if it uses
-    them, for it has more than its even part and they have less.
+    """What the store answers: the process holds ``permits`` from now on.
+
+    ``lost``: the lease had expired, and other processes have the permits that were held. ``token``: a fencing token
+    for resources that can check one; it increases with each new lease. ``members``: processes in the fleet.
+    ``short``: permits that other processes wait for. ``owed``: how many of them this process must return even if it
+    uses them, because it has more than its even share and they have less.
     """
 
     permits: int
@@ -45,7 +49,7 @@ class Grant:
 
 @dataclass
 class Row:
-    """What the store knows of one process. ``until``: the end of its lease, by the store's clock."""
+    """The record of one process in the store. ``until``: the end of its lease by the store's clock, in seconds."""
 
     permits: int
     want: int
@@ -54,10 +58,10 @@ class Row:
 
 
 def decide(rows: MutableMapping[str, Row], ask: Ask, now: float, *, token: int, grace: bool) -> Grant:
-    """Answer ``ask`` and write it into ``rows``. ``token``: for a lease that begins; ``grace``: grant nothing new.
+    """Answer ``ask`` and update ``rows``. ``token``: for a new lease; ``grace``: grant nothing new.
 
-    The sum of all permits is never above the limit. Leases that ran out are removed. Every member has a floor, the
-    even part of the limit: what is free goes first to those below it.
+    The sum of all permits never exceeds the limit. Expired leases are removed. Each member has a floor, its even share
+    of the limit: free permits go first to members below their floor.
     """
     for name in [name for name, row in rows.items() if row.until <= now]:
         del rows[name]
@@ -65,9 +69,9 @@ def decide(rows: MutableMapping[str, Row], ask: Ask, now: float, *, token: int, 
     others = {name: row for name, row in rows.items() if name != ask.member}
     free = ask.limit - sum(row.permits for row in others.values())
     if ask.held > free:
-        if known is None:  # the lease had run out, and they were given to others
+        if known is None:  # the lease had expired and the permits were granted to others
             return Grant(0, token, members=len(others) + 1, lost=True)
-        free = max(free, 0)  # the limit is smaller than it was
+        free = max(free, 0)  # the limit was lowered
     held = min(ask.held, max(free, known.permits if known else 0))
     over = max(0, held - free)
     floor = max(1, ask.limit // (len(others) + 1))

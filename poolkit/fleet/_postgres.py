@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from .._log import logger
@@ -15,19 +17,23 @@ from ._watchdog import Watchdog
 
 __all__ = ("PostgresStore",)
 
-_MOST = 1 << 62  # tokens are bigint, and there must be a next one
+_MOST = 1 << 62  # tokens are bigint; there must be a next one
 _STARTING = ("57P03", "57P01", "57P02")  # cannot_connect_now (starting, stopping, recovering), shutdowns
 
 
 class PostgresStore:
-    """Permits in a table of PostgreSQL (made if it is not there). ``conninfo``: as for ``psycopg.connect``;
-    ``timeout``: seconds for one exchange. Needs ``pip install 'poolkit[psycopg]'``. Each process keeps one connection
-    for it, which counts against the server's ``max_connections`` too.
+    """Permits in a table of PostgreSQL, which is created if it does not exist.
 
-    For one ``ttl`` after a start of the server nothing new is granted, nor while the table is new to the fleet (first
-    use, ``TRUNCATE``, ``DROP``): those who hold permits say so meanwhile. With asynchronous replication a failover may
-    forget the last grants: use a synchronous standby, or keep the fleet's limit below the server's by a block for each
-    process.
+    ``conninfo``: as for ``psycopg.connect``; ``table``: the name of the table; ``timeout``: seconds for one exchange.
+    Needs ``pip install 'poolkit[psycopg]'``. Each process keeps one connection for it, which counts against the
+    server's ``max_connections`` too.
+
+    For one ``ttl`` after a start of the server, and after the table was new or empty (first use, ``TRUNCATE``,
+    ``DROP``), nothing new is granted: processes that hold permits report them in this time. With asynchronous
+    replication a failover may lose the last grants. Use a synchronous standby, or keep the fleet's limit one block per
+    process below the server's.
+
+    Raises :class:`~poolkit.ConfigError` for an invalid table name, :class:`~poolkit.MissingExtra` without psycopg.
     """
 
     expires = True
@@ -45,7 +51,7 @@ class PostgresStore:
         self._timeout = timeout
         self._connection: Any = None
         self._watchdog = Watchdog(_shut)
-        self._inherited: Any = None  # kept: psycopg would say goodbye on the parent's socket
+        self._inherited: Any = None  # kept alive: psycopg would send a Terminate message on the parent's socket
 
     def exchange(self, ask: Ask) -> Grant:
         """See :meth:`poolkit.fleet.Store.exchange`."""
@@ -69,9 +75,9 @@ class PostgresStore:
                 if min(permits, want, token) >= 0 and token < _MOST and until <= now + PLAUSIBLE * ask.ttl
             }
             before = {name for name, *_ in found} - {""}
-            grace = rows.pop("", None)  # how long nothing new is granted, and the last token
+            grace = rows.pop("", None)  # until when nothing new is granted, and the last token
             damaged = len(before) - len(rows)
-            if grace is None or damaged:  # new, emptied or damaged: somebody may hold what is not written here
+            if grace is None or damaged:  # new, emptied or damaged: a process may hold permits that are not recorded
                 grace = Row(0, 0, now + ask.ttl, max(int(now * 1000), grace.token if grace else 0))
             token = grace.token + (ask.member not in rows)
             grant = decide(rows, ask, now, token=token, grace=now < max(grace.until, started + ask.ttl))
@@ -91,11 +97,11 @@ class PostgresStore:
             return grant, damaged
 
         granted: Grant
-        granted, garbage = self._transaction(work)
-        if garbage:  # deleted now: nobody else tells of it
+        granted, invalid = self._transaction(work)
+        if invalid:  # deleted now, so no other process will log it
             logger.warning(
-                "%s: %d rows of the fleet in the table %s cannot be meant and were deleted; nothing new is granted "
-                "for %g s", shown(ask.fleet), garbage, self._table, ask.ttl,
+                "%s: %d invalid rows of the fleet in the table %s were deleted; nothing new is granted "
+                "for %g s", shown(ask.fleet), invalid, self._table, ask.ttl,
             )  # fmt: skip
         return granted
 
@@ -111,11 +117,11 @@ class PostgresStore:
     def forget(self) -> None:
         """See :meth:`poolkit.fleet.Store.forget`."""
         self._inherited, self._connection = self._connection, None
-        self._watchdog = Watchdog(_shut)  # the thread of the other one is the parent's
+        self._watchdog = Watchdog(_shut)  # the old one's thread runs in the parent only
 
     def close(self) -> None:
         """See :meth:`poolkit.fleet.Store.close`."""
-        self._watchdog.rest()
+        self._watchdog.stop()
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -127,26 +133,38 @@ class PostgresStore:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{self._table}/{fleet}"])
 
     def _transaction(self, work: Any) -> Any:
-        """``work(cursor)`` in one transaction; a connection that broke meanwhile, or a table that was
-        dropped, is made anew, once.
+        """Run ``work(cursor)`` in one transaction.
+
+        A broken connection is replaced and a dropped table is created again, once, while there is time left for the
+        exchange.
         """
+        deadline = time.monotonic() + self._timeout
         for fresh in (False, True):
             if self._connection is None or self._connection.closed:
                 self._connect()
                 fresh = True
-            # a network that swallows everything: psycopg waits without an end, until its socket is shut
-            watch = self._watchdog.arm(self._timeout, self._connection)
             try:
-                with self._connection.transaction(), self._connection.cursor() as cursor:
+                with self._limited(), self._connection.transaction(), self._connection.cursor() as cursor:
                     return work(cursor)
             except self._psycopg.Error as error:
                 self._hang_up()
                 again = (self._psycopg.OperationalError, self._psycopg.errors.UndefinedTable)
-                if fresh or not isinstance(error, again):
-                    raise self._told(error) from error
-            finally:
-                self._watchdog.disarm(watch)
-        raise AssertionError("bug: the second attempt has neither worked nor failed")
+                if fresh or not isinstance(error, again) or time.monotonic() >= deadline:
+                    raise self._translated(error) from error
+        raise AssertionError("bug: the second attempt neither succeeded nor failed")
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """A block in which the socket is shut after ``timeout`` seconds.
+
+        The server's ``statement_timeout`` reaches nobody over a network that swallows everything, and psycopg waits
+        for an answer without an end.
+        """
+        watch = self._watchdog.arm(self._timeout, self._connection)
+        try:
+            yield
+        finally:
+            self._watchdog.disarm(watch)
 
     def _connect(self) -> None:
         milliseconds = max(1, int(self._timeout * 1000))
@@ -160,24 +178,26 @@ class PostgresStore:
                 options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
                 application_name="poolkit-fleet", tcp_user_timeout=milliseconds,
             )  # fmt: skip
-            self._connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._table} (fleet text, member text, permits int NOT NULL, "
-                "want int NOT NULL, until timestamptz NOT NULL, token bigint NOT NULL, PRIMARY KEY (fleet, member))"
-            )
-        except self._psycopg.errors.UniqueViolation:  # two made it at once: it is there
+            with self._limited():
+                self._connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {self._table} (fleet text, member text, permits int NOT NULL, "
+                    "want int NOT NULL, until timestamptz NOT NULL, token bigint NOT NULL, "
+                    "PRIMARY KEY (fleet, member))"
+                )
+        except self._psycopg.errors.UniqueViolation:  # another process created it at the same time
             pass
         except self._psycopg.Error as error:
             self._hang_up()
-            raise self._told(error) from error
+            raise self._translated(error) from error
 
-    def _told(self, error: Any) -> StoreError:
-        text, told = raw_text(error), said(error)
+    def _translated(self, error: Any) -> StoreError:
+        text, text_shown = raw_text(error), said(error)
         if getattr(error, "sqlstate", None) in _STARTING or "Connection refused" in text or "starting up" in text:
-            return StoreDown(f"PostgreSQL refuses connections: {told}")
-        return StoreError(f"PostgreSQL: {told}")
+            return StoreDown(f"PostgreSQL refuses connections: {text_shown}")
+        return StoreError(f"PostgreSQL: {text_shown}")
 
 
 def _shut(connection: Any) -> None:
-    """End whatever is waiting for the connection's socket, from another thread."""
+    """Shut the connection's socket down from another thread, so that a wait on it ends."""
     with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as sock:
         sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The permits of a fleet in Redis: one hash for each fleet, changed by one Lua script."""
+"""The permits of a fleet in Redis: one hash per fleet, updated by one Lua script."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ._store import StoreDown, StoreError, wait_for_name
 
 __all__ = ("RedisStore",)
 
-# decide() of _ledger.py in Lua. Members are "m:<name>" = "permits want until token". Another run_id than that which is
-# written down (a restart, a failover, a new data set) begins a grace of one ttl, in which only what is held counts. So
-# does whatever cannot be meant, for it may stand where somebody's permits were: it is deleted, and counted in the last
-# number of the answer.
+# decide() of _ledger.py in Lua. A member is stored as "m:<name>" = "permits want until token". If the server's run_id
+# differs from the stored one (a restart, a failover, a new data set), a grace of one ttl starts, in which nothing new
+# is granted. Invalid data starts a grace too, because it may have replaced a member's permits: it is deleted, and
+# counted in the last number of the answer.
 _SCRIPT = """
 local key, member = KEYS[1], 'm:' .. ARGV[1]
 local held, want, limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -80,12 +80,16 @@ return {permits, tonumber(token), members, math.max(over, wants - left),
 
 
 class RedisStore:
-    """Permits in Redis. ``url``: as for ``redis.Redis.from_url``; further keywords go to it. ``timeout``: seconds for
-    one exchange, a fraction of the fleet's ``ttl``. Needs ``pip install 'poolkit[redis]'``.
+    """Permits in Redis.
 
-    A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``: what
-    it remembers may be out of date, and those who hold permits say so meanwhile. So it is where something else was
-    written into the fleet's key, which is deleted and told of in the log.
+    ``url`` and ``options``: as for ``redis.Redis.from_url``; ``prefix``: of the keys; ``timeout``: seconds for one
+    exchange, a fraction of the fleet's ``ttl``. Needs ``pip install 'poolkit[redis]'``.
+
+    A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``: its
+    data may be out of date, and processes that hold permits report them in this time. The same holds if the fleet's
+    key contains invalid data, which is deleted and logged.
+
+    Raises :class:`~poolkit.ConfigError` for an unusable URL, :class:`~poolkit.MissingExtra` without redis-py.
     """
 
     expires = True
@@ -99,26 +103,26 @@ class RedisStore:
             raise MissingExtra("RedisStore needs redis-py: pip install 'poolkit[redis]'") from None
         self._redis = redis
         self._prefix = prefix
-        # one attempt: the fleet tries again by itself, and counts what a refusal says
+        # no retries: the fleet retries by itself, and must see each refusal
         limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
         try:
             self._client = redis.Redis.from_url(url, **{**limits, **options})
         except ValueError as error:
             raise ConfigError(f"RedisStore: the URL cannot be used: {without_quotes(error)}", "url") from None
         self._timeout = timeout
-        self._reached = False  # since it was closed last; until then a call connects, and looks the name up
+        self._reached = False  # since the last close; if False, a call connects and looks the name up
         self._script = self._client.register_script(_SCRIPT.replace("PLAUSIBLE", str(PLAUSIBLE)))
 
     def exchange(self, ask: Ask) -> Grant:
         """See :meth:`poolkit.fleet.Store.exchange`."""
         arguments: list[str | int] = [ask.member, ask.held, ask.want, ask.limit, int(ask.ttl * 1000)]
-        permits, token, members, short, owed, lost, garbage = self._call(
+        permits, token, members, short, owed, lost, invalid = self._call(
             lambda: self._script(keys=[self._prefix + ask.fleet], args=arguments)
         )
-        if garbage:  # deleted now: nobody else tells of it
+        if invalid:  # deleted now, so no other process will log it
             logger.warning(
-                "%s: %d entries of the fleet's key in Redis cannot be meant and were deleted; nothing new is granted "
-                "for %g s", shown(ask.fleet), garbage, ask.ttl,
+                "%s: %d invalid entries of the fleet's key in Redis were deleted; nothing new is granted "
+                "for %g s", shown(ask.fleet), invalid, ask.ttl,
             )  # fmt: skip
         return Grant(permits, token, members, short, owed, bool(lost))
 
@@ -127,7 +131,7 @@ class RedisStore:
         self._call(lambda: self._client.hdel(self._prefix + fleet, f"m:{member}"))
 
     def forget(self) -> None:
-        """redis-py's pool begins anew in a forked child by itself."""
+        """See :meth:`poolkit.fleet.Store.forget`; redis-py's pool resets itself in a forked child."""
         self._reached = False
 
     def close(self) -> None:

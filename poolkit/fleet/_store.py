@@ -1,4 +1,4 @@
-"""What a fleet needs of the store that its processes share."""
+"""The interface of the store that the processes of a fleet share."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ __all__ = ("Store", "StoreDown", "StoreError", "wait_for_name")
 
 
 class StoreError(PoolError):
-    """The store gave no answer: it cannot be known whether others are served by it."""
+    """The store gave no answer. Whether it serves other processes is unknown."""
 
 
 class StoreDown(StoreError):
-    """The store's own host refused: at this moment it serves nobody.
+    """The store's host refused the connection: at this moment the store serves no process.
 
-    Two things follow. Nobody could be granted anything in this moment; and a store that comes back grants nothing new
-    for one ``ttl``, so nobody will be for that long.
+    So no process can get permits at this moment. A store that comes back grants nothing new for one ``ttl``, so none
+    can get new permits for that long either.
     """
 
 
 def wait_for_name(host: object, port: object, timeout: float) -> None:
-    """Before a driver looks a name up, which nothing can interrupt: StoreError if the resolver does not answer in time.
+    """Look up ``host`` before the driver does, because the driver's own lookup cannot be interrupted.
 
-    Of a name that does not exist the driver tells in its own words.
+    Raises StoreError if the resolver does not answer within ``timeout`` seconds. A name that does not exist is left to
+    the driver, which reports it itself.
     """
     try:
         addresses(host, port, timeout)
@@ -37,24 +38,26 @@ def wait_for_name(host: object, port: object, timeout: float) -> None:
 
 
 class Store(Protocol):
-    """Where the permits of a fleet are counted. Each method may block for at most about a quarter of the lease; called
-    by one thread at a time, never under a lock. One store object serves one :class:`~poolkit.fleet.FleetBudget`.
+    """The place where the permits of a fleet are counted.
+
+    Each method may block for at most about a quarter of the lease. It is called by one thread at a time, never under
+    a lock. One store object serves one :class:`~poolkit.fleet.FleetBudget`.
     """
 
     expires: bool
-    """Whether leases run out by time. False: the store knows by itself when a process has died, and only then."""
+    """Whether leases expire by time. False: a lease ends only with its process, whose death the store detects."""
 
     def exchange(self, ask: Ask) -> Grant:
-        """Tell what is held and wanted, hear what is granted: atomic over the whole fleet.
+        """Report what is held and wanted; return what is granted. Atomic over the whole fleet.
 
-        Raises :class:`StoreDown` if the store refused to talk, :class:`StoreError` for everything else.
+        Raises :class:`StoreDown` if the store refuses connections, :class:`StoreError` for any other failure.
         """
 
     def leave(self, fleet: str, member: str) -> None:
-        """Give back everything. Errors as :meth:`exchange`."""
+        """Return all permits of the member. Errors as :meth:`exchange`."""
 
     def forget(self) -> None:
-        """In a forked child: what is open to the store is the parent's; let go of it without a word."""
+        """In a forked child: drop the parent's connection to the store without sending anything on it."""
 
     def close(self) -> None:
-        """Close what is open to the store; the next exchange opens it again. Raises nothing."""
+        """Close the connection to the store; the next exchange opens a new one. Does not raise."""

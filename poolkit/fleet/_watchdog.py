@@ -1,4 +1,4 @@
-"""Deadlines for calls that cannot be given one: a single thread for all that follow each other."""
+"""Deadlines for calls that accept no timeout, with one thread for all consecutive calls."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ("Watchdog",)
 
 
 class Watchdog:
-    """Calls ``bite(what)`` when an armed deadline passes. Thread-safe; its thread begins with the first deadline.
+    """Calls ``on_timeout(what)`` when an armed deadline passes. Thread-safe; its thread starts with the first deadline.
 
-    Not a ``threading.Timer`` for each: that is a thread that begins and ends with every call, many times a second, and
-    a signal to the process may be taken by a thread that is just beginning or ending. The main thread, asleep in a
-    lock, then never runs the signal's handler (SIGTERM, Python 3.11, Linux 6.18: once in some dozens of processes).
+    It is not a ``threading.Timer`` for each call: that would start and end a thread many times a second, and a thread
+    that is just starting or ending may receive a signal to the process. The main thread, blocked in a lock, then never
+    runs the signal's handler (SIGTERM, Python 3.11, Linux 6.18: once in some dozens of processes).
     """
 
-    def __init__(self, bite: Callable[[Any], object]) -> None:
-        self._bite = bite
+    def __init__(self, on_timeout: Callable[[Any], object]) -> None:
+        self._on_timeout = on_timeout
         self._condition = threading.Condition()
         self._armed: dict[int, tuple[float, Any]] = {}
         self._number = 0
-        self._until = math.inf  # when the thread looks again by itself
+        self._until = math.inf  # when the thread wakes up by itself
         self._thread: threading.Thread | None = None
 
     def arm(self, seconds: float, what: Any) -> int:
-        """``what`` is bitten in ``seconds`` unless :meth:`disarm` is called with the answer before."""
+        """Call ``on_timeout(what)`` in ``seconds``, unless :meth:`disarm` is called with the returned number before."""
         with self._condition:
             at = time.monotonic() + seconds
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="poolkit-watchdog", daemon=True)
-                thread.start()  # first: if it is refused, nothing is armed
+                thread.start()  # first: if the start fails, nothing is armed
                 self._thread = thread
             elif at < self._until:
                 self._condition.notify_all()
@@ -42,12 +42,12 @@ class Watchdog:
             return self._number
 
     def disarm(self, number: int) -> None:
-        """The call has ended."""
+        """Cancel the deadline: the call has ended."""
         with self._condition:
             self._armed.pop(number, None)
 
-    def rest(self) -> None:
-        """Nothing more is expected: the thread ends, once nothing is armed. Another :meth:`arm` begins a new one."""
+    def stop(self) -> None:
+        """End the thread once nothing is armed. A later :meth:`arm` starts a new one."""
         with self._condition:
             self._thread = None
             self._condition.notify_all()
@@ -60,11 +60,11 @@ class Watchdog:
                     return
                 now = time.monotonic()
                 late = [number for number, (at, _) in self._armed.items() if at <= now]
-                bitten = [self._armed.pop(number)[1] for number in late]
-                if not bitten:
+                expired = [self._armed.pop(number)[1] for number in late]
+                if not expired:
                     self._until = min((at for at, _ in self._armed.values()), default=math.inf)
                     self._condition.wait(None if self._until == math.inf else self._until - now)
                     self._until = -math.inf
-            for what in bitten:
-                self._bite(what)
-            del bitten
+            for what in expired:
+                self._on_timeout(what)
+            del expired

@@ -1,5 +1,5 @@
-"""Pools in web frameworks and task queues: opened when the process begins to serve, drained when it ends.
+"""Pools in web frameworks and task queues: opened when a process starts to serve, drained when it stops.
 
-One module for each: :mod:`.asgi` (Starlette, FastAPI and whatever else has a lifespan), :mod:`.flask`, :mod:`.celery`,
-:mod:`.django`. For pytest there is :mod:`poolkit.testing.pytest`.
+One module for each framework: :mod:`.asgi` (Starlette, FastAPI and other frameworks with a lifespan), :mod:`.flask`,
+:mod:`.celery`, :mod:`.django`. For pytest see :mod:`poolkit.testing.pytest`.
 """

@@ -1,4 +1,4 @@
-"""What the helpers have in common: which pool is behind an object, whether it serves, its end within a deadline."""
+"""Shared by the frameworks' helpers: find the pool of an object, tell whether it serves, drain within a deadline."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..stats import PoolStats
 __all__ = ("Drained", "check_seconds", "checked", "drain_all", "engine_of", "opened", "trouble")
 
 Drained = dict[str, bool]
-"""By name, whether every lease of the pool had ended by itself."""
+"""By pool name, whether all its leases ended without being aborted."""
 
 _WAYS = (
-    (),  # itself
+    (),  # the object itself
     ("poolkit",),  # any adapter's pool or transport
     ("pool", "poolkit"),  # SQLAlchemy's engines
     ("connection_pool", "poolkit"),  # redis-py's clients
@@ -27,7 +27,7 @@ _WAYS = (
 
 
 def engine_of(thing: Any) -> Any:
-    """The poolkit pool (or cluster) that an object is or stands on; None if there is none."""
+    """The poolkit pool or cluster that an object is or uses; None if there is none."""
     for way in _WAYS:
         found = thing
         for attribute in way:
@@ -38,7 +38,7 @@ def engine_of(thing: Any) -> Any:
 
 
 def checked(pools: Mapping[str, Any], who: str) -> dict[str, Any]:
-    """The pools as given to a helper: objects with a pool behind, or functions that make such.
+    """Check the pools given to a helper: objects that use a poolkit pool, or functions that create such objects.
 
     Raises ConfigError for anything else.
     """
@@ -49,39 +49,42 @@ def checked(pools: Mapping[str, Any], who: str) -> dict[str, Any]:
 
 
 def check_seconds(name: str, value: Any) -> None:
-    """Raise ConfigError unless it is a time in seconds; nothing here waits for ever."""
+    """Raise ConfigError unless ``value`` is a finite time in seconds, so that nothing waits for ever."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ConfigError(f"{name}={value!r}: must be a time in seconds, 0 or more", name)
 
 
 def _no_pool(name: str, thing: object, who: str) -> ConfigError:
     return ConfigError(
-        f"{who}: {name}={type(thing).__name__}: has no poolkit pool behind it; give a Pool, an AsyncPool, a cluster, "
-        "an adapter's pool or transport, a driver's client or engine that was made with one, or a function that makes "
-        "one of these",
+        f"{who}: {name}={type(thing).__name__}: does not use a poolkit pool; give a Pool, an AsyncPool, a cluster, "
+        "an adapter's pool or transport, a driver's client or engine that uses one, or a function that creates one of "
+        "these",
         name,
     )
 
 
 def opened(name: str, thing: Any, who: str, *arguments: Any) -> Any:
-    """The object itself, made now if a function was given. Raises ConfigError, and UsageError for a closed pool."""
+    """The object, created now if a function was given.
+
+    Raises ConfigError if it does not use a poolkit pool, UsageError if its pool is closed.
+    """
     if engine_of(thing) is None:
         thing = thing(*arguments)
         if engine_of(thing) is None:
             raise _no_pool(name, thing, who)
     elif engine_of(thing).closed:
         raise UsageError(
-            f"{who}: the pool of {name!r} has been closed; where the application may be started again, give a "
-            "function that makes it"
+            f"{who}: the pool of {name!r} is closed; if the application may be started again, give a function that "
+            "creates the pool"
         )
     return thing
 
 
 def trouble(engine: Any) -> str | None:
-    """Why a pool serves nobody now, in a word or two; None while it does.
+    """The reason why a pool does not serve now, in a word or two; None if it does.
 
-    Only what ends by itself or by command: an open breaker lets a probe through in time, so whoever sends no requests
-    to a process that is not ready must not keep it from becoming ready.
+    Only states that end by themselves or by a command count: a process that is not ready gets no requests, and must
+    become ready without them. An open breaker does, because it lets a probe through after a time.
     """
     if engine.closed:
         return "closed"

@@ -35,20 +35,24 @@ Connect = Literal["require", "try", "lazy"]
 
 
 class PoolLifespan:
-    """A lifespan for an ASGI application: pools are opened when it starts and drained when it ends.
+    """A lifespan for an ASGI application: opens pools when it starts and drains them when it stops.
 
-    ``pools``: by name, whatever has a poolkit pool behind it (a :class:`~poolkit.Pool` or :class:`~poolkit.AsyncPool`,
-    a cluster, an adapter's pool or transport, a SQLAlchemy engine, a redis or httpx client made with one), or a
-    function without arguments that makes such a thing. With functions the application can be started again; a pool
-    that was drained stays closed. Requests find them as ``request.state.NAME``, other code as ``lifespan["NAME"]``.
+    Requests find the pools as ``request.state.NAME``, other code as ``lifespan["NAME"]``. Works on asyncio and trio.
 
-    ``inside``: a lifespan of the application's own; it runs while the pools are open, and what it yields is added.
-    ``connect``: at the start, "require" opens ``min_size`` connections of each pool (at least one) and fails the start
-    where that is not possible within ``connect_timeout`` seconds; "try" logs that and goes on; "lazy" opens none. Keyed
-    pools (httpx's) and clusters have nothing to open yet. ``drain_timeout``: seconds that leases get to end when the
-    application stops, for all pools at once; belongs below the time that the server or the orchestrator grants.
+    Args:
+        pools: by name, an object that uses a poolkit pool (a :class:`~poolkit.Pool` or :class:`~poolkit.AsyncPool`, a
+            cluster, an adapter's pool or transport, a SQLAlchemy engine, a redis or httpx client), or a function
+            without arguments that creates one. With functions the application can be started again: a pool that was
+            drained stays closed.
+        inside: the application's own lifespan. It runs while the pools are open; what it yields is added to the state.
+        connect: at the start, "require" opens ``min_size`` connections of each pool (at least one) and fails the start
+            if that takes longer than ``connect_timeout``; "try" logs the failure and continues; "lazy" opens none.
+            Keyed pools (httpx) and clusters open nothing at the start.
+        connect_timeout: seconds.
+        drain_timeout: seconds that leases get to end when the application stops, for all pools together. Set it below
+            the time that the server or the orchestrator grants.
 
-    On asyncio and trio. Raises ConfigError for what cannot be meant, UsageError at the start for a pool that is closed.
+    Raises ConfigError for an invalid argument, and UsageError at the start for a pool that is closed.
     """
 
     def __init__(
@@ -71,10 +75,10 @@ class PoolLifespan:
         self._drain_timeout = drain_timeout
         self._running: dict[str, Any] = {}
         self.ready = Readiness(self)
-        """The readiness endpoint, of all pools."""
+        """The readiness endpoint for all pools."""
 
     def __getitem__(self, name: str) -> Any:
-        """What the application runs with under this name. Raises UsageError while it does not run."""
+        """The object of this name. Raises UsageError while the application does not run, KeyError for another name."""
         if name in self._running:
             return self._running[name]
         if name in self._given:
@@ -83,9 +87,9 @@ class PoolLifespan:
 
     @asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[dict[str, Any]]:
-        """What the application calls: ``Starlette(lifespan=...)``, ``FastAPI(lifespan=...)``."""
+        """Called by the application: ``Starlette(lifespan=...)``, ``FastAPI(lifespan=...)``."""
         if self._running:
-            raise UsageError("PoolLifespan: the application runs already; each one needs a lifespan of its own")
+            raise UsageError("PoolLifespan: already used by a running application; each application needs its own")
         running: dict[str, Any] = {}
         try:
             for name, thing in self._given.items():
@@ -96,7 +100,7 @@ class PoolLifespan:
                 yield {**running, **(state or {})}
         finally:
             try:
-                with anyio.CancelScope(shield=True):  # whoever stops waiting would leave connections open
+                with anyio.CancelScope(shield=True):  # a cancellation here would leave connections open
                     await _each(running, self._end)
             finally:
                 self._running = {}
@@ -113,13 +117,15 @@ class PoolLifespan:
         except Exception as error:
             if self._connect == "require":
                 raise
-            logger.warning("PoolLifespan: %s cannot connect yet: %s", shown(name), describe(error))
+            logger.warning(
+                "PoolLifespan: %s cannot connect yet; the application starts anyway: %s", shown(name), describe(error)
+            )
 
     async def _end(self, name: str, thing: Any, threads: anyio.CapacityLimiter) -> None:
         engine = engine_of(thing)
         if not await _call(thing, partial(engine.drain, self._drain_timeout), threads):
             logger.warning(
-                "PoolLifespan: %s had leases that did not end within %g s; they were cut", name, self._drain_timeout
+                "PoolLifespan: leases of %s did not end within %g s and were aborted", name, self._drain_timeout
             )
         close = getattr(thing, "aclose", None) or getattr(thing, "close", None)
         if thing is not engine and callable(close):
@@ -127,9 +133,9 @@ class PoolLifespan:
 
 
 async def _each(things: Mapping[str, Any], step: Callable[..., Awaitable[None]]) -> None:
-    """``await step(name, thing, threads)`` for all pools at once; the first error when all are done."""
+    """Run ``await step(name, thing, threads)`` for all pools concurrently; raise the first error when all are done."""
     failed: list[Exception] = []
-    # of their own: the threads of the application's requests may all be busy, with what is waited for
+    # a separate limiter: requests that hold leases may use all threads of the default one
     threads = anyio.CapacityLimiter(max(1, len(things)))
 
     async def one(name: str, thing: Any) -> None:
@@ -146,7 +152,7 @@ async def _each(things: Mapping[str, Any], step: Callable[..., Awaitable[None]])
 
 
 def _connect(engine: Any, timeout: float) -> None:
-    """Open ``min_size`` connections, at least one, and see that one can be had: others may be connecting already."""
+    """Open ``min_size`` connections, at least one, then lease one: other connects may have been running already."""
     deadline = time.monotonic() + timeout
     engine.warm_up(max(1, engine.config.min_size), timeout=timeout)
     engine.lease(max(0.0, deadline - time.monotonic())).close()
@@ -160,7 +166,7 @@ async def _connect_async(engine: Any, timeout: float) -> None:
 
 
 async def _call(thing: Any, call: Callable[[], Any], threads: anyio.CapacityLimiter) -> Any:
-    """``call()``, which may be a coroutine function, may block, or may belong into a greenlet of SQLAlchemy's."""
+    """Run ``call()``: a coroutine function here, a function of SQLAlchemy in its greenlet, others in a thread."""
     if inspect.iscoroutinefunction(call.func if isinstance(call, partial) else call):
         return await call()
     if hasattr(thing, "sync_engine"):
@@ -171,14 +177,14 @@ async def _call(thing: Any, call: Callable[[], Any], threads: anyio.CapacityLimi
 
 
 class Readiness:
-    """An ASGI endpoint: 200 while every pool serves, else 503; the body says which does not, as JSON.
+    """An ASGI endpoint: 200 while every pool serves, else 503. The JSON body names the pools that do not.
 
-    A pool does not serve while it is suspended, draining or closed, or while its circuit breaker is open (of a keyed
-    pool, all of them). A breaker lets a probe through after its ``reset_timeout``: by then the pool is ready again, so
-    that requests come that try. A pool that is merely exhausted is ready: to send its load to others would exhaust
-    them too. Before the start and after the end the answer is 503.
+    A pool does not serve while it is suspended, draining or closed, or while its circuit breaker is open (in a keyed
+    pool, while all breakers are open). After its ``reset_timeout`` a breaker lets a probe through; the pool then counts
+    as ready, so that a request can be that probe. An exhausted pool is ready: sending its load to other processes would
+    exhaust them too. Before the start and after the end of the application the answer is 503.
 
-    ``names``: which pools count (None: all). The answer is made without I/O. Thread-safe.
+    ``names``: the pools that count (None: all). Does no I/O. Thread-safe. Raises ConfigError for an unknown name.
     """
 
     def __init__(self, lifespan: PoolLifespan, names: Iterable[str] | None = None) -> None:
@@ -187,10 +193,10 @@ class Readiness:
         for name in self._names or ():
             if name not in lifespan._given:
                 known = ", ".join(lifespan._given)
-                raise ConfigError(f"Readiness: {name!r}: no such pool; there are {known}", "names")
+                raise ConfigError(f"Readiness: {name!r}: no such pool; the pools are {known}", "names")
 
     def check(self) -> dict[str, str]:
-        """By name, "ok" or what is the matter; empty while the application does not run."""
+        """By pool name, "ok" or the reason why it does not serve. Empty while the application does not run."""
         running = self._lifespan._running
         return {
             name: trouble(engine_of(thing)) or "ok"

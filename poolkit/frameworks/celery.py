@@ -1,7 +1,7 @@
-"""Celery: pools of worker processes are opened when a process begins to work, and drained when it ends.
+"""Celery: open the pools of a worker process when it starts, and drain them when it ends.
 
-Pools made at module level need nothing to survive the fork of a prefork worker: each child begins with an empty pool.
-What is left is the two ends of a child::
+A pool created at module level works after the fork of a prefork worker: each child starts with an empty pool. This
+module adds the start and the end of a child::
 
     from poolkit.frameworks.celery import install
 
@@ -33,17 +33,20 @@ __all__ = ("install",)
 def install(
     *, pools: Callable[[], Iterable[Any]] = live_pools, warm_up: bool = False, drain_timeout: float = 5.0
 ) -> Callable[[], None]:
-    """Look after the pools of every worker process; to be called where the Celery application is made.
+    """Open and drain the pools of every worker process. Call it where the Celery application is created.
 
-    ``pools``: which ones (a function that gives them; default: all of the process that are for threads).
-    ``warm_up``: open ``min_size`` connections of each when a process begins (prefork and solo pools; a failure is
-    logged: tasks will try again). ``drain_timeout``: seconds that leases get to end when a process ends, all pools
-    together; then the sessions are closed in order, which the server would otherwise only notice, and permits of a
-    fleet's budget are given back, which would otherwise be missing until their lease ends. A process that ends because
-    it has done its ``worker_max_tasks_per_child`` is one of them; one that is killed (a hard time limit) is not.
+    When a process ends, also after ``worker_max_tasks_per_child`` tasks, its pools are drained. Their sessions are
+    closed properly, so the server does not have to detect dead ones. The permits of a fleet budget are returned, which
+    would otherwise be missing until their lease ends. A process that is killed (by a hard time limit) does none of
+    this.
 
-    Returns a function that undoes it. Raises ConfigError for a
-    ``drain_timeout`` that is no time.
+    Args:
+        pools: a function that returns the pools; default: all pools of the process that are for threads.
+        warm_up: open ``min_size`` connections of each pool when a process starts (with Celery's prefork and solo
+            pools). A failure is logged; tasks will try again.
+        drain_timeout: seconds that leases get to end when a process ends, for all pools together.
+
+    Returns a function that undoes it. Raises ConfigError for an invalid ``drain_timeout``.
     """
     check_seconds("drain_timeout", drain_timeout)
 
@@ -54,21 +57,23 @@ def install(
         for pool in mine():
             try:
                 pool.warm_up(timeout=pool.config.connect_timeout)
-            except Exception as error:  # noqa: BLE001 - tasks will say more, and the process must come up
+            except Exception as error:  # noqa: BLE001 - the process must start; its tasks will report the error
                 logger.warning("%s: cannot connect yet in this worker process: %s", pool.name, describe(error))
 
     def end(**_: Any) -> None:
         ending = mine()
         for name, ended in drain_all([(pool.name, pool) for pool in ending], drain_timeout).items():
             if not ended:
-                logger.warning("%s: leases did not end within %g s and were cut", name, drain_timeout)
+                logger.warning("%s: leases did not end within %g s and were aborted", name, drain_timeout)
         for budget in {pool.config.budget for pool in ending if isinstance(pool.config.budget, FleetBudget)}:
             try:
                 budget.close(timeout=1)
             except UsageError as error:
-                logger.warning("%s: its permits come back when their lease ends: %s", budget.name, error)
+                logger.warning(
+                    "%s: could not return the permits; they are free when their lease ends: %s", budget.name, error
+                )
 
-    # strong references: nobody else keeps these functions
+    # strong references: nothing else keeps these functions alive
     if warm_up:
         signals.worker_process_init.connect(begin, weak=False)
     signals.worker_process_shutdown.connect(end, weak=False)

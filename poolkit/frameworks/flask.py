@@ -1,4 +1,4 @@
-"""Flask: pools for each application, leases that end with the request. Needs ``pip install 'poolkit[flask]'``.
+"""Flask: pools for each application, and leases that end with the request. Needs ``pip install 'poolkit[flask]'``.
 
 ::
 
@@ -33,12 +33,12 @@ _KEY = "poolkit"
 
 
 class FlaskPools:
-    """Pools for Flask applications, one set for each: an extension after the pattern of ``init_app``.
+    """An extension with pools for Flask applications, one set for each application.
 
-    ``pools``: by name, a function that is given the application and makes whatever has a poolkit pool behind it (a
-    :class:`~poolkit.Pool`, an adapter's pool, a SQLAlchemy engine, a redis or httpx client made with one); or such a
-    thing itself, which all applications then share. It is made when it is first asked for, in the process that asks.
-    Thread-safe. Raises ConfigError for what cannot be meant.
+    ``pools``: by name, a function that takes the application and creates an object that uses a poolkit pool (a
+    :class:`~poolkit.Pool`, an adapter's pool, a SQLAlchemy engine, a redis or httpx client), or such an object, which
+    all applications then share. The function is called at the first use, in the process that uses it. Thread-safe.
+    Raises ConfigError for an invalid argument.
     """
 
     def __init__(self, pools: Mapping[str, Any], app: flask.Flask | None = None) -> None:
@@ -47,9 +47,9 @@ class FlaskPools:
             self.init_app(app)
 
     def init_app(self, app: flask.Flask) -> None:
-        """Let an application use the pools. Raises UsageError where it has some already."""
+        """Register the pools with an application. Raises UsageError if it already has some."""
         if _KEY in app.extensions:
-            raise UsageError(f"FlaskPools: the application {app.name!r} has its pools already")
+            raise UsageError(f"FlaskPools: the application {app.name!r} already has pools; call init_app() once")
         app.extensions[_KEY] = {}
         app.teardown_appcontext(self._teardown)
 
@@ -63,7 +63,7 @@ class FlaskPools:
         """The current application's pool, client or engine. Raises UsageError outside an application context."""
         thing = self._given[name]
         if not flask.has_app_context():
-            raise UsageError(f"FlaskPools: {name!r} belongs to an application: use it in a request or an app_context()")
+            raise UsageError(f"FlaskPools: {name!r} needs an application: use it in a request or in app.app_context()")
         app: flask.Flask = flask.current_app._get_current_object()  # type: ignore[attr-defined]
         mine = self._of(app)
         if name not in mine:
@@ -71,19 +71,19 @@ class FlaskPools:
             engine = engine_of(made)
             if not isinstance(engine, Pool) or hasattr(made, "sync_engine"):
                 raise ConfigError(
-                    f"FlaskPools: {name!r} is asynchronous ({type(made).__name__}); Flask has threads", name
+                    f"FlaskPools: {name!r} is asynchronous ({type(made).__name__}); Flask needs a synchronous one", name
                 )
-            if mine.setdefault(name, made) is not made:  # another thread was faster
+            if mine.setdefault(name, made) is not made:  # another thread created it first
                 engine.close(0)
         return mine[name]
 
     # -- leases -----------------------------------------------------------------------------------------------------
 
     def connection(self, name: str) -> Any:
-        """This request's connection: taken at the first call, given back when the request (or the application context)
-        ends. One that ends in an error hands it to the connector, which decides whether the connection can be kept.
+        """This request's connection, leased at the first call and returned when the request (or the application
+        context) ends. If it ends with an error, the connector decides whether the connection can be kept.
 
-        For poolkit's own pools. Errors as :meth:`poolkit.Pool.lease`.
+        Only for a :class:`~poolkit.Pool`; UsageError for others. Errors as :meth:`poolkit.Pool.lease`.
         """
         own = self._context().setdefault("own", {})
         if name not in own:
@@ -91,10 +91,10 @@ class FlaskPools:
         return own[name].connection
 
     def lease(self, name: str) -> Lease[Any]:
-        """A lease for a part of the request: ``with pools.lease("db") as connection``.
+        """Take a lease for a part of the request: ``with pools.lease("db") as connection``.
 
-        One that is still open when the request ends is closed then, together with its connection, which somebody may
-        still be using, and reported in the log with the place where it was taken.
+        A lease that is still open when the request ends is logged with the place where it was taken. It is closed with
+        its connection, because other code may still be using the connection. Errors as :meth:`connection`.
         """
         lease = self._take(name)
         frame = sys._getframe(1)
@@ -107,38 +107,39 @@ class FlaskPools:
         thing = self[name]
         if not isinstance(thing, Pool):
             raise UsageError(
-                f"FlaskPools: {name!r} is a {type(thing).__name__}, which lends its connections itself: use "
+                f"FlaskPools: {name!r} is a {type(thing).__name__}, which leases its own connections: use "
                 f"pools[{name!r}]"
             )
         return thing.lease()
 
     @staticmethod
     def _context() -> dict[str, Any]:
-        """Of the request; in ``flask.g``, which ends with the application context."""
+        """The state of this request, kept in ``flask.g``, which ends with the application context."""
         found: dict[str, Any] = flask.g.setdefault("_poolkit", {})
         return found
 
     @staticmethod
     def _teardown(error: BaseException | None) -> None:
         context = flask.g.pop("_poolkit", {})
-        with ExitStack() as ends:  # all of them, whatever one of them raises
+        with ExitStack() as ends:  # close all, even if one raises
             for lease in context.get("own", {}).values():
                 ends.callback(lease.close, error=error)
             for lease, name, place, path in context.get("taken", ()):
                 if lease.entry is not None:
                     ends.callback(lease.close, discard=True)
                     logger.warning(
-                        "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection is closed",
+                        "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection was closed",
                         path, name, place,
                     )  # fmt: skip
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # -- shutdown ---------------------------------------------------------------------------------------------------
 
     def close(self, app: flask.Flask, timeout: float = 10.0) -> Drained:
-        """Drain the pools of an application, all within ``timeout`` seconds; by name, whether every lease had ended.
+        """Drain the pools of an application, all within ``timeout`` seconds.
 
-        For a server's hook (gunicorn's ``worker_exit``) and for tests. What the application asks for afterwards is made
-        anew. A process that ends without it leaves the rest to the operating system.
+        Returns, by name, whether all leases ended without being aborted. Call it in a server's hook (gunicorn's
+        ``worker_exit``) and in tests. A later use creates the pools again. If a process ends without this call, the
+        operating system closes its connections.
         """
         mine = self._of(app)
         things = {name: mine.pop(name) for name in tuple(mine)}

@@ -1,4 +1,4 @@
-"""Test kit: a manual clock, connectors without a server, fixtures for pytest, real servers from wheels."""
+"""A test kit: a manual clock, connectors without a server, pytest fixtures, and real servers from wheels."""
 
 from .clock import ManualClock
 from .connectors import AsyncFakeConnector, FakeConnection, FakeConnector

@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told to move."""
+"""A clock that a test moves."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ __all__ = ("ManualClock",)
 
 
 class ManualClock:
-    """``clock()`` gives the time in seconds; ``advance`` moves it on. Pass it as ``Pool(..., clock=clock)``."""
+    """``clock()`` returns the time in seconds; :meth:`advance` moves it. Pass it as ``Pool(..., clock=clock)``."""
 
     def __init__(self, start: float = 1000.0) -> None:
         self.now = start
 
     def __call__(self) -> float:
-        """Give the time in seconds."""
+        """Return the time in seconds."""
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass; never backwards."""
+        """Move the clock forward by ``seconds``. Raises ValueError for a negative number."""
         if seconds < 0:
-            raise ValueError(f"advance({seconds!r}): time does not run backwards")
+            raise ValueError(f"advance({seconds!r}): must be 0 or more; the clock cannot move backwards")
         self.now += seconds

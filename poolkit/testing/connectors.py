@@ -1,4 +1,4 @@
-"""Connectors without a server: they count, and hold, fail or slow down whatever a test tells them to."""
+"""Connectors without a server: they count calls, and can be made to block, fail or slow down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ("AsyncFakeConnector", "FakeConnection", "FakeConnector")
 
 
 class FakeConnection:
-    """A connection to nowhere. ``alive`` is what the "server" thinks of it, ``closed`` what was done to it."""
+    """A connection without a server.
+
+    ``alive``: whether the simulated server still knows it; ``closed``: whether the pool closed it.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -28,7 +31,7 @@ class FakeConnection:
 
 
 class _Faults:
-    """What both connectors count and are told. Thread-safe."""
+    """The counters and faults of both connectors. Thread-safe."""
 
     connect_in_caller: bool
     check: Any
@@ -50,7 +53,7 @@ class _Faults:
         self._numbers = itertools.count(1)
         self._mutex = threading.Lock()
         self.connect_in_caller = in_caller
-        if not checks:  # the engine calls only what a connector has
+        if not checks:  # the engine calls only methods that a connector has
             self.check = None
         if not resets:
             self.needs_reset = self.reset = None
@@ -70,19 +73,19 @@ class _Faults:
         self.max_dialling = 0
 
     def fail(self, stage: str, make: Callable[[], BaseException | None] | None) -> None:
-        """From now on ``stage`` raises what ``make()`` gives (None: it works)."""
+        """From now on ``stage`` raises the error that ``make()`` returns; None: it works again."""
         if make is None:
             self.errors.pop(stage, None)
         else:
             self.errors[stage] = make
 
     def hold(self, stage: str) -> threading.Event:
-        """From now on ``stage`` waits until the event given here is set."""
+        """From now on ``stage`` blocks until the returned event is set."""
         gate = self.gates[stage] = threading.Event()
         return gate
 
     def free_all(self) -> None:
-        """Open every gate and let every stage work."""
+        """Set all events of :meth:`hold` and undo every :meth:`fail`."""
         for gate in list(self.gates.values()):
             gate.set()
         self.gates.clear()
@@ -124,19 +127,23 @@ class _Faults:
         return connection.alive
 
     def kill_all(self) -> None:
-        """The server goes away: every connection that stands is dead, new ones work."""
+        """Simulate a server restart: all current connections are dead, new ones work."""
         for connection in self.connections:
             connection.alive = False
 
 
 class FakeConnector(_Faults, Connector[FakeConnection]):
-    """For :class:`~poolkit.Pool`. ``FakeConnector(connect=0.1)``: seconds that a stage takes.
+    """A connector for :class:`~poolkit.Pool` that needs no server. Thread-safe.
 
-    Stages are connect, close, abort, check, reset and peek. ``hold(stage)`` gives an event that the stage waits
-    for, ``fail(stage, make)`` sets the error that it raises. ``calls``, ``connections``, ``live``, ``max_live``,
-    ``dialling``, ``max_dialling``: what happened, as the "server" saw it.
-    ``checks``, ``peeks``, ``resets``: what this driver can do; ``streams``: leases that one connection serves;
-    ``in_caller``: connects happen in the thread or task of the caller.
+    The stages are connect, close, abort, check, reset and peek. ``FakeConnector(connect=0.1)`` sets the seconds that a
+    stage takes, ``hold(stage)`` makes it block, ``fail(stage, make)`` makes it raise. ``calls`` (by stage),
+    ``connections``, ``live``, ``max_live``, ``dialling`` and ``max_dialling`` (connects that run now, and the most at
+    once) record what happened, as a server would see it.
+
+    Args:
+        checks, peeks, resets: whether the simulated driver has these operations.
+        streams: how many leases one connection serves at once; None: one.
+        in_caller: connect in the thread or task of the caller.
     """
 
     def _stage(self, stage: str) -> None:
@@ -191,7 +198,7 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
 
 
 class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
-    """For :class:`~poolkit.AsyncPool`, on asyncio and trio; see :class:`FakeConnector`."""
+    """The same for :class:`~poolkit.AsyncPool`, on asyncio and trio; see :class:`FakeConnector`."""
 
     async def _stage(self, stage: str) -> None:
         self._enter(stage)

@@ -1,15 +1,15 @@
-"""Fixtures for pytest, for those who ask: ``pytest_plugins = ["poolkit.testing.pytest"]`` in a ``conftest.py``.
+"""Fixtures for pytest. Enable them with ``pytest_plugins = ["poolkit.testing.pytest"]`` in a ``conftest.py``.
 
 ========================  ==============================================================================================
-``pool_leaks``            fails a test that leaves leases or pools open, with the places where they were taken or made
+``pool_leaks``            fails a test that leaves leases or pools open, and names where they were taken or created
 ``poolkit_clock``         a :class:`~poolkit.testing.ManualClock`
-``poolkit_postgres``      a running PostgreSQL, the same for all tests (``pip install 'poolkit[servers]'``)
+``poolkit_postgres``      a running PostgreSQL, shared by all tests (``pip install 'poolkit[servers]'``)
 ``poolkit_redis``         a running Redis
 ``poolkit_http``          a running HTTP server
 ========================  ==============================================================================================
 
-The servers are started when first asked for, once for each process of tests, and end with it; a test may stop or kill
-one, the next test finds it running. Installing poolkit loads nothing of this.
+A server is started at its first use, once for each test process, and ends with the process. A test may stop or kill
+it; the next test finds it running. Without ``pytest_plugins`` nothing of this is loaded.
 """
 
 from __future__ import annotations
@@ -46,23 +46,24 @@ def _leases(pool: Any) -> set[_Lease]:
 
 
 class PoolLeaks:
-    """What the fixture ``pool_leaks`` gives: it has watched every pool of the process since the test began."""
+    """The value of the fixture ``pool_leaks``: it watches all pools of the process from the start of the test."""
 
     def __init__(self) -> None:
         self._before: list[Any] = live_pools()
         self._made: list[Any] = []
-        self._held: set[_Lease] = set()  # on lease before: somebody else's
+        self._held: set[_Lease] = set()  # leases from before the test
         self._allowed: list[Any] = []
         self._dropped: list[str] = []
 
     def allow(self, *pools: Any) -> None:
-        """These pools may be left as they are (pools, or what has one as its attribute ``poolkit``)."""
+        """Ignore these pools: pools, or objects that have one as their attribute ``poolkit``."""
         self._allowed += [getattr(pool, "poolkit", pool) for pool in pools]
 
     def found(self) -> list[str]:
-        """What is open now: a line for each lease that was taken since the test began and is neither closed nor
-        detached, for each lease that was dropped without being closed, and for each pool that was made since then and
-        is open with connections.
+        """Return a line for each leak since the start of the test.
+
+        A leak is a lease that is neither closed nor detached, a lease that was dropped without being closed, or a pool
+        that was created since then and is still open with connections.
         """
         found = list(self._dropped)
         for pool in (*self._before, *self._made):
@@ -76,12 +77,12 @@ class PoolLeaks:
         for pool in self._made:
             if not pool.closed and pool not in self._allowed and (size := pool.stats().size):
                 place = "an unknown place" if pool._made_at is None else "{}:{}".format(*pool._made_at)
-                found.append(f"{pool.name}: left open with {size} connection{'s' * (size > 1)}, made at {place}")
+                found.append(f"{pool.name}: left open with {size} connection{'s' * (size > 1)}, created at {place}")
         return found
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        """Have every pool note who takes a lease where, and tell of those that are dropped."""
+        """Make every pool record who takes a lease and where, and collect reports of dropped leases."""
         traced: list[tuple[Any, bool]] = []
 
         def watch(pool: Any) -> None:
@@ -97,7 +98,7 @@ class PoolLeaks:
 
             pool._report = noted
             if pool not in self._before:
-                self._made.append(pool)  # kept alive: one that is forgotten while it is connected was left open
+                self._made.append(pool)  # keep it alive: a pool that is dropped while it has connections was left open
 
         for pool in self._before:
             self._held |= _leases(pool)
@@ -114,23 +115,23 @@ class PoolLeaks:
 
 @pytest.fixture
 def pool_leaks() -> Iterator[PoolLeaks]:
-    """Fail the test (as an error of its teardown) if it leaves leases out or pools open.
+    """Fail the test, as an error of its teardown, if it leaves leases or pools open.
 
-    Whatever is set up after this fixture is expected to be put away before it ends: ask for it first, or make a
-    fixture with ``autouse=True`` that does. Pools of before (of a module, of the session) may stay open, but the leases
-    that the test took of them may not. Noting the places makes every acquire slower.
+    Everything that is set up after this fixture must be closed before it ends. So request it first, or request it in a
+    fixture with ``autouse=True``. Earlier pools (of a module or session) may stay open, but not leases that the test
+    took from them. Recording the places makes every acquire slower.
     """
     leaks = PoolLeaks()
     with leaks._watching():
         yield leaks
         found = leaks.found()
     if found:
-        pytest.fail("\n".join(["poolkit: this test has left open:", *(f"- {line}" for line in found)]), pytrace=False)
+        pytest.fail("\n".join(["poolkit: this test left open:", *(f"- {line}" for line in found)]), pytrace=False)
 
 
 @pytest.fixture
 def poolkit_clock() -> ManualClock:
-    """A clock that stands still until it is told to move: ``Pool(..., clock=poolkit_clock)``."""
+    """A clock that the test moves: ``Pool(..., clock=poolkit_clock)``."""
     return ManualClock()
 
 
@@ -144,7 +145,7 @@ def _poolkit_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def poolkit_postgres(_poolkit_postgres: PostgresServer) -> PostgresServer:
-    """A running PostgreSQL of its own, with a database ``test``: ``poolkit_postgres.url``."""
+    """A running PostgreSQL with a database ``test``: ``poolkit_postgres.url``. Tests share its data."""
     return _poolkit_postgres.start()
 
 
@@ -158,7 +159,7 @@ def _poolkit_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def poolkit_redis(_poolkit_redis: RedisServer) -> RedisServer:
-    """A running Redis of its own: ``poolkit_redis.url``. Tests share its data."""
+    """A running Redis: ``poolkit_redis.url``. Tests share its data."""
     return _poolkit_redis.start()
 
 
@@ -172,5 +173,5 @@ def _poolkit_http() -> Iterator[HTTPServer]:
 
 @pytest.fixture
 def poolkit_http(_poolkit_http: HTTPServer) -> HTTPServer:
-    """A running HTTP/1.1 server of its own: ``poolkit_http.url``."""
+    """A running HTTP/1.1 server: ``poolkit_http.url``."""
     return _poolkit_http.start()

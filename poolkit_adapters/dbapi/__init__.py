@@ -1,4 +1,4 @@
-"""A pool in front of any PEP 249 module: ``connect()`` gives a connection whose ``close()`` returns it.
+"""A pool for any PEP 249 module: ``connect()`` returns a connection, and its ``close()`` gives it back to the pool.
 
 ::
 

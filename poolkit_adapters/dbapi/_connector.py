@@ -1,4 +1,4 @@
-"""What the engine needs to know of a PEP 249 module."""
+"""The engine's connectors for PEP 249 modules."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _TIMEOUT_ARGUMENTS = {
     "pymssql": "login_timeout",
     "oracledb": "tcp_connect_timeout",
 }
-"""What each module calls the time limit for connecting (their own documentation). All take whole seconds."""
+"""The name of the connect timeout in each module (from its documentation). All take whole seconds."""
 
 _POSTGRESQL = ("psycopg", "psycopg2", "pg8000")
 
-# what comes out the same however often one tries (PostgreSQL, MySQL, SQLite)
+# errors that no retry can fix (PostgreSQL, MySQL, SQLite)
 _FATAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|Access denied for user|Unknown database"
     r'|(database|role) ".{0,200}?" does not exist|unable to open database file|certificate verify failed'
@@ -47,7 +47,7 @@ _FATAL = re.compile(
 
 
 def timeout_argument(module: ModuleType) -> str | None:
-    """The name under which ``module.connect`` takes the time limit for connecting, if it does."""
+    """Return the name of the connect timeout argument of ``module.connect``, or None if there is none."""
     known = _TIMEOUT_ARGUMENTS.get(module.__name__)
     if known is not None:
         return known
@@ -59,9 +59,9 @@ def timeout_argument(module: ModuleType) -> str | None:
 
 
 class DbapiConnector(Connector[Any]):
-    """Connections of one module with one set of arguments.
+    """Opens connections of one module with one set of arguments.
 
-    It has no ``abort``: PEP 249's ``close()`` may block, so it always runs in the background.
+    Has no ``abort``: PEP 249's ``close()`` may block, so it always runs in the background.
     """
 
     def __init__(
@@ -81,27 +81,27 @@ class DbapiConnector(Connector[Any]):
         self._check = check
         self._timeout_argument = timeout_argument(module)
         self.watch = Watch()
-        self._hung: set[int] = set()  # connections whose check still runs in a thread that will close them
+        self._hung: set[int] = set()  # ids of connections whose check still runs; its thread closes them
 
     def connect(self, timeout: float | None) -> Any:
         """Open a connection and prepare it."""
         kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
         name = self._timeout_argument
         if timeout is not None:
-            own = kwargs.get(name) if name is not None else None  # connect_kwargs win
+            own = kwargs.get(name) if name is not None else None  # connect_kwargs override it
             restore = limit_answers(self.module.__name__, kwargs, timeout if own is None else own)
             if name is not None:
                 kwargs.setdefault(name, max(1, round(timeout)))
         try:
             connection = self.module.connect(*self._args, **kwargs)
         except BaseException as error:
-            release_locals(error)  # psycopg leaves the socket of a connect that took too long to the garbage collector
+            release_locals(error)  # psycopg leaves the socket of a timed-out connect to the garbage collector
             name_missing_descriptor(error)
             raise
         if inspect.isawaitable(connection) or inspect.iscoroutinefunction(getattr(connection, "commit", None)):
             _discard_awaitable(connection)
             raise ConfigError(
-                f"{self.module.__name__}.connect() is asynchronous; PooledDatabase is for synchronous modules",
+                f"{self.module.__name__}.connect() is asynchronous, but PooledDatabase needs a synchronous module",
                 "module",
             )
         if restore is not None:
@@ -111,7 +111,7 @@ class DbapiConnector(Connector[Any]):
             try:
                 with self.watch.limit(connection, left, "setup"):
                     self._setup(connection)
-                    connection.commit()  # what it has set must survive the first rollback
+                    connection.commit()  # its settings must survive the first rollback
             except BaseException:
                 connection.close()
                 raise
@@ -123,7 +123,7 @@ class DbapiConnector(Connector[Any]):
             connection.close()
 
     def classify(self, error: BaseException) -> Verdict:
-        """What an error of a connect means; a lease's end is judged by its rollback."""
+        """Return what an error of a connect means. (At the end of a lease the result of the rollback decides.)"""
         if isinstance(error, self.module.Error):
             return Verdict.FATAL if _FATAL.search(raw_text(error)) else Verdict.SUSPECT
         if isinstance(error, (ConfigError, TypeError)):
@@ -132,31 +132,31 @@ class DbapiConnector(Connector[Any]):
 
 
 def server_of(module: ModuleType) -> str:
-    """What the module speaks to, in the words of :func:`rollback_limit`; "": nothing that could be silent."""
+    """Return the module's kind of server for :func:`rollback_limit`, or "" if no server is involved (sqlite3)."""
     name = module.__name__.partition(".")[0]
     return "" if name == "sqlite3" else "postgresql" if name in _POSTGRESQL else name
 
 
 class CheckingConnector(DbapiConnector):
-    """For modules that speak to a server, which may be gone."""
+    """The connector of modules that talk to a server, which may be gone."""
 
     def check(self, connection: Any, timeout: float | None) -> bool:
-        """The user's check, the module's ``ping()``, or ``SELECT 1``; in a thread, for it may never come back."""
+        """Run the user's check, the module's ``ping()`` or ``SELECT 1``, in a thread because it may never return."""
         error: list[BaseException] = []
         done = threading.Event()
-        turn = threading.Lock()  # who comes second finds out: the check, or the end of our patience
+        turn = threading.Lock()  # decides which came first: the end of the check or its timeout
 
         def ask() -> None:
             try:
                 self._ask(connection)
-            except BaseException as failure:  # noqa: BLE001 - handed to the one who waits
+            except BaseException as failure:  # noqa: BLE001 - passed to the waiting thread
                 error.append(failure)
             with turn:
                 done.set()
                 abandoned = id(connection) in self._hung
             if abandoned:
                 self._hung.discard(id(connection))
-                with contextlib.suppress(Exception):  # its socket is shut down: pg8000 fails to say goodbye
+                with contextlib.suppress(Exception):  # pg8000's close() sends a message, but the socket is shut down
                     connection.close()
 
         threading.Thread(target=ask, name="poolkit-dbapi-check", daemon=True).start()
@@ -164,8 +164,10 @@ class CheckingConnector(DbapiConnector):
         with turn:
             if not done.is_set():
                 self._hung.add(id(connection))
-                hang_up(connection)  # the thread hears of it where the socket can be reached, and closes the connection
-                raise TimeoutError(f"no answer in {timeout:g} s")
+                hang_up(
+                    connection
+                )  # if the socket can be reached, the check fails and its thread closes the connection
+                raise TimeoutError(f"no reply to the check within {timeout:g} s")
         if error:
             raise error[0]
         return True
@@ -173,11 +175,11 @@ class CheckingConnector(DbapiConnector):
     def _ask(self, connection: Any) -> None:
         if callable(self._check):
             if self._check(connection) is False:
-                raise ConnectionAbortedError("the check said False")
+                raise ConnectionAbortedError("the check returned False")
             return
         ping = getattr(connection, "ping", None)
         if self._check is None and callable(ping):
-            # never let the driver reconnect by itself: the new session would lack its setup
+            # do not let the driver reconnect by itself: the new session would lack its setup
             ping(**({"reconnect": False} if _takes(ping, "reconnect") else {}))
             return
         cursor = connection.cursor()
@@ -197,7 +199,7 @@ def _takes(function: Callable[..., object], name: str) -> bool:
 
 
 def _discard_awaitable(connection: Any) -> None:
-    for name in ("close", "stop"):  # a coroutine; aiosqlite's connection, which is a thread not yet started
+    for name in ("close", "stop"):  # of a coroutine; of aiosqlite's connection, a thread not yet started
         method = getattr(connection, name, None)
         if method is not None and not inspect.iscoroutinefunction(method):
             method()

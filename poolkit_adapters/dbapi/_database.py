@@ -26,38 +26,40 @@ logger = logging.getLogger("poolkit")
 
 _NEEDED = ("connect", "threadsafety", "paramstyle", "Error", "InterfaceError", "OperationalError", "ProgrammingError")
 _ASYNC = {
-    "asyncpg": "poolkit_adapters.sqlalchemy with postgresql+asyncpg, or an AsyncConnector of your own",
-    "aiosqlite": "poolkit_adapters.sqlalchemy with sqlite+aiosqlite, or an AsyncConnector of your own",
-    "aiomysql": "poolkit_adapters.sqlalchemy with mysql+aiomysql, or an AsyncConnector of your own",
-    "asyncmy": "poolkit_adapters.sqlalchemy with mysql+asyncmy, or an AsyncConnector of your own",
+    "asyncpg": "poolkit_adapters.sqlalchemy with postgresql+asyncpg, or your own AsyncConnector",
+    "aiosqlite": "poolkit_adapters.sqlalchemy with sqlite+aiosqlite, or your own AsyncConnector",
+    "aiomysql": "poolkit_adapters.sqlalchemy with mysql+aiomysql, or your own AsyncConnector",
+    "asyncmy": "poolkit_adapters.sqlalchemy with mysql+asyncmy, or your own AsyncConnector",
     "aiopg": "poolkit_adapters.psycopg.AsyncPoolkitConnectionPool",
 }
 
 
 class PooledDatabase:
-    """Connections of a PEP 249 module from a pool. Thread-safe; safe after ``fork()``.
+    """A pool of connections of a PEP 249 module. Thread-safe, and safe after ``fork()``.
 
     ``PooledDatabase(module, *args, **options)``: keywords that name a setting of :class:`~poolkit.PoolConfig`
-    (``max_size``, ``acquire_timeout``, ...) are poolkit's; all others and ``args`` go to ``module.connect``. Where a
-    name is both, poolkit's wins; ``connect_kwargs={...}`` goes to the module as it is. ``connect_timeout`` is
-    poolkit's and is handed on under the module's own name for it.
+    (``max_size``, ``acquire_timeout``, ...) are poolkit's. All others and ``args`` go to ``module.connect``. If both
+    know a name, it is poolkit's; ``connect_kwargs={...}`` goes to the module unchanged. ``connect_timeout`` is
+    poolkit's, in seconds, and is passed on under the module's own name for it.
 
     Args:
         module: the module itself, not its name.
-        config: settings as one object; single keywords win.
-        name: for messages and metrics.
-        connect_kwargs: further keywords for ``module.connect``, never looked at.
-        setup: called with each new connection (session settings); committed afterwards.
-        check: how an idle connection is checked before it is used again: a callable (False or an exception: dead),
-            or an SQL statement. By default the connection's ``ping()``, else ``SELECT 1``; sqlite3 has nothing to ask.
-        reset: ``"rollback"`` on return if the connection was used: the transaction is rolled back, attributes get
-            their old values, and a connection that a method has changed for good is closed. A callable does more: it
-            is called after that with each connection that was used, and must end its transaction. None for nothing
-            at all: what a user changes, the next one finds.
-        debug: note the place of every ``connect()``, for the report of leases that were never closed.
+        config: settings as one object. Single keywords override it.
+        name: name of the pool, for messages and metrics.
+        connect_kwargs: further keywords for ``module.connect``, passed on without inspection.
+        setup: called with each new connection (session settings). Its transaction is committed afterwards.
+        check: how an idle connection is checked before it is used again: a callable (the connection is dead if it
+            returns False or raises) or an SQL statement. By default the connection's ``ping()``, or ``SELECT 1`` if
+            it has none. sqlite3 needs no check.
+        reset: ``"rollback"``: if the connection was used, roll back its transaction on return, restore its
+            attributes, and close a connection that a method has changed permanently. A callable is called after that
+            with each connection that was used, and must end its own transaction. None resets nothing: the next user
+            finds all changes.
+        debug: record the place of every ``connect()``, for the report of leases that were never closed.
 
-    Raises :class:`~poolkit.ConfigError` for a module that is not PEP 249, is asynchronous, or may not be used by
-    several threads (``threadsafety`` 0), and for impossible settings.
+    Raises:
+        ConfigError: the module does not follow PEP 249, is asynchronous, or does not allow several threads
+            (``threadsafety`` 0), or a setting is wrong.
     """
 
     def __init__(
@@ -78,9 +80,9 @@ class PooledDatabase:
         settings, kwargs = split_options(options)
         planned = plan(module, config, settings, asks=check is not None)
         if connect_kwargs is not None and not isinstance(connect_kwargs, dict):
-            raise ConfigError("connect_kwargs: must be a dict", "connect_kwargs")
+            raise ConfigError(f"connect_kwargs: must be a dict, not {type(connect_kwargs).__name__}", "connect_kwargs")
         for key in kwargs.keys() & (connect_kwargs or {}).keys():
-            raise ConfigError(f"{key}: given twice, as a keyword and in connect_kwargs", key)
+            raise ConfigError(f"{key} is given twice, as a keyword and in connect_kwargs; give only one", key)
         kwargs |= connect_kwargs or {}
         for key, callback in (("setup", setup), ("reset", None if reset == "rollback" else reset)):
             if callback is not None and not callable(callback):
@@ -96,7 +98,7 @@ class PooledDatabase:
         self._stateless = STATELESS if setup is not None else STATELESS | RECONNECTING
         self._restorable = restorable(module)
         self._server = server_of(module)
-        local = module.__name__ == "sqlite3" and check is None  # no server to ask
+        local = module.__name__ == "sqlite3" and check is None  # no server to check
         kind = DbapiConnector if local else CheckingConnector
         self._connector = kind(module, args, kwargs, setup=setup, check=check)
         self._connector.overdue_error = self._errors.of(LeaseOverdue)
@@ -104,7 +106,7 @@ class PooledDatabase:
 
     @property
     def poolkit(self) -> Pool[Any]:
-        """The poolkit pool underneath: ``stats()``, ``explain()``, ``clear()``, ``reconfigure()``, events."""
+        """The underlying engine: ``stats()``, ``explain()``, ``clear()``, ``reconfigure()``, events."""
         return self._pool
 
     @property
@@ -113,11 +115,11 @@ class PooledDatabase:
         return self._pool.name
 
     def connect(self, timeout: float | None = None) -> PooledConnection:
-        """A connection on lease: ``close()`` returns it.
+        """Lease a connection. Its ``close()`` gives it back.
 
-        ``timeout`` in seconds replaces ``acquire_timeout`` (0: one that can be had at once). Raises errors that are
-        poolkit's and the module's: AcquireTimeout, ConnectFailed, PoolBusy (OperationalError), PoolClosed
-        (InterfaceError).
+        ``timeout``, in seconds, replaces ``acquire_timeout``; 0 does not wait. Raises errors that inherit from both
+        poolkit's and the module's errors: AcquireTimeout, ServerUnavailable, ConnectFailed, CircuitOpen, PoolBusy and
+        PoolSuspended (OperationalError), PoolClosed (InterfaceError).
         """
         try:
             lease = self._pool.lease() if timeout is None else self._pool.lease(timeout)
@@ -129,12 +131,12 @@ class PooledDatabase:
         return self._errors.adapted(UsageError(f"{self.name}: {text}"))
 
     def _give_back(self, lease: Lease[Any], *, state: LeaseState) -> None:
-        """End the lease of a connection that was used: clean what was touched, in the returning thread."""
+        """Reset a connection that was used and end its lease, in the thread that gives it back."""
         if state.broken or self._reset is None:
             lease.close(discard=state.broken)
             return
         if state.changed is not None and not self._irreplaceable:
-            logger.debug("%s: %s may have changed the session: the connection is closed", self.name, state.changed)
+            logger.debug("%s: closed a connection, because %s may have changed its session", self.name, state.changed)
             lease.close(discard=True)
             return
         connection, failure = lease.connection, None
@@ -145,24 +147,24 @@ class PooledDatabase:
             else:
                 with self._connector.watch.limit(connection, limit, "reset"):
                     self._clean(connection, state)
-        except Exception as error:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: reset of a returned connection failed: %s", self.name, describe(error))
+        except Exception as error:  # noqa: BLE001 - logged, and the connection is closed
+            logger.debug("%s: closed a connection, because its reset failed: %s", self.name, describe(error))
             failure = error
         except BaseException:
             lease.close(discard=True)
             raise
         if isinstance(failure, (self._module.Error, TimeoutError)) and self._module.__name__ != "sqlite3":
-            # a server that cannot even roll back: the idle ones may be dead as well
+            # if the server cannot even roll back, the idle connections may be dead as well: report the error
             lease.close(error=ConnectionAbortedError())
         else:
             lease.close(discard=failure is not None)
 
     def _clean(self, connection: Any, state: LeaseState) -> None:
-        """Put a connection back into the state that its next user expects; an exception if that is not possible."""
+        """Restore the state that the next user of a connection expects. Raise an exception if that is not possible."""
         if state.touched:
             connection.rollback()
         if left_in_transaction(self._module, connection):
-            raise RuntimeError("a transaction is open that rollback() does not end")
+            raise RuntimeError("rollback() did not end the transaction")
         for name, value in state.saved.items():
             setattr(connection, name, value)
         for name, value in state.called.items():
@@ -170,18 +172,24 @@ class PooledDatabase:
         if callable(self._reset):
             self._reset(connection)
             if left_in_transaction(self._module, connection):
-                raise RuntimeError(f"reset={self._reset!r} left a transaction open that does not end")
+                raise RuntimeError(f"reset={self._reset!r} left a transaction open, and a rollback did not end it")
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Close the pool and its idle connections; those on lease are closed when they come back."""
+        """Close the pool and its idle connections. Leased connections are closed when they are given back.
+
+        Waits up to ``timeout`` seconds for the closes (None: no limit).
+        """
         self._pool.close(timeout)
 
     def drain(self, timeout: float | None = 30.0) -> bool:
-        """Admit nobody, wait up to ``timeout`` seconds for the leases to end, then close. True if all ended."""
+        """Refuse new callers, wait up to ``timeout`` seconds for all leases to end, then close the pool.
+
+        Returns True if all leases ended in time.
+        """
         return self._pool.drain(timeout)
 
     def stats(self) -> PoolStats:
-        """A snapshot of the pool."""
+        """Return a snapshot of the pool's state."""
         return self._pool.stats()
 
     def __enter__(self) -> PooledDatabase:
@@ -193,7 +201,7 @@ class PooledDatabase:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        """Names of the module (``Error``, ``paramstyle``, ``Binary``, ...), so that it may stand in its place."""
+        """Return a name of the module (``Error``, ``paramstyle``, ``Binary``, ...), so that this can replace it."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._module, name)
@@ -205,33 +213,35 @@ class PooledDatabase:
 def _check_module(module: Any) -> None:
     name = getattr(module, "__name__", None)
     if not isinstance(name, str):
-        raise ConfigError(f"module={module!r}: give the module itself (import it first)", "module")
+        raise ConfigError(f"module={module!r}: must be the module itself; import it first", "module")
     if name in _ASYNC or inspect.iscoroutinefunction(getattr(module, "connect", None)):
-        instead = _ASYNC.get(name, "an AsyncConnector of your own")
-        raise ConfigError(f"module={name}: asynchronous, and PooledDatabase is for threads; use {instead}", "module")
+        instead = _ASYNC.get(name, "your own AsyncConnector")
+        raise ConfigError(
+            f"module={name} is asynchronous, but PooledDatabase needs a synchronous module; use {instead}", "module"
+        )
     missing = [needed for needed in _NEEDED if not hasattr(module, needed)]
     if missing:
-        raise ConfigError(f"module={name}: not a PEP 249 module, it lacks {', '.join(missing)}", "module")
+        raise ConfigError(f"module={name} is not a PEP 249 module: it has no {', '.join(missing)}", "module")
     if not module.threadsafety:
         raise ConfigError(
-            f"module={name}: threadsafety is {module.threadsafety}, so threads may not even share the module; "
-            "it cannot be pooled",
+            f"module={name} cannot be pooled: its threadsafety is {module.threadsafety}, so threads may not even share "
+            "the module",
             "module",
         )
 
 
 def _for_sqlite(args: tuple[Any, ...], kwargs: dict[str, Any], config: PoolConfig) -> dict[str, Any]:
-    """A pooled connection serves one thread after the other, which sqlite3 refuses unless told otherwise."""
+    """Allow one thread after another to use a connection, which sqlite3 refuses by default."""
     if kwargs.get("check_same_thread"):
         raise ConfigError(
-            "check_same_thread=True: a pooled connection is used by many threads, one at a time, which SQLite allows "
-            "(sqlite3.threadsafety); poolkit passes check_same_thread=False",
+            "check_same_thread=True does not work with a pool: several threads use a connection, one at a time, which "
+            "SQLite allows (sqlite3.threadsafety); remove it, because poolkit passes check_same_thread=False",
             "check_same_thread",
         )
     database = args[0] if args else kwargs.get("database")
     if database in (":memory:", b":memory:", "") and config.max_size != 1:
         warnings.warn(
-            f"database={database!r}: each connection is a database of its own; use max_size=1, or "
+            f"database={database!r}: each connection opens a separate database; use max_size=1, or "
             "'file:name?mode=memory&cache=shared' with uri=True",
             PoolConfigWarning,
             stacklevel=4,

@@ -1,4 +1,4 @@
-"""Errors that are poolkit's and the module's at once, made for each module when it is first pooled."""
+"""Error classes that inherit from both poolkit's and the module's errors, created for each module on first use."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ __all__ = ("errors_of",)
 
 
 def errors_of(module: ModuleType) -> Table:
-    """Every error that leaves a pool of this module."""
+    """Return the table of all errors that a pool of this module raises."""
 
     def row(what: str, base: type[PoolError], *names: str) -> Row:
         drivers = tuple(getattr(module, name) for name in names)
         return Row(what, _both(module, base, *drivers), (base, *drivers))
 
     return Table(
-        row("no connection within `acquire_timeout`", poolkit.AcquireTimeout, "OperationalError"),
-        row("the same, while none can be opened; `__cause__` says why", poolkit.ServerUnavailable, "OperationalError"),
-        row("connecting cannot work (password, database, TLS, unknown host, a `setup` that raises): at once",
+        row("no connection became free within `acquire_timeout`", poolkit.AcquireTimeout, "OperationalError"),
+        row("`acquire_timeout` expired while no connection could be opened; `__cause__` has the reason",
+            poolkit.ServerUnavailable, "OperationalError"),
+        row("connecting cannot succeed (password, database, TLS, unknown host, a `setup` that raises); raised at once",
             poolkit.ConnectFailed, "OperationalError"),
-        row("the breaker is open", poolkit.CircuitOpen, "OperationalError"),
-        row("`max_waiting` callers wait already", poolkit.PoolBusy, "OperationalError"),
-        row("suspended with `fail_fast=True`", poolkit.PoolSuspended, "OperationalError"),
+        row("the circuit breaker is open", poolkit.CircuitOpen, "OperationalError"),
+        row("`max_waiting` callers are already waiting", poolkit.PoolBusy, "OperationalError"),
+        row("the pool is suspended with `fail_fast=True`", poolkit.PoolSuspended, "OperationalError"),
         row("the pool is closed", poolkit.PoolClosed, "InterfaceError"),
-        row("a connection came back after `leak_after`, with `on_leak=\"raise\"`", poolkit.LeaseOverdue,
+        row("a connection was given back later than `leak_after`, with `on_leak=\"raise\"`", poolkit.LeaseOverdue,
             "InterfaceError", "ProgrammingError"),
-        row("a connection or a cursor is used after `close()`, or any other call that is wrong (modules disagree "
-            "whether that is an InterfaceError or a ProgrammingError, so it is both)", poolkit.UsageError,
+        row("a connection or a cursor is used after `close()`, or any other wrong call (modules differ in whether that "
+            "is an InterfaceError or a ProgrammingError, so it is both)", poolkit.UsageError,
             "InterfaceError", "ProgrammingError"),
         BAD_SETTING,
         MISSING,
@@ -56,14 +57,14 @@ def _both(module: ModuleType, base: type[PoolError], *others: type[BaseException
 
 
 def _class(base: type[PoolError], others: tuple[type[BaseException], ...], body: dict[str, Any]) -> type[PoolError]:
-    for kinds in (others, others[:1]):  # some modules derive one of theirs from the other
-        for kind in base.__mro__:  # C types whose layouts exclude each other: psycopg2's errors and OSError
+    for kinds in (others, others[:1]):  # in some modules one of them is a base of the other
+        for kind in base.__mro__:  # C types may have incompatible layouts: psycopg2's errors and OSError
             if issubclass(kind, PoolError):
                 try:
                     return type(base.__name__, (kind, *kinds), body)
                 except TypeError:
                     continue
-    raise TypeError(f"no class can be {base.__name__} and {others[0].__module__}.{others[0].__name__}")
+    raise TypeError(f"no class can inherit from {base.__name__} and {others[0].__module__}.{others[0].__name__}")
 
 
 def _again(module: str, name: str, args: tuple[Any, ...]) -> PoolError:

@@ -1,4 +1,4 @@
-"""What ``PooledDatabase.connect()`` gives: the module's connection and cursors, which end with the lease."""
+"""Proxies of the module's connections and cursors, which become unusable when the lease ends."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ("LeaseState", "PooledConnection", "PooledCursor")
 
-# reading these leaves no transaction behind
+# reading these starts no transaction
 _HARMLESS = frozenset({"description", "rowcount", "arraysize", "lastrowid", "rownumber", "messages", "closed"})
 
 _forks = 0
-"""Forks between the first process and this one: asking for the process's number twice costs a tenth of a lease."""
+"""Number of forks since the first process. Calling os.getpid() twice would cost a tenth of a lease."""
 
 
 def _forked() -> None:
@@ -37,26 +37,26 @@ if hasattr(os, "register_at_fork"):
 
 
 class LeaseState:
-    """What has happened to a connection on lease."""
+    """What has happened to a leased connection."""
 
     __slots__ = ("broken", "called", "changed", "cursors", "forks", "saved", "touched", "used")
 
     def __init__(self) -> None:
         self.forks = _forks
-        self.cursors: list[weakref.ref[PooledCursor]] = []  # not a WeakSet: that costs more than the whole lease
+        self.cursors: list[weakref.ref[PooledCursor]] = []  # a WeakSet costs more than the whole lease
         self.used = False
         self.touched = False  # since the last commit or rollback
         self.broken = False
         self.saved: dict[str, Any] = {}  # attributes that were set, with their old values
         self.called: dict[str, Any] = {}  # methods that set a value, with the old value
-        self.changed: str | None = None  # what may have changed the session in a way that cannot be undone
+        self.changed: str | None = None  # name of what may have changed the session permanently
 
     def touch(self) -> None:
-        """A statement may have begun a transaction."""
+        """Record that a statement may have started a transaction."""
         self.used = self.touched = True
 
     def note_call(self, database: PooledDatabase, real: Any, name: str) -> None:
-        """A method of the connection is about to be called."""
+        """Record that a method of the connection is about to be called."""
         self.touch()
         if name in database._stateless:
             return
@@ -68,14 +68,14 @@ class LeaseState:
             self.called[name] = old() if callable(old) else old
 
     def note(self, cursor: PooledCursor) -> None:
-        """A cursor was made."""
+        """Record a new cursor."""
         cursors = self.cursors
         cursors.append(weakref.ref(cursor))
-        if len(cursors) >= 16 and not len(cursors) & (len(cursors) - 1):  # at 16, 32, 64, ...: forget those that ended
+        if len(cursors) >= 16 and not len(cursors) & (len(cursors) - 1):  # at 16, 32, 64, ...: drop the dead ones
             cursors[:] = [ref for ref in cursors if ref() is not None]
 
     def end_cursors(self) -> None:
-        """Close the cursors that are left."""
+        """Close the cursors that still exist."""
         for ref in self.cursors:
             cursor = ref()
             if cursor is not None:
@@ -83,16 +83,17 @@ class LeaseState:
 
 
 class PooledConnection:
-    """A connection of the module on lease. Everything it has passes through; :meth:`close` returns it.
+    """A leased connection of the module. All its attributes are available; :meth:`close` gives it back.
 
-    On return, what was left open is rolled back, attributes that were set (``autocommit``, ``row_factory``, ...) get
-    their old values, and cursors are closed. A method that may have changed the session in a way that cannot be undone
-    (``set_charset()``, ``create_function()``, ...) costs the connection: it is closed on return. Afterwards any use
-    raises an error that is poolkit's UsageError and the module's InterfaceError and ProgrammingError. As a context
-    manager it commits, or rolls back after an exception,
-    and then returns: also with sqlite3, whose own ``with`` keeps the connection.
+    On return an open transaction is rolled back, attributes that were set (``autocommit``, ``row_factory``, ...) get
+    their old values, and cursors are closed. The connection is closed if a method may have changed the session
+    permanently (``set_charset()``, ``create_function()``, ...). Any later use of this object raises an error that is
+    poolkit's UsageError and the module's InterfaceError and ProgrammingError. As a context manager it commits, or
+    rolls back after an exception, and then gives the connection back. That includes sqlite3, whose own ``with`` keeps
+    the connection open.
 
-    For one thread at a time, as with any module of ``threadsafety`` 1; not bound to the thread that got it.
+    Only one thread at a time may use it, as with any module of ``threadsafety`` 1. It may be another thread than the
+    one that leased it.
     """
 
     __slots__ = ("__weakref__", "_database", "_lease", "_state")
@@ -107,7 +108,7 @@ class PooledConnection:
     def _real(self) -> Any:
         lease = self._lease
         if lease is None:
-            raise self._database._misused("this connection has been returned to its pool")
+            raise self._database._misused("this connection was already returned to its pool")
         return lease.connection
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -115,14 +116,14 @@ class PooledConnection:
             return method(*args, **kwargs)
         except Exception:
             raise
-        except BaseException:  # KeyboardInterrupt and the like: perhaps in the middle of an answer
+        except BaseException:  # KeyboardInterrupt and the like, perhaps in the middle of a reply
             self._state.broken = True
             raise
 
     # -- PEP 249 --------------------------------------------------------------------------------------------------
 
     def cursor(self, *args: Any, **kwargs: Any) -> PooledCursor:
-        """A cursor; it keeps this connection on lease while it lives, and ends with it."""
+        """Return a cursor. It keeps the lease of this connection open while it exists, and is closed with it."""
         return self._wrap(self._call(self._real.cursor, *args, **kwargs))
 
     def _wrap(self, cursor: Any) -> PooledCursor:
@@ -141,13 +142,13 @@ class PooledConnection:
         self._state.touched = False
 
     def close(self) -> None:
-        """Return the connection to the pool; twice is a no-op."""
+        """Return the connection to the pool. A second call does nothing."""
         lease = self._lease
         if lease is not None:
             object.__setattr__(self, "_lease", None)
             state = self._state
             if state.forks != _forks:
-                lease.close()  # a parent's: the engine knows it, and nobody may speak on it here
+                lease.close()  # the parent process owns it: the engine handles that, and nothing may be sent on it
                 return
             if state.cursors:
                 state.end_cursors()
@@ -157,7 +158,7 @@ class PooledConnection:
                 lease.close()
 
     def detach(self) -> Any:
-        """The module's own connection, out of the pool for good: it is the caller's to close."""
+        """Take the module's own connection out of the pool permanently and return it. The caller must close it."""
         real = self._real
         self._lease.detach()
         object.__setattr__(self, "_lease", None)
@@ -178,16 +179,16 @@ class PooledConnection:
             elif error is None:
                 self.commit()
             elif isinstance(error, Exception):
-                with contextlib.suppress(Exception):  # the first error is the one to hear of; close() tries again
+                with contextlib.suppress(Exception):  # do not replace the first error; close() tries again
                     self.rollback()
         finally:
             try:
                 self.close()
             except LeaseOverdue:
-                if error is None:  # else that one is the one to hear of
+                if error is None:  # otherwise do not replace the first error
                     raise
 
-    # -- everything else of the module's connection ---------------------------------------------------------------
+    # -- all other attributes of the module's connection ----------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
         real = self._real
@@ -195,7 +196,7 @@ class PooledConnection:
         if name in _HARMLESS:
             return value
         self._state.touch()
-        if getattr(value, "__self__", None) is not real:  # no method
+        if getattr(value, "__self__", None) is not real:  # not a method
             if changeable(name, value):
                 self._state.changed = name
             return value
@@ -215,7 +216,7 @@ class PooledConnection:
         if name not in state.saved:
             try:
                 old = getattr(real, name)
-            except AttributeError:  # it can only be written (some of oracledb's), or does not exist yet
+            except AttributeError:  # it is write-only (as some of oracledb's), or does not exist yet
                 state.changed = name
             else:
                 state.saved[name] = old
@@ -227,7 +228,7 @@ class PooledConnection:
 
 
 class PooledCursor:
-    """A cursor of the module, which ends when its connection is returned."""
+    """A cursor of the module. It is closed when its connection is returned."""
 
     __slots__ = ("__weakref__", "_connection", "_cursor")
 
@@ -238,12 +239,12 @@ class PooledCursor:
     @property
     def _real(self) -> Any:
         if self._cursor is None:
-            raise self._connection._database._misused("the connection of this cursor has been returned to its pool")
+            raise self._connection._database._misused("the connection of this cursor was already returned to its pool")
         return self._cursor
 
     @property
     def connection(self) -> PooledConnection:
-        """The connection on lease."""
+        """The leased connection of this cursor."""
         connection: PooledConnection = self._connection
         return connection
 
@@ -255,7 +256,7 @@ class PooledCursor:
                 cursor.close()
 
     def close(self) -> None:
-        """Close the cursor; the connection stays on lease."""
+        """Close the cursor. The connection stays leased."""
         if self._cursor is not None:
             self._connection._call(self._cursor.close)
 
@@ -268,7 +269,7 @@ class PooledCursor:
     def __iter__(self) -> Iterator[Any]:
         iterator = iter(self._real)
         while True:
-            self._real  # noqa: B018 - raises once the connection is returned
+            self._real  # noqa: B018 - raises after the connection was returned
             try:
                 row = self._connection._call(next, iterator)
             except StopIteration:

@@ -1,4 +1,4 @@
-"""What poolkit's settings mean for a PEP 249 module."""
+"""Applies poolkit's settings to a PEP 249 module."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ __all__ = ("effective", "plan")
 
 
 def plan(module: ModuleType, config: PoolConfig | None, settings: Mapping[str, Any], *, asks: bool) -> PoolConfig:
-    """The settings of a pool. ``asks``: whether the user has given a ``check``."""
+    """Return the settings of a pool. ``asks``: whether the user gave a ``check``."""
     found: Mapping[str, tuple[Any, Any]] = {**layer_of(config), **layer(settings)}
     name = module.__name__
     if timeout_argument(module) is None:
-        reason = (
-            f"{name}.connect() has no time limit for connecting that poolkit knows of; use connect_kwargs= if there is "
-            "one"
-        )
+        reason = f"poolkit knows of no connect timeout of {name}.connect(); if there is one, pass it in connect_kwargs="
         found = set_aside(found, {"connect_timeout": (None, reason)}, name, portable=("connect_timeout",))
     if name == "sqlite3" and not asks:
-        found = without_effect(found, ("check_timeout", "check_after_idle", "keepalive"), "no server to ask", name)
+        found = without_effect(
+            found, ("check_timeout", "check_after_idle", "keepalive"), "it has no server to check", name
+        )
     return combine(found, base=config)
 
 
 def effective(config: PoolConfig) -> PoolConfig:
-    """What a pool makes of a config, under a module that has a time limit for connecting."""
+    """Return the settings that a pool uses with this config, for a module that has a connect timeout."""
     return combine(layer_of(config), base=config)

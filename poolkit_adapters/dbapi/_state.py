@@ -1,8 +1,8 @@
-"""What a user can change in a session through methods and attributes, and which of it can be undone.
+"""Which methods and attributes change a session, and which changes can be undone.
 
-The rule is the same for every module: what is known to change nothing that outlives a transaction passes; what is known
-to have a counterpart that tells the old value is put back on return; after anything else the connection is closed on
-return, because nobody can tell what its next user would find.
+One rule applies to every module. Methods known to change nothing beyond the transaction are allowed. For methods with
+a known way to read the old value, that value is restored on return. After any other method the connection is closed on
+return, because the state that its next user would find is unknown.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = (
 )
 
 SHORTCUTS = frozenset({"execute", "executemany", "executescript", "callproc"})
-"""Statements without a cursor. What they change is SQL's, as with a cursor: see ``reset``."""
+"""Statements without a cursor. ``reset`` handles what SQL changes, as with a cursor."""
 
 STATELESS = SHORTCUTS | {
-    # transactions, which are rolled back
+    # transactions, which the reset rolls back
     "begin", "start_transaction", "transaction", "pipeline", "xid", "tpc_begin", "tpc_prepare", "tpc_commit",
     "tpc_rollback", "tpc_recover", "tpc_end", "tpc_forget",
     # statements in another form
     "query", "cmd_query", "cmd_query_iter", "run", "lobject", "blobopen", "notifies", "show_warnings", "info_query",
     "fetch_df_all", "fetch_df_batches", "createlob", "gettype",
-    # questions
+    # queries about the connection
     "is_connected", "is_healthy", "is_secure", "isexecuting", "fileno", "thread_id", "stat", "insert_id",
     "affected_rows", "field_count", "warning_count", "errno", "error", "sqlstate", "get_autocommit", "getinfo",
     "getlimit", "getconfig", "get_backend_pid", "get_transaction_status", "get_parameter_status",
@@ -41,13 +41,13 @@ STATELESS = SHORTCUTS | {
     # conversions and copies
     "escape", "escape_string", "literal", "string_literal", "encode_oson", "decode_oson", "iterdump", "backup",
     "serialize",
-    # what stops a statement
+    # methods that stop a statement
     "cancel", "cancel_safe", "interrupt", "kill", "cmd_process_kill",
 }  # fmt: skip
-"""Methods that change nothing which outlives the transaction."""
+"""Methods that change nothing beyond the transaction."""
 
 RECONNECTING = frozenset({"ping", "cmd_ping"})
-"""Some modules open a new session in these, without the settings that ``setup`` has made."""
+"""Methods in which some modules open a new session, which lacks the settings of ``setup``."""
 
 _VALUES = (NoneType, bool, int, float, complex, str, bytes, tuple, frozenset, Enum, type)
 _READ_ONLY = frozenset(
@@ -64,21 +64,21 @@ _RESTORED: dict[str, dict[str, str]] = {
     "pymysql": {"autocommit": "get_autocommit", "select_db": "db"},
     "MySQLdb": {"autocommit": "get_autocommit"},
 }
-"""For each module: methods that set a value, and the method or attribute that tells it."""
+"""For each module: methods that set a value, and the method or attribute that returns it."""
 
 
 def restorable(module: ModuleType) -> dict[str, str]:
-    """The methods of a module whose effect can be undone by a call with the old value, and what tells that value."""
+    """Return the methods of a module that a call with the old value undoes, each with the name that returns it."""
     return _RESTORED.get(module.__name__, {})
 
 
 def changeable(name: str, value: object) -> bool:
-    """Whether the value of an attribute is an object through which the connection can be changed (``adapters``)."""
+    """Return whether an attribute's value is an object that can change the connection (such as ``adapters``)."""
     return not (isinstance(value, _VALUES) or callable(value) or name in _READ_ONLY)
 
 
 _IN_TRANSACTION: dict[str, Callable[[Any], bool]] = {
-    # with autocommit=False (Python 3.12) sqlite3 begins the next transaction at once: there is always one
+    # with autocommit=False (Python 3.12) sqlite3 starts the next transaction at once, so one is always open
     "sqlite3": lambda connection: connection.in_transaction and getattr(connection, "autocommit", None) is not False,
     "psycopg": lambda connection: connection.info.transaction_status != 0 or connection.info.pipeline_status != 0,
     "psycopg2": lambda connection: connection.get_transaction_status() != 0,
@@ -90,10 +90,10 @@ _IN_TRANSACTION: dict[str, Callable[[Any], bool]] = {
 
 
 def left_in_transaction(module: ModuleType, connection: Any) -> bool:
-    """Whether a transaction is open that cannot be ended; False also where the module cannot tell.
+    """Return whether a transaction is open that cannot be ended. False also if the module does not report it.
 
     In autocommit mode the ``rollback()`` of some modules (psycopg2, sqlite3) does nothing, even if a ``BEGIN`` was
-    executed as a statement. Then the transaction is ended by a statement as well.
+    executed as a statement. Then a ``ROLLBACK`` statement ends the transaction.
     """
     ask = _IN_TRANSACTION.get(module.__name__)
     if ask is None or not ask(connection):
@@ -107,7 +107,7 @@ def left_in_transaction(module: ModuleType, connection: Any) -> bool:
 
 
 def still_in_memory(module: ModuleType, database: object) -> bool:
-    """Whether closing a connection would lose the database: SQLite keeps it in memory, for this connection."""
+    """Return whether closing a connection would delete the database: a SQLite database in memory ends with it."""
     return module.__name__ == "sqlite3" and (
         database in (":memory:", b":memory:", "") or (isinstance(database, str) and "mode=memory" in database)
     )

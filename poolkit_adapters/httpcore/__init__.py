@@ -1,4 +1,4 @@
-"""httpcore: pools that stand in for ``httpcore.ConnectionPool`` and ``httpcore.AsyncConnectionPool``.
+"""httpcore: pools that replace ``httpcore.ConnectionPool`` and ``httpcore.AsyncConnectionPool``.
 
 >>> import httpcore
 >>> from poolkit_adapters.httpcore import PoolkitConnectionPool
@@ -16,7 +16,7 @@ try:
 except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpcore", "httpcore", "httpx") from _error
 
-if not hasattr(_httpcore, "Proxy"):  # there since 1.0.7, and with it the pools' argument
+if not hasattr(_httpcore, "Proxy"):  # exists since 1.0.7, as does the pools' argument
     raise missing_extra("poolkit_adapters.httpcore", "httpcore 1.0.7 or newer", "httpx")
 
 from ._async import AsyncPoolkitConnectionPool

@@ -14,9 +14,10 @@ from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import PoolError
 
 from .._errors import name_missing_descriptor
+from ._asyncio_stream import AsyncioBackend, drop_lock
 from ._base import ConnectorMixin, PoolBase
-from ._errors import left_with
-from ._giveup import give_up
+from ._cancel_stream import cancel_stream
+from ._errors import error_for_caller
 from ._link import (
     Exchange,
     Key,
@@ -30,7 +31,6 @@ from ._link import (
 )
 from ._names import AsyncNamesBackend
 from ._network import AsyncWatchedBackend, first_step
-from ._plain import PlainBackend, unlock
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -39,11 +39,11 @@ _Link = Link[httpcore.AsyncConnectionInterface]
 
 class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnector[_Link]):
     async def connect_to(self, key: Key, timeout: float | None) -> _Link:
-        """A connection that opens in its first request; ``timeout`` is the request's business."""
+        """Return a connection that opens in its first request, which has its own ``timeout``."""
         return self.make(key)
 
     async def close(self, link: _Link) -> None:
-        """Close the connection and every stream that was opened for it."""
+        """Close the connection and all its network streams."""
         self.links.pop(id(link), None)
         try:
             await link.connection.aclose()
@@ -51,9 +51,9 @@ class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnect
             self.abort(link)
 
     def abort(self, link: _Link) -> None:
-        """Close the transport without waiting for anything, so that no cancellation can come between."""
+        """Close the transport without a suspension, so that no cancellation can interrupt it."""
         self.links.pop(id(link), None)
-        for stream in link.streams:  # also after a failed handshake or tunnel, where httpcore has let go of it
+        for stream in link.streams:  # also after a failed handshake or tunnel, when httpcore has dropped it
             first_step(stream.aclose)
 
 
@@ -61,10 +61,10 @@ class _Hook(Exchange):
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         self.note(event, info)
         if self.user_trace is not None:
-            told = self.user_trace(event, info)
-            if not inspect.iscoroutine(told):
-                raise TypeError("The callback of the `trace` extension must be an asynchronous function here.")
-            await told
+            result = self.user_trace(event, info)
+            if not inspect.iscoroutine(result):
+                raise TypeError("The `trace` callback of an asynchronous request must be an asynchronous function.")
+            await result
 
 
 async def _sleep(seconds: float) -> None:
@@ -77,9 +77,9 @@ async def _sleep(seconds: float) -> None:
 
 
 def _backend_of(backend: httpcore.AsyncNetworkBackend, *, own: bool, http2: bool) -> httpcore.AsyncNetworkBackend:
-    """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
+    """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
-        backend = PlainBackend(AsyncNamesBackend(backend))
+        backend = AsyncioBackend(AsyncNamesBackend(backend))
     return AsyncWatchedBackend(backend) if http2 else backend
 
 
@@ -87,21 +87,21 @@ class AsyncPoolkitConnectionPool(
     PoolBase[AsyncPool[Any], httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkBackend],
     httpcore.AsyncConnectionPool,
 ):
-    """Stands in for ``httpcore.AsyncConnectionPool``, on asyncio and trio. Task-safe.
+    """Replaces ``httpcore.AsyncConnectionPool``, on asyncio and trio. Safe for concurrent tasks of one event loop.
 
-    Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
-    settings of :class:`poolkit.PoolConfig` as keywords or as ``config``; ``name`` and ``listeners`` as
-    :class:`poolkit.AsyncPool`. Raises :class:`poolkit.ConfigError` for a value that cannot be meant.
+    Takes every argument of the class that it replaces, with the same meaning and default. Also takes the settings of
+    :class:`poolkit.PoolConfig`, as keywords or as ``config``, and ``name`` and ``listeners`` as
+    :class:`poolkit.AsyncPool` does. Raises :class:`poolkit.ConfigError` for a wrong value.
 
-    A request waits at most ``extensions["timeout"]["pool"]`` seconds for a connection; the error then is both a
-    :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
+    A request waits at most ``extensions["timeout"]["pool"]`` seconds for a connection. Then it raises an error that is
+    both a :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
     """
 
     _kinds = (_Connector, AsyncPool)
     _backend_of = staticmethod(_backend_of)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        """Send a request; its connection is free for the next one when the response is closed."""
+        """Send a request. When its response is closed, the connection is free for the next request."""
         key = key_of(request)
         engine = self._reopening.get()
         config = engine.config
@@ -114,29 +114,32 @@ class AsyncPoolkitConnectionPool(
             except PoolError as error:
                 raise self._errors.adapted(error) from error.__cause__
             link: _Link = lease.connection
-            if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
+            if not link.ready():  # the server has closed it meanwhile, or sent unrequested data
                 lease.close_nowait(discard=True)
                 wait = left(deadline)
                 continue
             hook, sent = None, request
             if link.http2 or not link.capacity:
-                hook = _Hook(link, lease, request, self._connector.on_plain)
+                hook = _Hook(link, lease, request, self._connector.on_http11)
                 sent = hook.traced(hook, config.connect_timeout)
             try:
                 response = await link.direct.handle_async_request(sent)
-            except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
-                sound = stream_only(link, error)
+            except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
+                reusable = stream_only(link, error)
                 if hook is not None:
-                    hook.over()
-                    sound = sound or (not isinstance(error, Exception) and give_up(link, hook, config.check_after_idle))
-                lease.close_nowait(error=None if sound else error)
+                    hook.finished()
+                    reusable = reusable or (
+                        not isinstance(error, Exception) and cancel_stream(link, hook, config.check_after_idle)
+                    )
+                lease.close_nowait(error=None if reusable else error)
                 self._connector.failed(link, lease.since, error)
                 if isinstance(error, httpcore.ConnectError):
                     name_missing_descriptor(error)
-                replays = replays or Replays(request, self._held, deadline)
+                replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
-                    told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)
-                    raise told from told.__cause__
+                    opening = hook is not None and not hook.sent and not link.capacity
+                    raised = error_for_caller(error, opening, self._errors)
+                    raise raised from raised.__cause__
             else:
                 return self._answered(response, request, lease, hook, config)
             if replays.pause:
@@ -154,9 +157,9 @@ class AsyncPoolkitConnectionPool(
         link = lease.connection
         link.answered = True
         if hook is not None:
-            hook.stands()
+            hook.opened()
             if not link.http2:
-                unlock(link)
+                drop_lock(link)
         body = _Body(response.stream, link, lease, hook, config, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
@@ -167,8 +170,9 @@ class AsyncPoolkitConnectionPool(
         )
 
     async def aclose(self) -> None:
-        """Close all connections, those in use too. Requests that wait for one fail. As with httpcore's own pool, a
-        later request begins anew.
+        """Close all connections, including those in use. Waiting requests fail.
+
+        As with httpcore's own pool, a later request opens the pool again.
         """
         engine = self._reopening.take()
         if engine is not None:
@@ -180,7 +184,7 @@ class AsyncPoolkitConnectionPool(
 
 
 class _Body:
-    """The response's stream; closing it gives the connection back."""
+    """The stream of a response. Closing it gives the connection back."""
 
     __slots__ = ("_alive", "_closed", "_connector", "_done", "_failed", "_hook", "_keep", "_link", "_stream", "lease")
 
@@ -197,7 +201,7 @@ class _Body:
         self._stream = stream
         self._hook = hook
         self._link = link
-        self._keep = config.max_idle != 0  # False: none is kept idle, so it is closed before close() returns
+        self._keep = config.max_idle != 0  # False: no connection stays idle, so close it before close() returns
         self._alive = config.check_after_idle
         self.lease: AsyncLease[_Link] | None = lease  # None: detached
         self._done = False
@@ -223,13 +227,13 @@ class _Body:
         self._closed = True
         link, hook = self._link, self._hook
         if hook is not None:
-            hook.over()
-        sound = False
+            hook.finished()
+        reusable = False
         try:
             await self._stream.aclose()
-            sound = link.connection.is_available() and (self._done if link.http2 else self._keep)
-        finally:  # if this is cancelled, in whatever way, no state is left half-way
-            if not sound and hook is not None and not self._failed:
-                sound = give_up(link, hook, self._alive)
+            reusable = link.connection.is_available() and (self._done if link.http2 else self._keep)
+        finally:  # even after a cancellation the lease must end
+            if not reusable and hook is not None and not self._failed:
+                reusable = cancel_stream(link, hook, self._alive)
             if self.lease is not None:
-                self.lease.close_nowait(discard=not sound)
+                self.lease.close_nowait(discard=not reusable)

@@ -1,4 +1,4 @@
-"""What the two pools share: settings, the register of connections, errors. No I/O."""
+"""What both pools share: settings, the register of connections, errors. Does no I/O."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from poolkit.errors import LeaseOverdue
 from poolkit.events import Listener
 
 from ._errors import ERRORS
-from ._link import HELD, Key, Link, peek
-from ._settings import MAX_CONNECTIONS, check_ways, pool_settings
+from ._link import REREADABLE, Key, Link, peek
+from ._settings import MAX_CONNECTIONS, check_proxy_arguments, pool_settings
 
 __all__ = ("ConnectorMixin", "PoolBase", "Reopening")
 
@@ -26,40 +26,41 @@ L = TypeVar("L")
 B = TypeVar("B")  # the network backend
 
 _VANISHED = (httpcore.ReadTimeout, httpcore.WriteTimeout, httpcore.ReadError, httpcore.WriteError)
-"""How a request ends whose connection the peer does not know any more."""
+"""Errors of a request on a connection that the peer no longer knows."""
 
 _REMEMBERED = 10_000
-"""Origins remembered for speaking HTTP/1.1 only; beyond that the memory begins anew."""
+"""How many origins are remembered as HTTP/1.1 only. When the set is full, it is cleared."""
 
 
 class ConnectorMixin(Generic[L]):
-    """The part of a connector that does no I/O. The pool makes connections; this one only calls it weakly, so that
-    a pool that is dropped is freed at once.
+    """The part of a connector that does no I/O.
+
+    Holds only a weak reference to the pool, which creates the connections, so that a dropped pool is freed at once.
     """
 
-    connect_in_caller = True  # a connection of httpcore's opens in its first request, with that one's timeouts
+    connect_in_caller = True  # a connection of httpcore opens in its first request, with the timeouts of that request
 
     packages: tuple[str, ...] = ("httpx", "httpcore")
 
     protocol = "http"
-    """What telemetry calls these connections."""
+    """The name of these connections in telemetry."""
 
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
         self.overdue_error: type[LeaseOverdue] = owner._errors.of(LeaseOverdue)
         self._multiplexed = owner._http2
         self._only_http2 = not owner._http1
-        self._plain: set[Key] = set()
+        self._http11_only: set[Key] = set()
         self.links: dict[int, Link[L]] = {}
 
     def make(self, key: Key) -> Link[L]:
-        """A connection that is not open yet."""
+        """Return a connection that is not open yet."""
         owner = self._owner()
         if owner is None:
-            raise RuntimeError("bug: a request outlives its pool")
+            raise RuntimeError("bug in poolkit: a request is running, but its pool no longer exists")
         connection = owner.create_connection(httpcore.Origin(*key))
         if owner._proxy is not None:
-            # httpcore does not hand these on to the connection that goes to the proxy
+            # httpcore does not pass these on to the connection to the proxy
             inner = getattr(connection, "_connection", None)
             if isinstance(inner, (httpcore.HTTPConnection, httpcore.AsyncHTTPConnection)):
                 inner._retries, inner._local_address = owner._retries, owner._local_address
@@ -69,40 +70,40 @@ class ConnectorMixin(Generic[L]):
         return link
 
     def lazy(self, link: Link[L]) -> bool:
-        """All connections are opened by their first request."""
+        """Return True: every connection is opened by its first request."""
         return True
 
     def streams(self, key: Key) -> int:
-        """How many requests a connection will carry at once: many, if it may turn out to be HTTP/2."""
-        if self._multiplexed and (self._only_http2 or (key[0] in (b"https", b"wss") and key not in self._plain)):
+        """Return how many requests a new connection may carry at the same time: many, if it may become HTTP/2."""
+        if self._multiplexed and (self._only_http2 or (key[0] in (b"https", b"wss") and key not in self._http11_only)):
             return 100
         return 1
 
-    def on_plain(self, key: Key) -> None:
-        """A connection to ``key`` turned out to be HTTP/1.1."""
+    def on_http11(self, key: Key) -> None:
+        """Remember that a connection to ``key`` turned out to be HTTP/1.1."""
         if self._multiplexed:
-            if len(self._plain) >= _REMEMBERED:
-                self._plain.clear()
-            self._plain.add(key)
+            if len(self._http11_only) >= _REMEMBERED:
+                self._http11_only.clear()
+            self._http11_only.add(key)
 
     def peek(self, link: Link[L]) -> bool:
-        """A look at an idle connection."""
+        """Return whether an idle connection is usable, without waiting."""
         return peek(link)
 
     def classify(self, error: BaseException) -> Verdict:
-        """A connection on which a request failed is never used again; if the network did it, doubt the others."""
+        """Never reuse a connection on which a request failed. After a network error, check the other ones too."""
         lost = (httpcore.NetworkError, httpcore.RemoteProtocolError)
         return Verdict.SUSPECT if isinstance(error, lost) else Verdict.DISCARD
 
     def failed(self, link: Link[L], since: float, error: BaseException) -> None:
-        """A request that began at ``since`` on ``link`` failed: do not let others try the same on its idle neighbours.
+        """Close idle connections to the same origin after a request that started at ``since`` failed on ``link``.
 
-        HTTP has no question to ask of an idle connection, and a look does not show that the peer has vanished or
-        forgotten it. So those to the same origin that have not answered since are closed. Without this rule each of
+        HTTP has no ping for an idle connection, and looking at the socket does not show that the peer has vanished or
+        forgotten the connection. So close those to the same origin that have not answered since. Otherwise each of
         them would cost a request.
         """
         owner = self._owner()
-        # httpcore swallows a write error, with which the reset is gone from the socket: then the stream merely ends
+        # httpcore suppresses a write error, which consumes the reset, so the stream merely seems to end
         ended = isinstance(error, httpcore.RemoteProtocolError) and str(error).startswith("Server disconnected")
         if owner is None or not link.answered or not (ended or isinstance(error, _VANISHED)):
             return
@@ -111,13 +112,14 @@ class ConnectorMixin(Generic[L]):
             engine.discard_idle(lambda other: other.key == link.key, unused_since=since)
 
     def forget(self, link: Link[L]) -> None:
-        """In a forked child, or when the event loop is gone: the engine keeps the object from being finalized."""
+        """Drop a connection in a forked child or of an ended event loop. The engine keeps it from being finalized."""
         self.links.pop(id(link), None)
 
 
 class Reopening(Generic[L]):
-    """The engine's pool behind the driver's class: made on first use, and anew on the first use after a close,
-    because httpcore's pools go on working after ``close()``.
+    """Holds the engine behind the driver's class, and creates a new one on the first use after a close.
+
+    httpcore's pools can be used again after ``close()``. Thread-safe.
     """
 
     def __init__(self, make: Callable[[], L]) -> None:
@@ -126,7 +128,7 @@ class Reopening(Generic[L]):
         self._pool: L | None = make()
 
     def get(self) -> L:
-        """The pool to use now."""
+        """Return the open pool, or create one."""
         pool = self._pool
         if pool is None:
             with self._lock:
@@ -134,22 +136,22 @@ class Reopening(Generic[L]):
         return pool
 
     def peek(self) -> L | None:
-        """The pool, if it is open."""
+        """Return the pool if it is open, or None."""
         return self._pool
 
     def take(self) -> L | None:
-        """The pool that is to be closed, if there is one."""
+        """Remove and return the pool, which the caller must close, or return None."""
         with self._lock:
             pool, self._pool = self._pool, None
             return pool
 
 
 class PoolBase(Generic[E, L, B]):
-    """The part of a pool that does no I/O. Stands before httpcore's class."""
+    """The part of a pool that does no I/O. Comes before httpcore's class among the bases."""
 
-    _held: tuple[type, ...] = HELD
-    _driver = "httpcore"  # whose defaults the arguments have
-    _errors = ERRORS  # and whose errors leave the pool
+    _rereadable: tuple[type, ...] = REREADABLE
+    _driver = "httpcore"  # the driver whose defaults the arguments have
+    _errors = ERRORS  # the errors that the pool raises
     _kinds: tuple[Any, Any]  # the classes of the connector and of the engine
     _backend_of: Callable[..., Any]
     _network_backend: Any  # set by httpcore
@@ -179,9 +181,11 @@ class PoolBase(Generic[E, L, B]):
             "max_keepalive_connections": max_keepalive_connections,
             "keepalive_expiry": keepalive_expiry,
         }
-        check_ways(proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options)
+        check_proxy_arguments(
+            proxy, retries=retries, local_address=local_address, uds=uds, socket_options=socket_options
+        )
         chosen = pool_settings(limits, config, settings, self._driver)
-        super().__init__(  # type: ignore[call-arg]  # of the class of httpcore that follows this one
+        super().__init__(  # type: ignore[call-arg]  # the next base is httpcore's class
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
@@ -192,20 +196,20 @@ class PoolBase(Generic[E, L, B]):
         make = partial(engine_kind, self._connector, chosen, name=name, listeners=heard, keyed=True)
         self._reopening: Reopening[E] = Reopening(make)
         connector: Any = self._connector
-        connector.counted = False  # a pool that begins anew after a close() is still the one that was made
+        connector.counted = False  # a pool that opens again after close() must not count as another new pool
 
     @property
     def poolkit(self) -> E:
-        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        """The underlying engine: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
         return self._reopening.get()
 
     @property
     def connections(self) -> list[L]:
-        """The connections of the pool, in the order in which they were made."""
+        """The connections of the pool, oldest first."""
         return [link.connection for link in list(self._connector.links.values())]
 
     def __repr__(self) -> str:
-        """The state of the pool, in httpcore's words."""
+        """Return the state of the pool in httpcore's format."""
         engine = self._reopening.peek()
         active, queued = (0, 0)
         if engine is not None:

@@ -1,4 +1,4 @@
-"""Errors that are poolkit's and httpcore's at once, so that existing ``except`` clauses keep working."""
+"""Error classes that inherit from both poolkit's and httpcore's errors, so that ``except`` clauses keep working."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = (
     "UnsupportedProtocol",
     "UsageError",
     "WrongLoop",
-    "left_with",
+    "error_for_caller",
 )
 
 
 class AcquireTimeout(errors.AcquireTimeout, httpcore.PoolTimeout):
-    """No connection was free within the request's ``timeout["pool"]``."""
+    """No connection became free within ``timeout["pool"]`` seconds of the request."""
 
 
 class ServerUnavailable(errors.ServerUnavailable, httpcore.PoolTimeout):
-    """The same, while no connection to the server could be opened at all."""
+    """``timeout["pool"]`` expired while no connection to the server could be opened."""
 
 
 class PoolBusy(errors.PoolBusy, httpcore.PoolTimeout):
-    """``max_waiting`` requests wait already."""
+    """``max_waiting`` requests are already waiting."""
 
 
 class PoolSuspended(errors.PoolSuspended, httpcore.PoolTimeout):
@@ -52,26 +52,26 @@ class ConnectFailed(errors.ConnectFailed, httpcore.ConnectError):
 
 
 class ConnectTimeout(errors.ConnectTimeout, httpcore.ConnectTimeout):
-    """Opening a connection took longer than the request's ``timeout["connect"]``."""
+    """Opening a connection took longer than ``timeout["connect"]`` seconds of the request."""
 
 
 class CircuitOpen(errors.CircuitOpen, httpcore.ConnectError):
-    """Connects to this origin failed again and again; requests to it fail at once until the next probe."""
+    """The circuit breaker is open after repeated failed connects. Requests to the origin fail until the next probe."""
 
 
 class RequestRefused(errors.ConnectFailed, httpcore.RemoteProtocolError):
-    """The server closed the connection before it took up the request, which cannot be sent again."""
+    """The server closed the connection before it processed the request, and the request cannot be sent again."""
 
 
-# Calls that are wrong are what httpcore calls a protocol that was violated by the client.
+# A wrong call is a LocalProtocolError, httpcore's class for a client that violates the protocol.
 
 
 class UsageError(errors.UsageError, httpcore.LocalProtocolError):
-    """A call that is wrong at this place; the pool is unharmed."""
+    """A call that is wrong in this situation. The pool is not affected."""
 
 
 class WrongLoop(errors.WrongLoop, httpcore.LocalProtocolError):
-    """An asynchronous pool was used from another event loop than the one it lives on."""
+    """An asynchronous pool was used from another event loop than the one that it belongs to."""
 
 
 class LeaseOverdue(errors.LeaseOverdue, httpcore.LocalProtocolError):
@@ -79,46 +79,47 @@ class LeaseOverdue(errors.LeaseOverdue, httpcore.LocalProtocolError):
 
 
 class UnsupportedProtocol(errors.UsageError, httpcore.UnsupportedProtocol):
-    """The URL's scheme is none that a pool serves."""
+    """The pool does not support the scheme of the URL."""
 
 
 ERRORS = Table(
-    Row("no connection within the time for one (`timeout[\"pool\"]`)", AcquireTimeout,
+    Row("no connection became free within `timeout[\"pool\"]`", AcquireTimeout,
         (errors.AcquireTimeout, httpcore.PoolTimeout)),
-    Row("the same, while none can be opened at all", ServerUnavailable,
+    Row("`timeout[\"pool\"]` expired while no connection could be opened", ServerUnavailable,
         (errors.ServerUnavailable, httpcore.PoolTimeout)),
-    Row("`max_waiting` requests wait already", PoolBusy, (errors.PoolBusy, httpcore.PoolTimeout)),
-    Row("suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, httpcore.PoolTimeout)),
+    Row("`max_waiting` requests are already waiting", PoolBusy, (errors.PoolBusy, httpcore.PoolTimeout)),
+    Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, httpcore.PoolTimeout)),
     Row("the pool was closed while the request waited", PoolClosed, (errors.PoolClosed, httpcore.NetworkError)),
-    Row("opening a connection failed (refused, unknown host, TLS, no more files). A more special error of httpcore's, "
-        "or of a network backend of your own, is of its own class and `poolkit.ConnectFailed`", ConnectFailed,
+    Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of "
+        "httpcore or of your own network backend keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
         (errors.ConnectFailed, httpcore.ConnectError)),
-    Row("opening a connection took too long (`timeout[\"connect\"]`, else `connect_timeout`)", ConnectTimeout,
+    Row("opening a connection took too long (`timeout[\"connect\"]`, or `connect_timeout`)", ConnectTimeout,
         (errors.ConnectTimeout, httpcore.ConnectTimeout)),
-    Row("the breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpcore.ConnectError)),
-    Row("the server closed the connection before it took up the request, which cannot be sent again", RequestRefused,
-        (errors.ConnectFailed, httpcore.RemoteProtocolError)),
-    Row("a response was closed after `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
+    Row("the circuit breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpcore.ConnectError)),
+    Row("the server closed the connection before it processed the request, and the request cannot be sent again",
+        RequestRefused, (errors.ConnectFailed, httpcore.RemoteProtocolError)),
+    Row("a response was closed later than `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
         (errors.LeaseOverdue, httpcore.LocalProtocolError)),
     Row("an asynchronous pool is used from a second event loop", WrongLoop,
         (errors.WrongLoop, httpcore.LocalProtocolError)),
-    Row("any other call that is wrong (no event loop runs here)", UsageError,
+    Row("any other wrong call (for example, no event loop is running)", UsageError,
         (errors.UsageError, httpcore.LocalProtocolError)),
-    Row("the URL's scheme is none that a pool serves", UnsupportedProtocol,
+    Row("the pool does not support the scheme of the URL", UnsupportedProtocol,
         (errors.UsageError, httpcore.UnsupportedProtocol)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
-"""Every error that leaves this adapter."""
+"""Every error that this adapter raises."""
 
 
-def left_with(error: BaseException, opening: bool, table: Table) -> BaseException:
-    """What the caller gets to see of an error with which a request has failed.
+def error_for_caller(error: BaseException, opening: bool, table: Table) -> BaseException:
+    """Return the error that the caller gets for a request that failed with ``error``.
 
-    ``opening``: while its connection was being opened; such an error is poolkit's too. Any other is httpcore's alone.
+    ``opening``: its connection was just being opened. Such an error gets poolkit's type too; all others are httpcore's
+    alone.
     """
-    if isinstance(error, httpcore.ConnectionNotAvailable):  # is between connection and pool only
-        return RequestRefused("The server closed the connection before it took up the request.")
+    if isinstance(error, httpcore.ConnectionNotAvailable):  # httpcore uses it only between a connection and its pool
+        return RequestRefused("The server closed the connection before it processed the request.")
     if isinstance(error, httpcore.ConnectTimeout):
         return table.joined(errors.ConnectTimeout, error)
     if isinstance(error, (httpcore.ConnectError, httpcore.ProxyError)) or (opening and isinstance(error, Exception)):

@@ -1,4 +1,4 @@
-"""One pooled connection and one request on it: what both twins know without doing I/O."""
+"""One pooled connection and one request on it: the part of both pools that does no I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._look import innermost, look_at
 from ._network import FrameWatch, Watchable
 
 __all__ = (
-    "HELD",
+    "REREADABLE",
     "Exchange",
     "Key",
     "Link",
@@ -37,23 +37,22 @@ Key = tuple[bytes, bytes, int]
 """Scheme, host and port: httpcore's Origin, which has no hash."""
 
 REPLAYS = 100
-"""How often one request is sent again at most: a server that refuses every stream must not keep us for ever."""
+"""How often one request is sent again at most, so that a server that refuses every stream cannot block it forever."""
 
 AT_ONCE = 3
-"""How often it is sent again whatever the time, and without a pause."""
+"""How often a request is sent again without a pause and regardless of the deadline."""
 
 PAUSES = (0.005, 0.1)
-"""Seconds before a server that has refused a request so often is asked once more: the first pause, which doubles each
-time, and the longest."""
+"""Seconds to wait after further refusals: the first pause, which doubles each time, and the longest pause."""
 
 LOCAL_STREAMS = 100
-"""Streams that httpcore itself has open on one HTTP/2 connection at most, whatever the server allows."""
+"""httpcore's own limit of open streams on one HTTP/2 connection, whatever the server allows."""
 
 _MAX_CONCURRENT_STREAMS = 3  # RFC 9113, 6.5.2
 _REFUSED_STREAM = 7  # RFC 9113, 7: the server has done nothing for this stream
 _NETWORK_EVENTS = frozenset({"connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete"})
 
-# RFC 9110, 9.2.2: these may be sent again when the connection died and nobody knows whether they arrived
+# RFC 9110, 9.2.2: these may be sent again if the connection died and it is unknown whether they arrived
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
@@ -61,11 +60,11 @@ class Lease(Protocol):
     """The part of a lease that an exchange needs."""
 
     def set_capacity(self, leases: int) -> None:
-        """Tell the pool how many requests the connection carries at once."""
+        """Tell the pool how many requests the connection carries at the same time."""
 
 
 class Link(Generic[L]):
-    """A connection of httpcore's with what the pool has learnt about it."""
+    """A connection of httpcore and what the pool knows about it."""
 
     __slots__ = (
         "answered",
@@ -83,54 +82,54 @@ class Link(Generic[L]):
 
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
-        self.direct = connection  # what is asked to carry a request
-        self.look: Callable[[], bool] | None = None  # made when the connection is first used again
+        self.direct = connection  # the object that handles requests
+        self.look: Callable[[], bool] | None = None  # created when the connection is reused for the first time
         self.key = key
         self.http2 = False
-        self.capacity = 0  # requests that it carries at once; 0: not known, for it is only now being opened
-        self.answered = False  # it has carried a request to its answer: the next one finds it reused
+        self.capacity = 0  # requests that it carries at the same time; 0: unknown, because it is still being opened
+        self.answered = False  # whether it has delivered a response, so that the next request reuses it
         self.streams: list[Any] = []  # httpcore's network streams, the innermost first
-        # HTTP/2: the requests under way by stream; weak, so that a response that is dropped can be collected
+        # HTTP/2: active requests by stream; weak, so that a dropped response can be garbage collected
         self.exchanges: WeakValueDictionary[int, Exchange] = WeakValueDictionary()
-        # HTTP/2 in threads: httpcore takes the number of a stream and opens that stream without a lock between, so
-        # that two requests could share a stream, and with it their answers
+        # HTTP/2 in threads: httpcore takes a stream number and opens the stream in two steps without a lock, so two
+        # requests could get the same stream and each other's response
         self.starting = threading.Lock()
-        self.last_stream: int | None = None  # HTTP/2: the server has said goodbye; it serves streams up to this one
+        self.last_stream: int | None = None  # HTTP/2: after a GOAWAY, the last stream that the server will serve
 
-    def open_to_more(self) -> bool:
-        """HTTP/2: whether another request may be sent."""
+    def accepts_more(self) -> bool:
+        """Return whether another HTTP/2 request may be sent."""
         connection: Any = self.connection
         return self.last_stream is None and bool(connection.is_available())
 
     def ready(self) -> bool:
-        """Whether a request may be sent: the peer has not closed the connection, nor said what nobody asked for.
+        """Return whether a request may be sent: the peer has not closed the connection or sent unrequested data.
 
-        Asked at each checkout, whatever the settings: see _look.py.
+        Runs at each checkout, whatever the settings. See _look.py.
         """
-        if self.http2 and not self.open_to_more():
+        if self.http2 and not self.accepts_more():
             return False
         look = self.look
         try:
             if look is None:
-                if not self.capacity:  # the request opens it
+                if not self.capacity:  # the request opens the connection
                     return True
                 look = self.look = look_at(self.connection, self.http2)
             return look()
-        except Exception:  # noqa: BLE001  a stream of the user's own that cannot tell: when in doubt it is closed
+        except Exception:  # noqa: BLE001  a custom stream may raise anything; if unsure, close the connection
             return False
 
     def answering(self) -> bool:
-        """HTTP/1.1: whether a part of an answer's head has arrived that is not whole."""
+        """Return whether an incomplete response head has arrived (HTTP/1.1)."""
         parsed: Any = getattr(innermost(self.connection), "_h11_state", None)
         return parsed is not None and bool(parsed.trailing_data[0])
 
     def goodbye(self, last: int) -> list[int]:
-        """The server will serve streams up to ``last`` and no others; the answer: those under way beyond it."""
+        """Record that the server will serve no streams after ``last``. Return the active streams after it."""
         self.last_stream = last
-        known = self.exchanges.valuerefs()  # copied in one step: requests of other threads come and go
+        known = self.exchanges.valuerefs()  # an atomic copy, because other threads add and remove requests
         under_way = [exchange for ref in known if (exchange := ref()) is not None]
         for exchange in under_way:
-            exchange.lease.set_capacity(0)  # says it for all of them; a lease that is closed by now says nothing
+            exchange.lease.set_capacity(0)  # one call is enough, but does nothing if its lease has ended by now
         return [exchange.stream_id for exchange in under_way if exchange.stream_id > last]
 
     def __repr__(self) -> str:
@@ -138,7 +137,7 @@ class Link(Generic[L]):
 
 
 def key_of(request: httpcore.Request) -> Key:
-    """The origin of a request. Raises UnsupportedProtocol as httpcore's pool does."""
+    """Return the origin of a request. Raises UnsupportedProtocol as httpcore's pool does."""
     scheme = request.url.scheme
     if scheme not in (b"http", b"https", b"ws", b"wss"):
         if not scheme:
@@ -149,36 +148,36 @@ def key_of(request: httpcore.Request) -> Key:
 
 
 def timeout_of(request: httpcore.Request, default: float | None) -> float | None:
-    """How long the request may wait for a connection, in seconds; None: for ever."""
+    """Return how many seconds the request may wait for a connection (None: no limit)."""
     timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
     return timeouts.get("pool", default)
 
 
 class Exchange:
-    """One request, and what httpcore's trace events tell about it and its connection.
+    """One request, and what httpcore's trace events report about it and its connection.
 
-    It listens on the first request of a connection, to learn when that stands and what it speaks, and on every
-    request of an HTTP/2 connection, because any of them may be the one that reads the server's settings.
+    It listens to the first request of a connection, to learn when the connection is open and which protocol it uses.
+    It listens to every request of an HTTP/2 connection, because any of them may read the server's settings.
     """
 
     __slots__ = (
-        "__weakref__", "in_settings", "lease", "link", "on_plain", "request", "sent", "stream_id", "user_trace",
+        "__weakref__", "in_settings", "lease", "link", "on_http11", "request", "sent", "stream_id", "user_trace",
     )  # fmt: skip
 
     def __init__(
-        self, link: Link[Any], lease: Lease, request: httpcore.Request, on_plain: Callable[[Key], None]
+        self, link: Link[Any], lease: Lease, request: httpcore.Request, on_http11: Callable[[Key], None]
     ) -> None:
         self.link = link
         self.lease = lease
         self.request = request
-        self.on_plain = on_plain
+        self.on_http11 = on_http11
         self.sent = False
-        self.in_settings = False  # it is dealing with the server's settings, for all
+        self.in_settings = False  # whether it is handling the server's settings, on behalf of all requests
         self.stream_id = 0
         self.user_trace: Any = request.extensions.get("trace")
 
     def traced(self, hook: Any, connect_timeout: float | None) -> httpcore.Request:
-        """The request with ``hook`` listening, and the pool's own limit for connecting if it brings none."""
+        """Return the request with ``hook`` as its trace, and with the pool's connect timeout if it has none."""
         extensions = {**self.request.extensions, "trace": hook}
         timeouts = extensions.get("timeout") or {}
         if connect_timeout is not None and timeouts.get("connect") is None and not self.link.capacity:
@@ -188,20 +187,20 @@ class Exchange:
         return request
 
     def note(self, event: str, info: dict[str, Any]) -> None:
-        """One trace event. Raises ConnectionNotAvailable to keep a request from a server that said goodbye."""
+        """Handle one trace event. Raises ConnectionNotAvailable if the server has sent GOAWAY, to stop the request."""
         source, _, step = event.partition(".")
         if step == "send_request_headers.started":
             if source == "http2":
                 self.stream_id = info["stream_id"]
-                self._not_too_late()
+                self._check_goaway()
                 self.sent = True
-            elif info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":  # not a tunnel's
+            elif info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":  # not for a tunnel
                 self.sent = True
-                self.stands()
+                self.opened()
         elif step == "send_request_headers.complete":
             if source == "http2":
                 self.link.exchanges[self.stream_id] = self
-                self._not_too_late()
+                self._check_goaway()
         elif step == "receive_remote_settings.started":
             self.in_settings = True
         elif step == "receive_remote_settings.complete":
@@ -209,32 +208,32 @@ class Exchange:
             self._settings(info["return_value"])
         elif step == "send_connection_init.started":
             self.link.http2 = True
-            stream = self.link.streams[-1] if self.link.streams else None  # None: the user's own opened it
+            stream = self.link.streams[-1] if self.link.streams else None  # None: a custom backend opened it
             if isinstance(stream, Watchable):
                 stream.watch = FrameWatch(self.link.goodbye)
         elif step in _NETWORK_EVENTS:
             self.link.streams.append(info["return_value"])
 
-    def _not_too_late(self) -> None:
+    def _check_goaway(self) -> None:
         last = self.link.last_stream
         if last is not None and self.stream_id > last:
             raise httpcore.ConnectionNotAvailable
 
-    def over(self) -> None:
-        """The request is done with its stream."""
+    def finished(self) -> None:
+        """Record that the request no longer uses its stream."""
         self.link.exchanges.pop(self.stream_id, None)
 
-    def stands(self) -> None:
-        """The connection is open; it carries one request at a time until we hear otherwise."""
+    def opened(self) -> None:
+        """Record that the connection is open. It carries one request at a time until its settings say otherwise."""
         link = self.link
         if not link.capacity:
             link.capacity = 1
             if not link.http2:
-                self.on_plain(link.key)
+                self.on_http11(link.key)
             self.lease.set_capacity(1)
 
     def _settings(self, event: Any) -> None:
-        # Without a limit in the server's settings httpcore keeps to the one stream it begins with.
+        # If the server's settings have no limit, httpcore uses one stream at a time, its initial limit.
         changed = event.changed_settings.get(_MAX_CONCURRENT_STREAMS)
         capacity = self.link.capacity or 1 if changed is None else min(changed.new_value, LOCAL_STREAMS)
         if capacity != self.link.capacity:
@@ -242,12 +241,12 @@ class Exchange:
             self.lease.set_capacity(capacity)
 
     def unprocessed(self, error: BaseException) -> bool:
-        """Whether it is certain that the server has done nothing for this request (RFC 9113, 8.7)."""
+        """Return whether the server has certainly not processed this request (RFC 9113, 8.7)."""
         if isinstance(error, httpcore.ConnectionNotAvailable):
             return True
         goodbye = self.link.last_stream
         if goodbye is not None and self.stream_id > goodbye and isinstance(error, httpcore.ProtocolError):
-            return True  # whatever it met while it was being sent: the stream was closed under it
+            return True  # any error during the send, because the stream was closed meanwhile
         reason = _reason(error)
         last = getattr(reason, "last_stream_id", None)  # GOAWAY
         if last is not None:
@@ -256,31 +255,32 @@ class Exchange:
 
 
 def _reason(error: BaseException) -> object:
-    """The event of HTTP/2 that an error was made of, if so."""
+    """Return the HTTP/2 event that an error was created from, or None."""
     return error.args[0] if isinstance(error, httpcore.RemoteProtocolError) and error.args else None
 
 
 def stream_only(link: Link[Any], error: BaseException) -> bool:
-    """Whether the server ended this one stream of an HTTP/2 connection that is sound."""
+    """Return whether the server ended only this stream and the HTTP/2 connection is still usable."""
     reason = _reason(error)
     reset = hasattr(reason, "error_code") and not hasattr(reason, "last_stream_id")
     return reset and link.http2 and bool(link.connection.is_available())
 
 
 class Replays:
-    """How often a request has been sent again, and whether it may be once more.
+    """Counts how often a request was sent again, and decides whether it may be sent once more.
 
-    It may, if the server has certainly not worked on it; and if a *reused* connection was lost before any of the
-    answer was seen and doing it twice does no more than doing it once (RFC 9110, 9.2.2): the server has most likely
-    closed an idle connection at the moment when the request left, and it may have closed others beside it. A few times
-    whatever the time, then while the wait for a connection (``deadline``) lasts, REPLAYS times at most.
+    It may be sent again if the server has certainly not processed it. It may also be sent again if it is idempotent
+    (RFC 9110, 9.2.2) and a *reused* connection was lost before any part of the response arrived. Then the server has
+    most likely closed an idle connection just when the request was sent, and may have closed other ones too. The first
+    AT_ONCE times ignore the deadline. Later ones need time left until ``deadline``, which limits the wait for a
+    connection. REPLAYS is the limit.
     """
 
-    __slots__ = ("_count", "_deadline", "_held", "_refusals", "_request", "pause")
+    __slots__ = ("_count", "_deadline", "_refusals", "_request", "_rereadable", "pause")
 
     def __init__(self, request: httpcore.Request, held: tuple[type, ...], deadline: float | None) -> None:
         self._request = request
-        self._held = held
+        self._rereadable = held
         self._deadline = deadline
         self._count = 0
         self._refusals = 0
@@ -288,7 +288,7 @@ class Replays:
         """Seconds to wait before the request is sent again."""
 
     def allow(self, error: BaseException, link: Link[Any], exchange: Exchange | None) -> bool:
-        """Whether to send the request again after ``error``, on another connection, and after ``pause``."""
+        """Return whether to send the request again after ``error``, on another connection and after ``pause``."""
         self._count += 1
         if self._count > REPLAYS:
             return False
@@ -298,17 +298,17 @@ class Replays:
         self.pause = 0.0
         if certain:
             self._refusals += 1
-            if self._refusals > AT_ONCE:  # the server is there and does not want it now: it is given time
+            if self._refusals > AT_ONCE:  # the server is alive but refuses it now: wait
                 first, longest = PAUSES
                 self.pause = min(first * 2.0 ** (self._refusals - AT_ONCE - 1), longest)
         elif not link.answered or not _lost(self._request, error) or link.answering():
             return False
         if self._count > AT_ONCE and self._deadline is not None and time.monotonic() + self.pause > self._deadline:
             return False
-        return self._body_is_there(exchange is None or exchange.sent)
+        return self._can_resend_body(exchange is None or exchange.sent)
 
-    def _body_is_there(self, sent: bool) -> bool:
-        if not sent or isinstance(self._request.stream, self._held):
+    def _can_resend_body(self, sent: bool) -> bool:
+        if not sent or isinstance(self._request.stream, self._rereadable):
             return True
         return not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._request.headers)
 
@@ -320,29 +320,29 @@ def _lost(request: httpcore.Request, error: BaseException) -> bool:
     return gone or isinstance(error, (httpcore.ReadError, httpcore.WriteError))
 
 
-HELD: tuple[type, ...] = (type(httpcore.Request("GET", "http://localhost/").stream),)
-"""Bodies that are held in memory and can be read again."""
+REREADABLE: tuple[type, ...] = (type(httpcore.Request("GET", "http://localhost/").stream),)
+"""Types of bodies that are in memory and can be read again."""
 
 
 def left(deadline: float | None) -> float | None:
-    """Seconds until ``deadline`` by the monotonic clock, not below 0; None: for ever."""
+    """Return the seconds until ``deadline`` on the monotonic clock, at least 0 (None: no limit)."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def takes_over(request: httpcore.Request, response: httpcore.Response, link: Link[Any]) -> bool:
-    """Whether the connection speaks something else than HTTP from here on (an upgrade, a tunnel)."""
+    """Return whether the connection uses another protocol than HTTP from now on (an upgrade, a tunnel)."""
     if link.http2:
         return False
     return response.status == 101 or (request.method == b"CONNECT" and 200 <= response.status < 300)
 
 
 def peek(link: Link[Any]) -> bool:
-    """False if the idle connection has been closed by the server, or holds bytes that nobody asked for."""
+    """Return False if the server has closed the idle connection or it holds unrequested data."""
     return not link.connection.is_closed() and link.ready()
 
 
 def shut(link: Link[Any]) -> None:
-    """Wake whoever is blocked in a read of the connection."""
+    """Wake any thread that is blocked in a read of the connection."""
     for stream in link.streams:
         with contextlib.suppress(Exception):
             stream.get_extra_info("socket").shutdown(2)

@@ -1,16 +1,16 @@
-"""Whether the next request may be sent on an open connection.
+"""Checks whether the next request may be sent on an open connection.
 
-HTTP/1.1 does not number requests and answers: the bytes that are read first are taken for the answer. So a connection
-carries a request only if, at that moment, nothing is to be read from it and the peer has not closed it. Bytes count
-wherever they are: in h11, in a layer of TLS, in the event loop's queue or in the socket. Without this rule a late or
-second answer goes to the next caller, and a request is sent to a server that has hung up.
+HTTP/1.1 does not number requests and responses: the first bytes that arrive are taken for the response. So a
+connection may carry a request only if, at that moment, it has no unread data and the peer has not closed it. The data
+may be in h11, in a TLS layer, in the event loop's queue or in the socket. Without this check the next caller could get
+a late or second response, and a request could go to a server that has closed the connection.
 
-The look costs one system call. It reads nothing from a plain socket. With TLS, bytes in the socket may be the layer's
-own business (TLS 1.3: session tickets, new keys), so they are given to the layer; only what it has for the caller, the
-end of the stream, or half a record speaks against the connection.
+The check costs one system call and reads nothing from a plain socket. With TLS, bytes in the socket may belong to the
+TLS layer itself (TLS 1.3: session tickets, new keys), so the layer gets them. The connection is then rejected only if
+the layer returns data for the caller, the end of the stream, or has an incomplete record.
 
-An HTTP/2 connection may well be readable (settings, pings), and its streams are numbered: there only the peer's end
-counts.
+An HTTP/2 connection may be readable at any time (settings, pings), and its streams are numbered. There the check only
+looks for the end of the stream.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ from typing import Any
 
 import httpcore
 
+from .._hang_up import is_socket
+from ._asyncio_stream import AsyncioStream
 from ._network import Watchable
-from ._plain import PlainStream
 
 __all__ = ("innermost", "look_at")
 
 _MOST = 64 * 1024
-"""Bytes that a look takes from a TLS connection at most; a peer that has sent more is not waited for."""
+"""Bytes that one check reads from a TLS connection at most. If the peer has sent more, the check fails."""
 _POLL: Callable[[], Any] | None = getattr(select, "poll", None)  # absent on Windows
-_HANG_UP: int = getattr(select, "POLLRDHUP", 0)  # elsewhere than on Linux, POLLHUP and POLLERR have to do
+_HANG_UP: int = getattr(select, "POLLRDHUP", 0)  # only on Linux; elsewhere POLLHUP and POLLERR are enough
 _KNOWN = frozenset({httpcore.Request.__module__.partition(".")[0], __name__.partition(".")[0]})
 
 
 def innermost(connection: Any) -> Any:
-    """The connection of httpcore's that speaks HTTP, below those that open it or go through a proxy."""
+    """Return httpcore's connection that speaks HTTP, below those that open it or use a proxy."""
     while hasattr(connection, "_connection"):
         connection = connection._connection
     return connection
 
 
 def look_at(connection: Any, http2: bool) -> Callable[[], bool]:
-    """Return the look for an open connection of httpcore's: a callable that returns whether a request may be sent.
+    """Return the check for an open connection of httpcore: a function that returns whether a request may be sent.
 
-    It does not block, and is called while nobody else reads from the connection (HTTP/2: at any time).
+    It does not block. Call it only while nothing else reads from the connection (HTTP/2: at any time).
     """
     inner = innermost(connection)
     stream = getattr(inner, "_network_stream", None)
-    if stream is None:  # a connection of the user's own: what every one of them can tell
+    if stream is None:  # a custom connection: use the method that every connection has
         return lambda: not connection.has_expired()
     layers: list[_Records | _Secure] = []
-    bottom = _dig(stream, layers)
+    bottom = _find_socket(stream, layers)
     if http2:
         return _still_there(bottom or _named(stream))
     parsed = getattr(inner, "_h11_state", None)
     if bottom is None:
-        pending = getattr(stream.get_extra_info("ssl_object"), "pending", _no_bytes)  # the same as long as it is open
+        pending = getattr(stream.get_extra_info("ssl_object"), "pending", _no_bytes)  # stays the same object
         return lambda: (
             (parsed is None or not parsed.trailing_data[0])
             and not stream.get_extra_info("is_readable")
@@ -68,7 +69,7 @@ def look_at(connection: Any, http2: bool) -> Callable[[], bool]:
     look = _Look(bottom, layers, parsed)
     if _all_known(stream):
         return look
-    return lambda: look() and not _readable(stream)  # a stream of the user's own may hold bytes back itself
+    return lambda: look() and not _readable(stream)  # a custom stream may buffer bytes itself
 
 
 class _Look:
@@ -91,7 +92,7 @@ class _Look:
             data = b"" if isinstance(self._layers[0], _Secure) else self._bottom.take()
             for layer in self._layers:
                 data = layer.read(data)
-        except (OSError, EOFError, ValueError):  # ended, broken, or half a record: SSLError is an OSError
+        except (OSError, EOFError, ValueError):  # end, failure or incomplete record; SSLError is an OSError
             return False
         return not data
 
@@ -117,21 +118,21 @@ def _still_there(bottom: _Descriptor | None) -> Callable[[], bool]:
 
 
 def _all_known(stream: Any) -> bool:
-    """Whether all covers are httpcore's or ours, which hold no bytes themselves."""
+    """Return whether all wrappers are httpcore's or poolkit's, which buffer no bytes themselves."""
     while isinstance(stream, Watchable):
         stream = stream._stream  # type: ignore[attr-defined]
     return type(stream).__module__.partition(".")[0] in _KNOWN
 
 
-def _dig(stream: Any, layers: list[_Records | _Secure]) -> _Descriptor | None:
-    """Find the socket below ``stream``, and the layers of TLS between, the lowest first. None: not to be found."""
+def _find_socket(stream: Any, layers: list[_Records | _Secure]) -> _Descriptor | None:
+    """Return the socket below ``stream``, or None. Fill ``layers`` with the TLS layers above it, lowest first."""
     while stream is not None:
-        if isinstance(stream, PlainStream):
+        if isinstance(stream, AsyncioStream):
             return _Plain(stream)
         if isinstance(stream, ssl.SSLSocket):
             layers.insert(0, _Secure(stream))
             return _Descriptor(stream)
-        if isinstance(stream, socket.socket):
+        if is_socket(stream):
             return _Descriptor(stream)
         if hasattr(stream, "_ssl_object") and hasattr(stream, "transport_stream"):  # anyio's TLS, trio's
             incoming = getattr(stream, "_read_bio", None) or getattr(stream, "_incoming", None)
@@ -154,7 +155,7 @@ def _dig(stream: Any, layers: list[_Records | _Secure]) -> _Descriptor | None:
 
 
 class _Descriptor:
-    """A socket from which nobody else reads now."""
+    """A socket from which nothing else reads at the moment."""
 
     __slots__ = ("_fd", "_poll", "_socket")
 
@@ -166,7 +167,7 @@ class _Descriptor:
             self._poll.register(self._fd, select.POLLIN)
 
     def readable(self) -> bool:
-        """Whether bytes are there, or the end, or an error; also if the socket was closed."""
+        """Return whether there are bytes, the end of the stream or an error. Also true for a closed socket."""
         if self._fd < 0 or self._socket.fileno() != self._fd:
             return True
         if self._poll is None:
@@ -174,18 +175,18 @@ class _Descriptor:
         return bool(self._poll.poll(0))
 
     def hung_up(self) -> bool:
-        """Whether the peer has closed its side, as far as the system tells, or the socket was closed."""
+        """Return whether the peer has closed its side, as far as the system reports it, or the socket is closed."""
         if self._fd < 0 or self._socket.fileno() != self._fd:
             return True
         if _POLL is None:
             return False
-        poll = _POLL()  # not the one above: threads that share the connection may look at once
+        poll = _POLL()  # not self._poll: threads that share the connection may check at the same time
         poll.register(self._fd, _HANG_UP)
         return bool(poll.poll(0))
 
     def take(self) -> bytes:
-        """What is there. Raises EOFError at the end, OSError (also where the system cannot read like this)."""
-        if self._socket.fileno() != self._fd:  # closed: the number may be another's by now
+        """Return what has arrived. Raises EOFError at the end, and OSError (also if the system lacks such reads)."""
+        if self._socket.fileno() != self._fd:  # closed: another socket may have the descriptor by now
             raise EOFError
         try:
             data = os.read(self._fd, _MOST)
@@ -197,7 +198,7 @@ class _Descriptor:
 
 
 class _Queued(_Descriptor):
-    """Under asyncio, anyio's protocol: the event loop may have read more than was asked for."""
+    """anyio's protocol under asyncio, where the event loop may have read ahead."""
 
     __slots__ = ("_protocol", "_transport")
 
@@ -213,7 +214,7 @@ class _Queued(_Descriptor):
         return self.ended() or super().hung_up()
 
     def ended(self) -> bool:
-        """Whether the event loop knows of the end."""
+        """Return whether the event loop has seen the end of the stream."""
         protocol = self._protocol
         if getattr(protocol, "is_at_eof", False) or protocol.exception is not None:
             return True
@@ -230,11 +231,11 @@ class _Queued(_Descriptor):
 
 
 class _Plain(_Descriptor):
-    """A stream of ours."""
+    """The socket of poolkit's own stream."""
 
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: PlainStream) -> None:
+    def __init__(self, stream: AsyncioStream) -> None:
         super().__init__(stream.get_extra_info("socket"))
         self._stream = stream
 
@@ -246,7 +247,7 @@ class _Plain(_Descriptor):
 
 
 def _whole(data: bytes) -> bool:
-    """Whether ``data`` are whole records of TLS. The rest of a half one would be read as the next answer's begin."""
+    """Return whether ``data`` ends with a complete TLS record. The rest of one would start the next response."""
     at = 0
     while at + 5 <= len(data):
         at += 5 + int.from_bytes(data[at + 3 : at + 5], "big")
@@ -254,7 +255,7 @@ def _whole(data: bytes) -> bool:
 
 
 class _Records:
-    """A layer of TLS over buffers in memory."""
+    """A TLS layer with buffers in memory."""
 
     __slots__ = ("_incoming", "_secure")
 
@@ -263,11 +264,11 @@ class _Records:
         self._incoming = incoming
 
     def holds(self) -> bool:
-        """Whether it has bytes that were not asked for."""
+        """Return whether the layer holds unread bytes."""
         return bool(self._incoming.pending or self._secure.pending())
 
     def read(self, data: bytes) -> bytes:
-        """What the layer makes of ``data`` for the one above. Raises EOFError, SSLError, ValueError (half a record)."""
+        """Decrypt ``data`` for the layer above. Raises EOFError, SSLError, or ValueError for an incomplete record."""
         data = self._incoming.read() + data
         if not _whole(data):
             raise ValueError
@@ -276,7 +277,7 @@ class _Records:
 
 
 class _Secure:
-    """A layer of TLS over a socket."""
+    """A TLS layer on a socket."""
 
     __slots__ = ("_socket",)
 
@@ -284,11 +285,11 @@ class _Secure:
         self._socket = sock
 
     def holds(self) -> bool:
-        """As that of the other."""
+        """Return whether the layer holds unread bytes."""
         return bool(self._socket.pending())
 
     def read(self, data: bytes) -> bytes:
-        """As that of the other; takes from the socket itself."""
+        """Read from the socket and decrypt it for the layer above. Raises EOFError and SSLError."""
         before = self._socket.gettimeout()
         self._socket.settimeout(0)
         try:

@@ -1,8 +1,8 @@
-"""Connecting by name: the name is looked up beside the caller, within the time that the request has to connect.
+"""Resolves host names in a separate thread, within the connect timeout of the request.
 
-httpcore's own backends call the system's resolver in the calling thread, which nothing can interrupt, or in the few
-threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`. Backends of the user's own get the
-name as before.
+httpcore's own backends call the system's resolver in the calling thread, where nothing can interrupt it, or in one of
+the few threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`. Custom backends get the name
+as before.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import httpcore
 
 from poolkit.runtimes.names import addresses, addresses_async
 
+from ._asyncio_stream import close_leftovers
 from ._network import first_step
-from ._plain import close_left
 
 try:
     import anyio
@@ -27,7 +27,8 @@ except ImportError:  # httpcore under trio alone
 __all__ = ("AsyncNamesBackend", "NamesBackend")
 
 _PAUSE = 0.25
-"""Seconds after which the next address is tried beside one that does not answer (RFC 8305, 5; as anyio and trio do)."""
+"""Seconds after which the next address is tried in parallel with one that does not answer (RFC 8305, 5). anyio and trio
+use the same value."""
 
 _FAILED = (httpcore.ConnectError, httpcore.ConnectTimeout)
 
@@ -37,12 +38,12 @@ def _left(timeout: float | None, begun: float) -> float | None:
 
 
 def _failed(error: OSError) -> Exception:
-    """A lookup that failed, as httpcore reports it."""
+    """Return httpcore's error for a failed lookup."""
     return (httpcore.ConnectTimeout if isinstance(error, TimeoutError) else httpcore.ConnectError)(str(error))
 
 
 class NamesBackend(httpcore.NetworkBackend):
-    """httpcore's backend for threads, which is given addresses in the place of names."""
+    """Wraps httpcore's backend for threads and passes it addresses instead of names."""
 
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
@@ -51,7 +52,7 @@ class NamesBackend(httpcore.NetworkBackend):
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:  # fmt: skip
-        """As the backend below, which tries the addresses of a name one after the other."""
+        """Connect through the wrapped backend, to one address of the name after the other."""
         begun = time.monotonic()
         try:
             found = addresses(host, port, timeout)
@@ -63,21 +64,21 @@ class NamesBackend(httpcore.NetworkBackend):
         for address in found[:-1]:
             try:
                 return self._backend.connect_tcp(address, port, left, local_address, socket_options)
-            except _FAILED:  # as socket.create_connection() does; the last one's error is told
+            except _FAILED:  # as in socket.create_connection(), only the error of the last address is raised
                 continue
         return self._backend.connect_tcp(found[-1], port, left, local_address, socket_options)
 
     def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
-        """As the backend below."""
+        """Call the wrapped backend."""
         return self._backend.connect_unix_socket(*args, **kwargs)
 
     def sleep(self, seconds: float) -> None:
-        """As the backend below."""
+        """Call the wrapped backend."""
         self._backend.sleep(seconds)
 
 
 class AsyncNamesBackend(httpcore.AsyncNetworkBackend):
-    """httpcore's backend for tasks, which is given addresses in the place of names."""
+    """Wraps httpcore's backend for tasks and passes it addresses instead of names."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
@@ -86,7 +87,7 @@ class AsyncNamesBackend(httpcore.AsyncNetworkBackend):
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:  # fmt: skip
-        """As the backend below. Several addresses are tried beside each other, as the backend does with a name."""
+        """Connect through the wrapped backend. Try several addresses in parallel, as the backend does for a name."""
         begun = time.monotonic()
         try:
             found = await addresses_async(host, port, timeout)
@@ -100,7 +101,7 @@ class AsyncNamesBackend(httpcore.AsyncNetworkBackend):
         return await self._first_of(found, port, left, local_address, socket_options)
 
     async def _first_of(self, found: list[str], *rest: Any) -> httpcore.AsyncNetworkStream:
-        """The first connection that stands, to whichever address."""
+        """Return the first connection that opens, to any of the addresses."""
         won: list[httpcore.AsyncNetworkStream] = []
         errors: list[Exception] = []
 
@@ -110,7 +111,7 @@ class AsyncNamesBackend(httpcore.AsyncNetworkBackend):
             except Exception as error:  # noqa: BLE001  raised below if none succeeds
                 errors.append(error)
             except BaseException as error:
-                close_left(error)
+                close_leftovers(error)
                 raise
             else:
                 if won:
@@ -136,16 +137,16 @@ class AsyncNamesBackend(httpcore.AsyncNetworkBackend):
         return won[0]
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
+        """Call the wrapped backend."""
         return await self._backend.connect_unix_socket(*args, **kwargs)
 
     async def sleep(self, seconds: float) -> None:
-        """As the backend below."""
+        """Call the wrapped backend."""
         await self._backend.sleep(seconds)
 
 
 def _alternating(found: list[str]) -> list[str]:
-    """The addresses, those of IPv4 and IPv6 in turn: where one of the two does not work, the second try does."""
+    """Return the IPv4 and IPv6 addresses alternately, so that the second try works if one of the two does not."""
     first = ":" in found[0]
     kinds = [[address for address in found if (":" in address) is kind] for kind in (first, not first)]
     return [address for address in chain.from_iterable(zip_longest(*kinds)) if address is not None]

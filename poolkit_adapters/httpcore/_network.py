@@ -1,14 +1,14 @@
-"""The network below an HTTP/2 connection that many requests share: one request's end must not be the others'.
+"""Network streams for HTTP/2 connections, so that the end of one request does not end the other requests.
 
-*The server's orderly goodbye.* RFC 9113, 6.8: after GOAWAY the streams up to the number in it still run to their
-end, the others were not looked at and may be sent again elsewhere. httpcore fails them all (its HTTP/2 library
-accepts no frame after a GOAWAY). So where HTTP/2 is possible, the network streams of a pool are covered by these:
-they keep an orderly GOAWAY from httpcore, tell the link, and reset the streams that the server did not look at, for
-which httpcore has the right error. A GOAWAY that reports an error passes through.
+*Graceful shutdown by the server.* RFC 9113, 6.8: after a GOAWAY the streams up to the number in it still complete. The
+server has not processed the other ones, which may be sent again elsewhere. httpcore fails all of them, because its
+HTTP/2 library accepts no frame after a GOAWAY. So where HTTP/2 is possible, these classes wrap the network streams of
+a pool. They hide a GOAWAY without an error from httpcore, notify the link, and reset the streams that the server did
+not process, for which httpcore has the right error. A GOAWAY with an error passes through.
 
-*A cancelled write.* A request that is cancelled while its frames are being written leaves half of them on the wire
-(with TLS: a record that is missing), and the server can only hang up on everybody. A write once begun goes on, for a
-short while at most.
+*A cancelled write.* A request that is cancelled during a write would leave an incomplete frame on the wire (with TLS:
+a missing record), and the server could only close the connection for all requests. So a write that has started goes
+on, for a short time at most.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ _RST_STREAM_REFUSED = b"\x00\x00\x04\x03\x00%b\x00\x00\x00\x07"
 
 
 class FrameWatch:
-    """Cuts what arrives into frames. ``goodbye(last)`` is called for an orderly GOAWAY and answers which streams
-    beyond ``last`` are to be reset.
+    """Splits incoming data into frames. Not thread-safe.
+
+    Calls ``goodbye(last)`` for a GOAWAY without an error, which returns the streams after ``last`` to reset.
     """
 
     __slots__ = ("_goodbye", "_rest")
@@ -42,7 +43,7 @@ class FrameWatch:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What httpcore shall see of ``data``: whole frames; the beginning of one is kept until its end is there."""
+        """Return the complete frames of ``data`` for httpcore. Keep the start of a frame until its end arrives."""
         data = self._rest + data if self._rest else data
         start = position = 0
         seen = []
@@ -62,11 +63,11 @@ class FrameWatch:
 
 
 class Watchable:
-    """A network stream whose frames can be watched, once it is known to carry HTTP/2."""
+    """A network stream whose frames can be watched once it is known to carry HTTP/2."""
 
     watch: FrameWatch | None = None
     heard_at = float("-inf")
-    """When something was received last, by the monotonic clock; only kept while it is watched, and only for tasks."""
+    """Time of the last received data on the monotonic clock. Only set for tasks, and while the stream is watched."""
 
 
 class _Stream(Watchable, httpcore.NetworkStream):
@@ -104,20 +105,20 @@ class WatchedBackend(httpcore.NetworkBackend):
         self._backend = backend
 
     def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
-        """As the backend below."""
+        """Call the wrapped backend."""
         return _Stream(self._backend.connect_tcp(*args, **kwargs))
 
     def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
-        """As the backend below."""
+        """Call the wrapped backend."""
         return _Stream(self._backend.connect_unix_socket(*args, **kwargs))
 
     def sleep(self, seconds: float) -> None:
-        """As the backend below."""
+        """Call the wrapped backend."""
         self._backend.sleep(seconds)
 
 
 def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Start ``call()`` and do not wait: closing a transport happens before its first wait."""
+    """Run ``call()`` up to its first suspension only. That is enough to close a transport."""
     with contextlib.suppress(Exception):
         coroutine = call()
         try:
@@ -129,15 +130,17 @@ def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 ABANDONED = 2.0
-"""Seconds for a write that nobody waits for any more. A peer that has not taken it by then is not waited for."""
+"""Seconds that a write may still take after its caller was cancelled. Then the connection is closed."""
 
 
-async def _to_its_end(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
-    """``await write()``, which a cancellation of the caller does not reach. The caller ends at once; the write goes on
-    for :data:`ABANDONED` seconds, then ``close()`` ends the connection, for a part of a frame may have left.
+async def _write_to_the_end(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
+    """Await ``write()`` without passing a cancellation of the caller on to it.
+
+    The cancelled caller ends at once. The write goes on for at most :data:`ABANDONED` seconds. Then ``close()`` closes
+    the connection, because a part of a frame may have been sent.
     """
     if asyncio._get_running_loop() is None:
-        await _to_its_end_on_trio(write, close)
+        await _write_to_the_end_on_trio(write, close)
         return
     task = asyncio.ensure_future(write())
     _writes.add(task)
@@ -152,7 +155,7 @@ async def _to_its_end(write: Callable[[], Coroutine[Any, Any, None]], close: Cal
         raise
 
 
-async def _to_its_end_on_trio(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
+async def _write_to_the_end_on_trio(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
     import trio
 
     scope, done = trio.CancelScope(), trio.Event()
@@ -162,7 +165,7 @@ async def _to_its_end_on_trio(write: Callable[[], Coroutine[Any, Any, None]], cl
         try:
             with scope:
                 await write()
-        except Exception as error:  # noqa: BLE001  raised in the caller, if it is still there
+        except Exception as error:  # noqa: BLE001  re-raised in the caller, if it still waits
             failure.append(error)
         finally:
             done.set()
@@ -180,13 +183,13 @@ async def _to_its_end_on_trio(write: Callable[[], Coroutine[Any, Any, None]], cl
 
 
 _writes: set[asyncio.Future[None]] = set()
-"""Writes that are going on; the event loop itself keeps only weak references."""
+"""The running writes. The event loop itself keeps only weak references to them."""
 
 
 def _written(task: asyncio.Future[None]) -> None:
     _writes.discard(task)
     if not task.cancelled():
-        task.exception()  # whoever was cancelled does not ask for it any more
+        task.exception()  # marks it as retrieved, because a cancelled caller does not
 
 
 class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
@@ -207,7 +210,7 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
         if self.watch is None:
             await self._stream.write(buffer, timeout)
         elif buffer:
-            await _to_its_end(partial(self._stream.write, buffer, timeout), self._stream.aclose)
+            await _write_to_the_end(partial(self._stream.write, buffer, timeout), self._stream.aclose)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -228,13 +231,13 @@ class AsyncWatchedBackend(httpcore.AsyncNetworkBackend):
         self._backend = backend
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
+        """Call the wrapped backend."""
         return _AsyncStream(await self._backend.connect_tcp(*args, **kwargs))
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below."""
+        """Call the wrapped backend."""
         return _AsyncStream(await self._backend.connect_unix_socket(*args, **kwargs))
 
     async def sleep(self, seconds: float) -> None:
-        """As the backend below."""
+        """Call the wrapped backend."""
         await self._backend.sleep(seconds)

@@ -1,4 +1,4 @@
-"""How httpcore's arguments become poolkit's settings."""
+"""Converts httpcore's arguments to poolkit's settings."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import argument, by_default, driver_default, is_default, refuse_contradiction
 
-__all__ = ("MAX_CONNECTIONS", "check_ways", "effective", "pool_settings")
+__all__ = ("MAX_CONNECTIONS", "check_proxy_arguments", "effective", "pool_settings")
 
 MAX_CONNECTIONS: int = driver_default(10)
-"""httpcore's default; its other limits are None."""
+"""httpcore's default. Its other limits default to None."""
 
 _TWINS = {"max_size": "max_connections", "max_idle": "max_keepalive_connections", "idle_timeout": "keepalive_expiry"}
 
-_ORIGINS = "means nothing for HTTP: connections belong to origins, and which will be asked for is not known beforehand"
-_ALIVE = "means nothing for HTTP: it has no question that asks for a sign of life only; idle ones are watched by looks"
+_BY_ORIGIN = "has no effect for HTTP: connections belong to origins, which are unknown before the first request"
+_ALIVE = "has no effect for HTTP, which has no ping; poolkit checks the sockets of idle connections instead"
 _ATTEMPTS = (
-    "means nothing for HTTP: each request makes its own attempts to connect (retries=); use breaker= to spare a dead "
-    "server"
+    "has no effect for HTTP: each request makes its own attempts to connect (retries=); use breaker= to stop connects "
+    "to a dead server"
 )
 _UNUSED: dict[str, tuple[Any, str]] = {
-    "min_size": (0, _ORIGINS),
-    "start": ("lazy", _ORIGINS),
+    "min_size": (0, _BY_ORIGIN),
+    "start": ("lazy", _BY_ORIGIN),
     "keepalive": (None, _ALIVE),
     "backoff": (BackoffConfig(), _ATTEMPTS),
 }
 
 
-def check_ways(
+def check_proxy_arguments(
     proxy: httpcore.Proxy | None, *, retries: int, local_address: str | None, uds: str | None, socket_options: Any
 ) -> None:
-    """Refuse what does not go together with a proxy; httpcore ignores it silently."""
+    """Refuse arguments that cannot be combined with a proxy. httpcore ignores them silently."""
     if proxy is None:
         return
     given: dict[str, Any] = {"uds": uds}
@@ -46,17 +46,17 @@ def check_ways(
     for name, value in given.items():
         if value is not None:
             kind = "a proxy" if name == "uds" else "a SOCKS proxy"
-            raise ConfigError(f"{name}={value!r}: has no effect with {kind}; leave it out, or the proxy", name)
+            raise ConfigError(f"{name}={value!r}: has no effect with {kind}; remove it or the proxy", name)
 
 
 def pool_settings(
     driver: Mapping[str, Any], config: PoolConfig | None, keywords: Mapping[str, Any], name: str = "httpcore"
 ) -> PoolConfig:
-    """The settings of a pool out of httpcore's arguments, ``config`` and single keywords.
+    """Return the settings of a pool from httpcore's arguments, ``config`` and single keywords.
 
-    ``driver``: the three arguments. One that was left alone, or is None, gives way to a setting in poolkit's words;
-    one that was given and contradicts such a setting is a ConfigError, as is a setting that means nothing for HTTP.
-    ``name``: of the driver whose defaults these are.
+    ``driver`` holds the three arguments. A setting of poolkit overrides an argument that was not given or is None.
+    Raises ConfigError for an argument that contradicts a setting, and for a setting that has no effect for HTTP.
+    ``name`` is the driver whose defaults these are.
     """
     given = {**layer_of(config), **layer(keywords)}
     translated = _translated(driver, name)
@@ -67,13 +67,13 @@ def pool_settings(
     most = given["max_size"][0] if "max_size" in given else translated["max_size"][0]
     kept, source = translated["max_idle"]
     if kept is not None and isinstance(most, int) and kept > most and "max_idle" not in given:
-        translated["max_idle"] = most, source  # or no smaller max_size could be given without a max_idle
+        translated["max_idle"] = most, source  # so that a smaller max_size needs no max_idle
     own = dict.fromkeys(("acquire_timeout", "connect_timeout", "max_connecting"), (None, by_default(name)))
     return combine({**own, **translated, **set_aside(given, _UNUSED, name)}, base=config)
 
 
 def effective(config: PoolConfig) -> PoolConfig:
-    """What a pool makes of a config, with nothing else given."""
+    """Return the settings that a pool uses if only this config is given."""
     return pool_settings({**dict.fromkeys(_TWINS.values()), "max_connections": MAX_CONNECTIONS}, config, {})
 
 
@@ -83,13 +83,13 @@ def _translated(driver: Mapping[str, Any], name: str) -> dict[str, tuple[Any, So
     _whole("max_keepalive_connections", kept, 0)
     if expiry is not None and (isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry >= 0):
         raise ConfigError(
-            f"keepalive_expiry={expiry!r}: must be a time in seconds, 0 or more (or None: never)", "keepalive_expiry"
+            f"keepalive_expiry={expiry!r}: must be a number of seconds, 0 or more, or None (never)", "keepalive_expiry"
         )
     found = {
         setting: (None, by_default(name, word)) if driver[word] is None else argument(name, word, driver[word])
         for setting, word in _TWINS.items()
     }
-    if expiry == 0:  # an idle connection has expired at once: none is kept
+    if expiry == 0:  # idle connections expire at once, so keep none
         source = found["idle_timeout"][1]
         return {**found, "max_idle": (0, source), "idle_timeout": (None, source)}
     return found
@@ -97,4 +97,4 @@ def _translated(driver: Mapping[str, Any], name: str) -> dict[str, tuple[Any, So
 
 def _whole(name: str, value: object, low: int) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-        raise ConfigError(f"{name}={value!r}: must be a whole number, {low} or more (or None: no limit)", name)
+        raise ConfigError(f"{name}={value!r}: must be a whole number, {low} or more, or None (no limit)", name)

@@ -13,7 +13,7 @@ from poolkit import Connector, Lease, Pool
 from poolkit.errors import PoolError
 
 from ._base import ConnectorMixin, PoolBase
-from ._errors import left_with
+from ._errors import error_for_caller
 from ._link import Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
 from ._names import NamesBackend
 from ._network import WatchedBackend
@@ -24,19 +24,19 @@ _Link = Link[httpcore.ConnectionInterface]
 
 
 class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link]):
-    close_in_caller = True  # HTTP says no goodbye: closing is one system call
+    close_in_caller = True  # HTTP has no closing message, so a close is one system call
 
     def connect_to(self, key: Key, timeout: float | None) -> _Link:
-        """A connection that opens in its first request; ``timeout`` is the request's business."""
+        """Return a connection that opens in its first request, which has its own ``timeout``."""
         return self.make(key)
 
     def close(self, connection: _Link) -> None:
-        """Close the socket; whoever reads from it wakes up with an error."""
+        """Close the socket. A thread that reads from it wakes up with an error."""
         self.links.pop(id(connection), None)
         shut(connection)
         with contextlib.suppress(Exception):
             connection.connection.close()
-        for stream in connection.streams:  # also after a failed handshake or tunnel, where httpcore has let go of it
+        for stream in connection.streams:  # also after a failed handshake or tunnel, when httpcore has dropped it
             with contextlib.suppress(Exception):
                 stream.close()
 
@@ -47,12 +47,12 @@ class _Hook(Exchange):
     _starting = False
 
     def start(self) -> None:
-        """Wait for one's turn to open a stream; who has it only writes the head of his request."""
+        """Wait for the lock to open a stream. It is held only while the head of a request is written."""
         self.link.starting.acquire()
         self._starting = True
 
     def started(self) -> None:
-        """The stream is open, or never will be: the next one, please. More than once is a no-op."""
+        """Release the lock when the stream is open or has failed. Further calls do nothing."""
         if self._starting:
             self._starting = False
             self.link.starting.release()
@@ -65,7 +65,7 @@ class _Hook(Exchange):
 
 
 def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool) -> httpcore.NetworkBackend:
-    """The network backend of a pool; ``own``: it is httpcore's, nobody gave one."""
+    """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
         backend = NamesBackend(backend)
     return WatchedBackend(backend) if http2 else backend
@@ -74,21 +74,21 @@ def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool) -> 
 class PoolkitConnectionPool(
     PoolBase[Pool[Any], httpcore.ConnectionInterface, httpcore.NetworkBackend], httpcore.ConnectionPool
 ):
-    """Stands in for ``httpcore.ConnectionPool``. Thread-safe; safe after ``fork()``.
+    """Replaces ``httpcore.ConnectionPool``. Thread-safe, and safe after ``fork()``.
 
-    Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
-    settings of :class:`poolkit.PoolConfig` as keywords or as ``config``; ``name`` and ``listeners`` as
-    :class:`poolkit.Pool`. Raises :class:`poolkit.ConfigError` for a value that cannot be meant.
+    Takes every argument of the class that it replaces, with the same meaning and default. Also takes the settings of
+    :class:`poolkit.PoolConfig`, as keywords or as ``config``, and ``name`` and ``listeners`` as :class:`poolkit.Pool`
+    does. Raises :class:`poolkit.ConfigError` for a wrong value.
 
-    A request waits at most ``extensions["timeout"]["pool"]`` seconds for a connection; the error then is both a
-    :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
+    A request waits at most ``extensions["timeout"]["pool"]`` seconds for a connection. Then it raises an error that is
+    both a :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
     """
 
     _kinds = (_Connector, Pool)
     _backend_of = staticmethod(_backend_of)
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
-        """Send a request; its connection is free for the next one when the response is closed."""
+        """Send a request. When its response is closed, the connection is free for the next request."""
         key = key_of(request)
         engine = self._reopening.get()
         config = engine.config
@@ -101,13 +101,13 @@ class PoolkitConnectionPool(
             except PoolError as error:
                 raise self._errors.adapted(error) from error.__cause__
             link: _Link = lease.connection
-            if not link.ready():  # the server has gone meanwhile, or said what nobody asked for
+            if not link.ready():  # the server has closed it meanwhile, or sent unrequested data
                 lease.close(discard=True)
                 wait = left(deadline)
                 continue
             hook, sent = None, request
             if link.http2 or not link.capacity:
-                hook = _Hook(link, lease, request, self._connector.on_plain)
+                hook = _Hook(link, lease, request, self._connector.on_http11)
                 sent = hook.traced(hook, config.connect_timeout)
             try:
                 if hook is not None:
@@ -117,15 +117,16 @@ class PoolkitConnectionPool(
                 finally:
                     if hook is not None:
                         hook.started()
-            except BaseException as error:  # noqa: BLE001 - raised again unless the request is replayed
+            except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
                 if hook is not None:
-                    hook.over()
+                    hook.finished()
                 lease.close(error=None if stream_only(link, error) else error)
                 self._connector.failed(link, lease.since, error)
-                replays = replays or Replays(request, self._held, deadline)
+                replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
-                    told = left_with(error, hook is not None and not hook.sent and not link.capacity, self._errors)
-                    raise told from told.__cause__
+                    opening = hook is not None and not hook.sent and not link.capacity
+                    raised = error_for_caller(error, opening, self._errors)
+                    raise raised from raised.__cause__
             else:
                 return self._answered(response, request, lease, hook)
             if replays.pause:
@@ -138,7 +139,7 @@ class PoolkitConnectionPool(
         link = lease.connection
         link.answered = True
         if hook is not None:
-            hook.stands()
+            hook.opened()
         body = _Body(response.stream, link, lease, hook, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
@@ -149,8 +150,9 @@ class PoolkitConnectionPool(
         )
 
     def close(self) -> None:
-        """Close all connections, those in use too. Requests that wait for one fail. As with httpcore's own pool, a
-        later request begins anew.
+        """Close all connections, including those in use. Waiting requests fail.
+
+        As with httpcore's own pool, a later request opens the pool again.
         """
         engine = self._reopening.take()
         if engine is not None:
@@ -159,7 +161,7 @@ class PoolkitConnectionPool(
 
 
 class _Body:
-    """The response's stream; closing it gives the connection back."""
+    """The stream of a response. Closing it gives the connection back."""
 
     __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_stream", "lease")
 
@@ -190,11 +192,11 @@ class _Body:
             return
         self._closed = True
         if self._hook is not None:
-            self._hook.over()
-        sound = False
+            self._hook.finished()
+        reusable = False
         try:
             self._stream.close()
-            sound = self._link.connection.is_available() and (self._done or not self._link.http2)
+            reusable = self._link.connection.is_available() and (self._done or not self._link.http2)
         finally:
             if self.lease is not None:
-                self.lease.close(discard=not sound)
+                self.lease.close(discard=not reusable)

@@ -1,13 +1,13 @@
-"""httpx: transports that stand in for ``httpx.HTTPTransport`` and ``httpx.AsyncHTTPTransport``.
+"""httpx: transports that replace ``httpx.HTTPTransport`` and ``httpx.AsyncHTTPTransport``.
 
 >>> import httpx
 >>> from poolkit_adapters.httpx import PoolkitTransport
 >>> with httpx.Client(transport=PoolkitTransport(http2=True)) as client:
 ...     client.get("https://example.org/")
 
-What ``httpx.Client`` would hand on to its own transport (``verify``, ``cert``, ``http2``, ``limits``, ``proxy``) is
-given to the transport here. Timeouts stay where they are: ``httpx.Timeout(pool=)`` is the wait for a connection,
-``connect=`` the opening of one.
+Pass the arguments that ``httpx.Client`` would pass on to its own transport (``verify``, ``cert``, ``http2``,
+``limits``, ``proxy``) to this transport. Timeouts stay with the client: ``httpx.Timeout(pool=)`` limits the wait for a
+connection, and ``connect=`` limits the opening of one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    """Import the names for several servers on first use: most programs have one server and need none of them."""
     if name in ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport"):
         from . import _cluster
 

@@ -39,15 +39,15 @@ from ._transport import AsyncPoolkitTransport, PoolkitTransport
 __all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
-"""RFC 9110, 9.2.2: asking twice does what asking once does."""
+"""RFC 9110, 9.2.2: sending these twice has the same effect as sending them once."""
 BAD = frozenset((502, 503, 504))
-"""Answers of which the server says itself that it could not do its work."""
+"""Responses with which a server reports that it cannot do its work."""
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _LOST = (httpx.NetworkError, httpx.RemoteProtocolError)
 
 
 class NoServerAvailable(RequestError, NoNodeAvailable, httpx.ConnectError):
-    """No server of the logical host can be used; ``errors`` holds each one's last error."""
+    """No server of the logical host is available. ``errors`` holds the last error of each server."""
 
     def __init__(self, message: str, errors: dict[str, BaseException | None] | None = None) -> None:
         httpx.RequestError.__init__(self, message)
@@ -56,14 +56,14 @@ class NoServerAvailable(RequestError, NoNodeAvailable, httpx.ConnectError):
 
 
 class _BadAnswer(Exception):
-    """Tells the cluster that the answer speaks against the server."""
+    """Tells the cluster that the response counts as a failure of the server."""
 
 
 CLUSTER_ERRORS = ERRORS.with_rows(
-    Row("logical hosts: no server can be used; `errors` holds each one's last error", NoServerAvailable,
+    Row("logical hosts: no server is available; `errors` holds the last error of each server", NoServerAvailable,
         (NoNodeAvailable, httpx.ConnectError)),
 )  # fmt: skip
-"""Every error that leaves a logical host."""
+"""Every error that a logical host raises."""
 
 
 def _judge(error: BaseException) -> Verdict:
@@ -88,7 +88,7 @@ def _origin(node: Node) -> httpx.URL:
 
 
 def _readdressed(request: httpx.Request, origin: httpx.URL, keep_host: bool) -> httpx.Request:
-    """The request to one server. The name in Host and in TLS stays the logical one, unless told otherwise."""
+    """Return the request for one server. With ``keep_host`` the Host header and TLS keep the logical name."""
     url = request.url.copy_with(scheme=origin.scheme or request.url.scheme, host=origin.host, port=origin.port)
     extensions = dict(request.extensions)
     headers = request.headers
@@ -101,7 +101,7 @@ def _readdressed(request: httpx.Request, origin: httpx.URL, keep_host: bool) -> 
 
 
 def _again(request: httpx.Request, error: BaseException | None) -> bool:
-    """Whether the request may be sent to another server: it never left, or it can be repeated without harm."""
+    """Return whether the request may be sent to another server: it was never sent, or repeating it is safe."""
     if isinstance(error, _NEVER_SENT):
         return True
     repeatable = request.method in IDEMPOTENT and isinstance(request.stream, httpx.ByteStream)
@@ -114,7 +114,7 @@ def _pool_timeout(request: httpx.Request) -> dict[str, Any]:
 
 
 class _Held(httpx.SyncByteStream):
-    """The body of an answer; the lease ends with it."""
+    """The body of a response. Its close ends the lease."""
 
     def __init__(self, stream: Any, lease: ClusterLease[Any], error: BaseException | None) -> None:
         self._stream = stream
@@ -157,24 +157,24 @@ class _AsyncHeld(httpx.AsyncByteStream):
 
 
 class _Certificates:
-    """The TLS context of all servers of a logical host, made when the first request needs it.
+    """The TLS context of all servers of a logical host, created when the first request needs it.
 
-    To read the certificates takes 20 to 70 ms. With one context for each server, made with it, an update of the nodes
-    blocked an event loop for that long times their number, for plain HTTP too.
+    Reading the certificates takes 20 to 70 ms. With one context for each new server, an update of the nodes would
+    block an event loop for that time multiplied by their number, even for plain HTTP.
     """
 
     def __init__(self, verify: Any = True, cert: Any = None, trust_env: bool = True) -> None:
         self._make = partial(httpx.create_ssl_context, verify=verify, cert=cert, trust_env=trust_env)
         self._lock = threading.Lock()
         self.none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        """Trusts nobody. httpcore's pools want a context from the start, and would make one."""
+        """A context that trusts nobody. httpcore's pools need one at once, and would otherwise create one."""
         self.context: ssl.SSLContext | None = None
-        if cert is not None or not isinstance(verify, bool):  # files or objects of the user's: errors are told at once
+        if cert is not None or not isinstance(verify, bool):  # the user's files or objects: raise errors now
             self.load()
 
     def load(self) -> None:
-        """Make the context, once. Thread-safe; blocks."""
-        held = self._lock.acquire(timeout=5.0)  # not for ever: it may have been held elsewhere during a fork
+        """Create the context once. Thread-safe. Blocks while it reads the certificates."""
+        held = self._lock.acquire(timeout=5.0)  # with a limit, because another thread may have held it during a fork
         try:
             if self.context is None:
                 self.context = self._make()
@@ -201,7 +201,7 @@ class _ServerBase(NodePool):
         return self.origin.host, self.origin.port or (443 if self.origin.scheme == "https" else 80)
 
     def _lacks_context(self, request: httpx.Request) -> bool:
-        """Whether the request needs the TLS context and there is none yet."""
+        """Return whether the request needs the TLS context and there is none yet."""
         if request.url.scheme != "https":
             return False
         pool = self.transport._pool
@@ -209,7 +209,7 @@ class _ServerBase(NodePool):
             pool._ssl_context = self._certificates.context
         return pool._ssl_context is self._certificates.none
 
-    def _question(self, timeout: float) -> httpx.Request:
+    def _health_request(self, timeout: float) -> httpx.Request:
         url = self.origin.copy_with(scheme=self.origin.scheme or "http").join(self.health or "/")
         times = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         return httpx.Request("GET", url, extensions={"timeout": times})
@@ -225,17 +225,17 @@ class _Server(_ServerBase):
         return response
 
     def lease(self, timeout: float | None) -> NodeLease[_Server]:
-        return NodeLease(self)  # the right to one request: the transport gives its connections back itself
+        return NodeLease(self)  # permits one request; the transport manages its connections itself
 
     def probe(self, timeout: float) -> None:
-        """A connect, or an answer below 500 to the question for its health."""
+        """Connect to the server, or request its health path, which must return a status below 500."""
         if self.health is None:
             socket.create_connection(self._where(), timeout).close()
             return
-        answer = self.send(self._question(timeout))
+        answer = self.send(self._health_request(timeout))
         answer.close()
         if answer.status_code >= 500:
-            raise _BadAnswer(f"{self.health} answered {answer.status_code}")
+            raise _BadAnswer(f"health check of {self.health} returned status {answer.status_code}")
 
 
 class _AsyncServer(_ServerBase):
@@ -251,24 +251,24 @@ class _AsyncServer(_ServerBase):
         return AsyncNodeLease(self)
 
     async def probe(self, timeout: float) -> None:
-        """As that of the synchronous one."""
+        """Connect to the server, or request its health path, which must return a status below 500."""
         if self.health is None:
             with anyio.fail_after(timeout):
                 stream = await anyio.connect_tcp(*self._where())
             await stream.aclose()
             return
-        answer = await self.send(self._question(timeout))
+        answer = await self.send(self._health_request(timeout))
         await answer.aclose()
         if answer.status_code >= 500:
-            raise _BadAnswer(f"{self.health} answered {answer.status_code}")
+            raise _BadAnswer(f"health check of {self.health} returned status {answer.status_code}")
 
 
-class _Members(Cluster[Any]):
+class _ServerCluster(Cluster[Any]):
     def _translated(self, error: BaseException) -> BaseException:
         return _translated(error)
 
 
-class _AsyncMembers(AsyncCluster[Any]):
+class _AsyncServerCluster(AsyncCluster[Any]):
     def _translated(self, error: BaseException) -> BaseException:
         return _translated(error)
 
@@ -277,9 +277,9 @@ K = TypeVar("K", Cluster[Any], AsyncCluster[Any])
 
 
 class _LogicalHost(Generic[K]):
-    """What the two transports share: their arguments, and the cluster that is made of them."""
+    """What both transports share: their arguments, and the cluster created from them."""
 
-    _parts: tuple[Any, Any, Any]  # the classes of transports, of servers and of the cluster
+    _parts: tuple[Any, Any, Any]  # the classes of the transports, the servers and the cluster
 
     def __init__(
         self,
@@ -312,11 +312,11 @@ class _LogicalHost(Generic[K]):
 
     @property
     def cluster(self) -> K:
-        """The cluster: ``stats()``, ``explain()``, ``update()`` ..."""
+        """The cluster: ``stats()``, ``explain()``, ``update()``, ..."""
         return self._reopening.get()
 
-    def _taken_down(self) -> K | None:
-        """The cluster that is to be closed, if there is one; the next one begins with the nodes of now."""
+    def _take_cluster(self) -> K | None:
+        """Remove and return the cluster, which the caller must close. The next one starts with its current nodes."""
         cluster = self._reopening.take()
         if cluster is not None and not isinstance(self._nodes, Discovery):
             self._nodes = cluster.nodes
@@ -324,30 +324,41 @@ class _LogicalHost(Generic[K]):
 
 
 class PoolkitClusterTransport(_LogicalHost[Cluster[Any]], httpx.BaseTransport):
-    """A logical host for several servers, each with a :class:`PoolkitTransport`; mount it under its name::
+    """A logical host for several servers, each with a :class:`PoolkitTransport`. Mount it under its name::
 
         users = PoolkitClusterTransport(["10.0.0.1:8000", "10.0.0.2:8000"])
         client = httpx.Client(mounts={"all://users": users})
         client.get("http://users/1")
 
-    ``nodes``: ``host:port`` or ``http(s)://host:port``, :class:`~poolkit.cluster.Node` objects, or a discovery.
-    Each request goes to a server that the cluster chooses. A request that never left (connecting failed) goes on to
-    another one; so does one that can be repeated (an idempotent method, a body in memory) when the connection breaks
-    before the answer, or the answer is 502, 503 or 504: up to ``retries`` times. What speaks against a server
-    (connects and connections that fail, read timeouts, those answers) ejects it as in any cluster; it comes back when
-    it accepts a connection, or answers the path ``health`` with less than 500.
+    Each request goes to a server that the cluster chooses. A request that was never sent (the connect failed) goes to
+    another server, up to ``retries`` times. So does a repeatable request (an idempotent method, a body in memory) if
+    the connection breaks before the response, or the response is 502, 503 or 504. Failures of a server (failed
+    connects and connections, read timeouts, those responses) eject it as in any cluster. It returns when it accepts a
+    connection, or returns a status below 500 for the path ``health``.
 
-    ``keep_host``: the name in Host and in the TLS certificate stays that of the URL; False: it is the server's.
-    ``max_requests``: at one server at once; None: as many as its connections allow. ``cluster``:
-    :class:`~poolkit.cluster.ClusterConfig`, or single settings of it as keywords, which win. Other keywords are
-    :class:`PoolkitTransport`'s; one that neither knows is a :class:`~poolkit.ConfigError`. The wait for a free place is
-    ``httpx.Timeout(pool=)``. ``request.extensions["poolkit_key"]`` is the lease's ``key``. Thread-safe.
+    The wait for a free slot is limited by ``httpx.Timeout(pool=)``. ``request.extensions["poolkit_key"]`` is the
+    ``key`` of the lease. Thread-safe.
+
+    Args:
+        nodes: ``host:port`` or ``http(s)://host:port``, :class:`~poolkit.cluster.Node` objects, or a discovery.
+        retries: number of further servers to try.
+        keep_host: whether the Host header and the TLS certificate use the name in the URL. If False, they use the
+            server's.
+        health: path for health checks. None: a connect is enough.
+        max_requests: requests to one server at the same time. None: as many as its connections allow.
+        cluster: settings of the cluster. Single ones may be given as keywords, which override it.
+        name: name of the cluster, for messages, statistics and events.
+        listeners: functions called for each :class:`~poolkit.cluster.ClusterEvent`.
+        transport_options: all other keywords are those of :class:`PoolkitTransport`.
+
+    Raises:
+        ConfigError: a wrong setting, or a keyword that neither knows.
     """
 
-    _parts = (PoolkitTransport, _Server, _Members)
+    _parts = (PoolkitTransport, _Server, _ServerCluster)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
+        """Send a request to one of the servers. Raises httpx's errors and :class:`NoServerAvailable`."""
         tried: list[str] = []
         cluster = self._reopening.get()
         while True:
@@ -359,13 +370,13 @@ class PoolkitClusterTransport(_LogicalHost[Cluster[Any]], httpx.BaseTransport):
                 response = server.send(readdressed)
             except BaseException as error:
                 lease.close(error=error)
-                if not _again(request, error) or _was_last(cluster, lease, tried, self._retries):
+                if not _again(request, error) or _is_last_try(cluster, lease, tried, self._retries):
                     if isinstance(error, httpx.RequestError):
                         error.request = request
                     raise
             else:
-                bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
-                if bad is None or not _again(request, None) or _was_last(cluster, lease, tried, self._retries):
+                bad = _BadAnswer(f"returned status {response.status_code}") if response.status_code in BAD else None
+                if bad is None or not _again(request, None) or _is_last_try(cluster, lease, tried, self._retries):
                     response.stream = _Held(response.stream, lease, bad)
                     return response
                 response.close()
@@ -374,22 +385,23 @@ class PoolkitClusterTransport(_LogicalHost[Cluster[Any]], httpx.BaseTransport):
             _shorten(request, time.monotonic() - started)
 
     def close(self) -> None:
-        """Close all connections, those in use too, as :class:`PoolkitTransport` does. Requests that wait for a place
-        fail. A later request begins anew, with the nodes of now.
+        """Close all connections, including those in use, as :class:`PoolkitTransport` does. Waiting requests fail.
+
+        A later request opens the transport again, with the current nodes.
         """
-        cluster = self._taken_down()
+        cluster = self._take_cluster()
         if cluster is not None:
             cluster.drain(0)
             cluster.close()
 
 
 class AsyncPoolkitClusterTransport(_LogicalHost[AsyncCluster[Any]], httpx.AsyncBaseTransport):
-    """As :class:`PoolkitClusterTransport`, for ``httpx.AsyncClient``, on asyncio and trio."""
+    """The twin of :class:`PoolkitClusterTransport` for ``httpx.AsyncClient``, on asyncio and trio. Task-safe."""
 
-    _parts = (AsyncPoolkitTransport, _AsyncServer, _AsyncMembers)
+    _parts = (AsyncPoolkitTransport, _AsyncServer, _AsyncServerCluster)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request to one of the servers. Raises what httpx raises, or :class:`NoServerAvailable`."""
+        """Send a request to one of the servers. Raises httpx's errors and :class:`NoServerAvailable`."""
         tried: list[str] = []
         cluster = self._reopening.get()
         while True:
@@ -402,13 +414,13 @@ class AsyncPoolkitClusterTransport(_LogicalHost[AsyncCluster[Any]], httpx.AsyncB
                 response = await server.send(readdressed)
             except BaseException as error:
                 await lease.close(error=error)
-                if not _again(request, error) or _was_last(cluster, lease, tried, self._retries):
+                if not _again(request, error) or _is_last_try(cluster, lease, tried, self._retries):
                     if isinstance(error, httpx.RequestError):
                         error.request = request
                     raise
             else:
-                bad = _BadAnswer(f"answered {response.status_code}") if response.status_code in BAD else None
-                if bad is None or not _again(request, None) or _was_last(cluster, lease, tried, self._retries):
+                bad = _BadAnswer(f"returned status {response.status_code}") if response.status_code in BAD else None
+                if bad is None or not _again(request, None) or _is_last_try(cluster, lease, tried, self._retries):
                     response.stream = _AsyncHeld(response.stream, lease, bad)
                     return response
                 await response.aclose()
@@ -417,8 +429,8 @@ class AsyncPoolkitClusterTransport(_LogicalHost[AsyncCluster[Any]], httpx.AsyncB
             _shorten(request, time.monotonic() - started)
 
     async def aclose(self) -> None:
-        """Close all connections, those in use too. See :meth:`PoolkitClusterTransport.close`."""
-        cluster = self._taken_down()
+        """Close all connections, including those in use. See :meth:`PoolkitClusterTransport.close`."""
+        cluster = self._take_cluster()
         if cluster is not None:
             await cluster.drain(0)
             await cluster.close()
@@ -428,35 +440,35 @@ _OF_TRANSPORTS = parameters_of(PoolkitTransport) - {"name", "listeners", "settin
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the cluster, and what is for each server's transport; ``acquire_timeout`` holds for both."""
+    """Split options into the cluster's and each transport's settings. ``acquire_timeout`` applies to both."""
     own, of_pool, rest = split_cluster_options(options, _OF_TRANSPORTS)
     both = {name: value for name, value in own.items() if name == "acquire_timeout"}
     return own, {**rest, **of_pool, **both}
 
 
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Those of the options, taken out."""
+    """Remove these names from the options, and return them with their values."""
     return {name: options.pop(name) for name in names if name in options}
 
 
-def _was_last(
+def _is_last_try(
     cluster: Cluster[Any] | AsyncCluster[Any],
     lease: ClusterLease[Any] | AsyncClusterLease[Any],
     tried: list[str],
     retries: int,
 ) -> bool:
-    """Whether the request is not to be sent to another server."""
+    """Return whether the request must not be sent to another server."""
     return len(tried) >= retries or cluster.closed or not _others(cluster, {*tried, lease.node.name})
 
 
 def _others(cluster: Cluster[Any] | AsyncCluster[Any], gone: set[str]) -> bool:
-    """Whether there is a usable server beside these."""
+    """Return whether there is a usable server besides these."""
     return any(node.state == "usable" and node.name not in gone for node in cluster.stats().nodes)
 
 
 def _checked(retries: Any, max_requests: Any) -> int:
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigError(f"retries={retries!r}: must be a number of further servers to try, 0 or more", "retries")
+        raise ConfigError(f"retries={retries!r}: must be the number of further servers to try, 0 or more", "retries")
     if max_requests is not None and (
         isinstance(max_requests, bool) or not isinstance(max_requests, int) or max_requests < 1
     ):
@@ -465,7 +477,7 @@ def _checked(retries: Any, max_requests: Any) -> int:
 
 
 def _shorten(request: httpx.Request, spent: float) -> None:
-    """The wait for a place on the next server is what is left of the first."""
+    """Reduce the wait for a slot at the next server by the seconds spent so far."""
     timeout = request.extensions.get("timeout")
     if timeout and timeout.get("pool") is not None:
         left = max(0.0, timeout["pool"] - spent)

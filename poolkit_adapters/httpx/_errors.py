@@ -1,4 +1,4 @@
-"""Errors that are poolkit's and httpx's at once, so that existing ``except`` clauses keep working."""
+"""Error classes that inherit from both poolkit's and httpx's errors, so that ``except`` clauses keep working."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ __all__ = (
     "ServerUnavailable",
     "UsageError",
     "WrongLoop",
-    "poolkits_too",
+    "keep_poolkit_types",
 )
 
 
 class RequestError(httpx.TransportError):
-    """httpx's constructor, and its ``request``."""
+    """Adds httpx's constructor and its ``request``."""
 
     def __init__(self, message: str, *, request: httpx.Request | None = None) -> None:
-        # named, not super(): OSError, a base of TimeoutError, comes first and ends the chain
+        # not super(): OSError, a base of TimeoutError, comes first, and its __init__ ends the chain
         httpx.RequestError.__init__(self, message, request=request)
 
 
 class AcquireTimeout(RequestError, errors.AcquireTimeout, httpx.PoolTimeout):
-    """No connection was free within ``httpx.Timeout(pool=)``."""
+    """No connection became free within ``httpx.Timeout(pool=)`` seconds."""
 
 
 class ServerUnavailable(RequestError, errors.ServerUnavailable, httpx.PoolTimeout):
-    """The same, while no connection to the server could be opened at all."""
+    """``httpx.Timeout(pool=)`` expired while no connection to the server could be opened."""
 
 
 class PoolBusy(RequestError, errors.PoolBusy, httpx.PoolTimeout):
-    """``max_waiting`` requests wait already."""
+    """``max_waiting`` requests are already waiting."""
 
 
 class PoolSuspended(RequestError, errors.PoolSuspended, httpx.PoolTimeout):
@@ -65,22 +65,22 @@ class ConnectFailed(RequestError, errors.ConnectFailed, httpx.ConnectError):
 
 
 class ConnectTimeout(RequestError, errors.ConnectTimeout, httpx.ConnectTimeout):
-    """Opening a connection took longer than ``httpx.Timeout(connect=)``."""
+    """Opening a connection took longer than ``httpx.Timeout(connect=)`` seconds."""
 
 
 class CircuitOpen(RequestError, errors.CircuitOpen, httpx.ConnectError):
-    """Connects to this origin failed again and again; requests to it fail at once until the next probe."""
+    """The circuit breaker is open after repeated failed connects. Requests to the origin fail until the next probe."""
 
 
-# Calls that are wrong are what httpx calls a protocol that was violated by the client.
+# A wrong call is a LocalProtocolError, httpx's class for a client that violates the protocol.
 
 
 class UsageError(RequestError, errors.UsageError, httpx.LocalProtocolError):
-    """A call that is wrong at this place; the pool is unharmed."""
+    """A call that is wrong in this situation. The pool is not affected."""
 
 
 class WrongLoop(RequestError, errors.WrongLoop, httpx.LocalProtocolError):
-    """An asynchronous transport was used from another event loop than the one it lives on."""
+    """An asynchronous transport was used from another event loop than the one that it belongs to."""
 
 
 class LeaseOverdue(RequestError, errors.LeaseOverdue, httpx.LocalProtocolError):
@@ -88,36 +88,38 @@ class LeaseOverdue(RequestError, errors.LeaseOverdue, httpx.LocalProtocolError):
 
 
 ERRORS = Table(
-    Row("no connection within `httpx.Timeout(pool=)`", AcquireTimeout, (errors.AcquireTimeout, httpx.PoolTimeout)),
-    Row("the same, while none can be opened at all", ServerUnavailable, (errors.ServerUnavailable, httpx.PoolTimeout)),
-    Row("`max_waiting` requests wait already", PoolBusy, (errors.PoolBusy, httpx.PoolTimeout)),
-    Row("suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, httpx.PoolTimeout)),
+    Row("no connection became free within `httpx.Timeout(pool=)`", AcquireTimeout,
+        (errors.AcquireTimeout, httpx.PoolTimeout)),
+    Row("`httpx.Timeout(pool=)` expired while no connection could be opened", ServerUnavailable,
+        (errors.ServerUnavailable, httpx.PoolTimeout)),
+    Row("`max_waiting` requests are already waiting", PoolBusy, (errors.PoolBusy, httpx.PoolTimeout)),
+    Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, httpx.PoolTimeout)),
     Row("the pool was closed while the request waited", PoolClosed, (errors.PoolClosed, httpx.NetworkError)),
-    Row("opening a connection failed (refused, unknown host, TLS, no more files). A more special error of httpx's "
-        "(`ProxyError`) is of its own class and `poolkit.ConnectFailed`", ConnectFailed,
+    Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of httpx "
+        "(`ProxyError`) keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
         (errors.ConnectFailed, httpx.ConnectError)),
-    Row("opening a connection took too long (`httpx.Timeout(connect=)`, else `connect_timeout`)", ConnectTimeout,
+    Row("opening a connection took too long (`httpx.Timeout(connect=)`, or `connect_timeout`)", ConnectTimeout,
         (errors.ConnectTimeout, httpx.ConnectTimeout)),
-    Row("the breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpx.ConnectError)),
-    Row("the server closed the connection before it took up the request, which cannot be sent again",
+    Row("the circuit breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpx.ConnectError)),
+    Row("the server closed the connection before it processed the request, and the request cannot be sent again",
         httpx.RemoteProtocolError, (errors.ConnectFailed, httpx.RemoteProtocolError)),
-    Row("a response was closed after `leak_after`, with `on_leak=\"raise\"` (synchronous transports)", LeaseOverdue,
-        (errors.LeaseOverdue, httpx.LocalProtocolError)),
+    Row("a response was closed later than `leak_after`, with `on_leak=\"raise\"` (synchronous transports)",
+        LeaseOverdue, (errors.LeaseOverdue, httpx.LocalProtocolError)),
     Row("an asynchronous transport is used from a second event loop", WrongLoop,
         (errors.WrongLoop, httpx.LocalProtocolError)),
-    Row("any other call that is wrong (no event loop runs here)", UsageError,
+    Row("any other wrong call (for example, no event loop is running)", UsageError,
         (errors.UsageError, httpx.LocalProtocolError)),
-    Row("the URL's scheme is none that a transport serves", httpx.UnsupportedProtocol,
+    Row("the transport does not support the scheme of the URL", httpx.UnsupportedProtocol,
         (errors.UsageError, httpx.UnsupportedProtocol)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
-"""Every error that leaves this adapter."""
+"""Every error that this adapter raises."""
 
 
 @contextmanager
-def poolkits_too() -> Iterator[None]:
-    """Keep the errors of the pool poolkit's as well: httpx has turned httpcore's into its own."""
+def keep_poolkit_types() -> Iterator[None]:
+    """Add poolkit's types again to errors of the pool, which httpx converts from httpcore's errors to its own."""
     try:
         yield
     except httpx.TransportError as error:

@@ -1,4 +1,4 @@
-"""The transports: a thin cover of httpcore pools."""
+"""The transports, which are thin wrappers of httpcore pools."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ try:
 except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
 
-# The one adapter that stands on another: a transport of httpx's is a thin cover of a pool of httpcore's.
+# The only adapter that uses another one: a transport of httpx is a thin wrapper of a pool of httpcore.
 from .._options import driver_default
 from ..httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from ..httpcore._settings import pool_settings
-from ._errors import ERRORS, poolkits_too
+from ._errors import ERRORS, keep_poolkit_types
 
 __all__ = ("AsyncPoolkitTransport", "PoolkitTransport", "effective")
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-"""httpx's own default."""
+"""The default limits of httpx."""
 
 
 def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
@@ -36,13 +36,13 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
     url = given.url
     if url.scheme not in ("http", "https", "socks5", "socks5h"):
         raise errors.ConfigError(
-            f"proxy={str(url)!r}: the scheme must be 'http', 'https', 'socks5' or 'socks5h'", "proxy"
+            f"proxy={str(url)!r}: must have the scheme 'http', 'https', 'socks5' or 'socks5h'", "proxy"
         )
     if url.scheme.startswith("socks5"):
         try:
             import socksio  # noqa: F401
         except ImportError as error:
-            raise errors.MissingExtra("SOCKS proxies need socksio: pip install 'httpx[socks]'") from error
+            raise errors.MissingExtra("a SOCKS proxy needs socksio: pip install 'httpx[socks]'") from error
     return httpcore.Proxy(
         url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
         auth=given.raw_auth,
@@ -62,11 +62,11 @@ class _AsyncTransportPool(AsyncPoolkitConnectionPool):
 
 
 class PoolkitTransport(httpx.HTTPTransport):
-    """Stands in for ``httpx.HTTPTransport``. Thread-safe; safe after ``fork()``.
+    """Replaces ``httpx.HTTPTransport``. Thread-safe, and safe after ``fork()``.
 
-    Takes every argument of the class it stands in for, with the same meaning and default, and besides them the
-    settings of :class:`poolkit.PoolConfig` as keywords or as ``config``; ``name`` and ``listeners`` as
-    :class:`poolkit.Pool`. Raises :class:`poolkit.ConfigError` for a value that cannot be meant.
+    Takes every argument of the class that it replaces, with the same meaning and default. Also takes the settings of
+    :class:`poolkit.PoolConfig`, as keywords or as ``config``, and ``name`` and ``listeners`` as :class:`poolkit.Pool`
+    does. Raises :class:`poolkit.ConfigError` for a wrong value.
     """
 
     def __init__(
@@ -89,27 +89,30 @@ class PoolkitTransport(httpx.HTTPTransport):
         **settings: Any,
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
-        super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
+        super().__init__(verify=context)  # for whatever else the base class sets up; its own pool is never used
         self._pool = pool = _TransportPool(
             **_core_arguments(context, limits, proxy),
             http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
             socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
         )  # fmt: skip
-        pool._held += (httpx.ByteStream,)
+        pool._rereadable += (httpx.ByteStream,)
 
     @property
     def poolkit(self) -> Pool[Any]:
-        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        """The underlying engine: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
         return self._pool.poolkit  # type: ignore[attr-defined, no-any-return]
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; its connection is free for the next one when the response is closed."""
-        with poolkits_too():
+        """Send a request. When its response is closed, the connection is free for the next request."""
+        with keep_poolkit_types():
             return super().handle_request(request)
 
 
 class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
-    """Stands in for ``httpx.AsyncHTTPTransport``, on asyncio and trio. Arguments as :class:`PoolkitTransport`."""
+    """Replaces ``httpx.AsyncHTTPTransport``, on asyncio and trio. Takes the arguments of :class:`PoolkitTransport`.
+
+    Safe for concurrent tasks of one event loop.
+    """
 
     def __init__(
         self,
@@ -131,22 +134,22 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
         **settings: Any,
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
-        super().__init__(verify=context)  # whatever else the base class sets up; its pool is never used
+        super().__init__(verify=context)  # for whatever else the base class sets up; its own pool is never used
         self._pool = pool = _AsyncTransportPool(
             **_core_arguments(context, limits, proxy),
             http1=http1, http2=http2, uds=uds, local_address=local_address, retries=retries,
             socket_options=socket_options, config=config, name=name, listeners=listeners, **settings,
         )  # fmt: skip
-        pool._held += (httpx.ByteStream,)
+        pool._rereadable += (httpx.ByteStream,)
 
     @property
     def poolkit(self) -> AsyncPool[Any]:
-        """The poolkit pool behind: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        """The underlying engine: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
         return self._pool.poolkit  # type: ignore[attr-defined, no-any-return]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; its connection is free for the next one when the response is closed."""
-        with poolkits_too():
+        """Send a request. When its response is closed, the connection is free for the next request."""
+        with keep_poolkit_types():
             return await super().handle_async_request(request)
 
 
@@ -155,14 +158,14 @@ def _core_arguments(context: ssl.SSLContext, limits: httpx.Limits, proxy: Any) -
 
 
 def _numbers(limits: httpx.Limits) -> dict[str, Any]:
-    """The limits as httpcore's arguments; those that nobody chose are known as httpx's defaults."""
+    """Return the limits as httpcore's arguments. Mark those that nobody chose as httpx's defaults."""
     numbers: dict[str, Any] = {
         "max_connections": limits.max_connections,
         "max_keepalive_connections": limits.max_keepalive_connections,
         "keepalive_expiry": limits.keepalive_expiry,
     }
     chosen = set(numbers) if limits is not _LIMITS else set()
-    if limits.keepalive_expiry == _LIMITS.keepalive_expiry:  # a Limits of one's own begins with the same
+    if limits.keepalive_expiry == _LIMITS.keepalive_expiry:  # a new Limits has the same default
         chosen.discard("keepalive_expiry")
     return {
         name: value if name in chosen or value is None else driver_default(value) for name, value in numbers.items()
@@ -170,5 +173,5 @@ def _numbers(limits: httpx.Limits) -> dict[str, Any]:
 
 
 def effective(config: PoolConfig) -> PoolConfig:
-    """What a transport makes of a config, with nothing else given."""
+    """Return the settings that a transport uses if only this config is given."""
     return pool_settings(_numbers(_LIMITS), config, {}, "httpx")

@@ -1,4 +1,4 @@
-"""poolkit in the place of ``psycopg_pool``: same arguments, same methods, same errors.
+"""Replaces ``psycopg_pool`` with poolkit: same arguments, same methods, same errors.
 
 ::
 
@@ -6,7 +6,7 @@
     from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool as AsyncConnectionPool
 
 ====================================  =================================
-class                                 stands in for
+class                                 replaces
 ====================================  =================================
 ``PoolkitConnectionPool``             ``psycopg_pool.ConnectionPool``
 ``AsyncPoolkitConnectionPool``        ``psycopg_pool.AsyncConnectionPool``
@@ -14,9 +14,9 @@ class                                 stands in for
 ``AsyncPoolkitNullConnectionPool``    ``psycopg_pool.AsyncNullConnectionPool``
 ====================================  =================================
 
-Each is a subclass of what it stands in for, so that ``isinstance`` and type checkers agree. The interface follows
-psycopg_pool 3.3 (https://www.psycopg.org/psycopg3/docs/api/pool.html); the differences are in
-``docs/adapters/psycopg.md``.
+Each is a subclass of the class that it replaces, for ``isinstance`` and type checkers. The interface follows
+psycopg_pool 3.3 (https://www.psycopg.org/psycopg3/docs/api/pool.html). ``docs/adapters/psycopg.md`` lists the
+differences.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    """Import the names for several servers on first use: most programs have one server and need none of them."""
     if name in ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async"):
         from . import _cluster
 

@@ -1,4 +1,4 @@
-"""The asynchronous pool (asyncio, which psycopg needs)."""
+"""The asynchronous pool. It needs asyncio, as psycopg does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import time
 import warnings
 import weakref
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from os import getpid
 from types import TracebackType
@@ -26,8 +27,8 @@ from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import PoolClosed, UsageError, classify
 from ._io import is_clean, ping_async
-from ._session import Session, note_wrong_server, was_cut
-from ._shared import PSYCOPG_VERSION, PoolBase, cut_in_block, logger
+from ._session import Session, no_loop, note_wrong_server, was_cut
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -37,7 +38,7 @@ _CONNECTION: Any = psycopg.AsyncConnection
 
 
 class _ReturningConnection(psycopg.AsyncConnection[Any]):
-    """psycopg before 3.3 does not know ``close_returns``."""
+    """Adds ``close_returns`` to psycopg before 3.3."""
 
     async def close(self) -> None:
         pool: Any = getattr(self, "_pool", None)
@@ -48,7 +49,7 @@ class _ReturningConnection(psycopg.AsyncConnection[Any]):
 
 
 class _Block(Generic[ACT]):
-    """What ``pool.connection()`` gives: commits or rolls back at the end, then returns the connection."""
+    """The block of ``pool.connection()``. It commits or rolls back at the end, then returns the connection."""
 
     __slots__ = ("_connection", "_pool", "_timeout")
 
@@ -75,7 +76,7 @@ class _Block(Generic[ACT]):
             return None  # given back inside the block
         swallowed: bool | None = None
         try:
-            if connection._poolkit_session.pid == getpid():  # a forked child must not speak on its parent's socket
+            if connection._poolkit_session.pid == getpid():  # a forked child must not use its parent's socket
                 swallowed = await connection.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
@@ -86,18 +87,18 @@ class _Block(Generic[ACT]):
             cut = was_cut(connection)
             await self._pool.putconn(connection)
             if cut and (error is None or isinstance(error, psycopg.Error)):
-                # psycopg commits nothing on a closed connection, and says nothing
-                raise cut_in_block(self._pool.name, connection, error)
+                # on a closed connection psycopg commits nothing and raises no error
+                raise cut_block_error(self._pool.name, connection, error)
         return swallowed
 
 
 class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]):
-    """poolkit in the place of ``psycopg_pool.AsyncConnectionPool``: as
-    :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``.
+    """Replaces ``psycopg_pool.AsyncConnectionPool``.
 
-    ``conninfo`` and ``kwargs`` may be coroutine functions, the callbacks must be. To be used by the tasks of any
-    asyncio event loop: of one loop after the other, or of several at once in threads of their own. A cancelled caller
-    never harms a connection: a rollback, reset or check that is due runs in a task of the pool.
+    Works as :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``. ``conninfo`` and
+    ``kwargs`` may be coroutine functions; the callbacks must be. Tasks of any asyncio event loop may use it: of one
+    loop after the other, or of several loops in different threads at the same time. A cancelled caller never harms a
+    connection, because a pending rollback, reset or check runs in a task of the pool.
     """
 
     connection_class: type[ACT]
@@ -133,7 +134,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if close_returns and PSYCOPG_VERSION < (3, 3):
             if connection_class is not _CONNECTION:
                 raise ConfigError(
-                    "close_returns=True with a connection_class of your own needs psycopg 3.3 or newer", "close_returns"
+                    "close_returns=True with your own connection_class needs psycopg 3.3 or newer", "close_returns"
                 )
             connection_class = cast("type[ACT]", _ReturningConnection)
         prepared = self._prepare(
@@ -146,10 +147,10 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         self.kwargs = kwargs
         self.connection_class = connection_class
         self.close_returns = close_returns
-        self._configure, self._ask, self._reset = configure, check, reset
+        self._configure, self._check_callback, self._reset = configure, check, reset
         self._reconnect_failed = cast("Any", reconnect_failed)
-        # psycopg_pool's own check asks what ours asks
-        self._plain_check = check in (self.check_connection, psycopg_pool.AsyncConnectionPool.check_connection)
+        # psycopg_pool's own check does the same as the default one
+        self._default_check = check in (self.check_connection, psycopg_pool.AsyncConnectionPool.check_connection)
         self._connector = AsyncPsycopgConnector(self)
         self._connector.connect_in_caller = self._null
         self._engine: AsyncPool[Session[ACT]] = AsyncPool(cast("Any", self._connector), prepared, name=name or None)
@@ -163,11 +164,11 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if warn:
             self._warn_open()
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             raise UsageError(
-                f"{type(self).__name__} opened by its constructor, outside of an event loop; say open=False and "
-                "await pool.open()"
+                f"the constructor of {type(self).__name__} cannot open the pool outside an event loop; use open=False "
+                "and await pool.open()"
             ) from None
         self._opened = True
         if self._eager:
@@ -175,9 +176,9 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         for task in tuple(self._tasks):
-            if task.get_loop().is_closed():  # the task never goes on: the collector ends it
+            if task.get_loop().is_closed():  # the task cannot continue, so leave it to the garbage collector
                 self._tasks.discard(task)
-        task = asyncio.get_running_loop().create_task(work)
+        task = get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -185,14 +186,17 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     # -- opening and closing --------------------------------------------------------------------------------------
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Admit callers and begin to connect; with ``wait`` as :meth:`wait`. A closed pool cannot be opened again."""
+        """Admit callers and start to connect. With ``wait``, also call :meth:`wait`.
+
+        Raises PoolClosed for a closed pool, which cannot be opened again.
+        """
         if self._engine.closed:
             raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             raise UsageError(
-                f"pool {self.name!r}: psycopg needs asyncio, and no asyncio event loop runs here"
+                f"pool {self.name!r} cannot be opened: psycopg needs asyncio, and no asyncio event loop is running"
             ) from None
         if not self._opened:
             self._opened = True
@@ -208,18 +212,21 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             pass
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Close the pool: callers in the queue hear PoolClosed at once, connections out are closed on their return.
+        """Close the pool. Waiting callers get PoolClosed at once; connections in use are closed on their return.
 
-        To let leases end first: ``await pool.poolkit.drain(timeout)``.
+        Waits up to ``timeout`` seconds for the closes. To let leases end first, use ``pool.poolkit.drain(timeout)``.
         """
-        self._connector.outage.over()
+        self._connector.outage.end()
         if self._opened:
             await self._engine.close(max(0.0, timeout))
 
     async def wait(self, timeout: float = 30.0) -> None:
-        """Wait until ``min_size`` connections are open. Raises PoolTimeout; the pool goes on trying."""
+        """Wait until ``min_size`` connections are open.
+
+        Raises PoolTimeout after ``timeout`` seconds. The pool keeps trying.
+        """
         self._check_admitted()
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         deadline = time.monotonic() + timeout
         changed = asyncio.Event()
         last: list[BaseException] = []
@@ -263,8 +270,8 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
 
     def _warn_open(self) -> None:
         warnings.warn(
-            f"{type(self).__name__} was opened by its constructor; psycopg_pool is to drop that: say open=False and "
-            "await pool.open(), or use the pool in an async with block",
+            f"{type(self).__name__} was opened by its constructor, which psycopg_pool will no longer support: use "
+            "open=False and await pool.open(), or use the pool in an async with block",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -284,10 +291,10 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         return _Block(self, timeout)
 
     async def getconn(self, timeout: float | None = None) -> ACT:
-        """A connection, to be given back with :meth:`putconn`.
+        """Lease a connection. Give it back with :meth:`putconn`.
 
-        ``timeout`` in seconds replaces the pool's; 0: one that can be had at once. Raises PoolTimeout,
-        TooManyRequests, PoolClosed; ConnectFailed at once where waiting cannot help.
+        ``timeout``, in seconds, replaces the pool's; 0 does not wait. Raises PoolTimeout, ServerUnavailable,
+        TooManyRequests and PoolClosed, and ConnectFailed at once if waiting cannot help.
         """
         if not self._opened or self._open_implicit:
             self._check_admitted()
@@ -296,26 +303,25 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             session = await self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
-        except BaseException as error:  # noqa: BLE001  raised again
-            raise self._not_opened(error)  # noqa: B904  has its cause
+        except BaseException as error:  # noqa: BLE001  re-raised as a mapped error
+            raise self._not_opened(error)  # noqa: B904  its cause is set already
         finally:
             spent = time.monotonic() - begun
-            if spent > 1e-4:  # less is not waiting
-                self._ledger.add("requests_wait_ms", spent * 1000)
-        connection: Any = session.connection
-        loop = asyncio.get_running_loop()
-        if session.loop is None or session.loop() is not loop:
-            self._move(session, loop)
+            if spent > 1e-4:  # a shorter time is no wait
+                self._counters.add("requests_wait_ms", spent * 1000)
+        connection: ACT = session.connection  # type: ignore[assignment]  # the pool has it
+        if session.loop() is not get_running_loop():
+            self._move(session)
         connection._pool = self
-        connection._poolkit_session = session
-        session.connection = None  # from here on only the caller holds the connection: see Session
-        return cast("ACT", connection)
+        connection._poolkit_session = session  # type: ignore[attr-defined]
+        session.connection = None  # from here on only the caller refers to the connection: see Session
+        return connection
 
-    def _move(self, session: Session[ACT], loop: asyncio.AbstractEventLoop) -> None:
-        """The event loop is not that of the last use: asyncio ties a lock for which a task has waited to its loop."""
-        if session.loop is not None:
+    def _move(self, session: Session[ACT]) -> None:
+        """Prepare a connection for another event loop: asyncio binds a lock to the loop in which a task waited."""
+        if session.loop is not no_loop:
             cast("Any", session.connection).lock = asyncio.Lock()
-        session.loop = weakref.ref(loop)
+        session.loop = weakref.ref(get_running_loop())
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
@@ -323,13 +329,13 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     async def putconn(self, conn: ACT) -> None:
         """Give a connection back. An open transaction is rolled back, with a warning in the log.
 
-        The connection is the pool's when this is called: a cancellation does not undo that. Raises ValueError for a
-        connection that is not out of this pool.
+        The pool owns the connection from this call on, even if the call is cancelled. Raises ValueError for a
+        connection that is not leased from this pool.
         """
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
         session: Session[ACT] = conn._poolkit_session  # type: ignore[attr-defined]
-        mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
+        mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
@@ -342,30 +348,32 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             await asyncio.shield(self._in_background(self._clean(session)))
 
     async def _clean(self, session: Session[Any]) -> None:
-        """In a task of the pool: whoever returned the connection may be cancelled."""
+        """Reset a returned connection. Runs in a task of the pool, because the caller may be cancelled."""
         how: dict[str, Any] = {"discard": True}
         try:
             if await asyncio.wait_for(self._connector.clean(session), self._engine.config.check_timeout):
                 how = {}
         except asyncio.TimeoutError:
-            logger.warning("no end of cleaning returned connection: %s", shown(session.connection))
+            logger.warning(
+                "reset of a returned connection did not end in time, closing it: %s", shown(session.connection)
+            )
         finally:
             self._engine.release_nowait(session, **how)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the sizes at once: no lease is cut, surplus connections are closed when they come back."""
+        """Change the sizes at once. Surplus connections in use are closed when they are returned."""
         self._engine.reconfigure(**self._sizes(min_size, max_size))
 
     async def drain(self) -> None:
-        """Replace all connections: idle ones now, those that are out when they come back."""
+        """Replace all connections: idle ones now, those in use when they are returned."""
         self._engine.clear()
 
     async def check(self) -> None:
-        """Test the idle connections, one at a time, and replace those that are dead or expired.
+        """Check the idle connections, one at a time, and replace those that are dead or expired.
 
-        When it is cancelled, the test under way goes on in a task of the pool.
+        If this is cancelled, the current check goes on in a task of the pool.
         """
         self._check_admitted()
         held: list[Session[ACT]] = []
@@ -375,7 +383,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
                     session = await self._engine.acquire(0)
                 except PoolError:
                     break
-                # the last one returned would be the next one taken
+                # with "lifo", the connection returned last would be the next one taken
                 keep = held if self._engine.config.order == "lifo" else None
                 await asyncio.shield(self._in_background(self._test(session, keep)))
         finally:
@@ -387,8 +395,8 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         try:
             await asyncio.wait_for(ping_async(cast("ACT", session.connection)), self._engine.config.check_timeout)
             error = None
-        except Exception:  # noqa: BLE001 - whatever it is, the connection goes
-            self._ledger.add("connections_lost")
+        except Exception:  # noqa: BLE001 - after any error the connection is closed
+            self._counters.add("connections_lost")
             logger.warning("discarding broken connection: %s", shown(session.connection))
         finally:
             if error is None and held is not None:
@@ -398,7 +406,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
 
     @staticmethod
     async def check_connection(conn: ACT) -> None:
-        """One round trip on ``conn``; raises psycopg.OperationalError if it is dead. May be given as ``check``."""
+        """Make one round trip on ``conn``. Raises psycopg.OperationalError if it is dead. May be given as ``check``."""
         try:
             await ping_async(conn)
         except asyncio.CancelledError:
@@ -406,7 +414,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
             raise
 
     async def reconnect_failed(self) -> None:
-        """Called when no connection could be opened for ``reconnect_timeout`` seconds, and again after as many."""
+        """Call the callback. Runs each time when no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             result = self._reconnect_failed(self)
             if inspect.isawaitable(result):

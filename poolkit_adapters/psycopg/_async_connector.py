@@ -1,4 +1,4 @@
-"""What the engine needs to know of psycopg's asynchronous connections."""
+"""The engine's connector for psycopg's asynchronous connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poolkit import AsyncConnector, Verdict
 from poolkit.errors import describe, said, shown
 
 from .._errors import name_missing_descriptor, release_locals
-from ._books import Outage
+from ._counters import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel_async
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
@@ -40,12 +40,12 @@ def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
 def _me() -> object:
     try:
         return asyncio.current_task()
-    except RuntimeError:  # the collector ends the task of a loop that is gone
+    except RuntimeError:  # the garbage collector ends a task whose loop no longer exists
         return None
 
 
 async def _value(source: Any) -> Any:
-    """A value, or what a callable or coroutine function gives."""
+    """Return the value, or the result of a function or coroutine function."""
     result = source() if callable(source) else source
     return await result if inspect.isawaitable(result) else result
 
@@ -53,20 +53,20 @@ async def _value(source: Any) -> Any:
 async def _call(callback: Callable[[Any], Any], connection: object, name: str) -> None:
     result = callback(connection)
     if not inspect.isawaitable(result):
-        raise InvalidCallback(f"{name}={callback!r}: an asynchronous pool needs a coroutine function", name)
+        raise InvalidCallback(f"{name}={callback!r}: must be a coroutine function in an asynchronous pool", name)
     await result
 
 
 class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]]"]):
-    """Runs in the engine's own tasks, except for the connects of a null pool."""
+    """Opens, checks and closes connections, in the engine's own tasks except for the connects of a null pool."""
 
     opens_later = True  # open() fills the pool
     any_loop = True  # psycopg looks for the running loop whenever it waits
 
     def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)
-        self._ledger = pool._ledger
-        self._ask = None if pool._plain_check else pool._ask
+        self._counters = pool._counters
+        self._check_callback = None if pool._default_check else pool._check_callback
         self._left = Leftovers()
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
@@ -74,7 +74,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         """Open, configure and check a connection."""
         pool = self._ref()
         if pool is None:
-            raise PoolClosed("the pool is gone")
+            raise PoolClosed("cannot open a connection: its pool no longer exists")
         begun = time.monotonic()
         try:
             session = await self._open(pool, timeout)
@@ -83,28 +83,28 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
             self.outage.failed(_timer)
             raise
         finally:
-            self._ledger.add("_opening_ms", (time.monotonic() - begun) * 1000)
-        self.outage.over()
+            self._counters.add("_opening_ms", (time.monotonic() - begun) * 1000)
+        self.outage.end()
         return session
 
     async def _open(
         self, pool: AsyncPoolkitConnectionPool[Any], timeout: float | None
     ) -> Session[psycopg.AsyncConnection[Any]]:
         conninfo, kwargs = pool._parameters(await _value(pool.conninfo), await _value(pool.kwargs), timeout)
-        self._ledger.add("connections_num")
+        self._counters.add("connections_num")
         begun = time.monotonic()
         try:
             kwargs = await with_addresses_async(conninfo, kwargs, timeout)
             connection: psycopg.AsyncConnection[Any] = await pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
-            self._ledger.add("connections_errors")
+            self._counters.add("connections_errors")
             release_locals(error)
             name_missing_descriptor(error)
             if isinstance(error, psycopg.errors.ConnectionTimeout):
                 seconds = kwargs.get("connect_timeout", timeout)
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error
             raise
-        self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
+        self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
         connection._try_cancel = partial(try_cancel_async, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
@@ -112,7 +112,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
                 await _call(pool._configure, connection, "configure")
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "configure callback", pool._configure)
-            if pool._ask is not None:
+            if pool._check_callback is not None:
                 try:
                     await self.check(session, None)
                 except Exception as error:
@@ -123,39 +123,41 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         return session
 
     def leftover(self, error: BaseException) -> Any:
-        """The session of a new connection that was given up in the middle of a callback's statement."""
+        """Return the session of a new connection that was closed during a statement of a callback, if any."""
         return self._left.take(_me())
 
     def abort(self, session: Session[psycopg.AsyncConnection[Any]]) -> Any:
-        """Say goodbye and close the socket; libpq does not wait for anything here. In the middle of a statement: a
-        future that is done when the server has ended the session, or ``check_timeout`` seconds have passed.
+        """Close the connection; libpq does not wait here.
+
+        If a statement is running, return a future. It is done when the server has ended the session, or after
+        ``check_timeout`` seconds.
         """
         ending = session.ending
         ending.look(session.pgconn)
-        if session.connection is None:  # dropped by its user, or on lease: then its user will give it back
+        if session.connection is None:  # dropped by its user, or leased and given back later
             session.cut = True
         else:
             session.connection._pool = None
         session.pgconn.finish()
         if ending.at_work and ending.begun is None:
             pool = self._ref()
-            # not in a task: the loop may end, and nobody would say that the place is free
+            # not in a task: if the loop ended, nothing would free the slot
             ending.begun = ending.begin_thread(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
         return ending.begun
 
     def peek(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
-        """Whether the server has not hung up."""
+        """Return whether the server has not closed the connection, without waiting."""
         connection = session.connection
         return connection is not None and is_alive(connection)
 
     async def check(self, session: Session[psycopg.AsyncConnection[Any]], timeout: float | None) -> bool:
-        """One round trip, or the user's callback."""
+        """Make one round trip, or call the user's callback."""
         connection: Any = session.connection
         try:
-            if self._ask is None:
+            if self._check_callback is None:
                 await ping_async(connection)
             else:
-                await _call(self._ask, connection, "check")
+                await _call(self._check_callback, connection, "check")
                 if connection.pgconn.transaction_status != _IDLE:
                     await connection.rollback()
         except Exception as error:
@@ -164,7 +166,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         return True
 
     async def clean(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
-        """End the transaction that a returned connection is in, call the user's callback; False: it is closed."""
+        """End the transaction of a returned connection and call the user's callback. False: it was closed."""
         pool = self._ref()
         connection: Any = session.connection
         if pool is None:
@@ -176,7 +178,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
             logger.warning("rolling back returned connection: %s", shown(connection))
             try:
                 await connection.rollback()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+            except Exception as error:  # noqa: BLE001 - after any error the connection is closed
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, session)
         if pool._reset is not None:
@@ -184,7 +186,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
                 await _call(pool._reset, connection, "reset")
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+            except Exception as error:  # noqa: BLE001 - after any error the connection is closed
                 logger.warning("error resetting connection: %s", said(error))
                 return self._drop(pool, session)
         return is_clean(connection.pgconn) or self._drop(pool, session)

@@ -1,4 +1,4 @@
-"""The asynchronous pool that keeps nothing."""
+"""The asynchronous pool that keeps no idle connections."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ __all__ = ("AsyncPoolkitNullConnectionPool",)
 
 
 class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_pool.AsyncNullConnectionPool[ACT]):
-    """poolkit in the place of ``psycopg_pool.AsyncNullConnectionPool``: as
-    :class:`~poolkit_adapters.psycopg.PoolkitNullConnectionPool`, with ``async`` and ``await``.
+    """Replaces ``psycopg_pool.AsyncNullConnectionPool``.
+
+    Works as :class:`~poolkit_adapters.psycopg.PoolkitNullConnectionPool`, with ``async`` and ``await``.
     """
 
     _null = True
@@ -56,22 +57,25 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
         super().__init__(
             conninfo, connection_class=connection_class, kwargs=kwargs, min_size=min_size, max_size=max_size,
             open=open, configure=configure, check=check, reset=reset, name=name,
-            close_returns=False,  # as with psycopg_pool: close() closes, and the pool would do nothing else
+            close_returns=False,  # as in psycopg_pool: close() closes, and the pool would do the same
             timeout=timeout, max_waiting=max_waiting, max_lifetime=max_lifetime, max_idle=max_idle,
             reconnect_timeout=reconnect_timeout, reconnect_failed=reconnect_failed, num_workers=num_workers,
             config=config, **settings,
         )  # fmt: skip
 
     async def wait(self, timeout: float = 30.0) -> None:
-        """Open one connection, to see that it can be done, and close it. Raises PoolTimeout."""
+        """Open and close one connection, to test that the server accepts it.
+
+        Raises PoolTimeout after ``timeout`` seconds.
+        """
         self._check_admitted()
         deadline = time.monotonic() + timeout
         while True:
             self._probes += 1
-            before = self._ledger.total("_opening_ms")
+            before = self._counters.total("_opening_ms")
             try:
                 await self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
-                self._probes_ms += self._ledger.total("_opening_ms") - before
+                self._probes_ms += self._counters.total("_opening_ms") - before
                 return
             except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:
@@ -92,7 +96,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
             await asyncio.sleep(RETRY_PAUSE)
 
     async def putconn(self, conn: ACT) -> None:
-        """Give a connection back: to a caller that waits for one, else it is closed."""
+        """Give a connection to a waiting caller, or close it if none waits."""
         session = self._unwanted(conn)
         if session is not None:
             self._engine.release_nowait(session, discard=True)
@@ -100,4 +104,4 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
             await super().putconn(conn)
 
     async def check(self) -> None:
-        """Nothing to do: there are no idle connections."""
+        """Do nothing, because there are no idle connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -33,10 +34,11 @@ from poolkit.settings import merge
 
 from .._cluster_options import split_cluster_options
 from .._errors import Row
+from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitConnectionPool
 from ._errors import ERRORS, LeaseCut, WrongLoop, classify
 from ._session import note_wrong_server, was_cut
-from ._shared import cut_in_block
+from ._shared import cut_block_error
 from ._sync import PoolkitConnectionPool
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
@@ -45,20 +47,20 @@ _ROLE = "select pg_is_in_recovery() or current_setting('default_transaction_read
 
 
 class NoServerAvailable(NoNodeAvailable, psycopg_pool.PoolTimeout):
-    """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
+    """No server (of the requested role) is available. ``errors`` holds the last error of each server."""
 
 
 CLUSTER_ERRORS = ERRORS.with_rows(
-    Row("clusters: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+    Row("clusters: no server (of the requested role) is available; `errors` holds the last error of each server",
         NoServerAvailable, (NoNodeAvailable, psycopg_pool.PoolTimeout)),
     Row("an asynchronous cluster is used from a second event loop", WrongLoop,
         (poolkit.WrongLoop, psycopg.InterfaceError)),
 )  # fmt: skip
-"""Every error that leaves a cluster."""
+"""Every error that a cluster raises."""
 
 
 def role_of(connection: psycopg.Connection[Any]) -> str:
-    """The server's role: "primary" if it takes writes, else "replica" (libpq's ``read-write``, ``read-only``)."""
+    """Return "primary" if the server accepts writes, else "replica" (libpq's ``read-write``, ``read-only``)."""
     try:
         with connection.cursor(row_factory=tuple_row) as cursor:
             row = cursor.execute(_ROLE).fetchone()
@@ -69,7 +71,7 @@ def role_of(connection: psycopg.Connection[Any]) -> str:
 
 
 async def role_of_async(connection: psycopg.AsyncConnection[Any]) -> str:
-    """As :func:`role_of`."""
+    """Do the same as :func:`role_of` for asyncio."""
     try:
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(_ROLE)
@@ -81,7 +83,7 @@ async def role_of_async(connection: psycopg.AsyncConnection[Any]) -> str:
 
 
 def conninfo_of(node: Node, common: str) -> str:
-    """The connection string of a node: what all share, then its address (host:port, URL or key=value), then params."""
+    """Return a node's connection string: the common part, its address (host:port, URL or key=value), its params."""
     address = node.address
     try:
         if "=" in address or "://" in address:
@@ -97,17 +99,17 @@ def conninfo_of(node: Node, common: str) -> str:
 
 
 def _judge(error: BaseException) -> Verdict:
-    """What an error in a block means for the server: only psycopg's own errors say anything."""
-    if getattr(error, "_poolkit_misled", False):
+    """Return what an error in a block means for the server. Only psycopg's own errors count."""
+    if getattr(error, "_poolkit_wrong_server", False):
         return Verdict.RETIRE
     if isinstance(error, LeaseCut) or not isinstance(error, psycopg.Error):
-        return Verdict.KEEP  # the pool itself has closed the connection, or it is an error of the application
+        return Verdict.KEEP  # the pool closed the connection, or it is an error of the application
     return classify(error)
 
 
-def _note_misled(connection: Any, error: BaseException) -> None:
+def _mark_wrong_server(connection: Any, error: BaseException) -> None:
     if note_wrong_server(connection, error):
-        error._poolkit_misled = True  # type: ignore[attr-defined]
+        error._poolkit_wrong_server = True  # type: ignore[attr-defined]
 
 
 class _Server(NodePool):
@@ -119,10 +121,13 @@ class _Server(NodePool):
 
     def lease(self, timeout: float | None) -> NodeLease[Any]:
         connection = self.pool.getconn(math.inf if timeout is None else timeout)
-        return NodeLease(connection, self.pool.putconn, self._hang_up, _note_misled)
+        return NodeLease(connection, self.pool.putconn, self._hang_up, _mark_wrong_server)
+
+    def limited(self, connection: psycopg.Connection[Any], timeout: float) -> AbstractContextManager[object]:
+        return limit_role_question(connection, timeout)
 
     def _hang_up(self, connection: psycopg.Connection[Any]) -> None:
-        connection._pool = None  # else its close() gives it back
+        connection._pool = None  # otherwise its close() would give it back
         connection.close()
         connection._pool = self.pool
 
@@ -141,10 +146,10 @@ class _AsyncServer(NodePool):
         if self.pool.closed and not self.poolkit.closed:
             await self.pool.open()
         connection = await self.pool.getconn(math.inf if timeout is None else timeout)
-        return AsyncNodeLease(connection, self.pool.putconn, self._hang_up, _note_misled)
+        return AsyncNodeLease(connection, self.pool.putconn, self._hang_up, _mark_wrong_server)
 
     async def _hang_up(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        connection._pool = None  # else its close() gives it back
+        connection._pool = None  # otherwise its close() would give it back
         await connection.close()
         connection._pool = self.pool
 
@@ -153,8 +158,10 @@ class _AsyncServer(NodePool):
 
 
 class _Block:
-    """Inside a block of a cluster: what psycopg's connections do at the end of a block of their own, and an error
-    where the pool has closed the connection meanwhile.
+    """The inner part of a cluster's block.
+
+    Does at its end what psycopg's connections do at the end of their own block. Raises an error if the pool has closed
+    the connection meanwhile.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -163,7 +170,7 @@ class _Block:
 
     def _cut(self, error: BaseException | None) -> BaseException | None:
         if was_cut(self._connection) and (error is None or isinstance(error, psycopg.Error)):
-            return cut_in_block(self._name, self._connection, error)
+            return cut_block_error(self._name, self._connection, error)
         return None
 
     def __enter__(self) -> Any:
@@ -200,14 +207,24 @@ class _Block:
 
 
 class PoolkitCluster(Cluster[Any]):
-    """A :class:`PoolkitConnectionPool` for each of several servers, behind one :meth:`connection`.
+    """Several servers, each with a :class:`PoolkitConnectionPool`, behind one :meth:`connection`. Thread-safe.
 
-    ``nodes``: addresses (``host:port``, URLs, connection strings), :class:`~poolkit.cluster.Node` objects, or a
-    discovery. ``conninfo``: what all servers share, database and user above all. ``pool``: the settings of each
-    server's pool. ``pool_options``: further arguments of its :class:`PoolkitConnectionPool` (``configure``, ``kwargs``,
-    ``connection_class`` ...). Single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``) as
-    keywords, which win; ``acquire_timeout`` is the cluster's. The rest as :class:`poolkit.cluster.Cluster`; roles are
-    found out by :func:`role_of` unless ``roles=False``. Raises :class:`~poolkit.ConfigError` for any other keyword.
+    Args:
+        nodes: addresses (``host:port``, URLs, connection strings), :class:`~poolkit.cluster.Node` objects, or a
+            discovery.
+        conninfo: the part that all servers share, such as database and user.
+        pool: settings of the pool of each server.
+        pool_options: further arguments of each :class:`PoolkitConnectionPool` (``configure``, ``kwargs``,
+            ``connection_class``, ...).
+        roles: whether to ask each server for its role with :func:`role_of`.
+        config: settings of the cluster.
+        name: name of the cluster, for messages, statistics and events.
+        listeners: functions called for each :class:`~poolkit.cluster.ClusterEvent`.
+        settings: single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``), which
+            override ``config`` and ``pool``. ``acquire_timeout`` is the cluster's.
+
+    Raises:
+        ConfigError: a wrong setting or an unknown keyword.
     """
 
     def __init__(
@@ -238,9 +255,10 @@ class PoolkitCluster(Cluster[Any]):
     def connection(
         self, timeout: float | None = None, *, role: str | None = None, key: Hashable = None
     ) -> LeaseBlock[psycopg.Connection[Any]]:
-        """``with cluster.connection(role="primary") as conn``: committed (or rolled back) and returned at the end.
+        """Lease a connection: ``with cluster.connection(role="primary") as conn``.
 
-        ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are psycopg's, too.
+        The end of the block commits or rolls back and returns the connection. ``timeout`` is in seconds (None:
+        ``acquire_timeout``). Takes the arguments of :meth:`lease`. Its errors inherit from psycopg's errors too.
         """
         return LeaseBlock(self, _Block, timeout=timeout, role=role, key=key)
 
@@ -249,7 +267,7 @@ class PoolkitCluster(Cluster[Any]):
 
 
 class AsyncPoolkitCluster(AsyncCluster[Any]):
-    """As :class:`PoolkitCluster`, with :class:`AsyncPoolkitConnectionPool` (asyncio)."""
+    """The twin of :class:`PoolkitCluster` with :class:`AsyncPoolkitConnectionPool` (asyncio)."""
 
     def __init__(
         self,

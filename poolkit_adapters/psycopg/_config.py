@@ -1,4 +1,4 @@
-"""From the arguments of psycopg_pool to the settings of poolkit."""
+"""Converts psycopg_pool's arguments to poolkit's settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = (
 )
 
 
-# A default can be told from an equal value that the caller wrote: beside config= only the latter counts.
+# A default differs from an equal value that the caller wrote, because with config= only the latter counts.
 MIN_SIZE: int = driver_default(4)
 NULL_MIN_SIZE: int = driver_default(0)
 TIMEOUT = driver_default(30.0)
@@ -63,7 +63,7 @@ def _is_given(value: object) -> bool:
 
 
 def sizes(min_size: int, max_size: int | None, *, null: bool) -> tuple[int, int | None]:
-    """``(min_size, max_size)`` for the engine, by the rules of psycopg_pool."""
+    """Return ``(min_size, max_size)`` for the engine, by the rules of psycopg_pool."""
     if max_size is None:
         max_size = min_size
     if null:
@@ -78,15 +78,17 @@ def sizes(min_size: int, max_size: int | None, *, null: bool) -> tuple[int, int 
 def pool_config(
     config: PoolConfig | None, settings: dict[str, Any], *, null: bool, check: object, **arguments: Any
 ) -> PoolConfig:
-    """The engine's settings: psycopg_pool's defaults or ``config``, then the arguments that were really given."""
+    """Return the engine's settings: psycopg_pool's defaults or ``config``, overridden by the arguments given."""
     for name, value in settings.items():
         if name not in SETTINGS:
             hint = nearest(name, (*_ARGUMENTS, *sorted(SETTINGS)))
             # without its value, which may be a password meant for kwargs=
-            raise ConfigError(f"{name}: no such argument or setting; {hint}", name)
+            raise ConfigError(f"{name}: unknown argument or setting; {hint}", name)
         other = _TWO_NAMES.get(name)
         if other and _is_given(arguments[other]):
-            raise ConfigError(f"{name}={value!r}: the same as {other}={arguments[other]!r}; give one of them", name)
+            raise ConfigError(
+                f"{name}={value!r}: means the same as {other}={arguments[other]!r}; give only one of them", name
+            )
     if _is_given(arguments["num_workers"]) and arguments["num_workers"] < 1:
         raise ConfigError(f"num_workers={arguments['num_workers']!r}: must be 1 or more", "num_workers")
     written = layer_of(config)
@@ -100,7 +102,7 @@ def pool_config(
 
 
 def effective(config: PoolConfig) -> PoolConfig:
-    """What a pool makes of a config, with nothing else given."""
+    """Return the settings that a pool uses if only this config is given."""
     arguments = {
         "min_size": MIN_SIZE, "max_size": None, "timeout": TIMEOUT, "max_waiting": MAX_WAITING,
         "max_lifetime": MAX_LIFETIME, "max_idle": MAX_IDLE, "num_workers": NUM_WORKERS,
@@ -109,7 +111,7 @@ def effective(config: PoolConfig) -> PoolConfig:
 
 
 def _given_arguments(arguments: dict[str, Any], *, null: bool, beside_config: bool) -> dict[str, tuple[Any, Source]]:
-    """psycopg_pool's arguments as settings: beside a config those that were given, else its defaults as well."""
+    """Return psycopg_pool's arguments as settings. Without a config this includes its defaults."""
     found: dict[str, tuple[Any, Source]] = {}
     if not beside_config:
         low, high = sizes(arguments["min_size"], arguments["max_size"], null=null)
@@ -130,14 +132,14 @@ def _given_arguments(arguments: dict[str, Any], *, null: bool, beside_config: bo
     for name, setting in _SETTING_OF.items():
         value, source = argument(_DRIVER, name, arguments[name])
         if name == "num_workers" and not _is_given(arguments[name]):
-            continue  # there are no permanent threads: poolkit's limit holds
+            continue  # poolkit has no permanent threads, so its own limit applies
         if not beside_config or source.written:
             found[setting] = (value or None) if name == "max_waiting" else value, source
     return found
 
 
 def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig) -> PoolConfig:
-    """Refuse what cannot connect; take over a ``connect_timeout`` of the connection string as the engine's bound."""
+    """Check the connection arguments, and use their ``connect_timeout`` as the engine's limit."""
     if callable(conninfo) or callable(kwargs):
         if not callable(conninfo):
             parse(conninfo)
@@ -150,12 +152,12 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig) -> Pool
     own = places.get(place, {}).get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
     known = sources_of(config).get("connect_timeout")
     if own is None or (known is not None and known.written and not known.shared):
-        return config  # written for this very pool in poolkit's words
+        return config  # given for this pool as a setting of poolkit
     try:
         seconds = float(own)
     except (TypeError, ValueError):
         raise InvalidConninfo(f"connect_timeout={own!r}: must be a number of seconds", "connect_timeout") from None
-    # it counts for each host; 0 means no limit
+    # it applies to each host; 0 means no limit
     parameters = {**places["conninfo"], **places["kwargs"]}
     hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
     limit = max(2.0, seconds) * hosts if seconds > 0 else None
@@ -163,18 +165,18 @@ def check_conninfo(conninfo: object, kwargs: object, config: PoolConfig) -> Pool
 
 
 def parse(conninfo: object) -> dict[str, Any]:
-    """The parameters of a connection string; its text, which may hold a password, stays out of the error."""
+    """Return the parameters of a connection string. Errors omit its text, which may hold a password."""
     if not isinstance(conninfo, str):
         kind = type(conninfo).__name__
         raise InvalidConninfo(f"conninfo must be a string or a callable that returns one, not {kind}", "conninfo")
     try:
         return dict(conninfo_to_dict(conninfo))
     except psycopg.ProgrammingError as error:
-        raise InvalidConninfo(f"conninfo does not parse: {without_quotes(error)}", "conninfo") from None
+        raise InvalidConninfo(f"conninfo cannot be parsed: {without_quotes(error)}", "conninfo") from None
 
 
 def check_class(connection_class: Any, right: type, wrong: type, pool: str, other: str) -> None:
-    """Refuse an asynchronous connection class in a synchronous pool, and the reverse."""
+    """Refuse an asynchronous connection class in a synchronous pool, and vice versa."""
     kind = get_origin(connection_class) or connection_class
     if not isinstance(kind, type) or issubclass(kind, wrong) or not callable(getattr(kind, "connect", None)):
         raise ConfigError(
@@ -185,17 +187,19 @@ def check_class(connection_class: Any, right: type, wrong: type, pool: str, othe
 
 
 def check_callback(name: str, callback: object, *, synchronous: bool) -> None:
-    """Refuse what cannot be called, and a coroutine function where nobody would await it."""
+    """Refuse an object that cannot be called, and a coroutine function that would not be awaited."""
     if callback is None:
         return
     if not callable(callback):
         raise ConfigError(f"{name}={callback!r}: must be callable", name)
     if synchronous and inspect.iscoroutinefunction(callback):
-        raise ConfigError(f"{name}={callback!r}: a coroutine function; use AsyncPoolkitConnectionPool", name)
+        raise ConfigError(
+            f"{name}={callback!r}: must not be a coroutine function here; use AsyncPoolkitConnectionPool for that", name
+        )
 
 
 def numbered(name: str, value: object) -> float:
-    """A time in seconds, 0 or more."""
+    """Return a number of seconds, 0 or more. Raises ConfigError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ConfigError(f"{name}={value!r}: must be a time in seconds, 0 or more", name)
+        raise ConfigError(f"{name}={value!r}: must be a number of seconds, 0 or more", name)
     return float(value)

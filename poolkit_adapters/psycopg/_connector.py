@@ -1,4 +1,4 @@
-"""What the engine needs to know of psycopg's synchronous connections."""
+"""The engine's connector for psycopg's synchronous connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poolkit.errors import describe, said, shown
 
 from .._errors import name_missing_descriptor, release_locals
 from .._time_limits import Watch
-from ._books import Outage
+from ._counters import Outage
 from ._ending import CANCEL_TIMEOUT, try_cancel
 from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
@@ -41,15 +41,15 @@ def _timer(delay: float, call: Callable[[], None]) -> Callable[[], object]:
 
 
 class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
-    """What the engine needs to know of psycopg. Holds its pool weakly: background threads keep no pool alive."""
+    """Opens, checks and closes connections. Refers weakly to its pool, so that background threads do not keep it."""
 
     opens_later = True  # open() fills the pool
     overdue_error = LeaseOverdue
 
     def __init__(self, pool: PoolkitConnectionPool[Any]) -> None:
         self._ref = weakref.ref(pool)
-        self._ledger = pool._ledger
-        self._ask = None if pool._plain_check else pool._ask
+        self._counters = pool._counters
+        self._check_callback = None if pool._default_check else pool._check_callback
         self._left = Leftovers()
         self._watch = Watch()
         self.outage = Outage(pool.reconnect_timeout, self._report)
@@ -58,7 +58,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         """Open, configure and check a connection."""
         pool = self._ref()
         if pool is None:
-            raise PoolClosed("the pool is gone")
+            raise PoolClosed("cannot open a connection: its pool no longer exists")
         begun = time.monotonic()
         try:
             session = self._open(pool, timeout)
@@ -67,28 +67,28 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             self.outage.failed(_timer)
             raise
         finally:
-            self._ledger.add("_opening_ms", (time.monotonic() - begun) * 1000)
-        self.outage.over()
+            self._counters.add("_opening_ms", (time.monotonic() - begun) * 1000)
+        self.outage.end()
         return session
 
     def _open(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> Session[psycopg.Connection[Any]]:
         conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
         kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
         conninfo, kwargs = pool._parameters(conninfo, kwargs, timeout)
-        self._ledger.add("connections_num")
+        self._counters.add("connections_num")
         begun = time.monotonic()
         try:
             kwargs = with_addresses(conninfo, kwargs, timeout)
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
-            self._ledger.add("connections_errors")
+            self._counters.add("connections_errors")
             release_locals(error)
             name_missing_descriptor(error)
             if isinstance(error, psycopg.errors.ConnectionTimeout):
                 seconds = kwargs.get("connect_timeout", timeout)
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error
             raise
-        self._ledger.add("connections_ms", (time.monotonic() - begun) * 1000)
+        self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
         connection._try_cancel = partial(try_cancel, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
@@ -98,7 +98,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                     pool._configure(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "configure callback", pool._configure)
-            if pool._ask is not None:
+            if pool._check_callback is not None:
                 try:
                     self.check(session, pool._config.check_timeout)
                 except Exception as error:
@@ -109,17 +109,19 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         return session
 
     def leftover(self, error: BaseException) -> Any:
-        """The session of a new connection that was given up in the middle of a callback's statement."""
+        """Return the session of a new connection that was closed during a statement of a callback, if any."""
         return self._left.take(threading.get_ident())
 
     def abort(self, session: Session[psycopg.Connection[Any]]) -> Any:
-        """Say goodbye and close the socket; libpq does not wait for anything here. In the middle of a statement: a
-        future that is done when the server has ended the session, or ``check_timeout`` seconds have passed.
+        """Close the connection; libpq does not wait here.
+
+        If a statement is running, return a future. It is done when the server has ended the session, or after
+        ``check_timeout`` seconds.
         """
         ending = session.ending
         ending.look(session.pgconn)
         connection = session.connection
-        if connection is None:  # dropped by its user, or on lease: then its user will give it back
+        if connection is None:  # dropped by its user, or leased and given back later
             session.cut = True
             session.pgconn.finish()
         else:
@@ -131,18 +133,18 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         return ending.begun
 
     def peek(self, session: Session[psycopg.Connection[Any]]) -> bool:
-        """Whether the server has not hung up."""
+        """Return whether the server has not closed the connection, without waiting."""
         connection = session.connection
         return connection is not None and is_alive(connection)
 
     def check(self, session: Session[psycopg.Connection[Any]], timeout: float | None) -> bool:
-        """One round trip, or the user's callback."""
+        """Make one round trip, or call the user's callback."""
         connection: Any = session.connection
         try:
-            if self._ask is None:
+            if self._check_callback is None:
                 ping(connection, timeout)
             else:
-                self._ask(connection)
+                self._check_callback(connection)
                 if connection.pgconn.transaction_status != _IDLE:
                     connection.rollback()
         except Exception as error:
@@ -151,7 +153,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         return True
 
     def clean(self, session: Session[psycopg.Connection[Any]]) -> bool:
-        """End the transaction that a returned connection is in, call the user's callback; False: it is closed."""
+        """End the transaction of a returned connection and call the user's callback. False: it was closed."""
         pool = self._ref()
         connection: Any = session.connection
         if pool is None:
@@ -164,7 +166,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             try:
                 with self._watch.limit(connection, pool._config.check_timeout, "rollback"):
                     connection.rollback()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+            except Exception as error:  # noqa: BLE001 - after any error the connection is closed
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, session)
         if pool._reset is not None:
@@ -173,7 +175,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                     pool._reset(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection goes
+            except Exception as error:  # noqa: BLE001 - after any error the connection is closed
                 logger.warning("error resetting connection: %s", said(error))
                 return self._drop(pool, session)
         return is_clean(connection.pgconn) or self._drop(pool, session)

@@ -1,4 +1,4 @@
-"""The adapter's errors, each poolkit's and psycopg's at once, and what the server's errors mean for the pool."""
+"""The adapter's error classes, which inherit from poolkit's and psycopg's, and the meaning of the server's errors."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ __all__ = (
 
 
 class _Error(psycopg.Error):
-    """psycopg's constructor: RuntimeError and OSError, bases of poolkit's classes, come first otherwise and end the
-    chain. Without it the error cannot be pickled, and has no ``diag``.
+    """Calls psycopg's constructor, without which the error cannot be pickled and has no ``diag``.
+
+    Otherwise RuntimeError or OSError, bases of poolkit's classes, would come first and end the super() chain.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -45,22 +46,22 @@ class _Error(psycopg.Error):
 
 
 class PoolTimeout(_Error, poolkit.AcquireTimeout, psycopg_pool.PoolTimeout):
-    """No connection within ``timeout``: the pool is exhausted."""
+    """No connection became free within ``timeout`` seconds: the pool is exhausted."""
 
 
 class ServerUnavailable(_Error, poolkit.ServerUnavailable, psycopg_pool.PoolTimeout):
-    """No connection within ``timeout``, and none can be opened; ``__cause__`` is the server's or network's error."""
+    """``timeout`` expired while no connection could be opened. ``__cause__`` is the server's or network's error."""
 
 
-# psycopg_pool knows one error for "no connection for you", whatever the reason: hence PoolTimeout in these three.
+# psycopg_pool has one error for every reason why there is no connection, so these three are PoolTimeout too.
 
 
 class ConnectFailed(_Error, poolkit.ConnectFailed, psycopg_pool.PoolTimeout):
-    """Connecting failed in a way that waiting does not mend (authentication, unknown database, TLS)."""
+    """Connecting failed in a way that waiting cannot fix (authentication, unknown database, TLS)."""
 
 
 class ConnectTimeout(_Error, poolkit.ConnectTimeout, psycopg_pool.PoolTimeout):
-    """One attempt to connect took longer than ``connect_timeout``."""
+    """One attempt to connect took longer than ``connect_timeout`` seconds."""
 
 
 class CircuitOpen(_Error, poolkit.CircuitOpen, psycopg_pool.PoolTimeout):
@@ -68,44 +69,45 @@ class CircuitOpen(_Error, poolkit.CircuitOpen, psycopg_pool.PoolTimeout):
 
 
 class PoolClosed(_Error, poolkit.PoolClosed, psycopg_pool.PoolClosed):
-    """The pool is not open yet, or closed."""
+    """The pool is closed or not open yet."""
 
 
 class TooManyRequests(_Error, poolkit.PoolBusy, psycopg_pool.TooManyRequests):
-    """``max_waiting`` callers wait already."""
+    """``max_waiting`` callers are already waiting."""
 
 
 class PoolSuspended(_Error, poolkit.PoolSuspended, psycopg.OperationalError):
     """The engine was suspended with ``fail_fast=True``."""
 
 
-# Calls that are wrong are PEP 249's InterfaceError: of the interface, not of the database.
+# A wrong call is an InterfaceError, PEP 249's class for errors of the interface and not of the database.
 
 
 class UsageError(_Error, poolkit.UsageError, psycopg.InterfaceError):
-    """A call that is wrong at this place; the pool is unharmed."""
+    """A call that is wrong in this situation. The pool is not affected."""
 
 
 class WrongLoop(_Error, poolkit.WrongLoop, psycopg.InterfaceError):
-    """An asynchronous pool was used from another event loop than the one it lives on."""
+    """An asynchronous pool was used from another event loop than the one that it belongs to."""
 
 
 class ForeignConnection(_Error, poolkit.NotLeased, psycopg.InterfaceError, ValueError):
-    """``putconn`` of a connection that is not out of this pool."""
+    """``putconn`` was called with a connection that is not leased from this pool."""
 
 
 class LeaseOverdue(_Error, poolkit.LeaseOverdue, psycopg.InterfaceError):
-    """The connection that was just given back had been out longer than ``leak_after`` (``on_leak="raise"``)."""
+    """The connection that was just given back had been in use longer than ``leak_after`` (``on_leak="raise"``)."""
 
 
 class LeaseCut(_Error, poolkit.NotLeased, psycopg.OperationalError):
-    """At the end of a ``connection()`` block: the pool had closed the connection during the block, which left no error
-    of its own. What was not committed before is lost.
+    """The pool closed the connection during a ``connection()`` block.
+
+    Raised at the end of the block. Uncommitted changes are lost.
     """
 
 
 class InvalidConninfo(poolkit.ConfigError, psycopg.ProgrammingError):
-    """The connection string does not parse."""
+    """The connection string cannot be parsed."""
 
     def __init__(self, message: str, setting: str = "conninfo") -> None:
         message, setting = shown(message, 2000), shown(setting)
@@ -118,36 +120,38 @@ class InvalidCallback(poolkit.ConfigError):
 
 
 ERRORS = Table(
-    Row("no connection within `timeout`: the pool is exhausted", PoolTimeout,
+    Row("no connection became free within `timeout`: the pool is exhausted", PoolTimeout,
         (poolkit.AcquireTimeout, psycopg_pool.PoolTimeout)),
-    Row("no connection within `timeout`, and none can be opened; `__cause__` says why", ServerUnavailable,
+    Row("`timeout` expired while no connection could be opened; `__cause__` has the reason", ServerUnavailable,
         (poolkit.ServerUnavailable, psycopg_pool.PoolTimeout)),
-    Row("connecting cannot work (password, database, TLS, unknown host): at once. In a null pool, which connects in "
-        "its caller: psycopg's own error, of a class that is `poolkit.ConnectFailed` too", ConnectFailed,
+    Row("connecting cannot succeed (password, database, TLS, unknown host); raised at once. A null pool connects in "
+        "its caller and raises psycopg's own error, which is also a `poolkit.ConnectFailed`", ConnectFailed,
         (poolkit.ConnectFailed, psycopg_pool.PoolTimeout)),
     Row("one attempt to connect took longer than `connect_timeout`", ConnectTimeout,
         (poolkit.ConnectTimeout, psycopg_pool.PoolTimeout)),
-    Row("the breaker is open", CircuitOpen, (poolkit.CircuitOpen, psycopg_pool.PoolTimeout)),
-    Row("`max_waiting` callers wait already", TooManyRequests, (poolkit.PoolBusy, psycopg_pool.TooManyRequests)),
-    Row("suspended with `fail_fast=True`", PoolSuspended, (poolkit.PoolSuspended, psycopg.OperationalError)),
-    Row("the pool is not open yet, or closed", PoolClosed, (poolkit.PoolClosed, psycopg_pool.PoolClosed)),
+    Row("the circuit breaker is open", CircuitOpen, (poolkit.CircuitOpen, psycopg_pool.PoolTimeout)),
+    Row("`max_waiting` callers are already waiting", TooManyRequests,
+        (poolkit.PoolBusy, psycopg_pool.TooManyRequests)),
+    Row("the pool is suspended with `fail_fast=True`", PoolSuspended,
+        (poolkit.PoolSuspended, psycopg.OperationalError)),
+    Row("the pool is closed or not open yet", PoolClosed, (poolkit.PoolClosed, psycopg_pool.PoolClosed)),
     Row("`putconn` of a foreign or returned connection", ForeignConnection,
         (poolkit.NotLeased, psycopg.InterfaceError, ValueError)),
     Row("the pool closed the connection during a `connection()` block (`on_leak=\"reclaim\"`, a fleet budget that lost "
-        "its permits, the end of a drain), and nothing in the block has failed of it", LeaseCut,
+        "its permits, the end of a drain), and no statement in the block failed because of it", LeaseCut,
         (poolkit.NotLeased, psycopg.OperationalError)),
-    Row("a connection came back after `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
+    Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
         (poolkit.LeaseOverdue, psycopg.InterfaceError)),
-    Row("any other call that is wrong (no event loop runs here, a callback that breaks its contract)", UsageError,
+    Row("any other wrong call (no event loop is running, a callback breaks its contract)", UsageError,
         (poolkit.UsageError, psycopg.InterfaceError)),
-    Row("a connection string that does not parse", InvalidConninfo, (poolkit.ConfigError, psycopg.ProgrammingError)),
+    Row("a connection string cannot be parsed", InvalidConninfo, (poolkit.ConfigError, psycopg.ProgrammingError)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
-"""Every error that leaves this adapter."""
+"""Every error that this adapter raises."""
 
-# libpq hands no SQLSTATE on for a refused connection, only the text. A server that speaks another language than
-# English is not understood here: then callers wait out their timeout, as with psycopg_pool.
+# libpq passes no SQLSTATE on for a refused connection, only the message. Messages in other languages than English are
+# not recognized: then callers wait until their timeout, as with psycopg_pool.
 _FATAL = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
     r'|(database|role) ".{0,200}?" does not exist|certificate verify failed|does not support SSL'
@@ -157,7 +161,7 @@ _FATAL = re.compile(
 
 
 def classify(error: BaseException) -> Verdict:
-    """What an error of psycopg means (codes: PostgreSQL documentation, appendix A)."""
+    """Return what an error of psycopg means (codes: PostgreSQL documentation, appendix A)."""
     if isinstance(error, ReadOnlyServer):
         return Verdict.RETIRE
     if not isinstance(error, psycopg.Error) or isinstance(error, poolkit.PoolError):
@@ -175,17 +179,17 @@ def classify(error: BaseException) -> Verdict:
 
 
 class CheckFailed(psycopg.OperationalError):
-    """A new connection did not pass the user's check; ``__cause__`` says why."""
+    """A new connection failed the user's check. ``__cause__`` has the reason."""
 
 
-class ReadOnlyServer(Exception):  # never raised: it tells the engine why a connection comes back
-    """The server behind the connection refuses to write: after a failover it is the wrong one."""
+class ReadOnlyServer(Exception):  # never raised: it tells the engine why a connection is returned
+    """The server of the connection refuses writes: after a failover it is the wrong server."""
 
 
 def behind_wrong_server(connection: psycopg.BaseConnection[object], error: BaseException | None) -> bool:
-    """Whether ``error`` says that the server is read-only, rather than that this transaction was meant to be."""
+    """Return whether ``error`` means that the server is read-only, and not only this transaction."""
     if not isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or connection.read_only:
         return False
-    # reported by PostgreSQL 14 and later; "off" in both: the application itself asked for a read-only transaction
+    # PostgreSQL 14 and later report these; if both are "off", the application asked for a read-only transaction
     status = connection.pgconn.parameter_status
     return (status(b"in_hot_standby"), status(b"default_transaction_read_only")) != (b"off", b"off")

@@ -1,4 +1,4 @@
-"""Looks at a connection that psycopg itself does not offer: without blocking, or within a deadline."""
+"""Checks of a connection that psycopg does not offer: without blocking, or with a deadline."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NO_PIPELINE = int(PipelineStatus.OFF)
 
 
 def is_clean(pgconn: PGconn) -> bool:
-    """Whether the connection stands between two transactions with nothing under way."""
+    """Return whether the connection is outside a transaction and idle."""
     return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
 
 
 def ready(fd: int, timeout: float | None, *, write: bool = False) -> bool:
-    """Whether ``fd`` can be read (or written) within ``timeout`` seconds. ``poll`` needs no descriptor of its own."""
+    """Return whether ``fd`` can be read (or written) within ``timeout`` seconds. ``poll`` needs no extra descriptor."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(fd, select.POLLIN | (select.POLLOUT if write else 0))
@@ -40,15 +40,15 @@ def ready(fd: int, timeout: float | None, *, write: bool = False) -> bool:
 
 
 def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
-    """A look at an idle connection that asks the server nothing and never blocks.
+    """Return whether an idle connection is alive. Sends nothing to the server and never blocks.
 
-    An idle connection may well have something to read: a notification, a notice, a changed parameter. libpq takes
-    that in, and notifications are kept for the next user. The server is gone after a FATAL error, a reset or the end
-    of the stream.
+    An idle connection may have unread data: a notification, a notice, a changed parameter. libpq reads it, and
+    notifications are kept for the next user. The connection is dead after a FATAL error, a reset or the end of the
+    stream.
     """
     pgconn = connection.pgconn
     try:
-        for _ in range(3):  # the server's last words come before the end of the stream
+        for _ in range(3):  # the server's last messages come before the end of the stream
             if pgconn.status != ConnStatus.OK:
                 return False
             if not ready(pgconn.socket, 0.0):
@@ -62,9 +62,9 @@ def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
 
 
 def _read_fatal(pgconn: PGconn) -> bool:
-    """Take in what has arrived; whether it contains a FATAL error, which libpq reports as a notice between statements.
+    """Read what has arrived, and return whether it has a FATAL error, a notice of libpq between statements.
 
-    The end of the stream follows a FATAL error, but may not have arrived with it.
+    The end of the stream follows a FATAL error, but may arrive later.
     """
     fatal: list[bool] = []
     handler = pgconn.notice_handler
@@ -78,20 +78,20 @@ def _read_fatal(pgconn: PGconn) -> bool:
     pgconn.notice_handler = note
     try:
         pgconn.consume_input()
-        pgconn.is_busy()  # consume_input() only reads; this parses
+        pgconn.is_busy()  # parses what consume_input() has read
     finally:
         pgconn.notice_handler = handler
     return bool(fatal)
 
 
 def _keep_notifications(connection: psycopg.BaseConnection[Any]) -> None:
-    """Hand the notifications that libpq has read to psycopg, as psycopg does after each statement.
+    """Pass the notifications that libpq has read on to psycopg, as psycopg does after each statement.
 
-    psycopg calls the connection's handlers, or keeps them for ``notifies()``. Left in libpq they would wait for the
-    next traffic on the connection.
+    psycopg calls the connection's handlers, or keeps them for ``notifies()``. In libpq they would wait until the next
+    traffic on the connection.
     """
     if not (connection._notify_handlers or hasattr(connection, "_notifies_backlog")):
-        return  # psycopg before 3.3 keeps none: there libpq is the safer place
+        return  # psycopg before 3.3 keeps none, so leave them in libpq
     pgconn = connection.pgconn
     while (notification := pgconn.notifies()) is not None:
         try:
@@ -109,7 +109,7 @@ def _begin_ping(pgconn: PGconn) -> None:
 
 
 def _answered(pgconn: PGconn, errors: list[str]) -> bool:
-    """Take in what has arrived; True when the answer is complete. A dying server's last words go to ``errors``."""
+    """Read what has arrived, and return True if the reply is complete. Add the server's errors to ``errors``."""
     pgconn.consume_input()
     while not pgconn.is_busy():
         result = pgconn.get_result()
@@ -123,7 +123,7 @@ def _answered(pgconn: PGconn, errors: list[str]) -> bool:
 
 
 def ping(connection: psycopg.BaseConnection[Any], timeout: float | None) -> None:
-    """One round trip within ``timeout`` seconds; raises psycopg.OperationalError or TimeoutError."""
+    """Make one round trip within ``timeout`` seconds. Raises psycopg.OperationalError or TimeoutError."""
     pgconn = connection.pgconn
     deadline = None if timeout is None else time.monotonic() + timeout
     _begin_ping(pgconn)
@@ -132,14 +132,14 @@ def ping(connection: psycopg.BaseConnection[Any], timeout: float | None) -> None
         unsent = bool(pgconn.flush())
         left = None if deadline is None else deadline - time.monotonic()
         if (left is not None and left <= 0) or not ready(pgconn.socket, left, write=unsent):
-            raise TimeoutError(f"no answer in {timeout:g} s")
+            raise TimeoutError(f"no reply to the check within {timeout:g} s")
         if _answered(pgconn, errors):
             _keep_notifications(connection)
             return
 
 
 async def ping_async(connection: psycopg.BaseConnection[Any]) -> None:
-    """As :func:`ping`; whoever cancels it must drop the connection."""
+    """Do the same as :func:`ping` for asyncio. After a cancellation the connection must be dropped."""
     pgconn = connection.pgconn
     loop = asyncio.get_running_loop()
     _begin_ping(pgconn)

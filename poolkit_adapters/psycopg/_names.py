@@ -1,7 +1,7 @@
-"""Connecting by name: the name is looked up beside the caller, within the time that there is to connect.
+"""Resolves host names in a separate thread, within the time limit of the connect.
 
-psycopg asks the system's resolver in the connecting thread, which nothing can interrupt, or in the few threads of the
-event loop's default executor. See :mod:`poolkit.runtimes.names`.
+psycopg calls the system's resolver in the connecting thread, where nothing can interrupt it, or in one of the few
+threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PLACE = ("host", "hostaddr", "port")
 
 
 def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """``kwargs`` for a connect that has nothing to look up. ``timeout``: seconds for each name.
+    """Return ``kwargs`` for a connect that has no name to resolve. ``timeout``: seconds for each name.
 
     Raises psycopg's ``ConnectionTimeout``, or its ``OperationalError`` if no host has an address.
     """
@@ -38,7 +38,7 @@ def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None)
 
 
 async def with_addresses_async(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """As :func:`with_addresses`."""
+    """Do the same as :func:`with_addresses` for asyncio."""
     hosts = hosts_of(_places(conninfo, kwargs))
     if hosts is None:
         return kwargs

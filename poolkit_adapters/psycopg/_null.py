@@ -1,4 +1,4 @@
-"""The synchronous pool that keeps nothing."""
+"""The synchronous pool that keeps no idle connections."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ("PoolkitNullConnectionPool",)
 
 
 class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConnectionPool[CT]):
-    """poolkit in the place of ``psycopg_pool.NullConnectionPool``: at most ``max_size`` connections at once (0: no
-    limit), none kept. A returned connection goes to the next caller in the queue, else it is closed.
+    """Replaces ``psycopg_pool.NullConnectionPool``. Thread-safe.
 
-    Connects in the calling thread, whose errors are psycopg's own. Arguments as :class:`PoolkitConnectionPool`;
-    ``min_size`` must be 0.
+    Opens at most ``max_size`` connections at the same time (0: no limit), and keeps none. A returned connection goes to
+    the next waiting caller, or is closed if none waits. Connects in the calling thread and raises psycopg's own errors
+    there. Takes the arguments of :class:`PoolkitConnectionPool`; ``min_size`` must be 0.
     """
 
     _null = True
@@ -58,22 +58,25 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
         super().__init__(
             conninfo, connection_class=connection_class, kwargs=kwargs, min_size=min_size, max_size=max_size,
             open=open, configure=configure, check=check, reset=reset, name=name,
-            close_returns=False,  # as with psycopg_pool: close() closes, and the pool would do nothing else
+            close_returns=False,  # as in psycopg_pool: close() closes, and the pool would do the same
             timeout=timeout, max_waiting=max_waiting, max_lifetime=max_lifetime, max_idle=max_idle,
             reconnect_timeout=reconnect_timeout, reconnect_failed=reconnect_failed, num_workers=num_workers,
             config=config, **settings,
         )  # fmt: skip
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Open one connection, to see that it can be done, and close it. Raises PoolTimeout."""
+        """Open and close one connection, to test that the server accepts it.
+
+        Raises PoolTimeout after ``timeout`` seconds.
+        """
         self._check_admitted()
         deadline = time.monotonic() + timeout
         while True:
             self._probes += 1
-            before = self._ledger.total("_opening_ms")
+            before = self._counters.total("_opening_ms")
             try:
                 self._engine.warm_up(1, timeout=max(0.0, deadline - time.monotonic()))
-                self._probes_ms += self._ledger.total("_opening_ms") - before
+                self._probes_ms += self._counters.total("_opening_ms") - before
                 return
             except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:
@@ -94,7 +97,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
             time.sleep(RETRY_PAUSE)
 
     def putconn(self, conn: CT) -> None:
-        """Give a connection back: to a caller that waits for one, else it is closed."""
+        """Give a connection to a waiting caller, or close it if none waits."""
         session = self._unwanted(conn)
         if session is not None:
             self._engine.release(session, discard=True)
@@ -102,4 +105,4 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
             super().putconn(conn)
 
     def check(self) -> None:
-        """Nothing to do: there are no idle connections."""
+        """Do nothing, because there are no idle connections."""

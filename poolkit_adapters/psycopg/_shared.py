@@ -1,4 +1,4 @@
-"""What the sync and the async pool have in common: everything without waiting."""
+"""What the sync and the async pool have in common: everything that never waits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from poolkit import PoolConfig, PoolError, PoolStats
 from poolkit.errors import said, shown
 
 from .._errors import both
-from ._books import Ledger
 from ._config import check_callback, check_conninfo, numbered, parse, pool_config, sizes
+from ._counters import Counters
 from ._errors import (
     ERRORS,
     ForeignConnection,
@@ -28,35 +28,36 @@ from ._errors import (
 )
 from ._session import Session
 
-__all__ = ("Leftovers", "PoolBase", "cut_in_block", "is_interrupted", "left_in", "logger")
+__all__ = ("Leftovers", "PoolBase", "cut_block_error", "is_interrupted", "left_in", "logger")
 
 logger = logging.getLogger("psycopg.pool")
 
 RETRY_PAUSE = 0.1
-"""Seconds between two attempts of a null pool, which has no background in which to try again."""
+"""Seconds between two attempts of a null pool, which retries in its caller and not in the background."""
 
 PSYCOPG_VERSION = tuple(int(part) for part in psycopg.__version__.split(".")[:2])
 
 
 def status_name(connection: psycopg.BaseConnection[Any]) -> str:
-    """The transaction status of a connection, in words."""
+    """Return the name of a connection's transaction status."""
     return TransactionStatus(connection.pgconn.transaction_status).name
 
 
 def left_in(connection: psycopg.BaseConnection[Any], who: str, callback: object) -> psycopg.ProgrammingError:
-    """The error for a callback that has left a transaction open."""
+    """Return the error for a callback that left a transaction open."""
     return psycopg.ProgrammingError(
         f"{who} {callback!r} left the connection in status {status_name(connection)}; it must end its transaction"
     )
 
 
-def cut_in_block(pool: str, connection: psycopg.BaseConnection[Any], error: BaseException | None) -> BaseException:
-    """What a ``connection()`` block ends with during which the pool has closed the connection: the error of psycopg
-    with which the block has failed, of a class that is poolkit's too, or one that says so.
+def cut_block_error(pool: str, connection: psycopg.BaseConnection[Any], error: BaseException | None) -> BaseException:
+    """Return the error for a ``connection()`` block during which the pool closed the connection.
+
+    That is the block's own error of psycopg with poolkit's class added, or a LeaseCut if the block had no error.
     """
     text = (
         f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
-        f"pool); what was not committed before is lost: {shown(repr(connection))}"
+        f"pool); uncommitted changes are lost: {shown(repr(connection))}"
     )
     if error is None:
         return LeaseCut(text)
@@ -66,10 +67,10 @@ def cut_in_block(pool: str, connection: psycopg.BaseConnection[Any], error: Base
 
 
 class PoolBase:
-    """Settings, attributes, statistics and refusals of both pools. Mixed in before psycopg_pool's class."""
+    """Settings, attributes, statistics and errors of both pools. Comes before psycopg_pool's class among the bases."""
 
     _null = False
-    _probes = 0  # connects that nobody asked for but wait(), and their time
+    _probes = 0  # connects of wait(), and their time in ms
     _probes_ms = 0.0
     _engine: Any
     name: str
@@ -77,7 +78,7 @@ class PoolBase:
     def _prepare(
         self, config: PoolConfig | None, settings: dict[str, Any], *, sync: bool, **arguments: Any
     ) -> PoolConfig:
-        """Check every argument; the engine's settings."""
+        """Check every argument, and return the engine's settings."""
         for name in ("configure", "check", "reset", "reconnect_failed"):
             check_callback(name, arguments[name], synchronous=sync)
         del arguments["configure"], arguments["reset"], arguments["reconnect_failed"]
@@ -86,7 +87,7 @@ class PoolBase:
         self.num_workers = int(arguments["num_workers"])
         result = pool_config(config, settings, null=self._null, **arguments)
         self._eager = result.start == "eager"
-        self._ledger = Ledger()
+        self._counters = Counters()
         self._opened = False
         self._open_implicit = False
         return check_conninfo(conninfo, kwargs, result)
@@ -95,7 +96,7 @@ class PoolBase:
 
     @property
     def poolkit(self) -> Any:
-        """The poolkit pool underneath: ``stats()``, ``explain()``, ``suspend()``, ``reconfigure()``, events."""
+        """The underlying engine: ``stats()``, ``explain()``, ``suspend()``, ``reconfigure()``, events."""
         return self._engine
 
     @property
@@ -109,12 +110,12 @@ class PoolBase:
 
     @property
     def max_size(self) -> int:
-        """Connections that exist at once; 0 in a null pool: no limit."""
+        """Connections that may exist at the same time. 0 in a null pool means no limit."""
         return self._config.max_size or 0
 
     @property
     def timeout(self) -> float:
-        """Seconds that getconn waits by default (infinity: for ever)."""
+        """Seconds that getconn waits by default (infinity: no limit)."""
         return _or_inf(self._config.acquire_timeout)
 
     @timeout.setter
@@ -123,7 +124,7 @@ class PoolBase:
 
     @property
     def max_waiting(self) -> int:
-        """Callers that may wait; 0: no limit."""
+        """Callers that may wait at the same time (0: no limit)."""
         return self._config.max_waiting or 0
 
     @max_waiting.setter
@@ -150,7 +151,7 @@ class PoolBase:
 
     @property
     def closed(self) -> bool:
-        """Whether the pool is closed, or not open yet."""
+        """Whether the pool is closed or not open yet."""
         return not self._opened or bool(self._engine.closed)
 
     def _sizes(self, min_size: int, max_size: int | None) -> dict[str, Any]:
@@ -161,42 +162,42 @@ class PoolBase:
     # -- statistics -----------------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, int]:
-        """Measures and counters under psycopg_pool's names. Thread-safe, never waits for I/O."""
+        """Return measures and counters under psycopg_pool's names. Thread-safe, and never waits for I/O."""
         return self._report(pop=False)
 
     def pop_stats(self) -> dict[str, int]:
-        """As :meth:`get_stats`; the counters begin at zero again."""
+        """Return the same as :meth:`get_stats`, and reset the counters to zero."""
         return self._report(pop=True)
 
     def _report(self, *, pop: bool) -> dict[str, int]:
-        ledger = self._ledger
-        if self._null:  # who only had to connect for himself was neither queued nor waiting
-            own = ledger.total("connections_num") - self._probes
-            own_ms = ledger.total("_opening_ms") - self._probes_ms
-            return ledger.report(self._engine.stats(), own_connects=own, own_connects_ms=own_ms, pop=pop)
-        return ledger.report(self._engine.stats(), pop=pop)
+        counters = self._counters
+        if self._null:  # a caller that only had to connect was neither queued nor waiting
+            own = counters.total("connections_num") - self._probes
+            own_ms = counters.total("_opening_ms") - self._probes_ms
+            return counters.report(self._engine.stats(), own_connects=own, own_connects_ms=own_ms, pop=pop)
+        return counters.report(self._engine.stats(), pop=pop)
 
-    # -- refusals and errors --------------------------------------------------------------------------------------
+    # -- errors ---------------------------------------------------------------------------------------------------
 
     def _refuse(self) -> PoolClosed:
         state = "already closed" if self._opened else "not open yet"
         return PoolClosed(f"the pool {self.name!r} is {state}")
 
     def _failed(self, error: PoolError) -> PoolError:
-        """Count a failed getconn; the error to raise."""
+        """Count a failed getconn, and return the error to raise."""
         if isinstance(error, poolkit.PoolClosed) and "while this caller waited" not in str(error):
             return self._refuse()
-        self._ledger.add("requests_errors")
+        self._counters.add("requests_errors")
         return ERRORS.adapted(error)
 
     def _not_opened(self, error: BaseException) -> BaseException:
-        """Count a failed getconn; the error to raise: of a null pool, which connects in its caller."""
-        self._ledger.add("requests_errors")
+        """Count a failed connect of a null pool, which connects in its caller, and return the error to raise."""
+        self._counters.add("requests_errors")
         return ERRORS.joined(poolkit.ConnectFailed, error) if isinstance(error, Exception) else error
 
     def _foreign(self, connection: Any) -> ForeignConnection:
         pool = getattr(connection, "_pool", None)
-        origin = f"it comes from pool {pool.name!r}" if pool else "it is not out of any pool"
+        origin = f"it belongs to pool {pool.name!r}" if pool else "it is not leased from any pool"
         return ForeignConnection(f"cannot return connection to pool {self.name!r}, {origin}: {shown(repr(connection))}")
 
     def _not_ready(
@@ -210,7 +211,7 @@ class PoolBase:
         return failure
 
     def _not_connectable(self, timeout: float, error: BaseException) -> ServerUnavailable:
-        failure = ServerUnavailable(f"pool {self.name!r} cannot connect in {timeout:g} s: {said(error, 1000)}")
+        failure = ServerUnavailable(f"pool {self.name!r} could not connect within {timeout:g} s: {said(error, 1000)}")
         failure.__cause__ = error.__cause__
         return failure
 
@@ -220,7 +221,7 @@ class PoolBase:
     # -- connections ----------------------------------------------------------------------------------------------
 
     def _parameters(self, conninfo: Any, kwargs: Any, timeout: float | None) -> tuple[str, dict[str, Any]]:
-        """What to give to ``connect``; the engine's ``connect_timeout`` where the user has none of his own."""
+        """Return the arguments of ``connect``, with the engine's ``connect_timeout`` if the user gave none."""
         conninfo, kwargs = conninfo or "", dict(kwargs or {})
         if timeout is None or timeout == math.inf or "PGCONNECT_TIMEOUT" in os.environ:
             return conninfo, kwargs
@@ -229,17 +230,17 @@ class PoolBase:
         return conninfo, kwargs
 
     def _adopt(self, connection: Any) -> Session[Any]:
-        """A new connection is the pool's: psycopg warns of no open connection that has the attribute ``_pool``."""
+        """Return the session of a new connection. Its ``_pool`` attribute turns psycopg's warning about leaks off."""
         connection._pool = connection._poolkit_session = connection._poolkit_block = None
         return Session(connection, self._engine)
 
     def _lost(self, session: Session[Any]) -> None:
-        """A connection came back that cannot be used again."""
-        self._ledger.add("returns_bad")
+        """Count a returned connection that cannot be used again."""
+        self._counters.add("returns_bad")
         logger.warning("discarding closed connection: %s", shown(session.connection))
 
     def _unwanted(self, connection: Any) -> Session[Any] | None:
-        """Null pools: the session of a returned connection that nobody waits for; it is closed as it is."""
+        """In a null pool, return the session of a returned connection that no caller waits for. It will be closed."""
         session: Session[Any] | None = getattr(connection, "_poolkit_session", None)
         if session is None or connection._pool is not self or session.pid != os.getpid():
             return None
@@ -254,17 +255,17 @@ class PoolBase:
         return session
 
     def _verdict_on(self, session: Session[Any]) -> dict[str, Any] | None:
-        """How the engine is to release a connection that came back; None: it has to be cleaned first."""
+        """Return the arguments for the engine's release of a returned connection, or None if it needs a reset first."""
         if session.pid != os.getpid():
-            return {}  # the parent's: the engine knows it, and nobody here may speak on it
+            return {}  # the parent process owns it: the engine handles that, and this process must not use it
         connection: Any = session.connection
-        if session.cut:  # its user has heard of it from psycopg, or needs it no more
+        if session.cut:  # its user got psycopg's error, or no longer needs it
             return {"discard": True}
         if connection.closed:
             if is_interrupted(connection):
                 return None
             self._lost(session)
-            # closed by the user, or broken under its user: then the others may be dead as well
+            # if it broke during its lease, and was not closed by the user, the other ones may be dead as well
             return {"error": ConnectionAbortedError()} if connection.broken else {"discard": True}
         if session.wrong_server:
             return {"error": ReadOnlyServer()}
@@ -272,18 +273,18 @@ class PoolBase:
 
 
 def is_interrupted(connection: Any) -> bool:
-    """Whether psycopg itself has dropped the connection, in the middle of a statement."""
+    """Return whether psycopg itself has closed the connection in the middle of a statement."""
     return bool(connection.broken) and connection.pgconn.pgconn_ptr is None
 
 
 class Leftovers:
-    """What connects that failed have left at the server, by the thread or task, until the engine asks for it."""
+    """Sessions that failed connects have left on the server, by thread or task, until the engine takes them."""
 
     def __init__(self) -> None:
         self._left: dict[object, Any] = {}
 
     def put(self, caller: object, left: Any) -> None:
-        """A connect of the caller is about to fail; ``left``: a future, or None."""
+        """Store what a failing connect of the caller leaves behind: a future, or None."""
         if left is not None:
             self._left[caller] = left
 

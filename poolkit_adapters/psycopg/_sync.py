@@ -24,7 +24,7 @@ from ._connector import PsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, classify
 from ._io import is_clean, ping
 from ._session import Session, note_wrong_server, was_cut
-from ._shared import PSYCOPG_VERSION, PoolBase, cut_in_block, logger
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -33,7 +33,7 @@ _CONNECTION: Any = psycopg.Connection
 
 
 class _ReturningConnection(psycopg.Connection[Any]):
-    """psycopg before 3.3 does not know ``close_returns``."""
+    """Adds ``close_returns`` to psycopg before 3.3."""
 
     def close(self) -> None:
         pool = getattr(self, "_pool", None)
@@ -44,7 +44,7 @@ class _ReturningConnection(psycopg.Connection[Any]):
 
 
 class _Block(Generic[CT]):
-    """What ``pool.connection()`` gives: commits or rolls back at the end, then returns the connection."""
+    """The block of ``pool.connection()``. It commits or rolls back at the end, then returns the connection."""
 
     __slots__ = ("_connection", "_pool", "_timeout")
 
@@ -71,7 +71,7 @@ class _Block(Generic[CT]):
             return None  # given back inside the block
         swallowed: bool | None = None
         try:
-            if connection._poolkit_session.pid == getpid():  # a forked child must not speak on its parent's socket
+            if connection._poolkit_session.pid == getpid():  # a forked child must not use its parent's socket
                 swallowed = connection.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
@@ -83,23 +83,23 @@ class _Block(Generic[CT]):
             try:
                 self._pool.putconn(connection)
             except LeaseOverdue:
-                if error is None:  # else that one is the one to hear of
+                if error is None:  # otherwise do not replace the block's own error
                     raise
             if cut and (error is None or isinstance(error, psycopg.Error)):
-                # psycopg commits nothing on a closed connection, and says nothing
-                raise cut_in_block(self._pool.name, connection, error)
+                # on a closed connection psycopg commits nothing and raises no error
+                raise cut_block_error(self._pool.name, connection, error)
         return swallowed
 
 
 class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
-    """poolkit in the place of ``psycopg_pool.ConnectionPool``. Thread-safe; safe after ``fork()``.
+    """Replaces ``psycopg_pool.ConnectionPool``. Thread-safe, and safe after ``fork()``.
 
-    The arguments are psycopg_pool's, with its meaning and defaults (times in seconds). Two names mean something
-    else in poolkit: ``max_idle`` is a time here, and ``max_waiting=0`` is no limit. Besides them, as keywords, any
-    other setting of :class:`~poolkit.PoolConfig`, or ``config=`` in the place of psycopg_pool's defaults.
-    ``num_workers``, where given, is the number of connects at once (``max_connecting``).
+    The arguments are psycopg_pool's, with its meaning and defaults (times in seconds). Two names mean something else
+    in poolkit's settings: ``max_idle`` is a time here, and ``max_waiting=0`` means no limit. Any other setting of
+    :class:`~poolkit.PoolConfig` may be a keyword. ``config=`` replaces psycopg_pool's defaults. ``num_workers``, if
+    given, limits the connects at the same time (``max_connecting``).
 
-    Raises :class:`~poolkit.ConfigError` (a ValueError) for what cannot be meant.
+    Raises :class:`~poolkit.ConfigError` (a ValueError) for a wrong argument or setting.
     """
 
     connection_class: type[CT]
@@ -135,7 +135,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         if close_returns and PSYCOPG_VERSION < (3, 3):
             if connection_class is not _CONNECTION:
                 raise ConfigError(
-                    "close_returns=True with a connection_class of your own needs psycopg 3.3 or newer", "close_returns"
+                    "close_returns=True with your own connection_class needs psycopg 3.3 or newer", "close_returns"
                 )
             connection_class = cast("type[CT]", _ReturningConnection)
         prepared = self._prepare(
@@ -148,10 +148,10 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         self.kwargs = kwargs
         self.connection_class = connection_class
         self.close_returns = close_returns
-        self._configure, self._ask, self._reset = configure, check, reset
+        self._configure, self._check_callback, self._reset = configure, check, reset
         self._reconnect_failed = reconnect_failed
-        # psycopg_pool's own check asks what ours asks, without a limit of time
-        self._plain_check = check in (self.check_connection, psycopg_pool.ConnectionPool.check_connection)
+        # psycopg_pool's own check does the same as the default one, but without a time limit
+        self._default_check = check in (self.check_connection, psycopg_pool.ConnectionPool.check_connection)
         self._connector = PsycopgConnector(self)
         self._connector.connect_in_caller = self._null
         self._engine: Pool[Session[CT]] = Pool(cast("Any", self._connector), prepared, name=name or None)
@@ -164,7 +164,10 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
     # -- opening and closing --------------------------------------------------------------------------------------
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Admit callers and begin to connect; with ``wait`` as :meth:`wait`. A closed pool cannot be opened again."""
+        """Admit callers and start to connect. With ``wait``, also call :meth:`wait`.
+
+        Raises PoolClosed for a closed pool, which cannot be opened again.
+        """
         if self._engine.closed:
             raise PoolClosed(f"the pool {self.name!r} has been closed and cannot be reused")
         if not self._opened:
@@ -181,17 +184,20 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             pass
 
     def close(self, timeout: float = 5.0) -> None:
-        """Close the pool: callers in the queue hear PoolClosed at once, connections out are closed on their return.
+        """Close the pool. Waiting callers get PoolClosed at once; connections in use are closed on their return.
 
-        Waits at most ``timeout`` seconds, in all, for the idle ones to be closed. To let leases end first:
+        Waits at most ``timeout`` seconds, in total, until the idle ones are closed. To let leases end first, use
         ``pool.poolkit.drain(timeout)``.
         """
-        self._connector.outage.over()
+        self._connector.outage.end()
         if self._opened:
             self._engine.close(max(0.0, timeout))
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until ``min_size`` connections are open. Raises PoolTimeout; the pool goes on trying."""
+        """Wait until ``min_size`` connections are open.
+
+        Raises PoolTimeout after ``timeout`` seconds. The pool keeps trying.
+        """
         self._check_admitted()
         deadline = time.monotonic() + timeout
         changed = threading.Event()
@@ -235,8 +241,8 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         if self._open_implicit:
             self._open_implicit = False
             warnings.warn(
-                f"{type(self).__name__} was opened by its constructor because open= was not given; psycopg_pool is "
-                "to change that default: say open=True or open=False, or use the pool in a with block",
+                f"{type(self).__name__} was opened by its constructor because open= was not given; psycopg_pool will "
+                "change that default: give open=True or open=False, or use the pool in a with block",
                 DeprecationWarning,
                 stacklevel=3,
             )
@@ -249,10 +255,10 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         return _Block(self, timeout)
 
     def getconn(self, timeout: float | None = None) -> CT:
-        """A connection, to be given back with :meth:`putconn`.
+        """Lease a connection. Give it back with :meth:`putconn`.
 
-        ``timeout`` in seconds replaces the pool's; 0: one that can be had at once. Raises PoolTimeout,
-        TooManyRequests, PoolClosed; ConnectFailed at once where waiting cannot help.
+        ``timeout``, in seconds, replaces the pool's; 0 does not wait. Raises PoolTimeout, ServerUnavailable,
+        TooManyRequests and PoolClosed, and ConnectFailed at once if waiting cannot help.
         """
         if not self._opened or self._open_implicit:
             self._check_admitted()
@@ -261,16 +267,16 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
             session = self._acquire(timeout)
         except PoolError as error:
             raise self._failed(error) from error.__cause__
-        except BaseException as error:  # noqa: BLE001  raised again
-            raise self._not_opened(error)  # noqa: B904  has its cause
+        except BaseException as error:  # noqa: BLE001  re-raised as a mapped error
+            raise self._not_opened(error)  # noqa: B904  its cause is set already
         finally:
             spent = time.monotonic() - begun
-            if spent > 1e-4:  # less is not waiting
-                self._ledger.add("requests_wait_ms", spent * 1000)
+            if spent > 1e-4:  # a shorter time is no wait
+                self._counters.add("requests_wait_ms", spent * 1000)
         connection: Any = session.connection
         connection._pool = self
         connection._poolkit_session = session
-        session.connection = None  # from here on only the caller holds the connection: see Session
+        session.connection = None  # from here on only the caller refers to the connection: see Session
         return cast("CT", connection)
 
     def _acquire(self, timeout: float | None) -> Session[CT]:
@@ -279,21 +285,21 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
     def putconn(self, conn: CT) -> None:
         """Give a connection back. An open transaction is rolled back, with a warning in the log.
 
-        Raises ValueError for a connection that is not out of this pool.
+        Raises ValueError for a connection that is not leased from this pool.
         """
         if getattr(conn, "_pool", None) is not self:
             raise self._foreign(conn)
         session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
-        mine: Any = session.ref()  # conn itself, or what a subclass has wrapped
+        mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
             self._engine.release(session)
         else:
-            self._put_slowly(session)
+            self._reset_and_release(session)
 
-    def _put_slowly(self, session: Session[Any]) -> None:
-        """It has to be looked at, cleaned or dropped; in the returning thread, while it keeps its place."""
+    def _reset_and_release(self, session: Session[Any]) -> None:
+        """Check, reset or close a returned connection, in the returning thread. It keeps its slot meanwhile."""
         how = self._verdict_on(session)
         if how is None:
             how = {"discard": True}
@@ -308,15 +314,15 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
     # -- maintenance ----------------------------------------------------------------------------------------------
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the sizes at once: no lease is cut, surplus connections are closed when they come back."""
+        """Change the sizes at once. Surplus connections in use are closed when they are returned."""
         self._engine.reconfigure(**self._sizes(min_size, max_size))
 
     def drain(self) -> None:
-        """Replace all connections: idle ones now, those that are out when they come back."""
+        """Replace all connections: idle ones now, those in use when they are returned."""
         self._engine.clear()
 
     def check(self) -> None:
-        """Test the idle connections, one at a time, and replace those that are dead or expired."""
+        """Check the idle connections, one at a time, and replace those that are dead or expired."""
         self._check_admitted()
         held = []
         for _ in range(self._engine.stats().idle):
@@ -328,7 +334,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
                 ping(cast("CT", session.connection), self._config.check_timeout)
             except BaseException as error:
                 if isinstance(error, Exception):
-                    self._ledger.add("connections_lost")
+                    self._counters.add("connections_lost")
                     logger.warning("discarding broken connection: %s", shown(session.connection))
                 self._engine.release(session, error=ConnectionAbortedError())
                 if not isinstance(error, Exception):
@@ -336,17 +342,17 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
                 continue
             if self._config.order == "fifo":
                 self._engine.release(session)
-            else:  # the last one returned would be the next one taken
+            else:  # with "lifo", the connection returned last would be the next one taken
                 held.append(session)
         for session in held:
             self._engine.release(session)
 
     @staticmethod
     def check_connection(conn: CT) -> None:
-        """One round trip on ``conn``; raises psycopg.OperationalError if it is dead. May be given as ``check``."""
+        """Make one round trip on ``conn``. Raises psycopg.OperationalError if it is dead. May be given as ``check``."""
         ping(conn, None)
 
     def reconnect_failed(self) -> None:
-        """Called when no connection could be opened for ``reconnect_timeout`` seconds, and again after as many."""
+        """Call the callback. Runs each time when no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             self._reconnect_failed(self)

@@ -1,7 +1,7 @@
 """redis-py: :class:`PoolkitConnectionPool` and :class:`AsyncPoolkitConnectionPool`.
 
-They stand in for ``redis.BlockingConnectionPool`` and ``redis.asyncio.BlockingConnectionPool``; with ``timeout=0``
-for ``ConnectionPool``::
+They replace ``redis.BlockingConnectionPool`` and ``redis.asyncio.BlockingConnectionPool``. With ``timeout=0`` they
+replace ``ConnectionPool``::
 
     client = redis.Redis(connection_pool=PoolkitConnectionPool.from_url("redis://localhost"))
 
@@ -27,14 +27,14 @@ from poolkit_adapters.redis._errors import (
     RedisWrongLoop,
 )
 from poolkit_adapters.redis._sentinel import AsyncPoolkitSentinelConnectionPool, PoolkitSentinelConnectionPool
-from poolkit_adapters.redis._threads import PoolkitConnectionPool
+from poolkit_adapters.redis._sync import PoolkitConnectionPool
 
 if TYPE_CHECKING:
     from ._group import AsyncPoolkitServerGroup, PoolkitServerGroup, RedisNoServerAvailable, role_of, role_of_async
 
 
 def __getattr__(name: str) -> Any:
-    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    """Import the names for several servers on first use: most programs have one server and need none of them."""
     if name in ("AsyncPoolkitServerGroup", "PoolkitServerGroup", "RedisNoServerAvailable", "role_of", "role_of_async"):
         from . import _group
 

@@ -12,6 +12,7 @@ from poolkit.errors import NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
+from poolkit_adapters.redis._connection_watch import IDLE, USED, AsyncConnectionWatch, State, disconnect_now
 from poolkit_adapters.redis._connectors import TaskConnector
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -23,8 +24,7 @@ from poolkit_adapters.redis._driver import (
     async_record_wait,
     async_waits_recorded,
 )
-from poolkit_adapters.redis._guard import IDLE, USED, AsyncGuard, State, disconnect_now
-from poolkit_adapters.redis._handshake import handshake_limit
+from poolkit_adapters.redis._handshake import async_handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -34,18 +34,19 @@ from poolkit_adapters.redis._settings import (
 __all__ = ("AsyncPoolkitConnectionPool",)
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that ``disconnect()`` waits for the peers to take note; the sockets are closed by then in any case."""
+"""Seconds that ``disconnect()`` waits for the servers to close their ends. Our sockets are closed by then anyway."""
 
 
-class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConnectionPool):  # type: ignore[misc]
-    """Stands in for ``redis.asyncio.BlockingConnectionPool``; with ``timeout=0`` for ``redis.asyncio.ConnectionPool``.
+class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch], AsyncConnectionPool):  # type: ignore[misc]
+    """Replaces ``redis.asyncio.BlockingConnectionPool``, and with ``timeout=0`` ``redis.asyncio.ConnectionPool``.
 
     ::
 
         client = redis.asyncio.Redis(connection_pool=AsyncPoolkitConnectionPool(host="localhost", max_connections=20))
 
-    Arguments and errors as :class:`PoolkitConnectionPool`. For one event loop: that of its first use. May be made
-    outside of a loop; when its loop has ended, the next one begins with connections of its own.
+    Takes the arguments and raises the errors of :class:`PoolkitConnectionPool`. Belongs to one event loop, the one
+    that uses it first, and may be created outside any loop. When that loop has ended, the next loop starts with new
+    connections. Safe for concurrent tasks of that loop.
     """
 
     _released_event = AsyncReleasedEvent
@@ -75,32 +76,34 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
     def _begin(self) -> None:
         config = self._first_config() if self._engine is None else self._engine.config
         connector = TaskConnector(self)
-        connector.counted = self._engine is None  # else this is reset() of a closed pool, and no other was made
+        connector.counted = self._engine is None  # reset() of a closed pool must not count as another new pool
         self._engine = AsyncPool(connector, config, **self._engine_args)
 
     def reset(self) -> None:
-        """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are
-        released; callers who wait go on within their time, with new ones. Certificates are read again.
+        """Drop all connections and start again without any.
+
+        Connections in use no longer belong to the pool and are closed when they are released. Waiting callers keep
+        their deadlines and get new connections. Certificates are read again.
         """
         self._shared.forget()
         old = self.poolkit
         if old.closed:
             self._begin()
-        old.clear()  # the same engine goes on, and whoever waits at it stays in its queue
-        for guard in list(self._guards.values()):
-            if guard.state is USED:
-                del self._guards[id(guard.connection)]
-                self._count(guard, None)
-                old.detach(guard.connection)
-                self._former.add(guard.connection)
+        old.clear()  # keep the same engine, so that waiting callers keep their places in its queue
+        for watch in list(self._watches.values()):
+            if watch.state is USED:
+                del self._watches[id(watch.connection)]
+                self._count(watch, None)
+                old.detach(watch.connection)
+                self._former.add(watch.connection)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """A connection that stands and from which nothing is to be read; give it back with :meth:`release`.
+        """Return an open connection with no unread data. Give it back with :meth:`release`.
 
-        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) when none comes free in ``timeout``
-        seconds, and what redis-py raises when it cannot connect.
+        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) if none becomes free within ``timeout``
+        seconds, and redis-py's errors, with poolkit's types added, if it cannot connect.
         """
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
@@ -109,18 +112,18 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
             connection = await self._engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
-        guard = self._guards[id(connection)]
+        watch = self._watches[id(connection)]
         if started is not None:
             await self._record(async_record_wait, connection, started)
-        if not guard.clean():  # last: nothing is awaited between this and the caller's turn
+        if not watch.clean():  # last: nothing is awaited between this check and the return to the caller
             await self._ensure(connection)
-        guard.state = USED
+        watch.state = USED
         if started is not None:
-            self._count(guard, USED)
+            self._count(watch, USED)
         return connection
 
     async def _ensure(self, connection: Any) -> None:
-        """As :meth:`ensure_connection`, for a connection on lease: it is given back if that fails."""
+        """Call :meth:`ensure_connection` for a leased connection, and give the connection back if that fails."""
         try:
             await self.ensure_connection(connection)
         except BaseException:
@@ -128,64 +131,64 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
             raise
 
     async def ensure_connection(self, connection: Any) -> None:
-        """Connect the connection if it is not, and anew if anything is to be read from it."""
-        guard = self._guards.get(id(connection)) or AsyncGuard(connection, pushes=self._pushes())
-        if guard.watched and connection.is_connected:
-            ready = guard.clean() or await guard.look()
+        """Connect the connection if it is not connected. Reconnect it if it has unread data."""
+        watch = self._watches.get(id(connection)) or AsyncConnectionWatch(connection, pushes=self._pushes())
+        if watch.inspectable and connection.is_connected:
+            ready = watch.clean() or await watch.look()
         else:
-            ready = await self._connect(connection, guard)
+            ready = await self._connect(connection, watch)
         if not ready:
-            await self._renew(connection, guard)
+            await self._renew(connection, watch)
 
     def _pushes(self) -> bool:
-        """Whether maintenance notifications may come."""
+        """Return whether the server may send maintenance notifications."""
         enabled = getattr(self, "maint_notifications_enabled", None)  # redis-py 7
         return enabled is not None and bool(enabled())
 
-    async def _renew(self, connection: Any, guard: AsyncGuard) -> None:
-        """Connect anew, where something that is not for the next caller can be read, or nothing ever again."""
+    async def _renew(self, connection: Any, watch: AsyncConnectionWatch) -> None:
+        """Reconnect a connection that holds data for somebody else, or that the server has closed."""
         await connection.disconnect()
-        if not await self._connect(connection, guard):
+        if not await self._connect(connection, watch):
             raise _errors.unready(connection)
 
-    async def _connect(self, connection: Any, guard: AsyncGuard) -> bool:
-        """Connect; whether nothing is to be read then. An exception, a cancellation too, leaves no socket open."""
+    async def _connect(self, connection: Any, watch: AsyncConnectionWatch) -> bool:
+        """Connect, and return whether there is no unread data then. On an error or a cancellation close the socket."""
         try:
-            if guard.watched and connection.socket_timeout is None:
-                with handshake_limit(connection, self.poolkit.config.connect_timeout):
+            if watch.inspectable and connection.socket_timeout is None:
+                with async_handshake_limit(connection, self.poolkit.config.connect_timeout):
                     await connection.connect()
             else:
                 await connection.connect()
-            guard.opened()
-            return guard.clean() or await guard.look()
+            watch.opened()
+            return watch.clean() or await watch.look()
         except BaseException as error:
             disconnect_now(connection)
             mapped = _errors.connect_error(error)
             if mapped is error:
                 raise
-            raise mapped  # noqa: B904  has its cause
+            raise mapped  # noqa: B904  its cause is set already
 
     async def _open(self) -> Any:
-        """Make a connection and connect it."""
+        """Create a connection and connect it."""
         started = time.monotonic()
         try:
             connection = self.make_connection()
-        except Exception as error:  # noqa: BLE001  raised again
-            raise _errors.connect_error(error)  # noqa: B904  has its cause
-        guard = self._guards[id(connection)] = AsyncGuard(connection, pushes=self._pushes())
+        except Exception as error:  # noqa: BLE001  re-raised as a mapped error
+            raise _errors.connect_error(error)  # noqa: B904  its cause is set already
+        watch = self._watches[id(connection)] = AsyncConnectionWatch(connection, pushes=self._pushes())
         try:
             await self.ensure_connection(connection)
             await async_record_created(self, time.monotonic() - started)
         except BaseException:
-            self._guards.pop(id(connection), None)
+            self._watches.pop(id(connection), None)
             disconnect_now(connection)
             raise
-        guard.state = IDLE
-        self._count(guard, IDLE)
+        watch.state = IDLE
+        self._count(watch, IDLE)
         return connection
 
     async def _record(self, record: Any, connection: Any, started: float) -> None:
-        """Tell redis-py's metrics how long something took; whoever is cancelled here has no connection yet."""
+        """Report a duration to redis-py's metrics. A caller cancelled here has no connection yet: discard it."""
         try:
             await record(self, time.monotonic() - started)
         except BaseException:
@@ -193,73 +196,75 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
             raise
 
     def make_connection(self) -> Any:
-        """A new connection object, not connected and not in the pool."""
+        """Return a new connection object that is neither connected nor in the pool."""
         return self._shared.make(self.connection_class, self.connection_kwargs)
 
     async def release(self, connection: Any) -> None:
-        """Give a connection back. It is in the pool's hands, or closed, when this ends in whatever way.
+        """Give a connection back. However this call ends, the connection is in the pool again or closed.
 
-        Raises ``KeyError`` for one that is not in use, as redis-py does. Kept only if it is connected, not marked
-        for reconnect, and its session is as it was: one with another database selected, an open transaction or a
-        subscription is closed.
+        Raises ``KeyError`` for a connection that is not in use, as redis-py does. The pool keeps the connection only
+        if it is connected, not marked for reconnect, and its session is unchanged. It closes one with another
+        database selected, an open transaction or a subscription.
         """
-        guard = self._guards.get(id(connection))
-        if guard is None or guard.connection is not connection or guard.state is not USED:
+        watch = self._watches.get(id(connection))
+        if watch is None or watch.connection is not connection or watch.state is not USED:
             if self._former.take(connection):
                 disconnect_now(connection)
                 return
             raise _errors.RedisNotLeased(
-                f"{self.poolkit.name}: release of a connection that is not in use: it is foreign, or was released "
-                "already"
+                f"{self.poolkit.name}: release() of a connection that is not in use: it belongs to another pool, or "
+                "was released already"
             )
-        guard.state = IDLE
+        watch.state = IDLE
         keep = False
         try:
-            keep = self.owns_connection(connection) and guard.sound()
-            if AsyncReleasedEvent is not None and self._must_tell(connection, keep):
-                told, keep = keep, False  # an exception leaves it in an unknown state
+            keep = self.owns_connection(connection) and watch.reusable()
+            if AsyncReleasedEvent is not None and self._must_notify(connection, keep):
+                reusable, keep = keep, False  # an exception of a listener leaves the connection in an unknown state
                 await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))
-                keep = told and guard.sound()
+                keep = reusable and watch.reusable()
         finally:
-            if guard.counted is not None:
-                self._count(guard, IDLE)
+            if watch.counted is not None:
+                self._count(watch, IDLE)
             try:
-                if not keep and guard.failed():  # the idle ones may be dead as well
+                if not keep and watch.failed():  # the idle connections may be dead as well: report the error
                     self.poolkit.release_nowait(connection, error=_errors.network_failed())
                 else:
                     self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
-            except NotLeased:  # reset() while the listeners were told
+            except NotLeased:  # reset() was called while the listeners ran
                 self._former.take(connection)
                 disconnect_now(connection)
 
     def owns_connection(self, connection: Any) -> bool:
-        """Whether the connection may be kept; the sentinels' pool has its own opinion."""
+        """Return whether the pool may keep the connection. The Sentinel pool overrides this."""
         return True
 
     def can_get_connection(self) -> bool:
-        """Whether a connection is to be had without waiting for one to come back."""
+        """Return whether a connection is available without waiting for a release."""
         stats = self.poolkit.stats()
         limit = self.max_connections
         return stats.idle > 0 or limit is None or stats.size < limit
 
     def get_available_connection(self) -> Any:
-        """Not here: a connection of poolkit's is always connected, which takes an ``await``."""
+        """Raise :class:`RedisUsageError`: this pool hands out connected connections only, which needs ``await``."""
         raise _errors.RedisUsageError(
-            "use 'await get_connection()': poolkit hands out no connection that is not connected"
+            "get_available_connection() is not supported: poolkit hands out connected connections only; use "
+            "'await get_connection()'"
         )
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever task. The pool
-        stays usable.
+        """Close idle connections, and with ``inuse_connections`` disconnect those in use by any task.
+
+        The pool stays usable.
         """
         waiting: list[asyncio.Future[None]] = []
         loop = asyncio.get_running_loop()
 
         def note(connection: Any) -> bool:
-            guard = self._guards.get(id(connection))
-            if guard is not None:
-                guard.closed = loop.create_future()
-                waiting.append(guard.closed)
+            watch = self._watches.get(id(connection))
+            if watch is not None:
+                watch.closed = loop.create_future()
+                waiting.append(watch.closed)
             return True
 
         closed = self.poolkit.discard_idle(note)
@@ -278,22 +283,22 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncGuard], AsyncConn
         await self.aclose()
 
     async def re_auth_callback(self, token: Any) -> None:
-        """Authenticate all connections anew: idle ones before their next use, those in use when they come back."""
-        for guard in list(self._guards.values()):
-            guard.connection.set_re_auth_token(token)
-            guard.doubt = True
+        """Re-authenticate all connections: idle ones before their next use, those in use when they are released."""
+        for watch in list(self._watches.values()):
+            watch.connection.set_re_auth_token(token)
+            watch.recheck = True
 
-    # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
+    # -- used by redis-py's maintenance notifications and metrics -----------------------------------------------------
 
     def set_in_maintenance(self, in_maintenance: bool) -> None:
-        """Nothing to do: a notification's handler changes the pool between two turns of the loop."""
+        """Do nothing: the handler of a notification changes the pool without a suspension, so nothing interleaves."""
 
     async def update_active_connections_for_reconnect(self) -> None:
-        """Replace the connections in use when they come back."""
+        """Mark the connections in use, so that they are replaced when they are released."""
         for connection in self._get_in_use_connections():
             connection.mark_for_reconnect()
 
     async def _disconnect_connections(self, connections: Iterable[Any]) -> None:
-        """Idle connections that the server asked to leave: closed by the engine, not under somebody's hands."""
+        """Close idle connections that the server asked to leave. The engine closes them, so none is in use."""
         chosen = {id(connection) for connection in connections}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)

@@ -1,4 +1,4 @@
-"""What the two pools share: their settings, the register of connections, redis-py's counts. No I/O."""
+"""What both pools share: settings, the register of connections and redis-py's metrics. Does no I/O."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from poolkit import PoolConfig
 from poolkit.events import Listener
 from poolkit.settings import layer, layer_of
 from poolkit_adapters._options import driver_default, is_default, split_options
+from poolkit_adapters.redis._connection_watch import USED, State
 from poolkit_adapters.redis._driver import EventDispatcher, metering, record_count
-from poolkit_adapters.redis._guard import USED, State
 from poolkit_adapters.redis._settings import from_text, plan, settle_connect_timeout
 from poolkit_adapters.redis._shared import Former, Shared
 
 __all__ = ("PoolBase",)
 
 E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
-G = TypeVar("G", bound=Any)  # Guard or AsyncGuard
+G = TypeVar("G", bound=Any)  # ConnectionWatch or AsyncConnectionWatch
 
 
 class PoolBase(Generic[E, G]):
-    """The part of a pool that does no I/O. Stands before redis-py's class, whose constructor sets some of it."""
+    """The part of a pool that does no I/O. Comes before redis-py's class, whose constructor sets some attributes."""
 
     _limit: int
     _unused: Mapping[str, tuple[Any, str]] = {}
-    """Settings that cannot apply to this class of pool, each with what holds instead and the reason."""
+    """Settings that cannot apply to this class of pool, each with the value that applies instead and the reason."""
     _released_event: Any = None
-    """redis-py's event that tells of a release; None where redis-py has none."""
+    """redis-py's event for a release; None in versions that have none."""
     _re_auth_listener: Any = None
-    """redis-py's own listener to it, which only authenticates anew."""
+    """redis-py's own listener for that event, which only re-authenticates."""
 
     connection_kwargs: dict[str, Any]
     _event_dispatcher: Any
@@ -48,11 +48,11 @@ class PoolBase(Generic[E, G]):
         listeners: Iterable[Listener],
         debug: bool,
     ) -> dict[str, Any]:
-        """Keep what the engine will be made of. The arguments that are redis-py's."""
+        """Store what the engine needs, and return the arguments for redis-py's constructor."""
         settings, driver = split_options(connection_kwargs)
         settings = from_text(settings)
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
-        self._guards: dict[int, G] = {}
+        self._watches: dict[int, G] = {}
         self._former = Former()
         self._shared = Shared(self)
         self._engine: E | None = None
@@ -65,7 +65,7 @@ class PoolBase(Generic[E, G]):
         return {**driver, "connection_class": connection_class, "max_connections": max_connections}
 
     def _first_config(self) -> PoolConfig:
-        """The settings of the engine; without ``max_connections`` redis-py has a number of its own."""
+        """Return the settings of the engine. Without ``max_connections`` redis-py's default is the limit."""
         limit = self._limit if self._limit_given else driver_default(self._limit)
         config: PoolConfig = self._plan(limit=limit)
         return config
@@ -80,7 +80,7 @@ class PoolBase(Generic[E, G]):
 
     @property
     def max_connections(self) -> Any:
-        """Connections that exist at once; may be set on the live pool."""
+        """Connections that may exist at the same time. May be set while the pool is in use."""
         return self._limit if self._engine is None else self._engine.config.max_size
 
     @max_connections.setter
@@ -92,7 +92,7 @@ class PoolBase(Generic[E, G]):
 
     @property
     def timeout(self) -> float | None:
-        """Seconds to wait for a connection; may be set on the live pool."""
+        """Seconds to wait for a connection. May be set while the pool is in use."""
         limit: float | None = self.poolkit.config.acquire_timeout
         return limit
 
@@ -103,27 +103,27 @@ class PoolBase(Generic[E, G]):
     def set_retry(self, retry: Any) -> None:
         """Use ``retry`` for all connections, present and future."""
         self.connection_kwargs.update({"retry": retry})
-        for guard in list(self._guards.values()):
-            guard.connection.retry = retry
+        for watch in list(self._watches.values()):
+            watch.connection.retry = retry
 
-    # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
+    # -- used by redis-py's maintenance notifications and metrics -----------------------------------------------------
 
-    def _must_tell(self, connection: Any, keep: bool) -> bool:
-        """Whether listeners are to be told of the release; the default one only authenticates anew."""
+    def _must_notify(self, connection: Any, keep: bool) -> bool:
+        """Return whether the listeners must hear of this release. The default one matters only for a new token."""
         if getattr(connection, "_re_auth_token", None) is not None:
             if keep:
                 return True
-            connection.set_re_auth_token(None)  # it would connect again only to be closed
+            connection.set_re_auth_token(None)  # otherwise it would reconnect only to be closed
         dispatcher = self._event_dispatcher
         if type(dispatcher) is not EventDispatcher:
             return True
-        listening = dispatcher._event_listeners_mapping.get(self._released_event, ())
-        if len(listening) == 1:
-            return type(listening[0]) is not self._re_auth_listener
-        return not all(type(listener) is self._re_auth_listener for listener in listening)
+        for listener in dispatcher._event_listeners_mapping.get(self._released_event, ()):
+            if type(listener) is not self._re_auth_listener:
+                return True
+        return False
 
     def _in_state(self, *states: State) -> list[Any]:
-        return [guard.connection for guard in list(self._guards.values()) if guard.state in states]
+        return [watch.connection for watch in list(self._watches.values()) if watch.state in states]
 
     def _get_free_connections(self) -> Any:
         return self._in_state(State.IDLE)
@@ -133,12 +133,12 @@ class PoolBase(Generic[E, G]):
 
     @property
     def _available_connections(self) -> list[Any]:
-        """For programs that count redis-py's lists; changing the answer changes nothing."""
+        """For programs that count redis-py's lists. Changes to the returned list have no effect."""
         return self._in_state(State.IDLE)
 
     @_available_connections.setter
     def _available_connections(self, value: Any) -> None:
-        """redis-py's constructor makes an empty list of its own."""
+        """Ignore the empty list that redis-py's constructor assigns."""
 
     @property
     def _in_use_connections(self) -> set[Any]:
@@ -146,21 +146,21 @@ class PoolBase(Generic[E, G]):
 
     @_in_use_connections.setter
     def _in_use_connections(self, value: Any) -> None:
-        """redis-py's constructor makes an empty set of its own."""
+        """Ignore the empty set that redis-py's constructor assigns."""
 
-    def _count(self, guard: G, state: State | None) -> None:
-        """Keep redis-py's metric: each connection is counted in the state that was told last."""
-        if guard.counted is state or (guard.counted is None and not metering()):
+    def _count(self, watch: G, state: State | None) -> None:
+        """Update redis-py's metric, which counts each connection in the state that was reported last."""
+        if watch.counted is state or (watch.counted is None and not metering()):
             return
-        if guard.counted is not None:
-            record_count(self, guard.counted is USED, -1)
-        guard.counted = state
+        if watch.counted is not None:
+            record_count(self, watch.counted is USED, -1)
+        watch.counted = state
         if state is not None:
             record_count(self, state is USED, 1)
 
     def __del__(self) -> None:
         try:
-            for guard in list(self._guards.values()):
-                self._count(guard, None)
-        except Exception:  # noqa: BLE001  at the end of the interpreter anything may be gone
+            for watch in list(self._watches.values()):
+                self._count(watch, None)
+        except Exception:  # noqa: BLE001  modules may be gone already when the interpreter shuts down
             pass

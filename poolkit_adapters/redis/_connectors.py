@@ -1,4 +1,4 @@
-"""The engine's hands: redis-py's connections as the pools make them."""
+"""The engine's connectors, which open, check and close the connections of redis-py."""
 
 from __future__ import annotations
 
@@ -10,70 +10,72 @@ import weakref
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
+from poolkit_adapters._hang_up import is_socket
 from poolkit_adapters.redis import _errors
+from poolkit_adapters.redis._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
 from poolkit_adapters.redis._driver import metering
-from poolkit_adapters.redis._guard import USED, AsyncGuard, Guard, disconnect_now
 
 __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 
 
 class SyncConnector(Connector[Any]):
-    """Of :class:`PoolkitConnectionPool`."""
+    """The connector of :class:`PoolkitConnectionPool`."""
 
-    packages = ("redis",)  # whose constructor and clients stand between
+    packages = ("redis",)  # frames of this package are skipped when the place of a caller is reported
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
     close_in_caller = True  # closing a socket does not block
     overdue_error = _errors.RedisLeaseOverdue
-    own_metrics = staticmethod(metering)  # redis-py reports its connections itself: nothing is counted twice
+    own_metrics = staticmethod(metering)  # redis-py reports its connections itself, and they must not count twice
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
-        self._guards: dict[int, Guard] = pool._guards
+        self._watches: dict[int, ConnectionWatch] = pool._watches
 
     def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise _errors.RedisPoolClosed("the pool is gone")
+            raise _errors.RedisPoolClosed("cannot open a connection: its pool no longer exists")
         return pool._open()
 
     def close(self, connection: Any) -> None:
         pool = self._pool()
-        guard = self._guards.pop(id(connection), None)
-        if pool is not None and guard is not None:
-            pool._count(guard, None)
-            if guard.state is USED:
-                _cut(guard.inner, pool.poolkit.name)
+        watch = self._watches.pop(id(connection), None)
+        if pool is not None and watch is not None:
+            pool._count(watch, None)
+            if watch.state is USED:
+                _forbid_reconnect(watch.inner, pool.poolkit.name)
         connection.disconnect()
 
     abort = close
 
     def peek(self, connection: Any) -> bool:
-        guard = self._guards.get(id(connection))
-        return guard is None or guard.clean()
+        watch = self._watches.get(id(connection))
+        return watch is None or watch.clean()
 
     def check(self, connection: Any, timeout: float | None) -> bool:
-        guard = self._guards.get(id(connection))
-        if guard is None or not guard.watched:
+        watch = self._watches.get(id(connection))
+        if watch is None or not watch.inspectable:
             return True
-        inner = guard.inner
+        inner = watch.inner
         inner.send_command("PING", check_health=False)
         if not inner.can_read(timeout):
-            raise TimeoutError(f"no answer to PING in {timeout} s")
+            raise TimeoutError(f"no reply to PING within {timeout} s")
         return inner.read_response() in (b"PONG", "PONG")
 
     def classify(self, error: BaseException) -> Verdict:
         return _errors.classify(error)
 
     def forget(self, connection: Any) -> None:
-        # in a forked child: close(fd), no shutdown, and none of redis-py's locks
-        guard = self._guards.get(id(connection))
-        sock = getattr(guard.inner, "_sock", None) if guard is not None and guard.watched else None
+        # in a forked child: only close the descriptor; a shutdown would end the parent's session, and another thread
+        # of the parent may hold one of redis-py's locks
+        watch = self._watches.get(id(connection))
+        sock = getattr(watch.inner, "_sock", None) if watch is not None and watch.inspectable else None
         if sock is not None:
             sock.close()
 
 
 class TaskConnector(AsyncConnector[Any]):
-    """Of :class:`AsyncPoolkitConnectionPool`."""
+    """The connector of :class:`AsyncPoolkitConnectionPool`."""
 
     packages = ("redis",)
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
@@ -81,52 +83,52 @@ class TaskConnector(AsyncConnector[Any]):
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
-        self._guards: dict[int, AsyncGuard] = pool._guards
+        self._watches: dict[int, AsyncConnectionWatch] = pool._watches
 
     async def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise _errors.RedisPoolClosed("the pool is gone")
+            raise _errors.RedisPoolClosed("cannot open a connection: its pool no longer exists")
         return await pool._open()
 
     async def close(self, connection: Any) -> None:
-        guard = self._forget(connection)
+        watch = self._forget(connection)
         try:
             await connection.disconnect()
         finally:
-            self._ended(guard)
+            self._ended(watch)
 
     def abort(self, connection: Any) -> None:
-        guard = self._forget(connection)
+        watch = self._forget(connection)
         try:
-            if guard is not None and guard.loop.is_closed():
-                guard.drop()
+            if watch is not None and watch.loop.is_closed():
+                watch.drop()
             else:
                 disconnect_now(connection)
         finally:
-            self._ended(guard)
+            self._ended(watch)
 
-    def _forget(self, connection: Any) -> AsyncGuard | None:
+    def _forget(self, connection: Any) -> AsyncConnectionWatch | None:
         pool = self._pool()
-        guard = self._guards.pop(id(connection), None)
-        if pool is not None and guard is not None:
-            pool._count(guard, None)
-            if guard.state is USED:
-                _cut_async(connection, pool.poolkit.name)
-        return guard
+        watch = self._watches.pop(id(connection), None)
+        if pool is not None and watch is not None:
+            pool._count(watch, None)
+            if watch.state is USED:
+                _forbid_reconnect_async(connection, pool.poolkit.name)
+        return watch
 
-    def _ended(self, guard: AsyncGuard | None) -> None:
-        if guard is not None and guard.closed is not None and not guard.closed.done():
-            guard.closed.set_result(None)
+    def _ended(self, watch: AsyncConnectionWatch | None) -> None:
+        if watch is not None and watch.closed is not None and not watch.closed.done():
+            watch.closed.set_result(None)
 
     def peek(self, connection: Any) -> bool:
-        guard = self._guards.get(id(connection))
-        # an unusual one is looked at when it is handed out, which may take a turn of the loop
-        return guard is None or not guard.watched or guard.clean() or not guard.ended()
+        watch = self._watches.get(id(connection))
+        # a connection that is not clean is examined when it is handed out, which may take a turn of the loop
+        return watch is None or not watch.inspectable or watch.clean() or not watch.ended()
 
     async def check(self, connection: Any, timeout: float | None) -> bool:
-        guard = self._guards.get(id(connection))
-        if guard is None or not guard.watched:
+        watch = self._watches.get(id(connection))
+        if watch is None or not watch.inspectable:
             return True
         await connection.send_command("PING", check_health=False)
         return await connection.read_response() in (b"PONG", "PONG")
@@ -135,16 +137,16 @@ class TaskConnector(AsyncConnector[Any]):
         return _errors.classify(error)
 
     def forget(self, connection: Any) -> None:
-        guard = self._guards.pop(id(connection), None)
-        if guard is not None:
-            guard.drop()
+        watch = self._watches.pop(id(connection), None)
+        if watch is not None:
+            watch.drop()
 
 
-def _cut(connection: Any, pool: str) -> None:
-    """Keep a connection that is closed under its user from opening again.
+def _forbid_reconnect(connection: Any, pool: str) -> None:
+    """Stop a connection that the pool closed while it was in use from reconnecting.
 
-    redis-py connects by itself in the next command. That session would be nobody's: beyond the pool's size, and open
-    until the object is collected.
+    redis-py reconnects in the next command. No pool would own that session: it would exceed the size of the pool and
+    stay open until the object is garbage collected.
     """
 
     def refuse(*arguments: Any, **keywords: Any) -> Any:
@@ -153,8 +155,8 @@ def _cut(connection: Any, pool: str) -> None:
     _replace_connects(connection, refuse)
 
 
-def _cut_async(connection: Any, pool: str) -> None:
-    """As :func:`_cut`."""
+def _forbid_reconnect_async(connection: Any, pool: str) -> None:
+    """Do the same as :func:`_forbid_reconnect` for an asyncio connection."""
 
     async def refuse(*arguments: Any, **keywords: Any) -> Any:
         raise _errors.lease_cut(pool)
@@ -165,15 +167,15 @@ def _cut_async(connection: Any, pool: str) -> None:
 def _replace_connects(connection: Any, refuse: Any) -> None:
     for name in ("connect", "connect_check_health"):  # the latter is what a command calls since redis-py 6
         if hasattr(connection, name):
-            with contextlib.suppress(AttributeError):  # a class of somebody else's, with slots
+            with contextlib.suppress(AttributeError):  # a custom class with __slots__
                 setattr(connection, name, refuse)
 
 
 def close_sockets_of(connection: Any, error: BaseException) -> None:
-    """Close the sockets that an interrupted ``connect()`` of this connection has left in its frames.
+    """Close the sockets that an interrupted ``connect()`` of this connection left in its frames.
 
-    redis-py and ``ssl`` close what they have opened if an OSError ends the connect. After a KeyboardInterrupt, or the
-    exception of a signal handler, the session would last as long as anybody keeps the traceback.
+    redis-py and ``ssl`` close what they opened if an OSError ends the connect. After a KeyboardInterrupt or the
+    exception of a signal handler, the session would last for as long as the traceback is referenced.
     """
     inside = False
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -182,14 +184,14 @@ def close_sockets_of(connection: Any, error: BaseException) -> None:
         inside = inside or (own and frame.f_code.co_name == "_connect")
         if own or inside:
             for value in values.values():
-                if isinstance(value, socket.socket):
+                if is_socket(value):
                     _close(value)
 
 
 def _close(sock: socket.socket) -> None:
     try:
         sock.close()
-    except AttributeError:  # interrupted in its constructor: close() misses what was not set yet
+    except AttributeError:  # its constructor was interrupted: close() needs attributes that are not set yet
         fileno = sock.detach()
         if fileno >= 0:
             os.close(fileno)

@@ -1,4 +1,4 @@
-"""What the adapter needs of redis-py, 5.1 to 8.x. Names that only newer versions have are None in older ones."""
+"""The parts of redis-py 5.1 to 8.x that the adapter uses. A name that this version of redis-py lacks is None."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ parsers: Any = _parsers
 sync_connection: Any = _sync_connection
 async_connection: Any = _async_connection
 
-# The stock classes as they are when this module is imported, whatever takes their names later.
+# The stock classes as they are when this module is imported: an instrumentation may replace them in redis-py later.
 ConnectionPool: Any = sync_connection.ConnectionPool
 Connection: Any = sync_connection.Connection
 Abstract: Any = sync_connection.AbstractConnection
@@ -73,13 +73,13 @@ SyncTLS: Any = sync_connection.SSLConnection
 AsyncTLS: Any = async_connection.SSLConnection
 
 GET_CONNECTION_ARGS_DEPRECATED = version >= (5, 3)
-"""Whether ``get_connection(command_name)`` is the old way; before, the clients themselves call it so."""
+"""Whether ``get_connection(command_name)`` is deprecated; redis-py's own clients still call it so before 5.3."""
 
 MARKS_FOR_RECONNECT = hasattr(Abstract, "should_reconnect")
-"""Whether connections can be marked to be replaced when they come back (maintenance notifications)."""
+"""Whether connections can be marked for replacement on release (maintenance notifications)."""
 
 NO_WAIT: dict[str, Any] = {"timeout": 0} if "timeout" in inspect.signature(Abstract.read_response).parameters else {}
-"""Arguments of a sync ``read_response`` that does not wait for the rest of a message."""
+"""Arguments that keep a sync ``read_response`` from waiting for the rest of a message."""
 
 ReleasedEvent: Any = None
 AsyncReleasedEvent: Any = None
@@ -98,7 +98,7 @@ else:
     AsyncReAuthListener = _event.AsyncReAuthConnectionListener
 
 driver_info: Any = None
-"""Makes redis-py's description of itself, which each connection tells the server; None: it is made once, on import."""
+"""Creates the description of the client that each connection sends to the server; None: redis-py creates it once."""
 try:
     import redis.driver_info as _driver_info
 except ImportError:  # before 7.2
@@ -107,7 +107,7 @@ else:
     driver_info = _driver_info.DriverInfo
 
 HIREDIS_PUSH: Any = None
-"""The type of a push message as hiredis reads it; None: pushes cannot be told from replies."""
+"""The type of a push message that hiredis returns; None: push messages cannot be distinguished from replies."""
 try:
     import hiredis as _hiredis
 except ImportError:
@@ -128,7 +128,10 @@ _COUNTS = hasattr(_recorder, "record_connection_count")
 
 
 def metering() -> bool:
-    """Whether redis-py's own OpenTelemetry metrics are on. Asked at every checkout, hence without its functions."""
+    """Return whether redis-py's own OpenTelemetry metrics are on.
+
+    Runs at every checkout, so it reads redis-py's variables instead of calling its slower functions.
+    """
     if _recorder is None:
         return False
     if _recorder._metrics_collector is not None:
@@ -138,33 +141,33 @@ def metering() -> bool:
 
 
 def record_count(pool: Any, used: bool, change: int) -> None:
-    """redis-py's metric of idle and used connections."""
+    """Change redis-py's metric of idle and used connections."""
     if _COUNTS:
         state = _names.ConnectionState.USED if used else _names.ConnectionState.IDLE
         _recorder.record_connection_count(pool_name=_names.get_pool_name(pool), connection_state=state, counter=change)
 
 
 def record_created(pool: Any, seconds: float) -> None:
-    """redis-py's metric of the time a connect took."""
+    """Record in redis-py's metrics how many seconds a connect took."""
     record = getattr(sync_connection, "record_connection_create_time", None)
     if record is not None:
         record(connection_pool=pool, duration_seconds=seconds)
 
 
 async def async_record_created(pool: Any, seconds: float) -> None:
-    """redis-py's metric of the time a connect took."""
+    """Record in redis-py's metrics how many seconds a connect took."""
     record = getattr(async_connection, "record_connection_create_time", None)
     if record is not None:
         await record(connection_pool=pool, duration_seconds=seconds)
 
 
 def record_wait(pool: Any, seconds: float) -> None:
-    """redis-py's metric of the time a caller waited for a connection."""
+    """Record in redis-py's metrics how many seconds a caller waited for a connection."""
     sync_connection.record_connection_wait_time(pool_name=_names.get_pool_name(pool), duration_seconds=seconds)
 
 
 async def async_record_wait(pool: Any, seconds: float) -> None:
-    """redis-py's metric of the time a caller waited for a connection."""
+    """Record in redis-py's metrics how many seconds a caller waited for a connection."""
     await async_connection.record_connection_wait_time(pool_name=_names.get_pool_name(pool), duration_seconds=seconds)
 
 
@@ -173,10 +176,10 @@ _ASYNC_WAIT = getattr(async_connection, "record_connection_wait_time", None)
 
 
 def waits_recorded() -> bool:
-    """Whether somebody wants to know the waits: the metrics are on, or the function was replaced by another."""
+    """Return whether waits must be recorded: redis-py's metrics are on, or its recording function was replaced."""
     return _WAIT is not None and (sync_connection.record_connection_wait_time is not _WAIT or metering())
 
 
 def async_waits_recorded() -> bool:
-    """As :func:`waits_recorded`."""
+    """Do the same as :func:`waits_recorded` for asyncio."""
     return _ASYNC_WAIT is not None and (async_connection.record_connection_wait_time is not _ASYNC_WAIT or metering())

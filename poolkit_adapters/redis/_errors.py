@@ -1,4 +1,4 @@
-"""Errors that are poolkit's and redis-py's at once."""
+"""Error classes that inherit from both poolkit's and redis-py's errors."""
 
 from __future__ import annotations
 
@@ -51,23 +51,25 @@ __all__ = (
 
 
 class RedisAcquireTimeout(AcquireTimeout, exceptions.MaxConnectionsError):
-    """No connection within ``timeout``. A ``MaxConnectionsError``, which ``RedisCluster`` does not take for a dead
-    node (a plain ``ConnectionError`` makes it read the topology anew).
+    """No connection became free within ``timeout`` seconds.
+
+    A ``MaxConnectionsError``, which ``RedisCluster`` does not take for a dead node. A plain ``ConnectionError`` would
+    make it read the topology again.
     """
 
     def __init__(self, *args: Any) -> None:
-        exceptions.MaxConnectionsError.__init__(self, *args)  # by name: OSError, a base of TimeoutError, ends the chain
+        exceptions.MaxConnectionsError.__init__(self, *args)  # by name: OSError.__init__ ends the super() chain
 
 
 class RedisPoolBusy(PoolBusy, exceptions.MaxConnectionsError):
-    """``max_waiting`` callers wait already."""
+    """``max_waiting`` callers are already waiting."""
 
 
 class RedisServerUnavailable(ServerUnavailable, exceptions.ConnectionError):
-    """``timeout`` ran out while no connection could be opened."""
+    """``timeout`` expired while no connection could be opened."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.ConnectionError.__init__(self, *args)  # by name: OSError, a base of TimeoutError, ends the chain
+        exceptions.ConnectionError.__init__(self, *args)  # by name: OSError.__init__ ends the super() chain
 
 
 class RedisConnectFailed(ConnectFailed, exceptions.ConnectionError):
@@ -75,10 +77,10 @@ class RedisConnectFailed(ConnectFailed, exceptions.ConnectionError):
 
 
 class RedisConnectTimeout(ConnectTimeout, exceptions.TimeoutError):
-    """``socket_connect_timeout`` (or ``socket_timeout`` in the handshake) ran out."""
+    """``socket_connect_timeout`` (or ``socket_timeout`` during the handshake) expired."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.TimeoutError.__init__(self, *args)  # by name: OSError, a base of TimeoutError, ends the chain
+        exceptions.TimeoutError.__init__(self, *args)  # by name: OSError.__init__ ends the super() chain
 
 
 class RedisCircuitOpen(CircuitOpen, exceptions.ConnectionError):
@@ -94,84 +96,88 @@ class RedisPoolSuspended(PoolSuspended, exceptions.ConnectionError):
 
 
 class RedisLeaseCut(NotLeased, exceptions.ConnectionError):
-    """The connection is used after its pool has closed it, while it was in use."""
+    """The connection was used after its pool had closed it during its lease."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.ConnectionError.__init__(self, *args)  # by name: RuntimeError, a base of UsageError, ends the chain
+        exceptions.ConnectionError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
-# Calls that are wrong are no ConnectionError: redis-py would make them again.
+# Errors for wrong calls are no ConnectionError: redis-py would retry the call.
 
 
 class RedisUsageError(UsageError, exceptions.RedisError):
-    """A call that is wrong at this place; the pool is unharmed."""
+    """A call that is wrong in this situation. The pool is not affected."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError, a base of UsageError, ends the chain
+        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
 class RedisWrongLoop(WrongLoop, exceptions.RedisError):
-    """The pool was used from another event loop than the one it lives on."""
+    """The pool was used from another event loop than the one that it belongs to."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError, a base of UsageError, ends the chain
+        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
 class RedisLeaseOverdue(LeaseOverdue, exceptions.RedisError):
     """The connection that was just released had been in use longer than ``leak_after`` (``on_leak="raise"``)."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError, a base of UsageError, ends the chain
+        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
 class RedisNotLeased(NotLeased, exceptions.RedisError, KeyError):
-    """``release()`` of a connection that is not in use (asyncio); redis-py raises KeyError."""
+    """``release()`` was called with a connection that is not in use (asyncio). redis-py raises KeyError for that."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError, a base of UsageError, ends the chain
+        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
-    __str__ = Exception.__str__  # KeyError shows a text as a literal
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 ERRORS = Table(
-    Row("no connection within `timeout`", RedisAcquireTimeout, (AcquireTimeout, exceptions.MaxConnectionsError)),
-    Row("the same, while none can be opened", RedisServerUnavailable, (ServerUnavailable, exceptions.ConnectionError)),
-    Row("`max_waiting` callers wait already", RedisPoolBusy, (PoolBusy, exceptions.MaxConnectionsError)),
-    Row("the server cannot be reached, or refuses (TLS, unknown host, \"Too many open files\"). A more special error "
-        "of redis-py's (authentication, loading, no master) is of its own class and `poolkit.ConnectFailed`",
+    Row("no connection became free within `timeout`", RedisAcquireTimeout,
+        (AcquireTimeout, exceptions.MaxConnectionsError)),
+    Row("`timeout` expired while no connection could be opened", RedisServerUnavailable,
+        (ServerUnavailable, exceptions.ConnectionError)),
+    Row("`max_waiting` callers are already waiting", RedisPoolBusy, (PoolBusy, exceptions.MaxConnectionsError)),
+    Row("the server cannot be reached, or refuses the connection (TLS, unknown host, \"Too many open files\"). A more "
+        "specific error of redis-py (authentication, loading, no master) keeps its class and is also a "
+        "`poolkit.ConnectFailed`",
         RedisConnectFailed, (ConnectFailed, exceptions.ConnectionError)),
     Row("connecting took too long (`socket_connect_timeout`)", RedisConnectTimeout,
         (ConnectTimeout, exceptions.TimeoutError)),
-    Row("the breaker is open", RedisCircuitOpen, (CircuitOpen, exceptions.ConnectionError)),
-    Row("suspended with `fail_fast=True`", RedisPoolSuspended, (PoolSuspended, exceptions.ConnectionError)),
+    Row("the circuit breaker is open", RedisCircuitOpen, (CircuitOpen, exceptions.ConnectionError)),
+    Row("the pool is suspended with `fail_fast=True`", RedisPoolSuspended, (PoolSuspended, exceptions.ConnectionError)),
     Row("the engine was drained or closed", RedisPoolClosed, (PoolClosed, exceptions.ConnectionError)),
-    Row("a connection is used that the pool has closed under its user (`on_leak=\"reclaim\"`, a fleet budget that lost "
-        "its permits, the end of a drain); one that waits for an answer then gets redis-py's `ConnectionError`",
+    Row("a connection is used after the pool closed it during its lease (`on_leak=\"reclaim\"`, a fleet budget that "
+        "lost its permits, the end of a drain). A command that is waiting for its reply then gets redis-py's "
+        "`ConnectionError`",
         RedisLeaseCut, (NotLeased, exceptions.ConnectionError)),
-    Row("`release()` of a connection that is not in use (asyncio; ignored by the synchronous pool, as by redis-py's)",
+    Row("`release()` of a connection that is not in use (asyncio; the synchronous pool ignores it, as redis-py does)",
         RedisNotLeased, (NotLeased, exceptions.RedisError, KeyError)),
-    Row("a connection came back after `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", RedisLeaseOverdue,
-        (LeaseOverdue, exceptions.RedisError)),
+    Row("a connection was released later than `leak_after`, with `on_leak=\"raise\"` (synchronous pools)",
+        RedisLeaseOverdue, (LeaseOverdue, exceptions.RedisError)),
     Row("an asynchronous pool is used from a second event loop", RedisWrongLoop, (WrongLoop, exceptions.RedisError)),
-    Row("any other call that is wrong (no event loop runs here)", RedisUsageError,
+    Row("any other wrong call (for example, no event loop is running)", RedisUsageError,
         (UsageError, exceptions.RedisError)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
-"""Every error that leaves this adapter."""
+"""Every error that this adapter raises."""
 
 
 def pool_error(error: PoolError) -> PoolError:
-    """An error of the engine with redis-py's type beside poolkit's."""
+    """Return an error of the engine with redis-py's type added to poolkit's."""
     return ERRORS.adapted(error)
 
 
 def connect_error(error: BaseException) -> BaseException:
-    """An error of redis-py's ``connect()`` with poolkit's type beside its own.
+    """Return an error of redis-py's ``connect()`` with poolkit's type added to its own.
 
-    Its two general types become the adapter's own, and so does an error of the operating system ("Too many open
-    files"): no caller expects another there. A subclass (authentication, server loading, no master) says more, and
-    anything else is no matter of redis-py's: they keep their class.
+    redis-py's two general types and errors of the operating system ("Too many open files") become this adapter's own
+    classes, because callers expect a redis-py error there. A subclass (authentication, server loading, no master)
+    says more and keeps its class. So does any other error, which does not come from redis-py.
     """
     new: Any
     if isinstance(error, PoolError) or not isinstance(error, Exception):
@@ -190,7 +196,7 @@ def connect_error(error: BaseException) -> BaseException:
 
 
 def lease_cut(pool: str) -> BaseException:
-    """Of a connection that is used after its pool has closed it under its user."""
+    """Return the error for a connection that is used after its pool closed it during its lease."""
     return RedisLeaseCut(
         f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
         "pool)"
@@ -198,23 +204,27 @@ def lease_cut(pool: str) -> BaseException:
 
 
 def unready(connection: Any) -> BaseException:
-    """Of a connection that was opened twice, and each time had something to read before its first command."""
+    """Return the error for a connection that was opened twice and both times had unread data before any command.
+
+    It begins with redis-py's words, which programs look for.
+    """
     return RedisConnectFailed(
-        f"{connection!r}: twice the server sent something that nobody had asked for, or closed the new connection"
+        "Connection not ready: two new connections in a row were unusable: the server closed them, or sent data before "
+        f"any command ({connection!r})"
     )
 
 
 NETWORK_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, asyncio.TimeoutError)
-"""Errors after which redis-py ends a connection, and which say something of the server's other connections too."""
+"""Errors after which redis-py closes a connection, and which put the server's other connections in doubt too."""
 
 
 def network_failed() -> BaseException:
-    """With which a connection is released that the network ended while it was in use."""
+    """Return the error for the release of a connection that the network closed while it was in use."""
     return exceptions.ConnectionError("the network failed while the connection was in use")
 
 
 def classify(error: BaseException) -> Verdict:
-    """What an error means for a connection: redis-py's answers from the server leave it sound."""
+    """Return what an error means for its connection. Error replies of the server leave the connection usable."""
     if isinstance(error, exceptions.AuthenticationError):
         return Verdict.FATAL
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):

@@ -1,4 +1,4 @@
-"""What the use of a connection leaves behind: a changed session, or the knowledge that the network has failed."""
+"""Tracks what a lease leaves behind on its connection: a changed session, or a failed network."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _NOTED = _BEGIN | _END | _SELECT | _LOST
 
 
 class Footprint:
-    """Notes the commands that leave a state behind: another database, an open transaction, a subscription.
+    """Records the commands that change the session: another database, an open transaction, a subscription.
 
-    Sits where redis-py packs commands, so that pipelines and raw commands pass by too.
+    Wraps the function with which redis-py packs commands, so that it sees pipelines and raw commands too.
     """
 
     __slots__ = ("_db", "_home", "_lost", "_open", "_pack", "changed", "failed")
 
     changed: bool
-    """Whether the next user would find another session than a new connection's."""
+    """Whether the session differs from that of a new connection."""
     failed: bool
-    """Whether the network failed while the connection was in use; redis-py may have connected it again since."""
+    """Whether the network failed while the connection was in use. redis-py may have reconnected it since."""
 
     def __init__(self, pack: Callable[..., Any], db: object) -> None:
         self._pack = pack
@@ -41,12 +41,12 @@ class Footprint:
         self.forget()
 
     def forget(self) -> None:
-        """The session begins anew."""
+        """Start with a new session."""
         self._db = self._home
         self._open = self._lost = self.changed = self.failed = False
 
     def disconnecting(self, error: BaseException | None) -> None:
-        """redis-py ends the connection; ``error`` is being handled meanwhile."""
+        """Record that redis-py closes the connection while ``error`` is being handled."""
         if isinstance(error, NETWORK_ERRORS):
             self.failed = self.changed = True
 

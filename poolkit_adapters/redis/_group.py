@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from operator import methodcaller
 from typing import Any
 
@@ -31,11 +32,12 @@ from poolkit.cluster import (
 from poolkit.settings import DEFAULT, combine, layer_of, merge
 from poolkit_adapters._cluster_options import parameters_of, split_cluster_options
 from poolkit_adapters._errors import Row
+from poolkit_adapters._time_limits import limit_role_question
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
+from poolkit_adapters.redis._connection_watch import USED
 from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
-from poolkit_adapters.redis._guard import USED
-from poolkit_adapters.redis._threads import PoolkitConnectionPool
+from poolkit_adapters.redis._sync import PoolkitConnectionPool
 
 __all__ = (
     "AsyncPoolkitServerGroup",
@@ -47,14 +49,14 @@ __all__ = (
 
 
 class RedisNoServerAvailable(NoNodeAvailable, exceptions.ConnectionError):
-    """No server (of the wanted role) can be used; ``errors`` holds each one's last error."""
+    """No server (of the requested role) is available. ``errors`` holds the last error of each server."""
 
 
 CLUSTER_ERRORS = _errors.ERRORS.with_rows(
-    Row("groups: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+    Row("groups: no server (of the requested role) is available; `errors` holds the last error of each server",
         RedisNoServerAvailable, (NoNodeAvailable, exceptions.ConnectionError)),
 )  # fmt: skip
-"""Every error that leaves a group."""
+"""Every error that a group raises."""
 
 
 def _role(reply: Any) -> str:
@@ -62,13 +64,13 @@ def _role(reply: Any) -> str:
 
 
 def role_of(connection: Any) -> str:
-    """The server's role, "primary" or "replica", by the command ROLE."""
+    """Return the server's role, "primary" or "replica", from the command ROLE."""
     connection.send_command("ROLE")
     return _role(connection.read_response())
 
 
 async def role_of_async(connection: Any) -> str:
-    """As :func:`role_of`."""
+    """Do the same as :func:`role_of` for asyncio."""
     await connection.send_command("ROLE")
     return _role(await connection.read_response())
 
@@ -80,7 +82,7 @@ def _judge(error: BaseException) -> Verdict:
 
 
 def _kwargs_of(node: Node, common: dict[str, Any], retry: Any) -> dict[str, Any]:
-    """Arguments of the node's pool: what all share, its address (host:port, a path or a URL), its params."""
+    """Return the arguments of a node's pool: the common ones, its address (host:port, path or URL), its params."""
     address = node.address
     if "://" in address:
         own: dict[str, Any] = {"url": address}
@@ -90,15 +92,15 @@ def _kwargs_of(node: Node, common: dict[str, Any], retry: Any) -> dict[str, Any]
         host, _, port = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "6379")
         if not port.isdecimal():
             raise ConfigError(
-                f"node {node.name!r}: address={address!r}: must be host, host:port, a path or a URL", "address"
+                f"node {node.name!r}: address={address!r}: must be a host, host:port, a path or a URL", "address"
             )
         own = {"host": host.strip("[]"), "port": int(port)}
-    # who cannot connect here goes to another server: redis-py's patience with this one would only cost time
+    # a caller that cannot connect here goes to another server, so retries at this one would only delay it
     return {"retry": retry, **common, **own, **node.params}
 
 
 class _Noted:
-    """What a connection went through is kept on it: redis-py tells its pool nothing."""
+    """Keeps the last error of a connection on the connection, because redis-py does not report it to the pool."""
 
     poolkit_error: BaseException | None = None
 
@@ -144,7 +146,7 @@ def _noted(kind: type[Any], mixin: type[Any]) -> type[Any]:
 
 
 class _Plan:
-    """What the two groups make of their arguments. ``driver``: ``redis`` or ``redis.asyncio``."""
+    """The parsed arguments of a group. ``driver`` is ``redis`` or ``redis.asyncio``."""
 
     def __init__(self, driver: Any, pool_class: Any, pool: PoolConfig | None, options: dict[str, Any]) -> None:
         self.own, of_pool, self.connection_kwargs = split_cluster_options(options, _known(driver, pool_class, options))
@@ -153,12 +155,12 @@ class _Plan:
         self._config = merge(pool, of_pool)
 
     def pool(self, node: Node, group: str, mixin: type[Any], retry: Any) -> Any:
-        """The pool of one node, whose connections keep a note of their errors."""
+        """Return the pool of one node. Its connections keep their last error."""
         kwargs = _kwargs_of(node, self.connection_kwargs, retry)
         url = kwargs.pop("url", None)
         if "connection_class" in kwargs and kwargs["connection_class"] is None:
             kwargs["connection_class"] = self._driver.UnixDomainSocketConnection
-        # a group begins with poolkit's limits, not with redis-py's, so both are named here even if nobody wrote them
+        # a group defaults to poolkit's limits, not to redis-py's, so both are set here even if nobody gave them
         config = self._config
         plain = {setting: (getattr(config, setting), DEFAULT) for setting in ("max_size", "acquire_timeout")}
         kwargs["config"] = combine(plain, layer_of(config), base=config)
@@ -169,7 +171,7 @@ class _Plan:
 
 
 def _known(driver: Any, pool_class: type, given: dict[str, Any]) -> set[str]:
-    """The arguments of redis-py's pools and connections, those of a class of one's own included."""
+    """Return the argument names of redis-py's pools and connections, including those of a custom class."""
     kinds = [pool_class, driver.SSLConnection, driver.UnixDomainSocketConnection]
     if isinstance(given.get("connection_class"), type):
         kinds.append(given["connection_class"])
@@ -177,38 +179,38 @@ def _known(driver: Any, pool_class: type, given: dict[str, Any]) -> set[str]:
 
 
 class _MemberPool(PoolkitConnectionPool):
-    """The pool of one server: the caller brings the time that it has left."""
+    """The pool of one server, whose callers pass the time that they have left."""
 
     def take(self, timeout: float) -> Any:
-        """As ``get_connection``, within ``timeout`` seconds."""
+        """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
         try:
             connection = self.poolkit.acquire(timeout)
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
-        guard = self._guards[id(connection)]
+        watch = self._watches[id(connection)]
         try:
-            if not guard.clean():
-                self._renew(connection, guard)
+            if not watch.clean():
+                self._renew(connection, watch)
         except BaseException:
             self.poolkit.release(connection, discard=True)
             raise
-        guard.state = USED
+        watch.state = USED
         return connection
 
 
 class _AsyncMemberPool(AsyncPoolkitConnectionPool):
-    """As :class:`_MemberPool`."""
+    """The asyncio twin of :class:`_MemberPool`."""
 
     async def take(self, timeout: float) -> Any:
-        """As ``get_connection``, within ``timeout`` seconds."""
+        """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
         try:
             connection = await self.poolkit.acquire(timeout)
         except PoolError as error:
             raise _errors.pool_error(error) from error.__cause__
-        guard = self._guards[id(connection)]
-        if not guard.clean():
+        watch = self._watches[id(connection)]
+        if not watch.clean():
             await self._ensure(connection)
-        guard.state = USED
+        watch.state = USED
         return connection
 
 
@@ -229,6 +231,9 @@ class _Server(_ServerBase):
         connection.poolkit_error = None
         return NodeLease(connection, self.pool.release, _disconnect)
 
+    def limited(self, connection: Any, timeout: float) -> AbstractContextManager[object]:
+        return limit_role_question(connection, timeout)
+
 
 class _AsyncServer(_ServerBase):
     async def lease(self, timeout: float | None) -> AsyncNodeLease[Any]:
@@ -241,7 +246,7 @@ _disconnect = methodcaller("disconnect")
 
 
 class GroupConnectionPool(ConnectionPool):  # type: ignore[misc]
-    """What a client of a group holds: each command takes a connection of a server that the group chooses."""
+    """The pool object of a group's client. Each command uses a connection of a server that the group chooses."""
 
     def __init__(self, group: PoolkitServerGroup, role: str | None, **connection_kwargs: Any) -> None:
         self.group = group
@@ -250,23 +255,23 @@ class GroupConnectionPool(ConnectionPool):  # type: ignore[misc]
         super().__init__(**connection_kwargs)
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """A connection of one of the group's servers."""
+        """Return a connection to one of the group's servers."""
         lease = self.group.lease(role=self.role)
         self._out[id(lease.connection)] = lease
         return lease.connection
 
     def release(self, connection: Any) -> None:
-        """Give it back; what it went through decides about its server."""
+        """Give the connection back. Its last error decides whether its server stays in use."""
         lease = self._out.pop(id(connection), None)
         if lease is not None:
             lease.close(error=connection.poolkit_error)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Nothing: the connections are the group's; see ``group.close()``."""
+        """Do nothing: the connections belong to the group, which ``group.close()`` closes."""
 
 
 class AsyncGroupConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
-    """As :class:`GroupConnectionPool`, for ``redis.asyncio``."""
+    """The twin of :class:`GroupConnectionPool` for ``redis.asyncio``."""
 
     def __init__(self, group: AsyncPoolkitServerGroup, role: str | None, **connection_kwargs: Any) -> None:
         self.group = group
@@ -275,35 +280,44 @@ class AsyncGroupConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
         super().__init__(**connection_kwargs)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """A connection of one of the group's servers."""
+        """Return a connection to one of the group's servers."""
         lease = await self.group.lease(role=self.role)
         self._out[id(lease.connection)] = lease
         return lease.connection
 
     async def release(self, connection: Any) -> None:
-        """Give it back; what it went through decides about its server."""
+        """Give the connection back. Its last error decides whether its server stays in use."""
         lease = self._out.pop(id(connection), None)
         if lease is not None:
             await lease.close(error=connection.poolkit_error)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Nothing: the connections are the group's; see ``group.close()``."""
+        """Do nothing: the connections belong to the group, which ``group.close()`` closes."""
 
 
 class PoolkitServerGroup(Cluster[Any]):
-    """A :class:`PoolkitConnectionPool` for each of several Redis servers, behind ordinary clients.
+    """Several Redis servers, each with a :class:`PoolkitConnectionPool`, behind ordinary clients.
 
     ::
 
         group = PoolkitServerGroup(["10.0.0.1:6379", "10.0.0.2:6379"], decode_responses=True)
         writes, reads = group.client("primary"), group.client("prefer-replica")
 
-    ``nodes``: addresses (``host:port``, URLs, paths of sockets), :class:`~poolkit.cluster.Node` objects, or a
-    discovery. ``pool``: the settings of each server's pool. ``cluster``: :class:`~poolkit.cluster.ClusterConfig`.
-    Single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``) may be keywords, which win;
-    ``acquire_timeout`` is the cluster's. Other keywords are redis-py's, for all connections; one that it does not know
-    is a :class:`~poolkit.ConfigError`. ``retry`` is "never" by default, because another server is the better second
-    try. Roles are found out by :func:`role_of` unless ``roles=False``.
+    Args:
+        nodes: addresses (``host:port``, URLs, socket paths), :class:`~poolkit.cluster.Node` objects, or a discovery.
+        pool: settings of the pool of each server.
+        cluster: settings of the cluster.
+        roles: whether to ask each server for its role with :func:`role_of`.
+        name: name of the group, for messages, statistics and events.
+        listeners: functions called for each :class:`~poolkit.cluster.ClusterEvent`.
+        connection_kwargs: single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``),
+            which override ``cluster`` and ``pool``; ``acquire_timeout`` is the cluster's. All others are redis-py's,
+            for every connection. ``retry`` is "never" by default, because another server is the better second try.
+
+    Raises:
+        ConfigError: a wrong setting, or a keyword that neither poolkit nor redis-py knows.
+
+    Thread-safe.
     """
 
     def __init__(
@@ -327,8 +341,10 @@ class PoolkitServerGroup(Cluster[Any]):
         super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **plan.own)
 
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
-        """A ``redis.Redis`` whose every command goes to a server of this role ("primary", "replica",
-        "prefer-replica"; None: any). A pipeline, a transaction and a subscription stay on one server each.
+        """Return a ``redis.Redis`` that sends each command to a server of this role.
+
+        ``role`` is "primary", "replica", "prefer-replica" or None (any). A pipeline, a transaction and a subscription
+        each stay on one server.
         """
         return redis.Redis(connection_pool=GroupConnectionPool(self, role, **self._connection_kwargs), **kwargs)
 
@@ -337,7 +353,7 @@ class PoolkitServerGroup(Cluster[Any]):
 
 
 class AsyncPoolkitServerGroup(AsyncCluster[Any]):
-    """As :class:`PoolkitServerGroup`, for ``redis.asyncio``."""
+    """The twin of :class:`PoolkitServerGroup` for ``redis.asyncio``. Safe for concurrent tasks of one event loop."""
 
     def __init__(
         self,
@@ -360,7 +376,7 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         super().__init__(make, nodes, cluster, name=name, listeners=listeners, role_of=asked, **plan.own)
 
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
-        """A ``redis.asyncio.Redis`` of this role; see :meth:`PoolkitServerGroup.client`."""
+        """Return a ``redis.asyncio.Redis`` for this role. See :meth:`PoolkitServerGroup.client`."""
         pool = AsyncGroupConnectionPool(self, role, **self._connection_kwargs)
         return redis.asyncio.Redis(connection_pool=pool, **kwargs)
 

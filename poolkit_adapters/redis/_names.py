@@ -1,8 +1,8 @@
-"""Connecting by name: the name is looked up beside the caller, within the time that there is to connect.
+"""Resolves host names in a separate thread, within the time limit of the connect.
 
-redis-py asks the system's resolver in the calling thread, which nothing can interrupt, or in the few threads of the
-event loop's default executor. See :mod:`poolkit.runtimes.names`. Classes of connections that connect in a way of their
-own are left to it.
+redis-py calls the system's resolver in the calling thread, where nothing can interrupt it, or in one of the few
+threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`. Connection classes with their own way
+to connect are left alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PLAIN, _TLS, _ASYNC = Connection._connect, SyncTLS._connect, AsyncConnection._c
 
 
 def connect_by_address(connection: Any, limit: Callable[[], float | None]) -> None:
-    """Let a new connection of redis-py's look its host up here. ``limit``: how long a caller of the pool may wait."""
+    """Make a new redis-py connection resolve its host here. ``limit`` returns how many seconds a caller may wait."""
     own = getattr(type(connection), "_connect", None)
     if own in (_PLAIN, _TLS):
         connection._connect = partial(_connect, weakref.ref(connection), limit)
@@ -32,13 +32,13 @@ def connect_by_address(connection: Any, limit: Callable[[], float | None]) -> No
 
 
 def _time(connection: Any, limit: Callable[[], float | None]) -> float | None:
-    """Seconds to connect: the driver's own limit, or the pool's where that is shorter."""
+    """Return the seconds for the connect: the shorter one of the driver's limit and the pool's."""
     times = [seconds for seconds in (connection.socket_connect_timeout, limit()) if seconds]
     return min(times, default=None)
 
 
 def _connect(ref: Callable[[], Any], limit: Callable[[], float | None]) -> Any:
-    # an interrupted connect is recognised by this function's name and the name "self": see close_sockets_of()
+    # close_sockets_of() recognizes an interrupted connect by the name of this function and the name "self"
     self = ref()
     found = None
     if is_name(self.host):
@@ -47,7 +47,7 @@ def _connect(ref: Callable[[], Any], limit: Callable[[], float | None]) -> Any:
     if found is None:
         return type(self)._connect(self)
     host, own = self.host, self.socket_connect_timeout
-    sock, failure = None, OSError("the resolver knows no address")
+    sock, failure = None, OSError("the resolver found no address for the host")
     try:
         if timeout is not None:
             self.socket_connect_timeout = max(0.001, timeout - (time.monotonic() - begun))
@@ -83,7 +83,7 @@ async def _connect_async(ref: Callable[[], Any], limit: Callable[[], float | Non
     if found is None:
         await _ASYNC(self)
         return
-    failure = OSError("the resolver knows no address")
+    failure = OSError("the resolver found no address for the host")
     async with async_connection.async_timeout(None if timeout is None else begun + timeout - time.monotonic()):
         for address in found:
             self._connection_arguments = partial(_arguments, ref, address)
@@ -98,7 +98,7 @@ async def _connect_async(ref: Callable[[], Any], limit: Callable[[], float | Non
 
 
 def _arguments(ref: Callable[[], Any], address: str) -> dict[str, Any]:
-    """The connection's own arguments, with an address for the name; TLS goes on asking for the name."""
+    """Return the connection's arguments with an address in place of the name. TLS still verifies the name."""
     self = ref()
     arguments = dict(type(self)._connection_arguments(self))
     if "ssl" in arguments:

@@ -1,4 +1,4 @@
-"""Pools of connections that a Redis Sentinel directs: redis-py's own, on poolkit's engine."""
+"""redis-py's Sentinel connection pools on poolkit's engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import redis.sentinel as sync_sentinel
 
 from poolkit_adapters._options import driver_default
 from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
-from poolkit_adapters.redis._threads import PoolkitConnectionPool
+from poolkit_adapters.redis._sync import PoolkitConnectionPool
 
 __all__ = ("AsyncPoolkitSentinelConnectionPool", "PoolkitSentinelConnectionPool")
 
@@ -18,25 +18,25 @@ _AsyncSentinel: Any = async_sentinel.SentinelConnectionPool
 
 
 _UNUSED = {
-    "start": ("lazy", "the sentinel is known only after the pool is made; call engine.warm_up()"),
+    "start": ("lazy", "the sentinel is known only after the pool is created; call engine.warm_up()"),
 }
 
 
 def _arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Defaults as those of redis-py's sentinel pool, which does not wait."""
+    """Apply the defaults of redis-py's Sentinel pool, which does not wait."""
     kwargs.setdefault("timeout", driver_default(0))
     kwargs.setdefault("max_connections", None)
     return kwargs
 
 
 class PoolkitSentinelConnectionPool(_Sentinel, PoolkitConnectionPool):  # type: ignore[misc]
-    """Stands in for ``redis.sentinel.SentinelConnectionPool``.
+    """Replaces ``redis.sentinel.SentinelConnectionPool``.
 
     ::
 
         master = sentinel.master_for("main", connection_pool_class=PoolkitSentinelConnectionPool)
 
-    Arguments of that class and of :class:`PoolkitConnectionPool`; ``timeout`` is 0 unless given.
+    Takes the arguments of that class and of :class:`PoolkitConnectionPool`. ``timeout`` defaults to 0 seconds.
     """
 
     _unused = _UNUSED
@@ -46,7 +46,7 @@ class PoolkitSentinelConnectionPool(_Sentinel, PoolkitConnectionPool):  # type: 
 
 
 class AsyncPoolkitSentinelConnectionPool(_AsyncSentinel, AsyncPoolkitConnectionPool):  # type: ignore[misc]
-    """Stands in for ``redis.asyncio.sentinel.SentinelConnectionPool``. See :class:`PoolkitSentinelConnectionPool`."""
+    """Replaces ``redis.asyncio.sentinel.SentinelConnectionPool``. See :class:`PoolkitSentinelConnectionPool`."""
 
     _unused = _UNUSED
 

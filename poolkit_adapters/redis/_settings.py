@@ -1,4 +1,4 @@
-"""From redis-py's arguments and poolkit's settings to one configuration of the engine."""
+"""Combines redis-py's arguments and poolkit's settings into one configuration of the engine."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ _OWN = Source("the adapter's default", written=False)
 
 
 class _RedisConfig(PoolConfig):
-    """Without the doubts that do not apply here: a connect has the driver's own time beside ``timeout``, and a
-    checkout asks the server nothing unless ``check_after_idle`` is set.
+    """A configuration without the warnings that do not apply here.
+
+    A connect has the driver's own time limit besides ``timeout``, and a checkout sends the server nothing unless
+    ``check_after_idle`` is set.
     """
 
     def doubts(self) -> list[str]:
@@ -56,34 +58,34 @@ def plan(
     queue_class: Any,
     unused: Mapping[str, tuple[Any, str]],
 ) -> PoolConfig:
-    """The settings of a pool out of redis-py's arguments, ``config`` and single keywords.
+    """Return the settings of a pool from redis-py's arguments, ``config`` and single keywords.
 
-    ``limit`` and ``timeout`` are ``max_connections`` and ``timeout``: left alone they give way to ``max_size`` and
-    ``acquire_timeout``; where both were given for this pool they must agree. ``connect_timeout``: what
-    :func:`settle_connect_timeout` has found. ``unused``: what cannot apply to this class of pool.
+    ``limit`` and ``timeout`` are redis-py's ``max_connections`` and ``timeout``. If they were not given, ``max_size``
+    and ``acquire_timeout`` apply; if both were given for this pool, they must agree. ``connect_timeout`` is the result
+    of :func:`settle_connect_timeout`. ``unused`` holds the settings that cannot apply to this class of pool.
     """
     given = {**layer_of(config), **layer(settings)}
-    driver: dict[str, tuple[Any, Source]] = {"check_after_idle": (None, _OWN)}  # a look at the socket is cheaper
+    driver: dict[str, tuple[Any, Source]] = {"check_after_idle": (None, _OWN)}  # looking at the socket is cheaper
     for setting, word, value in (("max_size", "max_connections", limit), ("acquire_timeout", "timeout", timeout)):
         driver[setting] = argument(_DRIVER, word, value)
         if not is_default(value):
             refuse_contradiction(word, value, setting, given)
             given.pop(setting, None)
     order = _order(queue_class)
-    if order == "fifo":  # LifoQueue is redis-py's default, so it may be that nobody has chosen it
+    if order == "fifo":  # LifoQueue is redis-py's default, so possibly nobody chose it
         refuse_contradiction("queue_class", order, "order", given)
         driver["order"] = order, by_argument("queue_class")
         given.pop("order", None)
     wait, _ = given.get("acquire_timeout", driver["acquire_timeout"])
     if wait == 0:
-        driver["max_connecting"] = None, _OWN  # a caller who never waits must not fail for want of a turn to connect
+        driver["max_connecting"] = None, _OWN  # a caller that never waits must not fail because others connect
     if connect_timeout is not None:
         given["connect_timeout"] = connect_timeout
     return combine({**driver, **set_aside(given, unused, _DRIVER)}, base=_RedisConfig())
 
 
 def effective(config: PoolConfig) -> PoolConfig:
-    """What a pool makes of a config, with nothing else given."""
+    """Return the settings that a pool uses if only this config is given."""
     from queue import LifoQueue
 
     from redis import Connection
@@ -93,23 +95,23 @@ def effective(config: PoolConfig) -> PoolConfig:
 
 
 def _order(queue_class: Any) -> str:
-    """What the class of redis-py's queue says about the order of idle connections."""
+    """Return the order of idle connections that a queue class of redis-py stands for."""
     name = getattr(queue_class, "__name__", "")
     if name.endswith("LifoQueue"):
         return "lifo"
     if name in ("Queue", "SimpleQueue"):
         return "fifo"
     raise ConfigError(
-        f"queue_class={queue_class!r}: poolkit keeps the idle connections itself; give LifoQueue (order='lifo') or "
-        "Queue (order='fifo')",
+        f"queue_class={queue_class!r} is not supported, because poolkit keeps the idle connections itself; use "
+        "LifoQueue (order='lifo') or Queue (order='fifo')",
         "queue_class",
     )
 
 
 def settle_connect_timeout(given: Layer, driver: dict[str, Any], connection_class: Any) -> tuple[Any, Source] | None:
-    """``connect_timeout`` is redis-py's ``socket_connect_timeout``: hand it on, and tell the one that holds.
+    """Pass ``connect_timeout`` on as redis-py's ``socket_connect_timeout``, and return the value that applies.
 
-    None where redis-py has no limit of its own, so that the engine's default holds for what it opens by itself.
+    Returns None if redis-py has no limit, so that the engine's default applies to the connections that it opens itself.
     """
     theirs = driver.get("socket_connect_timeout")
     if theirs is not None:
@@ -135,7 +137,7 @@ def _own_connect_timeout(connection_class: Any) -> Any:
 
 
 def from_text(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of poolkit in a URL's query, where every value is a text, as numbers."""
+    """Convert poolkit's settings from a URL's query, where every value is a string, to numbers."""
     return {
         name: _number(value) if name in SETTINGS and isinstance(value, str) else value
         for name, value in options.items()
@@ -154,5 +156,9 @@ def _number(text: str) -> Any:
 
 
 def warn_arguments() -> None:
-    """``get_connection()`` was called as before redis-py 5.3."""
-    warnings.warn("get_connection() needs no arguments since redis-py 5.3", DeprecationWarning, stacklevel=3)
+    """Warn about arguments of ``get_connection()``, which redis-py deprecated in 5.3."""
+    warnings.warn(
+        "arguments of get_connection() are deprecated since redis-py 5.3 and are ignored; call it without arguments",
+        DeprecationWarning,
+        stacklevel=3,
+    )

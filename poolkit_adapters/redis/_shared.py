@@ -1,4 +1,4 @@
-"""What the connections of one pool share, where each of redis-py's would make its own."""
+"""Objects that the connections of one pool share, while redis-py creates them for each connection."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ _NAMES = ("driver_info", "lib_name", "lib_version")
 
 
 def made_by_cluster_client() -> bool:
-    """Whether redis-py's ``RedisCluster`` makes the pool: one for each node, which it drops when the node goes."""
+    """Return whether redis-py's ``RedisCluster`` is creating the pool.
+
+    It creates one pool for each node, and drops it without closing it when the node leaves.
+    """
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == "redis.cluster":  # also through a function that the application gave it
+        if frame.f_globals.get("__name__") == "redis.cluster":  # also through a factory of the application
             return True
         frame = frame.f_back
     return False
 
 
 class Former:
-    """Connections that reset() has left to their users: closed when they are released, forgotten if never."""
+    """Connections that reset() left to their users. They are closed on release, and forgotten if never released."""
 
     def __init__(self) -> None:
         self._members: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def add(self, connection: Any) -> None:
-        """From now on it is one of them."""
+        """Add a connection."""
         try:
             self._members.add(connection)
-        except TypeError:  # a foreign class without weak references: its user closes it, as with redis-py's pools
+        except TypeError:  # a custom class without weak references: its user closes it, as with redis-py's pools
             pass
 
     def take(self, connection: Any) -> bool:
-        """Whether it is one of them; it is no more."""
+        """Remove a connection, and return whether it was here."""
         try:
             self._members.remove(connection)
         except (KeyError, TypeError):
@@ -51,24 +54,24 @@ class Former:
 
 
 class Shared:
-    """The driver info, for which redis-py reads the metadata of its package, and the TLS context, for which it reads
-    the certificates of all authorities: tens of milliseconds, on the event loop too.
+    """The driver info and the TLS context of a pool.
 
-    A context is used again as long as the arguments are the same and the files are as they were. Thread-safe: in a
-    race one of several equal contexts stays.
+    For the one redis-py reads the metadata of its package, for the other the certificates of all authorities. That
+    takes tens of milliseconds, on the event loop too. A context is reused for as long as the arguments and the files
+    are unchanged. Thread-safe: after a race one of several equal contexts is kept.
     """
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
         self._info: Any = None
-        self._tls: tuple[Any, Any] | None = None  # what it was made of, and the context
+        self._tls: tuple[Any, Any] | None = None  # its arguments and files, and the context
 
     def forget(self) -> None:
-        """Make everything anew for the next connection."""
+        """Create the TLS context again for the next connection."""
         self._tls = None
 
     def make(self, kind: Any, kwargs: Mapping[str, Any]) -> Any:
-        """A new connection of this class; not connected."""
+        """Return a new connection of this class, not connected."""
         if driver_info is None or not _takes_driver_info(kind) or any(name in kwargs for name in _NAMES):
             connection = kind(**kwargs)
         else:
@@ -83,18 +86,18 @@ class Shared:
         return connection
 
     def _limit(self) -> float | None:
-        """Seconds that a caller of the pool may wait."""
+        """Return how many seconds a caller of the pool may wait."""
         pool = self._pool()
         return None if pool is None else pool.timeout
 
     def _share_sync(self, connection: Any, kwargs: Mapping[str, Any]) -> None:
         own = type(connection)._wrap_socket_with_ssl
-        plain = not (connection.ssl_validate_ocsp or connection.ssl_validate_ocsp_stapled)  # these need more
+        plain = not (connection.ssl_validate_ocsp or connection.ssl_validate_ocsp_stapled)  # OCSP needs a context each
         if own is SyncTLS._wrap_socket_with_ssl and plain:
             connection._wrap_socket_with_ssl = partial(self._wrap, weakref.ref(connection), _arguments(kwargs))
 
     def _wrap(self, ref: Any, arguments: dict[str, Any], sock: Any) -> Any:
-        """In the place of the connection's own, which makes a context each time."""
+        """Replace the connection's own method, which creates a context each time."""
         connection = ref()
         made_of = _with_files(arguments)
         known = self._tls
@@ -117,7 +120,7 @@ class Shared:
 
 
 def _takes_driver_info(kind: Any) -> bool:
-    """Whether the class is redis-py's as far as its arguments go."""
+    """Return whether the class has redis-py's own constructor."""
     if not (isinstance(kind, type) and issubclass(kind, (Abstract, AsyncAbstract))):
         return False
     return str(kind.__init__.__module__).startswith("redis.")  # type: ignore[misc]
@@ -128,7 +131,7 @@ def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_files(arguments: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments, and in which state the files are that they name: certificates are replaced in place."""
+    """Return the arguments and the state of the files that they name, because certificates are replaced in place."""
     states: list[Any] = []
     for name in _FILES:
         path = arguments.get(name)

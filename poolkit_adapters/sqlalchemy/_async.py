@@ -14,6 +14,7 @@ from poolkit.errors import describe, shown
 from poolkit.runtimes import Runtime
 
 from .._hang_up import finish, hang_up
+from .._time_limits import rollback_limit
 from ._connect_time import Attempt
 from ._connects import GRACE, Connects
 from ._first import OneAtATime
@@ -278,7 +279,7 @@ class AsyncPoolkitPool(BasePool):
         return bool(ping.result())
 
     def _roll_back(self, dbapi_connection: Any) -> None:
-        loop, limit = running_loop(), self._rollback_limit()
+        loop, limit = running_loop(), rollback_limit(self.poolkit.config.check_timeout, self._server)
         if loop is None or limit is None:
             dbapi_connection.rollback()
             return

@@ -40,6 +40,7 @@ from poolkit.settings import merge
 
 from .._cluster_options import split_cluster_options
 from .._errors import Row
+from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitPool
 from ._errors import ERRORS, translated
 from ._pool import PoolkitPool
@@ -175,6 +176,9 @@ class _Server(_ServerBase):
             return NodeLease(self.engine.connect(), Connection.close, Connection.invalidate, _note_misled)
         finally:
             _patience.reset(token)
+
+    def limited(self, connection: Connection, timeout: float) -> AbstractContextManager[object]:
+        return limit_role_question(connection.connection.driver_connection, timeout)
 
 
 class _AsyncServer(_ServerBase):

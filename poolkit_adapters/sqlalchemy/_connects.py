@@ -71,7 +71,8 @@ class Connects:
                 record.finalize_callback.clear()
                 if self._pool.dispatch.close:
                     await greenlet_spawn(self._pool.dispatch.close, connection, record)
-                await self._pool._end(connection, terminate=True)
+                # as SQLAlchemy does, through the method that a subclass of the application's may have extended
+                await greenlet_spawn(self._pool._close_connection, connection, terminate=True)
 
     async def _ended(self, record: AsyncRecord, task: asyncio.Task[Any], limit: float | None) -> None:
         """Wait until ``task`` has ended; after ``limit`` seconds it is cut off."""

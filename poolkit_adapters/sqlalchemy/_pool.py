@@ -317,12 +317,8 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _roll_back(self, dbapi_connection: Any) -> None:
-        """Roll back, within :meth:`_rollback_limit`: a place must not be taken for good by a peer that has vanished."""
+        """Roll back, within :func:`rollback_limit`: a place must not be taken for good by a peer that has vanished."""
         raise NotImplementedError
-
-    def _rollback_limit(self) -> float | None:
-        """Seconds for a rollback; None: no limit."""
-        return rollback_limit(self.poolkit.config.check_timeout, self._server)
 
     def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
         self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
@@ -401,7 +397,7 @@ class PoolkitPool(BasePool):
             return self._ask(dbapi_connection)
 
     def _roll_back(self, dbapi_connection: Any) -> None:
-        limit = self._rollback_limit()
+        limit = rollback_limit(self.poolkit.config.check_timeout, self._server)
         if limit is None:
             dbapi_connection.rollback()
             return

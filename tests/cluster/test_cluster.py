@@ -104,7 +104,7 @@ async def test_leases_spread_over_all_nodes_up_to_their_limits(flavour: str) -> 
         leases = [await rig.lease() for _ in range(6)]
         assert Counter(lease.node.name for lease in leases) == {"a": 2, "b": 2, "c": 2}
         with pytest.raises(
-            AcquireTimeout, match=r"fakes: no place on a node in 0\.\d+ s \(0 ahead of you; a usable 2/2"
+            AcquireTimeout, match=r"fakes: no free place on a node within 0\.\d+ s \(0 ahead of you; a usable 2/2"
         ):
             await rig.lease(0.02)
         got: list[Any] = []
@@ -114,7 +114,7 @@ async def test_leases_spread_over_all_nodes_up_to_their_limits(flavour: str) -> 
 
         async with anyio.create_task_group() as group:
             group.start_soon(seventh)
-            await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")
             await rig.give(leases[3])
         assert got[0].node == leases[3].node
         for lease in [*leases, *got]:
@@ -196,9 +196,9 @@ async def test_waiters_of_a_dying_node_are_served_by_another(flavour: str) -> No
 
 
 def _fail_one(cluster: Any, error: OSError) -> None:
-    member = cluster._core.members["a"]
-    member.seat(-1)
-    cluster._core.failed(member, -1, error, 0.0, cluster._clock())
+    entry = cluster._core.entries["a"]
+    entry.assign(-1)
+    cluster._core.failed(entry, -1, error, 0.0, cluster._clock())
 
 
 @pytest.mark.parametrize("in_caller", [False, True])
@@ -232,7 +232,7 @@ async def test_when_every_node_refuses_the_error_names_them_all(flavour: str) ->
 
 
 async def test_one_deadline_covers_queue_pool_and_connect(flavour: str) -> None:
-    """A connect that hangs on the only node: the caller's timeout ends it, and his place is free again."""
+    """A connect hangs on the only node: the caller's timeout ends the wait, and its place is free again."""
     async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
         gate = rig.connectors["a"].hold("connect")
         with pytest.raises(AcquireTimeout):
@@ -243,7 +243,7 @@ async def test_one_deadline_covers_queue_pool_and_connect(flavour: str) -> None:
 
 
 async def test_a_cancelled_caller_leaves_nothing_behind(flavour: str) -> None:
-    """In the queue, or while his node connects: his place goes to the next."""
+    """In the queue or during the connect: its place goes to the next caller."""
     if flavour == "threads":
         pytest.skip("threads are not cancelled")
     async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
@@ -272,7 +272,7 @@ async def test_a_dropped_lease_frees_its_place_for_one_who_waits(flavour: str) -
         with pytest.warns(ResourceWarning, match="fakes/a: a lease was dropped"):
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
-                await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+                await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")
                 del lease
                 gc.collect()
         await rig.give(got.pop())
@@ -326,7 +326,7 @@ async def test_a_closed_cluster_tells_those_who_wait_and_closes_every_pool(flavo
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
-            await rig.until(lambda: rig.cluster.stats().waiting == 1, "he waits")
+            await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")
             await rig.call(rig.cluster.close)
         assert "closed while this caller waited" in str(outcome[0])
         await rig.give(lease)
@@ -425,11 +425,11 @@ async def test_a_discovery_that_fails_at_first_says_so(flavour: str) -> None:
 @pytest.mark.parametrize(
     ("build", "match"),
     [
-        (lambda kind: kind(lambda n: None, []), "no node at all"),
+        (lambda kind: kind(lambda n: None, []), "the list of nodes is empty"),
         (lambda kind: kind(lambda n: None, ["a", "a"]), "two nodes are called 'a'"),
         (lambda kind: kind(lambda n: None, "a"), "must be a list of nodes"),
-        (lambda kind: kind(lambda n: None, [7]), "7 is no node"),
-        (lambda kind: kind(lambda n: None, ["a"]), "must be a connector or something with lease"),
+        (lambda kind: kind(lambda n: None, [7]), "7: must be a Node"),
+        (lambda kind: kind(lambda n: None, ["a"]), r"must be a connector or have lease\(timeout\)"),
         (lambda kind: kind(None, ["a"]), "make=None"),
         (lambda kind: kind(lambda n: None, ["a"], balance="p2d"), "did you mean 'p2c'"),
         (lambda kind: kind(lambda n: None, ["a"], eject_form=1), "did you mean 'eject_for'"),
@@ -442,7 +442,7 @@ async def test_a_discovery_that_fails_at_first_says_so(flavour: str) -> None:
         (lambda kind: ClusterConfig(eject_after=2.5), "a whole number not below 1, or None"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_by_name(flavour: str, build: Any, match: str) -> None:
+async def test_an_invalid_value_raises_a_config_error_that_names_it(flavour: str, build: Any, match: str) -> None:
     """One clear error, a ConfigError."""
     with pytest.raises(ConfigError, match=match):
         build(Cluster if flavour == "threads" else AsyncCluster)

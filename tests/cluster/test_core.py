@@ -1,4 +1,4 @@
-"""The decisions of a cluster, without threads or tasks: random schedules, and each rule by name."""
+"""The decisions of a cluster without threads or tasks: each rule by name, and random schedules."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from poolkit import AcquireTimeout, PoolClosed
 from poolkit.cluster import ClusterConfig, Node, NodeState, NoNodeAvailable
-from poolkit.cluster._core import Caller, ClusterCore, Do, Effect, Member
+from poolkit.cluster._core import ClusterCore, Do, Effect, NodeEntry, NodeRequest
 from poolkit.cluster._node import checked_nodes
 from poolkit.policies.balance import SmoothWeighted
 from poolkit.policies.retire import NEVER
 
 
 class Rig:
-    """A core with a clock, and hands that carry nothing out but note what was asked."""
+    """A core with a clock; effects are recorded but not carried out."""
 
     def __init__(
         self, *nodes: Node | str, places: int = 2, roles: bool = False, seed: int = 1, **settings: Any
@@ -32,7 +32,7 @@ class Rig:
 
     def update(self, *nodes: Node | str) -> None:
         wanted = checked_nodes(nodes)
-        old = self.core.members
+        old = self.core.entries
         made: dict[str, Any] = {}
         for node in wanted:
             if node.name not in old or not old[node.name].node.same_endpoint(node):
@@ -46,90 +46,90 @@ class Rig:
         self.todo += [effect for effect in new if effect.do in (Do.PROBE, Do.ROLE)]
         return new
 
-    def ask(self, role: str | None = None, key: Any = None) -> Caller:
-        caller = Caller(role, key, self.now)
-        self.core.acquire(caller, self.now)
-        return caller
+    def ask(self, role: str | None = None, key: Any = None) -> NodeRequest:
+        request = NodeRequest(role, key, self.now)
+        self.core.acquire(request, self.now)
+        return request
 
-    def member(self, name: str) -> Member:
-        return self.core.members[name]
+    def entry(self, name: str) -> NodeEntry:
+        return self.core.entries[name]
 
     def fail(self, name: str, times: int = 3) -> None:
-        """Leases on the node that break, each for a reason of its own."""
+        """Let leases on the node fail, each with its own error."""
         for number in range(times):
-            self.core.failed(*self.seated(name), OSError(f"broken {number}"), 0.01, self.now)
+            self.core.failed(*self.new_lease_on(name), OSError(f"broken {number}"), 0.01, self.now)
 
-    def seat(self, name: str) -> tuple[Member, int]:
-        """One of those who have a place on the node."""
-        member = self.member(name)
-        return member, next(iter(member.seats))
+    def lease_on(self, name: str) -> tuple[NodeEntry, int]:
+        """The entry and the ticket of one lease on the node."""
+        entry = self.entry(name)
+        return entry, next(iter(entry.tickets))
 
-    def seated(self, name: str) -> tuple[Member, int]:
-        """Somebody gets a place on the node, whoever would have been chosen."""
-        member = self.member(name)
+    def new_lease_on(self, name: str) -> tuple[NodeEntry, int]:
+        """Assign a new lease to this node, whatever node the balancer would choose."""
+        entry = self.entry(name)
         self.others += 1
-        member.seat(-self.others)
-        return member, -self.others
+        entry.assign(-self.others)
+        return entry, -self.others
 
 
-def on(caller: Caller) -> str | None:
-    return caller.outcome.name if isinstance(caller.outcome, Member) else None
+def on(request: NodeRequest) -> str | None:
+    return request.outcome.name if isinstance(request.outcome, NodeEntry) else None
 
 
-def test_nobody_waits_while_a_usable_node_has_a_place() -> None:
-    """Four callers fill two nodes of two places, the fifth waits and gets whatever comes free."""
+def test_no_request_waits_while_a_usable_node_has_a_place() -> None:
+    """Four requests fill two nodes of two places; the fifth waits and gets the first place that is free."""
     rig = Rig("a", "b")
     callers = [rig.ask() for _ in range(5)]
     assert sorted(map(str, map(on, callers))) == ["None", "a", "a", "b", "b"]
-    rig.core.succeeded(*rig.seat("b"), 0.1, 1.0)
+    rig.core.succeeded(*rig.lease_on("b"), 0.1, 1.0)
     assert on(callers[4]) == "b"
     rig.core.check()
 
 
-def test_the_oldest_who_accepts_the_node_is_served_first() -> None:
-    """Roles stand in queues of their own; among those who accept a node the oldest wins."""
+def test_the_oldest_request_that_accepts_the_node_is_served_first() -> None:
+    """Each role has its own queue; among the requests that accept a node the oldest is served."""
     rig = Rig(Node("p", role="primary"), Node("r", role="replica"), places=1)
     assert {on(rig.ask("primary")), on(rig.ask("replica"))} == {"p", "r"}
     first, second, third = rig.ask("replica"), rig.ask(), rig.ask("primary")
-    rig.core.succeeded(*rig.seat("p"), 0.1, 0.0)
+    rig.core.succeeded(*rig.lease_on("p"), 0.1, 0.0)
     assert (on(first), on(second), on(third)) == (None, "p", None)
-    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
+    rig.core.succeeded(*rig.lease_on("r"), 0.1, 0.0)
     assert on(first) == "r"
     fourth, fifth, sixth = rig.ask(), rig.ask("replica"), rig.ask()
-    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
-    rig.core.succeeded(*rig.seat("r"), 0.1, 0.0)
+    rig.core.succeeded(*rig.lease_on("r"), 0.1, 0.0)
+    rig.core.succeeded(*rig.lease_on("r"), 0.1, 0.0)
     assert (on(fourth), on(fifth), on(sixth)) == ("r", "r", None)
     rig.core.check()
 
 
-def test_one_who_could_not_connect_keeps_his_turn_and_is_served_elsewhere() -> None:
-    """He stands in front of those who came after him."""
+def test_a_request_that_could_not_connect_keeps_its_position_and_is_served_elsewhere() -> None:
+    """It is ahead of later requests."""
     rig = Rig("a", "b", places=1)
     callers = [rig.ask() for _ in range(2)]
-    unlucky = next(caller for caller in callers if on(caller) == "a")
+    unlucky = next(request for request in callers if on(request) == "a")
     later = rig.ask()
-    unlucky.tried = {rig.member("a")}
-    rig.core.failed(rig.member("a"), unlucky.ticket, OSError("refused"), 0.0, 0.0)
+    unlucky.tried = {rig.entry("a")}
+    rig.core.failed(rig.entry("a"), unlucky.ticket, OSError("refused"), 0.0, 0.0)
     assert on(later) == "a"
     rig.core.acquire(unlucky, 0.0)
     latest = rig.ask()
-    rig.core.succeeded(*rig.seat("b"), 0.1, 0.0)
+    rig.core.succeeded(*rig.lease_on("b"), 0.1, 0.0)
     assert on(unlucky) == "b"
     assert latest.queued
 
 
 def test_failures_in_a_row_eject_a_node_and_success_in_between_does_not() -> None:
-    """Three, by default; several callers who hear of one failed connect count as one."""
+    """Three by default; one failed connect that several callers receive counts as one."""
     rig = Rig("a", "b", "c")
     rig.fail("a", 2)
-    rig.core.succeeded(*rig.seated("a"), 0.1, 0.0)
+    rig.core.succeeded(*rig.new_lease_on("a"), 0.1, 0.0)
     rig.fail("a", 2)
     one = OSError("refused")
     for _ in range(5):
-        rig.core.failed(*rig.seated("b"), one, 0.0, 0.0)
-    assert [m.state for m in rig.core.members.values()] == [NodeState.USABLE] * 3
+        rig.core.failed(*rig.new_lease_on("b"), one, 0.0, 0.0)
+    assert [m.state for m in rig.core.entries.values()] == [NodeState.USABLE] * 3
     rig.fail("a", 1)
-    assert rig.member("a").state is NodeState.EJECTED
+    assert rig.entry("a").state is NodeState.EJECTED
     assert Do.DROP in [effect.do for effect in rig.take()]
     assert {on(rig.ask()) for _ in range(4)} == {"b", "c"}
 
@@ -140,21 +140,21 @@ def test_an_ejection_lasts_longer_each_time_up_to_a_limit_and_is_forgiven() -> N
     lengths = []
     rig.fail("a")
     for _ in range(6):
-        member = rig.member("a")
-        lengths.append(member.until - rig.now)
-        rig.now = member.until
+        entry = rig.entry("a")
+        lengths.append(entry.until - rig.now)
+        rig.now = entry.until
         rig.core.tick(rig.now)
-        assert member.state is NodeState.PROBING
-        rig.core.probed(member, OSError("still down"), None, rig.now)
+        assert entry.state is NodeState.PROBING
+        rig.core.probed(entry, OSError("still down"), None, rig.now)
     assert lengths == [5, 10, 15, 20, 20, 20]
-    rig.now = rig.member("a").until
+    rig.now = rig.entry("a").until
     rig.core.tick(rig.now)
-    rig.core.probed(rig.member("a"), None, None, rig.now)
-    assert rig.member("a").state is NodeState.USABLE
+    rig.core.probed(rig.entry("a"), None, None, rig.now)
+    assert rig.entry("a").state is NodeState.USABLE
     rig.now += 21
-    rig.core.succeeded(*rig.seated("a"), 0.1, rig.now)
+    rig.core.succeeded(*rig.new_lease_on("a"), 0.1, rig.now)
     rig.fail("a")
-    assert rig.member("a").until - rig.now == 5
+    assert rig.entry("a").until - rig.now == 5
 
 
 def test_never_more_than_a_share_of_the_nodes_is_ejected() -> None:
@@ -162,13 +162,13 @@ def test_never_more_than_a_share_of_the_nodes_is_ejected() -> None:
     rig = Rig("a", "b", "c", "d")
     for name in "abc":
         rig.fail(name)
-    states = [member.state for member in rig.core.members.values()]
+    states = [entry.state for entry in rig.core.entries.values()]
     assert states.count(NodeState.EJECTED) == 2
-    assert rig.member("c").state is NodeState.USABLE
+    assert rig.entry("c").state is NodeState.USABLE
     assert [on(rig.ask()) for _ in range(3)] == ["d", "d", "c"]
     single = Rig("only")
     single.fail("only", 50)
-    assert single.member("only").state is NodeState.USABLE
+    assert single.entry("only").state is NodeState.USABLE
 
 
 def test_without_a_usable_node_a_caller_hears_each_nodes_last_error_at_once() -> None:
@@ -186,14 +186,14 @@ def test_without_a_usable_node_a_caller_hears_each_nodes_last_error_at_once() ->
 
 
 def test_who_grants_time_waits_for_a_node() -> None:
-    """wait_for_node; a probe that succeeds serves him, and at the end of his patience he fails."""
+    """wait_for_node: a probe that succeeds serves the request; after wait_for_node it fails."""
     rig = Rig("a", max_ejected_share=1.0, wait_for_node=2.0, eject_for=1.0)
     rig.fail("a")
     lucky = rig.ask()
     assert lucky.queued
     rig.now = 1.0
     rig.core.tick(rig.now)
-    rig.core.probed(rig.member("a"), None, None, rig.now)
+    rig.core.probed(rig.entry("a"), None, None, rig.now)
     assert on(lucky) == "a"
     rig.fail("a")
     rig.fail("a")
@@ -201,7 +201,7 @@ def test_who_grants_time_waits_for_a_node() -> None:
     assert rig.core.due <= 3.0
     rig.now = 3.0
     rig.core.tick(rig.now)
-    rig.core.probed(rig.member("a"), OSError("no"), None, rig.now)
+    rig.core.probed(rig.entry("a"), OSError("no"), None, rig.now)
     assert isinstance(unlucky.outcome, NoNodeAvailable)
 
 
@@ -210,9 +210,9 @@ def test_an_added_node_is_probed_first_and_begins_slowly() -> None:
     rig = Rig("a", slow_start=10.0, places=10**6, balance="random")
     rig.update("a", "b")
     rig.places["b"] = 10**6
-    assert [effect.member.name for effect in rig.take() if effect.do is Do.PROBE and effect.member] == ["b"]
+    assert [effect.entry.name for effect in rig.take() if effect.do is Do.PROBE and effect.entry] == ["b"]
     assert {on(rig.ask()) for _ in range(20)} == {"a"}
-    rig.core.probed(rig.member("b"), None, None, 0.0)
+    rig.core.probed(rig.entry("b"), None, None, 0.0)
 
     def share(now: float) -> float:
         rig.now = now
@@ -226,15 +226,15 @@ def test_an_added_node_is_probed_first_and_begins_slowly() -> None:
 def test_a_removed_node_drains_and_a_changed_one_keeps_its_leases() -> None:
     """Another weight is a change in place, another address is another node."""
     rig = Rig(Node("a", "x:1"), Node("b", "x:2"))
-    a = rig.member("a")
-    _, ticket = rig.seated("a")
+    a = rig.entry("a")
+    _, ticket = rig.new_lease_on("a")
     rig.update(Node("a", "x:1", weight=7), Node("c", "x:3"))
-    effects = [(effect.do, effect.member.name) for effect in rig.take() if effect.member]
-    assert rig.member("a") is a
+    effects = [(effect.do, effect.entry.name) for effect in rig.take() if effect.entry]
+    assert rig.entry("a") is a
     assert a.weight == 7
     assert effects == [(Do.PROBE, "c"), (Do.DRAIN, "b")]
     rig.update(Node("a", "x:9"), Node("c", "x:3"))
-    assert rig.member("a") is not a
+    assert rig.entry("a") is not a
     assert a.state is NodeState.DRAINING
     rig.core.succeeded(a, ticket, 1.0, 0.0)
     assert a.leases == 0
@@ -277,27 +277,27 @@ def test_a_key_stays_with_its_node_while_that_is_free() -> None:
 def test_roles_are_asked_for_and_waited_for() -> None:
     """A caller who wants the primary waits while the nodes are being asked, and fails if none is."""
     rig = Rig("a", "b", roles=True)
-    caller = rig.ask("primary")
+    request = rig.ask("primary")
     rig.take()
-    assert caller.queued
-    assert {effect.member.name for effect in rig.todo if effect.member} == {"a", "b"}
-    rig.core.role_found(rig.member("a"), None, "replica", 0.0)
-    rig.core.role_found(rig.member("b"), None, "primary", 0.0)
-    assert on(caller) == "b"
+    assert request.queued
+    assert {effect.entry.name for effect in rig.todo if effect.entry} == {"a", "b"}
+    rig.core.role_found(rig.entry("a"), None, "replica", 0.0)
+    rig.core.role_found(rig.entry("b"), None, "primary", 0.0)
+    assert on(request) == "b"
     rig.todo.clear()
-    rig.core.misled(*rig.seat("b"), RuntimeError("25006"), 0.0, 1.0)
+    rig.core.wrong_server(*rig.lease_on("b"), RuntimeError("25006"), 0.0, 1.0)
     rig.now = 1.0
     waiting = rig.ask("primary")
     rig.take()
     assert waiting.queued
-    assert {effect.member.name for effect in rig.todo if effect.member} == {"a", "b"}
-    rig.core.role_found(rig.member("b"), None, "replica", 1.0)
-    rig.core.role_found(rig.member("a"), None, "primary", 1.0)
+    assert {effect.entry.name for effect in rig.todo if effect.entry} == {"a", "b"}
+    rig.core.role_found(rig.entry("b"), None, "replica", 1.0)
+    rig.core.role_found(rig.entry("a"), None, "primary", 1.0)
     assert on(waiting) == "a"
-    rig.core.misled(*rig.seat("a"), RuntimeError("25006"), 0.0, 2.0)
+    rig.core.wrong_server(*rig.lease_on("a"), RuntimeError("25006"), 0.0, 2.0)
     lost = rig.ask("primary")
     for name in "ab":
-        rig.core.role_found(rig.member(name), None, "replica", 2.0)
+        rig.core.role_found(rig.entry(name), None, "replica", 2.0)
     assert isinstance(lost.outcome, NoNodeAvailable)
     assert "a (usable, replica)" in str(lost.outcome)
 
@@ -305,13 +305,13 @@ def test_roles_are_asked_for_and_waited_for() -> None:
 def elect(rig: Rig, role: str, *, at: float, until: float, takes: float = 0.002) -> int:
     """Time goes by; each question for a role takes a while, and from ``at`` on "a" has ``role``. The questions."""
     asked = 0
-    answers: list[tuple[float, Member]] = []
+    answers: list[tuple[float, NodeEntry]] = []
     while True:
         rig.take()
         for effect in rig.todo:
-            if effect.do is Do.ROLE and effect.member is not None:
+            if effect.do is Do.ROLE and effect.entry is not None:
                 asked += 1
-                answers.append((rig.now + takes, effect.member))
+                answers.append((rig.now + takes, effect.entry))
         rig.todo.clear()
         answers.sort(key=lambda one: one[0])
         then = min(rig.core.due, answers[0][0] if answers else NEVER)
@@ -319,9 +319,9 @@ def elect(rig: Rig, role: str, *, at: float, until: float, takes: float = 0.002)
             return asked
         rig.now = max(rig.now, then)
         if answers and answers[0][0] <= rig.now:
-            member = answers.pop(0)[1]
-            found = role if member.name == "a" and rig.now >= at else "replica"
-            rig.core.role_found(member, None, found, rig.now)
+            entry = answers.pop(0)[1]
+            found = role if entry.name == "a" and rig.now >= at else "replica"
+            rig.core.role_found(entry, None, found, rig.now)
         else:
             rig.core.tick(rig.now)
 
@@ -332,7 +332,7 @@ def test_a_caller_is_served_soon_after_a_node_has_the_role_that_nobody_had(at: f
     """Not at the next regular look, ``role_interval`` later."""
     rig = Rig("a", "b", roles=True, seed=seed, wait_for_node=60.0, role_interval=30.0)
     for name in "ab":
-        rig.core.role_found(rig.member(name), None, "replica", 0.0)
+        rig.core.role_found(rig.entry(name), None, "replica", 0.0)
     waiting = rig.ask("primary")
     assert waiting.queued
     asked = elect(rig, "primary", at=at, until=at + 0.2)
@@ -346,22 +346,22 @@ def test_a_caller_who_grants_no_time_fails_once_all_nodes_have_answered() -> Non
     """However often others ask meanwhile; the next one finds out who has the role now."""
     rig = Rig("a", "b", roles=True, role_interval=30.0)
     for name in "ab":
-        rig.core.role_found(rig.member(name), None, "replica", 0.0)
+        rig.core.role_found(rig.entry(name), None, "replica", 0.0)
     first = rig.ask("primary")
     rig.take()
     rig.now = 1.0
-    rig.core.role_found(rig.member("a"), None, "replica", rig.now)
+    rig.core.role_found(rig.entry("a"), None, "replica", rig.now)
     assert first.queued
     second = rig.ask("primary")
-    rig.core.role_found(rig.member("b"), None, "replica", rig.now)
+    rig.core.role_found(rig.entry("b"), None, "replica", rig.now)
     assert isinstance(first.outcome, NoNodeAvailable)
     assert isinstance(second.outcome, NoNodeAvailable)
     rig.todo.clear()
     rig.now = 2.0
     third = rig.ask("primary")
     rig.take()
-    assert {effect.member.name for effect in rig.todo if effect.member} == {"a", "b"}
-    rig.core.role_found(rig.member("a"), None, "primary", rig.now)
+    assert {effect.entry.name for effect in rig.todo if effect.entry} == {"a", "b"}
+    rig.core.role_found(rig.entry("a"), None, "primary", rig.now)
     assert on(third) == "a"
 
 
@@ -384,27 +384,27 @@ def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) ->
               balance=chance.choice(strategies), wait_for_node=chance.choice([0.0, 1.0]),
               max_ejected_share=chance.choice([0.25, 0.5, 1.0]), slow_start=chance.choice([0.0, 2.0]))  # fmt: skip
     core = rig.core
-    waiting: list[Caller] = []
-    held: list[tuple[Caller, Member]] = []
+    waiting: list[NodeRequest] = []
+    held: list[tuple[NodeRequest, NodeEntry]] = []
     ended: set[int] = set()
 
     def collect() -> None:
         """Callers who have their outcome go on with it."""
-        for caller in [one for one in waiting if one.outcome is not None]:
-            waiting.remove(caller)
-            assert id(caller) not in ended
-            outcome = caller.outcome
-            if isinstance(outcome, Member):
-                assert caller.accepts(outcome) or rig.core.asks_roles
+        for request in [one for one in waiting if one.outcome is not None]:
+            waiting.remove(request)
+            assert id(request) not in ended
+            outcome = request.outcome
+            if isinstance(outcome, NodeEntry):
+                assert request.accepts(outcome) or rig.core.asks_roles
                 if chance.random() < 0.2:  # connecting fails: elsewhere
-                    caller.outcome = None
-                    caller.tried = {*caller.tried, outcome}
-                    core.failed(outcome, caller.ticket, OSError("refused"), 0.0, rig.now)
-                    core.acquire(caller, rig.now)
-                    waiting.append(caller)
+                    request.outcome = None
+                    request.tried = {*request.tried, outcome}
+                    core.failed(outcome, request.ticket, OSError("refused"), 0.0, rig.now)
+                    core.acquire(request, rig.now)
+                    waiting.append(request)
                 else:
-                    caller.outcome = None
-                    held.append((caller, outcome))
+                    request.outcome = None
+                    held.append((request, outcome))
             else:
                 assert isinstance(outcome, (NoNodeAvailable, AcquireTimeout))
 
@@ -416,14 +416,14 @@ def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) ->
             key = chance.choice([None, chance.randint(0, 5)])
             waiting.append(rig.ask(role, key))
         elif what < 0.7 and held:
-            caller, member = held.pop(chance.randrange(len(held)))
+            request, entry = held.pop(chance.randrange(len(held)))
             error = OSError("broke")
             chance.choice([
-                lambda m=member, t=caller.ticket: core.succeeded(m, t, 0.1, rig.now),
-                lambda m=member, t=caller.ticket: core.succeeded(m, t, 0.1, rig.now),
-                lambda m=member, t=caller.ticket, e=error: core.failed(m, t, e, 0.1, rig.now),
-                lambda m=member, t=caller.ticket: core.give_up(m, t, rig.now),
-                lambda m=member, t=caller.ticket, e=error: core.misled(m, t, e, 0.1, rig.now),
+                lambda m=entry, t=request.ticket: core.succeeded(m, t, 0.1, rig.now),
+                lambda m=entry, t=request.ticket: core.succeeded(m, t, 0.1, rig.now),
+                lambda m=entry, t=request.ticket, e=error: core.failed(m, t, e, 0.1, rig.now),
+                lambda m=entry, t=request.ticket: core.give_up(m, t, rig.now),
+                lambda m=entry, t=request.ticket, e=error: core.wrong_server(m, t, e, 0.1, rig.now),
             ])()  # fmt: skip
         elif what < 0.75 and waiting:
             core.abandon(waiting.pop(chance.randrange(len(waiting))), rig.now, timed_out=True)
@@ -434,16 +434,16 @@ def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) ->
             core.settle(rig.now)
         elif rig.todo:
             effect = rig.todo.pop(chance.randrange(len(rig.todo)))
-            assert effect.member is not None
+            assert effect.entry is not None
             found = None if chance.random() < 0.6 else OSError("down")
             done = core.probed if effect.do is Do.PROBE else core.role_found
-            done(effect.member, found, chance.choice(["primary", "replica"]), rig.now)
+            done(effect.entry, found, chance.choice(["primary", "replica"]), rig.now)
         if rig.now >= core.due:
             core.tick(rig.now)
         rig.take()
         collect()
         core.check()
-        on_nodes = sum(member.leases for member in (*core.members.values(), *core.leaving))
-        assert on_nodes == len(held) + sum(isinstance(one.outcome, Member) for one in waiting)
+        on_nodes = sum(entry.leases for entry in (*core.entries.values(), *core.draining))
+        assert on_nodes == len(held) + sum(isinstance(one.outcome, NodeEntry) for one in waiting)
     core.close(rig.now)
-    assert all(isinstance(caller.outcome, (PoolClosed, Member, NoNodeAvailable)) for caller in waiting)
+    assert all(isinstance(request.outcome, (PoolClosed, NodeEntry, NoNodeAvailable)) for request in waiting)

@@ -114,11 +114,11 @@ def test_a_watched_file_changes_the_running_cluster_and_a_broken_one_does_not(
         ([], "must be a table with a list 'nodes', not list"),
         ({}, "'nodes' must be a list"),
         ({"nodes": {}}, "'nodes' must be a list"),
-        ({"nodes": []}, "no node at all"),
-        ({"nods": []}, "'nods': no such entry; did you mean 'nodes'"),
+        ({"nodes": []}, "the list of nodes is empty"),
+        ({"nods": []}, "'nods': unknown key; did you mean 'nodes'"),
         ({"nodes": [3]}, r"nodes\[0\]: must be a table"),
-        ({"nodes": [{}]}, r"nodes\[0\]: has no 'name'"),
-        ({"nodes": [{"name": "a", "wieght": 2}]}, "'wieght': no such entry; did you mean 'weight'"),
+        ({"nodes": [{}]}, r"nodes\[0\]: the key 'name' is missing"),
+        ({"nodes": [{"name": "a", "wieght": 2}]}, "'wieght': unknown key; did you mean 'weight'"),
         ({"nodes": [{"name": "a", "weight": "2"}]}, "weight='2': must be a number above 0"),
         ({"nodes": ["a", "a"]}, "two nodes are called 'a'"),
         ({"nodes": [{"name": "a", "params": 1}]}, "params=1: must be a table"),
@@ -268,7 +268,7 @@ def test_a_watch_of_etcd_that_is_cut_is_opened_again(gateway: EtcdGateway) -> No
             until(lambda: gateway.watching)
             gateway.cut()
             until(lambda: len([e for e in events if e.kind is ClusterEventKind.DISCOVERY_FAILED]) > number)  # noqa: B023
-            assert "ended the watch" in str(events[-1].error)
+            assert "closed the watch" in str(events[-1].error)
             gateway.put(f"/db/b{number}", '"10.0.0.2:5432"')
             until(lambda: f"b{number}" in names_of(cluster))  # noqa: B023
 

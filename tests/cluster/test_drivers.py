@@ -229,7 +229,7 @@ class Item(Base):
 
 
 def test_sqlalchemy_reads_and_writes_where_it_should(postgres_four: list[PostgresServer]) -> None:
-    """connect, begin and session; a killed server costs nobody his connection; a failover is followed."""
+    """connect, begin and session work; a killed server fails no lease; a failover is followed."""
     first, second, third = postgres_four[:3]
     only_reads(second)
     only_reads(third)

@@ -131,7 +131,8 @@ async def test_a_server_that_says_it_cannot_is_left_alone_until_its_health_says_
             codes = [(await host.ask()).status_code for _ in range(8)]
             assert codes == [200] * 8
             await host.until(lambda: host.transport.cluster.stats().nodes[0].ejections >= 2)
-            assert "/healthz answered 503" in str(host.transport.cluster.stats().nodes[0].last_error)
+            last_error = host.transport.cluster.stats().nodes[0].last_error
+            assert "health check of /healthz returned status 503" in str(last_error)
             ill.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             await host.until(lambda: host.transport.cluster.stats().nodes[0].state == "usable")
         async with Host(flavour, nodes[:1]) as host:
@@ -314,7 +315,7 @@ async def test_a_key_stays_with_its_server_and_places_are_bounded(flavour: str, 
             for _ in range(3):
                 group.start_soon(lambda: host.ask(url="http://users/sleep?ms=300"))
             await host.until(lambda: host.transport.cluster.stats().leases == 3)
-            with pytest.raises(httpx.PoolTimeout, match="no place on a node"):
+            with pytest.raises(httpx.PoolTimeout, match="no free place on a node"):
                 await host.ask(timeout=httpx.Timeout(10, pool=0.02))
 
 
@@ -323,12 +324,14 @@ async def test_a_key_stays_with_its_server_and_places_are_bounded(flavour: str, 
     [
         ({"nodes": ["ftp://x"]}, r"must be host:port or http\(s\)://host:port"),
         ({"nodes": ["http://x/path"]}, "must be host:port"),
-        ({"nodes": []}, "no node at all"),
+        ({"nodes": []}, "the list of nodes is empty"),
         ({"nodes": ["x"], "retries": -1}, "retries=-1"),
         ({"nodes": ["x"], "max_requests": 0}, "max_requests=0"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_by_name(flavour: str, options: dict[str, Any], match: str) -> None:
+async def test_an_invalid_value_raises_a_config_error_that_names_it(
+    flavour: str, options: dict[str, Any], match: str
+) -> None:
     """When the transport is made."""
     kind: Any = PoolkitClusterTransport if flavour == "threads" else AsyncPoolkitClusterTransport
     with pytest.raises(ConfigError, match=match):

@@ -22,7 +22,7 @@ from poolkit.cluster import (
     Node,
     TierConfig,
 )
-from poolkit.cluster._core import Member
+from poolkit.cluster._core import NodeEntry
 from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from poolkit.testing.servers import PostgresServer, RedisServer
 from tests.cluster.test_core import Rig
@@ -36,7 +36,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 def tiers_of(rig: Rig) -> dict[str, int]:
-    return {name: member.tier for name, member in rig.core.members.items()}
+    return {name: entry.tier for name, entry in rig.core.entries.items()}
 
 
 def rig_of(*nodes: Node | str, places: int = 10, **settings: Any) -> Rig:
@@ -45,8 +45,8 @@ def rig_of(*nodes: Node | str, places: int = 10, **settings: Any) -> Rig:
 
 def served(rig: Rig, count: int) -> list[str]:
     found = [rig.ask().outcome for _ in range(count)]
-    assert all(isinstance(member, Member) for member in found)
-    return [member.name for member in found]  # type: ignore[union-attr]
+    assert all(isinstance(entry, NodeEntry) for entry in found)
+    return [entry.name for entry in found]  # type: ignore[union-attr]
 
 
 def pass_time(rig: Rig, seconds: float, load: dict[str, float]) -> None:
@@ -56,7 +56,7 @@ def pass_time(rig: Rig, seconds: float, load: dict[str, float]) -> None:
         rig.now = min(end, rig.now + 1.0)
         for name, leases in load.items():
             for _ in range(round(leases * 10)):
-                rig.core.succeeded(*rig.seated(name), 0.1, rig.now)
+                rig.core.succeeded(*rig.new_lease_on(name), 0.1, rig.now)
         if rig.now >= rig.core.due:
             rig.core.tick(rig.now)
         rig.core.check()
@@ -75,8 +75,8 @@ def test_each_tier_is_tried_when_the_one_before_is_at_its_limit() -> None:
     assert order[8:] == ["d"]
     waiting = rig.ask()
     assert waiting.outcome is None
-    rig.core.succeeded(*rig.seat("c"), 0.1, rig.now)
-    assert waiting.outcome is rig.member("c")
+    rig.core.succeeded(*rig.lease_on("c"), 0.1, rig.now)
+    assert waiting.outcome is rig.entry("c")
 
 
 def test_the_pools_own_limit_holds_beside_the_tiers() -> None:
@@ -116,10 +116,10 @@ def test_a_burst_moves_nothing() -> None:
 
 def test_a_long_lease_is_use_while_it_goes_on() -> None:
     rig = rig_of("a", "b", "c", "d")
-    [member] = [m for m in rig.core.members.values() if m.tier == 2]
-    rig.seated(member.name)
+    [entry] = [m for m in rig.core.entries.values() if m.tier == 2]
+    rig.new_lease_on(entry.name)
     pass_time(rig, 40, {"a": 3.0})
-    assert member.tier == 1
+    assert entry.tier == 1
 
 
 def test_a_node_that_moves_up_serves_those_who_wait_at_once() -> None:
@@ -127,9 +127,9 @@ def test_a_node_that_moves_up_serves_those_who_wait_at_once() -> None:
     served(rig, 9)
     waiting = [rig.ask() for _ in range(3)]
     assert all(caller.outcome is None for caller in waiting)
-    rig.member("a").seats.clear()  # its holders are gone
-    rig.member("a").leases = 0
-    rig.core.members["a"].load = 0.0
+    rig.entry("a").tickets.clear()  # its holders are gone
+    rig.entry("a").leases = 0
+    rig.core.entries["a"].load = 0.0
     pass_time(rig, 15, {})
     assert all(caller.outcome is not None for caller in waiting)
 
@@ -146,55 +146,55 @@ def test_random_schedules_keep_sizes_limits_and_callers(seed: int) -> None:
     """Callers, failures and time at random: nobody waits beside a place, no tier is over its size."""
     pick = random.Random(seed)
     rig = rig_of(seed=seed)
-    held: list[Member] = []
+    held: list[NodeEntry] = []
     callers: list[Any] = []
     for _ in range(400):
         roll = pick.random()
         if roll < 0.4:
             callers.append(rig.ask())
         elif roll < 0.7 and held:
-            rig.core.succeeded(*rig.seat(held.pop(pick.randrange(len(held))).name), pick.random(), rig.now)
+            rig.core.succeeded(*rig.lease_on(held.pop(pick.randrange(len(held))).name), pick.random(), rig.now)
         elif roll < 0.75 and held:
-            rig.core.failed(*rig.seat(held.pop(pick.randrange(len(held))).name), OSError("broken"), 0.1, rig.now)
+            rig.core.failed(*rig.lease_on(held.pop(pick.randrange(len(held))).name), OSError("broken"), 0.1, rig.now)
         else:
             rig.now += pick.choice([0.1, 1.0, 5.0])
             if rig.now >= rig.core.due:
                 rig.core.tick(rig.now)
         rig.take()
         for effect in rig.todo:
-            assert effect.member is not None
-            rig.core.probed(effect.member, None, None, rig.now)
+            assert effect.entry is not None
+            rig.core.probed(effect.entry, None, None, rig.now)
         rig.todo.clear()
         for caller in [one for one in callers if one.outcome is not None]:
             callers.remove(caller)
-            if isinstance(caller.outcome, Member):
+            if isinstance(caller.outcome, NodeEntry):
                 held.append(caller.outcome)
         rig.core.check()
-        counts = Counter(member.tier for member in rig.core.members.values())
+        counts = Counter(entry.tier for entry in rig.core.entries.values())
         assert 1 <= counts[0] <= 1
         assert counts[1] <= 2
-    for member in held:
-        rig.core.succeeded(*rig.seat(member.name), 0.1, rig.now)
+    for entry in held:
+        rig.core.succeeded(*rig.lease_on(entry.name), 0.1, rig.now)
         rig.core.check()
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tiers": "hot"}, "must be TierConfigs"),
-        ({"tiers": [TierConfig(name="hot")]}, "'hot' alone is none: must be two or more"),
-        ({"tiers": [TierConfig(name="hot"), TierConfig(name="hot")]}, "two are called 'hot'"),
-        ({"tiers": [TierConfig(name="hot"), TierConfig(name="cold", most=3)]}, "the last one .*must be None"),
+        ({"tiers": "hot"}, "must be a tuple of TierConfig"),
+        ({"tiers": [TierConfig(name="hot")]}, "only one tier, 'hot': must be two or more"),
+        ({"tiers": [TierConfig(name="hot"), TierConfig(name="hot")]}, "two tiers are called 'hot'"),
+        ({"tiers": [TierConfig(name="hot"), TierConfig(name="cold", most=3)]}, "the last tier .*must be None"),
         ({"promote_above": 0.2}, r"demote_below=0.25: must be below promote_above \(0.2\)"),
         ({"tier_window": 0}, "tier_window=0: must be a number above 0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(settings: dict[str, Any], words: str) -> None:
+def test_an_invalid_value_raises_a_config_error_that_names_it(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ClusterConfig(**settings)
     with pytest.raises(ConfigError, match="tier 'hot': most=0: must be a whole number"):
         TierConfig(name="hot", most=0)
-    with pytest.raises(ConfigError, match="tier name='': must be a word"):
+    with pytest.raises(ConfigError, match="tier name='': must be a non-empty string"):
         TierConfig(name="")
 
 

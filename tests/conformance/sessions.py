@@ -189,7 +189,9 @@ def _process(session: Session, environment: dict[str, str], directory: Path, ext
     command = [sys.executable, "-m", "pytest", "-p", session.swap, "-p", "conf_record"]
     for plugin in session.plugins:
         command += ["-p", plugin]
-    command += ["-p", "no:cacheprovider", "-q", "--tb=short", "-rN", "--continue-on-collection-errors"]
+    cache = directory / "cache"  # psycopg's conftest.py notes there that it runs, and refuses to run after a crash
+    shutil.rmtree(cache, ignore_errors=True)
+    command += ["-o", f"cache_dir={cache}", "-q", "--tb=short", "-rN", "--continue-on-collection-errors"]
     command += ["--rootdir", str(session.root)]
     if session.config is not None:
         command += ["-c", str(session.config)]

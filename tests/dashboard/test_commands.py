@@ -176,16 +176,16 @@ def test_top_as_json_is_a_line_for_each_look(service: Service) -> None:
 
 
 WRONG: list[tuple[list[str], int, str]] = [
-    (["top", "--once"], 1, "no process of this user shows its pools: call poolkit.dashboard.start() in a service"),
+    (["top", "--once"], 1, "no process of this user publishes its pools: call poolkit.dashboard.start() in a service"),
     (["top", "999999999", "--once"], 1, "process 999999999: no such process"),
     (["top", "http://127.0.0.1:9/", "--once"], 1, "http://127.0.0.1:9/: nothing listens there"),
     (["top", "http://user:secret@127.0.0.1:9/", "--once"], 1, "http://user:***@127.0.0.1:9/: nothing listens there"),
     (["top", "ftp://here", "--once"], 1, "must be http://HOST:PORT/PATH"),
     (["top", "no-such-socket", "--once"], 1, "no-such-socket: nothing listens there"),
     (["top", "--interval", "0s"], 2, "must be a time above 0"),
-    (["dashboard"], 1, "no process of this user shows its pools"),
+    (["dashboard"], 1, "no process of this user publishes its pools"),
     (["dashboard", "--port", "x"], 2, "'x' is not a valid integer"),
-    (["dashboard", "--token-file", "x"], 2, "--token-file is for --actions"),
+    (["dashboard", "--token-file", "x"], 2, "--token-file needs --actions"),
     (["dashboard", "--actions", "--token-file", "no-such-file"], 1, "--token-file no-such-file: cannot be read"),
 ]
 
@@ -230,7 +230,7 @@ def test_a_port_in_use_is_named(service: Service, capsys: pytest.CaptureFixture[
 def test_actions_are_not_for_a_url(capsys: pytest.CaptureFixture[str]) -> None:
     with start(port=0) as dashboard:
         assert main(["dashboard", dashboard.address, "--actions"]) == 2
-    assert "a URL has a page with its own actions" in capsys.readouterr().err
+    assert "for a URL use the actions of its own page" in capsys.readouterr().err
 
 
 def test_completion_knows_the_commands_and_the_services(service: Service) -> None:

@@ -149,7 +149,7 @@ class FaultProxy:
                 link.end(reset=True)
             return len(frozen)
 
-        return self._call(end)
+        return self._loop.call(end)
 
     def forget(self) -> int:
         """The connections open now are broken (RST) by the client's next packet; return how many. New ones work."""

@@ -18,7 +18,7 @@ import poolkit.cluster
 import poolkit.policies
 from poolkit import Pool, PoolClosed, PoolConfig
 from poolkit.cluster import Cluster, Node
-from poolkit.cluster._core import Caller, Member
+from poolkit.cluster._core import NodeEntry, NodeRequest
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime
 from tests.faults.interrupts import interrupted_at, opcode_at, place_of, spared
@@ -59,21 +59,21 @@ class Stage:
             clock=self.runtime.clock,
         )  # fmt: skip
 
-    def queue(self, role: str | None = None) -> Caller:
-        """Somebody else asks and has to wait."""
+    def queue(self, role: str | None = None) -> NodeRequest:
+        """Another request that has to wait."""
         cluster = self.cluster
-        caller = Caller(role, None, self.runtime.clock.now)
+        caller = NodeRequest(role, None, self.runtime.clock.now)
         caller.parker = self.runtime.parker()
         cluster._decide(cluster._core.acquire, caller, self.runtime.clock.now)
         assert caller.queued
         return caller
 
-    def leave(self, caller: Caller) -> None:
-        """The one who waited must have been served and woken by now; he goes."""
+    def leave(self, caller: NodeRequest) -> None:
+        """The waiting request must have been served and woken by now; it leaves."""
         self.runtime.until(lambda: caller.outcome is not None, self.runtime.clock.now + SOON)
-        assert isinstance(caller.outcome, Member), f"the one who waited got {caller.outcome!r}"
+        assert isinstance(caller.outcome, NodeEntry), f"the one who waited got {caller.outcome!r}"
         assert caller.parker is not None
-        assert caller.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
+        assert caller.parker.woken, "the request was served but not woken"  # type: ignore[attr-defined]
         self.cluster._decide(self.cluster._core.abandon, caller, self.runtime.clock.now)
 
     def all_is_well(self, *, missing: int = 0) -> None:

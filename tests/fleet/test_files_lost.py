@@ -61,19 +61,19 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """As if each member were a process of its own: its lock is an obstacle to the others as long as it is at its path.
+    """Treat each member as a separate process: its lock excludes the others while its file is at its path.
 
-    (Locks of files belong to a process; a test with processes of its own is in ``test_fleet.py``.)
+    (File locks belong to a process; ``test_fleet.py`` has a test with real processes.)
     """
-    monkeypatch.setattr(module, "_mine", {})
-    monkeypatch.setattr(module, "_signs", {})
+    monkeypatch.setattr(module, "_own_files", {})
+    monkeypatch.setattr(module, "_life_sockets", {})
 
-    def lives(store: FileStore, path: Path, member: str) -> bool | None:
-        return module._is_at(module._mine.get(member), path) or (None if not path.exists() else False)
+    def alive(store: FileStore, path: Path, member: str) -> bool | None:
+        return module._is_at(module._own_files.get(member), path) or (None if not path.exists() else False)
 
-    monkeypatch.setattr(FileStore, "_lives", lives)
+    monkeypatch.setattr(FileStore, "_is_alive", alive)
     yield Host(tmp_path / "fleet")
-    module._drop_signs()
+    module._close_life_sockets()
 
 
 def delete(host: Host, *, members: bool = False, numbers: bool = False) -> None:
@@ -84,12 +84,12 @@ def delete(host: Host, *, members: bool = False, numbers: bool = False) -> None:
 
 @pytest.mark.parametrize(("members", "numbers"), [(True, False), (False, True), (True, True)])
 def test_the_limit_holds_when_files_of_the_fleet_are_deleted(host: Host, members: bool, numbers: bool) -> None:
-    """Again and again, and permits that a dead member held are used again afterwards."""
+    """Also when they are deleted repeatedly; the permits of a dead member are used again afterwards."""
     for _ in range(3):
         delete(host, members=members, numbers=numbers)
         host.rounds(3)
     gone = host.members.pop()
-    os.close(module._mine.pop(gone.name))  # the process has died
+    os.close(module._own_files.pop(gone.name))  # the process has died
     host.rounds(2 * int(TTL))
     assert host.held == LIMIT
     assert {path.name for path in host.directory.iterdir()} == {"f.a", "f.b", "f.fleet"}
@@ -140,7 +140,7 @@ def test_a_fleet_that_begins_grants_at_once(host: Host, tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_not_seen_for_a_ttl_without_its_file_is_dead(host: Host) -> None:
-    """Its permits are given to others, and it is told so when it wakes up."""
+    """Its permits are granted to others, and it gets ``lost`` in its next exchange."""
     asleep = host.members.pop()
     delete(host, members=True)
     host.rounds(int(TTL) - 1)
@@ -159,14 +159,14 @@ def test_a_member_that_is_not_seen_for_a_ttl_without_its_file_is_dead(host: Host
         b'{"token": 9, "rows": {"a": [4, 0, NaN, 1]}}',
     ],
 )  # fmt: skip
-def test_numbers_that_cannot_be_meant_begin_anew_and_are_told_of_once(
+def test_a_damaged_state_file_is_replaced_and_logged_once(
     host: Host, caplog: pytest.LogCaptureFixture, text: bytes
 ) -> None:
     (host.directory / "f.fleet").write_bytes(text)
     with caplog.at_level(logging.WARNING, "poolkit"):
         host.rounds(int(TTL) + 2)
-    assert [record.getMessage().partition("f are")[2] for record in caplog.records] == [
-        " damaged: they begin anew, and nothing new is granted for 10 s"
+    assert [record.getMessage().partition("f is")[2] for record in caplog.records] == [
+        " damaged; a new one is started, and nothing new is granted for 10 s"
     ]
     host.members.pop().store.leave("f", "c")
     host.rounds(2)
@@ -175,7 +175,7 @@ def test_numbers_that_cannot_be_meant_begin_anew_and_are_told_of_once(
 
 
 def test_a_full_disk_grants_nothing_and_takes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when a part of the numbers was written; afterwards the fleet goes on."""
+    """Also when the state was written only in part; the fleet continues when there is space again."""
     write = os.pwrite
 
     def full(file: int, data: bytes, at: int) -> int:
@@ -183,7 +183,7 @@ def test_a_full_disk_grants_nothing_and_takes_nothing(host: Host, monkeypatch: p
 
     monkeypatch.setattr(os, "pwrite", full)
     for member in host.members:
-        with pytest.raises(StoreError, match="not all of it could be written"):
+        with pytest.raises(StoreError, match="could not be written completely"):
             member.ask(8)
         assert not member.store.expires
     monkeypatch.setattr(os, "pwrite", write)
@@ -191,8 +191,8 @@ def test_a_full_disk_grants_nothing_and_takes_nothing(host: Host, monkeypatch: p
     assert host.held == LIMIT
 
 
-def test_a_lock_on_a_file_that_has_vanished_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is deleted while its lock is waited for: the numbers are read from the one that is there then."""
+def test_a_lock_on_a_deleted_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is deleted while a process waits for its lock: the state is read from the file that exists then."""
     store = FileStore(tmp_path)
     store.exchange(Ask("f", "a", 0, 4, LIMIT, TTL))
     lock, path = fcntl.lockf, tmp_path / "f.fleet"
@@ -200,7 +200,7 @@ def test_a_lock_on_a_file_that_has_vanished_is_no_lock(tmp_path: Path, monkeypat
 
     def vanishing(file: int, how: int) -> None:
         lock(file, how)
-        if how == fcntl.LOCK_EX and left[0]:
+        if left[0] and os.path.samestat(os.fstat(file), os.stat(path)):
             left[0] -= 1
             path.unlink()
 

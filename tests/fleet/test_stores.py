@@ -1,4 +1,4 @@
-"""Every store decides alike: what is granted, owed, lost; and what a fleet budget refuses."""
+"""All stores give the same answers (granted, owed, lost), and a fleet budget refuses invalid settings."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_all_stores_answer_as_the_one_decision_does(open_store: Callable[[], Any
 
 
 def test_a_lease_that_ran_out_is_lost_only_if_others_have_its_permits() -> None:
-    """Who comes late keeps what is still free; else he is told, and others are never above the limit."""
+    """A late member keeps what is still free, else its permits are lost; the total never exceeds the limit."""
     rows = {"late": Row(6, 0, until=1.0, token=1)}
     assert decide(dict(rows), Ask("f", "late", 6, 0, 10, 5), 2.0, token=2, grace=False).permits == 6
     assert decide(rows, Ask("f", "new", 0, 8, 10, 5), 2.0, token=2, grace=False).permits == 8
@@ -95,7 +95,7 @@ def test_in_a_grace_held_permits_count_and_nothing_new_is_granted() -> None:
     assert decide(rows, Ask("f", "old", 10, 4, 10, 5), 0.0, token=2, grace=True).permits == 10
 
 
-def test_what_is_above_the_even_part_is_owed_to_those_below_it() -> None:
+def test_permits_above_the_even_share_are_owed_to_members_below_it() -> None:
     """A late member's floor comes back from who has more, not from who has less."""
     rows: dict[str, Row] = {}
     assert decide(rows, Ask("f", "a", 0, 10, 10, 5), 0.0, token=1, grace=False).permits == 10
@@ -163,7 +163,7 @@ def test_a_lost_lease_cuts_every_connection_and_giving_it_back_is_no_error() -> 
     assert store.left == ["f"]
 
 
-def test_silence_ends_the_lease_and_the_caller_is_told_why() -> None:
+def test_without_an_answer_the_lease_ends_and_the_error_names_the_reason() -> None:
     """No answer from the store: the connections are closed before the lease ends, and the error names the store."""
     store = _Scripted()
 
@@ -221,7 +221,7 @@ def test_permits_are_asked_for_in_blocks_and_no_caller_waits_for_the_store_in_be
         pool.close()
 
 
-def test_settings_of_a_fleet_that_cannot_be_meant_are_refused_by_name(tmp_path: Path) -> None:
+def test_an_invalid_setting_of_a_fleet_raises_a_config_error_that_names_it(tmp_path: Path) -> None:
     """Each message names the setting, the value and what would be right."""
     store = FileStore(tmp_path)
     for settings, text in (
@@ -238,19 +238,19 @@ def test_settings_of_a_fleet_that_cannot_be_meant_are_refused_by_name(tmp_path: 
     with pytest.raises(ConfigError, match="table='a b': must be a plain name"):
         PostgresStore("host=127.0.0.1", table="a b")
     with FleetBudget(store, "f", limit=5) as budget:
-        with pytest.raises(UsageError, match="not changed live"):
+        with pytest.raises(UsageError, match="cannot be changed while it runs"):
             budget.resize(3)
         pool = Pool(FakeConnector(), budget=budget, name="orders", min_size=2)
         pool.acquire()
-        with pytest.raises(UsageError, match="close orders first; there are"):
+        with pytest.raises(UsageError, match=r"connections are still open; close the pools first \(orders\)"):
             budget.close()
         with pytest.raises(ConfigError, match="min_size=4"):
             Pool(FakeConnector(), budget=budget, min_size=4)
         pool.drain(0)
 
 
-def test_a_store_that_fails_is_told_of_once_and_so_is_its_recovery(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever it raises, and however often it is asked meanwhile."""
+def test_a_failing_store_is_logged_once_and_so_is_its_recovery(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever it raises, and however many exchanges fail."""
     store = _Scripted()
     for error in (StoreError("it says nothing"), StoreDown("refused"), TypeError("garbage")):
         asked: list[Ask] = []
@@ -272,7 +272,7 @@ def test_a_store_that_fails_is_told_of_once_and_so_is_its_recovery(caplog: pytes
             store.answer = lambda ask: Grant(ask.held + ask.want, 7)
             until(lambda: budget.fleet().error is None)
             pool.close()
-        told = [record.getMessage() for record in caplog.records if "the store" in record.getMessage()]
-        assert len(told) == 2
-        assert str(error) in told[0]
-        assert told[1] == "f: the store answers again"
+        logged = [record.getMessage() for record in caplog.records if "the store" in record.getMessage()]
+        assert len(logged) == 2
+        assert str(error) in logged[0]
+        assert logged[1] == "f: the store answers again"

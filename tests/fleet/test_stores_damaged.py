@@ -93,7 +93,7 @@ def test_a_dropped_table_is_made_anew_and_begins_with_a_grace(postgres_fleet: Fl
 @pytest.mark.parametrize(
     "change", ["permits = -4", "want = -1", "token = -1", "token = 9223372036854775807", "until = 'infinity'"]
 )
-def test_rows_that_cannot_be_meant_are_deleted_and_told_of_once(
+def test_invalid_rows_are_deleted_and_logged_once(
     postgres_fleet: Fleet, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     postgres_fleet.do(f"UPDATE poolkit_damaged SET {change} WHERE member LIKE 'm%'")
@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_meant_are_deleted_and_told_of_once(
         postgres_fleet.begins_anew()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "damaged: 2 rows of the fleet in the table poolkit_damaged cannot be meant and were deleted; "
+        "damaged: 2 invalid rows of the fleet in the table poolkit_damaged were deleted; "
         "nothing new is granted for 600 s"
     )
 
@@ -116,7 +116,7 @@ def test_a_key_that_was_deleted_begins_with_a_grace(redis_fleet: Fleet) -> None:
               f"4 0 1 {'9' * 400}", "4 0 1 1 1"]
 )  # fmt: skip
 @pytest.mark.parametrize("member", ["m:m1", "m:stranger"])
-def test_members_that_cannot_be_meant_are_deleted_and_told_of_once(
+def test_invalid_members_are_deleted_and_logged_once(
     redis_fleet: Fleet, member: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis_fleet.do.hset(KEY, member, value)
@@ -124,8 +124,7 @@ def test_members_that_cannot_be_meant_are_deleted_and_told_of_once(
         redis_fleet.begins_anew()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "damaged: 1 entries of the fleet's key in Redis cannot be meant and were deleted; "
-        "nothing new is granted for 600 s"
+        "damaged: 1 invalid entries of the fleet's key in Redis were deleted; nothing new is granted for 600 s"
     )
 
 

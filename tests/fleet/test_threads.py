@@ -52,13 +52,13 @@ def test_where_no_thread_can_be_started_the_pool_is_refused(monkeypatch: pytest.
 
 
 def test_a_watchdog_whose_thread_is_refused_has_armed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    bitten: list[str] = []
+    expired: list[str] = []
     arrived = threading.Event()
-    watchdog = Watchdog(lambda what: (bitten.append(what), arrived.set()))
+    watchdog = Watchdog(lambda what: (expired.append(what), arrived.set()))
     Refusal(monkeypatch, "poolkit-watchdog").left = 1
     with pytest.raises(RuntimeError):
         watchdog.arm(0.0, "refused")
     watchdog.arm(0.0, "armed")
     assert arrived.wait(20)
-    assert bitten == ["armed"]
-    watchdog.rest()
+    assert expired == ["armed"]
+    watchdog.stop()

@@ -25,31 +25,31 @@ def until_gone(name: str) -> None:
 
 def test_what_is_late_is_bitten_in_order_of_the_deadlines_and_what_has_ended_is_not() -> None:
     """A shorter deadline that comes later is not slept through."""
-    bitten: queue.Queue[str] = queue.Queue()
-    watchdog = Watchdog(bitten.put)
+    expired: queue.Queue[str] = queue.Queue()
+    watchdog = Watchdog(expired.put)
     watchdog.arm(0.2, "second")
     ended = watchdog.arm(0.01, "ended")
     watchdog.disarm(ended)
     watchdog.arm(0.05, "first")
-    assert [bitten.get(timeout=20), bitten.get(timeout=20)] == ["first", "second"]
+    assert [expired.get(timeout=20), expired.get(timeout=20)] == ["first", "second"]
     watchdog.arm(0.01, "third")
-    assert bitten.get(timeout=20) == "third"
-    assert bitten.empty()
-    watchdog.rest()
+    assert expired.get(timeout=20) == "third"
+    assert expired.empty()
+    watchdog.stop()
     until_gone("poolkit-watchdog")
 
 
 def test_a_deadline_is_kept_by_one_that_was_sent_to_rest() -> None:
     """The thread ends when nothing is armed any more, and a new one begins with the next deadline."""
-    bitten: queue.Queue[str] = queue.Queue()
-    watchdog = Watchdog(bitten.put)
+    expired: queue.Queue[str] = queue.Queue()
+    watchdog = Watchdog(expired.put)
     watchdog.arm(0.05, "late")
-    watchdog.rest()
-    assert bitten.get(timeout=20) == "late"
+    watchdog.stop()
+    assert expired.get(timeout=20) == "late"
     until_gone("poolkit-watchdog")
     watchdog.arm(0.01, "again")
-    assert bitten.get(timeout=20) == "again"
-    watchdog.rest()
+    assert expired.get(timeout=20) == "again"
+    watchdog.stop()
     until_gone("poolkit-watchdog")
 
 

@@ -278,11 +278,11 @@ async def test_work_that_takes_too_long_is_cut_and_reported(caplog: pytest.LogCa
         pools["threads"].acquire()
     assert [connector.live for connector in connectors] == [0, 0]
     for name in ("tasks", "threads"):
-        assert f"{name} had leases that did not end within 0.05 s" in caplog.text
+        assert f"leases of {name} did not end within 0.05 s" in caplog.text
 
 
 @pytest.mark.anyio
-async def test_functions_make_new_pools_for_each_start_and_a_closed_pool_is_refused() -> None:
+async def test_functions_create_new_pools_at_each_start_and_a_closed_pool_is_refused() -> None:
     """An application object may be started again, as test clients do."""
     pool = AsyncPool(AsyncFakeConnector())
     app = Starlette(lifespan=PoolLifespan({"db": lambda: AsyncPool(AsyncFakeConnector())}))
@@ -292,7 +292,7 @@ async def test_functions_make_new_pools_for_each_start_and_a_closed_pool_is_refu
     app = Starlette(lifespan=PoolLifespan({"db": pool}))
     async with running(app):
         pass
-    with pytest.raises(UsageError, match=r"'db' has been closed; .* give a function"):
+    with pytest.raises(UsageError, match=r"'db' is closed; .* give a function"):
         async with running(app):
             pytest.fail("it has started")
 
@@ -345,7 +345,7 @@ async def test_readiness_follows_suspension_and_breaker_and_comes_back_by_itself
 
 
 @pytest.mark.anyio
-async def test_readiness_counts_the_pools_that_are_named_and_one_good_node_of_a_cluster_is_enough() -> None:
+async def test_readiness_checks_the_named_pools_and_one_serving_node_of_a_cluster_is_enough() -> None:
     """A cache that is down need not take the process out of service."""
     pools = PoolLifespan(
         {
@@ -362,7 +362,7 @@ async def test_readiness_counts_the_pools_that_are_named_and_one_good_node_of_a_
         pools["shards"].pool("two").suspend()
         assert vital.check() == {"shards": "every node: suspended"}
         assert pools.ready.check()["cache"] == "suspended"
-    with pytest.raises(ConfigError, match="'shard': no such pool; there are cache, shards"):
+    with pytest.raises(ConfigError, match="'shard': no such pool; the pools are cache, shards"):
         Readiness(pools, ["shard"])
 
 
@@ -392,7 +392,7 @@ async def test_clusters_of_every_driver_are_found_asked_and_drained() -> None:
 def test_what_cannot_be_meant_is_refused_at_once() -> None:
     """Each error names the setting and the value."""
     pool = Pool(FakeConnector())
-    with pytest.raises(ConfigError, match="db=Redis: has no poolkit pool behind it"):
+    with pytest.raises(ConfigError, match="db=Redis: does not use a poolkit pool"):
         PoolLifespan({"db": redis.Redis()})
     with pytest.raises(ConfigError, match="connect='eager': must be 'require', 'try' or 'lazy'"):
         PoolLifespan({"db": pool}, connect="eager")  # type: ignore[arg-type]

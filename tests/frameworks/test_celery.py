@@ -96,7 +96,7 @@ def test_signals_open_and_drain_the_pools_of_the_process(caplog: pytest.LogCaptu
             assert "bad: cannot connect yet in this worker process" in caplog.text
             pools[0].acquire()
             signals.worker_process_shutdown.send(sender="worker")
-            assert "good: leases did not end within 0.05 s and were cut" in caplog.text
+            assert "good: leases did not end within 0.05 s and were aborted" in caplog.text
         assert [pool.closed for pool in pools] == [True, True, False]
         assert good.live == 0
     finally:

@@ -50,7 +50,7 @@ def test_not_asked():
     result.stdout.fnmatch_lines(
         [
             "*ERROR at teardown of test_guilty*",
-            "poolkit: this test has left open:",
+            "poolkit: this test left open:",
             "- orders-db: connection 1 is still on lease, taken by MainThread at *.py:8",
         ]
     )
@@ -75,7 +75,7 @@ def test_closed(pool_leaks):
     result.assert_outcomes(passed=3, errors=2)
     result.stdout.fnmatch_lines(
         [
-            "- orders-db: left open with 2 connections, made at *.py:6",
+            "- orders-db: left open with 2 connections, created at *.py:6",
             "- dropping: a lease was dropped without close(), taken by MainThread at *.py:11; *",
         ]
     )

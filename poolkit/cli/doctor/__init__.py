@@ -1,6 +1,6 @@
-"""``poolkit doctor``: what is set, where it comes from, what is wrong with it, and what the server thinks.
+"""``poolkit doctor``: the settings, their sources, problems with them, and the limits of the server.
 
-_adapters (what an adapter makes of the settings) · _checks (what is compared, pure) · _servers (a server's limits)
+_adapters (the settings in effect with an adapter) · _checks (the comparisons, pure) · _servers (a server's limits)
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def run(
     as_json: bool,
     environ: Mapping[str, str] | None = None,
 ) -> int:
-    """Print the findings; 1 if any of them is an error.
+    """Print the findings; return 1 if any of them is an error.
 
-    ``adapter``: under which the pools are; None: what the URL says, else none at all. Raises ConfigError for a file or
-    a setting that cannot be meant and for a pool that nothing names, MissingExtra for a driver that is not installed.
+    ``adapter``: the adapter of the pools; None: taken from the URL, or none. Raises ConfigError for an invalid file or
+    setting and for an unknown pool, MissingExtra for a driver that is not installed.
     """
     if processes < 1:
         raise ConfigError(f"--processes {processes}: must be 1 or more", "processes")
@@ -67,9 +67,9 @@ def run(
 
 
 def _nameless(file: str | None, pool: str, environ: Mapping[str, str]) -> list[Finding]:
-    """What is to be told of a pool that has neither a table in the file nor a variable: its name may be mistyped.
+    """Findings for a pool with neither a table in the file nor a variable: its name may be mistyped.
 
-    ConfigError if the file has a table that is called nearly so, or nothing at all for this pool.
+    Raises ConfigError if the file has a table with a similar name, or no setting that applies to this pool.
     """
     tables = [] if file is None else tables_of(file)
     prefix = variable_prefix(pool)
@@ -77,13 +77,13 @@ def _nameless(file: str | None, pool: str, environ: Mapping[str, str]) -> list[F
         return []
     others = [name for name in tables if name != "default"]
     hint = nearest(pool, others) if others else ""
-    missing = f"no variable begins with {prefix}" if file is None else f"{file}: has no table [{pool}]"
+    missing = f"no environment variable starts with {prefix}" if file is None else f"{file} has no table [{pool}]"
     if hint.startswith("did you mean"):
         raise ConfigError(f"{missing}; {hint}", "pool")
     if file is not None and "default" not in tables:
-        raise ConfigError(f"{missing}; it has: {', '.join(others) or 'none'}", "pool")
-    counts = "what is set for every pool" if file is None else "what is set for every pool, [default] first,"
-    return [Finding("warning", pool, f"{missing}: only {counts} counts; is the name right?")]
+        raise ConfigError(f"{missing}; its tables: {', '.join(others) or 'none'}", "pool")
+    applies = "the settings for all pools" if file is None else "the settings for all pools ([default] first)"
+    return [Finding("warning", pool, f"{missing}: only {applies} apply; check the name")]
 
 
 def _of_pool(
@@ -135,6 +135,6 @@ def _as_lines(
             lines += [f"  {key:<18} {value}" for key, value in asdict(limits).items() if value is not None]
         lines.append("")
     if not findings:
-        lines.append("nothing to change")
+        lines.append("no problems found")
     lines += [f"{finding.level}: {finding.pool}: {finding.text}" for finding in findings]
     return [shown(line, 2000) for line in lines]

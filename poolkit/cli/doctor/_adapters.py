@@ -1,4 +1,4 @@
-"""What an adapter makes of the settings of a pool: asked of the adapter itself, which connects nowhere for that."""
+"""The settings in effect with an adapter, computed by the adapter itself without connecting anywhere."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ ADAPTERS: dict[str, str] = {
     "psycopg": "poolkit_adapters.psycopg._config",
     "dbapi": "poolkit_adapters.dbapi._settings",
 }
-"""Each one's module with ``effective(config)``."""
+"""By adapter, the module that has ``effective(config)``."""
 
 _OF_SCHEMES = {"redis": "redis", "rediss": "redis", "http": "httpx", "https": "httpx"}
 
 
 def assumed(adapter: str | None, url: str | None) -> tuple[str | None, str]:
-    """The adapter, from ``--adapter`` or the URL, and a sentence about it."""
+    """The adapter, from ``--adapter`` or the URL, and a sentence that says which one it is."""
     if adapter is not None:
-        return adapter, f"as pools of poolkit_adapters.{adapter}"
+        return adapter, f"for pools of poolkit_adapters.{adapter}"
     scheme = (url or "").partition("://")[0].lower()
     guess = "sqlalchemy" if "+" in scheme else _OF_SCHEMES.get(scheme)
     if guess is not None:
-        return guess, f"as pools of poolkit_adapters.{guess}, which the URL suggests (--adapter says otherwise)"
+        return guess, f"for pools of poolkit_adapters.{guess}, chosen by the URL (--adapter selects another one)"
     names = ", ".join(ADAPTERS)
-    return None, f"as pools of the engine itself; --adapter NAME shows what holds under an adapter ({names})"
+    return None, f"for pools of the engine itself; --adapter NAME shows the settings with an adapter ({names})"
 
 
 def under(adapter: str | None, title: str, config: PoolConfig) -> tuple[PoolConfig, list[Finding]]:
-    """The settings in effect, and what the adapter refuses or sets aside. MissingExtra without its driver."""
+    """The settings in effect, and findings for those that the adapter refuses or ignores.
+
+    Raises MissingExtra without the driver.
+    """
     if adapter is None:
         return config, []
     effective = import_module(ADAPTERS[adapter]).effective
     log = logging.getLogger("poolkit")
-    silent, log.disabled = log.disabled, True  # what an adapter sets aside is among the findings
+    silent, log.disabled = log.disabled, True  # the findings contain the ignored settings, so do not log them too
     try:
         found: PoolConfig = effective(config)
     except ConfigError as error:
@@ -55,9 +58,9 @@ def under(adapter: str | None, title: str, config: PoolConfig) -> tuple[PoolConf
 
 
 def _set_aside(config: PoolConfig, found: PoolConfig) -> Iterator[str]:
-    """What somebody wrote for every pool and does not count under this adapter."""
+    """A sentence for each setting that was set for all pools but is not used by this adapter."""
     before, after = sources_of(config), sources_of(found)
     for name, source in before.items():
         if source.written and not after[name].written:
             asked = f"{name}={getattr(config, name)!r} (from {source.text})"
-            yield f"{asked} is set aside: this adapter does not use {name}, and {getattr(found, name)!r} holds"
+            yield f"{asked} is ignored: this adapter does not use {name}; {getattr(found, name)!r} is in effect"

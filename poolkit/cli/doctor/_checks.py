@@ -1,4 +1,4 @@
-"""What the doctor compares: settings with each other and with a server's limits. Pure."""
+"""The checks: settings against each other and against the limits of a server. Without I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("Finding", "Limits", "of_server", "of_times")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to change ("error": it will fail; "warning": it may)."""
+    """A problem. "error": it will fail; "warning": it may fail."""
 
     level: Literal["error", "warning"]
     pool: str
@@ -23,10 +23,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server says of itself; None: it does not say, or has no such limit. Times in seconds.
+    """The limits of a server. None: unknown, or no such limit. Times in seconds.
 
-    ``connections``: that it allows in all, ``reserved`` of them for administrators, ``in_use`` at the moment.
-    ``idle_timeout``: after which it closes idle connections.
+    ``connections``: the maximum number of connections; ``reserved``: how many of them are for administrators;
+    ``in_use``: how many are open now; ``idle_timeout``: the time after which the server closes idle connections.
     """
 
     server: str
@@ -40,7 +40,7 @@ class Limits:
 
 
 def of_times(title: str, config: PoolConfig, request: float | None, deadline: float | None) -> list[Finding]:
-    """Connect < acquire < request < deadline of the service: each must leave time for what comes after it."""
+    """Check connect < acquire < request < deadline of the service: each must leave time for the next."""
     return [Finding("warning", title, text) for text in _times(config, request, deadline)]
 
 
@@ -53,11 +53,11 @@ def _times(config: PoolConfig, request: float | None, deadline: float | None) ->
     }
     steps = [(name, value) for name, value in given.items() if value is not None]
     for (inner, short), (outer, long) in pairwise(steps):
-        known = outer == "acquire_timeout"  # PoolConfig.doubts() says so itself
+        known = outer == "acquire_timeout"  # PoolConfig.doubts() reports this one
         if short >= long and not known:
             yield (
-                f"{inner}={short:g} is not below the {outer} ({long:g} s): the outer one ends first, and nobody learns "
-                "why; lower it, or raise the outer one"
+                f"{inner}={short:g} is not below the {outer} ({long:g} s): the {outer} ends first and hides the "
+                f"cause; lower the {inner} or raise the {outer}"
             )
     acquire = config.acquire_timeout
     if deadline is not None and acquire is None:
@@ -66,13 +66,13 @@ def _times(config: PoolConfig, request: float | None, deadline: float | None) ->
         return
     if acquire < request < deadline < acquire + request:
         yield (
-            f"acquire_timeout + request timeout = {acquire + request:g} s exceed the deadline of the service "
-            f"({deadline:g} s): who waits long has no time left for his request"
+            f"acquire_timeout + request timeout = {acquire + request:g} s exceeds the deadline of the service "
+            f"({deadline:g} s): a caller that waits long has no time left for its request"
         )
 
 
 def of_server(title: str, config: PoolConfig, limits: Limits, processes: int) -> list[Finding]:
-    """The pools of ``processes`` processes against the server's limits."""
+    """Check the pools of ``processes`` processes against the limits of the server."""
     return [*_connections(title, config, limits, processes), *_idle(title, config, limits)]
 
 
@@ -84,26 +84,26 @@ def _connections(title: str, config: PoolConfig, limits: Limits, processes: int)
     if limits.reserved:
         name += f", {limits.reserved} of them reserved"
     if config.max_size is None:
-        yield Finding("warning", title, f"max_size=None: nothing keeps it below what {limits.server} allows ({name})")
+        yield Finding("warning", title, f"max_size=None: the pool may exceed the limit of {limits.server} ({name})")
         return
     wanted = processes * config.max_size
     asked = f"{processes} x max_size={config.max_size} = {wanted}"
     if wanted > usable:
         yield Finding(
             "error", title,
-            f"{asked} exceeds what {limits.server} allows ({name}): set max_size to {max(1, usable // processes)} at "
-            "most, or raise the limit",
+            f"{asked} exceeds the limit of {limits.server} ({name}): set max_size to {max(1, usable // processes)} "
+            "or less, or raise the limit",
         )  # fmt: skip
     elif wanted > 0.9 * usable:
         yield Finding(
             "warning", title,
-            f"{asked} is nearly all that {limits.server} allows ({name}): during a deployment old and new processes "
-            "run together",
+            f"{asked} is nearly the limit of {limits.server} ({name}): during a deployment, old and new processes "
+            "run at the same time",
         )  # fmt: skip
     elif limits.in_use is not None and wanted > usable - limits.in_use:
         yield Finding(
             "warning", title,
-            f"{limits.in_use} connections of {limits.server} are in use at the moment, which leaves "
+            f"{limits.in_use} connections of {limits.server} are in use now, which leaves "
             f"{max(0, usable - limits.in_use)} for {wanted} ({name})",
         )  # fmt: skip
 
@@ -117,6 +117,6 @@ def _idle(title: str, config: PoolConfig, limits: Limits) -> Iterator[Finding]:
         yield Finding(
             "warning", title,
             f"{limits.server} closes idle connections after {limits.idle_timeout:g} s ({limits.idle_timeout_setting}), "
-            f"the pool keeps them {shown}: set idle_timeout or keepalive below it, to {0.8 * limits.idle_timeout:g} "
-            "for instance",
+            f"the pool keeps them {shown}: set idle_timeout or keepalive below it, for example to "
+            f"{0.8 * limits.idle_timeout:g}",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a server says of its limits, asked with the driver itself."""
+"""The limits of a server, queried with its driver."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PATIENCE = 5  # seconds
 
 
 def ask(url: str) -> tuple[Limits | None, list[Finding]]:
-    """The limits of the server, or an error as a finding if it cannot be reached.
+    """Query the limits of the server. If it cannot be reached, return None and the error as a finding.
 
-    Raises ConfigError for a URL of an unknown kind, MissingExtra without its driver.
+    Raises ConfigError for an invalid URL or an unknown scheme, MissingExtra without the driver.
     """
     scheme = url.partition("://")[0].partition("+")[0].lower() if "://" in url else ""
     kinds: dict[str, Callable[[str], Limits]] = {
@@ -33,7 +33,7 @@ def ask(url: str) -> tuple[Limits | None, list[Finding]]:
     }
     if scheme not in kinds:
         raise ConfigError(
-            f"--url {url}: must begin with postgresql://, redis://, rediss://, http:// or https://", "url"
+            f"--url {url}: must start with postgresql://, redis://, rediss://, http:// or https://", "url"
         )
     try:
         parts = urlsplit(url)
@@ -44,15 +44,15 @@ def ask(url: str) -> tuple[Limits | None, list[Finding]]:
         return kinds[scheme](scheme + "://" + url.partition("://")[2]), []
     except (MissingExtra, ConfigError):
         raise
-    except Exception as error:  # noqa: BLE001  whatever a driver raises: the server cannot be asked
-        return None, [Finding("error", "server", f"cannot be asked: {describe(error, 1000)}")]
+    except Exception as error:  # noqa: BLE001  a driver may raise anything
+        return None, [Finding("error", "server", f"could not be queried: {describe(error, 1000)}")]
 
 
 def _postgres(url: str) -> Limits:
     try:
         import psycopg
     except ImportError:
-        raise MissingExtra("asking PostgreSQL needs psycopg: pip install 'poolkit[psycopg]'") from None
+        raise MissingExtra("querying PostgreSQL needs psycopg: pip install 'poolkit[psycopg]'") from None
     with psycopg.connect(url, connect_timeout=_PATIENCE, autocommit=True) as connection:
         wanted = ("max_connections", "superuser_reserved_connections", "reserved_connections", "idle_session_timeout")
         rows = connection.execute(
@@ -84,7 +84,7 @@ def _redis(url: str) -> Limits:
     try:
         import redis
     except ImportError:
-        raise MissingExtra("asking Redis needs redis-py: pip install 'poolkit[redis]'") from None
+        raise MissingExtra("querying Redis needs redis-py: pip install 'poolkit[redis]'") from None
     with closing(
         redis.Redis.from_url(
             url, decode_responses=True, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=None
@@ -92,7 +92,8 @@ def _redis(url: str) -> Limits:
     ) as client:
         info = client.info()
         try:
-            config = {**client.config_get("maxclients"), **client.config_get("timeout")}  # both at once: since 7.0
+            # two commands: one for both needs Redis 7.0
+            config = {**client.config_get("maxclients"), **client.config_get("timeout")}
         except redis.ResponseError:  # managed services forbid it
             config = {"maxclients": info.get("maxclients", 0)}
         allowed = int(config.get("maxclients") or 0)
@@ -107,7 +108,7 @@ def _http(url: str) -> Limits:
     try:
         import httpx
     except ImportError:
-        raise MissingExtra("asking an HTTP server needs httpx: pip install 'poolkit[httpx]'") from None
+        raise MissingExtra("querying an HTTP server needs httpx: pip install 'poolkit[httpx]'") from None
     response = httpx.head(url, timeout=_PATIENCE)
     found = re.search(r"timeout=(\d{1,9})", response.headers.get("keep-alive", ""))
     return Limits(

@@ -40,7 +40,9 @@ def note(text: str) -> RenderableType:
 def _head(state: dict[str, Any]) -> Text:
     text = Text(f"poolkit top  {time.strftime('%H:%M:%S', time.localtime(state['at']))}  ", style="bold")
     shown = [one for one in state["processes"] if "error" not in one]
-    text.append(", ".join(f"{one['program']} ({one['pid']})" for one in shown) or "no process shows its pools", "dim")
+    text.append(
+        ", ".join(f"{one['program']} ({one['pid']})" for one in shown) or "no process publishes its pools", "dim"
+    )
     for one in state["processes"]:
         if "error" in one:
             text.append(f"\n{one['error']}", "red")

@@ -100,7 +100,7 @@ function setText(node, text) {
 
 function show() {
   const several = state.processes.length > 1;
-  setText(by("processes"), state.processes.map(processOf).join(" · ") || "no process shows its pools");
+  setText(by("processes"), state.processes.map(processOf).join(" · ") || "no process publishes its pools");
   setText(by("pool-count"), `(${state.pools.length})`);
   showAlerts(several);
   const now = new Set(state.pools.map((pool) => pool.id));

@@ -1,7 +1,7 @@
-"""The cache backend: Django's own for Redis, with poolkit's pool, and one pool for the process.
+"""The cache backend: Django's Redis backend with poolkit's pool, and one pool for the process.
 
-Django makes a cache object for each thread (under ASGI for each request), and each makes a pool of its own; here those
-that have the same server and options share one.
+Django creates a cache object for each thread (under ASGI for each request), each with its own pool. Here all cache
+objects with the same server and options share one pool.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ except ImportError as error:
 __all__ = ("RedisCache", "RedisCacheClient")
 
 _POOL = "poolkit_adapters.redis.PoolkitConnectionPool"
-_made: list[tuple[Any, Any]] = []  # (server, class, options) and its pool; few, so a search will do
+_made: list[tuple[Any, Any]] = []  # (server, class, options) and its pool; there are few, so a linear search is enough
 
 
 class RedisCacheClient(django_redis.RedisCacheClient):  # type: ignore[misc]
-    """As Django's; ``pool_class`` is poolkit's by default, and the pools belong to the process."""
+    """Like Django's, but ``pool_class`` is poolkit's by default, and the process shares the pools."""
 
     def __init__(self, servers: Any, serializer: Any = None, pool_class: Any = _POOL, **options: Any) -> None:
         if isinstance(pool_class, str):
@@ -39,14 +39,14 @@ class RedisCacheClient(django_redis.RedisCacheClient):  # type: ignore[misc]
             made = self._pool_class.from_url(server, **self._pool_options)
             _made.append((wanted, made))
             found = _find(wanted)
-            if found is not made:  # another thread was faster
+            if found is not made:  # another thread created it first
                 _made.remove((wanted, made))
                 made.disconnect()
         return found
 
 
 def _find(wanted: Any) -> Any:
-    """The first pool that was made for it, unless it has been closed."""
+    """The pool for these arguments that is not closed; None if there is none."""
     for known, pool in tuple(_made):
         if known == wanted and not getattr(engine_of(pool), "closed", False):
             return pool
@@ -56,7 +56,7 @@ def _find(wanted: Any) -> Any:
 class RedisCache(django_redis.RedisCache):  # type: ignore[misc]
     """``BACKEND = "poolkit.frameworks.django.cache.RedisCache"``.
 
-    ``OPTIONS`` as Django's: what it does not know itself goes to
+    ``OPTIONS`` as Django's. Options that Django does not know are passed to
     :class:`poolkit_adapters.redis.PoolkitConnectionPool`: redis-py's arguments and all settings of
     :class:`poolkit.PoolConfig`.
     """

@@ -256,7 +256,7 @@ def module(**names: Any) -> Any:
         (lambda: PooledDatabase(types), "the module itself|not a PEP 249 module|has no attribute"),
         (lambda: PooledDatabase(module(threadsafety=0)), "threadsafety is 0"),
         (lambda: PooledDatabase(sqlite3, "x", check_same_thread=True), "check_same_thread=True"),
-        (lambda: PooledDatabase(sqlite3, "x", connect_timeout=3), "no time limit for connecting"),
+        (lambda: PooledDatabase(sqlite3, "x", connect_timeout=3), "knows of no connect timeout"),
         (lambda: PooledDatabase(sqlite3, "x", max_size=0), "max_size=0"),
         (lambda: PooledDatabase(sqlite3, "x", max_size=2, min_size=3), "min_size=3"),
         (lambda: PooledDatabase(sqlite3, "x", setup=1), "setup=1"),  # type: ignore[arg-type]
@@ -296,7 +296,7 @@ def test_arguments_that_the_module_does_not_take_are_told_at_once() -> None:
 
 
 def test_a_database_in_memory_for_each_connection_warns() -> None:
-    with pytest.warns(poolkit.PoolConfigWarning, match="database of its own"):
+    with pytest.warns(poolkit.PoolConfigWarning, match="opens a separate database"):
         PooledDatabase(sqlite3, ":memory:").close()
     with PooledDatabase(sqlite3, ":memory:", max_size=1, idle_timeout=None, max_lifetime=None) as db:
         with db.connect() as connection:

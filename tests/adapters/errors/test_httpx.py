@@ -157,16 +157,16 @@ async def _(twin: Twin) -> None:
         await twin.send(pool, NOBODY)
 
 
-@happens("RequestRefused", "before it took up the request", base=poolkit.ConnectFailed)
+@happens("RequestRefused", "before it processed the request", base=poolkit.ConnectFailed)
 async def _(twin: Twin) -> None:
-    from poolkit_adapters.httpcore._errors import left_with
+    from poolkit_adapters.httpcore._errors import error_for_caller
 
     # the server's part in it takes a hundred refusals: see tests/adapters/httpx/test_replays.py
     table = ERRORS if twin.driver == "httpx" else CORE_ERRORS
     async with twin.pool() as pool:
 
         def refuse(*_: Any, **__: Any) -> Any:
-            raise left_with(httpcore.ConnectionNotAvailable(), False, table)
+            raise error_for_caller(httpcore.ConnectionNotAvailable(), False, table)
 
         inner = pool._pool if twin.driver == "httpx" else pool
         method = "handle_async_request" if twin.asynchronous else "handle_request"

@@ -254,7 +254,7 @@ def test_a_lease_that_is_reclaimed_does_not_open_again(twin: Twin) -> None:
                     await do(connection.connect())
             if not twin.asynchronous:
                 pool.release(connection)
-            assert not pool._guards
+            assert not pool._watches
             pool.poolkit.reconfigure(leak_after=60)
             client = twin.driver.Redis(connection_pool=pool)
             assert await do(client.ping())

@@ -17,7 +17,7 @@ import trio
 
 from poolkit.testing.servers import Certificates
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
-from poolkit_adapters.httpcore._plain import PlainBackend
+from poolkit_adapters.httpcore._asyncio_stream import AsyncioBackend
 from poolkit_adapters.httpx import AsyncPoolkitTransport
 from tests.support.collector import without_collector
 
@@ -140,7 +140,7 @@ def test_a_stream_that_an_older_anyio_forgets_is_closed(mute: int, sockets: Sock
         connect_unix_socket = connect_tcp
 
     async def main() -> None:
-        backend = PlainBackend(Older())
+        backend = AsyncioBackend(Older())
         for connect in (backend.connect_tcp, backend.connect_unix_socket):
             with pytest.raises(asyncio.CancelledError) as caught:
                 await connect()

@@ -138,7 +138,7 @@ async def test_opening_in_the_constructor_warns_as_the_stock_pool_does(twin: Twi
 def test_an_async_pool_opened_outside_a_loop_says_so() -> None:
     with (
         pytest.warns(RuntimeWarning, match="opened by its constructor"),
-        pytest.raises(RuntimeError, match="outside of an event loop") as caught,
+        pytest.raises(RuntimeError, match="outside an event loop") as caught,
     ):
         adapter.AsyncPoolkitConnectionPool(open=True)
     assert isinstance(caught.value, poolkit.UsageError)
@@ -154,14 +154,14 @@ def test_an_async_pool_on_trio_says_that_psycopg_needs_asyncio() -> None:
 async def test_putconn_of_what_is_not_out(twin: Twin) -> None:
     stranger = await do(twin.connection_class.connect(twin.postgres.url))
     async with within(twin.pool(min_size=1, name="one")) as one, within(twin.pool(min_size=1, name="other")) as other:
-        with pytest.raises(ValueError, match=r"'one'.*not out of any pool"):
+        with pytest.raises(ValueError, match=r"'one'.*not leased from any pool"):
             await do(one.putconn(stranger))
         connection = await do(one.getconn())
-        with pytest.raises(ValueError, match="comes from pool 'one'") as caught:
+        with pytest.raises(ValueError, match="belongs to pool 'one'") as caught:
             await do(other.putconn(connection))
         assert isinstance(caught.value, poolkit.NotLeased)
         await do(one.putconn(connection))
-        with pytest.raises(ValueError, match="not out of any pool"):
+        with pytest.raises(ValueError, match="not leased from any pool"):
             await do(one.putconn(connection))
     await do(stranger.close())
 
@@ -241,15 +241,15 @@ def bad(twin: Twin, **arguments: Any) -> Any:
         ({"reconnect_timeout": -1}, "reconnect_timeout=-1"),
         ({"max_sise": 3}, "did you mean 'max_size'"),
         ({"reconnect_timout": 3}, "did you mean 'reconnect_timeout'"),
-        ({"timeout": 3, "acquire_timeout": 3}, "acquire_timeout=3: the same as timeout=3"),
-        ({"max_idle": 3.0, "idle_timeout": 3}, "idle_timeout=3: the same as max_idle=3"),
-        ({"num_workers": 2, "max_connecting": 3}, "max_connecting=3: the same as num_workers=2"),
+        ({"timeout": 3, "acquire_timeout": 3}, "acquire_timeout=3: means the same as timeout=3"),
+        ({"max_idle": 3.0, "idle_timeout": 3}, "idle_timeout=3: means the same as max_idle=3"),
+        ({"num_workers": 2, "max_connecting": 3}, "max_connecting=3: means the same as num_workers=2"),
         ({"configure": 1}, "configure=1: must be callable"),
         ({"reset": "DISCARD ALL"}, "reset='DISCARD ALL'"),
         ({"config": {"max_size": 3}}, "config="),
         ({"kwargs": "autocommit"}, "kwargs must be a dict"),
         ({"conninfo": 5}, "conninfo must be a string"),
-        ({"conninfo": "host=x nonsense"}, "conninfo does not parse"),
+        ({"conninfo": "host=x nonsense"}, "conninfo cannot be parsed"),
         ({"conninfo": "host=x connect_timeout=soon"}, "connect_timeout='soon'"),
         ({"connection_class": dict}, "connection_class="),
     ],
@@ -350,3 +350,17 @@ async def test_check_connection_is_a_callback_and_a_tool(twin: Twin, postgres: P
     with pytest.raises(psycopg.OperationalError):
         await do(twin.pool_class.check_connection(connection))
     assert connection.closed
+
+
+async def test_a_lease_of_the_engine_itself_has_what_the_connection_has(twin: Twin) -> None:
+    """As shards of a ShardedCluster take it: from ``pool.poolkit``, and not from psycopg_pool's interface."""
+    async with within(twin.pool(min_size=0, max_size=1)) as pool:
+        session: Any = await do(pool.poolkit.acquire())
+        assert (await do((await do(session.execute("select 1"))).fetchone()))[0] == 1
+        assert session.info.backend_pid == session.pgconn.backend_pid
+        await do(session.rollback())
+        with pytest.raises(AttributeError, match="no_such_thing"):
+            _ = session.no_such_thing
+        await do(pool.poolkit.release(session))
+        async with within(pool.connection()) as connection:
+            assert (await do((await do(connection.execute("select 2"))).fetchone()))[0] == 2

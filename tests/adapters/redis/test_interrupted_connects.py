@@ -97,6 +97,36 @@ def test_cancelled_connects_leave_no_session(
 
 
 @pytest.mark.parametrize("loop", loops())
+def test_a_cancellation_at_the_end_of_a_write_is_not_lost(rogue: RogueRedis, loop: str) -> None:
+    """Before Python 3.12 ``asyncio.wait_for()`` loses it, and redis-py uses that where there is a socket_timeout."""
+    rogue.mute = {"HELLO"}
+
+    async def main() -> None:
+        cancelled = False
+
+        class Cancelled(redis.asyncio.Connection):
+            async def _send_packed_command(self, command: Any) -> None:  # what redis-py calls in wait_for()
+                nonlocal cancelled
+                await super()._send_packed_command(command)  # type: ignore[misc]
+                cancelled = task.cancel()
+
+        pool = AsyncPoolkitConnectionPool(
+            host=rogue.host, port=rogue.port, protocol=3, socket_timeout=None, connect_timeout=1.0,
+            connection_class=Cancelled,
+        )  # fmt: skip
+        task = asyncio.ensure_future(pool.get_connection())
+        while "HELLO" not in rogue.heard and not task.done():
+            await asyncio.sleep(0.001)
+        if not cancelled:
+            task.cancel()
+        (error,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(error, asyncio.CancelledError)
+        await pool.disconnect()
+
+    run(loop, main)
+
+
+@pytest.mark.parametrize("loop", loops())
 def test_a_peer_that_does_not_answer_the_goodbye_of_tls_keeps_no_session(certificates: Certificates, loop: str) -> None:
     """asyncio waits 30 seconds for it, Python 3.10 for ever."""
     with RogueRedis(certificates.server_context()) as rogue:

@@ -86,14 +86,14 @@ def test_a_push_message_costs_no_connection(
             pytest.skip("hiredis, or redis-py's parser for it, does not tell pushes from replies")
     pool = make_pool(max_connections=1, protocol=3, parser_class=parser_class(parser, 3))
     client = redis.Redis(connection_pool=pool)
-    client.set("watched", "old")
+    client.set("inspectable", "old")
     first = client.client_id()
     client.execute_command("CLIENT TRACKING", "ON")
-    assert client.get("watched") == b"old"
+    assert client.get("inspectable") == b"old"
     with redis.Redis(port=redis_server.port) as other:
-        other.set("watched", "new")  # makes the server push an invalidation to the idle connection
+        other.set("inspectable", "new")  # makes the server push an invalidation to the idle connection
         other.ping()
-    assert client.get("watched") == b"new"
+    assert client.get("inspectable") == b"new"
     assert client.client_id() == first
 
 
@@ -295,3 +295,31 @@ def test_looking_at_a_connection_opens_no_descriptor_and_asks_nothing(
             pool.release(pool.get_connection())
         assert admin.info("stats")["total_commands_processed"] - before < 20
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_connection_that_is_never_ready_ends_with_redis_pys_words(make_pool: Callable[..., Any]) -> None:
+    """Programs look for them."""
+
+    class Talkative(redis.Connection):
+        def can_read(self, timeout: float | None = 0) -> bool:
+            return True
+
+    with pytest.raises(redis.ConnectionError, match=r"^Connection not ready"):
+        make_pool(connection_class=Talkative).get_connection()
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_is_never_ready_ends_with_redis_pys_words_async(
+    make_async_pool: Callable[..., Any],
+) -> None:
+    """The same for tasks."""
+
+    class Talkative(redis.asyncio.Connection):
+        async def can_read_destructive(self) -> bool:
+            return True
+
+        async def can_read(self, timeout: float | None = 0) -> bool:
+            return True
+
+    with pytest.raises(redis.ConnectionError, match=r"^Connection not ready"):
+        await make_async_pool(connection_class=Talkative).get_connection()

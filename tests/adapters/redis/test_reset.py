@@ -160,14 +160,14 @@ def test_a_connection_released_while_reset_runs_is_closed(
     pool = make_pool(max_connections=1, client_name=name)
     engine = pool.poolkit
     held = pool.get_connection()
-    guard = pool._guards[id(held)]
+    watch = pool._watches[id(held)]
     detach = engine.detach
 
     def detach_meanwhile(connection: Any) -> None:
         if moment == "before it is taken out":
-            pool._guards[id(held)] = guard  # the other thread has found it before
+            pool._watches[id(held)] = watch  # the other thread has found it before
             pool.release(held)
-            pool._guards.pop(id(held), None)
+            pool._watches.pop(id(held), None)
             detach(connection)
         else:
             detach(connection)

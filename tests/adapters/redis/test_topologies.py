@@ -153,7 +153,7 @@ def test_who_waits_for_a_node_and_holds_another_nodes_connection_is_told_so(redi
             second.get_connection()
         assert "another node" not in str(alone.value)
         mine = first.get_connection()
-        with pytest.raises(poolkit.AcquireTimeout, match="holds a connection of another node") as crossed:
+        with pytest.raises(poolkit.AcquireTimeout, match="already holds a connection to another node") as crossed:
             second.get_connection()
         assert isinstance(crossed.value, redis.exceptions.MaxConnectionsError)
         assert first.poolkit.name in str(crossed.value)

@@ -125,6 +125,34 @@ def test_never_more_sessions_than_the_limit(postgres: PostgresServer, driver: st
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_it_is_closed_through_the_method_that_a_subclass_extends(postgres: PostgresServer, driver: str) -> None:
+    """``_close_connection()`` sees each connection that was opened, as with SQLAlchemy's own pool."""
+    closed: list[Any] = []
+
+    class Extended(AsyncPoolkitPool):
+        def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+            closed.append(connection)
+            super()._close_connection(connection, terminate=terminate)
+
+    async def main() -> None:
+        opened: list[Any] = []
+        async with pooled(address(postgres, driver), poolclass=Extended) as (database, _):
+            task = asyncio.get_running_loop().create_task(connect(database))
+
+            @event.listens_for(database.sync_engine, "connect")
+            def cancel(connection: Any, record: Any) -> None:
+                opened.append(connection)
+                task.cancel()
+
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until_async(lambda: closed)
+        assert closed == opened
+
+    asyncio.run(main())
+
+
 PHASES = {"before the greeting": 0, "in the authentication": 9, "after it": 400}
 """Bytes of the server's answers after which nothing more comes."""
 

@@ -1,1 +1,1 @@
-"""Django's PostgreSQL backend with poolkit's pool (Django looks for the module ``base`` in here)."""
+"""Django's PostgreSQL backend with poolkit's pool (Django imports the module ``base`` of this package)."""

@@ -1,4 +1,4 @@
-"""The database backend: Django's own, except for the pool."""
+"""The database backend: Django's PostgreSQL backend with poolkit's pool."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ("DatabaseWrapper", "PoolkitPoolMixin")
 
 
 class PoolkitPoolMixin:
-    """``pool`` of Django's PostgreSQL wrapper, made by poolkit; for backends of one's own, before their class::
+    """Replaces ``pool`` of Django's PostgreSQL wrapper. For your own backend, put it before the base class::
 
         class DatabaseWrapper(PoolkitPoolMixin, django.contrib.gis.db.backends.postgis.base.DatabaseWrapper): ...
 
     ``OPTIONS["pool"]`` is a dict of arguments of :class:`poolkit_adapters.psycopg.PoolkitConnectionPool`
-    (psycopg_pool's and all settings of :class:`poolkit.PoolConfig`); missing or True: its defaults. False: no pool.
+    (psycopg_pool's and all settings of :class:`poolkit.PoolConfig`). Missing or True: the defaults. False: no pool.
     """
 
     alias: str
@@ -35,7 +35,7 @@ class PoolkitPoolMixin:
 
     @property
     def pool(self) -> Any:
-        """The pool of this database, one for the process. Raises ImproperlyConfigured for what cannot be meant."""
+        """The pool of this database, shared by the process. Raises ImproperlyConfigured for invalid settings."""
         given = self.settings_dict["OPTIONS"].get("pool", True)
         if self.alias == NO_DB_ALIAS or given is False or given is None:
             return None
@@ -43,12 +43,12 @@ class PoolkitPoolMixin:
         if found is None:
             made = self._make_pool({} if given is True else given)
             found = self._connection_pools.setdefault(self.alias, made)
-            if found is not made:  # another thread was faster
+            if found is not made:  # another thread created it first
                 made.poolkit.close()
         return found
 
     def close_pool(self) -> None:
-        """Close the pool, if there is one; the next query makes another (Django's tests, a changed time zone)."""
+        """Close the pool, if there is one. The next query creates another (Django's tests, a changed time zone)."""
         pool = self._connection_pools.pop(self.alias, None)
         if pool is not None:
             pool.close()
@@ -59,15 +59,15 @@ class PoolkitPoolMixin:
 
         if self.settings_dict.get("CONN_MAX_AGE", 0) != 0:
             raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]: CONN_MAX_AGE={self.settings_dict['CONN_MAX_AGE']!r} keeps a connection in "
-                "each thread, out of the pool; set it to 0"
+                f"DATABASES[{self.alias!r}]: CONN_MAX_AGE={self.settings_dict['CONN_MAX_AGE']!r} keeps one connection "
+                "in each thread, outside the pool; set it to 0"
             )
         checks = self.settings_dict.get("CONN_HEALTH_CHECKS")
         try:
             return PoolkitConnectionPool(
                 **{
                     "name": f"django-{self.alias}",
-                    "kwargs": {**self.get_connection_params(), "autocommit": True},  # Django sets it afterwards
+                    "kwargs": {**self.get_connection_params(), "autocommit": True},  # Django sets it later
                     "open": False,
                     "configure": self._configure_connection,
                     "check": PoolkitConnectionPool.check_connection if checks else None,
@@ -79,4 +79,4 @@ class PoolkitPoolMixin:
 
 
 class DatabaseWrapper(PoolkitPoolMixin, django_base.DatabaseWrapper):  # type: ignore[misc]
-    """What ``ENGINE = "poolkit.frameworks.django.postgresql"`` stands for."""
+    """The backend that ``ENGINE = "poolkit.frameworks.django.postgresql"`` selects."""

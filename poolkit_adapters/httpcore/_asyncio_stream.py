@@ -1,22 +1,23 @@
-"""Reading and writing on an open TCP connection of asyncio's, without the layers between.
+"""Reads and writes an open TCP connection of asyncio directly, without the layers of anyio.
 
-httpcore reads through anyio: two cancel scopes, a timer and two changes of the selector's books for each read, and a
-turn of the event loop for each write and lock. That was a seventh to a quarter of the CPU of an httpx request. So once
-httpcore's backend has opened a plain TCP connection under asyncio, its transport gets this protocol instead.
-Connecting, TLS, unix sockets, trio and backends of the user's own stay as they are.
+httpcore reads through anyio. That costs two cancel scopes, a timer and two changes of the selector for each read, and
+a turn of the event loop for each write and lock: a seventh to a quarter of the CPU time of an httpx request. So once
+httpcore's backend has opened a plain TCP connection under asyncio, its transport gets the protocol of this module.
+Connecting, TLS, Unix sockets, trio and custom backends are unchanged.
 
-The socket is read all the time, so the event loop soon learns of a server that closes an idle connection.
+The event loop reads the socket all the time, so it soon notices a server that closes an idle connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import httpcore
+
+from .._hang_up import is_socket
 
 if TYPE_CHECKING:
     from ._link import Link
@@ -26,16 +27,19 @@ try:
 except ImportError:  # no anyio, or another httpcore
     _AnyIOStream = None  # type: ignore[assignment, misc, unused-ignore]
 
-__all__ = ("PlainBackend", "PlainStream", "unlock")
+__all__ = ("AsyncioBackend", "AsyncioStream", "drop_lock")
 
 MOST = 256 * 1024
-"""Bytes that may wait to be read before the socket is left alone, and be written before other tasks get a turn."""
+"""Bytes that may be buffered before reading pauses, and that may be written before other tasks get a turn."""
 
 NEVER = float("inf")
 
 
 class _Wire(asyncio.Protocol):
-    """What has arrived, and who waits for it. Knows nothing of the stream, which closes the socket when dropped."""
+    """The data that has arrived, and the tasks that wait for it.
+
+    Has no reference to the stream, so that a dropped stream can close the socket.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
         self.loop = loop
@@ -62,7 +66,7 @@ class _Wire(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.ended = True
         self.wake()
-        return True  # what is to be written may still be written
+        return True  # keep the transport open for writing
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
@@ -79,14 +83,14 @@ class _Wire(asyncio.Protocol):
             self.writer.set_result(None)
 
     def wake(self) -> None:
-        """Whoever reads has something to look at."""
+        """Wake the reading task."""
         if self.reader is not None and not self.reader.done():
             self.reader.set_result(None)
 
     async def arrival(self, timeout: float | None) -> None:
-        """Wait until something is there to be read, or never will be. Raises TimeoutError."""
+        """Wait until data or the end of the stream has arrived. Raises TimeoutError after ``timeout`` seconds."""
         if self.reader is not None:
-            raise httpcore.ReadError("two tasks read from one connection")
+            raise httpcore.ReadError("two tasks are reading from one connection; only one at a time may read")
         self.reader = self.loop.create_future()
         self.deadline = NEVER if timeout is None else self.loop.time() + timeout
         if timeout is not None and (self.timer is None or self.timer.when() > self.deadline):
@@ -102,7 +106,7 @@ class _Wire(asyncio.Protocol):
         self.timer = self.loop.call_at(self.deadline, self.late)
 
     def late(self) -> None:
-        """Time is up for some read; most have ended long before, and one timer serves many of them."""
+        """Fail the current read if it is overdue. One timer serves many reads, most of which have ended before."""
         self.timer = None
         if self.reader is None or self.reader.done() or self.deadline == NEVER:
             return
@@ -112,7 +116,7 @@ class _Wire(asyncio.Protocol):
             self.reader.set_exception(TimeoutError())
 
     def part(self, most: int) -> bytes:
-        """Something that has arrived."""
+        """Return up to ``most`` bytes that have arrived."""
         part = self.parts.popleft()
         if len(part) > most:
             self.parts.appendleft(part[most:])
@@ -124,10 +128,10 @@ class _Wire(asyncio.Protocol):
         return part
 
 
-class PlainStream(httpcore.AsyncNetworkStream):
-    """An open TCP connection; ``below`` is the stream by which httpcore's backend had opened it.
+class AsyncioStream(httpcore.AsyncNetworkStream):
+    """An open TCP connection. ``below`` is the stream with which httpcore's backend opened it.
 
-    Reads and writes by itself from the first of them on; where TLS comes first, it never does.
+    Takes the transport over at the first read or write. If TLS starts before that, it never does.
     """
 
     def __init__(self, below: httpcore.AsyncNetworkStream, transport: asyncio.Transport, former: Any) -> None:
@@ -136,7 +140,7 @@ class PlainStream(httpcore.AsyncNetworkStream):
         self._former = former
         self._wire: _Wire | None = None
         self._closed = False
-        self._written = 0  # bytes since this task last gave way to others
+        self._written = 0  # bytes since this task last let other tasks run
 
     def _open(self) -> _Wire:
         if self._closed:
@@ -180,7 +184,7 @@ class PlainStream(httpcore.AsyncNetworkStream):
             await asyncio.sleep(0)
 
     async def _drained(self, wire: _Wire, timeout: float | None) -> None:
-        """Wait until all that was written has left."""
+        """Wait until everything written has been sent."""
         self._written = 0
         wire.writer = writer = wire.loop.create_future()
         timer = None if timeout is None else wire.loop.call_later(timeout, _expire, writer)
@@ -203,10 +207,10 @@ class PlainStream(httpcore.AsyncNetworkStream):
         if self._wire.timer is not None:
             self._wire.timer.cancel()
         self._transport.abort()
-        await asyncio.sleep(0)  # by then the socket is closed
+        await asyncio.sleep(0)  # the loop closes the socket in this turn
 
     async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the stream below, which gets the connection back."""
+        """Give the connection back to the wrapped stream, and start TLS there."""
         wire, self._closed = self._wire, True
         if wire is not None:
             if wire.timer is not None:
@@ -221,11 +225,11 @@ class PlainStream(httpcore.AsyncNetworkStream):
         return await self._below.start_tls(*args, **kwargs)
 
     def pending(self) -> bool:
-        """Whether the event loop has read something that was not asked for, the end included."""
+        """Return whether the event loop has read unrequested data or the end of the stream."""
         return self.ended() or (self._wire is not None and bool(self._wire.parts))
 
     def ended(self) -> bool:
-        """Whether the event loop knows of the end."""
+        """Return whether the event loop has seen the end of the stream."""
         return self._closed or self._transport.is_closing() or (self._wire is not None and self._wire.ended)
 
     def get_extra_info(self, info: str) -> Any:
@@ -247,11 +251,11 @@ def _expire(future: asyncio.Future[None]) -> None:
         future.set_exception(TimeoutError())
 
 
-def close_left(error: BaseException | None) -> None:
-    """Close what a connect of anyio's had opened when it was cancelled, or its time was up.
+def close_leftovers(error: BaseException | None) -> None:
+    """Close what a connect of anyio had opened when it was cancelled or timed out.
 
-    Before anyio 4.16 a connect that is cancelled in the moment of its success forgets the stream, and its socket stays
-    open for as long as somebody holds the error: only the frames of the error's traceback know it.
+    Before anyio 4.16 a connect that is cancelled just when it succeeds loses the stream. Only the frames of the
+    error's traceback still refer to its socket, which stays open for as long as the error is referenced.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -260,7 +264,7 @@ def close_left(error: BaseException | None) -> None:
         while trace is not None:
             if trace.tb_frame.f_globals.get("__name__", "").startswith("anyio."):
                 for value in list(trace.tb_frame.f_locals.values()):
-                    if isinstance(value, socket.socket):
+                    if is_socket(value):
                         value.close()
                     elif hasattr(getattr(value, "_transport", None), "abort"):
                         value._transport.abort()
@@ -268,18 +272,18 @@ def close_left(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-class PlainBackend(httpcore.AsyncNetworkBackend):
-    """The backend below, for which this module reads and writes where it can."""
+class AsyncioBackend(httpcore.AsyncNetworkBackend):
+    """Wraps a backend, and reads and writes its plain TCP connections with this module."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below; leaves no open socket if it fails."""
+        """Call the wrapped backend, and close its socket if it fails."""
         try:
             stream = await self._backend.connect_tcp(*args, **kwargs)
         except BaseException as error:
-            close_left(error)
+            close_leftovers(error)
             raise
         if type(stream) is not _AnyIOStream:
             return stream
@@ -287,26 +291,26 @@ class PlainBackend(httpcore.AsyncNetworkBackend):
         transport: Any = getattr(inner, "_transport", None)
         former: Any = getattr(inner, "_protocol", None)
         if not hasattr(transport, "set_protocol") or not hasattr(former, "read_event"):
-            return stream  # another anyio
+            return stream  # an unknown version of anyio
         if former.read_event.is_set():
-            return stream  # the server has spoken, or hung up, before anyio paused the reading: it has that
-        return PlainStream(stream, transport, former)
+            return stream  # anyio has read data or the end of the stream already, before it paused reading
+        return AsyncioStream(stream, transport, former)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        """As the backend below; leaves no open socket if it fails."""
+        """Call the wrapped backend, and close its socket if it fails."""
         try:
             return await self._backend.connect_unix_socket(*args, **kwargs)
         except BaseException as error:
-            close_left(error)
+            close_leftovers(error)
             raise
 
     async def sleep(self, seconds: float) -> None:
-        """As the backend below."""
+        """Call the wrapped backend."""
         await self._backend.sleep(seconds)
 
 
 class _NoLock:
-    """Stands in for httpcore's ``AsyncLock``, each use of which costs a turn of the event loop."""
+    """Replaces httpcore's ``AsyncLock``, each use of which costs a turn of the event loop."""
 
     async def __aenter__(self) -> None:
         pass
@@ -315,10 +319,10 @@ class _NoLock:
         pass
 
 
-def unlock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
-    """An open HTTP/1.1 connection: the pool gives it to one request at a time, so httpcore need not lock it.
+def drop_lock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
+    """Remove httpcore's lock from an open HTTP/1.1 connection, which the pool gives to one request at a time.
 
-    Nothing waits for anything between the lines that those locks guard.
+    This is safe, because the code under those locks never suspends.
     """
     outer: Any = link.connection
     inner: Any = getattr(outer, "_connection", None)

@@ -1,4 +1,4 @@
-"""What psycopg_pool counts, and how long the server has been away."""
+"""psycopg_pool's counters, and a timer for outages of the server."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from collections.abc import Callable
 
 from poolkit import PoolStats
 
-__all__ = ("Ledger", "Outage")
+__all__ = ("Counters", "Outage")
 
 
-class Ledger:
-    """Counters under psycopg_pool's names. Each thread writes only its own page, so nobody needs a lock."""
+class Counters:
+    """Counters under psycopg_pool's names. Thread-safe: each thread writes only its own, so no lock is needed."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, Counter[str]] = {}
-        self._before: Counter[str] = Counter()  # what pop_stats() has reported already
+        self._by_thread: dict[int, Counter[str]] = {}
+        self._reported: Counter[str] = Counter()  # totals that pop_stats() has reported already
 
     def add(self, name: str, amount: float = 1) -> None:
-        """Count something."""
-        page = self._pages.get(get_ident())
-        if page is None:
-            page = self._pages[get_ident()] = Counter()
-        page[name] += amount  # type: ignore[assignment]  # seconds are floats until they are reported
+        """Add ``amount`` to a counter."""
+        own = self._by_thread.get(get_ident())
+        if own is None:
+            own = self._by_thread[get_ident()] = Counter()
+        own[name] += amount  # type: ignore[assignment]  # seconds are floats until they are reported
 
     def total(self, name: str) -> float:
-        """What was counted under this name."""
-        return float(sum(page[name] for page in list(self._pages.values())))
+        """Return the total of a counter."""
+        return float(sum(own[name] for own in list(self._by_thread.values())))
 
     def report(
         self, stats: PoolStats, *, own_connects: float = 0, own_connects_ms: float = 0, pop: bool = False
     ) -> dict[str, int]:
-        """The numbers of ``get_stats()``, without the callers' own connects; with ``pop`` the counters begin at
-        zero again. Times in whole ms.
+        """Return the numbers of ``get_stats()``, with times in whole milliseconds.
+
+        The callers' own connects do not count as waits. With ``pop`` the counters start at zero again.
         """
         totals: Counter[str] = Counter()
-        for page in list(self._pages.values()):
-            totals.update(page.copy())
+        for own in list(self._by_thread.values()):
+            totals.update(own.copy())
         totals["requests_num"] += stats.acquires + totals["requests_errors"] + stats.waiting
         totals["requests_queued"] += max(0, stats.waits - int(own_connects))
         if own_connects_ms:
@@ -47,9 +48,9 @@ class Ledger:
             totals["requests_wait_ms"] = max(0, waited)  # type: ignore[assignment]
         totals["usage_ms"] += stats.busy_seconds * 1000  # type: ignore[assignment]
         totals["connections_lost"] += stats.failed_checks
-        since = {name: max(0, int(totals[name]) - int(self._before[name])) for name in totals if name[0] != "_"}
+        since = {name: max(0, int(totals[name]) - int(self._reported[name])) for name in totals if name[0] != "_"}
         if pop:
-            self._before = totals
+            self._reported = totals
         return since | {
             "pool_min": stats.min_size,
             "pool_max": stats.max_size or 0,
@@ -60,9 +61,9 @@ class Ledger:
 
 
 class Outage:
-    """For how long no connect has worked; calls ``report`` each ``limit`` seconds of that.
+    """Calls ``report`` each time when no connect has succeeded for ``limit`` seconds.
 
-    ``later(delay, call)`` starts a timer and returns what cancels it.
+    ``later(delay, call)`` starts a timer and returns a function that cancels it.
     """
 
     def __init__(self, limit: float, report: Callable[[], None]) -> None:
@@ -75,17 +76,17 @@ class Outage:
         self._pid = os.getpid()
 
     def failed(self, later: Callable[[float, Callable[[], None]], Callable[[], object]]) -> None:
-        """A connect failed."""
+        """Record a failed connect."""
         if self._since is None or self._pid != os.getpid():  # a timer of the parent does not run in a fork
             self._pid = os.getpid()
             self._since = time.monotonic()
             self._later = later
             self._set(self.limit)
-        elif time.monotonic() > self._at + 1.0:  # the timer has gone with its event loop
+        elif time.monotonic() > self._at + 1.0:  # the timer ended with its event loop
             self._due()
 
-    def over(self) -> None:
-        """A connect worked, or nobody is interested any more."""
+    def end(self) -> None:
+        """End the outage, because a connect succeeded or the pool is closed."""
         self._since = None
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
@@ -93,9 +94,9 @@ class Outage:
 
     def _due(self) -> None:
         if time.monotonic() < self._at - 0.05:
-            return  # a timer of an event loop that had stopped, and another one has taken its place
+            return  # a late timer of an event loop that had stopped; another one has replaced it
         if self._since is not None and self._later is not None:
-            # again after the same time: whoever hears it may have done something about it
+            # report again after the same time, because the callback may have changed something
             self._set(max(self.limit, 0.01))
             self._report()
 
@@ -104,5 +105,5 @@ class Outage:
         self._at = time.monotonic() + seconds
         try:
             self._cancel = self._later(seconds, self._due)
-        except (RuntimeError, MemoryError):  # no thread can be started: the next connect that fails tries again
+        except (RuntimeError, MemoryError):  # no thread can be started; the next failed connect tries again
             self._since = None

@@ -1,10 +1,10 @@
-"""What the pool knows about one connection of redis-py: is it clean, was its session changed, is it lent out.
+"""The pool's state of one redis-py connection: is it clean, is its session changed, is it leased.
 
-A connection is handed out only if, at that moment, the peer has not closed it and nothing is to be read from it:
-not from the socket, not from the buffers of TLS, of the stream and of the parser. Each checkout asks anew, with one
-system call; how recently the connection was used, opened or looked at excuses nothing. Where something is to be read,
-it is one of three: a push message of RESP3 (handled here), the reply to another caller's command (never to be seen by
-the next one), or the end of the stream.
+A connection is handed out only if, at that moment, the peer has not closed it and no unread data is left in the
+socket or in the buffers of TLS, the stream and the parser. Every checkout checks this again with one system call, no
+matter how recently the connection was used, opened or checked. Unread data is one of three things: a push message of
+RESP3 (handled here), the reply to another caller's command (the next caller must never see it), or the end of the
+stream.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from poolkit_adapters.redis._driver import (
 )
 from poolkit_adapters.redis._footprint import Footprint
 
-__all__ = ("IDLE", "USED", "AsyncGuard", "Guard", "State", "disconnect_now")
+__all__ = ("IDLE", "USED", "AsyncConnectionWatch", "ConnectionWatch", "State", "disconnect_now")
 
 _CLOSED = "Connection closed by server."
 _PUSH = b">"
 _PEEK = 1 << 17
 _OLD_TLS = sys.version_info < (3, 11)
-"""asyncio's TLS does not say that the peer has said goodbye, and ``is_closing()`` fails once the connection is lost."""
+"""asyncio's TLS does not report that the peer closed TLS, and ``is_closing()`` fails after a lost connection."""
 _ROUNDS = 64
-"""Times that the event loop is given to read what has arrived, while more arrives."""
+"""How often the event loop may read what has arrived while more keeps arriving."""
 _poll: Callable[[], Any] | None = getattr(select, "poll", None)  # absent on Windows
 
 
 class State(Enum):
-    """Who has the connection, as far as redis-py's bookkeeping goes."""
+    """Who has the connection, in the terms of redis-py's metrics."""
 
     OPENING = "opening"
     IDLE = "idle"
     USED = "used"
 
 
-IDLE, USED = State.IDLE, State.USED  # to find a member of an enum takes longer than all else in a line
+IDLE, USED = State.IDLE, State.USED  # looking up an enum member is the slowest part of each line that needs one
 
 
 def _forget_token(connection: Any) -> None:
@@ -59,8 +59,8 @@ def _forget_token(connection: Any) -> None:
         connection.set_re_auth_token(None)
 
 
-class Guard:
-    """Of one sync connection. Not thread-safe: called by whoever has the connection."""
+class ConnectionWatch:
+    """The state of one sync connection. Not thread-safe: only the current holder of the connection may call it."""
 
     __slots__ = (
         "_buffered",
@@ -75,69 +75,69 @@ class Guard:
         "_sock",
         "connection",
         "counted",
-        "doubt",
         "inner",
+        "inspectable",
+        "recheck",
         "state",
-        "watched",
     )
 
     def __init__(self, connection: Any, lock: Any) -> None:
         self.connection = connection
         self.inner = connection._conn if isinstance(connection, CacheProxy) else connection
-        # another thread may read pushes from a connection of a cached pool, holding the pool's lock
+        # with client-side caching another thread, holding the pool's lock, may read pushes from this connection
         self._look_lock = lock
-        self.watched = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
+        self.inspectable = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
         self.state = State.OPENING
         self.counted: State | None = None
-        self.doubt = False  # something is to be done before it may be handed out
+        self.recheck = False  # whether work is due before the connection may be handed out, such as a new AUTH
         self._sock: Any = None
         self._fileno: Callable[[], int] | None = None
         self._number = -1
-        self._pending: Callable[[], int] | None = None  # of a TLS socket: bytes that it has decrypted already
+        self._pending: Callable[[], int] | None = None  # TLS only: number of bytes decrypted but unread
         self._poll: Callable[[int], Any] | None = None
-        self._kind: type | None = None  # of parser that was seen last
+        self._kind: type | None = None  # type of the last parser seen
         self._buffered = self._hiredis = False
         self._footprint: Footprint | None = None
-        packer = getattr(self.inner, "_command_packer", None) if self.watched else None
+        packer = getattr(self.inner, "_command_packer", None) if self.inspectable else None
         if packer is not None:
             self._footprint = Footprint(packer.pack, getattr(self.inner, "db", 0))
             self.inner._command_packer = self._footprint
             self.inner.disconnect = _noting(type(self.inner), weakref.ref(self.inner), self._footprint)
 
     def opened(self) -> None:
-        """The connection was connected (again), with the credentials of now."""
-        self.doubt = False
+        """Record that the connection has just connected, with the current credentials."""
+        self.recheck = False
         _forget_token(self.inner)
         if self._footprint is not None:
             self._footprint.forget()
 
     def clean(self) -> bool:
-        """Whether the connection stands and nothing is to be read from it. Push messages are handled on the way.
+        """Return whether the connection is open and has no unread data. Handles push messages that have arrived.
 
-        Never waits, never raises; one system call if there is nothing.
+        Never waits and never raises. Costs one system call if there is nothing to read.
         """
         inner = self.inner
-        if not self.watched:
+        if not self.inspectable:
             try:
                 return not inner.can_read()
             except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-                return False  # it is dead
+                return False  # the connection is dead
         sock = inner._sock
         if sock is None or (MARKS_FOR_RECONNECT and inner.should_reconnect()):
             return False
         if sock is not self._sock:
             self._arm(sock)
         poll = self._poll
-        if poll is None or self.doubt or poll(0):
+        if poll is None or self.recheck or poll(0):
             return self._look(inner)
         if self._fileno() != self._number:  # type: ignore[misc]
-            return False  # closed behind redis-py's back; the number may be another socket's by now
+            return False  # closed without redis-py's knowledge; another socket may have that descriptor by now
         if self._left_over(inner) or (self._pending is not None and self._pending()):
             return self._look(inner)
         return True
 
     def _arm(self, sock: Any) -> None:
-        """Poll this socket from now on. Descriptors are reused, hence the identity of the socket counts."""
+        """Poll this socket from now on. Compare sockets, not descriptors, because descriptors are reused."""
         self._sock, self._poll = sock, None
         self._pending = getattr(sock, "pending", None)
         if _poll is None:
@@ -152,7 +152,7 @@ class Guard:
         self._poll = poll.poll
 
     def _look(self, inner: Any) -> bool:
-        """Something is to be read, or may be: handle push messages; anything else is the end."""
+        """Examine data that may be there. Handle push messages; return False for anything else."""
         try:
             with self._look_lock:
                 ready: bool | None = True
@@ -160,18 +160,18 @@ class Guard:
                     ready = False if self._ends_within_a_record() else self._next_is_push(inner)
             if ready is False:
                 return False
-            self.doubt = False
+            self.recheck = False
             if getattr(inner, "_re_auth_token", None) is not None:
                 inner.re_auth()
                 return self.clean()  # more than the reply to AUTH may have arrived
-        except Exception:  # noqa: BLE001  whatever went wrong: the state of the connection is unknown
+        except Exception:  # noqa: BLE001  after any error the state of the connection is unknown
             return False
         return inner._sock is not None
 
     def _ends_within_a_record(self) -> bool:
-        """Whether the last TLS record in the socket is not complete.
+        """Return whether the last TLS record in the socket is incomplete.
 
-        To read it would move its first part to where neither poll() nor pending() shows it.
+        Reading it would move its first part into a buffer that neither poll() nor pending() shows.
         """
         if self._pending is None or self._poll is None or not self._poll(0):
             return False
@@ -182,7 +182,10 @@ class Guard:
         return place != len(data) < _PEEK
 
     def _next_is_push(self, inner: Any) -> bool | None:
-        """Handle the next message if it is a push: True. None: nothing there. False: a reply, or part of one."""
+        """Handle the next message if it is a push and return True.
+
+        Return None if nothing has arrived, and False for a reply or a part of one.
+        """
         parser: Any = inner._parser
         if isinstance(parser, parsers._HiredisParser):
             reader = parser._reader
@@ -210,21 +213,21 @@ class Guard:
         parser.read_response(push_request=True, **NO_WAIT)
         return True
 
-    def sound(self) -> bool:
-        """Whether the returned connection may be kept. Asks nobody; what is left to read is looked at later."""
+    def reusable(self) -> bool:
+        """Return whether a released connection may be kept. Does no I/O; unread data is examined at the checkout."""
         if MARKS_FOR_RECONNECT and self.connection.should_reconnect():
             return False
-        if not self.watched:
+        if not self.inspectable:
             return True
         footprint = self._footprint
         return self.inner._sock is not None and (footprint is None or not footprint.changed)
 
     def failed(self) -> bool:
-        """Whether the network failed while the connection was in use."""
+        """Return whether the network failed while the connection was in use."""
         return self._footprint is not None and self._footprint.failed
 
     def _left_over(self, inner: Any) -> bool:
-        """Whether bytes that were read from the socket wait in the parser, where poll does not see them."""
+        """Return whether the parser holds bytes that were read from the socket, which poll does not show."""
         if inner is not self.connection:  # another thread may be reading
             with self._look_lock:
                 return self._in_parser(inner._parser)
@@ -244,12 +247,12 @@ class Guard:
                 raw.seek(-1, 1)
                 return True
             return self._hiredis and bool(parser._reader.has_data())
-        except (AttributeError, ValueError):  # another thread is disconnecting it
+        except (AttributeError, ValueError):  # another thread is disconnecting the connection
             return True
 
 
-class AsyncGuard:
-    """Of one asyncio connection. Called from its event loop."""
+class AsyncConnectionWatch:
+    """The state of one asyncio connection. Call it from that connection's event loop only."""
 
     __slots__ = (
         "_footprint",
@@ -260,48 +263,48 @@ class AsyncGuard:
         "closed",
         "connection",
         "counted",
-        "doubt",
+        "inspectable",
         "lenient",
         "loop",
+        "recheck",
         "state",
-        "watched",
     )
 
     def __init__(self, connection: Any, *, pushes: bool = False) -> None:
         self.connection = connection
-        # of a foreign class nobody can tell what is to be read: redis-py takes it for a push where there may be some
+        # a custom class does not show what has arrived: where pushes are possible, redis-py assumes a push
         self.lenient = pushes and not isinstance(connection, AsyncAbstract)
         self.loop = asyncio.get_running_loop()
         kind = type(connection)
-        self.watched = isinstance(connection, AsyncAbstract) and (
+        self.inspectable = isinstance(connection, AsyncAbstract) and (
             getattr(kind, "can_read", None) is getattr(AsyncAbstract, "can_read", None)
             and kind.can_read_destructive is AsyncAbstract.can_read_destructive
         )
         self.state = State.OPENING
         self.counted: State | None = None
-        self.doubt = False
-        self.closed: asyncio.Future[None] | None = None  # somebody waits for its end
+        self.recheck = False
+        self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close
         self._writer: Any = None
         self._poll: Callable[[int], Any] | None = None
-        self._kind: type | None = None  # of parser that was seen last
+        self._kind: type | None = None  # type of the last parser seen
         self._hiredis = False
         self._footprint: Footprint | None = None
-        if self.watched:
-            ref = weakref.ref(connection)  # no cycle: an abandoned connection goes when its last user goes
+        if self.inspectable:
+            ref = weakref.ref(connection)  # avoids a cycle: an abandoned connection is freed with its last reference
             self._footprint = Footprint(_packing(kind, ref), getattr(connection, "db", 0))
             connection.pack_command = self._footprint.pack
             connection.disconnect = _disconnecting(kind, ref, self._footprint)
 
     def opened(self) -> None:
-        """The connection was connected (again), with the credentials of now."""
-        self.doubt = False
+        """Record that the connection has just connected, with the current credentials."""
+        self.recheck = False
         _forget_token(self.connection)
         if self._footprint is not None:
             self._footprint.forget()
 
     def clean(self) -> bool:
-        """Whether the connection stands and nothing at all is to be read from it. False: look closer."""
-        if not self.watched or self.doubt:
+        """Return whether the connection is open and has no unread data. If False, call :meth:`look`."""
+        if not self.inspectable or self.recheck:
             return False
         connection = self.connection
         reader = connection._reader
@@ -316,10 +319,10 @@ class AsyncGuard:
         return poll is None or not poll(0)
 
     def _arm(self, writer: Any) -> None:
-        """Poll the socket too: what has arrived since the event loop last looked is not in the reader's buffer.
+        """Poll the socket too: the reader's buffer lacks what has arrived since the event loop last read.
 
-        Only the number of the descriptor is polled. Whoever asks makes sure before that the transport is open: after
-        that the number may be another socket's.
+        The poll uses the descriptor only. Callers check first that the transport is open, because another socket may
+        get the same descriptor after a close.
         """
         self._writer, self._poll = writer, None
         if _poll is None:
@@ -332,28 +335,28 @@ class AsyncGuard:
         self._poll = poll.poll
 
     def _in_parser(self) -> bool:
-        """Whether bytes that were read from the stream wait in the parser."""
+        """Return whether the parser holds bytes that were read from the stream."""
         parser: Any = self.connection._parser
         kind = type(parser)
         if kind is not self._kind:
             self._kind, self._hiredis = kind, issubclass(kind, parsers._AsyncHiredisParser)
         if self._hiredis:
             return bool(parser._reader.has_data())
-        # _chunks: the beginning of a message that nobody has waited for
+        # _chunks: the beginning of a message whose reader has stopped waiting
         return bool(getattr(parser, "_buffer", b"") or getattr(parser, "_chunks", ()))
 
     async def look(self) -> bool:
-        """As :meth:`clean`, with time: lets the loop read, handles push messages, authenticates anew if asked to.
+        """Do the check of :meth:`clean`, but let the loop read, handle push messages and re-authenticate if asked to.
 
-        A cancellation in here leaves the connection in an unknown state.
+        A cancellation during this call leaves the connection in an unknown state.
         """
         connection = self.connection
         try:
-            if not self.watched:
+            if not self.inspectable:
                 probe = getattr(connection, "can_read", None) or connection.can_read_destructive
                 return not await probe() or self.lenient
             for _ in range(_ROUNDS):
-                for _ in range(2):  # the loop's next turn finds the socket readable, the one after has read it
+                for _ in range(2):  # in its next turn the loop finds the socket readable, in the one after it reads
                     if not self._pending():
                         await asyncio.sleep(0)
                 while self._pending():
@@ -363,10 +366,10 @@ class AsyncGuard:
                     return False
                 if getattr(connection, "_re_auth_token", None) is not None:
                     await connection.re_auth()
-                self.doubt = False
+                self.recheck = False
                 if self.clean():  # last: more may have arrived since
                     return True
-        except Exception:  # noqa: BLE001  whatever went wrong: the state of the connection is unknown
+        except Exception:  # noqa: BLE001  after any error the state of the connection is unknown
             pass
         return False
 
@@ -375,7 +378,7 @@ class AsyncGuard:
         return reader is not None and (bool(reader._buffer) or self._in_parser())
 
     async def _handle_push(self) -> bool:
-        """Handle the next message if it is a push; False: it is a reply, or part of a message."""
+        """Handle the next message if it is a push. Return False for a reply or a part of a message."""
         connection = self.connection
         parser: Any = connection._parser
         reader = connection._reader
@@ -384,7 +387,7 @@ class AsyncGuard:
             if handle is None or HIREDIS_PUSH is None:
                 return False
             if not parser._reader.has_data():
-                await parser.read_from_socket()  # returns at once, there is something
+                await parser.read_from_socket()  # returns at once, because data has arrived
             message = parser._reader.gets()
             if not isinstance(message, HIREDIS_PUSH):
                 return False
@@ -394,37 +397,37 @@ class AsyncGuard:
             return False
         if (parser._buffer or bytes(reader._buffer))[:1] != _PUSH:
             return False
-        # the parser itself: redis-py 5's connection reads on after a push if hiredis is installed too
-        async with async_connection.async_timeout(0):  # half a message: TimeoutError
+        # call the parser, not the connection: redis-py 5's connection reads on after a push if hiredis is installed
+        async with async_connection.async_timeout(0):  # raises TimeoutError for an incomplete message
             await parser.read_response(push_request=True)
         return True
 
-    def sound(self) -> bool:
-        """Whether the returned connection may be kept."""
+    def reusable(self) -> bool:
+        """Return whether a released connection may be kept."""
         connection = self.connection
         if MARKS_FOR_RECONNECT and connection.should_reconnect():
             return False
-        if not self.watched:
+        if not self.inspectable:
             return True
         if self._footprint is not None and self._footprint.changed:
             return False
         return bool(connection.is_connected)
 
     def failed(self) -> bool:
-        """Whether the network failed while the connection was in use."""
+        """Return whether the network failed while the connection was in use."""
         return self._footprint is not None and self._footprint.failed
 
     def ended(self) -> bool:
-        """Whether the peer, or this side, has closed the connection, as far as the event loop knows."""
+        """Return whether the peer or this side has closed the connection, as far as the event loop knows."""
         reader = self.connection._reader
         if reader is None or reader.at_eof() or reader.exception() is not None:
             return True
         return _lost(self.connection._writer)
 
     def drop(self) -> None:
-        """Close the socket and nothing else: its event loop is dead, or belongs to the parent process."""
+        """Close only the socket: the event loop has ended, or belongs to the parent process."""
         writer = getattr(self.connection, "_writer", None)
-        if not self.watched or writer is None:
+        if not self.inspectable or writer is None:
             return
         sock = writer.get_extra_info("socket")
         getattr(sock, "_sock", sock).close()
@@ -432,7 +435,7 @@ class AsyncGuard:
 
 
 def _lost(writer: Any) -> bool:
-    """Whether the transport is closed, or about to be: its descriptor may be another one's at any moment."""
+    """Return whether the transport is closed or closing. Another socket may then get its descriptor at any moment."""
     transport = writer.transport
     if _OLD_TLS and hasattr(transport, "_ssl_protocol"):
         protocol = transport._ssl_protocol
@@ -442,13 +445,13 @@ def _lost(writer: Any) -> bool:
 
 
 def _packing(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
-    """``pack_command()`` of a connection, which every command passes before it is written."""
+    """Return a ``pack_command()`` for a connection. Every command passes through it before it is written."""
 
     def pack(*args: Any) -> Any:
         connection = ref()
         writer = connection._writer
         if writer is not None and _lost(writer):
-            # to write would raise AttributeError (Python 3.12 and later) or RuntimeError (uvloop)
+            # writing would raise AttributeError (Python 3.12 and later) or RuntimeError (uvloop)
             disconnect_now(connection)
             raise exceptions.ConnectionError(_CLOSED)
         return kind.pack_command(connection, *args)
@@ -457,22 +460,22 @@ def _packing(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
 
 
 def _noting(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callable[..., None]:
-    """``disconnect()`` of a sync connection, which redis-py calls in the handler of a network error."""
+    """Return a ``disconnect()`` for a sync connection. redis-py calls it while it handles a network error."""
 
     def disconnect(*args: Any, **kwargs: Any) -> None:
         footprint.disconnecting(sys.exc_info()[1])
         connection = ref()
-        if connection is not None:  # else the garbage collector finalizes it, and its socket too
+        if connection is not None:  # otherwise the garbage collector finalizes the connection and its socket
             kind.disconnect(connection, *args, **kwargs)
 
     return disconnect
 
 
 def _disconnecting(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callable[..., Any]:
-    """``disconnect()`` of a connection, after which the socket is closed, in whatever way it ends.
+    """Return a ``disconnect()`` for an asyncio connection after which the socket is closed, however the call ends.
 
-    redis-py lets go of the transport also where it has not closed yet. Under TLS it then waits for the peer's goodbye,
-    up to 30 seconds, and the server has a session more than the pool knows of.
+    redis-py drops the transport even if it is not closed yet. Under TLS the transport then waits up to 30 seconds for
+    the peer to close TLS, and the server has one session more than the pool counts.
     """
 
     async def disconnect(*args: Any, **kwargs: Any) -> None:
@@ -486,22 +489,22 @@ def _disconnecting(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> C
                 try:
                     writer.transport.abort()
                 except (AttributeError, RuntimeError):
-                    pass  # closed already; with its event loop, for instance
+                    pass  # closed already, for example together with its event loop
 
     return disconnect
 
 
 def disconnect_now(connection: Any) -> None:
-    """``disconnect(nowait=True)``, which waits for nothing, run to its end here and now."""
+    """Run ``disconnect(nowait=True)``, which never waits, to its end in this call."""
     try:
         coroutine = connection.disconnect(nowait=True)
-    except TypeError:  # a foreign class
+    except TypeError:  # a custom class
         coroutine = connection.disconnect()
     try:
         coroutine.send(None)
     except StopIteration:
         return
-    except RuntimeError:  # no running loop
+    except RuntimeError:  # no event loop is running
         pass
     coroutine.close()
     if hasattr(connection, "_close"):

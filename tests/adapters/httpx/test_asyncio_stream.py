@@ -15,7 +15,7 @@ import pytest
 
 from poolkit.testing.servers import HTTPServer
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
-from poolkit_adapters.httpcore._plain import MOST, PlainBackend, PlainStream
+from poolkit_adapters.httpcore._asyncio_stream import MOST, AsyncioBackend, AsyncioStream
 from poolkit_adapters.httpx import AsyncPoolkitTransport
 from tests.support.proxies import HTTPProxy
 
@@ -39,7 +39,7 @@ async def test_the_stream_is_ours_and_tells_what_httpcores_does(http_server: HTT
     async with client_of() as client:
         response = await client.get(http_server.url)
         stream = response.extensions["network_stream"]
-        assert type(stream) is PlainStream
+        assert type(stream) is AsyncioStream
         assert stream.get_extra_info("server_addr") == (http_server.host, http_server.port)
         assert stream.get_extra_info("client_addr")[1] == response.json()["client_port"]
         assert stream.get_extra_info("socket").fileno() > 0
@@ -55,7 +55,7 @@ async def test_what_arrives_with_the_connect_is_not_lost(http_server: HTTPServer
             stream._stream._protocol.data_received(b"early")
             return stream  # type: ignore[no-any-return]
 
-    stream = await PlainBackend(Early()).connect_tcp(http_server.host, http_server.port)
+    stream = await AsyncioBackend(Early()).connect_tcp(http_server.host, http_server.port)
     assert await stream.read(100, timeout=5) == b"early"
     await stream.aclose()
 

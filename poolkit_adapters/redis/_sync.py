@@ -16,6 +16,7 @@ from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
 from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
+from poolkit_adapters.redis._connection_watch import IDLE, USED, ConnectionWatch, State
 from poolkit_adapters.redis._connectors import SyncConnector, close_sockets_of
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -28,7 +29,6 @@ from poolkit_adapters.redis._driver import (
     record_wait,
     waits_recorded,
 )
-from poolkit_adapters.redis._guard import IDLE, USED, Guard, State
 from poolkit_adapters.redis._handshake import handshake_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
@@ -43,7 +43,7 @@ _pools: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class _Queue:
-    """What a program sees where ``BlockingConnectionPool`` has its queue: the idle connections and the free places."""
+    """Replaces the queue of ``BlockingConnectionPool`` for programs that read it."""
 
     def __init__(self, pool: PoolkitConnectionPool) -> None:
         self._pool = pool
@@ -54,41 +54,41 @@ class _Queue:
         return self._pool._in_state(State.IDLE)
 
     def qsize(self) -> int:
-        """How many connections can be had without waiting."""
+        """Return how many connections are available without waiting."""
         stats = self._pool.poolkit.stats()
         return stats.idle + max(0, int(self._pool.max_connections) - stats.size)
 
 
-class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type: ignore[misc]
-    """Stands in for ``redis.BlockingConnectionPool``; with ``timeout=0`` for ``redis.ConnectionPool``.
+class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool):  # type: ignore[misc]
+    """Replaces ``redis.BlockingConnectionPool``, and with ``timeout=0`` ``redis.ConnectionPool``.
 
     ::
 
         client = redis.Redis(connection_pool=PoolkitConnectionPool(host="localhost", max_connections=20))
 
     Args:
-        max_connections: connections that exist at once (the engine's ``max_size``).
-        timeout: seconds to wait for a connection while all are in use (``acquire_timeout``): 0 never waits,
-            None waits for ever. Opening one has its own time, redis-py's ``socket_connect_timeout``.
+        max_connections: connections that may exist at the same time (the engine's ``max_size``).
+        timeout: seconds to wait for a connection while all are in use (``acquire_timeout``). 0 never waits, None
+            waits forever. Opening a connection has its own limit, redis-py's ``socket_connect_timeout``.
         connection_class: redis-py's class of connections.
         queue_class: ``LifoQueue`` (the last used connection first) or ``Queue`` (``order="fifo"``).
-        config: poolkit's settings; single ones may be given as keywords (``idle_timeout=60``).
-        name: of the pool, in messages, statistics and events.
-        listeners: called for each :class:`poolkit.Event`.
-        debug: note the place of each acquire, for the report of a leak.
-        connection_kwargs: for ``connection_class``, as in redis-py.
+        config: poolkit's settings. Single ones may be given as keywords (``idle_timeout=60``).
+        name: name of the pool, for messages, statistics and events.
+        listeners: functions called for each :class:`poolkit.Event`.
+        debug: record where each connection is acquired, for reports of leaks.
+        connection_kwargs: arguments of ``connection_class``, as in redis-py.
 
     Raises:
-        ConfigError: a setting that cannot be meant.
+        ConfigError: a wrong setting.
 
-    Thread-safe; a forked child begins with connections of its own. ``release()`` never waits and may be called by
-    finalizers. Errors of :meth:`get_connection` are poolkit's and redis-py's at once.
+    Thread-safe. A forked child starts with connections of its own. ``release()`` never waits, so finalizers may call
+    it. Errors of :meth:`get_connection` inherit from both poolkit's and redis-py's errors.
     """
 
     _released_event = ReleasedEvent
     _re_auth_listener = ReAuthListener
     _of_cluster = False
-    """Whether redis-py's ``RedisCluster`` has made it, for one of its nodes."""
+    """Whether redis-py's ``RedisCluster`` created this pool for one of its nodes."""
 
     def __init__(
         self,
@@ -113,14 +113,19 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Any:
-        """A pool for a URL: ``redis://``, ``rediss://`` or ``unix://``; the query may hold settings of poolkit too."""
+        """Create a pool from a ``redis://``, ``rediss://`` or ``unix://`` URL. Its query may hold poolkit's settings.
+
+        Raises ``ConfigError`` for a wrong setting, and ``ValueError`` for a URL that redis-py does not accept.
+        """
         return super().from_url(url, **kwargs)
 
     def reset(self) -> None:
-        """Begin anew with no connections. Those in use are their users' own from now on and are closed when they are
-        released; callers who wait go on within their time, with new ones. Certificates are read again.
+        """Drop all connections and start again without any.
+
+        Connections in use no longer belong to the pool and are closed when they are released. Waiting callers keep
+        their deadlines and get new connections. Certificates are read again.
         """
-        if not hasattr(self, "_lock"):  # redis-py before 6 makes it here
+        if not hasattr(self, "_lock"):  # redis-py before 6 creates it in this method
             self._lock: Any = threading.RLock()
         self.pid = os.getpid()
         self._shared.forget()
@@ -133,31 +138,31 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             connector.counted = old is None and not self._of_cluster
             self._engine = Pool(connector, config, **self._engine_args)
         if old is not None:
-            guards = list(self._guards.values())  # first: what is opened from here on may stay
-            old.clear()  # the same engine goes on, and whoever waits at it stays in its queue
-            for guard in guards:
-                if guard.state is USED:
-                    self._let_go(old, guard)
+            watches = list(self._watches.values())  # before clear(): connections opened from here on may stay
+            old.clear()  # keep the same engine, so that waiting callers keep their places in its queue
+            for watch in watches:
+                if watch.state is USED:
+                    self._leave_to_user(old, watch)
 
-    def _let_go(self, engine: Pool[Any], guard: Guard) -> None:
-        """The connection is its user's own."""
-        connection = guard.connection
-        # in this order: release() in another thread finds it among the former ones, or sees that its guard is gone
+    def _leave_to_user(self, engine: Pool[Any], watch: ConnectionWatch) -> None:
+        """Take the connection out of the pool and leave it to its user."""
+        connection = watch.connection
+        # in this order: release() in another thread finds it in _former, or notices that its watch is gone
         self._former.add(connection)
-        self._guards.pop(id(connection), None)
-        self._count(guard, None)
+        self._watches.pop(id(connection), None)
+        self._count(watch, None)
         try:
             engine.detach(connection)
-        except NotLeased:  # it came back in this very moment, and the engine has closed it
+        except NotLeased:  # it was released at this moment, and the engine has closed it
             self._former.take(connection)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """A connection that stands and from which nothing is to be read; give it back with :meth:`release`.
+        """Return an open connection with no unread data. Give it back with :meth:`release`.
 
-        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) when none comes free in ``timeout``
-        seconds, and what redis-py raises when it cannot connect.
+        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) if none becomes free within ``timeout``
+        seconds, and redis-py's errors, with poolkit's types added, if it cannot connect.
         """
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
@@ -167,24 +172,26 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
             connection = engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
             if self._of_cluster and isinstance(error, AcquireTimeout):
-                self._tell_crossing(error)
+                self._explain_crossing(error)
             raise _errors.pool_error(error) from error.__cause__
-        guard = self._guards[id(connection)]
+        watch = self._watches[id(connection)]
         try:
-            if not guard.clean():
-                self._renew(connection, guard)  # as redis-py does
+            if not watch.clean():
+                self._renew(connection, watch)  # as redis-py does
         except BaseException:
             engine.release(connection, discard=True)  # type: ignore[union-attr]
             raise
-        guard.state = USED
+        watch.state = USED
         if started is not None:
-            self._count(guard, USED)
+            self._count(watch, USED)
             record_wait(self, time.monotonic() - started)
         return connection
 
-    def _tell_crossing(self, error: AcquireTimeout) -> None:
-        """Name the cause where this thread holds another node's connection: a pipeline over several nodes takes them
-        one after the other, in the order of its commands, and gives none back before it has all.
+    def _explain_crossing(self, error: AcquireTimeout) -> None:
+        """Add the cause to the message if this thread holds a connection to another node.
+
+        A pipeline over several nodes takes one connection after the other, in the order of its commands, and gives
+        none back before it has all of them.
         """
         me = self.poolkit._caller()
         for other in list(_pools):
@@ -193,108 +200,111 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
                 continue
             if any(entry.holder == me for entry in list(engine._core.leased.values())):
                 cause = (
-                    f"this thread meanwhile holds a connection of another node ({engine.name}), as a pipeline over "
-                    "several nodes does: threads that each hold one and wait for another's block each other; give "
-                    "max_connections for as many as there are threads"
+                    f"this thread already holds a connection to another node ({engine.name}), as a pipeline over "
+                    "several nodes does: threads that each hold one and wait for another block each other; set "
+                    "max_connections to at least the number of threads"
                 )
                 error.args = (f"{error.args[0]}; {cause}", *error.args[1:])
                 return
 
-    def _renew(self, connection: Any, guard: Guard) -> None:
-        """Connect anew, where something that is not for the next caller can be read, or nothing ever again."""
+    def _renew(self, connection: Any, watch: ConnectionWatch) -> None:
+        """Reconnect a connection that holds data for somebody else, or that the server has closed."""
         connection.disconnect()
-        if not self._connect(connection, guard):
+        if not self._connect(connection, watch):
             raise _errors.unready(connection)
 
-    def _connect(self, connection: Any, guard: Guard) -> bool:
-        """Connect; whether nothing is to be read then. An exception leaves no socket open."""
+    def _connect(self, connection: Any, watch: ConnectionWatch) -> bool:
+        """Connect, and return whether there is no unread data then. On an error close the socket."""
         try:
-            if guard.watched and guard.inner.socket_timeout is None:
-                with handshake_limit(guard.inner, self.poolkit.config.connect_timeout):
+            if watch.inspectable and watch.inner.socket_timeout is None:
+                with handshake_limit(watch.inner, self.poolkit.config.connect_timeout):
                     connection.connect()
             else:
                 connection.connect()
-            guard.opened()
-            return guard.clean()
+            watch.opened()
+            return watch.clean()
         except BaseException as error:
             connection.disconnect()
-            close_sockets_of(guard.inner, error)
+            close_sockets_of(watch.inner, error)
             mapped = _errors.connect_error(error)
             if mapped is error:
                 raise
-            raise mapped  # noqa: B904  has its cause
+            raise mapped  # noqa: B904  its cause is set already
 
     def _open(self) -> Any:
-        """Make a connection and connect it."""
+        """Create a connection and connect it."""
         started = time.monotonic()
         try:
-            with self._lock:  # a maintenance notification that is being worked on sees it, or is in its arguments
+            # under the lock: a maintenance notification that is being handled either sees this connection, or has
+            # changed the arguments for it
+            with self._lock:
                 connection = self.make_connection()
-                guard = self._guards[id(connection)] = Guard(connection, self._lock)
-        except Exception as error:  # noqa: BLE001  raised again
-            raise _errors.connect_error(error)  # noqa: B904  has its cause
+                watch = self._watches[id(connection)] = ConnectionWatch(connection, self._lock)
+        except Exception as error:  # noqa: BLE001  re-raised as a mapped error
+            raise _errors.connect_error(error)  # noqa: B904  its cause is set already
         try:
-            if not self._connect(connection, guard):
-                self._renew(connection, guard)
+            if not self._connect(connection, watch):
+                self._renew(connection, watch)
         except BaseException:
-            self._guards.pop(id(connection), None)
+            self._watches.pop(id(connection), None)
             raise
-        guard.state = IDLE
-        self._count(guard, IDLE)
+        watch.state = IDLE
+        self._count(watch, IDLE)
         record_created(self, time.monotonic() - started)
         return connection
 
     def make_connection(self) -> Any:
-        """A new connection object, not connected and not in the pool."""
+        """Return a new connection object that is neither connected nor in the pool."""
         connection = self._shared.make(self.connection_class, self.connection_kwargs)
         return connection if self.cache is None else CacheProxy(connection, self.cache, self._lock)
 
     def release(self, connection: Any) -> None:
-        """Give a connection back; a foreign one, or one released already, is ignored as redis-py does.
+        """Give a connection back. As in redis-py, one of another pool or one released already is ignored.
 
-        Kept only if it is connected, not marked for reconnect, and its session is as it was: one with another
-        database selected, an open transaction or a subscription is closed.
+        The pool keeps the connection only if it is connected, not marked for reconnect, and its session is unchanged.
+        It closes one with another database selected, an open transaction or a subscription.
         """
-        guard = self._guards.get(id(connection))
-        if guard is None or guard.connection is not connection or guard.state is not USED:
-            # one of before reset(), or the parent's (of that, close(fd) and no more)
+        watch = self._watches.get(id(connection))
+        if watch is None or watch.connection is not connection or watch.state is not USED:
+            # a connection from before reset(), or one of the parent process, for which this only closes the descriptor
             if self._former.take(connection) or getattr(connection, "pid", self.pid) != self.pid:
                 connection.disconnect()
             return
-        guard.state = IDLE
+        watch.state = IDLE
         keep = False
         passing = sys.exc_info()[1]
         try:
-            # on the way of an interrupt: it may have struck between a request and its reply, where redis-py has no
-            # handler, and a reply that has not arrived yet shows nowhere
+            # do not keep it if an interrupt is passing: that may have come between a request and its reply, where
+            # redis-py has no handler, and a reply that has not arrived yet cannot be detected
             if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
-                keep = guard.sound()
-                if ReleasedEvent is not None and self._must_tell(connection, keep):
-                    told, keep = keep, False  # an exception leaves it in an unknown state
-                    # before anybody else can get the connection: the default listener authenticates anew
+                keep = watch.reusable()
+                if ReleasedEvent is not None and self._must_notify(connection, keep):
+                    reusable, keep = keep, False  # an exception leaves it in an unknown state
+                    # before another caller can get the connection: the default listener re-authenticates it
                     self._event_dispatcher.dispatch(ReleasedEvent(connection))
-                    keep = told and guard.sound()
+                    keep = reusable and watch.reusable()
         finally:
-            if guard.counted is not None:
-                self._count(guard, IDLE)
+            if watch.counted is not None:
+                self._count(watch, IDLE)
             try:
                 if keep:
                     self._engine.release(connection)  # type: ignore[union-attr]
-                elif guard.failed():  # the idle ones may be dead as well
+                elif watch.failed():  # the idle connections may be dead as well: report the error
                     self._engine.release(connection, error=_errors.network_failed())  # type: ignore[union-attr]
                 else:
                     self._engine.release(connection, discard=True)  # type: ignore[union-attr]
-            except LeaseOverdue:  # not out of a block that ends with an error of its own
+            except LeaseOverdue:  # it must not replace an error that is already on its way
                 if passing is None:
                     raise
-            except NotLeased:  # reset() at this moment, or two threads released it at once
-                if self._guards.get(id(connection)) is not guard:
+            except NotLeased:  # reset() ran at this moment, or two threads released the connection at once
+                if self._watches.get(id(connection)) is not watch:
                     self._former.take(connection)
                     connection.disconnect()
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close idle connections, and with ``inuse_connections`` cut those in use, in whatever thread. The pool
-        stays usable.
+        """Close idle connections, and with ``inuse_connections`` disconnect those in use by any thread.
+
+        The pool stays usable.
         """
         self.poolkit.discard_idle()
         if inuse_connections:
@@ -308,24 +318,24 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
         self.close()
 
     def re_auth_callback(self, token: Any) -> None:
-        """Authenticate all connections anew: idle ones before their next use, those in use when they come back."""
-        for guard in list(self._guards.values()):
-            guard.inner.set_re_auth_token(token)
-            guard.doubt = True
+        """Re-authenticate all connections: idle ones before their next use, those in use when they are released."""
+        for watch in list(self._watches.values()):
+            watch.inner.set_re_auth_token(token)
+            watch.recheck = True
 
-    # -- what redis-py's maintenance notifications and metrics look at ------------------------------------------------
+    # -- used by redis-py's maintenance notifications and metrics -----------------------------------------------------
 
     @property
     def pool(self) -> _Queue:
-        """For programs that look into the blocking pool's queue."""
+        """For programs that read the queue of the blocking pool."""
         return _Queue(self)
 
     @property
     def _created_connections(self) -> int:
-        return len(self._guards)
+        return len(self._watches)
 
     def set_in_maintenance(self, in_maintenance: bool) -> None:
-        """Nothing to do: a connection is made under the lock that the notification's handler holds."""
+        """Do nothing: connections are created under the lock that the handler of the notification holds."""
 
     def update_connections_settings(
         self,
@@ -336,7 +346,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
         include_free_connections: bool = True,
         **changes: Any,
     ) -> None:
-        """As in redis-py, but of one picture: no connection is missed because it changed hands meanwhile."""
+        """Update connections as redis-py does, but from one snapshot, so that none is missed while it is released."""
         states = State if include_free_connections else (State.USED, State.OPENING)
         with self._lock:
             for connection in self._in_state(*states):
@@ -346,19 +356,19 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], Guard], ConnectionPool):  # type
                     self.update_connection_settings(connection, **changes)
 
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
-        """Close the idle connections to an address (None: all)."""
+        """Close the idle connections to an address, or all idle ones if it is None."""
         idle = self._in_state(State.IDLE)
         chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
 
     def _after_fork(self) -> None:
-        """In the child: the engine has begun anew; so do the locks, which somebody may have held."""
+        """In the child, replace the locks, which a thread of the parent may hold. The engine has restarted already."""
         self._lock = threading.RLock()
         self._fork_lock = threading.RLock()
-        self._guards.clear()
+        self._watches.clear()
         self.pid = os.getpid()
         if self.cache is not None:
-            self.cache.flush()  # the parent's connections get the news about it
+            self.cache.flush()  # its invalidations arrive at the parent's connections only
 
 
 def _after_fork_in_child() -> None:

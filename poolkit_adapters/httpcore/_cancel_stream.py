@@ -1,8 +1,8 @@
-"""HTTP/2: a stream that its caller no longer wants is given up, and the connection goes on.
+"""HTTP/2: cancels the stream of a request whose caller no longer wants it, and keeps the connection.
 
-httpcore forgets such a stream without a word: the server goes on working for it, and counts it as open. So the stream
-is reset here (RFC 9113, 5.4.2 and 8.7). Where that cannot be, the connection takes no further requests, which is
-always right. It is the way for threads too: httpcore's state of a connection is not made for two threads at once.
+httpcore drops such a stream without telling the server, which keeps working on it and counts it as open. So reset the
+stream here (RFC 9113, 5.4.2 and 8.7). If that is not possible, the connection takes no further requests, which is
+always safe. Threads always do the latter, because httpcore's connection state is not thread-safe.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from ._link import Exchange, Link
 from ._look import innermost
 from ._network import ABANDONED, Watchable
 
-__all__ = ("give_up",)
+__all__ = ("cancel_stream",)
 
 _CANCEL = 8  # RFC 9113, 7: the stream is no longer needed
 _WINDOW = 2**23
-"""Bytes that the server must still be allowed to send on the connection: half of what httpcore allows. What had
-arrived for a stream and was not read is never acknowledged, so each stream given up may take some of it away."""
+"""Minimum number of bytes that the server may still send on the connection: half of what httpcore allows. Data that
+arrived for a cancelled stream and was not read is never acknowledged, so each cancelled stream may reduce it."""
 
 
-def give_up(link: Link[Any], exchange: Exchange, alive: float | None) -> bool:
-    """Reset the stream of a request that was broken off, without waiting; whether the connection is as good as before.
+def cancel_stream(link: Link[Any], exchange: Exchange, alive: float | None) -> bool:
+    """Reset the stream of an aborted request without waiting. Return whether the connection can still be used.
 
-    Not if it has been silent for longer than ``alive`` seconds (None: that does not matter): the caller may have lost
-    patience because nothing comes any more on this connection, and the next ones must not find out in turn.
+    Return False if the connection has been silent for longer than ``alive`` seconds (None: no limit). The caller may
+    have given up because the connection is dead, and the next callers must not discover that one after the other.
     """
     stream = link.streams[-1] if link.streams else None
     if not (link.http2 and link.capacity and isinstance(stream, Watchable)) or exchange.in_settings:
         return False
     if not exchange.stream_id:  # nothing was sent
-        return link.open_to_more()
+        return link.accepts_more()
     if alive is not None and time.monotonic() - stream.heard_at > alive:
         return False
     connection = innermost(link.connection)
     state = getattr(connection, "_h2_state", None)
-    if state is None or not link.open_to_more() or state.inbound_flow_control_window < _WINDOW:
+    if state is None or not link.accepts_more() or state.inbound_flow_control_window < _WINDOW:
         return False
-    if exchange.stream_id in connection._events:  # httpcore was kept from forgetting it
+    if exchange.stream_id in connection._events:  # httpcore could not remove the stream
         return False
     import h2.exceptions
 
     try:
         state.reset_stream(exchange.stream_id, _CANCEL)
-    except h2.exceptions.NoSuchStreamError:  # its headers never left, or its answer is there and was not read
+    except h2.exceptions.NoSuchStreamError:  # its headers were never sent, or its response has arrived
         return True
     except h2.exceptions.ProtocolError:
         return False
@@ -59,8 +59,10 @@ def give_up(link: Link[Any], exchange: Exchange, alive: float | None) -> bool:
 
 
 def _in_background(write: Coroutine[Any, Any, None]) -> None:
-    """Written by the next request at the latest, so nothing is lost if it fails. Not for longer than ABANDONED seconds:
-    it holds httpcore's lock for writing meanwhile, for which other requests wait without a limit.
+    """Run the write in the background, for at most ABANDONED seconds.
+
+    The limit is needed because it holds httpcore's write lock, for which other requests wait without a limit. Nothing
+    is lost if it fails: the next request writes the same data.
     """
     if asyncio._get_running_loop() is None:
         import trio
@@ -83,4 +85,4 @@ def _in_background(write: Coroutine[Any, Any, None]) -> None:
 
 _EXPECTED = (httpcore.NetworkError, httpcore.TimeoutException, OSError)
 _tasks: set[asyncio.Future[None]] = set()
-"""Those under way; the event loop itself keeps only weak references."""
+"""The running tasks. The event loop itself keeps only weak references to them."""
