@@ -15,6 +15,7 @@ from ._async_jobs import AsyncJobs
 from ._core import commands
 from ._core.contract import BrokenContract
 from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
+from ._core.lease_record import Held
 from ._core.state import Phase
 from ._core.waiter import Waiter
 from ._leases import AsyncLease, LeaseRequest, refuse_shared
@@ -116,13 +117,13 @@ class AsyncPool(AsyncJobs[C]):
         runtime = self._runtime
         if runtime is None or not runtime.here():
             runtime = self._here()
-        entry = self._take()
-        if entry is None:
-            entry = await self._acquire(runtime, timeout, None)
-            if entry.capacity > 1:
-                refuse_shared(self, entry)
-        connection: C = entry.connection
-        self._leased[id(connection)] = entry
+        record: Held | None = self._take()
+        if record is None:
+            record = await self._acquire(runtime, timeout, None)
+            if record.capacity > 1:
+                refuse_shared(self, record)
+        connection: C = record.connection
+        self._leased[id(connection)] = record
         return connection
 
     async def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
@@ -145,13 +146,13 @@ class AsyncPool(AsyncJobs[C]):
         if runtime is None or not runtime.here():
             runtime = self._here()
         lease = AsyncLease(self)
-        entry = self._take() if key is None else None
-        if entry is None:
-            entry = await self._acquire(runtime, timeout, key)
-        lease.connection = entry.connection
-        lease.since = entry.leased_at
-        self._leased[id(lease)] = entry
-        lease.entry = entry
+        record: Held | None = self._take() if key is None else self._take_at(key)
+        if record is None:
+            record = await self._acquire(runtime, timeout, key)
+        lease.connection = record.connection
+        lease.since = record.since
+        self._leased[id(lease)] = record
+        lease._record = record
         return lease
 
     def detach(self, connection: C) -> None:
@@ -159,80 +160,80 @@ class AsyncPool(AsyncJobs[C]):
         self._detach(id(connection))
 
     def _detach(self, key: int) -> None:
-        entry = self._leased.pop(key, None)
-        if entry is None:
+        record = self._leased.pop(key, None)
+        if record is None:
             self._refuse_release(key)
         else:
-            self._decide(self._core.detach, entry, self._clock())
+            self._decide(self._core.detach, record.slot, self._clock())
 
     def _not_leased(self) -> PoolError:
         return NotLeased(f"{self.name}: the lease is closed")
 
     async def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
-        entry = self._begin_give(key, discard, error)
-        if entry is None:
+        record = self._begin_give(key, discard, error)
+        if record is None:
             return
-        overdue = self._overdue(entry, error) if entry.reported else None
+        overdue = self._overdue(record, error) if record.reported else None
         runtime = cast("AsyncRuntime", self._runtime)
         parker = runtime.parker()
         done: list[bool] = []
-        runtime.spawn(self._reset_job, entry, parker, done)
+        runtime.spawn(self._reset_job, record, self._clock(), parker, done)
         while not done:  # if this task is cancelled meanwhile, the reset goes on without it
             await parker.wait(None)
         if overdue is not None:
             raise overdue
 
     def _give_nowait(self, key: int, discard: bool, error: BaseException | None) -> None:
-        entry = self._begin_give(key, discard, error, quiet=True)
-        if entry is not None:
-            cast("AsyncRuntime", self._runtime).spawn(self._reset_job, entry, None, [])
+        record = self._begin_give(key, discard, error, quiet=True)
+        if record is not None:
+            cast("AsyncRuntime", self._runtime).spawn(self._reset_job, record, self._clock(), None, [])
 
-    def _begin_give(self, key: int, discard: bool, error: BaseException | None, quiet: bool = False) -> Entry | None:
-        """End the lease; the entry if its connection has to be reset before anybody else gets it.
+    def _begin_give(self, key: int, discard: bool, error: BaseException | None, quiet: bool = False) -> Held | None:
+        """End the lease; the lease if its connection has to be reset before anybody else gets it.
 
         ``quiet``: raise nothing about a lease that lasted too long.
         """
-        entry = self._leased.pop(key, None)
-        if entry is None:
+        record = self._leased.pop(key, None)
+        if record is None:
             self._refuse_release(key)
             return None
-        if not discard and error is None and self._put(entry):
+        if not discard and error is None and self._put(record):
             return None
+        entry = record.slot
         now = self._clock()
-        overdue = self._overdue(entry, error) if entry.reported and not quiet else None
-        entry.uses += 1
-        entry.busy += now - entry.leased_at
+        overdue = self._overdue(record, error) if record.reported and not quiet else None
         if self._config.use_histogram:
-            self._tally(entry, now)
+            self._used.append(now - record.since)
         try:
             verdict = self._fate(discard, error)
             if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
                 entry.move(RESETTING)
-                return entry
+                return record
+            entry.dirty = None  # others still use it, or it goes
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
             logger.debug("%s: needs_reset of connection %d failed: %s", self.name, entry.id, describe(failure))
             verdict = Verdict.DISCARD
         except BaseException:  # interrupted: the state of the connection is unknown
-            self._submit(self._core.discard, entry, now)
+            self._submit(self._core.discard, record, now)
             raise
         if verdict is Verdict.KEEP:
-            self._submit(self._core.give_back, entry, now)
+            self._submit(self._core.give_back, record, now)
         else:
-            self._submit(self._core.discard, entry, now, verdict, error)
+            self._submit(self._core.discard, record, now, verdict, error)
         if overdue is not None:
             raise overdue
         return None
 
     # -- the long way ---------------------------------------------------------------------------------------------
 
-    async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Entry:
+    async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Held:
         if self._inbox:
             self._drain()  # a dropped lease may be just what is missing
         core, now = self._core, self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())
         if core.classes is not None:
-            self._choose_class(waiter, core.classes)
+            waiter.caller_class = self._class_of_caller(core.classes)
         parker = runtime.parker()
         waiter.parker = parker
         try:
@@ -249,8 +250,7 @@ class AsyncPool(AsyncJobs[C]):
                         self._decide(self._fail, waiter, outcome, self._clock())
                     raise outcome
                 elif outcome.state is IN_USE:
-                    self._mark(outcome, waiter, self._clock())
-                    return outcome
+                    return self._mark(outcome, waiter, self._clock())
                 elif outcome.state is CHECKING:
                     self._check_for(runtime, waiter, outcome, deadline)
                 else:

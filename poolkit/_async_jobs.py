@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from ._core.contract import BrokenContract, broken, returned, verdict_of
 from ._core.effects import Do
 from ._core.entry import Entry
+from ._core.lease_record import Held
 from ._core.upkeep import pinged
 from ._core.waiter import Waiter
 from ._log import logger
@@ -196,8 +197,8 @@ class AsyncJobs(Shell[C]):
             return error
         return None
 
-    async def _reset_job(self, entry: Entry, parker: AsyncParker | None, done: list[bool]) -> None:
-        sound, core = False, self._core
+    async def _reset_job(self, record: Held, ended: float, parker: AsyncParker | None, done: list[bool]) -> None:
+        sound, core, entry = False, self._core, record.slot
         try:
             runtime = cast("AsyncRuntime", self._runtime)
             await runtime.bounded(
@@ -208,11 +209,10 @@ class AsyncJobs(Shell[C]):
             logger.debug("%s: reset of connection %d failed: %s", self.name, entry.id, describe(failure))
         finally:
             if core is self._core:
-                now = self._clock()
                 if sound:
-                    self._submit(core.give_back, entry, now)
+                    self._submit(core.give_back, record, ended)
                 else:
-                    self._submit(core.discard, entry, now, Verdict.DISCARD)
+                    self._submit(core.discard, record, ended, Verdict.DISCARD)
                 done.append(sound)
                 if parker is not None:
                     parker.wake()

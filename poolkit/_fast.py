@@ -1,8 +1,11 @@
-"""The two paths without a lock: take an idle connection in its best days, and put one back.
+"""The short paths: take an idle connection in its best days, and put one back; without the lock where that is possible.
 
 Here the rule stands for both shells, as closures over the few things it needs: a closure finds them faster than a
 method finds attributes, and this is what every acquire and release runs. What makes it safe is said in
 ``_core/__init__.py``. In all doubt they decline, and the long way through the core decides.
+
+Under the lock the same two exist for pools with many endpoints (``make_keyed_take``) and with classes of callers
+(``make_classed_take``); what else a pool wants of a lease is put around them (``traced``, ``unreported``, ``clean``).
 
 ``make_acquire`` and ``make_release`` are ``make_take`` and ``make_put`` written out once more, without the call in
 between, and ``make_lease`` once again: a call of a Python function is about a sixth of the whole pair.
@@ -15,29 +18,37 @@ stored, and a comparison stands in for a call where that is possible (``bounded`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable, Hashable, Sized
 from typing import Any
 
 from ._core.entry import IDLE, IN_USE, Entry
 from ._core.lane import Lane
+from ._core.lease_record import Held
 from ._core.machine import Core
+from ._gate import OwnedLock
+from ._priority import chosen
+from .policies.classes import CallerClass, Classes
 
-__all__ = ("decline_put", "decline_take", "make_acquire", "make_lease", "make_put", "make_release", "make_take")
+__all__ = (
+    "clean", "decline_put", "decline_take", "make_acquire", "make_classed_put", "make_classed_take", "make_keyed_put",
+    "make_keyed_take", "make_lease", "make_put", "make_release", "make_take", "traced", "unreported",
+)  # fmt: skip
 
 
-def decline_take() -> Entry | None:
+def decline_take(key: Hashable = None) -> Entry | None:
     """Take nothing: the pool is in a state in which only the core may decide."""
     return None
 
 
-def decline_put(entry: Entry) -> bool:
+def decline_put(record: Held) -> bool:
     """Put nothing back."""
     return False
 
 
 def make_take(
     core: Core, clock: Callable[[], float], caller: Callable[[], Hashable], undo: Callable[[Entry], None]
-) -> Callable[[], Entry | None]:
+) -> Callable[..., Entry | None]:
     """A function that takes an idle connection and begins its lease, or declines."""
     lane = core.lane
     waiters = lane.waiters
@@ -54,7 +65,7 @@ def make_take(
         if now < entry.good_until and now < entry.expires:
             entry.state = IN_USE
             entry.leases = 1
-            entry.leased_at = now
+            entry.since = now
             entry.holder = caller()
             return entry
         undo(entry)
@@ -63,7 +74,7 @@ def make_take(
     return take
 
 
-def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, float], None]) -> Callable[[Entry], bool]:
+def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, float], None]) -> Callable[[Any], bool]:
     """A function that ends the lease of a sound connection and makes it idle, or declines.
 
     ``missed`` is called when a caller queued, or the pool changed, while the connection was being put back.
@@ -77,14 +88,14 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
     window = core.window
     moved = core.moved
 
-    def put(entry: Entry) -> bool:
+    def put(entry: Any) -> bool:
         if waiters or (bounded and len(idle) >= most):
             return False
         now = clock()
         if now >= entry.expires:
             return False
         entry.uses += 1
-        entry.busy += now - entry.leased_at
+        entry.busy += now - entry.since
         entry.last_used = now
         entry.good_until = now + window
         entry.leases = 0
@@ -95,6 +106,278 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
         return True
 
     return put
+
+
+def make_keyed_take(
+    core: Core,
+    lock: OwnedLock,
+    clock: Callable[[], float],
+    inbox: deque[Any],
+    drain: Callable[[], None],
+    mend: Callable[[None], None],
+    caller: Callable[[], Hashable],
+    class_of: Callable[[Classes], CallerClass],
+) -> Callable[..., Entry | None]:
+    """The same under the lock, for a pool with many endpoints, or whose connections may serve several leases."""
+    lane_of = core.lanes.get
+    keyed, idle_order = core.features.keyed, core.idle_order
+    lifo = core.lifo
+    classes = core.classes
+    moved = core.moved
+    acquire, release = lock.acquire, lock.release
+
+    def take(key: Hashable = None) -> Entry | None:
+        lane = lane_of(key)
+        if lane is None or lane.waiters:
+            return None
+        caller_class = None if classes is None else class_of(classes)
+        try:
+            acquire()
+            found: Entry | None = None
+            if lane.idle and not moved:
+                entry = lane.idle[-1] if lifo else lane.idle[0]
+                now = clock()
+                if (
+                    now < entry.good_until
+                    and now < entry.expires
+                    and entry.state is IDLE
+                    and entry.capacity == 1
+                    and entry.generation == lane.generation
+                    and (classes is None or (caller_class in lane.queues and classes.admit(caller_class, core.limit)))
+                ):
+                    if lifo:
+                        lane.idle.pop()
+                    else:
+                        lane.idle.popleft()
+                    if keyed:
+                        idle_order.pop(entry, None)
+                    entry.state = IN_USE
+                    entry.leases = 1
+                    entry.since = now
+                    entry.holder = caller()
+                    if caller_class is not None:
+                        entry.owner = caller_class
+                        caller_class.acquires += 1
+                    found = entry
+            release()
+            if inbox:
+                drain()
+        except BaseException:
+            mend(None)
+            raise
+        return found
+
+    return take
+
+
+def make_keyed_put(
+    core: Core,
+    lock: OwnedLock,
+    clock: Callable[[], float],
+    inbox: deque[Any],
+    drain: Callable[[], None],
+    mend: Callable[[None], None],
+) -> Callable[[Any], bool]:
+    """The same for the way back. Never waits for the lock."""
+    queued = core.queued
+    keyed, idle_order = core.features.keyed, core.idle_order
+    idle_ones: Sized = idle_order if keyed else core.lane.idle
+    most = core.max_idle
+    window = core.window
+    classes = core.classes
+    moved = core.moved
+    owned, acquire, release = lock._is_owned, lock.acquire, lock.release
+
+    def put(record: Held) -> bool:
+        entry = record.slot
+        lane = entry.lane
+        if owned():
+            return False  # a finalizer in the middle of this thread's own critical section
+        try:
+            if not acquire(False):
+                return False
+            now = clock()
+            done = (
+                now < entry.expires
+                and entry.capacity == entry.leases == 1
+                and entry.generation == lane.generation
+                and len(idle_ones) < most
+                and not (moved or lane.waiters or queued)
+            )
+            if done:
+                entry.uses += 1
+                entry.busy += now - record.since
+                entry.last_used = now
+                entry.good_until = now + window
+                if classes is not None:
+                    core.uncharge(entry)
+                if keyed:
+                    idle_order[entry] = None
+                entry.leases = 0
+                entry.state = IDLE
+                lane.idle.append(entry)
+            release()
+            if inbox:
+                drain()
+        except BaseException:
+            mend(None)
+            raise
+        return done
+
+    return put
+
+
+def make_classed_take(
+    core: Core,
+    lock: OwnedLock,
+    clock: Callable[[], float],
+    inbox: deque[Any],
+    drain: Callable[[], None],
+    mend: Callable[[None], None],
+    caller: Callable[[], Hashable],
+    class_of: Callable[[Classes], CallerClass],
+) -> Callable[..., Entry | None]:
+    """The same under the lock, for a pool with classes of callers."""
+    lane = core.lane
+    waiters = lane.waiters
+    idle = lane.idle
+    at = -1 if core.lifo else 0
+    queues = lane.queues
+    classes = core.classes
+    assert classes is not None
+    default = classes.default
+    moved = core.moved
+    acquire, release = lock.acquire, lock.release
+
+    def take(key: Hashable = None) -> Entry | None:
+        if waiters or key is not None:
+            return None
+        caller_class = default if chosen() is None else class_of(classes)
+        try:
+            acquire()
+            entry: Entry | None = None
+            if not moved and not waiters and idle:
+                first = idle[at]
+                now = clock()
+                if (
+                    now < first.good_until
+                    and now < first.expires
+                    and caller_class in queues
+                    and classes.admit(caller_class, core.limit)
+                ):
+                    entry = first
+                    del idle[at]
+                    entry.state = IN_USE
+                    entry.leases = 1
+                    entry.since = now
+                    entry.holder = caller()
+                    entry.owner = caller_class
+                    caller_class.acquires += 1
+            release()
+            if inbox:
+                drain()
+        except BaseException:
+            mend(None)
+            raise
+        return entry
+
+    return take
+
+
+def make_classed_put(
+    core: Core,
+    lock: OwnedLock,
+    clock: Callable[[], float],
+    inbox: deque[Any],
+    drain: Callable[[], None],
+    mend: Callable[[None], None],
+) -> Callable[[Any], bool]:
+    """The same for the way back. Never waits for the lock."""
+    lane = core.lane
+    waiters = lane.waiters
+    idle = lane.idle
+    most = core.max_idle
+    bounded = most < core.limit
+    window = core.window
+    classes = core.classes
+    assert classes is not None
+    moved = core.moved
+    owned, acquire, release = lock._is_owned, lock.acquire, lock.release
+
+    def put(entry: Any) -> bool:
+        if owned():
+            return False
+        try:
+            if not acquire(False):
+                return False
+            now = clock()
+            done = now < entry.expires and not (waiters or moved or (bounded and len(idle) >= most))
+            if done:
+                entry.uses += 1
+                entry.busy += now - entry.since
+                entry.last_used = now
+                entry.good_until = now + window
+                owner = entry.owner
+                if owner is not None:
+                    entry.owner = None
+                    if owner.held > owner.reserved:  # as Classes.give
+                        classes.committed -= 1
+                    owner.held -= 1
+                entry.leases = 0
+                entry.state = IDLE
+                idle.append(entry)
+            release()
+            if inbox:
+                drain()
+        except BaseException:
+            mend(None)
+            raise
+        return done
+
+    return put
+
+
+def traced(take: Callable[..., Entry | None], trace: Callable[[Entry], None]) -> Callable[..., Entry | None]:
+    """``take``, with the place of each lease noted."""
+
+    def traced_take(*key: Hashable) -> Entry | None:
+        entry = take(*key)
+        if entry is not None:
+            entry.reported = False
+            trace(entry)
+        return entry
+
+    return traced_take
+
+
+def unreported(put: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """``put``, but not for a lease that was reported as too long."""
+
+    def put_unreported(record: Any) -> bool:
+        return not record.reported and put(record)
+
+    return put_unreported
+
+
+def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """``put``, but not for a connection that has to be reset. The connector is asked once: what it said is kept for the
+    long way.
+    """
+
+    def put_clean(record: Any) -> bool:
+        entry = record.slot
+        if entry.leases != 1:
+            return False
+        try:
+            found: bool | BaseException = bool(dirty(entry.connection))
+        except BaseException as error:  # noqa: BLE001  the long way raises it, where it is known what has to go
+            found = error
+        if found is False and put(record):
+            return True
+        entry.dirty = found
+        return False
+
+    return put_clean
 
 
 def make_acquire(
@@ -126,7 +409,7 @@ def make_acquire(
         if now < entry.good_until and now < entry.expires:
             entry.state = IN_USE
             entry.leases = 1
-            entry.leased_at = now
+            entry.since = now
             entry.holder = caller()
             connection = entry.connection
             leased[entry.key] = entry  # last: who is interrupted before it leaves nothing that cannot be found
@@ -141,7 +424,7 @@ def make_release(
     core: Core,
     clock: Callable[[], float],
     missed: Callable[[Lane, float], None],
-    slow: Callable[[Entry | None, int, bool, BaseException | None], None],
+    slow: Callable[[Held | None, int, bool, BaseException | None], None],
 ) -> Callable[..., None]:
     """``Pool.release`` without the lock; ``slow(entry, key, discard, error)`` is the long way."""
     lane = core.lane
@@ -156,7 +439,7 @@ def make_release(
 
     def release(connection: Any, discard: bool = False, error: BaseException | None = None) -> None:
         key = id(connection)
-        entry: Entry | None
+        entry: Any  # where this way is open each connection has one lease alone, and is its own record
         try:
             entry = leased[key]
             del leased[key]  # one of several who give back the same comes through here
@@ -168,7 +451,7 @@ def make_release(
         if now >= entry.expires:
             return slow(entry, key, discard, error)
         entry.uses += 1
-        entry.busy += now - entry.leased_at
+        entry.busy += now - entry.since
         entry.last_used = now
         entry.good_until = now + window
         entry.leases = 0
@@ -215,10 +498,10 @@ def make_lease(
         if now < entry.good_until and now < entry.expires:
             entry.state = IN_USE
             entry.leases = 1
-            entry.leased_at = made.since = now
+            entry.since = made.since = now
             entry.holder = caller()
             made.connection = entry.connection
-            made.entry = entry  # first: a lease that is dropped from here on gives its connection back
+            made._record = entry  # first: a lease that is dropped from here on gives its connection back
             leased[id(made)] = entry
             return made
         undo(entry)

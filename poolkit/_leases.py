@@ -6,7 +6,7 @@ from collections.abc import Generator, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from ._core.entry import Entry
+from ._core.lease_record import Held
 from ._shell import Default, Shell
 from .errors import UsageError
 
@@ -19,9 +19,9 @@ __all__ = ("AsyncLease", "Lease", "LeaseRequest", "refuse_shared")
 C = TypeVar("C")
 
 
-def refuse_shared(pool: Shell[Any], entry: Entry) -> NoReturn:
+def refuse_shared(pool: Shell[Any], record: Held) -> NoReturn:
     """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
-    pool._submit(pool._core.give_back, entry, pool._clock())
+    pool._submit(pool._core.give_back, record, pool._clock())
     raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
 
 
@@ -32,11 +32,11 @@ class Lease(Generic[C]):
     a broken connection is closed and replaced. Not to be shared between threads while it is being closed.
     """
 
-    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
+    __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
 
     def __init__(self, pool: Pool[C]) -> None:
         self._pool = pool
-        self.entry: Entry | None = None
+        self._record: Held | None = None
 
     since: float
     """When the lease began, by the pool's clock, in seconds."""
@@ -46,73 +46,73 @@ class Lease(Generic[C]):
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
-        if self.entry is not None:
+        if self._record is not None:
             pool = self._pool
-            entry = pool._leased.pop(id(self), None)
-            self.entry = None  # in this order: whoever was interrupted before it can close again
-            if entry is None:
+            record = pool._leased.pop(id(self), None)
+            self._record = None  # in this order: whoever was interrupted before it can close again
+            if record is None:
                 pool._orphans.discard(id(self))  # taken away by the pool's end or a fork, or by a close cut short
-            elif discard or error is not None or not pool._put(entry):
-                pool._give(entry, id(self), discard, error)
+            elif discard or error is not None or not pool._put(record):
+                pool._give(record, id(self), discard, error)
 
     def detach(self) -> C:
         """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
 
         Raises :class:`~poolkit.UsageError` while the connection has other leases.
         """
-        entry = self.entry
-        if entry is None:
+        record = self._record
+        if record is None:
             raise self._pool._not_leased()
-        if entry.leases > 1:
+        if record.slot.leases > 1:
             raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
-        self.entry = None
+        self._record = None
         self._pool._detach(id(self))
         return self.connection
 
     def set_capacity(self, leases: int) -> None:
         """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
-        entry = self.entry
-        if entry is not None:
-            self._pool._set_capacity(entry, leases)
+        record = self._record
+        if record is not None:
+            self._pool._set_capacity(record.slot, leases)
 
     def __enter__(self) -> C:
-        if self.entry is None:
+        if self._record is None:
             raise self._pool._not_leased()
         return self.connection
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.entry is not None:
+        if self._record is not None:
             pool = self._pool
-            entry = pool._leased.pop(id(self), None)
-            self.entry = None
-            if entry is None:
+            record = pool._leased.pop(id(self), None)
+            self._record = None
+            if record is None:
                 pool._orphans.discard(id(self))
-            elif error is not None or not pool._put(entry):
-                pool._give(entry, id(self), False, error)
+            elif error is not None or not pool._put(record):
+                pool._give(record, id(self), False, error)
 
     def __del__(self) -> None:
         try:
-            entry = self.entry
+            record = self._record
         except AttributeError:  # interrupted while it was made
             return
-        if entry is not None:
-            self._pool._dropped(id(self), entry)
+        if record is not None:
+            self._pool._dropped(id(self), record)
 
     def __repr__(self) -> str:
-        held = getattr(self, "entry", None) is not None  # a debugger may meet one whose acquire failed
+        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
         return f"<Lease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
 class AsyncLease(Generic[C]):
     """The right to use one connection until closed. Closing returns the connection; twice is a no-op."""
 
-    __slots__ = ("__weakref__", "_pool", "connection", "entry", "since")
+    __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
 
     def __init__(self, pool: AsyncPool[C]) -> None:
         self._pool = pool
-        self.entry: Entry | None = None
+        self._record: Held | None = None
 
     since: float
     """When the lease began, by the pool's clock, in seconds."""
@@ -125,14 +125,14 @@ class AsyncLease(Generic[C]):
 
         The lease has ended when this is called: a cancellation cannot undo that. Waits for a reset, if one is due.
         """
-        entry, self.entry = self.entry, None
-        if entry is not None:
+        record, self._record = self._record, None
+        if record is not None:
             await self._pool._give(id(self), discard, error)
 
     def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread."""
-        entry, self.entry = self.entry, None
-        if entry is not None:
+        record, self._record = self._record, None
+        if record is not None:
             self._pool._give_nowait(id(self), discard, error)
 
     def detach(self) -> C:
@@ -140,23 +140,23 @@ class AsyncLease(Generic[C]):
 
         Raises :class:`~poolkit.UsageError` while the connection has other leases.
         """
-        entry = self.entry
-        if entry is None:
+        record = self._record
+        if record is None:
             raise self._pool._not_leased()
-        if entry.leases > 1:
+        if record.slot.leases > 1:
             raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
-        self.entry = None
+        self._record = None
         self._pool._detach(id(self))
         return self.connection
 
     def set_capacity(self, leases: int) -> None:
         """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
-        entry = self.entry
-        if entry is not None:
-            self._pool._set_capacity(entry, leases)
+        record = self._record
+        if record is not None:
+            self._pool._set_capacity(record.slot, leases)
 
     async def __aenter__(self) -> C:
-        if self.entry is None:
+        if self._record is None:
             raise self._pool._not_leased()
         return self.connection
 
@@ -166,12 +166,12 @@ class AsyncLease(Generic[C]):
         await self.close(error=error)
 
     def __del__(self) -> None:
-        entry = self.entry
-        if entry is not None:
-            self._pool._dropped(id(self), entry)
+        record = self._record
+        if record is not None:
+            self._pool._dropped(id(self), record)
 
     def __repr__(self) -> str:
-        held = getattr(self, "entry", None) is not None  # a debugger may meet one whose acquire failed
+        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
         return f"<AsyncLease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 

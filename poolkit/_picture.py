@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from heapq import nsmallest
 from operator import attrgetter
 from types import FrameType
 
-from ._core.entry import Entry, State
+from ._core.entry import State
 from ._core.lane import Lane
+from ._core.lease_record import Held as OnLease
 from ._core.machine import Core
 from .errors import describe, shown, shown_again
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms, diagnose
@@ -16,49 +17,61 @@ from .policies.meters import WINDOWS
 from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
-__all__ = ("COUNTED", "diagnosed", "explain", "holders", "place_of", "place_outside", "symptoms", "warm_up_words")
+__all__ = (
+    "COUNTED",
+    "diagnosed",
+    "explain",
+    "holders",
+    "packages_of",
+    "place_of",
+    "place_outside",
+    "symptoms",
+    "warm_up_words",
+)
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
 
 
 def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:
-    """Who holds connections longest, ``most`` of them, longest first, each with its identity (the name is found out
+    """The leases that last longest, ``most`` of them, longest first, each with its identity (the name is found out
     later). The caller holds the lock.
     """
-    leased = {entry.id: entry for entry in core.leased.copy().values()}  # a multiplexed one has several leases
     return [
-        (entry.holder, Holder(entry.id, now - entry.leased_at, "", place_of(entry)))
-        for entry in nsmallest(most, leased.values(), key=attrgetter("leased_at"))
+        (record.holder, Holder(record.slot.id, now - record.since, "", place_of(record)))
+        for record in nsmallest(most, core.leased.copy().values(), key=attrgetter("since"))
     ]
 
 
-def place_of(entry: Entry) -> str | None:
-    """Where the current lease was taken, as file:line, if that is recorded."""
-    return None if entry.place is None else shown_again("{}:{}".format(*entry.place), 1000)
+def place_of(record: OnLease) -> str | None:
+    """Where the lease was taken, as file:line, if that is recorded."""
+    return None if record.place is None else shown_again("{}:{}".format(*record.place), 1000)
 
 
 _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
 
 
-def place_outside(
-    frame: FrameType | None, packages: Iterable[str], beyond: Callable[[], FrameType | None] | None
-) -> tuple[str, int] | None:
-    """File and line of the nearest frame outside this package, its adapters and ``packages``. ``beyond()``: the frame
-    where the stack goes on below its first one.
+def packages_of(connector: object) -> tuple[str, ...]:
+    """What the names of modules begin with that are no callers': this package, its adapters, the driver above them."""
+    return _PACKAGES + tuple(f"{name}." for name in getattr(connector, "packages", ()))
+
+
+def place_outside(frame: FrameType | None, packages: tuple[str, ...], runtime: object) -> tuple[str, int] | None:
+    """File and line of the nearest frame outside ``packages``. ``runtime`` may know where the
+    stack of a caller goes on below its first frame (greenlets).
     """
-    between = _PACKAGES + tuple(f"{name}." for name in packages)
     while frame is not None:
-        if not (str(frame.f_globals.get("__name__", "")) + ".").startswith(between):
+        if not f"{frame.f_globals.get('__name__', '')}.".startswith(packages):
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
-        if frame is None and beyond is not None:  # greenlets: the caller stands on another stack
-            frame, beyond = beyond(), None
+        if frame is None:
+            beyond, runtime = getattr(runtime, "outer_frame", None), None
+            frame = None if beyond is None else beyond()
     return None
 
 
 def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
     """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
-    leased = {entry.id: entry for entry in core.leased.copy().values() if not entry.dialling}
+    leased = [record for record in core.leased.copy().values() if not record.slot.dialling]
     lanes = list(core.lanes.values())
     entries = list(core.entries.values())
     returns = core.counts.uses + sum(entry.uses for entry in entries)
@@ -76,8 +89,9 @@ def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], n
         breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
         last_error=describe(failing.last_error),
         connecting_for=now - min(connects, default=now),
-        held=sorted((_held(entry, name_of(entry.holder), now) for entry in leased.values()),
+        held=sorted((_held(record, name_of(record.holder), now) for record in leased),
                     key=attrgetter("seconds"), reverse=True),
+        taken=len({record.slot.id for record in leased}),
         waiters=frozenset(hashable(waiter.holder) for lane in lanes for waiter in lane.waiters),
         returns=returns,
         usual_use=returned / returns if returns >= OFTEN else None,
@@ -125,9 +139,9 @@ def _barred(core: Core, lanes: list[Lane]) -> str:
     )
 
 
-def _held(entry: Entry, name: str, now: float) -> Held:
+def _held(record: OnLease, name: str, now: float) -> Held:
     ended = name.endswith(ENDED)
-    return Held(now - entry.leased_at, hashable(entry.holder), name, place_of(entry), ended, entry.reported)
+    return Held(now - record.since, hashable(record.holder), name, place_of(record), ended, record.reported)
 
 
 def _class_words(one: ClassStats) -> str:

@@ -11,26 +11,27 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from . import _churn, _lifecycle
+from ._access import access_of
 from ._core import books, commands, upkeep
 from ._core.contract import BrokenContract, broken, capacity_of, connection_of, raised, returned
 from ._core.effects import Do, Effect
 from ._core.entry import Entry
 from ._core.lane import Lane
+from ._core.lease_record import Held, LeaseRecord
 from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
-from ._fast import decline_put, decline_take, make_put, make_take
 from ._gate import Turn
 from ._log import logger
-from ._picture import place_of, place_outside, warm_up_words
+from ._picture import packages_of, place_of, place_outside, warm_up_words
 from ._priority import chosen
 from ._timeouts import DEFAULT, Default, deadline_of
-from ._watch import BATCH, Watch, measured
+from ._watch import BATCH, Watch
 from .config import PoolConfig
 from .connector import Verdict, default_classify, overloaded, overridden, require_connect
 from .errors import ConfigError, ConnectFailed, NotLeased, PoolClosed, PoolError, describe
-from .events import OF_EACH_LEASE, Event, EventKind, FailReason, Listener, kinds_of
-from .policies.classes import Classes
+from .events import Event, EventKind, FailReason, Listener, kinds_of
+from .policies.classes import CallerClass, Classes
 from .policies.retire import NEVER
 from .runtimes.holders import named
 from .settings import for_keyed, merge, reconfigured
@@ -106,6 +107,7 @@ class Shell(Watch, Generic[C]):
         self._events: deque[Event] = deque()
         self._complaints: set[str] = set()
         self._telling = Turn()
+        self._packages = packages_of(connector)
         self._begin()
         self._made_at = self._caller_place()
         if getattr(connector, "counted", True):
@@ -147,22 +149,10 @@ class Shell(Watch, Generic[C]):
         core.moved = []
         core.resized = False
         self._tracing = self._debug or config.leak_after is not None
-        fast = (
-            core.phase is Phase.OPEN
-            and not core.suspended
-            and core.heard.isdisjoint(OF_EACH_LEASE)
-            and not self._tracing
-            and not self._features.keyed
-            and not self._shared
-            and core.classes is None
-            and not self._alone
-        )
+        self._watched = self._tracing or EventKind.ACQUIRED in core.heard or bool(self._observers)
+        self._unwatched_end = self._reset_method is None and not config.use_histogram
         self._over = len(core.entries) - core.closing > core.limit  # after a smaller limit: surplus goes on return
-        unhindered = fast and self._reset_method is None and not self._over and not core.pressed
-        self._take = make_take(core, self._clock, self._caller, self._undo_take) if fast else decline_take
-        self._put = make_put(core, self._clock, self._missed) if unhindered else decline_put
-        if unhindered and config.use_histogram:
-            self._put = measured(self._put, self._clock, self._used, self._flush)
+        self._take, self._take_at, self._put, self._bare = access_of(self, tracing=self._tracing, surplus=self._over)
 
     def _callers_have_elsewhere(self) -> None:
         """From now on callers hear of a failed connect at once (they are a cluster's), whatever else is in use."""
@@ -291,6 +281,11 @@ class Shell(Watch, Generic[C]):
         """Whether the returned connection has to be reset."""
         if self._reset_method is None:
             return False
+        found, entry.dirty = entry.dirty, None
+        if isinstance(found, BaseException):
+            raise found
+        if found is not None:
+            return found
         return True if self._dirty_method is None else bool(self._dirty_method(entry.connection))
 
     def _refuse_release(self, key: int) -> None:
@@ -318,42 +313,49 @@ class Shell(Watch, Generic[C]):
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
             self._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
 
-    def _mark(self, entry: Entry, waiter: Waiter, now: float) -> None:
+    def _mark(self, entry: Entry, waiter: Waiter, now: float) -> Held:
         """A lease begins: write down since when, by whom and, when tracing, where."""
-        entry.leased_at = now
-        entry.holder = waiter.holder
-        entry.reported = False
-        if self._tracing:
-            entry.place = self._caller_place()
-            entry.holder = named(entry.holder, self._name_of(entry.holder))
-        else:
-            entry.place = None
+        record = entry if entry.leases == 1 else LeaseRecord(entry)
+        record.since, record.holder = now, waiter.holder
+        record.reported = False
+        record.place = None
         self._waited.append(now - waiter.since)
+        if self._watched or len(self._waited) >= BATCH:
+            self._tell_of(record, waiter, now)
+        return record
+
+    def _tell_of(self, record: Held, waiter: Waiter, now: float) -> None:
+        """Whoever wants to know that a caller has its connection."""
+        if self._tracing:
+            self._trace(record)
         if self._observers or len(self._waited) >= BATCH:
             self._served(now - waiter.since)
-        if self._core.heard and EventKind.ACQUIRED in self._core.heard:
-            self._decide(self._tell_acquired, entry, waiter, now)
+        if EventKind.ACQUIRED in self._core.heard:
+            slot, waited = record.slot, now - waiter.since
+            self._events.append(Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key))
+            self._tell()
+
+    def _trace(self, record: Held) -> None:
+        """Write down where a lease begins, and by whom in words."""
+        record.place = place_outside(sys._getframe(3), self._packages, getattr(self, "_runtime", None))
+        record.holder = named(record.holder, self._name_of)
 
     def _caller_place(self) -> tuple[str, int] | None:
         """File and line of the nearest frame outside this package, its adapters and the driver above them."""
-        beyond = getattr(getattr(self, "_runtime", None), "outer_frame", None)
-        return place_outside(sys._getframe(2), getattr(self._connector, "packages", ()), beyond)
-
-    def _tell_acquired(self, entry: Entry, waiter: Waiter, now: float) -> None:
-        self._core.tell(EventKind.ACQUIRED, now, entry, duration=now - waiter.since)
+        return place_outside(sys._getframe(2), self._packages, getattr(self, "_runtime", None))
 
     # -- leases that were dropped ---------------------------------------------------------------------------------
 
-    def _dropped(self, key: int, entry: Entry) -> None:
+    def _dropped(self, key: int, record: Held) -> None:
         """Called by a finalizer: takes no lock, does no I/O; the next one at the lock does the work."""
         if self._leased.pop(key, None) is None:  # at once: the next lease may get this one's id
             return  # cut when the pool was closed, or inherited from the parent process
-        self._inbox.append((self._reclaim, (entry,)))
+        self._inbox.append((self._reclaim, (record,)))
         self._nudge()  # nobody else may come by for long
         if not _GIL:
             return  # an OrderedDict is not safe to look at while others change it: the nudge has to do
         try:
-            waiter = next(iter(entry.lane.waiters))
+            waiter = next(iter(record.slot.lane.waiters))
         except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
             return
         if waiter.parker is not None:
@@ -366,18 +368,18 @@ class Shell(Watch, Generic[C]):
         ``key``: the ``id()`` of what :meth:`acquire` gave, the only thing that a finalizer still has. Does nothing if
         that is not on lease. Takes no lock and does no I/O: callable from finalizers and from any thread.
         """
-        entry = self._leased.get(key)
-        if entry is not None:
-            self._dropped(key, entry)
+        record = self._leased.get(key)
+        if record is not None:
+            self._dropped(key, record)
 
-    def _reclaim(self, entry: Entry) -> None:
+    def _reclaim(self, record: Held) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""
-        self._core.dropped(entry, self._clock())
+        self._core.dropped(record, self._clock())
         text = (
-            f"{self.name}: a lease was dropped without close(), taken by {self._name_of(entry.holder)} at "
-            f"{place_of(entry) or 'an unknown place (debug=True notes it)'}; its connection is closed"
+            f"{self.name}: a lease was dropped without close(), taken by {self._name_of(record.holder)} at "
+            f"{place_of(record) or 'an unknown place (debug=True notes it)'}; its connection is closed"
         )
-        self._reports.append((text, entry.place or (__file__, 0)))
+        self._reports.append((text, record.place or (__file__, 0)))
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -496,10 +498,10 @@ class Shell(Watch, Generic[C]):
             lane.streams = max(1, capacity_of(self._connector, "streams", streams))
         return lane
 
-    def _choose_class(self, waiter: Waiter, classes: Classes) -> None:
-        """In the caller's own thread or task, before he asks: of which class he is. ConfigError if there is no such."""
+    def _class_of_caller(self, classes: Classes) -> CallerClass:
+        """In the caller's own thread or task, before it asks. ConfigError if there is no such class."""
         try:
-            waiter.caller_class = classes.of(chosen())
+            return classes.of(chosen())
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {error}", error.setting) from None
 

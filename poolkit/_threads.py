@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from ._core import commands
 from ._core.contract import BrokenContract
 from ._core.entry import CHECKING, IN_USE, Entry
+from ._core.lease_record import Held
 from ._core.state import Phase
 from ._core.waiter import Waiter
-from ._fast import decline_put, decline_take, make_acquire, make_lease, make_release
+from ._fast import decline_put, make_acquire, make_lease, make_release
 from ._leases import Lease, refuse_shared
 from ._shell import DEFAULT, Default, deadline_of
 from ._thread_jobs import ThreadJobs
@@ -82,11 +83,11 @@ class Pool(ThreadJobs[C]):
         mine.pop("release", None)
         mine.pop("lease", None)
         take = (self._core, self._clock, self._caller, self._undo_take)
-        if self._take is not decline_take and type(self).acquire is Pool.acquire:
-            mine["acquire"] = make_acquire(*take, partial(Pool.acquire, self), DEFAULT)
-        if self._take is not decline_take and type(self).lease is Pool.lease:
+        if self._bare and type(self).acquire is Pool.acquire:
+            mine["acquire"] = make_acquire(*take, self._acquire_bare, DEFAULT)
+        if self._bare and type(self).lease is Pool.lease:
             mine["lease"] = make_lease(self, Lease, *take, partial(Pool.lease, self), DEFAULT)
-        plain = self._put is not decline_put and not self._config.use_histogram
+        plain = self._bare and self._put is not decline_put and self._unwatched_end
         if plain and type(self).release is Pool.release:
             mine["release"] = make_release(self._core, self._clock, self._missed, self._give)
 
@@ -99,11 +100,20 @@ class Pool(ThreadJobs[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        entry = self._acquire(timeout, None)
-        if entry.capacity > 1:
-            refuse_shared(self, entry)
+        entry = self._take()
+        if entry is None:
+            return self._acquire_bare(timeout)
         connection: C = entry.connection
         self._leased[id(connection)] = entry
+        return connection
+
+    def _acquire_bare(self, timeout: float | Default | None) -> C:
+        """As acquire, the long way."""
+        record = self._acquire(timeout, None)
+        if record.capacity > 1:
+            refuse_shared(self, record)
+        connection: C = record.connection
+        self._leased[id(connection)] = record
         return connection
 
     def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
@@ -112,9 +122,9 @@ class Pool(ThreadJobs[C]):
         ``discard``: close the connection instead of keeping it. ``error``: what happened while it was used; the
         connector's ``classify`` decides. Raises :class:`~poolkit.NotLeased` for any other object, or twice.
         """
-        entry = self._leased.pop(id(connection), None)
-        if entry is None or discard or error is not None or not self._put(entry):
-            self._give(entry, id(connection), discard, error)
+        record = self._leased.pop(id(connection), None)
+        if record is None or discard or error is not None or not self._put(record):
+            self._give(record, id(connection), discard, error)
 
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> Lease[C]:
         """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
@@ -122,13 +132,13 @@ class Pool(ThreadJobs[C]):
         ``key``: the lane (endpoint) of a keyed pool.
         """
         lease = Lease(self)
-        entry = self._take() if key is None else None
-        if entry is None:
-            entry = self._acquire(timeout, key)
-        lease.connection = entry.connection
-        lease.since = entry.leased_at
-        lease.entry = entry  # first: a lease that is dropped from here on gives its connection back
-        self._leased[id(lease)] = entry
+        record: Held | None = self._take() if key is None else self._take_at(key)
+        if record is None:
+            record = self._acquire(timeout, key)
+        lease.connection = record.connection
+        lease.since = record.since
+        lease._record = record  # first: a lease that is dropped from here on gives its connection back
+        self._leased[id(lease)] = record
         return lease
 
     def detach(self, connection: C) -> None:
@@ -136,50 +146,51 @@ class Pool(ThreadJobs[C]):
         self._detach(id(connection))
 
     def _detach(self, key: int) -> None:
-        entry = self._leased.pop(key, None)
-        if entry is None:
+        record = self._leased.pop(key, None)
+        if record is None:
             self._refuse_release(key)
         else:
-            self._decide(self._core.detach, entry, self._clock())
+            self._decide(self._core.detach, record.slot, self._clock())
 
     def _not_leased(self) -> PoolError:
         return NotLeased(f"{self.name}: the lease is closed")
 
-    def _give(self, entry: Entry | None, key: int, discard: bool, error: BaseException | None) -> None:
-        """Give a connection back the long way; ``entry`` is what was on lease under ``key``."""
-        if entry is None:
+    def _give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
+        """Give a connection back the long way; ``record`` is what was on lease under ``key``."""
+        if record is None:
             self._refuse_release(key)
             return
         now = self._clock()
-        entry.uses += 1
-        entry.busy += now - entry.leased_at
+        if self._unwatched_end and error is None and not discard and not record.reported:
+            self._submit(self._core.give_back, record, now)
+            return
         if self._config.use_histogram:
-            self._tally(entry, now)
-        if error is not None or discard or entry.reported or self._reset_method is not None:
-            self._end(entry, discard, error, now)
-        else:
-            self._submit(self._core.give_back, entry, now)
+            self._used.append(now - record.since)
+        self._end(record, discard, error, now)
 
-    def _end(self, entry: Entry, discard: bool, error: BaseException | None, now: float) -> None:
+    def _end(self, record: Held, discard: bool, error: BaseException | None, now: float) -> None:
         """The end of a lease whose connection has to be judged or reset, or which had lasted too long."""
-        overdue = self._overdue(entry, error) if entry.reported else None
+        overdue = self._overdue(record, error) if record.reported else None
+        entry = record.slot
         try:
             verdict = self._fate(discard, error)
             if self._reset_method is not None and verdict is Verdict.KEEP and entry.leases == 1:
                 verdict = self._reset(entry)
+            else:
+                entry.dirty = None  # others still use it, or it goes
         except BaseException:  # interrupted: the state of the connection is unknown
-            self._submit(self._core.discard, entry, now)
+            self._submit(self._core.discard, record, now)
             raise
         if verdict is Verdict.KEEP:
-            self._submit(self._core.give_back, entry, now)
+            self._submit(self._core.give_back, record, now)
         else:
-            self._submit(self._core.discard, entry, now, verdict, error)
+            self._submit(self._core.discard, record, now, verdict, error)
         if overdue is not None:
             raise overdue
 
     # -- the long way ---------------------------------------------------------------------------------------------
 
-    def _acquire(self, timeout: float | Default | None, key: Hashable) -> Entry:
+    def _acquire(self, timeout: float | Default | None, key: Hashable) -> Held:
         if self._inbox:
             self._drain()  # a dropped lease may be just what is missing
         core = self._core
@@ -187,7 +198,7 @@ class Pool(ThreadJobs[C]):
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, self._caller())
         if core.classes is not None:
-            self._choose_class(waiter, core.classes)
+            waiter.caller_class = self._class_of_caller(core.classes)
         parker = waiter.parker = self._parker()
         try:
             if key is None and not self._features.keyed:
@@ -203,8 +214,7 @@ class Pool(ThreadJobs[C]):
                         self._decide(self._fail, waiter, outcome, self._clock())
                     raise outcome
                 elif outcome.state is IN_USE:
-                    self._mark(outcome, waiter, self._clock())
-                    return outcome
+                    return self._mark(outcome, waiter, self._clock())
                 elif outcome.state is CHECKING:
                     self._check_for(waiter, outcome, deadline)
                 else:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from . import _churn
-from ._core.entry import Entry
+from ._core.lease_record import Held
 from ._core.state import Phase
 from ._core.upkeep import leaks
 from ._core.waiter import Waiter
@@ -51,13 +51,13 @@ Picture = tuple[PoolStats, list[Holder], Symptoms]
 
 
 def measured(
-    put: Callable[[Entry], bool], clock: Callable[[], float], used: deque[float], flush: Callable[[], None]
-) -> Callable[[Entry], bool]:
+    put: Callable[[Any], bool], clock: Callable[[], float], used: deque[float], flush: Callable[[], None]
+) -> Callable[[Any], bool]:
     """``put``, with the time of each lease noted. Without the lock: appending to a deque is atomic."""
     note = used.append
 
-    def measured_put(entry: Entry) -> bool:
-        seconds = clock() - entry.leased_at  # first: after put() the entry is another's
+    def measured_put(entry: Any) -> bool:
+        seconds = clock() - entry.since  # first: after put() the entry is another's
         if not put(entry):
             return False
         note(seconds)
@@ -90,11 +90,6 @@ class Watch(Sharing):
         self._core.meters.begin(self._clock())
 
     # -- times ----------------------------------------------------------------------------------------------------
-
-    def _tally(self, entry: Entry, now: float) -> None:
-        """A lease ends the long way, in a pool with ``use_histogram``."""
-        if entry.capacity == 1:
-            self._used.append(now - entry.leased_at)
 
     def _note_times(self) -> None:
         """Under the lock: into the histograms with what was kept aside."""
@@ -134,10 +129,12 @@ class Watch(Sharing):
         Acquires that are served without waiting cost nothing more.
         """
         self._observers = [*self._observers, observer]
+        self._decide(self._refresh)
 
     def remove_wait_observer(self, observer: WaitObserver) -> None:
         """Undo :meth:`add_wait_observer`; not an error if it is not there."""
         self._observers = [one for one in self._observers if one != observer]
+        self._decide(self._refresh)
 
     # -- numbers and words ----------------------------------------------------------------------------------------
 
@@ -262,21 +259,23 @@ class Watch(Sharing):
         if config.leak_after is None:
             return
         reclaim = config.on_leak == "reclaim"
-        for entry, seconds in self._decide(self._overdue_leases, reclaim, self._clock()):
+        for record, seconds in self._decide(self._overdue_leases, reclaim, self._clock()):
             logger.warning(
                 "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s%s",
-                self.name, seconds, config.leak_after, self._name_of(entry.holder),
-                place_of(entry) or "an unknown place",
-                "; taken away (on_leak='reclaim'): its connection is closed" if reclaim and not entry.leases else "",
+                self.name, seconds, config.leak_after, self._name_of(record.holder),
+                place_of(record) or "an unknown place",
+                "; taken away (on_leak='reclaim'): its connection is closed"
+                if reclaim and not record.slot.leases else "",
             )  # fmt: skip
 
-    def _overdue_leases(self, reclaim: bool, now: float) -> list[tuple[Entry, float]]:
+    def _overdue_leases(self, reclaim: bool, now: float) -> list[tuple[Held, float]]:
         """Under the lock."""
         core, found = self._core, []
-        for entry in leaks(core, now):
-            found.append((entry, now - entry.leased_at))
+        for record in leaks(core, now):
+            found.append((record, now - record.since))
+            entry = record.slot
             if reclaim and entry.capacity == 1:
-                for key in [key for key, leased in core.leased.copy().items() if leased is entry]:
+                for key in [key for key, leased in core.leased.copy().items() if leased is record]:
                     if core.leased.pop(key, None) is None:
                         continue  # it came back in this very moment
                     self._orphans.add(key)  # what comes back under it later is let go of
@@ -284,14 +283,14 @@ class Watch(Sharing):
                     core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
         return found
 
-    def _overdue(self, entry: Entry, error: BaseException | None) -> LeaseOverdue | None:
-        """What the holder of a lease that was reported hears when he gives it back, with ``on_leak="raise"``."""
+    def _overdue(self, record: Held, error: BaseException | None) -> LeaseOverdue | None:
+        """What the holder of a lease that was reported hears on its return, with ``on_leak="raise"``."""
         if error is not None or self._config.on_leak != "raise":
             return None
         kind: type[LeaseOverdue] = getattr(self._connector, "overdue_error", LeaseOverdue)
         return kind(
-            f"{self.name}: this lease was held for {self._clock() - entry.leased_at:.1f} s "
-            f"(leak_after={self._config.leak_after:g}), taken at {place_of(entry) or 'an unknown place'}; "
+            f"{self.name}: this lease was held for {self._clock() - record.since:.1f} s "
+            f"(leak_after={self._config.leak_after:g}), taken at {place_of(record) or 'an unknown place'}; "
             "the connection is back in the pool"
         )
 

@@ -9,6 +9,7 @@ from itertools import islice
 
 from ._core.entry import Entry, State
 from ._core.lane import Lane
+from ._core.lease_record import Held
 from ._core.machine import Core
 from ._core.state import Phase
 from ._core.waiter import Waiter
@@ -206,6 +207,7 @@ class Parts:
     lanes: list[Lane]
     uses: int
     busy: float
+    leased: list[Held]
     oldest: float | None  # when the caller that has waited longest joined its queue
     wait: Histogram
     connect: Histogram
@@ -218,6 +220,7 @@ def parts(core: Core) -> Parts:
     meters = core.meters
     return Parts(
         list(core.entries.values()), lanes, core.counts.uses, core.counts.busy,
+        list(core.leased.copy().values()),
         min([lane.oldest().since for lane in lanes if lane.waiters], default=None),
         meters.wait.state(), meters.connect.state(), meters.use.state(),
     )  # fmt: skip
@@ -229,10 +232,8 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     for entry in copied.entries:
         uses += entry.uses
         busy += entry.busy
-        if entry.leases:
-            uses += entry.leases
-            if entry.leases == 1:
-                busy += max(0.0, now - entry.leased_at)
+        uses += entry.leases
+    busy += sum([max(0.0, now - record.since) for record in copied.leased])
     counts, samples = core.counts, core.meters.samples
     taken = Sample(
         now, uses, counts.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
@@ -247,7 +248,6 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The current numbers. Needs no lock, so that reading a large pool does not delay its callers."""
     entries = copied.entries
     states = [State.CONNECTING if entry.dialling else entry.state for entry in entries]
-    leased = [entry for entry in entries if entry.leases]
     totals = take_sample(core, copied, now)
     last = core.last_failed
     counts = core.counts
@@ -261,7 +261,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         checking=states.count(State.CHECKING),
         resetting=states.count(State.RESETTING),
         closing=states.count(State.CLOSING),
-        leases=sum([entry.leases for entry in leased]),
+        leases=sum([entry.leases for entry in entries]),
         waiting=sum([len(lane.waiters) for lane in copied.lanes]),
         lanes=len(copied.lanes),
         min_size=core.config.min_size,
@@ -279,7 +279,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         last_connect_error=describe(last.last_error) if last else None,
         max_idle=core.config.max_size if core.config.max_idle is None else core.config.max_idle,
         open_breakers=sum([lane.breaker.is_open(now) for lane in copied.lanes]),
-        longest_held=max(0.0, now - min([entry.leased_at for entry in leased], default=now)),
+        longest_held=max(0.0, now - min([record.since for record in copied.leased], default=now)),
         longest_wait=0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
         wait=totals.wait.with_zeros(totals.acquires),
         connect=totals.connect,

@@ -28,6 +28,7 @@ RINGS: list[tuple[str, ...]] = [
         "runtimes",
         "_lifecycle",
         "_fast",
+        "_access",
         "_picture",
         "_priority",
         "_log",

@@ -21,7 +21,7 @@ import pytest
 from bench.answering import AnsweringBackend, AsyncAnsweringBackend
 from bench.async_peers import ASYNC_PEERS
 from bench.peers import PEERS, Sizes
-from poolkit import Pool, PoolConfig
+from poolkit import ClassConfig, Connector, Pool, PoolConfig
 from poolkit.cluster import Cluster
 from poolkit.testing import FakeConnector
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
@@ -37,6 +37,9 @@ ENGINE = {
 }
 HANDED = {(3, 10): 910, (3, 11): 932, (3, 12): 848, (3, 13): 858}
 """An acquire that has to wait, and the release that serves it."""
+CEILING = 350
+"""A lease and its close where nobody waits, in a pool that has something more to look at than the plainest one: about
+twice the plainest. A caller is made a waiter, with a place to sleep, only if it has to wait."""
 MARGIN = 5
 """Bytecodes: less than a lock or a call costs, more than a new compiler of the same version moves."""
 
@@ -88,6 +91,45 @@ def test_the_engines_own_paths_have_not_become_longer() -> None:
     found = cycle("poolkit"), cycle("poolkit lease()"), async_cycle("poolkit")
     bounds = ENGINE[sys.version_info[:2]]
     assert all(one <= bound + MARGIN for one, bound in zip(found, bounds, strict=True)), f"{found}, bounds {bounds}"
+
+
+class Endpoints(Connector[object]):
+    """A connector whose connections are not looked at."""
+
+    def connect(self, timeout: float | None) -> object:
+        return object()
+
+    def connect_to(self, key: Any, timeout: float | None) -> object:
+        return object()
+
+
+class Resets(Endpoints):
+    """One that would reset them, if anything had been done with them."""
+
+    def needs_reset(self, connection: object) -> bool:
+        return False
+
+    def reset(self, connection: object) -> None:
+        raise AssertionError("nothing was to be reset")
+
+
+@pytest.mark.parametrize(
+    ("connector", "settings", "key"),
+    [
+        (Endpoints, {"keyed": True}, "endpoint"),
+        (Endpoints, {"classes": {"web": ClassConfig()}}, None),
+        (Endpoints, {"leak_after": 1000.0}, None),
+        (Endpoints, {"debug": True}, None),
+        (Resets, {}, None),
+    ],
+    ids=["keyed", "classes", "leak_after", "debug", "reset"],
+)
+def test_a_lease_costs_little_more_where_the_pool_has_more_to_look_at(
+    connector: type[Endpoints], settings: dict[str, Any], key: str | None
+) -> None:
+    with Pool(connector(), max_size=4, **settings) as pool:
+        found = instructions(lambda: pool.lease(key=key).close())
+    assert found < CEILING, f"{found} bytecodes"
 
 
 @pytest.mark.skipif(sys.version_info[:2] not in HANDED, reason="nothing was counted on this Python")

@@ -124,6 +124,7 @@ class World:
         waiter = Waiter(self.core.lane, self.now)
         waiter.parker = _Caller(hold)
         self.core.acquire(waiter, self.now)
+        self.core.settle(self.now)
         if waiter.queued:
             timeout = self.core.config.acquire_timeout
             if timeout is not None:
@@ -141,7 +142,7 @@ class World:
         if not isinstance(entry, Entry):
             self.result.failed += 1
             return
-        entry.leased_at = self.now
+        entry.since = self.now
         self.core.leased[entry.id] = entry
         if self._born[entry] != self.generation:  # the server no longer knows this session: its first statement fails
             self.result.failed += 1
@@ -154,8 +155,6 @@ class World:
     def _release(self, entry: Entry) -> None:
         core, now = self.core, self.now
         del core.leased[entry.id]
-        entry.uses += 1
-        entry.busy += now - entry.leased_at
         if self._born[entry] != self.generation:
             core.discard(entry, now, Verdict.SUSPECT)
         else:
@@ -194,6 +193,7 @@ class World:
 
     def _perform(self) -> None:
         core = self.core
+        core.settle(self.now)
         while core.effects:
             for do, entry, waiter, _event in core.take_effects():
                 if do is Do.CONNECT:

@@ -30,6 +30,8 @@ def _check_classes(core: Core) -> None:
     assert owners.keys() <= set(classes.known.values()), "a connection belongs to a class that does not exist"
     for one in classes.known.values():
         assert one.held == owners[one], f"class {one.name!r}: held {one.held} != {owners[one]}"
+    committed = sum(max(one.held, one.reserved) for one in classes.known.values())
+    assert classes.committed == committed, f"committed {classes.committed} != {committed}"
     for entry in core.entries.values():
         assert entry.owner is None or entry.state not in (IDLE, State.CLOSING), (
             "an unused connection belongs to a class"
@@ -106,8 +108,10 @@ def check(core: Core) -> None:
         leaving = core.permits is not None and entry.state is State.CLOSING
         assert entry.leaving == leaving, "the budget knows a closing connection that is none, or does not know one"
     leased = list(core.leased.copy().values())
-    held = Counter(id(entry) for entry in leased)
-    for entry in leased:
+    held = Counter(id(record.slot) for record in leased)
+    assert len(leased) == len({id(record) for record in leased}), "two leases share one record"
+    for record in leased:
+        entry = record.slot
         assert entry.state is IN_USE, f"a leased connection is {entry.state.value}"
         assert entry.leases >= held[id(entry)] >= 1, "leases do not add up"
         assert entry.leases <= max(entry.capacity, 1), "a connection is in too many hands"

@@ -116,7 +116,7 @@ def shut(core: Core, phase: Phase, now: float) -> None:
 
 def abort_leased(core: Core, now: float) -> int:
     """Cut the connections that are still on lease; the number of them."""
-    victims = {entry.id: entry for entry in core.leased.copy().values()}  # leases end without the lock
+    victims = {record.slot.id: record.slot for record in core.leased.copy().values()}  # leases end without the lock
     core.leased.clear()
     for entry in victims.values():
         entry.leases = 0

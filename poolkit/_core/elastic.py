@@ -41,7 +41,7 @@ def expect(core: Core, size: int, now: float) -> None:
 
 def view(core: Core, now: float) -> View:
     """The pool in numbers. O(connections)."""
-    busy: float | None = core.counts.busy
+    busy: float | None = core.counts.busy + sum(max(0.0, now - one.since) for one in core.leased.copy().values())
     in_use = size = 0
     for entry in list(core.entries.values()):
         size += entry.state is not CLOSING and entry.state is not CLOSED
@@ -50,8 +50,6 @@ def view(core: Core, now: float) -> View:
             busy = None  # seconds of leases, of which there may be many at once
         elif busy is not None:
             busy += entry.busy
-            if entry.leases == 1:
-                busy += max(0.0, now - entry.leased_at)
     waiting, since, queued, failing = 0, now, False, False
     for lane in list(core.lanes.values()):
         failing = failing or lane.rounds > 0

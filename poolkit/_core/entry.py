@@ -65,6 +65,7 @@ class Entry:
         "capacity",
         "checked_at",
         "connection",
+        "dirty",
         "evicted_for",
         "expires",
         "generation",
@@ -74,7 +75,6 @@ class Entry:
         "key",
         "lane",
         "last_used",
-        "leased_at",
         "leases",
         "leaving",
         "listed",
@@ -87,6 +87,7 @@ class Entry:
         "reported",
         "requested_at",
         "rotating",
+        "since",
         "state",
         "uses",
     )
@@ -98,6 +99,7 @@ class Entry:
         self.state = CONNECTING
         self.generation = lane.generation
         self.connection: Any = None
+        self.dirty: bool | BaseException | None = None  # what needs_reset() said at the end of a lease, if it was asked
         self.key = 0  # id(connection), under which it stands in the register while it is on lease without a Lease
         self.requested_at = now
         self.ready_at = now
@@ -105,21 +107,27 @@ class Entry:
         self.good_until = 0.0  # until then it may be handed out without a second look
         self.last_used = now
         self.checked_at = now  # the last check that went well
-        self.leased_at = now
+        # of its lease, if there is one alone (see LeaseRecord)
+        self.since = now
         self.leases = 0
         self.capacity = 1
         self.listed = False  # multiplexed only: stands in lane.idle
         self.owner: CallerClass | None = None  # of those who use it, the class that came first
         self.uses = 0
         self.busy = 0.0
-        self.holder: Hashable = 0  # identity of the thread or task: no reference, that would keep a dropped lease alive
+        self.holder: Hashable = 0
         self.place: tuple[str, int] | None = None
+        self.reported = False
         self.replaced: Entry | None = None  # the one whose place this connection is to take
         self.rotating = False  # its successor is on the way
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
         self.leaving = False  # its budget knows that it is being closed
         self.evicted_for: Lane | None = None  # it gives way to a waiter of another lane
-        self.reported = False  # a leak of the current lease was reported
+
+    @property
+    def slot(self) -> Entry:
+        """The connection of the lease that is written down here: as of a LeaseRecord."""
+        return self
 
     def retire(self) -> None:
         """It is not to be handed out again. The ways without the lock look at ``expires`` alone, and never write it."""

@@ -9,6 +9,7 @@ from ..policies.retire import NEVER
 from .entry import CHECKING, CONNECTING, IN_USE, Entry
 from .idle import Idle
 from .lane import Lane
+from .lease_record import Held
 from .state import Phase
 from .waiter import Waiter
 
@@ -172,26 +173,32 @@ class Core(Idle):
 
     # -- release ----------------------------------------------------------------------------------------------
 
-    def give_back(self, entry: Entry, now: float) -> None:
+    def give_back(self, record: Held, now: float) -> None:
         """A lease ended and the connection is sound."""
+        entry = record.slot
+        entry.uses += 1
+        entry.busy += now - record.since
         entry.last_used = now
         entry.good_until = now + self.window
         if self.heard:
-            self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
+            self.tell(EventKind.RELEASED, now, entry, duration=now - record.since)
         entry.leases -= 1
         self.returned[entry] = None
 
     def discard(
-        self, entry: Entry, now: float, verdict: Verdict = Verdict.DISCARD, error: BaseException | None = None
+        self, record: Held, now: float, verdict: Verdict = Verdict.DISCARD, error: BaseException | None = None
     ) -> None:
         """A lease ended and the connection must not be used again. A lazy connect may have failed with ``error``."""
+        entry = record.slot
+        entry.uses += 1
+        entry.busy += now - record.since
         entry.leases -= 1
-        self.tell(EventKind.RELEASED, now, entry, duration=now - entry.leased_at)
+        self.tell(EventKind.RELEASED, now, entry, duration=now - record.since)
         lane = entry.lane
         if entry.pending and error is not None:
             self.dial_failed(entry, error, verdict, entry.generation == lane.generation, now)
         elif verdict is Verdict.OVERLOADED:
-            self.refused(entry.leased_at, now)
+            self.refused(record.since, now)
         if verdict is Verdict.SUSPECT:
             self.suspect(lane, now)
         elif verdict is Verdict.RETIRE:
@@ -202,10 +209,11 @@ class Core(Idle):
             self.begin_close(entry, CloseReason.DISCARDED if verdict is Verdict.DISCARD else CloseReason.ERROR, now,
                              abort=True)  # fmt: skip
 
-    def dropped(self, entry: Entry, now: float) -> None:
+    def dropped(self, record: Held, now: float) -> None:
         """A lease was dropped without being closed: the state of its connection is unknown."""
+        entry = record.slot
         self.counts.leaks += 1
-        self.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - entry.leased_at)
+        self.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - record.since)
         entry.leases -= 1
         if entry.leases:  # of a multiplexed one there are others
             entry.retire()
@@ -267,7 +275,7 @@ class Core(Idle):
         way to other pools. It looks at the state alone, so a call too many does nothing, and it is O(1) where nothing
         is to be done.
         """
-        if self.features.keyed:
+        if self.keyed:
             self._settle_lanes(now)
         else:
             lane = self.lane

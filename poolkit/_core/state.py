@@ -18,6 +18,7 @@ from ..policies.retire import NEVER
 from .effects import Do, Effect
 from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
+from .lease_record import Held
 from .sharing import Permits
 from .waiter import Parker, Waiter
 from .waiting import WaitingLanes
@@ -84,10 +85,11 @@ class CoreState:
         self.multiplexed = False  # a connection has served several leases at once
         self.pressed = False  # others want connections of ours: returned ones are looked at
         self.features = features
+        self.keyed = features.keyed
         self.random = random
         self.entries: dict[int, Entry] = {}
         self.known: dict[int, int] = {}  # id of a connection to the number of the entry that came last with it
-        self.leased: dict[int, Entry] = {}  # id of the lease, or of the connection where there is none, to entry
+        self.leased: dict[int, Held] = {}  # by the id of the lease, or of the connection where there is none
         self.lanes: dict[Hashable, Lane] = {}
         self.last_failed: Lane | None = None  # whose connect failed last
         self._many_lanes = 256

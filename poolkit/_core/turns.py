@@ -44,6 +44,7 @@ class Turns(CoreState):
                 if entry.state in (IN_USE, RESETTING):
                     entry.owner = classes.default
                     classes.default.held += 1
+            classes.count()
 
     def _disband(self) -> None:
         self.classes = None
@@ -166,8 +167,8 @@ class Turns(CoreState):
     def uncharge(self, entry: Entry) -> None:
         """Nobody uses the connection any more."""
         owner, entry.owner = entry.owner, None
-        if owner is not None:
-            owner.held -= 1
+        if owner is not None and self.classes is not None:
+            self.classes.give(owner)
 
     def room_for_classes(self) -> bool:
         """Whether a class may have more than at the last look: something that counts against it has become less."""
@@ -189,6 +190,7 @@ class Turns(CoreState):
                 entry.owner = None
             elif entry.owner is not None:
                 entry.owner.held += 1
+        classes.count()
         for lane in self.lanes.values():
             for queue in lane.queues.values():
                 queue.clear()

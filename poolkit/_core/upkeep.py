@@ -8,6 +8,7 @@ from . import elastic
 from .effects import Do, Effect
 from .entry import CHECKING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
+from .lease_record import Held
 from .machine import Core
 from .mend import audit, mend, next_look
 from .state import LOOK_EVERY, Phase
@@ -167,16 +168,16 @@ def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, n
         core.relist(entry.lane, [entry])
 
 
-def leaks(core: Core, now: float) -> list[Entry]:
+def leaks(core: Core, now: float) -> list[Held]:
     """Leases held longer than ``leak_after`` that were not reported yet."""
     limit = core.config.leak_after
     if limit is None:
         return []
     found = []
-    for entry in core.leased.copy().values():  # leases end without the lock
-        if entry.state is IN_USE and now - entry.leased_at >= limit and not entry.reported:
-            entry.reported = True
+    for record in core.leased.copy().values():  # leases end without the lock
+        if record.slot.state is IN_USE and now - record.since >= limit and not record.reported:
+            record.reported = True
             core.counts.leaks += 1
-            core.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - entry.leased_at)
-            found.append(entry)
+            core.tell(EventKind.LEASE_LEAKED, now, record.slot, duration=now - record.since)
+            found.append(record)
     return found

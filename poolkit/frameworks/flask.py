@@ -125,7 +125,7 @@ class FlaskPools:
             for lease in context.get("own", {}).values():
                 ends.callback(lease.close, error=error)
             for lease, name, place, path in context.get("taken", ()):
-                if lease.entry is not None:
+                if lease._record is not None:
                     ends.callback(lease.close, discard=True)
                     logger.warning(
                         "FlaskPools: the request %s left a lease of %r open, taken at %s; its connection was closed",

@@ -55,6 +55,7 @@ class Classes:
         self.known: dict[str, CallerClass] = {}
         self.default = CallerClass(DEFAULT_CLASS)
         self.virtual = 0.0  # the start tag that was served last
+        self.committed = 0  # connections that are in use or kept for a class below its reserve
 
     def configure(self, configs: Mapping[str, ClassConfig], default: str | None, busy: Collection[CallerClass]) -> None:
         """Apply new settings. A removed class is kept while it has connections or is ``busy`` (has waiting callers)."""
@@ -71,6 +72,11 @@ class Classes:
                 if not one.held and one not in busy:
                     del self.known[name]
         self.default = self.known[first]
+        self.count()
+
+    def count(self) -> None:
+        """Count anew what is committed, after ``held`` or ``reserved`` was changed."""
+        self.committed = sum([max(one.held, one.reserved) for one in self.known.values()])
 
     def of(self, name: str | None) -> CallerClass:
         """The class of that name (None: the default). Raises ConfigError for an unknown one."""
@@ -86,7 +92,7 @@ class Classes:
 
     def shared(self, limit: int) -> int:
         """Connections that are left to all: neither in use nor kept for a class below its reserve."""
-        return limit - sum([max(one.held, one.reserved) for one in self.known.values()])
+        return limit - self.committed
 
     def admits(self, one: CallerClass, limit: int) -> bool:
         """Whether a caller of this class may have one more connection in use (rule 1)."""
@@ -122,8 +128,29 @@ class Classes:
     def take(self, one: CallerClass) -> None:
         """A caller of the class gets a connection of its own."""
         if one.held >= one.reserved:
+            self.committed += 1
             self._served(one)
         one.held += 1
+
+    def admit(self, one: CallerClass, limit: int) -> bool:
+        """As :meth:`take`, if :meth:`admits` allows it: whether it did."""
+        if one.limit is not None and one.held >= one.limit:
+            return False
+        if one.held >= one.reserved:
+            if limit <= self.committed:
+                return False
+            self.committed += 1
+            start = max(self.virtual, one.finish)
+            self.virtual = start
+            one.finish = start + 1 / one.weight
+        one.held += 1
+        return True
+
+    def give(self, one: CallerClass) -> None:
+        """A connection of the class is not used any more."""
+        if one.held > one.reserved:
+            self.committed -= 1
+        one.held -= 1
 
     def join(self, one: CallerClass, owner: CallerClass) -> None:
         """A caller of the class gets a further lease of a connection in use, which ``owner`` had first."""

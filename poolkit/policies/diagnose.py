@@ -77,6 +77,7 @@ class Symptoms:
     last_error: str = "none"
     connecting_for: float = 0.0  # the oldest connect under way
     held: Sequence[Held] = ()  # longest first
+    taken: int | None = None  # connections on lease; None: as many as leases
     waiters: frozenset[Hashable] = field(default_factory=frozenset)  # identities of those who wait
     returns: int = 0  # leases that came back since the pool was made
     usual_use: float | None = None
@@ -84,6 +85,11 @@ class Symptoms:
     returned_ago: float | None = None
     acquires_per_second: float = 0.0
     barred: str = ""  # classes of callers that wait beside free capacity which they may not have, and what they have
+
+    @property
+    def in_use(self) -> int:
+        """Connections on lease, of which each may serve several leases."""
+        return len(self.held) if self.taken is None else self.taken
 
 
 def diagnose(seen: Symptoms, asking: Hashable = None) -> Diagnosis | None:
@@ -98,7 +104,7 @@ def diagnose(seen: Symptoms, asking: Hashable = None) -> Diagnosis | None:
     return (
         _server_down(seen, waiting)
         or (_deadlock(seen, asking) if waiting else None)
-        or (_leaking(seen) if waiting or stands or len(seen.held) >= seen.limit else None)
+        or (_leaking(seen) if waiting or stands or seen.in_use >= seen.limit else None)
         or (_slow(seen) if waiting else None)
         or (_class_limit(seen) if waiting else None)
         or (_too_small(seen) if waiting else None)
@@ -117,13 +123,13 @@ def _server_down(seen: Symptoms, waiting: bool) -> Diagnosis | None:
 
 def _deadlock(seen: Symptoms, asking: Hashable) -> Diagnosis | None:
     own = [held for held in seen.held if held.holder == asking != UNKNOWN]
-    if own and len(own) >= seen.limit:
+    if own and len(own) == len(seen.held) and seen.in_use >= seen.limit:
         return Diagnosis(
             Cause.SELF_DEADLOCK,
             f"{own[0].name} waits for a connection while it holds all {len(own)} of this pool itself",
         )
     waiters = seen.waiters if asking is None else seen.waiters | {asking}
-    if len(seen.held) >= seen.limit and all(held.holder != UNKNOWN and held.holder in waiters for held in seen.held):
+    if seen.in_use >= seen.limit and all(held.holder != UNKNOWN and held.holder in waiters for held in seen.held):
         return Diagnosis(
             Cause.SELF_DEADLOCK,
             f"each of the {len({held.holder for held in seen.held})} holders waits for one more connection itself, "
@@ -172,7 +178,7 @@ def _kept_while_others_returned(held: Held, seen: Symptoms) -> bool:
 
 
 def _slow(seen: Symptoms) -> Diagnosis | None:
-    if len(seen.held) >= seen.live and seen.live < seen.limit and seen.connecting_for >= PATIENCE:
+    if seen.in_use >= seen.live and seen.live < seen.limit and seen.connecting_for >= PATIENCE:
         return Diagnosis(Cause.SERVER_SLOW, f"a connect is under way for {seen.connecting_for:.1f} s")
     usual, recent = seen.usual_use, seen.recent_use
     if usual is None or not seen.held:

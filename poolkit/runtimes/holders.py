@@ -83,16 +83,18 @@ class _Named(weakref.ref[Any]):
     name: str
 
 
-def named(holder: object, name: str) -> object:
+def named(holder: Hashable, name_of: Callable[[Any], str]) -> Hashable:
     """The same identity, which still knows the name of a task when the task is gone.
 
     Only for the slow path: the name of a task costs more than its identity.
     """
-    task = holder() if isinstance(holder, weakref.ref) else None
+    if not isinstance(holder, weakref.ref):
+        return holder
+    task = holder()
     if task is None:
         return holder
     known = _Named(task)
-    known.name = name
+    known.name = name_of(holder)
     return known
 
 

@@ -41,8 +41,8 @@ class _Lease:
 
 
 def _leases(pool: Any) -> set[_Lease]:
-    entries = pool._decide(lambda: list(pool._core.leased.copy().values()))
-    return {_Lease(id(pool), one.id, one.leased_at, one.holder, place_of(one)) for one in entries}
+    records = pool._decide(lambda: list(pool._core.leased.copy().values()))
+    return {_Lease(id(pool), one.slot.id, one.since, one.holder, place_of(one)) for one in records}
 
 
 class PoolLeaks:

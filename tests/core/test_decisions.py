@@ -225,7 +225,7 @@ def test_retire_is_the_end_of_all_connections_of_the_generation() -> None:
 def test_what_a_connection_was_used_for_is_counted_beyond_its_end() -> None:
     core = make()
     entry = leased(core)
-    entry.uses, entry.busy = 3, 1.5
-    core.discard(entry, NOW)
+    entry.uses, entry.busy = 2, 1.0
+    core.discard(entry, NOW + 0.5)
     core.closed(entry, NOW)
     assert (core.counts.uses, core.counts.busy) == (3, 1.5)

@@ -304,3 +304,43 @@ def test_lanes_that_come_and_go_behind_another_one_leave_nothing_behind() -> Non
         lanes.discard(core.lanes["other"])
     assert len(lanes._heap) < 30
     assert lanes.first() is core.lanes["first"]
+
+
+# -- endpoints that are looked at again -------------------------------------------------------------------------------
+
+
+def test_the_other_streams_of_a_connection_that_was_just_checked_are_for_those_who_wait() -> None:
+    core = make(max_size=1, check_after_idle=1.0, features=Features(keyed=True, checks=True))
+    first = ask(core, key="a")
+    [entry] = connects(core)
+    core.connected(entry, object(), 2, NOW)
+    assert first.outcome is entry
+    core.give_back(entry, NOW)
+    second, third = ask(core, NOW + 2, "a"), ask(core, NOW + 2, "a")
+    assert second.outcome is entry
+    assert third.outcome is None
+    core.checked(entry, second, None, NOW + 2)
+    assert third.outcome is entry
+    books.check(core)
+
+
+def test_an_endpoint_whose_permit_went_to_an_older_one_has_another_idle_connection_closed() -> None:
+    core = make(max_size=2, features=Features(keyed=True))
+    held = {key: ask(core, key=key).outcome for key in "ax"} and {}
+    for entry in connects(core):
+        core.connected(entry, object(), 1, NOW)
+        held[entry.lane.key] = entry
+    core.give_back(held["a"], NOW)
+    older = ask(core, key="b")  # for whom the idle connection of a is closed
+    younger = ask(core, key="d")
+    core.give_back(held["x"], NOW)  # closed for d
+    core.closed(held["x"], NOW)
+    [entry] = connects(core)
+    assert entry.lane.key == "b"
+    core.connected(entry, object(), 1, NOW)
+    assert older.outcome is entry
+    core.take_effects()
+    core.give_back(entry, NOW)
+    assert [effect.entry for effect in core.take_effects() if effect.do is Do.CLOSE] == [entry]
+    assert younger.queued
+    books.check(core)

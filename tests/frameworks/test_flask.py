@@ -92,7 +92,7 @@ def test_a_lease_that_a_request_forgets_is_reported_and_its_place_is_free(caplog
         assert client.get("/bad").text == "<FakeConnection 1>"
     line = bad.__code__.co_firstlineno + 2
     assert f"the request /bad left a lease of 'db' open, taken at {__file__}:{line}" in caplog.text
-    assert kept[0].entry is None
+    assert kept[0]._record is None
     assert client.get("/good").text == "<FakeConnection 2>"
     pools.close(app)
 

@@ -213,7 +213,7 @@ def test_an_identity_that_nobody_has_compared_before_its_end_is_equal_to_no_othe
         pass
 
     task = Task()
-    first, again = weakref.ref(task), named(weakref.ref(task), "job")
+    first, again = weakref.ref(task), named(weakref.ref(task), lambda _: "job")
     assert first == again
     assert hash(first) == hash(again)
     other = Task()
@@ -250,7 +250,7 @@ def test_every_holder_that_has_ended_counts_as_a_leak_not_only_those_that_are_na
             in_thread(lambda: kept.append(pool.acquire()), f"leaky-{number}")
         pool._core.lane.last_failed_check = 0.0
         for entry in pool._core.entries.values():
-            entry.leased_at -= 5.0
+            entry.since -= 5.0
         with pytest.raises(AcquireTimeout, match="leaking: 6 of 6 leases are held by a thread or task that has ended"):
             pool.acquire(0)
         for connection in kept:

@@ -251,7 +251,7 @@ def test_tasks_inherit_the_class_of_whoever_starts_them_and_keep_their_own() -> 
                     with priority(name):
                         await asyncio.sleep(0)
                         lease = await pool.lease()
-                entry: Any = lease.entry
+                entry: Any = lease._record
                 await lease.close()
                 return str(entry)
 

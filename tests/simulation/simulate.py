@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from poolkit._core import books, commands, upkeep
 from poolkit._core.effects import Do
 from poolkit._core.entry import CHECKING, IN_USE, Entry
+from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.machine import Core
 from poolkit._core.sharing import Permits
 from poolkit._core.state import Features, Phase
@@ -195,9 +196,10 @@ class CoreSimulation:
 
     def _note_lease(self, waiter: Waiter, entry: Entry) -> None:
         self.numbers += 1
-        entry.leased_at = self.now
+        record = entry if entry.leases == 1 else LeaseRecord(entry)
+        record.since = self.now
         self.leases[self.numbers] = entry
-        self.core.leased[self.numbers] = entry
+        self.core.leased[self.numbers] = record
         self._end(waiter)
         check_use(self.core, waiter, entry, changed=self.changed)
         hands = Counter(id(e) for e in self.leases.values())[id(entry)]
@@ -244,7 +246,6 @@ class CoreSimulation:
             entry = self.leases.pop(key)
             self.core.leased.pop(key, None)
             if entry.leases:
-                entry.uses += 1
                 roll = self.random.random()
                 if roll < 0.8:
                     self._decide(self.core.give_back, entry, self.now)
