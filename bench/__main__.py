@@ -26,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "experiments", nargs="*", metavar="EXPERIMENT",
         help="cycle, contended, spike, scale, sql, redis, http, exporters, start (default: all of them)",
     )  # fmt: skip
-    add("--quick", action="store_true", help="some of the cases, once each, in less than a minute")
-    add("--targets", action="store_true", help="print what is aimed at and what was measured, without the tables")
+    add("--quick", action="store_true", help="run some of the cases, once each, in less than a minute")
+    add("--targets", action="store_true", help="print the targets and the measured values, without the tables")
     add("--json", type=Path, metavar="FILE", help="write all numbers into this file")
-    add("--from", dest="source", type=Path, metavar="FILE", help="measure nothing; read the numbers of an earlier run")
+    add("--from", dest="source", type=Path, metavar="FILE", help="do not measure; read the numbers of an earlier run")
     add("--docs", type=Path, metavar="FOLDER", help="write the tables and plots of benchmarks.md in this folder")
-    add("--check", action="store_true", help="with --from and --docs: change nothing, fail if the page differs")
+    add("--check", action="store_true", help="with --from and --docs: change nothing; fail if the page differs")
     options = Options(**vars(parser.parse_args(arguments)))
     if options.check and not (options.source and options.docs):
         parser.error("--check compares a page with an earlier run: it needs --from and --docs")

@@ -1,4 +1,4 @@
-"""Pools for the tasks of one event loop under one small interface, on connections that do nothing."""
+"""Pools for the tasks of one event loop behind one small interface, with connections that do nothing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def cluster(sizes: Sizes, *, nodes: int = 4) -> AsyncPeer:
 
 
 async def lock_and_deque(sizes: Sizes) -> AsyncPeer:
-    """The floor: two coroutines around a deque. One loop has no need of a lock for them."""
+    """The floor: two coroutines around a deque, without a lock, because one event loop needs none."""
     idle = deque(Connection() for _ in range(sizes.size))
 
     async def get() -> Connection:
@@ -102,7 +102,7 @@ async def lock_and_deque(sizes: Sizes) -> AsyncPeer:
 
 
 async def lifo_queue(sizes: Sizes) -> AsyncPeer:
-    """Asyncio's LifoQueue, what several pools are inside."""
+    """Asyncio's LifoQueue, on which several pools are built."""
     slots: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
     opener = Opener(sizes.connect)
     for number in range(sizes.size):
@@ -152,7 +152,7 @@ async def sqlalchemy_own(sizes: Sizes) -> AsyncPeer:
 
 
 async def sqlalchemy_poolkit(sizes: Sizes) -> AsyncPeer:
-    """The adapter in its place."""
+    """The adapter instead of it."""
     from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
 
     return await _sqlalchemy(AsyncPoolkitPool, sizes)
@@ -180,7 +180,7 @@ async def redis_own_plain(sizes: Sizes) -> AsyncPeer:
 
 
 async def redis_poolkit(sizes: Sizes) -> AsyncPeer:
-    """The adapter in the place of both."""
+    """The adapter instead of both."""
     from poolkit_adapters.redis import AsyncPoolkitConnectionPool
 
     return await _redis(AsyncPoolkitConnectionPool, sizes, timeout=PATIENCE)

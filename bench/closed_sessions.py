@@ -1,4 +1,4 @@
-"""How long PostgreSQL lists a session that its client has closed, and what slack a hard limit at the server needs.
+"""How long PostgreSQL lists a session after its client has closed it, and what reserve a hard limit needs.
 
 ``python bench/closed_sessions.py [BUSY]`` starts a PostgreSQL of its own and takes about half a minute. ``BUSY``: so
 many processes compute meanwhile, for a machine that is short of processors.

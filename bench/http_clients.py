@@ -98,7 +98,7 @@ async def _load(turn: Turn) -> None:
         found = await by_tasks(lambda: get("/"), turn.tasks, turn.seconds, turn.seconds / 2, abandon=True)
         sys.stdout.write(json.dumps(asdict(found)))
         sys.stdout.flush()
-        os._exit(0)  # without a word to the requests that are on their way
+        os._exit(0)  # without ending the requests in flight
 
 
 if __name__ == "__main__":

@@ -21,16 +21,16 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Load:
-    """What was seen in the time that counts."""
+    """The numbers of the measured time."""
 
     rate: float
-    """Requests answered in a second."""
+    """Answered requests per second."""
     cpu: float
-    """Seconds of this process' CPU for a request."""
+    """CPU seconds of this process per request."""
     times: list[float]
     """Seconds that each answered request took."""
     failed: int = 0
-    """Requests that ended in an error; they count for nothing else."""
+    """Requests that ended in an error; they are in no other number."""
 
 
 def record(bench: Run, subject: str, load: Load, **params: Param) -> None:
@@ -54,7 +54,7 @@ def by_threads(request: Callable[[], object], threads: int, seconds: float) -> L
         while (begun := clock()) < end[0]:
             try:
                 request()
-            except Exception:  # counted: some pools close what another thread is using
+            except Exception:  # counted: some pools close a connection that another thread is using
                 failed[index] += 1
             else:
                 note(clock() - begun)
@@ -73,7 +73,7 @@ async def by_tasks(
 ) -> Load:
     """``tasks`` tasks send one request after the other; after ``warm`` seconds the ``seconds`` begin that count.
 
-    When they are over, what is still on its way is cancelled: a pool that serves nobody must not hold up the run.
+    Afterwards, requests in flight are cancelled, so that a pool that serves no caller does not delay the run.
     ``abandon``: leave it, for a process that ends now.
     """
     times: list[float] = []
@@ -83,7 +83,7 @@ async def by_tasks(
     failed = [0]
 
     async def work() -> None:
-        while not over:  # some drivers lose a cancellation now and then: the next round ends it
+        while not over:  # some drivers lose a cancellation; the next round cancels again
             begun = clock()
             try:
                 await request()

@@ -17,7 +17,7 @@ __all__ = ("Options", "run")
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     experiments: Sequence[str] = ()
     quick: bool = False
@@ -29,7 +29,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Do it and return the exit code: 1 if a page that was to be checked does not agree with the numbers, else 0.
+    """Run the command and return the exit code: 1 if a checked page differs from the numbers, else 0.
 
     A missed target is a result, not a failure.
 

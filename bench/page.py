@@ -19,10 +19,10 @@ _PAGE, _RESULTS, _PLOTS = "benchmarks.md", "benchmarks.json", "benchmarks"
 
 def generated(result: Result) -> str:
     """The text between the marks."""
-    told = [f"{name} {value}" for name, value in result.facts.items() if name not in ("python", "cores")]
+    versions = [f"{name} {value}" for name, value in result.facts.items() if name not in ("python", "cores")]
     minutes = sum(result.seconds.values()) / 60
     made = (
-        f"{result.facts.get('python', '')}, {result.facts.get('cores', '?')} cores; {', '.join(told)}."
+        f"{result.facts.get('python', '')}, {result.facts.get('cores', '?')} cores; {', '.join(versions)}."
         f" Effort: {result.effort}; {minutes:.1f} minutes."
     )
     parts = [
@@ -40,13 +40,13 @@ def generated(result: Result) -> str:
 
 
 def write(result: Result, folder: Path) -> None:
-    """Put the text between the marks of the page in this folder, the plots and the numbers beside it.
+    """Write the text between the marks of the page in this folder, and the plots and the numbers next to it.
 
     Raises:
-        ConfigError: the page is not there or has no marks.
+        ConfigError: the page does not exist or has no marks.
     """
     page, head, tail = _split(folder)
-    result = Result.from_json(result.to_json())  # rounded, as the file: else it might not agree with the page
+    result = Result.from_json(result.to_json())  # rounded like the file, or the page might differ from it
     drawn = draw(result, folder / _PLOTS)
     text = generated(result)
     for name in PLOTS:
@@ -57,10 +57,10 @@ def write(result: Result, folder: Path) -> None:
 
 
 def agrees(result: Result, folder: Path) -> bool:
-    """Whether the page says what the run measured, and every plot that it shows is there.
+    """Whether the page shows the numbers of the run, and every plot that it shows exists.
 
     Raises:
-        ConfigError: the page is not there or has no marks.
+        ConfigError: the page does not exist or has no marks.
     """
     page, _, _ = _split(folder)
     inside = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
@@ -82,5 +82,5 @@ def _split(folder: Path) -> tuple[Path, str, str]:
     head, begun, rest = text.partition(BEGIN)
     _, ended, tail = rest.partition(END)
     if not begun or not ended:
-        raise ConfigError(f"--docs: {page} lacks the lines {BEGIN!r} and {END!r}", "docs")
+        raise ConfigError(f"--docs: {page} does not have the lines {BEGIN!r} and {END!r}", "docs")
     return page, head, tail

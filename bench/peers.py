@@ -1,4 +1,4 @@
-"""Pools for threads under one small interface, on connections that do nothing."""
+"""Pools for threads behind one small interface, with connections that do nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = (
 )
 
 PATIENCE = 120.0
-"""Seconds that a caller waits for a connection: longer than any turn, so that nobody gives up."""
+"""Seconds that a caller waits for a connection: longer than any turn, so that no caller times out."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Peer:
-    """One pool: how to take and give back, how many connections it has opened, how to end it."""
+    """One pool: how to take and return a connection, how many were opened, how to close it."""
 
     get: Callable[[], Any]
     put: Callable[[Any], object]
@@ -107,7 +107,7 @@ def lock_and_deque(sizes: Sizes) -> Peer:
 
 
 def hand_over(sizes: Sizes) -> Peer:
-    """The fair floor: as above, and whoever finds nothing sleeps until somebody hands him a connection, in order."""
+    """The fair floor: as above, but a caller that finds no connection sleeps until it is handed one, in order."""
     lock, idle = threading.Lock(), deque(Connection() for _ in range(sizes.size))
     queued: deque[tuple[threading.Lock, list[Connection]]] = deque()
 
@@ -134,7 +134,7 @@ def hand_over(sizes: Sizes) -> Peer:
 
 
 def lifo_queue(sizes: Sizes) -> Peer:
-    """What most pools are inside: nobody's turn is kept."""
+    """A queue without order of arrival, on which most pools are built."""
     slots: queue.LifoQueue[Connection | None] = queue.LifoQueue()
     opener = Opener(sizes.connect)
     for number in range(sizes.size):
@@ -158,7 +158,7 @@ def sqlalchemy_own(sizes: Sizes) -> Peer:
 
 
 def sqlalchemy_poolkit(sizes: Sizes) -> Peer:
-    """The adapter in QueuePool's place."""
+    """The adapter instead of QueuePool."""
     from poolkit_adapters.sqlalchemy import PoolkitPool
 
     return _sqlalchemy(PoolkitPool, sizes)
@@ -186,7 +186,7 @@ def redis_own_plain(sizes: Sizes) -> Peer:
 
 
 def redis_poolkit(sizes: Sizes) -> Peer:
-    """The adapter in the place of both."""
+    """The adapter instead of both."""
     from poolkit_adapters.redis import PoolkitConnectionPool
 
     return _redis(PoolkitConnectionPool, sizes, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""What a run has measured, as plain data: one series of numbers for each subject, metric and set of conditions.
+"""The measurements of a run as plain data: a series of numbers for each subject, metric and set of conditions.
 
 Everything that is shown (tables, plots, targets) is computed from this, and this is what the JSON file holds. The
 numbers of a series are in the order of the repetitions, one for each, so that the series of two subjects under the
@@ -18,7 +18,7 @@ from poolkit.errors import ConfigError
 __all__ = ("FORMAT", "Param", "Result", "Series")
 
 FORMAT = 1
-"""Number of the JSON file's format; another one is refused."""
+"""Version of the JSON file's format; files of other versions are refused."""
 
 Param = str | int | float
 
@@ -45,7 +45,7 @@ class Result:
     series: list[Series] = field(default_factory=list)
 
     def add(self, series: Series, value: float) -> None:
-        """Append a number to the series like ``series``, which is taken in if it is new."""
+        """Append a number to the series like ``series``, which is added if it is new."""
         for known in self.where(series.experiment, series.subject, series.metric):
             if known.params == series.params:
                 known.values.append(value)
@@ -92,7 +92,7 @@ class Result:
         try:
             data: dict[str, Any] = json.loads(text)
             if data.pop("format") != FORMAT:
-                raise ConfigError(f"results: not of format {FORMAT}; run the benchmarks again with --json")
+                raise ConfigError(f"results: the format is not {FORMAT}; run the benchmarks again with --json")
             series = [Series(**one) for one in data.pop("series")]
             return cls(series=series, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Requests to a server that misbehaves: how many get a reply that is another's, and how many are lost.
+"""Requests to a server that misbehaves: how many get another request's reply, and how many are lost.
 
 ``python -m bench.strangers [--requests N] [--runner NAME] [--way NAME] [--own] [--seed N]`` sends N requests, spread
 over all runners (threads, asyncio, uvloop if it is installed, trio) and ways (plain and TLS, unix sockets, proxies). A
@@ -63,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure all that is asked for and print a line for each."""
     here = [name for name in RUNNERS if name != "uvloop" or importlib.util.find_spec("uvloop")]
     parser = argparse.ArgumentParser(prog="python -m bench.strangers", description=__doc__)
-    parser.add_argument("--requests", type=int, default=10_000, help="in all (default: 10000)")
+    parser.add_argument("--requests", type=int, default=10_000, help="total number of requests (default: 10000)")
     parser.add_argument("--runner", choices=here, action="append")
     parser.add_argument("--way", choices=WAYS, action="append")
-    parser.add_argument("--own", action="store_true", help="httpx's own transport")
+    parser.add_argument("--own", action="store_true", help="use httpx's own transport")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     certificates = Certificates()

@@ -21,7 +21,7 @@ __all__ = ("EXPERIMENTS", "Experiment", "measure", "require")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What it is called, what it asks, and the module whose ``run`` does it."""
+    """The name of an experiment, its question, and the module whose ``run`` measures it."""
 
     name: str
     question: str
@@ -76,7 +76,7 @@ def _is_there(name: str) -> bool:
 def measure(names: Sequence[str], effort: Effort, say: Callable[[str], None] | None = None) -> Result:
     """Run the experiments of these names, all if there are none, in the order of :data:`EXPERIMENTS`.
 
-    ``say`` is told what is going on. The servers that are started end before this returns.
+    ``say`` is called with progress messages. The servers end before this returns.
 
     Raises:
         ConfigError: there is no experiment of that name.

@@ -64,7 +64,7 @@ class Run:
 
 @contextmanager
 def quiet_gc() -> Iterator[None]:
-    """No collection in between: it would fall on whoever happens to be measured."""
+    """No garbage collection during turns, because it would disturb only the measured subject."""
     gc.collect()
     gc.disable()
     try:

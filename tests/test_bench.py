@@ -207,7 +207,7 @@ def test_the_page_is_made_between_its_marks_and_checked(tmp_path: Path) -> None:
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     """Nothing of it is overwritten."""
     (tmp_path / "benchmarks.md").write_text("all by hand")
-    with pytest.raises(ConfigError, match="lacks the lines"):
+    with pytest.raises(ConfigError, match="does not have the lines"):
         write(made(poolkit=[1.0]), tmp_path)
     assert (tmp_path / "benchmarks.md").read_text() == "all by hand"
 

@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = [trace.name for trace in TRACES]
     parser = argparse.ArgumentParser(prog="python -m bench.elastic", description=__doc__)
     parser.add_argument("traces", nargs="*", metavar="trace", help=f"of {', '.join(names)} (default: all)")
-    parser.add_argument("--docs", type=Path, help="write the table and the plots into this folder of documentation")
+    parser.add_argument("--docs", type=Path, help="write the table and the plots into this documentation folder")
     options = parser.parse_args(arguments)
     unknown = set(options.traces) - set(names)
     if unknown:

@@ -1,7 +1,7 @@
-"""Record a trace: a small service before a real PostgreSQL, who asked for a connection when, and how long he had it.
+"""Record a trace: a small service with a real PostgreSQL, when a caller asked for a connection, how long it held it.
 
 ``python -m bench.elastic.record`` writes ``recorded.csv``: milliseconds since the beginning, microseconds of the lease.
-The pool is large enough that nobody waits: what is recorded is the load, not a pool's way to cope with it.
+The pool is large enough that no caller waits, so that only the load is recorded and not the pool's behaviour.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def rows(trace: Trace, runs: Runs) -> list[str]:
 
 
 def table(found: dict[str, Runs]) -> str:
-    """All of it."""
+    """The whole table."""
     lines = [
         "| trace | pool | held on average | at most | wait p50, ms | p99 | p99.9 | got none | connects | refused |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -98,7 +98,7 @@ def _over_time(trace: Trace, run: Run, parts: int = 80) -> tuple[list[float], li
 
 
 def write(docs: Path, found: dict[str, Runs]) -> list[Path]:
-    """The page's table and the plots; what was written."""
+    """Write the table and the plots of the page; return the files."""
     page = docs / PAGE
     old = page.read_text(encoding="utf-8")
     new, marks = re.subn(

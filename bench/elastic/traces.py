@@ -1,4 +1,4 @@
-"""Traces of load: who comes when, and for how long he needs a connection."""
+"""Traces of load: when callers arrive, and for how long each needs a connection."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 RECORDED = Path(__file__).with_name("recorded.csv")
 
 Caller = tuple[float, float]
-"""When he comes, and for how long he holds a connection, in seconds."""
+"""The time of arrival and for how long the connection is held, in seconds."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A load. ``outages``: (begin, end) in which the server is gone; ``sessions``: how many it admits at a time."""
+    """A load. ``outages``: (start, end) in which the server is down; ``sessions``: how many it admits at once."""
 
     name: str
     text: str
@@ -28,12 +28,12 @@ class Trace:
 
     @property
     def callers(self) -> Iterator[Caller]:
-        """The same callers each time."""
+        """The callers of the trace, the same in each run."""
         return self.make()
 
 
 def poisson(seconds: float, rate: Callable[[float], float], hold: float, seed: int = 7) -> Iterator[Caller]:
-    """Callers who come independently of each other, ``rate(now)`` a second, with leases of exponential length."""
+    """Independent callers, ``rate(now)`` per second, with leases of exponential length."""
     chance = random.Random(seed)
     now = 0.0
     while True:
@@ -71,7 +71,7 @@ def _scarce(now: float) -> float:
 
 
 def recorded() -> Iterator[Caller]:
-    """What a real service did (see record.py)."""
+    """The trace of a real service (see record.py)."""
     with RECORDED.open(newline="") as file:
         rows = csv.reader(line for line in file if not line.startswith("#"))
         for milliseconds, microseconds in rows:

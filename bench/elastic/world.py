@@ -22,7 +22,7 @@ CONNECT, CLOSE = 0.03, 0.002  # seconds, within one network: TCP, TLS, authentic
 
 @dataclass
 class Run:
-    """What came of it. Times in seconds; ``waits``: (when a caller came, how long he waited) of those who were served;
+    """The result. Times in seconds; ``waits``: (when a caller came, how long it waited) of those that were served;
     ``points``: (time, connections held, in use, limit).
     """
 
@@ -35,7 +35,7 @@ class Run:
     points: list[tuple[float, int, int, int]] = field(default_factory=list)
 
     def quantile(self, share: float) -> float:
-        """The wait in seconds that this share of those who were served did not exceed."""
+        """The wait in seconds that this share of the served callers did not exceed."""
         return quantile([wait for _, wait in self.waits], share)
 
 
@@ -46,17 +46,17 @@ def quantile(values: list[float], share: float) -> float:
 
 
 class _Caller:
-    """Sleeps until he is served."""
+    """Sleeps until it is served."""
 
     def __init__(self, hold: float) -> None:
         self.hold = hold
 
     def wake(self) -> None:
-        """The world looks at his outcome by itself."""
+        """Nothing to do: the world checks the outcome by itself."""
 
 
 class World:
-    """One pool, one trace. ``World(trace, config).run()``; afterwards its books balance and nobody waits."""
+    """One pool, one trace. ``World(trace, config).run()``; afterwards the invariants hold and no caller waits."""
 
     def __init__(self, trace: Trace, config: PoolConfig, *, every: float | None = None, seed: int = 1) -> None:
         self.trace = trace
@@ -107,7 +107,7 @@ class World:
             self._at(following[0], "arrive", following[1])
 
     def _pass(self, when: float) -> None:
-        """Time goes by: sum up what is held meanwhile."""
+        """Let time pass and sum up the connections held meanwhile."""
         until = min(when, self.trace.seconds)
         size = len(self.core.entries)
         while self._point_at <= until:
@@ -144,7 +144,7 @@ class World:
             return
         entry.since = self.now
         self.core.leased[entry.id] = entry
-        if self._born[entry] != self.generation:  # the server has forgotten this session: his first word fails
+        if self._born[entry] != self.generation:  # the server no longer knows this session: its first statement fails
             self.result.failed += 1
             self._at(self.now, "release", entry)
             return
@@ -164,7 +164,7 @@ class World:
         return any(begin <= self.now < end for begin, end in self.trace.outages)
 
     def _crash(self, _: None) -> None:
-        """The server goes, or comes back: no session outlives it."""
+        """Stop or start the server; all sessions end."""
         self.generation += 1
         self.sessions = 0
 

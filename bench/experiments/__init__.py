@@ -1,3 +1,3 @@
-"""What is measured: each module's ``run(bench)`` takes the subjects in turn and adds numbers."""
+"""The experiments: ``run(bench)`` of each module measures the subjects in turns and adds numbers."""
 
 __all__ = ()

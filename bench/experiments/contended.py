@@ -21,7 +21,7 @@ MAIN = (64, 8)
 """Callers and connections of the case for which there are targets."""
 FLOOR = "queue.LifoQueue"
 UNFAIR = ("SQLAlchemy QueuePool", "redis-py BlockingConnectionPool", "DBUtils")
-"""The drivers' pools that keep nobody's turn."""
+"""The drivers' pools that do not serve in order of arrival."""
 
 _THREADS = (
     "poolkit", FLOOR, "lock, deque and hand-over", "psycopg_pool", *UNFAIR,

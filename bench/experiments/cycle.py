@@ -44,7 +44,7 @@ def run(bench: Run) -> None:
 
 
 def _listen(event: object) -> None:
-    """The least that a listener can do."""
+    """A listener that does nothing."""
 
 
 def _least(work: Callable[[], object], number: int) -> float:

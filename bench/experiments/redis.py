@@ -65,7 +65,7 @@ def _sync() -> dict[str, Any]:
 
 
 def _no_pool() -> Any:
-    """What no pool can be faster than: each thread keeps a connection, and nothing is looked at."""
+    """The lower bound for any pool: each thread keeps its connection, without any check."""
     import redis
 
     class NoPool(redis.ConnectionPool):
@@ -81,7 +81,7 @@ def _no_pool() -> Any:
                 return self._mine.connection
 
         def release(self, connection: Any) -> None:
-            """It stays the thread's."""
+            """Do nothing: the thread keeps the connection."""
 
     return NoPool
 
@@ -116,7 +116,7 @@ def _no_async_pool() -> Any:
             return self._mine[me]
 
         async def release(self, connection: Any) -> None:
-            """It stays the task's."""
+            """Do nothing: the task keeps the connection."""
 
     return NoPool
 

@@ -69,7 +69,7 @@ def _short(bench: Run, name: str, most: int, connect: float) -> None:
 
 
 def _settle(peer: Peer) -> None:
-    """Wait until no connect is on its way: one that ends later would fall into the next turn."""
+    """Wait until no connect is running, because one that ends later would count for the next turn."""
     seen = -1
     while seen != peer.opened():
         seen = peer.opened()

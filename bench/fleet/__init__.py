@@ -1,1 +1,1 @@
-"""A fleet of processes under one limit, for as long as one likes: ``python -m bench.fleet``."""
+"""A fleet of processes under one limit with random faults: ``python -m bench.fleet``."""

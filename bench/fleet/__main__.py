@@ -18,8 +18,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, help="instead of minutes")
     parser.add_argument("--store", choices=STORES, default="redis")
-    parser.add_argument("--limit", type=int, help="connections of all together (default: one and a half per process)")
-    parser.add_argument("--seed", type=int, default=None, help="which troubles, when; chosen and printed if not given")
+    parser.add_argument("--limit", type=int, help="connections of the fleet (default: one and a half per process)")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="seed of the random faults; default: a random one, printed"
+    )
     given = parser.parse_args()
     limit = given.processes * 3 // 2 if given.limit is None else given.limit
     if given.processes < 2 or limit < 1:

@@ -1,4 +1,4 @@
-"""What can happen to the store of a fleet while the fleet works: for each kind of store, by name.
+"""Damage to the store of a running fleet: for each kind of store, by name.
 
 Each is a function of the place of the store that returns what ends it (most are over at once).
 """
@@ -68,7 +68,7 @@ def _redis_full(place: str) -> End:
 def _sql(place: str, *statements: str) -> End:
     with psycopg.connect(place, autocommit=True) as connection:
         for statement in statements:
-            with contextlib.suppress(psycopg.errors.UndefinedTable):  # dropped before, and nobody has asked since
+            with contextlib.suppress(psycopg.errors.UndefinedTable):  # dropped before and not created since
                 connection.execute(statement.encode())
     return _over
 
@@ -98,7 +98,7 @@ DAMAGE: dict[str, dict[str, Damage]] = {
 
 
 def full_disk(processes: Iterable[int]) -> End:
-    """For these processes no file can be written any more, as on a full disk (the error is EFBIG); Linux."""
+    """Let these processes write no more files, as on a full disk (the error is EFBIG). Linux only."""
     before = {}
     for process in processes:
         with contextlib.suppress(ProcessLookupError):

@@ -29,7 +29,7 @@ THREADS = 3
 
 @dataclass
 class Report:
-    """What came out."""
+    """The result of a run."""
 
     store: str
     limit: int
@@ -37,17 +37,17 @@ class Report:
     samples: int = 0
     most: int = 0
     full: int = 0
-    """Samples in which the whole limit was in use."""
+    """The number of samples in which the whole limit was in use."""
     started: int = 0
     leases: int = 0
-    """Of those who ended in good order; who was killed has told nothing."""
+    """Leases of the processes that were ended normally; killed processes report nothing."""
     troubles: Counter[str] = field(default_factory=Counter)
     starved: list[str] = field(default_factory=list)
-    """Those who ended in good order and had got nothing."""
+    """The number of processes that were ended normally and had no lease."""
 
     @property
     def failures(self) -> list[str]:
-        """What must not be."""
+        """The violations of the run; empty if there are none."""
         found = list(self.starved)
         if self.most > self.limit:
             found.append(f"{self.most} connections under a limit of {self.limit}")
@@ -56,19 +56,19 @@ class Report:
         return found
 
     def text(self) -> str:
-        """The end of the run in words."""
+        """The result as text."""
         troubles = ", ".join(f"{count} x {name}" for name, count in sorted(self.troubles.items()))
         lines = [
             f"store {self.store}, seed {self.seed}: {self.started} processes, {troubles or 'no trouble'}",
             f"{self.samples} samples at the server: at most {self.most} connections, the limit is {self.limit}",
             f"all of them there in {self.full / max(1, self.samples):.0%} of the samples",
-            f"{self.leases} leases told by those who ended in good order",
+            f"{self.leases} leases reported by processes that were ended normally",
         ]
         return "\n".join([*lines, *(f"FAILED: {text}" for text in self.failures)])
 
 
 class _World:
-    """The fleet, half of which reaches the store through a proxy, and what can happen to it."""
+    """The fleet, half of which reaches the store through a proxy, and its faults."""
 
     def __init__(self, fleet: Fleet, place: str, through: str, proxy: FaultProxy | None, report: Report) -> None:
         self.fleet = fleet
@@ -83,7 +83,7 @@ class _World:
             self.alive += self.fleet.start(1, self.places[self.report.started % 2], threads=THREADS)
 
     def end(self, process: Process) -> None:
-        """It must get something before it ends, however busy the machine is."""
+        """Wait until the process has had a lease, so that a busy machine is not reported as starvation."""
         starved = False
         try:
             process.works()
@@ -95,7 +95,7 @@ class _World:
             self.report.starved.append(f"a process got nothing: {Counter(result['failed']).most_common(2)}")
 
     def kill_some(self, chance: random.Random) -> None:
-        """kill -9 for up to a quarter, and as many new ones."""
+        """Kill up to a quarter of the processes with SIGKILL and start as many new ones."""
         victims = chance.sample(self.alive, chance.randint(1, max(1, len(self.alive) // 4)))
         for process in victims:
             process.kill()
@@ -103,14 +103,14 @@ class _World:
         self.start(len(victims))
 
     def roll(self, chance: random.Random) -> None:
-        """Each process is ended in good order and replaced before the next one is."""
+        """End each process normally and replace it, one after the other."""
         for process in list(self.alive):
             self.end(process)
             self.alive.remove(process)
             self.start(1)
 
     def damage(self, chance: random.Random) -> None:
-        """The store forgets, is damaged or full, for up to half a lease; newcomers join in that moment."""
+        """Empty, damage or fill the store for up to half a lease; new processes join at the same time."""
         damages: dict[str, Callable[[str], Callable[[], None]]] = dict(DAMAGE[self.report.store])
         if self.report.store == "file":
             damages["full disk"] = lambda _: full_disk([process.process.pid or 0 for process in self.alive])
@@ -128,7 +128,7 @@ class _World:
             end()
 
     def cut(self, chance: random.Random) -> None:
-        """The network between half of them and the store swallows everything, for up to two leases."""
+        """Drop all packets between half of the processes and the store, for up to two leases."""
         assert self.proxy is not None
         self.proxy.mode = "silent"
         time.sleep(TTL * chance.uniform(0.2, 2.0))
@@ -138,7 +138,7 @@ class _World:
 def hold(
     *, store: str, processes: int, limit: int, seconds: float, seed: int, say: Callable[[str], None] = lambda text: None
 ) -> Report:
-    """Run a fleet for ``seconds``, and then end it in good order. Everything that is started ends before this returns.
+    """Run a fleet for ``seconds``, then end it normally. Everything that was started ends before this returns.
 
     At a random moment some processes are killed, or half of them are cut off from the store, or all are replaced one
     after the other, or the store loses or cannot keep what it knows.

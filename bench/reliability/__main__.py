@@ -21,11 +21,11 @@ ALL = {**ADAPTERS, **CLUSTERS}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.reliability", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="some of the faults, about two minutes")
-    parser.add_argument("--adapter", choices=ALL, action="append", help="only this one (may be repeated)")
-    parser.add_argument("--fault", action="append", help="only this one (may be repeated)")
+    parser.add_argument("--quick", action="store_true", help="run some of the faults, about two minutes")
+    parser.add_argument("--adapter", choices=ALL, action="append", help="run only this adapter (may be repeated)")
+    parser.add_argument("--fault", action="append", help="run only this fault (may be repeated)")
     parser.add_argument("--json", type=Path, help="write all results into this file")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/reliability.md")
     given = parser.parse_args()
     names = given.adapter or list(ALL)
     faults = [

@@ -17,18 +17,18 @@ class AsyncClient:
     kind = "postgres"
     engine: Any = None
     deadline: float | None = None
-    """Seconds that a caller gives one request, where the driver has no time of its own for an answer."""
+    """Seconds for one request, if the driver has no timeout for an answer."""
 
     async def open(self, *, ours: bool, host: str, port: int, name: str, size: int, **settings: Any) -> None:
-        """Make the pool."""
+        """Create the pool."""
         raise NotImplementedError
 
     async def ask(self, key: str) -> str:
-        """One request. The reply, which must be ``key``."""
+        """Send one request and return the reply, which must be ``key``."""
         raise NotImplementedError
 
     def hold(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Keep one connection, which has just answered, for the length of the block."""
+        """Hold one connection, which has just answered, during the block."""
         raise NotImplementedError
 
     async def close(self) -> None:

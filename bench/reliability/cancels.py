@@ -1,4 +1,4 @@
-"""``python -m bench.reliability.cancels``: sessions at the server while anyio cancels statements under way.
+"""``python -m bench.reliability.cancels``: sessions at the server while anyio cancels running statements.
 
 anyio cancels again at every step of the clean-up. Where the clean-up is skipped for that, the client forgets a
 connection whose statement the server still runs, and opens another: more sessions than the pool may have.
@@ -27,23 +27,23 @@ STATEMENT = "select pg_sleep(0.3)"
 
 @dataclass
 class Sessions:
-    """Most sessions in all samples, each of one moment, and what came after."""
+    """The maximum number of sessions in any sample, and the state afterwards."""
 
     size: int
     samples: int = 0
     most: int = 0
     most_active: int = 0
     above: int = 0
-    """Samples with more active sessions than the pool may have."""
+    """The number of samples with more active sessions than the limit of the pool."""
     cancelled: int = 0
     answered: bool = False
-    """Whether the next ten replies were the right ones."""
+    """Whether the next ten replies were right."""
 
 
 def cancel_statements(
     servers: World, kind: type[AsyncClient], *, ours: bool, size: int = 3, seconds: float = 1.5
 ) -> Sessions:
-    """Four tasks for each connection begin statements of 0.3 s and are cancelled within 0.08 s, for ``seconds``."""
+    """Four tasks for each connection start statements of 0.3 s and are cancelled within 0.08 s, for ``seconds``."""
     found, stop = Sessions(size), threading.Event()
     name = f"cancel-{kind.__name__}-{'poolkit' if ours else 'own'}"
     watcher = threading.Thread(target=_watch, args=(servers, name, found, stop), daemon=True)

@@ -1,4 +1,4 @@
-"""One small program on each driver: ask the server something and get it back. Threads.
+"""One small program for each driver: send a key to the server and get it back. For threads.
 
 Each is made with the driver's own pool or with poolkit's class in its place, with the same arguments.
 """
@@ -28,33 +28,33 @@ __all__ = (
 ACQUIRE = 1.0
 """Seconds that a caller waits for a connection, in every pool."""
 ANSWER = 0.5
-"""Seconds for one answer, where the driver can be told so."""
+"""Seconds for one answer, if the driver has such a timeout."""
 CONNECT = 1.0
-"""Seconds to connect, where the driver can be told so (libpq: 2, its least)."""
+"""Seconds to connect, if the driver has such a timeout (libpq: 2, its minimum)."""
 INSERT = "insert into hits (key) values ({}) returning key"
 
 
 class WrongReply(BaseException):
-    """A reply to somebody else's request: nothing may go on after that."""
+    """A reply to another request: the run must stop."""
 
 
 class SyncClient:
     """A client that threads share."""
 
     kind = "postgres"
-    """Which server."""
+    """The kind of server."""
     engine: Any = None
-    """poolkit's pool, if there is one."""
+    """poolkit's pool; None for a driver's own pool."""
 
     def __init__(self, *, ours: bool, host: str, port: int, name: str, size: int, **settings: Any) -> None:
         raise NotImplementedError
 
     def ask(self, key: str) -> str:
-        """One request. The reply, which must be ``key``."""
+        """Send one request and return the reply, which must be ``key``."""
         raise NotImplementedError
 
     def hold(self) -> contextlib.AbstractContextManager[None]:
-        """Keep one connection, which has just answered, for the length of the block."""
+        """Hold one connection, which has just answered, during the block."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Two servers of PostgreSQL, of which one writes: poolkit's cluster, or psycopg_pool with libpq's own choice."""
+"""Two PostgreSQL servers, one of which accepts writes: poolkit's cluster, or psycopg_pool with libpq's choice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _cluster(ports: list[int], name: str, size: int) -> tuple[list[Any], dict[st
 
 
 class Primary(SyncClient):
-    """psycopg, writing on the server that takes writes."""
+    """psycopg, writing to the server that accepts writes."""
 
     kind = "cluster"
 

@@ -1,4 +1,4 @@
-"""The faults: by the proxy between client and server, and by the servers themselves."""
+"""The faults, caused by the proxy between client and server or at the servers themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Act = Callable[[World, FaultProxy], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, to which kinds of server, for how long (0: in one moment)."""
+    """A fault: what happens, for which kinds of server, and for how many seconds (0: a single event)."""
 
     name: str
     what: str
@@ -25,7 +25,7 @@ class Fault:
     end: Act | None = None
     seconds: float = 0.0
     way: Literal["", "name", "tls"] = ""
-    """How clients connect: by a name that is looked up, or with TLS, where they do not otherwise."""
+    """How clients connect for this fault: by a name that is looked up, or with TLS."""
 
 
 def _mode(mode: Mode, *, reset: bool = False) -> Act:
@@ -85,7 +85,7 @@ def _redis_password_back(world: World, _: FaultProxy) -> None:
 WIRE = ("postgres", "redis", "http")
 LASTS = 0.7
 HANGS = 3.0
-"""Longer than a caller may wait for a connection and for a connect, one after the other."""
+"""Longer than the sum of a caller's timeouts for a connection and for a connect."""
 
 FAULTS = (
     Fault("latency", "30 ms more in each direction", WIRE, _latency(0.03), _latency(0), LASTS),

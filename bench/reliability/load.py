@@ -1,4 +1,4 @@
-"""A bounded load on one client, and what became of each request."""
+"""A bounded load on one client, and the outcome of each request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.reliability.clients import SyncClient, WrongReply
 __all__ = ("Load", "Request", "kind_of")
 
 PACE = 0.02
-"""Seconds from one request of a caller to his next: failing fast does not make more requests."""
+"""Seconds from one request of a caller to its next one, so that failing fast does not cause more requests."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request: when it began and ended (of time.monotonic), and its error."""
+    """One request: start and end (time.monotonic) and its error."""
 
     began: float
     ended: float
@@ -28,7 +28,7 @@ class Request:
 
 
 def kind_of(error: BaseException) -> str:
-    """The type of an error as a reader looks for it, with PostgreSQL's code if it carries one."""
+    """The type of an error, with PostgreSQL's code if it has one."""
     name = f"{type(error).__module__.split('.')[0].replace('builtins', '')}.{type(error).__name__}".lstrip(".")
     code = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
     return f"{name} {code}" if code else name
@@ -51,13 +51,13 @@ class Load:
         self._thread = threading.Thread(target=self._run, args=(work,), name="load", daemon=True)
 
     def start(self) -> None:
-        """Make the client and let the callers begin."""
+        """Create the client and start the callers."""
         self._thread.start()
         if not self._ready.wait(10) or self.failure:
             raise RuntimeError("the load did not start") from self.failure
 
     def finish(self, seconds: float = 8.0) -> bool:
-        """Stop the callers, count how many connections can be had, close. Whether all of that came to an end."""
+        """Stop the callers, count the connections that can be taken, close. Return whether all of it ended."""
         self._stop.set()
         self._thread.join(seconds)
         if self.failure:

@@ -1,4 +1,4 @@
-"""One fault under load: the result."""
+"""Measure one fault under load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.faults.proxy import FaultProxy
 __all__ = ("ADAPTERS", "CLUSTERS", "OWN", "Result", "measure", "quiet")
 
 CLUSTERS: dict[str, Any] = {"psycopg-cluster": Primary, "psycopg-cluster-async": AsyncPrimary}
-"""Several servers of which one is wanted; they take part in faults of roles only."""
+"""Clients of several servers, one of which is wanted; used only for faults of roles."""
 
 ADAPTERS: dict[str, Any] = {
     "sqlalchemy": SQLAlchemy,
@@ -52,14 +52,14 @@ OWN = {
     "psycopg-cluster": "psycopg_pool",
     "psycopg-cluster-async": "psycopg_pool",
 }
-"""The driver's own pool of each."""
+"""By adapter, the driver's own pool."""
 
 BEFORE, AFTER = 0.3, 0.8
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a load. Times in seconds; None: did not happen."""
+    """The result of a load. Times in seconds; None: did not happen."""
 
     adapter: str
     fault: str
@@ -78,7 +78,7 @@ class Result:
     capacity: int
     size: int
     finished: bool
-    """Whether every caller came back."""
+    """Whether every caller ended."""
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Result:
 
 @contextlib.contextmanager
 def quiet() -> Any:
-    """Without the pools' own reports of what is meant to happen here."""
+    """Silence the pools' log, because the faults here are intended."""
     names = ("psycopg", "psycopg.pool", "poolkit", "sqlalchemy.pool", "asyncio", "redis")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -151,7 +151,7 @@ def _redis_tls(world: World, adapter: str) -> dict[str, Any]:
 
 
 def _strike(world: World, front: FaultProxy, fault: Fault) -> float:
-    """Let it happen; when it was over."""
+    """Cause the fault; return the time at which it ended."""
     try:
         fault.begin(world, front)
         time.sleep(fault.seconds)

@@ -1,4 +1,4 @@
-"""A name that the resolver answers, or does not, as the run wants it."""
+"""A resolver that the run can make hang."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "reliability.test"
 
 
 class Resolver:
-    """In the place of ``socket.getaddrinfo`` of this process."""
+    """Replaces ``socket.getaddrinfo`` of this process."""
 
     def __init__(self) -> None:
         self._system = socket.getaddrinfo
@@ -28,17 +28,17 @@ class Resolver:
         return self._system(host, *args, **kwargs)
 
     def hang(self) -> None:
-        """No answer from now on, to those who have asked already either."""
+        """Give no answer from now on, not even to calls that are running."""
         self._answers.clear()
 
     def answer(self) -> None:
-        """Answer all of them."""
+        """Answer all calls that wait."""
         self._answers.set()
 
 
 @contextlib.contextmanager
 def resolver() -> Iterator[Resolver]:
-    """The resolver of this process, for the length of the block."""
+    """Replace the resolver of this process during the block."""
     made = Resolver()
     before, socket.getaddrinfo = socket.getaddrinfo, made
     try:

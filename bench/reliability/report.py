@@ -1,4 +1,4 @@
-"""The results in words: a line for the terminal, the table of docs/reliability.md."""
+"""The results as text: a line for the terminal, and the tables of docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def _sections(results: Sequence[Result], faults: Sequence[Fault]) -> dict[str, s
         rows = [_row(one) for one in results if one.fault == name]
         if rows:
             what = dict.fromkeys(fault.what for fault in faults if fault.name == name)
-            told = "; ".join(what)
-            what_and_when = f"{told[0].upper()}{told[1:]}. Measured on {day}."
+            text = "; ".join(what)
+            what_and_when = f"{text[0].upper()}{text[1:]}. Measured on {day}."
             parts[name] = "\n".join((f"### {name}", "", what_and_when, "", *HEAD, *rows))
     return parts
 
@@ -96,7 +96,7 @@ def _summary(results: Sequence[Result]) -> dict[str, str]:
 
 
 def write(results: Sequence[Result], faults: Sequence[Fault]) -> None:
-    """Put the tables between the marks of the page. Those of faults that were not measured now stay as they are."""
+    """Write the tables between the marks of the page. Tables of faults that were not measured are kept."""
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     old, _, tail = rest.partition(END)

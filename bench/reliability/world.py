@@ -1,4 +1,4 @@
-"""The servers of one run, each behind proxies that break on command."""
+"""The servers of one run, behind proxies that cause faults."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.faults.proxy import FaultProxy
 __all__ = ("DATABASE", "PASSWORD", "ROLE", "World", "world")
 
 ROLE, PASSWORD, DATABASE = "app", "app-test", "reliability"
-"""An ordinary role: the superuser would get the connections that PostgreSQL keeps back for it."""
+"""An ordinary role, because PostgreSQL reserves connections for superusers."""
 
 
 class World:
-    """Servers, started when first asked for. Not thread-safe."""
+    """The servers, each started at its first use. Not thread-safe."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
@@ -32,12 +32,12 @@ class World:
 
     @cached_property
     def second(self) -> PostgresServer:
-        """Beside ``postgres``; it only reads until it is promoted."""
+        """A second PostgreSQL server, read-only until it is promoted."""
         return self._database()
 
     @cached_property
     def resolver(self) -> Resolver:
-        """Answers for ``NAME``, until it is told not to."""
+        """The resolver that answers for ``NAME`` until it is made to hang."""
         return self._stack.enter_context(resolver())
 
     def _database(self) -> PostgresServer:
@@ -94,11 +94,11 @@ class World:
                 admin.execute(statement.encode())
 
     def end_sessions(self) -> None:
-        """End every session of PostgreSQL but the superuser's own, and wait until they are gone."""
+        """End every session of PostgreSQL except the superuser's own, and wait until they are gone."""
         self.postgres.kill_backends()
 
     def fail_over(self) -> None:
-        """Old sessions find themselves on a server that only reads; new ones reach one that writes.
+        """Make old sessions read-only; new sessions reach a server that accepts writes.
 
         A role's setting is read at log-in, the server's also by sessions that exist.
         """
@@ -109,11 +109,11 @@ class World:
         )
 
     def step_down(self) -> None:
-        """``postgres`` only reads, in sessions that exist too."""
+        """Make ``postgres`` read-only, also for existing sessions."""
         self._sql(self.postgres, "alter system set default_transaction_read_only = on", "select pg_reload_conf()")
 
     def promote(self) -> None:
-        """``second`` takes writes."""
+        """Let ``second`` accept writes."""
         self._sql(self.second, "alter system reset default_transaction_read_only", "select pg_reload_conf()")
 
     def redis_command(self, *words: str) -> None:
@@ -121,7 +121,7 @@ class World:
             admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def say_goodbye(self) -> None:
-        """GOAWAY on every HTTP/2 connection: the older half of its requests is still served, the rest not looked at."""
+        """GOAWAY on every HTTP/2 connection: the older half of its requests is served, the rest is not."""
 
         def goodbye() -> None:
             for one in self.http2.connections:
@@ -133,7 +133,7 @@ class World:
         self.http2.call(goodbye)
 
     def set_right(self) -> None:
-        """Undo what a fault may have left: everything runs, with the first settings."""
+        """Undo what a fault may have left: all servers run with their initial settings."""
         if "postgres" in self.__dict__:
             self.postgres.start()
             self.sql(
@@ -151,14 +151,14 @@ class World:
 
 @contextlib.contextmanager
 def world() -> Iterator[World]:
-    """The servers; all of them end with the block."""
+    """The servers; all are ended with the block."""
     with contextlib.ExitStack() as stack:
         yield World(stack)
 
 
 @contextlib.contextmanager
 def proxy(address: tuple[str, int]) -> Iterator[FaultProxy]:
-    """A proxy before this address."""
+    """A proxy in front of this address."""
     made = FaultProxy(*address).start()
     try:
         yield made
@@ -167,7 +167,7 @@ def proxy(address: tuple[str, int]) -> Iterator[FaultProxy]:
 
 
 def wait_until(condition: Any, seconds: float = 5.0) -> bool:
-    """Whether it came true in time."""
+    """Whether the condition became true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -15,7 +15,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, help="instead of minutes")
     parser.add_argument("--adapters", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
-    parser.add_argument("--seed", type=int, default=None, help="which faults, when; chosen and printed if not given")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="seed of the random faults; default: a random one, printed"
+    )
     given = parser.parse_args()
     seed = random.randrange(10**6) if given.seed is None else given.seed
     seconds = given.minutes * 60 if given.seconds is None else given.seconds

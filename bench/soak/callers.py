@@ -44,7 +44,7 @@ class Adapter:
 
 @dataclass
 class Book:
-    """What happened. Written by all callers; each count by one of them at a time, under the lock."""
+    """The counts. All callers write them, under the lock."""
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -87,20 +87,20 @@ class Callers:
             raise RuntimeError(f"the async clients did not start: {self.book.fatal}")
 
     def at(self, adapter: Adapter, work: Callable[[], object]) -> None:
-        """Do something to a pool: in its loop, if it lives in one."""
+        """Run an action on a pool, in its event loop if it has one."""
         if not adapter.asynchronous:
             self._tried(adapter, work)
         elif self.loop is not None:
             self.loop.call_soon_threadsafe(self._tried, adapter, work)
 
     def hung(self) -> list[str]:
-        """Callers that have waited for longer than anything can take."""
+        """Callers that have waited longer than any timeout allows."""
         now = time.monotonic()
         return [f"{name} for {now - since:.0f} s" for name, since in self.busy.copy().items() if now - since > HUNG]
 
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
-        """Every pool has all its connections open for the length of the block, whatever was broken before."""
+        """Hold all connections of every pool open during the block, whatever was broken before."""
         assert self.loop is not None
         ready, over = threading.Event(), asyncio.Event()
         with contextlib.ExitStack() as held:
@@ -116,7 +116,7 @@ class Callers:
                 tasks.result(HUNG)
 
     def finish(self, seconds: float = 25.0) -> None:
-        """Stop all callers, count what connections can be had, close the pools."""
+        """Stop all callers, count the connections that can be taken, close the pools."""
         self.stop.set()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
@@ -162,7 +162,7 @@ class Callers:
             self.stop.wait(self.pace * 2 * dice.random())
 
     def _hold_all(self, adapter: Adapter, held: contextlib.ExitStack) -> int:
-        """Take as many connections as can be had at once, until ``held`` is closed; their number."""
+        """Take as many connections as possible at once and hold them until ``held`` is closed; return their number."""
         count = 0
         for _ in range(2 * adapter.size):
             with contextlib.suppress(Exception):
@@ -182,7 +182,7 @@ class Callers:
 
     async def _tasks(self) -> None:
         self.loop = asyncio.get_running_loop()
-        # what nobody fetched of a cancelled driver call is not news here
+        # an unretrieved exception of a cancelled driver call is expected here
         self.loop.set_exception_handler(lambda loop, context: None)
         mine = [adapter for adapter in self.adapters if adapter.asynchronous]
         for adapter in mine:

@@ -14,7 +14,7 @@ __all__ = ("Chaos",)
 
 
 class Chaos:
-    """Breaks something every third of a second or so, and puts it right again."""
+    """Causes a fault about every third of a second, and undoes it."""
 
     def __init__(self, world: World, adapters: list[Adapter], callers: Callers, *, seed: int) -> None:
         self.world, self.adapters, self.callers = world, adapters, callers
@@ -23,7 +23,7 @@ class Chaos:
         self._kinds = {adapter.client.kind for adapter in adapters}
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set; everything is whole then."""
+        """Run until ``stop`` is set; all faults are undone then."""
         faults: list[tuple[float, str, Callable[[threading.Event], object]]] = [
             (4, "wire", self._wire),
             (3, "sessions", self._sessions),

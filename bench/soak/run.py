@@ -23,12 +23,12 @@ RSS_SLACK, RSS_SHARE = 12.0, 0.10
 """MiB and share of the memory after warm-up by which it may have grown at the end: fragmentation, caches of the
 drivers. A leak of one small object for each request would be more within minutes."""
 FD_SLACK = 12
-"""Descriptors: HTTP/2 connections that stand beside the one that is needed, sockets that are just being closed."""
+"""Descriptors allowed above the warm-up: spare HTTP/2 connections, and sockets that are being closed."""
 
 
 @dataclass
 class Report:
-    """What was seen."""
+    """The result of a soak."""
 
     seed: int
     seconds: float = 0.0
@@ -41,7 +41,7 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """What must not be; empty: all is well."""
+        """The violations; empty if there are none."""
         found = list(self.book.fatal)
         found += [
             f"{adapter.name}: {adapter.capacity} of {adapter.size} connections can be had at the end"
@@ -61,8 +61,8 @@ class Report:
         lines = [f"soak of {self.seconds:.0f} s, seed {self.seed}", "", f"{'adapter':18}{'requests':>9}  errors"]
         for adapter in self.adapters:
             errors = [(kind, n) for (name, kind), n in self.book.errors.most_common() if name == adapter.name]
-            told = ", ".join(f"{number} {kind}" for kind, number in errors) or "none"
-            lines.append(f"{adapter.name:18}{self.book.requests[adapter.name]:9}  {told}")
+            counts = ", ".join(f"{number} {kind}" for kind, number in errors) or "none"
+            lines.append(f"{adapter.name:18}{self.book.requests[adapter.name]:9}  {counts}")
         if self.chaos is not None:
             faults = ", ".join(f"{name} {number}" for name, number in sorted(self.chaos.done.items()))
             lines += ["", f"faults ({sum(self.chaos.done.values())}): {faults}"]
@@ -79,7 +79,7 @@ class Report:
 
 
 def soak(*, seconds: float, adapters: Sequence[str], seed: int) -> Report:
-    """Run all of it for ``seconds``, and a few more to start and stop."""
+    """Run the soak for ``seconds``, plus a few to start and stop."""
     report = Report(seed)
     with world() as servers, contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
@@ -121,7 +121,7 @@ def _wait(report: Report, callers: Callers, until: float) -> None:
 
 @contextlib.contextmanager
 def _beside(report: Report, work: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Run ``work(stop)`` in a thread of its own for the length of the block."""
+    """Run ``work(stop)`` in its own thread during the block."""
     stop = threading.Event()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Who counts: connections at the servers, memory and descriptors of this process."""
+"""Samples connections at the servers, and memory and descriptors of this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GRACE = 1.0
 
 @dataclass(frozen=True)
 class Usage:
-    """What this process holds."""
+    """The resources of this process."""
 
     rss: float
     fds: int
@@ -42,14 +42,14 @@ def usage() -> Usage:
 
 @dataclass
 class Watch:
-    """Samples the servers over connections of its own, beside the proxies."""
+    """Samples the servers over its own connections, without the proxies."""
 
     world: World
     adapters: list[Adapter]
     most: Counter[str] = field(default_factory=Counter)
     budget: Counter[str] = field(default_factory=Counter)
     excess: list[str] = field(default_factory=list)
-    """What was above the budget for longer than the grace."""
+    """Samples above the budget for longer than the grace."""
     samples: int = 0
     brief: int = 0
     """Samples above the budget that were over within the grace: a session that its client has left."""
@@ -61,7 +61,7 @@ class Watch:
             self.budget[self._group(adapter)] += adapter.size
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set."""
+        """Sample until ``stop`` is set."""
         while not stop.wait(0.1):
             self.sample()
         if self._postgres is not None:
@@ -87,7 +87,7 @@ class Watch:
 
     @staticmethod
     def _group(adapter: Adapter) -> str:
-        """PostgreSQL tells whose session it is; the others are counted together."""
+        """Count by adapter where PostgreSQL names the client; count the others together."""
         kind = str(adapter.client.kind)
         return f"postgres {adapter.name}" if kind == "postgres" else kind
 

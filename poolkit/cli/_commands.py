@@ -24,7 +24,7 @@ def program() -> None:
 def demo(context: click.Context, quick: bool, as_json: bool) -> int:
     """Load real servers through poolkit and through the drivers' own pools, and break them half-way.
 
-    Starts PostgreSQL, Redis and an HTTP server on loopback, in a temporary directory; nothing is left behind.
+    Starts PostgreSQL, Redis and an HTTP server on loopback, in a temporary directory, and removes them at the end.
     """
     if context.invoked_subcommand is not None:
         if quick or as_json:

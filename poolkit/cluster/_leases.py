@@ -76,7 +76,7 @@ class ClusterLease(_LeaseBase[C]):
                     inner.close(discard=discard, error=error)
             finally:
                 self._cluster._end(self._core, self._entry, ticket, error, self.since)
-                self._ticket = 0  # last: whoever was interrupted before it can close again
+                self._ticket = 0  # last: if interrupted before it, close() can be called again
 
     def __enter__(self) -> C:
         return self._given()
@@ -105,7 +105,7 @@ class AsyncClusterLease(_LeaseBase[C]):
                     await inner.close(discard=discard, error=error)
             finally:
                 self._cluster._end(self._core, self._entry, ticket, error, self.since)
-                self._ticket = 0  # last: whoever was interrupted before it can close again
+                self._ticket = 0  # last: if interrupted before it, close() can be called again
 
     async def __aenter__(self) -> C:
         return self._given()

@@ -1,16 +1,16 @@
 """How many connections an elastic pool may have now: the load with room, waits, recent peaks, overload.
 
 1. *Load.* The connections in use are measured over a twelfth of ``down_delay``, 5 s at most. From 16 on the share
-   ``target`` of the connections is to be in use. Fewer need more room in proportion, for chance counts for more: there
-   it grows with the square root of the load (square-root staffing: A. K. Erlang, 1924; S. Halfin and W. Whitt,
+   ``target`` of the connections should be in use. Fewer need more headroom in proportion, because variation matters
+   more: it grows with the square root of the load (square-root staffing: A. K. Erlang, 1924; S. Halfin and W. Whitt,
    "Heavy-Traffic Limits for Queues with Many Exponential Servers", Operations Research 29(3), 1981).
-2. *Waits.* Callers for whom nothing is on the way and of whom the first has waited ``max_wait`` are a need of their
-   own, once that has lasted ``up_delay``: the limit rises to serve all of them, at most to its double.
+2. *Waits.* If callers wait for which no connect is in progress, and the first of them has waited ``max_wait`` for
+   ``up_delay``, the limit rises to serve all of them, at most to its double.
 3. *Down.* The limit is what the busiest moment of the last ``down_delay`` needed (a sliding maximum: one quiet moment
    closes nothing), and not less than the share ``prewarm`` of what the last ``peak_memory`` needed.
-4. *Overload.* A server that refuses connections sets a cap: ``overload_factor`` of those that stand, and one more each
-   ``overload_recovery``. Additive increase, multiplicative decrease is what shares a resource fairly among those who
-   cannot see each other (D.-M. Chiu and R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion
+4. *Overload.* A server that refuses connections sets a cap: ``overload_factor`` of the open ones, and one more each
+   ``overload_recovery``. Additive increase, multiplicative decrease shares a resource fairly among clients that do not
+   know of each other (D.-M. Chiu and R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion
    Avoidance in Computer Networks", Computer Networks and ISDN Systems 17, 1989).
 5. *Outage.* Measurements are ignored while no connection can be opened: the load before the outage returns after it.
 """
@@ -34,9 +34,9 @@ _SHORTEST, _SOON = 0.001, 0.01  # seconds between two looks: when something is d
 
 
 class View(NamedTuple):
-    """What the policy sees of a pool. ``busy`` is a running total in connection-seconds; None: not to be had
-    (multiplexed connections), then ``in_use`` stands for it. ``waiting``: callers for whom no connect is under way, the
-    first of them for ``longest`` seconds. ``size``: connections that exist, those that are closing excluded.
+    """A snapshot of a pool for the policy. ``busy``: a running total in connection-seconds; None if unknown
+    (multiplexed connections), then ``in_use`` replaces it. ``waiting``: callers for which no connect is in progress,
+    the first of them for ``longest`` seconds. ``size``: connections that exist, without those being closed.
     """
 
     in_use: int
@@ -123,9 +123,9 @@ class Autoscaler:
         self._settle(now)
 
     def refused(self, now: float, begun: float, live: int) -> bool:
-        """The server refused a connect that was ``begun`` then, beside ``live`` ones that stand.
+        """Record that the server refused a connect that began at ``begun``, while ``live`` connections were open.
 
-        False if nothing follows: of those that were begun together the first one counts.
+        Returns False if the limit does not change: of connects that began together only the first refusal counts.
         """
         if begun < self._refused_at:
             return False
@@ -135,7 +135,7 @@ class Autoscaler:
         return True
 
     def idle_until(self, now: float) -> float | None:
-        """When to look again if nobody waits now; None: at once."""
+        """When to evaluate again if no caller waits now; None: at once."""
         return self._due if now < self._due and self._pressed is None else None
 
     def look(self, now: float, view: View) -> bool:
@@ -152,7 +152,7 @@ class Autoscaler:
         return before != (self.limit, self.floor)
 
     def next_look(self, now: float, view: View, least: float = 0.0) -> float:
-        """When to look again; NEVER if nothing is going on. ``least``: seconds that a look is worth at least."""
+        """When to evaluate again; NEVER for an unused pool. ``least``: the shortest useful interval in seconds."""
         self._due = 0.0
         span = max(least, self._span())
         if self._since is None and not view.queued and not (view.down and self.floor > self.low):  # at rest

@@ -1,4 +1,4 @@
-"""Which of several nodes serves the next caller.
+"""Strategies that choose the node for the next caller.
 
 A balancer chooses one of the candidates (usable nodes with free capacity) and is informed how each lease ended. It
 keeps what it has to remember about a node in the node's ``book``, so that it disappears together with the node.
@@ -57,21 +57,21 @@ class Balancer:
     """
 
     def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
-        """One of ``nodes``, which are at least one, in the order of the cluster. ``random()`` is in [0, 1)."""
+        """Choose one of ``nodes`` (at least one, in the order of the cluster). ``random()`` is in [0, 1)."""
         raise NotImplementedError
 
     def done(self, node: Candidate, duration: float, failed: bool, now: float) -> None:
-        """A lease of ``node`` ended after ``duration`` seconds, ``failed``: in a way that speaks against the node."""
+        """A lease of ``node`` ended after ``duration`` seconds; ``failed``: with an error that the node caused."""
 
 
 class RoundRobin(Balancer):
-    """One after the other, whatever their weights."""
+    """One node after the other, regardless of their weights."""
 
     def __init__(self) -> None:
         self._turn = 0
 
     def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
-        """The candidate whose last turn is the longest ago."""
+        """The candidate that was chosen the longest time ago."""
         self._turn += 1
         chosen = min(nodes, key=lambda node: node.book.get("turn", 0.0))
         chosen.book["turn"] = self._turn
@@ -79,7 +79,7 @@ class RoundRobin(Balancer):
 
 
 class RandomChoice(Balancer):
-    """Any, with equal chances."""
+    """A random node, all with the same probability."""
 
     def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
         """A candidate at random."""
@@ -87,7 +87,7 @@ class RandomChoice(Balancer):
 
 
 def pick_weighted(nodes: Sequence[N], weights: Sequence[float], random: Random) -> N:
-    """A node with a chance in proportion to its weight: a random point among the cumulative intervals.
+    """Choose a node with a probability in proportion to its weight: a random point in the cumulative intervals.
 
     Weights 1, 1, 2, 2, 5, 5 make 16 slots.
     """
@@ -120,7 +120,7 @@ class SmoothWeighted(Balancer):
 
 
 class LeastInUse(Balancer):
-    """The one with the fewest leases for its weight; among equals at random."""
+    """The node with the fewest leases relative to its weight; among equal ones a random node."""
 
     def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
         """The candidate with the fewest leases for its weight."""
@@ -154,13 +154,13 @@ class PeakEwma(Balancer):
         return one if self.load(one, now) <= self.load(other, now) else other
 
     def load(self, node: Candidate, now: float) -> float:
-        """What one more lease would cost there."""
+        """The load of the node with one more lease."""
         book, leases = node.book, node.leases
         cost = book.get("cost", 0.0)
         if not cost:
             return (self.PENALTY + leases) / node.weight if leases else 0.0
         age = now - book["seen"]
-        if age > 0:  # else the caller has read the clock before another one who was faster
+        if age > 0:  # otherwise another caller read the clock later but was faster
             cost *= math.exp(-age / self.decay)
         return cost * (leases + 1) / node.weight
 

@@ -10,7 +10,7 @@ __all__ = ("Breaker", "BreakerState")
 
 
 class BreakerState(Enum):
-    """What the breaker lets through."""
+    """Which connects the breaker permits."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -49,14 +49,14 @@ class Breaker:
         return max(0.0, self.opened_at + self.config.reset_timeout - now)
 
     def succeeded(self) -> bool:
-        """A connect worked; True if that closed the breaker."""
+        """Record a successful connect. Returns True if that closed the breaker."""
         closed = self.state is not BreakerState.CLOSED
         self.state = BreakerState.CLOSED
         self.failures = 0
         return closed
 
     def failed(self, now: float) -> bool:
-        """A connect failed; True if that opened the breaker."""
+        """Record a failed connect. Returns True if that opened the breaker."""
         self.failures += 1
         if self.config is None:
             return False

@@ -13,15 +13,15 @@ class Churn:
     __slots__ = ("_limit", "_places", "_window")
 
     def __init__(self, limit: int = 20, window: float = 10.0) -> None:
-        """``limit`` pools from one place in ``window`` seconds are too many: a program that means it, one pool for
-        each of its shards or tenants, makes them in one loop at its start, a few at a time.
+        """More than ``limit`` pools from one place in ``window`` seconds count as a mistake. A program that needs one
+        pool for each shard or tenant creates them in a loop at its start, a few at a time.
         """
         self._limit = limit
         self._window = window
         self._places: OrderedDict[tuple[str, int], deque[float] | None] = OrderedDict()
 
     def made(self, place: tuple[str, int], now: float) -> bool:
-        """A pool was made here; whether that is to be said, which is once for each place."""
+        """Record that a pool was created here. Returns whether to report the place, once for each place."""
         times = self._places.setdefault(place, deque(maxlen=self._limit))
         if times is None:
             return False

@@ -24,11 +24,11 @@ from ..errors import ConfigError, shown
 __all__ = ("DEFAULT_CLASS", "CallerClass", "Classes")
 
 DEFAULT_CLASS = "default"
-"""The class of those who name none, where the settings name none for them."""
+"""The class of callers that choose none, if the settings name no default class."""
 
 
 class CallerClass:
-    """One class: what it may have, and what it has. Written under the pool's lock."""
+    """One class: its settings and its current use. Written under the pool's lock."""
 
     __slots__ = (
         "acquires", "finish", "held", "limit", "name", "removed", "reserved", "timeouts", "waits", "weight",
@@ -58,7 +58,7 @@ class Classes:
         self.committed = 0  # connections that are in use or kept for a class below its reserve
 
     def configure(self, configs: Mapping[str, ClassConfig], default: str | None, busy: Collection[CallerClass]) -> None:
-        """Take over settings. A class that is gone is kept while it has connections or is ``busy`` (has waiters)."""
+        """Apply new settings. A removed class is kept while it has connections or is ``busy`` (has waiting callers)."""
         wanted = dict(configs)
         first = default or DEFAULT_CLASS
         wanted.setdefault(first, ClassConfig())
@@ -103,7 +103,7 @@ class Classes:
     def room(self, needs: Iterable[tuple[CallerClass, int]], limit: int, elsewhere: int = 0) -> int:
         """How many of the connections that classes need (each so many) they may have, all together.
 
-        ``elsewhere``: connections that are being opened, and will be somebody's, but not yet known whose.
+        ``elsewhere``: connections being opened whose class is not known yet.
         """
         own = rest = 0
         for one, need in needs:
@@ -115,7 +115,7 @@ class Classes:
         return own + min(max(0, self.shared(limit) - elsewhere), rest)
 
     def most(self, one: CallerClass, limit: int) -> int:
-        """Connections that the class may have in use when nobody else wants any."""
+        """Connections that the class may have in use when no other class wants any."""
         most = limit - sum([other.reserved for other in self.known.values() if other is not one])
         return most if one.limit is None else min(most, one.limit)
 
@@ -167,7 +167,7 @@ class Classes:
         return owner is None or owner is one or not owner.reserved
 
     def words(self, one: CallerClass, limit: int, *, unlimited: bool = False) -> str:
-        """What the class has and is entitled to, for messages."""
+        """The current use and the rights of the class, for messages."""
         most = "" if unlimited and one.limit is None else f" of at most {self.most(one, limit)}"
         total = sum([each.weight for each in self.known.values()])
         reserved = f"{one.reserved} reserved, " if one.reserved else ""

@@ -13,11 +13,11 @@ from enum import Enum
 
 __all__ = ("OFTEN", "Cause", "Diagnosis", "Held", "Symptoms", "diagnose")
 
-OFTEN = 10  # leases that must have come back before "as usual" means anything
+OFTEN = 10  # leases that must have ended before a usual duration is known
 OVERDUE = 10.0  # times as long as usual: more than a slow minute or a large query
 SLOWER = 3.0  # times as long as usual on average: more than a busy hour
 SHORTEST = 0.1  # seconds: no lease is called long that is shorter
-UNKNOWN = 0  # the identity of a caller who cannot be told from others
+UNKNOWN = 0  # the identity of a caller that cannot be distinguished from others
 PATIENCE = 1.0  # seconds without an answer to a connect, while there is no connection at all
 
 
@@ -35,7 +35,7 @@ class Cause(str, Enum):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The cause, and the numbers that speak for it."""
+    """The cause, and the numbers that support it."""
 
     cause: Cause
     reason: str

@@ -1,4 +1,4 @@
-"""Which node a key belongs to: rendezvous, ring and jump hashing. The same answer in every process, for ever."""
+"""Map keys to nodes by rendezvous, ring and jump hashing. The result is the same in every process and version."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ class Ring:
         self._owners = [name for _, name in placed]
 
     def owner(self, key: Hashable, accept: Callable[[str], bool] | None = None) -> str:
-        """The first node from the key's place on, clockwise, that ``accept`` takes (None: any).
+        """The first node clockwise from the key's position that ``accept`` accepts (None: any).
 
         With a condition on load that is "consistent hashing with bounded loads" (V. Mirrokni, M. Thorup,
-        M. Zadimoghaddam, 2018). If nobody is accepted, the first.
+        M. Zadimoghaddam, 2018). If no node is accepted, the first one.
         """
         at = bisect(self._points, hash_key(key) & 0xFFFFFFFF) % len(self._points)
         if accept is None:

@@ -1,4 +1,4 @@
-"""When an alert begins and ends: not at each crossing of a line."""
+"""Decide when an alert begins and ends, without switching at each crossing of the threshold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ __all__ = ("Hysteresis",)
 class Hysteresis:
     """Begins when a value has been above ``above`` for ``after`` seconds, ends when it is at or below ``below``.
 
-    Between the two lines nothing changes, so a value that trembles around one of them raises one alert and not fifty.
+    Between the two thresholds nothing changes, so a value that fluctuates around one of them raises one alert, not
+    fifty.
     """
 
     __slots__ = ("_above", "_after", "_below", "_since", "raised")
@@ -21,7 +22,7 @@ class Hysteresis:
         self.raised = False
 
     def update(self, value: float, now: float) -> bool:
-        """Take in a value; whether that raised or ended the alert (see ``raised``)."""
+        """Record a value. Returns whether that raised or ended the alert (see ``raised``)."""
         if self.raised:
             if value <= self._below:
                 self.raised, self._since = False, None

@@ -1,4 +1,4 @@
-"""Making one answer out of those of several shards. Each takes the answers in the order of the shards."""
+"""Merge the answers of several shards into one. Each function takes the answers in the order of the shards."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Histograms of times and sliding windows over running totals. Time is an argument.
 
-A window is a difference of two samples of the same running totals, so nothing has to be emptied or moved on as time
-goes by, and what happens between two samples costs nothing. Samples are taken when somebody looks (statistics, a
-scrape, housekeeping): a window says how many seconds it really covers.
+A window is the difference of two samples of the same running totals, so no buckets have to be cleared as time passes,
+and events between two samples cost nothing. Samples are taken when statistics are read (by a caller, a scrape, or
+housekeeping); a window states how many seconds it really covers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _PARTS = 10  # samples in a window
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many times fell into which range. ``counts`` has one more number than ``bounds``: of those above the last.
+    """The number of times in each range. ``counts`` has one more element than ``bounds``: the times above the last
+    bound.
 
     A time equal to a bound belongs to it (Prometheus' "le").
     """
@@ -36,7 +37,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many times there are."""
+        """The number of recorded times."""
         return sum(self.counts)
 
     @property
@@ -66,7 +67,7 @@ class Histogram:
         return Histogram(self.bounds, (self.counts[0] + zeros, *self.counts[1:]), self.sum)
 
     def since(self, earlier: Histogram) -> Histogram:
-        """What has been added after ``earlier``, an older state of the same."""
+        """The times added since ``earlier``, an older state of the same histogram."""
         if self.counts == earlier.counts:
             return _EMPTY
         counts = tuple([mine - its if mine > its else 0 for mine, its in zip(self.counts, earlier.counts, strict=True)])
@@ -130,7 +131,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowStats:
-    """What happened in the last ``seconds``: as many as asked for, or as many as there are samples of.
+    """The events of the last ``seconds``: the requested number, or the number covered by samples.
 
     ``wait``: of every acquire that was served; ``use`` only with ``use_histogram=True``, else empty.
     ``busy_seconds``: time on lease of all connections together.
@@ -235,7 +236,7 @@ def _between(start: Sample, end: Sample) -> WindowStats:
 
 
 class Meters:
-    """What one pool measures: three histograms and the samples of the past."""
+    """The measurements of one pool: three histograms and the samples of the past."""
 
     __slots__ = ("connect", "samples", "use", "wait")
 
@@ -246,5 +247,5 @@ class Meters:
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
-        """The windows begin now."""
+        """Start the windows now."""
         self.samples = Samples(Sample(now))

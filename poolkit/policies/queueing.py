@@ -18,9 +18,9 @@ import math
 __all__ = ("HEADROOM", "IDLE_SHARE", "erlang_c", "load", "mean_wait", "size_for_wait", "sized", "wait_quantile")
 
 HEADROOM = 1.2
-"""Times the average load: leaves a fifth for what comes unevenly."""
+"""Factor on the average load: leaves a fifth for uneven load."""
 IDLE_SHARE = 0.3
-"""Of the size is worth keeping open without need: as much as a pause of a few seconds lets go idle."""
+"""Share of the size to keep open while unused: about what becomes idle in a pause of a few seconds."""
 
 
 def load(rate: float, hold: float) -> float:
@@ -34,7 +34,7 @@ def sized(rate: float, hold: float, headroom: float = HEADROOM) -> int:
 
 
 def erlang_c(size: int, offered: float) -> float:
-    """The probability that a caller has to wait, for ``offered`` connections in use on average; 1 if it is too much."""
+    """The probability that a caller has to wait, with ``offered`` connections in use on average; 1 for an overload."""
     if offered >= size:
         return 1.0
     blocked = 1.0  # Erlang's B formula by recursion over the size, which does not overflow
@@ -44,7 +44,7 @@ def erlang_c(size: int, offered: float) -> float:
 
 
 def mean_wait(size: int, rate: float, hold: float) -> float:
-    """Seconds that a caller waits on average; infinite if the load is too much."""
+    """Seconds that a caller waits on average; infinite for an overload."""
     offered = load(rate, hold)
     if not offered:
         return 0.0
@@ -52,7 +52,7 @@ def mean_wait(size: int, rate: float, hold: float) -> float:
 
 
 def wait_quantile(share: float, size: int, rate: float, hold: float) -> float:
-    """The wait in seconds that ``share`` (0 to 1) of all callers do not exceed; infinite if the load is too much."""
+    """The wait in seconds that ``share`` (0 to 1) of all callers do not exceed; infinite for an overload."""
     offered = load(rate, hold)
     if offered >= size:
         return math.inf

@@ -1,4 +1,4 @@
-"""A token bucket: so many at once, and so many in a time."""
+"""A token bucket: a limit on a burst and on the rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Allowance:
         self.held_back = 0
 
     def take(self, now: float) -> int | None:
-        """None: not this one. Else it may pass, and the number is how many before it were held back."""
+        """None if this one is suppressed. Otherwise the number of those suppressed before it."""
         self._tokens = min(float(self._burst), self._tokens + max(0.0, now - self._at) * self._burst / self._per)
         self._at = now
         if self._tokens < 1.0:

@@ -11,9 +11,9 @@ NEVER = float("inf")
 
 
 def expiry(born: float, lifetime: float | None, jitter: float, random: Callable[[], float]) -> float:
-    """When a connection born at ``born`` reaches its end of life.
+    """When a connection opened at ``born`` reaches its maximum lifetime.
 
-    Lives are only ever shortened by the jitter: ``max_lifetime`` may be a limit of the server's.
+    The jitter only shortens lifetimes, because ``max_lifetime`` may be a limit of the server.
     """
     if lifetime is None:
         return NEVER

@@ -1,4 +1,4 @@
-"""Which shard a key belongs to. Pure: the same key and the same table give the same shard in every process."""
+"""Map keys to shards. The same key and the same table give the same shard in every process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = (
 
 
 class Router:
-    """Names of shards, and the one that a key belongs to. Subclass it for a rule of your own."""
+    """The names of the shards, and the shard of each key. Subclass it for your own rule."""
 
     names: tuple[str, ...]
     """Every shard, in order."""
@@ -32,7 +32,7 @@ class Router:
         raise NotImplementedError
 
     def choose(self, key: Any, load: Callable[[str], int]) -> str:
-        """The shard to use now; ``load(name)`` tells its leases. Where keys have one home: :meth:`shard_of`."""
+        """The shard to use now; ``load(name)`` returns its leases. By default :meth:`shard_of`."""
         return self.shard_of(key)
 
 
@@ -41,7 +41,7 @@ def _names(shards: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
         raise ConfigError(f"shards={shards!r}: must be a list of names", "shards")
     names: tuple[Any, ...] = tuple(shards)
     if not names:
-        raise ConfigError("shards: none at all; one or more are needed", "shards")
+        raise ConfigError("shards: empty; one or more are needed", "shards")
     for name in names:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"shards: {name!r}: must be a word", "shards")
@@ -62,8 +62,9 @@ def _weights(shards: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
 class RingRouter(Router):
     """Consistent hashing on a ring (ketama) with ``points`` virtual nodes for each shard of weight 1.
 
-    ``shards``: names, or weights by name. With ``bound`` (1.25, say) no shard is given more than that times its share
-    of the leases of now, and the key goes on to the next shard of the ring: for caches, where a key may be on several.
+    ``shards``: names, or weights by name. With ``bound`` (for example 1.25) no shard gets more than that factor of its
+    share of the current leases; the key then goes to the next shard of the ring. For caches, where a key may be on
+    several shards.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class RingRouter(Router):
         return self._ring.owner(key)
 
     def choose(self, key: Any, load: Callable[[str], int]) -> str:
-        """The same, past those that have too much to do."""
+        """The same, skipping shards above the bound."""
         if self.bound is None:
             return self._ring.owner(key)
         loads = {name: load(name) for name in self.names}
@@ -135,7 +136,7 @@ class RangeRouter(Router):
         except TypeError as error:
             raise ConfigError(f"bounds={self.bounds!r}: cannot be compared: {error}", "bounds") from None
         if not rising:
-            raise ConfigError(f"bounds={self.bounds!r}: must rise", "bounds")
+            raise ConfigError(f"bounds={self.bounds!r}: must be in ascending order", "bounds")
 
     def shard_of(self, key: Any) -> str:
         """The shard of the key's range."""
@@ -170,7 +171,7 @@ class LookupRouter(Router):
         if isinstance(self.default, Router):
             return self.default.shard_of(key)
         if self.default is None:
-            raise ConfigError(f"key={key!r}: stands in no line of the table, and there is no default", "key")
+            raise ConfigError(f"key={key!r}: not in the table, and there is no default", "key")
         return self.default
 
 
@@ -185,5 +186,7 @@ class FunctionRouter(Router):
         """What the function says, which must be one of the shards."""
         name = self.function(key)
         if name not in self.names:
-            raise ConfigError(f"key={key!r}: the function gave {name!r}, no shard of {list(self.names)}", "key")
+            raise ConfigError(
+                f"key={key!r}: the function returned {name!r}, which is not one of the shards {list(self.names)}", "key"
+            )
         return name

@@ -16,12 +16,11 @@ def dials_wanted(waiting: int, connecting: int, streams: int) -> int:
 
 
 def pace(connect_time: float | None) -> float:
-    """Seconds that a burst waits after its first dial before it dials for everybody.
+    """Seconds between the first connect of a burst and the connects for all its callers.
 
-    While connections are in use they may come back sooner than new ones can be opened; a quarter of the usual
-    connect time shows which it is. Opening 15 connections for callers whom 5 serve in 20 ms is what most pools
-    do; opening one at a time is the other mistake. Bounded, so that neither a very fast nor a very slow server
-    makes the pause absurd.
+    Connections in use may be returned sooner than new ones can be opened; a quarter of the usual connect time shows
+    which is the case. Most pools open 15 connections for callers that 5 connections serve in 20 ms; opening one at a
+    time is the opposite mistake. The pause is bounded, so that it stays sensible for very fast and very slow servers.
     """
     if connect_time is None:
         return 0.01
@@ -29,12 +28,12 @@ def pace(connect_time: float | None) -> float:
 
 
 def patience(connect_time: float | None) -> float:
-    """Seconds for which callers count on a connect that is to carry them all, before there is another beside it.
+    """Seconds for which callers wait for a connect that they will share, before another one starts in parallel.
 
-    One lost packet must not hold up everybody who would share the connection. Twice the usual time says that
-    something is amiss, but not sooner than after a quarter of a second, which is when Chromium starts its backup
-    connect (net/socket, TransportClientSocketPool). Bounded: a server that has become slow on the whole is not to be
-    trusted with all the time that the callers have.
+    One lost packet must not delay all callers that would share the connection. Twice the usual time indicates a
+    problem, but not before a quarter of a second, which is when Chromium starts its backup connect (net/socket,
+    TransportClientSocketPool). The time is bounded, because a server that has become slow must not use up the callers'
+    whole timeout.
     """
     if connect_time is None:
         return 0.25

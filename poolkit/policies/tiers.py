@@ -1,4 +1,4 @@
-"""Which node moves to another tier: up where it is used much, down where it is not. Pure: numbers in, moves out."""
+"""Decide which nodes move to another tier: up if they are used much, down if not. Numbers in, moves out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where callers sleep and background work runs: threads, asyncio, trio.
+"""Runtimes for threads, asyncio and trio: they suspend callers and run background work.
 
-Adapters whose driver has a way of its own to wait (SQLAlchemy's greenlets) supply a :class:`Runtime`.
+An adapter whose driver waits in another way (SQLAlchemy's greenlets) supplies its own :class:`Runtime`.
 """
 
 from .base import AsyncParker, AsyncRuntime, Inbox, Runtime, SyncParker, Task

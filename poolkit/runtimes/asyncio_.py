@@ -1,4 +1,4 @@
-"""asyncio. The only file that imports it."""
+"""The runtime for asyncio. Only this file imports asyncio."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _running = asyncio._get_running_loop
 
 
 NAP = 0.5
-"""Seconds that a caller of a pool for any loop sleeps at a time: the loop that does the pool's work may have ended."""
+"""Seconds that a caller of a pool for any loop sleeps at a time: the loop that runs the pool's work may have ended."""
 
 
 LEAVE = 0.05
-"""Seconds after the cancellation of background work after which a loop that still runs goes on with it."""
+"""Seconds from the cancellation of background work until a loop that still runs continues the work."""
 
 
 def current(any_loop: bool = False) -> AsyncRuntime | None:
@@ -38,7 +38,7 @@ def current(any_loop: bool = False) -> AsyncRuntime | None:
 
 
 class _Parker:
-    """A future, made when somebody really sleeps."""
+    """Suspends a task with a future, which is created only when the task really waits."""
 
     __slots__ = ("_future", "_loop", "_woken")
 
@@ -68,7 +68,7 @@ class _Parker:
         try:
             self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:
-            pass  # the loop is closed: nobody sleeps there any more
+            pass  # the loop is closed, so no task is suspended in it any more
 
     def _wake(self) -> None:
         self._woken = True
@@ -94,7 +94,9 @@ def _look(task: Any) -> tuple[str, bool]:
 
 
 class _Timer:
-    """The one pending call of ``run_due()`` for a task. Used in the loop's thread, but for :meth:`_collected`."""
+    """The one pending call of ``run_due()`` for a task. Only :meth:`_collected` may run outside of the loop's
+    thread.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, task: Task) -> None:
         self._loop = loop
@@ -123,7 +125,7 @@ class _Timer:
             task.run_due()
 
     def _collected(self, _ref: weakref.ref[Task]) -> None:
-        """Called by the garbage collector, in any thread: the timer goes with its task."""
+        """Called by the garbage collector, in any thread: cancel the timer together with its task."""
         # not in a forked child: a message to the loop would reach the parent's
         if self._handle is not None and os.getpid() == self._pid:
             try:
@@ -175,11 +177,11 @@ class AsyncioRuntime:
         return not self._loop.is_closed()
 
     def parker(self) -> _Parker:
-        """A place to sleep for the calling task."""
+        """A new parker for the calling task."""
         return _Parker(self._loop)
 
     def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``await job(*args)`` in a task of its own."""
+        """Run ``await job(*args)`` in a new task."""
         if self.here():
             self._start(job, args)
         else:
@@ -219,7 +221,7 @@ class AsyncioRuntime:
             pass  # the loop is closed
 
     bounded = staticmethod(_bounded)
-    """``await call(*args)`` under a deadline, in a task that nobody else cancels but the end of the loop."""
+    """``await call(*args)`` under a deadline, in a task that only the end of the loop cancels."""
 
     caller = staticmethod(_caller)
     """Identity of the current task."""
@@ -244,14 +246,14 @@ async def _guarded(job: Callable[..., Awaitable[object]], args: tuple[Any, ...])
         await job(*args)
     except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
         raise
-    except GeneratorExit:  # the loop has ended; raised by a driver it would be an error that nobody retrieves
+    except GeneratorExit:  # the loop has ended; if a driver raised it, nobody would retrieve the error
         return
-    except BaseException:  # a driver's own kind; nobody awaits this task
+    except BaseException:  # a driver's own exception class; nobody awaits this task
         logger.exception("poolkit: background job failed")
 
 
 class _Job:
-    """Background work that a loop was given. Whoever pops ``work`` does it: the loop, or one that stands in for it."""
+    """Background work of a loop. The loop that pops ``work`` runs it: this loop, or one that replaces it."""
 
     __slots__ = ("loop", "task", "work")
 
@@ -262,7 +264,7 @@ class _Job:
 
 
 class _NappingParker:
-    """Sleeps in the caller's loop, and looks now and then whether the loop that does the pool's work has ended."""
+    """Suspends a task in the caller's loop, and checks at intervals whether the loop of the pool's work has ended."""
 
     __slots__ = ("_parker", "_runtime", "wake")
 
@@ -277,12 +279,12 @@ class _NappingParker:
 
 
 class AnyLoopRuntime:
-    """Whichever asyncio loop runs: one after the other, or several at once in threads of their own.
+    """The runtime for any asyncio loop: one after the other, or several at once in different threads.
 
-    For connectors with ``any_loop``. Callers sleep, and background work runs, in the loop that asks for it. Timers run
-    in the home: the first loop that used the pool, until that one stops; the next loop that uses the pool takes over.
-    What a loop was given to do and has not begun when it stops is done by the next one. There is no lock: finalizers
-    call :meth:`spawn` and :meth:`nudge` anywhere, and each step on the shared sets is atomic.
+    For connectors with ``any_loop``. Callers wait, and background work runs, in the loop that requests it. Timers run
+    in the home loop: the first loop that used the pool. When it stops, the next loop that uses the pool becomes the
+    home. The next loop also runs the work that a stopped loop has not begun. There is no lock, because finalizers call
+    :meth:`spawn` and :meth:`nudge` at any point; each step on the shared sets is atomic.
     """
 
     library = "asyncio"
@@ -306,13 +308,13 @@ class AnyLoopRuntime:
         return True
 
     def alive(self) -> bool:
-        """Whether there is a loop that does the pool's work."""
+        """Whether there is a loop that runs the pool's work."""
         loop = self._loop
         return loop is not None and loop.is_running()
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Another loop than the home runs here: it takes over what loops that have stopped have left."""
-        stays = loop in self._leaving  # it has begun nothing since it seemed to end
+        """Let the running loop take over the work that stopped loops have left."""
+        stays = loop in self._leaving  # no work was begun in it since it seemed to end
         self._leaving.discard(loop)
         if not self.alive():
             self._home, self._loop = AsyncioRuntime(loop), loop
@@ -335,11 +337,11 @@ class AnyLoopRuntime:
         self.spawn(call, *args)
 
     def parker(self) -> AsyncParker:
-        """A place to sleep for the calling task."""
+        """A new parker for the calling task."""
         return _NappingParker(self, asyncio.get_running_loop())
 
     def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``await job(*args)`` in a task of the running loop, or of the home; where there is none, in the next."""
+        """Run ``await job(*args)`` in a task of the running loop or of the home; without one, in the next loop."""
         here = _running()
         loop = here if here is not None else self._loop
         given = _Job(loop, (job, args))
@@ -374,11 +376,11 @@ class AnyLoopRuntime:
             self._jobs.discard(job)
 
     def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop is probably about to end, for that cancels what runs here: nothing is begun in it for a moment."""
+        """Begin no work in the loop for a moment: its task was cancelled, so the loop is probably about to end."""
         self._leaving.add(loop)
         if loop is self._loop:
             self._home = self._loop = None
-        loop.call_later(LEAVE, self._enter, loop)  # it was the driver, or a callback, that raised CancelledError
+        loop.call_later(LEAVE, self._enter, loop)  # the driver or a callback raised CancelledError
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in ``delay`` seconds, or sooner; infinity: no more."""

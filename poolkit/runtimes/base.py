@@ -1,4 +1,4 @@
-"""The narrow interface between a shell and the world in which it runs."""
+"""The interface between a pool and its runtime (threads or an event loop)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ("AsyncParker", "AsyncRuntime", "Inbox", "Runtime", "SyncParker", "Tas
 
 
 class SyncParker(Protocol):
-    """Where one caller sleeps. ``wake`` never blocks; a wake before the wait is not lost."""
+    """Suspends one waiting caller. ``wake`` never blocks; a wake before the wait is not lost."""
 
     def wait(self, timeout: float | None) -> None:
         """Sleep until woken or ``timeout`` seconds have passed (None: no limit)."""
@@ -29,49 +29,49 @@ class AsyncParker(Protocol):
 
 
 class Task(Protocol):
-    """Something periodic that lives as long as somebody else keeps it alive: a pool."""
+    """An object with timed work, held weakly: a pool."""
 
     def run_due(self) -> None:
-        """Called once, when the time asked for has come or sooner. Must not block."""
+        """Called once, at the requested time or earlier. Must not block."""
 
 
 class Inbox(Protocol):
-    """Something that finalizers leave work for: a pool."""
+    """An object for which finalizers leave work: a pool."""
 
     def run_inbox(self) -> None:
-        """Called after a nudge: do what finalizers have left. Must not block."""
+        """Called after :meth:`Runtime.nudge`: do the work that finalizers have left. Must not block."""
 
 
 class Runtime(Protocol):
-    """The world of a synchronous pool."""
+    """The runtime of a synchronous pool. All methods are thread-safe."""
 
     def parker(self) -> SyncParker:
-        """A place to sleep for the calling thread (or greenlet)."""
+        """A new parker for the calling thread (or greenlet)."""
 
     def spawn(self, job: Callable[..., object], *args: Any) -> None:
-        """Run ``job(*args)`` in the background; it may block. Exceptions are the job's own business."""
+        """Run ``job(*args)`` in the background; it may block and must handle its own exceptions."""
 
     def schedule(self, task: Task, delay: float) -> bool | None:
-        """Call ``task.run_due()`` once in ``delay`` seconds, or sooner; hold the task weakly. Infinity: no more.
+        """Call ``task.run_due()`` once in ``delay`` seconds, or sooner; hold the task weakly. Infinity: no call.
 
-        One call is pending for a task at most: an earlier time replaces a later one, a later one adds nothing. False:
-        nobody will call, for no thread can be started now; the task does what is due itself, and asks again.
+        At most one call is pending for a task: an earlier time replaces a later one, a later one has no effect. Returns
+        False if no thread can be started to make the call; the task then does its timed work itself and asks again.
         """
 
     def nudge(self, task: Inbox) -> None:
-        """Call ``task.run_inbox()`` soon, if that takes no lock: this is called by finalizers. May do nothing."""
+        """Call ``task.run_inbox()`` soon. Called by finalizers, so it must not take a lock. May do nothing."""
 
     def caller(self) -> Hashable:
-        """Identity of the calling thread or task: never that of another one, even after this one has ended. Keeps
-        nothing alive.
+        """Identity of the calling thread or task. It is never reused, even after the thread or task has ended, and
+        keeps nothing alive.
         """
 
     def name_of(self, caller: Any) -> str:
-        """A caller's name for messages; with "(ended)" at its end if the thread or task does not exist any more."""
+        """A caller's name for messages; it ends with "(ended)" if the thread or task no longer exists."""
 
 
 class AsyncRuntime(Protocol):
-    """The world of an asynchronous pool: one event loop."""
+    """The runtime of an asynchronous pool: one event loop."""
 
     library: str
 
@@ -82,20 +82,20 @@ class AsyncRuntime(Protocol):
         """Whether the event loop can still run tasks."""
 
     def parker(self) -> AsyncParker:
-        """A place to sleep for the calling task."""
+        """A new parker for the calling task."""
 
     def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``await job(*args)`` in a task of its own, from any thread."""
+        """Run ``await job(*args)`` in a new task. May be called from any thread."""
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` once in the loop in ``delay`` seconds, or sooner; hold the task weakly.
 
-        One call is pending for a task at most: an earlier time replaces a later one, a later one adds nothing.
-        Infinity: no more. Nothing is pending for a task that has been collected.
+        At most one call is pending for a task: an earlier time replaces a later one, a later one has no effect.
+        Infinity: no call. No call is pending for a task that has been garbage-collected.
         """
 
     def nudge(self, task: Inbox) -> None:
-        """Call ``task.run_inbox()`` in the loop soon; this is called by finalizers, in any thread."""
+        """Call ``task.run_inbox()`` in the loop soon. Called by finalizers, in any thread."""
 
     async def bounded(self, timeout: float | None, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """``await call(*args)``; TimeoutError after ``timeout`` seconds. Only in tasks made by ``spawn``."""

@@ -1,11 +1,11 @@
-"""Who holds a lease: an identity for threads and tasks that is never used again and keeps nothing alive.
+"""Identities for threads and tasks that hold a lease. An identity is never reused and keeps nothing alive.
 
-The numbers that Python has for them (``get_ident()``, ``id(task)``) are given to the next thread or task as soon as one
-has ended: a lease that was left behind would then be shown as held by somebody who never had it.
+Python reuses its own numbers (``get_ident()``, ``id(task)``) for the next thread or task as soon as one has ended. A
+lease that was left behind would then be attributed to a thread or task that never had it.
 
-A task is identified by a weak reference to it. A thread is identified by a :class:`ThreadHolder`, made once in each
-thread; it knows that the thread has ended because the thread's local storage is gone then. Two identities are equal
-only if they are of the same thread or task.
+A task is identified by a weak reference to it. A thread is identified by a :class:`ThreadHolder`, created once in each
+thread. It detects the end of the thread because the thread's local storage is gone then. Two identities are equal only
+if they belong to the same thread or task.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 __all__ = ("ENDED", "NOBODY", "ThreadHolder", "hashable", "name_of_task", "name_of_thread", "named", "thread_caller")
 
-ENDED = " (ended)"  # at the end of the name of a thread or task that does not exist any more; the diagnosis reads it
+ENDED = " (ended)"  # the end of the name of a thread or task that no longer exists; the diagnosis reads it
 
 
 class _Mark:
-    """In a thread's local storage, and nowhere else: gone as soon as the thread has ended."""
+    """Exists only in a thread's local storage, so it is gone as soon as the thread has ended."""
 
     __slots__ = ("__weakref__",)
 
@@ -39,7 +39,7 @@ class ThreadHolder:
         self._name = thread.name
 
     def __str__(self) -> str:
-        """The thread's name; of one that has ended the last name that is known, and that it has ended."""
+        """The thread's name; for an ended thread its last known name with "(ended)"."""
         thread = self._thread()
         if self._mark() is None:
             return f"thread {self._name}{ENDED}"
@@ -52,10 +52,10 @@ _callers: dict[type, Callable[[], ThreadHolder]] = {}
 
 
 def thread_caller() -> Callable[[], ThreadHolder]:
-    """A function that gives the identity of the thread that calls it. Written in C: it costs no Python call.
+    """Return a function that returns the identity of the calling thread. It is written in C and costs no Python call.
 
-    ``threading.local`` is looked up now, not at import: gevent may have replaced it since, and then each greenlet is
-    a caller of its own.
+    ``threading.local`` is looked up here, not at import: gevent may have replaced it since, and then each greenlet is a
+    separate caller.
     """
     base: Any = threading.local
     if base not in _callers:
@@ -86,7 +86,7 @@ class _Named(weakref.ref[Any]):
 def named(holder: Hashable, name_of: Callable[[Any], str]) -> Hashable:
     """The same identity, which still knows the name of a task when the task is gone.
 
-    For the long way only: the name of a task costs more than its identity.
+    Only for the slow path: the name of a task costs more than its identity.
     """
     if not isinstance(holder, weakref.ref):
         return holder
@@ -110,17 +110,17 @@ def name_of_task(holder: object, look: Callable[[Any], tuple[str, bool]]) -> str
 
 
 class _Nobody:
-    """Stands for a task where a coroutine is run by something else."""
+    """Replaces a task if something other than a task runs the coroutine."""
 
 
 NOBODY = _Nobody()
 
 
 def hashable(holder: Hashable) -> Hashable:
-    """The identity; 0 for a caller that is unknown; a stand-in that is equal to nobody's where there is no hash.
+    """The identity; 0 for an unknown caller; a new object, equal to no other, if the identity has no hash.
 
-    The hash of a weak reference is that of its referent. If the referent is gone and nobody has asked before, there is
-    none; and a caller that does not exist any more is equal to none that does.
+    The hash of a weak reference is that of its referent. If the referent is gone and the hash was never computed, there
+    is none. That is correct here, because a caller that no longer exists is equal to no existing one.
     """
     try:
         hash(holder)

@@ -1,9 +1,9 @@
-"""Host names looked up in threads of poolkit's own, so that a caller waits no longer than its time allows.
+"""Resolve host names in poolkit's own threads, so that a caller waits no longer than its timeout.
 
-The system's resolver (``getaddrinfo``) takes no time limit and cannot be interrupted. A driver that calls it in the
-caller's thread keeps that caller for as long as the name servers are silent; asyncio calls it in its default executor,
-whose few threads are then missing for every other name. Here callers of the same name share one lookup, and one that
-hangs takes a bounded number of threads, whoever gives up and asks again.
+The system's resolver (``getaddrinfo``) has no timeout and cannot be interrupted. A driver that calls it in the caller's
+thread blocks that caller for as long as the name servers are silent. asyncio calls it in its default executor, whose
+few threads are then blocked for every other name. Here, callers of the same name share one lookup, and a lookup that
+hangs occupies a bounded number of threads, however often callers give up and retry.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ MOST_THREADS = 3
 """Threads that one name may hold at once."""
 
 PATIENCE = 5.0
-"""Seconds after which a lookup is begun anew beside one that has not ended: its packets may have been lost on a way
-that works again. It is the first pause of glibc's resolver."""
+"""Seconds after which a second lookup starts in parallel to one that has not ended, because its packets may have been
+lost. It equals the first timeout of glibc's resolver."""
 
 _LINGER = 2.0
-"""Seconds for which a thread that has nothing to do waits for the next name: to start one costs five times as much as
-to wake it."""
+"""Seconds for which an idle thread waits for the next name: starting a thread costs five times as much as waking
+one.
+"""
 
 _Key = tuple[Any, ...]
 
 
 class _Lookup:
-    """One name that is being looked up, and who waits for the outcome."""
+    """A lookup of one name, and the callers that wait for its result."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
@@ -49,7 +50,7 @@ class _Lookup:
 
     def result(self) -> list[str]:
         if self.error is not None:
-            raise copy.copy(self.error)  # each caller its own: a traceback is not shared
+            raise copy.copy(self.error)  # each caller gets its own copy, because a traceback must not be shared
         return self.found
 
 
@@ -61,7 +62,7 @@ _idle = 0  # threads that wait for a job, less the jobs that wait for a thread
 
 
 def _begin_anew() -> None:
-    """In a forked child: the threads of the parent are not here."""
+    """In a forked child: start again, because the parent's threads do not exist here."""
     global _lock, _jobs, _idle
     _lock, _jobs, _idle = threading.Lock(), queue.SimpleQueue(), 0
     _lookups.clear()
@@ -73,7 +74,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_name(host: Any) -> bool:
-    """Whether ``host`` may have to be asked for: not an address, a path, nor this machine's own name."""
+    """Whether ``host`` may need a lookup: it is not an address, a path, or this machine's own name."""
     if not isinstance(host, str) or not host or host == "localhost" or host[0] in "/@" or ":" in host:
         return False
     try:
@@ -84,10 +85,10 @@ def is_name(host: Any) -> bool:
 
 
 def addresses(host: Any, port: Any, timeout: float | None, family: int = socket.AF_UNSPEC) -> list[str] | None:
-    """The addresses of ``host`` for a stream connection to ``port``, in the resolver's order; thread-safe.
+    """Return the addresses of ``host`` for a stream connection to ``port``, in the resolver's order. Thread-safe.
 
-    None: the driver can resolve it by itself, because it is no name, or no thread can be had. Raises TimeoutError after
-    ``timeout`` seconds (None: no limit), and what ``getaddrinfo`` raises.
+    None: the driver should resolve it, because it is not a name or no thread can be started. Raises TimeoutError after
+    ``timeout`` seconds (None: no limit), and the errors of ``getaddrinfo``.
     """
     if not is_name(host):
         return None
@@ -106,7 +107,9 @@ def addresses(host: Any, port: Any, timeout: float | None, family: int = socket.
 async def addresses_async(
     host: Any, port: Any, timeout: float | None, family: int = socket.AF_UNSPEC
 ) -> list[str] | None:
-    """As :func:`addresses`, in a task of asyncio or trio. A cancelled caller leaves the lookup to the others."""
+    """As :func:`addresses`, in a task of asyncio or trio. If a caller is cancelled, the lookup continues for the
+    others.
+    """
     if not is_name(host):
         return None
     lookup = _join((host, port, family))
@@ -125,7 +128,7 @@ async def addresses_async(
 
 
 def _parker() -> AsyncParker:
-    """Where the running task sleeps."""
+    """A new parker for the running task."""
     from . import asyncio_
 
     runtime: AsyncRuntime | None = asyncio_.current()
@@ -143,7 +146,7 @@ def _late(host: str, timeout: float | None) -> TimeoutError:
 
 
 def _listen(lookup: _Lookup, wake: Callable[[], object]) -> bool:
-    """Have ``wake`` called at the end of ``lookup``; whether it has ended already."""
+    """Register ``wake`` for the end of ``lookup``. Returns whether the lookup has already ended."""
     with _lock:
         if not lookup.over:
             lookup.wakers.add(wake)
@@ -151,7 +154,7 @@ def _listen(lookup: _Lookup, wake: Callable[[], object]) -> bool:
 
 
 def _join(key: _Key) -> _Lookup | None:
-    """The lookup of this name that is under way, or a new one; None: no thread can be had for it."""
+    """The current lookup of this name, or a new one; None if no thread can be started for it."""
     global _idle
     with _lock:
         now = time.monotonic()
@@ -170,7 +173,7 @@ def _join(key: _Key) -> _Lookup | None:
     try:
         threading.Thread(target=_work, args=(key,), name="poolkit-lookup", daemon=True).start()
     except BaseException as error:
-        _ended(key, OSError(f"no thread to look up {key[0]!r}: {error}"))  # for those who have joined meanwhile
+        _ended(key, OSError(f"no thread to look up {key[0]!r}: {error}"))  # for the callers that have joined meanwhile
         if isinstance(error, RuntimeError):  # none can be started now, or none of this kind (in a subinterpreter)
             return None
         raise
@@ -211,8 +214,8 @@ def _address(place: Any) -> str:
 
 
 def _ended(key: _Key, outcome: list[str] | BaseException) -> None:
-    """A thread has ended: whoever waits for this name has the addresses, whichever thread found them. A failure counts
-    when no other thread is left: it may be an old one, of a lookup that was begun while the network was away.
+    """Handle the end of a thread. The first thread that finds the addresses provides them to all waiting callers. A
+    failure counts only if no other thread is left, because it may come from a lookup that began during an outage.
     """
     with _lock:
         left = _threads.get(key, 0) - 1

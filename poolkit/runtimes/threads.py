@@ -1,4 +1,4 @@
-"""Threads: sleepers, background workers, and the one housekeeping thread of the process."""
+"""The runtime for threads: parkers, background workers, and the housekeeping thread of the process."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .holders import ThreadHolder, name_of_thread, thread_caller
 __all__ = ("ThreadParker", "ThreadRuntime")
 
 LINGER = 2.0
-"""Seconds that a thread without work stays, so that a busy pool does not start one for each job."""
+"""Seconds that an idle thread is kept, so that a busy pool does not start a thread for each job."""
 NAP = 0.05
-"""Seconds that a caller sleeps at a time while no housekeeping thread can be started: it does that work meanwhile."""
+"""Seconds that a caller sleeps at a time while no housekeeping thread can be started; in between it does that work."""
 FEW = 64
-"""Entries of the housekeeper's heap that are never worth a clean-up."""
+"""Entries of the housekeeper's heap below which no clean-up is made."""
 
 _REFUSED = (RuntimeError, MemoryError)  # what Thread() and Thread.start() raise where no thread can be started
 
 
 class ThreadParker:
-    """A lock that is held from the start: waiting is acquiring it, waking is releasing it.
+    """A lock that is held from the start: a wait acquires it, a wake releases it.
 
-    The kind of lock is looked up now and not at import: gevent may have replaced it since then.
+    The lock class is looked up here and not at import, because gevent may have replaced it since then.
     """
 
     __slots__ = ("_lock",)
@@ -49,7 +49,9 @@ class ThreadParker:
         self._lock.acquire(True, -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def wake(self) -> None:
-        """Wake the sleeper. Takes no lock that anybody else can hold: safe in finalizers and signal handlers."""
+        """Wake the sleeper. Takes no lock that another thread can hold, so it is safe in finalizers and signal
+        handlers.
+        """
         try:
             self._lock.release()
         except RuntimeError:
@@ -57,7 +59,7 @@ class ThreadParker:
 
 
 class _Worker:
-    """A daemon thread that runs jobs, one after the other, and leaves when there are none for a while."""
+    """A daemon thread that runs jobs one after the other and ends when there are none for a while."""
 
     __slots__ = ("_home", "_parker", "job")
 
@@ -83,7 +85,7 @@ class _Worker:
             if self.job is None:
                 try:
                     self._home.remove(self)
-                except ValueError:  # somebody took it in this very moment and is about to give it a job
+                except ValueError:  # another thread took this worker at the same moment and is about to give it a job
                     while self.job is None:
                         self._parker.wait(None)
 
@@ -92,10 +94,10 @@ _Entry = tuple[float, int, int, "weakref.ref[Task]"]  # when, number, id of the 
 
 
 class _Housekeeper:
-    """One thread for all pools: sleeps until the next pool has something due, and ends when none has.
+    """One thread for all pools: it sleeps until the next timed work of a pool, and ends when there is none.
 
-    Pools ask from anywhere, a finalizer in the middle of this very code included: they append to an inbox and
-    wake the thread; there is no lock that they could wait for.
+    Pools may ask at any point, even in a finalizer in the middle of this code. They append to an inbox and wake the
+    thread, without a lock that they could wait for.
     """
 
     def __init__(self) -> None:
@@ -128,7 +130,7 @@ class _Housekeeper:
         self._parker.wake()
 
     def adopt(self, old: _Housekeeper) -> None:
-        """Go on with what another one was asked for."""
+        """Take over the requests of an earlier housekeeper."""
         now = time.monotonic()
         for at, ref in [*old._inbox, *((entry[0], entry[3]) for entry in list(old._latest.values()))]:
             task = ref()
@@ -139,7 +141,7 @@ class _Housekeeper:
         self._parker.wake()  # a pool was collected: perhaps nothing is due any more
 
     def _start(self, task: Task) -> bool:
-        """Start the thread; False if that is refused: then nothing is left in the inbox that nobody would read."""
+        """Start the thread. Returns False if that is refused; then the inbox is emptied, because no thread reads it."""
         me, thread = object(), None
         try:
             if self._holder.setdefault(0, me) is me:
@@ -158,7 +160,7 @@ class _Housekeeper:
         return True
 
     def _hand_back(self, task: Task) -> None:
-        """Other pools have asked while ``task`` tried to start the thread: have them notice that there is none."""
+        """Tell the other pools that asked while ``task`` tried to start the thread that there is none."""
         while self._inbox:
             try:
                 _, ref = self._inbox.popleft()
@@ -207,8 +209,8 @@ class _Housekeeper:
             self._tidy()
 
     def _tidy(self) -> None:
-        """Remove what is out of date. Without this each short queue of a busy pool would leave an entry here until
-        its time has come, which may be in half an hour, and each pool that is gone one as long as another is in use.
+        """Remove outdated entries. Otherwise each short queue of a busy pool would leave an entry here until its time,
+        which may be in half an hour, and each pool that is gone would leave one as long as another pool is in use.
         """
         self._due = [entry for entry in self._due if self._latest.get(entry[2]) is entry and entry[3]() is not None]
         self._latest = {entry[2]: entry for entry in self._due}
@@ -216,7 +218,7 @@ class _Housekeeper:
         self._many = max(FEW, 2 * len(self._due))
 
     def _take_due(self, now: float) -> list[weakref.ref[Task]]:
-        """What is due; what is out of date on the way there is dropped."""
+        """The entries that are due; outdated ones before them are dropped."""
         due = []
         while self._due:
             entry = self._due[0]
@@ -249,7 +251,7 @@ class _Housekeeper:
 
 
 class _Process:
-    """The threads of this process; a forked child begins with none."""
+    """The threads of this process; a forked child starts with none."""
 
     def __init__(self) -> None:
         self.made_with = _thread.allocate_lock
@@ -271,11 +273,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def _refused(error: BaseException) -> None:
-    """No thread can be started: say so, once in a process."""
+    """Log once per process that no thread can be started."""
     if not _process.told and "shutdown" not in str(error):  # at the end of the process that is no news
         _process.told = True
         logger.warning(
-            "poolkit: no thread can be started (%s: %s): as long as that is so, the callers of the pools connect, "
+            "poolkit: no thread can be started (%s: %s): until one can, the callers of the pools connect, "
             "close and do the housekeeping themselves",
             type(error).__name__, error,
         )  # fmt: skip
@@ -287,8 +289,8 @@ def _outdated() -> bool:
 
 
 def _current() -> _Process:
-    """The threads of this process; new ones if the old ones are outdated: those would block the one thread in which
-    all greenlets run. They leave by themselves.
+    """The threads of this process. If gevent has patched the locks since they started, new ones are created: the old
+    ones would block the one thread in which all greenlets run. The old ones end by themselves.
     """
     if _outdated():
         old = _process.housekeeper
@@ -298,17 +300,17 @@ def _current() -> _Process:
 
 
 class ThreadRuntime:
-    """The world of :class:`~poolkit.Pool`. Stateless: one instance serves all pools."""
+    """The runtime of :class:`~poolkit.Pool`. Stateless and thread-safe: one instance serves all pools."""
 
     def parker(self) -> ThreadParker:
-        """A place to sleep for the calling thread."""
+        """A new parker for the calling thread."""
         return ThreadParker()
 
     def spawn(self, job: Callable[..., object], *args: Any) -> None:
-        """Run ``job(*args)`` in a daemon thread; in this one if none can be started.
+        """Run ``job(*args)`` in a daemon thread, or in the calling thread if none can be started.
 
-        Nothing is begun once the interpreter goes down: the end of the process closes what is open, and a thread
-        started then never runs, while ``Thread.start`` waits for it for ever (up to Python 3.11).
+        Nothing is started while the interpreter shuts down: the end of the process closes all connections, and up to
+        Python 3.11 ``Thread.start`` would wait forever for a thread that never runs.
         """
         if sys.is_finalizing():
             return
@@ -330,10 +332,10 @@ class ThreadRuntime:
             logger.exception("poolkit: background job failed")
 
     def schedule(self, task: Task, delay: float) -> bool:
-        """Call ``task.run_due()`` in the housekeeping thread in ``delay`` seconds, or sooner; infinity: no more.
+        """Call ``task.run_due()`` in the housekeeping thread in ``delay`` seconds, or sooner; infinity: no call.
 
-        One call is pending for a task at most: an earlier time counts instead of a later one. False if there is no
-        such thread and none can be started now: nobody calls, and the task has to ask again.
+        At most one call is pending for a task: an earlier time replaces a later one. Returns False if there is no such
+        thread and none can be started now; no call is made then, and the task has to ask again.
         """
         return _current().housekeeper.schedule(task, delay)
 

@@ -1,4 +1,4 @@
-"""trio. The only file that imports it."""
+"""The runtime for trio. Only this file imports trio."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class _Timer:
             logger.exception("poolkit: housekeeping failed")
 
     def _collected(self, _ref: weakref.ref[Task]) -> None:
-        """Called by the garbage collector, in any thread: the timer goes with its task."""
+        """Called by the garbage collector, in any thread: cancel the timer together with its task."""
         # not in a forked child: a message to the run would reach the parent's
         if self._sleep is not None and os.getpid() == self._pid:
             try:
@@ -139,11 +139,11 @@ class TrioRuntime:
         return True
 
     def parker(self) -> _Parker:
-        """A place to sleep for the calling task."""
+        """A new parker for the calling task."""
         return _Parker(self._token)
 
     def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``await job(*args)`` in a system task: no nursery of the user's has to wait for it."""
+        """Run ``await job(*args)`` in a system task, so that no nursery of the user has to wait for it."""
         if self.here():
             self._start(job, args)
         else:

@@ -182,7 +182,7 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
         return connection.alive
 
     def needs_reset(self, connection: FakeConnection) -> bool:
-        """Whether somebody left it dirty."""
+        """Whether the connection is dirty and needs a reset."""
         return connection.dirty
 
     def reset(self, connection: FakeConnection) -> None:
@@ -235,7 +235,7 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
         return connection.alive
 
     def needs_reset(self, connection: FakeConnection) -> bool:
-        """Whether somebody left it dirty."""
+        """Whether the connection is dirty and needs a reset."""
         return connection.dirty
 
     async def reset(self, connection: FakeConnection) -> None:

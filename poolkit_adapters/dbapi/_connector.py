@@ -112,8 +112,11 @@ class DbapiConnector(Connector[Any]):
                 with self.watch.limit(connection, left, "setup"):
                     self._setup(connection)
                     connection.commit()  # its settings must survive the first rollback
-            except BaseException:
-                connection.close()
+            except BaseException as error:
+                with contextlib.suppress(Exception):  # pg8000's close() sends a message; the socket may be shut down
+                    connection.close()
+                del connection  # an error that is kept keeps this frame, and with it a socket that is not closed
+                release_locals(error)
                 raise
         return connection
 
@@ -155,6 +158,7 @@ class CheckingConnector(DbapiConnector):
                 done.set()
                 abandoned = id(connection) in self._hung
             if abandoned:
+                error.clear()  # nobody asks for it, and its frames keep the socket
                 self._hung.discard(id(connection))
                 with contextlib.suppress(Exception):  # pg8000's close() sends a message, but the socket is shut down
                     connection.close()

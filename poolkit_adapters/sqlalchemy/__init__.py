@@ -1,20 +1,20 @@
-"""poolkit under SQLAlchemy: ``create_engine(url, poolclass=PoolkitPool)``, and nothing else changes.
+"""poolkit for SQLAlchemy: ``create_engine(url, poolclass=PoolkitPool)``, and nothing else changes.
 
 ====================  ==========================  =====================
-class                 stands in for               used with
+class                 replaces                    used with
 ====================  ==========================  =====================
 PoolkitPool           ``QueuePool``               ``create_engine``
 AsyncPoolkitPool      ``AsyncAdaptedQueuePool``   ``create_async_engine``
 ====================  ==========================  =====================
 
-Both take every argument of the class they stand in for, and every setting of :class:`poolkit.PoolConfig` beside
-them: ``create_engine(url, poolclass=PoolkitPool, pool_size=10, idle_timeout=300, max_lifetime=1800)``.
+Both take every argument of the class that they replace, and every setting of :class:`poolkit.PoolConfig`:
+``create_engine(url, poolclass=PoolkitPool, pool_size=10, idle_timeout=300, max_lifetime=1800)``.
 """
 
 from typing import TYPE_CHECKING, Any
 
 try:
-    import sqlalchemy as _sqlalchemy  # noqa: F401 - the one that tells whether the extra is installed
+    import sqlalchemy as _sqlalchemy  # noqa: F401 - imported to test that the extra is installed
 except ImportError as error:
     from poolkit_adapters._errors import missing_extra
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """What stands behind several servers is imported when it is asked for: most programs have one."""
+    """Import the names for several servers on first use: most programs have one server and need none of them."""
     if name in ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async"):
         from . import _cluster
 

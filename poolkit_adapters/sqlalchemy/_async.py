@@ -59,17 +59,17 @@ class AsyncRecord(Record):
 
 
 class AsyncPoolkitPool(BasePool):
-    """Stands in for ``AsyncAdaptedQueuePool``: ``create_async_engine(url, poolclass=AsyncPoolkitPool)``.
+    """Replaces ``AsyncAdaptedQueuePool``: ``create_async_engine(url, poolclass=AsyncPoolkitPool)``.
 
-    Arguments as :class:`~poolkit_adapters.sqlalchemy.PoolkitPool`. Made anywhere, used in whichever event loop
-    runs: a connection that lives in another loop is replaced, never used. Waiters are served in order, and one
-    who is cancelled passes his turn on. The engine's blocking calls (``warm_up``, ``drain``, ``close``) want
-    a greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
+    Takes the arguments of :class:`~poolkit_adapters.sqlalchemy.PoolkitPool`. May be created anywhere, and used in any
+    running event loop: a connection of another loop is replaced, never used. Waiting callers are served in order, and
+    a cancelled one passes its turn on. The engine's blocking calls (``warm_up``, ``drain``, ``close``) need a
+    greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
     """
 
     _is_asyncio = True
     _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncPoolkitPool"
-    _barging_window = 0.0  # tasks switch so cheaply that nobody need overtake
+    _barging_window = 0.0  # task switches are cheap, so no caller needs to overtake
     _dialect: Any = _AsyncConnDialect()
 
     def _runtime_for_engine(self) -> Runtime:
@@ -109,7 +109,7 @@ class AsyncPoolkitPool(BasePool):
             if record.loop is not loop:
                 self._move(record, loop)
             return record
-        raise self._told(failure)  # out of the except block: the cause is not the context
+        raise self._translate(failure)  # outside the except block, so that the cause does not become the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
         if record.ending is not None and self._still_ends(record, discard):
@@ -119,7 +119,7 @@ class AsyncPoolkitPool(BasePool):
         live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
         if discard:
             self.poolkit.release(record, discard=True)
-        elif not live or record.misled is not None:
+        elif not live or record.wrong_server is not None:
             self._release_useless(record)
         elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
             self._release_in_transaction(record)
@@ -129,14 +129,14 @@ class AsyncPoolkitPool(BasePool):
             self._settle(here.latest)
 
     def dispose(self) -> None:
-        """As of the sync pool; waits until the idle connections are closed, where the caller can wait."""
+        """Do the same as the sync pool, and wait until the idle connections are closed if the caller can wait."""
         self._rest()
         self.poolkit.discard_idle()
         self._settle(*self._runtime.pending())
         self.logger.info("Pool disposed. %s", self.status())
 
     def _settle(self, *tasks: asyncio.Task[None]) -> None:
-        """Wait for closes, as under QueuePool; a cancellation ends the wait but not the close."""
+        """Wait for closes, as QueuePool does. A cancellation ends the wait but not the close."""
         if tasks and running_loop() is not None and in_greenlet():
             await_(asyncio.wait(tasks))
 
@@ -145,8 +145,8 @@ class AsyncPoolkitPool(BasePool):
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         """As in SQLAlchemy, in a task of its own that ends within ``check_timeout`` (see :meth:`_end`).
 
-        Who was cancelled in the middle of a statement comes by here, and anyio cancels him again at every step:
-        in his own task the server would hear neither of the cancelled statement nor of the end of the session.
+        A caller that was cancelled in the middle of a statement gets here, and anyio cancels it again at every step.
+        In its own task the server would learn neither of the cancelled statement nor of the end of the session.
         """
         if running_loop() is None or not in_greenlet():
             super()._close_connection(connection, terminate=terminate)
@@ -160,8 +160,8 @@ class AsyncPoolkitPool(BasePool):
     async def _end(self, connection: Any, *, terminate: bool) -> None:
         """Close a connection; after ``check_timeout`` seconds its socket is shut down, whatever the peer does.
 
-        A peer that has vanished never answers a goodbye, nor a request to stop the statement that still runs.
-        Without the limit the place of the connection would be taken until the operating system gives up.
+        A server that has vanished never replies to a close, or to a request to stop the running statement. Without the
+        limit the slot of the connection would be taken until the operating system gives up.
         """
         limit = self.poolkit.config.check_timeout
         task = asyncio.ensure_future(greenlet_spawn(super()._close_connection, connection, terminate=terminate))
@@ -170,7 +170,7 @@ class AsyncPoolkitPool(BasePool):
         finally:  # also when the loop is about to end and cancels this task
             if not task.done():
                 self.logger.warning(
-                    "Connection %r: the peer did not answer the close in time (check_timeout=%s), hung up",
+                    "Connection %r: the server did not reply to the close within check_timeout=%s, shutting it down",
                     connection, limit,
                 )  # fmt: skip
                 await self._force_end(connection, task)
@@ -195,7 +195,7 @@ class AsyncPoolkitPool(BasePool):
             return connection
 
     def _still_ends(self, record: Record, discard: bool) -> bool:
-        """The slot of a connection that was cut is free when the server has let go of it: size is what exists."""
+        """Return whether a connection is still being ended. Its slot becomes free only after that."""
         task, record.ending = record.ending, None
         if task.done():
             return False
@@ -209,7 +209,7 @@ class AsyncPoolkitPool(BasePool):
         return True
 
     def checkedout(self) -> int:
-        """Slots in use, those being connected included; not those whose connection is just being cut."""
+        """Return the number of slots in use, including connecting ones, but not those that are being ended."""
         return super().checkedout() - len(self._late)
 
     # -- event loops ------------------------------------------------------------------------------------------------
@@ -218,12 +218,12 @@ class AsyncPoolkitPool(BasePool):
         return record.loop is not running_loop()
 
     def _move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
-        """The record's connection lives in another loop: empty the slot, SQLAlchemy reconnects it here."""
+        """Empty the slot of a connection that belongs to another loop. SQLAlchemy reconnects it here."""
         connection, home = record.dbapi_connection, record.loop
         record.loop = loop
         if connection is None or home is None:
             return
-        self.logger.info("Connection %r lives in another event loop; replaced", connection)
+        self.logger.info("Connection %r belongs to another event loop, replacing it", connection)
         record.finalize_callback.clear()
         if self.dispatch.close:
             self.dispatch.close(connection, record)
@@ -232,7 +232,7 @@ class AsyncPoolkitPool(BasePool):
         self._leave(connection, driver, home)
 
     def _leave(self, connection: Any, driver: Any, home: asyncio.AbstractEventLoop) -> None:
-        """Close a connection in its own loop; where that has ended, end it at the socket."""
+        """Close a connection in its own loop, or at its socket if that loop has ended."""
         if home.is_running():
             try:
                 home.call_soon_threadsafe(self._end_at_home, connection)
@@ -275,7 +275,7 @@ class AsyncPoolkitPool(BasePool):
             finally:
                 ping.cancel()  # where the socket could not be reached: psycopg would first ask the peer to stop
                 ping.add_done_callback(_ask_nothing)
-            raise TimeoutError(f"no answer to the ping in {timeout:g} s")
+            raise TimeoutError(f"no reply to the ping within {timeout:g} s")
         return bool(ping.result())
 
     def _roll_back(self, dbapi_connection: Any) -> None:
@@ -289,16 +289,16 @@ class AsyncPoolkitPool(BasePool):
             dbapi_connection.rollback()
         finally:
             timer.cancel()
-        if late:  # the answer came as the time was up: the connection is of no use all the same
+        if late:  # the reply arrived at the deadline, but the socket is already shut down
             raise self._too_late(limit)
 
     def _hang_up_late(self, dbapi_connection: Any, limit: float, late: list[bool]) -> None:
         late.append(True)
-        self._tell_late_rollback(dbapi_connection, limit)
+        self._log_late_rollback(dbapi_connection, limit)
         hang_up(self._driver_of(dbapi_connection))
 
 
 def _ask_nothing(task: asyncio.Future[Any]) -> None:
-    """Take the error of what was abandoned: asyncio would report it as never retrieved."""
+    """Retrieve the error of an abandoned task, which asyncio would otherwise report as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Several servers behind one ``connect()``: an engine for each, and the cluster that chooses."""
+"""Several servers behind one ``connect()``: one engine for each, and the cluster that chooses one."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from ._pool import PoolkitPool
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
 
 _ROLE = "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool"
-_patience: ContextVar[float | None] = ContextVar("poolkit_patience")
+_time_left: ContextVar[float | None] = ContextVar("poolkit_time_left")
 
 
 class NoServerAvailable(exc.OperationalError, NoNodeAvailable):
-    """No server (of the wanted role) can be used: also a :class:`sqlalchemy.exc.OperationalError`."""
+    """No server (of the requested role) is available. Also a :class:`sqlalchemy.exc.OperationalError`."""
 
     def __init__(self, message: str, errors: dict[str, BaseException | None] | None = None) -> None:
         last = [error for error in (errors or {}).values() if error is not None]
@@ -68,14 +68,14 @@ class NoServerAvailable(exc.OperationalError, NoNodeAvailable):
 
 
 CLUSTER_ERRORS = ERRORS.with_rows(
-    Row("clusters: no server, or none of the wanted role, can be used; `errors` holds each one's last error",
+    Row("clusters: no server (of the requested role) is available; `errors` holds the last error of each server",
         NoServerAvailable, (NoNodeAvailable, exc.OperationalError)),
 )  # fmt: skip
-"""Every error that leaves a cluster."""
+"""Every error that a cluster raises."""
 
 
 def role_of(connection: Connection) -> str | None:
-    """The server's role: "primary" if it takes writes, else "replica". PostgreSQL alone; None for other databases."""
+    """Return "primary" if the server accepts writes, else "replica". Only for PostgreSQL; None for other databases."""
     if connection.dialect.name != "postgresql":
         return None
     row = connection.exec_driver_sql(_ROLE).scalar()
@@ -84,7 +84,7 @@ def role_of(connection: Connection) -> str | None:
 
 
 async def role_of_async(connection: AsyncConnection) -> str | None:
-    """As :func:`role_of`."""
+    """Do the same as :func:`role_of` for asyncio."""
     role: str | None = await connection.run_sync(role_of)
     return role
 
@@ -96,12 +96,12 @@ _CREATE_ENGINE = frozenset(
 
 
 def _known(url: URL) -> set[str]:
-    """What ``create_engine`` knows, as far as it can be asked; plugins may know more."""
+    """Return the argument names that ``create_engine`` is known to accept. Plugins may accept more."""
     return {*_CREATE_ENGINE, *get_cls_kwargs(url.get_dialect()), *get_cls_kwargs(Engine), *get_cls_kwargs(PoolkitPool)}
 
 
 def url_of(node: Node, common: URL) -> URL:
-    """The URL of a node: its address is one, or host:port in the place of the common one's."""
+    """Return the URL of a node. Its address is a URL, or a host:port that replaces the one in the common URL."""
     try:
         if "://" in node.address:
             return make_url(node.address)
@@ -113,49 +113,49 @@ def url_of(node: Node, common: URL) -> URL:
 
 
 def _judge(error: BaseException) -> Verdict:
-    """What an error in a block means for the server: only the driver's, as SQLAlchemy tells them."""
-    if getattr(error, "_poolkit_misled", False):
+    """Return what an error in a block means for the server. Only the driver's errors count, wrapped by SQLAlchemy."""
+    if getattr(error, "_poolkit_wrong_server", False):
         return Verdict.RETIRE
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return Verdict.SUSPECT
     return Verdict.KEEP
 
 
-class _WithPatience:
-    """The pool of a node: a caller brings the time that he has left."""
+class _TimedCheckout:
+    """The pool of a node, whose callers wait at most for the time that they have left."""
 
     poolkit: Any
-    _told: Any
+    _translate: Any
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
-            entry: ConnectionPoolEntry = self.poolkit.acquire(_patience.get(None))
+            entry: ConnectionPoolEntry = self.poolkit.acquire(_time_left.get(None))
         except PoolError as error:
             failure = error
         else:
             return entry
-        raise self._told(failure)
+        raise self._translate(failure)
 
 
-class _NodePool(_WithPatience, PoolkitPool):
+class _NodePool(_TimedCheckout, PoolkitPool):
     pass
 
 
-class _AsyncNodePool(_WithPatience, AsyncPoolkitPool):
+class _AsyncNodePool(_TimedCheckout, AsyncPoolkitPool):
     pass
 
 
-def _note_misled(connection: Connection, error: BaseException) -> None:
+def _mark_wrong_server(connection: Connection, error: BaseException) -> None:
     if connection.closed or connection.invalidated:
         return
     record: Any = getattr(connection.connection, "_connection_record", None)
-    if getattr(record, "misled", None) is not None:
-        error._poolkit_misled = True  # type: ignore[attr-defined]
+    if getattr(record, "wrong_server", None) is not None:
+        error._poolkit_wrong_server = True  # type: ignore[attr-defined]
 
 
-def _note_misled_async(connection: AsyncConnection, error: BaseException) -> None:
+def _mark_wrong_server_async(connection: AsyncConnection, error: BaseException) -> None:
     if connection.sync_connection is not None:
-        _note_misled(connection.sync_connection, error)
+        _mark_wrong_server(connection.sync_connection, error)
 
 
 class _ServerBase(NodePool):
@@ -171,11 +171,11 @@ class _ServerBase(NodePool):
 
 class _Server(_ServerBase):
     def lease(self, timeout: float | None) -> NodeLease[Connection]:
-        token = _patience.set(timeout)
+        token = _time_left.set(timeout)
         try:
-            return NodeLease(self.engine.connect(), Connection.close, Connection.invalidate, _note_misled)
+            return NodeLease(self.engine.connect(), Connection.close, Connection.invalidate, _mark_wrong_server)
         finally:
-            _patience.reset(token)
+            _time_left.reset(token)
 
     def limited(self, connection: Connection, timeout: float) -> AbstractContextManager[object]:
         return limit_role_question(connection.connection.driver_connection, timeout)
@@ -183,12 +183,12 @@ class _Server(_ServerBase):
 
 class _AsyncServer(_ServerBase):
     async def lease(self, timeout: float | None) -> AsyncNodeLease[AsyncConnection]:
-        token = _patience.set(timeout)
+        token = _time_left.set(timeout)
         try:
             connection: AsyncConnection = await self.engine.connect()
         finally:
-            _patience.reset(token)
-        return AsyncNodeLease(connection, AsyncConnection.close, AsyncConnection.invalidate, _note_misled_async)
+            _time_left.reset(token)
+        return AsyncNodeLease(connection, AsyncConnection.close, AsyncConnection.invalidate, _mark_wrong_server_async)
 
     async def drain(self, timeout: float | None) -> bool:
         from sqlalchemy.util import greenlet_spawn
@@ -214,12 +214,12 @@ async def _begun_async(connection: AsyncConnection) -> AsyncIterator[AsyncConnec
         yield connection
 
 
-def _told(error: BaseException) -> BaseException:
+def _translate(error: BaseException) -> BaseException:
     return translated(error, "", CLUSTER_ERRORS) if isinstance(error, PoolError) else error
 
 
 class _Plan:
-    """What the two clusters make of their arguments."""
+    """The parsed arguments of a cluster."""
 
     def __init__(self, url: str | URL, pool: PoolConfig | None, options: dict[str, Any]) -> None:
         self._url = make_url(url)
@@ -228,20 +228,27 @@ class _Plan:
         self.has_roles = self._url.get_backend_name() == "postgresql"
 
     def engine(self, create: Callable[..., Any], pool: type[Any], node: Node, name: str) -> Any:
-        """The engine of a node."""
+        """Return the engine of a node."""
         url = url_of(node, self._url)
         return create(url, poolclass=pool, config=self._config, name=f"{name}/{node.name}", **self._options)
 
 
 class PoolkitCluster(Cluster[Connection]):
-    """An engine with a :class:`PoolkitPool` for each of several servers, behind :meth:`connect`.
+    """Several servers, each with an engine and a :class:`PoolkitPool`, behind one :meth:`connect`. Thread-safe.
 
-    ``url``: what the servers share (driver, database, user). ``nodes``: ``host:port`` or URLs,
-    :class:`~poolkit.cluster.Node` objects, or a discovery. ``pool``: the settings of each server's pool. ``cluster``:
-    :class:`~poolkit.cluster.ClusterConfig`. Single settings of the cluster (``wait_for_node=5``) and of the pools
-    (``max_size=5``) may be keywords, which win; ``acquire_timeout`` is the cluster's. Other keywords are
-    ``create_engine``'s; one that is nearly a setting is a :class:`~poolkit.ConfigError`. Roles are found out by
-    :func:`role_of` unless ``roles=False``.
+    Args:
+        url: the part that all servers share (driver, database, user).
+        nodes: ``host:port`` or URLs, :class:`~poolkit.cluster.Node` objects, or a discovery.
+        pool: settings of the pool of each server.
+        cluster: settings of the cluster.
+        roles: whether to ask each server for its role with :func:`role_of`.
+        name: name of the cluster, for messages, statistics and events.
+        listeners: functions called for each :class:`~poolkit.cluster.ClusterEvent`.
+        engine_options: single settings of the cluster (``wait_for_node=5``) and of the pools (``max_size=5``), which
+            override ``cluster`` and ``pool``; ``acquire_timeout`` is the cluster's. All others are ``create_engine``'s.
+
+    Raises:
+        ConfigError: a wrong setting, or a keyword that resembles a setting.
     """
 
     def __init__(
@@ -267,24 +274,25 @@ class PoolkitCluster(Cluster[Connection]):
     def connect(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
     ) -> AbstractContextManager[Connection]:
-        """``with cluster.connect("replica") as connection``: as ``engine.connect()``, on a server of this role.
+        """Connect to a server of this role: ``with cluster.connect("replica") as connection``.
 
-        ``timeout`` None: ``acquire_timeout``. Arguments and errors as :meth:`lease`; errors are SQLAlchemy's, too.
+        Works as ``engine.connect()``. ``timeout`` is in seconds (None: ``acquire_timeout``). Takes the arguments of
+        :meth:`lease`. Its errors inherit from SQLAlchemy's errors too.
         """
         return LeaseBlock(self, nullcontext, timeout=timeout, role=role, key=key)
 
     def begin(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
     ) -> AbstractContextManager[Connection]:
-        """As :meth:`connect`, in a transaction that is committed at the end: as ``engine.begin()``."""
+        """Do the same as :meth:`connect`, in a transaction that is committed at the end, as in ``engine.begin()``."""
         return LeaseBlock(self, _begun, timeout=timeout, role=role, key=key)
 
     def session(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None, **options: Any
     ) -> AbstractContextManager[Session]:
-        """``with cluster.session("primary") as session``: an ORM session on one connection; commit it yourself.
+        """Open an ORM session on one connection: ``with cluster.session("primary") as session``.
 
-        ``options``: of :class:`sqlalchemy.orm.Session` (or give ``class_=``).
+        The caller must commit it. ``options`` are those of :class:`sqlalchemy.orm.Session`, or of ``class_=``.
         """
         kind = options.pop("class_", Session)
         return LeaseBlock(
@@ -292,16 +300,16 @@ class PoolkitCluster(Cluster[Connection]):
         )
 
     def engine(self, node: str) -> Engine:
-        """The engine of a node, for its events, say. KeyError if there is none."""
+        """Return the engine of a node, for example to listen to its events. Raises KeyError if there is none."""
         engine: Engine = self.pool(node).engine
         return engine
 
     def _translated(self, error: BaseException) -> BaseException:
-        return _told(error)
+        return _translate(error)
 
 
 class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
-    """As :class:`PoolkitCluster`, with ``create_async_engine`` and :class:`AsyncPoolkitPool` (asyncio)."""
+    """The twin of :class:`PoolkitCluster` with ``create_async_engine`` and :class:`AsyncPoolkitPool` (asyncio)."""
 
     def __init__(
         self,
@@ -332,7 +340,7 @@ class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
     def begin(
         self, role: str | None = None, *, key: Hashable = None, timeout: float | None = None
     ) -> AbstractAsyncContextManager[AsyncConnection]:
-        """As :meth:`connect`, in a transaction that is committed at the end."""
+        """Do the same as :meth:`connect`, in a transaction that is committed at the end."""
         return AsyncLeaseBlock(self, _begun_async, timeout=timeout, role=role, key=key)
 
     def session(
@@ -345,9 +353,9 @@ class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
         )
 
     def engine(self, node: str) -> AsyncEngine:
-        """The engine of a node. KeyError if there is none."""
+        """Return the engine of a node. Raises KeyError if there is none."""
         engine: AsyncEngine = self.pool(node).engine
         return engine
 
     def _translated(self, error: BaseException) -> BaseException:
-        return _told(error)
+        return _translate(error)

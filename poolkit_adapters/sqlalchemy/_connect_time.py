@@ -1,4 +1,4 @@
-"""How long a connect may take: told to the driver where it can be told, and kept to where the driver does not."""
+"""The time limit of a connect: passed to the driver if possible, and enforced where the driver does not do so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .._handshake import Restore, limit_answers
 __all__ = ("Attempt", "limit_connects", "no_time_limit")
 
 _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
-    # libpq counts in whole seconds, and so does MySQL Connector
+    # libpq and MySQL Connector use whole seconds
     "psycopg": ("connect_timeout", math.ceil),
     "psycopg_async": ("connect_timeout", math.ceil),
     "psycopg2": ("connect_timeout", math.ceil),
@@ -31,53 +31,53 @@ _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
     "mysqldb": ("connect_timeout", math.ceil),
     "mysqlconnector": ("connection_timeout", math.ceil),
 }
-"""The drivers whose own argument for the time to connect is known, and its unit."""
+"""Known connect timeout arguments of drivers, and a function that converts seconds to their unit."""
 
 UNSAID = 130.0
-"""Seconds for a connect where nobody gave a limit: psycopg's default, the longest of these drivers' defaults (asyncpg:
-60; PyMySQL and asyncmy: 10, for TCP alone; aiomysql and pg8000: none)."""
+"""Seconds for a connect if nobody gave a limit: psycopg's default, the longest of these drivers' defaults (asyncpg:
+60; PyMySQL and asyncmy: 10, for TCP only; aiomysql and pg8000: none)."""
 
 
 class Attempt:
-    """One connect: what it may take, and since when."""
+    """One connect: its time limit and its start."""
 
     def __init__(self, config: PoolConfig) -> None:
         written = sources_of(config).get("connect_timeout", DEFAULT).written
         limit = config.connect_timeout
         self.seconds: float | None = UNSAID if limit is None and not written else limit
-        """For the whole of it, "connect" events included; None: no limit."""
+        """Limit of the whole connect in seconds, including "connect" events (None: no limit)."""
         self._begun = time.monotonic()
         self._restore: Restore | None = None
 
     def left(self) -> float | None:
-        """Seconds that are left, not below 0; None: no limit."""
+        """Return the remaining seconds, at least 0 (None: no limit)."""
         return None if self.seconds is None else max(0.0, self._begun + self.seconds - time.monotonic())
 
     def begin(self, driver: str, keywords: dict[str, Any], own: float | None) -> None:
-        """The driver is about to be called with ``keywords``, which allow ``own`` seconds, if anything."""
+        """Prepare ``keywords`` for the driver's connect. ``own`` is the limit in them, in seconds, if any."""
         if own is not None:
             self.seconds = own
         if self.seconds is not None:
             self._restore = limit_answers(driver, keywords, self.seconds)
 
     def opened(self, connection: Any) -> None:
-        """The driver has opened ``connection``; "connect" events follow."""
+        """Restore the limits of ``connection``, which the driver has just opened. "connect" events follow."""
         restore, self._restore = self._restore, None
         if restore is not None:
             restore(connection)
 
 
 def no_time_limit(dialect: Any, creator: Any) -> str:
-    """Why the driver cannot be told how long a connect may take; "" if it can."""
+    """Return why the driver cannot be given a connect timeout, or "" if it can."""
     driver = getattr(dialect, "driver", "?")
     if driver in _ARGUMENTS and getattr(creator, "__module__", "") == "sqlalchemy.engine.create":
         return ""
     who = "your own creator=" if driver in _ARGUMENTS else f"the driver {driver!r}"
-    return f"{who} opens the connections; set the time there (connect_args=...)"
+    return f"{who} opens the connections; set the timeout there (connect_args=...)"
 
 
 def limit_connects(dialect: Any, config: PoolConfig) -> None:
-    """Let ``connect_timeout`` bound each connect, through the driver's own argument. ``connect_args`` win."""
+    """Limit each connect to ``connect_timeout`` through the driver's own argument. ``connect_args`` override it."""
     driver = getattr(dialect, "driver", "")
     if driver in _ARGUMENTS:
         event.listen(dialect, "do_connect", _listener(driver, config.connect_timeout))
@@ -85,13 +85,13 @@ def limit_connects(dialect: Any, config: PoolConfig) -> None:
 
 @lru_cache
 def _listener(driver: str, limit: float | None) -> Callable[..., None]:
-    """The same function for the same limit, so that a recreated pool does not listen twice."""
+    """Return the same function for the same limit, so that a recreated pool does not listen twice."""
     argument, unit = _ARGUMENTS[driver]
 
     def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         own = _seconds(keywords.get(argument))
-        attempt = getattr(record, "attempt", None)  # None: a record of another pool's
-        if attempt is not None:
+        attempt = getattr(record, "attempt", None)
+        if isinstance(attempt, Attempt):  # else it is a record of another pool, or what a caller of _creator has given
             attempt.begin(driver, keywords, own)
         if limit is not None:
             keywords.setdefault(argument, unit(limit))
@@ -100,7 +100,7 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
 
 
 def _seconds(value: Any) -> float | None:
-    """A time limit as the application gave it to the driver (in a URL: a text); None: there is none."""
+    """Return the seconds that the application gave to the driver (in a URL: a string), or None for no limit."""
     try:
         seconds = float(value)
     except (TypeError, ValueError):

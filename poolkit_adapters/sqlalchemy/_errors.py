@@ -1,4 +1,4 @@
-"""Errors that are both poolkit's and SQLAlchemy's, so that existing ``except`` clauses keep working."""
+"""Error classes that inherit from both poolkit's and SQLAlchemy's, so that ``except`` clauses keep working."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ class _Exhausted(exc.TimeoutError):
 
 
 class PoolTimeout(_Exhausted, errors.AcquireTimeout):
-    """No connection within ``pool_timeout``: also a :class:`sqlalchemy.exc.TimeoutError`, code 3o7r."""
+    """No connection became free within ``pool_timeout`` seconds. Also a :class:`sqlalchemy.exc.TimeoutError` (3o7r)."""
 
 
 class PoolServerUnavailable(_Exhausted, errors.ServerUnavailable):
-    """As :class:`PoolTimeout`, where the reason is that no connection can be opened at all."""
+    """``pool_timeout`` expired while no connection could be opened. Also a :class:`sqlalchemy.exc.TimeoutError`."""
 
 
 class PoolBusy(_Exhausted, errors.PoolBusy):
-    """``max_waiting`` callers wait already: also a :class:`sqlalchemy.exc.TimeoutError`."""
+    """``max_waiting`` callers are already waiting. Also a :class:`sqlalchemy.exc.TimeoutError`."""
 
 
 class PoolSuspended(_Exhausted, errors.PoolSuspended):
-    """Suspended with ``fail_fast=True``: also a :class:`sqlalchemy.exc.TimeoutError`."""
+    """The pool is suspended with ``fail_fast=True``. Also a :class:`sqlalchemy.exc.TimeoutError`."""
 
 
 class PoolClosed(exc.InvalidRequestError, errors.PoolClosed):
-    """The engine below the pool was closed: also a :class:`sqlalchemy.exc.InvalidRequestError`."""
+    """The engine of the pool was closed. Also a :class:`sqlalchemy.exc.InvalidRequestError`."""
 
 
 class _Failed(exc.OperationalError):
-    """``orig`` is the driver's error."""
+    """An error of a connect. ``orig`` is the driver's error."""
 
     def __init__(self, message: str, orig: BaseException | None = None, retry_after: float = 0.0) -> None:
         super().__init__(None, None, orig or ConnectionError(message))
@@ -77,102 +77,105 @@ class _Failed(exc.OperationalError):
 
 
 class PoolConnectFailed(_Failed, errors.ConnectFailed):
-    """A connection could not be opened: also a :class:`sqlalchemy.exc.OperationalError`, as ever."""
+    """A connection could not be opened. Also a :class:`sqlalchemy.exc.OperationalError`, as in SQLAlchemy."""
 
 
 class PoolConnectTimeout(_Failed, errors.ConnectTimeout):
-    """Opening a connection took too long: also a :class:`sqlalchemy.exc.OperationalError`, as ever."""
+    """Opening a connection took too long. Also a :class:`sqlalchemy.exc.OperationalError`, as in SQLAlchemy."""
 
 
 class PoolCircuitOpen(_Failed, errors.CircuitOpen):
-    """The breaker is open: also a :class:`sqlalchemy.exc.OperationalError`, as a failed connect is.
+    """The circuit breaker is open. Also a :class:`sqlalchemy.exc.OperationalError`, as a failed connect is.
 
-    ``orig`` is the last error of the driver, ``retry_after`` the seconds until the next try.
+    ``orig`` is the last error of the driver. ``retry_after`` is the number of seconds until the next attempt.
     """
 
 
 class PoolUsageError(exc.InvalidRequestError, errors.UsageError):
-    """A call that is wrong at this place: also a :class:`sqlalchemy.exc.InvalidRequestError`."""
+    """A call that is wrong in this situation. Also a :class:`sqlalchemy.exc.InvalidRequestError`."""
 
 
 class PoolWrongLoop(exc.InvalidRequestError, errors.WrongLoop):
-    """An asynchronous cluster was used from another event loop: also an ``InvalidRequestError``."""
+    """An asynchronous cluster was used from another event loop. Also an ``InvalidRequestError``."""
 
 
 class PoolLeaseOverdue(exc.InvalidRequestError, errors.LeaseOverdue):
-    """The connection that just came back had been out longer than ``leak_after`` (``on_leak="raise"``): also an
-    ``InvalidRequestError``.
+    """The connection that was just returned had been in use longer than ``leak_after`` (``on_leak="raise"``).
+
+    Also an ``InvalidRequestError``.
     """
 
 
 class PoolNotLeased(exc.InvalidRequestError, errors.NotLeased):
-    """A connection that is another process's, or is not out of this cluster: also an ``InvalidRequestError``."""
+    """The connection is another process's, or is not leased from this cluster. Also an ``InvalidRequestError``."""
 
 
 ERRORS = Table(
-    Row("no connection within `pool_timeout`; the message goes on after QueuePool's words with who holds what, since "
-        "when", PoolTimeout, (errors.AcquireTimeout, exc.TimeoutError)),
-    Row("the same, because none can be opened", PoolServerUnavailable, (errors.ServerUnavailable, exc.TimeoutError)),
-    Row("`max_waiting` callers wait already", PoolBusy, (errors.PoolBusy, exc.TimeoutError)),
-    Row("suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, exc.TimeoutError)),
+    Row("no connection became free within `pool_timeout`; the message starts as QueuePool's and adds the longest "
+        "lease and its holder", PoolTimeout, (errors.AcquireTimeout, exc.TimeoutError)),
+    Row("`pool_timeout` expired while no connection could be opened", PoolServerUnavailable,
+        (errors.ServerUnavailable, exc.TimeoutError)),
+    Row("`max_waiting` callers are already waiting", PoolBusy, (errors.PoolBusy, exc.TimeoutError)),
+    Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, exc.TimeoutError)),
     Row("`poolkit.close()` or `drain()` was called", PoolClosed, (errors.PoolClosed, exc.InvalidRequestError)),
-    Row("a connect fails. `orig` is the driver's error, which is of its own class and `poolkit.ConnectFailed`; so is "
-        "an error that SQLAlchemy does not wrap (`raw_connection()`, an `OSError` under asyncpg, one of a `creator`)",
+    Row("a connect fails. `orig` is the driver's error, which keeps its class and is also a `poolkit.ConnectFailed`. "
+        "So is an error that SQLAlchemy does not wrap (`raw_connection()`, an `OSError` under asyncpg, one of a "
+        "`creator`)",
         PoolConnectFailed, (errors.ConnectFailed, exc.OperationalError)),
-    Row("a connect takes too long, where the driver says so by its type", PoolConnectTimeout,
+    Row("a connect takes too long, if the driver has a type for that", PoolConnectTimeout,
         (errors.ConnectTimeout, exc.OperationalError)),
-    Row("the breaker is open; `orig` is the driver's last error", PoolCircuitOpen,
+    Row("the circuit breaker is open; `orig` is the driver's last error", PoolCircuitOpen,
         (errors.CircuitOpen, exc.OperationalError)),
-    Row("a connection is used that was checked out before `fork()`; `release()` of one that is not out of a cluster",
-        PoolNotLeased, (errors.NotLeased, exc.InvalidRequestError)),
-    Row("a statement or a commit on a connection that the pool has closed under its user (`on_leak=\"reclaim\"`, a "
-        "fleet budget that lost its permits, the end of a drain, a rollback without an answer); `orig` is of the "
-        "driver's `OperationalError`",
+    Row("a connection is used that was checked out before `fork()`; `release()` of one that is not leased from a "
+        "cluster", PoolNotLeased, (errors.NotLeased, exc.InvalidRequestError)),
+    Row("a statement or a commit on a connection that the pool closed during its lease (`on_leak=\"reclaim\"`, a fleet "
+        "budget that lost its permits, the end of a drain, a rollback without a reply); `orig` is the driver's "
+        "`OperationalError`",
         exc.OperationalError, (errors.NotLeased, exc.OperationalError)),
-    Row("a connection came back after `leak_after`, with `on_leak=\"raise\"`", PoolLeaseOverdue,
+    Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"`", PoolLeaseOverdue,
         (errors.LeaseOverdue, exc.InvalidRequestError)),
-    Row("an asynchronous cluster is used from a second event loop (a pool serves each)", PoolWrongLoop,
+    Row("an asynchronous cluster is used from a second event loop (a pool serves every loop)", PoolWrongLoop,
         (errors.WrongLoop, exc.InvalidRequestError)),
-    Row("any other call that is wrong", PoolUsageError, (errors.UsageError, exc.InvalidRequestError)),
+    Row("any other wrong call", PoolUsageError, (errors.UsageError, exc.InvalidRequestError)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
-"""Every error that leaves this adapter."""
+"""Every error that this adapter raises."""
 
 
 def translated(error: errors.PoolError, prefix: str, table: Table = ERRORS) -> errors.PoolError:
-    """The error for SQLAlchemy's users; ``prefix`` begins the message of a timeout."""
-    told = table.adapted(error)
-    if told is error:
-        return told
-    if isinstance(told, errors.AcquireTimeout):
-        told.args = (prefix + str(error),)
-    elif isinstance(told, _Failed):
-        told.orig = error.__cause__ or told.orig  # type: ignore[assignment]
-    told.__suppress_context__ = False  # it is raised where nothing is being handled
-    return told
+    """Return an error of the engine with SQLAlchemy's type added. ``prefix`` starts the message of a timeout."""
+    adapted = table.adapted(error)
+    if adapted is error:
+        return adapted
+    if isinstance(adapted, errors.AcquireTimeout):
+        adapted.args = (prefix + str(error),)
+    elif isinstance(adapted, _Failed):
+        adapted.orig = error.__cause__ or adapted.orig  # type: ignore[assignment]
+    adapted.__suppress_context__ = adapted.__cause__ is not None  # as "raise adapted from its cause"
+    return adapted
 
 
 def connect_error(error: Exception) -> BaseException:
-    """The error of a connect, of its own class and poolkit's."""
+    """Return the error of a connect with poolkit's class added to its own."""
     late = isinstance(error, (TimeoutError, asyncio.TimeoutError)) or type(error).__name__ == "ConnectionTimeout"
     return both(errors.ConnectTimeout if late else errors.ConnectFailed, error)
 
 
 def overdue(error: Exception) -> BaseException:
-    """The error of a connect that has used up its time, of its own class and poolkit's."""
+    """Return the error of a connect that exceeded its limit, with poolkit's class added to its own."""
     return both(errors.ConnectTimeout, error)
 
 
 def lease_cut(driver_errors: Any, text: str) -> BaseException:
-    """For whoever uses a connection that its pool has closed, of the driver's kind (``driver_errors``: its module)."""
+    """Return the error for using a connection that its pool has closed. ``driver_errors``: the driver's module."""
     kind = getattr(driver_errors, "OperationalError", None)
     return PoolNotLeased(text) if kind is None else both(errors.NotLeased, kind(text))
 
 
 def join_wrapped(dialect: Any) -> None:
-    """Let SQLAlchemy's error around an error that is poolkit's too be poolkit's as well."""
-    if isinstance(dialect, DefaultDialect):  # a pool that was made by hand has another, without events
+    """Add poolkit's type to SQLAlchemy's error that wraps an error with poolkit's type."""
+    if isinstance(dialect, DefaultDialect):  # a pool created by hand has another dialect, without events
         event.listen(dialect, "handle_error", _join)
 
 
@@ -181,8 +184,8 @@ def _join(context: ExceptionContext) -> BaseException | None:
     if not isinstance(error, errors.PoolError) or wrapped is None:
         return None
     if isinstance(error, errors.NotLeased):
-        context.invalidate_pool_on_disconnect = False  # the pool's own doing: it says nothing of the others
-    if getattr(context, "chained_exception", None) is not None:  # the user's handler has another one
+        context.invalidate_pool_on_disconnect = False  # the pool closed it itself: the other ones are fine
+    if getattr(context, "chained_exception", None) is not None:  # the user's handler replaced it
         return None
     kinds = (errors.ConnectTimeout, errors.ConnectFailed, errors.NotLeased)
     kind = next((kind for kind in kinds if isinstance(error, kind)), None)

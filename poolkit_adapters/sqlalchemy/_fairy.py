@@ -1,11 +1,11 @@
-"""A checkout with SQLAlchemy's meaning at half its price: what is ordinary is done here, all else in the base classes.
+"""SQLAlchemy's checkout at half the cost: the common case is handled here, all other cases in the base classes.
 
-A checked-out connection is SQLAlchemy's ``_ConnectionFairy``. Of the time of a connect() and close() on QueuePool more
-than half goes into what surrounds the queue: ``weakref.finalize`` (pure Python), a second weak reference, and a dozen
-calls that find nothing to do. Here one weak reference (:class:`Tie`) is both ``record.fairy_ref`` and the finalizer,
-and the calls are made only when there is something for them to do. No rule stands here twice: whatever is out of the
-ordinary (a ping, a listener, a log line, an empty or outdated record, a failed reset, a dropped connection) is handed
-to the base class's own function in the same state in which it would have found it.
+A checked-out connection is SQLAlchemy's ``_ConnectionFairy``. More than half of the time of connect() and close() on
+QueuePool is spent outside the queue: ``weakref.finalize`` (pure Python), a second weak reference, and a dozen calls
+that have nothing to do. Here one weak reference (:class:`CheckoutRef`) is both ``record.fairy_ref`` and the finalizer,
+and the calls are made only when they have something to do. No rule is duplicated. Every other case (a ping, a
+listener, a log line, an empty or outdated record, a failed reset, a dropped connection) goes to the base class's own
+function, in the state that it expects.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ _finalize: Any = base._finalize_fairy
 _TAKES_REF = "ref" in inspect.signature(_finalize).parameters  # SQLAlchemy 2.0
 _rollback: Any = base.reset_rollback
 
-_ties: set[Tie] = set()
-"""Those of checked-out connections: a weak reference that is collected together with its object calls nobody."""
+_checkout_refs: set[CheckoutRef] = set()
+"""References to checked-out connections, kept alive here: a weak reference that is garbage collected together with its
+object does not call its callback."""
 
 
-class Tie(weakref.ref["Fairy"]):
-    """From a record to the fairy that has it checked out; when that one is collected, the record comes back."""
+class CheckoutRef(weakref.ref["Fairy"]):
+    """A record's reference to the fairy that has it checked out. If the fairy is collected, the record is returned."""
 
     __slots__ = ("record",)
 
     record: Record
 
     def detach(self) -> None:
-        """There is nothing left to come back (SQLAlchemy's name, as in ``weakref.finalize``)."""
-        _ties.discard(self)
+        """Do not return the record any more (SQLAlchemy's name, as in ``weakref.finalize``)."""
+        _checkout_refs.discard(self)
 
 
-def _collected(tie: weakref.ref[Any]) -> None:
-    """The fairy of a connection was dropped without close(): SQLAlchemy's own clean-up, with its warnings."""
-    assert isinstance(tie, Tie)
-    _ties.discard(tie)
-    record = tie.record
-    if record.fairy_ref is not tie:
-        return  # checked in, or checked out anew
+def _collected(ref: weakref.ref[Any]) -> None:
+    """Run SQLAlchemy's own clean-up, with its warnings, for a fairy that was dropped without close()."""
+    assert isinstance(ref, CheckoutRef)
+    _checkout_refs.discard(ref)
+    record = ref.record
+    if record.fairy_ref is not ref:
+        return  # checked in, or checked out again
     pool = record.pool
     echo = pool._should_log_debug()
     if _TAKES_REF:
-        _finalize(None, record, pool, tie, echo, transaction_was_reset=False)
+        _finalize(None, record, pool, ref, echo, transaction_was_reset=False)
     else:
         _finalize(None, record, pool, echo, transaction_was_reset=False, is_gc_cleanup=True)
 
@@ -65,27 +66,27 @@ class Fairy(_Base):
     """A checked-out connection of a poolkit pool."""
 
     _failure: BaseException | None = None
-    """What the reset has failed with; SQLAlchemy's clean-up is to find that out by itself."""
+    """The error of the reset, which SQLAlchemy's clean-up then raises again and handles."""
 
-    # in place of that of the base class, which makes a weakref.finalize
+    # replaces that of the base class, which creates a weakref.finalize
     def __init__(self, pool: BasePool, dbapi_connection: Any, record: Record, echo: Any) -> None:
         self._pool = pool
         self._counter = 0
         self.dbapi_connection = dbapi_connection
         self._connection_record = record
         self._echo = echo
-        tie = Tie(self, _collected)
-        tie.record = record
-        _ties.add(tie)
-        self._finalizer: Any = tie
-        record.fairy_ref = tie  # type: ignore[assignment]
+        ref = CheckoutRef(self, _collected)
+        ref.record = record
+        _checkout_refs.add(ref)
+        self._finalizer: Any = ref
+        record.fairy_ref = ref  # type: ignore[assignment]
 
     def rollback(self) -> None:
-        """As without this method, but found at once."""
+        """Roll back. This method saves the lookup through ``__getattr__``."""
         self.dbapi_connection.rollback()
 
     def commit(self) -> None:
-        """As :meth:`rollback`."""
+        """Commit. This method saves the lookup through ``__getattr__``."""
         self.dbapi_connection.commit()
 
     def _reset(self, *arguments: Any, **keywords: Any) -> None:
@@ -94,7 +95,7 @@ class Fairy(_Base):
         super()._reset(*arguments, **keywords)
 
     def detach(self) -> None:
-        """As in SQLAlchemy: the connection is its holder's, the pool has its place back."""
+        """Take the connection out of the pool, as in SQLAlchemy. Its slot becomes free."""
         super().detach()
         self._finalizer.detach()
 
@@ -107,11 +108,11 @@ class Fairy(_Base):
     def _checkin(self, transaction_was_reset: bool = False) -> None:
         record: Any = self._connection_record
         pool: Any = self._pool
-        tie = self._finalizer
+        ref = self._finalizer
         connection: Any = self.dbapi_connection
-        if record is None or record.fairy_ref is not tie or connection is None or self._echo or pool.dispatch.reset:
+        if record is None or record.fairy_ref is not ref or connection is None or self._echo or pool.dispatch.reset:
             super()._checkin(transaction_was_reset)
-            _ties.discard(tie)  # SQLAlchemy 2.0 does not know of it
+            _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
             return
         how = pool._reset_on_return
         try:
@@ -120,37 +121,35 @@ class Fairy(_Base):
                     pool._dialect.do_rollback(self)
             elif how is base.reset_commit:
                 pool._dialect.do_commit(self)
-        except BaseException as error:  # noqa: BLE001  raised again by _reset, where SQLAlchemy deals with it
+        except BaseException as error:  # noqa: BLE001  re-raised by _reset, where SQLAlchemy handles it
             self._failure = error
         if self._failure is not None:
             try:
                 super()._checkin(transaction_was_reset)
             finally:
-                self._failure = None  # no cycle: whoever drops the fairy has it collected at once
-            _ties.discard(tie)  # SQLAlchemy 2.0 does not know of it
+                self._failure = None  # avoids a cycle, so that a dropped fairy is collected at once
+            _checkout_refs.discard(ref)  # SQLAlchemy 2.0 does not know of it
             return
         if record.finalize_callback or pool.dispatch.checkin:
             record.checkin()
         else:
             record.fairy_ref = None
             pool._do_return_conn(record)
-        _ties.discard(tie)
+        _checkout_refs.discard(ref)
         self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
 
 
 class BoundedFairy(Fairy):
-    """One whose driver has a peer: what vanished never answers a rollback."""
+    """A fairy whose driver has a server, which may vanish and never reply to a rollback."""
 
     def rollback(self) -> None:
-        """As without this method, but with a limit. Each reset of a connection comes by here, and so does
-        SQLAlchemy's ``Connection.close()`` in a transaction.
-        """
+        """Roll back with a time limit. Every reset, and ``Connection.close()`` in a transaction, calls this."""
         pool: Any = self._pool
         pool._roll_back(self.dbapi_connection)
 
 
 class _BoundedPings:
-    """A pool, and its dialect, as SQLAlchemy's checkout is to see them: the ping of ``pre_ping`` has a limit."""
+    """Wraps a pool and its dialect for SQLAlchemy's checkout, and gives the ping of ``pre_ping`` a time limit."""
 
     def __init__(self, pool: BasePool, record: Record) -> None:
         self._pool = pool
@@ -167,7 +166,7 @@ class _BoundedPings:
 
 
 def check_out(pool: BasePool) -> Any:
-    """A connection, checked out: what ``_ConnectionFairy._checkout(pool)`` gives."""
+    """Check a connection out and return it, as ``_ConnectionFairy._checkout(pool)`` does."""
     record: Any = pool._do_get()
     dbapi_connection = record.dbapi_connection
     started = record.starttime
@@ -187,7 +186,7 @@ def check_out(pool: BasePool) -> Any:
     fairy = pool._fairy(pool, dbapi_connection, record, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", dbapi_connection)
-    if pool._pre_ping and pool._server:  # one that was made by hand knows no ping, and SQLAlchemy says so
+    if pool._pre_ping and pool._server:  # a pool created by hand has no ping, and SQLAlchemy raises an error
         asking: Any = _BoundedPings(pool, record)
         return _Base._checkout(asking, fairy=fairy)
     if pool._pre_ping or pool.dispatch.checkout:

@@ -1,4 +1,4 @@
-"""What runs once for a pool, on its first connection, while several event loops use that pool."""
+"""A lock for the code that runs once per pool, on its first connection, when several event loops use the pool."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ._greenlets import GreenletRuntime, running_loop
 __all__ = ("OneAtATime",)
 
 _LOOK = 0.5
-"""Seconds until a waiter looks whether the loop of the one in front has ended."""
+"""Seconds after which a waiter checks whether the event loop of the lock's owner has ended."""
 
 
 class OneAtATime:
-    """A lock for greenlets of any event loop; ``with`` waits in the caller's own loop.
+    """A lock for greenlets of any event loop. ``with`` waits in the caller's own loop.
 
-    SQLAlchemy guards its "connect" listeners until they have run once. Its lock is an ``asyncio.Lock``, which belongs
-    to one loop: greenlets of another raise RuntimeError, or are never woken.
+    SQLAlchemy holds a lock until its "connect" listeners have run once. That is an ``asyncio.Lock``, which belongs to
+    one loop: greenlets of another loop get RuntimeError, or are never woken.
     """
 
     def __init__(self, runtime: GreenletRuntime) -> None:
         self._runtime = runtime
-        self._lock = threading.Lock()  # held for a few lines that never switch
+        self._lock = threading.Lock()  # held only for a few lines without a greenlet switch
         self._held = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: deque[Any] = deque()
@@ -41,7 +41,7 @@ class OneAtATime:
                 parker.wait(_LOOK)
             except BaseException:
                 if not self._leave(parker):
-                    self._wake_next()  # it was this one's turn
+                    self._wake_next()  # this waiter was woken already, so pass the lock on
                 raise
             self._leave(parker)
 

@@ -1,4 +1,4 @@
-"""SQLAlchemy's way to be asynchronous: synchronous code in greenlets, which switch to the event loop to wait."""
+"""A runtime for SQLAlchemy's asyncio mode: synchronous code in greenlets, which switch to the event loop to wait."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def _in_greenlet() -> bool:
 
 
 in_greenlet: Callable[[], bool] = getattr(concurrency, "in_greenlet", _in_greenlet)
-"""Whether the calling code may wait."""
+"""Return whether the calling code may wait."""
 _current_task = asyncio.current_task
 _greenlet_spawn = util.greenlet_spawn
 
 
 class _Parker:
-    """Where a greenlet sleeps: a future of the loop that runs when it goes to sleep, not when the pool was made."""
+    """Puts a greenlet to sleep on a future of the event loop that runs at that moment."""
 
     __slots__ = ("_future", "_loop", "_woken")
 
@@ -50,12 +50,12 @@ class _Parker:
         self._woken = False
 
     def wait(self, timeout: float | None) -> None:
-        """Sleep until woken or ``timeout`` seconds have passed; a cancellation is raised from here."""
+        """Sleep until woken or until ``timeout`` seconds have passed. Raises a cancellation of the task."""
         loop = running_loop()
         if loop is None:
             nothing = _nothing()
             try:
-                await_(nothing)  # raises MissingGreenlet: nobody can wait here
+                await_(nothing)  # raises MissingGreenlet, because this code cannot wait
             finally:
                 nothing.close()
             return
@@ -63,7 +63,7 @@ class _Parker:
         future = self._future = loop.create_future()
         timer = None
         try:
-            if not self._woken:  # set by another thread before it looked for our future
+            if not self._woken:  # another thread sets it before it reads self._future
                 if timeout is not None:
                     timer = loop.call_later(timeout, _finish, future)
                 await_(future)
@@ -85,7 +85,7 @@ class _Parker:
         try:
             loop.call_soon_threadsafe(_finish, future)
         except RuntimeError:
-            pass  # the loop is closed: nobody sleeps there any more
+            pass  # the loop is closed, so nothing sleeps there
 
 
 def _finish(future: asyncio.Future[None]) -> None:
@@ -97,24 +97,24 @@ async def _nothing() -> None: ...
 
 
 class _Here(threading.local):
-    """Of the thread: several loops may use one pool at once, each in a thread of its own."""
+    """State of a thread: several event loops, each in its own thread, may use one pool at the same time."""
 
     loop: asyncio.AbstractEventLoop | None = None
-    """In which a connection was asked for last."""
+    """The loop of the last acquire."""
     leftover: asyncio.Task[None] | None = None
-    """The end of the connect that was abandoned last; taken at once by the engine."""
+    """The task that ends the last abandoned connect. The engine takes it at once."""
     latest: asyncio.Task[None] | None = None
-    """The background task that was started last; who wants to wait for his own looks right after."""
+    """The background task that was started last. A caller reads it directly after starting its own."""
 
     def forget(self) -> None:
-        """From here on the latest one is one of the caller's."""
+        """Clear the latest task, so that the next one is the caller's."""
         self.latest = None
 
 
 class GreenletRuntime:
-    """The world of an :class:`~.AsyncPoolkitPool`: greenlets of whichever event loop runs.
+    """The runtime of an :class:`~.AsyncPoolkitPool`: greenlets of any event loop.
 
-    ``loop`` is its home, where timers run: the first loop that used the pool, until that one ends.
+    Timers run in the home loop, ``loop``: the first loop that used the pool, until that loop ends.
     """
 
     def __init__(self) -> None:
@@ -125,13 +125,13 @@ class GreenletRuntime:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.here = _Here()
         self._thread = thread_caller()
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
         self._due: float | None = None
-        self._timer: asyncio.TimerHandle | None = None  # the one that is set in the home loop
+        self._timer: asyncio.TimerHandle | None = None  # the timer set in the home loop
         self._pool: weakref.ref[Task] | None = None
 
     def enter(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Another loop than the home runs here: it becomes the home if that one has ended."""
+        """Make the running loop the home loop if the home loop has ended."""
         home = self.loop
         if loop is None or (home is not None and home.is_running()):
             return
@@ -139,11 +139,11 @@ class GreenletRuntime:
         self._set_timer()
 
     def parker(self) -> _Parker:
-        """A place to sleep for the calling greenlet."""
+        """Return a parker for the calling greenlet."""
         return _Parker()
 
     def spawn(self, job: Callable[..., object], *args: Any, **keywords: Any) -> None:
-        """Run ``job(*args)`` in a greenlet of a task of its own; where no loop runs at all, here."""
+        """Run ``job(*args)`` in a greenlet of a new task, or directly if no loop is running."""
         loop = running_loop()
         if loop is not None:
             self._start(loop, job, args, keywords)
@@ -154,7 +154,7 @@ class GreenletRuntime:
                 home.call_soon_threadsafe(self._start, home, job, args, keywords)
                 return
             except RuntimeError:
-                pass  # it has just ended
+                pass  # the loop has just ended
         job(*args, **keywords)
 
     def _start(
@@ -176,12 +176,12 @@ class GreenletRuntime:
         return task
 
     def pending(self) -> list[asyncio.Task[None]]:
-        """The background tasks of the running loop that are not done."""
+        """Return the background tasks of the running loop that are not done."""
         loop = running_loop()
         return [task for task in tuple(self._tasks) if task.get_loop() is loop]
 
     def schedule(self, task: Task, delay: float) -> None:
-        """Call ``task.run_due()`` in the home loop in ``delay`` seconds; infinity: no more."""
+        """Call ``task.run_due()`` in the home loop in ``delay`` seconds. Infinity cancels the call."""
         due = time.monotonic() + delay
         if due < math.inf:
             self._pool = weakref.ref(task, self._collected)
@@ -197,10 +197,10 @@ class GreenletRuntime:
             try:
                 home.call_soon_threadsafe(self._set_timer)
             except RuntimeError:
-                pass  # the next loop that comes by takes it over
+                pass  # the next loop that uses the pool takes the timer over
 
     def _set_timer(self) -> None:
-        """In the home loop: one timer, for the time that is due now."""
+        """Set the only timer, in the home loop, to the time that is due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -208,16 +208,16 @@ class GreenletRuntime:
             self._timer = self.loop.call_later(max(0.0, self._due - time.monotonic()), self._run_due)
 
     def _collected(self, _ref: weakref.ref[Task]) -> None:
-        """Called by the garbage collector, in any thread: the timer goes with its pool."""
+        """Cancel the timer of a collected pool. The garbage collector calls this, in any thread."""
         self._due = None
         if self._timer is not None and self.loop is not None:  # a forked child has forgotten them
             try:
                 self.loop.call_soon_threadsafe(self._set_timer)
             except RuntimeError:
-                pass  # the loop is closed, and with it its timers
+                pass  # the loop is closed, and so are its timers
 
     def nudge(self, task: Inbox) -> None:
-        """Call ``task.run_inbox()`` in the home loop soon, if it runs."""
+        """Call ``task.run_inbox()`` soon in the home loop, if that is running."""
         if self.loop is not None and self.loop.is_running():
             try:
                 self.loop.call_soon_threadsafe(_run_inbox, weakref.ref(task))
@@ -231,19 +231,19 @@ class GreenletRuntime:
             task.run_due()
 
     def caller(self) -> Hashable:
-        """Identity of the current task, or of the thread where there is none."""
+        """Return the identity of the current task, or of the thread if there is none."""
         loop = self.here.loop
         return self._thread() if loop is None else weakref.ref(_current_task(loop))
 
     def outer_frame(self) -> FrameType | None:
-        """Where the frames of the running greenlet go on: with the coroutine that switched to it."""
-        greenlets: Any = import_module("greenlet")  # not needed by those who never come here
+        """Return the frame of the coroutine that switched to the running greenlet, where its frames continue."""
+        greenlets: Any = import_module("greenlet")  # imported here, because most programs never need it
         parent = greenlets.getcurrent().parent
         frame: FrameType | None = None if parent is None else parent.gr_frame
         return frame
 
     def name_of(self, caller: Any) -> str:
-        """The name of the task, or of the thread."""
+        """Return the name of the task or of the thread."""
         return name_of_task(caller, _look) if isinstance(caller, weakref.ref) else name_of_thread(caller)
 
 
@@ -269,7 +269,7 @@ _buried: list[object] = []
 
 
 def _after_fork_in_child() -> None:
-    """The parent's loop does not run here, whatever it says of itself; waking it would write to a shared pipe."""
+    """Forget the parent's loop. It claims to run, but does not run here, and waking it would write to a shared pipe."""
     for runtime in list(_runtimes):
         _buried.append((runtime.loop, runtime._tasks))
         runtime._forget_everything()

@@ -1,9 +1,9 @@
-"""Connecting by name: the name is looked up beside the caller, within the time that there is to connect.
+"""Resolves host names in a separate thread, within the time limit of the connect.
 
-The drivers ask the system's resolver in the calling thread, which nothing can interrupt, or in the few threads of the
-event loop's default executor. See :mod:`poolkit.runtimes.names`. psycopg and psycopg2 are given the addresses. The
-others have no argument for an address beside the name that TLS needs: they look the name up once more when it is known
-that the resolver answers.
+The drivers call the system's resolver in the calling thread, where nothing can interrupt it, or in one of the few
+threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`. psycopg and psycopg2 get the addresses.
+The other drivers have no argument for an address besides the name, which TLS needs. They resolve the name again, after
+this module has checked that the resolver answers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import event
 
+from poolkit import PoolConfig
 from poolkit.runtimes.names import addresses, addresses_async, is_name
 
 from .._libpq import Hosts, hosts_of
@@ -23,8 +24,8 @@ _LIBPQ = ("psycopg", "psycopg_async", "psycopg2", "psycopg2cffi")
 
 
 def look_up_first(dialect: Any) -> None:
-    """Let each connect of this dialect look its host up here. More than once is as once."""
-    if getattr(dialect, "name", "sqlite") != "sqlite":  # SQLite has no host; a pool made by hand no real dialect
+    """Make each connect of this dialect resolve its host here. Further calls have no effect."""
+    if getattr(dialect, "name", "sqlite") != "sqlite":  # SQLite has no host; a pool created by hand has no dialect
         event.listen(dialect, "do_connect", _look_up)
 
 
@@ -32,7 +33,7 @@ def _look_up(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]
     if arguments:
         return  # a connection string, in the driver's own way
     limit = _time(record)
-    if dialect.driver in _LIBPQ:
+    if getattr(dialect, "driver", "") in _LIBPQ:
         hosts = hosts_of(keywords)
         if hosts is not None:
             for place in hosts.names:
@@ -51,17 +52,17 @@ def _look_up(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]
     except TimeoutError as error:
         raise _late(dialect, error) from error
     except (OSError, UnicodeError):
-        return  # the driver finds the same, and has its own words for it
+        return  # the driver fails in the same way and raises its own error
 
 
 def _tell(dialect: Any, hosts: Hosts) -> None:
-    """Raise if there is none left that answers in time; of a name that does not exist libpq tells in its own words."""
+    """Raise an error if no name was resolved in time. For a name that does not exist libpq raises its own error."""
     if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
         raise _late(dialect, hosts.error) from hosts.error
 
 
 def _late(dialect: Any, error: TimeoutError) -> Exception:
-    """A driver's error, which SQLAlchemy reports as one."""
+    """Return an error of the driver's class, which SQLAlchemy then wraps."""
     kind = getattr(dialect.dbapi, "OperationalError", TimeoutError)
     late: Exception = kind(str(error))
     return late
@@ -75,8 +76,8 @@ def _addresses(host: str, port: Any, limit: float | None) -> list[str] | None:
 
 
 def _time(record: Any) -> float | None:
-    """Seconds to connect: the pool's ``connect_timeout``, or how long a caller may wait where that is shorter."""
+    """Return the seconds for the connect: the shorter one of ``connect_timeout`` and ``acquire_timeout``."""
     config = getattr(getattr(getattr(record, "pool", None), "poolkit", None), "config", None)
-    if config is None:
+    if not isinstance(config, PoolConfig):  # a record of another pool's, or what a caller of _creator has given
         return None
     return min((seconds for seconds in (config.connect_timeout, config.acquire_timeout) if seconds), default=None)

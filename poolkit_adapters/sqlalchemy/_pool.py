@@ -1,4 +1,4 @@
-"""PoolkitPool: SQLAlchemy's pool interface over the engine. SQLAlchemy keeps its fairies, events, reset and ping."""
+"""PoolkitPool: SQLAlchemy's pool interface on poolkit's engine. SQLAlchemy's fairies, events, reset and ping remain."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _THREADS = ThreadRuntime()
 
 
 class BasePool(SQLAlchemyPool):
-    """What the sync and the async pool share."""
+    """The common part of the sync and the async pool."""
 
     poolkit: Pool[Record]
-    """The engine's pool: ``stats()``, ``explain()``, ``clear()``, ``drain()``, ``reconfigure()``, ``warm_up()`` ..."""
+    """The engine: ``stats()``, ``explain()``, ``clear()``, ``drain()``, ``reconfigure()``, ``warm_up()``, ..."""
 
     _barging_window: float | None = None
     _emptied = False
@@ -47,7 +47,7 @@ class BasePool(SQLAlchemyPool):
         max_overflow: int = MAX_OVERFLOW,
         timeout: float | None = TIMEOUT,
         use_lifo: bool = False,
-        # create_engine() passes on what it finds among the positional names of this signature, hence no "*"
+        # no "*": create_engine() passes on only the names of positional parameters
         config: PoolConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Any] = (),
@@ -97,9 +97,9 @@ class BasePool(SQLAlchemyPool):
         checked = settled.check_after_idle is not None or settled.keepalive is not None
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
-            self._pre_ping = False  # the engine pings, and only what was idle for that long
+            self._pre_ping = False  # the engine pings, and only connections idle for that long
         connector = (CheckedRecordConnector if checked else RecordConnector)(self)
-        connector.counted = kw.get("_dispatch") is None  # else this is recreate(): the application has made no pool
+        connector.counted = kw.get("_dispatch") is None  # otherwise recreate() created it, not the application
         self.poolkit = Pool(
             connector,
             settled,
@@ -112,23 +112,23 @@ class BasePool(SQLAlchemyPool):
         look_up_first(self._dialect)
         watch(self._dialect)
         join_wrapped(self._dialect)
-        self._resting: dict[str, tuple[Any, Source]] = {}  # while another pool is in this one's place: its own settings
-        self._server: str = getattr(self._dialect, "name", "")  # a pool that was made by hand knows none
+        self._resting: dict[str, tuple[Any, Source]] = {}  # this pool's own settings while another pool replaces it
+        self._server: str = getattr(self._dialect, "name", "")  # "": a pool created by hand
         self._fairy = BoundedFairy if self._server not in ("", "sqlite") else Fairy
         self._in_transaction = transaction_test(self._dialect, self._reset_on_return)
 
     def _runtime_for_engine(self) -> Runtime:
         raise NotImplementedError
 
-    # -- what SQLAlchemy asks of a pool -----------------------------------------------------------------------------
+    # -- SQLAlchemy's interface of a pool ---------------------------------------------------------------------------
 
     def connect(self) -> PoolProxiedConnection:
-        """A connection, checked out; its ``close()`` gives it back. Raises SQLAlchemy's errors, as QueuePool does."""
+        """Check a connection out. Its ``close()`` gives it back. Raises SQLAlchemy's errors, as QueuePool does."""
         fairy: PoolProxiedConnection = check_out(self)
         return fairy
 
     def _should_wrap_creator(self, creator: Any) -> Any:
-        """As in SQLAlchemy, and tell the record when the driver has opened its connection."""
+        """Do the same as SQLAlchemy, and notify the record when the driver has opened its connection."""
         create: Any = super()._should_wrap_creator(creator)
 
         def opened(record: Any) -> Any:
@@ -144,12 +144,12 @@ class BasePool(SQLAlchemyPool):
         return record
 
     def _overdue(self, attempt: Attempt) -> BaseException:
-        """What a connect ends with that has used up its time, also of the driver's kind, which callers catch."""
+        """Return the error of a connect that exceeded its limit. It has the driver's class, which callers catch."""
         kind: Any = getattr(getattr(self._dialect, "dbapi", None), "OperationalError", TimeoutError)
         return overdue(kind(f"no connection in {attempt.seconds:g} s (connect_timeout)"))
 
     def _leftover(self) -> Any:
-        """What the connect that has just failed has left at the server, as a task; None: nothing."""
+        """Return the task that ends what the last failed connect left on the server, or None."""
         return None
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -157,12 +157,12 @@ class BasePool(SQLAlchemyPool):
             return self.poolkit.acquire()
         except PoolError as error:
             failure = error
-        raise self._told(failure)  # out of the except block: the cause is not the context
+        raise self._translate(failure)  # outside the except block, so that the cause does not become the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
         if discard:
             self.poolkit.release(record, discard=True)
-        elif record.misled is not None or record.dbapi_connection is None:
+        elif record.wrong_server is not None or record.dbapi_connection is None:
             self._release_useless(record)
         elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
             self._release_in_transaction(record)
@@ -170,24 +170,25 @@ class BasePool(SQLAlchemyPool):
             self.poolkit.release(record)
 
     def _release_in_transaction(self, record: Record) -> None:
-        """What SQLAlchemy's reset has left in a transaction is closed: the next user's commit would be lost in it."""
+        """Close a connection that is in a transaction after the reset: the next user's commit would be lost."""
         record.broken = OpenTransaction("still in a transaction after the reset")
         self.poolkit.release(record, discard=True)
 
     def _release_useless(self, record: Record) -> None:
-        """A slot whose server only reads: it and its like are replaced. An empty one stays, as under QueuePool.
+        """Release a record without a usable connection.
 
-        Not where there is a breaker: SQLAlchemy fills an empty slot without asking the engine, which would never
-        hear of a failed attempt.
+        If its server is read-only, it and the older ones are replaced. An empty slot stays, as in QueuePool. With a
+        circuit breaker it is closed: SQLAlchemy fills an empty slot without the engine, which would never learn of a
+        failed attempt.
         """
-        error, record.misled = record.misled, None
+        error, record.wrong_server = record.wrong_server, None
         if error is not None:
             self.poolkit.release(record, error=error)
         else:
             self.poolkit.release(record, discard=self.poolkit.config.breaker is not None)
 
-    def _told(self, error: PoolError) -> Exception:
-        """SQLAlchemy's error for an engine's error; a timeout begins with the words that people grep their logs for."""
+    def _translate(self, error: PoolError) -> Exception:
+        """Return SQLAlchemy's error for an engine's error. A timeout starts with QueuePool's text, for log searches."""
         timeout = self.timeout()
         return translated(
             error,
@@ -196,14 +197,14 @@ class BasePool(SQLAlchemyPool):
         )
 
     def recreate(self) -> SQLAlchemyPool:
-        """A new pool with the settings that are in effect now; events, listeners and name are carried over."""
+        """Return a new pool with the current settings, events, listeners and name."""
         self.logger.info("Pool recreating")
         config = self._config()
         size, overflow = queue_sizes(config)
         timeout, lifo = config.acquire_timeout, config.order == "lifo"
         known = sources_of(config)
 
-        def again(setting: str, value: Any) -> Any:  # what was a default in this pool is one in the next
+        def again(setting: str, value: Any) -> Any:  # a default in this pool is a default in the next
             return value if value is None or known.get(setting, DEFAULT).written else driver_default(value)
 
         sizes: dict[str, Any] = {
@@ -230,10 +231,10 @@ class BasePool(SQLAlchemyPool):
         )
 
     def dispose(self) -> None:
-        """Close the idle connections. Those in use go on; the pool stays usable.
+        """Close the idle connections. Those in use stay open, and the pool stays usable.
 
-        After ``Engine.dispose()``, which puts another pool in this one's place, those in use are closed when they
-        come back; under QueuePool they stay open in the abandoned pool until they are collected.
+        After ``Engine.dispose()``, which replaces this pool, connections in use are closed when they are returned. In
+        QueuePool they stay open in the old pool until they are garbage collected.
         """
         self._rest()
         self.poolkit.discard_idle()
@@ -241,15 +242,15 @@ class BasePool(SQLAlchemyPool):
         self.logger.info("Pool disposed. %s", self.status())
 
     def _config(self) -> PoolConfig:
-        """The settings that are meant, also while the pool rests."""
+        """Return the pool's own settings, even while it is suspended by :meth:`_rest`."""
         config = self.poolkit.config
         return combine(self._resting, base=config) if self._resting else config
 
     def _rest(self, *, succeeded: bool = False) -> None:
-        """Keep no ``min_size`` until somebody asks this pool for a connection again.
+        """Keep no ``min_size`` until the next checkout from this pool.
 
-        ``succeeded``: another pool took over, so what is in use now is closed when it comes back. After dispose()
-        nothing is kept at all: a connect that was under way then would stay open in the abandoned pool.
+        ``succeeded``: another pool has replaced this one, so connections in use are closed when they are returned.
+        After dispose() the pool keeps nothing at all, because a connect in progress would stay open in the old pool.
         """
         own = self._config()
         changes = {"min_size": 0, "max_idle": 0} if succeeded and self._emptied else {"min_size": 0}
@@ -274,38 +275,38 @@ class BasePool(SQLAlchemyPool):
         return self._do_get()
 
     def status(self) -> str:
-        """The numbers below in QueuePool's words."""
+        """Return the following numbers in QueuePool's format."""
         return (
             f"Pool size: {self.size()}  Connections in pool: {self.checkedin()} "
             f"Current Overflow: {self.overflow()} Current Checked out connections: {self.checkedout()}"
         )
 
     def size(self) -> int:
-        """Connections that are kept: ``pool_size``; 0: no limit."""
+        """Return how many connections are kept: ``pool_size`` (0: no limit)."""
         return queue_sizes(self._config())[0]
 
     def timeout(self) -> float | None:
-        """Seconds that a caller waits: ``pool_timeout``; None: for ever."""
+        """Return how many seconds a caller waits: ``pool_timeout`` (None: no limit)."""
         return self.poolkit.config.acquire_timeout
 
     def checkedin(self) -> int:
-        """Slots that wait in the pool, with or without a live connection."""
+        """Return the number of idle slots, with or without a live connection."""
         return self.poolkit.stats().idle
 
     def checkedout(self) -> int:
-        """Slots in use, those being connected included."""
+        """Return the number of slots in use, including those that are connecting."""
         stats = self.poolkit.stats()
         return stats.size - stats.idle - stats.closing
 
     def overflow(self) -> int:
-        """Open slots beyond ``pool_size``; negative while there are fewer; 0 where there is no limit."""
+        """Return the number of slots above ``pool_size``: negative if there are fewer, 0 if there is no limit."""
         size = self.size()
         return self.poolkit.stats().size - size if size else 0
 
-    # -- what the connector asks ------------------------------------------------------------------------------------
+    # -- called by the connector ------------------------------------------------------------------------------------
 
     def _elsewhere(self, record: Record) -> bool:
-        """Whether the record's connection cannot be used here (it lives in another event loop)."""
+        """Return whether the record's connection belongs to another event loop and cannot be used here."""
         return False
 
     def _move(self, record: Record, loop: Any) -> None:
@@ -313,23 +314,25 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
-        """Ask the server, within ``timeout`` seconds; a pool without a dialect has no question to ask."""
+        """Ping the server within ``timeout`` seconds. A pool without a dialect has no ping."""
         raise NotImplementedError
 
     def _roll_back(self, dbapi_connection: Any) -> None:
-        """Roll back, within :func:`rollback_limit`: a place must not be taken for good by a peer that has vanished."""
+        """Roll back within :func:`rollback_limit`, so that a vanished server cannot block a slot forever."""
         raise NotImplementedError
 
-    def _tell_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
-        self.logger.warning("Connection %r: no answer to the rollback in %g s, hung up", dbapi_connection, limit)
+    def _log_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
+        self.logger.warning(
+            "Connection %r: no reply to the rollback within %g s, closing the connection", dbapi_connection, limit
+        )
 
     def _too_late(self, limit: float) -> BaseException:
-        """What a rollback ends with that was answered in the moment in which its connection was hung up."""
-        text = f"pool {self.poolkit.name!r}: no answer to the rollback in {limit:g} s, the connection was hung up"
+        """Return the error of a rollback whose reply arrived just when its connection was shut down."""
+        text = f"pool {self.poolkit.name!r}: no reply to the rollback within {limit:g} s, so the connection was closed"
         return lease_cut(getattr(self._dialect, "loaded_dbapi", None), text)
 
     def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
-        """The ping of ``pre_ping``: no answer within ``check_timeout`` is a failed one."""
+        """Run the ping of ``pre_ping``. It fails if there is no reply within ``check_timeout`` seconds."""
         try:
             return self._ping(record, dbapi_connection, self.poolkit.config.check_timeout)
         except TimeoutError as error:
@@ -345,13 +348,13 @@ class BasePool(SQLAlchemyPool):
 
 
 class WatchedRecord(Record):
-    """Its connect ends in time also where "connect" events wait for a server that does not answer."""
+    """A record whose connect ends in time even if "connect" events wait for a server that does not reply."""
 
     pool: PoolkitPool
     _watched: Any = None
 
     def opened(self, connection: Any) -> None:
-        """See :meth:`Record.opened`. From here on the socket can be shut down when the time is up."""
+        """Do the same as :meth:`Record.opened`. From now on the socket is shut down at the deadline."""
         super().opened(connection)
         left = None if self.attempt is None else self.attempt.left()
         if left is not None:
@@ -359,7 +362,7 @@ class WatchedRecord(Record):
             self.pool._watch.begin(connection, left)
 
     def over(self) -> bool:
-        """See :meth:`Record.over`."""
+        """Do the same as :meth:`Record.over`."""
         connection, self._watched = self._watched, None
         if connection is None:
             return False
@@ -368,16 +371,16 @@ class WatchedRecord(Record):
 
 
 class PoolkitPool(BasePool):
-    """Stands in for :class:`sqlalchemy.pool.QueuePool`: ``create_engine(url, poolclass=PoolkitPool)``.
+    """Replaces :class:`sqlalchemy.pool.QueuePool`: ``create_engine(url, poolclass=PoolkitPool)``.
 
     Takes QueuePool's arguments, with the same meaning and default (``pool_size``, ``max_overflow``, ``timeout``,
-    ``use_lifo``, ``recycle``, ``pre_ping``, ``reset_on_return``, ...; create_engine's names have ``pool_`` before
-    some of them), and besides them every setting of :class:`poolkit.PoolConfig`, ``config=`` for all at once,
-    ``name`` (default: ``logging_name``), ``listeners`` and ``debug`` of :class:`poolkit.Pool`. Without any of
-    poolkit's own it keeps QueuePool's ways: no lifetime, no idle timeout, no check unless ``pre_ping`` asks.
+    ``use_lifo``, ``recycle``, ``pre_ping``, ``reset_on_return``, ...). In create_engine some of them start with
+    ``pool_``. Also takes every setting of :class:`poolkit.PoolConfig`, ``config=`` for all of them, and ``name``
+    (default: ``logging_name``), ``listeners`` and ``debug`` of :class:`poolkit.Pool`. Without settings of poolkit it
+    behaves as QueuePool does: no lifetime, no idle timeout, no check except ``pre_ping``.
 
-    Thread-safe, and safe after ``fork()``: the child begins empty, and a connection that was checked out can
-    only be put away there. Raises :class:`~poolkit.ConfigError` for settings that cannot be meant.
+    Thread-safe, and safe after ``fork()``: the child starts with an empty pool, and can only drop a connection that was
+    checked out before. Raises :class:`~poolkit.ConfigError` for wrong settings.
     """
 
     _is_asyncio = False
@@ -388,7 +391,7 @@ class PoolkitPool(BasePool):
         return _THREADS
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        """As in SQLAlchemy; nobody shuts its socket down any more, whose number may be another one's from here on."""
+        """Close as in SQLAlchemy, and end the time limit first: another socket may get the descriptor from here on."""
         self._watch.end(connection)
         super()._close_connection(connection, terminate=terminate)
 
@@ -407,6 +410,6 @@ class PoolkitPool(BasePool):
         finally:
             late = self._watch.end(dbapi_connection)
             if late:
-                self._tell_late_rollback(dbapi_connection, limit)
-        if late:  # the answer came as the time was up: the connection is of no use all the same
+                self._log_late_rollback(dbapi_connection, limit)
+        if late:  # the reply arrived at the deadline, but the socket is already shut down
             raise self._too_late(limit)

@@ -1,4 +1,4 @@
-"""After a failover old sessions may find themselves on a server that only reads: they are replaced when they return."""
+"""Replaces connections to a server that turned out to be read-only, as after a failover, when they are returned."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ("ReadOnlyServer", "watch")
 _READ_ONLY_TRANSACTION = "25006"  # PostgreSQL documentation, appendix A
 
 
-class ReadOnlyServer(Exception):  # never raised: it tells the engine why a record comes back
-    """The server behind the connection refuses to write."""
+class ReadOnlyServer(Exception):  # never raised: it tells the engine why a record is returned
+    """The server of the connection refuses writes."""
 
 
 def watch(dialect: Any) -> None:
-    """Notice errors of this dialect that say so; of PostgreSQL, which alone tells a standby from a wish to read."""
+    """Watch for errors of a read-only server. Only PostgreSQL distinguishes a standby from a read-only transaction."""
     if getattr(dialect, "name", "") == "postgresql":
         event.listen(dialect, "handle_error", _notice)
 
@@ -28,15 +28,15 @@ def _notice(context: ExceptionContext) -> None:
         return
     fairy: Any = context.connection.connection
     record: Any = getattr(fairy, "_connection_record", None)
-    # a Record of ours; another pool may serve the same dialect
-    if hasattr(record, "misled") and _is_wrong(record.driver_connection):
-        record.misled = ReadOnlyServer()
+    # only for poolkit's Record: another pool may use the same dialect
+    if hasattr(record, "wrong_server") and _is_wrong(record.driver_connection):
+        record.wrong_server = ReadOnlyServer()
 
 
 def _is_wrong(driver: Any) -> bool:
-    """Whether the server is read-only, rather than that this transaction was meant to be.
+    """Return whether the server is read-only, and not only this transaction.
 
-    PostgreSQL 14 and later report it; "off" in both: the application itself asked for a read-only transaction.
+    PostgreSQL 14 and later report both settings. If both are "off", the application asked for a read-only transaction.
     """
     pgconn = getattr(driver, "pgconn", None)
     if pgconn is not None:  # psycopg
@@ -47,5 +47,5 @@ def _is_wrong(driver: Any) -> bool:
     settings = getattr(driver, "get_settings", None)
     if settings is None:
         return False
-    told = settings()  # asyncpg
-    return any(getattr(told, name, None) != "off" for name in ("in_hot_standby", "default_transaction_read_only"))
+    reported = settings()  # asyncpg
+    return any(getattr(reported, name, None) != "off" for name in ("in_hot_standby", "default_transaction_read_only"))

@@ -1,4 +1,4 @@
-"""From QueuePool's arguments and poolkit's settings to one PoolConfig, and what each of them means here."""
+"""Combines QueuePool's arguments and poolkit's settings into one PoolConfig."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ TIMEOUT: float = driver_default(30.0)
 _DRIVER = "QueuePool"
 _DEFAULT = by_default(_DRIVER)
 _QUEUEPOOLS: dict[str, tuple[Any, Source]] = {
-    "order": ("fifo", _DEFAULT),  # pool_use_lifo=True or order="lifo" lets the surplus age
-    "max_lifetime": (None, _DEFAULT),  # pool_recycle is QueuePool's way, tested at checkout
-    "idle_timeout": (None, _DEFAULT),  # it keeps pool_size connections for ever
-    "check_after_idle": (None, _DEFAULT),  # it never checks without pool_pre_ping
-    "max_connecting": (None, _DEFAULT),  # each caller connects for itself: no further limit than the size
+    "order": ("fifo", _DEFAULT),  # with pool_use_lifo=True or order="lifo" surplus connections stay unused
+    "max_lifetime": (None, _DEFAULT),  # QueuePool has pool_recycle, tested at checkout
+    "idle_timeout": (None, _DEFAULT),  # QueuePool keeps pool_size connections forever
+    "check_after_idle": (None, _DEFAULT),  # QueuePool never checks without pool_pre_ping
+    "max_connecting": (None, _DEFAULT),  # each caller connects itself, so only the size is a limit
 }
 _UNUSED: dict[str, tuple[Any, str]] = {
     "start": (
         "lazy",
-        "create_engine() finishes its set-up only after the pool is made; call engine.pool.poolkit.warm_up() instead",
+        "create_engine() completes its setup after the pool is created; call engine.pool.poolkit.warm_up() instead",
     ),
 }
 
 
 class EngineConfig(PoolConfig):
-    """Without the doubt about a check that nobody has asked for."""
+    """A configuration without the warning about a check that is not enabled."""
 
     def doubts(self) -> list[str]:
         checks = self.check_after_idle is not None or self.keepalive is not None
@@ -72,10 +72,10 @@ def settle(
     barging_window: float | None = None,
     no_time_limit: str = "",
 ) -> PoolConfig:
-    """The settings of a pool: QueuePool's defaults or ``config``, then its arguments and single settings, which win.
+    """Return the settings of a pool: QueuePool's defaults or ``config``, overridden by arguments and single settings.
 
-    ``barging_window``: the default of this class. ``no_time_limit``: why the driver cannot be told a
-    ``connect_timeout``, if it cannot. Raises ConfigError where one thing is said twice or cannot be meant.
+    ``barging_window`` is the default of this class. ``no_time_limit`` is the reason why the driver cannot be given a
+    ``connect_timeout``, if so. Raises ConfigError for a wrong setting, or one that is given twice.
     """
     settings = {name: value for name, value in given.items() if value is not UNSET}
     written = layer_of(config)
@@ -93,36 +93,39 @@ def settle(
         found["order"] = "lifo", by_argument("use_lifo")
     unused = {**_UNUSED, "connect_timeout": (None, no_time_limit)} if no_time_limit else _UNUSED
     found |= layer(settings)
-    if found["barging_window"][0] is None:  # "the usual for threads, or for tasks", which this class knows
+    if found["barging_window"][0] is None:  # None means the default of this class
         found["barging_window"] = barging_window, found["barging_window"][1]
     return combine(set_aside(found, unused, "SQLAlchemy", portable=("connect_timeout",)), base=EngineConfig())
 
 
 def effective(config: PoolConfig) -> PoolConfig:
-    """What a pool makes of a config, with nothing else given."""
+    """Return the settings that a pool uses if only this config is given."""
     return settle(POOL_SIZE, MAX_OVERFLOW, TIMEOUT, False, config, {})
 
 
 def _once(argument: str, given: bool, value: object, setting: str, settings: Mapping[str, Any]) -> None:
     if given and setting in settings:
         raise ConfigError(
-            f"{argument}={value!r} and {setting}={settings[setting]!r} are the same setting: give one of them", setting
+            f"{argument}={value!r} and {setting}={settings[setting]!r} are the same setting; give only one of them",
+            setting,
         )
 
 
 def _sizes(
     pool_size: int, max_overflow: int, config: PoolConfig | None, settings: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Source]]:
-    """QueuePool's two numbers as ``max_size`` and ``max_idle``."""
+    """Return QueuePool's two numbers as ``max_size`` and ``max_idle``."""
     size_given, overflow_given = not is_default(pool_size), not is_default(max_overflow)
     _whole("pool_size", pool_size, 0, "0 or more (0: no limit)")
-    if pool_size != 0:  # QueuePool does not look at it otherwise
+    if pool_size != 0:  # QueuePool ignores max_overflow otherwise
         _whole("max_overflow", max_overflow, -1, "0 or more, or -1 (no limit)")
     _once("max_overflow", overflow_given, max_overflow, "max_size", settings)
     _once("pool_size", size_given, pool_size, "max_idle", settings)
     if config is not None and overflow_given and not size_given:
         raise ConfigError(
-            f"max_overflow={max_overflow!r} beside config= needs pool_size= too: overflow over what?", "max_overflow"
+            f"max_overflow={max_overflow!r} with config= needs pool_size= too, because it is the number of connections "
+            "above pool_size",
+            "max_overflow",
         )
     if (config is not None or "max_size" in settings) and not size_given:
         return {}
@@ -144,6 +147,6 @@ def _whole(name: str, value: object, low: int, right: str) -> None:
 
 
 def queue_sizes(config: PoolConfig) -> tuple[int, int]:
-    """``pool_size`` and ``max_overflow`` of a configuration, in QueuePool's terms (0, -1: no limit)."""
+    """Return ``pool_size`` and ``max_overflow`` of a configuration, in QueuePool's terms (0, -1: no limit)."""
     size = config.max_idle if config.max_idle is not None else config.max_size or 0
     return size, -1 if config.max_size is None else config.max_size - size

@@ -1,8 +1,8 @@
-"""Whether a connection that comes back is still in a transaction: the driver knows, SQLAlchemy only believes.
+"""Tests with the driver whether a returned connection is still in a transaction.
 
-SQLAlchemy's reset rolls back the transaction that it has begun. Where it does not know of one (its ``begin`` was
-cancelled half-way, the application sent BEGIN itself in autocommit mode), the next user would work inside that
-transaction, and what that user commits would never be seen by anybody.
+SQLAlchemy's reset rolls back the transactions that SQLAlchemy has started. It may not know of one: its ``begin`` was
+cancelled half-way, or the application sent BEGIN itself in autocommit mode. The next user would then work inside that
+transaction, and its commits would be lost.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ("OpenTransaction", "transaction_test")
 Test = Callable[[Any], bool]
 
 
-class OpenTransaction(Exception):  # never raised: the reason that SQLAlchemy's "invalidate" event and log line tell
-    """The connection came back in the middle of a transaction."""
+class OpenTransaction(Exception):  # never raised: the reason in SQLAlchemy's "invalidate" event and log line
+    """The connection was returned in the middle of a transaction."""
 
 
-_BUSY = frozenset({1, 2, 3})  # libpq's PQTRANS_ACTIVE, INTRANS, INERROR; a dead connection (4) is in none
+_BUSY = frozenset({1, 2, 3})  # libpq's PQTRANS_ACTIVE, INTRANS, INERROR; a dead connection (4) has no transaction
 
 
 def _psycopg(driver: Any) -> bool:
@@ -33,7 +33,7 @@ def _psycopg2(driver: Any) -> bool:
 
 
 def _asyncpg(driver: Any) -> bool:
-    # after a cancelled statement, which may have been the BEGIN, the server's answer is still on its way
+    # after a cancelled statement, which may be the BEGIN, the server's reply has not arrived yet
     return bool(driver.is_in_transaction() or driver._protocol._is_cancelling())
 
 
@@ -73,15 +73,15 @@ _TESTS: dict[str, Test] = {
     "pysqlcipher": _attribute,
     "pysqlite": _attribute,
 }
-"""By the name of SQLAlchemy's driver. None of them asks the server. The other drivers (pyodbc, mysqlclient, ...)
-do not tell."""
+"""Tests by the name of SQLAlchemy's driver. None of them sends the server anything. Other drivers (pyodbc,
+mysqlclient, ...) do not report it."""
 
 
 def transaction_test(dialect: Any, reset: Any) -> Test | None:
-    """How to ask a DBAPI connection of this dialect whether it is in a transaction; None: there is no way.
+    """Return a test whether a DBAPI connection of this dialect is in a transaction, or None if there is no test.
 
-    ``reset``: the pool's ``reset_on_return``. With None the application asked for open transactions to be handed
-    on; what is refused even then is a transaction that SQLAlchemy's own adapter does not know of (asyncpg).
+    ``reset`` is the pool's ``reset_on_return``. With None the application wants open transactions passed on. Even then
+    a transaction is refused that SQLAlchemy's own adapter does not know of (asyncpg).
     """
     test = _TESTS.get(getattr(dialect, "driver", ""))
     if test is None:
@@ -94,14 +94,14 @@ def transaction_test(dialect: Any, reset: Any) -> Test | None:
     def in_transaction(connection: Any) -> bool:
         try:
             return of_driver(connection if unwrap is None else unwrap(connection))
-        except Exception:  # noqa: BLE001  closed, or made by a creator= of the application's: it does not tell
+        except Exception:  # noqa: BLE001  it is closed, or the application's creator= made an unknown type
             return False
 
     return in_transaction
 
 
 def _unknown_to_adapter(connection: Any) -> bool:
-    """asyncpg: the server is in a transaction that SQLAlchemy will never commit: it has not seen its beginning."""
+    """Return whether asyncpg is in a transaction that SQLAlchemy will never commit, because it did not start it."""
     try:
         known = connection._transaction is not None and getattr(connection, "_started", True)  # the latter in 2.0
         return not known and connection.isolation_level != "autocommit" and _asyncpg(connection._connection)

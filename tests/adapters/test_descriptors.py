@@ -1,4 +1,4 @@
-"""A process without a free descriptor is told so, whatever its driver says (libpq: nothing at all)."""
+"""A process without a free descriptor gets an error that says so, even if its driver (libpq) reports nothing."""
 
 from __future__ import annotations
 

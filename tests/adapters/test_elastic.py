@@ -179,7 +179,7 @@ def test_a_full_server_is_recognised_through_every_driver(server: PostgresServer
 
 
 def test_sqlalchemy_backs_off_too(small: str) -> None:
-    """There the caller connects by himself and hears of the refusal; the next ones share what is left."""
+    """There the caller itself connects and gets the refusal; later callers share the remaining connections."""
     url = small.replace("postgresql:", "postgresql+psycopg:")
     engine = create_engine(url, poolclass=PoolkitPool, max_size=12, autoscale=AutoscaleConfig(up_delay=0, max_wait=0))
 

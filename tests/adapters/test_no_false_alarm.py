@@ -37,7 +37,7 @@ Servers = dict[str, Any]
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(_churn, "_churn", Churn(limit=LIMIT))
-    gc.collect()  # what earlier tests have left is told of before
+    gc.collect()  # so that leftovers of earlier tests are reported before
     Pool(FakeConnector()).close()
     caplog.clear()
     caplog.set_level(logging.WARNING, "poolkit.churn")
@@ -149,7 +149,7 @@ def a_loop_after_another(servers: Servers, times: int) -> None:
         httpx_async_begun_anew, sqlalchemy_dispose, sqlalchemy_recreate, sqlalchemy_async_dispose, a_loop_after_another,
     ],
 )  # fmt: skip
-def test_what_no_application_did_is_not_told_of(
+def test_pools_that_the_application_did_not_create_cause_no_warning(
     act: Callable[[Servers, int], None], servers: Servers, log: pytest.LogCaptureFixture
 ) -> None:
     act(servers, LIMIT * 2)
@@ -178,7 +178,9 @@ def test_the_pools_of_a_redis_cluster_are_those_of_one_client(
 
 
 @pytest.mark.parametrize("kind", [PoolkitConnectionPool, AsyncPoolkitConnectionPool, PoolkitTransport])
-def test_pools_that_the_application_makes_again_and_again_are_told_of(kind: Any, log: pytest.LogCaptureFixture) -> None:
+def test_pools_that_the_application_creates_repeatedly_cause_a_warning(
+    kind: Any, log: pytest.LogCaptureFixture
+) -> None:
     for _ in range(LIMIT):
         kind()
     assert [message for message in log.messages if "pools were made at" in message and __file__ in message]

@@ -1,4 +1,4 @@
-"""Classes of callers through every adapter, on real servers: the driver's API is as ever, the class in the context."""
+"""Classes of callers in every adapter, on real servers: the driver's API is unchanged, the class is in the context."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_shares_hold_on_a_server_under_load(adapter: str, servers: Servers) -> N
 
 
 def test_bulk_work_in_a_storm_never_delays_a_health_check_beyond_its_own_query(postgres: PostgresServer) -> None:
-    """Every check finds its own connection free: none of them ever stands in the queue."""
+    """Every check finds its own connection free, so none of them waits in the queue."""
     database = PooledDatabase(psycopg, postgres.url, max_size=3, classes=CLASSES)
     over = threading.Event()
 

@@ -138,7 +138,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def written(place: str, name: str, value: Any, folder: Path) -> tuple[dict[str, Any], str]:
-    """Arguments for an adapter that hold the setting, and the source that is to be told."""
+    """Arguments for an adapter that hold the setting, and the source that must be reported."""
     if place == "keyword":
         return {name: value}, "keyword"
     if place == "config":
@@ -198,7 +198,7 @@ def test_what_is_written_is_in_effect_or_refused(
             found = make(**given).describe()[name]
             if applies:
                 tasks = (adapter, name, value) == ("sqlalchemy async", "barging_window", None)
-                assert found.value == (0.0 if tasks else value), label  # nobody overtakes among tasks
+                assert found.value == (0.0 if tasks else value), label  # tasks never overtake
                 assert found.source.removesuffix(", without effect for sqlite3") == source, label
             else:
                 assert found.value == unused[name], label
@@ -211,7 +211,7 @@ def test_what_is_written_is_in_effect_or_refused(
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_what_nobody_wrote_is_named_as_a_default(adapter: str) -> None:
+def test_a_setting_that_was_not_given_has_a_default_as_its_source(adapter: str) -> None:
     for name, setting in ADAPTERS[adapter]().describe().items():
         assert isinstance(setting, Setting)
         assert "default" in setting.source or setting.source.startswith("not used by "), (name, setting)
@@ -284,7 +284,7 @@ def test_two_words_for_one_setting_that_contradict_each_other(
         ("sqlalchemy", {"pool_timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
     ],
 )
-def test_a_drivers_argument_wins_over_config_where_the_page_says_so(
+def test_a_drivers_argument_overrides_config_as_documented(
     adapter: str, given: dict[str, Any], name: str, value: Any, source: str
 ) -> None:
     config = PoolConfig(max_size=8, max_idle=2, acquire_timeout=3.0)

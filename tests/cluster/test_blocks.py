@@ -121,7 +121,7 @@ def world(request: pytest.FixtureRequest) -> World:
     return World(request.param)
 
 
-def test_a_block_takes_its_lease_when_it_begins_and_gives_it_back_after_the_inner_one(world: World) -> None:
+def test_a_block_takes_its_lease_when_entered_and_returns_it_after_the_inner_context_manager(world: World) -> None:
     async def scenario() -> None:
         block = world.block(lambda connection: _Inner(world.log))
         assert world.log == []
@@ -140,7 +140,9 @@ def test_a_null_context_gives_the_connection_itself(world: World) -> None:
 
 
 @pytest.mark.parametrize("end", ["begin", "end"])
-def test_an_inner_one_that_fails_gives_the_lease_back_and_speaks_against_the_node(world: World, end: str) -> None:
+def test_an_inner_context_manager_that_fails_returns_the_lease_and_counts_against_the_node(
+    world: World, end: str
+) -> None:
     async def scenario() -> None:
         with pytest.raises(ConnectionError, match=end):
             await world.through(world.block(lambda connection: _Inner(world.log, fails=end)))

@@ -62,7 +62,9 @@ def of_sqlalchemy(nodes: list[str]) -> Any:
         of_sqlalchemy,
     ],
 )  # fmt: skip
-def test_many_nodes_are_no_churn(make: Callable[[list[str]], Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cluster_of_many_nodes_is_not_reported_as_misuse(
+    make: Callable[[list[str]], Any], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "poolkit.churn"):
         cluster = make(NODES[:1])
         cluster.update(NODES)
@@ -71,7 +73,7 @@ def test_many_nodes_are_no_churn(make: Callable[[list[str]], Any], caplog: pytes
     assert [record.getMessage() for record in caplog.records if record.name == "poolkit.churn"] == []
 
 
-def test_pools_that_are_made_again_and_again_are_told_of_after_a_cluster_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_pools_created_again_and_again_are_reported_after_a_cluster_too(caplog: pytest.LogCaptureFixture) -> None:
     of_pools(NODES).close()
     with caplog.at_level(logging.WARNING, "poolkit.churn"):
         for _ in range(20):

@@ -121,8 +121,8 @@ async def test_leases_spread_over_all_nodes_up_to_their_limits(flavour: str) -> 
             await rig.give(lease)
 
 
-async def test_a_node_that_refuses_costs_no_caller_his_lease(flavour: str) -> None:
-    """Connecting fails: another node, within the same call; after three failures it is out, and it comes back."""
+async def test_a_node_that_refuses_connections_fails_no_lease(flavour: str) -> None:
+    """After a failed connect the same call uses another node; three failures eject the node, and it comes back."""
     async with Rig(
         flavour, "a", "b", balance="round_robin", pool={"backoff": BackoffConfig(base=0.001, cap=0.01)}
     ) as rig:
@@ -145,8 +145,8 @@ async def test_a_node_that_refuses_costs_no_caller_his_lease(flavour: str) -> No
         assert kinds.index(ClusterEventKind.NODE_EJECTED) < kinds.index(ClusterEventKind.NODE_USABLE)
 
 
-async def test_broken_leases_eject_their_node_and_its_idle_connections_go(flavour: str) -> None:
-    """Three leases in flight break: the node is out at once, nothing idle is left of it."""
+async def test_broken_leases_eject_their_node_and_close_its_idle_connections(flavour: str) -> None:
+    """Three open leases break: the node is ejected at once and has no idle connections left."""
     async with Rig(
         flavour, "a", "b", pool={"max_size": 5}, balance="least_in_use", eject_for=9.0, eject_max=9.0
     ) as rig:
@@ -162,8 +162,8 @@ async def test_broken_leases_eject_their_node_and_its_idle_connections_go(flavou
             await rig.give(lease)
 
 
-async def test_application_errors_say_nothing_about_a_node(flavour: str) -> None:
-    """A hundred of them, and it is still there."""
+async def test_application_errors_do_not_count_against_a_node(flavour: str) -> None:
+    """After a hundred errors the node is still usable."""
     async with Rig(flavour, "a", "b") as rig:
         for _ in range(100 if flavour != "threads" else 20):
             lease = await rig.lease()
@@ -172,7 +172,7 @@ async def test_application_errors_say_nothing_about_a_node(flavour: str) -> None
 
 
 async def test_waiters_of_a_dying_node_are_served_by_another(flavour: str) -> None:
-    """They wait in its pool for a connect that hangs; it is ejected, they move on within their deadline."""
+    """They wait in its pool for a connect that hangs; after its ejection another node serves them in time."""
     async with Rig(flavour, "a", "b", "c", balance="round_robin", max_ejected_share=0.7, eject_for=9.0,
                    eject_max=9.0, pool={"max_size": 4}) as rig:  # fmt: skip
         warm = [await rig.lease() for _ in range(3)]
@@ -202,8 +202,8 @@ def _fail_one(cluster: Any, error: OSError) -> None:
 
 
 @pytest.mark.parametrize("in_caller", [False, True])
-async def test_a_lease_dropped_after_another_node_had_refused_is_noticed_at_once(flavour: str, in_caller: bool) -> None:
-    """The refusal is kept as the node's last error, but its traceback does not hold the lease: no collection needed."""
+async def test_a_lease_dropped_after_another_node_refused_is_reclaimed_at_once(flavour: str, in_caller: bool) -> None:
+    """The refusal is kept as the node's last error, but its traceback does not keep the lease alive."""
     async with Rig(flavour, "a", "b", balance="round_robin", in_caller=in_caller) as rig:
         rig.down("a")
         gc.collect()
@@ -220,7 +220,7 @@ async def test_a_lease_dropped_after_another_node_had_refused_is_noticed_at_once
 
 
 async def test_when_every_node_refuses_the_error_names_them_all(flavour: str) -> None:
-    """At once, not after the timeout."""
+    """It is raised at once, not after the timeout."""
     async with Rig(flavour, "a", "b") as rig:
         rig.down("a")
         rig.down("b")
@@ -260,8 +260,8 @@ async def test_a_cancelled_caller_leaves_nothing_behind(flavour: str) -> None:
         await rig.give(await rig.lease())
 
 
-async def test_a_dropped_lease_frees_its_place_for_one_who_waits(flavour: str) -> None:
-    """With the leak reported by the node's pool."""
+async def test_a_dropped_lease_frees_its_place_for_a_waiting_caller(flavour: str) -> None:
+    """The node's pool reports the leak."""
     async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
         lease = await rig.lease()
         got: list[Any] = []
@@ -278,8 +278,8 @@ async def test_a_dropped_lease_frees_its_place_for_one_who_waits(flavour: str) -
         await rig.give(got.pop())
 
 
-async def test_nodes_come_and_go_under_load_and_no_caller_notices(flavour: str) -> None:
-    """Added ones are warmed up first, removed ones drain; nothing but leases comes of it."""
+async def test_adding_and_removing_nodes_under_load_fails_no_lease(flavour: str) -> None:
+    """Added nodes are warmed up first, removed nodes are drained."""
     async with Rig(flavour, "a", "b", pool={"max_size": 3}) as rig:
         stop, served = [False], Counter[str]()
 
@@ -304,7 +304,7 @@ async def test_nodes_come_and_go_under_load_and_no_caller_notices(flavour: str) 
 
 
 async def test_an_added_node_opens_its_connections_one_after_another(flavour: str) -> None:
-    """warm_up=4: four connects before it gets callers, never two at once."""
+    """warm_up=4: four connects before it gets requests, never two at once."""
     async with Rig(flavour, "a", warm_up=4, pool={"max_size": 5}) as rig:
         await rig.give(await rig.lease())
         rig.cluster.update(["a", "b"])
@@ -312,8 +312,8 @@ async def test_an_added_node_opens_its_connections_one_after_another(flavour: st
         assert (rig.connectors["b"].calls["connect"], rig.connectors["b"].max_dialling) == (4, 1)
 
 
-async def test_a_closed_cluster_tells_those_who_wait_and_closes_every_pool(flavour: str) -> None:
-    """A lease that is out is closed when it comes back."""
+async def test_close_fails_waiting_callers_and_closes_every_pool(flavour: str) -> None:
+    """An open lease is closed when it is returned."""
     async with Rig(flavour, "a", pool={"max_size": 1}) as rig:
         lease = await rig.lease()
         outcome: list[BaseException] = []
@@ -336,7 +336,7 @@ async def test_a_closed_cluster_tells_those_who_wait_and_closes_every_pool(flavo
 
 
 async def test_drain_lets_leases_end(flavour: str) -> None:
-    """True if none was cut."""
+    """It returns True if no lease was aborted."""
     async with Rig(flavour, "a", "b") as rig:
         lease = await rig.lease()
 
@@ -350,7 +350,7 @@ async def test_drain_lets_leases_end(flavour: str) -> None:
 
 
 async def test_acquire_and_release_do_what_lease_does(flavour: str) -> None:
-    """And a foreign connection is refused."""
+    """A connection of another pool is refused."""
     async with Rig(flavour, "a") as rig:
         connection = await rig.call(rig.cluster.acquire, PATIENCE, role=None)
         assert rig.cluster.stats().leases == 1
@@ -359,8 +359,8 @@ async def test_acquire_and_release_do_what_lease_does(flavour: str) -> None:
             await rig.call(rig.cluster.release, connection)
 
 
-async def test_roles_are_found_out_and_followed_through_a_failover(flavour: str) -> None:
-    """role_of is asked; an error that retires a connection makes it be asked anew, and callers follow the primary."""
+async def test_roles_are_looked_up_and_followed_through_a_failover(flavour: str) -> None:
+    """An error that retires a connection starts a new lookup with role_of, and callers follow the primary."""
     roles = {"a": "primary", "b": "replica"}
     owner: dict[int, str] = {}
 
@@ -384,7 +384,7 @@ async def test_roles_are_found_out_and_followed_through_a_failover(flavour: str)
 
 
 class Scripted(Discovery):
-    """Answers what a test puts in."""
+    """A discovery that returns what a test puts in."""
 
     interval = 0.005
 
@@ -403,7 +403,7 @@ class Scripted(Discovery):
 
 
 async def test_discovery_changes_the_nodes_and_its_failures_change_nothing(flavour: str) -> None:
-    """A broken answer is told to the log and the listeners, and the old nodes stay."""
+    """An invalid answer is logged and passed to listeners, and the nodes are unchanged."""
     one, two = (Node("a"),), (Node("a"), Node("b"))
     source = Scripted(one, ConfigError("broken"), (Node("a"), Node("a")), two)
     async with Rig(flavour, discovery=source) as rig:
@@ -415,8 +415,8 @@ async def test_discovery_changes_the_nodes_and_its_failures_change_nothing(flavo
     assert source.closed.is_set()
 
 
-async def test_a_discovery_that_fails_at_first_says_so(flavour: str) -> None:
-    """There is no old state to keep."""
+async def test_a_discovery_whose_first_call_fails_raises_its_error(flavour: str) -> None:
+    """There are no previous nodes to keep."""
     with pytest.raises(ConfigError, match="broken"):
         async with Rig(flavour, discovery=Scripted(ConfigError("broken"))) as rig:
             await rig.lease()
@@ -443,13 +443,13 @@ async def test_a_discovery_that_fails_at_first_says_so(flavour: str) -> None:
     ],
 )
 async def test_an_invalid_value_raises_a_config_error_that_names_it(flavour: str, build: Any, match: str) -> None:
-    """One clear error, a ConfigError."""
+    """The error is a ConfigError."""
     with pytest.raises(ConfigError, match=match):
         build(Cluster if flavour == "threads" else AsyncCluster)
 
 
-def test_an_asynchronous_cluster_may_be_changed_before_there_is_a_loop() -> None:
-    """The new node is probed on the first use; a second loop goes on with the same nodes."""
+def test_an_asynchronous_cluster_may_be_updated_before_there_is_an_event_loop() -> None:
+    """The new node is probed at the first use; a second event loop uses the same nodes."""
 
     async def use() -> set[str]:
         found = set()
@@ -481,7 +481,7 @@ def test_the_twins_have_the_same_names_parameters_and_defaults() -> None:
 
 
 def test_priorities_hold_in_a_second_loop_too() -> None:
-    """What is known of the nodes outlives the loop."""
+    """The state of the nodes is kept when the event loop ends."""
     cluster: AsyncCluster[Any] = AsyncCluster(
         lambda node: AsyncFakeConnector(), [Node("spare", priority=1), Node("first")], balance="round_robin"
     )
@@ -500,7 +500,7 @@ def test_priorities_hold_in_a_second_loop_too() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_the_nodes_and_none_of_the_leases() -> None:
-    """It takes leases of its own, and closing the parent's there changes nothing."""
+    """The child takes its own leases; closing the parent's leases in the child changes nothing."""
     fakes: dict[str, FakeConnector] = {}
     cluster = Cluster(
         lambda node: fakes.setdefault(node.name, FakeConnector()), ["a", "b"], pool=PoolConfig(max_size=1)
@@ -527,8 +527,8 @@ def test_a_forked_child_has_the_nodes_and_none_of_the_leases() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_node_that_was_being_probed_at_a_fork_is_probed_anew_in_the_child() -> None:
-    """The thread that probed it is not there."""
+def test_a_node_that_is_probed_during_a_fork_is_probed_again_in_the_child() -> None:
+    """The thread that probed it does not exist in the child."""
     fakes: dict[str, FakeConnector] = {}
     cluster = Cluster(lambda node: fakes.setdefault(node.name, FakeConnector()), ["a"], slow_start=0)
     cluster.lease(1).close()

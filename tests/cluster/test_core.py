@@ -134,7 +134,7 @@ def test_failures_in_a_row_eject_a_node_and_success_in_between_does_not() -> Non
     assert {on(rig.ask()) for _ in range(4)} == {"b", "c"}
 
 
-def test_an_ejection_lasts_longer_each_time_up_to_a_limit_and_is_forgiven() -> None:
+def test_an_ejection_lasts_longer_each_time_up_to_a_limit_and_the_count_is_reset() -> None:
     """5, 10, 15, ... 20 seconds here; after 20 good seconds it counts from the start again."""
     rig = Rig("a", "b", "c", eject_for=5.0, eject_max=20.0)
     lengths = []
@@ -158,7 +158,7 @@ def test_an_ejection_lasts_longer_each_time_up_to_a_limit_and_is_forgiven() -> N
 
 
 def test_never_more_than_a_share_of_the_nodes_is_ejected() -> None:
-    """Half of four; the others go on being tried, those that do not fail first."""
+    """At most half of four; the others stay in use, nodes without failures first."""
     rig = Rig("a", "b", "c", "d")
     for name in "abc":
         rig.fail(name)
@@ -171,8 +171,8 @@ def test_never_more_than_a_share_of_the_nodes_is_ejected() -> None:
     assert single.entry("only").state is NodeState.USABLE
 
 
-def test_without_a_usable_node_a_caller_hears_each_nodes_last_error_at_once() -> None:
-    """Also those who wait when the last one goes."""
+def test_without_a_usable_node_a_request_fails_at_once_with_each_nodes_last_error() -> None:
+    """So do requests that wait when the last node is ejected."""
     rig = Rig("a", "b", places=1, max_ejected_share=1.0)
     rig.ask(), rig.ask()
     waiting = rig.ask()
@@ -185,7 +185,7 @@ def test_without_a_usable_node_a_caller_hears_each_nodes_last_error_at_once() ->
     assert "a (ejected): OSError: broken 2; b (ejected): OSError: broken 2" in str(refused)
 
 
-def test_who_grants_time_waits_for_a_node() -> None:
+def test_with_wait_for_node_a_request_waits_for_a_node() -> None:
     """wait_for_node: a probe that succeeds serves the request; after wait_for_node it fails."""
     rig = Rig("a", max_ejected_share=1.0, wait_for_node=2.0, eject_for=1.0)
     rig.fail("a")
@@ -205,7 +205,7 @@ def test_who_grants_time_waits_for_a_node() -> None:
     assert isinstance(unlucky.outcome, NoNodeAvailable)
 
 
-def test_an_added_node_is_probed_first_and_begins_slowly() -> None:
+def test_an_added_node_is_probed_first_and_starts_slowly() -> None:
     """Its share rises with time: at a tenth of the slow start it gets about a tenth of its part."""
     rig = Rig("a", slow_start=10.0, places=10**6, balance="random")
     rig.update("a", "b")
@@ -241,7 +241,7 @@ def test_a_removed_node_drains_and_a_changed_one_keeps_its_leases() -> None:
 
 
 def test_priorities_spill_over_when_full_down_or_thinned_out() -> None:
-    """The second group serves when the first has no place, and a part of the callers when it has lost nodes."""
+    """The second group serves if the first is full, and a part of the requests if the first has lost nodes."""
     far = Node("far", priority=1)
     rig = Rig("a", "b", far, places=1)
     assert [{on(rig.ask()), on(rig.ask())}, on(rig.ask())] == [{"a", "b"}, "far"]
@@ -252,20 +252,20 @@ def test_priorities_spill_over_when_full_down_or_thinned_out() -> None:
 
 
 def test_the_own_zone_comes_first() -> None:
-    """Within a priority; the rest when it is full."""
+    """Within a priority; other zones serve when it is full."""
     rig = Rig(Node("here", zone="eu"), Node("there", zone="us"), places=2, zone="eu")
     assert [on(rig.ask()) for _ in range(4)] == ["here", "here", "there", "there"]
 
 
 def test_prefer_replica_takes_a_replica_while_one_is_free() -> None:
-    """Else the primary; a plain role never does."""
+    """Otherwise it takes the primary; a plain role does not."""
     rig = Rig(Node("p", role="primary"), Node("r", role="replica"), places=1)
     assert [on(rig.ask("prefer-replica")) for _ in range(2)] == ["r", "p"]
     assert rig.ask("replica").queued
 
 
 def test_a_key_stays_with_its_node_while_that_is_free() -> None:
-    """And comes back to it; other keys are not moved."""
+    """It also returns to that node; other keys are not moved."""
     rig = Rig("a", "b", "c", "d", places=1000)
     home = {key: on(rig.ask(key=key)) for key in range(40)}
     assert set(home.values()) == {"a", "b", "c", "d"}
@@ -274,8 +274,8 @@ def test_a_key_stays_with_its_node_while_that_is_free() -> None:
     assert {key for key in home if home[key] != moved[key]} == {key for key in home if home[key] == "a"}
 
 
-def test_roles_are_asked_for_and_waited_for() -> None:
-    """A caller who wants the primary waits while the nodes are being asked, and fails if none is."""
+def test_a_request_for_a_role_waits_for_the_lookup() -> None:
+    """A request for the primary waits during the lookup, and fails if no node is the primary."""
     rig = Rig("a", "b", roles=True)
     request = rig.ask("primary")
     rig.take()
@@ -328,8 +328,8 @@ def elect(rig: Rig, role: str, *, at: float, until: float, takes: float = 0.002)
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 4.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_caller_is_served_soon_after_a_node_has_the_role_that_nobody_had(at: float, seed: int) -> None:
-    """Not at the next regular look, ``role_interval`` later."""
+def test_a_request_is_served_soon_after_a_node_gets_the_wanted_role(at: float, seed: int) -> None:
+    """It does not wait for the next regular lookup, ``role_interval`` later."""
     rig = Rig("a", "b", roles=True, seed=seed, wait_for_node=60.0, role_interval=30.0)
     for name in "ab":
         rig.core.role_found(rig.entry(name), None, "replica", 0.0)
@@ -342,8 +342,8 @@ def test_a_caller_is_served_soon_after_a_node_has_the_role_that_nobody_had(at: f
     assert elect(rig, "primary", at=0.0, until=before + 25.0) == 0  # the search has ended
 
 
-def test_a_caller_who_grants_no_time_fails_once_all_nodes_have_answered() -> None:
-    """However often others ask meanwhile; the next one finds out who has the role now."""
+def test_without_wait_for_node_a_request_fails_once_all_nodes_have_answered() -> None:
+    """Other requests do not delay it; the next request starts a new lookup."""
     rig = Rig("a", "b", roles=True, role_interval=30.0)
     for name in "ab":
         rig.core.role_found(rig.entry(name), None, "replica", 0.0)
@@ -365,7 +365,7 @@ def test_a_caller_who_grants_no_time_fails_once_all_nodes_have_answered() -> Non
     assert on(third) == "a"
 
 
-def test_the_strategy_is_asked_only_among_the_candidates() -> None:
+def test_the_balancer_chooses_only_among_candidates() -> None:
     """Smooth weighting of a cluster: exact shares, as in the policy's own test."""
     rig = Rig(
         *(Node(f"n{i}", weight=w) for i, w in enumerate((1, 1, 2, 2, 5, 5))), places=1000, balance=SmoothWeighted()
@@ -375,8 +375,8 @@ def test_the_strategy_is_asked_only_among_the_candidates() -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_in_random_schedules_leases_balance_and_nobody_is_stranded(seed: int) -> None:
-    """Callers of all kinds come, time out and leave; nodes fail, come back, change places and role, come and go."""
+def test_in_random_schedules_the_invariants_hold(seed: int) -> None:
+    """Requests of all kinds arrive, time out and leave; nodes fail, come back, change and are added and removed."""
     chance = random.Random(seed)
     names = ["a", "b", "c", "d", "e"]
     strategies = ["p2c", "least_in_use", "round_robin", "random", "weighted", "smooth", "dynamic"]

@@ -40,7 +40,7 @@ def watch(source: Discovery, events: list[ClusterEvent] | None = None) -> Cluste
 
 
 def write(path: Path, text: str) -> None:
-    """As one should: rename a finished file over the old one."""
+    """Replace the file by renaming a complete one over it."""
     fresh = path.with_name("fresh")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
@@ -84,7 +84,7 @@ def test_toml_yaml_and_json_say_the_same(tmp_path: Path, name: str, text: str) -
 def test_a_watched_file_changes_the_running_cluster_and_a_broken_one_does_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Weights in place, nodes added; what cannot be meant is refused as a whole and told once."""
+    """Weights change in place, nodes are added; an invalid file is refused as a whole and logged once."""
     path = tmp_path / "nodes.json"
     write(path, '{"nodes": ["a", "b"]}')
     events: list[ClusterEvent] = []
@@ -124,14 +124,14 @@ def test_a_watched_file_changes_the_running_cluster_and_a_broken_one_does_not(
         ({"nodes": [{"name": "a", "params": 1}]}, "params=1: must be a table"),
     ],
 )
-def test_a_malformed_document_is_refused_with_the_place_and_what_would_be_right(document: Any, match: str) -> None:
-    """The error begins with the source."""
+def test_an_invalid_document_is_refused_with_the_position_and_a_correction(document: Any, match: str) -> None:
+    """The error starts with the source."""
     with pytest.raises(ConfigError, match=f"^here: ?.*{match}"):
         parse_nodes(document, "here")
 
 
-def test_files_that_are_no_documents_are_refused(tmp_path: Path) -> None:
-    """Unknown kinds, broken syntax, files that are not there."""
+def test_unreadable_and_invalid_files_are_refused(tmp_path: Path) -> None:
+    """Unknown formats, broken syntax, missing files."""
     for name, text, match in (
         ("x.ini", "", "must be a .toml"),
         ("x.toml", "=", "not valid TOML"),
@@ -163,7 +163,7 @@ def dns_server() -> Iterator[DNSServer]:
 
 
 def test_srv_records_are_nodes_with_priorities_weights_and_a_ttl(dns_server: DNSServer) -> None:
-    """RFC 2782; a weight of zero is little, not nothing."""
+    """RFC 2782; a weight of zero becomes a small weight, not none."""
     records = ["20 0 5433 c.test.", "10 60 5432 a.test.", "10 20 5432 b.test."]
     dns_server.records["_db._tcp.test.", "SRV"] = (17, records)
     found = SRVDiscovery("_db._tcp.test", resolver=dns_server.resolver()).find(None)
@@ -179,10 +179,10 @@ def test_srv_records_are_nodes_with_priorities_weights_and_a_ttl(dns_server: DNS
     assert found.again == 17.0
 
 
-def test_a_cluster_follows_the_name_server_by_the_ttl_and_keeps_its_nodes_when_it_is_silent(
+def test_a_cluster_follows_the_name_server_by_the_ttl_and_keeps_its_nodes_without_an_answer(
     dns_server: DNSServer,
 ) -> None:
-    """A change is seen when the TTL is over; NXDOMAIN changes nothing."""
+    """A change is detected when the TTL has expired; NXDOMAIN changes nothing."""
     name = "_db._tcp.test."
     dns_server.records[name, "SRV"] = (0, ["0 1 1 a.test."])
     events: list[ClusterEvent] = []
@@ -198,7 +198,7 @@ def test_a_cluster_follows_the_name_server_by_the_ttl_and_keeps_its_nodes_when_i
 
 
 def test_srv_without_dnspython_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pip line."""
+    """The error has the pip command."""
     monkeypatch.setitem(sys.modules, "dns", None)
     monkeypatch.setitem(sys.modules, "dns.resolver", None)
     with pytest.raises(MissingExtra, match=r"pip install 'poolkit\[dns\]'"):
@@ -217,7 +217,7 @@ def etcd() -> Iterator[EtcdServer]:
 
 
 def test_etcd_is_watched(etcd: EtcdServer) -> None:
-    """Added, changed and removed keys are seen at once; a malformed value changes nothing; a restart is survived."""
+    """Changes take effect at once; an invalid value changes nothing; the watch survives a restart."""
     etcd.put("/db/nodes/a", {"address": "10.0.0.1:5432", "weight": 2})
     etcd.put("/db/nodes/b", '"10.0.0.2:5432"')
     etcd.put("/db/other", "not a node")
@@ -260,8 +260,8 @@ def names_of(cluster: Any) -> list[str]:
     return [node.name for node in cluster.nodes]
 
 
-def test_a_watch_of_etcd_that_is_cut_is_opened_again(gateway: EtcdGateway) -> None:
-    """The nodes stay, listeners hear of it, and what has changed meanwhile is seen."""
+def test_a_broken_watch_of_etcd_is_opened_again(gateway: EtcdGateway) -> None:
+    """The nodes are kept, listeners are notified, and changes made meanwhile take effect."""
     events: list[ClusterEvent] = []
     with watch(of_gateway(gateway), events) as cluster:
         for number in range(3):
@@ -290,8 +290,8 @@ def test_an_etcd_that_answers_nothing_keeps_no_cluster_and_is_asked_again(gatewa
 
 
 @pytest.mark.parametrize("watch_for", [0.05, PATIENCE])
-def test_an_etcd_that_was_restored_from_a_backup_is_read_anew(gateway: EtcdGateway, watch_for: float) -> None:
-    """Its revisions begin again at an earlier one: a watch from the last one known hears nothing of any change."""
+def test_an_etcd_that_was_restored_from_a_backup_is_read_again(gateway: EtcdGateway, watch_for: float) -> None:
+    """Its revisions continue from an earlier one: a watch from the last known revision reports no change."""
     with watch(of_gateway(gateway, watch_for=watch_for)) as cluster:
         until(lambda: gateway.watching)
         gateway.keys = {"/db/old": '"10.0.0.9:5432"'}
@@ -303,7 +303,7 @@ def test_an_etcd_that_was_restored_from_a_backup_is_read_anew(gateway: EtcdGatew
 
 
 def test_closing_a_cluster_ends_the_watch(etcd: EtcdServer) -> None:
-    """The thread that waits for etcd is let go at once."""
+    """The thread that waits for etcd ends at once."""
     etcd.put("/one/a", '"x:1"')
     source = EtcdDiscovery("/one/", endpoint=etcd.url)
     cluster = watch(source)
@@ -317,8 +317,8 @@ def test_closing_a_cluster_ends_the_watch(etcd: EtcdServer) -> None:
 @pytest.mark.parametrize(
     ("keywords", "match"), [({"prefix": ""}, "prefix=''"), ({"endpoint": "etcd:2379"}, "endpoint=")]
 )
-def test_etcd_settings_that_cannot_be_meant_are_refused(keywords: dict[str, str], match: str) -> None:
-    """Before anything is asked."""
+def test_invalid_etcd_settings_are_refused(keywords: dict[str, str], match: str) -> None:
+    """The constructor raises."""
     with pytest.raises(ConfigError, match=match):
         EtcdDiscovery(**{"prefix": "/x/", **keywords})
 
@@ -326,8 +326,8 @@ def test_etcd_settings_that_cannot_be_meant_are_refused(keywords: dict[str, str]
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", ["nodes.toml", "nodes.json", "nodes.yaml"])
 @pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
-    """Opening a FIFO would wait for a writer, and reading a device never end; both look like a file that is there."""
+def test_a_file_that_is_not_regular_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    """Opening a FIFO would wait for a writer, and reading a device would never end."""
     path = tmp_path / name
     if kind == "fifo":
         os.mkfifo(path)

@@ -41,7 +41,7 @@ def conninfo(servers: list[PostgresServer]) -> str:
 
 
 def only_reads(server: PostgresServer, *, yes: bool = True) -> None:
-    """As a demoted primary: it refuses to write."""
+    """Make the server refuse writes, like a demoted primary."""
     with server.connect() as connection:
         connection.execute(f"alter system set default_transaction_read_only = {'on' if yes else 'off'}")
         connection.execute("select pg_reload_conf()")
@@ -69,7 +69,7 @@ PORT = "select inet_server_port()"
 def test_killing_one_of_four_under_load_costs_at_most_the_requests_in_flight_on_it(
     postgres_four: list[PostgresServer],
 ) -> None:
-    """Eight threads, twelve places; the node is back by itself when its server is."""
+    """Eight threads, twelve places; the node comes back by itself with its server."""
     errors: list[Exception] = []
     served: Counter[int] = Counter()
     stop = threading.Event()
@@ -108,7 +108,7 @@ def test_killing_one_of_four_under_load_costs_at_most_the_requests_in_flight_on_
 
 
 def test_psycopg_callers_follow_the_primary_through_a_failover(postgres_four: list[PostgresServer]) -> None:
-    """One write finds out (25006); the next goes to the new primary, reads go on on the replicas."""
+    """One write fails (25006); the next goes to the new primary; reads continue on the replicas."""
     first, second = postgres_four[:2]
     only_reads(second)
     nodes = nodes_of([first, second])
@@ -137,7 +137,7 @@ def test_psycopg_callers_follow_the_primary_through_a_failover(postgres_four: li
 
 
 def test_psycopg_blocks_commit_and_roll_back(postgres_four: list[PostgresServer]) -> None:
-    """As with psycopg_pool; the application's errors say nothing about a server."""
+    """As with psycopg_pool; errors of the application do not count against a server."""
     nodes = nodes_of(postgres_four[:1])
     with with_psycopg.PoolkitCluster(nodes, conninfo(postgres_four), pool=POOL, config=QUICK) as cluster:
         with cluster.connection() as connection:
@@ -190,7 +190,7 @@ async def _psycopg_async(servers: list[PostgresServer]) -> None:
 def test_asynchronous_psycopg_serves_from_all_and_names_them_when_all_are_down(
     postgres_four: list[PostgresServer],
 ) -> None:
-    """The error is psycopg's and poolkit's at once."""
+    """The error is an error of psycopg and of poolkit."""
     asyncio.run(_psycopg_async(postgres_four))
 
 
@@ -308,8 +308,8 @@ def test_asynchronous_sqlalchemy_serves_from_all(postgres_four: list[PostgresSer
     asyncio.run(_sqlalchemy_async(postgres_four, driver))
 
 
-def test_sqlalchemy_hears_of_no_server_in_its_own_words() -> None:
-    """An OperationalError that names all servers, and survives pickling."""
+def test_without_a_server_sqlalchemy_gets_an_operational_error() -> None:
+    """It names all servers and can be pickled."""
     cluster = with_sqlalchemy.PoolkitCluster("postgresql+psycopg://u@x/shop", ["127.0.0.1:1"], cluster=QUICK)
     with cluster, pytest.raises(sa.exc.OperationalError) as caught, cluster.connect():
         pass
@@ -325,7 +325,7 @@ def test_sqlalchemy_hears_of_no_server_in_its_own_words() -> None:
 
 
 class Both:
-    """A group and its clients, of either kind, in blocking words."""
+    """A group and its clients, synchronous or asynchronous, behind a blocking interface."""
 
     def __init__(self, kind: str, servers: list[RedisServer], **settings: Any) -> None:
         self.loop = asyncio.new_event_loop() if kind == "asyncio" else None
@@ -369,7 +369,7 @@ def _link(server: RedisServer) -> Any:
 def test_redis_writes_go_to_the_primary_and_reads_to_replicas_through_a_failover(
     kind: str, redis_four: list[RedisServer]
 ) -> None:
-    """Real replication; one READONLY tells of the failover, and the next command is at home again."""
+    """Real replication; after one READONLY the next command goes to the new primary."""
     first, second, third = redis_four[:3]
     replicate(first, second, third)
     both = Both(kind, [first, second, third])
@@ -399,7 +399,7 @@ def test_redis_writes_go_to_the_primary_and_reads_to_replicas_through_a_failover
 def test_a_redis_that_dies_costs_the_commands_in_flight_and_comes_back(
     kind: str, redis_four: list[RedisServer]
 ) -> None:
-    """Idle connections to it are gone after the first error; pipelines and transactions work."""
+    """Its idle connections are closed after the first error; pipelines and transactions work."""
     both = Both(kind, redis_four, roles=False)
     try:
         client = both.group.client()
@@ -429,7 +429,7 @@ def test_a_redis_that_dies_costs_the_commands_in_flight_and_comes_back(
 
 
 def test_when_no_redis_answers_the_error_is_redis_pys_and_names_them_all(kind: str) -> None:
-    """At once."""
+    """It is raised at once."""
     dead = [Node("x", "127.0.0.1:1"), Node("y", "127.0.0.1:2")]
     group: Any = with_redis.PoolkitServerGroup if kind == "threads" else with_redis.AsyncPoolkitServerGroup
 

@@ -77,7 +77,7 @@ def addresses(servers: list[HTTPServer]) -> list[Node]:
 
 
 async def test_requests_spread_over_the_servers_under_one_name(flavour: str, three: list[HTTPServer]) -> None:
-    """The URL of the answer is the one asked for."""
+    """The answer has the URL of the request."""
     before = [server.stats().requests for server in three]
     async with Host(flavour, addresses(three)) as host:
         for number in range(9):
@@ -89,8 +89,8 @@ async def test_requests_spread_over_the_servers_under_one_name(flavour: str, thr
         assert served == [3, 3, 3]
 
 
-async def test_a_dead_server_costs_nobody_his_request_and_comes_back(flavour: str, three: list[HTTPServer]) -> None:
-    """Repeatable requests go to another one, a POST that never left does, too; the dead one is ejected, then probed."""
+async def test_a_dead_server_fails_no_request_and_comes_back(flavour: str, three: list[HTTPServer]) -> None:
+    """Idempotent requests, and a POST that was not sent, go to another server; the dead one is ejected, then probed."""
     async with Host(flavour, addresses(three)) as host:
         for _ in range(6):
             await host.ask()
@@ -108,7 +108,7 @@ async def test_a_dead_server_costs_nobody_his_request_and_comes_back(flavour: st
 
 
 async def test_a_post_that_was_sent_is_not_sent_twice(flavour: str) -> None:
-    """The connection breaks after the request: a GET goes on to the next server, a POST is the caller's to judge."""
+    """The connection breaks after the request: a GET goes to the next server, a POST raises its error."""
     with Breaker() as first, Breaker() as second:
         nodes = [f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"]
         settings = QUICK.replace(eject_after=None)
@@ -121,10 +121,10 @@ async def test_a_post_that_was_sent_is_not_sent_twice(flavour: str) -> None:
             assert first.requests + second.requests == 3
 
 
-async def test_a_server_that_says_it_cannot_is_left_alone_until_its_health_says_otherwise(
+async def test_a_server_that_answers_503_is_ejected_until_its_health_check_succeeds(
     flavour: str, three: list[HTTPServer]
 ) -> None:
-    """503 goes on to the next server and ejects; health= asks a path, not just for a connection."""
+    """After a 503 the request goes to the next server; health= requests a path, not only a connection."""
     with Breaker(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as ill:
         nodes = [Node("ill", f"127.0.0.1:{ill.port}"), *addresses(three[:1])]
         async with Host(flavour, nodes, health="/healthz", retries=1) as host:
@@ -141,7 +141,7 @@ async def test_a_server_that_says_it_cannot_is_left_alone_until_its_health_says_
 
 
 class Breaker:
-    """A server that reads a request and hangs up, after an answer if it has one."""
+    """A server that reads a request, sends an answer if it has one, and closes the connection."""
 
     def __init__(self, answer: bytes = b"") -> None:
         import socket
@@ -196,7 +196,7 @@ async def test_without_a_server_the_error_is_httpxs_and_names_them_all(flavour: 
 
 
 async def test_the_name_in_the_certificate_stays_the_logical_one(flavour: str, certificates: Certificates) -> None:
-    """The servers are reached by address; the certificate is held against the name in the URL."""
+    """The servers are reached by address; the certificate is checked for the name in the URL."""
     with HTTPServer(tls=certificates) as server:
         nodes = [f"https://{server.host}:{server.port}"]
         context = server.client_context
@@ -211,7 +211,7 @@ async def test_the_name_in_the_certificate_stays_the_logical_one(flavour: str, c
 
 
 def contexts_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the threads in which TLS contexts are made from here on."""
+    """The names of the threads in which TLS contexts are created."""
     made: list[str] = []
     original = httpx.create_ssl_context
 
@@ -257,13 +257,13 @@ async def test_all_servers_share_one_tls_context_which_is_made_outside_of_the_ev
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of httpx, for files
-async def test_certificates_that_cannot_be_read_are_told_of_at_once(flavour: str) -> None:
+async def test_unreadable_certificates_raise_at_once(flavour: str) -> None:
     with pytest.raises(FileNotFoundError):
         Host(flavour, ["127.0.0.1:1"], cert="/there/is/no/such/file")
 
 
-async def test_close_cuts_requests_and_a_later_one_begins_anew(flavour: str, three: list[HTTPServer]) -> None:
-    """As httpx's own transports, and with the nodes of now."""
+async def test_close_aborts_requests_and_a_later_request_starts_again(flavour: str, three: list[HTTPServer]) -> None:
+    """As with httpx's own transports; the current nodes are used."""
     async with Host(flavour, addresses(three)[:1]) as host:
         host.transport.cluster.update(addresses(three)[1:])
         failed: list[BaseException] = []
@@ -296,7 +296,7 @@ async def test_close_cuts_requests_and_a_later_one_begins_anew(flavour: str, thr
 
 
 def told(error: BaseException | None) -> str:
-    """The messages of an error and of those behind it."""
+    """The messages of an error and of its causes."""
     parts = []
     while error is not None:
         parts.append(str(error))
@@ -332,7 +332,7 @@ async def test_a_key_stays_with_its_server_and_places_are_bounded(flavour: str, 
 async def test_an_invalid_value_raises_a_config_error_that_names_it(
     flavour: str, options: dict[str, Any], match: str
 ) -> None:
-    """When the transport is made."""
+    """The constructor raises."""
     kind: Any = PoolkitClusterTransport if flavour == "threads" else AsyncPoolkitClusterTransport
     with pytest.raises(ConfigError, match=match):
         kind(**options)

@@ -81,7 +81,7 @@ class Rig:
 
 @pytest.mark.anyio
 async def test_a_scattered_function_gets_each_shard_its_own_keys(flavour: str) -> None:
-    """Answers in the order of the shards; without keys every shard is asked."""
+    """Answers come in the order of the shards; without keys every shard is used."""
     rig = Rig(flavour)
     keys = [f"k{number}" for number in range(40)]
     found = await rig.scatter(rig.function(lambda mine: list(mine)), keys)
@@ -99,7 +99,7 @@ async def test_a_scattered_function_gets_each_shard_its_own_keys(flavour: str) -
 
 @pytest.mark.anyio
 async def test_a_shard_that_fails_or_is_too_slow_is_named(flavour: str) -> None:
-    """An error for all, or a part with the errors beside it: one deadline for all shards."""
+    """ScatterFailed, or with partial=True the answers and the errors; one deadline for all shards."""
     rig = Rig(flavour)
     rig.fakes["s2"].fail("connect", lambda: ConnectionRefusedError("refused"))
     slow = rig.function(lambda mine: 1, hold="s1")
@@ -116,7 +116,7 @@ async def test_a_shard_that_fails_or_is_too_slow_is_named(flavour: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_cancelled_scatter_leaves_no_lease(flavour: str) -> None:
-    """Its tasks are cancelled with it."""
+    """Its tasks are cancelled too."""
     if flavour == "threads":
         pytest.skip("threads are not cancelled")
     rig = Rig(flavour)
@@ -128,8 +128,8 @@ async def test_a_cancelled_scatter_leaves_no_lease(flavour: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_shard_that_does_not_heed_its_cancellation_holds_up_nobody(flavour: str) -> None:
-    """As a driver that waits for the server's answer to a cancel request. It ends in the background."""
+async def test_a_shard_that_ignores_its_cancellation_delays_no_caller(flavour: str) -> None:
+    """A driver may wait for the server's answer to a cancel request. The task ends in the background."""
     if flavour != "asyncio":
         pytest.skip("threads are not cancelled, and trio has no tasks in the background")
     rig = Rig(flavour)
@@ -155,7 +155,7 @@ async def test_a_shard_that_does_not_heed_its_cancellation_holds_up_nobody(flavo
     await rig.close()
 
 
-def test_shards_are_asked_at_the_same_time() -> None:
+def test_shards_are_called_concurrently() -> None:
     """All four are in the function at once."""
     rig = Rig("threads")
     together = threading.Barrier(4, timeout=10)
@@ -176,8 +176,8 @@ def test_a_key_leases_on_its_shard_and_a_fifth_shard_takes_about_a_fifth_of_the_
     five.sharded.close()
 
 
-def test_what_stands_for_a_shard_may_be_anything() -> None:
-    """It is passed on as it is, and has no lease."""
+def test_any_object_may_represent_a_shard() -> None:
+    """It is passed as it is, and lease() raises UsageError."""
     sharded = ShardedCluster({"a": {"x": 1}, "b": {"x": 2}}, RangeRouter([10], ["a", "b"]), name="dicts")
     assert sharded.scatter(lambda shard, keys: shard["x"] * len(keys), [1, 2, 10]).answers == {"a": 2, "b": 2}
     assert sharded.shard(11) == {"x": 2}
@@ -198,13 +198,13 @@ def test_what_stands_for_a_shard_may_be_anything() -> None:
     ],
 )
 def test_an_invalid_value_raises_a_config_error_that_names_it(build: Any, match: str) -> None:
-    """Before any shard is asked."""
+    """The constructor raises."""
     with Pool(FakeConnector()) as pool, pytest.raises(ConfigError, match=match):
         build(pool)
 
 
-def test_a_shard_may_be_a_cluster_of_its_own() -> None:
-    """Options go to its lease."""
+def test_a_shard_may_be_a_cluster() -> None:
+    """Options are passed to its lease()."""
     from poolkit.cluster import Node
 
     def cluster(name: str) -> Cluster[Any]:
@@ -236,7 +236,7 @@ def insert(connection: Any, rows: list[int]) -> int:
 
 
 def test_four_postgresql_hold_a_quarter_each_and_answer_as_one(postgres_four: list[PostgresServer]) -> None:
-    """count, order by with a limit, top n; with a shard down the rest answers, if that will do."""
+    """count, order by with a limit, top n; with a shard down, partial=True gives the other answers."""
     with ShardedCluster(clusters(PoolkitCluster, postgres_four), name="events") as sharded:
         assert sharded.scatter(insert, range(400)).gather(total) == 400
 
@@ -282,7 +282,7 @@ def test_asynchronous_shards_on_four_postgresql(postgres_four: list[PostgresServ
 
 
 def test_four_redis_by_their_clients(redis_four: list[RedisServer]) -> None:
-    """mset and mget over shards, and a key on its own."""
+    """mset and mget over shards, and a single key."""
     groups = [PoolkitServerGroup([server.url], roles=False, decode_responses=True) for server in redis_four]
     sharded = ShardedCluster({name: group.client() for name, group in zip(NAMES, groups, strict=True)}, "rendezvous")
     values = {f"k{number}": f"v{number}" for number in range(200)}
@@ -309,7 +309,7 @@ class Customer(Base):
 
 
 def test_routers_work_with_sqlalchemys_horizontal_shard(postgres_four: list[PostgresServer]) -> None:
-    """Its choosers are our router; its engines have our pool."""
+    """A router implements its choosers; its engines use poolkit's pool."""
     router = JumpRouter(NAMES)
     engines = {
         name: sa.create_engine(server.sqlalchemy_url(), poolclass=PoolkitPool, max_size=3)

@@ -50,7 +50,7 @@ def served(rig: Rig, count: int) -> list[str]:
 
 
 def pass_time(rig: Rig, seconds: float, load: dict[str, float]) -> None:
-    """Time in which nodes have so many leases on average, each a tenth of a second long."""
+    """Let time pass with this average number of leases on each node, each 0.1 s long."""
     end = rig.now + seconds
     while rig.now < end:
         rig.now = min(end, rig.now + 1.0)
@@ -62,7 +62,7 @@ def pass_time(rig: Rig, seconds: float, load: dict[str, float]) -> None:
         rig.core.check()
 
 
-def test_nodes_begin_in_order_where_there_is_room() -> None:
+def test_nodes_start_in_the_first_tier_that_has_room() -> None:
     assert tiers_of(rig_of()) == {"a": 0, "b": 1, "c": 1, "d": 2}
     assert tiers_of(rig_of(Node("a", priority=2), "b", Node("c", priority=9))) == {"a": 2, "b": 0, "c": 2}
 
@@ -79,19 +79,19 @@ def test_each_tier_is_tried_when_the_one_before_is_at_its_limit() -> None:
     assert waiting.outcome is rig.entry("c")
 
 
-def test_the_pools_own_limit_holds_beside_the_tiers() -> None:
+def test_the_limit_of_the_pool_applies_in_addition_to_the_tiers() -> None:
     rig = rig_of(places=3)
     assert served(rig, 3) == ["a"] * 3
     assert served(rig, 1) != ["a"]
 
 
-def test_a_tier_that_is_down_is_passed_over() -> None:
+def test_a_tier_that_is_down_is_skipped() -> None:
     rig = rig_of()
     rig.fail("a")
     assert set(served(rig, 4)) == {"b", "c"}
 
 
-def test_use_moves_nodes_up_and_the_lack_of_it_down() -> None:
+def test_high_use_moves_nodes_up_and_low_use_down() -> None:
     rig = rig_of()
     pass_time(rig, 30, {"a": 3.0, "d": 0.9})
     assert tiers_of(rig)["d"] == 1, "one of the unused warm nodes has made room"
@@ -114,7 +114,7 @@ def test_a_burst_moves_nothing() -> None:
     assert tiers_of(rig) == before
 
 
-def test_a_long_lease_is_use_while_it_goes_on() -> None:
+def test_an_open_long_lease_counts_as_use() -> None:
     rig = rig_of("a", "b", "c", "d")
     [entry] = [m for m in rig.core.entries.values() if m.tier == 2]
     rig.new_lease_on(entry.name)
@@ -122,7 +122,7 @@ def test_a_long_lease_is_use_while_it_goes_on() -> None:
     assert entry.tier == 1
 
 
-def test_a_node_that_moves_up_serves_those_who_wait_at_once() -> None:
+def test_a_node_that_moves_up_serves_waiting_callers_at_once() -> None:
     rig = rig_of()
     served(rig, 9)
     waiting = [rig.ask() for _ in range(3)]
@@ -142,8 +142,8 @@ def test_a_removed_node_leaves_its_tier_to_another() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_schedules_keep_sizes_limits_and_callers(seed: int) -> None:
-    """Callers, failures and time at random: nobody waits beside a place, no tier is over its size."""
+def test_in_random_schedules_sizes_and_limits_hold_and_no_caller_is_stranded(seed: int) -> None:
+    """Callers, failures and time at random: no caller waits while a place is free, no tier exceeds its size."""
     pick = random.Random(seed)
     rig = rig_of(seed=seed)
     held: list[NodeEntry] = []
@@ -209,7 +209,7 @@ def test_statistics_and_explanations_name_the_tier() -> None:
         assert {(node.tier, node.use) for node in plain.stats().nodes} == {("", None)}
 
 
-def test_tasks_meet_the_same_tiers() -> None:
+def test_tiers_work_for_tasks_too() -> None:
     async def main() -> list[str]:
         async with AsyncCluster(lambda node: AsyncFakeConnector(), NAMES, tiers=TIERS) as cluster:
             leases = [await cluster.lease() for _ in range(9)]
@@ -233,7 +233,7 @@ class Postgres(Connector[psycopg.Connection[Any]]):
 
 
 def test_four_postgres_servers_are_used_in_order_and_change_places(postgres_four: list[PostgresServer]) -> None:
-    """The sessions that each server sees are the tier's limit; a demand that lasts moves a server up."""
+    """Each server has as many sessions as its tier allows; lasting demand moves a server up."""
     ports = {f"pg{number}": server.port for number, server in enumerate(postgres_four)}
     urls = {f"pg{number}": server.url for number, server in enumerate(postgres_four)}
     clock = ManualClock()

@@ -203,7 +203,7 @@ def test_wrong_use_is_one_clear_line_and_the_right_code(
 
 def test_top_wants_a_terminal(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", service.pid]) == 2
-    assert "the output is no terminal: use --once or --json" in capsys.readouterr().err
+    assert "the output is not a terminal: use --once or --json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

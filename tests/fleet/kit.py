@@ -1,4 +1,4 @@
-"""A fleet of real processes, and who counts their connections at the server."""
+"""A fleet of real processes, and a sampler that counts their connections at the server."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Process:
         return self.pipe.recv()
 
     def done(self) -> int:
-        """How often it has worked so far."""
+        """The number of leases so far."""
         self.pipe.send("done?")
         return int(self.answer())
 
     def works(self, more: int = 1) -> None:
-        """Wait until it has worked so many times more."""
+        """Wait until it has had this many more leases."""
         wanted = self.done() + more
         until(lambda: self.done() >= wanted, "the process works")
 
     def end(self) -> dict[str, Any]:
-        """Stop it in good order; what it has done."""
+        """Stop it normally; return its results."""
         self.pipe.send("stop")
         result: dict[str, Any] = self.answer()
         self.process.join(PATIENCE)
@@ -54,7 +54,7 @@ class Process:
 
 
 class Fleet:
-    """Processes, and a sampler that asks the server how many connections they have."""
+    """Processes, and a sampler that counts their connections at the server."""
 
     def __init__(self, store: str, dsn: str, *, limit: int, ttl: float, work: float = 0.005) -> None:
         self.store, self.dsn = store, dsn
@@ -92,7 +92,7 @@ class Fleet:
         self._sampler.join()
 
     def until(self, count: int, what: str, *, group: str | None = None) -> None:
-        """Wait until a sample shows so many connections (of one group)."""
+        """Wait until a sample shows this many connections (of one group)."""
 
         def shown() -> bool:
             if not self.samples:

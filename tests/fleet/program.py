@@ -1,4 +1,4 @@
-"""One process of a fleet: works until it is told to stop; says how often it has worked whenever it is asked."""
+"""One process of a fleet: takes leases until it is stopped, and reports their number on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STORES = {"file": FileStore, "redis": RedisStore, "postgres": PostgresStore}
 
 
 class Guarded(Connector[psycopg.Connection]):
-    """Connections that the sampler of the test can tell from others."""
+    """Connections that the sampler of the test can identify."""
 
     def __init__(self, dsn: str, group: str) -> None:
         self.dsn = dsn
@@ -27,7 +27,7 @@ class Guarded(Connector[psycopg.Connection]):
         return psycopg.connect(self.dsn, application_name=self.name, autocommit=True)
 
     def close(self, connection: psycopg.Connection) -> None:
-        """Ends when the server's process has gone, not when it was told: the sampler counts processes."""
+        """Return when the server's process has ended, because the sampler counts processes."""
         with socket.socket(fileno=os.dup(connection.fileno())) as sock:
             sock.settimeout(5)
             connection.close()

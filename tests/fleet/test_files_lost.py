@@ -1,4 +1,4 @@
-"""A file store whose files are deleted or damaged under a running fleet: the limit holds, or is back within a ttl."""
+"""The files of a file store are deleted or damaged while the fleet runs: the limit holds, and is used again in time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT, TTL = 12, 10.0
 
 
 class Member:
-    """One process as the store sees it: what it holds is what it was granted last."""
+    """One process as the store sees it: it holds what it was granted last."""
 
     def __init__(self, directory: Path, name: str, clock: list[float]) -> None:
         self.store, self.name, self.held = FileStore(directory), name, 0
@@ -34,7 +34,7 @@ class Member:
 
 
 class Host:
-    """Three members of one fleet in a virtual time."""
+    """Three members of one fleet in virtual time."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -51,7 +51,7 @@ class Host:
         return sum(member.held for member in self.members)
 
     def rounds(self, seconds: int) -> None:
-        """All are greedy, once a second; the limit is never exceeded."""
+        """Let all members ask for the whole limit once a second; assert that it is never exceeded."""
         for _ in range(seconds):
             self.now[0] += 1.0
             for member in self.members:
@@ -101,8 +101,8 @@ def test_the_limit_holds_when_the_whole_directory_is_deleted(host: Host) -> None
     assert host.held == LIMIT
 
 
-def test_a_newcomer_gets_nothing_while_the_others_have_not_said_what_they_hold(host: Host) -> None:
-    """The file of numbers is gone, and the first who asks does not know that there was one."""
+def test_a_new_member_gets_nothing_until_the_others_have_reported_what_they_hold(host: Host) -> None:
+    """The state file is missing, and the first member to ask does not know that there was one."""
     delete(host, numbers=True)
     late = host.member("d")
     assert late.ask(8).permits == 0
@@ -113,8 +113,8 @@ def test_a_newcomer_gets_nothing_while_the_others_have_not_said_what_they_hold(h
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_newcomer_gets_nothing_right_after_all_files_were_deleted(host: Host, whole: bool) -> None:
-    """It is the first to ask: no file tells it that there are others."""
+def test_a_new_member_gets_nothing_right_after_all_files_were_deleted(host: Host, whole: bool) -> None:
+    """It is the first to ask, and no file shows that there are other members."""
     if whole:
         shutil.rmtree(host.directory)
     else:
@@ -131,8 +131,8 @@ def test_a_newcomer_gets_nothing_right_after_all_files_were_deleted(host: Host, 
     assert late.held == LIMIT
 
 
-def test_a_fleet_that_begins_grants_at_once(host: Host, tmp_path: Path) -> None:
-    """Another fleet of the same directory, and another directory, have members that are not of this one."""
+def test_a_new_fleet_gets_permits_at_once(host: Host, tmp_path: Path) -> None:
+    """Members of another fleet in the same directory, or of another directory, do not count."""
     assert FileStore(host.directory).exchange(Ask("g", "one", 0, 4, LIMIT, TTL)).permits == 4
     assert FileStore(tmp_path / "other").exchange(Ask("f", "two", 0, 4, LIMIT, TTL)).permits == 4
     for store, fleet, name in ((FileStore(host.directory), "g", "one"), (FileStore(tmp_path / "other"), "f", "two")):
@@ -174,7 +174,7 @@ def test_a_damaged_state_file_is_replaced_and_logged_once(
     assert json.loads((host.directory / "f.fleet").read_bytes())["rows"].keys() == {"a", "b"}
 
 
-def test_a_full_disk_grants_nothing_and_takes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_full_disk_no_permits_are_granted_or_lost(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the state was written only in part; the fleet continues when there is space again."""
     write = os.pwrite
 
@@ -211,7 +211,7 @@ def test_a_lock_on_a_deleted_file_does_not_count(tmp_path: Path, monkeypatch: py
 
 
 def test_the_files_are_touched_at_each_exchange(tmp_path: Path) -> None:
-    """A cleaner looks for files that nobody has used for long."""
+    """A cleaner removes files that were not used for long."""
     store = FileStore(tmp_path)
     ask = Ask("f", "a", 0, 0, LIMIT, TTL)
     store.exchange(ask)
@@ -222,10 +222,10 @@ def test_the_files_are_touched_at_each_exchange(tmp_path: Path) -> None:
     store.leave("f", "a")
 
 
-def test_a_lease_runs_out_where_others_cannot_see_that_the_process_lives(
+def test_a_lease_expires_if_others_cannot_see_that_the_process_is_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its file was deleted and cannot be made anew."""
+    """Its file was deleted and cannot be created again."""
     store = FileStore(tmp_path)
     ask = Ask("f", "a", 0, 4, LIMIT, TTL)
     store.exchange(ask)

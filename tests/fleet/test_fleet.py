@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(120)  # real processes and leases of seconds, o
 
 @pytest.fixture(params=["file", "redis", "postgres"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the store is, with its kind in front."""
+    """The kind and the address of the store."""
     if request.param == "file":
         return f"file {tmp_path}"
     if request.param == "redis":
@@ -52,7 +52,7 @@ def fleet_of_twenty(address: str, postgres: PostgresServer) -> Iterator[Fleet]:
 
 
 def test_eight_processes_killed_and_replaced_never_exceed_the_limit(fleet: Fleet, address: str) -> None:
-    """Under load from eight processes the limit is used and kept: while three are killed, and all are replaced."""
+    """Eight processes use the whole limit and never exceed it while three are killed and all are replaced."""
     place = address.split()[1]
     old = fleet.start(8, place)
     fleet.until(LIMIT, "the whole limit is used")
@@ -77,7 +77,7 @@ def test_eight_processes_killed_and_replaced_never_exceed_the_limit(fleet: Fleet
 def test_processes_that_are_cut_off_from_the_store_give_up_before_others_take_over(
     fleet: Fleet, address: str, request: pytest.FixtureRequest
 ) -> None:
-    """A network that swallows everything between two of four processes and the store; later it is well again."""
+    """The network drops all packets between two of four processes and the store, and works again later."""
     kind, place = address.split()
     server: Any = request.getfixturevalue("postgres" if kind == "postgres" else "redis_server")
     proxy = FaultProxy("127.0.0.1", server.port).start()
@@ -102,10 +102,10 @@ def test_processes_that_are_cut_off_from_the_store_give_up_before_others_take_ov
 
 
 @pytest.mark.parametrize("address", ["redis"], indirect=True)
-def test_a_fleet_goes_on_while_its_store_is_down_and_is_in_step_when_it_is_back(
+def test_a_fleet_keeps_its_permits_while_its_store_is_down_and_continues_when_it_is_back(
     fleet: Fleet, address: str, redis_server: RedisServer
 ) -> None:
-    """The store is stopped for longer than a lease: nobody loses anything, nobody gets more, nothing is exceeded."""
+    """The store is down for longer than a lease: no permits are lost or added, and the limit holds."""
     place = address.split()[1]
     processes = fleet.start(4, place)
     fleet.until(LIMIT, "the whole limit is used")
@@ -126,7 +126,7 @@ def test_a_fleet_goes_on_while_its_store_is_down_and_is_in_step_when_it_is_back(
 
 @pytest.mark.parametrize("address", ["file"], indirect=True)
 def test_the_limit_holds_when_all_files_of_the_fleet_are_deleted(fleet: Fleet, address: str) -> None:
-    """Several times, as a cleaner of ``/tmp`` does it; what a process that is killed then held is used again."""
+    """Repeatedly, as by a cleaner of ``/tmp``; the permits of a process that is killed then are used again."""
     place = Path(address.split()[1])
     processes = fleet.start(3, str(place), threads=6)
     fleet.until(LIMIT, "the whole limit is used")
@@ -143,7 +143,7 @@ def test_the_limit_holds_when_all_files_of_the_fleet_are_deleted(fleet: Fleet, a
 
 
 def test_the_limit_holds_and_comes_back_whatever_happens_to_the_store(fleet_of_twenty: Fleet, address: str) -> None:
-    """After each damage a newcomer joins at once; within a lease the whole limit is used again."""
+    """After each damage a new process joins at once; the whole limit is used again later."""
     kind, place = address.split()
     fleet = fleet_of_twenty
     processes = fleet.start(8, place, threads=4)

@@ -1,4 +1,4 @@
-"""A store's data are deleted or damaged under a fleet: nothing new is granted until all have said what they hold."""
+"""The data of a store are deleted or damaged: nothing new is granted until all members have reported."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def redis_fleet(redis_server: RedisServer) -> Iterator[Fleet]:
         client.delete(KEY)
 
 
-def test_an_emptied_table_begins_with_a_grace(postgres_fleet: Fleet) -> None:
+def test_an_emptied_table_starts_with_a_grace_period(postgres_fleet: Fleet) -> None:
     postgres_fleet.do("TRUNCATE poolkit_damaged")
     postgres_fleet.begins_anew()
 
 
-def test_a_dropped_table_is_made_anew_and_begins_with_a_grace(postgres_fleet: Fleet) -> None:
+def test_a_dropped_table_is_created_again_and_starts_with_a_grace_period(postgres_fleet: Fleet) -> None:
     postgres_fleet.do("DROP TABLE poolkit_damaged")
     assert postgres_fleet.ask(0, 8, who="late").permits == 0
     assert [postgres_fleet.ask(number, 8).permits for number in range(2)] == [4, 4]
@@ -106,7 +106,7 @@ def test_invalid_rows_are_deleted_and_logged_once(
     )
 
 
-def test_a_key_that_was_deleted_begins_with_a_grace(redis_fleet: Fleet) -> None:
+def test_a_deleted_key_starts_with_a_grace_period(redis_fleet: Fleet) -> None:
     redis_fleet.do.delete(KEY)
     redis_fleet.begins_anew()
 
@@ -130,7 +130,7 @@ def test_invalid_members_are_deleted_and_logged_once(
 
 @pytest.mark.parametrize("name", ["grace", "token", "run", "all of it"])
 @pytest.mark.parametrize("value", ["garbage", "9" * 30])
-def test_a_key_that_cannot_be_meant_begins_anew(redis_fleet: Fleet, name: str, value: str) -> None:
+def test_an_invalid_key_is_replaced(redis_fleet: Fleet, name: str, value: str) -> None:
     if name == "all of it":
         redis_fleet.do.set(KEY, value)
     else:

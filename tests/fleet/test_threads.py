@@ -1,4 +1,4 @@
-"""The threads of a fleet budget: one that cannot be started is tried again, or the pool is refused in plain words."""
+"""The threads of a fleet budget: a start that fails is retried, then the pool gets a clear error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poolkit.testing import FakeConnector
 
 
 class Refusal:
-    """Threads of this name are refused as long as ``left`` is above 0."""
+    """Make the start of threads of this name fail while ``left`` is above 0."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.left = 0
@@ -30,15 +30,17 @@ class Refusal:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_thread_that_is_refused_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int) -> None:
+def test_a_thread_that_cannot_be_started_is_retried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int
+) -> None:
     Refusal(monkeypatch, "poolkit-fleet").left = times
     with FleetBudget(FileStore(tmp_path), "fleet", limit=2) as budget:
         with Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=20.0) as pool:
             pool.release(pool.acquire())
 
 
-def test_where_no_thread_can_be_started_the_pool_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing is left of it, and the next one is made as soon as threads can be started again."""
+def test_if_no_thread_can_be_started_the_pool_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of it is left, and the next pool works once threads can be started again."""
     monkeypatch.setattr(_budget, "START", 0.1)
     refusal = Refusal(monkeypatch, "poolkit-fleet")
     refusal.left = 10**9
@@ -51,7 +53,7 @@ def test_where_no_thread_can_be_started_the_pool_is_refused(monkeypatch: pytest.
             pool.release(pool.acquire())
 
 
-def test_a_watchdog_whose_thread_is_refused_has_armed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watchdog_whose_thread_cannot_be_started_has_armed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     expired: list[str] = []
     arrived = threading.Event()
     watchdog = Watchdog(lambda what: (expired.append(what), arrived.set()))

@@ -23,8 +23,8 @@ def until_gone(name: str) -> None:
         time.sleep(0.005)
 
 
-def test_what_is_late_is_bitten_in_order_of_the_deadlines_and_what_has_ended_is_not() -> None:
-    """A shorter deadline that comes later is not slept through."""
+def test_expired_deadlines_fire_in_order_and_disarmed_ones_do_not() -> None:
+    """A shorter deadline that is armed later wakes the thread in time."""
     expired: queue.Queue[str] = queue.Queue()
     watchdog = Watchdog(expired.put)
     watchdog.arm(0.2, "second")
@@ -39,8 +39,8 @@ def test_what_is_late_is_bitten_in_order_of_the_deadlines_and_what_has_ended_is_
     until_gone("poolkit-watchdog")
 
 
-def test_a_deadline_is_kept_by_one_that_was_sent_to_rest() -> None:
-    """The thread ends when nothing is armed any more, and a new one begins with the next deadline."""
+def test_a_deadline_fires_after_stop() -> None:
+    """The thread ends when nothing is armed; the next deadline starts a new one."""
     expired: queue.Queue[str] = queue.Queue()
     watchdog = Watchdog(expired.put)
     watchdog.arm(0.05, "late")
@@ -53,10 +53,10 @@ def test_a_deadline_is_kept_by_one_that_was_sent_to_rest() -> None:
     until_gone("poolkit-watchdog")
 
 
-def test_exchanges_with_postgresql_begin_no_thread_each(
+def test_exchanges_with_postgresql_start_no_thread_each(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One for all of them: a signal that a beginning or ending thread takes may find the main thread asleep."""
+    """All share one thread: a signal received by a starting or ending thread may not wake the main thread."""
     begun: list[str] = []
     start = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", lambda thread: (begun.append(thread.name), start(thread))[1])

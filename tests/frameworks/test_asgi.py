@@ -39,7 +39,7 @@ Get = Callable[[str], Awaitable[httpx.Response]]
 
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """The application in a uvicorn of its own, as in production; ended as by SIGTERM."""
+    """Run the application in its own uvicorn, as in production; end it as SIGTERM does."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="on", log_level="warning"))
     serving = asyncio.create_task(server.serve())
@@ -56,7 +56,7 @@ async def served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def running(app: Any) -> AsyncIterator[Get]:
-    """The application without a server, on any event loop; gives what gets a page."""
+    """Run the application without a server, on any event loop; yields a function that gets a page."""
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Any, receive: Any, send: Any) -> None:
@@ -68,10 +68,10 @@ async def running(app: Any) -> AsyncIterator[Get]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_whatever_has_a_pool_behind_it_serves_requests_and_is_closed_at_the_end(
+async def test_all_objects_that_use_a_pool_serve_requests_and_are_closed_at_shutdown(
     postgres: PostgresServer, redis_server: RedisServer, http_server: HTTPServer
 ) -> None:
-    """Seven kinds of things under uvicorn; afterwards the servers have none of their sessions left."""
+    """Seven kinds of objects under uvicorn; afterwards the servers have none of their sessions left."""
     plain, url = (f"{url}?application_name=lifespan" for url in (postgres.url, postgres.sqlalchemy_url()))
     assert plain.count("?") == url.count("?") == 1
     pools = PoolLifespan(
@@ -130,7 +130,7 @@ async def test_whatever_has_a_pool_behind_it_serves_requests_and_is_closed_at_th
 
 @pytest.mark.anyio
 async def test_a_start_that_requires_connections_fails_without_them_and_leaves_nothing_open() -> None:
-    """connect="require" is fail fast; pools that could connect are closed again."""
+    """connect="require" fails at once; pools that could connect are closed again."""
     good, bad = AsyncFakeConnector(), FakeConnector()
     bad.fail("connect", lambda: ConnectionRefusedError("refused"))
     pools = PoolLifespan({"good": lambda: AsyncPool(good), "bad": lambda: Pool(bad)}, connect="require")
@@ -142,10 +142,10 @@ async def test_a_start_that_requires_connections_fails_without_them_and_leaves_n
 
 
 @pytest.mark.anyio
-async def test_a_start_that_only_tries_to_connect_says_what_failed_and_goes_on(
+async def test_a_start_that_only_tries_to_connect_logs_the_failure_and_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """connect="try", the default: requests come, and the pool goes on by its own rules."""
+    """connect="try", the default: the application serves, and the pool keeps trying by its own rules."""
     connector = AsyncFakeConnector()
     connector.fail("connect", lambda: ConnectionRefusedError("refused"))
     pools = PoolLifespan({"db": lambda: AsyncPool(connector)})
@@ -158,8 +158,8 @@ async def test_a_start_that_only_tries_to_connect_says_what_failed_and_goes_on(
 
 
 @pytest.mark.anyio
-async def test_connections_that_are_on_their_way_already_do_not_pass_for_open_ones() -> None:
-    """A pool that begins to connect by itself (start="eager") is waited for."""
+async def test_connects_that_are_running_do_not_count_as_open_connections() -> None:
+    """The start waits for a pool that connects by itself (start="eager")."""
     connector = FakeConnector()
     connector.fail("connect", lambda: ConnectionRefusedError("refused"))
     pools = PoolLifespan({"db": lambda: Pool(connector, min_size=1, start="eager")}, connect="require")
@@ -170,7 +170,7 @@ async def test_connections_that_are_on_their_way_already_do_not_pass_for_open_on
 
 @pytest.mark.anyio
 async def test_the_application_has_its_own_lifespan_inside() -> None:
-    """Its code runs while the pools are open, and both yield what requests find."""
+    """It runs while the pools are open, and both add to the state of requests."""
     connector = AsyncFakeConnector()
     order = []
 
@@ -217,8 +217,8 @@ async def test_fastapi_gives_leases_by_a_dependency() -> None:
 
 
 @pytest.mark.anyio
-async def test_work_that_goes_on_at_the_end_may_finish_within_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    """A background task has a lease when the application stops: its connection stays until it gives it back."""
+async def test_work_that_runs_at_shutdown_may_finish_within_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    """A background task has a lease when the application stops: it keeps its connection until it returns it."""
     connector = AsyncFakeConnector()
     pools = PoolLifespan({"db": lambda: AsyncPool(connector)}, drain_timeout=20)
     done = []
@@ -243,7 +243,7 @@ async def test_work_that_goes_on_at_the_end_may_finish_within_the_deadline(caplo
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_statements_of_an_asynchronous_engine_may_finish_too(caplog: pytest.LogCaptureFixture) -> None:
-    """Its pool is one of greenlets, and waits in one."""
+    """Its pool uses greenlets, and is drained in one."""
     pools = PoolLifespan(
         {"db": lambda: create_async_engine("sqlite+aiosqlite://", poolclass=AsyncPoolkitPool)}, drain_timeout=20
     )
@@ -267,8 +267,8 @@ async def test_statements_of_an_asynchronous_engine_may_finish_too(caplog: pytes
 
 
 @pytest.mark.anyio
-async def test_work_that_takes_too_long_is_cut_and_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """drain_timeout bounds the end, for threads' pools and tasks' alike."""
+async def test_work_that_takes_too_long_is_aborted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """drain_timeout limits the shutdown, for pools of threads and of tasks."""
     connectors = AsyncFakeConnector(), FakeConnector()
     pools = PoolLifespan(
         {"tasks": lambda: AsyncPool(connectors[0]), "threads": lambda: Pool(connectors[1])}, drain_timeout=0.05
@@ -298,8 +298,8 @@ async def test_functions_create_new_pools_at_each_start_and_a_closed_pool_is_ref
 
 
 @pytest.mark.anyio
-async def test_a_function_that_fails_ends_the_pools_before_it() -> None:
-    """What was made so far is closed, and its error is the one that the server shows."""
+async def test_a_function_that_fails_closes_the_pools_created_before_it() -> None:
+    """The server shows the error of the function."""
     made: list[Any] = []
 
     def first() -> Any:
@@ -316,8 +316,8 @@ async def test_a_function_that_fails_ends_the_pools_before_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_readiness_follows_suspension_and_breaker_and_comes_back_by_itself() -> None:
-    """503 while suspended or while the breaker is open; ready again when a probe is due, so that one comes."""
+async def test_readiness_follows_suspension_and_breaker_and_recovers_by_itself() -> None:
+    """503 while suspended or while the breaker is open; ready again when a probe is due, which needs a request."""
     clock, connector = ManualClock(), AsyncFakeConnector()
     breaker = BreakerConfig(failure_threshold=1, reset_timeout=30)
     pools = PoolLifespan({"db": lambda: AsyncPool(connector, breaker=breaker, clock=clock)}, connect="lazy")
@@ -346,7 +346,7 @@ async def test_readiness_follows_suspension_and_breaker_and_comes_back_by_itself
 
 @pytest.mark.anyio
 async def test_readiness_checks_the_named_pools_and_one_serving_node_of_a_cluster_is_enough() -> None:
-    """A cache that is down need not take the process out of service."""
+    """A cache that is down does not have to make the process unready."""
     pools = PoolLifespan(
         {
             "cache": lambda: AsyncPool(AsyncFakeConnector()),
@@ -368,8 +368,8 @@ async def test_readiness_checks_the_named_pools_and_one_serving_node_of_a_cluste
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_clusters_of_every_driver_are_found_asked_and_drained() -> None:
-    """Also behind a redis client and an httpx transport or client."""
+async def test_clusters_of_every_driver_are_found_checked_and_drained() -> None:
+    """Also those used by a redis client and by an httpx transport or client."""
     nodes = ["127.0.0.1:1", "127.0.0.1:2"]
     group = AsyncPoolkitServerGroup(nodes, roles=False)
     transports = [AsyncPoolkitClusterTransport(nodes) for _ in range(2)]
@@ -389,7 +389,7 @@ async def test_clusters_of_every_driver_are_found_asked_and_drained() -> None:
     assert [one.closed for one in (clusters["psycopg"], group, *behind)] == [True] * 4
 
 
-def test_what_cannot_be_meant_is_refused_at_once() -> None:
+def test_invalid_arguments_are_refused_at_once() -> None:
     """Each error names the setting and the value."""
     pool = Pool(FakeConnector())
     with pytest.raises(ConfigError, match="db=Redis: does not use a poolkit pool"):

@@ -36,7 +36,7 @@ print(json.dumps([result.get(timeout=40, interval=0.05) for result in results]))
 
 
 def abandoned(postgres: PostgresServer) -> int:
-    """Sessions that ended without a word, when all of the application have ended."""
+    """The number of abandoned sessions, once all sessions of the application have ended."""
     deadline = time.monotonic() + PATIENCE
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         while connection.execute("select 1 from pg_stat_activity where application_name = 'celery'").fetchone():
@@ -49,10 +49,10 @@ def abandoned(postgres: PostgresServer) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(90)
-def test_prefork_workers_begin_with_open_connections_and_end_them_in_order(
+def test_prefork_workers_start_with_open_connections_and_close_them_properly(
     redis_server: RedisServer, postgres: PostgresServer
 ) -> None:
-    """A real worker on a real Redis; its children are replaced after three tasks, then it is told to stop."""
+    """A real worker with a real Redis; its children are replaced after three tasks, then it is stopped."""
     urls = {
         "BROKER_URL": redis_server.url.rpartition("/")[0] + "/7",
         "PG_URL": postgres.sqlalchemy_url() + "?application_name=celery",
@@ -82,7 +82,7 @@ def test_prefork_workers_begin_with_open_connections_and_end_them_in_order(
 
 
 def test_signals_open_and_drain_the_pools_of_the_process(caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot connect is logged and tried again by tasks; what does not end in time is cut; undo takes it back."""
+    """A failed connect is logged, leases that do not end in time are aborted, undo disconnects the signals."""
     good, bad = FakeConnector(), FakeConnector()
     bad.fail("connect", lambda: ConnectionRefusedError("refused"))
     pools: list[Any] = [
@@ -109,8 +109,8 @@ def test_signals_open_and_drain_the_pools_of_the_process(caplog: pytest.LogCaptu
         assert not later.closed
 
 
-def test_the_permits_of_a_fleets_budget_are_given_back(tmp_path: Path) -> None:
-    """A child that ends leaves its part to the others at once; not while a pool of somebody else's is open."""
+def test_the_permits_of_a_fleet_budget_are_returned(tmp_path: Path) -> None:
+    """A child that ends returns its permits at once, unless another pool of the budget is open."""
     budget = FleetBudget(FileStore(tmp_path), "orders", limit=4, block=4)
     connector = FakeConnector()
     pools = [Pool(connector, budget=budget), Pool(connector, budget=budget)]
@@ -131,7 +131,7 @@ def test_the_permits_of_a_fleets_budget_are_given_back(tmp_path: Path) -> None:
             assert other.fleet().members == 1
 
 
-def test_a_deadline_that_is_none_is_refused() -> None:
-    """A worker must end."""
+def test_a_drain_timeout_of_none_is_refused() -> None:
+    """A worker must end in a finite time."""
     with pytest.raises(ConfigError, match="drain_timeout=None: must be a time in seconds"):
         install(drain_timeout=None)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def configured(_postgres: PostgresServer, _redis_server: RedisServer) -> Iterato
 
 @pytest.fixture(autouse=True)
 def quiet(configured: None, postgres: PostgresServer, redis_server: RedisServer) -> Iterator[None]:
-    """Each test begins and ends without a connection in this thread."""
+    """Start and end each test without a connection in this thread."""
     yield
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
@@ -117,7 +117,7 @@ def quiet(configured: None, postgres: PostgresServer, redis_server: RedisServer)
 
 
 def in_threads(number: int, work: Any) -> list[Any]:
-    """What ``work(n)`` gives in threads of their own, all at once."""
+    """Run ``work(n)`` concurrently, each in its own thread; return the results."""
     found: dict[int, Any] = {}
     threads = [threading.Thread(target=lambda n=n: found.update({n: work(n)})) for n in range(number)]
     for thread in threads:
@@ -128,7 +128,7 @@ def in_threads(number: int, work: Any) -> list[Any]:
 
 
 def test_the_orm_works_in_more_threads_than_connections(postgres: PostgresServer) -> None:
-    """Eight threads under a limit of two: each gets its turn, close() gives back, the server never sees a third."""
+    """Eight threads under a limit of two: each is served, close() returns it, the server sees at most two."""
     before = Sale.objects.count()
     connections["default"].close()
     pool = connections["default"].pool
@@ -153,8 +153,8 @@ def test_the_orm_works_in_more_threads_than_connections(postgres: PostgresServer
     assert pool.poolkit.stats().connects <= 2
 
 
-def test_requests_give_their_connections_back_and_failed_ones_are_rolled_back() -> None:
-    """A threaded WSGI server; Django closes (returns) what a request has used, and the cache is shared by all."""
+def test_requests_return_their_connections_and_failed_ones_are_rolled_back() -> None:
+    """A threaded WSGI server; Django returns the connections of a request, and all requests share the cache."""
     server = make_server("127.0.0.1", 0, get_wsgi_application(), threaded=True)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
@@ -190,8 +190,8 @@ def test_a_transaction_that_was_left_open_is_rolled_back_on_return() -> None:
     assert connection.get_autocommit()
 
 
-def test_an_exhausted_pool_says_so_in_djangos_own_error() -> None:
-    """django.db.OperationalError, caused by poolkit's, with who holds the connection."""
+def test_an_exhausted_pool_raises_djangos_own_error() -> None:
+    """django.db.OperationalError, caused by poolkit's error, which names the holder of the connection."""
     Sale.objects.using("small").count()  # keeps its connection until close()
     connections["small"].pool.timeout = 0.05
 
@@ -205,7 +205,7 @@ def test_an_exhausted_pool_says_so_in_djangos_own_error() -> None:
     connections["small"].pool.timeout = 10
 
 
-def test_with_health_checks_sessions_that_the_server_has_ended_are_not_handed_out(postgres: PostgresServer) -> None:
+def test_with_health_checks_sessions_that_the_server_has_ended_are_not_used(postgres: PostgresServer) -> None:
     """CONN_HEALTH_CHECKS means a check at every checkout, as with psycopg_pool: the next request works."""
     Sale.objects.using("checked").count()
     session = connections["checked"].connection.info.backend_pid
@@ -217,16 +217,16 @@ def test_with_health_checks_sessions_that_the_server_has_ended_are_not_handed_ou
         pool.drain()  # theirs have been ended, too
 
 
-def test_a_pool_is_the_default_and_can_be_left_out() -> None:
-    """The engine alone pools, with psycopg_pool's sizes; "pool": False is Django without one."""
+def test_a_pool_is_the_default_and_can_be_disabled() -> None:
+    """ENGINE alone enables a pool with psycopg_pool's sizes; "pool": False disables it."""
     assert connections["bare"].pool.min_size == 4
     assert connections["without"].pool is None
     assert Sale.objects.using("without").count() >= 0
     connections["without"].close()
 
 
-def test_a_pool_that_was_closed_is_made_anew() -> None:
-    """close_pool(), which Django's test runner and a changed time zone call, ends the sessions and makes no pool."""
+def test_a_closed_pool_is_created_again() -> None:
+    """close_pool(), called by Django's test runner and for a changed time zone, ends the sessions."""
     connection = connections["bare"]
     pool = connection.pool
     pool.open(wait=True)
@@ -239,8 +239,8 @@ def test_a_pool_that_was_closed_is_made_anew() -> None:
     assert connection.pool is not pool
 
 
-def test_settings_that_cannot_be_meant_are_improper() -> None:
-    """With the database's alias and what would be right."""
+def test_invalid_settings_raise_improperly_configured() -> None:
+    """The error names the database's alias and a correction."""
     with pytest.raises(ImproperlyConfigured, match=r"DATABASES\['kept'\]: CONN_MAX_AGE=60 .* set it to 0"):
         Sale.objects.using("kept").count()
     with pytest.raises(ImproperlyConfigured, match=r"DATABASES\['typo'\].*max_szie: .* did you mean 'max_size'"):
@@ -248,7 +248,7 @@ def test_settings_that_cannot_be_meant_are_improper() -> None:
 
 
 def test_threads_share_one_pool_of_the_cache(redis_server: RedisServer) -> None:
-    """Django makes a cache object for each thread; their connections are the process's, at most three here."""
+    """Django creates a cache object for each thread; all share one pool, with at most three connections here."""
 
     def work(number: int) -> Any:
         caches["default"].set(f"key-{number}", number)
@@ -260,8 +260,8 @@ def test_threads_share_one_pool_of_the_cache(redis_server: RedisServer) -> None:
     assert 1 <= len(mine) <= 3
 
 
-def test_a_pool_of_the_cache_that_was_closed_is_made_anew_and_djangos_own_backend_works() -> None:
-    """After a drain at the end of a test or a worker's life the cache goes on; and the recipe without our backend."""
+def test_a_closed_pool_of_the_cache_is_created_again_and_djangos_own_backend_works() -> None:
+    """The cache works after a drain, for example at the end of a test; so does Django's backend with poolkit's pool."""
     caches["default"].set("key", 1)
     [pool] = [pool for wanted, pool in cache_backend._made if wanted[2].get("name") == "django-cache"]
     pool.poolkit.drain(1)

@@ -24,5 +24,5 @@ for module, library, extra in [
 
 
 def test_without_its_library_each_helper_says_what_to_install() -> None:
-    """The line to paste is in the error."""
+    """The error has the pip command."""
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)

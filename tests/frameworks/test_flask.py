@@ -21,7 +21,7 @@ from poolkit_adapters.sqlalchemy import PoolkitPool
 
 
 def application(pools: FlaskPools, connector: FakeConnector | None = None) -> flask.Flask:
-    """After the pattern of the application factory."""
+    """An application factory."""
     app = flask.Flask("shop")
     app.config["CONNECTOR"] = connector or FakeConnector()
     pools.init_app(app)
@@ -32,8 +32,8 @@ def database(app: flask.Flask) -> Pool[Any]:
     return Pool(app.config["CONNECTOR"], max_size=2, acquire_timeout=5)
 
 
-def test_each_application_has_pools_of_its_own() -> None:
-    """Two applications of one factory share nothing; each makes its pool once, when it is first asked for."""
+def test_each_application_has_its_own_pools() -> None:
+    """Two applications of one factory share nothing; each creates its pool once, at the first use."""
     pools = FlaskPools({"db": database})
     apps = application(pools), application(pools)
     found = []
@@ -47,8 +47,8 @@ def test_each_application_has_pools_of_its_own() -> None:
         assert pools.close(app) == {"db": True}
 
 
-def test_a_request_has_one_connection_and_gives_it_back() -> None:
-    """connection() is the same all through the request; one that ended in an error is not used again."""
+def test_a_request_has_one_connection_and_returns_it() -> None:
+    """connection() is the same during the request; after an error the connection is not used again."""
     pools, connector = FlaskPools({"db": database}), FakeConnector()
     app = application(pools, connector)
 
@@ -70,7 +70,7 @@ def test_a_request_has_one_connection_and_gives_it_back() -> None:
 
 
 def test_a_lease_that_a_request_forgets_is_reported_and_its_place_is_free(caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the request and the line; the connection, which somebody may still use, is closed."""
+    """The log names the request and the line; the connection is closed, because other code may still use it."""
     pools, connector = FlaskPools({"db": database}), FakeConnector()
     app = application(pools, connector)
     kept = []
@@ -98,7 +98,7 @@ def test_a_lease_that_a_request_forgets_is_reported_and_its_place_is_free(caplog
 
 
 def test_threads_of_a_server_share_one_pool() -> None:
-    """A first crowd of requests makes one pool, not one for each thread."""
+    """Many first requests at once create one pool, not one for each thread."""
     connector, together, made = FakeConnector(), threading.Barrier(4), []
 
     def slowly(app: flask.Flask) -> Pool[Any]:
@@ -138,8 +138,8 @@ def test_threads_of_a_server_share_one_pool() -> None:
     assert connector.live == 0
 
 
-def test_drivers_lend_their_connections_themselves_and_are_closed_with_the_rest(postgres: PostgresServer) -> None:
-    """A SQLAlchemy engine and a psycopg pool, by name; close() ends both."""
+def test_pools_of_drivers_lease_their_own_connections_and_are_closed_with_the_rest(postgres: PostgresServer) -> None:
+    """A SQLAlchemy engine and a psycopg pool by name; close() closes both."""
     pools = FlaskPools(
         {
             "engine": lambda app: create_engine(postgres.sqlalchemy_url(), poolclass=PoolkitPool),
@@ -164,8 +164,8 @@ def test_drivers_lend_their_connections_themselves_and_are_closed_with_the_rest(
         engine.connect()
 
 
-def test_what_cannot_be_meant_is_refused() -> None:
-    """Each error names what is wrong and what would be right."""
+def test_invalid_arguments_are_refused() -> None:
+    """Each error names the problem and a correction."""
     with pytest.raises(ConfigError, match="db=str: does not use a poolkit pool"):
         FlaskPools({"db": "postgresql://"})
     pools = FlaskPools({"db": lambda app: AsyncPool(AsyncFakeConnector()), "none": lambda app: None})

@@ -27,8 +27,8 @@ def run(pytester: pytest.Pytester):
     return run
 
 
-def test_a_lease_that_is_left_out_fails_its_test_with_the_place(run) -> None:
-    """Only the guilty test, with the line of the acquire; the next one is not blamed for it."""
+def test_a_lease_that_is_left_open_fails_its_test_with_the_place(run) -> None:
+    """Only that test fails, with the line of the acquire; the next test does not."""
     result = run("""
 pool = Pool(FakeConnector(), name="orders-db")
 
@@ -57,7 +57,7 @@ def test_not_asked():
 
 
 def test_a_pool_that_is_left_open_and_a_dropped_lease_fail_their_tests(run) -> None:
-    """A pool with connections, named by the place where it was made, also if the test has forgotten it."""
+    """A pool with connections is reported with the place of its creation, even if the test has dropped it."""
     result = run("""
 def test_open(pool_leaks):
     Pool(FakeConnector(), name="orders-db").warm_up(2)      # line 5
@@ -81,8 +81,8 @@ def test_closed(pool_leaks):
     )
 
 
-def test_pools_of_fixtures_may_outlive_the_test_that_first_asks_for_them(run) -> None:
-    """Wider fixtures stay open; narrower ones, set up later, are closed before the look; allow() excuses the rest."""
+def test_pools_of_fixtures_may_outlive_the_test_that_first_uses_them(run) -> None:
+    """Fixtures of a wider scope stay open; later ones are closed before the check; allow() ignores the rest."""
     result = run("""
 @pytest.fixture(scope="module")
 def shared():
@@ -119,7 +119,7 @@ def test_tasks():
 
 
 def test_after_the_test_pools_are_as_fast_as_before(run) -> None:
-    """Noting places ends with the fixture; those who had asked for it themselves keep it."""
+    """Recording places ends with the fixture, except for pools that had it enabled before."""
     result = run("""
 plain, debug = Pool(FakeConnector()), Pool(FakeConnector(), debug=True)
 before = [plain._tracing, debug._tracing]
@@ -136,7 +136,7 @@ def test_two():
 
 @pytest.mark.timeout(60)
 def test_servers_and_the_clock_are_fixtures(run) -> None:
-    """Each answers, and a test that kills one leaves the next with a running one."""
+    """Each server answers, and a test after one that kills a server finds it running."""
     result = run("""
 import httpx, psycopg, redis
 
@@ -160,8 +160,8 @@ def test_clock(poolkit_clock):
     result.assert_outcomes(passed=3)
 
 
-def test_nothing_is_loaded_in_suites_that_do_not_ask() -> None:
-    """No entry point: an installed poolkit costs other suites nothing."""
+def test_the_plugin_is_not_loaded_unless_a_conftest_enables_it() -> None:
+    """There is no entry point, so an installed poolkit does not slow down other suites."""
     program = (
         "import sys, pytest\n"
         "pytest.main(['--version'])\n"

@@ -39,7 +39,7 @@ def test_a_function_decides() -> None:
     """And is held to the names."""
     router = FunctionRouter(lambda key: "even" if key % 2 == 0 else "odd", ["even", "odd"])
     assert router.shard_of(3) == "odd"
-    with pytest.raises(ConfigError, match="gave 'odd', no shard"):
+    with pytest.raises(ConfigError, match="returned 'odd', which is not one of the shards"):
         FunctionRouter(lambda key: "odd", ["even"]).shard_of(1)
 
 
@@ -56,17 +56,17 @@ def test_bounded_loads_send_a_hot_key_on() -> None:
 @pytest.mark.parametrize(
     ("build", "match"),
     [
-        (lambda: RingRouter([]), "none at all"),
+        (lambda: RingRouter([]), "shards: empty"),
         (lambda: RingRouter("abc"), "must be a list of names"),
         (lambda: JumpRouter(["a", "a"]), "must be unique"),
         (lambda: RendezvousRouter({"a": 0}), "weight=0: must be a number above 0"),
         (lambda: RingRouter(["a"], points=0), "points=0"),
         (lambda: RingRouter(["a"], bound=1), "bound=1: must be a number above 1"),
         (lambda: RangeRouter([1], ["a"]), "1 bounds make 2 ranges, but there are 1 shards"),
-        (lambda: RangeRouter([2, 1], ["a", "b", "c"]), "must rise"),
+        (lambda: RangeRouter([2, 1], ["a", "b", "c"]), "must be in ascending order"),
         (lambda: RangeRouter([2, "x"], ["a", "b", "c"]), "cannot be compared"),
         (lambda: RangeRouter([2], ["a", "b"]).shard_of("x"), r"key='x': must be of the kind of the bounds \(int\)"),
-        (lambda: LookupRouter({"a": "s"}).shard_of("b"), "stands in no line of the table"),
+        (lambda: LookupRouter({"a": "s"}).shard_of("b"), "not in the table"),
         (lambda: LookupRouter({"a": "s"}, "s").shard_of([]), "must be hashable"),
         (lambda: RingRouter(["a"]).shard_of(1.5), "key=1.5: must be a string, bytes"),
         (lambda: JumpRouter(["a"]).shard_of(None), "key=None: must be a string, bytes"),

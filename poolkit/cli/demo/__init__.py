@@ -1,4 +1,4 @@
-"""``poolkit demo``: the same request handler on the drivers' own pools and on poolkit, on servers that break.
+"""``poolkit demo``: one request handler on the drivers' own pools and on poolkit's, with servers that fail.
 
 plan (what a run is) · stacks (the handler and its clients) · load (the callers) · servers (start, break, count) ·
 record (what happened) · show (progress) · report (the tables)

@@ -1,4 +1,4 @@
-"""From start to end: servers, rounds, tables; and the way out when somebody wants to leave earlier."""
+"""One run of the demo: servers, rounds and tables, and the shutdown if it is interrupted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_demo(*, quick: bool, as_json: bool) -> int:
         sys.stdout.write(json.dumps(as_data(list(records.values()), plan), indent=2) + "\n")
     else:
         print_report(console, list(records.values()), plan)
-        console.print(f"Done in {time.monotonic() - began:.0f} s; the servers have ended, nothing is left behind.")
+        console.print(f"Done in {time.monotonic() - began:.0f} s; the servers have ended and their files are removed.")
     return 0
 
 
@@ -68,7 +68,7 @@ def _one_round(record: Record, servers: Servers, view: PlainView | LiveView) -> 
         stop.set()
         load.stop()
         if faults.is_alive():
-            faults.join(10)  # it may be in the middle of a restart, which must not outlive the servers' end
+            faults.join(10)  # wait for a restart that is running: it must end before the servers do
     for error in (load.failure, *failures):
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""The callers: threads, or tasks of one event loop in a thread of its own, so that Ctrl-C is the display's alone."""
+"""The callers: threads, or tasks of an event loop in its own thread, so that only the display handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poolkit.cli.demo.stacks import AsyncStack, Sites, Stack, async_stack, sync_
 
 __all__ = ("Load",)
 
-_LOOK = 0.1  # seconds between two looks at the pools
+_LOOK = 0.1  # seconds between two samples of the pools
 
 
 class Load:
@@ -36,7 +36,7 @@ class Load:
         self._thread = threading.Thread(target=self._run, name="poolkit-demo-load", daemon=True)
 
     def start(self) -> None:
-        """Let the callers set out in the background."""
+        """Start the callers in the background."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Load:
     def _run_threads(self) -> None:
         plan = self.record.plan
         with sync_stack(self.record.pools, self._sites, plan) as stack:
-            stack.handle(0)  # the first imports and plans of a program's life are not the pool's matter
+            stack.handle(0)  # warm up: the first imports and query plans do not depend on the pool
             pending: dict[int, float] = {}
             self._set_out()
             threads = [
@@ -85,7 +85,7 @@ class Load:
                 self._stop.wait(_LOOK)
             self._stop.set()
             while pending:
-                # Who takes a request out of here is who records it, so each is recorded once.
+                # The thread that removes a request records it, so each is recorded once.
                 with contextlib.suppress(KeyError):
                     self.round.add_unfinished(pending.popitem()[1])
 

@@ -1,4 +1,4 @@
-"""What one round of the demo is: how many callers, how often, for how long, when what breaks."""
+"""The plan of a round: number of callers, rate, duration, and the times of the faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = {"own": "drivers' own", "poolkit": "poolkit"}
 
 @dataclass(frozen=True)
 class Plan:
-    """The load. The same in every round: each caller's timetable is fixed before it starts."""
+    """The load, the same in every round: the schedule of each caller is fixed before it starts."""
 
     seconds: float
     """Length of the timetable of one round."""
@@ -27,17 +27,17 @@ class Plan:
     pause: float
     """Seconds between two requests of one caller, on average."""
     rounds: int = 1
-    """How often each kind of pools has its turn in each mode."""
+    """The number of rounds of each kind of pools in each mode."""
     pool_size: int = 5
     """Connections that each of the three pools may open."""
     query_seconds: float = 0.02
-    """How long PostgreSQL works on a request: connections are held, and waited for."""
+    """Seconds that PostgreSQL works on a request, so that connections are held and callers wait."""
     service_ms: int = 8
     """Milliseconds that the HTTP service takes to answer."""
     down: float = 0.3
-    """Seconds that Redis is away."""
+    """Seconds that Redis is down."""
     timeout: float = 5.0
-    """Seconds that a caller is willing to wait for a connection, or for an answer."""
+    """Seconds that a caller waits for a connection, or for an answer."""
     grace: float = 2.0
     """Seconds after the timetable's end in which late requests may still end."""
 
@@ -52,7 +52,7 @@ class Plan:
         return 0.65 * self.seconds
 
     def turns(self) -> list[tuple[str, str]]:
-        """Mode and pools of each round. Who comes first changes, so that neither gets the quieter machine."""
+        """Mode and pools of each round. The order alternates, so that neither gets the quieter machine."""
         found = []
         for number, mode in enumerate(MODES):
             for turn in range(self.rounds):

@@ -1,4 +1,4 @@
-"""What happened: every request, every fault, and the numbers that follow from them."""
+"""The record of all requests and faults, and the numbers computed from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sample:
     due: float
     end: float
     error: str | None
-    """Name of the server and type of the error, None when all went well."""
+    """Name of the server and type of the error; None for a success."""
 
     @property
     def seconds(self) -> float:
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass
 class Fault:
-    """Something that was broken on purpose, in seconds from the round's start."""
+    """A fault, in seconds from the start of the round."""
 
     title: str
     begin: float
@@ -145,7 +145,7 @@ class Record:
         return percentile([sample.seconds for sample in self.samples[-last if last else 0 :]], share)
 
     def windows(self) -> list[Window]:
-        """What the callers noticed of each fault, over all rounds."""
+        """The effects of each fault on the callers, over all rounds."""
         merged: dict[str, Window] = {}
         for window in (window for each in list(self.rounds) for window in each.windows()):
             merged.setdefault(window.title, Window(window.title, [])).samples.extend(window.samples)

@@ -1,4 +1,4 @@
-"""The end of the demo: the two tables, and the same as plain data."""
+"""The result of the demo: two tables, and the same as plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("as_data", "print_report", "summary")
 
 
 def print_report(console: Console, records: Sequence[Record], plan: Plan) -> None:
-    """Print what each kind of pools came to, and what the callers noticed of each fault."""
+    """Print the results of each kind of pools, and the effects of each fault on the callers."""
     console.print()
     console.print(_overview(records, plan))
     console.print("Times from when a request was due; connections opened, as the servers counted them.", style="dim")

@@ -1,4 +1,4 @@
-"""The three servers of the demo: started, filled, broken, and asked how many connections they saw."""
+"""The three servers of the demo: start them, fill them, cause faults, and count their connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Servers:
         self.redis = redis
         self.http = http
         self._redis_before_restarts = 0
-        self._redis_own = 1  # the question whether it answers, at its start
+        self._redis_own = 1  # the readiness check at its start
 
     @property
     def sites(self) -> Sites:
@@ -55,7 +55,7 @@ class Servers:
         }
 
     def restart_redis(self, down: float) -> None:
-        """Restart Redis, whose count starts anew."""
+        """Restart Redis, which resets its count."""
         self._redis_before_restarts += self._redis_seen()
         self.redis.restart(down=down)
         self._redis_own = 1
@@ -83,7 +83,7 @@ def running(note: Callable[[str], None]) -> Iterator[Servers]:
             note(f"{server.name} listens on {server.host}:{server.port}, process {server.pid}")
             return server
 
-        # log_connections: the server's own count of sessions, which no client can hide from
+        # log_connections: the server's own count of all sessions
         postgres = start(PostgresServer(dbname=_DATABASE, max_connections=40, settings={"log_connections": "on"}))
         servers = Servers(postgres, start(RedisServer()), start(HTTPServer(fast=True)))
         servers.fill()
@@ -101,7 +101,7 @@ def break_things(servers: Servers, book: Round, note: Callable[[str], None], sto
     note(f"{fault.begin:.1f} s: {number} PostgreSQL backends killed, all there were")
     if stop.wait(max(0.0, plan.restart_at - book.now())):
         return
-    fault = Fault(f"Redis restarted, {plan.down:g} s away", book.now())
+    fault = Fault(f"Redis restarted, {plan.down:g} s down", book.now())
     book.faults.append(fault)
     note(f"{fault.begin:.1f} s: Redis stopped")
     servers.restart_redis(plan.down)

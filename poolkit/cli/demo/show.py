@@ -1,4 +1,4 @@
-"""Progress: a live picture on a terminal, plain lines everywhere else."""
+"""Progress: a live view on a terminal, plain lines on other outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PlainView:
     def begin(self, record: Record) -> None:
         """A round begins."""
         self._next = 1.0
-        self._print(f"{record.mode}, {TITLES[record.pools]} pools: {record.plan.callers} callers set out")
+        self._print(f"{record.mode}, {TITLES[record.pools]} pools: {record.plan.callers} callers start")
 
     def tick(self, record: Record) -> None:
         """Called several times a second during a round."""
@@ -63,7 +63,7 @@ class PlainView:
 
 
 class LiveView:
-    """The same as one picture that changes: all rounds, the pools of the current one, and what happened last."""
+    """The same as one live view: all rounds, the pools of the current round, and the last events."""
 
     def __init__(self, console: Console) -> None:
         self._notes: deque[str] = deque(maxlen=6)
@@ -89,7 +89,7 @@ class LiveView:
         self._records[record.mode, record.pools] = self._current = record
 
     def tick(self, record: Record) -> None:
-        """The picture is refreshed by itself."""
+        """Nothing to do: the view refreshes by itself."""
 
     def end(self, record: Record) -> None:
         """A round is over."""
@@ -147,5 +147,5 @@ class LiveView:
 
 
 def view_for(console: Console) -> PlainView | LiveView:
-    """A live picture where there is a terminal to draw on."""
+    """A live view if the output is a terminal, else plain lines."""
     return LiveView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView(console)

@@ -1,4 +1,4 @@
-"""One request handler on three clients. Which pools they stand on is the only thing that differs."""
+"""One request handler with three clients. Only the pools of the clients differ."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def async_stack(pools: str, sites: Sites, plan: Plan) -> AsyncIterator[Asy
 
 
 def import_everything() -> None:
-    """Import every client and adapter: what is missing is missed before a server starts, and no run pays for it."""
+    """Import every client and adapter, so that a missing one fails before a server starts and no round is delayed."""
     for pools in ("own", "poolkit"):
         _sync_classes(pools)
         _async_classes(pools)
@@ -179,7 +179,7 @@ def _service(sites: Sites, plan: Plan) -> dict[str, Any]:
 
 
 class _Watch:
-    """Finds which of the process's pools came with which client."""
+    """Maps the pools of the process to their clients."""
 
     def __init__(self) -> None:
         import poolkit
@@ -196,14 +196,14 @@ class _Watch:
                 self._named.append((client, pool))
 
     def states(self) -> list[tuple[str, str]]:
-        """What each pool says about itself, without its own name in front."""
+        """The state of each pool, without its own name."""
         return [(client, pool.explain().removeprefix(f"{pool.name}: ")) for client, pool in self._named]
 
 
 def _own_states(engine: Any, connections: Any) -> list[tuple[str, str]]:
-    """The little that the drivers' own pools tell in public."""
+    """The public state of the drivers' own pools."""
     return [
         ("PostgreSQL", f"in use {engine.pool.checkedout()}/{engine.pool.size()}, idle {engine.pool.checkedin()}"),
-        ("Redis", "redis-py does not tell"),
-        ("HTTP", "httpx does not tell"),
+        ("Redis", "not public in redis-py"),
+        ("HTTP", "not public in httpx"),
     ]

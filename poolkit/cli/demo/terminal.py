@@ -1,4 +1,4 @@
-"""Where the demos print, and how a signal ends them."""
+"""The output of the demos, and their end by a signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("console_for", "terminable")
 
 
 def console_for(as_json: bool) -> Console:
-    """Standard output, or standard error where the other one is for the numbers."""
+    """Standard output, or standard error if standard output is for the numbers."""
     stream = sys.stderr if as_json else sys.stdout
     with contextlib.suppress(AttributeError, ValueError):
         # A terminal of another encoding shows a question mark rather than a traceback.

@@ -23,7 +23,7 @@ __all__ = ("run",)
 
 
 def run(targets: Sequence[str], *, interval: float, once: bool, as_json: bool) -> int:
-    """Look every ``interval`` seconds until q or Ctrl-C; 0. What goes wrong later is shown, and tried again.
+    """Update every ``interval`` seconds until q or Ctrl-C; return 0. Later errors are shown and retried.
 
     Raises ConfigError for what cannot be a target, PoolError if nothing answers at first, MissingExtra without rich.
     """
@@ -41,7 +41,7 @@ def run(targets: Sequence[str], *, interval: float, once: bool, as_json: bool) -
         console.print(frame(source.state()))
         return 0
     if not console.is_terminal:
-        raise click.UsageError("the output is no terminal: use --once or --json")
+        raise click.UsageError("the output is not a terminal: use --once or --json")
     return _watch(source, interval, console)
 
 
@@ -53,7 +53,7 @@ def _lines(source: Everybody, interval: float, once: bool) -> int:
             if once:
                 return 0
             time.sleep(interval)
-    except KeyboardInterrupt:  # which is how it ends
+    except KeyboardInterrupt:  # the normal way to stop it
         return 0
 
 

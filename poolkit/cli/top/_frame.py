@@ -1,4 +1,4 @@
-"""A snapshot as a picture for the terminal."""
+"""Renders a snapshot for the terminal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _alert(alert: dict[str, Any], several: bool) -> Text:
 # timeouts in a minute; the longest lease.
 def _pools(pools: list[dict[str, Any]], several: bool) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("pool", overflow="fold")  # the one that gives way where there is little room
+    table.add_column("pool", overflow="fold")  # the column that is folded if there is little room
     if several:
         table.add_column("pid", justify="right", no_wrap=True)
     table.add_column("in use", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Where the server programs are: in a wheel, or on the machine. Nothing here imports a wheel's package."""
+"""Finds the server programs in a wheel or on the machine, without importing a wheel's package."""
 
 from __future__ import annotations
 

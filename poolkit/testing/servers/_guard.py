@@ -1,4 +1,4 @@
-"""The guard: ends the servers when the process that started them is gone, however it went.
+"""The guard: ends the servers when the process that started them has ended in any way.
 
 ``atexit`` does not run after SIGKILL, and Linux's parent-death signal fires when the starting *thread* ends,
 which would kill a server that a worker thread restarted. So one small process per Python process reads a pipe

@@ -17,7 +17,7 @@ from poolkit.testing.servers._http_fast import serve_fast
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket: from here on nobody is refused."""
+    """Return a listening socket; from now on no connection is refused."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))

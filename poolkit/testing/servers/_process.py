@@ -1,4 +1,4 @@
-"""What every server has in common: a temporary directory, a free port, a log, bounded start and stop."""
+"""The base of all servers: a temporary directory, a free port, a log, bounded start and stop."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class ServerProcess:
                     self._launch()
                     break
                 except ServerError:
-                    # Somebody else may have taken the port since free_port() looked.
+                    # Another process may have taken the port since free_port() checked it.
                     if not (first and attempts_left and "address already in use" in self.log().lower()):
                         raise
                     self.port = 0

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback: HTTP/1.1, or HTTP/2 over TLS, in a process of its own."""
+"""A real HTTP server on loopback, in its own process: HTTP/1.1, or HTTP/2 over TLS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ("HTTPServer", "HTTPStats")
 
 @dataclass(frozen=True)
 class HTTPStats:
-    """The server's counters since its start. Asking for them counts as nothing."""
+    """The server's counters since its start. Reading them does not change them."""
 
     accepted: int
     """TCP connections accepted."""
@@ -31,9 +31,9 @@ class HTTPStats:
     max_open: int
     """Most TCP connections open at the same time."""
     requests: int
-    """Requests begun."""
+    """Requests started."""
     max_active: int
-    """Most requests in work at the same time."""
+    """Most requests in progress at the same time."""
 
 
 class HTTPServer(ServerProcess):

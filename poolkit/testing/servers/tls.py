@@ -45,7 +45,7 @@ class Certificates:
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """Return a client's context that trusts this authority and nobody else."""
+        """Return a client's context that trusts only this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.authority.configure_trust(context)
         return context

@@ -63,6 +63,8 @@ class Column:
     """Cells that cannot exist, with the reason."""
     unclosed = False
     """Whether the driver leaves the socket of a connect that failed to the reference count, of which Python warns."""
+    collected = False
+    """Whether a socket whose goodbye could not be sent is left to the garbage collector."""
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
@@ -96,7 +98,7 @@ class Column:
         raise NotImplementedError
 
     async def take(self) -> Any:
-        """A connection that works, in a transaction where there are any. Ends at once if there is none to be had."""
+        """Return a working connection, in a transaction if the driver has them. Fails at once if none is available."""
         raise NotImplementedError
 
     async def give(self, lease: Any) -> None:
@@ -258,6 +260,7 @@ def _sqlalchemy(driver: str, module: str, server: str, *, tasks: bool = False) -
         {
             "name": f"sqlalchemy-{driver}", "module": module, "driver": driver, "server": server,
             "absent": {} if tasks else _NO_CANCEL, "unclosed": driver == "pg8000",
+            "collected": driver == "pg8000",
         },
     )  # fmt: skip
 
@@ -337,7 +340,7 @@ class Redis(Column):
 
         kind = importlib.import_module("redis" if self.world == "threads" else "redis.asyncio")
         once = importlib.import_module(f"{kind.__name__}.retry").Retry(redis.backoff.NoBackoff(), 0)
-        # socket_timeout=None, as for those who block in BLPOP, and as redis-py before 8 has it
+        # socket_timeout=None, as for callers that block in BLPOP, and as the default of redis-py before 8
         arguments: dict[str, Any] = {
             "host": "127.0.0.1", "port": self.proxy.port, "socket_timeout": None, "socket_connect_timeout": CONNECT,
             "retry": once,

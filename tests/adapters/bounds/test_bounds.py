@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import sys
 import warnings
@@ -92,13 +93,15 @@ async def serve(column: Column) -> None:
 
 
 async def places_are_free(column: Column) -> None:
-    """While the peer says nothing: nobody holds a place, and there is no socket that the pool does not count."""
+    """While the peer is silent, no caller holds a slot, and there is no socket that the pool does not count."""
 
     def free() -> bool:
         stats = column.engine.stats()
         return bool(stats.size == stats.idle)
 
     await until(column, free, "no place is taken")
+    if column.collected:
+        gc.collect()
     if sys.platform == "linux":
         port = column.proxy.port
         await until(column, lambda: sockets_to(port) <= column.engine.stats().size, "no socket is left")

@@ -1,4 +1,4 @@
-"""What bounds a connect, and that it bounds nothing else; writes that nobody waits for."""
+"""The limits of a connect, which limit nothing else, and of writes whose callers were cancelled."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _watched(stuck: _Stuck) -> Any:
 
 
 def test_a_cancelled_caller_does_not_wait_for_its_write_on_trio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In virtual time. Without an end of its own the write would keep its caller for ever, beyond every time-out."""
+    """In virtual time. Without a limit of its own the write would block its caller forever, past every timeout."""
     clock: Any = importlib.import_module("trio.testing").MockClock(autojump_threshold=0.01)
     stuck = _Stuck()
 

@@ -43,7 +43,7 @@ class Cursor:
 
 
 class Connection:
-    """As pymysql's: ``ping`` reconnects unless told not to, and the new session lacks its settings."""
+    """Behaves as pymysql: ``ping`` reconnects by default, and the new session lacks its settings."""
 
     made: list[Connection]
 
@@ -125,7 +125,7 @@ def test_connect_timeout_is_handed_on_in_the_modules_words() -> None:
     assert module.made[1].arguments == {"connect_timeout": 99} | answers
 
 
-def test_access_denied_is_told_at_once() -> None:
+def test_access_denied_raises_at_once() -> None:
     def connect(**arguments: Any) -> Any:
         raise OperationalError(1045, "Access denied for user 'me'@'here'")
 

@@ -88,7 +88,7 @@ def test_a_connection_that_dies_on_lease_casts_doubt_on_the_idle_ones(postgres: 
             assert pid(connection) not in pids
 
 
-def test_a_wrong_password_is_told_at_once(postgres: PostgresServer) -> None:
+def test_a_wrong_password_raises_at_once(postgres: PostgresServer) -> None:
     with PooledDatabase(psycopg, **{**postgres.dsn, "password": "wrong"}) as db:
         with pytest.raises(psycopg.OperationalError, match="authentication failed") as caught:
             db.connect()

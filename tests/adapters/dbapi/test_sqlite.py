@@ -132,7 +132,7 @@ def test_exhaustion_is_an_operational_error_and_tells_the_state(db: PooledDataba
                 db.connect(timeout=0)
 
 
-def test_a_database_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened_raises_at_once(tmp_path: Path) -> None:
     with PooledDatabase(sqlite3, tmp_path / "missing" / "file.db") as db:
         with pytest.raises(sqlite3.OperationalError, match="unable to open") as caught:
             db.connect()
@@ -231,7 +231,7 @@ def test_names_of_the_module_are_at_hand(db: PooledDatabase) -> None:
     assert not hasattr(db, "nonsense")
 
 
-def test_settings_and_arguments_are_told_apart(tmp_path: Path) -> None:
+def test_settings_and_arguments_are_distinguished(tmp_path: Path) -> None:
     with PooledDatabase(
         sqlite3, tmp_path / "file.db", max_size=3, timeout=0.1, connect_kwargs={"cached_statements": 7}
     ) as db:
@@ -289,7 +289,7 @@ def test_an_unknown_asynchronous_module_is_refused_when_it_shows(tmp_path: Path)
             db.connect()
 
 
-def test_arguments_that_the_module_does_not_take_are_told_at_once() -> None:
+def test_arguments_that_the_module_does_not_take_raise_at_once() -> None:
     with PooledDatabase(sqlite3, "x", nonsense=1) as db:
         with pytest.raises(sqlite3.OperationalError, match="nonsense"):
             db.connect()

@@ -273,7 +273,7 @@ def test_it_happens_and_is_both_under_httpcore(
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_a_special_error_of_a_connect_keeps_its_class(asynchronous: bool, https_server: HTTPServer) -> None:
-    """A proxy that refuses, a certificate that nobody trusts, a host that does not exist, a backend that raises."""
+    """A proxy that refuses, an untrusted certificate, a host that does not exist, a backend that raises."""
     proxy = socket.create_server(("127.0.0.1", 0))
 
     def refuse() -> None:

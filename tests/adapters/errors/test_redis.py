@@ -228,7 +228,7 @@ def test_a_special_error_of_a_connect_keeps_its_class(twin: Twin) -> None:
         host = await failed(twin, "redis://nobody.invalid:6379", retry=None)
         assert isinstance(host, redis.ConnectionError)
         assert isinstance(host, rd.RedisConnectFailed)
-        tls = await failed(twin, f"rediss://127.0.0.1:{twin.server.tls_port}", retry=None)  # nobody's certificate
+        tls = await failed(twin, f"rediss://127.0.0.1:{twin.server.tls_port}", retry=None)  # an untrusted certificate
         assert isinstance(tls, redis.ConnectionError)
         assert isinstance(tls, rd.RedisConnectFailed)
         strange = await failed(twin, twin.server.url, no_such_argument=1)

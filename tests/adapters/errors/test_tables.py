@@ -1,4 +1,4 @@
-"""What the tables of all adapters have in common: no class of poolkit's is missing, and no row is wrong."""
+"""The tables of errors of all adapters: no class of poolkit is missing, and every row is correct."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ TABLES: dict[str, Table] = {
     "sqlalchemy": SQLALCHEMY,
 }  # fmt: skip
 CANNOT: dict[str, set[type]] = {
-    # no pool of tasks, no cluster; connections come back through the proxy alone; a late connect is tried again
+    # no pool for tasks, no cluster; connections are only returned through the proxy; a late connect is tried again
     "dbapi": {errors.WrongLoop, errors.NotLeased, errors.ConnectTimeout, NoNodeAvailable},
-    "httpcore": {errors.NotLeased, NoNodeAvailable},  # nobody gets a connection
+    "httpcore": {errors.NotLeased, NoNodeAvailable},  # callers get no connections
     "httpx": {errors.NotLeased},
 }
 """What cannot happen under an adapter."""

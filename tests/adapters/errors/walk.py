@@ -58,7 +58,7 @@ class Scenarios(Generic[T]):
 
 
 async def walked(row: Row, scenario: Callable[[Any], Awaitable[None]], words: tuple[str, ...], twin: Any) -> None:
-    """Make it happen and look at what was raised."""
+    """Cause the error and check the class of what was raised."""
     with pytest.raises(row.bases[-1]) as caught:
         await scenario(twin)
     check(caught.value, row, *words)

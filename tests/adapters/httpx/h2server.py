@@ -1,4 +1,4 @@
-"""An HTTP/2 server that does what a test says, in a thread: when to answer, when to say goodbye."""
+"""An HTTP/2 server in a thread that a test controls: when it responds, and when it sends GOAWAY."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class H2Server:
         self.call(lambda: [one.answer(stream) for one in self.connections for stream in list(one.waiting)])
 
     def goaway(self, connection: int, last: int, error_code: int = 0) -> None:
-        """Say goodbye: streams up to ``last`` are still served."""
+        """Send GOAWAY: streams up to ``last`` are still served."""
         self.call(lambda: self.connections[connection].goaway(last, error_code))
 
     def allow(self, connection: int, streams: int) -> None:
@@ -80,7 +80,7 @@ class H2Server:
         self.call(lambda: [one.transport.abort() for one in self.connections])
 
     def refuse(self, connection: int, stream: int) -> None:
-        """Reset a stream that was not looked at."""
+        """Reset a stream that was not processed."""
         self.call(lambda: self.connections[connection].refuse(stream))
 
 
@@ -150,7 +150,7 @@ class _Connection(asyncio.Protocol):
         with contextlib.suppress(ValueError):
             self.waiting.remove(stream)
         self.open -= 1
-        # written by hand: h2 itself sends nothing more after a goodbye of its own
+        # written by hand, because h2 sends nothing more after its own GOAWAY
         body = b"%d:%d" % (self.number, stream)
         known = self.h2 and self.h2.streams.get(stream)
         if known and known.state_machine.state is h2.stream.StreamState.HALF_CLOSED_REMOTE:

@@ -1,4 +1,4 @@
-"""Every argument of the classes stood in for, poolkit's settings beside them, and what is wrong said at once."""
+"""Every argument of the replaced classes, poolkit's settings, and errors for wrong values at construction."""
 
 from __future__ import annotations
 

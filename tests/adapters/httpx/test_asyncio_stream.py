@@ -71,7 +71,7 @@ async def test_each_read_has_its_own_time(http_server: HTTPServer) -> None:
         assert (await client.get(f"{http_server.url}/sleep?ms=600", timeout=None)).status_code == 200
 
 
-async def test_a_body_that_nobody_reads_yet_stays_at_the_server(http_server: HTTPServer) -> None:
+async def test_an_unread_body_stays_at_the_server(http_server: HTTPServer) -> None:
     """Memory is bounded by what is taken; all of it arrives in the end."""
     size = 12_000_000
     async with client_of() as client, client.stream("GET", f"{http_server.url}/bytes?n={size}") as response:
@@ -136,10 +136,10 @@ async def test_a_connection_cut_in_the_middle_of_an_answer_is_an_error(scripted:
 
 
 @pytest.mark.parametrize("pause", [0, 0.05])
-async def test_what_nobody_asked_for_is_no_answer_to_the_next_request(
+async def test_unrequested_data_is_no_response_to_the_next_request(
     scripted: Callable[[Script], str], pause: float
 ) -> None:
-    """Bytes that come behind an answer have been read already and do not show in a look at the socket."""
+    """Bytes that follow a response have been read already, so a check of the socket does not show them."""
     said = threading.Event()
 
     def chatty(connection: socket.socket, number: int) -> None:

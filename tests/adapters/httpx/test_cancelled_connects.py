@@ -95,7 +95,7 @@ def target(way: str, port: int, certificates: Certificates) -> tuple[AsyncPoolki
 def test_cancelled_at_any_moment_under_asyncio(
     certificates: Certificates, mute: int, sockets: Sockets, way: str
 ) -> None:
-    errors: list[BaseException | httpx.Response] = []  # whoever holds them holds the frames of the connects
+    errors: list[BaseException | httpx.Response] = []  # these keep the frames of the connects alive
 
     async def main() -> None:
         transport, url = target(way, mute, certificates)
@@ -128,7 +128,7 @@ async def connect_tcp(connect, port):
 
 
 def test_a_stream_that_an_older_anyio_forgets_is_closed(mute: int, sockets: Sockets) -> None:
-    """It is found in the frames of the error, whoever holds that."""
+    """It is found in the frames of the error, even if the error is referenced."""
     names: dict[str, Any] = {"__name__": "anyio.older", "CancelledError": asyncio.CancelledError}
     exec(OLD_ANYIO, names)
 

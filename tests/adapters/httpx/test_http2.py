@@ -1,4 +1,4 @@
-"""Many requests on one connection: the server's limit, its goodbye, its refusals."""
+"""Many requests on one connection: the server's limit, its GOAWAY, its refusals."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_the_limit_is_followed_when_it_changes(h2_server: Make, certificat
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_28_after_a_goodbye_streams_end_and_others_are_replayed(
+async def test_28_after_a_goaway_served_streams_complete_and_others_are_replayed(
     h2_server: Make, certificates: Certificates, method: str
 ) -> None:
     server = h2_server(10)
@@ -124,9 +124,7 @@ async def test_28_after_a_goodbye_streams_end_and_others_are_replayed(
 
 @pytest.mark.anyio
 @pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")  # trio's, of the body broken off
-async def test_28_a_goodbye_in_the_middle_of_a_request_that_it_does_not_cover(
-    h2_server: Make, certificates: Certificates
-) -> None:
+async def test_28_a_goaway_during_a_request_that_it_does_not_cover(h2_server: Make, certificates: Certificates) -> None:
     """Between the headers and the body of stream 5 the server says that it serves none beyond 3: sent again."""
     server = h2_server(10)
     made = transport(certificates)
@@ -169,9 +167,7 @@ def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:
 
 
 @pytest.mark.anyio
-async def test_an_idle_connection_whose_server_said_goodbye_is_left(
-    h2_server: Make, certificates: Certificates
-) -> None:
+async def test_an_idle_connection_that_got_a_goaway_is_not_reused(h2_server: Make, certificates: Certificates) -> None:
     server = h2_server(10)
     async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
         await client.get(f"{server.url}/now")
@@ -181,7 +177,7 @@ async def test_an_idle_connection_whose_server_said_goodbye_is_left(
 
 
 @pytest.mark.anyio
-async def test_a_goodbye_with_an_error_replays_only_what_was_not_looked_at(
+async def test_a_goaway_with_an_error_replays_only_unprocessed_requests(
     h2_server: Make, certificates: Certificates
 ) -> None:
     server = h2_server(10)
@@ -304,7 +300,7 @@ async def test_a_connect_that_hangs_does_not_hold_up_those_who_were_to_share_its
 async def test_a_cancelled_request_ends_its_stream_and_not_its_connection(
     h2_server: Make, certificates: Certificates
 ) -> None:
-    """The server is told (RST_STREAM, CANCEL), also when nobody else uses the connection; the others go on."""
+    """The server gets RST_STREAM (CANCEL), even if no other request uses the connection. The others complete."""
     server = h2_server(2)
     made = transport(certificates, max_size=1, check_after_idle=None)
     async with httpx.AsyncClient(transport=made, timeout=10) as client:

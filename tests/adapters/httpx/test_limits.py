@@ -1,4 +1,4 @@
-"""How many connections, for whom, and who waits how long."""
+"""Limits of connections, their use by several origins, and the waits of requests."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_11_fork(http_server: HTTPServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_26_a_peer_that_hangs_up_is_noticed_without_a_request(http_server: HTTPServer) -> None:
+async def test_26_a_close_by_the_peer_is_noticed_without_a_request(http_server: HTTPServer) -> None:
     async with AsyncPoolkitConnectionPool() as pool:
         await pool.request("GET", http_server.url)
         http_server.close_connections()

@@ -1,4 +1,4 @@
-"""Fixtures: both twins, an administrator, a name that tells one test's sessions from all others'."""
+"""Fixtures: both twins, an administrator, and a name that identifies the sessions of one test."""
 
 from __future__ import annotations
 

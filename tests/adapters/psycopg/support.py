@@ -116,7 +116,7 @@ def pid(connection: Any) -> int:
 
 
 class Admin:
-    """A look at the server from outside of any pool."""
+    """Queries the server outside any pool."""
 
     def __init__(self, postgres: PostgresServer) -> None:
         self.connection = psycopg.connect(postgres.url, autocommit=True)

@@ -31,7 +31,7 @@ def proxy(fault_proxy: Callable[[str, int], FaultProxy], twin: Twin) -> FaultPro
 
 @pytest.fixture
 def make(twin: Twin, proxy: FaultProxy, admin: Admin, application: str) -> Iterator[Callable[..., Any]]:
-    """A pool for one connection, behind a proxy that swallows cancel requests when it is told to."""
+    """A pool for one connection, behind a proxy that can drop cancel requests."""
 
     def make(**settings: Any) -> Any:
         conninfo = make_conninfo(twin.postgres.url, port=proxy.port, application_name=application)

@@ -135,7 +135,7 @@ async def test_opening_in_the_constructor_warns_as_the_stock_pool_does(twin: Twi
             pass
 
 
-def test_an_async_pool_opened_outside_a_loop_says_so() -> None:
+def test_an_async_pool_opened_outside_a_loop_raises() -> None:
     with (
         pytest.warns(RuntimeWarning, match="opened by its constructor"),
         pytest.raises(RuntimeError, match="outside an event loop") as caught,
@@ -151,7 +151,7 @@ def test_an_async_pool_on_trio_says_that_psycopg_needs_asyncio() -> None:
         trio.run(pool.open)
 
 
-async def test_putconn_of_what_is_not_out(twin: Twin) -> None:
+async def test_putconn_of_a_connection_that_is_not_leased(twin: Twin) -> None:
     stranger = await do(twin.connection_class.connect(twin.postgres.url))
     async with within(twin.pool(min_size=1, name="one")) as one, within(twin.pool(min_size=1, name="other")) as other:
         with pytest.raises(ValueError, match=r"'one'.*not leased from any pool"):
@@ -312,7 +312,7 @@ def test_connect_timeout_of_the_conninfo_bounds_the_connect(twin: Twin) -> None:
     assert limit("host=x") == 10
 
 
-def test_short_timeouts_warn_of_nothing_that_nobody_chose(twin: Twin) -> None:
+def test_short_timeouts_cause_no_warning_about_defaults(twin: Twin) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         twin.pool(timeout=0.1, max_lifetime=0.2, max_idle=600)

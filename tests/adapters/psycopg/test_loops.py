@@ -106,7 +106,7 @@ def test_loops_in_two_threads_share_the_limit(
 
 
 def test_a_connection_on_which_two_tasks_have_waited_moves_to_another_loop(postgres: PostgresServer) -> None:
-    """asyncio ties a lock to the first loop in which somebody waits for it."""
+    """asyncio binds a lock to the first loop in which a task waits for it."""
     pool = AsyncPoolkitConnectionPool(postgres.url, min_size=0, max_size=1, open=False)
 
     async def together() -> int:

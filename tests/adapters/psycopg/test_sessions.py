@@ -366,7 +366,7 @@ class Silent:
         self.url = f"host=127.0.0.1 port={port} user=x dbname=x sslmode=disable gssencmode=disable"
 
     def open(self) -> int:
-        """How many clients have not hung up."""
+        """Return how many clients have not closed their connection."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 client, _ = self._listener.accept()

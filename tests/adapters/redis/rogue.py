@@ -78,7 +78,7 @@ class RogueRedis:
         return self._loop.call(lambda: len(self._tasks))
 
     def send(self, data: bytes) -> None:
-        """Send to all connections what nobody has asked for."""
+        """Send unrequested data to all connections."""
 
         async def send() -> None:
             for writer in self._open:

@@ -144,7 +144,7 @@ async def test_a_release_that_is_cancelled_loses_nothing(redis_server: RedisServ
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        if not ticks:  # cancelled before it began: nobody has released it
+        if not ticks:  # cancelled before it started, so it was not released
             await pool.release(connection)
         await pool.release(await pool.get_connection())
     pool.poolkit.check_books()

@@ -295,7 +295,7 @@ def test_a_reset_connection_in_use_raises_redis_errors_only(
         with pytest.raises(redis.ConnectionError):
             await connection.send_command("ECHO", "late")
             await connection.read_response()
-        await connection.send_command("ECHO", "again")  # redis-py connects anew
+        await connection.send_command("ECHO", "again")  # redis-py reconnects
         assert await connection.read_response() == b"again"
         await pool.release(connection)
         await pool.disconnect()

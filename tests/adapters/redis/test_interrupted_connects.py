@@ -127,8 +127,8 @@ def test_a_cancellation_at_the_end_of_a_write_is_not_lost(rogue: RogueRedis, loo
 
 
 @pytest.mark.parametrize("loop", loops())
-def test_a_peer_that_does_not_answer_the_goodbye_of_tls_keeps_no_session(certificates: Certificates, loop: str) -> None:
-    """asyncio waits 30 seconds for it, Python 3.10 for ever."""
+def test_a_peer_that_does_not_close_tls_keeps_no_session(certificates: Certificates, loop: str) -> None:
+    """asyncio waits 30 seconds for that, and Python 3.10 forever."""
     with RogueRedis(certificates.server_context()) as rogue:
         proxy = FaultProxy(rogue.host, rogue.port).start()
 

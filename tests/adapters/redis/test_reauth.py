@@ -1,4 +1,4 @@
-"""Tokens, retries, events and metrics: what redis-py tells its pools, and is told by them."""
+"""Tokens, retries, events and metrics: the calls between redis-py and its pools."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_new_token_reaches_idle_and_used_connections(make_pool: Callable[..., 
     pool.release(idle)
     pool.re_auth_callback(Token(user, "secret"))
     used.send_command("ACL WHOAMI")
-    assert used.read_response() in (b"default", "default")  # not in the middle of somebody's work
+    assert used.read_response() in (b"default", "default")  # not while the connection is in use
     assert client.acl_whoami() in (b"rotated", "rotated")
     pool.release(used)
     assert pool.get_connection() is used
@@ -107,7 +107,7 @@ class Listener:
         self.seen.append(happened.connection)
 
 
-def test_listeners_are_told_of_each_release(make_pool: Callable[..., Any]) -> None:
+def test_listeners_are_notified_of_each_release(make_pool: Callable[..., Any]) -> None:
     listener = Listener()
     dispatcher = event.EventDispatcher({event.AfterConnectionReleasedEvent: [listener]})
     pool = make_pool(max_connections=1, event_dispatcher=dispatcher)
@@ -130,7 +130,7 @@ def test_a_listener_that_fails_costs_no_place(make_pool: Callable[..., Any]) -> 
 
 
 @pytest.mark.anyio
-async def test_listeners_are_told_of_each_release_async(make_async_pool: Callable[..., Any]) -> None:
+async def test_listeners_are_notified_of_each_release_async(make_async_pool: Callable[..., Any]) -> None:
     class AsyncListener(Listener):
         async def listen(self, happened: Any) -> None:  # type: ignore[override]
             self.seen.append(happened.connection)

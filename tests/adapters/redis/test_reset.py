@@ -1,4 +1,4 @@
-"""``reset()`` and ``disconnect()`` of a pool that is in use: callers who wait go on, nothing is left behind."""
+"""``reset()`` and ``disconnect()`` of a pool in use: waiting callers keep waiting, and no connection is left open."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def test_releasing_twice_after_reset_is_an_error_as_before(make_async_pool
         await pool.release(held)
 
 
-def test_reset_keeps_the_engine_and_opens_a_closed_one_anew(make_pool: Callable[..., Any]) -> None:
+def test_reset_keeps_the_engine_and_reopens_a_closed_one(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(max_connections=2)
     client = redis.Redis(connection_pool=pool)
     engine = pool.poolkit
@@ -211,7 +211,7 @@ def test_reset_keeps_the_engine_and_opens_a_closed_one_anew(make_pool: Callable[
 
 
 @pytest.mark.anyio
-async def test_reset_of_a_closed_engine_opens_it_anew_async(make_async_pool: Callable[..., Any]) -> None:
+async def test_reset_of_a_closed_engine_reopens_it_async(make_async_pool: Callable[..., Any]) -> None:
     pool = make_async_pool(max_connections=2)
     client = redis.asyncio.Redis(connection_pool=pool)
     held = await pool.get_connection()

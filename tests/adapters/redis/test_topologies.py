@@ -53,7 +53,7 @@ def test_sentinel_directs_the_pool(redis_sentinel: RedisSentinel) -> None:
 
 
 def test_another_master_gets_all_connections(redis_sentinel: RedisSentinel) -> None:
-    """As redis-py does: idle connections to the old master go at once, used ones when they come back."""
+    """As in redis-py, idle connections to the old master are closed at once, and used ones when they are released."""
     with RedisServer() as other:
         sentinel = redis.sentinel.Sentinel([(redis_sentinel.host, redis_sentinel.port)])
         now = [(redis_sentinel.master.host, redis_sentinel.master.port)]
@@ -65,7 +65,7 @@ def test_another_master_gets_all_connections(redis_sentinel: RedisSentinel) -> N
         now[0] = (other.host, other.port)
         lost.disconnect()
         pool.release(lost)
-        pool.release(used)  # nobody has asked the sentinel yet
+        pool.release(used)  # the sentinel has not been asked yet
         fresh = [pool.get_connection() for _ in range(3)]
         assert (other.host, other.port) in {(connection.host, connection.port) for connection in fresh}
         for connection in fresh:
@@ -125,7 +125,7 @@ def test_cluster_nodes_have_pools_of_poolkit(redis_cluster: RedisCluster) -> Non
 
 
 def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisCluster) -> None:
-    """redis-py's blocking pool raises a plain ConnectionError: the cluster reads its topology anew, for nothing."""
+    """redis-py's blocking pool raises a plain ConnectionError, so the cluster reads its topology again for nothing."""
     if "MaxConnectionsError" not in inspect.getsource(redis.cluster):
         pytest.skip("this redis-py takes every ConnectionError for a dead node")
     pool_class = functools.partial(PoolkitConnectionPool, max_connections=1, timeout=0.01)
@@ -142,7 +142,9 @@ def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisClust
     cluster.close()
 
 
-def test_who_waits_for_a_node_and_holds_another_nodes_connection_is_told_so(redis_cluster: RedisCluster) -> None:
+def test_the_timeout_of_a_thread_that_holds_another_nodes_connection_names_that_cause(
+    redis_cluster: RedisCluster,
+) -> None:
     """Pipelines over several nodes in several threads block each other so, when there are fewer connections."""
     kind: Any = functools.partial(PoolkitConnectionPool, timeout=0.05)
     client = redis.RedisCluster.from_url(redis_cluster.url, connection_pool_class=kind, max_connections=1)

@@ -1,4 +1,4 @@
-"""Exhaustion: who waits, for how long, in which order, and what the error says."""
+"""Exhaustion: which callers wait, for how long, in which order, and the text of the error."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_30_connects_run_side_by_side(redis_server: RedisServer, fault_proxy: Ca
     proxy = fault_proxy(redis_server.host, redis_server.port)
     with PoolkitConnectionPool(host=proxy.host, port=proxy.port, max_connections=10, protocol=2) as pool:
         held: list[Any] = []
-        proxy.mode = "silent"  # nobody is answered before all nine have asked
+        proxy.mode = "silent"  # no connect gets a reply before all nine have started
         threads = [threading.Thread(target=lambda: held.append(pool.get_connection())) for _ in range(9)]
         for thread in threads:
             thread.start()

@@ -167,7 +167,7 @@ def test_connect_args_win_over_connect_timeout(postgres: PostgresServer) -> None
     engine.dispose()
 
 
-def test_connect_timeout_where_nobody_would_hear_of_it(fake: Any) -> None:
+def test_connect_timeout_for_a_driver_that_cannot_be_given_it(fake: Any) -> None:
     with pytest.raises(ConfigError, match=r"connect_timeout.*pysqlite"):
         create_engine("sqlite://", poolclass=PoolkitPool, connect_timeout=3.0)
     with pytest.raises(ConfigError, match=r"connect_timeout.*creator"):

@@ -119,7 +119,7 @@ async def test_03_a_cancelled_connect_frees_its_place(make_async_engine: Any) ->
 
 
 @since[2, 0, 58]
-async def test_04_scopes_of_anyio_lose_no_place_and_the_server_is_told(
+async def test_04_scopes_of_anyio_lose_no_slot_and_the_statement_is_cancelled(
     make_async_engine: Any, postgres: PostgresServer, driver: str
 ) -> None:
     engine = make_async_engine(pool_size=2, max_overflow=0, pool_timeout=5)
@@ -143,7 +143,7 @@ async def test_04_scopes_of_anyio_lose_no_place_and_the_server_is_told(
         postgres.kill_backends()
 
 
-async def test_07_a_full_pool_is_told_as_such(fake: Any) -> None:
+async def test_07_the_error_of_a_full_pool_says_so(fake: Any) -> None:
     pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=0.05, name="orders")
     held = await greenlet_spawn(pool.connect)
     with pytest.raises(
@@ -376,7 +376,7 @@ def test_a_return_waits_for_no_close_of_another_loop(
     gc.collect()
 
 
-def test_outside_of_a_greenlet_sqlalchemy_says_so(fake: Any) -> None:
+def test_outside_a_greenlet_sqlalchemy_raises(fake: Any) -> None:
     pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=1)
     held = pool.connect()
     with pytest.raises(exc.MissingGreenlet):

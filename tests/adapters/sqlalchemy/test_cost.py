@@ -44,19 +44,19 @@ def test_29_a_checkout_costs_less_than_with_the_pool_it_stands_in_for(theirs: An
 
 
 def test_nothing_is_remembered_of_connections_that_came_back(fake: FakeDriver) -> None:
-    """Closed, detached, invalidated or dropped: no tie stays behind."""
+    """Closed, detached, invalidated or dropped: no ref stays behind."""
     pool = PoolkitPool(fake, pool_size=2)
-    before = len(fairy._ties)
+    before = len(fairy._checkout_refs)
     pool.connect().close()
     detached = pool.connect()
     detached.detach()
     broken = pool.connect()
     broken.invalidate()
     dropped = pool.connect()
-    assert len(fairy._ties) == before + 1
+    assert len(fairy._checkout_refs) == before + 1
     del dropped
     gc.collect()
-    assert len(fairy._ties) == before
+    assert len(fairy._checkout_refs) == before
     assert pool.checkedout() == 0
     detached.close()
     pool.dispose()

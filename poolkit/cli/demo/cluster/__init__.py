@@ -1,4 +1,4 @@
-"""``poolkit demo cluster``: four real servers and a spare one behind one cluster, under load, while they come and go.
+"""``poolkit demo cluster``: four real servers and a spare one in a cluster under load, while nodes fail and change.
 
 plan (what happens when) · sites (the servers, their cluster and one request) · record (who served what) ·
 load (callers, and the hand that breaks things) · report (lines, tables)
@@ -14,7 +14,7 @@ from poolkit.errors import MissingExtra
 __all__ = ("KINDS", "run")
 
 KINDS = {"postgres": "psycopg", "redis": "redis", "http": "httpx"}
-"""What can be shown, and the library that it needs."""
+"""The kinds of servers, and the library that each needs."""
 
 
 def run(*, kinds: Sequence[str], seconds: float, as_json: bool) -> int:

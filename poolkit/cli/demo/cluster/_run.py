@@ -1,4 +1,4 @@
-"""From start to end: servers, load and troubles, tables; and the way out when somebody wants to leave earlier."""
+"""One run of the demo: servers, load, events and tables, and the shutdown if it is interrupted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_demo(*, kinds: Sequence[str], seconds: float, as_json: bool) -> int:
         sys.stdout.write(json.dumps(as_data(loads, plan), indent=2) + "\n")
     else:
         print_report(console, loads)
-        console.print("The servers have ended, nothing is left behind.")
+        console.print("The servers have ended and their files are removed.")
     return 0 if all(load.book.kill is not None and load.book.kill.kept for load in loads) else 1
 
 
@@ -56,7 +56,7 @@ def _start(sites: Sequence[Site], stack: ExitStack, note: Callable[[str], None])
 
 
 def _on_all(servers: Sequence[tuple[Site, str, Any]], do: Callable[[Any], object]) -> None:
-    """Do it to all at once; returns when all have ended, and raises what one of them has raised."""
+    """Run it for all concurrently; return when all have ended, and raise the first error."""
     with ThreadPoolExecutor(len(servers)) as threads:
         list(threads.map(lambda one: do(one[2]), servers))
 
@@ -90,7 +90,7 @@ def _load(sites: Sequence[Site], stack: ExitStack, note: Callable[[str], None]) 
 
 
 def _watch(loads: Sequence[Load], now: Callable[[], float], note: Callable[[str], None]) -> None:
-    """A line for each cluster and second, until all have had their troubles."""
+    """Print a line for each cluster and second, until all events have happened."""
     note(header())
     due = 1.0
     while not all(load.over for load in loads):

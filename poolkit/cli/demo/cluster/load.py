@@ -1,4 +1,4 @@
-"""The callers of one cluster, and the hand that kills, revives, adds and slows its nodes."""
+"""The callers of one cluster, and the thread that kills, restarts, adds and slows its nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Load:
         self.site = site
         self.book = Book()
         self.failure: BaseException | None = None
-        """What went wrong beside the requests: a server that did not come back."""
+        """An error outside of requests, such as a server that did not come back."""
         self._note = note
         self._now = now
         self._over = threading.Event()
@@ -30,12 +30,12 @@ class Load:
         self._hand = threading.Thread(target=self._break, name="poolkit-demo-hand", daemon=True)
 
     def start(self) -> None:
-        """The callers set out."""
+        """Start the callers."""
         for thread in (*self._callers, self._hand):
             thread.start()
 
     def stop(self) -> None:
-        """Ask nothing more, break nothing more; returns when all have ended, within their timeouts."""
+        """Stop requests and events; return when all threads have ended, within their timeouts."""
         self._over.set()
         for thread in (*self._callers, self._hand):
             if thread.ident is not None:
@@ -43,7 +43,7 @@ class Load:
 
     @property
     def over(self) -> bool:
-        """Whether all troubles have had their time."""
+        """Whether all events have happened."""
         return not self._hand.is_alive()
 
     def _call(self, number: int) -> None:
@@ -57,7 +57,7 @@ class Load:
     def _break(self) -> None:
         try:
             self._all_troubles()
-        except BaseException as error:  # noqa: BLE001 - raised by who waits for the end
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the end
             self.failure = error
         finally:
             self.book.phase(None, self.site.cluster.stats())
@@ -95,7 +95,7 @@ class Load:
         self._wait(plan.slowed)
 
     def _wait(self, share: float) -> bool:
-        """Sleep for this share of the time; True if somebody wants the end instead."""
+        """Sleep for this share of the time; True if the demo is to end instead."""
         return self._over.wait(share * self.site.plan.seconds)
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What happens when, and how much is asked."""
+"""The schedule of events, and the load."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ("ADDED", "KILLED", "NODES", "SLOWED", "Plan")
 
 NODES = ("a", "b", "c", "d", "e")
 KILLED, SLOWED, ADDED = "b", "c", "e"
-"""Who is killed, who gets slow, and who is not there at first."""
+"""The node that is killed, the one that becomes slow, and the one that is added later."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The load of each cluster, and the pauses between its troubles as shares of the whole time."""
+    """The load of each cluster, and the pauses between events as shares of the whole time."""
 
     seconds: float
-    """Length of the whole; what servers take for their ends and starts comes on top."""
+    """Seconds of load, without the time that servers take to start and stop."""
     callers: int = 12
-    """Threads that ask."""
+    """Threads that send requests."""
     pause: float = 0.02
     """Seconds between two requests of one caller, on average."""
     work: float = 0.03
@@ -28,7 +28,7 @@ class Plan:
     size: int = 4
     """Connections to each node."""
     timeout: float = 5.0
-    """Seconds that a caller grants."""
+    """Timeout of a request, in seconds."""
 
     before: float = 0.25
     without: float = 0.2

@@ -1,4 +1,4 @@
-"""Who served how many, second by second and between two troubles; what a kill has cost."""
+"""Requests served by each node, per second and between two events, and the cost of a kill."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Phase:
-    """The time between two troubles."""
+    """The time between two events."""
 
     title: str
     served: dict[str, int]
@@ -50,17 +50,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Kill:
-    """What it has cost to lose a node."""
+    """The cost of losing a node."""
 
     node: str
     in_flight: int
-    """Requests that were on it in the moment of its death."""
+    """Requests in flight on it when it was killed."""
     lost: int
-    """Requests that failed from then on, until something else happened."""
+    """Requests that failed from then until the next event."""
 
     @property
     def kept(self) -> bool:
-        """Whether no other request was lost than those in flight on it."""
+        """Whether only requests in flight on it were lost."""
         return self.lost <= self.in_flight
 
 
@@ -92,7 +92,7 @@ class Book:
     _phase: tuple[str, dict[str, int], int] | None = None
 
     def second(self, at: float, stats: ClusterStats) -> Row:
-        """One more second is over."""
+        """Add a row for one more second."""
         served, errors = _served(stats), len(self.errors)
         then, errors_then = self._row
         self._row = served, errors
@@ -114,5 +114,5 @@ class Book:
         return ended
 
     def kinds(self) -> Counter[str]:
-        """The errors by what they say."""
+        """The number of errors by message."""
         return Counter(self.errors)

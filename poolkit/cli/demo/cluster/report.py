@@ -1,4 +1,4 @@
-"""The lines of each second, the tables of the end, and the same as plain data."""
+"""The line of each second, the final tables, and the same as plain data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _cell(cell: Cell | None) -> str:
 
 
 def print_report(console: Console, loads: Sequence[Load]) -> None:
-    """The share of each node between two troubles, and what the kill has cost."""
+    """Print the share of each node between two events, and the cost of the kill."""
     for load in loads:
         table = Table(box=box.SIMPLE_HEAD, title=f"{load.site.title}: share of each node", title_justify="left")
         table.add_column("", no_wrap=True)

@@ -18,7 +18,7 @@ from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer, Ser
 __all__ = ("HTTPSite", "PostgresSite", "RedisSite", "Site", "make_site")
 
 _STANDS, _RUNS = 0.25, 0.02
-"""Seconds that a dragged server stands still, and then runs, in turn."""
+"""Seconds for which a slowed server is stopped, and then runs, alternately."""
 
 
 class Site:
@@ -121,7 +121,7 @@ class RedisSite(Site):
         return RedisServer()
 
     def open(self, listener: Callable[[ClusterEvent], object]) -> None:
-        """A client whose every command goes to a node that the cluster chooses."""
+        """Create a client whose commands each go to a node that the cluster chooses."""
         from poolkit_adapters.redis import PoolkitServerGroup
 
         self.cluster = group = PoolkitServerGroup(
@@ -144,7 +144,7 @@ class HTTPSite(Site):
         return HTTPServer(fast=True)
 
     def open(self, listener: Callable[[ClusterEvent], object]) -> None:
-        """A client to whom all servers are one."""
+        """Create a client with one logical host for all servers."""
         import httpx
 
         from poolkit_adapters.httpx import PoolkitClusterTransport
@@ -173,7 +173,7 @@ def make_site(kind: str, plan: Plan) -> Site:
 
 
 class _Drag:
-    """Stops and continues a process in turn until told to end. The process is left running."""
+    """Stops and continues a process alternately until it is ended. The process is left running."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -189,7 +189,7 @@ class _Drag:
                 os.kill(self._pid, signal.SIGCONT)
                 self._over.wait(_RUNS)
         except ProcessLookupError:
-            pass  # it has ended by itself, and its callers notice
+            pass  # the process has ended by itself
 
     def end(self) -> None:
         self._over.set()
