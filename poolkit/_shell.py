@@ -328,8 +328,10 @@ class Shell(Watch, Generic[C]):
         """Whoever wants to know that a caller has its connection."""
         if self._tracing:
             self._trace(record)
-        if self._observers or len(self._waited) >= BATCH:
-            self._served(now - waiter.since)
+        if len(self._waited) >= BATCH:
+            self._flush()
+        if self._observers:
+            self._observed(now - waiter.since, None)
         if EventKind.ACQUIRED in self._core.heard:
             slot, waited = record.slot, now - waiter.since
             self._events.append(Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key))

@@ -100,8 +100,7 @@ class Pool(ThreadJobs[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        entry = self._take()
-        if entry is None:
+        if (entry := self._take()) is None:
             return self._acquire_bare(timeout)
         connection: C = entry.connection
         self._leased[id(connection)] = entry
@@ -109,8 +108,7 @@ class Pool(ThreadJobs[C]):
 
     def _acquire_bare(self, timeout: float | Default | None) -> C:
         """As acquire, the long way."""
-        record = self._acquire(timeout, None)
-        if record.capacity > 1:
+        if (record := self._acquire(timeout, None)).capacity > 1:
             refuse_shared(self, record)
         connection: C = record.connection
         self._leased[id(connection)] = record

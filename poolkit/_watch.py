@@ -103,15 +103,6 @@ class Watch(Sharing):
     def _flush(self) -> None:
         self._submit(self._note_times)
 
-    def _served(self, seconds: float) -> None:
-        """An acquire that took the long way has ended well, and somebody wants to know. Called in its own thread or
-        task, without the lock.
-        """
-        if len(self._waited) >= BATCH:
-            self._flush()
-        if self._observers:
-            self._observed(seconds, None)
-
     def _observed(self, seconds: float, error: BaseException | None) -> None:
         """An acquire that took the long way has ended, well or not."""
         for observer in self._observers:
