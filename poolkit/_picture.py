@@ -78,16 +78,16 @@ def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], n
     returned = core.counts.busy + sum(entry.busy for entry in entries)
     last = max((entry.last_used for entry in entries if entry.uses), default=None)
     recent = stats.windows[WINDOWS[1]]
-    failing = max(lanes, key=lambda lane: lane.breaker.failures)
+    failing = max(lanes, key=lambda lane: lane.dialer.breaker.failures)
     connects = [entry.requested_at for entry in entries if entry.dialling]
     return Symptoms(
         limit=core.limit,
         live=sum(lane.live for lane in lanes) - sum(entry.state is State.IN_USE and entry.pending for entry in entries),
         waiting=stats.waiting,
         suspended=core.suspended,
-        failures=failing.breaker.failures,
-        breaker_open=any(lane.breaker.is_open(now) for lane in lanes),
-        last_error=describe(failing.last_error),
+        failures=failing.dialer.breaker.failures,
+        breaker_open=any(lane.dialer.breaker.is_open(now) for lane in lanes),
+        last_error=describe(failing.dialer.last_error),
         connecting_for=now - min(connects, default=now),
         held=sorted((_held(record, name_of(record.holder), now) for record in leased),
                     key=attrgetter("seconds"), reverse=True),
@@ -112,7 +112,7 @@ def diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], 
         and not core.suspended
         and not stats.open_breakers
         and len(leased) < core.limit
-        and not any(lane.breaker.failures for lane in list(core.lanes.values()))
+        and not any(lane.dialer.breaker.failures for lane in list(core.lanes.values()))
         and not any(entry.reported for entry in leased.values())
     )
     return None if nothing else diagnose(symptoms(core, stats, name_of, now))

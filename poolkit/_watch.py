@@ -317,7 +317,7 @@ class Watch(Sharing):
             ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
         stats, held, seen = self._picture(now)
         diagnosis = diagnose(seen, waiter.holder)
-        down = not lane.live and lane.breaker.failures
+        down = not lane.live and lane.dialer.breaker.failures
         kind = ServerUnavailable if down else AcquireTimeout
         waited = now - waiter.since
         entitled = ""
@@ -327,7 +327,7 @@ class Watch(Sharing):
         words = explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(waiter, waited), entitled=entitled)
         text = self._with_budget(words)
         error = kind(f"{self.name}: no connection in {waited:.2f} s ({text})")
-        error.__cause__ = lane.last_error if lane.breaker.failures else None
+        error.__cause__ = lane.dialer.last_error if lane.dialer.breaker.failures else None
         if entitled and waiter.caller_class is not None:
             error.caller_class = waiter.caller_class.name
         core.abandon(waiter, now, timed_out=True)

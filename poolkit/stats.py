@@ -192,9 +192,9 @@ def lane_stats(core: Core) -> list[LaneStats]:
             connecting=lane.connecting,
             leases=sum([entry.leases for entry in mine]),
             waiting=len(lane.waiters),
-            failures=lane.breaker.failures,
-            breaker=lane.breaker.state.value,
-            last_connect_error=describe(lane.last_error) if lane.last_error else None,
+            failures=lane.dialer.breaker.failures,
+            breaker=lane.dialer.breaker.state.value,
+            last_connect_error=describe(lane.dialer.last_error) if lane.dialer.last_error else None,
         ))  # fmt: skip
     return found
 
@@ -276,9 +276,9 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         leaks=counts.leaks,
         busy_seconds=totals.busy,
         closes={reason.value: number for reason, number in counts.closes.items()},
-        last_connect_error=describe(last.last_error) if last else None,
+        last_connect_error=describe(last.dialer.last_error) if last else None,
         max_idle=core.config.max_size if core.config.max_idle is None else core.config.max_idle,
-        open_breakers=sum([lane.breaker.is_open(now) for lane in copied.lanes]),
+        open_breakers=sum([lane.dialer.breaker.is_open(now) for lane in copied.lanes]),
         longest_held=max(0.0, now - min([record.since for record in copied.leased], default=now)),
         longest_wait=0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
         wait=totals.wait.with_zeros(totals.acquires),

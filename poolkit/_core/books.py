@@ -58,7 +58,7 @@ def _check_minimum(core: Core) -> None:
     if not wanted or have >= core.floor or len(core.entries) >= core.limit:
         return
     blocked = lane in core.timed or lane.connecting >= core.max_connecting
-    blocked = blocked or (lane.connecting > 0 and (lane.rounds > 0 or lane.breaker.failures > 0))
+    blocked = blocked or (lane.connecting > 0 and (lane.dialer.rounds > 0 or lane.dialer.breaker.failures > 0))
     # only min_size is claimed of a budget, and one that is frozen serves no claim
     claimed = core.permits is not None and (core.permits.claiming or have >= core.config.min_size)
     assert blocked or claimed, "min_size is not kept while a permit is free"

@@ -81,7 +81,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
             good = entry.seen_at + core.window
             entry.good_until = min(good, entry.expires)
     for lane in list(core.lanes.values()):
-        lane.breaker.config = config.breaker
+        lane.dialer.breaker.config = config.breaker
     core.touch_all()
     core.want_sweep(now)
 

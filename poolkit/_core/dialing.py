@@ -5,11 +5,9 @@ from __future__ import annotations
 from itertools import islice
 
 from ..connector import Verdict
-from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, describe, remembered
+from ..errors import ConnectTimeout, describe
 from ..events import CloseReason, EventKind
-from ..policies.backoff import full_jitter
 from ..policies.retire import NEVER, expiry, rotation_lead
-from ..policies.sizing import pace, patience
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
@@ -35,7 +33,7 @@ class Dialing(Turns):
         if needed <= 0:
             if lane.streams == 1 or not lane.connecting or told:
                 return 0
-            overdue = lane.dialed_at + patience(lane.connect_time)
+            overdue = lane.dialer.late_at()
             if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
                 self.want_tick(lane, overdue)
                 return 0
@@ -47,7 +45,7 @@ class Dialing(Turns):
         # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not
         paced = lazy or not self.features.connect_in_caller
         if paced and lane.connecting and stand > 0:
-            next_one = lane.queued_at + pace(lane.connect_time)
+            next_one = lane.dialer.next_in_burst(lane.queued_at)
             if now < next_one:
                 self.want_tick(lane, next_one)
                 return 0
@@ -68,21 +66,14 @@ class Dialing(Turns):
 
         Callers who have nothing else to hope for hear at once of an open breaker or a fatal error.
         """
-        breaker = lane.breaker
-        if not breaker.may_dial(now, lane.connecting):
-            if breaker.is_open(now):
-                self.want_tick(lane, now + breaker.retry_after(now))
-                if not lane.live:
-                    self.fail_waiters(lane, lambda: self.circuit_open(lane, now))
-            return False
-        if now < lane.retry_at and not self.features.connect_in_caller:
-            self.want_tick(lane, lane.retry_at)
-            if self.features.elsewhere or (lane.fatal and not lane.live):
-                self.fail_waiters(lane, lambda: self.connect_error(lane))
-            return False
-        if lane.rounds and lane.connecting and not self.features.connect_in_caller:
-            return False  # one at a time, for all together, until the server is back
-        return lane.connecting < self.max_connecting
+        hold = lane.dialer.hold(now, lane.connecting, lane.live, elsewhere=self.features.elsewhere)
+        if hold is None:
+            return lane.connecting < self.max_connecting
+        if hold.until is not None:
+            self.want_tick(lane, hold.until)
+        if hold.hopeless:
+            self.fail_waiters(lane, lambda: lane.dialer.error(now))
+        return False
 
     def permit(self, lane: Lane) -> bool:
         """Whether a connection may be opened for the first waiter of ``lane`` for whom no connect is going on. If the
@@ -180,12 +171,10 @@ class Dialing(Turns):
         lane = entry.lane
         self.touched[lane] = None
         spent = now - entry.requested_at
-        lane.connect_time = spent if lane.connect_time is None else 0.8 * lane.connect_time + 0.2 * spent
-        if entry.generation == lane.generation:
-            lane.connecting -= 1
-            lane.retry_at, lane.rounds, lane.fatal = 0.0, 0, False
-            if lane.breaker.succeeded():
-                self.tell(EventKind.BREAKER_CLOSED, now)
+        current = entry.generation == lane.generation
+        lane.connecting -= current
+        if lane.dialer.succeeded(spent, current=current):
+            self.tell(EventKind.BREAKER_CLOSED, now)
         self.counts.connects += 1
         self.meters.connect.record(spent)
         self.tell(EventKind.CONNECTION_READY, now, entry, duration=spent)
@@ -266,13 +255,14 @@ class Dialing(Turns):
         else:
             self.forget(entry)
         self.dial_failed(entry, error, verdict, current, now)
-        hopeless = self.features.elsewhere or (lane.fatal and not lane.live)
+        hopeless = lane.dialer.hopeless(lane.live, elsewhere=self.features.elsewhere)
         if current and hopeless and not self.features.connect_in_caller:
-            self.fail_waiters(lane, lambda: self.connect_error(lane))
+            self.fail_waiters(lane, lane.dialer.connect_error)
 
     def dial_failed(self, entry: Entry, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
         """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the lane's generation."""
         lane = entry.lane
+        dialer = lane.dialer
         self.counts.connect_errors += 1
         if isinstance(error, TimeoutError) and not isinstance(error, ConnectTimeout):
             late = ConnectTimeout(
@@ -282,27 +272,22 @@ class Dialing(Turns):
             error = late
         if verdict is Verdict.OVERLOADED:
             self.refused(entry.requested_at, now)
-        counted = entry.requested_at < lane.last_error_at  # begun together with one that failed before it
+        together = entry.requested_at < dialer.last_error_at  # begun together with one that failed before it
         self.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
-        in_caller = self.features.connect_in_caller
-        # a connect in its caller ends with him (cancelled, interrupted): that says nothing about the server
-        about_server = isinstance(error, Exception) or not in_caller
+        # a connect in its caller ends with it (cancelled, interrupted): that says nothing about the server
+        about_server = isinstance(error, Exception) or not self.features.connect_in_caller
         if about_server:
-            apart = in_caller or not isinstance(error, Exception)  # it goes on, with a traceback that grows
-            lane.last_error, lane.last_error_at = remembered(error) if apart else error, now
+            dialer.note(error, now)
             self.last_failed = lane
         if current and about_server:
-            lane.fatal = verdict is Verdict.FATAL
-            if lane.breaker.failed(now):
+            fatal = verdict is Verdict.FATAL
+            if dialer.failed(self.config, self.random, now, fatal=fatal, together=together):
                 self.tell(EventKind.BREAKER_OPENED, now, error=error)
-            if not counted:
-                lane.rounds += 1
-                lane.retry_at = now + full_jitter(self.config.backoff, lane.rounds, self.random)
             if lane.waiters or entry.purpose is not Purpose.DEMAND:
-                self.want_tick(lane, lane.retry_at)
+                self.want_tick(lane, dialer.retry_at)
         if entry.replaced is not None:  # the old one is still there: another attempt before its end
             entry.replaced.rotating = False
-            self.want_sweep(max(now, lane.retry_at))
+            self.want_sweep(max(now, dialer.retry_at))
 
     def refused(self, begun: float, now: float) -> None:
         """The server bears no more than it has: a pool with autoscale makes itself smaller."""
@@ -327,24 +312,3 @@ class Dialing(Turns):
                     self.asked = short
                     return
             self.effects.append(Effect(Do.CONNECT, self.dial(lane, Purpose.FILL, now)))
-
-    def connect_error(self, lane: Lane) -> ConnectFailed:
-        """The last connect error of a lane, as an error for one caller."""
-        cause = lane.last_error
-        kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
-        error = kind(f"{self.name}: cannot connect: {describe(cause)}")
-        error.__cause__ = cause
-        error.fatal = lane.fatal
-        return error
-
-    def circuit_open(self, lane: Lane, now: float) -> CircuitOpen:
-        """What failed, since when, when the next try is."""
-        breaker = lane.breaker
-        error = CircuitOpen(
-            f"{self.name}: circuit open: {breaker.failures} connects in a row failed, the last "
-            f"{now - lane.last_error_at:.1f} s ago with {describe(lane.last_error)}; open for "
-            f"{now - breaker.opened_at:.1f} s, next try in {breaker.retry_after(now):.1f} s"
-        )
-        error.__cause__ = lane.last_error
-        error.retry_after = breaker.retry_after(now)
-        return error

@@ -52,7 +52,7 @@ def view(core: Core, now: float) -> View:
             busy += entry.busy
     waiting, since, queued, failing = 0, now, False, False
     for lane in list(core.lanes.values()):
-        failing = failing or lane.rounds > 0
+        failing = failing or lane.dialer.rounds > 0
         if lane.waiters and not core.suspended:
             queued = True
             callers = len(lane.waiters)
@@ -60,7 +60,7 @@ def view(core: Core, now: float) -> View:
                 most = core.scaler.high if core.scaler is not None else core.limit
                 callers = sum(len(queue) for one, queue in lane.queues.items() if core.classes.admits(one, most))
             unserved = callers - lane.connecting * lane.streams
-            trouble = lane.rounds > 0 and (lane.connecting or now < lane.retry_at)
+            trouble = lane.dialer.rounds > 0 and (lane.connecting or now < lane.dialer.retry_at)
             if unserved > 0 and not trouble:  # else it is the server that they wait for, not a place
                 waiting += unserved
                 since = min(since, lane.oldest().since)

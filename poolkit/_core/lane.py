@@ -1,13 +1,12 @@
-"""Everything for one endpoint: idle connections, waiters, generation, breaker."""
+"""Everything for one endpoint: idle connections, waiters, generation, dialer."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 
-from ..config import PoolConfig
-from ..policies.breaker import Breaker
 from ..policies.classes import CallerClass
+from .dialer import Dialer
 from .entry import Entry
 from .waiter import Waiter
 
@@ -18,30 +17,24 @@ class Lane:
     """The state of one endpoint. ``idle`` runs from the longest unused (left) to the last used (right)."""
 
     __slots__ = (
-        "breaker",
-        "connect_time",
         "connecting",
-        "dialed_at",
+        "dialer",
         "evictions",
-        "fatal",
         "generation",
         "idle",
         "key",
-        "last_error",
-        "last_error_at",
         "last_failed_check",
         "live",
         "queued_at",
         "queues",
-        "retry_at",
-        "rounds",
         "size",
         "streams",
         "waiters",
     )
 
-    def __init__(self, key: Hashable, config: PoolConfig) -> None:
+    def __init__(self, key: Hashable, dialer: Dialer) -> None:
         self.key = key
+        self.dialer = dialer
         self.idle: deque[Entry] = deque()
         # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
@@ -51,15 +44,7 @@ class Lane:
         self.size = 0  # entries in any state
         self.live = 0  # entries that are of use or can come back to be
         self.connecting = 0
-        self.dialed_at = float("-inf")  # when the last connect began
-        self.breaker = Breaker(config.breaker)
-        self.retry_at = 0.0  # no dial before: backoff
-        self.rounds = 0  # attempts in a row that failed; connects that failed together are one
-        self.fatal = False  # the last connect failed in a way that trying again cannot mend
-        self.last_error: BaseException | None = None
-        self.last_error_at = 0.0
         self.last_failed_check = float("-inf")
-        self.connect_time: float | None = None  # moving average, seconds
         self.queued_at = 0.0  # when the first of those who wait entered the empty queue
         self.streams = 1  # leases that one further connection is expected to serve
         self.evictions = 0  # idle connections of other lanes that are being closed for this one

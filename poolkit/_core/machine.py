@@ -255,8 +255,7 @@ class Core(Idle):
         """Retire the generation of one lane."""
         lane.generation += 1
         lane.connecting = 0  # those on their way are of the old generation and closed when they arrive
-        lane.retry_at, lane.rounds, lane.fatal = 0.0, 0, False
-        lane.breaker.succeeded()
+        lane.dialer.forget_failures()
         if not self.features.keyed:  # so that the ways without the lock need not compare generations
             for entry in self.entries.values():
                 entry.expires = -NEVER

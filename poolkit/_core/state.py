@@ -15,6 +15,7 @@ from ..policies.autoscale import Autoscaler
 from ..policies.classes import Classes
 from ..policies.meters import Meters
 from ..policies.retire import NEVER
+from .dialer import Dialer
 from .effects import Do, Effect
 from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
@@ -98,10 +99,8 @@ class CoreState:
         self.returned: dict[Entry, None] = {}  # connections that are nobody's, or have a stream to spare
         self.touched: dict[Lane, None] = {}  # keyed pools: lanes of which something has changed
         self.newcomers: deque[Waiter] = deque()  # who may be refused, in a pool with max_waiting
-        # keyed pools: lanes that would open a connection if they had a permit, and those of them for which not enough
-        # idle connections of other lanes are being closed yet
-        self.in_need = WaitingLanes()
-        self.uncovered = WaitingLanes()
+        # keyed pools: lanes that would open a connection if they had a permit; those of them that need idle ones closed
+        self.in_need, self.uncovered = WaitingLanes(), WaitingLanes()
         self.queued: dict[Lane, None] = {}  # keyed pools: lanes with waiters
         self.class_use: list[int] = []  # keyed pools with classes: what classes held at the last look
         self.asked = 0  # permits of a budget that were refused at the last look
@@ -171,7 +170,7 @@ class CoreState:
 
     def touch_all(self) -> None:
         """Something has changed that concerns every lane."""
-        self.touched.update(dict.fromkeys(self.lanes.values()))
+        self.touched |= dict.fromkeys(self.lanes.values())
 
     def take_size(self) -> None:
         """In a pool with autoscale: what its policy says is the limit and the floor."""
@@ -186,7 +185,8 @@ class CoreState:
         if lane is None:
             if len(self.lanes) >= self._many_lanes:
                 self._drop_unused_lanes()
-            lane = self.lanes[key] = Lane(key, self.config)
+            dialer = Dialer(self.name, self.config, in_caller=self.features.connect_in_caller)
+            lane = self.lanes[key] = Lane(key, dialer)
             if self.classes is not None:
                 self.open_queues(lane)
         return lane
@@ -283,11 +283,10 @@ class CoreState:
         """The one place where a queued waiter ends."""
         waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
         self.effects.append(_tuple(Effect, (_WAKE, None, waiter, None)))
-        lane = waiter.lane
         if self.classes is not None:
-            lane.leave(waiter)
+            waiter.lane.leave(waiter)
         else:
-            lane.waiters.pop(waiter, None)
+            waiter.lane.waiters.pop(waiter, None)
 
     def nudge(self, waiter: Waiter) -> None:
         """There is an idle connection: the waiter may take it, if no newcomer does so before he has woken up."""
@@ -308,7 +307,7 @@ class CoreState:
         self.entries[entry.id] = entry
         lane.size += 1
         lane.connecting += 1
-        lane.dialed_at = now
+        lane.dialer.last_opened_at = now
         self.tell(EventKind.CONNECTION_CREATED, now, entry)
         return entry
 
@@ -351,7 +350,6 @@ class CoreState:
             self.permits.give(entry.leaving)
         self.counts.uses += entry.uses
         self.counts.busy += entry.busy
-        counting = lane.breaker.config is not None and lane.breaker.failures
-        disposable = self.features.keyed and lane.unused and not counting
+        disposable = self.features.keyed and lane.unused and not lane.dialer.remembers
         if disposable and self.lanes.get(lane.key) is lane:
             del self.lanes[lane.key]

@@ -171,7 +171,7 @@ class Turns(CoreState):
             self.classes.give(owner)
 
     def room_for_classes(self) -> bool:
-        """Whether a class may have more than at the last look: something that counts against it has become less."""
+        """Whether a class may have more than at the last look."""
         assert self.classes is not None
         before = self.class_use
         self.class_use = now = [self._unowned(), *(one.held for one in self.classes.known.values())]

@@ -151,7 +151,7 @@ def test_connects_that_fail_together_are_one_round_of_the_backoff() -> None:
     assert len(together) == 5
     for number, entry in enumerate(together):
         core.connect_failed(entry, OSError("refused"), Verdict.SUSPECT, NOW + 0.001 * (1 + number))
-    assert core.lane.rounds == 1
+    assert core.lane.dialer.rounds == 1
 
 
 @pytest.mark.parametrize("checks", [True, False])

@@ -47,7 +47,7 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
     for entry in ask(now):
         core.connect_failed(entry, OSError(), Verdict.SUSPECT, now)
     assert core.take_effects() == []
-    now = core.lane.retry_at
+    now = core.lane.dialer.retry_at
     first, *others = ask(now)
     for entry in others:
         core.connect_failed(entry, OSError(), Verdict.SUSPECT, now)

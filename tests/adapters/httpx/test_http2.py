@@ -67,7 +67,7 @@ async def test_27_with_one_connection_the_third_waits(h2_server: Make, certifica
 async def test_a_burst_waits_for_the_first_connection(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poolkit._core.dialing.patience", lambda connect_time: 10.0)  # on a busy machine it is late
+    monkeypatch.setattr("poolkit._core.dialer.patience", lambda connect_time: 10.0)  # on a busy machine it is late
     server = h2_server(50)
     async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
         async with anyio.create_task_group() as group:

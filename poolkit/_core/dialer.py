@@ -1,0 +1,144 @@
+"""When a connection to one endpoint may be opened: circuit breaker, backoff, pace; and what failed last.
+
+Knows nothing of waiters, permits or other endpoints. It is told how each connect ended and asked before each; the core
+turns its answers into ticks and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..config import PoolConfig
+from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, describe, remembered
+from ..policies.backoff import full_jitter
+from ..policies.breaker import Breaker
+from ..policies.sizing import pace, patience
+
+__all__ = ("Dialer", "Hold")
+
+
+class Hold(NamedTuple):
+    """Why no connection may be opened now."""
+
+    until: float | None
+    """The time at which to ask again; None: when a connect that is going on has ended."""
+    hopeless: bool = False
+    """Callers that have no connection to wait for should be told :meth:`Dialer.error` at once."""
+
+
+_OTHERS_FIRST = Hold(None)
+
+
+class Dialer:
+    """The connects of one endpoint. Not thread-safe: the pool holds its lock around every call."""
+
+    __slots__ = (
+        "breaker", "connect_time", "fatal", "in_caller", "last_error", "last_error_at", "last_opened_at", "name",
+        "retry_at", "rounds",
+    )  # fmt: skip
+
+    def __init__(self, name: str, config: PoolConfig, *, in_caller: bool) -> None:
+        self.name = name  # of the pool, for messages
+        self.in_caller = in_caller  # callers connect themselves: they do not sleep through a backoff
+        self.breaker = Breaker(config.breaker)
+        self.connect_time: float | None = None  # moving average, seconds
+        self.last_opened_at = float("-inf")  # when the last connect began
+        self.retry_at = 0.0  # backoff: no connect before
+        self.rounds = 0  # attempts in a row that failed; connects that failed together are one
+        self.fatal = False  # the last connect failed in a way that trying again cannot mend
+        self.last_error: BaseException | None = None
+        self.last_error_at = 0.0
+
+    # -- may one be opened? ---------------------------------------------------------------------------------------
+
+    def hold(self, now: float, opening: int, live: int, *, elsewhere: bool) -> Hold | None:
+        """What stands against one more connect now; None: nothing. ``opening``: connects that are going on; ``live``:
+        connections that callers can wait for; ``elsewhere``: callers can go to another pool.
+        """
+        breaker = self.breaker
+        if not breaker.may_dial(now, opening):
+            if breaker.is_open(now):
+                return Hold(now + breaker.retry_after(now), not live)
+            return _OTHERS_FIRST
+        if self.in_caller:
+            return None
+        if now < self.retry_at:
+            return Hold(self.retry_at, self.hopeless(live, elsewhere=elsewhere))
+        if self.rounds and opening:
+            return _OTHERS_FIRST  # one at a time, for all together, until the server is back
+        return None
+
+    def hopeless(self, live: int, *, elsewhere: bool) -> bool:
+        """Whether callers have nothing to wait for while the backoff lasts."""
+        return elsewhere or (self.fatal and not live)
+
+    def error(self, now: float) -> ConnectFailed:
+        """What a caller is told that has nothing to wait for: a new error each time."""
+        return self._circuit_open(now) if self.breaker.is_open(now) else self.connect_error()
+
+    def next_in_burst(self, queued_at: float) -> float:
+        """When callers that queue since ``queued_at`` get more than one connect, while others may return theirs."""
+        return queued_at + pace(self.connect_time)
+
+    def late_at(self) -> float:
+        """When the last connect counts as late, and those that were to share its connection get another one."""
+        return self.last_opened_at + patience(self.connect_time)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the breaker has counted failures, for which the endpoint must not be forgotten."""
+        return self.breaker.config is not None and self.breaker.failures > 0
+
+    # -- how connects went ----------------------------------------------------------------------------------------
+
+    def succeeded(self, spent: float, *, current: bool) -> bool:
+        """A connect took ``spent`` seconds and worked; True if that closed the breaker. ``current``: the endpoint has
+        not been cleared since it began.
+        """
+        self.connect_time = spent if self.connect_time is None else 0.8 * self.connect_time + 0.2 * spent
+        return self.forget_failures() if current else False
+
+    def forget_failures(self) -> bool:
+        """The server is well, or another one; True if that closed the breaker."""
+        self.retry_at, self.rounds, self.fatal = 0.0, 0, False
+        return self.breaker.succeeded()
+
+    def note(self, error: BaseException, now: float) -> None:
+        """Keep the error of a connect, for messages."""
+        apart = self.in_caller or not isinstance(error, Exception)  # it goes on, with a traceback that grows
+        self.last_error, self.last_error_at = remembered(error) if apart else error, now
+
+    def failed(
+        self, config: PoolConfig, random: Callable[[], float], now: float, *, fatal: bool, together: bool
+    ) -> bool:
+        """A connect failed; True if that opened the breaker. ``together``: it had begun before the last one failed."""
+        self.fatal = fatal
+        opened = self.breaker.failed(now)
+        if not together:
+            self.rounds += 1
+            self.retry_at = now + full_jitter(config.backoff, self.rounds, random)
+        return opened
+
+    # -- in words -------------------------------------------------------------------------------------------------
+
+    def connect_error(self) -> ConnectFailed:
+        """The last connect error, as an error for one caller."""
+        cause = self.last_error
+        kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
+        error = kind(f"{self.name}: cannot connect: {describe(cause)}")
+        error.__cause__ = cause
+        error.fatal = self.fatal
+        return error
+
+    def _circuit_open(self, now: float) -> CircuitOpen:
+        """What failed, since when, when the next try is."""
+        breaker = self.breaker
+        error = CircuitOpen(
+            f"{self.name}: circuit open: {breaker.failures} connects in a row failed, the last "
+            f"{now - self.last_error_at:.1f} s ago with {describe(self.last_error)}; open for "
+            f"{now - breaker.opened_at:.1f} s, next try in {breaker.retry_after(now):.1f} s"
+        )
+        error.__cause__ = self.last_error
+        error.retry_after = breaker.retry_after(now)
+        return error
