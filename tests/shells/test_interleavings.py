@@ -120,7 +120,7 @@ def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) ->
     def forgetful(core: Any, clock: Any, missed: Any) -> Any:
         return original(core, clock, lambda lane, now: None)
 
-    monkeypatch.setattr("poolkit._shell.make_put", forgetful)
+    monkeypatch.setattr("poolkit._access.make_put", forgetful)
     with pytest.raises(AcquireTimeout):
         for seed in range(1000):
             _three_threads_share_one_connection(seed)
