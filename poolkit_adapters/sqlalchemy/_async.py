@@ -25,6 +25,10 @@ from ._record import Record
 __all__ = ("AsyncPoolkitPool",)
 
 
+_CLOSE_AT_ONCE = frozenset({"psycopg", "psycopg_async"})
+"""Drivers whose ``close()`` never waits for the server, although it is a coroutine."""
+
+
 class AsyncRecord(Record):
     """A record whose connection may be ended by a task that outlives the caller."""
 
@@ -147,8 +151,10 @@ class AsyncPoolkitPool(BasePool):
 
         A caller that was cancelled in the middle of a statement gets here, and anyio cancels it again at every step.
         In its own task the server would learn neither of the cancelled statement nor of the end of the session.
+        A driver that closes without waiting needs no task, and a cancellation cannot interrupt it.
         """
-        if running_loop() is None or not in_greenlet():
+        at_once = getattr(self._dialect, "driver", "") in _CLOSE_AT_ONCE
+        if at_once or running_loop() is None or not in_greenlet():
             super()._close_connection(connection, terminate=terminate)
             return
         task = self._runtime.keep(self._end(connection, terminate=terminate))
