@@ -46,7 +46,7 @@ _made: dict[tuple[str, str], type[PoolError]] = {}
 
 def _both(module: ModuleType, base: type[PoolError], *others: type[BaseException]) -> type[PoolError]:
     key = (module.__name__, base.__name__)
-    if key not in _made:
+    if key not in _made or not issubclass(_made[key], others[0]):  # another module of this name: a wrapper, or reloaded
         body: dict[str, Any] = {
             "__doc__": f"poolkit.{base.__name__} and {', '.join(o.__name__ for o in others)} of {module.__name__}.",
             "__module__": base.__module__,

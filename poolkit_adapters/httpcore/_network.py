@@ -182,6 +182,14 @@ async def _write_to_the_end_on_trio(write: Callable[[], Coroutine[Any, Any, None
         raise failure[0]
 
 
+def _lock() -> Any:
+    if asyncio._get_running_loop() is not None:
+        return asyncio.Lock()
+    import trio
+
+    return trio.Lock()
+
+
 _writes: set[asyncio.Future[None]] = set()
 """The running writes. The event loop itself keeps only weak references to them."""
 
@@ -195,6 +203,7 @@ def _written(task: asyncio.Future[None]) -> None:
 class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
+        self._turn: Any = None  # one write at a time; made in the first write, which knows the event loop
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         while True:
@@ -210,7 +219,14 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
         if self.watch is None:
             await self._stream.write(buffer, timeout)
         elif buffer:
-            await _write_to_the_end(partial(self._stream.write, buffer, timeout), self._stream.aclose)
+            await _write_to_the_end(partial(self._write, buffer, timeout), self._stream.aclose)
+
+    async def _write(self, buffer: bytes, timeout: float | None) -> None:
+        """Write after the writes whose callers were cancelled: httpcore's lock was freed by their callers."""
+        if self._turn is None:
+            self._turn = _lock()
+        async with self._turn:
+            await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -294,8 +294,8 @@ def test_after_each_fault_capacity_is_back_and_no_reply_was_anothers(adapter: st
         load = Load(kind, callers=6, size=3, **made)
         load.start()
         for fault in FAULTS:
-            if kind.kind not in fault.kinds or fault.name == "restart":
-                continue
+            if kind.kind not in fault.kinds or fault.name == "restart" or (fault.way == "tls" and front is None):
+                continue  # HTTP/2 has no proxy of its own here
             fault.begin(servers, front)
             time.sleep(0.15 if fault.end else 0)
             if fault.end is not None:

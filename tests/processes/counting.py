@@ -40,7 +40,7 @@ class CountingProxy(FaultProxy):
     def let_go(self) -> None:
         """Serve those that were held up."""
         self.hold_new = False
-        self._call(self._gate.set)
+        self._loop.call(self._gate.set)
 
 
 class _Counted:
