@@ -23,7 +23,7 @@ from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, c
 from ._io import is_alive, is_clean, ping_async
 from ._names import with_addresses_async
 from ._session import Session
-from ._shared import Leftovers, left_in, logger
+from ._shared import Leftovers, is_interrupted, left_in, logger
 
 if TYPE_CHECKING:
     from ._async import AsyncPoolkitConnectionPool
@@ -133,7 +133,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         ``check_timeout`` seconds.
         """
         ending = session.ending
-        ending.look(session.pgconn)
+        ending.look(session.pgconn, interrupted=is_interrupted(session.current()))
         if session.connection is None:  # dropped by its user, or leased and given back later
             session.cut = True
         else:

@@ -23,7 +23,7 @@ from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, clas
 from ._io import is_alive, is_clean, ping
 from ._names import with_addresses
 from ._session import Session
-from ._shared import Leftovers, left_in, logger
+from ._shared import Leftovers, is_interrupted, left_in, logger
 
 if TYPE_CHECKING:
     from ._sync import PoolkitConnectionPool
@@ -119,7 +119,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         ``check_timeout`` seconds.
         """
         ending = session.ending
-        ending.look(session.pgconn)
+        ending.look(session.pgconn, interrupted=is_interrupted(session.current()))
         connection = session.connection
         if connection is None:  # dropped by its user, or leased and given back later
             session.cut = True

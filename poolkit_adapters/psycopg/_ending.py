@@ -130,10 +130,15 @@ class Ending:
 
     __del__ = let_go
 
-    def look(self, pgconn: Any) -> None:
-        """The pool is about to close the connection: is the server at work?"""
-        if pgconn.pgconn_ptr is None:
-            return  # closed by psycopg, which has called try_cancel() first, or by its user
+    def look(self, pgconn: Any, *, interrupted: bool) -> None:
+        """Note whether the server is at work, before the pool closes the connection.
+
+        ``interrupted``: psycopg has closed it itself, in the middle of a statement. A cancel request that arrived
+        between BEGIN and the statement did not stop the statement, so the server is asked once more.
+        """
+        if pgconn.pgconn_ptr is None:  # closed by psycopg, or by its user
+            self.at_work = self.at_work or interrupted
+            return
         if pgconn.transaction_status == TransactionStatus.ACTIVE or (
             pgconn.transaction_status != TransactionStatus.UNKNOWN and pgconn.pipeline_status != PipelineStatus.OFF
         ):

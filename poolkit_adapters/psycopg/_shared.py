@@ -274,7 +274,7 @@ class PoolBase:
 
 def is_interrupted(connection: Any) -> bool:
     """Return whether psycopg itself has closed the connection in the middle of a statement."""
-    return bool(connection.broken) and connection.pgconn.pgconn_ptr is None
+    return connection is not None and bool(connection.broken) and connection.pgconn.pgconn_ptr is None
 
 
 class Leftovers:

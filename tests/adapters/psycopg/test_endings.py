@@ -206,3 +206,32 @@ async def test_a_cancelled_statement_leaves_no_second_descriptor(
     assert (ending.at_work, ending._fd) == (False, -1)
     await do(pool.putconn(connection))
     await do(pool.close())
+
+
+@pytest.mark.slow  # psycopg waits five seconds for the end of the statement
+async def test_a_statement_that_a_cancel_request_has_missed_is_stopped_when_psycopg_has_closed_its_connection(
+    make: Callable[..., Any], twin: Twin, admin: Admin, application: str
+) -> None:
+    """As when the request arrives between BEGIN and the statement, which then begins and goes on."""
+    if not twin.asynchronous:
+        pytest.skip("psycopg waits in the same way in threads, without a limit")
+
+    async def missed(**_: Any) -> None:
+        """Nothing is heard of the request."""
+
+    async with make(check_timeout=PATIENCE, timeout=2 * PATIENCE) as pool:
+        async with pool.connection() as connection:
+            connection._try_cancel = missed
+
+        async def work() -> None:
+            async with pool.connection() as connection:
+                await connection.execute(SLEEP)
+
+        task = asyncio.ensure_future(work())
+        await twin.until(lambda: admin.sessions(application, active=True))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await twin.until(lambda: not admin.sessions(application, active=True))
+        async with pool.connection() as connection:
+            assert pid(connection) in admin.sessions(application)
