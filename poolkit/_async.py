@@ -294,7 +294,7 @@ class AsyncPool(AsyncJobs[C]):
             runtime.spawn(self._check_job, entry, waiter)
 
     async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
-        """The caller connects by himself, as his driver asks."""
+        """The caller connects itself, as its driver requires."""
         limit = self._config.connect_timeout
         began = self._clock()
         left = deadline - began

@@ -24,7 +24,7 @@ class OwnedLock(Protocol):
 
 
 class Turn:
-    """A lock that is only ever tried. Who asks names himself, so that he can undo what he does not know he did."""
+    """A lock that is only ever tried. Whoever asks gives a name, to undo an attempt whose result an exception hid."""
 
     def __init__(self) -> None:
         self._holder: dict[int, object] = {}
@@ -34,7 +34,7 @@ class Turn:
         return self._holder.setdefault(0, who) is who
 
     def leave(self, who: object) -> None:
-        """The turn of ``who`` is over, if he had it."""
+        """The turn of ``who`` is over, if ``who`` had it."""
         if self._holder.get(0) is who:
             del self._holder[0]
 
@@ -44,7 +44,7 @@ class Gate:
 
     The core decides, and puts what is to be done into its ``effects``; ``due`` is when it wants to be asked again.
     Who must not wait for the lock (a release in a finalizer, possibly in the middle of this very thread's own
-    critical section) puts his call into the inbox instead; whoever holds the lock empties it on the way out.
+    critical section) puts its call into the inbox instead; whoever holds the lock empties it on the way out.
 
     Each way in stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
     so that an asynchronous exception anywhere ends in :meth:`_mend`.

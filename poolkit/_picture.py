@@ -29,7 +29,7 @@ __all__ = (
     "warm_up_words",
 )
 
-COUNTED = 1000  # that many in front of a caller are counted, not more: his timeout must not cost more for each of them
+COUNTED = 1000  # that many in front of a caller are counted, not more: a timeout must not cost more for each of them
 
 
 def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:

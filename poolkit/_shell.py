@@ -306,7 +306,7 @@ class Shell(Watch, Generic[C]):
         self._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
 
     def _abandon(self, waiter: Waiter, error: BaseException, now: float) -> None:
-        """Under the lock: the caller was interrupted or told an error; what he was given passes on."""
+        """Under the lock: the caller was interrupted or told an error; what it was given passes on."""
         told = waiter.gone or waiter.outcome is error or isinstance(error, ConfigError)
         self._core.abandon(waiter, now)
         if not told:
@@ -361,7 +361,7 @@ class Shell(Watch, Generic[C]):
         except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
             return
         if waiter.parker is not None:
-            waiter.parker.wake()  # nobody may come by for long, but he waits for just this
+            waiter.parker.wake()  # nobody may come by for long, but that waiter waits for just this
 
     def release_dropped(self, key: int) -> None:
         """Take a connection back that its holder has dropped without :meth:`release`; it is closed.

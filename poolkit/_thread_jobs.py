@@ -88,7 +88,7 @@ class ThreadJobs(Shell[C]):
             super().run_due()
 
     def _hear(self) -> None:
-        if self._close_in_caller:  # closes would hold up another pool's caller, or his event loop
+        if self._close_in_caller:  # closes would hold up another pool's caller, or its event loop
             self._runtime.spawn(super()._hear)
         else:
             super()._hear()

@@ -246,7 +246,7 @@ class Pool(ThreadJobs[C]):
                 raise error
 
     def _check_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
-        """The caller checks an idle connection in doubt before he uses it."""
+        """The caller checks an idle connection in doubt before it uses it."""
         began = self._clock()
         left = deadline - began
         waiter.busy = True  # who is interrupted from here on leaves the connection in an unknown state
@@ -256,7 +256,7 @@ class Pool(ThreadJobs[C]):
         self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=left > 0))
 
     def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
-        """The caller connects by himself, as his driver asks."""
+        """The caller connects itself, as its driver requires."""
         limit = self._config.connect_timeout
         began = self._clock()
         left = deadline - began
@@ -271,7 +271,7 @@ class Pool(ThreadJobs[C]):
         self._decide(self._take_own, waiter, entry, opened)
 
     def _take_own(self, waiter: Waiter, entry: Entry, opened: tuple[C, int, bool]) -> None:
-        """Under the lock: the caller has connected; the connection is his, unless the pool has changed meanwhile."""
+        """Under the lock: the caller has connected and gets the connection, unless the pool has changed meanwhile."""
         waiter.outcome = None
         found = self._arrived(entry, opened, keep=True)
         if isinstance(found, BrokenContract):

@@ -1,4 +1,4 @@
-"""From what a caller gave as ``timeout`` to the moment when his call must end."""
+"""From what a caller gave as ``timeout`` to the moment when its call must end."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ BATCH = 256  # times that are kept aside before somebody takes the lock for them
 
 WaitObserver = Callable[[Any, float, "BaseException | None"], object]
 """``observer(pool, seconds, error)``, in the thread or task of a caller whose acquire has ended and who had not found
-an idle connection at once; never under the pool's lock. ``error``: why he got none. One that raises is dropped."""
+an idle connection at once; never under the pool's lock. ``error``: why there is none. One that raises is dropped."""
 
 
 Picture = tuple[PoolStats, list[Holder], Symptoms]
@@ -298,7 +298,7 @@ class Watch(Sharing):
     # -- the timeout ----------------------------------------------------------------------------------------------
 
     def _expire(self, waiter: Waiter, now: float) -> PoolError | None:
-        """Under the lock: the caller's time is up; None if he was served in this very moment."""
+        """Under the lock: the caller's time is up; None if it was served in this very moment."""
         if waiter.outcome is not None:
             return None
         core, lane = self._core, waiter.lane
@@ -329,6 +329,6 @@ class Watch(Sharing):
 def _spent(waiter: Waiter, waited: float) -> str:
     """What used up the time of a caller, the largest part first."""
     parts = {"the queue": waited - waiter.checking - waiter.connecting, "checks": waiter.checking,
-             "his own connects": waiter.connecting}  # fmt: skip
+             "its own connects": waiter.connecting}  # fmt: skip
     found = sorted(((seconds, name) for name, seconds in parts.items() if seconds >= 0.005), reverse=True)
     return ", ".join(f"{seconds:.2f} s in {name}" for seconds, name in found)

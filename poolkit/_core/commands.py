@@ -90,7 +90,7 @@ def inherit(core: Core, old: Core) -> None:
     """The pool begins anew (in a forked child, on another event loop): open, suspended or closed as it was.
 
     Nothing else passes on, and whoever still knows the old core (a bound method that a program has kept, a late
-    finalizer) finds nothing in it that he could hand out.
+    finalizer) finds nothing in it that it could hand out.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
     if core.permits is not None and core.phase is not Phase.OPEN:

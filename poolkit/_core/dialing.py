@@ -25,7 +25,7 @@ class Dialing(Turns):
         """Connects that the waiters of ``lane`` need and that pace, backoff and breaker allow now. Permits apart."""
         if self.suspended or self.phase is not Phase.OPEN:
             return 0
-        # a connect made by its caller serves him first: only the streams beside his are for those who wait
+        # a connect made by its caller serves that caller first: only its other streams are for those who wait
         taken = lane.connecting if self.features.connect_in_caller else 0
         # idle ones that the oldest was told of: it looks at them first
         told = len(lane.idle) if lane.oldest().nudged else 0
@@ -42,7 +42,7 @@ class Dialing(Turns):
                 return 0
         lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
         stand = lane.live - lane.connecting if lazy else lane.live
-        # whoever connects by himself gains nothing by sleeping first, and with timeout=0 he may not
+        # a caller that connects itself gains nothing by sleeping first, and with timeout=0 it may not
         paced = lazy or not self.features.connect_in_caller
         if paced and lane.connecting and stand > 0:
             next_one = lane.dialer.next_in_burst(lane.queued_at)
@@ -196,7 +196,7 @@ class Dialing(Turns):
     ) -> bool:
         """A connect succeeded (``lazy``: begins with the first use; set_capacity tells when it has succeeded).
 
-        ``keep``: its caller takes it himself; the answer says whether he may.
+        ``keep``: its caller takes it itself; the answer says whether it may.
         """
         lane, config = entry.lane, self.config
         entry.connection = connection

@@ -54,7 +54,7 @@ class Lane:
         return next(iter(self.waiters))
 
     def join(self, waiter: Waiter, *, front: bool = False) -> None:
-        """He stands in the queue."""
+        """Add the waiter to the queue."""
         self.waiters[waiter] = None
         if front:
             self.waiters.move_to_end(waiter, last=False)
@@ -66,7 +66,7 @@ class Lane:
                 queue.move_to_end(waiter, last=False)
 
     def leave(self, waiter: Waiter) -> None:
-        """He stands in it no more."""
+        """Remove the waiter from the queue."""
         self.waiters.pop(waiter, None)
         if self.queues and waiter.caller_class is not None:
             self.queues[waiter.caller_class].pop(waiter, None)

@@ -24,7 +24,7 @@ class Core(Idle):
     # -- acquire ----------------------------------------------------------------------------------------------
 
     def acquire(self, waiter: Waiter, now: float) -> None:
-        """A caller asks. His ``outcome`` is set at once where possible; else he stands in the queue."""
+        """A caller asks. Its ``outcome`` is set at once if possible; else it waits in the queue."""
         if self.heard:
             self.tell(EventKind.ACQUIRE_STARTED, now)
         if self.phase is not _OPEN:
@@ -43,7 +43,7 @@ class Core(Idle):
         self.started = True
 
     def seek(self, waiter: Waiter, now: float, *, front: bool = False, barge: bool = True) -> None:
-        """Serve ``waiter`` from the idle connections, or queue him (in ``front`` if he was served badly)."""
+        """Serve ``waiter`` from the idle connections, or queue it (in ``front`` if it was served badly)."""
         if self.features.keyed:  # the lane may have been forgotten while this caller was busy with a check
             waiter.lane = self.add_lane(waiter.lane.key)
         if barge:
@@ -90,7 +90,7 @@ class Core(Idle):
         self.touched[waiter.lane] = None
 
     def abandon(self, waiter: Waiter, now: float, *, timed_out: bool = False) -> None:
-        """The caller is gone (timed out, cancelled): what he was given passes to the next."""
+        """The caller is gone (timed out, cancelled): what it was given passes to the next."""
         self.counts.timeouts += timed_out
         if timed_out and waiter.caller_class is not None:
             waiter.caller_class.timeouts += 1
@@ -105,7 +105,7 @@ class Core(Idle):
                 self.returned[outcome] = None
             elif outcome.state is CHECKING and waiter.busy:  # interrupted in mid-exchange
                 self.begin_close(outcome, CloseReason.DISCARDED, now, abort=True)
-            elif outcome.state is CHECKING:  # he had not begun
+            elif outcome.state is CHECKING:  # the check had not begun
                 self._put_idle(outcome)
                 self.touched[outcome.lane] = None
             elif outcome.state is CONNECTING:
@@ -116,16 +116,16 @@ class Core(Idle):
     ) -> None:
         """The check of ``entry`` on behalf of ``waiter`` ended, well if ``error`` is None.
 
-        ``asked``: the server was; else there was only time for a look. He has his outcome, or stands in the queue
-        again (in front); if he is gone the next one profits.
+        ``asked``: the server was; else there was only time for a look. It has its outcome, or waits in the queue
+        again (in front); if it is gone, the next one is served.
         """
         self.counts.checks += asked
         waiter.outcome, waiter.busy = None, False
         if error is None and not asked and self.features.checks and entry.good_until == 0.0:
-            self._put_idle(entry)  # one beside it was found dead: a look is not enough, and he has no time for more
+            self._put_idle(entry)  # one beside it was found dead: a look is not enough, and there is no time for more
             if not waiter.gone:
                 self.enqueue(waiter, now, front=True)
-                waiter.nudged = True  # when his time is up, the next one tries
+                waiter.nudged = True  # when its time is up, the next one tries
             return
         if error is None:
             entry.checked_at = now
@@ -144,7 +144,7 @@ class Core(Idle):
             self.retry(waiter, now)
 
     def retry(self, waiter: Waiter, now: float) -> None:
-        """What the waiter was given was no use: serve him again, ahead of the others."""
+        """What the waiter was given was no use: serve it again, ahead of the others."""
         waiter.outcome = None
         if self.phase is not _OPEN:
             waiter.outcome = PoolClosed(f"{self.name}: the pool is {self.phase.value}")

@@ -4,7 +4,7 @@ An asynchronous exception (KeyboardInterrupt, a soft time limit) may end any ste
 ground truth survives that: each entry's state, the idle lists, who is leased, who is queued with which outcome. All
 other numbers follow from it (:func:`mend`). What the interrupted thread had in its hands, half-way between two
 places, is found by :func:`audit`: whoever is still going to do something with an entry has a reference to it, on
-his stack, in a waiter's outcome, a job, an effect or a call that waits in the inbox. An entry that the register
+its stack, in a waiter's outcome, a job, an effect or a call that waits in the inbox. An entry that the register
 alone knows is therefore in nobody's hands, and no late step can come for it.
 """
 

@@ -289,7 +289,7 @@ class CoreState:
             waiter.lane.waiters.pop(waiter, None)
 
     def nudge(self, waiter: Waiter) -> None:
-        """There is an idle connection: the waiter may take it, if no newcomer does so before he has woken up."""
+        """There is an idle connection: the waiter may take it, if no newcomer does so before it has woken up."""
         if not waiter.nudged:
             waiter.nudged = True
             self.effects.append(Effect(Do.WAKE, None, waiter))

@@ -75,7 +75,7 @@ class Turns(CoreState):
         return [waiter for _, waiter in firsts]
 
     def next_waiter(self, lane: Lane) -> Waiter | None:
-        """Who is next for a connection of his own; None: nobody waits who may have one."""
+        """The next waiter for a connection of its own; None: nobody waits that may have one."""
         if self.classes is None:
             return lane.oldest() if lane.waiters else None
         return next((one for one in self.in_turn(lane) if self.admits(one)), None)
@@ -87,12 +87,12 @@ class Turns(CoreState):
         return next((one for one in self.in_turn(lane) if self.may_have(one, entry)), None)
 
     def admits(self, waiter: Waiter) -> bool:
-        """Whether his class may have one more connection in use."""
+        """Whether the waiter's class may have one more connection in use."""
         classes, one = self.classes, waiter.caller_class
         return classes is None or one is None or classes.admits(one, self.limit)
 
     def may_have(self, waiter: Waiter, entry: Entry) -> bool:
-        """Whether he may use this connection, or this further stream of one that is in use."""
+        """Whether the waiter may use this connection, or this further stream of one that is in use."""
         classes, one = self.classes, waiter.caller_class
         if classes is None or one is None:
             return True
@@ -108,7 +108,7 @@ class Turns(CoreState):
     def overtakes(self, waiter: Waiter, now: float) -> bool:
         """Whether the newcomer may look for an idle connection before those who wait already.
 
-        Among classes: not before those of his own. The others would have taken it, if they were allowed to.
+        Among classes: not before those of its own. The others would have taken it, if they were allowed to.
         """
         lane = waiter.lane
         if self.classes is not None:
@@ -118,7 +118,7 @@ class Turns(CoreState):
         return not lane.waiters or now - lane.oldest().since < self.barging
 
     def ahead_of(self, waiter: Waiter) -> OrderedDict[Waiter, None]:
-        """The queue in which he stands: that of his class, where there are classes."""
+        """The queue in which the waiter stands: that of its class, where there are classes."""
         if self.classes is None or waiter.caller_class is None:
             return waiter.lane.waiters
         return waiter.lane.queues[waiter.caller_class]
@@ -132,7 +132,7 @@ class Turns(CoreState):
         wanted = dials_wanted(len(lane.waiters) + extra, lane.connecting, lane.streams) + beside
         if self.classes is None or not wanted:
             return wanted
-        in_caller = self.features.connect_in_caller  # those are his who makes them, and counted for his class
+        in_caller = self.features.connect_in_caller  # such a connection counts for its caller's class
         coming = 0 if in_caller else lane.connecting
         needs = [(one, math.ceil(len(queue) / lane.streams) + beside) for one, queue in lane.queues.items() if queue]
         room = self.classes.room(needs, self.limit, max(0, self._unowned() - coming))
@@ -148,7 +148,7 @@ class Turns(CoreState):
     # -- what belongs to whom -------------------------------------------------------------------------------------
 
     def charge(self, entry: Entry, waiter: Waiter) -> None:
-        """He gets the connection, or a further lease of it."""
+        """Give the waiter the connection, or a further lease of it."""
         classes, one = self.classes, waiter.caller_class
         if classes is None or one is None:
             return

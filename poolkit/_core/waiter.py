@@ -20,7 +20,7 @@ class Parker(Protocol):
 
 
 class Waiter:
-    """A caller from the moment he asks until he is served, failed or gone.
+    """A caller from the moment it asks until it is served, failed or gone.
 
     ``outcome`` is set once, under the lock: an :class:`Entry` (in use; or in doubt, to be checked first; or
     permission to connect, for drivers that connect in the caller) or an error.
