@@ -7,8 +7,8 @@ Rules
 2. Each account's ``minimum`` is reserved for it, whether it is used or not.
 3. What is free goes in order of arrival, first over those below their share, then over the others: who asks gets a
    permit if more are free than those before it need. A pool that gets none is noted (a *claim*) and told when one is
-   free. A claim holds nothing: who is told asks again, so one whose callers were served otherwise meanwhile passes it on just
-   by not asking.
+   free. A claim holds nothing: who is told asks again, so one whose callers were served otherwise meanwhile passes it
+   on just by not asking.
 4. When nothing is free, an idle connection gives way to a claim: the longest unused one of all accounts, but not below
    its account's minimum.
 5. When none is idle, one that is returned gives way, even if its own pool has waiters, but only from an account above
