@@ -100,7 +100,7 @@ def test_a_signal_in_the_middle_ends_the_servers(number: signal.Signals, code: i
         watchdog.start()
         assert process.stdout is not None
         text = ""
-        while "set out" not in text:
+        while "callers start" not in text:
             line = process.stdout.readline()
             assert line, "ended before its first run"
             text += line
@@ -163,7 +163,7 @@ def test_results_as_json_with_progress_on_the_other_stream(
         assert set(run["opened"]) == {"PostgreSQL", "Redis", "HTTP"}
         assert run["opened"]["PostgreSQL"] >= 1
     assert runs["sync", "poolkit"]["requests"] > runs["async", "poolkit"]["requests"], "it had two rounds"
-    assert "callers set out" in said.err
+    assert "callers start" in said.err
 
 
 def test_a_missing_server_program_is_exit_code_2_and_the_others_are_ended(
