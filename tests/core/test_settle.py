@@ -273,37 +273,48 @@ def test_a_second_look_does_nothing() -> None:
     assert not core.effects
 
 
-def test_waiting_lanes_come_by_their_oldest_waiters() -> None:
+def test_waiting_endpoints_come_by_their_oldest_waiters() -> None:
     core = make(Core, max_size=1, features=Features(keyed=True))
     waiters = [ask(core, key=key) for key in "abca"]
-    lanes = WaitingLanes()
+    order = WaitingLanes()
     for key in "cab":
-        lanes.add(core.lanes[key])
-    assert len(lanes) == 3
-    first = lanes.first()
+        order.add(core.lanes[key])
+    assert len(order) == 3
+    first = order.first()
     assert first is core.lanes["a"]
     first.leave(waiters[0])
-    lanes.add(first)
-    assert lanes.first() is core.lanes["b"]
-    lanes.discard(core.lanes["b"])
-    assert lanes.first() is core.lanes["c"]
-    lanes.discard(core.lanes["c"])
-    assert lanes.first() is core.lanes["a"]
-    lanes.discard(core.lanes["a"])
-    assert lanes.first() is None
+    order.add(first)
+    assert order.first() is core.lanes["b"]
+    order.discard(core.lanes["b"])
+    assert order.first() is core.lanes["c"]
+    order.discard(core.lanes["c"])
+    assert order.first() is core.lanes["a"]
+    order.discard(core.lanes["a"])
+    assert order.first() is None
 
 
-def test_lanes_that_come_and_go_behind_another_one_leave_nothing_behind() -> None:
+def test_endpoints_that_come_and_go_behind_another_one_leave_nothing_behind() -> None:
     core = make(Core, max_size=1, features=Features(keyed=True))
     ask(core, key="first")
     ask(core, key="other")
-    lanes = WaitingLanes()
-    lanes.add(core.lanes["first"])
+    order = WaitingLanes()
+    order.add(core.lanes["first"])
     for _ in range(1000):
-        lanes.add(core.lanes["other"])
-        lanes.discard(core.lanes["other"])
-    assert len(lanes._heap) < 30
-    assert lanes.first() is core.lanes["first"]
+        order.add(core.lanes["other"])
+        order.discard(core.lanes["other"])
+    assert len(order._heap) < 30
+    assert order.first() is core.lanes["first"]
+
+
+def test_two_endpoints_whose_waiters_have_one_ticket_are_not_compared() -> None:
+    cores = [make(Core, max_size=1, features=Features(keyed=True)) for _ in range(2)]
+    assert len({ask(core, key="a").ticket for core in cores}) == 1
+    [old, new] = [core.lanes["a"] for core in cores]
+    order = WaitingLanes()
+    order.add(old)
+    order.discard(old)
+    order.add(new)
+    assert order.first() is new
 
 
 # -- endpoints that are looked at again -------------------------------------------------------------------------------
