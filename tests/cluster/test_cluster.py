@@ -29,7 +29,7 @@ from poolkit.cluster import (
     NoNodeAvailable,
 )
 from poolkit.testing import AsyncFakeConnector, FakeConnector
-from tests.support.waiting import PATIENCE, until_async
+from tests.support.waiting import PATIENCE, leak_warning, until_async
 
 
 class Rig:
@@ -269,7 +269,7 @@ async def test_a_dropped_lease_frees_its_place_for_a_waiting_caller(flavour: str
         async def wait() -> None:
             got.append(await rig.lease())
 
-        with pytest.warns(ResourceWarning, match="fakes/a: a lease was dropped"):
+        with leak_warning("fakes/a: a lease was dropped"):
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
                 await rig.until(lambda: rig.cluster.stats().waiting == 1, "the caller waits")

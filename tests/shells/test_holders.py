@@ -21,6 +21,7 @@ from poolkit.runtimes import ThreadRuntime
 from poolkit.runtimes.holders import hashable, named
 from poolkit.testing import AsyncFakeConnector, FakeConnector
 from tests.shells.kit import ASYNC, Rig
+from tests.support.waiting import leak_warning
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -291,7 +292,7 @@ def test_a_dropped_lease_names_the_thread_that_took_it() -> None:
     with Pool(FakeConnector(), max_size=1, name="dropped") as pool:
         kept: list[Any] = []
         in_thread(lambda: kept.append(pool.lease()), "careless")
-        with pytest.warns(ResourceWarning, match=r"taken by thread careless \(ended\)"):
+        with leak_warning(r"taken by thread careless \(ended\)"):
             kept.clear()
             gc.collect()
             pool.run_inbox()

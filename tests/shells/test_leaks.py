@@ -18,6 +18,7 @@ import pytest
 from poolkit import EventKind, Pool, _churn
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.shells.kit import Rig, ask
+from tests.support.waiting import leak_warning
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -34,7 +35,7 @@ async def drop_one(rig: Rig, cycle: bool = False) -> None:
 async def test_13_a_dropped_lease_is_found_and_its_slot_free(make: Make, cycle: bool) -> None:
     async with make(max_size=1, debug=True) as rig:
         await drop_one(rig, cycle)
-        with pytest.warns(ResourceWarning) as caught:
+        with leak_warning() as caught:
             gc.collect()
             lease = await rig.lease(2)
         assert len(caught) == 1
@@ -54,7 +55,7 @@ async def test_13_an_adapter_may_report_that_its_caller_has_dropped_a_connection
         connection = await rig.acquire()
         rig.pool.release_dropped(id(object()))  # nothing that is on lease
         assert rig.stats.in_use == 1
-        with pytest.warns(ResourceWarning, match="dropped without close"):
+        with leak_warning("dropped without close"):
             rig.pool.release_dropped(id(connection))
             rig.pool.release_dropped(id(connection))  # a no-op: it is not on lease any more
             other = await rig.acquire(2)
@@ -86,7 +87,7 @@ async def test_13_the_last_connect_error_keeps_nobody_s_lease_alive(make: Make) 
     async with make(max_size=2, features={"in_caller": True}) as rig:
         await rig.call(connect_in_vain if rig.threads else connect_in_vain_in_a_task, rig.pool)
         rig.connector.fail("connect", None)
-        with pytest.warns(ResourceWarning, match="dropped without close"):
+        with leak_warning("dropped without close"):
             gc.collect()
             await rig.give(await rig.lease(2))
         assert rig.stats.last_connect_error == "ConnectionRefusedError: down"
@@ -96,7 +97,7 @@ async def test_13_the_last_connect_error_keeps_nobody_s_lease_alive(make: Make) 
 async def test_13_without_debug_the_warning_tells_how_to_learn_more(make: Make) -> None:
     async with make(max_size=1) as rig:
         await drop_one(rig)
-        with pytest.warns(ResourceWarning, match="debug=True"):
+        with leak_warning("debug=True"):
             gc.collect()
             await rig.give(await rig.lease(2))
 
@@ -107,7 +108,7 @@ async def test_13_a_caller_who_waits_already_gets_the_slot(make: Make) -> None:
         async with anyio.create_task_group() as group:
             waiter = ask(group, rig)
             await rig.queued(1)
-            with pytest.warns(ResourceWarning):
+            with leak_warning():
                 kept.clear()
                 gc.collect()
                 await rig.until(lambda: waiter.done)
@@ -119,7 +120,7 @@ async def test_13_a_dropped_lease_takes_no_other_with_it(make: Make) -> None:
     """The next lease may be made at the address of the dropped one; it must not be mistaken for it."""
     async with make(max_size=3, features={"resets": False}) as rig:
         await rig.fill(3)
-        with pytest.warns(ResourceWarning):
+        with leak_warning():
             for _ in range(5):
                 lease: Any = await rig.lease()
                 del lease
@@ -135,7 +136,7 @@ async def test_13_a_drop_while_suspended(make: Make) -> None:
     async with make(max_size=1) as rig:
         kept = [await rig.lease()]
         rig.pool.suspend()
-        with pytest.warns(ResourceWarning):
+        with leak_warning():
             kept.clear()
             gc.collect()
             await rig.until(lambda: rig.stats.size == 0)
@@ -147,7 +148,7 @@ async def test_13_a_drop_after_close_is_closed_too(make: Make) -> None:
     async with make(max_size=1) as rig:
         kept = [await rig.lease()]
         await rig.close()
-        with pytest.warns(ResourceWarning):
+        with leak_warning():
             kept.clear()
             gc.collect()
             await rig.until(lambda: rig.stats.size == 0)
@@ -169,7 +170,7 @@ async def test_13_an_idle_pool_tells_of_a_drop_by_itself(make: Make) -> None:
     events: list[Any] = []
     async with make(max_size=1, listeners=[events.append]) as rig:
         kept = [await rig.lease()]
-        with pytest.warns(ResourceWarning):
+        with leak_warning():
             kept.clear()
             gc.collect()
             await rig.until(lambda: rig.connector.live == 0, "housekeeping closes the connection")

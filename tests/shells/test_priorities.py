@@ -30,6 +30,7 @@ from poolkit import (
 )
 from poolkit.testing import AsyncFakeConnector, FakeConnector
 from tests.shells.kit import Outcome, Rig, attempt
+from tests.support.waiting import leak_warning
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -207,7 +208,7 @@ async def test_a_dropped_lease_gives_the_place_of_its_class_back(make: Make) -> 
     async with make(max_size=3, classes=USUAL) as rig:
         with priority("bulk"):
             leases = [await rig.lease() for _ in range(2)]
-            with pytest.warns(ResourceWarning, match="dropped"):
+            with leak_warning("dropped"):
                 leases.pop()
                 third = await rig.lease()
             await rig.give(third)

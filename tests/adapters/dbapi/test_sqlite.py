@@ -15,6 +15,7 @@ import pytest
 
 import poolkit
 from poolkit_adapters.dbapi import PooledDatabase
+from tests.support.waiting import leak_warning
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_13_a_dropped_connection_frees_its_place_and_is_reported(db: PooledDatab
     def drop() -> None:
         db.connect()
 
-    with pytest.warns(ResourceWarning, match="dropped without close"):
+    with leak_warning("dropped without close"):
         drop()
         gc.collect()
         first, second = db.connect(timeout=5), db.connect(timeout=5)

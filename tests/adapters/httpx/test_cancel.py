@@ -15,6 +15,7 @@ import pytest
 from poolkit.testing.servers import Certificates, HTTPServer
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
+from tests.support.waiting import leak_warning
 
 
 async def at_rest(transport: AsyncPoolkitTransport) -> None:
@@ -170,7 +171,7 @@ def test_13_a_dropped_response_frees_its_slot(http_server: HTTPServer) -> None:
     with PoolkitConnectionPool(max_connections=1) as pool:
         request = httpcore.Request("GET", f"{http_server.url}/stream?chunks=3", headers={"host": "localhost"})
         response = pool.handle_request(request)
-        with pytest.warns(ResourceWarning, match="dropped"):
+        with leak_warning("dropped"):
             del response
             gc.collect()
             assert pool.request("GET", http_server.url, extensions={"timeout": {"pool": 5}}).status == 200

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from poolkit import Budget
 from tests.faults.proxy import FaultProxy
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, leak_warning
 
 from .support import Admin, Twin, do, pid
 
@@ -83,7 +83,7 @@ async def dropped(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
     connection = await do(pool.getconn())
     connection.pgconn.send_query(SLEEP)
     await twin.until(started)
-    with pytest.warns(ResourceWarning):
+    with leak_warning():
         del connection
         gc.collect()
         await twin.pause(0)

@@ -28,6 +28,7 @@ from poolkit_adapters.psycopg import (
 from poolkit_adapters.psycopg._io import is_alive
 from poolkit_adapters.psycopg._shared import PSYCOPG_VERSION
 from tests.support.collector import without_collector
+from tests.support.waiting import leak_warning
 
 from .support import Admin, Twin, do, pid, within
 
@@ -161,7 +162,7 @@ async def test_a_dropped_connection_frees_its_place_and_is_reported(
 ) -> None:
     make: Any = twin.null if null else twin.pool
     async with within(make(min_size=0, max_size=1, kwargs=named, timeout=20)) as pool:
-        with pytest.warns(ResourceWarning, match="dropped without close"):
+        with leak_warning("dropped without close"):
             for _ in range(3):
                 connection = await do(pool.getconn())
                 await do(connection.execute("select 1"))
@@ -199,7 +200,7 @@ async def test_a_dropped_connection_in_a_cycle_or_in_a_transaction_is_found_too(
         ring: list[Any] = [connection]
         ring.append(ring)
         del connection, ring
-        with pytest.warns(ResourceWarning, match="dropped without close"):
+        with leak_warning("dropped without close"):
             await collected()
             async with within(pool.connection()) as connection:
                 found = await do(connection.execute("select to_regclass('left_behind')"))
@@ -211,7 +212,7 @@ async def test_an_abandoned_block_frees_its_place(twin: Twin, named: Any) -> Non
         block = within(pool.connection())
         await block.__aenter__()
         del block
-        with pytest.warns(ResourceWarning, match="dropped without close"):
+        with leak_warning("dropped without close"):
             await collected()
             async with within(pool.connection()):
                 pass
@@ -261,7 +262,7 @@ async def test_a_dropped_lease_of_a_cluster_frees_its_place(
     kind: Any = AsyncPoolkitCluster if asynchronous else PoolkitCluster
     make = {"pool_options": {"max_size": 1, "min_size": 0, "kwargs": named}, "roles": False}
     async with within(kind([f"127.0.0.1:{postgres.port}"], postgres.url, **make)) as cluster:
-        with pytest.warns(ResourceWarning, match="dropped without close"):
+        with leak_warning("dropped without close"):
             for _ in range(3):
                 lease = await do(cluster.lease(timeout=20))
                 del lease
