@@ -40,9 +40,9 @@ class Access(NamedTuple):
 def access_of(pool: Any, *, tracing: bool, surplus: bool) -> Access:
     """What the pool's state allows. Called under its lock. ``surplus``: connections have to go when they come back."""
     core, clock = pool._core, pool._clock
-    if core.phase is not Phase.OPEN or core.suspended or pool._alone or not core.heard.isdisjoint(OF_EACH_LEASE):
+    if core.phase is not Phase.OPEN or core.suspended or pool._gate.alone or not core.heard.isdisjoint(OF_EACH_LEASE):
         return Access(decline_take, decline_take, decline_put, plain=False)
-    gate = (core, pool._lock, clock, pool._inbox, pool._drain, pool._mend)
+    gate = (core, pool._gate.lock, clock, pool._gate.inbox, pool._gate.run_posted, pool._gate.recover)
     exclusive = not core.keyed and not pool._shared  # one endpoint, and one lease for each connection
     take_at = decline_take
     if not exclusive:

@@ -89,7 +89,7 @@ class AsyncPool(AsyncJobs[C]):
             self._runtime, self._caller = new, new.caller
             self._changed()
             if self._config.start == "eager" and not self._opens_later:
-                self._decide(self._start)
+                self._gate.step(self._start)
             return new
         if runtime.alive():
             raise WrongLoop(
@@ -164,7 +164,7 @@ class AsyncPool(AsyncJobs[C]):
         if record is None:
             self._refuse_release(key)
         else:
-            self._decide(self._core.detach, record.slot, self._clock())
+            self._gate.step(self._core.detach, record.slot, self._clock())
 
     def _not_leased(self) -> PoolError:
         return NotLeased(f"{self.name}: the lease is closed")
@@ -214,12 +214,12 @@ class AsyncPool(AsyncJobs[C]):
             logger.debug("%s: needs_reset of connection %d failed: %s", self.name, entry.id, describe(failure))
             verdict = Verdict.DISCARD
         except BaseException:  # interrupted: the state of the connection is unknown
-            self._submit(self._core.discard, record, now)
+            self._gate.post(self._core.discard, record, now)
             raise
         if verdict is Verdict.KEEP:
-            self._submit(self._core.give_back, record, now)
+            self._gate.post(self._core.give_back, record, now)
         else:
-            self._submit(self._core.discard, record, now, verdict, error)
+            self._gate.post(self._core.discard, record, now, verdict, error)
         if overdue is not None:
             raise overdue
         return None
@@ -227,8 +227,8 @@ class AsyncPool(AsyncJobs[C]):
     # -- the long way ---------------------------------------------------------------------------------------------
 
     async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Held:
-        if self._inbox:
-            self._drain()  # a dropped lease may be just what is missing
+        if self._gate.inbox:
+            self._gate.run_posted()  # a dropped lease may be just what is missing
         core, now = self._core, self._clock()
         deadline = deadline_of(timeout, self._config, now)
         waiter = Waiter(self._lane, now, runtime.caller())
@@ -238,16 +238,16 @@ class AsyncPool(AsyncJobs[C]):
         waiter.parker = parker
         try:
             if key is None and not self._features.keyed:
-                self._decide(core.acquire, waiter, now)
+                self._gate.step(core.acquire, waiter, now)
             else:
-                self._decide(self._ask, waiter, key, now)
+                self._gate.step(self._ask, waiter, key, now)
             while True:
                 outcome = waiter.outcome
                 if outcome is None:
                     await self._wait(waiter, parker, deadline)
                 elif not isinstance(outcome, Entry):
                     if isinstance(outcome, PoolError):
-                        self._decide(self._fail, waiter, outcome, self._clock())
+                        self._gate.step(self._fail, waiter, outcome, self._clock())
                     raise outcome
                 elif outcome.state is IN_USE:
                     return self._mark(outcome, waiter, self._clock())
@@ -257,7 +257,7 @@ class AsyncPool(AsyncJobs[C]):
                     await self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
             if core is self._core:  # else the collector ends a task of a parent process or of a loop that is gone
-                self._decide(self._abandon, waiter, error, self._clock())
+                self._gate.step(self._abandon, waiter, error, self._clock())
                 self._observed(self._clock() - waiter.since, error)
             raise
 
@@ -275,9 +275,9 @@ class AsyncPool(AsyncJobs[C]):
         if waiter.outcome is None:
             now = self._clock()
             if now < deadline:
-                self._decide(self._core.look, waiter, now)
+                self._gate.step(self._core.look, waiter, now)
                 return
-            error = self._decide(self._expire, waiter, now)
+            error = self._gate.step(self._expire, waiter, now)
             if error is not None:
                 raise error
 
@@ -289,7 +289,7 @@ class AsyncPool(AsyncJobs[C]):
         waiter.outcome = None  # from here on the check decides
         if error is not None or self._check_method is None or left <= 0:
             now, asked = self._clock(), self._check_method is None
-            self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=asked))
+            self._gate.step(lambda: self._core.checked(entry, waiter, error, now, asked=asked))
         else:
             runtime.spawn(self._check_job, entry, waiter)
 
@@ -309,13 +309,13 @@ class AsyncPool(AsyncJobs[C]):
             raise
         now = self._clock()
         waiter.connecting += now - began
-        found = self._decide(lambda: self._arrived(entry, opened, keep=True))
+        found = self._gate.step(lambda: self._arrived(entry, opened, keep=True))
         if isinstance(found, BrokenContract):
             raise found
         if found:
             waiter.outcome = entry
         else:
-            self._decide(self._core.retry, waiter, now)
+            self._gate.step(self._core.retry, waiter, now)
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class AsyncPool(AsyncJobs[C]):
         """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
         count = self._warm_up_count(count)
         runtime = self._here()
-        entries = self._decide(commands.reserve, self._core, count, self._clock())
+        entries = self._gate.step(commands.reserve, self._core, count, self._clock())
         if not entries:
             return
         pending, errors = list(reversed(entries)), list[BaseException]()
@@ -368,7 +368,7 @@ class AsyncPool(AsyncJobs[C]):
         runtime = self._runtime
         if runtime is not None and runtime.alive():
             runtime = self._here()
-        self._decide(commands.shut, self._core, phase, self._clock())
+        self._gate.step(commands.shut, self._core, phase, self._clock())
         self._changed()
         core = self._core
         if runtime is not None and runtime.here():
@@ -385,8 +385,8 @@ class AsyncPool(AsyncJobs[C]):
                 core.watchers.remove(parker)
         if phase is Phase.CLOSED:
             return True
-        aborted = self._decide(commands.abort_leased, core, self._clock())
-        self._decide(commands.shut, core, Phase.CLOSED, self._clock())
+        aborted = self._gate.step(commands.abort_leased, core, self._clock())
+        self._gate.step(commands.shut, core, Phase.CLOSED, self._clock())
         return not aborted
 
     async def __aenter__(self) -> AsyncPool[C]:

@@ -33,17 +33,18 @@ class AsyncJobs(Shell[C]):
 
     _runtime: AsyncRuntime | None
 
-    def _schedule(self) -> None:
-        if self._runtime is not None:  # else on the first use
-            self._scheduled = due = self._core.due
-            self._runtime.schedule(self, max(0.0, due - self._clock()))
+    def _call_later(self, delay: float) -> bool | None:
+        if self._runtime is None:
+            return None  # on the first use
+        self._runtime.schedule(self, delay)
+        return True
 
     def _hear(self) -> None:
         runtime = self._runtime
         if runtime is None or runtime.here() or not runtime.alive():
             super()._hear()
         else:  # connections belong to their loop: no other thread lays hands on them
-            self._inbox.append((self._look_again, ()))
+            self._gate.inbox.append((self._look_again, ()))
             runtime.nudge(self)
 
     def _cut(self) -> int:
@@ -51,7 +52,7 @@ class AsyncJobs(Shell[C]):
         if runtime is None or runtime.here() or not runtime.alive():
             return super()._cut()
         leased = len(self._leased)
-        self._inbox.append((self._cut_now, ()))
+        self._gate.inbox.append((self._cut_now, ()))
         runtime.nudge(self)
         return leased
 
@@ -85,7 +86,7 @@ class AsyncJobs(Shell[C]):
             if not isinstance(error, Exception):
                 raise
             return error
-        found = self._decide(self._arrived, entry, opened)
+        found = self._gate.step(self._arrived, entry, opened)
         return found if isinstance(found, BrokenContract) else None
 
     async def _close_job(self, entry: Entry) -> None:
@@ -118,7 +119,7 @@ class AsyncJobs(Shell[C]):
                 error = await self._ask_server(entry)
         finally:
             if core is self._core:
-                self._decide(pinged, core, entry, error, ask, self._clock())
+                self._gate.step(pinged, core, entry, error, ask, self._clock())
 
     async def _connect(self, entry: Entry, limit: float | None) -> tuple[C, int, bool]:
         connection: C
@@ -169,7 +170,7 @@ class AsyncJobs(Shell[C]):
             if core is self._core:
                 now = self._clock()
                 waiter.checking += now - began
-                self._decide(core.checked, entry, waiter, error, now)
+                self._gate.step(core.checked, entry, waiter, error, now)
                 assert waiter.parker is not None
                 waiter.parker.wake()
 
@@ -210,9 +211,9 @@ class AsyncJobs(Shell[C]):
         finally:
             if core is self._core:
                 if sound:
-                    self._submit(core.give_back, record, ended)
+                    self._gate.post(core.give_back, record, ended)
                 else:
-                    self._submit(core.discard, record, ended, Verdict.DISCARD)
+                    self._gate.post(core.discard, record, ended, Verdict.DISCARD)
                 done.append(sound)
                 if parker is not None:
                     parker.wake()

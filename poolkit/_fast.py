@@ -113,8 +113,8 @@ def make_keyed_take(
     lock: OwnedLock,
     clock: Callable[[], float],
     inbox: deque[Any],
-    drain: Callable[[], None],
-    mend: Callable[[None], None],
+    run_posted: Callable[[], None],
+    recover: Callable[[None], None],
     caller: Callable[[], Hashable],
     class_of: Callable[[Classes], CallerClass],
 ) -> Callable[..., Entry | None]:
@@ -161,9 +161,9 @@ def make_keyed_take(
                     found = entry
             release()
             if inbox:
-                drain()
+                run_posted()
         except BaseException:
-            mend(None)
+            recover(None)
             raise
         return found
 
@@ -175,8 +175,8 @@ def make_keyed_put(
     lock: OwnedLock,
     clock: Callable[[], float],
     inbox: deque[Any],
-    drain: Callable[[], None],
-    mend: Callable[[None], None],
+    run_posted: Callable[[], None],
+    recover: Callable[[None], None],
 ) -> Callable[[Any], bool]:
     """The same for the way back. Never waits for the lock."""
     queued = core.queued
@@ -218,9 +218,9 @@ def make_keyed_put(
                 lane.idle.append(entry)
             release()
             if inbox:
-                drain()
+                run_posted()
         except BaseException:
-            mend(None)
+            recover(None)
             raise
         return done
 
@@ -232,8 +232,8 @@ def make_classed_take(
     lock: OwnedLock,
     clock: Callable[[], float],
     inbox: deque[Any],
-    drain: Callable[[], None],
-    mend: Callable[[None], None],
+    run_posted: Callable[[], None],
+    recover: Callable[[None], None],
     caller: Callable[[], Hashable],
     class_of: Callable[[Classes], CallerClass],
 ) -> Callable[..., Entry | None]:
@@ -275,9 +275,9 @@ def make_classed_take(
                     caller_class.acquires += 1
             release()
             if inbox:
-                drain()
+                run_posted()
         except BaseException:
-            mend(None)
+            recover(None)
             raise
         return entry
 
@@ -289,8 +289,8 @@ def make_classed_put(
     lock: OwnedLock,
     clock: Callable[[], float],
     inbox: deque[Any],
-    drain: Callable[[], None],
-    mend: Callable[[None], None],
+    run_posted: Callable[[], None],
+    recover: Callable[[None], None],
 ) -> Callable[[Any], bool]:
     """The same for the way back. Never waits for the lock."""
     lane = core.lane
@@ -328,9 +328,9 @@ def make_classed_put(
                 idle.append(entry)
             release()
             if inbox:
-                drain()
+                run_posted()
         except BaseException:
-            mend(None)
+            recover(None)
             raise
         return done
 

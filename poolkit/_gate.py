@@ -1,194 +1,256 @@
-"""The one way to a core, a pool's or a cluster's: decide under the lock, act after it."""
+"""Access to a core, of a pool, a cluster or a budget: decide under the lock, act after it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ._log import logger
 from .policies.retire import NEVER
-from .runtimes.base import Runtime
 
-__all__ = ("Gate", "OwnedLock", "Turn")
+__all__ = ("Gate", "InOrder", "NoWork", "OwnedLock", "TryLock")
 
 T = TypeVar("T")
 
 
 class OwnedLock(Protocol):
-    """What is needed of ``threading.RLock``: after an interruption it alone knows whether this thread holds it."""
+    """What is needed of ``threading.RLock``: after an interruption only the lock knows whether this thread holds it."""
 
     def acquire(self, blocking: bool = True) -> bool: ...
     def release(self) -> None: ...
     def _is_owned(self) -> bool: ...
 
 
-class Turn:
-    """A lock that is only ever tried. Whoever asks gives a name, to undo an attempt whose result an exception hid."""
+class TryLock:
+    """A lock that is only ever tried. It remembers its owner's name, so that an attempt whose result an exception has
+    hidden can be undone.
+    """
+
+    __slots__ = ("_owner",)
 
     def __init__(self) -> None:
-        self._holder: dict[int, object] = {}
+        self._owner: dict[int, object] = {}
 
-    def take(self, who: object) -> bool:
-        """Whether it is ``who``'s turn now."""
-        return self._holder.setdefault(0, who) is who
+    def try_acquire(self, owner: object) -> bool:
+        """Return whether ``owner`` holds the lock now."""
+        return self._owner.setdefault(0, owner) is owner
 
-    def leave(self, who: object) -> None:
-        """The turn of ``who`` is over, if ``who`` had it."""
-        if self._holder.get(0) is who:
-            del self._holder[0]
+    def release(self, owner: object) -> None:
+        """Release the lock if ``owner`` holds it."""
+        if self._owner.get(0) is owner:
+            del self._owner[0]
+
+
+class InOrder(Generic[T]):
+    """A queue that one thread at a time empties, so that its items are handled in order.
+
+    A thread that finds another one at it returns at once: that thread also handles what is appended meanwhile.
+    """
+
+    __slots__ = ("_handle", "_turn", "items")
+
+    def __init__(self, handle: Callable[[T], object], items: deque[T] | None = None) -> None:
+        self.items: deque[T] = deque() if items is None else items
+        self._handle = handle
+        self._turn = TryLock()
+
+    def flush(self) -> None:
+        """Handle all items, unless another thread does."""
+        items, turn, me = self.items, self._turn, object()
+        try:
+            while items and turn.try_acquire(me):
+                while items:
+                    self._handle(items.popleft())
+                turn.release(me)
+        except BaseException:
+            turn.release(me)
+            raise
+
+
+class NoWork:
+    """The core of a gate whose steps leave no effects and no timed work."""
+
+    def __init__(self) -> None:
+        self.effects: deque[Any] = deque()
+        self.due = NEVER
+
+
+def _nothing(*_args: object) -> None:
+    """What a gate does where its owner has nothing to do."""
 
 
 class Gate:
-    """Lock, inbox and effects around a core.
+    """The lock, the inbox and the timer of a core.
 
-    The core decides, and puts what is to be done into its ``effects``; ``due`` is when it wants to be asked again.
-    Who must not wait for the lock (a release in a finalizer, possibly in the middle of this very thread's own
-    critical section) puts its call into the inbox instead; whoever holds the lock empties it on the way out.
+    The core decides. It puts work for others into its ``effects``, and the time at which it wants to be called again
+    into ``due``. A caller that must not wait for the lock (a release in a finalizer, possibly in the middle of this
+    very thread's own critical section) posts its step into the inbox instead; every thread that has released the lock
+    looks there.
 
-    Each way in stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
-    so that an asynchronous exception anywhere ends in :meth:`_mend`.
+    Each entry point stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
+    so an asynchronous exception anywhere ends in :meth:`recover`.
+
+    Args:
+        core: has ``effects`` and ``due``.
+        name: of the owner, for the log.
+        clock: returns the time in seconds.
+        lock: an :class:`OwnedLock` that guards the core; never held during I/O or a callback.
+        settle: called under the lock after each step, with the time: does what the state of the core asks for.
+        repair: called under the lock after an interrupted step: makes the core consistent again.
+        perform: carries out effects and removes them one after the other, so that an interruption loses at most one.
+        call_later: has the owner's ``run_due()`` called in so many seconds. True: it will be; False: no thread can be
+            started for it; None: there is no event loop yet.
+        run_due: does what is due; called where nobody else will do it.
+        note_alone: called under the lock when :attr:`alone` has changed.
     """
 
-    name: str
-    _core: Any
-    _lock: OwnedLock  # guards the core; never held during I/O or a callback
-    _inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]]
-    _scheduled: float  # when the runtime will call run_due(); NEVER: it will not
-    _clock: Callable[[], float]
-    _alone = False  # no thread can be started that would call run_due(): whoever comes by does what is due
+    __slots__ = (  # noqa: RUF023  grouped by who writes them
+        # constant
+        "_call_later", "_clock", "_name", "_note_alone", "_perform", "_repair", "_run_due", "_settle", "core", "inbox",
+        "lock",
+        # written by whoever arranges the timer
+        "alone", "scheduled",
+    )  # fmt: skip
 
-    def _settle(self, now: float) -> None:
-        """Under the lock, after each step: do what the state of the core asks for. Nothing, for a core that does it
-        within its steps.
-        """
+    def __init__(
+        self,
+        core: Any,
+        *,
+        name: str,
+        clock: Callable[[], float],
+        lock: Any,
+        settle: Callable[[float], object] = _nothing,
+        repair: Callable[[], object] = _nothing,
+        perform: Callable[[deque[Any]], object] = _nothing,
+        call_later: Callable[[float], bool | None] = _nothing,
+        run_due: Callable[[], object] = _nothing,
+        note_alone: Callable[[], object] = _nothing,
+    ) -> None:
+        self.core = core
+        self.lock: Any = lock
+        self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self.scheduled = NEVER  # when run_due() will be called; NEVER: it will not be
+        self.alone = False  # no thread can be started that would call run_due(): each step does what is due
+        self._name = name
+        self._clock = clock
+        self._settle = settle
+        self._repair = repair
+        self._perform = perform
+        self._call_later = call_later
+        self._run_due = run_due
+        self._note_alone = note_alone
 
-    def _decide(self, step: Callable[..., T], *args: Any) -> T:
-        """``step(*args)`` under the lock; then carry out what it asks for."""
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread holds the lock: then it is a finalizer in the middle of a critical section."""
+        return bool(self.lock._is_owned())
+
+    def step(self, step: Callable[..., T], *args: Any) -> T:
+        """Run ``step(*args)`` under the lock; then carry out what it asks for."""
         effects: deque[Any] | None = None
         try:
-            self._lock.acquire()
+            self.lock.acquire()
             result = step(*args)
             self._settle(self._clock())
-            core = self._core
+            core = self.core
             effects = core.effects
             if effects:
                 core.effects = deque()
             else:
                 effects = None
-            self._lock.release()
+            self.lock.release()
             if effects:
                 self._perform(effects)
-            if core.due < self._scheduled:
-                self._schedule()
-            if self._inbox:
-                self._drain()
+            if core.due < self.scheduled:
+                self.schedule()
+            if self.inbox:
+                self.run_posted()
         except BaseException:
-            self._mend(effects)
+            self.recover(effects)
             raise
         return result
 
-    def _submit(self, step: Callable[..., object], *args: Any) -> None:
-        """As :meth:`_decide` without an answer and without ever waiting: whoever holds the lock does it."""
-        self._inbox.append((step, args))
-        self._drain()
+    def post(self, step: Callable[..., object], *args: Any) -> None:
+        """As :meth:`step`, without an answer and without waiting: the thread that holds the lock runs it."""
+        self.inbox.append((step, args))
+        self.run_posted()
 
-    def _drain(self) -> None:
-        if self._lock._is_owned():
+    def run_posted(self) -> None:
+        """Run the steps in the inbox, unless another thread holds the lock: it will run them."""
+        if self.lock._is_owned():
             return  # a finalizer in the middle of this thread's own critical section
         effects: deque[Any] | None = None
         try:
-            # try-lock, then look again: if it fails, its holder comes by here after letting go and sees our call
-            while self._inbox and self._lock.acquire(False):
-                core = self._core
-                self._empty()
+            # try the lock, then look again: if that fails, its holder looks here after releasing it, and sees our step
+            while self.inbox and self.lock.acquire(False):
+                core = self.core
+                self._run_inbox()
                 effects = core.effects
                 if effects:
                     core.effects = deque()
                 else:
                     effects = None
-                self._lock.release()
+                self.lock.release()
                 if effects:
                     self._perform(effects)
-                if core.due < self._scheduled:
-                    self._schedule()
-                self._emptied()
+                if core.due < self.scheduled:
+                    self.schedule()
         except BaseException:
-            self._mend(effects)
+            self.recover(effects)
             raise
 
-    def _mend(self, effects: deque[Any] | None) -> None:
-        """A step, or what follows it, was left by an exception: leave nothing half done. ``effects`` are left over."""
-        core = self._core
+    def _run_inbox(self) -> None:
+        """Under the lock: run what was posted."""
+        inbox = self.inbox
+        while inbox:
+            step, args = inbox.popleft()
+            step(*args)
+            self._settle(self._clock())
+
+    def recover(self, effects: deque[Any] | None) -> None:
+        """An exception has ended a step, or what follows it: leave nothing half done. ``effects`` are left over."""
+        core = self.core
         todo: deque[Any] = deque()
         if effects is not None and effects is not core.effects:
             todo = effects
-        if self._lock._is_owned():
+        if self.lock._is_owned():
             try:
-                self._mend_core()
+                self._repair()
                 more, core.effects = core.effects, deque()
                 todo.extend(more)
             finally:
-                self._lock.release()
+                self.lock.release()
         while todo:
             try:
                 self._perform(todo)
             except Exception:
-                logger.exception("%s: background work failed", self.name)
-        self._scheduled = NEVER  # the order may not have arrived
-        self._keep_time()
-        self._drain()
+                logger.exception("%s: background work failed", self._name)
+        self.scheduled = NEVER  # the request for the call may have been lost
+        self.keep_time()
+        self.run_posted()
 
-    def _keep_time(self) -> None:
-        """Have the core asked again when it wants to."""
-        if self._core.due < self._scheduled:
-            self._schedule()
+    # -- the timer ----------------------------------------------------------------------------------------------------
 
-    def _order(self, runtime: Runtime, due: float) -> None:
-        """Have a thread call :meth:`run_due` at ``due``.
+    def keep_time(self) -> None:
+        """Have the core called again when it wants to be."""
+        if self.core.due < self.scheduled:
+            self.schedule()
 
-        If none can be started, ``_scheduled`` stays NEVER: then each step ends here again, tries anew and does what
-        is due. Waiters are woken once to take part in that (see ``ThreadParker.wait``).
+    def schedule(self) -> None:
+        """Have the owner's ``run_due()`` called when the core is due.
+
+        If no thread can be started for that, ``scheduled`` stays NEVER: then each step ends here again, tries anew and
+        does what is due. Waiting callers are woken once to take part in that (see ``ThreadParker.wait``).
         """
-        self._scheduled = due
+        self.scheduled = due = self.core.due
         delay = max(0.0, due - self._clock())
-        alone = runtime.schedule(self, delay) is False
-        if alone:
-            self._scheduled = NEVER
-        if alone is not self._alone:
-            self._alone = alone
-            self._submit(self._note_alone)
+        arranged = self._call_later(delay)
+        alone = arranged is False
+        if not arranged:
+            self.scheduled = NEVER
+        if alone is not self.alone:
+            self.alone = alone
+            self.post(self._note_alone)
         if alone and not delay:
-            self.run_due()
-
-    def run_due(self) -> None:
-        """Called by the runtime when something is due. Does not block."""
-        raise NotImplementedError
-
-    def run_inbox(self) -> None:
-        """Do what finalizers have left. Does not block."""
-        self._drain()
-
-    # -- what pool and cluster each do in their own way ---------------------------------------------------------------
-
-    def _empty(self) -> None:
-        """Under the lock: carry out what is in the inbox."""
-        raise NotImplementedError
-
-    def _emptied(self) -> None:
-        """The lock is free again."""
-
-    def _mend_core(self) -> None:
-        """Under the lock: a step was cut short; make the core whole."""
-        raise NotImplementedError
-
-    def _perform(self, effects: deque[Any]) -> None:
-        """Carry out and remove one after the other: who is interrupted loses at most the one in hand."""
-        raise NotImplementedError
-
-    def _schedule(self) -> None:
-        raise NotImplementedError
-
-    def _note_alone(self) -> None:
-        """Under the lock: ``_alone`` has changed."""
-        raise NotImplementedError
+            self._run_due()

@@ -21,7 +21,7 @@ C = TypeVar("C")
 
 def refuse_shared(pool: Shell[Any], record: Held) -> NoReturn:
     """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
-    pool._submit(pool._core.give_back, record, pool._clock())
+    pool._gate.post(pool._core.give_back, record, pool._clock())
     raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
 
 

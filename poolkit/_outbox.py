@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ._core.effects import Do, Effect
 from ._core.entry import Entry
 from ._core.machine import Core
 from ._core.mend import mend
-from ._gate import Gate, Turn
+from ._gate import Gate, InOrder
 from ._log import logger
 from .errors import describe
 from .events import Event, EventKind, Listener, kinds_of
@@ -18,12 +19,14 @@ from .events import Event, EventKind, Listener, kinds_of
 __all__ = ("Outbox",)
 
 
-class Outbox(Gate):
-    """The gate of a pool."""
+class Outbox:
+    """What follows from the decisions of a pool's core."""
 
+    name: str
+    _clock: Callable[[], float]
+    _gate: Gate
     _core: Core
-    _events: deque[Event]
-    _telling: Turn
+    _events: InOrder[Event]
     _listeners: list[tuple[Listener, frozenset[EventKind]]]
     _reports: deque[tuple[str, tuple[str, int]]]
     _abort_method: Any
@@ -32,28 +35,21 @@ class Outbox(Gate):
     def _refresh(self) -> None:
         raise NotImplementedError
 
-    # -- the way to the core ------------------------------------------------------------------------------------------
+    # -- effects ------------------------------------------------------------------------------------------------------
 
-    def _empty(self) -> None:
-        inbox = self._inbox
-        while inbox:
-            step, args = inbox.popleft()
-            step(*args)
-            self._settle(self._clock())
+    def _repair(self) -> None:
+        now = self._clock()
+        mend(self._core, now)
+        self._refresh()
+        self._core.settle(now)
 
-    def _emptied(self) -> None:
+    def _report_dropped(self) -> None:
         while self._reports:
             try:
                 report = self._reports.popleft()
             except IndexError:
                 break  # another thread was faster
             self._report(*report)
-
-    def _mend_core(self) -> None:
-        now = self._clock()
-        mend(self._core, now)
-        self._refresh()
-        self._core.settle(now)
 
     def _report(self, text: str, place: tuple[str, int]) -> None:
         """Warn about a dropped lease, at the place where it was taken."""
@@ -78,15 +74,17 @@ class Outbox(Gate):
                 self._pass_on()
             elif do is Do.TELL:
                 assert event is not None
-                self._events.append(event)
+                self._events.items.append(event)
             elif do is Do.ABORT:
                 assert entry is not None
                 self._abort(entry)
+            elif do is Do.REPORT:
+                self._report_dropped()
             else:
                 assert entry is not None
                 self._begin_job(do, entry)
-        if self._events:
-            self._tell()
+        if self._events.items:
+            self._events.flush()
 
     def _pass_on(self) -> None:
         raise NotImplementedError
@@ -127,7 +125,7 @@ class Outbox(Gate):
     def _gone(self, entry: Entry) -> None:
         """The connection is closed."""
         entry.connection = None
-        self._submit(self._core.closed, entry, self._clock())
+        self._gate.post(self._core.closed, entry, self._clock())
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -140,11 +138,11 @@ class Outbox(Gate):
 
         Raises :class:`~poolkit.ConfigError` if ``kinds`` is no collection of :class:`~poolkit.EventKind`.
         """
-        self._decide(self._listen, listener, kinds_of(listener))
+        self._gate.step(self._listen, listener, kinds_of(listener))
 
     def remove_listener(self, listener: Listener) -> None:
         """Undo :meth:`add_listener`; not an error if it was dropped already."""
-        self._decide(self._listen, listener, None)
+        self._gate.step(self._listen, listener, None)
 
     def _listen(self, listener: Listener, kinds: frozenset[EventKind] | None) -> None:
         """Under the lock: add, or (None) remove."""
@@ -160,20 +158,11 @@ class Outbox(Gate):
         """What anybody listens to."""
         return frozenset[EventKind]().union(*(kinds for _, kinds in self._listeners))
 
-    def _tell(self) -> None:
-        turn, me = self._telling, object()
-        try:
-            while self._events and turn.take(me):  # one thread at a time keeps the order
-                while self._events:
-                    event = self._events.popleft()
-                    for listener, kinds in tuple(self._listeners):
-                        try:
-                            if event.kind in kinds:
-                                listener(event)
-                        except Exception:
-                            logger.exception("%s: listener %r failed and is dropped", self.name, listener)
-                            self.remove_listener(listener)
-                turn.leave(me)
-        except BaseException:
-            turn.leave(me)
-            raise
+    def _tell(self, event: Event) -> None:
+        for listener, kinds in tuple(self._listeners):
+            try:
+                if event.kind in kinds:
+                    listener(event)
+            except Exception:
+                logger.exception("%s: listener %r failed and is dropped", self.name, listener)
+                self.remove_listener(listener)

@@ -38,7 +38,7 @@ class Sharing(Outbox):
 
     def _hear(self) -> None:
         """The shared budget has news: look at it soon. Called by any thread that holds no lock of the budget's."""
-        self._submit(self._look_again)
+        self._gate.post(self._look_again)
 
     def _unused_since(self) -> float | None:
         """Since when the idle connection that would give way to another pool has been unused; a guess, no lock."""
@@ -68,14 +68,14 @@ class Sharing(Outbox):
         if permits is not None:
             permits.deliver()
             if self._core.pressed and not permits.short:
-                self._submit(self._ease)
+                self._gate.post(self._ease)
 
     def _cut(self) -> int:
         """Close every connection now, leased ones too: the right to keep them is lost. The number of leases cut.
 
         Whoever used one of them sees it break; giving it back is no error. Thread-safe.
         """
-        return self._decide(self._cut_now)
+        return self._gate.step(self._cut_now)
 
     def _cut_now(self) -> int:
         core, now = self._core, self._clock()

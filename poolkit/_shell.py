@@ -21,7 +21,7 @@ from ._core.lease_record import Held, LeaseRecord
 from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
-from ._gate import Turn
+from ._gate import Gate, InOrder
 from ._log import logger
 from ._picture import packages_of, place_of, place_outside, warm_up_words
 from ._priority import chosen
@@ -104,43 +104,50 @@ class Shell(Watch, Generic[C]):
         self._opens_later = bool(getattr(connector, "opens_later", False))
         self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
         self._observers = []
-        self._events: deque[Event] = deque()
         self._complaints: set[str] = set()
-        self._telling = Turn()
         self._packages = packages_of(connector)
         self._begin()
         self._made_at = self._caller_place()
         if getattr(connector, "counted", True):
             _churn.made(self.name, self._made_at)
         _lifecycle.register(self)
-        self._decide(self._core.tell, EventKind.POOL_CREATED, self._clock())
-        self._decide(self._core.tell, EventKind.POOL_READY, self._clock())
+        self._gate.step(self._core.tell, EventKind.POOL_CREATED, self._clock())
+        self._gate.step(self._core.tell, EventKind.POOL_READY, self._clock())
 
     def _begin(self) -> None:
         """An empty core with a lock of its own (again in a forked child)."""
-        self._lock: Any = Lock()
-        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._scheduled = NEVER
         self._orphans: set[int] = set()
         self._reports: deque[tuple[str, tuple[str, int]]] = deque()
         self._core = core = Core(
             self._config, self._features, name=self.name, barging=self._barging, random=self._random
         )
-        self._settle = core.settle  # type: ignore[method-assign]
+        self._gate = Gate(
+            core,
+            name=self.name,
+            clock=self._clock,
+            lock=Lock(),
+            settle=core.settle,
+            repair=self._repair,
+            perform=self._perform,
+            call_later=self._call_later,
+            run_due=self.run_due,
+            note_alone=self._note_alone,
+        )
+        self._events = InOrder(self._tell)
         core.heard = self._heard()
         self._measure_anew()
         self._lane = core.lane
         self._leased = core.leased
         if self._config.budget is not None:
-            self._lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
+            self._gate.lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
             try:
                 core.permits = self._open_account()
             finally:
-                self._lock.release()
+                self._gate.lock.release()
         self._refresh()
         if core.permits is not None:
             core.permits.deliver()
-            self._drain()
+            self._gate.run_posted()
 
     def _refresh(self) -> None:
         """Cache what the paths without the lock need. Called under the lock after each change of it."""
@@ -163,7 +170,7 @@ class Shell(Watch, Generic[C]):
 
     def _undo_take(self, entry: Entry) -> None:
         """A take without the lock was rash: put the entry where it was; the long way decides about it."""
-        self._submit(self._put_back, entry)
+        self._gate.post(self._put_back, entry)
 
     def _put_back(self, entry: Entry) -> None:
         idle = self._lane.idle
@@ -175,17 +182,17 @@ class Shell(Watch, Generic[C]):
     def _set_capacity(self, entry: Entry, leases: int) -> None:
         if leases > 1 and not self._shared:  # news: from now on only the core may hand out
             self._shared = True
-            self._decide(self._refresh)
-        self._decide(self._core.set_capacity, entry, leases, self._clock())
+            self._gate.step(self._refresh)
+        self._gate.step(self._core.set_capacity, entry, leases, self._clock())
 
     def _missed(self, lane: Lane, now: float) -> None:
         """A connection was put back without the lock while the pool changed, or somebody queued."""
-        self._submit(self._core.settle, now)
+        self._gate.post(_nothing)  # the look that follows each step makes good what was missed
 
     def _gone(self, entry: Entry) -> None:
         super()._gone(entry)
         if self._over:
-            self._submit(self._refresh)  # the surplus may be gone now: releases need no lock again
+            self._gate.post(self._refresh)  # the surplus may be gone now: releases need no lock again
 
     def _verdict(self, error: BaseException) -> Verdict:
         try:
@@ -212,7 +219,7 @@ class Shell(Watch, Generic[C]):
                 verdict = self._verdict(error)
             left = self._left_by(error)
         finally:
-            self._decide(core.connect_failed, entry, error, verdict, self._clock(), left is not None)
+            self._gate.step(core.connect_failed, entry, error, verdict, self._clock(), left is not None)
         if left is not None:
             left.add_done_callback(lambda _: self._gone(entry) if core is self._core else None)
 
@@ -334,8 +341,8 @@ class Shell(Watch, Generic[C]):
             self._observed(now - waiter.since, None)
         if EventKind.ACQUIRED in self._core.heard:
             slot, waited = record.slot, now - waiter.since
-            self._events.append(Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key))
-            self._tell()
+            self._events.items.append(Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key))
+            self._events.flush()
 
     def _trace(self, record: Held) -> None:
         """Write down where a lease begins, and by whom in words."""
@@ -352,7 +359,7 @@ class Shell(Watch, Generic[C]):
         """Called by a finalizer: takes no lock, does no I/O; the next one at the lock does the work."""
         if self._leased.pop(key, None) is None:  # at once: the next lease may get this one's id
             return  # cut when the pool was closed, or inherited from the parent process
-        self._inbox.append((self._reclaim, (record,)))
+        self._gate.inbox.append((self._reclaim, (record,)))
         self._nudge()  # nobody else may come by for long
         if not _GIL:
             return  # an OrderedDict is not safe to look at while others change it: the nudge has to do
@@ -382,6 +389,7 @@ class Shell(Watch, Generic[C]):
             f"{place_of(record) or 'an unknown place (debug=True notes it)'}; its connection is closed"
         )
         self._reports.append((text, record.place or (__file__, 0)))
+        self._core.effects.append(Effect(Do.REPORT))
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -397,17 +405,24 @@ class Shell(Watch, Generic[C]):
 
     def run_due(self) -> None:
         """Housekeeping: called by the runtime when something is due. Does not block."""
-        self._scheduled = NEVER
+        self._gate.scheduled = NEVER
         now = self._clock()
-        error = self._decide(upkeep.tick_safely, self._core, now)
+        error = self._gate.step(upkeep.tick_safely, self._core, now)
         if error is not None:
             logger.error("%s: housekeeping failed", self.name, exc_info=error)
         if self._core.resized:
             self._changed()
         self._flush()
         self._look_for_leaks()
-        if self._core.due < self._scheduled:
-            self._schedule()
+        self._gate.keep_time()
+
+    def run_inbox(self) -> None:
+        """Run the steps that finalizers have left. Does not block."""
+        self._gate.run_posted()
+
+    def _call_later(self, delay: float) -> bool | None:
+        """See :class:`Gate`."""
+        raise NotImplementedError
 
     # -- settings and statistics ----------------------------------------------------------------------------------
 
@@ -425,7 +440,7 @@ class Shell(Watch, Generic[C]):
         """Retire all connections: idle ones are closed now, leased ones when they come back, those being opened
         when they arrive. The next caller gets a new one. Thread-safe.
         """
-        self._decide(commands.clear, self._core, self._clock())
+        self._gate.step(commands.clear, self._core, self._clock())
 
     def discard_idle(self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER) -> int:
         """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them.
@@ -434,18 +449,18 @@ class Shell(Watch, Generic[C]):
         Leases are not touched. The condition must not block; it may see a connection that is just being leased.
         Thread-safe.
         """
-        return self._decide(commands.discard_idle, self._core, condition, unused_since, self._clock())
+        return self._gate.step(commands.discard_idle, self._core, condition, unused_since, self._clock())
 
     def suspend(self, *, fail_fast: bool = False) -> None:
         """Hand out and open nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast``
         get :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.
         """
-        self._decide(commands.suspend, self._core, fail_fast, self._clock())
+        self._gate.step(commands.suspend, self._core, fail_fast, self._clock())
         self._changed()
 
     def resume(self) -> None:
         """End :meth:`suspend`; waiters are served in order."""
-        self._decide(commands.resume, self._core, self._clock())
+        self._gate.step(commands.resume, self._core, self._clock())
         self._changed()
 
     def reconfigure(self, **changes: Any) -> None:
@@ -454,7 +469,7 @@ class Shell(Watch, Generic[C]):
         No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
         nothing for an unknown name or an impossible value. Thread-safe.
         """
-        self._decide(self._apply, changes).warn(stacklevel=1)
+        self._gate.step(self._apply, changes).warn(stacklevel=1)
         self._changed()
 
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:
@@ -469,11 +484,11 @@ class Shell(Watch, Generic[C]):
         return config
 
     def _changed(self) -> None:
-        self._decide(self._refresh)
+        self._gate.step(self._refresh)
 
     def check_books(self) -> None:
         """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
-        self._decide(books.check, self._core)
+        self._gate.step(books.check, self._core)
 
     def _refuse_closed(self) -> None:
         if self.closed:
@@ -532,12 +547,10 @@ class Shell(Watch, Generic[C]):
         """Go on with an empty core; what is on lease now will be let go of when it comes back."""
         old, leased = self._core, set(self._leased.copy())
         self._leased.clear()  # first: a lease that is collected from here on is none of the new core's
-        self._telling = Turn()
-        self._events.clear()
         self._begin()
         self._orphans = leased
         commands.inherit(self._core, old)
-        self._decide(self._refresh)
+        self._gate.step(self._refresh)
 
     def __repr__(self) -> str:
         core = self._core
@@ -545,6 +558,10 @@ class Shell(Watch, Generic[C]):
             f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.entries)} open, "
             f"{len(core.leased)} leased, {len(core.lane.waiters)} waiting>"
         )
+
+
+def _nothing() -> None:
+    """A step that only has the gate look at the state."""
 
 
 _GIL = getattr(sys, "_is_gil_enabled", lambda: True)()

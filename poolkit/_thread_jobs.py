@@ -93,8 +93,8 @@ class ThreadJobs(Shell[C]):
         else:
             super()._hear()
 
-    def _schedule(self) -> None:
-        self._order(self._runtime, self._core.due)
+    def _call_later(self, delay: float) -> bool | None:
+        return self._runtime.schedule(self, delay) is not False
 
     def _nudge(self) -> None:
         self._runtime.nudge(self)
@@ -119,14 +119,14 @@ class ThreadJobs(Shell[C]):
         except BaseException as error:  # noqa: BLE001  handed to the waiters
             self._connect_failed(self._core, entry, error)
             return error
-        found = self._decide(self._arrived, entry, opened)
+        found = self._gate.step(self._arrived, entry, opened)
         return found if isinstance(found, BrokenContract) else None
 
     def _connect_limit(self) -> float | None:
         """Seconds for a connect that no caller bounds; where callers connect for lack of threads, not above what a
         caller waits.
         """
-        limits = (self._config.connect_timeout, self._config.acquire_timeout if self._alone else None)
+        limits = (self._config.connect_timeout, self._config.acquire_timeout if self._gate.alone else None)
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _close_job(self, entry: Entry) -> None:
@@ -147,7 +147,7 @@ class ThreadJobs(Shell[C]):
         try:
             error = self._alive(entry, NEVER, ask=ask)
         finally:
-            self._decide(pinged, self._core, entry, error, ask, self._clock())
+            self._gate.step(pinged, self._core, entry, error, ask, self._clock())
 
     def _name_of(self, holder: Hashable) -> str:
         return shown_again(self._runtime.name_of(holder))

@@ -70,7 +70,7 @@ class Pool(ThreadJobs[C]):
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
         if self._config.start == "eager" and not self._opens_later:
-            self._decide(self._start)
+            self._gate.step(self._start)
 
     def _start(self) -> None:
         self._core.started = True  # from now on min_size is kept
@@ -148,7 +148,7 @@ class Pool(ThreadJobs[C]):
         if record is None:
             self._refuse_release(key)
         else:
-            self._decide(self._core.detach, record.slot, self._clock())
+            self._gate.step(self._core.detach, record.slot, self._clock())
 
     def _not_leased(self) -> PoolError:
         return NotLeased(f"{self.name}: the lease is closed")
@@ -160,7 +160,7 @@ class Pool(ThreadJobs[C]):
             return
         now = self._clock()
         if self._unwatched_end and error is None and not discard and not record.reported:
-            self._submit(self._core.give_back, record, now)
+            self._gate.post(self._core.give_back, record, now)
             return
         if self._config.use_histogram:
             self._used.append(now - record.since)
@@ -177,20 +177,20 @@ class Pool(ThreadJobs[C]):
             else:
                 entry.dirty = None  # others still use it, or it goes
         except BaseException:  # interrupted: the state of the connection is unknown
-            self._submit(self._core.discard, record, now)
+            self._gate.post(self._core.discard, record, now)
             raise
         if verdict is Verdict.KEEP:
-            self._submit(self._core.give_back, record, now)
+            self._gate.post(self._core.give_back, record, now)
         else:
-            self._submit(self._core.discard, record, now, verdict, error)
+            self._gate.post(self._core.discard, record, now, verdict, error)
         if overdue is not None:
             raise overdue
 
     # -- the long way ---------------------------------------------------------------------------------------------
 
     def _acquire(self, timeout: float | Default | None, key: Hashable) -> Held:
-        if self._inbox:
-            self._drain()  # a dropped lease may be just what is missing
+        if self._gate.inbox:
+            self._gate.run_posted()  # a dropped lease may be just what is missing
         core = self._core
         now = self._clock()
         deadline = deadline_of(timeout, self._config, now)
@@ -200,16 +200,16 @@ class Pool(ThreadJobs[C]):
         parker = waiter.parker = self._parker()
         try:
             if key is None and not self._features.keyed:
-                self._decide(core.acquire, waiter, now)
+                self._gate.step(core.acquire, waiter, now)
             else:
-                self._decide(self._ask, waiter, key, now)
+                self._gate.step(self._ask, waiter, key, now)
             while True:
                 outcome = waiter.outcome
                 if outcome is None:
                     self._wait(waiter, parker, deadline)
                 elif not isinstance(outcome, Entry):
                     if isinstance(outcome, PoolError):
-                        self._decide(self._fail, waiter, outcome, self._clock())
+                        self._gate.step(self._fail, waiter, outcome, self._clock())
                     raise outcome
                 elif outcome.state is IN_USE:
                     return self._mark(outcome, waiter, self._clock())
@@ -218,7 +218,7 @@ class Pool(ThreadJobs[C]):
                 else:
                     self._connect_for(waiter, outcome, deadline)
         except BaseException as error:
-            self._decide(self._abandon, waiter, error, self._clock())
+            self._gate.step(self._abandon, waiter, error, self._clock())
             self._observed(self._clock() - waiter.since, error)
             raise
 
@@ -236,9 +236,9 @@ class Pool(ThreadJobs[C]):
         if waiter.outcome is None:
             now = self._clock()
             if now < deadline:
-                self._decide(self._core.look, waiter, now)
+                self._gate.step(self._core.look, waiter, now)
                 return
-            error = self._decide(self._expire, waiter, now)
+            error = self._gate.step(self._expire, waiter, now)
             if error is not None:
                 asyncio = sys.modules.get("asyncio") if self._runtime is _THREADS else None
                 if asyncio is not None and asyncio._get_running_loop() is not None:
@@ -253,7 +253,7 @@ class Pool(ThreadJobs[C]):
         error = self._alive(entry, left, ask=left > 0)
         now = self._clock()
         waiter.checking += now - began
-        self._decide(lambda: self._core.checked(entry, waiter, error, now, asked=left > 0))
+        self._gate.step(lambda: self._core.checked(entry, waiter, error, now, asked=left > 0))
 
     def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
@@ -268,7 +268,7 @@ class Pool(ThreadJobs[C]):
             self._connect_failed(self._core, entry, error)
             raise
         waiter.connecting += self._clock() - began
-        self._decide(self._take_own, waiter, entry, opened)
+        self._gate.step(self._take_own, waiter, entry, opened)
 
     def _take_own(self, waiter: Waiter, entry: Entry, opened: tuple[C, int, bool]) -> None:
         """Under the lock: the caller has connected and gets the connection, unless the pool has changed meanwhile."""
@@ -290,7 +290,7 @@ class Pool(ThreadJobs[C]):
         :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
         """
         count = self._warm_up_count(count)
-        entries = self._decide(commands.reserve, self._core, count, self._clock())
+        entries = self._gate.step(commands.reserve, self._core, count, self._clock())
         if not entries:
             return
         pending, errors = list(reversed(entries)), list[BaseException]()
@@ -334,7 +334,7 @@ class Pool(ThreadJobs[C]):
 
     def _shut(self, phase: Phase, timeout: float | None) -> bool:
         deadline = deadline_of(timeout, self._config, self._clock())
-        self._decide(commands.shut, self._core, phase, self._clock())
+        self._gate.step(commands.shut, self._core, phase, self._clock())
         self._changed()
         self._runtime.schedule(self, NEVER)  # nothing is due any more
         core = self._core
@@ -350,8 +350,8 @@ class Pool(ThreadJobs[C]):
             core.watchers.remove(parker)
         aborted = 0
         if phase is not Phase.CLOSED:
-            aborted = self._decide(commands.abort_leased, core, self._clock())
-            self._decide(commands.shut, core, Phase.CLOSED, self._clock())
+            aborted = self._gate.step(commands.abort_leased, core, self._clock())
+            self._gate.step(commands.shut, core, Phase.CLOSED, self._clock())
         return not aborted
 
     def __enter__(self) -> Pool[C]:

@@ -101,7 +101,7 @@ class Watch(Sharing):
             take_sample(self._core, parts(self._core), now)
 
     def _flush(self) -> None:
-        self._submit(self._note_times)
+        self._gate.post(self._note_times)
 
     def _observed(self, seconds: float, error: BaseException | None) -> None:
         """An acquire that took the long way has ended, well or not."""
@@ -120,20 +120,20 @@ class Watch(Sharing):
         Acquires that are served without waiting cost nothing more.
         """
         self._observers = [*self._observers, observer]
-        self._decide(self._refresh)
+        self._gate.step(self._refresh)
 
     def remove_wait_observer(self, observer: WaitObserver) -> None:
         """Undo :meth:`add_wait_observer`; not an error if it is not there."""
         self._observers = [one for one in self._observers if one != observer]
-        self._decide(self._refresh)
+        self._gate.step(self._refresh)
 
     # -- numbers and words ----------------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
         """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
-        self._drain()
+        self._gate.run_posted()
         core = self._core
-        return snapshot(core, self._decide(self._copied), self._clock())
+        return snapshot(core, self._gate.step(self._copied), self._clock())
 
     def _copied(self) -> Parts:
         """Under the lock."""
@@ -142,13 +142,13 @@ class Watch(Sharing):
 
     def lane_stats(self) -> list[LaneStats]:
         """A frozen snapshot of each lane (endpoint) of a keyed pool; of any other pool there is one."""
-        return self._decide(lane_stats, self._core)
+        return self._gate.step(lane_stats, self._core)
 
     def explain(self) -> str:
         """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last, and
         why callers wait, if any do (the rules are in ``docs/guides/explain.md``).
         """
-        return f"{self.name}: {self._decide(self._explained)}"
+        return f"{self.name}: {self._gate.step(self._explained)}"
 
     def _explained(self) -> str:
         """Under the lock."""
@@ -157,7 +157,7 @@ class Watch(Sharing):
 
     def diagnose(self) -> Diagnosis | None:
         """Why callers wait, with the numbers that speak for it; None if nothing is wrong."""
-        return self._decide(self._diagnosed)
+        return self._gate.step(self._diagnosed)
 
     def advice(self) -> Advice:
         """Whether ``max_size`` fits what the pool has seen in its windows, in plain words and numbers."""
@@ -189,7 +189,7 @@ class Watch(Sharing):
 
     def announce(self, kind: EventKind, detail: str) -> None:
         """Tell the listeners something that was found out about this pool from outside (alerts)."""
-        self._decide(lambda: self._core.tell(kind, self._clock(), detail=detail))
+        self._gate.step(lambda: self._core.tell(kind, self._clock(), detail=detail))
 
     def describe(self) -> dict[str, Setting]:
         """Each setting with the value in effect and where it came from.
@@ -205,8 +205,8 @@ class Watch(Sharing):
         """Statistics, diagnosis, endpoints, and the ``most`` (None: all) longest leases and waits, of one moment.
         Thread-safe; waits for no I/O. The lock is held as long as for :meth:`explain`.
         """
-        self._drain()
-        stats, diagnosis, held, waiting, lanes = self._decide(self._detailed, most)
+        self._gate.run_posted()
+        stats, diagnosis, held, waiting, lanes = self._gate.step(self._detailed, most)
         name = self._name_of
         return PoolDetails(
             stats,
@@ -250,7 +250,7 @@ class Watch(Sharing):
         if config.leak_after is None:
             return
         reclaim = config.on_leak == "reclaim"
-        for record, seconds in self._decide(self._overdue_leases, reclaim, self._clock()):
+        for record, seconds in self._gate.step(self._overdue_leases, reclaim, self._clock()):
             logger.warning(
                 "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s%s",
                 self.name, seconds, config.leak_after, self._name_of(record.holder),

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ._core.sharing import Account, Book
-from ._gate import Turn
+from ._gate import Gate, InOrder, NoWork
 from ._log import logger
 from .errors import ConfigError, shown
 
 __all__ = ("Budget", "BudgetShare", "BudgetStats")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,10 @@ class Budget:
 
     def _begin(self, limit: int) -> None:
         self._pid = os.getpid()
-        self._lock: Any = threading.RLock()  # the book's; never held while anything else is waited for
+        # messages go out when the calling pool has released its own lock, so the gate has no effects to carry out
+        self._gate = Gate(NoWork(), name=self.name, clock=time.monotonic, lock=threading.RLock())
         self._book = Book(limit)
-        self._late: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._telling = Turn()
+        self._messages = InOrder(self._tell, self._book.tell)
         self._members.clear()
 
     @property
@@ -89,7 +87,7 @@ class Budget:
         Raises ConfigError if the pools' ``min_size`` add up to more.
         """
         limit = _whole("limit", limit)
-        self._run(self._resize, limit)
+        self._gate.step(self._resize, limit)
         self._deliver()
 
     def _resize(self, limit: int) -> None:
@@ -99,7 +97,7 @@ class Budget:
 
     def stats(self) -> BudgetStats:
         """A frozen snapshot. Thread-safe."""
-        return self._run(self._snapshot)
+        return self._gate.step(self._snapshot)
 
     def _snapshot(self) -> BudgetStats:
         book = self._book
@@ -129,7 +127,7 @@ class Budget:
                 return None
 
         account = Account(minimum, weight, oldest_spare)
-        self._run(self._open, account, pool)
+        self._gate.step(self._open, account, pool)
         return _Permits(self, account)
 
     def _open(self, account: Account, pool: Any) -> None:
@@ -162,9 +160,8 @@ class Budget:
 
     def _collected(self, account: Account) -> None:
         """The pool was collected, and its connections with it. Called by the garbage collector."""
-        if not self._later(self._forget, account):
-            self._run(self._forget, account)
-            self._deliver()
+        self._do(self._forget, account)
+        self._deliver()
 
     def _forget(self, account: Account) -> None:
         self._members.pop(account, None)
@@ -172,51 +169,30 @@ class Budget:
 
     # -- lock and messages ----------------------------------------------------------------------------------------
 
-    def _run(self, step: Callable[..., T], *args: Any) -> T:
-        """``step(*args)`` under the lock, and what could not be done meanwhile."""
-        lock = self._lock
-        try:
-            lock.acquire()
-            result = step(*args)
-            while self._late:
-                late, rest = self._late.popleft()
-                late(*rest)
-            lock.release()
-        except BaseException:
-            while lock._is_owned():
-                lock.release()
-            raise
-        if self._late:  # came by the garbage collector between the last look and the release
-            self._run(_nothing)
-        return result
-
-    def _later(self, step: Callable[..., object], *args: Any) -> bool:
-        """A finalizer in the middle of this thread's own critical section: put off; False if it is none."""
-        if not self._lock._is_owned():
-            return False
-        self._late.append((step, args))
-        return True
+    def _do(self, step: Callable[..., object], *args: Any) -> None:
+        """Run ``step(*args)`` under the lock. A finalizer in the middle of this thread's own critical section leaves it
+        to the thread's next look into the inbox.
+        """
+        if self._gate.held:
+            self._gate.post(step, *args)
+        else:
+            self._gate.step(step, *args)
 
     def _deliver(self) -> None:
-        """Tell the pools. One thread at a time, which also tells what comes up meanwhile."""
-        if self._lock._is_owned():
-            return
-        turn, me, tell = self._telling, object(), self._book.tell
+        """Tell the pools the news. Called without any lock."""
+        if not self._gate.held:
+            self._messages.flush()
+
+    def _tell(self, account: Account) -> None:
         try:
-            while tell and turn.take(me):
-                while tell:
-                    try:
-                        pool = self._members[tell.popleft()]()
-                        if pool is not None:
-                            pool._hear()
-                    except KeyError:
-                        continue  # is gone
-                    except Exception:
-                        logger.exception("%s: a pool could not be told", self.name)
-                turn.leave(me)
-        except BaseException:
-            turn.leave(me)
-            raise
+            pool = self._members[account]()
+        except KeyError:
+            return  # is gone
+        if pool is not None:
+            try:
+                pool._hear()
+            except Exception:
+                logger.exception("%s: a pool could not be told", self.name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.explain()}>"
@@ -246,9 +222,7 @@ class _Permits:
         return next(self._book.tickets)
 
     def take(self, ticket: float, need: int) -> bool:
-        if self._budget._later(self._book.notify, self._account):
-            return False  # asks again when it is told
-        return self._budget._run(self._book.take, self._account, ticket, need)
+        return self._ask(False, self._book.take, ticket, need)
 
     def give(self, left: bool) -> None:
         self._do(self._book.give, left)
@@ -273,40 +247,36 @@ class _Permits:
         self._do(self._book.retire)
 
     def _do(self, step: Callable[..., object], *args: Any) -> None:
-        if not self._budget._later(step, self._account, *args):
-            self._budget._run(step, self._account, *args)
+        self._budget._do(step, self._account, *args)
+
+    def _ask(self, otherwise: bool, question: Callable[..., bool], *args: Any) -> bool:
+        """The answer to a question; ``otherwise`` where it cannot be asked just now: the pool is told to ask again."""
+        gate = self._budget._gate
+        if gate.held:
+            gate.post(self._book.notify, self._account)
+            return otherwise
+        return gate.step(question, self._account, *args)
 
     def evict(self, unused_since: float) -> bool:
-        if self._budget._later(self._book.notify, self._account):
-            return False
-        return self._budget._run(self._book.evict, self._account, unused_since)
+        return self._ask(False, self._book.evict, unused_since)
 
     def yields(self, ticket: float) -> bool:
-        if self._budget._later(self._book.notify, self._account):
-            return False
-        return self._budget._run(self._book.yields, self._account, ticket)
+        return self._ask(False, self._book.yields, ticket)
 
     def ease(self) -> bool:
-        if self._budget._later(self._book.notify, self._account):
-            return True
-        return self._budget._run(self._book.ease, self._account)
+        return self._ask(True, self._book.ease)
 
     def heard(self) -> None:
-        if not self._budget._later(self._book.repeat, self._account):
-            self._budget._run(self._book.heard, self._account)
+        self._do(self._book.repeat if self._budget._gate.held else self._book.heard)
 
     def change(self, minimum: int, weight: float) -> None:
-        self._budget._run(self._budget._change, self._account, minimum, weight)
+        self._budget._gate.step(self._budget._change, self._account, minimum, weight)
 
     def deliver(self) -> None:
         self._budget._deliver()
 
     def words(self) -> str:
         return f"budget {self._budget.explain()}"
-
-
-def _nothing() -> None:
-    """What came late is done."""
 
 
 def _whole(name: str, value: Any) -> int:

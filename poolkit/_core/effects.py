@@ -22,6 +22,7 @@ class Do(Enum):
     WAKE = "wake"
     TELL = "tell"
     SHARE = "share"  # the budget has news for other pools
+    REPORT = "report"  # leases were dropped
 
 
 class Effect(NamedTuple):

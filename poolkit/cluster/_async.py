@@ -86,8 +86,8 @@ class AsyncCluster(ClusterShell[C]):
         self._runtime = current_runtime()
         if again:
             self._after_loop()
-        self._scheduled = NEVER
-        self._keep_time()
+        self._gate.scheduled = NEVER
+        self._gate.keep_time()
         postponed, self._postponed = self._postponed, []
         for do, entry in postponed:
             self._begin_job(do, entry)
@@ -128,7 +128,7 @@ class AsyncCluster(ClusterShell[C]):
         parker: AsyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, request, now)
+                self._gate.step(self._core.acquire, request, now)
                 while request.outcome is None:
                     if parker is None:
                         parker = request.parker = runtime.parker()
@@ -136,10 +136,10 @@ class AsyncCluster(ClusterShell[C]):
                     left = deadline - self._clock()
                     if left > 0:
                         await parker.wait(None if deadline == NEVER else left)
-                    self._drain()
+                    self._gate.run_posted()
                     now = self._clock()
                     if now >= deadline:
-                        error = self._decide(self._expire, request, now)
+                        error = self._gate.step(self._expire, request, now)
                         if error is not None:
                             raise self._translated(error)
                 if not isinstance(request.outcome, NodeEntry):
@@ -149,7 +149,7 @@ class AsyncCluster(ClusterShell[C]):
                     return lease
                 now = self._clock()
         except BaseException:
-            self._decide(self._core.abandon, request, self._clock())
+            self._gate.step(self._core.abandon, request, self._clock())
             raise
 
     async def _open(
@@ -190,10 +190,11 @@ class AsyncCluster(ClusterShell[C]):
 
     # -- background work ----------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
-        if self._runtime is not None:  # else _bind_loop() does it on the first use
-            self._scheduled = min(self._core.due, self._find_at)
-            self._runtime.schedule(self, max(0.0, self._scheduled - self._clock()))
+    def _call_later(self, delay: float) -> bool | None:
+        if self._runtime is None:
+            return None  # _bind_loop() asks again on the first use
+        self._runtime.schedule(self, delay)
+        return True
 
     def _begin_job(self, do: Do, entry: NodeEntry) -> None:
         if do is Do.DROP:
@@ -224,7 +225,7 @@ class AsyncCluster(ClusterShell[C]):
         finally:
             for lease in leases:
                 await lease.close(error=error)
-            self._decide(self._core.probed, entry, error, role, self._clock())
+            self._gate.step(self._core.probed, entry, error, role, self._clock())
 
     async def _role(self, connection: C) -> str | None:
         assert self._role_of is not None
@@ -259,7 +260,7 @@ class AsyncCluster(ClusterShell[C]):
         try:
             await entry.pool.drain(self._config.drain_timeout)
         finally:
-            self._decide(self._core.drained, entry)
+            self._gate.step(self._core.drained, entry)
 
     # -- discovery ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ class AsyncCluster(ClusterShell[C]):
         assert found is not None
         if self._found is None:  # else another caller got the answer first
             self._take_found(found)
-            self._keep_time()
+            self._gate.keep_time()
 
     def _start_find(self) -> None:
         cast("AsyncRuntime", self._runtime).spawn(_find, weakref.ref(self), self._source, self._found)

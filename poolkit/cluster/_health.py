@@ -51,7 +51,7 @@ class Health:
         self.grouped = bool(config.zone)  # whether nodes differ in tier or zone
         self.failing = False  # whether a node may have failed too often without being ejected (max_ejected_share)
         self.starting = False  # whether a node may still be in slow start
-        self.due = NEVER
+        self.due = self.find_at = NEVER  # when tick() wants to be called; when the discovery is due
         self.search_pause = 0.0  # seconds to the next lookup of a role that no node has; 0: there was none yet
         self.search_at = -NEVER  # when that lookup may start
         self.timeouts = 0
@@ -100,7 +100,7 @@ class Health:
 
     def tick(self, now: float) -> None:
         """Do the work that is due at ``now``: probes, role lookups, tiers, the queue."""
-        self.due = NEVER
+        self.due = self.find_at
         for entry in self.entries.values():
             if entry.state is EJECTED:
                 if now >= entry.until:

@@ -8,11 +8,13 @@ import random as _random
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
 from .._churn import together
+from .._gate import InOrder
 from .._log import logger
 from .._shell import DEFAULT, Default
 from ..config import PoolConfig
@@ -31,8 +33,8 @@ from ..errors import (
 )
 from ..policies.retire import NEVER
 from ._config import ClusterConfig
-from ._core import ClusterCore, NodeEntry, NodeRequest
-from ._events import ClusterEventKind, ClusterListener, ClusterStats, NodeState
+from ._core import ClusterCore, Do, Effect, NodeEntry, NodeRequest
+from ._events import ClusterEvent, ClusterEventKind, ClusterListener, ClusterStats, NodeState
 from ._gate import ClusterGate
 from ._node import Node, checked_nodes, node_name
 from ._nodepool import engine_of, in_words, node_stats
@@ -51,7 +53,7 @@ _clusters: weakref.WeakSet[Any] = weakref.WeakSet()
 _clusters_lock = threading.Lock()
 
 
-class ClusterShell(ClusterGate, Generic[C]):
+class ClusterShell(Generic[C]):
     """The parts of a cluster that do not wait for anything."""
 
     _pool_kind: type[Any]
@@ -97,9 +99,20 @@ class ClusterShell(ClusterGate, Generic[C]):
     def _restart(self) -> None:
         """Create an empty core with a lock of its own (again in a forked child)."""
         self._updating = threading.Lock()
-        self._find_at = NEVER
         self._complaint = ""
-        self._open_gate(ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None))
+        self._core = core = ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None)
+        self._events = InOrder(self._tell)
+        self._gate = ClusterGate(
+            core,
+            name=self.name,
+            clock=self._clock,
+            lock=threading.RLock(),
+            repair=lambda: core.repair(self._clock()),
+            perform=self._perform,
+            call_later=self._call_later,
+            run_due=self.run_due,
+            note_alone=self._note_alone,
+        )
 
     def _after_fork(self) -> None:
         """In the child: pools restart by themselves. No leases and no probes are left; discovery goes on."""
@@ -118,19 +131,73 @@ class ClusterShell(ClusterGate, Generic[C]):
         if old.tiering is not None:
             self._core.due = min(self._core.due, old.tiering.due)
         if self._found is not None and self._found.again is not None:
-            self._find_at = self._core.due = -NEVER
+            self._find_again(-NEVER)
 
     def run_due(self) -> None:
         """Called by the runtime when something is due. Does not block."""
-        self._scheduled = NEVER
+        self._gate.scheduled = NEVER
         if self._core.closed:
             return
         now = self._clock()
-        if now >= self._find_at:
-            self._find_at = NEVER
+        if now >= self._core.find_at:
+            self._core.find_at = NEVER
             self._start_find()
-        self._decide(self._core.tick, now)
-        self._keep_time()
+        self._gate.step(self._core.tick, now)
+        self._gate.keep_time()
+
+    def run_inbox(self) -> None:
+        """Run the steps that finalizers have left. Does not block."""
+        self._gate.run_posted()
+
+    # -- effects and events -------------------------------------------------------------------------------------------
+
+    def _perform(self, effects: deque[Effect]) -> None:
+        while effects:
+            do, entry, request, event = effects[0]
+            try:
+                if do is Do.WAKE:
+                    assert request is not None
+                    if request.parker is not None:  # else the caller does not sleep yet, and checks the outcome first
+                        request.parker.wake()
+                elif do is Do.EMIT:
+                    assert event is not None
+                    self._events.items.append(event)
+                else:
+                    assert entry is not None
+                    self._begin_job(do, entry)
+            except Exception:
+                effects.popleft()
+                raise
+            effects.popleft()  # after the work: if interrupted, do it twice rather than never
+        if self._events.items:
+            self._events.flush()
+
+    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
+        raise NotImplementedError
+
+    def _call_later(self, delay: float) -> bool | None:
+        raise NotImplementedError
+
+    def _note_alone(self) -> None:
+        for request in self._core.waiting():
+            self._core.effects.append(Effect(Do.WAKE, None, request))
+
+    def _tell(self, event: ClusterEvent) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("%s: listener %r raised and was removed", self.name, listener)
+                self.remove_listener(listener)
+
+    def add_listener(self, listener: ClusterListener) -> None:
+        """Call ``listener(event)`` for each later :class:`ClusterEvent`, in order, outside the lock. Thread-safe."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: ClusterListener) -> None:
+        """Undo :meth:`add_listener`. Does nothing if the listener is not registered. Thread-safe."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
@@ -154,7 +221,7 @@ class ClusterShell(ClusterGate, Generic[C]):
                 for node in nodes
                 if node.name not in old or not old[node.name].node.same_endpoint(node)
             }
-            self._decide(self._core.update, nodes, made, self._clock())
+            self._gate.step(self._core.update, nodes, made, self._clock())
 
     def _make_node(self, node: Node) -> tuple[Any, Callable[[], float], int]:
         """Create the pool of a node: the pool, its capacity, and the capacity that it always has. Does no I/O."""
@@ -198,7 +265,12 @@ class ClusterShell(ClusterGate, Generic[C]):
         if not self._core.entries or old is None or found.nodes != old.nodes:
             self._apply(checked_nodes(found.nodes, type(self._source).__name__))
         self._complaint = ""
-        self._find_at = NEVER if found.again is None else self._clock() + found.again
+        self._gate.step(self._find_again, NEVER if found.again is None else self._clock() + found.again)
+
+    def _find_again(self, at: float) -> None:
+        """Under the lock: the discovery is due at ``at``."""
+        self._core.find_at = at
+        self._core.due = min(self._core.due, at)
 
     def _find_failed(self, error: BaseException) -> None:
         """The discovery has failed: keep the nodes, report the error once."""
@@ -206,8 +278,8 @@ class ClusterShell(ClusterGate, Generic[C]):
         if text != self._complaint:  # log the same failure once, not at each attempt
             self._complaint = text
             logger.warning("%s: discovery failed; the nodes are unchanged: %s", self.name, text)
-            self._decide(self._core.emit, ClusterEventKind.DISCOVERY_FAILED, self._clock(), None, error)
-        self._find_at = self._clock() + self._source.interval
+            self._gate.step(self._core.emit, ClusterEventKind.DISCOVERY_FAILED, self._clock(), None, error)
+        self._gate.step(self._find_again, self._clock() + self._source.interval)
 
     def _after_find(self, found: Found | None, error: BaseException | None) -> None:
         """A call of ``find`` has ended."""
@@ -220,7 +292,7 @@ class ClusterShell(ClusterGate, Generic[C]):
             error = refused
         if error is not None:
             self._find_failed(error)
-        self._keep_time()
+        self._gate.keep_time()
 
     # -- leases: the parts that do not wait ---------------------------------------------------------------------------
 
@@ -275,11 +347,11 @@ class ClusterShell(ClusterGate, Generic[C]):
         if not isinstance(error, Exception) or isinstance(error, (ConfigError, UsageError)) or busy:
             return False  # the caller's abandon() frees the capacity
         if isinstance(error, (PoolClosed, PoolSuspended, PoolBusy)):  # the node was taken out meanwhile
-            self._submit(core.give_up, entry, ticket, now)
+            self._gate.post(core.give_up, entry, ticket, now)
             request.outcome = None
             _forget_frames(error)
             return True
-        self._submit(core.failed, entry, ticket, error, spent, now)
+        self._gate.post(core.failed, entry, ticket, error, spent, now)
         request.outcome = None
         if late:
             return False
@@ -293,19 +365,19 @@ class ClusterShell(ClusterGate, Generic[C]):
         now = self._clock()
         spent = now - since
         if error is None or isinstance(error, _FILES):
-            self._submit(core.succeeded, entry, ticket, spent, now)
+            self._gate.post(core.succeeded, entry, ticket, spent, now)
         elif not isinstance(error, Exception):
-            self._submit(core.give_up, entry, ticket, now)  # a cancellation says nothing about the node
+            self._gate.post(core.give_up, entry, ticket, now)  # a cancellation says nothing about the node
         else:
             verdict = self._verdict(entry, error)
             if verdict is Verdict.RETIRE:
-                self._submit(core.wrong_server, entry, ticket, error, spent, now)
+                self._gate.post(core.wrong_server, entry, ticket, error, spent, now)
             elif verdict is Verdict.KEEP:
-                self._submit(core.succeeded, entry, ticket, spent, now)
+                self._gate.post(core.succeeded, entry, ticket, spent, now)
             elif verdict is Verdict.DISCARD and not isinstance(error, TimeoutError):
-                self._submit(core.give_up, entry, ticket, now)
+                self._gate.post(core.give_up, entry, ticket, now)
             else:
-                self._submit(core.failed, entry, ticket, error, spent, now)
+                self._gate.post(core.failed, entry, ticket, error, spent, now)
 
     def _verdict(self, entry: NodeEntry, error: BaseException) -> Verdict:
         classify = self._classify_method or getattr(entry.pool, "classify", None)
@@ -323,7 +395,7 @@ class ClusterShell(ClusterGate, Generic[C]):
         """Called by a finalizer: takes no lock. The next thread that has the lock does the work; a waiter is woken."""
         if core is not self._core:
             return  # the parent process's
-        self._inbox.append((core.give_up, (entry, ticket, self._clock())))
+        self._gate.inbox.append((core.give_up, (entry, ticket, self._clock())))
         if self._runtime is not None:
             self._runtime.nudge(self)
         try:
@@ -346,14 +418,14 @@ class ClusterShell(ClusterGate, Generic[C]):
         """A lookup of a node's role has ended. A timeout of a busy pool changes nothing."""
         if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
             error, role = None, entry.known_role
-        self._decide(self._core.role_found, entry, error, role, self._clock())
+        self._gate.step(self._core.role_found, entry, error, role, self._clock())
 
     # -- shutdown ------------------------------------------------------------------------------------------------------
 
     def _ending(self, timeout: float | None) -> Iterator[tuple[Any, float | None]]:
         """Refuse new requests; yield the pool of each node with the seconds that are left to end it."""
         deadline = NEVER if timeout is None else self._clock() + timeout
-        self._decide(self._core.close, self._clock())
+        self._gate.step(self._core.close, self._clock())
         self._source.close()
         if self._runtime is not None:
             self._runtime.schedule(self, NEVER)  # cancel what is scheduled
@@ -374,10 +446,10 @@ class ClusterShell(ClusterGate, Generic[C]):
 
     def stats(self) -> ClusterStats:
         """A frozen snapshot. Thread-safe; never waits for I/O."""
-        self._drain()
-        entries = self._decide(lambda: (*self._core.entries.values(), *self._core.draining))
+        self._gate.run_posted()
+        entries = self._gate.step(lambda: (*self._core.entries.values(), *self._core.draining))
         nodes = tuple(node_stats(entry, self._core.tiering) for entry in entries)
-        waiting = self._decide(lambda: sum(len(queue) for queue in self._core.queues.values()))
+        waiting = self._gate.step(lambda: sum(len(queue) for queue in self._core.queues.values()))
         return ClusterStats(self.name, nodes, sum(node.leases for node in nodes), waiting, self._core.timeouts)
 
     def explain(self) -> str:
@@ -386,8 +458,8 @@ class ClusterShell(ClusterGate, Generic[C]):
 
     def check_books(self) -> None:
         """Raise AssertionError unless the invariants of the cluster hold. For tests."""
-        self._drain()
-        self._decide(self._core.check)
+        self._gate.run_posted()
+        self._gate.step(self._core.check)
 
     def __repr__(self) -> str:
         core = self._core

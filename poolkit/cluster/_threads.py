@@ -75,7 +75,7 @@ class Cluster(ClusterShell[C]):
             listeners=listeners, clock=clock, random=random,
         )  # fmt: skip
         self._take_found(self._source.find(None))
-        self._keep_time()
+        self._gate.keep_time()
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Cluster(ClusterShell[C]):
         parker: SyncParker | None = None
         try:
             while True:
-                self._decide(self._core.acquire, request, now)
+                self._gate.step(self._core.acquire, request, now)
                 while request.outcome is None:
                     if parker is None:
                         parker = request.parker = self._runtime.parker()
@@ -115,11 +115,11 @@ class Cluster(ClusterShell[C]):
                     left = deadline - self._clock()
                     if left > 0:
                         parker.wait(None if deadline == NEVER else left)
-                    self._drain()
-                    self._keep_time()
+                    self._gate.run_posted()
+                    self._gate.keep_time()
                     now = self._clock()
                     if now >= deadline:
-                        error = self._decide(self._expire, request, now)
+                        error = self._gate.step(self._expire, request, now)
                         if error is not None:
                             raise self._translated(error)
                 if not isinstance(request.outcome, NodeEntry):
@@ -129,7 +129,7 @@ class Cluster(ClusterShell[C]):
                     return lease
                 now = self._clock()
         except BaseException:
-            self._decide(self._core.abandon, request, self._clock())
+            self._gate.step(self._core.abandon, request, self._clock())
             raise
 
     def _open(self, request: NodeRequest, entry: NodeEntry, deadline: float, now: float) -> ClusterLease[C] | None:
@@ -168,8 +168,8 @@ class Cluster(ClusterShell[C]):
 
     # -- background work ----------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
-        self._order(self._runtime, min(self._core.due, self._find_at))
+    def _call_later(self, delay: float) -> bool | None:
+        return self._runtime.schedule(self, delay) is not False
 
     def _begin_job(self, do: Do, entry: NodeEntry) -> None:
         job = {Do.DROP: self._drop, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
@@ -191,7 +191,7 @@ class Cluster(ClusterShell[C]):
             error = failure
         for lease in leases:
             lease.close(error=error)
-        self._decide(self._core.probed, entry, error, role, self._clock())
+        self._gate.step(self._core.probed, entry, error, role, self._clock())
 
     def _role(self, entry: NodeEntry, connection: C) -> str | None:
         """Look up the role, within ``probe_timeout`` if the node's pool can end the query."""
@@ -222,7 +222,7 @@ class Cluster(ClusterShell[C]):
         try:
             entry.pool.drain(self._config.drain_timeout)
         finally:
-            self._decide(self._core.drained, entry)
+            self._gate.step(self._core.drained, entry)
 
     def _start_find(self) -> None:
         self._runtime.spawn(_find, weakref.ref(self), self._source, self._found)

@@ -24,7 +24,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.sharing import LAST, Account, Book
+from .._core.sharing import LAST, Account
 from .._log import logger
 from ..budget import Budget
 from ..errors import ConfigError, UsageError, describe, said
@@ -131,9 +131,9 @@ class FleetBudget(Budget):
 
     def _begin(self, limit: int) -> None:
         again = hasattr(self, "_pid")
-        super()._begin(limit)
+        super()._begin(0)  # until the store has granted something
         self._wake = threading.Event()
-        self._book = Book(0, self._wake.set)
+        self._book.claimed = self._wake.set
         self._news_waker = _NewsWaker(self._wake)
         self._return_account = _ReturnAccount(0, 0.0, lambda: None)
         self._return_account.pressed = True
@@ -159,7 +159,7 @@ class FleetBudget(Budget):
         try:
             self._start()
         except BaseException:
-            self._run(self._forget, permits._account)
+            self._gate.step(self._forget, permits._account)
             raise
         return permits
 
@@ -209,7 +209,7 @@ class FleetBudget(Budget):
         """
         deadline = time.monotonic() + timeout
         while True:
-            pools, held = self._run(self._still_open)
+            pools, held = self._gate.step(self._still_open)
             if not held or pools or time.monotonic() > deadline:
                 break
             time.sleep(0.01)
@@ -259,7 +259,7 @@ class FleetBudget(Budget):
 
     def _exchange(self) -> bool:
         """Do one exchange. Returns whether the next one is due soon."""
-        ask, epoch = self._run(self._prepare)
+        ask, epoch = self._gate.step(self._prepare)
         begun = time.monotonic()
         try:
             grant = self._store.exchange(ask)
@@ -280,9 +280,9 @@ class FleetBudget(Budget):
             self._permits_lost("the store had already ended the lease")
             return True
         self._renewed(begun)
-        self._run(self._apply, grant)
+        self._gate.step(self._apply, grant)
         self._deliver()
-        return grant.owed > 0 or self._run(self._in_need)
+        return grant.owed > 0 or self._gate.step(self._in_need)
 
     def _report_failure(self, text: str, *, exc_info: bool = False) -> None:
         """Log the start of a series of failures once, not each failed exchange."""
@@ -342,7 +342,7 @@ class FleetBudget(Budget):
                 if now >= self._safe_until:
                     self._permits_lost(f"no answer from the store for {SAFE * self._ttl:.1f} s")
                 elif now >= self._fresh_until and not self._book.frozen:
-                    self._run(self._freeze)
+                    self._gate.step(self._freeze)
             time.sleep(self._ttl / 50)
 
     def _freeze(self) -> None:
@@ -351,7 +351,7 @@ class FleetBudget(Budget):
 
     def _permits_lost(self, why: str) -> None:
         """Close every connection at once: other processes may have the permits now."""
-        pools = self._run(self._drop_permits)
+        pools = self._gate.step(self._drop_permits)
         cut = sum(pool._cut() for pool in pools if pool is not None)
         logger.error("%s: permits lost (%s); all connections are closed, %d leases were aborted", self.name, why, cut)
 

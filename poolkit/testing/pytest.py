@@ -41,7 +41,7 @@ class _Lease:
 
 
 def _leases(pool: Any) -> set[_Lease]:
-    records = pool._decide(lambda: list(pool._core.leased.copy().values()))
+    records = pool._gate.step(lambda: list(pool._core.leased.copy().values()))
     return {_Lease(id(pool), one.slot.id, one.since, one.holder, place_of(one)) for one in records}
 
 
@@ -88,7 +88,7 @@ class PoolLeaks:
         def watch(pool: Any) -> None:
             traced.append((pool, pool._debug))
             pool._debug = True
-            pool._decide(pool._refresh)
+            pool._gate.step(pool._refresh)
             report = pool._report
 
             def noted(text: str, place: tuple[str, int]) -> None:
@@ -110,7 +110,7 @@ class PoolLeaks:
             for pool, debug in traced:
                 pool._debug = debug
                 del pool._report
-                pool._decide(pool._refresh)
+                pool._gate.step(pool._refresh)
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ async def test_waiters_of_a_dying_node_are_served_by_another(flavour: str) -> No
                 group.start_soon(ask)
             await rig.until(lambda: len(got) == 2 and rig.cluster.pool("a").stats().waiting == 1, "one waits for a")
             for number in range(3):
-                rig.cluster._submit(_fail_one, rig.cluster, OSError(f"broken {number}"))
+                rig.cluster._gate.post(_fail_one, rig.cluster, OSError(f"broken {number}"))
         assert {lease.node.name for lease in got} <= {"b", "c"}
         gate.set()
         for lease in [*warm, *got]:

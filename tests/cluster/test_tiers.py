@@ -256,7 +256,7 @@ def test_four_postgres_servers_are_used_in_order_and_change_places(postgres_four
             hot.close()  # only those go on for whom the hot one had no place
             for _ in range(40):
                 clock.advance(1.0)
-                cluster._decide(cluster._core.tick, clock())
+                cluster._gate.step(cluster._core.tick, clock())
         [promoted] = [node.name for node in cluster.stats().nodes if node.tier == "hot"]
         assert promoted in ("pg1", "pg2")
         moved = [(event.node, event.detail) for event in events if event.kind is ClusterEventKind.NODE_MOVED]

@@ -125,7 +125,7 @@ COMMANDS: dict[str, Callable[[Pool[Any]], object]] = {
     "suspend": lambda pool: (pool.suspend(), pool.resume()),
     "reconfigure": lambda pool: pool.reconfigure(max_size=4, max_idle=1),
     "clear": lambda pool: pool.clear(),
-    "mend": lambda pool: pool._decide(mend, pool._core, pool._clock()),
+    "mend": lambda pool: pool._gate.step(mend, pool._core, pool._clock()),
     "unused_since": lambda pool: pool._unused_since(),
     "a release of one too many": lambda pool: pool.release(pool.acquire()),
     "a failed check": lambda pool: pool.release(pool.acquire(), error=ConnectionResetError()),
@@ -143,7 +143,7 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
     core.lane.idle = Unwalked(core.lane.idle)
     pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
     core.multiplexed = True  # then those that are idle have to be told from those with a stream to spare
-    pool._decide(pool._refresh)
+    pool._gate.step(pool._refresh)
     for connection in held[:3]:
         pool.release(connection)
     COMMANDS[command](pool)

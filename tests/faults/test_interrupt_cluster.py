@@ -64,7 +64,7 @@ class Stage:
         cluster = self.cluster
         caller = NodeRequest(role, None, self.runtime.clock.now)
         caller.parker = self.runtime.parker()
-        cluster._decide(cluster._core.acquire, caller, self.runtime.clock.now)
+        cluster._gate.step(cluster._core.acquire, caller, self.runtime.clock.now)
         assert caller.queued
         return caller
 
@@ -74,7 +74,7 @@ class Stage:
         assert isinstance(caller.outcome, NodeEntry), f"the one who waited got {caller.outcome!r}"
         assert caller.parker is not None
         assert caller.parker.woken, "the request was served but not woken"  # type: ignore[attr-defined]
-        self.cluster._decide(self.cluster._core.abandon, caller, self.runtime.clock.now)
+        self.cluster._gate.step(self.cluster._core.abandon, caller, self.runtime.clock.now)
 
     def all_is_well(self, *, missing: int = 0) -> None:
         """Every place of every node can be had, nobody's connection was touched, and the books balance."""

@@ -54,7 +54,7 @@ class Stage:
         pool = self.pool
         waiter = Waiter(pool._lane, self.runtime.clock.now, 2)
         waiter.parker = self.runtime.parker()
-        pool._decide(pool._core.acquire, waiter, self.runtime.clock.now)
+        pool._gate.step(pool._core.acquire, waiter, self.runtime.clock.now)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:

@@ -70,7 +70,7 @@ def main() -> None:
     locked, unlock = threading.Event(), threading.Event()
 
     def hold_the_lock() -> None:
-        with pool._lock:
+        with pool._gate.lock:
             locked.set()
             unlock.wait(60)
 

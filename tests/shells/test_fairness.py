@@ -125,7 +125,7 @@ async def test_20_the_bound_on_overtaking_is_a_setting(make: Make) -> None:
             waiter = ask(group, rig)
             await rig.queued(1)
             core = rig.pool._core
-            with rig.pool._lock:  # nobody wakes up in between
+            with rig.pool._gate.lock:  # nobody wakes up in between
                 oldest = core.lane.oldest()
             clock.advance(0.6)
             rig.pool.release  # noqa: B018

@@ -177,7 +177,7 @@ def test_12_fork_while_another_thread_is_inside() -> None:
     locked, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with pool._lock:
+        with pool._gate.lock:
             locked.set()
             done.wait(20)
 

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from poolkit import EventKind, Pool, _churn
+from poolkit._core.effects import Do, Effect
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.shells.kit import Rig, ask
 from tests.support.waiting import leak_warning
@@ -350,7 +351,7 @@ def test_13_two_threads_that_report_the_same_lease_do_not_fail_a_caller() -> Non
     """The same for pools that are forgotten."""
     with Pool(FakeConnector()) as pool:
         pool._reports = Raced([("dropped", ("file.py", 1))])
-        pool._submit(lambda: None)
+        pool._gate.post(lambda: pool._core.effects.append(Effect(Do.REPORT)))
         assert not pool._reports
     reports = _churn._Reports()
     reports.texts = Raced(["forgotten"])

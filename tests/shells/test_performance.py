@@ -306,8 +306,8 @@ def test_30_threads_do_not_queue_for_the_lock_during_a_connect() -> None:
     slow.start()
     while not connector.dialling:
         time.sleep(0.001)
-    assert pool._lock.acquire(False)
-    pool._lock.release()
+    assert pool._gate.lock.acquire(False)
+    pool._gate.lock.release()
     pool.release(held)
     slow.join(20)
     assert not slow.is_alive()

@@ -131,10 +131,10 @@ def test_another_pool_that_asks_during_the_refusal_notices_it(refusal: Refusal) 
     held = other.acquire()
     refusal.name = "poolkit-housekeeping"
     threads._process = threads._Process()  # no thread yet
-    other._scheduled = float("inf")
-    refusal.left, refusal.meanwhile = 10**9, lambda: other._schedule()
+    other._gate.scheduled = float("inf")
+    refusal.left, refusal.meanwhile = 10**9, lambda: other._gate.schedule()
     first.release(first.acquire())
-    assert other._scheduled == float("inf"), "the other pool relies on a thread that was never started"
+    assert other._gate.scheduled == float("inf"), "the other pool relies on a thread that was never started"
     other.release(held)
     for _ in range(3):
         clock.advance(11.0)

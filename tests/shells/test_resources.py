@@ -396,7 +396,7 @@ def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[threads._Housekeeper]:
 def use(pool: Pool[Any], keeper: threads._Housekeeper) -> None:
     """After this the housekeeping thread knows when something is due in the pool."""
     pool.release(pool.acquire())
-    while pool._scheduled == float("inf"):
+    while pool._gate.scheduled == float("inf"):
         time.sleep(0)
     entries(keeper)
 

@@ -52,7 +52,7 @@ def test_a_signal_dumps_even_in_the_middle_of_a_critical_section(full: Pool[Fake
     file = io.StringIO()
     undo = poolkit.dump_on_signal(file=file)
     try:
-        with full._lock:  # as if the signal came there
+        with full._gate.lock:  # as if the signal came there
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.01)
             assert file.getvalue() == ""
