@@ -50,8 +50,8 @@ class InOrder(Generic[T]):
 
     __slots__ = ("_handle", "_turn", "items")
 
-    def __init__(self, handle: Callable[[T], object], items: deque[T] | None = None) -> None:
-        self.items: deque[T] = deque() if items is None else items
+    def __init__(self, handle: Callable[[T], object], items: deque[T]) -> None:
+        self.items = items
         self._handle = handle
         self._turn = TryLock()
 

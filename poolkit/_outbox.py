@@ -11,7 +11,8 @@ from ._core.effects import Do, Effect
 from ._core.entry import Entry
 from ._core.machine import Core
 from ._core.mend import mend
-from ._gate import Gate, InOrder
+from ._gate import Gate
+from ._listeners import Listeners
 from ._log import logger
 from .errors import describe
 from .events import Event, EventKind, Listener, kinds_of
@@ -26,8 +27,7 @@ class Outbox:
     _clock: Callable[[], float]
     _gate: Gate
     _core: Core
-    _events: InOrder[Event]
-    _listeners: list[tuple[Listener, frozenset[EventKind]]]
+    _listeners: Listeners[Event]
     _reports: deque[tuple[str, tuple[str, int]]]
     _abort_method: Any
     _close_method: Any
@@ -74,7 +74,7 @@ class Outbox:
                 self._pass_on()
             elif do is Do.TELL:
                 assert event is not None
-                self._events.items.append(event)
+                self._listeners.pending.append(event)
             elif do is Do.ABORT:
                 assert entry is not None
                 self._abort(entry)
@@ -83,8 +83,8 @@ class Outbox:
             else:
                 assert entry is not None
                 self._begin_job(do, entry)
-        if self._events.items:
-            self._events.flush()
+        if self._listeners.pending:
+            self._listeners.flush()
 
     def _pass_on(self) -> None:
         raise NotImplementedError
@@ -146,23 +146,9 @@ class Outbox:
 
     def _listen(self, listener: Listener, kinds: frozenset[EventKind] | None) -> None:
         """Under the lock: add, or (None) remove."""
-        known = [one for one, _ in self._listeners]
-        if kinds is not None:
-            self._listeners.append((listener, kinds))
-        elif listener in known:
-            del self._listeners[known.index(listener)]
-        self._core.heard = self._heard()
+        if kinds is None:
+            self._listeners.remove(listener)
+        else:
+            self._listeners.add(listener, kinds)
+        self._core.heard = self._listeners.kinds
         self._refresh()
-
-    def _heard(self) -> frozenset[EventKind]:
-        """What anybody listens to."""
-        return frozenset[EventKind]().union(*(kinds for _, kinds in self._listeners))
-
-    def _tell(self, event: Event) -> None:
-        for listener, kinds in tuple(self._listeners):
-            try:
-                if event.kind in kinds:
-                    listener(event)
-            except Exception:
-                logger.exception("%s: listener %r failed and is dropped", self.name, listener)
-                self.remove_listener(listener)

@@ -21,7 +21,8 @@ from ._core.lease_record import Held, LeaseRecord
 from ._core.machine import Core
 from ._core.state import Features, Phase
 from ._core.waiter import Waiter
-from ._gate import Gate, InOrder
+from ._gate import Gate
+from ._listeners import Listeners
 from ._log import logger
 from ._picture import packages_of, place_of, place_outside, warm_up_words
 from ._priority import chosen
@@ -102,7 +103,9 @@ class Shell(Watch, Generic[C]):
         self._close_in_caller = bool(getattr(connector, "close_in_caller", False))
         # an adapter whose pool has an open() of its own fills it there, if start="eager"
         self._opens_later = bool(getattr(connector, "opens_later", False))
-        self._listeners = [(listener, kinds_of(listener)) for listener in listeners]
+        self._listeners = Listeners(self.name, self.remove_listener)
+        for listener in listeners:
+            self._listeners.add(listener, kinds_of(listener))
         self._observers = []
         self._complaints: set[str] = set()
         self._packages = packages_of(connector)
@@ -133,8 +136,8 @@ class Shell(Watch, Generic[C]):
             run_due=self.run_due,
             note_alone=self._note_alone,
         )
-        self._events = InOrder(self._tell)
-        core.heard = self._heard()
+        self._listeners.restart()
+        core.heard = self._listeners.kinds
         self._measure_anew()
         self._lane = core.lane
         self._leased = core.leased
@@ -341,8 +344,10 @@ class Shell(Watch, Generic[C]):
             self._observed(now - waiter.since, None)
         if EventKind.ACQUIRED in self._core.heard:
             slot, waited = record.slot, now - waiter.since
-            self._events.items.append(Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key))
-            self._events.flush()
+            self._listeners.pending.append(
+                Event(EventKind.ACQUIRED, self.name, now, slot.id, waited, key=slot.lane.key)
+            )
+            self._listeners.flush()
 
     def _trace(self, record: Held) -> None:
         """Write down where a lease begins, and by whom in words."""

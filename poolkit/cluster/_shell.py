@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _lifecycle
 from .._churn import together
-from .._gate import InOrder
+from .._listeners import Listeners
 from .._log import logger
 from .._shell import DEFAULT, Default
 from ..config import PoolConfig
@@ -89,7 +89,9 @@ class ClusterShell(Generic[C]):
         self._classify_method = classify
         self._clock = clock or time.monotonic
         self._random = random or _random.random
-        self._listeners: list[ClusterListener] = list(listeners)
+        self._listeners: Listeners[ClusterEvent] = Listeners(self.name, self.remove_listener)
+        for listener in listeners:
+            self._listeners.add(listener)
         self._source = nodes if isinstance(nodes, Discovery) else StaticDiscovery(checked_nodes(nodes))
         self._found: Found | None = None
         self._restart()
@@ -101,7 +103,7 @@ class ClusterShell(Generic[C]):
         self._updating = threading.Lock()
         self._complaint = ""
         self._core = core = ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None)
-        self._events = InOrder(self._tell)
+        self._listeners.restart()
         self._gate = ClusterGate(
             core,
             name=self.name,
@@ -161,7 +163,7 @@ class ClusterShell(Generic[C]):
                         request.parker.wake()
                 elif do is Do.EMIT:
                     assert event is not None
-                    self._events.items.append(event)
+                    self._listeners.pending.append(event)
                 else:
                     assert entry is not None
                     self._begin_job(do, entry)
@@ -169,8 +171,8 @@ class ClusterShell(Generic[C]):
                 effects.popleft()
                 raise
             effects.popleft()  # after the work: if interrupted, do it twice rather than never
-        if self._events.items:
-            self._events.flush()
+        if self._listeners.pending:
+            self._listeners.flush()
 
     def _begin_job(self, do: Do, entry: NodeEntry) -> None:
         raise NotImplementedError
@@ -182,22 +184,13 @@ class ClusterShell(Generic[C]):
         for request in self._core.waiting():
             self._core.effects.append(Effect(Do.WAKE, None, request))
 
-    def _tell(self, event: ClusterEvent) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(event)
-            except Exception:
-                logger.exception("%s: listener %r raised and was removed", self.name, listener)
-                self.remove_listener(listener)
-
     def add_listener(self, listener: ClusterListener) -> None:
         """Call ``listener(event)`` for each later :class:`ClusterEvent`, in order, outside the lock. Thread-safe."""
-        self._listeners.append(listener)
+        self._gate.step(self._listeners.add, listener)
 
     def remove_listener(self, listener: ClusterListener) -> None:
         """Undo :meth:`add_listener`. Does nothing if the listener is not registered. Thread-safe."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
+        self._gate.step(self._listeners.remove, listener)
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 

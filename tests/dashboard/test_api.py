@@ -171,7 +171,7 @@ def test_events_are_kept_as_text_counted_when_they_repeat_and_bounded(monkeypatc
     with Pool(FakeConnector(), name="db") as pool:
         for n in range(50):
             error = ConnectionRefusedError(f"postgresql://app:secret@db refused, attempt {n}")
-            for listener, _ in pool._listeners:
+            for listener, _ in pool._listeners.current:
                 listener(Event(EventKind.CONNECT_FAILED, "db", 0.0, connection_id=n, error=error))
         pool.suspend()
         kept = [event for event in recorder.events(100) if event["source"] == "db"]
@@ -184,7 +184,7 @@ def test_events_are_kept_as_text_counted_when_they_repeat_and_bounded(monkeypatc
         pool.clear()
         assert len(recorder.events(100)) == 4
         recorder.close()
-        assert not [listener for listener, _ in pool._listeners if listener is recorder._log]
+        assert not [listener for listener, _ in pool._listeners.current if listener is recorder._log]
 
 
 def test_alerts_are_those_of_the_process_or_where_there_are_none_the_defaults() -> None:

@@ -1,0 +1,67 @@
+"""The listeners of a pool or a cluster: they are called for each event, in order, outside of any lock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Set
+from typing import Any, Generic, TypeVar
+
+from ._gate import InOrder
+from ._log import logger
+
+__all__ = ("Listeners",)
+
+E = TypeVar("E")
+
+
+class Listeners(Generic[E]):
+    """Calls listeners for events. A listener that raises is logged and removed.
+
+    Args:
+        name: of the pool or cluster, for the log.
+        remove: removes a listener that has raised; called without a lock.
+    """
+
+    __slots__ = ("_name", "_queue", "_remove", "current", "pending")
+
+    def __init__(self, name: str, remove: Callable[[Callable[[E], object]], object]) -> None:
+        self._name = name
+        self._remove = remove
+        self.pending: deque[E] = deque()  # the events that flush() delivers
+        self._queue: InOrder[E] = InOrder(self._call, self.pending)
+        # replaced, not changed: it is read without a lock
+        self.current: tuple[tuple[Callable[[E], object], Set[Any] | None], ...] = ()
+
+    def add(self, listener: Callable[[E], object], kinds: Set[Any] | None = None) -> None:
+        """Under the lock: add a listener to these kinds of event; None: to all."""
+        self.current = (*self.current, (listener, kinds))
+
+    def remove(self, listener: Callable[[E], object]) -> None:
+        """Under the lock: remove a listener once; do nothing if it is not there."""
+        known = [one for one, _ in self.current]
+        if listener in known:
+            at = known.index(listener)
+            self.current = self.current[:at] + self.current[at + 1 :]
+
+    @property
+    def kinds(self) -> frozenset[Any]:
+        """The kinds of event for which listeners were added."""
+        return frozenset[Any]().union(*(kinds for _, kinds in self.current if kinds is not None))
+
+    def flush(self) -> None:
+        """Call the listeners for all pending events, unless another thread does so. Called without a lock."""
+        self._queue.flush()
+
+    def restart(self) -> None:
+        """In a forked child: the events of the parent process are the parent's."""
+        self.pending = deque()
+        self._queue = InOrder(self._call, self.pending)
+
+    def _call(self, event: Any) -> None:
+        for listener, kinds in self.current:
+            try:
+                if kinds is None or event.kind in kinds:
+                    listener(event)
+            except Exception:
+                logger.exception("%s: listener %r raised and is removed", self._name, listener)
+                self._remove(listener)
