@@ -268,13 +268,13 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit_adapters/redis/_sentinel.py:AsyncPoolkitSentinelConnectionPool": (42, 415),
     "poolkit_adapters/redis/_sentinel.py:PoolkitSentinelConnectionPool": (40, 467),
     "poolkit_adapters/redis/_sync.py:PoolkitConnectionPool": (39, 453),
-    "poolkit_adapters/sqlalchemy/_async.py:AsyncPoolkitPool": (52, 554),
+    "poolkit_adapters/sqlalchemy/_async.py:AsyncPoolkitPool": (47, 520),
     "poolkit_adapters/sqlalchemy/_cluster.py:AsyncPoolkitCluster": (67, 744),
     "poolkit_adapters/sqlalchemy/_cluster.py:PoolkitCluster": (61, 701),
-    "poolkit_adapters/sqlalchemy/_cluster.py:_AsyncNodePool": (53, 570),
-    "poolkit_adapters/sqlalchemy/_cluster.py:_NodePool": (36, 373),
-    "poolkit_adapters/sqlalchemy/_pool.py:BasePool": (31, 314),
-    "poolkit_adapters/sqlalchemy/_pool.py:PoolkitPool": (35, 357),
+    "poolkit_adapters/sqlalchemy/_cluster.py:_AsyncNodePool": (48, 536),
+    "poolkit_adapters/sqlalchemy/_cluster.py:_NodePool": (34, 367),
+    "poolkit_adapters/sqlalchemy/_pool.py:BasePool": (29, 308),
+    "poolkit_adapters/sqlalchemy/_pool.py:PoolkitPool": (33, 351),
 }
 """Classes beyond the bounds today, with their methods and lines. The numbers and the list may only shrink."""
 

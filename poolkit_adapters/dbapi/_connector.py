@@ -7,11 +7,12 @@ import inspect
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from poolkit import ConfigError, Connector, Verdict
+from poolkit import ConfigError, Connector, Pool, Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import LeaseOverdue, raw_text
 
@@ -81,6 +82,7 @@ class DbapiConnector(Connector[Any]):
         self._check = check
         self._timeout_argument = timeout_argument(module)
         self.watch = Watch()
+        self.pool: weakref.ref[Pool[Any]] | None = None  # its setting check_timeout applies, which may change
         self._hung: set[int] = set()  # ids of connections whose check still runs; its thread closes them
 
     def connect(self, timeout: float | None) -> Any:
@@ -106,6 +108,10 @@ class DbapiConnector(Connector[Any]):
             )
         if restore is not None:
             restore(connection)
+        if self.module.__name__ == "psycopg":
+            from .._psycopg_ending import limit_cancel
+
+            limit_cancel(connection)
         if self._setup is not None:
             left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
             try:
@@ -121,9 +127,19 @@ class DbapiConnector(Connector[Any]):
         return connection
 
     def close(self, connection: Any) -> None:
-        """Close the module's connection."""
-        if id(connection) not in self._hung:
+        """Close the module's connection. If psycopg's is running a statement, wait until the server has ended it."""
+        if id(connection) in self._hung:
+            return
+        if self.module.__name__ != "psycopg":
             connection.close()
+            return
+        from .._psycopg_ending import CANCEL_TIMEOUT, observed_ending
+
+        ending = observed_ending(connection)
+        connection.close()
+        if ending is not None and ending.at_work:
+            pool = None if self.pool is None else self.pool()
+            ending.wait(CANCEL_TIMEOUT if pool is None else pool.config.check_timeout)
 
     def classify(self, error: BaseException) -> Verdict:
         """Return what an error of a connect means. (At the end of a lease the result of the rollback decides.)"""

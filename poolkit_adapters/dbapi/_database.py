@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ __all__ = ("PooledDatabase",)
 
 logger = logging.getLogger("poolkit")
 
+_NO_LIMIT = nullcontext()
 _NEEDED = ("connect", "threadsafety", "paramstyle", "Error", "InterfaceError", "OperationalError", "ProgrammingError")
 _ASYNC = {
     "asyncpg": "poolkit_adapters.sqlalchemy with postgresql+asyncpg, or your own AsyncConnector",
@@ -103,6 +106,7 @@ class PooledDatabase:
         self._connector = kind(module, args, kwargs, setup=setup, check=check)
         self._connector.overdue_error = self._errors.of(LeaseOverdue)
         self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
+        self._connector.pool = weakref.ref(self._pool)
 
     @property
     def poolkit(self) -> Pool[Any]:
@@ -140,13 +144,9 @@ class PooledDatabase:
             lease.close(discard=True)
             return
         connection, failure = lease.connection, None
-        limit = rollback_limit(self._pool.config.check_timeout, self._server) if self._server else None
         try:
-            if limit is None:
+            with self._limited(connection, "reset"):
                 self._clean(connection, state)
-            else:
-                with self._connector.watch.limit(connection, limit, "reset"):
-                    self._clean(connection, state)
         except Exception as error:  # noqa: BLE001 - logged, and the connection is closed
             logger.debug("%s: closed a connection, because its reset failed: %s", self.name, describe(error))
             failure = error
@@ -158,6 +158,11 @@ class PooledDatabase:
             lease.close(error=ConnectionAbortedError())
         else:
             lease.close(discard=failure is not None)
+
+    def _limited(self, connection: Any, what: str) -> AbstractContextManager[None]:
+        """A block that includes a rollback, which a vanished server never answers."""
+        limit = rollback_limit(self._pool.config.check_timeout, self._server) if self._server else None
+        return _NO_LIMIT if limit is None else self._connector.watch.limit(connection, limit, what)
 
     def _clean(self, connection: Any, state: LeaseState) -> None:
         """Restore the state that the next user of a connection expects. Raise an exception if that is not possible."""

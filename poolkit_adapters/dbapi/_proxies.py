@@ -179,8 +179,8 @@ class PooledConnection:
             elif error is None:
                 self.commit()
             elif isinstance(error, Exception):
-                with contextlib.suppress(Exception):  # do not replace the first error; close() tries again
-                    self.rollback()
+                with contextlib.suppress(Exception), self._database._limited(self._real, "rollback"):
+                    self.rollback()  # must not replace the first error; close() tries again
         finally:
             try:
                 self.close()

@@ -26,7 +26,7 @@ from poolkit.events import Event, EventKind
 from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import PoolClosed, UsageError, classify
-from ._io import is_clean, ping_async
+from ._io import is_clean, limited_rollback, ping_async
 from ._session import Session, no_loop, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
 
@@ -77,7 +77,8 @@ class _Block(Generic[ACT]):
         swallowed: bool | None = None
         try:
             if connection._poolkit_session.pid == getpid():  # a forked child must not use its parent's socket
-                swallowed = await connection.__aexit__(kind, error, traceback)
+                with limited_rollback(connection, self._pool._config.check_timeout, error):
+                    swallowed = await connection.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise

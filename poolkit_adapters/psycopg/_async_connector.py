@@ -7,7 +7,6 @@ import inspect
 import time
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,13 +16,13 @@ from poolkit import AsyncConnector, Verdict
 from poolkit.errors import describe, said, shown
 
 from .._errors import name_missing_descriptor, release_locals
+from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from ._counters import Outage
-from ._ending import CANCEL_TIMEOUT, try_cancel_async
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
 from ._names import with_addresses_async
 from ._session import Session
-from ._shared import Leftovers, is_interrupted, left_in, logger
+from ._shared import Leftovers, left_in, logger
 
 if TYPE_CHECKING:
     from ._async import AsyncPoolkitConnectionPool
@@ -106,7 +105,6 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
             raise
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
-        connection._try_cancel = partial(try_cancel_async, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
             if pool._configure is not None:
                 await _call(pool._configure, connection, "configure")
@@ -139,11 +137,8 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         else:
             session.connection._pool = None
         session.pgconn.finish()
-        if ending.at_work and ending.begun is None:
-            pool = self._ref()
-            # not in a task: if the loop ended, nothing would free the slot
-            ending.begun = ending.begin_thread(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
-        return ending.begun
+        pool = self._ref()
+        return ending.begin(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
 
     def peek(self, session: Session[psycopg.AsyncConnection[Any]]) -> bool:
         """Return whether the server has not closed the connection, without waiting."""

@@ -37,6 +37,7 @@ from .._errors import Row
 from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitConnectionPool
 from ._errors import ERRORS, LeaseCut, WrongLoop, classify
+from ._io import limited_rollback
 from ._session import note_wrong_server, was_cut
 from ._shared import cut_block_error
 from ._sync import PoolkitConnectionPool
@@ -167,6 +168,7 @@ class _Block:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._name: str = connection._pool.name
+        self._check_timeout: float | None = connection._pool._config.check_timeout
 
     def _cut(self, error: BaseException | None) -> BaseException | None:
         if was_cut(self._connection) and (error is None or isinstance(error, psycopg.Error)):
@@ -180,7 +182,8 @@ class _Block:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._connection.__exit__(kind, error, traceback)
+            with limited_rollback(self._connection, self._check_timeout, error):
+                self._connection.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise
@@ -196,7 +199,8 @@ class _Block:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._connection.__aexit__(kind, error, traceback)
+            with limited_rollback(self._connection, self._check_timeout, error):
+                await self._connection.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise

@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,14 +15,14 @@ from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
 from .._errors import name_missing_descriptor, release_locals
+from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from .._time_limits import Watch
 from ._counters import Outage
-from ._ending import CANCEL_TIMEOUT, try_cancel
 from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
 from ._names import with_addresses
 from ._session import Session
-from ._shared import Leftovers, is_interrupted, left_in, logger
+from ._shared import Leftovers, left_in, logger
 
 if TYPE_CHECKING:
     from ._sync import PoolkitConnectionPool
@@ -90,7 +89,6 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             raise
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = pool._adopt(connection)
-        connection._try_cancel = partial(try_cancel, connection.pgconn, session.ending)  # type: ignore[method-assign]
         try:
             if pool._configure is not None:
                 left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
@@ -127,10 +125,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         else:
             connection._pool = None
             connection.close()
-        if ending.at_work and ending.begun is None:
-            pool = self._ref()
-            ending.begun = ending.begin_thread(CANCEL_TIMEOUT if pool is None else pool._config.check_timeout)
-        return ending.begun
+        pool = self._ref()
+        return ending.begin(CANCEL_TIMEOUT if pool is None else pool._config.check_timeout)
 
     def peek(self, session: Session[psycopg.Connection[Any]]) -> bool:
         """Return whether the server has not closed the connection, without waiting."""
@@ -144,9 +140,10 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             if self._check_callback is None:
                 ping(connection, timeout)
             else:
-                self._check_callback(connection)
-                if connection.pgconn.transaction_status != _IDLE:
-                    connection.rollback()
+                with self._watch.limit(connection, timeout, "check callback"):
+                    self._check_callback(connection)
+                    if connection.pgconn.transaction_status != _IDLE:
+                        connection.rollback()
         except Exception as error:
             logger.info("connection failed check: %s", said(error))
             raise

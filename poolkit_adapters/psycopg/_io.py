@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import select
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,30 +14,26 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, 
 
 from poolkit.errors import shown
 
+from .._hang_up import hang_up
+from .._readiness import ready, wait_for
+from .._time_limits import Watch
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ("is_alive", "is_clean", "ping", "ping_async", "ready", "wait_for")
+__all__ = ("is_alive", "is_clean", "limited_rollback", "ping", "ping_async")
 
 logger = logging.getLogger("psycopg.pool")
 
 _IDLE = int(TransactionStatus.IDLE)  # plain numbers compare in half the time
 _NO_PIPELINE = int(PipelineStatus.OFF)
+_NO_LIMIT = contextlib.nullcontext()
+_rollbacks = Watch()
 
 
 def is_clean(pgconn: PGconn) -> bool:
     """Return whether the connection is outside a transaction and idle."""
     return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
-
-
-def ready(fd: int, timeout: float | None, *, write: bool = False) -> bool:
-    """Return whether ``fd`` can be read (or written) within ``timeout`` seconds. ``poll`` needs no extra descriptor."""
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(fd, select.POLLIN | (select.POLLOUT if write else 0))
-        return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
-    usable = select.select([fd], [fd] if write else [], [], timeout)
-    return bool(usable[0] or usable[1])
 
 
 def is_alive(connection: psycopg.BaseConnection[Any]) -> bool:
@@ -138,6 +135,33 @@ def ping(connection: psycopg.BaseConnection[Any], timeout: float | None) -> None
             return
 
 
+def limited_rollback(
+    connection: Any, seconds: float | None, error: BaseException | None
+) -> contextlib.AbstractContextManager[None]:
+    """Limit the end of a block of ``connection`` that failed with ``error``: psycopg rolls back, without a limit.
+
+    After ``seconds`` (None: no limit) the connection is hung up, which psycopg logs; the block's own error stays. For a
+    block without an error there is no limit: its commit is the application's, and takes as long as it needs.
+    """
+    return _NO_LIMIT if error is None or seconds is None else _hung_up_after(connection, seconds)
+
+
+@contextlib.contextmanager
+def _hung_up_after(connection: Any, seconds: float) -> Iterator[None]:
+    if isinstance(connection, psycopg.AsyncConnection):
+        timer = asyncio.get_running_loop().call_later(seconds, hang_up, connection)
+        try:
+            yield
+        finally:
+            timer.cancel()
+    else:
+        _rollbacks.begin(connection, seconds)
+        try:
+            yield
+        finally:
+            _rollbacks.end(connection)
+
+
 async def ping_async(connection: psycopg.BaseConnection[Any]) -> None:
     """Do the same as :func:`ping` for asyncio. After a cancellation the connection must be dropped."""
     pgconn = connection.pgconn
@@ -150,22 +174,3 @@ async def ping_async(connection: psycopg.BaseConnection[Any]) -> None:
         if _answered(pgconn, errors):
             _keep_notifications(connection)
             return
-
-
-async def wait_for(loop: asyncio.AbstractEventLoop, fd: int, *, read: bool = True, write: bool = False) -> None:
-    """Sleep until ``fd`` can be read (or written)."""
-    usable: asyncio.Future[Any] = loop.create_future()
-
-    def wake() -> None:
-        if not usable.done():
-            usable.set_result(None)
-
-    if read:
-        loop.add_reader(fd, wake)
-    if write or not read:
-        loop.add_writer(fd, wake)
-    try:
-        await usable
-    finally:
-        loop.remove_reader(fd)
-        loop.remove_writer(fd)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
-from ._ending import Ending
+from .._psycopg_ending import limit_cancel
 from ._errors import behind_wrong_server
 
 __all__ = ("Session", "no_loop", "note_wrong_server", "was_cut")
@@ -40,7 +40,7 @@ class Session(Generic[ConnectionT]):
     def __init__(self, connection: ConnectionT, engine: Any) -> None:
         self.connection: ConnectionT | None = connection  # None: leased
         self.pgconn = connection.pgconn
-        self.ending = Ending(connection.pgconn)
+        self.ending = limit_cancel(connection)
         self.loop: Callable[[], Any] = no_loop  # async: a weak reference to the event loop that used it last
         self.pid = os.getpid()  # a forked child must not use it
         self.wrong_server = False

@@ -15,6 +15,7 @@ from poolkit import PoolConfig, PoolError, PoolStats
 from poolkit.errors import said, shown
 
 from .._errors import both
+from .._psycopg_ending import is_interrupted
 from ._config import check_callback, check_conninfo, numbered, parse, pool_config, sizes
 from ._counters import Counters
 from ._errors import (
@@ -28,7 +29,7 @@ from ._errors import (
 )
 from ._session import Session
 
-__all__ = ("Leftovers", "PoolBase", "cut_block_error", "is_interrupted", "left_in", "logger")
+__all__ = ("Leftovers", "PoolBase", "cut_block_error", "left_in", "logger")
 
 logger = logging.getLogger("psycopg.pool")
 
@@ -270,11 +271,6 @@ class PoolBase:
         if session.wrong_server:
             return {"error": ReadOnlyServer()}
         return None
-
-
-def is_interrupted(connection: Any) -> bool:
-    """Return whether psycopg itself has closed the connection in the middle of a statement."""
-    return connection is not None and bool(connection.broken) and connection.pgconn.pgconn_ptr is None
 
 
 class Leftovers:

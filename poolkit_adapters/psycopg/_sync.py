@@ -22,7 +22,7 @@ from poolkit.events import Event, EventKind
 from . import _config as defaults
 from ._connector import PsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, classify
-from ._io import is_clean, ping
+from ._io import is_clean, limited_rollback, ping
 from ._session import Session, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
 
@@ -72,7 +72,8 @@ class _Block(Generic[CT]):
         swallowed: bool | None = None
         try:
             if connection._poolkit_session.pid == getpid():  # a forked child must not use its parent's socket
-                swallowed = connection.__exit__(kind, error, traceback)
+                with limited_rollback(connection, self._pool._config.check_timeout, error):
+                    swallowed = connection.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
             raise

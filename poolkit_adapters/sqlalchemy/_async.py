@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -17,16 +18,13 @@ from .._hang_up import finish, hang_up
 from .._time_limits import rollback_limit
 from ._connect_time import Attempt
 from ._connects import GRACE, Connects
+from ._errors import LATE_ROLLBACK, rollback_cut
 from ._first import OneAtATime
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._pool import BasePool
 from ._record import Record
 
 __all__ = ("AsyncPoolkitPool",)
-
-
-_CLOSE_AT_ONCE = frozenset({"psycopg", "psycopg_async"})
-"""Drivers whose ``close()`` never waits for the server, although it is a coroutine."""
 
 
 class AsyncRecord(Record):
@@ -51,16 +49,6 @@ class AsyncRecord(Record):
         finally:
             self.dbapi_connection = half
 
-    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
-        """As in SQLAlchemy, and remember who ends the connection."""
-        if self.dbapi_connection is None:
-            return
-        key = id(self.dbapi_connection)
-        try:
-            super().invalidate(e, soft)
-        finally:
-            self.ending = self.pool._endings.get(key)
-
 
 class AsyncPoolkitPool(BasePool):
     """Replaces ``AsyncAdaptedQueuePool``: ``create_async_engine(url, poolclass=AsyncPoolkitPool)``.
@@ -77,8 +65,6 @@ class AsyncPoolkitPool(BasePool):
     _dialect: Any = _AsyncConnDialect()
 
     def _runtime_for_engine(self) -> Runtime:
-        self._endings: dict[int, asyncio.Task[None]] = {}  # by the id of the connection, which the task keeps alive
-        self._late: set[Record] = set()
         self._runtime = GreenletRuntime()
         self._connects = Connects(self, self._runtime)
         listeners: Any = self.dispatch.connect
@@ -116,7 +102,7 @@ class AsyncPoolkitPool(BasePool):
         raise self._translate(failure)  # outside the except block, so that the cause does not become the context
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
-        if record.ending is not None and self._still_ends(record, discard):
+        if record.ending is not None and self._endings.delay(record, partial(self._do_return_conn, record, discard)):
             return
         here = self._runtime.here
         here.forget()
@@ -153,14 +139,12 @@ class AsyncPoolkitPool(BasePool):
         In its own task the server would learn neither of the cancelled statement nor of the end of the session.
         A driver that closes without waiting needs no task, and a cancellation cannot interrupt it.
         """
-        at_once = getattr(self._dialect, "driver", "") in _CLOSE_AT_ONCE
-        if at_once or running_loop() is None or not in_greenlet():
-            super()._close_connection(connection, terminate=terminate)
+        if self._endings.closes_at_once or running_loop() is None or not in_greenlet():
+            self._endings.close(connection, partial(super()._close_connection, connection, terminate=terminate))
             return
         task = self._runtime.keep(self._end(connection, terminate=terminate))
         if terminate and self._dialect.has_terminate:  # a dialect that cannot terminate hangs up without waiting
-            self._endings[id(connection)] = task
-            task.add_done_callback(lambda _: self._endings.pop(id(connection), None))
+            self._endings.add(connection, task)
         await_(asyncio.wait([task]))
 
     async def _end(self, connection: Any, *, terminate: bool) -> None:
@@ -183,7 +167,7 @@ class AsyncPoolkitPool(BasePool):
 
     async def _force_end(self, connection: Any, closing: asyncio.Future[None]) -> None:
         """End ``closing``, which waits for the peer in vain, and the connection with it."""
-        driver = self._driver_of(connection)
+        driver = self._endings.driver_of(connection)
         hang_up(driver)
         try:
             await asyncio.wait([closing], timeout=GRACE)
@@ -193,30 +177,6 @@ class AsyncPoolkitPool(BasePool):
             if not self._dialect.has_terminate:
                 finish(driver)
             closing.add_done_callback(_ask_nothing)
-
-    def _driver_of(self, connection: Any) -> Any:
-        try:
-            return self._dialect.get_driver_connection(connection)
-        except AttributeError:  # made by a creator= of the application's
-            return connection
-
-    def _still_ends(self, record: Record, discard: bool) -> bool:
-        """Return whether a connection is still being ended. Its slot becomes free only after that."""
-        task, record.ending = record.ending, None
-        if task.done():
-            return False
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._late.discard(record)
-            self._do_return_conn(record, discard)
-
-        self._late.add(record)
-        task.add_done_callback(ended)
-        return True
-
-    def checkedout(self) -> int:
-        """Return the number of slots in use, including connecting ones, but not those that are being ended."""
-        return super().checkedout() - len(self._late)
 
     # -- event loops ------------------------------------------------------------------------------------------------
 
@@ -275,7 +235,7 @@ class AsyncPoolkitPool(BasePool):
             ping.cancel()  # the connection is marked as broken and will be cut
             raise
         if not done:
-            hang_up(self._driver_of(dbapi_connection))  # its close must not wait for the same peer once more
+            hang_up(self._endings.driver_of(dbapi_connection))  # its close must not wait for the same peer once more
             try:
                 await_(asyncio.wait([ping], timeout=GRACE))
             finally:
@@ -296,12 +256,12 @@ class AsyncPoolkitPool(BasePool):
         finally:
             timer.cancel()
         if late:  # the reply arrived at the deadline, but the socket is already shut down
-            raise self._too_late(limit)
+            raise rollback_cut(self._dialect, self.poolkit.name, limit)
 
     def _hang_up_late(self, dbapi_connection: Any, limit: float, late: list[bool]) -> None:
         late.append(True)
-        self._log_late_rollback(dbapi_connection, limit)
-        hang_up(self._driver_of(dbapi_connection))
+        self.logger.warning(LATE_ROLLBACK, dbapi_connection, limit)
+        hang_up(self._endings.driver_of(dbapi_connection))
 
 
 def _ask_nothing(task: asyncio.Future[Any]) -> None:

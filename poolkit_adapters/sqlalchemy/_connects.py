@@ -81,7 +81,7 @@ class Connects:
             half = record.dbapi_connection
             if not task.done() and half is not None:
                 # in a "connect" event: psycopg would wait 10 s for the server to hear of the cancellation
-                hang_up(self._pool._driver_of(half))
+                hang_up(self._pool._endings.driver_of(half))
                 await asyncio.wait([task], timeout=GRACE)
         finally:
             if not task.done():

@@ -173,6 +173,16 @@ def lease_cut(driver_errors: Any, text: str) -> BaseException:
     return PoolNotLeased(text) if kind is None else both(errors.NotLeased, kind(text))
 
 
+LATE_ROLLBACK = "Connection %r: no reply to the rollback within %g s, closing the connection"
+"""A log message, with the connection and the limit."""
+
+
+def rollback_cut(dialect: Any, pool: str, limit: float) -> BaseException:
+    """Return the error of a rollback whose reply arrived just when its connection was shut down."""
+    text = f"pool {pool!r}: no reply to the rollback within {limit:g} s, so the connection was closed"
+    return lease_cut(getattr(dialect, "loaded_dbapi", None), text)
+
+
 def join_wrapped(dialect: Any) -> None:
     """Add poolkit's type to SQLAlchemy's error that wraps an error with poolkit's type."""
     if isinstance(dialect, DefaultDialect):  # a pool created by hand has another dialect, without events

@@ -18,7 +18,8 @@ from poolkit.settings import DEFAULT, combine
 from .._options import driver_default
 from .._time_limits import Watch, rollback_limit
 from ._connect_time import Attempt, limit_connects, no_time_limit
-from ._errors import join_wrapped, lease_cut, overdue, translated
+from ._endings import Endings
+from ._errors import LATE_ROLLBACK, join_wrapped, overdue, rollback_cut, translated
 from ._fairy import BoundedFairy, Fairy, check_out
 from ._names import look_up_first
 from ._readonly import watch
@@ -94,6 +95,7 @@ class BasePool(SQLAlchemyPool):
         }, barging_window=self._barging_window, no_time_limit=no_time_limit(self._dialect, creator))  # fmt: skip
         self._listeners = tuple(listeners)
         self._debug = debug
+        self._endings = Endings(self)
         checked = settled.check_after_idle is not None or settled.keepalive is not None
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
@@ -161,7 +163,8 @@ class BasePool(SQLAlchemyPool):
 
     def _do_return_conn(self, record: Any, discard: bool = False) -> None:
         if discard:
-            self.poolkit.release(record, discard=True)
+            if not self._endings.delay(record, partial(self._do_return_conn, record, discard)):
+                self.poolkit.release(record, discard=True)
         elif record.wrong_server is not None or record.dbapi_connection is None:
             self._release_useless(record)
         elif self._in_transaction is not None and self._in_transaction(record.dbapi_connection):
@@ -181,6 +184,8 @@ class BasePool(SQLAlchemyPool):
         circuit breaker it is closed: SQLAlchemy fills an empty slot without the engine, which would never learn of a
         failed attempt.
         """
+        if self._endings.delay(record, partial(self._release_useless, record)):
+            return
         error, record.wrong_server = record.wrong_server, None
         if error is not None:
             self.poolkit.release(record, error=error)
@@ -294,9 +299,9 @@ class BasePool(SQLAlchemyPool):
         return self.poolkit.stats().idle
 
     def checkedout(self) -> int:
-        """Return the number of slots in use, including those that are connecting."""
+        """Return the number of slots in use, including connecting ones, but not those that are being ended."""
         stats = self.poolkit.stats()
-        return stats.size - stats.idle - stats.closing
+        return stats.size - stats.idle - stats.closing - len(self._endings)
 
     def overflow(self) -> int:
         """Return the number of slots above ``pool_size``: negative if there are fewer, 0 if there is no limit."""
@@ -320,16 +325,6 @@ class BasePool(SQLAlchemyPool):
     def _roll_back(self, dbapi_connection: Any) -> None:
         """Roll back within :func:`rollback_limit`, so that a vanished server cannot block a slot forever."""
         raise NotImplementedError
-
-    def _log_late_rollback(self, dbapi_connection: Any, limit: float) -> None:
-        self.logger.warning(
-            "Connection %r: no reply to the rollback within %g s, closing the connection", dbapi_connection, limit
-        )
-
-    def _too_late(self, limit: float) -> BaseException:
-        """Return the error of a rollback whose reply arrived just when its connection was shut down."""
-        text = f"pool {self.poolkit.name!r}: no reply to the rollback within {limit:g} s, so the connection was closed"
-        return lease_cut(getattr(self._dialect, "loaded_dbapi", None), text)
 
     def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
         """Run the ping of ``pre_ping``. It fails if there is no reply within ``check_timeout`` seconds."""
@@ -393,7 +388,7 @@ class PoolkitPool(BasePool):
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         """Close as in SQLAlchemy, and end the time limit first: another socket may get the descriptor from here on."""
         self._watch.end(connection)
-        super()._close_connection(connection, terminate=terminate)
+        self._endings.close(connection, partial(super()._close_connection, connection, terminate=terminate))
 
     def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
         with self._watch.limit(dbapi_connection, timeout, "ping"):
@@ -410,6 +405,6 @@ class PoolkitPool(BasePool):
         finally:
             late = self._watch.end(dbapi_connection)
             if late:
-                self._log_late_rollback(dbapi_connection, limit)
+                self.logger.warning(LATE_ROLLBACK, dbapi_connection, limit)
         if late:  # the reply arrived at the deadline, but the socket is already shut down
-            raise self._too_late(limit)
+            raise rollback_cut(self._dialect, self.poolkit.name, limit)

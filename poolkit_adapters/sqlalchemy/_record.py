@@ -31,7 +31,7 @@ class Record(_ConnectionRecord):
     broken: BaseException | None = None
     """Why its connection must be aborted and not closed gracefully."""
     ending: Any = None
-    """The task that is still ending its last connection (async pools). The slot is free only after that."""
+    """A task or future that is done when nothing is left of its last connection. Only then its slot is free."""
     wrong_server: BaseException | None = None
     """Set if the server of its connection turned out to be the wrong one."""
 
@@ -39,7 +39,7 @@ class Record(_ConnectionRecord):
     """The current or last connect."""
 
     def __init__(self, pool: BasePool) -> None:
-        self.pool = pool
+        self.pool: BasePool = pool
         super().__init__(pool, connect=False)
 
     def open(self) -> None:
@@ -50,6 +50,17 @@ class Record(_ConnectionRecord):
         """Record that the driver has opened ``connection``. "connect" events follow."""
         if self.attempt is not None:
             self.attempt.opened(connection)
+        self.pool._endings.opened(connection)
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """As in SQLAlchemy, and remember the end of the connection."""
+        if self.dbapi_connection is None:
+            return
+        key = id(self.dbapi_connection)
+        try:
+            super().invalidate(e, soft)
+        finally:
+            self.ending = self.pool._endings.of(key)
 
     def over(self) -> bool:
         """Record that the connect has ended, and return whether it exceeded its limit."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import contextlib
 import gc
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from poolkit import Budget
 from tests.faults.proxy import FaultProxy
+from tests.support.ctrl_c import ctrl_c_when
 from tests.support.waiting import PATIENCE, leak_warning
 
 from .support import Admin, Twin, do, pid
@@ -56,20 +54,8 @@ async def cancelled(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
             await task
         return
 
-    def interrupt() -> None:
-        while not started():
-            pass
-        _thread.interrupt_main()
-
-    asyncios = signal.signal(signal.SIGINT, signal.default_int_handler)  # which cancels the task of the test
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt), pool.connection() as connection:
-            connection.execute(SLEEP)
-    finally:
-        thread.join()
-        signal.signal(signal.SIGINT, asyncios)
+    with ctrl_c_when(started), pool.connection() as connection:
+        connection.execute(SLEEP)
 
 
 async def returned(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:

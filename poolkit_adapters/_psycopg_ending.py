@@ -1,8 +1,8 @@
-"""The end of a connection that is given up in the middle of a statement, at which the server may still be at work.
+"""The end of a psycopg connection that is given up in the middle of a statement, under every adapter.
 
-libpq's ``finish()`` says goodbye and closes the socket. The server reads the goodbye when its statement is over; until
-then the session exists and counts against the server's limit. Therefore the socket is kept by a second descriptor, the
-server is asked to stop the statement, and the end of the stream tells that the session has ended.
+libpq's ``finish()`` sends a Terminate message and closes the socket. The server reads that message only after its
+statement; until then the session exists and counts against the server's limit. Therefore a second descriptor keeps the
+socket, the server is asked to stop the statement, and the end of the stream shows that the session has ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -23,14 +24,14 @@ from psycopg.pq import PipelineStatus, PollingStatus, TransactionStatus
 
 from poolkit.errors import said
 
-from ._io import ready, wait_for
+from ._readiness import ready, wait_for
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGcancelConn, PGconn
 
-__all__ = ("CANCEL_TIMEOUT", "Ending", "try_cancel", "try_cancel_async")
+__all__ = ("CANCEL_TIMEOUT", "Ending", "is_interrupted", "limit_cancel", "observed_ending")
 
-logger = logging.getLogger("psycopg.pool")
+logger = logging.getLogger("psycopg")  # these records replace psycopg's own
 
 CANCEL_TIMEOUT = 1.5
 """Seconds for stopping a statement, after which the connection is given up; below the default ``check_timeout``."""
@@ -174,8 +175,17 @@ class Ending:
             except OSError:
                 pass  # reset: it has ended
 
-    def begin_thread(self, limit: float | None) -> Future[None] | None:
-        """Run :meth:`wait` in a thread of its own; None where none can be started: then nobody waits."""
+    def begin(self, limit: float | None) -> Any:
+        """Wait for the end of the session in a thread, if a statement is running. Call it after the close.
+
+        Returns a future that is done when the server has ended the session, or after ``limit`` seconds. None: nothing
+        is running, or no thread can be started.
+        """
+        if self.at_work and self.begun is None:
+            self.begun = self._begin_thread(limit)  # not in a task: if the loop ended, nothing would free the slot
+        return self.begun
+
+    def _begin_thread(self, limit: float | None) -> Future[None] | None:
         done: Future[None] = Future()
 
         def run() -> None:
@@ -196,54 +206,93 @@ def _late(limit: float | None) -> None:
     logger.warning("the server has not ended a session in %g s after its connection was closed", limit)
 
 
-def try_cancel(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEOUT) -> None:
-    """Stop the statement: called by psycopg in the thread that was interrupted in the middle of it.
+def limit_cancel(connection: psycopg.BaseConnection[Any]) -> Ending:
+    """Limit what psycopg does when a statement on ``connection`` is cancelled or interrupted: see :func:`_try_cancel`.
+
+    Returns the connection's ending, which :func:`observed_ending` finds again.
+    """
+    ending = Ending(connection.pgconn)
+    mine: Any = connection
+    asynchronous = isinstance(connection, psycopg.AsyncConnection)
+    mine._try_cancel = partial(_try_cancel_async if asynchronous else _try_cancel, connection.pgconn, ending)
+    mine._poolkit_ending = ending
+    return ending
+
+
+def observed_ending(connection: Any) -> Ending | None:
+    """Call this before ``connection`` is closed. Returns its ending, which knows then whether a statement is running.
+
+    None: :func:`limit_cancel` was not called for it.
+    """
+    ending: Ending | None = getattr(connection, "_poolkit_ending", None)
+    if ending is not None:
+        ending.look(connection.pgconn, interrupted=is_interrupted(connection))
+    return ending
+
+
+def is_interrupted(connection: Any) -> bool:
+    """Return whether psycopg itself has closed the connection in the middle of a statement."""
+    return connection is not None and bool(connection.broken) and connection.pgconn.pgconn_ptr is None
+
+
+def _try_cancel(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEOUT) -> None:
+    """Stop the statement. psycopg calls this in the thread that was interrupted in the middle of it.
 
     psycopg itself waits five seconds for an answer to the cancel request, then five more for the end of the statement.
-    A server that answers neither in time will not do so later either: the connection is given up.
+    Older releases wait for that end without a limit. A server that answers neither in time will not do so later either:
+    the connection is given up.
     """
     interruption = sys.exc_info()[1]
     ending.hold(pgconn)
     deadline = time.monotonic() + min(timeout, CANCEL_TIMEOUT)
-    heard = False
+    answered = False
     try:
-        _Request(pgconn).send(deadline - time.monotonic())
-        heard = True
+        with _failed_request():
+            _Request(pgconn).send(deadline - time.monotonic())
+        answered = True
         if not ready(pgconn.socket, deadline - time.monotonic()):
             raise TimeoutError
     except TimeoutError:
-        _give_up(pgconn, ending, heard, interruption)
-    except Exception as error:  # noqa: BLE001  psycopg waits for the end of the statement all the same
-        logger.warning("query cancellation failed: %s", said(error))
+        _give_up(pgconn, ending, answered, interruption)
     else:
         ending.let_go()
 
 
-async def try_cancel_async(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEOUT) -> None:
-    """As :func:`try_cancel`, in the task that was cancelled; a second cancellation leaves the rest to the pool."""
+async def _try_cancel_async(pgconn: PGconn, ending: Ending, *, timeout: float = CANCEL_TIMEOUT) -> None:
+    """As :func:`_try_cancel`, in the task that was cancelled; a second cancellation leaves the rest to the pool."""
     interruption = sys.exc_info()[1]
     ending.hold(pgconn)
-    heard = False
+    answered = False
 
     async def stop() -> None:
-        nonlocal heard
-        await _Request(pgconn).send_async()
-        heard = True
+        nonlocal answered
+        with _failed_request():
+            await _Request(pgconn).send_async()
+        answered = True
         await wait_for(asyncio.get_running_loop(), pgconn.socket)
 
     try:
         await asyncio.wait_for(stop(), min(timeout, CANCEL_TIMEOUT))
-    except asyncio.TimeoutError:
-        _give_up(pgconn, ending, heard, interruption)
-    except Exception as error:  # noqa: BLE001  psycopg waits for the end of the statement all the same
-        logger.warning("query cancellation failed: %s", said(error))
+    except (TimeoutError, asyncio.TimeoutError):  # one class since Python 3.11
+        _give_up(pgconn, ending, answered, interruption)
     else:
         ending.let_go()
 
 
-def _give_up(pgconn: PGconn, ending: Ending, heard: bool, interruption: BaseException | None) -> None:
-    ending.unheard = not heard
-    what = "end of a cancelled statement" if heard else "answer to a cancel request"
+@contextlib.contextmanager
+def _failed_request() -> Iterator[None]:
+    """Log a cancel request that the server has refused. The statement may end by itself, so wait for that anyway."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except Exception as error:  # noqa: BLE001  libpq's and the system's errors
+        logger.warning("query cancellation failed: %s", said(error))
+
+
+def _give_up(pgconn: PGconn, ending: Ending, answered: bool, interruption: BaseException | None) -> None:
+    ending.unheard = not answered
+    what = "end of a cancelled statement" if answered else "answer to a cancel request"
     logger.warning("no %s in %g s: closing the connection", what, CANCEL_TIMEOUT)
     pgconn.finish()
     if interruption is not None:
