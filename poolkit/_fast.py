@@ -26,6 +26,7 @@ from ._core.entry import IDLE, IN_USE, Entry
 from ._core.lane import Lane
 from ._core.lease_record import Held
 from ._core.machine import Core
+from ._core.queue import ClassQueue
 from ._gate import OwnedLock
 from ._priority import chosen
 from .policies.classes import CallerClass, Classes
@@ -143,7 +144,7 @@ def make_keyed_take(
                     and entry.state is IDLE
                     and entry.capacity == 1
                     and entry.generation == lane.generation
-                    and (classes is None or (caller_class in lane.queues and classes.admit(caller_class, core.limit)))
+                    and (classes is None or lane.queue.admit(caller_class))
                 ):
                     if lifo:
                         lane.idle.pop()
@@ -210,7 +211,7 @@ def make_keyed_put(
                 entry.last_used = now
                 entry.good_until = now + window
                 if classes is not None:
-                    core.uncharge(entry)
+                    core.use.uncharge(entry)
                 if keyed:
                     idle_order[entry] = None
                 entry.leases = 0
@@ -242,7 +243,9 @@ def make_classed_take(
     waiters = lane.waiters
     idle = lane.idle
     at = -1 if core.lifo else 0
-    queues = lane.queues
+    queue = lane.queue
+    assert isinstance(queue, ClassQueue)
+    queues = queue.by_class
     classes = core.classes
     assert classes is not None
     default = classes.default

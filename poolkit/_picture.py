@@ -131,12 +131,8 @@ def _barred(core: Core, lanes: list[Lane]) -> str:
     classes = core.classes
     if classes is None or len(core.entries) - sum(len(lane.idle) for lane in lanes) >= core.limit:
         return ""
-    waiting = dict.fromkeys(one for lane in lanes for one, queue in lane.queues.items() if queue)
-    return ", ".join(
-        classes.words(one, core.limit, unlimited=core.config.max_size is None)
-        for one in waiting
-        if not classes.admits(one, core.limit)
-    )
+    barred = dict.fromkeys(one for lane in lanes for one in lane.queue.barred(core.limit))
+    return ", ".join(classes.words(one, core.limit, unlimited=core.config.max_size is None) for one in barred)
 
 
 def _held(record: OnLease, name: str, now: float) -> Held:

@@ -304,7 +304,7 @@ class Watch(Sharing):
         core, lane = self._core, waiter.lane
         ahead = 0
         if waiter.queued:
-            before = islice(core.ahead_of(waiter), COUNTED)
+            before = islice(lane.queue.beside(waiter), COUNTED)
             ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
         stats, held, seen = self._picture(now)
         diagnosis = diagnose(seen, waiter.holder)

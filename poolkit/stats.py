@@ -64,7 +64,7 @@ def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
         one.name: ClassStats(
             name=one.name,
             in_use=one.held,
-            waiting=sum([len(lane.queues.get(one, ())) for lane in lanes]),
+            waiting=sum([lane.queue.count(one) for lane in lanes]),
             most=one.limit if unlimited else classes.most(one, core.limit),
             reserved=one.reserved,
             weight=one.weight,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -228,12 +229,10 @@ MOST_METHODS, MOST_LINES, MOST_LEVELS = 25, 300, 1
 TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit/_async.py:AsyncPool": (146, 1521),
     "poolkit/_async_jobs.py:AsyncJobs": (120, 1171),
-    "poolkit/_core/dialing.py:Dialing": (63, 757),
-    "poolkit/_core/idle.py:Idle": (76, 950),
-    "poolkit/_core/machine.py:Core": (99, 1298),
+    "poolkit/_core/dialing.py:Dialing": (43, 563),
+    "poolkit/_core/idle.py:Idle": (56, 751),
+    "poolkit/_core/machine.py:Core": (79, 1094),
     "poolkit/_core/sharing.py:Book": (27, 208),
-    "poolkit/_core/state.py:CoreState": (26, 286),
-    "poolkit/_core/turns.py:Turns": (45, 463),
     "poolkit/_shell.py:Shell": (103, 974),
     "poolkit/_thread_jobs.py:ThreadJobs": (117, 1104),
     "poolkit/_threads.py:Pool": (141, 1431),
@@ -281,9 +280,8 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
 TOO_DEEP: dict[str, int] = {
     "poolkit/_async.py:AsyncPool": 5,
     "poolkit/_async_jobs.py:AsyncJobs": 4,
-    "poolkit/_core/dialing.py:Dialing": 2,
-    "poolkit/_core/idle.py:Idle": 3,
-    "poolkit/_core/machine.py:Core": 4,
+    "poolkit/_core/idle.py:Idle": 2,
+    "poolkit/_core/machine.py:Core": 3,
     "poolkit/_shell.py:Shell": 3,
     "poolkit/_thread_jobs.py:ThreadJobs": 4,
     "poolkit/_threads.py:Pool": 5,
@@ -386,3 +384,56 @@ def test_the_engine_has_one_level_of_own_inheritance() -> None:
     beyond = {name: one.levels for name, one in shapes().items() if one.levels > MOST_LEVELS and in_engine(name)}
     for name, levels in beyond.items():
         assert levels <= TOO_DEEP.get(name, MOST_LEVELS), f"{name}: {levels} levels; let it have a part instead"
+
+
+# Conditions on features in the core -----------------------------------------------------------------------------------
+
+FEATURES = {
+    "classes": {"classes", "caller_class"},
+    "budget": {"permits", "pressed"},
+    "keyed": {"keyed"},
+    "multiplexed": {"multiplexed"},
+    "elastic size": {"scaler", "autoscale"},
+    "connect in caller": {"connect_in_caller", "by_caller", "lazy"},
+    "suspended": {"suspended", "fail_fast"},
+}
+"""A feature, and the names by which the core asks whether a pool has it."""
+
+MOST_CONDITIONS = 126
+
+
+def operands(test: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(test, ast.BoolOp):
+        for value in test.values:
+            yield from operands(value)
+    elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        yield from operands(test.operand)
+    else:
+        yield test
+
+
+def conditions() -> list[str]:
+    """Each place where the core asks whether a pool has a feature: "file:line feature"."""
+    found = set()
+    for path in sorted((ROOT / "_core").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            tests: list[ast.expr] = []
+            if isinstance(node, (ast.If, ast.IfExp, ast.While, ast.Assert)):
+                tests = [node.test]
+            elif isinstance(node, ast.comprehension):
+                tests = node.ifs
+            elif isinstance(node, ast.BoolOp):
+                tests = [node]
+            for operand in (one for test in tests for one in operands(test)):
+                parts = list(ast.walk(operand))
+                names = {part.attr for part in parts if isinstance(part, ast.Attribute)}
+                names |= {part.id for part in parts if isinstance(part, ast.Name)}
+                place = f"{path.name}:{operand.lineno}:{operand.col_offset}"
+                found |= {f"{place} {feature}" for feature, words in FEATURES.items() if words & names}
+    return sorted(found)
+
+
+def test_the_core_chooses_parts_and_asks_seldom_which_features_a_pool_has() -> None:
+    """What a feature changes belongs into a part of its own, with a null object for pools that do not have it."""
+    found = conditions()
+    assert len(found) <= MOST_CONDITIONS, f"{len(found)}:\n" + "\n".join(found)

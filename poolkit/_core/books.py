@@ -17,35 +17,21 @@ def _served_at_once(core: Core, lane: Lane, entry: Entry) -> bool:
     """Whether somebody waits who may have this connection, or a stream of it, now."""
     if entry.state is not IDLE and (core.classes is None or entry.leases >= entry.capacity or entry.expires < 0):
         return False
-    return core.next_for(lane, entry) is not None
+    return lane.queue.first_for(entry) is not None
 
 
 def _check_classes(core: Core) -> None:
     """What belongs to whom, and who stands where."""
-    classes = core.classes
-    owners = Counter(entry.owner for entry in core.entries.values() if entry.owner is not None)
-    if classes is None:
-        assert not owners, "a connection belongs to a class of callers that does not exist"
-        return
-    assert owners.keys() <= set(classes.known.values()), "a connection belongs to a class that does not exist"
-    for one in classes.known.values():
-        assert one.held == owners[one], f"class {one.name!r}: held {one.held} != {owners[one]}"
-    committed = sum(max(one.held, one.reserved) for one in classes.known.values())
-    assert classes.committed == committed, f"committed {classes.committed} != {committed}"
-    for entry in core.entries.values():
-        assert entry.owner is None or entry.state not in (IDLE, State.CLOSING), (
-            "an unused connection belongs to a class"
-        )
+    core.use.check(core.entries.values())
     for lane in core.lanes.values():
-        queued = [waiter for queue in lane.queues.values() for waiter in queue]
-        assert len(queued) == len(lane.waiters), f"lane {lane.key!r}: a waiter stands in no queue, or in two"
-        for one, queue in lane.queues.items():
-            assert all(w.caller_class is one and w in lane.waiters for w in queue), "a waiter stands in the wrong queue"
+        lane.queue.check()
+        if core.classes is None:
+            continue
         # whoever may have a connection has an idle one, or one on its way, or all are taken
         dialling = any(entry.state is State.CONNECTING for entry in core.entries.values())
         dialling = dialling or core.closing > 0 or lane in core.timed
         claimed = core.permits is not None and core.permits.claiming
-        if core.wanting(lane) and not core.suspended and core.phase is Phase.OPEN:
+        if lane.queue.wanting and not core.suspended and core.phase is Phase.OPEN:
             full = len(core.entries) >= core.limit
             assert full or dialling or claimed, "a class below what it is entitled to waits while a permit is free"
 
@@ -90,7 +76,7 @@ def check(core: Core) -> None:
         assert not (usable and not core.suspended and core.phase is Phase.OPEN) or any(
             waiter.nudged for waiter in lane.waiters
         ), "a waiter is stranded beside an idle connection"
-        if core.wanting(lane) and not core.suspended and core.phase is Phase.OPEN:
+        if lane.queue.wanting and not core.suspended and core.phase is Phase.OPEN:
             spare = core.limit - len(entries)
             blocked = lane.connecting or lane.live or core.closing or lane in core.timed
             if core.classes is not None:  # what is being opened takes room, until it is known whose it is

@@ -13,34 +13,46 @@ from ..config import PoolConfig
 from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, describe, remembered
 from ..policies.backoff import full_jitter
 from ..policies.breaker import Breaker
+from ..policies.retire import NEVER
 from ..policies.sizing import pace, patience
 
-__all__ = ("Dialer", "Hold")
+__all__ = ("OPEN", "At", "Dialer", "Open", "Refuse")
 
 
-class Hold(NamedTuple):
-    """Why no connection may be opened now."""
-
-    until: float | None
-    """The time at which to ask again; None: when a connect that is going on has ended."""
-    hopeless: bool = False
-    """Callers that have no connection to wait for should be told :meth:`Dialer.error` at once."""
+class Open(NamedTuple):
+    """A connection may be opened now."""
 
 
-_OTHERS_FIRST = Hold(None)
+class At(NamedTuple):
+    """Not now."""
+
+    until: float
+    """The time at which to ask again; NEVER: when a connect that is going on has ended."""
+
+
+class Refuse(NamedTuple):
+    """Not now, and callers that have no connection to wait for should be told :meth:`Dialer.error` at once."""
+
+    until: float
+    """The time at which to ask again."""
+
+
+OPEN = Open()
+_OTHERS_FIRST = At(NEVER)
 
 
 class Dialer:
     """The connects of one endpoint. Not thread-safe: the pool holds its lock around every call."""
 
     __slots__ = (
-        "breaker", "connect_time", "fatal", "in_caller", "last_error", "last_error_at", "last_opened_at", "name",
-        "retry_at", "rounds",
+        "breaker", "by_caller", "connect_time", "fatal", "in_use", "last_error", "last_error_at", "last_opened_at",
+        "name", "retry_at", "rounds",
     )  # fmt: skip
 
-    def __init__(self, name: str, config: PoolConfig, *, in_caller: bool) -> None:
+    def __init__(self, name: str, config: PoolConfig, *, by_caller: bool = False, in_use: bool = False) -> None:
         self.name = name  # of the pool, for messages
-        self.in_caller = in_caller  # callers connect themselves: they do not sleep through a backoff
+        self.by_caller = by_caller  # callers connect themselves: they do not sleep through a backoff
+        self.in_use = in_use  # a connection counts as live while its connect is going on
         self.breaker = Breaker(config.breaker)
         self.connect_time: float | None = None  # moving average, seconds
         self.last_opened_at = float("-inf")  # when the last connect began
@@ -52,22 +64,31 @@ class Dialer:
 
     # -- may one be opened? ---------------------------------------------------------------------------------------
 
-    def hold(self, now: float, opening: int, live: int, *, elsewhere: bool) -> Hold | None:
-        """What stands against one more connect now; None: nothing. ``opening``: connects that are going on; ``live``:
-        connections that callers can wait for; ``elsewhere``: callers can go to another pool.
+    def may_open(
+        self, now: float, opening: int, live: int, *, elsewhere: bool = False, queued_at: float = -NEVER
+    ) -> Open | At | Refuse:
+        """Whether one more connect may begin now.
+
+        ``opening``: connects that are going on; ``live``: connections that callers can wait for; ``elsewhere``: callers
+        can go to another pool; ``queued_at``: since when callers queue, if it is for them.
         """
+        if opening and (self.in_use or not self.by_caller) and live > (opening if self.in_use else 0):
+            next_one = queued_at + pace(self.connect_time)  # others may return a connection sooner
+            if now < next_one:
+                return At(next_one)
         breaker = self.breaker
         if not breaker.may_dial(now, opening):
-            if breaker.is_open(now):
-                return Hold(now + breaker.retry_after(now), not live)
-            return _OTHERS_FIRST
-        if self.in_caller:
-            return None
+            if not breaker.is_open(now):
+                return _OTHERS_FIRST
+            again = now + breaker.retry_after(now)
+            return At(again) if live else Refuse(again)
+        if self.by_caller:
+            return OPEN
         if now < self.retry_at:
-            return Hold(self.retry_at, self.hopeless(live, elsewhere=elsewhere))
+            return Refuse(self.retry_at) if self.hopeless(live, elsewhere=elsewhere) else At(self.retry_at)
         if self.rounds and opening:
             return _OTHERS_FIRST  # one at a time, for all together, until the server is back
-        return None
+        return OPEN
 
     def hopeless(self, live: int, *, elsewhere: bool) -> bool:
         """Whether callers have nothing to wait for while the backoff lasts."""
@@ -77,9 +98,9 @@ class Dialer:
         """What a caller is told that has nothing to wait for: a new error each time."""
         return self._circuit_open(now) if self.breaker.is_open(now) else self.connect_error()
 
-    def next_in_burst(self, queued_at: float) -> float:
-        """When callers that queue since ``queued_at`` get more than one connect, while others may return theirs."""
-        return queued_at + pace(self.connect_time)
+    def spoken_for(self, opening: int) -> int:
+        """How many of the connects that are going on serve a caller that does not wait: the one that makes it."""
+        return opening if self.by_caller else 0
 
     def late_at(self) -> float:
         """When the last connect counts as late, and those that were to share its connection get another one."""
@@ -106,7 +127,7 @@ class Dialer:
 
     def note(self, error: BaseException, now: float) -> None:
         """Keep the error of a connect, for messages."""
-        apart = self.in_caller or not isinstance(error, Exception)  # it goes on, with a traceback that grows
+        apart = self.by_caller or not isinstance(error, Exception)  # it goes on, with a traceback that grows
         self.last_error, self.last_error_at = remembered(error) if apart else error, now
 
     def failed(

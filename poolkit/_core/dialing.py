@@ -2,76 +2,67 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from ..connector import Verdict
 from ..errors import ConnectTimeout, describe
 from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER, expiry, rotation_lead
+from .dialer import Open, Refuse
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .sharing import LAST
-from .state import LOOK_EVERY, Phase
-from .turns import Turns
+from .state import LOOK_EVERY, CoreState, Phase
 
 __all__ = ("Dialing",)
 
 
-class Dialing(Turns):
+class Dialing(CoreState):
     """Permits, connects, backoff and breaker."""
 
     def dials_wanted(self, lane: Lane, now: float) -> int:
         """Connects that the waiters of ``lane`` need and that pace, backoff and breaker allow now. Permits apart."""
         if self.suspended or self.phase is not Phase.OPEN:
             return 0
-        # a connect made by its caller serves that caller first: only its other streams are for those who wait
-        taken = lane.connecting if self.features.connect_in_caller else 0
+        dialer = lane.dialer
         # idle ones that the oldest was told of: it looks at them first
         told = len(lane.idle) if lane.oldest().nudged else 0
-        needed = self.dials_needed(lane, taken - told)
+        extra = dialer.spoken_for(lane.connecting) - told
+        needed = lane.queue.needed(lane.connecting, lane.streams, extra=extra)
         if needed <= 0:
             if lane.streams == 1 or not lane.connecting or told:
                 return 0
-            overdue = lane.dialer.late_at()
+            overdue = dialer.late_at()
             if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
                 self.want_tick(lane, overdue)
                 return 0
-            needed = self.dials_needed(lane, taken - told, beside=1)
+            needed = lane.queue.needed(lane.connecting, lane.streams, extra=extra, beside=1)
             if needed <= 0:
                 return 0
-        lazy = self.features.keyed and self.features.connect_in_caller  # counted as live from the start
-        stand = lane.live - lane.connecting if lazy else lane.live
-        # a caller that connects itself gains nothing by sleeping first, and with timeout=0 it may not
-        paced = lazy or not self.features.connect_in_caller
-        if paced and lane.connecting and stand > 0:
-            next_one = lane.dialer.next_in_burst(lane.queued_at)
-            if now < next_one:
-                self.want_tick(lane, next_one)
-                return 0
-        return needed if self.may_dial(lane, now) else 0
+        return needed if self.may_open(lane, now, lane.queued_at) else 0
 
     def dial_for(self, lane: Lane, now: float) -> None:
         """Open a connection for those who wait. The permit is there."""
-        waiter = self.next_waiter(lane)
+        waiter = lane.queue.first()
         entry = self.dial(lane, Purpose.DEMAND, now)
         if self.features.connect_in_caller and waiter is not None:
-            self.charge(entry, waiter)
+            self.use.charge(entry, waiter)
             self.serve(waiter, entry)
         else:
             self.effects.append(Effect(Do.CONNECT, entry))
 
-    def may_dial(self, lane: Lane, now: float) -> bool:
-        """Whether breaker, backoff and ``max_connecting`` let a connect start now.
+    def may_open(self, lane: Lane, now: float, queued_at: float = -NEVER) -> bool:
+        """Whether pace, breaker, backoff and ``max_connecting`` let a connect start now.
 
         Callers who have nothing else to hope for hear at once of an open breaker or a fatal error.
         """
-        hold = lane.dialer.hold(now, lane.connecting, lane.live, elsewhere=self.features.elsewhere)
-        if hold is None:
+        answer = lane.dialer.may_open(
+            now, lane.connecting, lane.live, elsewhere=self.features.elsewhere, queued_at=queued_at
+        )
+        if isinstance(answer, Open):
             return lane.connecting < self.max_connecting
-        if hold.until is not None:
-            self.want_tick(lane, hold.until)
-        if hold.hopeless:
+        if answer.until < NEVER:
+            self.want_tick(lane, answer.until)
+        if isinstance(answer, Refuse):
             self.fail_waiters(lane, lambda: lane.dialer.error(now))
         return False
 
@@ -84,12 +75,9 @@ class Dialing(Turns):
         if self.permits is None:
             return True
         behind = 0 if self.features.keyed else lane.connecting * lane.streams
-        first = None
-        if self.classes is None:
-            first = next(islice(lane.waiters, behind, None), None)
-        first = first or self.next_waiter(lane) or lane.oldest()
+        first = lane.queue.claimant(behind)
         # in a keyed pool one for each lane in need
-        need = len(self.in_need) if self.features.keyed else max(1, self.dials_needed(lane))
+        need = len(self.in_need) if self.features.keyed else max(1, lane.queue.needed(lane.connecting, lane.streams))
         need = min(need, self.limit - len(self.entries))
         granted = self.permits.take(first.ticket, need)
         if not granted:
@@ -118,8 +106,8 @@ class Dialing(Turns):
     def longest_unused(self) -> Entry | None:
         """The idle connection that gives way if another pool of the budget needs its permit."""
         if self.features.keyed:
-            return next((e for e in self.idle_order if not self.wanting(e.lane)), None)
-        if self.lane.live <= self.config.min_size or self.wanting(self.lane):
+            return next((e for e in self.idle_order if not e.lane.queue.wanting), None)
+        if self.lane.live <= self.config.min_size or self.lane.queue.wanting:
             return None
         return next((entry for entry in self.lane.idle.copy() if entry.state is IDLE), None)
 
@@ -128,7 +116,7 @@ class Dialing(Turns):
         if not self.features.keyed:
             spare = self.longest_unused()
             return None if spare is None else spare.last_used
-        lanes = [lane for lane in list(self.lanes.values()) if lane.idle and not self.wanting(lane)]
+        lanes = [lane for lane in list(self.lanes.values()) if lane.idle and not lane.queue.wanting]
         firsts = [next((e for e in lane.idle.copy() if e.state is IDLE), None) for lane in lanes]
         return min([first.last_used for first in firsts if first is not None], default=None)
 
@@ -301,7 +289,7 @@ class Dialing(Turns):
         if not self.started or self.suspended or self.phase is not Phase.OPEN or self.features.keyed:
             return
         while lane.live + lane.connecting < self.floor and len(self.entries) < self.limit:
-            if not self.may_dial(lane, now):
+            if not self.may_open(lane, now):
                 return
             if self.permits is not None:
                 if self.asked:  # those who wait come first

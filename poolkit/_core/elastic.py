@@ -55,10 +55,7 @@ def view(core: Core, now: float) -> View:
         failing = failing or lane.dialer.rounds > 0
         if lane.waiters and not core.suspended:
             queued = True
-            callers = len(lane.waiters)
-            if core.classes is not None:  # those whom their own class limits gain nothing by a larger pool
-                most = core.scaler.high if core.scaler is not None else core.limit
-                callers = sum(len(queue) for one, queue in lane.queues.items() if core.classes.admits(one, most))
+            callers = lane.queue.gaining(core.scaler.high if core.scaler is not None else core.limit)
             unserved = callers - lane.connecting * lane.streams
             trouble = lane.dialer.rounds > 0 and (lane.connecting or now < lane.dialer.retry_at)
             if unserved > 0 and not trouble:  # else it is the server that they wait for, not a place

@@ -19,9 +19,8 @@ class Idle(Dialing):
 
     def _take_idle(self, waiter: Waiter, now: float) -> Entry | None:
         """An idle connection: in use, or being checked where it is in doubt. Unfit ones are closed on the way."""
-        if self.classes is None:
-            return self._pick(waiter, now, [])
-        if not self.multiplexed and not self.admits(waiter):
+        queue = waiter.lane.queue
+        if not self.multiplexed and not queue.admits(waiter):
             return None
         aside: list[Entry] = []
         found = self._pick(waiter, now, aside)
@@ -37,7 +36,7 @@ class Idle(Dialing):
                 entry = idle.pop() if self.lifo else idle.popleft()
             except IndexError:
                 return None
-            if self.classes is not None and not self.may_have(waiter, entry):
+            if not waiter.lane.queue.may_have(waiter, entry):
                 aside.append(entry)
                 continue
             entry.listed = False
@@ -54,7 +53,7 @@ class Idle(Dialing):
             if reason is not None:
                 self.begin_close(entry, reason, now)
             elif now >= entry.good_until and self.doubts:
-                self.charge(entry, waiter)
+                self.use.charge(entry, waiter)
                 entry.move(CHECKING)
                 return entry
             else:
@@ -63,8 +62,7 @@ class Idle(Dialing):
                 return entry
 
     def _lease(self, entry: Entry, waiter: Waiter) -> None:
-        if self.classes is not None:
-            self.charge_lease(entry, waiter)
+        self.use.charge_lease(entry, waiter)
         entry.leases += 1
         if entry.state is not IN_USE:
             entry.move(IN_USE)
@@ -91,7 +89,7 @@ class Idle(Dialing):
         return self.max_idle > 0
 
     def _put_idle(self, entry: Entry) -> None:
-        self.uncharge(entry)
+        self.use.uncharge(entry)
         entry.move(IDLE)
         if self.features.keyed:
             self.idle_order[entry] = None
@@ -102,7 +100,7 @@ class Idle(Dialing):
     def serve_idle(self, lane: Lane, now: float) -> None:
         """Serve waiters from the idle connections."""
         while lane.idle and lane.waiters and not self.suspended:
-            for waiter in self.in_turn(lane):
+            for waiter in lane.queue.first_of_each():
                 if waiter.nudged:
                     continue  # told of an idle connection, which is for this waiter or for a newcomer who is faster
                 entry = self._take_idle(waiter, now)
@@ -115,8 +113,8 @@ class Idle(Dialing):
     def place(self, entry: Entry, now: float) -> None:
         """A connection is free, or has a stream to spare: it goes to the oldest waiter, else to the idle ones."""
         lane = entry.lane
-        if self.classes is not None and not entry.leases:
-            self.uncharge(entry)
+        if entry.owner is not None and not entry.leases:
+            self.use.uncharge(entry)
         if (
             now >= entry.expires
             or entry.generation != lane.generation
@@ -127,20 +125,17 @@ class Idle(Dialing):
             if not entry.leases:
                 self.begin_close(entry, self._end_of(entry, now), now)
             return
-        while lane.waiters and entry.leases < entry.capacity and not self.suspended:
-            waiter = next(iter(lane.waiters))
-            if self.classes is not None:
-                next_one = self.next_for(lane, entry)
-                if next_one is None:
-                    break
-                waiter = next_one
+        while entry.leases < entry.capacity and not self.suspended:
+            waiter = lane.queue.first_for(entry)
+            if waiter is None:
+                break
             # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
             if now - waiter.since < self.barging and entry.capacity == 1 and now < entry.good_until:
                 self._put_idle(entry)
                 self.nudge(waiter)
                 return
-            if self.classes is not None:
-                self.charge_lease(entry, waiter)
+            if waiter.caller_class is not None:
+                self.use.charge_lease(entry, waiter)
             entry.leases += 1
             if entry.state is not IN_USE:
                 entry.move(IN_USE)
@@ -166,7 +161,7 @@ class Idle(Dialing):
         """Whether the returned connection gives way to another pool of the budget, before any waiter gets it."""
         permits = self.permits
         assert permits is not None
-        first = self.next_waiter(entry.lane) if permits.short else None
+        first = entry.lane.queue.first() if permits.short else None
         if first is not None and permits.yields(first.ticket):
             entry.leaving = True
         return entry.leaving

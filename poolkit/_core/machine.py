@@ -34,7 +34,7 @@ class Core(Idle):
                 waiter.outcome = PoolSuspended(f"{self.name}: the pool is suspended")
             else:
                 self.enqueue(waiter, now)
-        elif waiter.lane.idle and self.overtakes(waiter, now):
+        elif waiter.lane.idle and waiter.lane.queue.served_before(waiter, now, self.barging):
             self.seek(waiter, now)
         else:
             self.enqueue(waiter, now)
@@ -56,32 +56,27 @@ class Core(Idle):
     def _admit(self, waiter: Waiter) -> None:
         """Refuse the newcomer if too many wait; those for whom a connection is on its way do not count."""
         lane, bound = waiter.lane, self.most_waiting
-        if bound is not None and len(self.ahead_of(waiter)) - lane.connecting * lane.streams > bound:
-            lane.leave(waiter)
+        if bound is not None and len(lane.queue.beside(waiter)) - lane.connecting * lane.streams > bound:
+            lane.queue.discard(waiter)
             self.touched[lane] = None
             waiter.outcome = PoolBusy(f"{self.name}: {bound} callers wait already (max_waiting={bound})")
 
     def enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
         """The caller waits, from now on or again."""
         lane = waiter.lane
-        if self.classes is not None:
-            self.classify(waiter)
-            if not waiter.ticket and waiter.caller_class is not None:
-                waiter.caller_class.waits += 1
         if not lane.waiters:
             lane.queued_at = now
             if self.sweep_at > now + self.vigil:
                 self.want_sweep(now + self.vigil)
             if self.scaler is not None:
                 self.want_look(now + self.scaler.config.max_wait)
-        if not waiter.ticket:
-            self._tickets += 1
-            waiter.ticket = self._tickets if self.permits is None else self.permits.ticket()
-            self.counts.waits += 1
-        if front or self.classes is not None:
-            lane.join(waiter, front=front)
+        if front:
+            lane.queue.add_first(waiter)
         else:
-            lane.waiters[waiter] = None
+            lane.queue.add(waiter)
+        if not waiter.ticket:
+            waiter.ticket = self.ticket() if self.permits is None else self.permits.ticket()
+            self.counts.waits += 1
         self.touched[lane] = None
 
     def look(self, waiter: Waiter, now: float) -> None:
@@ -97,7 +92,7 @@ class Core(Idle):
         outcome, waiter.outcome = waiter.outcome, None
         waiter.gone = True
         if waiter.queued:
-            waiter.lane.leave(waiter)
+            waiter.lane.queue.discard(waiter)
             self.touched[waiter.lane] = None
         elif isinstance(outcome, Entry):
             if outcome.state is IN_USE:
@@ -324,7 +319,7 @@ class Core(Idle):
 
     def _open_in_turn(self, now: float) -> None:
         while True:
-            if self.classes is not None and self.room_for_classes():
+            if self.classes is not None and self.use.widened():
                 self.touched.update(self.queued)
             while self.touched:
                 self._look_at_lanes(now)

@@ -74,12 +74,14 @@ def mend(core: Core, now: float) -> None:
     for lane in list(core.lanes.values()):
         for waiter in list(lane.waiters):
             if waiter.outcome is not None:  # served, but not yet out of the queue
-                lane.leave(waiter)
+                lane.queue.discard(waiter)
                 core.effects.append(Effect(Do.WAKE, waiter=waiter))
             waiter.nudged = False
         if lane.waiters:
             core.timed.add(lane)
-    core.recount()
+    core.use.recount(core.entries.values())
+    for lane in core.lanes.values():
+        lane.queue.rebuild()
     if core.features.keyed:
         _reorder(core)
     if core.phase is Phase.OPEN:

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 
 from ..config import PoolConfig
 from ..errors import PoolError
@@ -15,6 +16,7 @@ from ..policies.autoscale import Autoscaler
 from ..policies.classes import Classes
 from ..policies.meters import Meters
 from ..policies.retire import NEVER
+from .class_use import ClassUse, NoClasses, Use, configured
 from .dialer import Dialer
 from .effects import Do, Effect
 from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
@@ -49,6 +51,11 @@ class Features:
     keyed: bool = False  # many lanes, the key is given with each acquire
     elsewhere: bool = False  # callers can go to another pool: they hear of a failed connect at once
 
+    @property
+    def lazy(self) -> bool:
+        """Whether a connection counts as live while its connect is going on."""
+        return self.keyed and self.connect_in_caller
+
 
 class Counts:
     """Running totals of what leaves no trace in the entries. Written under the lock."""
@@ -82,7 +89,7 @@ class CoreState:
     ) -> None:
         self.name = name
         self.permits = permits  # of a budget shared with other pools
-        self.classes: Classes | None = None  # of callers
+        self.use: Use = NoClasses()  # of connections, by classes of callers
         self.multiplexed = False  # a connection has served several leases at once
         self.pressed = False  # others want connections of ours: returned ones are looked at
         self.features = features
@@ -102,7 +109,6 @@ class CoreState:
         # keyed pools: lanes that would open a connection if they had a permit; those of them that need idle ones closed
         self.in_need, self.uncovered = WaitingLanes(), WaitingLanes()
         self.queued: dict[Lane, None] = {}  # keyed pools: lanes with waiters
-        self.class_use: list[int] = []  # keyed pools with classes: what classes held at the last look
         self.asked = 0  # permits of a budget that were refused at the last look
         self.effects: deque[Effect] = deque()
         self.counts = Counts()
@@ -126,7 +132,7 @@ class CoreState:
         self.moved: list[bool] = []  # what the paths without the lock rely on has changed since they got this list
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
         self._numbers = 0
-        self._tickets = 0
+        self.ticket: Callable[[], int] = count(1).__next__  # the next place in the queue
         self.configure(config, barging)
         self.lane = self.add_lane(None)  # the only one, unless keyed
 
@@ -152,19 +158,16 @@ class CoreState:
         self.doubts = self.features.checks or self.features.peeks
         window = config.check_after_idle if self.doubts and config.check_after_idle is not None else NEVER
         self.window = min(window, config.idle_timeout or NEVER)
-        self.set_classes(config)
+        self.use = configured(self.use, config, self.lanes.values(), self.entries.values(), self._class_use)
+        self.classes = self.use.classes
 
-    # -- what those who build on this supply --------------------------------------------------------------------------
+    def _class_use(self, classes: Classes) -> ClassUse:
+        return ClassUse(classes, lambda: self.limit, self._coming, by_caller=self.features.connect_in_caller)
 
-    def set_classes(self, config: PoolConfig) -> None:
-        """See turns.py, as the next two."""
-        raise NotImplementedError
-
-    def open_queues(self, lane: Lane) -> None:
-        raise NotImplementedError
-
-    def uncharge(self, entry: Entry) -> None:
-        raise NotImplementedError
+    def _coming(self) -> int:
+        """Connections that are neither idle nor being closed nor checked in the background."""
+        idle = len(self.idle_order) if self.features.keyed else len(self.lane.idle)
+        return len(self.entries) - idle - self.closing - self.pinging
 
     # -- elementary moves ---------------------------------------------------------------------------------------------
 
@@ -185,10 +188,10 @@ class CoreState:
         if lane is None:
             if len(self.lanes) >= self._many_lanes:
                 self._drop_unused_lanes()
-            dialer = Dialer(self.name, self.config, in_caller=self.features.connect_in_caller)
-            lane = self.lanes[key] = Lane(key, dialer)
-            if self.classes is not None:
-                self.open_queues(lane)
+            dialer = Dialer(
+                self.name, self.config, by_caller=self.features.connect_in_caller, in_use=self.features.lazy
+            )
+            lane = self.lanes[key] = Lane(key, dialer, self.use.new_queue())
         return lane
 
     def _drop_unused_lanes(self) -> None:
@@ -283,10 +286,7 @@ class CoreState:
         """The one place where a queued waiter ends."""
         waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
         self.effects.append(_tuple(Effect, (_WAKE, None, waiter, None)))
-        if self.classes is not None:
-            waiter.lane.leave(waiter)
-        else:
-            waiter.lane.waiters.pop(waiter, None)
+        waiter.lane.queue.discard(waiter)
 
     def nudge(self, waiter: Waiter) -> None:
         """There is an idle connection: the waiter may take it, if no newcomer does so before it has woken up."""
@@ -329,7 +329,7 @@ class CoreState:
         if self.permits is not None and not entry.leaving:
             entry.leaving = True
             self.permits.leave()
-        self.uncharge(entry)
+        self.use.uncharge(entry)
 
     def _no_longer_connecting(self, entry: Entry) -> None:
         if entry.pending and entry.generation == entry.lane.generation:
@@ -340,7 +340,7 @@ class CoreState:
     def forget(self, entry: Entry) -> None:
         lane = entry.lane
         self._no_longer_connecting(entry)
-        self.uncharge(entry)
+        self.use.uncharge(entry)
         entry.move(CLOSED)
         del self.entries[entry.id]
         if self.known.get(entry.key) == entry.id:

@@ -142,7 +142,7 @@ def _rotate(core: Core, now: float) -> None:
         if now < entry.expires - lead:
             continue
         missed = entry.state is IN_USE or lane.live <= core.floor or now - entry.last_used < 0.1 * config.max_lifetime
-        if missed and len(core.entries) < core.limit and core.may_dial(lane, now) and core.spare_permit():
+        if missed and len(core.entries) < core.limit and core.may_open(lane, now) and core.spare_permit():
             entry.rotating = True
             successor = core.dial(lane, Purpose.ROTATE, now)
             successor.replaced = entry

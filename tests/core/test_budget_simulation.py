@@ -12,7 +12,7 @@ from tests.simulation import BudgetSimulation, SimulationFailure
 
 # seeds that show a fault which the code once had, when it is put back
 FAILED_ONCE = {
-    0: "a lane's claim was forgotten when another lane of the same pool got a permit",
+    0: "an endpoint's claim was forgotten when another endpoint of the same pool got a permit",
     46: "the last waiter gave up beside an idle connection, which nobody offered to other pools",
     726: "a waiter took one of two idle connections, and nobody offered the other one",
     484: "all waiters of a suspended pool were told off, and nobody offered what was idle beside them",

@@ -256,7 +256,7 @@ def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
     waiting = scene.ask("web")
     assert scene.core.classes is not None
     scene.core.classes.of("bulk").held = 7  # half-way through something
-    scene.core.lane.queues[scene.core.classes.of("web")].clear()
+    scene.core.lane.queue.by_class[scene.core.classes.of("web")].clear()
     do(mend, scene.core, NOW)
     books.check(scene.core)
     scene.give(entry)

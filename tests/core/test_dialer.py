@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from poolkit import BackoffConfig, BreakerConfig, CircuitOpen, ConnectFailed, ConnectTimeout, PoolConfig
-from poolkit._core.dialer import Dialer, Hold
+from poolkit._core.dialer import OPEN, At, Dialer, Open, Refuse
+from poolkit.policies.retire import NEVER
 
 NOW = 1000.0
 CONFIG = PoolConfig(
@@ -14,8 +15,8 @@ CONFIG = PoolConfig(
 PLAIN = PoolConfig(backoff=BackoffConfig(base=1.0, cap=8.0))
 
 
-def make(config: PoolConfig = PLAIN, *, in_caller: bool = False) -> Dialer:
-    return Dialer("db", config, in_caller=in_caller)
+def make(config: PoolConfig = PLAIN, *, by_caller: bool = False, in_use: bool = False) -> Dialer:
+    return Dialer("db", config, by_caller=by_caller, in_use=in_use)
 
 
 def fail(
@@ -25,21 +26,23 @@ def fail(
     return dialer.failed(config, lambda: 1.0, now, fatal=fatal, together=together)
 
 
-def hold(dialer: Dialer, now: float = NOW, opening: int = 0, live: int = 1, *, elsewhere: bool = False) -> Hold | None:
-    return dialer.hold(now, opening, live, elsewhere=elsewhere)
+def ask(
+    dialer: Dialer, now: float = NOW, opening: int = 0, live: int = 1, *, elsewhere: bool = False
+) -> Open | At | Refuse:
+    return dialer.may_open(now, opening, live, elsewhere=elsewhere)
 
 
 def test_nothing_stands_against_the_first_connects() -> None:
-    assert hold(make(), opening=3) is None
+    assert ask(make(), opening=3) is OPEN
 
 
 def test_after_a_failure_the_next_connect_waits_for_the_backoff() -> None:
     dialer = make()
     fail(dialer)
-    assert hold(dialer) == Hold(NOW + 1.0, hopeless=False)
-    assert hold(dialer, NOW + 1.0) is None
+    assert ask(dialer) == At(NOW + 1.0)
+    assert ask(dialer, NOW + 1.0) is OPEN
     fail(dialer, NOW + 1.0)
-    assert hold(dialer, NOW + 1.0) == Hold(NOW + 3.0, hopeless=False)
+    assert ask(dialer, NOW + 1.0) == At(NOW + 3.0)
 
 
 def test_connects_that_fail_together_lengthen_the_backoff_once() -> None:
@@ -52,9 +55,9 @@ def test_connects_that_fail_together_lengthen_the_backoff_once() -> None:
 def test_until_the_server_is_back_one_connect_at_a_time_tries_for_all() -> None:
     dialer = make()
     fail(dialer)
-    assert hold(dialer, NOW + 1.0, opening=1) == Hold(None, hopeless=False)
+    assert ask(dialer, NOW + 1.0, opening=1) == At(NEVER)
     dialer.succeeded(0.1, current=True)
-    assert hold(dialer, NOW + 1.0, opening=1) is None
+    assert ask(dialer, NOW + 1.0, opening=1) is OPEN
 
 
 @pytest.mark.parametrize(("live", "elsewhere", "hopeless"), [(0, False, True), (1, False, False), (1, True, True)])
@@ -63,25 +66,25 @@ def test_after_a_fatal_error_callers_wait_only_for_connections_that_exist(
 ) -> None:
     dialer = make()
     fail(dialer, fatal=True)
-    held = hold(dialer, live=live, elsewhere=elsewhere)
-    assert held is not None
-    assert held.hopeless is hopeless
+    answer = ask(dialer, live=live, elsewhere=elsewhere)
+    assert answer == (Refuse if hopeless else At)(NOW + 1.0)
+    assert isinstance(answer, Refuse) is hopeless
     error = dialer.error(NOW)
     assert isinstance(error, ConnectFailed)
     assert error.fatal
 
 
 def test_callers_that_connect_themselves_do_not_wait_for_the_backoff() -> None:
-    dialer = make(in_caller=True)
+    dialer = make(by_caller=True)
     fail(dialer)
-    assert hold(dialer, opening=2) is None
+    assert ask(dialer, opening=2) is OPEN
 
 
 def test_an_open_breaker_lets_one_connect_through_when_its_time_has_come() -> None:
     dialer = make(CONFIG)
     assert fail(dialer, config=CONFIG) is False
     assert fail(dialer, NOW + 2, CONFIG) is True
-    assert hold(dialer, NOW + 3, live=0) == Hold(NOW + 7, hopeless=True)
+    assert ask(dialer, NOW + 3, live=0) == Refuse(NOW + 7)
     error = dialer.error(NOW + 3)
     assert isinstance(error, CircuitOpen)
     assert error.retry_after == 4
@@ -90,8 +93,8 @@ def test_an_open_breaker_lets_one_connect_through_when_its_time_has_come() -> No
         "next try in 4.0 s"
     )
     assert dialer.remembers
-    assert hold(dialer, NOW + 7) is None
-    assert hold(dialer, NOW + 7, opening=1) == Hold(None, hopeless=False)
+    assert ask(dialer, NOW + 7) is OPEN
+    assert ask(dialer, NOW + 7, opening=1) == At(NEVER)
     assert dialer.succeeded(0.1, current=True) is True
     assert not dialer.remembers
 
@@ -105,9 +108,11 @@ def test_a_connect_of_before_clear_says_nothing_about_the_server_of_now() -> Non
 
 def test_the_usual_connect_time_sets_the_pace() -> None:
     dialer = make()
-    assert dialer.next_in_burst(NOW) > NOW
     dialer.succeeded(0.04, current=True)
-    assert dialer.next_in_burst(NOW) == NOW + 0.01
+    assert dialer.may_open(NOW, 1, 1, queued_at=NOW) == At(NOW + 0.01)
+    assert dialer.may_open(NOW + 0.01, 1, 1, queued_at=NOW) is OPEN
+    assert dialer.may_open(NOW, 1, 0, queued_at=NOW) is OPEN, "nobody has a connection to return"
+    assert dialer.may_open(NOW, 0, 1, queued_at=NOW) is OPEN, "the first is not held up"
     dialer.last_opened_at = NOW
     assert dialer.late_at() == NOW + 0.25
     dialer.succeeded(0.09, current=True)
@@ -118,3 +123,15 @@ def test_a_timeout_is_told_as_one() -> None:
     dialer = make()
     dialer.note(ConnectTimeout("db: no connection within 1 s"), NOW)
     assert isinstance(dialer.connect_error(), ConnectTimeout)
+
+
+def test_callers_that_connect_themselves_are_not_paced_unless_the_connection_counts_from_the_start() -> None:
+    assert make(by_caller=True).may_open(NOW, 1, 1, queued_at=NOW) is OPEN
+    lazy = make(by_caller=True, in_use=True)
+    assert lazy.may_open(NOW, 1, 1, queued_at=NOW) is OPEN, "the one that is live is the one being opened"
+    assert isinstance(lazy.may_open(NOW, 1, 2, queued_at=NOW), At)
+
+
+def test_a_connect_that_a_caller_makes_serves_that_caller_first() -> None:
+    assert make(by_caller=True).spoken_for(2) == 2
+    assert make().spoken_for(2) == 0

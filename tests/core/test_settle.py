@@ -282,7 +282,7 @@ def test_waiting_endpoints_come_by_their_oldest_waiters() -> None:
     assert len(order) == 3
     first = order.first()
     assert first is core.lanes["a"]
-    first.leave(waiters[0])
+    first.queue.discard(waiters[0])
     order.add(first)
     assert order.first() is core.lanes["b"]
     order.discard(core.lanes["b"])

@@ -1,4 +1,4 @@
-"""Random schedules of the core in virtual time; after each step the books balance and nobody is stranded."""
+"""Random schedules of the core in virtual time; after each step the invariants hold and nobody is stranded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.simulation.simulate import STEPS
 # every seed that ever failed, with the fault it showed
 FAILED_ONCE = {
     1: "a multiplexed connection was listed as idle twice",
-    18: "a nudge was lost when the nudged waiter gave up",
-    39: "a nudge was lost when the nudged waiter was served otherwise",
+    18: "a wake-up was lost when the woken caller gave up",
+    39: "a wake-up was lost when the woken caller was served otherwise",
     245: "a newcomer queued although there was an idle connection and nobody before him",
     687: "a full multiplexed connection was handed out once more",
-    803: "a freed permit of a lane that was limited by max_connecting woke nobody",
+    803: "a freed permit of an endpoint that was limited by max_connecting woke nobody",
     1306: "a closed multiplexed connection that still stood in the list was closed again",
-    1439: "an eviction whose permit went to another lane was never repeated",
+    1439: "an eviction whose permit went to another endpoint was never repeated",
     2820: "a tick for another reason forgot the waiting retry",
     5853: "a tick for another reason forgot the waiting retry",
     151445562: "the simulation's own mistake: a class of before the last settings was compared with one of now",

@@ -7,10 +7,12 @@ import itertools
 import pytest
 
 from poolkit import PoolConfig
+from poolkit._core.dialer import Dialer
 from poolkit._core.entry import TRANSITIONS, Entry, Purpose, State
 from poolkit._core.lane import Lane
+from poolkit._core.queue import FifoQueue
 
-LANE = Lane(None, PoolConfig())
+LANE = Lane(None, Dialer("pool", PoolConfig()), FifoQueue())
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)), ids=lambda state: state.value)

@@ -214,7 +214,7 @@ class CoreSimulation:
         if self.core.classes is not None:
             waiter.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
         self.waiting.append(waiter)
-        before = next(iter(self.core.ahead_of(waiter)), None)
+        before = next(iter(lane.queue.beside(waiter)), None)
         self._decide(self.core.acquire, waiter, self.now)
         self._check_outcome(waiter)
         if before is not None and before.queued and self.now - before.since >= self.core.barging:

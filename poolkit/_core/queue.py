@@ -1,0 +1,254 @@
+"""Who is next among the callers that wait for one endpoint: the oldest one, or the first of the class that comes first.
+
+A queue knows nothing of connections but their ``owner`` and ``leases``. The rules about classes of callers are in
+:mod:`poolkit.policies.classes`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ..policies.classes import CallerClass
+from ..policies.sizing import dials_wanted
+from .waiter import Waiter
+
+if TYPE_CHECKING:
+    from .class_use import ClassUse
+    from .entry import Entry
+
+__all__ = ("ClassQueue", "FifoQueue", "Queue")
+
+
+class FifoQueue:
+    """Callers in order of arrival; all may have any connection. Each operation is O(1)."""
+
+    __slots__ = ("waiters",)
+
+    def __init__(self, waiters: OrderedDict[Waiter, None] | None = None) -> None:
+        # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict() if waiters is None else waiters
+
+    def __len__(self) -> int:
+        return len(self.waiters)
+
+    def add(self, waiter: Waiter) -> None:
+        """Add a caller behind all others."""
+        self.waiters[waiter] = None
+
+    def add_first(self, waiter: Waiter) -> None:
+        """Add a caller before all others."""
+        self.waiters[waiter] = None
+        self.waiters.move_to_end(waiter, last=False)
+
+    def discard(self, waiter: Waiter) -> None:
+        """Remove a caller, if it is there."""
+        self.waiters.pop(waiter, None)
+
+    def first(self) -> Waiter | None:
+        """The next caller that may have one more connection; None: nobody waits that may."""
+        return next(iter(self.waiters), None)
+
+    def first_for(self, slot: Entry) -> Waiter | None:
+        """The next caller that may have this connection, or a further stream of it."""
+        return next(iter(self.waiters), None)
+
+    def first_of_each(self) -> list[Waiter]:
+        """The callers that may be next, in the order in which they are to be served."""
+        return [next(iter(self.waiters))] if self.waiters else []
+
+    def admits(self, waiter: Waiter) -> bool:
+        """Whether the caller may have one more connection in use."""
+        return True
+
+    def may_have(self, waiter: Waiter, slot: Entry) -> bool:
+        """Whether the caller may have this connection, or a further stream of it."""
+        return True
+
+    def admit(self, one: CallerClass | None) -> bool:
+        """Charge a connection to a caller that is served without a place in the queue: whether it may have one."""
+        return True
+
+    @property
+    def wanting(self) -> bool:
+        """Whether anybody waits that may have a connection. Called without the lock, too: then it is a guess."""
+        return bool(self.waiters)
+
+    def served_before(self, waiter: Waiter, now: float, window: float) -> bool:
+        """Whether a newcomer may look for an idle connection before those who wait. ``window``: the barging window."""
+        return not self.waiters or now - next(iter(self.waiters)).since < window
+
+    def beside(self, waiter: Waiter) -> OrderedDict[Waiter, None]:
+        """The callers among which this one has its position."""
+        return self.waiters
+
+    def claimant(self, served: int) -> Waiter:
+        """For whom one more connection would be opened, when so many callers are served by those being opened."""
+        return next(islice(self.waiters, served, None), None) or next(iter(self.waiters))
+
+    def gaining(self, limit: int) -> int:
+        """How many callers would be served in a pool of ``limit`` connections."""
+        return len(self.waiters)
+
+    def count(self, one: CallerClass) -> int:
+        """How many callers of the class wait."""
+        return 0
+
+    def barred(self, limit: int) -> list[CallerClass]:
+        """The classes that wait and may not have one more connection in a pool of ``limit`` connections."""
+        return []
+
+    def needed(self, opening: int, streams: int, *, extra: int = 0, beside: int = 0) -> int:
+        """Further connects that the callers need and may have, besides those that are ``opening``.
+
+        ``streams``: leases that one connection is expected to serve; ``extra``: callers in addition to those that wait;
+        ``beside``: connects in addition to those that would do.
+        """
+        return dials_wanted(len(self.waiters) + extra, opening, streams) + beside
+
+    def rebuild(self) -> None:
+        """After an interruption: what follows from ``waiters``."""
+
+    def check(self) -> None:
+        """Raise AssertionError unless the queue is consistent."""
+
+
+class ClassQueue:
+    """Callers of several classes: a queue for each class beside the one of all callers.
+
+    Each operation is O(classes). ``waiters`` has all callers in order of arrival, as in a :class:`FifoQueue`.
+    """
+
+    __slots__ = ("by_class", "use", "waiters")
+
+    def __init__(self, waiters: OrderedDict[Waiter, None], use: ClassUse) -> None:
+        self.waiters = waiters
+        self.use = use
+        self.by_class: dict[CallerClass, OrderedDict[Waiter, None]] = {}
+        self.renew()
+        self.rebuild()
+
+    def renew(self) -> None:
+        """The settings have changed: a queue for each class. A new dict: it is read without the lock, too."""
+        known = self.use.classes.known.values()
+        self.by_class = {one: self.by_class.get(one) or OrderedDict() for one in known}
+
+    def __len__(self) -> int:
+        return len(self.waiters)
+
+    def _class_of(self, waiter: Waiter) -> CallerClass:
+        """A caller that names no class, or one that has been removed, is of the default one."""
+        if waiter.caller_class is None or waiter.caller_class not in self.by_class:
+            waiter.caller_class = self.use.classes.default
+        return waiter.caller_class
+
+    def add(self, waiter: Waiter) -> None:
+        """Add a caller behind all others."""
+        one = self._class_of(waiter)
+        if not waiter.ticket:
+            one.waits += 1
+        self.waiters[waiter] = None
+        self.by_class[one][waiter] = None
+
+    def add_first(self, waiter: Waiter) -> None:
+        """Add a caller before all others."""
+        self.add(waiter)
+        self.waiters.move_to_end(waiter, last=False)
+        self.by_class[self._class_of(waiter)].move_to_end(waiter, last=False)
+
+    def discard(self, waiter: Waiter) -> None:
+        """Remove a caller, if it is there."""
+        self.waiters.pop(waiter, None)
+        if waiter.caller_class is not None and waiter.caller_class in self.by_class:
+            self.by_class[waiter.caller_class].pop(waiter, None)
+
+    def first_of_each(self) -> list[Waiter]:
+        """The first caller of each class, in the order in which they are to be served."""
+        rank = self.use.classes.rank
+        firsts = [(rank(one), next(iter(queue))) for one, queue in self.by_class.items() if queue]
+        firsts.sort(key=lambda first: (first[0], first[1].ticket))
+        return [waiter for _, waiter in firsts]
+
+    def first(self) -> Waiter | None:
+        """The next caller that may have one more connection; None: nobody waits that may."""
+        return next((one for one in self.first_of_each() if self.admits(one)), None)
+
+    def first_for(self, slot: Entry) -> Waiter | None:
+        """The next caller that may have this connection, or a further stream of it."""
+        return next((one for one in self.first_of_each() if self.may_have(one, slot)), None)
+
+    def admits(self, waiter: Waiter) -> bool:
+        """Whether the caller's class may have one more connection in use."""
+        return self.use.classes.admits(self._class_of(waiter), self.use.limit())
+
+    def may_have(self, waiter: Waiter, slot: Entry) -> bool:
+        """Whether the caller's class may have this connection, or a further stream of it."""
+        if slot.leases:
+            return self.use.classes.may_join(self._class_of(waiter), slot.owner)
+        return self.admits(waiter)
+
+    def admit(self, one: CallerClass | None) -> bool:
+        """Charge a connection to a caller that is served without a place in the queue: whether it may have one."""
+        return one is not None and one in self.by_class and self.use.classes.admit(one, self.use.limit())
+
+    @property
+    def wanting(self) -> bool:
+        """Whether anybody waits that may have a connection. Called without the lock, too: then it is a guess."""
+        admits, limit = self.use.classes.admits, self.use.limit()
+        return any(queue and admits(one, limit) for one, queue in self.by_class.items())
+
+    def served_before(self, waiter: Waiter, now: float, window: float) -> bool:
+        """Whether a newcomer may look for an idle connection before those who wait: not before those of its own class.
+        The others would have taken it, if they were allowed to.
+        """
+        return not self.by_class[self._class_of(waiter)]
+
+    def beside(self, waiter: Waiter) -> OrderedDict[Waiter, None]:
+        """The callers among which this one has its position: those of its class."""
+        return self.by_class[self._class_of(waiter)]
+
+    def claimant(self, served: int) -> Waiter:
+        """For whom one more connection would be opened."""
+        return self.first() or next(iter(self.waiters))
+
+    def count(self, one: CallerClass) -> int:
+        """How many callers of the class wait."""
+        return len(self.by_class.get(one, ()))
+
+    def barred(self, limit: int) -> list[CallerClass]:
+        """The classes that wait and may not have one more connection in a pool of ``limit`` connections."""
+        return [one for one, queue in self.by_class.items() if queue and not self.use.classes.admits(one, limit)]
+
+    def gaining(self, limit: int) -> int:
+        """How many callers would be served in a pool of ``limit`` connections: not those whose class is at its own
+        limit.
+        """
+        return sum(len(queue) for one, queue in self.by_class.items() if self.use.classes.admits(one, limit))
+
+    def needed(self, opening: int, streams: int, *, extra: int = 0, beside: int = 0) -> int:
+        """See :meth:`FifoQueue.needed`."""
+        wanted = dials_wanted(len(self.waiters) + extra, opening, streams) + beside
+        if not wanted:
+            return 0
+        needs = [(one, math.ceil(len(queue) / streams) + beside) for one, queue in self.by_class.items() if queue]
+        return min(wanted, self.use.room(needs, opening))
+
+    def rebuild(self) -> None:
+        """After an interruption: what follows from ``waiters``."""
+        for queue in self.by_class.values():
+            queue.clear()
+        for waiter in self.waiters:
+            self.by_class[self._class_of(waiter)][waiter] = None
+
+    def check(self) -> None:
+        """Raise AssertionError unless the queue is consistent."""
+        queued = sum(len(queue) for queue in self.by_class.values())
+        assert queued == len(self.waiters), "a waiter stands in no queue, or in two"
+        for one, queue in self.by_class.items():
+            assert all(w.caller_class is one and w in self.waiters for w in queue), "a waiter stands in the wrong queue"
+
+
+Queue = FifoQueue | ClassQueue
+"""Both have the same methods. An endpoint has one or the other; :mod:`.class_use` makes it."""
