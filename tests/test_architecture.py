@@ -39,6 +39,7 @@ RINGS: list[tuple[str, ...]] = [
         "_outbox",
         "_sharing",
         "_watch",
+        "_watchdog",
         "_churn",
         "_dump",
         "_shell",

@@ -10,10 +10,13 @@ import http.client
 import json
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._watchdog import Watchdog
 from ..errors import ConfigError, said, shown
 from ..runtimes.names import addresses
 from ._node import Node, checked_nodes, parse_node
@@ -37,7 +40,8 @@ class EtcdDiscovery(Discovery):
         endpoint: ``http://host:2379`` or ``https://host:2379``.
         user: the user, if etcd's authentication is on, with ``password``.
         tls: an ``ssl.SSLContext`` for https; None: the default one.
-        timeout: seconds for one answer.
+        timeout: seconds for reading all keys, and for starting a watch: resolver, connect, TLS, login and the whole
+            answer together. If ``endpoint`` has several addresses, each one gets an equal part of what is left.
         watch_for: seconds after which a watch without an event is restarted, so that a dead connection is noticed.
 
     Raises :class:`~poolkit.ConfigError` for an invalid argument.
@@ -69,6 +73,7 @@ class EtcdDiscovery(Discovery):
         self._host, self._port = host, port
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._user, self._password = user, password
+        self._watchdog = Watchdog(_expire)
         self._watching: http.client.HTTPConnection | None = None
         self._closed = False
 
@@ -103,15 +108,13 @@ class EtcdDiscovery(Discovery):
         The caller reads all keys after any end of the watch. A server that was restored from a backup continues from
         an earlier revision, so a watch would report no change until the server has caught up.
         """
-        connection = self._watching = self._connect()
-        with closing(connection):
+        with self._request() as request, closing(request.connection) as connection:
+            self._watching = connection
             if self._closed:
                 return
-            request = {"key": _coded(self.prefix), "range_end": _end_of(self.prefix),
-                       "start_revision": str(revision + 1)}  # fmt: skip
-            answer = self._post(connection, "/v3/watch", {"create_request": request})
-            if connection.sock is not None:
-                connection.sock.settimeout(self.watch_for)
+            what = {"key": _coded(self.prefix), "range_end": _end_of(self.prefix), "start_revision": str(revision + 1)}
+            answer = self._post(request, "/v3/watch", {"create_request": what})
+            request.extend(self.watch_for)
             try:
                 while line := answer.readline():
                     result = json.loads(line).get("result", {})
@@ -119,45 +122,34 @@ class EtcdDiscovery(Discovery):
                         return
                     if int(result.get("header", {}).get("revision", revision)) < revision:
                         return
-            except TimeoutError:
-                return
-            raise EtcdError(f"etcd {self._host}:{self._port} closed the watch")
+            except (OSError, ValueError, http.client.HTTPException):
+                if not request.overdue:
+                    raise
+            if not request.overdue:
+                raise EtcdError(f"etcd {self._host}:{self._port} closed the watch")
 
-    def _ask(self, path: str, body: dict[str, Any]) -> Any:
-        with closing(self._connect()) as connection:
-            return json.loads(self._post(connection, path, body).read())
+    def _ask(self, path: str, body: dict[str, Any], within: _Request | None = None) -> Any:
+        with self._request(within) as request, closing(request.connection):
+            return json.loads(self._post(request, path, body).read())
 
-    def _connect(self) -> http.client.HTTPConnection:
-        connection = self._make()
-        # instead of socket.create_connection(), which has no timeout while the resolver does not answer
-        connection._create_connection = self._open  # type: ignore[attr-defined]
-        return connection
-
-    def _open(self, place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
-        """Connect to the first address that accepts a connection."""
-        host, port = place
-        failure = OSError(f"{host!r} has no address")
-        for address in addresses(host, port, timeout) or [host]:
-            try:
-                return socket.create_connection((address, port), timeout, source)
-            except OSError as error:
-                failure = error
-        raise failure
-
-    def _make(self) -> http.client.HTTPConnection:
+    def _request(self, within: _Request | None = None) -> _Request:
         if self._tls is not None:
-            return http.client.HTTPSConnection(self._host, self._port, timeout=self.timeout, context=self._tls)
-        return http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
+            made: http.client.HTTPConnection = http.client.HTTPSConnection(self._host, self._port, context=self._tls)
+        else:
+            made = http.client.HTTPConnection(self._host, self._port)
+        request = _Request(made, self._watchdog, self.timeout)
+        if within is not None:
+            request.deadline = within.deadline
+        return request
 
-    def _post(
-        self, connection: http.client.HTTPConnection, path: str, body: dict[str, Any]
-    ) -> http.client.HTTPResponse:
+    def _post(self, request: _Request, path: str, body: dict[str, Any]) -> http.client.HTTPResponse:
         headers = {"Content-Type": "application/json"}
         if self._user is not None and path != "/v3/auth/authenticate":
-            token = self._ask("/v3/auth/authenticate", {"name": self._user, "password": self._password})["token"]
-            headers["Authorization"] = token
+            token = self._ask("/v3/auth/authenticate", {"name": self._user, "password": self._password}, request)
+            headers["Authorization"] = token["token"]
+        connection = request.connection
         connection.request("POST", path, json.dumps(body).encode(), headers)
-        answer = connection.getresponse()
+        answer = request.answer = connection.getresponse()
         if answer.status != 200:
             text = f"{answer.status} {shown(answer.reason)}: {said(answer.read(500))}"
             raise EtcdError(f"etcd {self._host}:{self._port}{path}: {text}")
@@ -166,10 +158,97 @@ class EtcdDiscovery(Discovery):
     def close(self) -> None:
         """End a watch that is running. Thread-safe."""
         self._closed = True
+        self._watchdog.stop()
         sock = self._watching.sock if self._watching is not None else None
         if sock is not None:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            _shut(sock)
+
+
+class _Request:
+    """A connection for one request, with one deadline for all that it does. Use it in a ``with`` block.
+
+    Each step gets the time that is left. An answer in small pieces never exceeds a time limit of the socket, so the
+    watchdog shuts the socket down at the deadline. Raises TimeoutError then.
+    """
+
+    def __init__(self, connection: http.client.HTTPConnection, watchdog: Watchdog, seconds: float) -> None:
+        self.connection = connection
+        self.answer: http.client.HTTPResponse | None = None
+        self.overdue = False
+        self._watchdog = watchdog
+        self._seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self._held: socket.socket | None = None  # a second descriptor: while TLS starts, the first object has none
+        self._armed = 0
+        # instead of socket.create_connection(), which has no timeout while the resolver does not answer
+        connection._create_connection = self._open  # type: ignore[attr-defined]
+
+    def left(self) -> float:
+        """Return the seconds until the deadline. Raises TimeoutError if there are none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise self._late()
+        return left
+
+    def extend(self, seconds: float) -> None:
+        """Set the deadline anew: ``seconds`` from now."""
+        self._seconds, self.deadline = seconds, time.monotonic() + seconds
+        if self.connection.sock is not None:
+            self.connection.sock.settimeout(seconds)
+        if self._held is not None:
+            self._watchdog.disarm(self._armed)
+            self._armed = self._watchdog.arm(seconds, self._shut)
+
+    def _open(self, place: tuple[str, int], timeout: object, source: Any = None) -> socket.socket:
+        """Connect to the first address that accepts a connection. None may take the time of those after it."""
+        host, port = place
+        failure = OSError(f"{host!r} has no address")
+        found = addresses(host, port, self.left()) or [host]
+        for number, address in enumerate(found):
+            try:
+                sock = socket.create_connection((address, port), self.left() / (len(found) - number), source)
+            except OSError as error:
+                failure = error
+                continue
+            try:
+                sock.settimeout(self.left())
+                self._held = sock.dup()
+                self._armed = self._watchdog.arm(self.left(), self._shut)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        raise failure
+
+    def _shut(self) -> None:
+        self.overdue = True
+        if self._held is not None:
+            _shut(self._held)
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(f"etcd {self.connection.host}:{self.connection.port}: no answer within {self._seconds:g} s")
+
+    def __enter__(self) -> _Request:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self.answer is not None:
+            self.answer.close()  # it may own the socket, or share it with the connection
+        held, self._held = self._held, None
+        if held is not None:
+            self._watchdog.disarm(self._armed)
+            held.close()
+        if self.overdue and isinstance(error, (OSError, ValueError, http.client.HTTPException)):
+            raise self._late() from error
+
+
+def _expire(shut: Callable[[], None]) -> None:
+    shut()
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _coded(text: str) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._log import logger
+from .._watchdog import Watchdog
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown
 from ._ledger import PLAUSIBLE, Ask, Grant, Row, decide
 from ._store import StoreDown, StoreError, wait_for_name
-from ._watchdog import Watchdog
 
 __all__ = ("PostgresStore",)
 
@@ -117,7 +117,6 @@ class PostgresStore:
     def forget(self) -> None:
         """See :meth:`poolkit.fleet.Store.forget`."""
         self._inherited, self._connection = self._connection, None
-        self._watchdog = Watchdog(_shut)  # the old one's thread runs in the parent only
 
     def close(self) -> None:
         """See :meth:`poolkit.fleet.Store.close`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,13 +20,18 @@ __all__ = ("EtcdGateway",)
 
 
 class EtcdGateway:
-    """``put`` changes a key; ``cut`` ends all watches; ``silent`` is set while requests get no answer."""
+    """``put`` changes a key; ``cut`` ends all watches; ``silent`` is set while requests get no answer.
+
+    ``drops`` is a path whose answers come in small pieces, for seconds, before they are complete.
+    """
 
     def __init__(self) -> None:
         self.keys: dict[str, str] = {}
         self.revision = 10
         self.watching = 0
         self.silent = threading.Event()
+        self.drops = ""
+        self.logins = 0
         self._changed = threading.Condition()
         self._era = 0  # of watches: a cut begins the next
         gateway = self
@@ -35,6 +42,11 @@ class EtcdGateway:
                 if gateway.silent.is_set():
                     gateway.wait(lambda: not gateway.silent.is_set())
                     self.close_connection = True
+                elif self.path == gateway.drops:
+                    self.drip()
+                elif self.path == "/v3/auth/authenticate":
+                    gateway.logins += 1
+                    self.answer({"token": "t"})
                 elif self.path == "/v3/watch":
                     gateway.watch(self, int(body["create_request"]["start_revision"]))
                 else:
@@ -46,6 +58,18 @@ class EtcdGateway:
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
+
+            def drip(self) -> None:
+                """Blanks before a valid answer. A client that waits for each piece alone waits for all of them."""
+                text = b" " * 300 + json.dumps({**gateway.all(), "token": "t"}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                with suppress(OSError):  # the client has gone
+                    for byte in text:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.01)
+                self.close_connection = True
 
             def log_message(self, *_: Any) -> None:
                 pass

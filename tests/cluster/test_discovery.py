@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from poolkit.cluster import (
     SRVDiscovery,
     parse_nodes,
 )
+from poolkit.cluster import _etcd as etcd_module
 from poolkit.testing import FakeConnector
 from tests.cluster.dns_server import DNSServer
 from tests.cluster.etcd_gateway import EtcdGateway
@@ -268,7 +270,8 @@ def test_a_broken_watch_of_etcd_is_opened_again(gateway: EtcdGateway) -> None:
             until(lambda: gateway.watching)
             gateway.cut()
             until(lambda: len([e for e in events if e.kind is ClusterEventKind.DISCOVERY_FAILED]) > number)  # noqa: B023
-            assert "closed the watch" in str(events[-1].error)
+            failed = [e for e in events if e.kind is ClusterEventKind.DISCOVERY_FAILED]
+            assert "closed the watch" in str(failed[-1].error)
             gateway.put(f"/db/b{number}", '"10.0.0.2:5432"')
             until(lambda: f"b{number}" in names_of(cluster))  # noqa: B023
 
@@ -287,6 +290,58 @@ def test_an_etcd_that_answers_nothing_keeps_no_cluster_and_is_asked_again(gatewa
     gateway.silent.set()
     with pytest.raises(TimeoutError):
         watch(of_gateway(gateway, timeout=0.1))  # nothing is known yet: whoever makes the cluster hears it
+
+
+@pytest.mark.parametrize("path", ["/v3/kv/range", "/v3/auth/authenticate"])
+def test_an_etcd_that_answers_in_small_pieces_is_given_up_in_time(gateway: EtcdGateway, path: str) -> None:
+    """``timeout`` limits the whole question, with its login, and not each piece of an answer."""
+    gateway.drops = path
+    source = EtcdDiscovery("/db/", endpoint=gateway.url, user="u", timeout=0.2)
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.2 s"):
+        source.find(None)
+    gateway.drops = ""
+    assert [node.name for node in source.find(None).nodes] == ["a"]
+    assert gateway.logins == (2 if path == "/v3/kv/range" else 1)
+
+
+def test_a_watch_that_sends_pieces_without_an_event_is_restarted(gateway: EtcdGateway) -> None:
+    """``watch_for`` limits the whole watch, even if something between both keeps the connection busy."""
+    source = of_gateway(gateway, watch_for=0.1)
+    found = source.find(None)
+    gateway.drops = "/v3/watch"
+    gateway.put("/db/b", '"10.0.0.2:5432"')
+    assert [node.name for node in source.find(found).nodes] == ["a", "b"]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_all_addresses_of_an_etcd_share_its_timeout(
+    gateway: EtcdGateway, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    """In virtual time: the first addresses do not answer, and leave time for the last one."""
+    now = time.monotonic()
+    tried: list[tuple[str, float]] = []
+    connect = socket.create_connection
+
+    def create_connection(place: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+        nonlocal now
+        tried.append((place[0], timeout))
+        if works and place[0] == "127.0.0.1":
+            return connect(place, timeout, source)
+        now += timeout
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    monkeypatch.setattr(etcd_module, "addresses", lambda *_: ["192.0.2.1", "192.0.2.2", "127.0.0.1"])
+    monkeypatch.setattr(etcd_module, "time", types.SimpleNamespace(monotonic=lambda: now))
+    source = EtcdDiscovery("/db/", endpoint=gateway.url, timeout=9.0)
+    if works:
+        assert [node.name for node in source.find(None).nodes] == ["a"]
+    else:
+        with pytest.raises(TimeoutError):
+            source.find(None)
+    assert [(host, round(timeout)) for host, timeout in tried] == [
+        ("192.0.2.1", 3), ("192.0.2.2", 3), ("127.0.0.1", 3),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("watch_for", [0.05, PATIENCE])

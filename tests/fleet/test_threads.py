@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from poolkit import Pool, UsageError
+from poolkit._watchdog import Watchdog
 from poolkit.fleet import FileStore, FleetBudget, _budget
-from poolkit.fleet._watchdog import Watchdog
 from poolkit.testing import FakeConnector
 
 

@@ -9,9 +9,9 @@ import time
 import psycopg
 import pytest
 
+from poolkit._watchdog import Watchdog
 from poolkit.fleet import PostgresStore
 from poolkit.fleet._ledger import Ask
-from poolkit.fleet._watchdog import Watchdog
 from poolkit.testing.servers import PostgresServer
 from tests.support.waiting import PATIENCE
 

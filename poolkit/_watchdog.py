@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +19,16 @@ class Watchdog:
     It is not a ``threading.Timer`` for each call: that would start and end a thread many times a second, and a thread
     that is just starting or ending may receive a signal to the process. The main thread, blocked in a lock, then never
     runs the signal's handler (SIGTERM, Python 3.11, Linux 6.18: once in some dozens of processes).
+
+    In a forked child nothing is armed: the deadlines are those of the parent's calls.
     """
 
     def __init__(self, on_timeout: Callable[[Any], object]) -> None:
         self._on_timeout = on_timeout
+        self._restart()
+        _watchdogs.add(self)
+
+    def _restart(self) -> None:
         self._condition = threading.Condition()
         self._armed: dict[int, tuple[float, Any]] = {}
         self._number = 0
@@ -68,3 +76,15 @@ class Watchdog:
             for what in expired:
                 self._on_timeout(what)
             del expired
+
+
+_watchdogs: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for watchdog in list(_watchdogs):
+        watchdog._restart()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
