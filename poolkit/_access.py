@@ -57,7 +57,7 @@ def access_of(pool: Any, *, tracing: bool, surplus: bool) -> Access:
     if tracing:
         take, take_at, put = traced(take, pool._trace), traced(take_at, pool._trace), unreported(put)
     resets, dirty = pool._reset_method is not None, pool._dirty_method
-    if surplus or core.pressed or (resets and dirty is None):
+    if surplus or core.capacity.sharing_needed or (resets and dirty is None):
         put = decline_put
     else:
         put = clean(put, dirty) if resets else put

@@ -84,8 +84,8 @@ def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, flo
     waiters = lane.waiters
     idle = lane.idle
     push = idle.append
-    most = core.max_idle
-    bounded = most < core.limit  # else there cannot be too many
+    most = core.size.max_idle
+    bounded = most < core.size.limit  # else there cannot be too many
     window = core.window
     moved = core.moved
 
@@ -183,7 +183,7 @@ def make_keyed_put(
     queued = core.queued
     keyed, idle_order = core.features.keyed, core.idle_order
     idle_ones: Sized = idle_order if keyed else core.lane.idle
-    most = core.max_idle
+    most = core.size.max_idle
     window = core.window
     classes = core.classes
     moved = core.moved
@@ -249,6 +249,7 @@ def make_classed_take(
     classes = core.classes
     assert classes is not None
     default = classes.default
+    size = core.size
     moved = core.moved
     acquire, release = lock.acquire, lock.release
 
@@ -266,7 +267,7 @@ def make_classed_take(
                     now < first.good_until
                     and now < first.expires
                     and caller_class in queues
-                    and classes.admit(caller_class, core.limit)
+                    and classes.admit(caller_class, size.limit)
                 ):
                     entry = first
                     del idle[at]
@@ -299,8 +300,8 @@ def make_classed_put(
     lane = core.lane
     waiters = lane.waiters
     idle = lane.idle
-    most = core.max_idle
-    bounded = most < core.limit
+    most = core.size.max_idle
+    bounded = most < core.size.limit
     window = core.window
     classes = core.classes
     assert classes is not None
@@ -434,8 +435,8 @@ def make_release(
     waiters = lane.waiters
     idle = lane.idle
     push = idle.append
-    most = core.max_idle
-    bounded = most < core.limit
+    most = core.size.max_idle
+    bounded = most < core.size.limit
     window = core.window
     moved = core.moved
     leased = core.leased

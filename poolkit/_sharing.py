@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._core import commands
-from ._core.sharing import Permits
+from ._core.ledger import Account
 from ._outbox import Outbox
 from .config import PoolConfig
 from .errors import ConfigError
@@ -17,13 +17,13 @@ class Sharing(Outbox):
     _config: PoolConfig
     _orphans: set[int]
 
-    def _open_account(self) -> Permits | None:
+    def _open_account(self) -> Account | None:
         """The pool's part of its budget, if it has one."""
         config = self._config
         if config.budget is None:
             return None
-        permits: Permits = config.budget.open_account(self, config.min_size, config.budget_weight)
-        return permits
+        account: Account = config.budget.open_account(self, config.min_size, config.budget_weight)
+        return account
 
     def _change_account(self, config: PoolConfig) -> None:
         """Under the lock: other settings are about to take effect; ConfigError if the budget cannot have them."""
@@ -48,26 +48,26 @@ class Sharing(Outbox):
         """Under the lock."""
         core = self._core
         if core.permits is not None:
-            core.permits.heard()
+            core.permits.hear()
             core.settle(self._clock())  # what is still needed is claimed again, before this pool gives way to others
-            self._press(core.permits.ease())  # first: what is put back without the lock from here on is seen
+            self._press(core.permits.relax())  # first: what is put back without the lock from here on is seen
 
     def _press(self, pressed: bool) -> None:
         """Under the lock: whether returned connections have to be looked at, for another pool may need them."""
-        if self._core.pressed != pressed:
-            self._core.pressed = pressed
+        if self._core.capacity.sharing_needed != pressed:
+            self._core.capacity.sharing_needed = pressed
             self._refresh()
 
     def _ease(self) -> None:
         """Under the lock."""
         if self._core.permits is not None:
-            self._press(self._core.permits.ease())
+            self._press(self._core.permits.relax())
 
     def _pass_on(self) -> None:
         permits = self._core.permits
         if permits is not None:
             permits.deliver()
-            if self._core.pressed and not permits.short:
+            if self._core.capacity.sharing_needed and not permits.short:
                 self._gate.post(self._ease)
 
     def _cut(self) -> int:

@@ -144,7 +144,7 @@ class Shell(Watch, Generic[C]):
         if self._config.budget is not None:
             self._gate.lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
             try:
-                core.permits = self._open_account()
+                core.join(self._open_account())
             finally:
                 self._gate.lock.release()
         self._refresh()

@@ -196,9 +196,9 @@ class Watch(Sharing):
 
         With ``autoscale`` also ``limit``, the connections that may exist now, and why it is so many.
         """
-        found, scaler = described(self._config), self._core.scaler
-        if scaler is not None:
-            found["limit"] = Setting(scaler.limit, f"autoscale: {scaler.reason}")
+        found, size = described(self._config), self._core.size
+        if size.reason:
+            found["limit"] = Setting(size.limit, f"autoscale: {size.reason}")
         return found
 
     def details(self, most: int | None = 100) -> PoolDetails:

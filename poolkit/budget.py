@@ -1,4 +1,4 @@
-"""One limit for several pools of a process: a lock around the decisions of ``_core/sharing.py``, and the messages.
+"""One limit for several pools of a process: a lock around the decisions of ``_core/ledger.py``, and the messages.
 
 Locks: a pool asks its budget under its own lock, the budget asks nobody under its; no pool's lock is ever wanted while
 another's is held. What other pools have to know goes out as messages when all locks are
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._core.sharing import Account, Book
+from ._core.ledger import Account, BudgetLedger
 from ._gate import Gate, InOrder, NoWork
 from ._log import logger
 from .errors import ConfigError, shown
@@ -72,8 +72,10 @@ class Budget:
         self._pid = os.getpid()
         # messages go out when the calling pool has released its own lock, so the gate has no effects to carry out
         self._gate = Gate(NoWork(), name=self.name, clock=time.monotonic, lock=threading.RLock())
-        self._book = Book(limit)
-        self._messages = InOrder(self._tell, self._book.tell)
+        self._ledger = BudgetLedger(limit, self._gate, self._fit_in)
+        self._ledger.deliver = self._deliver
+        self._ledger.words = lambda: f"budget {self.explain()}"
+        self._messages = InOrder(self._tell, self._ledger.messages)
         self._members.clear()
 
     @property
@@ -91,21 +93,21 @@ class Budget:
         self._deliver()
 
     def _resize(self, limit: int) -> None:
-        self._fit([account.minimum for account in self._book.accounts], limit, f"limit={limit!r}", "limit")
+        self._fit([account.minimum for account in self._ledger.accounts], limit, f"limit={limit!r}", "limit")
         self._total = limit
-        self._book.resize(limit)
+        self._ledger.resize(limit)
 
     def stats(self) -> BudgetStats:
         """A frozen snapshot. Thread-safe."""
         return self._gate.step(self._snapshot)
 
     def _snapshot(self) -> BudgetStats:
-        book = self._book
+        ledger = self._ledger
         parts = tuple(
             BudgetShare(_name_of(self._members.get(a)), a.held, a.leaving, a.need, a.share, a.minimum, a.weight)
-            for a in book.accounts
+            for a in ledger.accounts
         )
-        return BudgetStats(self.name, book.limit, book.held, parts)
+        return BudgetStats(self.name, ledger.limit, ledger.held, parts)
 
     def explain(self) -> str:
         """The state of the budget in plain words. Thread-safe."""
@@ -113,7 +115,7 @@ class Budget:
 
     # -- for pools ------------------------------------------------------------------------------------------------
 
-    def open_account(self, pool: Any, minimum: int, weight: float) -> _Permits:
+    def open_account(self, pool: Any, minimum: int, weight: float) -> Account:
         """For pools: a part of this budget, in the place of the one that the same pool had before."""
         if self._pid != os.getpid():
             self._begin(self._total)  # a forked child: the parent's connections are the parent's
@@ -126,9 +128,9 @@ class Budget:
             except (RuntimeError, IndexError):  # the pool is at work just now: it looks by itself
                 return None
 
-        account = Account(minimum, weight, oldest_spare)
+        account = Account(self._ledger, minimum, weight, oldest_spare)
         self._gate.step(self._open, account, pool)
-        return _Permits(self, account)
+        return account
 
     def _open(self, account: Account, pool: Any) -> None:
         for old, ref in list(self._members.items()):
@@ -136,11 +138,11 @@ class Budget:
                 self._forget(old)
         self._fit_in(account)
         self._members[account] = weakref.ref(pool, lambda _: self._collected(account))
-        self._book.open(account)
+        self._ledger.open(account)
 
     def _fit_in(self, account: Account, minimum: int | None = None) -> None:
         minimum = account.minimum if minimum is None else minimum
-        others = [other.minimum for other in self._book.accounts if other is not account]
+        others = [other.minimum for other in self._ledger.accounts if other is not account]
         self._fit([*others, minimum], self._total, f"min_size={minimum!r}", "min_size")
 
     def _fit(self, minimums: list[int], limit: int, said: str, setting: str) -> None:
@@ -154,10 +156,6 @@ class Budget:
                 setting,
             )
 
-    def _change(self, account: Account, minimum: int, weight: float) -> None:
-        self._fit_in(account, minimum)
-        self._book.change(account, minimum, weight)
-
     def _collected(self, account: Account) -> None:
         """The pool was collected, and its connections with it. Called by the garbage collector."""
         self._do(self._forget, account)
@@ -165,7 +163,7 @@ class Budget:
 
     def _forget(self, account: Account) -> None:
         self._members.pop(account, None)
-        self._book.close(account)
+        self._ledger.close(account)
 
     # -- lock and messages ----------------------------------------------------------------------------------------
 
@@ -196,87 +194,6 @@ class Budget:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.explain()}>"
-
-
-class _Permits:
-    """A pool's way to its budget: ``_core.sharing.Permits``."""
-
-    def __init__(self, budget: Budget, account: Account) -> None:
-        self._budget = budget
-        self._account = account
-        self._book = budget._book
-
-    @property
-    def short(self) -> bool:
-        return self._book.short
-
-    @property
-    def claiming(self) -> bool:
-        return self._account.need > 0
-
-    @property
-    def news(self) -> bool:
-        return bool(self._book.tell)
-
-    def ticket(self) -> int:
-        return next(self._book.tickets)
-
-    def take(self, ticket: float, need: int) -> bool:
-        return self._ask(False, self._book.take, ticket, need)
-
-    def give(self, left: bool) -> None:
-        self._do(self._book.give, left)
-
-    def leave(self) -> None:
-        self._do(self._book.leave)
-
-    def lower(self, need: int) -> None:
-        self._do(self._book.lower, need)
-
-    def look(self) -> None:
-        if self._book.short:
-            self._do(self._book.look)
-
-    def stays(self) -> None:
-        self._do(self._book.stays)
-
-    def correct(self, held: int, leaving: int) -> None:
-        self._do(self._book.correct, held, leaving)
-
-    def retire(self) -> None:
-        self._do(self._book.retire)
-
-    def _do(self, step: Callable[..., object], *args: Any) -> None:
-        self._budget._do(step, self._account, *args)
-
-    def _ask(self, otherwise: bool, question: Callable[..., bool], *args: Any) -> bool:
-        """The answer to a question; ``otherwise`` where it cannot be asked just now: the pool is told to ask again."""
-        gate = self._budget._gate
-        if gate.held:
-            gate.post(self._book.notify, self._account)
-            return otherwise
-        return gate.step(question, self._account, *args)
-
-    def evict(self, unused_since: float) -> bool:
-        return self._ask(False, self._book.evict, unused_since)
-
-    def yields(self, ticket: float) -> bool:
-        return self._ask(False, self._book.yields, ticket)
-
-    def ease(self) -> bool:
-        return self._ask(True, self._book.ease)
-
-    def heard(self) -> None:
-        self._do(self._book.repeat if self._budget._gate.held else self._book.heard)
-
-    def change(self, minimum: int, weight: float) -> None:
-        self._budget._gate.step(self._budget._change, self._account, minimum, weight)
-
-    def deliver(self) -> None:
-        self._budget._deliver()
-
-    def words(self) -> str:
-        return f"budget {self._budget.explain()}"
 
 
 def _whole(name: str, value: Any) -> int:

@@ -287,7 +287,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         windows=core.meters.samples.windows(totals),
         classes=class_stats(core, copied.lanes),
         limit=None if core.limit == sys.maxsize else core.limit,
-        limit_reason="" if core.scaler is None else core.scaler.reason,
+        limit_reason=core.size.reason,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..policies.retire import NEVER
 from .entry import ESTABLISHED, IDLE, IN_USE, Entry, State
 from .lane import Lane
 from .machine import Core
@@ -30,9 +29,9 @@ def _check_classes(core: Core) -> None:
         # whoever may have a connection has an idle one, or one on its way, or all are taken
         dialling = any(entry.state is State.CONNECTING for entry in core.entries.values())
         dialling = dialling or core.closing > 0 or lane in core.timed
-        claimed = core.permits is not None and core.permits.claiming
+        claimed = core.capacity.claiming
         if lane.queue.wanting and not core.suspended and core.phase is Phase.OPEN:
-            full = len(core.entries) >= core.limit
+            full = len(core.entries) >= core.size.limit
             assert full or dialling or claimed, "a class below what it is entitled to waits while a permit is free"
 
 
@@ -41,13 +40,13 @@ def _check_minimum(core: Core) -> None:
     lane = core.lane
     have = lane.live + lane.connecting
     wanted = core.started and not core.suspended and core.phase is Phase.OPEN and not core.features.keyed
-    if not wanted or have >= core.floor or len(core.entries) >= core.limit:
+    if not wanted or have >= core.size.minimum or len(core.entries) >= core.size.limit:
         return
     blocked = lane in core.timed or lane.connecting >= core.max_connecting
     blocked = blocked or (lane.connecting > 0 and (lane.dialer.rounds > 0 or lane.dialer.breaker.failures > 0))
     # only min_size is claimed of a budget, and one that is frozen serves no claim
-    claimed = core.permits is not None and (core.permits.claiming or have >= core.config.min_size)
-    assert blocked or claimed, "min_size is not kept while a permit is free"
+    shared = core.permits is not None and (core.permits.claiming or have >= core.config.min_size)
+    assert blocked or shared, "min_size is not kept while a permit is free"
 
 
 def check(core: Core) -> None:
@@ -77,22 +76,20 @@ def check(core: Core) -> None:
             waiter.nudged for waiter in lane.waiters
         ), "a waiter is stranded beside an idle connection"
         if lane.queue.wanting and not core.suspended and core.phase is Phase.OPEN:
-            spare = core.limit - len(entries)
+            spare = core.size.limit - len(entries)
             blocked = lane.connecting or lane.live or core.closing or lane in core.timed
             if core.classes is not None:  # what is being opened takes room, until it is known whose it is
                 blocked = blocked or states[State.CONNECTING]
-            claimed = core.permits is not None and core.permits.claiming
+            claimed = core.capacity.claiming
             assert blocked or spare <= 0 or claimed, "a waiter is stranded while a permit is free"
-        if core.scaler is not None and lane.waiters and not core.suspended and core.phase is Phase.OPEN:
-            assert core.look_at < NEVER, "callers wait, and nobody looks whether more are needed"
+        if lane.waiters and not core.suspended and core.phase is Phase.OPEN:
+            assert core.size.watched(), "callers wait, and nobody looks whether more are needed"
         for waiter in lane.waiters:
             assert not waiter.gone, "a waiter who is gone is still in the queue"
             assert waiter.outcome is None, "a waiter who was served is still in the queue"
     _check_classes(core)
     _check_minimum(core)
-    for entry in entries:
-        leaving = core.permits is not None and entry.state is State.CLOSING
-        assert entry.leaving == leaving, "the budget knows a closing connection that is none, or does not know one"
+    assert core.capacity.agrees(len(entries), core.closing), "the budget counts other connections than the pool has"
     leased = list(core.leased.copy().values())
     held = Counter(id(record.slot) for record in leased)
     assert len(leased) == len({id(record) for record in leased}), "two leases share one record"

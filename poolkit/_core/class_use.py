@@ -38,8 +38,11 @@ class NoClasses:
         """Nobody uses the connection any more."""
 
     def widened(self) -> bool:
-        """Whether a class may have more than at the last call."""
+        """Whether a class may have more than was noted."""
         return False
+
+    def note(self) -> None:
+        """Note what each class has, when everybody has got what it may have."""
 
     def recount(self, slots: Iterable[Entry]) -> None:
         """After an interruption: what follows from the slots."""
@@ -66,7 +69,7 @@ class ClassUse:
         self.limit = limit
         self._coming = coming
         self._by_caller = by_caller
-        self._seen: list[int] = []  # the use at the last call of widened()
+        self._noted: list[int] = []
 
     def new_queue(self, waiters: OrderedDict[Waiter, None] | None = None) -> ClassQueue:
         """The queue of one endpoint."""
@@ -108,10 +111,19 @@ class ClassUse:
             self.classes.give(owner)
 
     def widened(self) -> bool:
-        """Whether a class may have more than at the last call."""
-        before = self._seen
-        self._seen = now = [self._unowned(), *(one.held for one in self.classes.known.values())]
+        """Whether a class may have more than was noted."""
+        before, now = self._noted, self._numbers()
         return len(before) != len(now) or any(one < other for one, other in zip(now, before, strict=True))
+
+    def note(self) -> None:
+        """Note what each class has, when everybody has got what it may have.
+
+        Earlier would be wrong: what is given out after it and comes back before the next look would not be noticed.
+        """
+        self._noted = self._numbers()
+
+    def _numbers(self) -> list[int]:
+        return [self._unowned(), *(one.held for one in self.classes.known.values())]
 
     def recount(self, slots: Iterable[Entry]) -> None:
         """After an interruption: the numbers that follow from the slots."""

@@ -59,7 +59,7 @@ def resume(core: Core, now: float) -> None:
     if core.suspended:
         core.suspended = core.fail_fast = False
         core.tell(EventKind.POOL_READY, now)
-        core.want_look(now)
+        core.size.look_by(now)
         core.want_sweep(now)  # successors of connections whose end is near were not opened meanwhile
         core.touch_all()
 
@@ -71,7 +71,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
     if old.autoscale is None:
         elastic.expect(core, len(core.entries) - core.closing, now)  # it begins with what there is
-    core.want_look(now)
+    core.size.look_by(now)
     for entry in core.entries.values():
         if entry.generation != entry.lane.generation:
             continue
@@ -93,8 +93,8 @@ def inherit(core: Core, old: Core) -> None:
     finalizer) finds nothing in it that it could hand out.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
-    if core.permits is not None and core.phase is not Phase.OPEN:
-        core.permits.retire()
+    if core.phase is not Phase.OPEN:
+        core.capacity.retire()
     for lane in old.lanes.values():
         lane.idle.clear()
 
@@ -104,8 +104,7 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
-    if core.permits is not None:
-        core.permits.retire()
+    core.capacity.retire()
     for lane in list(core.lanes.values()):
         core.fail_waiters(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
         for entry in core.take_all_idle(lane):

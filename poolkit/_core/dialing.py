@@ -10,7 +10,6 @@ from .dialer import Open, Refuse
 from .effects import Do, Effect
 from .entry import IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
-from .sharing import LAST
 from .state import LOOK_EVERY, CoreState, Phase
 
 __all__ = ("Dialing",)
@@ -70,19 +69,12 @@ class Dialing(CoreState):
         """Whether a connection may be opened for the first waiter of ``lane`` for whom no connect is going on. If the
         shared budget has no permit, it is claimed.
         """
-        if len(self.entries) >= self.limit:
+        if len(self.entries) >= self.size.limit:
             return False
-        if self.permits is None:
-            return True
         behind = 0 if self.features.keyed else lane.connecting * lane.streams
-        first = lane.queue.claimant(behind)
         # in a keyed pool one for each lane in need
         need = len(self.in_need) if self.features.keyed else max(1, lane.queue.needed(lane.connecting, lane.streams))
-        need = min(need, self.limit - len(self.entries))
-        granted = self.permits.take(first.ticket, need)
-        if not granted:
-            self.asked = need
-        return granted
+        return self.capacity.take(lane.queue.claimant(behind), min(need, self.size.limit - len(self.entries)))
 
     def evict_for(self, lane: Lane, now: float) -> bool:
         """Keyed pools: close the longest unused idle connection of another lane; False if there is none."""
@@ -99,9 +91,7 @@ class Dialing(CoreState):
 
     def spare_permit(self) -> bool:
         """A permit for a connection that nobody waits for, if there is one to spare."""
-        if len(self.entries) >= self.limit:
-            return False
-        return self.permits is None or self.permits.take(LAST, 0)
+        return len(self.entries) < self.size.limit and self.capacity.take_spare()
 
     def longest_unused(self) -> Entry | None:
         """The idle connection that gives way if another pool of the budget needs its permit."""
@@ -120,35 +110,20 @@ class Dialing(CoreState):
         firsts = [next((e for e in lane.idle.copy() if e.state is IDLE), None) for lane in lanes]
         return min([first.last_used for first in firsts if first is not None], default=None)
 
-    def give_way(self, now: float) -> None:
-        """Close idle connections for other pools of the budget, longest unused first, as long as they need them."""
-        permits = self.permits
-        assert permits is not None
-        while permits.short:
-            entry = self.longest_unused()
-            if entry is None or not permits.evict(entry.last_used):
-                permits.look()
-                break
+    def share(self, now: float) -> None:
+        """In a pool with a budget: claim no more than is needed, give way to others, have them told what is new."""
+
+        def evict(entry: Entry) -> bool:
             try:
                 entry.lane.idle.remove(entry)
             except ValueError:  # taken a moment ago, without the lock
-                permits.stays()
-                continue
-            entry.leaving = True
+                return False
             entry.listed = False
             self.idle_order.pop(entry, None)
-            self.begin_close(entry, CloseReason.SURPLUS, now)
+            self.begin_close(entry, CloseReason.SURPLUS, now, announced=True)
+            return True
 
-    def share(self, now: float) -> None:
-        """In a pool with a budget: claim no more than is needed, give way to others, have them told what is new."""
-        permits = self.permits
-        assert permits is not None
-        if permits.claiming:
-            permits.lower(self.asked)
-        self.asked = 0
-        if self.pressed:
-            self.give_way(now)
-        if permits.news or (self.pressed and not permits.short):
+        if self.capacity.yield_to_others(self.longest_unused, evict):
             self.effects.append(Effect(Do.SHARE))
 
     def established(self, entry: Entry, now: float) -> None:
@@ -279,24 +254,17 @@ class Dialing(CoreState):
 
     def refused(self, begun: float, now: float) -> None:
         """The server bears no more than it has: a pool with autoscale makes itself smaller."""
-        live = sum(lane.live for lane in self.lanes.values())
-        if self.scaler is not None and self.scaler.refused(now, begun, live):
-            self.want_look(now)
+        self.size.refused(begun, now, lambda: sum(lane.live for lane in self.lanes.values()))
 
     def keep_minimum(self, now: float) -> None:
         """Keep ``min_size`` connections (in a pool with autoscale: its floor), once the pool is in use."""
         lane = self.lane
         if not self.started or self.suspended or self.phase is not Phase.OPEN or self.features.keyed:
             return
-        while lane.live + lane.connecting < self.floor and len(self.entries) < self.limit:
+        while lane.live + lane.connecting < self.size.minimum and len(self.entries) < self.size.limit:
             if not self.may_open(lane, now):
                 return
-            if self.permits is not None:
-                if self.asked:  # those who wait come first
-                    return
-                # only min_size is reserved, and may be claimed
-                short = max(0, self.config.min_size - lane.live - lane.connecting)
-                if not self.permits.take(LAST, short):
-                    self.asked = short
-                    return
+            # only min_size is reserved, and may be claimed
+            if not self.capacity.take_minimum(max(0, self.config.min_size - lane.live - lane.connecting)):
+                return
             self.effects.append(Effect(Do.CONNECT, self.dial(lane, Purpose.FILL, now)))

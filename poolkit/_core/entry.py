@@ -76,7 +76,6 @@ class Entry:
         "lane",
         "last_used",
         "leases",
-        "leaving",
         "listed",
         "owner",
         "pending",
@@ -121,7 +120,6 @@ class Entry:
         self.replaced: Entry | None = None  # the one whose place this connection is to take
         self.rotating = False  # its successor is on the way
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
-        self.leaving = False  # its budget knows that it is being closed
         self.evicted_for: Lane | None = None  # it gives way to a waiter of another lane
 
     @property

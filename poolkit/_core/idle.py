@@ -75,18 +75,18 @@ class Idle(Dialing):
     def _room_for_idle(self, lane: Lane, now: float) -> bool:
         """Whether one more connection may be idle; with many lanes the longest unused one makes room for it."""
         if not self.features.keyed:
-            if self.max_idle >= self.limit or len(lane.idle) < self.max_idle:
+            if self.size.max_idle >= self.size.limit or len(lane.idle) < self.size.max_idle:
                 return True
             if not self.multiplexed:
                 return False
             # multiplexed connections with a stream to spare stand there too, and are in use
-            return sum(entry.state is IDLE for entry in lane.idle.copy()) < self.max_idle
-        if len(self.idle_order) >= self.max_idle > 0:
+            return sum(entry.state is IDLE for entry in lane.idle.copy()) < self.size.max_idle
+        if len(self.idle_order) >= self.size.max_idle > 0:
             oldest = next(iter(self.idle_order))
             oldest.lane.idle.remove(oldest)
             oldest.listed = False
             self.begin_close(oldest, CloseReason.SURPLUS, now)
-        return self.max_idle > 0
+        return self.size.max_idle > 0
 
     def _put_idle(self, entry: Entry) -> None:
         self.use.uncharge(entry)
@@ -118,12 +118,14 @@ class Idle(Dialing):
         if (
             now >= entry.expires
             or entry.generation != lane.generation
-            or (len(self.entries) > self.limit and len(self.entries) - self.closing > self.limit)
+            or (len(self.entries) > self.size.limit and len(self.entries) - self.closing > self.size.limit)
             or self.phase is not _OPEN
-            or (self.pressed and not entry.leases and self._yields(entry))
         ):
             if not entry.leases:
                 self.begin_close(entry, self._end_of(entry, now), now)
+            return
+        if self.capacity.sharing_needed and not entry.leases and self.capacity.must_yield(lane.queue.first()):
+            self.begin_close(entry, CloseReason.SURPLUS, now, announced=True)
             return
         while entry.leases < entry.capacity and not self.suspended:
             waiter = lane.queue.first_for(entry)
@@ -153,18 +155,9 @@ class Idle(Dialing):
         """Why a connection that was given back is closed."""
         if self.phase is not _OPEN:
             return CloseReason.POOL_CLOSED
-        if len(self.entries) - self.closing > self.limit:
+        if len(self.entries) - self.closing > self.size.limit:
             return CloseReason.SURPLUS
         return self.unfit(entry, now) or CloseReason.SURPLUS
-
-    def _yields(self, entry: Entry) -> bool:
-        """Whether the returned connection gives way to another pool of the budget, before any waiter gets it."""
-        permits = self.permits
-        assert permits is not None
-        first = entry.lane.queue.first() if permits.short else None
-        if first is not None and permits.yields(first.ticket):
-            entry.leaving = True
-        return entry.leaving
 
     def close_surplus(self, now: float) -> None:
         """Close idle connections that are too many, the longest unused first."""
@@ -176,16 +169,16 @@ class Idle(Dialing):
             self.begin_close(entry, reason, now)
 
     def _too_many_idle(self) -> bool:
-        if self.phase is not _OPEN or len(self.entries) - self.closing > self.limit:
+        if self.phase is not _OPEN or len(self.entries) - self.closing > self.size.limit:
             return True
         if self.features.keyed:
-            return len(self.idle_order) > self.max_idle
+            return len(self.idle_order) > self.size.max_idle
         idle = self.lane.idle
         if self.lane.waiters:  # they are told of them, and take them
             return False
-        if len(idle) <= self.max_idle or not self.multiplexed:
-            return len(idle) > self.max_idle
-        return sum(entry.state is IDLE for entry in idle.copy()) > self.max_idle
+        if len(idle) <= self.size.max_idle or not self.multiplexed:
+            return len(idle) > self.size.max_idle
+        return sum(entry.state is IDLE for entry in idle.copy()) > self.size.max_idle
 
     def _pop_longest_unused(self) -> Entry | None:
         """Remove the longest unused connection from the idle ones; None if another thread was faster."""

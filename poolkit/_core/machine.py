@@ -68,14 +68,13 @@ class Core(Idle):
             lane.queued_at = now
             if self.sweep_at > now + self.vigil:
                 self.want_sweep(now + self.vigil)
-            if self.scaler is not None:
-                self.want_look(now + self.scaler.config.max_wait)
+            self.size.queued(now)
         if front:
             lane.queue.add_first(waiter)
         else:
             lane.queue.add(waiter)
         if not waiter.ticket:
-            waiter.ticket = self.ticket() if self.permits is None else self.permits.ticket()
+            waiter.ticket = self.capacity.ticket()
             self.counts.waits += 1
         self.touched[lane] = None
 
@@ -277,13 +276,17 @@ class Core(Idle):
             while returned:
                 self.place(returned.popitem()[0], now)
             if lane.idle:
-                if len(lane.idle) > self.max_idle or len(self.entries) > self.limit or self.phase is not _OPEN:
+                if (
+                    len(lane.idle) > self.size.max_idle
+                    or len(self.entries) > self.size.limit
+                    or self.phase is not _OPEN
+                ):
                     self.close_surplus(now)
                 if lane.waiters:
                     self.serve_idle(lane, now)
             # where callers queue, nearly every step finds that nothing may be opened
-            if (len(self.entries) < self.limit or not lane.live) and (
-                lane.waiters or lane.live + lane.connecting < self.floor
+            if (len(self.entries) < self.size.limit or not lane.live) and (
+                lane.waiters or lane.live + lane.connecting < self.size.minimum
             ):
                 self._open_connections(lane, now)
         if self.most_waiting is not None and self.newcomers:
@@ -297,7 +300,7 @@ class Core(Idle):
             self.dial_for(lane, now)
             if lane.idle and lane.waiters:  # who was told of an idle one connects by itself: it is for the next
                 self.serve_idle(lane, now)
-        if lane.live + lane.connecting < self.floor:
+        if lane.live + lane.connecting < self.size.minimum:
             self.keep_minimum(now)
 
     def _settle_lanes(self, now: float) -> None:
@@ -310,17 +313,18 @@ class Core(Idle):
             if entry.lane in self.queued:
                 self.touched[entry.lane] = None
             self.place(entry, now)
-        if len(self.idle_order) > self.max_idle or len(self.entries) > self.limit:
+        if len(self.idle_order) > self.size.max_idle or len(self.entries) > self.size.limit:
             self.close_surplus(now)
         while self.touched:
             self._look_at_lanes(now)
         if self.in_need.places or self.classes is not None:
             self._open_in_turn(now)
+            self.use.note()
 
     def _open_in_turn(self, now: float) -> None:
+        if self.use.widened():
+            self.touched.update(self.queued)
         while True:
-            if self.classes is not None and self.use.widened():
-                self.touched.update(self.queued)
             while self.touched:
                 self._look_at_lanes(now)
             lane = self.in_need.first()
@@ -330,7 +334,7 @@ class Core(Idle):
                 self.dial_for(lane, now)
                 self.touched[lane] = None
                 continue
-            lane = self.uncovered.first() if len(self.entries) >= self.limit and self.idle_order else None
+            lane = self.uncovered.first() if len(self.entries) >= self.size.limit and self.idle_order else None
             if lane is None or not self.evict_for(lane, now):
                 return
             self.touched[lane] = None

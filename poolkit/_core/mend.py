@@ -88,7 +88,7 @@ def mend(core: Core, now: float) -> None:
         core.moved.append(True)  # connections that are just being put back are looked at
         core.unsure = 3
         core.want_sweep(now)
-        core.want_look(now)
+        core.size.look_by(now)
 
 
 def _recount(core: Core) -> None:
@@ -96,10 +96,7 @@ def _recount(core: Core) -> None:
     entries = list(core.entries.values())
     core.known = {entry.key: entry.id for entry in entries if entry.key}
     core.closing = sum(entry.state is CLOSING for entry in entries)
-    for entry in entries:
-        entry.leaving = entry.state is CLOSING
-    if core.permits is not None:
-        core.permits.correct(len(entries), core.closing)
+    core.capacity.correct(len(entries), core.closing)
     core.pinging = min(core.pinging, sum(entry.state is CHECKING for entry in entries))
     for lane in core.lanes.values():
         lane.size = lane.live = lane.connecting = lane.evictions = 0

@@ -7,22 +7,22 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count
 
 from ..config import PoolConfig
 from ..errors import PoolError
 from ..events import CloseReason, Event, EventKind, FailReason
-from ..policies.autoscale import Autoscaler
 from ..policies.classes import Classes
 from ..policies.meters import Meters
 from ..policies.retire import NEVER
+from .capacity import Capacity, OwnLimit, SharedLimit
 from .class_use import ClassUse, NoClasses, Use, configured
 from .dialer import Dialer
 from .effects import Do, Effect
 from .entry import CLOSED, CLOSING, IDLE, IN_USE, Entry, Purpose
 from .lane import Lane
 from .lease_record import Held
-from .sharing import Permits
+from .ledger import Account
+from .size import size_of
 from .waiter import Parker, Waiter
 from .waiting import WaitingLanes
 
@@ -85,13 +85,12 @@ class CoreState:
         name: str,
         barging: float,
         random: Callable[[], float],
-        permits: Permits | None = None,
+        account: Account | None = None,
     ) -> None:
         self.name = name
-        self.permits = permits  # of a budget shared with other pools
+        self.join(account)
         self.use: Use = NoClasses()  # of connections, by classes of callers
         self.multiplexed = False  # a connection has served several leases at once
-        self.pressed = False  # others want connections of ours: returned ones are looked at
         self.features = features
         self.keyed = features.keyed
         self.random = random
@@ -109,7 +108,6 @@ class CoreState:
         # keyed pools: lanes that would open a connection if they had a permit; those of them that need idle ones closed
         self.in_need, self.uncovered = WaitingLanes(), WaitingLanes()
         self.queued: dict[Lane, None] = {}  # keyed pools: lanes with waiters
-        self.asked = 0  # permits of a budget that were refused at the last look
         self.effects: deque[Effect] = deque()
         self.counts = Counts()
         self.meters = Meters()
@@ -120,9 +118,6 @@ class CoreState:
         self.heard: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
         self.due = NEVER  # when tick() wants to be called: for a sweep, or for the lanes in timed
         self.sweep_at = NEVER
-        self.look_at = NEVER  # when the size is looked at, in a pool with autoscale
-        self.looked_at = -NEVER
-        self.scaler: Autoscaler | None = None
         self.resized = False  # the limit has changed: the shell has to make its ways without the lock anew
         self.timed: set[Lane] = set()
         self.pinging = 0
@@ -132,9 +127,19 @@ class CoreState:
         self.moved: list[bool] = []  # what the paths without the lock rely on has changed since they got this list
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
         self._numbers = 0
-        self.ticket: Callable[[], int] = count(1).__next__  # the next place in the queue
+        self.size = size_of(config, None, keyed=self.keyed, due=self.want)
         self.configure(config, barging)
         self.lane = self.add_lane(None)  # the only one, unless keyed
+
+    def join(self, account: Account | None) -> None:
+        """Share the limit of a budget from now on; before anything has been opened."""
+        self.permits = account
+        self.capacity: Capacity = OwnLimit() if account is None else SharedLimit(account)
+
+    @property
+    def limit(self) -> int:
+        """Connections that may exist now."""
+        return self.size.limit
 
     def configure(self, config: PoolConfig, barging: float) -> None:
         """Take over settings (new ones at any time; see commands.reconfigure for what follows from it)."""
@@ -142,16 +147,7 @@ class CoreState:
         self.barging = barging if config.barging_window is None else config.barging_window
         if config.classes is not None:
             self.barging = 0.0  # whose turn it is must not be undone by those who are quick
-        self.limit = most = sys.maxsize if config.max_size is None else config.max_size
-        self.max_idle = most if config.max_idle is None else config.max_idle
-        self.floor = config.min_size  # connections that are kept without need
-        if config.autoscale is None:
-            self.scaler = None
-        elif self.scaler is None:
-            self.scaler = Autoscaler(config.autoscale, config.min_size, most)
-        else:
-            self.scaler.configure(config.autoscale, config.min_size, most)
-        self.take_size()
+        self.size = size_of(config, self.size, keyed=self.features.keyed, due=self.want)
         self.most_waiting = config.max_waiting
         self.max_connecting = config.max_connecting or sys.maxsize
         self.lifo = config.order == "lifo"
@@ -162,7 +158,7 @@ class CoreState:
         self.classes = self.use.classes
 
     def _class_use(self, classes: Classes) -> ClassUse:
-        return ClassUse(classes, lambda: self.limit, self._coming, by_caller=self.features.connect_in_caller)
+        return ClassUse(classes, lambda: self.size.limit, self._coming, by_caller=self.features.connect_in_caller)
 
     def _coming(self) -> int:
         """Connections that are neither idle nor being closed nor checked in the background."""
@@ -174,13 +170,6 @@ class CoreState:
     def touch_all(self) -> None:
         """Something has changed that concerns every lane."""
         self.touched |= dict.fromkeys(self.lanes.values())
-
-    def take_size(self) -> None:
-        """In a pool with autoscale: what its policy says is the limit and the floor."""
-        if self.scaler is not None:
-            kept = sum(one.reserved for one in (self.config.classes or {}).values())
-            self.limit = max(self.scaler.limit, kept + 1)  # else the other classes would never get any
-            self.floor = 0 if self.features.keyed else min(self.scaler.floor, self.max_idle)
 
     def add_lane(self, key: Hashable) -> Lane:
         """The lane of ``key``, made if need be."""
@@ -233,11 +222,9 @@ class CoreState:
         self.sweep_at = min(self.sweep_at, at)
         self.due = min(self.due, at)
 
-    def want_look(self, at: float) -> None:
-        """In a pool with autoscale: ask for a look at the size not later than ``at``."""
-        if self.scaler is not None:
-            self.look_at = min(self.look_at, at)
-            self.due = min(self.due, at)
+    def want(self, at: float) -> None:
+        """Ask for a tick not later than ``at``."""
+        self.due = min(self.due, at)
 
     def unfit(self, entry: Entry, now: float) -> CloseReason | None:
         """Why the connection must not be handed out again, if so."""
@@ -246,7 +233,7 @@ class CoreState:
         if now >= entry.expires:
             return CloseReason.EXPIRED
         timeout = self.config.idle_timeout
-        if timeout is not None and now - entry.last_used >= timeout and entry.lane.live > self.floor:
+        if timeout is not None and now - entry.last_used >= timeout and entry.lane.live > self.size.minimum:
             return CloseReason.IDLE
         return None
 
@@ -311,9 +298,11 @@ class CoreState:
         self.tell(EventKind.CONNECTION_CREATED, now, entry)
         return entry
 
-    def begin_close(self, entry: Entry, reason: CloseReason, now: float, *, abort: bool = False) -> None:
+    def begin_close(
+        self, entry: Entry, reason: CloseReason, now: float, *, abort: bool = False, announced: bool = False
+    ) -> None:
         """The connection goes; it keeps its permit until the shell says that it is closed."""
-        self.linger(entry)
+        self.linger(entry, announced=announced)
         self.idle_order.pop(entry, None)
         self.returned.pop(entry, None)
         entry.lane.live -= 1
@@ -321,14 +310,13 @@ class CoreState:
         self.tell(EventKind.CONNECTION_CLOSED, now, entry, reason=reason, duration=now - entry.ready_at)
         self.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, entry))
 
-    def linger(self, entry: Entry) -> None:
-        """Of no more use, but it keeps its permit until it is closed."""
+    def linger(self, entry: Entry, *, announced: bool = False) -> None:
+        """Of no more use, but it keeps its permit until it is closed. ``announced``: a budget knows that it goes."""
         self._no_longer_connecting(entry)
         entry.move(CLOSING)
         self.closing += 1
-        if self.permits is not None and not entry.leaving:
-            entry.leaving = True
-            self.permits.leave()
+        if not announced:
+            self.capacity.leave()
         self.use.uncharge(entry)
 
     def _no_longer_connecting(self, entry: Entry) -> None:
@@ -341,13 +329,13 @@ class CoreState:
         lane = entry.lane
         self._no_longer_connecting(entry)
         self.use.uncharge(entry)
+        closing = entry.state is CLOSING
         entry.move(CLOSED)
         del self.entries[entry.id]
         if self.known.get(entry.key) == entry.id:
             del self.known[entry.key]
         lane.size -= 1
-        if self.permits is not None:
-            self.permits.give(entry.leaving)
+        self.capacity.give(announced=closing)
         self.counts.uses += entry.uses
         self.counts.busy += entry.busy
         disposable = self.features.keyed and lane.unused and not lane.dialer.remembers

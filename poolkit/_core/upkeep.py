@@ -37,12 +37,7 @@ def tick(core: Core, now: float) -> None:
         _plan_sweep(core, now)
     else:
         core.want_sweep(core.sweep_at)
-    if core.scaler is not None:
-        if now >= core.look_at:
-            core.look_at = NEVER
-            elastic.look(core, now, SHARE * EACH * len(core.entries))
-        else:
-            core.want_look(core.look_at)
+    elastic.tick(core, now, SHARE * EACH * len(core.entries))
 
 
 def tick_safely(core: Core, now: float) -> Exception | None:
@@ -141,8 +136,10 @@ def _rotate(core: Core, now: float) -> None:
             continue
         if now < entry.expires - lead:
             continue
-        missed = entry.state is IN_USE or lane.live <= core.floor or now - entry.last_used < 0.1 * config.max_lifetime
-        if missed and len(core.entries) < core.limit and core.may_open(lane, now) and core.spare_permit():
+        missed = (
+            entry.state is IN_USE or lane.live <= core.size.minimum or now - entry.last_used < 0.1 * config.max_lifetime
+        )
+        if missed and len(core.entries) < core.size.limit and core.may_open(lane, now) and core.spare_permit():
             entry.rotating = True
             successor = core.dial(lane, Purpose.ROTATE, now)
             successor.replaced = entry

@@ -24,7 +24,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.sharing import LAST, Account
+from .._core.ledger import LAST, Account
 from .._log import logger
 from ..budget import Budget
 from ..errors import ConfigError, UsageError, describe, said
@@ -133,11 +133,11 @@ class FleetBudget(Budget):
         again = hasattr(self, "_pid")
         super()._begin(0)  # until the store has granted something
         self._wake = threading.Event()
-        self._book.claimed = self._wake.set
+        self._ledger.claimed = self._wake.set
         self._news_waker = _NewsWaker(self._wake)
-        self._return_account = _ReturnAccount(0, 0.0, lambda: None)
-        self._return_account.pressed = True
-        self._book.open(self._return_account)
+        self._return_account = _ReturnAccount(self._ledger, 0, 0.0, lambda: None)
+        self._return_account.sharing_needed = True
+        self._ledger.open(self._return_account)
         self._members[self._return_account] = weakref.ref(self._news_waker)
         self._started = False
         # started from the end: the thread that ends leases runs before the first lease is requested
@@ -155,13 +155,13 @@ class FleetBudget(Budget):
         """Open the account of a pool; see :class:`~poolkit.Budget`. Raises UsageError if the budget is closed."""
         if self._closed:
             raise UsageError(f"{self.name}: the fleet budget is closed")
-        permits = super().open_account(pool, minimum, weight)
+        account = super().open_account(pool, minimum, weight)
         try:
             self._start()
         except BaseException:
-            self._gate.step(self._forget, permits._account)
+            self._gate.step(self._forget, account)
             raise
-        return permits
+        return account
 
     def _start(self) -> None:
         """Start the threads that do not run yet. Raises UsageError if one cannot be started within ``START``."""
@@ -193,7 +193,7 @@ class FleetBudget(Budget):
         """A frozen snapshot of this process's part of the fleet. Thread-safe; does no I/O."""
         left = max(0.0, self._safe_until - time.monotonic()) if self._store.expires else self._ttl
         grant = self._grant
-        return FleetStats(self._total, self._book.limit, grant.members, left, grant.token, self._error)
+        return FleetStats(self._total, self._ledger.limit, grant.members, left, grant.token, self._error)
 
     def explain(self) -> str:
         """The state of the budget as text. Thread-safe."""
@@ -238,7 +238,7 @@ class FleetBudget(Budget):
         """Under the lock: the names of the open pools, and the number of connections."""
         others = (ref for account, ref in self._members.items() if account is not self._return_account)
         pools = [pool for ref in others if (pool := ref())]
-        held = self._book.held - self._return_account.held
+        held = self._ledger.held - self._return_account.held
         return [pool.name for pool in pools if not pool.closed], held
 
     # -- the exchange with the store ------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class FleetBudget(Budget):
         self._error = text
 
     def _in_need(self) -> bool:
-        return any(account.need for account in self._book.accounts if account is not self._return_account)
+        return any(account.need for account in self._ledger.accounts if account is not self._return_account)
 
     def _renewed(self, begun: float) -> None:
         self._fresh_until = begun + FREEZE * self._ttl
@@ -299,38 +299,38 @@ class FleetBudget(Budget):
 
     def _prepare(self) -> tuple[Ask, int]:
         """Under the lock: build the next Ask. The permits that it returns are not used any more from here on."""
-        book, return_account, now = self._book, self._return_account, time.monotonic()
-        book.heard(return_account)
+        ledger, return_account, now = self._ledger, self._return_account, time.monotonic()
+        ledger.hear(return_account)
         for _ in range(self._grant.short):
-            if not book.take(return_account, LAST, 0):
+            if not ledger.take(return_account, LAST, 0):
                 break
         giving, return_account.minimum = return_account.held, 0
-        unused = book.limit - book.held
-        local = max(0, book.wanted)
+        unused = ledger.limit - ledger.held
+        local = max(0, ledger.wanted)
         if local or unused < self._block:
             self._unused_since = now
         elif now - self._unused_since > self._ttl:
             giving += unused // self._block * self._block
             self._unused_since = now
         return_account.held = 0
-        book.limit -= giving
+        ledger.limit -= giving
         want = math.ceil(local / self._block) * self._block
         if self._grant.short and local:
             want = local  # other processes wait too: ask only for what is needed
-        held = book.limit
-        book.share_out()
+        held = ledger.limit
+        ledger.share_out()
         return Ask(
             self.name, self._member, held, max(0, min(want, self._total - held)), self._total, self._ttl
         ), self._epoch
 
     def _apply(self, grant: Grant) -> None:
         """Under the lock: take over what was granted and what other processes need."""
-        book, return_account = self._book, self._return_account
+        ledger, return_account = self._ledger, self._return_account
         self._grant = grant
-        book.limit, book.frozen = grant.permits, False
+        ledger.limit, ledger.frozen = grant.permits, False
         return_account.minimum, return_account.need, return_account.place = grant.owed, grant.short, LAST
-        book.share_out()
-        book.review()
+        ledger.share_out()
+        ledger.review()
 
     # -- the end of a lease ---------------------------------------------------------------------------------------
 
@@ -338,16 +338,16 @@ class FleetBudget(Budget):
         """Body of the thread that ends an expired lease, even while the exchange is blocked."""
         while not self._closed and mine is self._wake:
             now = time.monotonic()
-            if self._book.limit and self._store.expires:
+            if self._ledger.limit and self._store.expires:
                 if now >= self._safe_until:
                     self._permits_lost(f"no answer from the store for {SAFE * self._ttl:.1f} s")
-                elif now >= self._fresh_until and not self._book.frozen:
+                elif now >= self._fresh_until and not self._ledger.frozen:
                     self._gate.step(self._freeze)
             time.sleep(self._ttl / 50)
 
     def _freeze(self) -> None:
         if time.monotonic() >= self._fresh_until:
-            self._book.frozen = True
+            self._ledger.frozen = True
 
     def _permits_lost(self, why: str) -> None:
         """Close every connection at once: other processes may have the permits now."""
@@ -356,12 +356,12 @@ class FleetBudget(Budget):
         logger.error("%s: permits lost (%s); all connections are closed, %d leases were aborted", self.name, why, cut)
 
     def _drop_permits(self) -> list[Any]:
-        book, return_account = self._book, self._return_account
+        ledger, return_account = self._ledger, self._return_account
         self._epoch += 1
         self._member = uuid.uuid4().hex
         self._grant = Grant(0, self._grant.token)
-        book.limit, book.frozen = 0, False
+        ledger.limit, ledger.frozen = 0, False
         return_account.minimum = return_account.held = return_account.need = 0
-        book.share_out()
-        book.review()
+        ledger.share_out()
+        ledger.review()
         return [ref() for account, ref in self._members.items() if account is not return_account]

@@ -6,9 +6,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from poolkit._core.dialer import Dialer
+from poolkit._core.entry import Entry as Slot
+from poolkit._core.entry import Purpose
+from poolkit._core.lane import Lane as Endpoint
 from poolkit._core.machine import Core
+from poolkit._core.queue import FifoQueue, Queue
+from poolkit._core.waiter import Waiter as Request
+from poolkit.config import PoolConfig
 
-__all__ = ("SettlingCore", "do")
+__all__ = ("Endpoint", "Request", "SettlingCore", "Slot", "do", "endpoint", "request", "slot")
 
 T = TypeVar("T")
 
@@ -56,3 +63,20 @@ def do(step: Callable[..., T], core: Core, *args: Any) -> T:
     result = step(core, *args)
     core.settle(args[-1])
     return result
+
+
+def endpoint(queue: Queue | None = None) -> Endpoint:
+    """An endpoint without a pool."""
+    return Endpoint(None, Dialer("pool", PoolConfig()), queue or FifoQueue())
+
+
+def request(ticket: int = 0, at: float = 1000.0) -> Request:
+    """A caller of an endpoint of its own."""
+    made = Request(endpoint(), at)
+    made.ticket = ticket
+    return made
+
+
+def slot(number: int = 1, at: float = 1000.0) -> Slot:
+    """A connection of an endpoint of its own, being opened."""
+    return Slot(endpoint(), number, Purpose.DEMAND, at)

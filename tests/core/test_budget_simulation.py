@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from poolkit._core.sharing import Book
+from poolkit._core.ledger import BudgetLedger
 from tests.simulation import BudgetSimulation, SimulationFailure
 
 # seeds that show a fault which the code once had, when it is put back
@@ -36,7 +36,7 @@ def test_fresh_schedules_of_budgets_keep_every_promise(block: int) -> None:
 
 def test_the_simulation_notices_a_budget_that_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation itself can fail: without messages somebody is stranded."""
-    monkeypatch.setattr(Book, "_tell", lambda self, account: None)
+    monkeypatch.setattr(BudgetLedger, "notify", lambda self, account: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: "):
         for seed in range(20):
             BudgetSimulation(seed).run(300)

@@ -158,6 +158,19 @@ def test_what_one_endpoint_gives_back_serves_the_class_at_another() -> None:
     assert isinstance(other.outcome, Entry)
 
 
+def test_what_a_class_got_and_gave_back_between_two_looks_serves_it_at_another_endpoint() -> None:
+    scene = Scene(max_size=4, features=Features(keyed=True), classes={"bulk": ClassConfig(limit=1)})
+    scene.slow = True
+    first, second = scene.ask("bulk", key="a"), scene.ask("bulk", key="b")
+    scene.arrive()  # the second connection is idle now: its caller's class is at its limit
+    third = scene.ask("bulk", key="c")
+    scene.slow = False
+    for served, next_one in ((first, second), (second, third)):
+        assert next_one.outcome is None
+        scene.give(served.outcome)  # type: ignore[arg-type]
+        assert next_one.outcome is not None
+
+
 def test_classes_share_a_multiplexed_connection_but_not_a_reserved_one() -> None:
     scene = Scene(max_size=2)
     scene.slow = True

@@ -8,19 +8,12 @@ import pytest
 
 from poolkit import ClassConfig, PoolConfig
 from poolkit._core.class_use import ClassUse, NoClasses, configured
-from poolkit._core.dialer import Dialer
-from poolkit._core.entry import CLOSING, IN_USE, Purpose
-from poolkit._core.entry import Entry as Slot
-from poolkit._core.lane import Lane as Endpoint
+from poolkit._core.entry import CLOSING, IN_USE
 from poolkit._core.queue import ClassQueue, FifoQueue, Queue
-from poolkit._core.waiter import Waiter as Request
 from poolkit.policies.classes import Classes
+from tests.core.kit import Request, Slot, endpoint, request, slot
 
 NOW = 1000.0
-
-
-def endpoint(queue: Queue | None = None) -> Endpoint:
-    return Endpoint(None, Dialer("pool", PoolConfig()), queue or FifoQueue())
 
 
 def use(limit: int = 4, coming: int = 0, *, by_caller: bool = False, **classes: ClassConfig) -> ClassUse:
@@ -30,7 +23,7 @@ def use(limit: int = 4, coming: int = 0, *, by_caller: bool = False, **classes: 
 
 
 def wait(queue: Queue, name: str | None = None, at: float = NOW, *, front: bool = False) -> Request:
-    waiter = Request(endpoint(), at)
+    waiter = request(at=at)
     if isinstance(queue, ClassQueue):
         waiter.caller_class = queue.use.classes.of(name)
     (queue.add_first if front else queue.add)(waiter)
@@ -39,9 +32,9 @@ def wait(queue: Queue, name: str | None = None, at: float = NOW, *, front: bool 
 
 
 def connection(owner: Any = None, leases: int = 0) -> Slot:
-    slot = Slot(endpoint(), 1, Purpose.DEMAND, NOW)
-    slot.owner, slot.leases = owner, leases
-    return slot
+    made = slot()
+    made.owner, made.leases = owner, leases
+    return made
 
 
 def both() -> list[Queue]:
@@ -78,7 +71,7 @@ def test_connects_are_needed_for_the_callers_that_no_connect_serves_yet(queue: Q
 
 def test_a_newcomer_looks_first_only_within_the_barging_window() -> None:
     queue = FifoQueue()
-    newcomer = Request(endpoint(), NOW)
+    newcomer = request()
     assert queue.served_before(newcomer, NOW, 0.0)
     wait(queue)
     assert queue.served_before(newcomer, NOW + 0.5, 1.0)
@@ -88,7 +81,7 @@ def test_a_newcomer_looks_first_only_within_the_barging_window() -> None:
 def test_a_newcomer_is_not_served_before_its_own_class() -> None:
     queue = use(web=ClassConfig(), bulk=ClassConfig()).new_queue()
     wait(queue, "bulk")
-    newcomer = Request(endpoint(), NOW)
+    newcomer = request()
     newcomer.caller_class = queue.use.classes.of("web")
     assert queue.served_before(newcomer, NOW, 0.0)
     newcomer.caller_class = queue.use.classes.of("bulk")
@@ -142,7 +135,7 @@ def test_connects_that_are_going_on_take_room_until_it_is_known_whose_they_are()
 def test_a_caller_of_a_removed_class_is_of_the_default_one() -> None:
     shares = use(web=ClassConfig(), old=ClassConfig())
     queue = shares.new_queue()
-    waiter = Request(endpoint(), NOW)
+    waiter = request()
     waiter.caller_class = shares.classes.of("old")
     shares.classes.configure({"web": ClassConfig()}, None, ())
     queue.renew()
@@ -165,17 +158,17 @@ def test_after_an_interruption_the_queues_of_the_classes_follow_from_the_order_o
 
 def test_a_connection_is_charged_to_its_first_user_until_nobody_uses_it() -> None:
     shares = use(web=ClassConfig(), bulk=ClassConfig())
-    queue, slot = shares.new_queue(), connection()
+    queue, used = shares.new_queue(), connection()
     web, bulk = wait(queue, "web"), wait(queue, "bulk")
-    shares.charge_lease(slot, web)
-    slot.leases, slot.state = 1, IN_USE
-    shares.charge_lease(slot, bulk)
+    shares.charge_lease(used, web)
+    used.leases, used.state = 1, IN_USE
+    shares.charge_lease(used, bulk)
     assert [shares.classes.of(name).held for name in ("web", "bulk")] == [1, 0]
     assert [shares.classes.of(name).acquires for name in ("web", "bulk")] == [1, 1]
-    shares.check([slot])
-    shares.uncharge(slot)
+    shares.check([used])
+    shares.uncharge(used)
     assert shares.classes.of("web").held == 0
-    assert slot.owner is None
+    assert used.owner is None
 
 
 def test_classes_come_and_go_while_callers_wait() -> None:
@@ -206,3 +199,16 @@ def test_classes_come_and_go_while_callers_wait() -> None:
     plain.check(slots)
     assert isinstance(place.queue, FifoQueue)
     assert place.queue.first() is waiter
+
+
+def test_what_was_given_back_since_the_last_note_is_noticed() -> None:
+    shares = use(web=ClassConfig())
+    queue, used = shares.new_queue(), connection()
+    waiter = wait(queue, "web")
+    shares.note()
+    assert not shares.widened()
+    shares.charge(used, waiter)
+    assert not shares.widened()
+    shares.note()
+    shares.uncharge(used)
+    assert shares.widened()

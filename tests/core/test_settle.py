@@ -158,7 +158,7 @@ def filled(**settings: Any) -> Core:
     entry = waiter.outcome  # type: ignore[assignment]
     core.give_back(entry, NOW)
     core.take_effects()
-    assert len(core.lane.idle) == core.floor
+    assert len(core.lane.idle) == core.size.minimum
     return core
 
 

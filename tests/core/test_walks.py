@@ -45,7 +45,7 @@ def test_surplus_that_others_have_taken_meanwhile_is_not_closed(taken: int) -> N
     entries = [leased(core) for _ in range(6)]
     for entry in entries:
         core.give_back(entry, NOW)
-    core.max_idle = 4
+    core.size.max_idle = 4
     core.lane.idle = stolen = Taken(core.lane.idle)
     stolen.number = taken
     core.settle(NOW)
@@ -62,7 +62,7 @@ def test_what_was_put_back_while_surplus_is_closed_counts_too() -> None:
     entries = [leased(core) for _ in range(6)]
     for entry in entries[:5]:
         core.give_back(entry, NOW)
-    core.max_idle = 3
+    core.size.max_idle = 3
     original = core.begin_close
 
     def closing(entry: Entry, *args: Any, **how: Any) -> None:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from poolkit import AutoscaleConfig, Budget, ConfigError, Event, EventKind, Pool, PoolConfig, PoolConfigWarning, load
+from poolkit._core.size import FixedSize
 from poolkit._fast import decline_put
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Outcome, Rig, ask
@@ -146,7 +147,7 @@ async def test_a_pool_without_it_says_nothing_of_it(make: Make) -> None:
         assert (rig.stats.limit, rig.stats.limit_reason) == (4, "")
         assert "limit" not in rig.pool.describe()
         assert "elastic" not in rig.pool.explain()
-        assert rig.pool._core.look_at == float("inf")
+        assert isinstance(rig.pool._core.size, FixedSize)
 
 
 async def test_after_an_outage_the_connections_of_before_are_opened_without_a_caller(make: Make) -> None:

@@ -15,8 +15,8 @@ from poolkit._core import books, commands, upkeep
 from poolkit._core.effects import Do
 from poolkit._core.entry import CHECKING, IN_USE, Entry
 from poolkit._core.lease_record import LeaseRecord
+from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
-from poolkit._core.sharing import Permits
 from poolkit._core.state import Features, Phase
 from poolkit._core.waiter import Waiter
 from poolkit.config import AutoscaleConfig, BackoffConfig, BreakerConfig, PoolConfig
@@ -81,7 +81,7 @@ class CoreSimulation:
 
     seed: int
     trace: list[str] = field(default_factory=list)
-    permits: Permits | None = None
+    account: Account | None = None
     most: int = 8
     minimum: int | None = None
 
@@ -116,7 +116,7 @@ class CoreSimulation:
             classes=some_classes(apart, max_size) if self.classed else None,
             autoscale=self._autoscale(),
         )
-        self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, permits=self.permits)
+        self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, account=self.account)
         self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
         self.core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
         self.multiplexed = pick.random() < 0.3
@@ -344,7 +344,7 @@ class CoreSimulation:
 
     def _fork(self) -> None:
         """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
-        if self.permits is not None:  # the other pools of the budget do not fork with this one
+        if self.account is not None:  # the other pools of the budget do not fork with this one
             return
         old = self.core
         self.core = Core(old.config, old.features, name="sim", barging=0.0, random=self.random.random)
@@ -383,7 +383,7 @@ class CoreSimulation:
 
     def _check_settled(self) -> None:
         """A second look, at everything, finds nothing to do: the first one has forgotten nobody."""
-        if self.now < self.core.due and self.permits is None:  # else a tick or a message of the budget is on its way
+        if self.now < self.core.due and self.account is None:  # else a tick or a message of the budget is on its way
             self.core.touch_all()
             self.core.settle(self.now)
             assert not self.core.effects, f"settle() has left something to do: {self.core.effects}"

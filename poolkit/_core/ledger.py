@@ -1,4 +1,5 @@
-"""A budget that several pools share: who may open a connection, and whose gives way. Pure: no lock, no clock.
+"""A budget that several pools share: who may open a connection, and whose gives way. It has no clock; each account
+takes the ledger's lock itself, so pools and simulations use the same code.
 
 Rules
 -----
@@ -21,83 +22,63 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-__all__ = ("Account", "Book", "Permits")
+__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate")
+
+T = TypeVar("T")
 
 LAST = float("inf")  # the place in the queue of one who waits for nobody
 
 
-class Permits(Protocol):
-    """What a core needs of the budget that it shares. Never blocks for longer than a few decisions take."""
+class LedgerGate(Protocol):
+    """What a ledger needs of its lock. A step takes microseconds."""
 
     @property
-    def short(self) -> bool:
-        """Whether connections should give way."""
+    def held(self) -> bool:
+        """Whether this thread is in the middle of a step: then it is in a finalizer."""
 
-    @property
-    def claiming(self) -> bool:
-        """Whether this pool has a claim."""
+    def step(self, step: Callable[..., T], *args: Any) -> T:
+        """``step(*args)`` under the lock."""
 
-    @property
-    def news(self) -> bool:
-        """Whether somebody has to be told something (by the shell, without its lock)."""
+    def post(self, step: Callable[..., object], *args: Any) -> None:
+        """The same later, when this thread has released the lock."""
 
-    def ticket(self) -> int:
-        """The next place in the queue over all pools."""
 
-    def take(self, ticket: float, need: int) -> bool:
-        """A permit; if there is none and ``need`` is above 0, that many are claimed from place ``ticket`` on."""
+class NoGate:
+    """No lock, where only one thread uses the ledger."""
 
-    def give(self, left: bool) -> None:
-        """A permit comes back; ``left``: it was announced by :meth:`leave`."""
+    held = False
 
-    def leave(self) -> None:
-        """A connection is being closed."""
+    def step(self, step: Callable[..., T], *args: Any) -> T:
+        """``step(*args)``."""
+        return step(*args)
 
-    def lower(self, need: int) -> None:
-        """Claim ``need`` at most (somebody was served otherwise)."""
-
-    def look(self) -> None:
-        """This pool has nothing more that could give way: another one has to look, if that is still wanted."""
-
-    def evict(self, unused_since: float) -> bool:
-        """Whether the idle connection that is unused since then has to give way (then it counts as leaving)."""
-
-    def stays(self) -> None:
-        """The connection that had to give way was taken in this moment, and stays."""
-
-    def yields(self, ticket: float) -> bool:
-        """Whether a returned connection has to give way, although a caller with ``ticket`` waits (as evict)."""
-
-    def correct(self, held: int, leaving: int) -> None:
-        """After an interruption: what this pool really holds."""
-
-    def ease(self) -> bool:
-        """Whether returns still have to look here."""
-
-    def retire(self) -> None:
-        """The pool admits nobody any more: it keeps its permits until they come back, and reserves none."""
-
-    def change(self, minimum: int, weight: float) -> None:
-        """Other settings; ConfigError if the minimums do not fit into the budget any more."""
-
-    def heard(self) -> None:
-        """The pool looks at the news: it claims nothing any more, and what it still needs it asks for again."""
-
-    def deliver(self) -> None:
-        """Tell other pools the news. Called without any lock."""
-
-    def words(self) -> str:
-        """The state of the budget for an error message."""
+    def post(self, step: Callable[..., object], *args: Any) -> None:
+        """``step(*args)``."""
+        step(*args)
 
 
 class Account:
-    """One pool's part of a budget."""
+    """One pool's part of a budget, and the pool's access to it. Thread-safe, if the ledger's gate is.
 
-    __slots__ = ("held", "leaving", "minimum", "need", "oldest_spare", "place", "pressed", "share", "told", "weight")
+    ``minimum``: permits that are reserved for it; ``oldest_spare``: since when the connection has been unused that
+    would give way first, None without one (called with the ledger's lock held; a guess).
+    """
 
-    def __init__(self, minimum: int, weight: float, oldest_spare: Callable[[], float | None]) -> None:
+    __slots__ = (  # noqa: RUF023  grouped by who writes them
+        # constant
+        "ledger", "oldest_spare", "ticket",
+        # under the ledger's lock
+        "held", "leaving", "minimum", "need", "notified", "place", "share", "sharing_needed", "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self, ledger: BudgetLedger, minimum: int, weight: float, oldest_spare: Callable[[], float | None]
+    ) -> None:
+        self.ledger = ledger
+        self.oldest_spare = oldest_spare
+        self.ticket: Callable[[], int] = ledger.tickets.__next__  # the next place in the queue over all pools
         self.minimum = minimum
         self.weight = weight
         self.share = 0  # what it can count on: minimum and its part of the rest by weight
@@ -105,9 +86,8 @@ class Account:
         self.leaving = 0  # of which connections that are being closed
         self.need = 0  # permits that it claims
         self.place = LAST  # of the claim in the queue
-        self.oldest_spare = oldest_spare  # since when the connection is unused that would give way; a guess
-        self.pressed = False  # it was told to look at returned connections
-        self.told = False
+        self.sharing_needed = False  # it was told to look at returned connections
+        self.notified = False
 
     @property
     def stay(self) -> int:
@@ -124,15 +104,121 @@ class Account:
         """How much of its claim is not covered by what is reserved for it."""
         return max(0, self.need - max(0, self.minimum - self.held))
 
+    # -- for its pool -------------------------------------------------------------------------------------------------
 
-class Book:
-    """The accounts of one budget. Not thread-safe: the shell has a lock around every call."""
+    @property
+    def short(self) -> bool:
+        """Whether connections should give way."""
+        return self.ledger.short
 
-    def __init__(self, limit: int, claimed: Callable[[], object] = lambda: None) -> None:
+    @property
+    def claiming(self) -> bool:
+        """Whether this pool has a claim."""
+        return self.need > 0
+
+    @property
+    def news(self) -> bool:
+        """Whether a pool has to be told something: see :meth:`deliver`."""
+        return bool(self.ledger.messages)
+
+    def deliver(self) -> None:
+        """Tell other pools the news. Called without any lock."""
+        self.ledger.deliver()
+
+    def words(self) -> str:
+        """The state of the budget for an error message."""
+        return self.ledger.words()
+
+    def take(self, place: float, need: int) -> bool:
+        """A permit; if there is none and ``need`` is above 0, that many are claimed from ``place`` in the queue on."""
+        return self._ask(False, self.ledger.take, place, need)
+
+    def give(self, announced: bool) -> None:
+        """A permit comes back; ``announced``: :meth:`leave`, :meth:`may_evict` or :meth:`must_yield` has said so."""
+        self._do(self.ledger.give, announced)
+
+    def leave(self) -> None:
+        """A connection is being closed."""
+        self._do(self.ledger.leave)
+
+    def lower(self, need: int) -> None:
+        """Claim ``need`` at most, for somebody was served otherwise."""
+        self._do(self.ledger.lower, need)
+
+    def look(self) -> None:
+        """This pool has nothing more that could give way: another one has to look, if that is still wanted."""
+        if self.ledger.short:
+            self._do(self.ledger.review)
+
+    def may_evict(self, unused_since: float) -> bool:
+        """Whether the idle connection that is unused since then has to give way; then it counts as leaving."""
+        return self._ask(False, self.ledger.may_evict, unused_since)
+
+    def keep(self) -> None:
+        """The connection that had to give way was taken in this moment, and stays."""
+        self._do(self.ledger.keep)
+
+    def must_yield(self, place: float) -> bool:
+        """Whether a returned connection has to give way, although a caller waits at that ``place``; then it counts as
+        leaving.
+        """
+        return self._ask(False, self.ledger.must_yield, place)
+
+    def correct(self, held: int, leaving: int) -> None:
+        """After an interruption: what this pool really holds."""
+        self._do(self.ledger.correct, held, leaving)
+
+    def relax(self) -> bool:
+        """Whether returned connections still have to be looked at."""
+        return self._ask(True, self.ledger.relax)
+
+    def retire(self) -> None:
+        """The pool admits nobody any more: it keeps its permits until they come back, and reserves none."""
+        self._do(self.ledger.retire)
+
+    def change(self, minimum: int, weight: float) -> None:
+        """Other settings. Raises what :attr:`BudgetLedger.fits` raises."""
+        self.ledger.gate.step(self.ledger.change, self, minimum, weight)
+
+    def hear(self) -> None:
+        """The pool looks at the news: it claims nothing any more, and what it still needs it asks for again."""
+        self._do(self.ledger.repeat if self.ledger.gate.held else self.ledger.hear)
+
+    def _do(self, step: Callable[..., object], *args: Any) -> None:
+        gate = self.ledger.gate
+        (gate.post if gate.held else gate.step)(step, self, *args)
+
+    def _ask(self, otherwise: bool, question: Callable[..., bool], *args: Any) -> bool:
+        """The answer to a question; ``otherwise`` where it cannot be asked just now: the pool is told to ask again."""
+        gate = self.ledger.gate
+        if gate.held:
+            gate.post(self.ledger.notify, self)
+            return otherwise
+        return gate.step(question, self, *args)
+
+
+def _nothing(*_args: object) -> None:
+    """What nobody wants to know."""
+
+
+class BudgetLedger:
+    """The accounts of one budget. Its steps are called under the lock of its ``gate``; accounts see to that.
+
+    ``fits(account, minimum)``: raises an error if an account may not reserve so many permits; called for a change.
+    """
+
+    def __init__(
+        self, limit: int, gate: LedgerGate | None = None, fits: Callable[[Account, int], object] = _nothing
+    ) -> None:
         self.limit = limit
-        self.claimed = claimed  # called for each claim; must not block
+        self.gate: LedgerGate = NoGate() if gate is None else gate
+        self.fits = fits
+        # what its owner does for it
+        self.claimed: Callable[[], object] = _nothing  # called for each claim; must not block
+        self.deliver: Callable[[], object] = _nothing  # tells the pools the news; called without any lock
+        self.words: Callable[[], str] = str  # the state of the budget, for error messages
         self.accounts: dict[Account, None] = {}
-        self.tell: deque[Account] = deque()  # who has to be told to look again
+        self.messages: deque[Account] = deque()  # who has to be told to look again
         self.short = False
         self.frozen = False  # nobody gets a permit for now
         self.tickets = count(1)
@@ -169,6 +255,7 @@ class Book:
 
     def change(self, account: Account, minimum: int, weight: float) -> None:
         """Other settings of a pool."""
+        self.fits(account, minimum)
         account.minimum, account.weight = minimum, weight
         self.share_out()
         self.review()
@@ -182,7 +269,9 @@ class Book:
     def retire(self, account: Account) -> None:
         """No callers any more."""
         account.need, account.place = 0, LAST
-        self.change(account, 0, 0.0)
+        account.minimum, account.weight = 0, 0.0
+        self.share_out()
+        self.review()
 
     def share_out(self) -> None:
         """Each account's share: its minimum, and of what is not reserved the part of its weight, rounded down."""
@@ -194,7 +283,7 @@ class Book:
     # -- permits --------------------------------------------------------------------------------------------------
 
     def take(self, account: Account, place: float, need: int) -> bool:
-        """See :meth:`Permits.take`."""
+        """See :meth:`Account.take`."""
         held = self.held
         if account in self.accounts and held < self.limit and not self.frozen:
             turn = (account.rich or not need, place)  # whom nobody waits for comes last, rich or not
@@ -212,58 +301,58 @@ class Book:
             self.review()
         return False
 
-    def give(self, account: Account, left: bool) -> None:
-        """See :meth:`Permits.give`."""
+    def give(self, account: Account, announced: bool) -> None:
+        """See :meth:`Account.give`."""
         if account in self.accounts:
             account.held -= 1
-            account.leaving -= left
+            account.leaving -= announced
             self.review()
 
     def leave(self, account: Account) -> None:
-        """See :meth:`Permits.leave`."""
+        """See :meth:`Account.leave`."""
         if account in self.accounts:
             account.leaving += 1
             self.short = self.wanted > 0
 
     def lower(self, account: Account, need: int) -> None:
-        """See :meth:`Permits.lower`."""
+        """See :meth:`Account.lower`."""
         if account.need > need:
             account.need = need
             self.review()
 
-    def heard(self, account: Account) -> None:
-        """See :meth:`Permits.heard`."""
-        account.told = False
-        account.pressed = True  # for now: it is about to look
+    def hear(self, account: Account) -> None:
+        """See :meth:`Account.hear`."""
+        account.notified = False
+        account.sharing_needed = True  # for now: it is about to look
         self.lower(account, 0)
 
     def correct(self, account: Account, held: int, leaving: int) -> None:
-        """See :meth:`Permits.correct`."""
+        """See :meth:`Account.correct`."""
         if account in self.accounts:
             account.held, account.leaving = held, leaving
             self.review()
 
     # -- giving way -----------------------------------------------------------------------------------------------
 
-    def evict(self, account: Account, unused_since: float) -> bool:
-        """See :meth:`Permits.evict`."""
+    def may_evict(self, account: Account, unused_since: float) -> bool:
+        """See :meth:`Account.may_evict`."""
         if account not in self.accounts or self.wanted <= 0 or account.held - account.leaving <= account.minimum:
             return False
         first = self._oldest_spare()
         if first is not None and first is not account and (first.oldest_spare() or LAST) < unused_since:
-            self._tell(first)
+            self.notify(first)
             return False
         account.leaving += 1
         self.short = self.wanted > 0
         return True
 
-    def stays(self, account: Account) -> None:
-        """See :meth:`Permits.stays`."""
+    def keep(self, account: Account) -> None:
+        """See :meth:`Account.keep`."""
         account.leaving -= 1
         self.short = self.wanted > 0
 
-    def yields(self, account: Account, place: float) -> bool:
-        """See :meth:`Permits.yields`."""
+    def must_yield(self, account: Account, place: float) -> bool:
+        """See :meth:`Account.must_yield`."""
         stay = account.held - account.leaving
         if account not in self.accounts or self.wanted <= 0 or stay <= 0:
             return False
@@ -281,31 +370,31 @@ class Book:
             return True
         return other.held == 0 and other.place < place and stay > account.minimum
 
-    def ease(self, account: Account) -> bool:
-        """See :meth:`Permits.ease`."""
-        account.pressed = self.short
+    def relax(self, account: Account) -> bool:
+        """See :meth:`Account.relax`."""
+        account.sharing_needed = self.short
         return self.short
 
     # -- who has to know ------------------------------------------------------------------------------------------
 
-    def review(self) -> None:
+    def review(self, _account: Account | None = None) -> None:
         """After a change: tell those who can have a permit now; if some are short of one, have others look."""
         free = 0 if self.frozen else self.limit - self.held
         room = self.limit - sum(max(a.held, a.minimum) for a in self.accounts)
         claims = sorted((a for a in self.accounts if a.need), key=lambda a: (a.rich, a.place))
         for account in claims:
             if free > 0 and (account.held < account.minimum or room > 0):
-                self._tell(account)
+                self.notify(account)
                 free -= account.need
                 room -= account.beyond
         self.short = self.wanted > 0
         if self.short:
             for account in self.accounts:
-                if not account.pressed:
-                    self._tell(account)
+                if not account.sharing_needed:
+                    self.notify(account)
             first = self._oldest_spare()
             if first is not None:
-                self._tell(first)
+                self.notify(first)
 
     def _oldest_spare(self) -> Account | None:
         oldest, found = LAST, None
@@ -316,20 +405,13 @@ class Book:
                     oldest, found = since, account
         return found
 
-    def look(self, account: Account) -> None:
-        """See :meth:`Permits.look`."""
-        self.review()
-
-    def notify(self, account: Account) -> None:
-        """Something could not be asked just now: the pool asks again when it is told."""
-        self._tell(account)
-
     def repeat(self, account: Account) -> None:
         """The pool could not hear the news just now."""
-        account.told = False
-        self._tell(account)
+        account.notified = False
+        self.notify(account)
 
-    def _tell(self, account: Account) -> None:
-        if not account.told:
-            account.told = True
-            self.tell.append(account)
+    def notify(self, account: Account) -> None:
+        """Have the pool look again, when it can be told."""
+        if not account.notified:
+            account.notified = True
+            self.messages.append(account)
