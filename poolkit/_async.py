@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from ._async_jobs import AsyncJobs
 from ._core import commands
-from ._core.contract import BrokenContract
-from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
 from ._core.lease_record import Held
 from ._core.state import Phase
-from ._core.waiter import Waiter
-from ._leases import AsyncLease, LeaseRequest, refuse_shared
-from ._log import logger
-from ._shell import DEFAULT, Default, deadline_of
+from ._driver import TaskDriver, refuse_closed
+from ._leases import AsyncLease, LeaseRequest
+from ._pool_base import PoolBase
+from ._slow_path import TaskSlowPath
+from ._timeouts import DEFAULT, Default, deadline_of
 from .config import PoolConfig
-from .connector import AsyncConnector, Verdict, require_kind
-from .errors import ConfigError, NotLeased, PoolError, UsageError, WrongLoop, describe
+from .connector import AsyncConnector, require_kind
+from .errors import UsageError, WrongLoop
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes import asyncio_
-from .runtimes.base import AsyncParker, AsyncRuntime
+from .runtimes.base import AsyncRuntime
 
 __all__ = ("AsyncLease", "AsyncPool")
 
@@ -46,7 +44,7 @@ def current_runtime(any_loop: bool = False) -> AsyncRuntime:
     return runtime
 
 
-class AsyncPool(AsyncJobs[C]):
+class AsyncPool(PoolBase[C]):
     """A pool for tasks, on asyncio or trio. Arguments as :class:`~poolkit.Pool`, ``connector`` is an
     :class:`~poolkit.AsyncConnector`.
 
@@ -55,6 +53,11 @@ class AsyncPool(AsyncJobs[C]):
     connections of its own. With a connector whose connections belong to no loop (``any_loop``), every asyncio loop may
     use the pool, several at once in threads of their own too.
     """
+
+    _driver_kind = TaskDriver
+    _driver: TaskDriver[C]
+    _slow_kind = TaskSlowPath
+    _slow: TaskSlowPath[C]
 
     def __init__(
         self,
@@ -79,16 +82,16 @@ class AsyncPool(AsyncJobs[C]):
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
 
-    def _here(self) -> AsyncRuntime:
+    def _bind_loop(self) -> AsyncRuntime:
         """The pool's event loop, which must be the caller's."""
-        runtime = self._runtime
+        runtime: AsyncRuntime | None = self._runtime
         if runtime is not None and runtime.here():
             return runtime
         new = current_runtime(self._any_loop)
         if runtime is None:
             self._runtime, self._caller = new, new.caller
-            self._changed()
-            if self._config.start == "eager" and not self._opens_later:
+            self._gate.step(self._changed)
+            if self._config.start == "eager" and not self._driver.operations.opens_later:
                 self._gate.step(self._start)
             return new
         if runtime.alive():
@@ -98,9 +101,9 @@ class AsyncPool(AsyncJobs[C]):
             )
         for entry in list(self._core.entries.values()):  # bound to the loop that is gone
             if entry.connection is not None:
-                self._aborted(entry.connection)
+                self._driver.operations.abort(entry.connection)
         self._runtime, self._caller = new, new.caller
-        self._begin_anew()
+        self._restart()
         return new
 
     def _after_fork(self) -> None:
@@ -116,12 +119,12 @@ class AsyncPool(AsyncJobs[C]):
         """A connection, to be given back with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
         runtime = self._runtime
         if runtime is None or not runtime.here():
-            runtime = self._here()
+            runtime = self._bind_loop()
         record: Held | None = self._take()
         if record is None:
-            record = await self._acquire(runtime, timeout, None)
+            record = await self._slow.acquire(runtime, timeout, None)
             if record.capacity > 1:
-                refuse_shared(self, record)
+                self._slow.refuse_shared(record)
         connection: C = record.connection
         self._leased[id(connection)] = record
         return connection
@@ -131,11 +134,15 @@ class AsyncPool(AsyncJobs[C]):
 
         The connection is back in the pool's hands when this is called: a cancellation cannot undo that.
         """
-        await self._give(id(connection), discard, error)
+        record = self._leased.pop(id(connection), None)
+        if record is None or discard or error is not None or not self._put(record):
+            await self._slow.give(record, id(connection), discard, error)
 
     def release_nowait(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
         """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
-        self._give_nowait(id(connection), discard, error)
+        record = self._leased.pop(id(connection), None)
+        if record is None or discard or error is not None or not self._put(record):
+            self._slow.give_nowait(record, id(connection), discard, error)
 
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> LeaseRequest[C]:
         """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
@@ -144,11 +151,11 @@ class AsyncPool(AsyncJobs[C]):
     async def _lease_of(self, timeout: float | Default | None, key: Hashable) -> AsyncLease[C]:
         runtime = self._runtime
         if runtime is None or not runtime.here():
-            runtime = self._here()
+            runtime = self._bind_loop()
         lease = AsyncLease(self)
         record: Held | None = self._take() if key is None else self._take_at(key)
         if record is None:
-            record = await self._acquire(runtime, timeout, key)
+            record = await self._slow.acquire(runtime, timeout, key)
         lease.connection = record.connection
         lease.since = record.since
         self._leased[id(lease)] = record
@@ -157,172 +164,14 @@ class AsyncPool(AsyncJobs[C]):
 
     def detach(self, connection: C) -> None:
         """Take a connection got by :meth:`acquire` out of the pool: it is the caller's, its place is free."""
-        self._detach(id(connection))
-
-    def _detach(self, key: int) -> None:
-        record = self._leased.pop(key, None)
-        if record is None:
-            self._refuse_release(key)
-        else:
-            self._gate.step(self._core.detach, record.slot, self._clock())
-
-    def _not_leased(self) -> PoolError:
-        return NotLeased(f"{self.name}: the lease is closed")
-
-    async def _give(self, key: int, discard: bool, error: BaseException | None) -> None:
-        record = self._begin_give(key, discard, error)
-        if record is None:
-            return
-        overdue = self._overdue(record, error) if record.reported else None
-        runtime = cast("AsyncRuntime", self._runtime)
-        parker = runtime.parker()
-        done: list[bool] = []
-        runtime.spawn(self._reset_job, record, self._clock(), parker, done)
-        while not done:  # if this task is cancelled meanwhile, the reset goes on without it
-            await parker.wait(None)
-        if overdue is not None:
-            raise overdue
-
-    def _give_nowait(self, key: int, discard: bool, error: BaseException | None) -> None:
-        record = self._begin_give(key, discard, error, quiet=True)
-        if record is not None:
-            cast("AsyncRuntime", self._runtime).spawn(self._reset_job, record, self._clock(), None, [])
-
-    def _begin_give(self, key: int, discard: bool, error: BaseException | None, quiet: bool = False) -> Held | None:
-        """End the lease; the lease if its connection has to be reset before anybody else gets it.
-
-        ``quiet``: raise nothing about a lease that lasted too long.
-        """
-        record = self._leased.pop(key, None)
-        if record is None:
-            self._refuse_release(key)
-            return None
-        if not discard and error is None and self._put(record):
-            return None
-        entry = record.slot
-        now = self._clock()
-        overdue = self._overdue(record, error) if record.reported and not quiet else None
-        if self._config.use_histogram:
-            self._used.append(now - record.since)
-        try:
-            verdict = self._fate(discard, error)
-            if verdict is Verdict.KEEP and entry.leases == 1 and self._dirty(entry):
-                entry.move(RESETTING)
-                return record
-            entry.dirty = None  # others still use it, or it goes
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: needs_reset of connection %d failed: %s", self.name, entry.id, describe(failure))
-            verdict = Verdict.DISCARD
-        except BaseException:  # interrupted: the state of the connection is unknown
-            self._gate.post(self._core.discard, record, now)
-            raise
-        if verdict is Verdict.KEEP:
-            self._gate.post(self._core.give_back, record, now)
-        else:
-            self._gate.post(self._core.discard, record, now, verdict, error)
-        if overdue is not None:
-            raise overdue
-        return None
-
-    # -- the long way ---------------------------------------------------------------------------------------------
-
-    async def _acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Held:
-        if self._gate.inbox:
-            self._gate.run_posted()  # a dropped lease may be just what is missing
-        core, now = self._core, self._clock()
-        deadline = deadline_of(timeout, self._config, now)
-        waiter = Waiter(self._lane, now, runtime.caller())
-        if core.classes is not None:
-            waiter.caller_class = self._class_of_caller(core.classes)
-        parker = runtime.parker()
-        waiter.parker = parker
-        try:
-            if key is None and not self._features.keyed:
-                self._gate.step(core.acquire, waiter, now)
-            else:
-                self._gate.step(self._ask, waiter, key, now)
-            while True:
-                outcome = waiter.outcome
-                if outcome is None:
-                    await self._wait(waiter, parker, deadline)
-                elif not isinstance(outcome, Entry):
-                    if isinstance(outcome, PoolError):
-                        self._gate.step(self._fail, waiter, outcome, self._clock())
-                    raise outcome
-                elif outcome.state is IN_USE:
-                    return self._mark(outcome, waiter, self._clock())
-                elif outcome.state is CHECKING:
-                    self._check_for(runtime, waiter, outcome, deadline)
-                else:
-                    await self._connect_for(waiter, outcome, deadline)
-        except BaseException as error:
-            if core is self._core:  # else the collector ends a task of a parent process or of a loop that is gone
-                self._gate.step(self._abandon, waiter, error, self._clock())
-                self._observed(self._clock() - waiter.since, error)
-            raise
-
-    def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
-        if self._features.keyed:
-            waiter.lane = self._lane_of(key)
-        elif key is not None:
-            raise ConfigError(f"{self.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
-        self._core.acquire(waiter, now)
-
-    async def _wait(self, waiter: Waiter, parker: AsyncParker, deadline: float) -> None:
-        left = deadline - self._clock()
-        if left > 0:
-            await parker.wait(None if deadline == NEVER else left)
-        if waiter.outcome is None:
-            now = self._clock()
-            if now < deadline:
-                self._gate.step(self._core.look, waiter, now)
-                return
-            error = self._gate.step(self._expire, waiter, now)
-            if error is not None:
-                raise error
-
-    def _check_for(self, runtime: AsyncRuntime, waiter: Waiter, entry: Entry, deadline: float) -> None:
-        """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""
-        left = deadline - self._clock()
-        waiter.busy = True  # an exception from here leaves the connection in an unknown state
-        error = self._peek(entry)
-        waiter.outcome = None  # from here on the check decides
-        if error is not None or self._check_method is None or left <= 0:
-            now, asked = self._clock(), self._check_method is None
-            self._gate.step(lambda: self._core.checked(entry, waiter, error, now, asked=asked))
-        else:
-            runtime.spawn(self._check_job, entry, waiter)
-
-    async def _connect_for(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
-        """The caller connects itself, as its driver requires."""
-        limit = self._config.connect_timeout
-        began = self._clock()
-        left = deadline - began
-        if 0 < left < (limit or NEVER):
-            limit = left
-        core, waiter.outcome = self._core, None
-        try:
-            opened = await self._connect(entry, limit)
-        except BaseException as error:
-            if core is self._core:
-                self._connect_failed(core, entry, error)
-            raise
-        now = self._clock()
-        waiter.connecting += now - began
-        found = self._gate.step(lambda: self._arrived(entry, opened, keep=True))
-        if isinstance(found, BrokenContract):
-            raise found
-        if found:
-            waiter.outcome = entry
-        else:
-            self._gate.step(self._core.retry, waiter, now)
+        self._register.detach(id(connection))
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
 
     async def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
         """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
         count = self._warm_up_count(count)
-        runtime = self._here()
+        runtime = self._bind_loop()
         entries = self._gate.step(commands.reserve, self._core, count, self._clock())
         if not entries:
             return
@@ -335,7 +184,7 @@ class AsyncPool(AsyncJobs[C]):
             while pending:
                 error: BaseException | None = None
                 try:
-                    error = await self._connect_job(pending.pop())
+                    error = await self._driver.connect_job(pending.pop())
                 except BaseException as interrupted:
                     error = interrupted
                     raise
@@ -367,9 +216,8 @@ class AsyncPool(AsyncJobs[C]):
         deadline = deadline_of(timeout, self._config, self._clock())
         runtime = self._runtime
         if runtime is not None and runtime.alive():
-            runtime = self._here()
+            runtime = self._bind_loop()
         self._gate.step(commands.shut, self._core, phase, self._clock())
-        self._changed()
         core = self._core
         if runtime is not None and runtime.here():
             runtime.schedule(self, NEVER)  # nothing is due any more
@@ -390,8 +238,8 @@ class AsyncPool(AsyncJobs[C]):
         return not aborted
 
     async def __aenter__(self) -> AsyncPool[C]:
-        self._refuse_closed()
-        self._here()
+        refuse_closed(self)
+        self._bind_loop()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -74,6 +74,7 @@ class NoWork:
     def __init__(self) -> None:
         self.effects: deque[Any] = deque()
         self.due = NEVER
+        self.stale = False
 
 
 def _nothing(*_args: object) -> None:
@@ -84,7 +85,8 @@ class Gate:
     """The lock, the inbox and the timer of a core.
 
     The core decides. It puts work for others into its ``effects``, and the time at which it wants to be called again
-    into ``due``. A caller that must not wait for the lock (a release in a finalizer, possibly in the middle of this
+    into ``due``; ``stale`` says that something has changed on which its owner's functions without the lock depend. A
+    caller that must not wait for the lock (a release in a finalizer, possibly in the middle of this
     very thread's own critical section) posts its step into the inbox instead; every thread that has released the lock
     looks there.
 
@@ -92,11 +94,12 @@ class Gate:
     so an asynchronous exception anywhere ends in :meth:`recover`.
 
     Args:
-        core: has ``effects`` and ``due``.
+        core: has ``effects``, ``due`` and ``stale``.
         name: of the owner, for the log.
         clock: returns the time in seconds.
         lock: an :class:`OwnedLock` that guards the core; never held during I/O or a callback.
         settle: called under the lock after each step, with the time: does what the state of the core asks for.
+        renew: called under the lock after a step if the core is ``stale``.
         repair: called under the lock after an interrupted step: makes the core consistent again.
         perform: carries out effects and removes them one after the other, so that an interruption loses at most one.
         call_later: has the owner's ``run_due()`` called in so many seconds. True: it will be; False: no thread can be
@@ -107,8 +110,8 @@ class Gate:
 
     __slots__ = (  # noqa: RUF023  grouped by who writes them
         # constant
-        "_call_later", "_clock", "_name", "_note_alone", "_perform", "_repair", "_run_due", "_settle", "core", "inbox",
-        "lock",
+        "_call_later", "_clock", "_name", "_note_alone", "_perform", "_renew", "_repair", "_run_due", "_settle",
+        "core", "inbox", "lock",
         # written by whoever arranges the timer
         "alone", "scheduled",
     )  # fmt: skip
@@ -121,6 +124,7 @@ class Gate:
         clock: Callable[[], float],
         lock: Any,
         settle: Callable[[float], object] = _nothing,
+        renew: Callable[[], object] = _nothing,
         repair: Callable[[], object] = _nothing,
         perform: Callable[[deque[Any]], object] = _nothing,
         call_later: Callable[[float], bool | None] = _nothing,
@@ -135,6 +139,7 @@ class Gate:
         self._name = name
         self._clock = clock
         self._settle = settle
+        self._renew = renew
         self._repair = repair
         self._perform = perform
         self._call_later = call_later
@@ -154,6 +159,8 @@ class Gate:
             result = step(*args)
             self._settle(self._clock())
             core = self.core
+            if core.stale:
+                self._renew()
             effects = core.effects
             if effects:
                 core.effects = deque()
@@ -186,6 +193,8 @@ class Gate:
             while self.inbox and self.lock.acquire(False):
                 core = self.core
                 self._run_inbox()
+                if core.stale:
+                    self._renew()
                 effects = core.effects
                 if effects:
                     core.effects = deque()

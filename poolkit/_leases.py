@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._core.lease_record import Held
-from ._shell import Default, Shell
+from ._timeouts import Default
 from .errors import UsageError
 
 if TYPE_CHECKING:
     from ._async import AsyncPool
     from ._threads import Pool
 
-__all__ = ("AsyncLease", "Lease", "LeaseRequest", "refuse_shared")
+__all__ = ("AsyncLease", "Lease", "LeaseRequest")
 
 C = TypeVar("C")
-
-
-def refuse_shared(pool: Shell[Any], record: Held) -> NoReturn:
-    """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
-    pool._gate.post(pool._core.give_back, record, pool._clock())
-    raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
 
 
 class Lease(Generic[C]):
@@ -51,9 +45,11 @@ class Lease(Generic[C]):
             record = pool._leased.pop(id(self), None)
             self._record = None  # in this order: whoever was interrupted before it can close again
             if record is None:
-                pool._orphans.discard(id(self))  # taken away by the pool's end or a fork, or by a close cut short
+                pool._register.revoked.discard(
+                    id(self)
+                )  # taken away by the pool's end or a fork, or by a close cut short
             elif discard or error is not None or not pool._put(record):
-                pool._give(record, id(self), discard, error)
+                pool._slow.give(record, id(self), discard, error)
 
     def detach(self) -> C:
         """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
@@ -62,11 +58,11 @@ class Lease(Generic[C]):
         """
         record = self._record
         if record is None:
-            raise self._pool._not_leased()
+            raise self._pool._register.not_leased()
         if record.slot.leases > 1:
             raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
         self._record = None
-        self._pool._detach(id(self))
+        self._pool._register.detach(id(self))
         return self.connection
 
     def set_capacity(self, leases: int) -> None:
@@ -77,7 +73,7 @@ class Lease(Generic[C]):
 
     def __enter__(self) -> C:
         if self._record is None:
-            raise self._pool._not_leased()
+            raise self._pool._register.not_leased()
         return self.connection
 
     def __exit__(
@@ -88,9 +84,9 @@ class Lease(Generic[C]):
             record = pool._leased.pop(id(self), None)
             self._record = None
             if record is None:
-                pool._orphans.discard(id(self))
+                pool._register.revoked.discard(id(self))
             elif error is not None or not pool._put(record):
-                pool._give(record, id(self), False, error)
+                pool._slow.give(record, id(self), False, error)
 
     def __del__(self) -> None:
         try:
@@ -98,7 +94,7 @@ class Lease(Generic[C]):
         except AttributeError:  # interrupted while it was made
             return
         if record is not None:
-            self._pool._dropped(id(self), record)
+            self._pool._register.dropped(id(self), record)
 
     def __repr__(self) -> str:
         held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
@@ -127,13 +123,19 @@ class AsyncLease(Generic[C]):
         """
         record, self._record = self._record, None
         if record is not None:
-            await self._pool._give(id(self), discard, error)
+            pool = self._pool
+            leased = pool._leased.pop(id(self), None)
+            if leased is None or discard or error is not None or not pool._put(leased):
+                await pool._slow.give(leased, id(self), discard, error)
 
     def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread."""
         record, self._record = self._record, None
         if record is not None:
-            self._pool._give_nowait(id(self), discard, error)
+            pool = self._pool
+            leased = pool._leased.pop(id(self), None)
+            if leased is None or discard or error is not None or not pool._put(leased):
+                pool._slow.give_nowait(leased, id(self), discard, error)
 
     def detach(self) -> C:
         """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
@@ -142,11 +144,11 @@ class AsyncLease(Generic[C]):
         """
         record = self._record
         if record is None:
-            raise self._pool._not_leased()
+            raise self._pool._register.not_leased()
         if record.slot.leases > 1:
             raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
         self._record = None
-        self._pool._detach(id(self))
+        self._pool._register.detach(id(self))
         return self.connection
 
     def set_capacity(self, leases: int) -> None:
@@ -157,7 +159,7 @@ class AsyncLease(Generic[C]):
 
     async def __aenter__(self) -> C:
         if self._record is None:
-            raise self._pool._not_leased()
+            raise self._pool._register.not_leased()
         return self.connection
 
     async def __aexit__(
@@ -168,7 +170,7 @@ class AsyncLease(Generic[C]):
     def __del__(self) -> None:
         record = self._record
         if record is not None:
-            self._pool._dropped(id(self), record)
+            self._pool._register.dropped(id(self), record)
 
     def __repr__(self) -> str:
         held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed

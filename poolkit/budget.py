@@ -119,7 +119,7 @@ class Budget:
         """For pools: a part of this budget, in the place of the one that the same pool had before."""
         if self._pid != os.getpid():
             self._begin(self._total)  # a forked child: the parent's connections are the parent's
-        peek = weakref.WeakMethod(pool._unused_since)
+        peek = weakref.WeakMethod(pool.unused_since)
 
         def oldest_spare() -> float | None:
             method = peek()
@@ -188,7 +188,7 @@ class Budget:
             return  # is gone
         if pool is not None:
             try:
-                pool._hear()
+                pool.on_news()
             except Exception:
                 logger.exception("%s: a pool could not be told", self.name)
 

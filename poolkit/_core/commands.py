@@ -47,6 +47,7 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     """Hand out nothing: callers wait, or fail at once (those who wait already, too)."""
     core.suspended = True
     core.fail_fast = fail_fast
+    core.stale = True
     core.tell(EventKind.POOL_SUSPENDED, now)
     if fail_fast:
         for lane in list(core.lanes.values()):
@@ -58,6 +59,7 @@ def resume(core: Core, now: float) -> None:
     """Hand out again, oldest waiter first."""
     if core.suspended:
         core.suspended = core.fail_fast = False
+        core.stale = True
         core.tell(EventKind.POOL_READY, now)
         core.size.look_by(now)
         core.want_sweep(now)  # successors of connections whose end is near were not opened meanwhile
@@ -68,6 +70,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     """Take over new settings: surplus connections go (leased ones on return), waiters profit at once."""
     old = core.config
     core.configure(config, barging)
+    core.stale = True
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
     if old.autoscale is None:
         elastic.expect(core, len(core.entries) - core.closing, now)  # it begins with what there is
@@ -93,6 +96,7 @@ def inherit(core: Core, old: Core) -> None:
     finalizer) finds nothing in it that it could hand out.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
+    core.stale = True
     if core.phase is not Phase.OPEN:
         core.capacity.retire()
     for lane in old.lanes.values():
@@ -104,6 +108,7 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
+    core.stale = True
     core.capacity.retire()
     for lane in list(core.lanes.values()):
         core.fail_waiters(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))

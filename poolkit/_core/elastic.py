@@ -30,7 +30,7 @@ def expect(core: Core, count: int, now: float) -> None:
 
 
 def _resized(core: Core, before: int, now: float) -> None:
-    core.resized = True
+    core.stale = True
     if core.size.limit != before:
         core.tell(EventKind.POOL_RESIZED, now, detail=f"{before} -> {core.size.limit}: {core.size.reason}")
 

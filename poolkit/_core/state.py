@@ -118,7 +118,7 @@ class CoreState:
         self.heard: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
         self.due = NEVER  # when tick() wants to be called: for a sweep, or for the lanes in timed
         self.sweep_at = NEVER
-        self.resized = False  # the limit has changed: the shell has to make its ways without the lock anew
+        self.stale = False  # something has changed on which the paths without the lock depend
         self.timed: set[Lane] = set()
         self.pinging = 0
         self.closing = 0

@@ -49,7 +49,7 @@ def tick_safely(core: Core, now: float) -> Exception | None:
         core.settle(now)
     except Exception as error:  # noqa: BLE001  whatever it is
         mend(core, now)
-        core.resized = True  # so that the shell makes its ways without the lock anew
+        core.stale = True
         core.sweep_at = core.due = now + core.vigil
         return error
     return None

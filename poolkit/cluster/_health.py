@@ -45,7 +45,7 @@ class Health:
         self.draining: list[NodeEntry] = []  # removed, but their leases have not ended
         self.queues: dict[str | None, OrderedDict[NodeRequest, None]] = {}
         self.effects: deque[Effect] = deque()
-        self.closed = False
+        self.closed = self.stale = False
         self.tiers = False  # whether several groups of nodes are tried in order
         self.tiering: Tiers | None = None  # set where nodes move between tiers
         self.grouped = bool(config.zone)  # whether nodes differ in tier or zone

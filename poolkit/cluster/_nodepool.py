@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .._shell import Shell
+from .._pool_base import PoolBase
 from ..connector import Verdict
 from ..errors import describe, shown
 from ._events import ClusterStats, NodeStats
@@ -53,10 +53,10 @@ class NodePool:
         return self.poolkit.close(timeout)
 
 
-def engine_of(pool: Any) -> Shell[Any] | None:
+def engine_of(pool: Any) -> PoolBase[Any] | None:
     """The engine's pool behind the pool of a node; None if there is none."""
     engine = getattr(pool, "poolkit", pool)
-    return engine if isinstance(engine, Shell) else None
+    return engine if isinstance(engine, PoolBase) else None
 
 
 def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:

@@ -16,7 +16,7 @@ from .. import _lifecycle
 from .._churn import together
 from .._listeners import Listeners
 from .._log import logger
-from .._shell import DEFAULT, Default
+from .._timeouts import DEFAULT, Default
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Connector, Verdict, default_classify
 from ..errors import (
@@ -376,7 +376,7 @@ class ClusterShell(Generic[C]):
         classify = self._classify_method or getattr(entry.pool, "classify", None)
         if classify is None:
             engine = engine_of(entry.pool)
-            return default_classify(error) if engine is None else engine._verdict(error)
+            return default_classify(error) if engine is None else engine._driver.operations.verdict(error)
         try:
             verdict = classify(error)
         except Exception:

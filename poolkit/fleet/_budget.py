@@ -83,7 +83,7 @@ class _NewsWaker:
     def __init__(self, wake: threading.Event) -> None:
         self._wake = wake
 
-    def _hear(self) -> None:
+    def on_news(self) -> None:
         self._wake.set()
 
 
@@ -352,7 +352,7 @@ class FleetBudget(Budget):
     def _permits_lost(self, why: str) -> None:
         """Close every connection at once: other processes may have the permits now."""
         pools = self._gate.step(self._drop_permits)
-        cut = sum(pool._cut() for pool in pools if pool is not None)
+        cut = sum(pool.cut() for pool in pools if pool is not None)
         logger.error("%s: permits lost (%s); all connections are closed, %d leases were aborted", self.name, why, cut)
 
     def _drop_permits(self) -> list[Any]:

@@ -71,7 +71,7 @@ class PoolLeaks:
                 continue
             found += [
                 f"{pool.name}: connection {lease.connection} is still on lease, taken by "
-                f"{pool._name_of(lease.holder)} at {lease.place or 'an unknown place'}"
+                f"{pool._driver.name_of(lease.holder)} at {lease.place or 'an unknown place'}"
                 for lease in sorted(_leases(pool) - self._held)
             ]
         for pool in self._made:
@@ -88,15 +88,15 @@ class PoolLeaks:
         def watch(pool: Any) -> None:
             traced.append((pool, pool._debug))
             pool._debug = True
-            pool._gate.step(pool._refresh)
-            report = pool._report
+            pool._gate.step(pool._changed)
+            report = pool._register.warn
 
             def noted(text: str, place: tuple[str, int]) -> None:
                 if pool not in self._allowed:
                     self._dropped.append(text)
                 report(text, place)
 
-            pool._report = noted
+            pool._register.warn = noted
             if pool not in self._before:
                 self._made.append(pool)  # keep it alive: a pool that is dropped while it has connections was left open
 
@@ -109,8 +109,8 @@ class PoolLeaks:
             end()
             for pool, debug in traced:
                 pool._debug = debug
-                del pool._report
-                pool._gate.step(pool._refresh)
+                del pool._register.warn
+                pool._gate.step(pool._changed)
 
 
 @pytest.fixture

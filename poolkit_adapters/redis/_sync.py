@@ -193,12 +193,11 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         A pipeline over several nodes takes one connection after the other, in the order of its commands, and gives
         none back before it has all of them.
         """
-        me = self.poolkit._caller()
         for other in list(_pools):
             engine = other._engine
             if other is self or not other._of_cluster or engine is None:
                 continue
-            if any(entry.holder == me for entry in list(engine._core.leased.values())):
+            if engine.held_by_caller():
                 cause = (
                     f"this thread already holds a connection to another node ({engine.name}), as a pipeline over "
                     "several nodes does: threads that each hold one and wait for another block each other; set "

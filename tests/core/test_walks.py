@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from poolkit import Connector, Pool, _shell
+from poolkit import Connector, Pool, _pool_base
 from poolkit._core import books
 from poolkit._core.entry import CLOSING, IDLE, IN_USE, Entry
 from poolkit._core.mend import mend
@@ -126,7 +126,7 @@ COMMANDS: dict[str, Callable[[Pool[Any]], object]] = {
     "reconfigure": lambda pool: pool.reconfigure(max_size=4, max_idle=1),
     "clear": lambda pool: pool.clear(),
     "mend": lambda pool: pool._gate.step(mend, pool._core, pool._clock()),
-    "unused_since": lambda pool: pool._unused_since(),
+    "unused_since": lambda pool: pool._membership.unused_since(),
     "a release of one too many": lambda pool: pool.release(pool.acquire()),
     "a failed check": lambda pool: pool.release(pool.acquire(), error=ConnectionResetError()),
     "fork": lambda pool: pool._after_fork(),
@@ -143,7 +143,8 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
     core.lane.idle = Unwalked(core.lane.idle)
     pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
     core.multiplexed = True  # then those that are idle have to be told from those with a stream to spare
-    pool._gate.step(pool._refresh)
+    core.moved.append(True)  # the paths without the lock are to use what has been put in the place of the real ones
+    pool._gate.step(pool._changed)
     for connection in held[:3]:
         pool.release(connection)
     COMMANDS[command](pool)
@@ -158,7 +159,7 @@ class _Server(Connector[object]):
 def _few_may_be_idle(seed: int) -> None:
     world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
     runtime = SimulatedRuntime(world)
-    with mock.patch.object(_shell, "Lock", runtime.lock):
+    with mock.patch.object(_pool_base, "Lock", runtime.lock):
         pool = Pool(
             _Server(), runtime=runtime, clock=world.clock, max_size=6, max_idle=2, max_lifetime=None,
             idle_timeout=None, barging_window=0, acquire_timeout=1000,

@@ -95,7 +95,7 @@ def in_the_tail_of_acquire(place: tuple[CodeType, int]) -> bool:
     CPython delivers no asynchronous exception there (only at calls, at jumps back and at the begin of functions).
     """
     last = ("LOAD_FAST", "RETURN_VALUE")
-    return place[0].co_name in ("acquire", "_acquire_bare") and opcode_at(place).startswith(last)
+    return place[0].co_name in ("acquire", "acquire_bare") and opcode_at(place).startswith(last)
 
 
 def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], object]], *, least: int) -> None:

@@ -122,14 +122,14 @@ def test_after_the_test_pools_are_as_fast_as_before(run) -> None:
     """Recording places ends with the fixture, except for pools that had it enabled before."""
     result = run("""
 plain, debug = Pool(FakeConnector()), Pool(FakeConnector(), debug=True)
-before = [plain._tracing, debug._tracing]
+before = [plain._slow.tracing, debug._slow.tracing]
 
 def test_one(pool_leaks):
-    assert plain._tracing
+    assert plain._slow.tracing
 
 def test_two():
-    assert [plain._tracing, debug._tracing] == before == [False, True]
-    assert "_report" not in vars(plain)
+    assert [plain._slow.tracing, debug._slow.tracing] == before == [False, True]
+    assert "warn" not in vars(plain._register)
 """)
     result.assert_outcomes(passed=2)
 

@@ -280,6 +280,34 @@ def test_after_a_fork_the_child_is_a_caller_like_any() -> None:
     pool.close()
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_pool_knows_whether_the_calling_thread_holds_a_lease(debug: bool) -> None:
+    with Pool(FakeConnector(), max_size=2, debug=debug) as pool:
+        answers: list[bool] = [pool.held_by_caller()]
+        with pool.lease():
+            answers.append(pool.held_by_caller())
+            in_thread(lambda: answers.append(pool.held_by_caller()), "another")
+        answers.append(pool.held_by_caller())
+    assert answers == [False, True, False, False]
+
+
+@ASYNC
+async def test_a_pool_knows_whether_the_calling_task_holds_a_lease(make: Make) -> None:
+    async with make(max_size=2) as it:
+        answers: list[bool] = [it.pool.held_by_caller()]
+
+        async def ask() -> None:
+            answers.append(it.pool.held_by_caller())
+
+        lease = await it.lease()
+        await ask()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+        await it.give(lease)
+        await ask()
+    assert answers == [False, True, False, False]
+
+
 def test_dump_shows_the_end_of_a_holder() -> None:
     with Pool(FakeConnector(), max_size=1, name="dumped") as pool:
         kept: list[Any] = []

@@ -350,9 +350,9 @@ class Raced(deque[Any]):
 def test_13_two_threads_that_report_the_same_lease_do_not_fail_a_caller() -> None:
     """The same for pools that are forgotten."""
     with Pool(FakeConnector()) as pool:
-        pool._reports = Raced([("dropped", ("file.py", 1))])
+        pool._register.reports = Raced([("dropped", ("file.py", 1))])
         pool._gate.post(lambda: pool._core.effects.append(Effect(Do.REPORT)))
-        assert not pool._reports
+        assert not pool._register.reports
     reports = _churn._Reports()
     reports.texts = Raced(["forgotten"])
     reports.run_inbox()

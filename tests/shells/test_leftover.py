@@ -106,7 +106,7 @@ def test_what_an_aborted_connection_leaves_keeps_its_permit(how: str) -> None:
                 pool.stats()
                 pool.check_books()
         elif how == "cut":
-            pool._cut()
+            pool._membership.cut()
         else:
             connector_closes(pool, held)
         stats = pool.stats()
@@ -121,7 +121,7 @@ def test_what_an_aborted_connection_leaves_keeps_its_permit(how: str) -> None:
 
 def connector_closes(pool: Any, held: Any) -> None:
     """The connection is closed in good order, by a connector that can only abort."""
-    pool._close_method = None
+    pool._driver.operations.close = None
     pool.clear()
     pool.release(held)
 

@@ -92,11 +92,11 @@ async def test_release_with_an_error_has_it_judged(make: Callable[..., Rig], res
 async def test_a_connection_whose_capacity_cannot_be_told_is_closed(make: Callable[..., Rig]) -> None:
     async with make(max_size=1, features={"streams": 2}) as rig:
         capacity, rig.connector.capacity = rig.connector.capacity, None
-        rig.pool._capacity_method = lambda connection: 1 / 0
+        rig.pool._driver.operations.capacity = lambda connection: 1 / 0
         with pytest.raises(Exception, match=r"division|cannot connect"):
             await rig.lease(1)
         await rig.until(lambda: rig.connector.live == 0)
-        rig.pool._capacity_method = capacity
+        rig.pool._driver.operations.capacity = capacity
 
 
 @ASYNC

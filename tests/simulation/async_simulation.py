@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from poolkit import _async, _lifecycle, _shell
+from poolkit import _async, _lifecycle, _pool_base
 from poolkit._async import AsyncPool
 from poolkit._leases import AsyncLease
 from poolkit.config import BackoffConfig, PoolConfigWarning
@@ -108,7 +108,7 @@ class AsyncPoolSimulation:
         self.server.connect_in_caller = pick.random() < 0.3
         self.classes = CallerClasses(seed, self.class_share)
         size = pick.choice([1, 1, 2, 4])
-        with mock.patch.object(_shell, "Lock", partial(CollectingLock, loop)), warnings.catch_warnings():
+        with mock.patch.object(_pool_base, "Lock", partial(CollectingLock, loop)), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             self.pool: AsyncPool[FakeConnection] = AsyncPool(
                 self.server,
@@ -223,7 +223,7 @@ class AsyncPoolSimulation:
         self.server.forked()
         self.server.loop = child
         known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
-        lock = mock.patch.object(_shell, "Lock", partial(CollectingLock, child))
+        lock = mock.patch.object(_pool_base, "Lock", partial(CollectingLock, child))
         with lock, mock.patch.object(_async, "current_runtime", return_value=child):
             pool._after_fork()
             assert known <= {id(each) for each in _lifecycle._buried}, "a connection of the parent may be finalized"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
-from poolkit import _lifecycle, _shell
+from poolkit import _lifecycle, _pool_base
 from poolkit._leases import Lease
 from poolkit._threads import Pool
 from poolkit.config import BackoffConfig, PoolConfigWarning
@@ -108,7 +108,7 @@ class PoolSimulation:
         self.runtime = SimulatedRuntime(world)
         self.classes = CallerClasses(seed, self.class_share)
         size = pick.choice([1, 2, 4])
-        with mock.patch.object(_shell, "Lock", self.runtime.lock), warnings.catch_warnings():
+        with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             self.pool = Pool(
                 self.connector,
@@ -214,7 +214,7 @@ class PoolSimulation:
         world.fork()
         self.connector.forked()
         known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
-        with mock.patch.object(_shell, "Lock", self.runtime.lock), warnings.catch_warnings():
+        with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             pool._after_fork()
         pool._core.vigil = float("inf")

@@ -82,7 +82,7 @@ async def cut(pool: Any, twin: Twin, started: Callable[[], bool]) -> None:
     connection = await do(pool.getconn())
     connection.pgconn.send_query(SLEEP)
     await twin.until(started)
-    assert pool.poolkit._cut() == 1
+    assert pool.poolkit._membership.cut() == 1
     await do(pool.putconn(connection))
 
 

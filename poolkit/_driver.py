@@ -1,0 +1,441 @@
+"""The work on a pool's connections: connect, look, check, reset, close; in threads or in tasks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._core.contract import BrokenContract, broken, returned
+from ._core.effects import Do
+from ._core.entry import IN_USE, RESETTING, Entry
+from ._core.lease_record import Held
+from ._core.machine import Core
+from ._core.upkeep import pinged
+from ._core.waiter import Waiter
+from ._log import logger
+from ._operations import Operations
+from .connector import Verdict
+from .errors import PoolClosed, describe, shown_again
+from .policies.retire import NEVER
+from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
+
+if TYPE_CHECKING:
+    from ._pool_base import PoolBase
+
+__all__ = ("Driver", "TaskDriver", "ThreadDriver", "refuse_closed")
+
+C = TypeVar("C")
+Opened = tuple[C, int, bool]
+"""A new connection, the leases that it serves, and whether its first user opens it."""
+
+
+def refuse_closed(pool: PoolBase[Any]) -> None:
+    """Raise PoolClosed if the pool is closed."""
+    if pool.closed:
+        raise PoolClosed(f"{pool.name}: the pool is {pool._core.phase.value}")
+
+
+class Driver(Generic[C]):
+    """What both kinds of drivers tell the core of the connections on which they work."""
+
+    def __init__(self, pool: PoolBase[C], operations: Operations[C]) -> None:
+        self._pool = pool
+        self.operations = operations
+
+    def arrived(self, entry: Entry, opened: Opened[C], *, keep: bool = False) -> BrokenContract | bool:
+        """Under the lock: a connect succeeded, unless the connection is another entry's. See ``Core.connected``."""
+        pool, operations = self._pool, self.operations
+        core, now = pool._core, pool._clock()
+        connection, capacity, lazy = opened
+        twin = core.twin_of(connection)
+        if twin is None:
+            return core.connected(entry, connection, capacity, now, keep=keep, lazy=lazy)
+        error = broken(
+            operations.connector, operations.connect_method,
+            f"returned {object.__repr__(connection)}, which is the pool's connection {twin.id} already",
+            "it must return a new object each time",
+        )  # fmt: skip
+        core.connect_failed(entry, error, Verdict.FATAL, now)
+        return error
+
+    def connect_failed(self, core: Core, entry: Entry, error: BaseException) -> None:
+        """A connect failed: judge the error, and tell the core whatever becomes of that. The permit is free when
+        nothing is left of the connect at the server.
+        """
+        pool, operations = self._pool, self.operations
+        verdict, left = Verdict.DISCARD, None
+        try:
+            verdict = operations.verdict_of_connect(error, elastic=pool._config.autoscale is not None)
+            left = operations.left_by(error)
+        finally:
+            pool._gate.step(core.connect_failed, entry, error, verdict, pool._clock(), left is not None)
+        if left is not None:
+            left.add_done_callback(lambda _: self.closed(entry) if core is pool._core else None)
+
+    def closed(self, entry: Entry) -> None:
+        """The connection is closed."""
+        pool = self._pool
+        entry.connection = None
+        pool._gate.post(pool._core.closed, entry, pool._clock())
+
+    def abort(self, entry: Entry) -> None:
+        """Abort a connection; its permit is free when nothing is left of it at the server."""
+        pool = self._pool
+        core, left = pool._core, False
+        try:
+            left = self.operations.abort(entry.connection)
+        finally:
+            if isinstance(left, bool):
+                self.closed(entry)
+        if not isinstance(left, bool):
+            left.add_done_callback(lambda _: self.closed(entry) if core is pool._core else None)
+
+    def asks_server(self, entry: Entry) -> bool:
+        """Whether the check of an idle connection is due."""
+        keepalive = self._pool._config.keepalive
+        return self.operations.check is not None and (
+            entry.good_until == 0.0 or (keepalive is not None and self._pool._clock() - entry.seen_at >= keepalive)
+        )
+
+
+class ThreadDriver(Driver[C]):
+    """Works in the calling thread, or in the background threads of a runtime."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where background work is done."""
+        runtime: Runtime = self._pool._runtime
+        return runtime
+
+    # -- in the calling thread or in the background --------------------------------------------------------------------
+
+    def connect(self, entry: Entry, limit: float | None) -> Opened[C]:
+        """Open a connection within ``limit`` seconds."""
+        operations = self.operations
+        connection: C
+        if operations.connect_to is not None:
+            connection = operations.connect_to(entry.lane.key, limit)
+        else:
+            connection = operations.connector.connect(limit)
+        try:
+            return operations.examine(connection)
+        except BaseException:
+            self._dispose(connection)
+            raise
+
+    def _dispose(self, connection: C) -> None:
+        """Close a new connection that the pool cannot use."""
+        operations = self.operations
+        if connection is not None and not operations.abort(connection) and operations.close is not None:
+            try:
+                operations.close(connection)
+            except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+                logger.debug("%s: close of a connection failed: %s", self._pool.name, describe(failure))
+
+    def check(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
+        """Look at an idle connection, and ``ask`` the server within ``left`` seconds; why it is of no use, if so."""
+        operations = self.operations
+        error = operations.look(entry.connection)
+        if error is not None or not ask or operations.check is None:
+            return error
+        limit = self._pool._config.check_timeout
+        limit = left if limit is None else min(limit, left)
+        try:
+            return operations.refused(operations.check(entry.connection, None if limit == NEVER else limit))
+        except Exception as failure:  # noqa: BLE001  whatever it is, the connection is not alive
+            return operations.dead(failure)
+
+    def reset(self, entry: Entry) -> Verdict:
+        """Reset what was touched, in the returning thread: whether the connection can be used again."""
+        verdict = Verdict.DISCARD
+        try:
+            if self.operations.is_dirty(entry):
+                entry.move(RESETTING)
+                self.operations.reset(entry.connection)
+                entry.move(IN_USE)
+            verdict = Verdict.KEEP
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: reset of connection %d failed: %s", self._pool.name, entry.id, describe(failure))
+        return verdict
+
+    # -- in the background --------------------------------------------------------------------------------------------
+
+    def call_later(self, delay: float) -> bool | None:
+        """See :class:`~poolkit._gate.Gate`."""
+        return self.runtime.schedule(self._pool, delay) is not False
+
+    def wake(self) -> None:
+        """Have the pool's inbox run soon."""
+        self.runtime.nudge(self._pool)
+
+    def keep_house(self, work: Callable[..., object], *args: Any) -> None:
+        """Do work that may close connections for others than the calling thread."""
+        if self.operations.close_in_caller:
+            self.runtime.spawn(work, *args)  # closes would hold up another pool's caller, or the housekeeping thread
+        else:
+            work(*args)
+
+    def deliver(self, step: Callable[[], object]) -> None:
+        """Have a step run soon, on behalf of another pool."""
+        self.keep_house(self._pool._gate.post, step)
+
+    def is_elsewhere(self) -> bool:
+        """Whether another thread alone may use the connections."""
+        return False
+
+    def start(self, do: Do, entry: Entry) -> None:
+        """Start what the core asks for."""
+        operations, spawn = self.operations, self.runtime.spawn
+        if do is Do.CONNECT:
+            spawn(self.connect_job, entry)
+        elif do is Do.PING:
+            spawn(self._ping_job, entry)
+        elif operations.close is None or (do is Do.ABORT and operations.aborts is not None):
+            self.abort(entry)
+        elif operations.close_in_caller:
+            self._close_job(entry)
+        else:
+            spawn(self._close_job, entry)
+
+    def connect_job(self, entry: Entry) -> BaseException | None:
+        """Connect for whoever comes first; the error, if it failed."""
+        pool = self._pool
+        try:
+            refuse_closed(pool)  # since this was decided
+            opened = self.connect(entry, self._connect_limit())
+        except BaseException as error:  # noqa: BLE001  handed to the waiters
+            self.connect_failed(pool._core, entry, error)
+            return error
+        found = pool._gate.step(self.arrived, entry, opened)
+        return found if isinstance(found, BrokenContract) else None
+
+    def _connect_limit(self) -> float | None:
+        """Seconds for a connect that no caller bounds; where callers connect for lack of threads, not above what a
+        caller waits.
+        """
+        config = self._pool._config
+        limits = (config.connect_timeout, config.acquire_timeout if self._pool._gate.alone else None)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _close_job(self, entry: Entry) -> None:
+        try:
+            self.operations.close(entry.connection)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: close of connection %d failed: %s", self._pool.name, entry.id, describe(failure))
+        finally:
+            self.closed(entry)
+
+    def _ping_job(self, entry: Entry) -> None:
+        pool, ask = self._pool, self.asks_server(entry)
+        error: Exception | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = self.check(entry, NEVER, ask=ask)
+        finally:
+            pool._gate.step(pinged, pool._core, entry, error, ask, pool._clock())
+
+    def name_of(self, holder: Hashable) -> str:
+        """The name of a thread for messages."""
+        return shown_again(self.runtime.name_of(holder))
+
+
+class TaskDriver(Driver[C]):
+    """Works in tasks of its own: no caller's cancellation gets here.
+
+    A task that is cut off ends its part with the core with which it began. If that is not the pool's any more (in
+    a forked child, or after the end of its loop, where the collector ends what never went on), it does nothing: its
+    connection is the parent's, or was closed with the loop.
+    """
+
+    @property
+    def runtime(self) -> Any:
+        """The event loop; None before the first use, also in a forked child."""
+        runtime: AsyncRuntime | None = self._pool._runtime
+        return runtime
+
+    # -- the event loop -----------------------------------------------------------------------------------------------
+
+    def call_later(self, delay: float) -> bool | None:
+        """See :class:`~poolkit._gate.Gate`."""
+        if self.runtime is None:
+            return None  # asked again on the first use
+        self.runtime.schedule(self._pool, delay)
+        return True
+
+    def wake(self) -> None:
+        """Have the pool's inbox run soon."""
+        if self.runtime is not None:
+            self.runtime.nudge(self._pool)
+
+    def keep_house(self, work: Callable[..., object], *args: Any) -> None:
+        """Do housekeeping."""
+        work(*args)
+
+    def deliver(self, step: Callable[[], object]) -> None:
+        """Have a step run soon, on behalf of another pool."""
+        gate = self._pool._gate
+        if self.is_elsewhere():
+            gate.inbox.append((step, ()))
+            self.wake()
+        else:
+            gate.post(step)
+
+    def is_elsewhere(self) -> bool:
+        """Whether the connections belong to an event loop that runs in another thread, which alone may use them."""
+        runtime = self.runtime
+        return runtime is not None and not runtime.here() and bool(runtime.alive())
+
+    def start(self, do: Do, entry: Entry) -> None:
+        """Start what the core asks for."""
+        runtime, operations = self.runtime, self.operations
+        if runtime is None:
+            return  # a forked child that is about to restart: all connections are the parent's
+        if do is Do.CONNECT:
+            runtime.spawn(self.connect_job, entry)
+        elif do is Do.PING:
+            runtime.spawn(self._ping_job, entry)
+        elif operations.close is None or (do is Do.ABORT and operations.aborts is not None) or not runtime.alive():
+            self.abort(entry)
+        else:
+            runtime.spawn(self._close_job, entry)
+
+    async def _call(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        """``await method(*args)``. BrokenContract if it is a plain function: what it has done is done then, and what
+        it has opened is closed again.
+        """
+        result = method(*args)
+        if inspect.isawaitable(result):
+            return await result
+        if name in ("connect", "connect_to"):
+            self._dispose(result)
+        error = broken(
+            self.operations.connector, name, returned(result),
+            "that of an AsyncConnector must be a coroutine (async def)",
+        )  # fmt: skip
+        self.operations.complain(error)
+        raise error
+
+    async def _bounded(self, name: str, method: Any, *args: Any) -> Any:
+        """:meth:`_call` within ``check_timeout``."""
+        return await self.runtime.bounded(self._pool._config.check_timeout, self._call, name, method, *args)
+
+    # -- connects -----------------------------------------------------------------------------------------------------
+
+    async def connect(self, entry: Entry, limit: float | None) -> Opened[C]:
+        """Open a connection."""
+        operations = self.operations
+        connection: C
+        if operations.connect_to is not None:
+            connection = await self._call("connect_to", operations.connect_to, entry.lane.key, limit)
+        else:
+            connection = await self._call("connect", operations.connector.connect, limit)
+        try:
+            return operations.examine(connection)
+        except BaseException:
+            self._dispose(connection)
+            raise
+
+    async def connect_job(self, entry: Entry) -> BaseException | None:
+        """Connect for whoever comes first; the error, if it failed."""
+        pool = self._pool
+        core, limit = pool._core, pool._config.connect_timeout
+        try:
+            refuse_closed(pool)  # since this was decided
+            opened = await self.runtime.bounded(limit, self.connect, entry, limit)
+        except BaseException as error:
+            if core is pool._core:
+                self.connect_failed(core, entry, error)
+            if not isinstance(error, Exception):
+                raise
+            return error
+        found = pool._gate.step(self.arrived, entry, opened)
+        return found if isinstance(found, BrokenContract) else None
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
+    async def _ask_server(self, entry: Entry) -> Exception | None:
+        operations, limit = self.operations, self._pool._config.check_timeout
+        try:
+            return operations.refused(await self._bounded("check", operations.check, entry.connection, limit))
+        except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
+            return operations.dead(error)
+
+    async def check_job(self, entry: Entry, waiter: Waiter) -> None:
+        """Ask the server on behalf of a caller that wants this connection."""
+        pool = self._pool
+        core = pool._core
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        began = pool._clock()
+        try:
+            error = await self._ask_server(entry)
+        finally:
+            if core is pool._core:
+                now = pool._clock()
+                waiter.checking += now - began
+                pool._gate.step(core.checked, entry, waiter, error, now)
+                assert waiter.parker is not None
+                waiter.parker.wake()
+
+    async def _ping_job(self, entry: Entry) -> None:
+        pool, ask = self._pool, self.asks_server(entry)
+        core = pool._core
+        error: BaseException | None = ConnectionAbortedError("check interrupted")
+        try:
+            error = self.operations.look(entry.connection)
+            if error is None and ask:
+                error = await self._ask_server(entry)
+        finally:
+            if core is pool._core:
+                pool._gate.step(pinged, core, entry, error, ask, pool._clock())
+
+    # -- reset and close ----------------------------------------------------------------------------------------------
+
+    async def reset_job(self, record: Held, ended: float, parker: AsyncParker | None, done: list[bool]) -> None:
+        """Reset a returned connection; then wake ``parker``."""
+        pool, entry = self._pool, record.slot
+        sound, core = False, pool._core
+        try:
+            await self._bounded("reset", self.operations.reset, entry.connection)
+            sound = True
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: reset of connection %d failed: %s", pool.name, entry.id, describe(failure))
+        finally:
+            if core is pool._core:
+                if sound:
+                    pool._gate.post(core.give_back, record, ended)
+                else:
+                    pool._gate.post(core.discard, record, ended, Verdict.DISCARD)
+                done.append(sound)
+                if parker is not None:
+                    parker.wake()
+
+    async def _close_job(self, entry: Entry) -> None:
+        pool = self._pool
+        closed, core = False, pool._core
+        try:
+            await self._bounded("close", self.operations.close, entry.connection)
+            closed = True
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: close of connection %d failed: %s", pool.name, entry.id, describe(failure))
+        finally:
+            if core is pool._core:
+                if closed:
+                    self.closed(entry)
+                else:
+                    self.abort(entry)
+
+    def _dispose(self, connection: Any) -> None:
+        """Close a new connection that the pool cannot use."""
+        operations = self.operations
+        if connection is not None and not operations.abort(connection) and operations.close is not None:
+            self.runtime.spawn(self._close_unused, connection)
+
+    async def _close_unused(self, connection: Any) -> None:
+        try:
+            await self._bounded("close", self.operations.close, connection)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: close of a connection failed: %s", self._pool.name, describe(failure))
+
+    def name_of(self, holder: Hashable) -> str:
+        """The name of a task for messages."""
+        return "a task" if self.runtime is None else shown_again(self.runtime.name_of(holder))

@@ -1,0 +1,241 @@
+"""What a pool says of itself: statistics, explanations, reports of leaks. It reads; it decides and frees nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ._core.lease_record import Held
+from ._core.waiter import Waiter
+from ._log import logger
+from ._picture import COUNTED, diagnosed, explain, holders, place_of, symptoms
+from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
+from .policies.diagnose import Diagnosis, Symptoms, diagnose
+from .settings import Setting, described
+from .sizing import Advice, advise
+from .stats import (
+    Holder,
+    LaneStats,
+    Parts,
+    PoolDetails,
+    PoolStats,
+    Queued,
+    lane_stats,
+    parts,
+    queued,
+    snapshot,
+    take_sample,
+)
+
+if TYPE_CHECKING:
+    from ._pool_base import PoolBase
+
+__all__ = ("Monitor", "WaitObserver")
+
+LARGE = 200  # connections and waiters: from there on timeouts share their picture of the pool
+OLD = 0.1  # seconds for which such a picture is used
+
+WaitObserver = Callable[[Any, float, "BaseException | None"], object]
+"""``observer(pool, seconds, error)``, in the thread or task of a caller whose acquire has ended and who had not found
+an idle connection at once; never under the pool's lock. ``error``: why there is none. One that raises is dropped."""
+
+
+Picture = tuple[PoolStats, list[Holder], Symptoms]
+
+
+class Monitor:
+    """Watches one pool. Its questions are thread-safe, and none waits for I/O."""
+
+    def __init__(self, pool: PoolBase[Any]) -> None:
+        self._pool = pool
+        self.observers: list[WaitObserver] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """With a new core: nothing is measured yet."""
+        self.waited: deque[float] = deque()  # seconds that callers have waited, not yet in the histogram
+        self.used: deque[float] = deque()  # seconds of leases, the same
+        self._taken: tuple[float, Picture | None] = 0.0, None
+
+    # -- times ----------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Have the times that were kept aside entered into the histograms."""
+        self._pool._gate.post(self._note_times)
+
+    def _note_times(self) -> None:
+        """Under the lock."""
+        core, now = self._pool._core, self._pool._clock()
+        for kept, meter in ((self.waited, core.meters.wait), (self.used, core.meters.use)):
+            meter.record_all(kept)
+        if core.meters.samples.due(now):
+            take_sample(core, parts(core), now)
+
+    def observed(self, seconds: float, error: BaseException | None) -> None:
+        """An acquire that took the slow path has ended, well or not."""
+        for observer in self.observers:
+            try:
+                observer(self._pool, seconds, error)
+            except Exception:
+                logger.exception("%s: wait observer %r failed and is dropped", self._pool.name, observer)
+                self._pool.remove_wait_observer(observer)
+
+    # -- numbers and words ----------------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """See :meth:`poolkit.Pool.stats`."""
+        pool = self._pool
+        pool._gate.run_posted()
+        core = pool._core
+        return snapshot(core, pool._gate.step(self._copied), pool._clock())
+
+    def _copied(self) -> Parts:
+        """Under the lock."""
+        self._note_times()
+        return parts(self._pool._core)
+
+    def explain(self) -> str:
+        """See :meth:`poolkit.Pool.explain`."""
+        return f"{self._pool.name}: {self._pool._gate.step(self._explained)}"
+
+    def _explained(self) -> str:
+        """Under the lock."""
+        stats, held, diagnosis = self._look(self._pool._clock())
+        return self._pool._membership.explained(explain(stats, held, diagnosis=diagnosis))
+
+    def diagnose(self) -> Diagnosis | None:
+        """See :meth:`poolkit.Pool.diagnose`."""
+        return self._pool._gate.step(lambda: self._look(self._pool._clock())[2])
+
+    def advice(self) -> Advice:
+        """See :meth:`poolkit.Pool.advice`."""
+        return advise(self.stats())
+
+    def _look(self, now: float, most: int = 3) -> tuple[PoolStats, list[Holder], Diagnosis | None]:
+        """Under the lock: numbers, the ``most`` who hold longest, and the diagnosis."""
+        core = self._pool._core
+        stats = snapshot(core, self._copied(), now)
+        return stats, self._held(now, most), diagnosed(core, stats, self._pool._name_of, now)
+
+    def _held(self, now: float, most: int = 3) -> list[Holder]:
+        """Under the lock: the ``most`` who hold longest, by name."""
+        pool = self._pool
+        return [replace(held, holder=pool._name_of(holder)) for holder, held in holders(pool._core, now, most)]
+
+    def _picture(self, now: float) -> Picture:
+        """Under the lock: what a timeout tells. Many at once, in a large pool or a long queue, are told the same for a
+        moment.
+        """
+        taken_at, picture = self._taken
+        if picture is None or not 0 <= now - taken_at < OLD or picture[0].size + picture[0].waiting <= LARGE:
+            core = self._pool._core
+            stats = snapshot(core, self._copied(), now)
+            picture = stats, self._held(now), symptoms(core, stats, self._pool._name_of, now)
+            self._taken = now, picture
+        return picture
+
+    def describe(self) -> dict[str, Setting]:
+        """See :meth:`poolkit.Pool.describe`."""
+        found, size = described(self._pool._config), self._pool._core.size
+        if size.reason:
+            found["limit"] = Setting(size.limit, f"autoscale: {size.reason}")
+        return found
+
+    def details(self, most: int | None = 100) -> PoolDetails:
+        """See :meth:`poolkit.Pool.details`."""
+        pool = self._pool
+        pool._gate.run_posted()
+        stats, diagnosis, held, waiting, lanes = pool._gate.step(self._detailed, most)
+        name = pool._name_of
+        return PoolDetails(
+            stats,
+            diagnosis,
+            tuple(replace(lease, holder=name(holder)) for holder, lease in held),
+            tuple(replace(waiter, holder=name(holder)) for holder, waiter in waiting),
+            tuple(lanes),
+        )
+
+    def _detailed(
+        self, most: int | None
+    ) -> tuple[
+        PoolStats, Diagnosis | None, list[tuple[Hashable, Holder]], list[tuple[Hashable, Queued]], list[LaneStats]
+    ]:
+        """Under the lock: holders and waiters by their identities; their names are found out later."""
+        core, now = self._pool._core, self._pool._clock()
+        stats = snapshot(core, self._copied(), now)
+        diagnosis = diagnosed(core, stats, self._pool._name_of, now)
+        held = holders(core, now, len(core.leased) if most is None else most)
+        return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
+
+    def dump(self) -> str:
+        """See :meth:`poolkit.Pool.dump`."""
+        seen = self.details(None)
+        state = explain(seen.stats, list(seen.leases), diagnosis=seen.diagnosis)
+        lines = [f"{self._pool.name} ({type(self._pool).__name__}, {seen.stats.phase}): {state}"]
+        for lease in seen.leases:
+            place = f" at {lease.place}" if lease.place else ""
+            lines.append(f"  lease of connection {lease.connection_id}: {lease.held:.1f} s by {lease.holder}{place}")
+        for waiter in seen.waiters:
+            to = "" if waiter.key is None else f" for {shown(waiter.key)}"
+            of = f" of class {shown(waiter.caller_class)!r}" if waiter.caller_class else ""
+            lines.append(f"  waiting{to}{of}: {waiter.waited:.1f} s, {waiter.holder}, {waiter.ahead} ahead")
+        return "\n".join(lines)
+
+    # -- leases that last too long --------------------------------------------------------------------------------
+
+    def report_overdue(self, record: Held, seconds: float, *, taken_away: bool) -> None:
+        """Log a lease that lasts longer than ``leak_after``."""
+        pool = self._pool
+        logger.warning(
+            "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s%s",
+            pool.name, seconds, pool._config.leak_after, pool._name_of(record.holder),
+            place_of(record) or "an unknown place",
+            "; taken away (on_leak='reclaim'): its connection is closed" if taken_away else "",
+        )  # fmt: skip
+
+    def overdue_error(self, record: Held) -> LeaseOverdue:
+        """What the holder of a lease that was reported hears on its return, with ``on_leak="raise"``."""
+        pool = self._pool
+        kind: type[LeaseOverdue] = getattr(pool._connector, "overdue_error", LeaseOverdue)
+        return kind(
+            f"{pool.name}: this lease was held for {pool._clock() - record.since:.1f} s "
+            f"(leak_after={pool._config.leak_after:g}), taken at {place_of(record) or 'an unknown place'}; "
+            "the connection is back in the pool"
+        )
+
+    # -- the timeout ----------------------------------------------------------------------------------------------
+
+    def timeout_error(self, waiter: Waiter, now: float) -> PoolError:
+        """Under the lock: the error of a caller whose time is up, with the state of the pool."""
+        pool, core, lane = self._pool, self._pool._core, waiter.lane
+        ahead = 0
+        if waiter.queued:
+            before = islice(lane.queue.beside(waiter), COUNTED)
+            ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
+        stats, held, seen = self._picture(now)
+        diagnosis = diagnose(seen, waiter.holder)
+        down = not lane.live and lane.dialer.breaker.failures
+        kind = ServerUnavailable if down else AcquireTimeout
+        waited = now - waiter.since
+        entitled = ""
+        if core.classes is not None and waiter.caller_class is not None:
+            unlimited = pool._config.max_size is None
+            entitled = core.classes.words(waiter.caller_class, core.size.limit, unlimited=unlimited)
+        words = explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(waiter, waited), entitled=entitled)
+        text = pool._membership.explained(words)
+        error = kind(f"{pool.name}: no connection in {waited:.2f} s ({text})")
+        error.__cause__ = lane.dialer.last_error if lane.dialer.breaker.failures else None
+        if entitled and waiter.caller_class is not None:
+            error.caller_class = waiter.caller_class.name
+        return error
+
+
+def _spent(waiter: Waiter, waited: float) -> str:
+    """What used up the time of a caller, the largest part first."""
+    parts = {"the queue": waited - waiter.checking - waiter.connecting, "checks": waiter.checking,
+             "its own connects": waiter.connecting}  # fmt: skip
+    found = sorted(((seconds, name) for name, seconds in parts.items() if seconds >= 0.005), reverse=True)
+    return ", ".join(f"{seconds:.2f} s in {name}" for seconds, name in found)

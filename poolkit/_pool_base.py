@@ -1,0 +1,440 @@
+"""What the two shells share: the lock, the core behind it, the inbox, settings and statistics. No waiting."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from . import _churn, _lifecycle
+from ._access import Access, FastPath
+from ._core import books, commands, upkeep
+from ._core.effects import Do, Effect
+from ._core.entry import Entry
+from ._core.machine import Core
+from ._core.mend import mend
+from ._core.state import Phase
+from ._driver import refuse_closed
+from ._gate import Gate
+from ._listeners import Listeners
+from ._log import logger
+from ._membership import Membership
+from ._monitor import Monitor, WaitObserver
+from ._operations import Operations
+from ._picture import packages_of, place_outside, warm_up_words
+from ._register import LeaseRegister
+from ._timeouts import DEFAULT, Default, deadline_of
+from .config import PoolConfig
+from .connector import require_connect
+from .errors import ConfigError, ConnectFailed, describe
+from .events import EventKind, Listener, kinds_of
+from .policies.diagnose import Diagnosis
+from .policies.retire import NEVER
+from .settings import Setting, for_keyed, merge, reconfigured
+from .sizing import Advice
+from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
+
+__all__ = ("DEFAULT", "Default", "PoolBase", "deadline_of")
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
+    """The lock of a pool, of the kind that there is now: gevent may have replaced it since the import."""
+    return threading.RLock()
+
+
+class PoolBase(Generic[C]):
+    """Everything about a pool that does not wait: settings, statistics, commands, dropped leases, fork."""
+
+    _barging = 0.0
+    _driver_kind: Any
+    _driver: Any
+    _runtime: Any
+    _slow_kind: Any
+    _slow: Any
+    _take: Callable[..., Entry | None]
+    _take_at: Callable[..., Entry | None]
+    _put: Callable[[Any], bool]
+    _caller: Callable[[], Hashable]
+
+    def __init__(
+        self,
+        connector: Any,
+        config: PoolConfig | None,
+        settings: dict[str, Any],
+        *,
+        name: str | None,
+        clock: Callable[[], float] | None,
+        random: Callable[[], float] | None,
+        listeners: Iterable[Listener],
+        debug: bool,
+        keyed: bool,
+    ) -> None:
+        require_connect(connector)
+        self._config = merge(config, settings)
+        if keyed:
+            self._config = for_keyed(self._config)
+        self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
+        self.name = _lifecycle.pool_name(name)
+        self._connector = connector
+        self._clock = clock or time.monotonic
+        if random is None:
+            from random import random as uniform  # not before there is a pool: it brings hashlib with it
+
+            random = uniform
+        self._random = random
+        self._debug = debug
+        operations: Operations[C] = Operations(connector, self.name, keyed=keyed)
+        self._driver = self._driver_kind(self, operations)
+        self._name_of: Callable[[Hashable], str] = self._driver.name_of
+        self._membership = Membership(self)
+        self._shared = operations.shared  # one connection may have several leases
+        self._features = operations.features
+        self._listeners = Listeners(self.name, self.remove_listener)
+        for listener in listeners:
+            self._listeners.add(listener, kinds_of(listener))
+        self._monitor = Monitor(self)
+        self._register = LeaseRegister(self)
+        self._slow = self._slow_kind(self)
+        self._fast = FastPath(self, self._methods)
+        self._packages = packages_of(connector)
+        self._open_core()
+        self._made_at = place_outside(sys._getframe(1), self._packages, self._runtime)
+        if getattr(connector, "counted", True):
+            _churn.made(self.name, self._made_at)
+        _lifecycle.register(self)
+        self._gate.step(self._core.tell, EventKind.POOL_CREATED, self._clock())
+        self._gate.step(self._core.tell, EventKind.POOL_READY, self._clock())
+
+    def _open_core(self) -> None:
+        """An empty core with a lock of its own (again in a forked child)."""
+        self._core = core = Core(
+            self._config, self._features, name=self.name, barging=self._barging, random=self._random
+        )
+        self._gate = Gate(
+            core,
+            name=self.name,
+            clock=self._clock,
+            lock=Lock(),
+            settle=core.settle,
+            renew=self._fast.renew,
+            repair=self._repair,
+            perform=self._perform,
+            call_later=self._driver.call_later,
+            run_due=self.run_due,
+            note_alone=self._note_alone,
+        )
+        self._listeners.restart()
+        core.heard = self._listeners.kinds
+        core.meters.begin(self._clock())
+        self._lane = core.lane
+        self._leased = core.leased
+        self._membership.open_account()
+        self._fast.restart()
+        if core.permits is not None:
+            core.permits.deliver()
+            self._gate.run_posted()
+
+    def _methods(self, access: Access) -> dict[str, Callable[..., Any]]:
+        """The methods that functions without the lock replace."""
+        return {}
+
+    def _callers_have_elsewhere(self) -> None:
+        """From now on callers hear of a failed connect at once (they are a cluster's), whatever else is in use."""
+        self._features = replace(self._features, elsewhere=True)
+        self._core.features = self._features
+
+    # -- effects and events -------------------------------------------------------------------------------------------
+
+    def _repair(self) -> None:
+        now = self._clock()
+        mend(self._core, now)
+        self._fast.restart()
+        self._core.settle(now)
+
+    def _perform(self, effects: deque[Effect]) -> None:
+        while effects:
+            do, entry, waiter, event = effects[0]
+            if waiter is not None:  # WAKE: nothing else is about a waiter
+                try:  # who sleeps has a parker; twice is harmless, never is not
+                    waiter.parker.wake()  # type: ignore[union-attr]
+                except Exception:
+                    effects.popleft()
+                    raise
+                effects.popleft()
+                continue
+            effects.popleft()
+            if do is Do.SHARE:
+                self._membership.deliver()
+            elif do is Do.TELL:
+                assert event is not None
+                self._listeners.pending.append(event)
+            elif do is Do.REPORT:
+                self._register.report()
+            else:
+                assert entry is not None
+                self._driver.start(do, entry)
+        if self._listeners.pending:
+            self._listeners.flush()
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock.
+
+        A listener that raises is logged once and dropped. One that has an attribute ``kinds`` is called for these
+        kinds only. While anybody listens to what every lease tells (:data:`poolkit.events.OF_EACH_LEASE`), acquire
+        and release take the lock and make events: they are many times slower, though still some microseconds.
+
+        Raises :class:`~poolkit.ConfigError` if ``kinds`` is no collection of :class:`~poolkit.EventKind`.
+        """
+        self._gate.step(self._listen, listener, kinds_of(listener))
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Undo :meth:`add_listener`; not an error if it was dropped already."""
+        self._gate.step(self._listen, listener, None)
+
+    def _listen(self, listener: Listener, kinds: frozenset[EventKind] | None) -> None:
+        """Under the lock: add, or (None) remove."""
+        if kinds is None:
+            self._listeners.remove(listener)
+        else:
+            self._listeners.add(listener, kinds)
+        self._core.heard = self._listeners.kinds
+        self._core.stale = True
+
+    def _set_capacity(self, entry: Entry, leases: int) -> None:
+        if leases > 1 and not self._shared:  # news: from now on only the core may hand out
+            self._shared = True
+            self._gate.step(self._changed)
+        self._gate.step(self._core.set_capacity, entry, leases, self._clock())
+
+    def held_by_caller(self) -> bool:
+        """Whether the calling thread or task holds a lease of this pool. Thread-safe; takes no lock."""
+        caller = self._caller()
+        return any(record.holder == caller for record in self._leased.copy().values())
+
+    def release_dropped(self, key: int) -> None:
+        """Take a connection back that its holder has dropped without :meth:`release`; it is closed.
+
+        For adapters whose callers hold an object of the driver and whose connector's connection only refers to it.
+        ``key``: the ``id()`` of what :meth:`acquire` gave, the only thing that a finalizer still has. Does nothing if
+        that is not on lease. Takes no lock and does no I/O: callable from finalizers and from any thread.
+        """
+        record = self._leased.get(key)
+        if record is not None:
+            self._register.dropped(key, record)
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _note_alone(self) -> None:
+        self._core.stale = True  # only callers that take the lock do what is due
+        for lane in self._core.lanes.values():
+            for waiter in lane.waiters:
+                self._core.effects.append(Effect(Do.WAKE, None, waiter))
+
+    def run_due(self) -> None:
+        """Housekeeping: called by the runtime when something is due. Does not block."""
+        self._driver.keep_house(self._keep_house)
+
+    def _keep_house(self) -> None:
+        self._gate.scheduled = NEVER
+        now = self._clock()
+        error = self._gate.step(upkeep.tick_safely, self._core, now)
+        if error is not None:
+            logger.error("%s: housekeeping failed", self.name, exc_info=error)
+        self._monitor.flush()
+        self._register.look_for_leaks()
+        self._gate.keep_time()
+
+    def run_inbox(self) -> None:
+        """Run the steps that finalizers have left. Does not block."""
+        self._gate.run_posted()
+
+    # -- what the pool says of itself ---------------------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
+        return self._monitor.stats()
+
+    def lane_stats(self) -> list[LaneStats]:
+        """A frozen snapshot of each lane (endpoint) of a keyed pool; of any other pool there is one."""
+        return self._gate.step(lane_stats, self._core)
+
+    def explain(self) -> str:
+        """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last, and
+        why callers wait, if any do (the rules are in ``docs/guides/explain.md``).
+        """
+        return self._monitor.explain()
+
+    def diagnose(self) -> Diagnosis | None:
+        """Why callers wait, with the numbers that speak for it; None if nothing is wrong."""
+        return self._monitor.diagnose()
+
+    def advice(self) -> Advice:
+        """Whether ``max_size`` fits what the pool has seen in its windows, in plain words and numbers."""
+        return self._monitor.advice()
+
+    def describe(self) -> dict[str, Setting]:
+        """Each setting with the value in effect and where it came from.
+
+        With ``autoscale`` also ``limit``, the connections that may exist now, and why it is so many.
+        """
+        return self._monitor.describe()
+
+    def details(self, most: int | None = 100) -> PoolDetails:
+        """Statistics, diagnosis, endpoints, and the ``most`` (None: all) longest leases and waits, of one moment.
+        Thread-safe; waits for no I/O. The lock is held as long as for :meth:`explain`.
+        """
+        return self._monitor.details(most)
+
+    def dump(self) -> str:
+        """As :meth:`explain`, with every lease and every waiter on a line of its own."""
+        return self._monitor.dump()
+
+    def announce(self, kind: EventKind, detail: str) -> None:
+        """Tell the listeners something that was found out about this pool from outside (alerts)."""
+        self._gate.step(lambda: self._core.tell(kind, self._clock(), detail=detail))
+
+    def add_wait_observer(self, observer: WaitObserver) -> None:
+        """Call ``observer(pool, seconds, error)`` at the end of each acquire that found no idle connection at once.
+
+        It runs in the thread or task of the caller (tracing finds its context there), outside the pool's lock, and
+        must be quick. ``error`` is None, or why there is no connection. One that raises is logged and dropped.
+        Acquires that are served without waiting cost nothing more.
+        """
+        self._gate.step(self._observe, [observer], [])
+
+    def remove_wait_observer(self, observer: WaitObserver) -> None:
+        """Undo :meth:`add_wait_observer`; not an error if it is not there."""
+        self._gate.step(self._observe, [], [observer])
+
+    def _observe(self, more: list[WaitObserver], less: list[WaitObserver]) -> None:
+        """Under the lock: add and remove observers."""
+        monitor = self._monitor
+        monitor.observers = [*(one for one in monitor.observers if one not in less), *more]
+        self._core.stale = True
+
+    def _changed(self) -> None:
+        """Under the lock: something has changed on which the paths without the lock depend."""
+        self._core.stale = True
+
+    # -- settings and commands ------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> PoolConfig:
+        """The settings in effect."""
+        return self._config
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool admits nobody any more."""
+        return self._core.phase is not Phase.OPEN
+
+    def clear(self) -> None:
+        """Retire all connections: idle ones are closed now, leased ones when they come back, those being opened
+        when they arrive. The next caller gets a new one. Thread-safe.
+        """
+        self._gate.step(commands.clear, self._core, self._clock())
+
+    def discard_idle(self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER) -> int:
+        """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them.
+
+        ``unused_since``: only those that came back at this time (``lease.since``, for instance) or before it.
+        Leases are not touched. The condition must not block; it may see a connection that is just being leased.
+        Thread-safe.
+        """
+        return self._gate.step(commands.discard_idle, self._core, condition, unused_since, self._clock())
+
+    def suspend(self, *, fail_fast: bool = False) -> None:
+        """Hand out and open nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast``
+        get :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.
+        """
+        self._gate.step(commands.suspend, self._core, fail_fast, self._clock())
+
+    def resume(self) -> None:
+        """End :meth:`suspend`; waiters are served in order."""
+        self._gate.step(commands.resume, self._core, self._clock())
+
+    def reconfigure(self, **changes: Any) -> None:
+        """Change settings of the live pool: ``reconfigure(max_size=20)``.
+
+        No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
+        nothing for an unknown name or an impossible value. Thread-safe.
+        """
+        self._gate.step(self._apply, changes).warn(stacklevel=1)
+
+    def _apply(self, changes: dict[str, Any]) -> PoolConfig:
+        """Under the lock, so that two changes at once both count."""
+        config = reconfigured(self._config, changes)
+        if self._features.keyed:
+            config = for_keyed(config)
+        self._membership.change(config)
+        self._config = config
+        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        commands.reconfigure(self._core, config, self._barging, changed, self._clock())
+        return config
+
+    def check_books(self) -> None:
+        """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
+        self._gate.step(books.check, self._core)
+        self._fast.check()
+
+    def _warm_up_count(self, count: Any) -> int:
+        if count is None:
+            count = self._config.min_size
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
+        refuse_closed(self)
+        return count
+
+    def _warm_up_error(self, count: int, errors: list[BaseException], late: int) -> ConnectFailed:
+        error = ConnectFailed(f"{self.name}: warm_up: {warm_up_words(count, errors, late)}")
+        error.errors = tuple(errors)
+        error.__cause__ = errors[0] if errors else None
+        return error
+
+    # -- fork -----------------------------------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        """In the child: begin empty; leave the parent's connections alone."""
+        forget = self._driver.operations.forget
+        for entry in list(self._core.entries.values()):
+            if entry.connection is not None:
+                try:
+                    if forget is not None:
+                        forget(entry.connection)
+                except BaseException as error:  # noqa: BLE001 - other connections and pools are still to be let go of
+                    logger.debug("%s: forget failed: %s", self.name, describe(error))
+                _lifecycle.bury(entry.connection)
+        self._restart()
+
+    def _restart(self) -> None:
+        """Go on with an empty core; what is on lease now will be let go of when it comes back."""
+        old, leased = self._core, set(self._leased.copy())
+        self._leased.clear()  # first: a lease that is collected from here on is none of the new core's
+        self._monitor.restart()
+        self._register.restart(leased)
+        self._open_core()
+        self._gate.step(commands.inherit, self._core, old)
+
+    def __del__(self) -> None:
+        try:
+            core, name, place = self._core, self.name, self._made_at
+            open_ones = sum(entry.connection is not None for entry in list(core.entries.values()))
+            expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
+            if open_ones and not expected and not sys.is_finalizing():
+                _churn.collected(name, place, open_ones)
+        except AttributeError:  # it was never finished, or the interpreter is going down
+            pass
+
+    def __repr__(self) -> str:
+        core = self._core
+        return (
+            f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.entries)} open, "
+            f"{len(core.leased)} leased, {len(core.lane.waiters)} waiting>"
+        )

@@ -1,0 +1,442 @@
+"""Acquire and release where the core has to be asked: waiting, judging, and the reading of the clock."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from ._core.contract import BrokenContract
+from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
+from ._core.lane import Lane
+from ._core.lease_record import Held, LeaseRecord
+from ._core.waiter import Waiter
+from ._driver import Opened
+from ._fast import BATCH
+from ._log import logger
+from ._picture import place_outside
+from ._priority import chosen
+from ._timeouts import Default, deadline_of
+from .connector import Verdict
+from .errors import ConfigError, PoolError, UsageError, describe
+from .events import Event, EventKind, FailReason
+from .policies.classes import CallerClass, Classes
+from .policies.retire import NEVER
+from .runtimes.base import AsyncParker, AsyncRuntime, SyncParker
+from .runtimes.holders import named
+from .runtimes.threads import ThreadRuntime
+
+if TYPE_CHECKING:
+    from ._async import AsyncPool
+    from ._pool_base import PoolBase
+    from ._threads import Pool
+
+__all__ = ("SlowPath", "TaskSlowPath", "ThreadSlowPath")
+
+C = TypeVar("C")
+
+
+class SlowPath(Generic[C]):
+    """What threads and tasks have in common."""
+
+    def __init__(self, pool: PoolBase[C]) -> None:
+        self._base = pool
+        self._clock = pool._clock
+        # set by FastPath.renew()
+        self.waited: deque[float] = pool._monitor.waited
+        self.tracing = False  # who takes a lease, and where, is noted
+        self.watched = False  # somebody wants to know of each lease that was waited for
+        self.plain_end = False  # a sound connection goes back as it is
+
+    # -- the begin of a lease -----------------------------------------------------------------------------------------
+
+    def class_of_caller(self, classes: Classes) -> CallerClass:
+        """In the caller's own thread or task, before it asks. ConfigError if there is no such class."""
+        try:
+            return classes.of(chosen())
+        except ConfigError as error:
+            raise ConfigError(f"{self._base.name}: {error}", error.setting) from None
+
+    def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
+        """Under the lock: a caller asks in a pool with keys, or names a key."""
+        pool = self._base
+        if pool._features.keyed:
+            waiter.lane = self._endpoint(key)
+        elif key is not None:
+            raise ConfigError(f"{pool.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
+        pool._core.acquire(waiter, now)
+
+    def _endpoint(self, key: Hashable) -> Lane:
+        """Under the lock: the endpoint of a key; a new one knows how many leases a connection of it may serve."""
+        core = self._base._core
+        lane = core.lanes.get(key)
+        if lane is None:
+            lane = core.add_lane(key)
+            streams = self._base._driver.operations.streams(key)
+            if streams is not None:
+                lane.streams = streams
+        return lane
+
+    def _fail(self, waiter: Waiter, error: PoolError, now: float) -> None:
+        """Under the lock: tell the listeners why an acquire failed."""
+        reasons = {"PoolClosed": FailReason.POOL_CLOSED, "PoolBusy": FailReason.BUSY,
+                   "PoolSuspended": FailReason.SUSPENDED}  # fmt: skip
+        reason = reasons.get(type(error).__name__, FailReason.CONNECTION_ERROR)
+        self._base._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
+
+    def _abandon(self, waiter: Waiter, error: BaseException, now: float) -> None:
+        """Under the lock: the caller was interrupted or told an error; what it was given passes on."""
+        core = self._base._core
+        told = waiter.gone or waiter.outcome is error or isinstance(error, ConfigError)
+        core.abandon(waiter, now)
+        if not told:
+            reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
+            core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
+
+    def expire(self, waiter: Waiter, now: float) -> PoolError | None:
+        """Under the lock: the caller's time is up; None if it was served in this very moment."""
+        if waiter.outcome is not None:
+            return None
+        core = self._base._core
+        error = self._base._monitor.timeout_error(waiter, now)
+        core.abandon(waiter, now, timed_out=True)
+        waited = now - waiter.since
+        core.tell(EventKind.ACQUIRE_FAILED, now, duration=waited, reason=FailReason.TIMEOUT, error=error)
+        return error
+
+    def _begin(self, entry: Entry, waiter: Waiter, now: float) -> Held:
+        """A lease begins: write down since when, by whom and, when tracing, where."""
+        record = entry if entry.leases == 1 else LeaseRecord(entry)
+        record.since, record.holder = now, waiter.holder
+        record.reported = False
+        record.place = None
+        self.waited.append(now - waiter.since)
+        if self.watched or len(self.waited) >= BATCH:
+            self._tell(record, waiter, now)
+        return record
+
+    def _tell(self, record: Held, waiter: Waiter, now: float) -> None:
+        """Whoever wants to know that a caller has its connection."""
+        pool, monitor = self._base, self._base._monitor
+        if self.tracing:
+            self.trace(record)
+        if len(monitor.waited) >= BATCH:
+            monitor.flush()
+        if monitor.observers:
+            monitor.observed(now - waiter.since, None)
+        if EventKind.ACQUIRED in pool._core.heard:
+            slot, waited = record.slot, now - waiter.since
+            pool._listeners.pending.append(
+                Event(EventKind.ACQUIRED, pool.name, now, slot.id, waited, key=slot.lane.key)
+            )
+            pool._listeners.flush()
+
+    def trace(self, record: Held) -> None:
+        """Write down where a lease begins, and by whom in words."""
+        pool = self._base
+        record.place = place_outside(sys._getframe(3), pool._packages, pool._runtime)
+        record.holder = named(record.holder, pool._name_of)
+
+    # -- the end of a lease -------------------------------------------------------------------------------------------
+
+    def refuse_shared(self, record: Held) -> NoReturn:
+        """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
+        pool = self._base
+        pool._gate.post(pool._core.give_back, record, self._clock())
+        raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
+
+    def _verdict(self, discard: bool, error: BaseException | None) -> Verdict:
+        if discard:
+            return Verdict.DISCARD
+        return Verdict.KEEP if error is None else self._base._driver.operations.verdict(error)
+
+    def _end(self, record: Held, verdict: Verdict, error: BaseException | None, now: float) -> None:
+        """The connection is kept, or goes."""
+        pool = self._base
+        if verdict is Verdict.KEEP:
+            pool._gate.post(pool._core.give_back, record, now)
+        else:
+            pool._gate.post(pool._core.discard, record, now, verdict, error)
+
+
+class ThreadSlowPath(SlowPath[C]):
+    """The slow path of threads: a caller checks and resets its connection itself."""
+
+    def __init__(self, pool: Pool[C]) -> None:
+        super().__init__(pool)
+        self._pool = pool
+
+    def acquire(self, timeout: float | Default | None, key: Hashable) -> Held:
+        """Ask the core, and wait for a connection."""
+        pool = self._pool
+        if pool._gate.inbox:
+            pool._gate.run_posted()  # a dropped lease may be just what is missing
+        core = pool._core
+        now = self._clock()
+        deadline = deadline_of(timeout, pool._config, now)
+        waiter = Waiter(pool._lane, now, pool._caller())
+        if core.classes is not None:
+            waiter.caller_class = self.class_of_caller(core.classes)
+        parker = waiter.parker = pool._parker()
+        try:
+            if key is None and not core.keyed:
+                pool._gate.step(core.acquire, waiter, now)
+            else:
+                pool._gate.step(self._ask, waiter, key, now)
+            while True:
+                outcome = waiter.outcome
+                if outcome is None:
+                    self._wait(waiter, parker, deadline)
+                elif not isinstance(outcome, Entry):
+                    if isinstance(outcome, PoolError):
+                        pool._gate.step(self._fail, waiter, outcome, self._clock())
+                    raise outcome
+                elif outcome.state is IN_USE:
+                    return self._begin(outcome, waiter, self._clock())
+                elif outcome.state is CHECKING:
+                    self._check(waiter, outcome, deadline)
+                else:
+                    self._connect(waiter, outcome, deadline)
+        except BaseException as error:
+            pool._gate.step(self._abandon, waiter, error, self._clock())
+            pool._monitor.observed(self._clock() - waiter.since, error)
+            raise
+
+    def acquire_bare(self, timeout: float | Default | None) -> C:
+        """As :meth:`poolkit.Pool.acquire`."""
+        if (record := self.acquire(timeout, None)).capacity > 1:
+            self.refuse_shared(record)
+        connection: C = record.connection
+        self._pool._leased[id(connection)] = record
+        return connection
+
+    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float) -> None:
+        left = deadline - self._clock()
+        if left > 0:
+            parker.wait(None if deadline == NEVER else left)
+        if waiter.outcome is None:
+            pool, now = self._pool, self._clock()
+            if now < deadline:
+                pool._gate.step(pool._core.look, waiter, now)
+                return
+            error = pool._gate.step(self.expire, waiter, now)
+            if error is not None:
+                asyncio = sys.modules.get("asyncio") if type(pool._runtime) is ThreadRuntime else None
+                if asyncio is not None and asyncio._get_running_loop() is not None:
+                    error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
+                raise error
+
+    def _check(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """The caller checks an idle connection in doubt before it uses it."""
+        pool, began = self._pool, self._clock()
+        left = deadline - began
+        waiter.busy = True  # who is interrupted from here on leaves the connection in an unknown state
+        error = pool._driver.check(entry, left, ask=left > 0)
+        now = self._clock()
+        waiter.checking += now - began
+        pool._gate.step(lambda: pool._core.checked(entry, waiter, error, now, asked=left > 0))
+
+    def _connect(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """The caller connects itself, as its driver requires."""
+        pool, began = self._pool, self._clock()
+        limit = pool._config.connect_timeout
+        left = deadline - began
+        if 0 < left < (limit or NEVER):
+            limit = left
+        try:
+            opened = pool._driver.connect(entry, limit)
+        except BaseException as error:
+            pool._driver.connect_failed(pool._core, entry, error)
+            raise
+        waiter.connecting += self._clock() - began
+        pool._gate.step(self._take_own, waiter, entry, opened)
+
+    def _take_own(self, waiter: Waiter, entry: Entry, opened: Opened[C]) -> None:
+        """Under the lock: the caller has connected and gets the connection, unless the pool has changed meanwhile."""
+        waiter.outcome = None
+        found = self._pool._driver.arrived(entry, opened, keep=True)
+        if isinstance(found, BrokenContract):
+            waiter.outcome = found
+        elif found:
+            waiter.outcome = entry
+        else:
+            self._pool._core.retry(waiter, self._clock())
+
+    def give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
+        """Give a connection back; ``record`` is what was on lease under ``key``."""
+        if record is None:
+            self._pool._register.refuse(key)
+            return
+        now = self._clock()
+        if self.plain_end and error is None and not discard and not record.reported:
+            self._pool._gate.post(self._pool._core.give_back, record, now)
+            return
+        pool = self._pool
+        if pool._config.use_histogram:
+            pool._monitor.used.append(now - record.since)
+        overdue = pool._register.overdue(record, error) if record.reported else None
+        entry = record.slot
+        try:
+            verdict = self._verdict(discard, error)
+            if pool._driver.operations.reset is not None and verdict is Verdict.KEEP and entry.leases == 1:
+                verdict = pool._driver.reset(entry)
+            else:
+                entry.dirty = None  # others still use it, or it goes
+        except BaseException:  # interrupted: the state of the connection is unknown
+            pool._gate.post(pool._core.discard, record, now)
+            raise
+        self._end(record, verdict, error, now)
+        if overdue is not None:
+            raise overdue
+
+
+class TaskSlowPath(SlowPath[C]):
+    """The slow path of tasks: checks and resets run in tasks of the pool's own."""
+
+    def __init__(self, pool: AsyncPool[C]) -> None:
+        super().__init__(pool)
+        self._pool = pool
+
+    async def acquire(self, runtime: AsyncRuntime, timeout: float | Default | None, key: Hashable) -> Held:
+        """Ask the core, and wait for a connection."""
+        pool, clock = self._pool, self._clock
+        gate, core = pool._gate, pool._core
+        if gate.inbox:
+            gate.run_posted()  # a dropped lease may be just what is missing
+        now = clock()
+        deadline = deadline_of(timeout, pool._config, now)
+        waiter = Waiter(pool._lane, now, runtime.caller())
+        if core.classes is not None:
+            waiter.caller_class = self.class_of_caller(core.classes)
+        parker = runtime.parker()
+        waiter.parker = parker
+        try:
+            if key is None and not pool._features.keyed:
+                gate.step(core.acquire, waiter, now)
+            else:
+                gate.step(self._ask, waiter, key, now)
+            while True:
+                outcome = waiter.outcome
+                if outcome is None:
+                    await self._wait(waiter, parker, deadline)
+                elif not isinstance(outcome, Entry):
+                    if isinstance(outcome, PoolError):
+                        pool._gate.step(self._fail, waiter, outcome, clock())
+                    raise outcome
+                elif outcome.state is IN_USE:
+                    return self._begin(outcome, waiter, clock())
+                elif outcome.state is CHECKING:
+                    self._check(runtime, waiter, outcome, deadline)
+                else:
+                    await self._connect(waiter, outcome, deadline)
+        except BaseException as error:
+            if core is pool._core:  # else the collector ends a task of a parent process or of a loop that is gone
+                gate.step(self._abandon, waiter, error, clock())
+                pool._monitor.observed(clock() - waiter.since, error)
+            raise
+
+    async def _wait(self, waiter: Waiter, parker: AsyncParker, deadline: float) -> None:
+        left = deadline - self._clock()
+        if left > 0:
+            await parker.wait(None if deadline == NEVER else left)
+        if waiter.outcome is None:
+            pool, now = self._pool, self._clock()
+            if now < deadline:
+                pool._gate.step(pool._core.look, waiter, now)
+                return
+            error = pool._gate.step(self.expire, waiter, now)
+            if error is not None:
+                raise error
+
+    def _check(self, runtime: AsyncRuntime, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""
+        pool, operations = self._pool, self._pool._driver.operations
+        left = deadline - self._clock()
+        waiter.busy = True  # an exception from here leaves the connection in an unknown state
+        error = operations.look(entry.connection)
+        waiter.outcome = None  # from here on the check decides
+        if error is not None or operations.check is None or left <= 0:
+            now, asked = self._clock(), operations.check is None
+            pool._gate.step(lambda: pool._core.checked(entry, waiter, error, now, asked=asked))
+        else:
+            runtime.spawn(pool._driver.check_job, entry, waiter)
+
+    async def _connect(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+        """The caller connects itself, as its driver requires."""
+        pool, began = self._pool, self._clock()
+        limit = pool._config.connect_timeout
+        left = deadline - began
+        if 0 < left < (limit or NEVER):
+            limit = left
+        core, waiter.outcome = pool._core, None
+        try:
+            opened = await pool._driver.connect(entry, limit)
+        except BaseException as error:
+            if core is pool._core:
+                pool._driver.connect_failed(core, entry, error)
+            raise
+        now = self._clock()
+        waiter.connecting += now - began
+        found = pool._gate.step(lambda: pool._driver.arrived(entry, opened, keep=True))
+        if isinstance(found, BrokenContract):
+            raise found
+        if found:
+            waiter.outcome = entry
+        else:
+            pool._gate.step(pool._core.retry, waiter, now)
+
+    async def give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
+        """Give a connection back; ``record`` is what was on lease under ``key``. Waits for a reset, if one is due."""
+        if not self._must_reset(record, key, discard, error):
+            return
+        assert record is not None
+        pool = self._pool
+        overdue = pool._register.overdue(record, error) if record.reported else None
+        runtime: Any = pool._runtime
+        parker = runtime.parker()
+        done: list[bool] = []
+        runtime.spawn(pool._driver.reset_job, record, self._clock(), parker, done)
+        while not done:  # if this task is cancelled meanwhile, the reset goes on without it
+            await parker.wait(None)
+        if overdue is not None:
+            raise overdue
+
+    def give_nowait(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
+        """As :meth:`give` without waiting for the reset."""
+        if self._must_reset(record, key, discard, error, quiet=True):
+            assert record is not None
+            runtime: Any = self._pool._runtime
+            runtime.spawn(self._pool._driver.reset_job, record, self._clock(), None, [])
+
+    def _must_reset(
+        self, record: Held | None, key: int, discard: bool, error: BaseException | None, *, quiet: bool = False
+    ) -> bool:
+        """End the lease, unless its connection has to be reset before anybody else gets it.
+
+        ``quiet``: raise nothing about a lease that lasted too long.
+        """
+        pool = self._pool
+        if record is None:
+            pool._register.refuse(key)
+            return False
+        entry, now = record.slot, self._clock()
+        overdue = pool._register.overdue(record, error) if record.reported and not quiet else None
+        if pool._config.use_histogram:
+            pool._monitor.used.append(now - record.since)
+        try:
+            verdict = self._verdict(discard, error)
+            if verdict is Verdict.KEEP and entry.leases == 1 and pool._driver.operations.is_dirty(entry):
+                entry.move(RESETTING)
+                return True
+            entry.dirty = None  # others still use it, or it goes
+        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            logger.debug("%s: needs_reset of connection %d failed: %s", pool.name, entry.id, describe(failure))
+            verdict = Verdict.DISCARD
+        except BaseException:  # interrupted: the state of the connection is unknown
+            pool._gate.post(pool._core.discard, record, now)
+            raise
+        self._end(record, verdict, error, now)
+        if overdue is not None:
+            raise overdue
+        return False
