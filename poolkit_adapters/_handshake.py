@@ -3,7 +3,8 @@
 PyMySQL's ``connect_timeout`` covers only the TCP connect. A server that accepts and then never replies would block the
 caller and its slot in the pool forever. pg8000's ``timeout`` covers too much: it would also end every later statement
 that takes longer. For both, the driver's own arguments limit each reply while the session opens. Afterwards the
-connection gets the limits that the application asked for.
+connection gets the limits that the application asked for. The whole connect has a limit too, see
+:class:`~._hang_up.Connecting`; this one does without the frames of the driver.
 """
 
 from __future__ import annotations

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+import threading
+from types import FrameType
 from typing import Any
 
-__all__ = ("finish", "hang_up", "is_socket")
+__all__ = ("Connecting", "finish", "hang_up", "is_socket")
 
 _SOCKET = socket.socket
 
@@ -20,6 +24,68 @@ def is_socket(value: Any) -> bool:
     return isinstance(value, _SOCKET) or (isinstance(kind, type) and isinstance(value, kind))
 
 
+class Connecting:
+    """A connect of a driver written in Python. Create it in the function that then calls the driver.
+
+    Most of these drivers limit each read of the handshake, so a server that sends a byte now and then holds a connect
+    forever. The driver's connection cannot be reached before it is open, so the socket is looked up where the driver
+    keeps it meanwhile: in the variables of the functions that are running, and in the objects whose methods they are.
+    Drivers written in C keep it elsewhere; their libraries limit the whole connect.
+    """
+
+    def __init__(self, driver: str) -> None:
+        self._package = driver.partition(".")[0]
+        self._thread = threading.get_ident()
+        greenlets: Any = sys.modules.get("greenlet")
+        self._greenlet = None if greenlets is None else greenlets.getcurrent()
+        self._caller = id(sys._getframe(1))  # not the frame itself, which would be a cycle
+        self._shut: set[socket.socket] = set()
+        self.over = True
+        """Whether the driver's function has returned, or was not called yet."""
+
+    def hang_up(self) -> None:
+        """Shut down the sockets on which the driver waits. It may open another one, for the host's next address."""
+        if self.over:
+            return
+        for sock in self._sockets():
+            self._shut.add(sock)
+            try:
+                _SOCKET.shutdown(sock, socket.SHUT_RDWR)  # of the socket itself, also under TLS
+            except OSError:
+                pass  # closed meanwhile, or not connected yet, which ends the attempt too
+
+    def ended(self) -> bool:
+        """Close the sockets that were shut down, and return whether there were any. Call it in the same thread."""
+        self.over = True
+        shut, self._shut = self._shut, set()
+        for sock in shut:
+            number = sock.detach()  # close() would wait for the files that the driver has made of it
+            if number >= 0:
+                os.close(number)
+        return bool(shut)
+
+    def _sockets(self) -> set[socket.socket]:
+        frames = self._frames()
+        while frames and frames[-1].f_globals.get("__name__", "").partition(".")[0] != self._package:
+            frames.pop()  # not the driver's: one that calls the driver
+        found: set[socket.socket] = set()
+        for frame in frames:
+            values = frame.f_locals
+            own = getattr(values.get("self"), "__dict__", {})
+            found.update(value for value in (*values.values(), *own.values()) if is_socket(value))
+        return found
+
+    def _frames(self) -> list[FrameType]:
+        """The frames of the connect, the innermost one first."""
+        # a greenlet that does not run now (under gevent, while it waits) has its own stack
+        frame = getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._thread)
+        found: list[FrameType] = []
+        while frame is not None and id(frame) != self._caller:
+            found.append(frame)
+            frame = frame.f_back
+        return [] if frame is None else found
+
+
 def hang_up(driver: Any) -> bool:
     """Shut down the socket of a driver's connection, so that a pending read or write on it fails.
 
@@ -27,6 +93,9 @@ def hang_up(driver: Any) -> bool:
     same time: in its own event loop, or while the operation that uses it is held. SQLite has no socket, so a running
     statement is interrupted instead. Returns False if the driver gives no access to its socket. Never raises.
     """
+    if isinstance(driver, Connecting):
+        driver.hang_up()
+        return True
     try:
         number = _descriptor(driver)
     except Exception:  # noqa: BLE001  closed already, which each driver reports with an error of its own

@@ -15,11 +15,13 @@ from typing import Any
 from poolkit.runtimes import ThreadRuntime
 
 from ._errors import release_locals
-from ._hang_up import hang_up
+from ._hang_up import Connecting, hang_up
 
 __all__ = ("Watch", "limit_role_question", "rollback_limit")
 
 _THREADS = ThreadRuntime()
+_AGAIN = 0.1
+"""Seconds until a connect that goes on is ended again."""
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:
@@ -51,16 +53,19 @@ class Watch:
     def begin(self, driver: Any, seconds: float) -> None:
         """Start an operation on the connection ``driver`` that must end within ``seconds``."""
         deadline = time.monotonic() + seconds
+        if isinstance(driver, Connecting):
+            driver.over = False
         self._running[id(driver)] = deadline, driver
         if deadline < self._wakes:
             self._set_timer(deadline)
 
     def end(self, driver: Any) -> bool:
         """End the operation, and return whether its connection was hung up."""
-        if self._running.pop(id(driver), None) is not None:
-            return False
-        with self._lock:  # wait for the hang-up: afterwards another socket may get the descriptor
-            return True
+        hung_up = self._running.pop(id(driver), None) is None
+        if hung_up:
+            with self._lock:  # wait for the hang-up: afterwards another socket may get the descriptor
+                pass
+        return driver.ended() if isinstance(driver, Connecting) else hung_up
 
     @contextlib.contextmanager
     def limit(self, driver: Any, seconds: float | None, what: str) -> Iterator[None]:
@@ -106,6 +111,11 @@ class Watch:
             with self._lock:
                 if self._running.pop(key, None) is not None:
                     hang_up(driver)
+                    if (
+                        isinstance(driver, Connecting) and not driver.over
+                    ):  # it may go on with the next address, until it gives up
+                        self._running[key] = now + _AGAIN, driver
+                        following = min(following, now + _AGAIN)
         if following < self._wakes:
             self._set_timer(following)
 

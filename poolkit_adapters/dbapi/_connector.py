@@ -18,7 +18,7 @@ from poolkit.errors import LeaseOverdue, raw_text
 
 from .._errors import name_missing_descriptor, release_locals
 from .._handshake import limit_answers
-from .._hang_up import hang_up
+from .._hang_up import Connecting, hang_up
 from .._time_limits import Watch
 
 __all__ = ("CheckingConnector", "DbapiConnector", "server_of", "timeout_argument")
@@ -88,15 +88,21 @@ class DbapiConnector(Connector[Any]):
     def connect(self, timeout: float | None) -> Any:
         """Open a connection and prepare it."""
         kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
-        name = self._timeout_argument
+        name, limit, connection = self._timeout_argument, timeout, None
         if timeout is not None:
             own = kwargs.get(name) if name is not None else None  # connect_kwargs override it
-            restore = limit_answers(self.module.__name__, kwargs, timeout if own is None else own)
+            limit = timeout if own is None else own
+            restore = limit_answers(self.module.__name__, kwargs, limit)
             if name is not None:
                 kwargs.setdefault(name, max(1, round(timeout)))
         try:
-            connection = self.module.connect(*self._args, **kwargs)
+            with self.watch.limit(Connecting(self.module.__name__), limit, "connect"):
+                connection = self.module.connect(*self._args, **kwargs)
         except BaseException as error:
+            if connection is not None:  # opened just when its socket was shut down
+                with contextlib.suppress(Exception):
+                    connection.close()
+                connection = None
             release_locals(error)  # psycopg leaves the socket of a timed-out connect to the garbage collector
             name_missing_descriptor(error)
             raise

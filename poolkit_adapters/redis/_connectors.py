@@ -11,11 +11,14 @@ from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
 from poolkit_adapters._hang_up import is_socket
+from poolkit_adapters._time_limits import Watch
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
 from poolkit_adapters.redis._driver import metering
 
 __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
+
+_checks = Watch()
 
 
 class SyncConnector(Connector[Any]):
@@ -57,10 +60,9 @@ class SyncConnector(Connector[Any]):
         if watch is None or not watch.inspectable:
             return True
         inner = watch.inner
-        inner.send_command("PING", check_health=False)
-        if not inner.can_read(timeout):
-            raise TimeoutError(f"no reply to PING within {timeout} s")
-        return inner.read_response() in (b"PONG", "PONG")
+        with _checks.limit(inner, timeout, "PING"):  # the socket's own limit, if any, is one for each read
+            inner.send_command("PING", check_health=False)
+            return inner.read_response() in (b"PONG", "PONG")
 
     def classify(self, error: BaseException) -> Verdict:
         return _errors.classify(error)

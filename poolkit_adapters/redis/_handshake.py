@@ -4,12 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from poolkit_adapters._hang_up import Connecting
+from poolkit_adapters._time_limits import Watch
 from poolkit_adapters.redis._driver import async_connection, exceptions
 
-__all__ = ("async_handshake_limit", "handshake_limit")
+__all__ = ("async_handshake_limit", "connect_limit", "handshake_limit")
+
+_attempts = Watch()
+
+
+@contextmanager
+def connect_limit(connection: Any, connecting: Connecting, connect_timeout: float | None) -> Iterator[None]:
+    """Limit each attempt to connect ``connection`` in this block, all replies of its handshake together.
+
+    An attempt has ``connect_timeout`` (None: no limit) for TCP, and for the handshake ``socket_timeout`` or, where that
+    is None, ``connect_timeout`` again. ``connecting`` belongs to the calling function.
+    """
+    own = connection.socket_timeout
+    if connect_timeout is None:
+        yield
+        return
+    open_socket = connection._connect  # the first step of each attempt
+
+    def begin() -> Any:
+        _attempts.end(connecting)
+        _attempts.begin(connecting, connect_timeout + (connect_timeout if own is None else own))
+        return open_socket()
+
+    connection._connect = begin
+    try:
+        with handshake_limit(connection, connect_timeout) if own is None else nullcontext():
+            yield
+    except Exception as error:
+        if _attempts.end(connecting):
+            raise exceptions.TimeoutError(f"no connection in {connect_timeout:g} s (connect_timeout)") from error
+        raise
+    finally:
+        del connection._connect
+        _attempts.end(connecting)
 
 
 @contextmanager

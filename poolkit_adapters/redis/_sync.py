@@ -14,6 +14,7 @@ from typing import Any
 from poolkit import Pool, PoolConfig
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
 from poolkit.events import Listener
+from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
 from poolkit_adapters.redis._connection_watch import IDLE, USED, ConnectionWatch, State
@@ -29,7 +30,7 @@ from poolkit_adapters.redis._driver import (
     record_wait,
     waits_recorded,
 )
-from poolkit_adapters.redis._handshake import handshake_limit
+from poolkit_adapters.redis._handshake import connect_limit
 from poolkit_adapters.redis._settings import (
     DEFAULT_LIMIT,
     DEFAULT_TIMEOUT,
@@ -215,8 +216,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     def _connect(self, connection: Any, watch: ConnectionWatch) -> bool:
         """Connect, and return whether there is no unread data then. On an error close the socket."""
         try:
-            if watch.inspectable and watch.inner.socket_timeout is None:
-                with handshake_limit(watch.inner, self.poolkit.config.connect_timeout):
+            if watch.inspectable:
+                with connect_limit(watch.inner, Connecting("redis"), self.poolkit.config.connect_timeout):
                     connection.connect()
             else:
                 connection.connect()

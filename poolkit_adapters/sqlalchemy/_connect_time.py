@@ -15,6 +15,7 @@ from poolkit.config import sources_of
 from poolkit.settings import DEFAULT
 
 from .._handshake import Restore, limit_answers
+from .._hang_up import Connecting
 
 __all__ = ("Attempt", "limit_connects", "no_time_limit")
 
@@ -48,6 +49,8 @@ class Attempt:
         """Limit of the whole connect in seconds, including "connect" events (None: no limit)."""
         self._begun = time.monotonic()
         self._restore: Restore | None = None
+        self.connecting: Connecting | None = None
+        """The driver's part of it, in threads."""
 
     def left(self) -> float | None:
         """Return the remaining seconds, at least 0 (None: no limit)."""
@@ -93,6 +96,7 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
         attempt = getattr(record, "attempt", None)
         if isinstance(attempt, Attempt):  # else it is a record of another pool, or what a caller of _creator has given
             attempt.begin(driver, keywords, own)
+            record.begun(attempt)
         if limit is not None:
             keywords.setdefault(argument, unit(limit))
 

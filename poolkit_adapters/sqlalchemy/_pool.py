@@ -15,6 +15,7 @@ from poolkit.config import Source, sources_of
 from poolkit.runtimes import Runtime, ThreadRuntime
 from poolkit.settings import DEFAULT, combine
 
+from .._hang_up import Connecting
 from .._options import driver_default
 from .._time_limits import Watch, rollback_limit
 from ._connect_time import Attempt, limit_connects, no_time_limit
@@ -343,25 +344,35 @@ class BasePool(SQLAlchemyPool):
 
 
 class WatchedRecord(Record):
-    """A record whose connect ends in time even if "connect" events wait for a server that does not reply."""
+    """A record whose connect, "connect" events included, ends in time whatever the server does or does not send."""
 
     pool: PoolkitPool
     _watched: Any = None
 
+    def begun(self, attempt: Attempt) -> None:
+        """Do the same as :meth:`Record.begun`. From now on the socket is shut down at the deadline."""
+        self._begin_watch(attempt.connecting)
+
     def opened(self, connection: Any) -> None:
-        """Do the same as :meth:`Record.opened`. From now on the socket is shut down at the deadline."""
+        """Do the same as :meth:`Record.opened`."""
+        self.over()
         super().opened(connection)
+        self._begin_watch(connection)
+
+    def _begin_watch(self, driver: Any) -> None:
         left = None if self.attempt is None else self.attempt.left()
         if left is not None:
-            self._watched = connection
-            self.pool._watch.begin(connection, left)
+            self._watched = driver
+            self.pool._watch.begin(driver, left)
 
     def over(self) -> bool:
         """Do the same as :meth:`Record.over`."""
-        connection, self._watched = self._watched, None
-        if connection is None:
+        watched, self._watched = self._watched, None
+        if watched is None:
             return False
-        self.pool._watch.end(connection)
+        cut = self.pool._watch.end(watched)
+        if isinstance(watched, Connecting):
+            return cut
         return self.attempt is not None and self.attempt.left() == 0.0
 
 

@@ -12,6 +12,7 @@ from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import name_missing_descriptor, release_locals
+from .._hang_up import Connecting
 from ._connect_time import Attempt
 from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut
 from ._look import looks_alive
@@ -46,6 +47,9 @@ class Record(_ConnectionRecord):
         """Connect for the first time. Later SQLAlchemy reconnects by itself."""
         self._ConnectionRecord__connect()
 
+    def begun(self, attempt: Attempt) -> None:
+        """Record that the driver is about to be called, and how much time it has."""
+
     def opened(self, connection: Any) -> None:
         """Record that the driver has opened ``connection``. "connect" events follow."""
         if self.attempt is not None:
@@ -71,6 +75,7 @@ class Record(_ConnectionRecord):
         """Connect as SQLAlchemy does. An interrupted connect leaves no session, even if its traceback is kept."""
         before = sys.exc_info()[1]
         attempt = self.attempt = Attempt(self.pool.poolkit.config)
+        attempt.connecting = Connecting(getattr(getattr(self.pool._dialect, "dbapi", None), "__name__", ""))
         connect: Any = super()
         late = False
         try:

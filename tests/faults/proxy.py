@@ -52,7 +52,8 @@ class FaultProxy:
 
     Attributes to set at any time: ``latency`` (seconds added to each direction), ``bandwidth`` (bytes per
     second in each direction, None is unlimited), ``reply_limit`` (bytes of answers that still pass on each
-    connection from now on, then it is mute; None is unlimited), ``swallow`` (new connections are accepted and never
+    connection from now on, then it is mute; None is unlimited), ``trickle`` (seconds before each single byte of an
+    answer; None: whole pieces; ``trickled`` counts them), ``swallow`` (new connections are accepted and never
     answered, as when a firewall drops cancel requests; open ones go on; ``swallowed`` counts them), ``mode``,
     ``target``.
     """
@@ -64,6 +65,8 @@ class FaultProxy:
         self.port = 0
         self.latency = 0.0
         self.bandwidth: float | None = None
+        self.trickle: float | None = None
+        self.trickled = 0
         self.swallow = False
         self.swallowed = 0
         self.accepted = 0
@@ -243,5 +246,11 @@ class FaultProxy:
                 piece = data[start : start + (1024 if self.bandwidth else 65536)]
                 if self.bandwidth:
                     await asyncio.sleep(len(piece) / self.bandwidth)
+                while replies and self.trickle is not None and piece:
+                    await asyncio.sleep(self.trickle)
+                    self.trickled += 1
+                    writer.write(piece[:1])
+                    await writer.drain()
+                    piece = piece[1:]
                 writer.write(piece)
                 await writer.drain()

@@ -61,6 +61,8 @@ class Column:
     world = "threads"
     absent: ClassVar[dict[str, str]] = {}
     """Cells that cannot exist, with the reason."""
+    drips: ClassVar[dict[str, str]] = {}
+    """Cells that cannot exist against a peer whose answers come byte by byte, with the reason."""
     unclosed = False
     """Whether the driver leaves the socket of a connect that failed to the reference count, of which Python warns."""
     collected = False
@@ -70,6 +72,8 @@ class Column:
         self.servers = servers
         self.server_ = servers[self.server]
         self.proxy = FaultProxy("127.0.0.1", self._port()).start()
+        self.dripping = False
+        """Whether the peer answers byte by byte where it would fall silent."""
         self.silent_when_new = False
         """Whether the peer falls silent in what the application does with each new connection."""
 
@@ -81,12 +85,24 @@ class Column:
     def prepare(self, connection: Any, *_: Any) -> None:
         """The application's work on each new connection (an event, ``setup=``, ``configure=``): a statement."""
         if self.silent_when_new:
-            self.proxy.mode = "hold"
+            self.fall_silent()
         cursor = connection.cursor()
         cursor.execute("select 1")
         cursor.fetchall()
         cursor.close()
         connection.rollback()
+
+    def fall_silent(self) -> None:
+        """From now on the peer takes everything and says nothing, or one byte now and then."""
+        if self.dripping:
+            self.proxy.trickle = 0.1
+        else:
+            self.proxy.mode = "hold"
+
+    def speak(self) -> None:
+        """The peer answers everything that it has taken."""
+        self.proxy.trickle = None
+        self.proxy.mode = "pass"
 
     @property
     def engine(self) -> Any:
@@ -428,6 +444,7 @@ class HTTP(Column):
         "reset": "a response that is given back unread costs its connection: nothing is waited for",
         "prepare": "there is no hook for a new connection",
     }
+    drips: ClassVar[dict[str, str]] = {"connect": "without TLS nothing is read before the answer to the request"}
 
     @property
     def engine(self) -> Any:
@@ -504,7 +521,9 @@ class AsyncHTTP(HTTP):
 def _http(world: str, server: str, *, http2: bool = False) -> type[Column]:
     base = HTTP if world == "threads" else AsyncHTTP
     name = "-".join(["httpx", world, "h2" if http2 else server])
-    return type(base)(name.replace("-", "_"), (base,), {"name": name, "world": world, "server": server, "http2": http2})
+    drips = {} if server == "https" else HTTP.drips
+    own = {"name": name, "world": world, "server": server, "http2": http2, "drips": drips}
+    return type(base)(name.replace("-", "_"), (base,), own)
 
 
 # -- psycopg -----------------------------------------------------------------------------------------------------------
@@ -568,7 +587,7 @@ class AsyncPsycopg(Psycopg):
 
     async def _prepare(self, connection: Any) -> None:
         if self.silent_when_new:
-            self.proxy.mode = "hold"
+            self.fall_silent()
         await connection.execute("select 1")
         await connection.rollback()
 

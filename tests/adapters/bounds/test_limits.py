@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import socket
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from sqlalchemy.exc import OperationalError
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters._handshake import limit_answers
+from poolkit_adapters._hang_up import Connecting
+from poolkit_adapters._time_limits import Watch
 from poolkit_adapters.dbapi import PooledDatabase
 from poolkit_adapters.httpcore import _network as network
 from poolkit_adapters.sqlalchemy import PoolkitPool
@@ -66,6 +69,67 @@ def test_a_dbapi_connection_of_pg8000_is_not_bound_by_connect_timeout(postgres: 
     dsn["database"] = dsn.pop("dbname")
     with PooledDatabase(module, connect_kwargs=dsn, connect_timeout=5) as database, database.connect() as connection:
         assert connection._usock.gettimeout() is None
+
+
+DRIVER = """
+import socket
+
+def connect(addresses):
+    failure = None
+    for ours in addresses:
+        sock = ours
+        try:
+            return read(sock)
+        except OSError as error:
+            failure = error
+    raise failure
+
+def read(sock):
+    while True:
+        if not sock.recv(1):
+            raise OSError("closed")
+"""
+"""A driver that tries one address after the other, and waits for the end of an endless answer."""
+
+
+def test_the_limit_of_a_connect_ends_each_address_and_touches_no_socket_of_the_application() -> None:
+    driver = types.ModuleType("a_driver")
+    exec(DRIVER, driver.__dict__)
+    pairs = [socket.socketpair() for _ in range(3)]
+    own, peer = socket.socketpair()
+    watch = Watch()
+
+    def application() -> None:
+        mine = own  # a socket in a frame that calls the driver, from outside of the limit and from inside
+        with watch.limit(Connecting("a_driver"), 0.05, "connect"):
+            other = mine
+            driver.connect([ours for ours, _ in pairs])
+        del other
+
+    with pytest.raises(TimeoutError, match="no reply to the connect"):
+        application()
+    for ours, theirs in pairs:
+        assert ours.fileno() == -1, "closed, although the driver has left it open"
+        assert theirs.recv(1) == b""
+        theirs.close()
+    peer.send(b"x")
+    assert own.recv(1) == b"x"
+    own.close()
+    peer.close()
+
+
+def test_a_connect_that_has_ended_is_not_hung_up() -> None:
+    """The thread may be in the next one meanwhile."""
+    ours, theirs = socket.socketpair()
+    connecting = Connecting(__name__)
+    watch = Watch()
+    watch.begin(connecting, 60.0)
+    assert watch.end(connecting) is False
+    connecting.hang_up()
+    theirs.send(b"x")
+    assert ours.recv(1) == b"x"
+    ours.close()
+    theirs.close()
 
 
 SILENT = ("pymysql", "pg8000", "aiomysql", "asyncmy")
