@@ -19,6 +19,7 @@ from ._leases import AsyncLease, LeaseRequest
 from ._pool_base import PoolBase
 from ._slow_path import TaskSlowPath
 from ._timeouts import DEFAULT, Default, deadline_of
+from ._warm_up import connections_wanted, warm_up_error
 from .config import PoolConfig
 from .connector import AsyncConnector, require_kind
 from .errors import UsageError, WrongLoop
@@ -92,7 +93,7 @@ class AsyncPool(PoolBase[C]):
             self._runtime, self._caller = new, new.caller
             self._gate.step(self._changed)
             if self._config.start == "eager" and not self._driver.operations.opens_later:
-                self._gate.step(self._start)
+                self._gate.step(self._housekeeping.start)
             return new
         if runtime.alive():
             raise WrongLoop(
@@ -109,9 +110,6 @@ class AsyncPool(PoolBase[C]):
     def _after_fork(self) -> None:
         self._runtime = None  # the parent's loop does not run here
         super()._after_fork()
-
-    def _start(self) -> None:
-        self._core.started = True  # from now on min_size is kept
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -170,7 +168,7 @@ class AsyncPool(PoolBase[C]):
 
     async def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
         """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
-        count = self._warm_up_count(count)
+        count = connections_wanted(self, count)
         runtime = self._bind_loop()
         entries = self._gate.step(commands.reserve, self._core, count, self._clock())
         if not entries:
@@ -200,7 +198,7 @@ class AsyncPool(PoolBase[C]):
         while left and (rest := deadline - self._clock()) > 0:
             await parker.wait(None if deadline == NEVER else rest)
         if errors or left:
-            raise self._warm_up_error(len(entries), errors, left)
+            raise warm_up_error(self, len(entries), errors, left)
 
     async def drain(self, timeout: float | None = 30.0) -> bool:
         """Stop admitting, let leases end, abort the rest, close. See :meth:`poolkit.Pool.drain`."""

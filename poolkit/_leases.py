@@ -69,7 +69,7 @@ class Lease(Generic[C]):
         """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
         record = self._record
         if record is not None:
-            self._pool._set_capacity(record.slot, leases)
+            self._pool._register.set_capacity(record, leases)
 
     def __enter__(self) -> C:
         if self._record is None:
@@ -155,7 +155,7 @@ class AsyncLease(Generic[C]):
         """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
         record = self._record
         if record is not None:
-            self._pool._set_capacity(record.slot, leases)
+            self._pool._register.set_capacity(record, leases)
 
     async def __aenter__(self) -> C:
         if self._record is None:

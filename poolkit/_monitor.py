@@ -74,6 +74,16 @@ class Monitor:
         if core.meters.samples.due(now):
             take_sample(core, parts(core), now)
 
+    def add(self, observer: WaitObserver) -> None:
+        """Under the lock: one more observer."""
+        self.observers = [*self.observers, observer]  # replaced, not changed: it is read without the lock
+        self._pool._core.stale = True
+
+    def remove(self, observer: WaitObserver) -> None:
+        """Under the lock: one less; nothing happens if it is not there."""
+        self.observers = [one for one in self.observers if one != observer]
+        self._pool._core.stale = True
+
     def observed(self, seconds: float, error: BaseException | None) -> None:
         """An acquire that took the slow path has ended, well or not."""
         for observer in self.observers:

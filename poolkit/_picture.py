@@ -26,7 +26,6 @@ __all__ = (
     "place_of",
     "place_outside",
     "symptoms",
-    "warm_up_words",
 )
 
 COUNTED = 1000  # that many in front of a caller are counted, not more: a timeout must not cost more for each of them
@@ -116,14 +115,6 @@ def diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], 
         and not any(entry.reported for entry in leased.values())
     )
     return None if nothing else diagnose(symptoms(core, stats, name_of, now))
-
-
-def warm_up_words(count: int, errors: list[BaseException], late: int) -> str:
-    """What went wrong with ``count`` connects: ``errors``, and those that were ``late``."""
-    parts = [f"{len(errors)} of {count} connects failed"] if errors else []
-    if late:
-        parts.append(f"{late} of {count} did not finish in time")
-    return "; ".join([", ".join(parts), *dict.fromkeys(describe(error) for error in errors)])
 
 
 def _barred(core: Core, lanes: list[Lane]) -> str:

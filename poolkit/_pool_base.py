@@ -5,32 +5,29 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from . import _churn, _lifecycle
 from ._access import Access, FastPath
-from ._core import books, commands, upkeep
-from ._core.effects import Do, Effect
+from ._core import books, commands
 from ._core.entry import Entry
 from ._core.machine import Core
-from ._core.mend import mend
 from ._core.state import Phase
-from ._driver import refuse_closed
 from ._gate import Gate
+from ._housekeeping import Housekeeping
 from ._listeners import Listeners
 from ._log import logger
 from ._membership import Membership
 from ._monitor import Monitor, WaitObserver
 from ._operations import Operations
-from ._picture import packages_of, place_outside, warm_up_words
+from ._picture import packages_of, place_outside
 from ._register import LeaseRegister
 from ._timeouts import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import require_connect
-from .errors import ConfigError, ConnectFailed, describe
+from .errors import describe
 from .events import EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
@@ -101,6 +98,7 @@ class PoolBase(Generic[C]):
             self._listeners.add(listener, kinds_of(listener))
         self._monitor = Monitor(self)
         self._register = LeaseRegister(self)
+        self._housekeeping = Housekeeping(self)
         self._slow = self._slow_kind(self)
         self._fast = FastPath(self, self._methods)
         self._packages = packages_of(connector)
@@ -124,11 +122,11 @@ class PoolBase(Generic[C]):
             lock=Lock(),
             settle=core.settle,
             renew=self._fast.renew,
-            repair=self._repair,
-            perform=self._perform,
+            repair=self._housekeeping.repair,
+            perform=self._housekeeping.perform,
             call_later=self._driver.call_later,
             run_due=self.run_due,
-            note_alone=self._note_alone,
+            note_alone=self._housekeeping.note_alone,
         )
         self._listeners.restart()
         core.heard = self._listeners.kinds
@@ -150,38 +148,7 @@ class PoolBase(Generic[C]):
         self._features = replace(self._features, elsewhere=True)
         self._core.features = self._features
 
-    # -- effects and events -------------------------------------------------------------------------------------------
-
-    def _repair(self) -> None:
-        now = self._clock()
-        mend(self._core, now)
-        self._fast.restart()
-        self._core.settle(now)
-
-    def _perform(self, effects: deque[Effect]) -> None:
-        while effects:
-            do, entry, waiter, event = effects[0]
-            if waiter is not None:  # WAKE: nothing else is about a waiter
-                try:  # who sleeps has a parker; twice is harmless, never is not
-                    waiter.parker.wake()  # type: ignore[union-attr]
-                except Exception:
-                    effects.popleft()
-                    raise
-                effects.popleft()
-                continue
-            effects.popleft()
-            if do is Do.SHARE:
-                self._membership.deliver()
-            elif do is Do.TELL:
-                assert event is not None
-                self._listeners.pending.append(event)
-            elif do is Do.REPORT:
-                self._register.report()
-            else:
-                assert entry is not None
-                self._driver.start(do, entry)
-        if self._listeners.pending:
-            self._listeners.flush()
+    # -- events -------------------------------------------------------------------------------------------
 
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock.
@@ -207,12 +174,6 @@ class PoolBase(Generic[C]):
         self._core.heard = self._listeners.kinds
         self._core.stale = True
 
-    def _set_capacity(self, entry: Entry, leases: int) -> None:
-        if leases > 1 and not self._shared:  # news: from now on only the core may hand out
-            self._shared = True
-            self._gate.step(self._changed)
-        self._gate.step(self._core.set_capacity, entry, leases, self._clock())
-
     def held_by_caller(self) -> bool:
         """Whether the calling thread or task holds a lease of this pool. Thread-safe; takes no lock."""
         caller = self._caller()
@@ -231,25 +192,9 @@ class PoolBase(Generic[C]):
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def _note_alone(self) -> None:
-        self._core.stale = True  # only callers that take the lock do what is due
-        for lane in self._core.lanes.values():
-            for waiter in lane.waiters:
-                self._core.effects.append(Effect(Do.WAKE, None, waiter))
-
     def run_due(self) -> None:
         """Housekeeping: called by the runtime when something is due. Does not block."""
-        self._driver.keep_house(self._keep_house)
-
-    def _keep_house(self) -> None:
-        self._gate.scheduled = NEVER
-        now = self._clock()
-        error = self._gate.step(upkeep.tick_safely, self._core, now)
-        if error is not None:
-            logger.error("%s: housekeeping failed", self.name, exc_info=error)
-        self._monitor.flush()
-        self._register.look_for_leaks()
-        self._gate.keep_time()
+        self._driver.keep_house(self._housekeeping.run)
 
     def run_inbox(self) -> None:
         """Run the steps that finalizers have left. Does not block."""
@@ -307,17 +252,11 @@ class PoolBase(Generic[C]):
         must be quick. ``error`` is None, or why there is no connection. One that raises is logged and dropped.
         Acquires that are served without waiting cost nothing more.
         """
-        self._gate.step(self._observe, [observer], [])
+        self._gate.step(self._monitor.add, observer)
 
     def remove_wait_observer(self, observer: WaitObserver) -> None:
         """Undo :meth:`add_wait_observer`; not an error if it is not there."""
-        self._gate.step(self._observe, [], [observer])
-
-    def _observe(self, more: list[WaitObserver], less: list[WaitObserver]) -> None:
-        """Under the lock: add and remove observers."""
-        monitor = self._monitor
-        monitor.observers = [*(one for one in monitor.observers if one not in less), *more]
-        self._core.stale = True
+        self._gate.step(self._monitor.remove, observer)
 
     def _changed(self) -> None:
         """Under the lock: something has changed on which the paths without the lock depend."""
@@ -383,20 +322,6 @@ class PoolBase(Generic[C]):
         """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
         self._gate.step(books.check, self._core)
         self._fast.check()
-
-    def _warm_up_count(self, count: Any) -> int:
-        if count is None:
-            count = self._config.min_size
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ConfigError(f"warm_up({count!r}): must be a number of connections, 0 or more", "count")
-        refuse_closed(self)
-        return count
-
-    def _warm_up_error(self, count: int, errors: list[BaseException], late: int) -> ConnectFailed:
-        error = ConnectFailed(f"{self.name}: warm_up: {warm_up_words(count, errors, late)}")
-        error.errors = tuple(errors)
-        error.__cause__ = errors[0] if errors else None
-        return error
 
     # -- fork -----------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,14 @@ class LeaseRegister:
         else:
             pool._gate.step(pool._core.detach, record.slot, pool._clock())
 
+    def set_capacity(self, record: Held, leases: int) -> None:
+        """The connection serves this many leases at once from now on."""
+        pool = self._pool
+        if leases > 1 and not pool._shared:  # first: from now on only the core may hand out
+            pool._shared = True
+            pool._gate.step(pool._changed)
+        pool._gate.step(pool._core.set_capacity, record.slot, leases, pool._clock())
+
     # -- leases that were dropped -------------------------------------------------------------------------------------
 
     def dropped(self, key: int, record: Held) -> None:

@@ -17,6 +17,7 @@ from ._leases import Lease
 from ._pool_base import PoolBase
 from ._slow_path import ThreadSlowPath
 from ._timeouts import DEFAULT, Default, deadline_of
+from ._warm_up import connections_wanted, warm_up_error
 from .config import PoolConfig
 from .connector import Connector, require_kind
 from .events import Listener
@@ -72,10 +73,7 @@ class Pool(PoolBase[C]):
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
         if self._config.start == "eager" and not self._driver.operations.opens_later:
-            self._gate.step(self._start)
-
-    def _start(self) -> None:
-        self._core.started = True  # from now on min_size is kept
+            self._gate.step(self._housekeeping.start)
 
     def _methods(self, access: Access) -> dict[str, Callable[..., Any]]:
         made: dict[str, Callable[..., Any]] = {}
@@ -141,7 +139,7 @@ class Pool(PoolBase[C]):
         Waits for all attempts, at most ``timeout`` seconds (None: as long as each may take). If any failed, raises
         :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
         """
-        count = self._warm_up_count(count)
+        count = connections_wanted(self, count)
         entries = self._gate.step(commands.reserve, self._core, count, self._clock())
         if not entries:
             return
@@ -169,7 +167,7 @@ class Pool(PoolBase[C]):
         while left[0] and (rest := deadline - self._clock()) > 0:
             parker.wait(None if deadline == NEVER else rest)
         if errors or left[0]:
-            raise self._warm_up_error(len(entries), errors, left[0])
+            raise warm_up_error(self, len(entries), errors, left[0])
 
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Admit nobody, close idle connections, wait up to ``timeout`` seconds for the leases to end, then abort

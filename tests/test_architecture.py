@@ -46,6 +46,8 @@ RINGS: list[tuple[str, ...]] = [
         "_dump",
         "_pool_base",
         "_slow_path",
+        "_housekeeping",
+        "_warm_up",
         "_leases",
         "_threads",
         "_async",
@@ -229,13 +231,13 @@ def test_what_gevent_replaces_is_looked_up_when_it_is_used() -> None:
 MOST_METHODS, MOST_LINES, MOST_LEVELS = 25, 300, 1
 
 TOO_LARGE: dict[str, tuple[int, int]] = {
-    "poolkit/_async.py:AsyncPool": (60, 589),
+    "poolkit/_async.py:AsyncPool": (51, 514),
     "poolkit/_core/dialing.py:Dialing": (43, 520),
     "poolkit/_core/idle.py:Idle": (55, 701),
     "poolkit/_core/machine.py:Core": (78, 1048),
     "poolkit/_core/state.py:CoreState": (26, 267),
-    "poolkit/_pool_base.py:PoolBase": (44, 389),
-    "poolkit/_threads.py:Pool": (57, 569),
+    "poolkit/_pool_base.py:PoolBase": (36, 317),
+    "poolkit/_threads.py:Pool": (48, 494),
     "poolkit/cluster/_async.py:AsyncCluster": (61, 693),
     "poolkit/cluster/_core.py:ClusterCore": (38, 491),
     "poolkit/cluster/_shell.py:ClusterShell": (39, 404),

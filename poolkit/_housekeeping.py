@@ -1,0 +1,82 @@
+"""What the gate has a pool do beside its steps: carry out effects, repair after an interruption, timed work."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ._core.effects import Do, Effect
+from ._core.mend import mend
+from ._core.upkeep import tick_safely
+from ._log import logger
+from .policies.retire import NEVER
+
+if TYPE_CHECKING:
+    from ._pool_base import PoolBase
+
+__all__ = ("Housekeeping",)
+
+
+class Housekeeping:
+    """Called by the gate of one pool."""
+
+    def __init__(self, pool: PoolBase[Any]) -> None:
+        self._pool = pool
+        self._listeners = pool._listeners
+
+    def perform(self, effects: deque[Effect]) -> None:
+        """Carry out effects and remove them one after the other. Called without a lock."""
+        while effects:
+            do, entry, waiter, event = effects[0]
+            if waiter is not None:  # WAKE: nothing else is about a waiter
+                try:  # who sleeps has a parker; twice is harmless, never is not
+                    waiter.parker.wake()  # type: ignore[union-attr]
+                except Exception:
+                    effects.popleft()
+                    raise
+                effects.popleft()
+                continue
+            effects.popleft()
+            if do is Do.SHARE:
+                self._pool._membership.deliver()
+            elif do is Do.TELL:
+                assert event is not None
+                self._listeners.pending.append(event)
+            elif do is Do.REPORT:
+                self._pool._register.report()
+            else:
+                assert entry is not None
+                self._pool._driver.start(do, entry)
+        if self._listeners.pending:
+            self._listeners.flush()
+
+    def repair(self) -> None:
+        """Under the lock: a step was interrupted; make the core consistent again."""
+        pool = self._pool
+        now = pool._clock()
+        mend(pool._core, now)
+        pool._fast.restart()
+        pool._core.settle(now)
+
+    def note_alone(self) -> None:
+        """Under the lock: there is a thread that does what is due, or there is none any more."""
+        core = self._pool._core
+        core.stale = True  # only callers that take the lock do what is due
+        for lane in core.lanes.values():
+            for waiter in lane.waiters:
+                core.effects.append(Effect(Do.WAKE, None, waiter))
+
+    def start(self) -> None:
+        """Under the lock: from now on ``min_size`` is kept."""
+        self._pool._core.started = True
+
+    def run(self) -> None:
+        """Do what is due. Does not block."""
+        pool = self._pool
+        pool._gate.scheduled = NEVER
+        error = pool._gate.step(tick_safely, pool._core, pool._clock())
+        if error is not None:
+            logger.error("%s: housekeeping failed", pool.name, exc_info=error)
+        pool._monitor.flush()
+        pool._register.look_for_leaks()
+        pool._gate.keep_time()
