@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from .._async import AsyncPool, current_runtime
 from ..config import PoolConfig
@@ -15,7 +14,8 @@ from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, AsyncRuntime
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Do, NodeEntry, NodeRequest
+from ._core import NodeEntry, NodeRequest
+from ._driver import TaskNodeDriver, look
 from ._events import ClusterListener
 from ._leases import AsyncClusterLease, ClusterLeaseRequest
 from ._node import Node
@@ -39,6 +39,8 @@ class AsyncCluster(ClusterShell[C]):
     """
 
     _pool_kind = AsyncPool
+    _driver_kind = TaskNodeDriver
+    _driver: TaskNodeDriver[C]
 
     def __init__(
         self,
@@ -58,7 +60,6 @@ class AsyncCluster(ClusterShell[C]):
     ) -> None:
         self._runtime: AsyncRuntime | None = runtime
         self._leases: dict[int, AsyncClusterLease[C]] = {}
-        self._postponed: list[tuple[Do, NodeEntry]] = []
         super().__init__(
             make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,
             listeners=listeners, clock=clock, random=random,
@@ -88,9 +89,7 @@ class AsyncCluster(ClusterShell[C]):
             self._after_loop()
         self._gate.scheduled = NEVER
         self._gate.keep_time()
-        postponed, self._postponed = self._postponed, []
-        for do, entry in postponed:
-            self._begin_job(do, entry)
+        self._driver.start_postponed()
         return self._runtime
 
     def _after_loop(self) -> None:
@@ -188,80 +187,6 @@ class AsyncCluster(ClusterShell[C]):
         """Return a connection of :meth:`acquire`. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
         await self._on_lease(connection).close(discard=discard, error=error)
 
-    # -- background work ----------------------------------------------------------------------------------------------
-
-    def _call_later(self, delay: float) -> bool | None:
-        if self._runtime is None:
-            return None  # _bind_loop() asks again on the first use
-        self._runtime.schedule(self, delay)
-        return True
-
-    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
-        if do is Do.DROP:
-            self._drop(entry)
-            return
-        if self._runtime is None:
-            self._postponed.append((do, entry))  # _bind_loop() starts it on the first use
-            return
-        job = {Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
-        self._runtime.spawn(job, entry)
-
-    async def _probe(self, entry: NodeEntry) -> None:
-        """Probe a node: open ``warm_up`` connections one after another and look up the role."""
-        error: BaseException | None = None
-        role = entry.known_role
-        leases: list[Any] = []
-        try:
-            if hasattr(entry.pool, "probe"):
-                await entry.pool.probe(self._config.probe_timeout)
-            for _ in range(max(1, min(self._config.warm_up, int(min(entry.capacity(), 1e9))))):
-                leases.append(await entry.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if one fails
-            if self._role_of is not None:
-                role = await self._bounded_role(leases[0].connection)
-        except BaseException as failure:
-            error = failure
-            if not isinstance(failure, Exception):
-                raise
-        finally:
-            for lease in leases:
-                await lease.close(error=error)
-            self._gate.step(self._core.probed, entry, error, role, self._clock())
-
-    async def _role(self, connection: C) -> str | None:
-        assert self._role_of is not None
-        role = self._role_of(connection)
-        return await role if inspect.isawaitable(role) else cast("str | None", role)
-
-    async def _look_up_role(self, entry: NodeEntry) -> None:
-        error: BaseException | None = None
-        role: str | None = None
-        try:
-            lease = await entry.pool.lease(self._config.probe_timeout)
-            try:
-                role = await self._bounded_role(lease.connection)
-            except BaseException as failure:
-                error = failure
-                raise
-            finally:
-                await lease.close(error=error)
-        except BaseException as failure:
-            error = failure
-            if not isinstance(failure, Exception):
-                raise
-        finally:
-            self._role_after(entry, error, role)
-
-    async def _bounded_role(self, connection: C) -> str | None:
-        runtime: Any = self._runtime
-        role: str | None = await runtime.bounded(self._config.probe_timeout, self._role, connection)
-        return role
-
-    async def _drain_node(self, entry: NodeEntry) -> None:
-        try:
-            await entry.pool.drain(self._config.drain_timeout)
-        finally:
-            self._gate.step(self._core.drained, entry)
-
     # -- discovery ----------------------------------------------------------------------------------------------------
 
     async def _find_first(self, deadline: float) -> None:
@@ -272,7 +197,7 @@ class AsyncCluster(ClusterShell[C]):
         if inspect.iscoroutinefunction(self._source.find):
             answers.append((await self._source.find(None), None))
         else:
-            _THREADS.spawn(_look, self._source, None, answers, parker)
+            _THREADS.spawn(look, self._source, None, answers, parker)
             while not answers:
                 left = deadline - self._clock()
                 if left <= 0:
@@ -285,9 +210,6 @@ class AsyncCluster(ClusterShell[C]):
         if self._found is None:  # else another caller got the answer first
             self._take_found(found)
             self._gate.keep_time()
-
-    def _start_find(self) -> None:
-        cast("AsyncRuntime", self._runtime).spawn(_find, weakref.ref(self), self._source, self._found)
 
     # -- shutdown ------------------------------------------------------------------------------------------------------
 
@@ -319,35 +241,3 @@ class AsyncCluster(ClusterShell[C]):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-
-def _look(
-    source: Discovery,
-    last: Found | None,
-    answers: list[tuple[Found | None, BaseException | None]],
-    parker: AsyncParker,
-) -> None:
-    """Call ``find`` once, in a worker thread."""
-    try:
-        answers.append((source.find(last), None))
-    except Exception as error:  # noqa: BLE001  the cluster tells it
-        answers.append((None, error))
-    parker.wake()
-
-
-async def _find(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, last: Found | None) -> None:
-    """Call ``find`` once without keeping the cluster alive: in a worker thread, or here if it is a coroutine."""
-    answers: list[tuple[Found | None, BaseException | None]] = []
-    if inspect.iscoroutinefunction(source.find):
-        try:
-            answers.append((await source.find(last), None))
-        except Exception as error:  # noqa: BLE001  the cluster tells it
-            answers.append((None, error))
-    else:
-        parker = current_runtime().parker()
-        _THREADS.spawn(_look, source, last, answers, parker)
-        while not answers:
-            await parker.wait(None)
-    cluster = ref()
-    if cluster is not None and not cluster.closed:
-        cluster._after_find(*answers[0])

@@ -57,6 +57,8 @@ class ClusterShell(Generic[C]):
     """The parts of a cluster that do not wait for anything."""
 
     _pool_kind: type[Any]
+    _driver_kind: Any
+    _driver: Any
     _leases: dict[int, Any]  # of acquire()
     _runtime: Any
 
@@ -94,6 +96,7 @@ class ClusterShell(Generic[C]):
             self._listeners.add(listener)
         self._source = nodes if isinstance(nodes, Discovery) else StaticDiscovery(checked_nodes(nodes))
         self._found: Found | None = None
+        self._driver = self._driver_kind(self)
         self._restart()
         with _clusters_lock:
             _clusters.add(self)
@@ -111,7 +114,7 @@ class ClusterShell(Generic[C]):
             lock=threading.RLock(),
             repair=lambda: core.repair(self._clock()),
             perform=self._perform,
-            call_later=self._call_later,
+            call_later=self._driver.call_later,
             run_due=self.run_due,
             note_alone=self._note_alone,
         )
@@ -143,7 +146,7 @@ class ClusterShell(Generic[C]):
         now = self._clock()
         if now >= self._core.find_at:
             self._core.find_at = NEVER
-            self._start_find()
+            self._driver.find()
         self._gate.step(self._core.tick, now)
         self._gate.keep_time()
 
@@ -166,19 +169,13 @@ class ClusterShell(Generic[C]):
                     self._listeners.pending.append(event)
                 else:
                     assert entry is not None
-                    self._begin_job(do, entry)
+                    self._driver.start(do, entry)
             except Exception:
                 effects.popleft()
                 raise
             effects.popleft()  # after the work: if interrupted, do it twice rather than never
         if self._listeners.pending:
             self._listeners.flush()
-
-    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
-        raise NotImplementedError
-
-    def _call_later(self, delay: float) -> bool | None:
-        raise NotImplementedError
 
     def _note_alone(self) -> None:
         for request in self._core.waiting():
@@ -248,9 +245,6 @@ class ClusterShell(Generic[C]):
         return tuple(entry.node for entry in list(self._core.entries.values()))
 
     # -- discovery ----------------------------------------------------------------------------------------------------
-
-    def _start_find(self) -> None:
-        raise NotImplementedError
 
     def _take_found(self, found: Found) -> None:
         """Apply an answer of the discovery and note when to ask again."""

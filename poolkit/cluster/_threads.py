@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from .._threads import Pool
@@ -15,13 +13,14 @@ from ..policies.retire import NEVER
 from ..runtimes.base import Runtime, SyncParker
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import Do, NodeEntry, NodeRequest
+from ._core import NodeEntry, NodeRequest
+from ._driver import ThreadNodeDriver
 from ._events import ClusterListener
 from ._leases import ClusterLease
 from ._node import Node
 from ._nodepool import NodePool
 from ._shell import DEFAULT, ClusterShell, Default
-from .discovery import Discovery, Found
+from .discovery import Discovery
 
 __all__ = ("Cluster",)
 
@@ -51,6 +50,8 @@ class Cluster(ClusterShell[C]):
     """
 
     _pool_kind = Pool
+    _driver_kind = ThreadNodeDriver
+    _driver: ThreadNodeDriver[C]
 
     def __init__(
         self,
@@ -166,67 +167,6 @@ class Cluster(ClusterShell[C]):
         """Return a connection of :meth:`acquire`. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
         self._on_lease(connection).close(discard=discard, error=error)
 
-    # -- background work ----------------------------------------------------------------------------------------------
-
-    def _call_later(self, delay: float) -> bool | None:
-        return self._runtime.schedule(self, delay) is not False
-
-    def _begin_job(self, do: Do, entry: NodeEntry) -> None:
-        job = {Do.DROP: self._drop, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain_node}[do]
-        self._runtime.spawn(job, entry)
-
-    def _probe(self, entry: NodeEntry) -> None:
-        """Probe a node: open ``warm_up`` connections one after another and look up the role."""
-        error: BaseException | None = None
-        role = entry.known_role
-        leases: list[Any] = []
-        try:
-            if hasattr(entry.pool, "probe"):
-                entry.pool.probe(self._config.probe_timeout)
-            for _ in range(max(1, min(self._config.warm_up, int(min(entry.capacity(), 1e9))))):
-                leases.append(entry.pool.lease(self._config.probe_timeout))  # noqa: PERF401  kept if the next fails
-            if self._role_of is not None:
-                role = self._role(entry, leases[0].connection)
-        except BaseException as failure:  # noqa: BLE001  passed to probed()
-            error = failure
-        for lease in leases:
-            lease.close(error=error)
-        self._gate.step(self._core.probed, entry, error, role, self._clock())
-
-    def _role(self, entry: NodeEntry, connection: C) -> str | None:
-        """Look up the role, within ``probe_timeout`` if the node's pool can end the query."""
-        assert self._role_of is not None
-        pool = entry.pool
-        own = isinstance(pool, NodePool)
-        with pool.limited(connection, self._config.probe_timeout) if own else nullcontext():
-            role: str | None = self._role_of(connection)
-        return role
-
-    def _look_up_role(self, entry: NodeEntry) -> None:
-        error: BaseException | None = None
-        role: str | None = None
-        try:
-            lease = entry.pool.lease(self._config.probe_timeout)
-            try:
-                role = self._role(entry, lease.connection)
-            except BaseException as failure:
-                error = failure
-                raise
-            finally:
-                lease.close(error=error)
-        except BaseException as failure:  # noqa: BLE001  passed to the core
-            error = failure
-        self._role_after(entry, error, role)
-
-    def _drain_node(self, entry: NodeEntry) -> None:
-        try:
-            entry.pool.drain(self._config.drain_timeout)
-        finally:
-            self._gate.step(self._core.drained, entry)
-
-    def _start_find(self) -> None:
-        self._runtime.spawn(_find, weakref.ref(self), self._source, self._found)
-
     # -- shutdown ------------------------------------------------------------------------------------------------------
 
     def drain(self, timeout: float | None = 30.0) -> bool:
@@ -254,15 +194,3 @@ class Cluster(ClusterShell[C]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _find(ref: weakref.ref[Cluster[Any]], source: Discovery, last: Found | None) -> None:
-    """Call ``find`` once, in a worker thread, without keeping the cluster alive."""
-    found, error = None, None
-    try:
-        found = source.find(last)
-    except Exception as failure:  # noqa: BLE001  the cluster reports it
-        error = failure
-    cluster = ref()
-    if cluster is not None and not cluster.closed:
-        cluster._after_find(found, error)
