@@ -16,7 +16,7 @@ from ._core.waiter import Waiter
 from ._log import logger
 from ._operations import Operations
 from .connector import Verdict
-from .errors import PoolClosed, describe, shown_again
+from .errors import PoolClosed, describe, name_missing_descriptor, shown_again
 from .policies.retire import NEVER
 from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
 
@@ -60,12 +60,11 @@ class Driver(Generic[C]):
         return error
 
     def connect_failed(self, core: Core, entry: Entry, error: BaseException) -> None:
-        """A connect failed: judge the error, and tell the core whatever becomes of that. The permit is free when
-        nothing is left of the connect at the server.
-        """
+        """Judge the error of a connect and tell the core. The permit is free when nothing is left at the server."""
         pool, operations = self._pool, self.operations
         verdict, left = Verdict.DISCARD, None
         try:
+            name_missing_descriptor(error)
             verdict = operations.verdict_of_connect(error, elastic=pool._config.autoscale is not None)
             left = operations.left_by(error)
         finally:

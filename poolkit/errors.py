@@ -24,6 +24,8 @@ All errors can be pickled. An adapter's errors inherit from one of these and fro
 
 from __future__ import annotations
 
+import errno
+import os
 from types import TracebackType
 
 from ._text import describe as describe
@@ -64,6 +66,22 @@ def remembered(error: BaseException) -> BaseException:
     An exception whose class cannot be created from its arguments is returned unchanged.
     """
     return _twin(error, {})
+
+
+def name_missing_descriptor(error: BaseException) -> None:
+    """Add "Too many open files" to the message of a failed connect whose driver does not report that reason.
+
+    libpq reports nothing, anyio and trio report "all attempts to connect failed". So test whether this process and the
+    machine have a descriptor left. Errors that name a reason of the operating system stay unchanged.
+    """
+    if not isinstance(error, Exception) or isinstance(error, OSError) or "[Errno" in raw_text(error):
+        return
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as reason:
+        if reason.errno in (errno.EMFILE, errno.ENFILE):
+            text = f"[Errno {reason.errno}] {os.strerror(reason.errno)}"
+            error.args = (f"{raw_text(error).strip()}: {text}".removeprefix(": "), *error.args[1:])
 
 
 def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseException:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import traceback
 import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from poolkit.errors import ConfigError, MissingExtra, PoolError
+from poolkit.errors import ConfigError, ConnectFailed, MissingExtra, PoolError, name_missing_descriptor
 
 __all__ = (
-    "BAD_SETTING", "MISSING", "Row", "Table", "both", "missing_extra", "name_missing_descriptor", "release_locals",
+    "BAD_SETTING", "MISSING", "Row", "Table", "both", "missing_extra", "release_locals",
 )  # fmt: skip
 
 
@@ -92,8 +90,10 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
     The copy keeps arguments, attributes, notes, traceback, cause and context. Its class has the same name, because
     logs and other libraries show and compare names. If ``error`` has no cause, it becomes the cause of the copy. The
     copy can be copied and pickled if ``error`` can. An error of poolkit, or one whose class does not allow a subclass,
-    is returned unchanged.
+    is returned unchanged. The error of a connect also tells if no descriptor is left.
     """
+    if issubclass(kind, ConnectFailed):
+        name_missing_descriptor(error)
     made = None if isinstance(error, PoolError) else _class_of(kind, type(error))
     if made is None:
         return error
@@ -191,22 +191,6 @@ def release_locals(error: BaseException, before: BaseException | None = None) ->
             seen.add(id(one))
             traceback.clear_frames(one.__traceback__)  # does not touch frames that are still running
             errors += (one.__cause__, one.__context__)
-
-
-def name_missing_descriptor(error: BaseException) -> None:
-    """Add "Too many open files" to the message of a failed connect whose driver does not report that reason.
-
-    libpq reports nothing, anyio and trio report "all attempts to connect failed". So test whether this process and the
-    machine have a descriptor left. Errors that name a reason of the operating system stay unchanged.
-    """
-    if not isinstance(error, Exception) or isinstance(error, OSError) or "[Errno" in str(error):
-        return
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as reason:
-        if reason.errno in (errno.EMFILE, errno.ENFILE):
-            text = f"[Errno {reason.errno}] {os.strerror(reason.errno)}"
-            error.args = (f"{str(error).strip()}: {text}".removeprefix(": "), *error.args[1:])
 
 
 def missing_extra(adapter: str, needs: str, extra: str) -> MissingExtra:

@@ -16,7 +16,7 @@ from poolkit import ConfigError, Connector, Pool, Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import LeaseOverdue, raw_text
 
-from .._errors import name_missing_descriptor, release_locals
+from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting, hang_up
 from .._time_limits import Watch
@@ -104,7 +104,6 @@ class DbapiConnector(Connector[Any]):
                     connection.close()
                 connection = None
             release_locals(error)  # psycopg leaves the socket of a timed-out connect to the garbage collector
-            name_missing_descriptor(error)
             raise
         if inspect.isawaitable(connection) or inspect.iscoroutinefunction(getattr(connection, "commit", None)):
             _discard_awaitable(connection)

@@ -13,7 +13,6 @@ import httpcore
 from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import PoolError
 
-from .._errors import name_missing_descriptor
 from ._asyncio_stream import AsyncioBackend, drop_lock
 from ._base import ConnectorMixin, PoolBase
 from ._cancel_stream import cancel_stream
@@ -133,8 +132,6 @@ class AsyncPoolkitConnectionPool(
                     )
                 lease.close_nowait(error=None if reusable else error)
                 self._connector.failed(link, lease.since, error)
-                if isinstance(error, httpcore.ConnectError):
-                    name_missing_descriptor(error)
                 replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
                     opening = hook is not None and not hook.sent and not link.capacity

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from poolkit import AsyncConnector, Verdict
 from poolkit.errors import describe, said, shown
 
-from .._errors import name_missing_descriptor, release_locals
+from .._errors import release_locals
 from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
@@ -98,7 +98,6 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         except BaseException as error:
             self._counters.add("connections_errors")
             release_locals(error)
-            name_missing_descriptor(error)
             if isinstance(error, psycopg.errors.ConnectionTimeout):
                 seconds = kwargs.get("connect_timeout", timeout)
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error

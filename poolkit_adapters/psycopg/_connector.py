@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
-from .._errors import name_missing_descriptor, release_locals
+from .._errors import release_locals
 from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from .._time_limits import Watch
 from ._counters import Outage
@@ -82,7 +82,6 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         except BaseException as error:
             self._counters.add("connections_errors")
             release_locals(error)
-            name_missing_descriptor(error)
             if isinstance(error, psycopg.errors.ConnectionTimeout):
                 seconds = kwargs.get("connect_timeout", timeout)
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error

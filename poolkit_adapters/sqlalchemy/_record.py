@@ -11,7 +11,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from poolkit import Connector
 from poolkit.connector import Verdict, default_classify
 
-from .._errors import name_missing_descriptor, release_locals
+from .._errors import release_locals
 from .._hang_up import Connecting
 from ._connect_time import Attempt
 from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut
@@ -90,7 +90,6 @@ class Record(_ConnectionRecord):
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
                 SQLAlchemyPool._close_connection(self.pool, half, terminate=True)
             release_locals(error, before)
-            name_missing_descriptor(error)
             raised: BaseException = error
             if isinstance(error, Exception):
                 raised = self.pool._overdue(attempt) if late else connect_error(error)

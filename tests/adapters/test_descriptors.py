@@ -14,10 +14,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the modul
 
 PROGRAM = """
 import asyncio, os, resource, sys, warnings
-import httpx, psycopg, psycopg_pool, trio
+import httpcore, httpx, psycopg, psycopg_pool, trio
 from sqlalchemy import create_engine
 from poolkit_adapters.dbapi import PooledDatabase
-from poolkit_adapters.httpx import AsyncPoolkitTransport
+from poolkit import Connector, Pool
+from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from poolkit_adapters.sqlalchemy import PoolkitPool
 
@@ -64,6 +65,25 @@ if way == "asyncio":
     asyncio.run(http())
 elif way == "trio":
     trio.run(http)
+elif way == "httpx":
+    class Quiet(httpcore.NetworkBackend):  # says as little as libpq
+        def connect_tcp(self, *args, **kwargs):
+            try:
+                return httpcore.SyncBackend().connect_tcp(*args, **kwargs)
+            except httpcore.ConnectError:
+                raise httpcore.ConnectError("no connection") from None
+
+    with httpx.Client(transport=PoolkitTransport(network_backend=Quiet())) as client:
+        sync(client, lambda client: client.get(address))
+elif way == "engine":
+    class Own(Connector):
+        def connect(self, timeout):
+            try:
+                return open(os.devnull)
+            except OSError:
+                raise ValueError("no connection") from None
+
+    sync(Pool(Own()), lambda pool: pool.acquire(timeout=0.5))
 elif way == "psycopg":
     with PoolkitConnectionPool(address, min_size=0, max_size=1, timeout=0.5) as pool:
         sync(pool, lambda pool: pool.getconn())
@@ -75,13 +95,13 @@ print(told)
 """
 
 
-@pytest.mark.parametrize("way", ["asyncio", "trio", "psycopg", "sqlalchemy", "dbapi"])
+@pytest.mark.parametrize("way", ["asyncio", "trio", "httpx", "engine", "psycopg", "sqlalchemy", "dbapi"])
 def test_too_many_open_files_is_named(postgres: PostgresServer, http_server: HTTPServer, way: str) -> None:
     """In a process of its own, whose limit is used up."""
     import psycopg
 
     conninfo = psycopg.conninfo.make_conninfo(**postgres.dsn)
-    address = http_server.url if way in ("asyncio", "trio") else conninfo
+    address = http_server.url if way in ("asyncio", "trio", "httpx") else conninfo
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), way, address, postgres.sqlalchemy_url("psycopg")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert "Too many open files" in done.stdout, done.stdout + done.stderr[-2000:]
