@@ -22,7 +22,7 @@ from ._timeouts import DEFAULT, Default, deadline_of
 from ._warm_up import connections_wanted, warm_up_error
 from .config import PoolConfig
 from .connector import AsyncConnector, require_kind
-from .errors import UsageError, WrongLoop
+from .errors import LeaseOverdue, UsageError, WrongLoop
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes import asyncio_
@@ -46,8 +46,7 @@ def current_runtime(any_loop: bool = False) -> AsyncRuntime:
 
 
 class AsyncPool(PoolBase[C]):
-    """A pool for tasks, on asyncio or trio. Arguments as :class:`~poolkit.Pool`, ``connector`` is an
-    :class:`~poolkit.AsyncConnector`.
+    """A pool for tasks (asyncio, trio). Arguments as :class:`~poolkit.Pool`, with an :class:`~poolkit.AsyncConnector`.
 
     May be made outside an event loop; it lives on the loop of its first use. On a second loop it raises
     :class:`~poolkit.WrongLoop` while the first has not been closed; after that, the pool begins anew on the second with
@@ -136,11 +135,14 @@ class AsyncPool(PoolBase[C]):
         if record is None or discard or error is not None or not self._put(record):
             await self._slow.give(record, id(connection), discard, error)
 
-    def release_nowait(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
-        """As :meth:`release` without waiting for the reset. Callable from finalizers and from any thread."""
+    def release_nowait(
+        self, connection: C, discard: bool = False, error: BaseException | None = None
+    ) -> LeaseOverdue | None:
+        """As :meth:`release` without waiting, from any thread or finalizer. Returns the LeaseOverdue that it raises."""
         record = self._leased.pop(id(connection), None)
         if record is None or discard or error is not None or not self._put(record):
-            self._slow.give_nowait(record, id(connection), discard, error)
+            return self._slow.give_nowait(record, id(connection), discard, error)
+        return None
 
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> LeaseRequest[C]:
         """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
@@ -205,9 +207,7 @@ class AsyncPool(PoolBase[C]):
         return await self._shut(Phase.DRAINING, timeout)
 
     async def close(self, timeout: float | None = 5.0) -> None:
-        """Close the pool: it is closed when this is called, even if the wait is cancelled.
-        See :meth:`poolkit.Pool.close`.
-        """
+        """As :meth:`poolkit.Pool.close`. The pool is closed when this is called, even if the wait is cancelled."""
         await self._shut(Phase.CLOSED, timeout)
 
     async def _shut(self, phase: Phase, timeout: float | None) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._core.lease_record import Held
 from ._timeouts import Default
-from .errors import UsageError
+from .errors import LeaseOverdue, UsageError
 
 if TYPE_CHECKING:
     from ._async import AsyncPool
@@ -128,14 +128,18 @@ class AsyncLease(Generic[C]):
             if leased is None or discard or error is not None or not pool._put(leased):
                 await pool._slow.give(leased, id(self), discard, error)
 
-    def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread."""
+    def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> LeaseOverdue | None:
+        """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread.
+
+        Returns the LeaseOverdue that :meth:`close` would raise.
+        """
         record, self._record = self._record, None
         if record is not None:
             pool = self._pool
             leased = pool._leased.pop(id(self), None)
             if leased is None or discard or error is not None or not pool._put(leased):
-                pool._slow.give_nowait(leased, id(self), discard, error)
+                return pool._slow.give_nowait(leased, id(self), discard, error)
+        return None
 
     def detach(self) -> C:
         """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.

@@ -19,7 +19,7 @@ from ._picture import place_outside
 from ._priority import chosen
 from ._timeouts import Default, deadline_of
 from .connector import Verdict
-from .errors import ConfigError, PoolError, UsageError, describe
+from .errors import ConfigError, LeaseOverdue, PoolError, UsageError, describe
 from .events import Event, EventKind, FailReason
 from .policies.classes import CallerClass, Classes
 from .policies.retire import NEVER
@@ -402,12 +402,16 @@ class TaskSlowPath(SlowPath[C]):
         if overdue is not None:
             raise overdue
 
-    def give_nowait(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
-        """As :meth:`give` without waiting for the reset."""
+    def give_nowait(
+        self, record: Held | None, key: int, discard: bool, error: BaseException | None
+    ) -> LeaseOverdue | None:
+        """As :meth:`give` without waiting for the reset. Returns the error of a lease that lasted too long."""
+        overdue = None if record is None or not record.reported else self._pool._register.overdue(record, error)
         if self._must_reset(record, key, discard, error, quiet=True):
             assert record is not None
             runtime: Any = self._pool._runtime
             runtime.spawn(self._pool._driver.reset_job, record, self._clock(), None, [])
+        return overdue
 
     def _must_reset(
         self, record: Held | None, key: int, discard: bool, error: BaseException | None, *, quiet: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from typing import Any
 import httpcore
 
 from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
-from poolkit.errors import PoolError
+from poolkit.errors import LeaseOverdue, PoolError
 
 from ._asyncio_stream import AsyncioBackend, drop_lock
 from ._base import ConnectorMixin, PoolBase
@@ -213,7 +214,8 @@ class _Body:
         except BaseException as error:
             self._failed = isinstance(error, Exception)
             lease = self.lease
-            await self.aclose()
+            with contextlib.suppress(LeaseOverdue):  # it must not replace the error
+                await self.aclose()
             if lease is not None:
                 self._connector.failed(self._link, lease.since, error)
             raise
@@ -232,5 +234,6 @@ class _Body:
         finally:  # even after a cancellation the lease must end
             if not reusable and hook is not None and not self._failed:
                 reusable = cancel_stream(link, hook, self._alive)
-            if self.lease is not None:
-                self.lease.close_nowait(discard=not reusable)
+            overdue = None if self.lease is None else self.lease.close_nowait(discard=not reusable)
+        if overdue is not None:
+            raise overdue

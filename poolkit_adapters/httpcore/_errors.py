@@ -98,7 +98,7 @@ ERRORS = Table(
     Row("the circuit breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpcore.ConnectError)),
     Row("the server closed the connection before it processed the request, and the request cannot be sent again",
         RequestRefused, (errors.ConnectFailed, httpcore.RemoteProtocolError)),
-    Row("a response was closed later than `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
+    Row("a response was closed later than `leak_after`, with `on_leak=\"raise\"`", LeaseOverdue,
         (errors.LeaseOverdue, httpcore.LocalProtocolError)),
     Row("an asynchronous pool is used from a second event loop", WrongLoop,
         (errors.WrongLoop, httpcore.LocalProtocolError)),

@@ -10,7 +10,7 @@ from typing import Any
 import httpcore
 
 from poolkit import Connector, Lease, Pool
-from poolkit.errors import PoolError
+from poolkit.errors import LeaseOverdue, PoolError
 
 from ._base import ConnectorMixin, PoolBase
 from ._errors import error_for_caller
@@ -182,7 +182,8 @@ class _Body:
             self._done = True
         except BaseException as error:
             lease = self.lease
-            self.close()
+            with contextlib.suppress(LeaseOverdue):  # it must not replace the error
+                self.close()
             if lease is not None:
                 self._connector.failed(self._link, lease.since, error)
             raise

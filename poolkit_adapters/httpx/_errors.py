@@ -103,7 +103,7 @@ ERRORS = Table(
     Row("the circuit breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpx.ConnectError)),
     Row("the server closed the connection before it processed the request, and the request cannot be sent again",
         httpx.RemoteProtocolError, (errors.ConnectFailed, httpx.RemoteProtocolError)),
-    Row("a response was closed later than `leak_after`, with `on_leak=\"raise\"` (synchronous transports)",
+    Row("a response was closed later than `leak_after`, with `on_leak=\"raise\"`",
         LeaseOverdue, (errors.LeaseOverdue, httpx.LocalProtocolError)),
     Row("an asynchronous transport is used from a second event loop", WrongLoop,
         (errors.WrongLoop, httpx.LocalProtocolError)),

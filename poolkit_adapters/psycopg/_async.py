@@ -19,19 +19,21 @@ from psycopg_pool.abc import ACT
 
 from poolkit import AsyncPool, ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.errors import ConnectFailed as EngineConnectFailed
+from poolkit.errors import LeaseOverdue as EngineLeaseOverdue
 from poolkit.errors import PoolClosed as EnginePoolClosed
 from poolkit.errors import shown
 from poolkit.events import Event, EventKind
 
 from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
-from ._errors import PoolClosed, UsageError, classify
+from ._errors import LeaseOverdue, PoolClosed, UsageError, classify
 from ._io import is_clean, limited_rollback, ping_async
 from ._session import Session, no_loop, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
+T = TypeVar("T")
 S = TypeVar("S", bound="AsyncPoolkitConnectionPool[Any]")
 
 _CONNECTION: Any = psycopg.AsyncConnection
@@ -86,7 +88,11 @@ class _Block(Generic[ACT]):
             if error is not None:
                 note_wrong_server(connection, error)
             cut = was_cut(connection)
-            await self._pool.putconn(connection)
+            try:
+                await self._pool.putconn(connection)
+            except LeaseOverdue:
+                if error is None:  # otherwise do not replace the block's own error
+                    raise
             if cut and (error is None or isinstance(error, psycopg.Error)):
                 # on a closed connection psycopg commits nothing and raises no error
                 raise cut_block_error(self._pool.name, connection, error)
@@ -175,7 +181,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         if self._eager:
             self._in_background(self._fill())
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         for task in tuple(self._tasks):
             if task.get_loop().is_closed():  # the task cannot continue, so leave it to the garbage collector
                 self._tasks.discard(task)
@@ -340,17 +346,18 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
-            self._engine.release_nowait(session)
-            return
-        how = self._verdict_on(session)
-        if how is not None:
-            self._engine.release_nowait(session, **how)
+            overdue = self._engine.release_nowait(session)
+        elif (how := self._verdict_on(session)) is not None:
+            overdue = self._engine.release_nowait(session, **how)
         else:
-            await asyncio.shield(self._in_background(self._clean(session)))
+            overdue = await asyncio.shield(self._in_background(self._clean(session)))
+        if overdue is not None:
+            raise overdue
 
-    async def _clean(self, session: Session[Any]) -> None:
+    async def _clean(self, session: Session[Any]) -> EngineLeaseOverdue | None:
         """Reset a returned connection. Runs in a task of the pool, because the caller may be cancelled."""
         how: dict[str, Any] = {"discard": True}
+        overdue = None
         try:
             if await asyncio.wait_for(self._connector.clean(session), self._engine.config.check_timeout):
                 how = {}
@@ -359,7 +366,8 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
                 "reset of a returned connection did not end in time, closing it: %s", shown(session.connection)
             )
         finally:
-            self._engine.release_nowait(session, **how)
+            overdue = self._engine.release_nowait(session, **how)
+        return overdue
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from poolkit.errors import describe, said, shown
 from .._errors import release_locals
 from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from ._counters import Outage
-from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, PoolClosed, classify
+from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
 from ._names import with_addresses_async
 from ._session import Session
@@ -60,6 +60,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
     """Opens, checks and closes connections, in the engine's own tasks except for the connects of a null pool."""
 
     opens_later = True  # open() fills the pool
+    overdue_error = LeaseOverdue
     any_loop = True  # psycopg looks for the running loop whenever it waits
 
     def __init__(self, pool: AsyncPoolkitConnectionPool[Any]) -> None:

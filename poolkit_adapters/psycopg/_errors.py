@@ -140,7 +140,7 @@ ERRORS = Table(
     Row("the pool closed the connection during a `connection()` block (`on_leak=\"reclaim\"`, a fleet budget that lost "
         "its permits, the end of a drain), and no statement in the block failed because of it", LeaseCut,
         (poolkit.NotLeased, psycopg.OperationalError)),
-    Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"` (synchronous pools)", LeaseOverdue,
+    Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"`", LeaseOverdue,
         (poolkit.LeaseOverdue, psycopg.InterfaceError)),
     Row("any other wrong call (no event loop is running, a callback breaks its contract)", UsageError,
         (poolkit.UsageError, psycopg.InterfaceError)),

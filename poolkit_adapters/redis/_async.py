@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -216,7 +217,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
                 "was released already"
             )
         watch.state = IDLE
-        keep = False
+        keep, overdue, passing = False, None, sys.exc_info()[1]
         try:
             keep = self.owns_connection(connection) and watch.reusable()
             if AsyncReleasedEvent is not None and self._must_notify(connection, keep):
@@ -230,10 +231,12 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
                 if not keep and watch.failed():  # the idle connections may be dead as well: report the error
                     self.poolkit.release_nowait(connection, error=_errors.network_failed())
                 else:
-                    self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
+                    overdue = self._engine.release_nowait(connection, discard=not keep)  # type: ignore[union-attr]
             except NotLeased:  # reset() was called while the listeners ran
                 self._former.take(connection)
                 disconnect_now(connection)
+        if overdue is not None and passing is None:  # it must not replace an error that is already on its way
+            raise overdue
 
     def owns_connection(self, connection: Any) -> bool:
         """Return whether the pool may keep the connection. The Sentinel pool overrides this."""

@@ -81,6 +81,7 @@ class TaskConnector(AsyncConnector[Any]):
 
     packages = ("redis",)
     connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+    overdue_error = _errors.RedisLeaseOverdue
     own_metrics = staticmethod(metering)
 
     def __init__(self, pool: Any) -> None:

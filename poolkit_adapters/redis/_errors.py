@@ -156,7 +156,7 @@ ERRORS = Table(
         RedisLeaseCut, (NotLeased, exceptions.ConnectionError)),
     Row("`release()` of a connection that is not in use (asyncio; the synchronous pool ignores it, as redis-py does)",
         RedisNotLeased, (NotLeased, exceptions.RedisError, KeyError)),
-    Row("a connection was released later than `leak_after`, with `on_leak=\"raise\"` (synchronous pools)",
+    Row("a connection was released later than `leak_after`, with `on_leak=\"raise\"`",
         RedisLeaseOverdue, (LeaseOverdue, exceptions.RedisError)),
     Row("an asynchronous pool is used from a second event loop", RedisWrongLoop, (WrongLoop, exceptions.RedisError)),
     Row("any other wrong call (for example, no event loop is running)", RedisUsageError,

@@ -24,7 +24,7 @@ from poolkit_adapters.httpcore._errors import ERRORS as CORE_ERRORS
 from poolkit_adapters.httpx._cluster import CLUSTER_ERRORS, NoServerAvailable
 from poolkit_adapters.httpx._errors import ERRORS
 from tests.adapters.errors.walk import Scenarios, check, do, other_loop
-from tests.support.waiting import until
+from tests.support.waiting import until, until_async
 
 NOBODY = "http://127.0.0.1:1/"
 
@@ -174,15 +174,17 @@ async def _(twin: Twin) -> None:
         await twin.send(pool, twin.server.url)
 
 
-@happens("LeaseOverdue", "orders", "leak_after=0.01", only="sync")
+@happens("LeaseOverdue", "orders", "leak_after=0.01")
 async def _(twin: Twin) -> None:
     async with twin.pool(leak_after=0.01, on_leak="raise") as pool:
         response = await twin.send(pool, f"{twin.server.url}/stream?chunks=3")
-        until(lambda: pool.poolkit.stats().leaks)
-        if twin.driver == "httpx":
-            response.read()
-        else:
+        if not twin.asynchronous:
+            until(lambda: pool.poolkit.stats().leaks)
             for _ in response.stream:
+                pass
+        else:
+            await until_async(lambda: pool.poolkit.stats().leaks)
+            async for _ in response.stream:
                 pass
         await twin.end(response)
 

@@ -117,7 +117,7 @@ async def _(twin: Twin) -> None:
         await do(pool.poolkit.drain(0))
 
 
-@happens(LeaseOverdue, "leak_after=0.01", only="sync")
+@happens(LeaseOverdue, "leak_after=0.01")
 async def _(twin: Twin) -> None:
     pool = twin.pool(min_size=0, max_size=1, name="orders", leak_after=0.01, on_leak="raise")
     async with within(pool):
@@ -230,16 +230,27 @@ def test_a_lease_that_is_reclaimed_ends_in_an_error_of_psycopg(twin: Twin, used:
     asyncio.run(main())
 
 
-def test_a_lease_that_lasted_too_long_does_not_hide_the_error_of_its_block(postgres: PostgresServer) -> None:
-    twin = Twin(postgres, asynchronous=False)
-    with twin.pool(min_size=0, max_size=1, leak_after=0.01, on_leak="raise") as pool:
-        with pytest.raises(KeyError):
-            with pool.connection():
-                asyncio.run(twin.until(lambda: pool.poolkit.stats().leaks))
-                raise KeyError("mine")
-        with pytest.raises(LeaseOverdue):
-            with pool.connection():
-                asyncio.run(twin.until(lambda: pool.poolkit.stats().leaks == 2))
+def test_a_lease_that_lasted_too_long_does_not_hide_the_error_of_its_block(twin: Twin) -> None:
+    async def main() -> None:
+        async with within(twin.pool(min_size=0, max_size=1, leak_after=0.01, on_leak="raise")) as pool:
+            with pytest.raises(KeyError):
+                async with within(pool.connection()):
+                    await twin.until(lambda: pool.poolkit.stats().leaks)
+                    raise KeyError("mine")
+            with pytest.raises(LeaseOverdue):
+                async with within(pool.connection()):
+                    await twin.until(lambda: pool.poolkit.stats().leaks == 2)
+            with pytest.raises(LeaseOverdue):  # also if the connection has to be reset first
+                async with within(pool.connection()) as connection:
+                    await do(connection.execute("select 1"))
+                    pool._reset = twin.callback(nothing)
+                    await twin.until(lambda: pool.poolkit.stats().leaks == 3)
+            assert pool.poolkit.stats().idle == 1
+
+    async def nothing(_: Any) -> None:
+        """The reset."""
+
+    asyncio.run(main())
 
 
 def test_errors_of_a_cluster_itself_are_both(twin: Twin) -> None:

@@ -149,12 +149,12 @@ async def _(twin: Twin) -> None:
         await pool.release(connection)
 
 
-@happens(rd.RedisLeaseOverdue, "orders", "leak_after=0.01", only="sync")
+@happens(rd.RedisLeaseOverdue, "orders", "leak_after=0.01")
 async def _(twin: Twin) -> None:
     async with twin.pool(leak_after=0.01, on_leak="raise") as pool:
-        connection = pool.get_connection()
+        connection = await do(pool.get_connection())
         await twin.until(lambda: pool.poolkit.stats().leaks)
-        pool.release(connection)
+        await do(pool.release(connection))
 
 
 @happens(rd.RedisWrongLoop, "orders", only="async")
