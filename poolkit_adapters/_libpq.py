@@ -8,16 +8,17 @@ PostgreSQL documentation, 34.1.1.3 ("Specifying Multiple Hosts").
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from poolkit.runtimes.names import is_name
+from poolkit.runtimes.names import addresses_async, is_name
 
 __all__ = ("Hosts", "hosts_of")
 
 
 class Hosts:
-    """The hosts of one connect, in order. Call :meth:`found` or :meth:`failed` for each one in ``names``."""
+    """The hosts of one connect, in order. Call :meth:`resolve` first."""
 
     def __init__(self, hosts: list[str], ports: list[str]) -> None:
         self._places = list(zip(hosts, ports, strict=True))
@@ -28,11 +29,35 @@ class Hosts:
         self.failing = ""
         """The name of that host."""
 
-    def found(self, place: tuple[str, str], addresses: list[str] | None) -> None:
-        """Store the addresses of a name. None leaves it to libpq to resolve the name."""
-        self._addresses[place] = [""] if addresses is None else addresses
+    def resolve(self, look_up: Callable[[str, str, float | None], list[str] | None], timeout: float | None) -> None:
+        """Call ``look_up(host, port, seconds)`` for each name. All names together have ``timeout`` seconds."""
+        for place, seconds in self._shares(timeout):
+            try:
+                self._addresses[place] = self._or_driver(look_up(*place, seconds))
+            except OSError as error:
+                self._failed(place, error)
 
-    def failed(self, place: tuple[str, str], error: OSError) -> None:
+    async def resolve_async(self, timeout: float | None) -> None:
+        """Look up each name in the running event loop, as :meth:`resolve`."""
+        for place, seconds in self._shares(timeout):
+            try:
+                self._addresses[place] = self._or_driver(await addresses_async(*place, seconds))
+            except OSError as error:
+                self._failed(place, error)
+
+    def _shares(self, timeout: float | None) -> Iterator[tuple[tuple[str, str], float | None]]:
+        """Return the names, each with an equal part of the time that is left."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for number, place in enumerate(self.names):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            yield place, None if left is None else left / (len(self.names) - number)
+
+    @staticmethod
+    def _or_driver(addresses: list[str] | None) -> list[str]:
+        """None leaves it to libpq to resolve the name."""
+        return [""] if addresses is None else addresses
+
+    def _failed(self, place: tuple[str, str], error: OSError) -> None:
         """Record that a name has no address or the resolver does not answer. Like libpq, try the next host."""
         self._addresses[place] = []
         self.failing, self.error = place[0], error

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ._shell import DEFAULT
-
-if TYPE_CHECKING:
-    from ._async import AsyncCluster
-    from ._leases import AsyncClusterLease, ClusterLease
-    from ._threads import Cluster
 
 __all__ = ("AsyncLeaseBlock", "AsyncNodeLease", "LeaseBlock", "NodeLease")
 
 C = TypeVar("C")
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 def _nothing(connection: Any, error: BaseException | None = None) -> None:
@@ -84,7 +80,28 @@ class AsyncNodeLease(Generic[C]):
         await self._release(self.connection)
 
 
-class LeaseBlock(Generic[T]):
+class _Block(Generic[M]):
+    """What both kinds of blocks keep."""
+
+    __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
+
+    def __init__(
+        self,
+        cluster: Any,
+        inside: Callable[[Any], M],
+        *,
+        timeout: float | None = None,
+        role: str | None = None,
+        key: Hashable = None,
+    ) -> None:
+        self._cluster = cluster
+        self._inside = inside
+        self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
+        self._lease: Any
+        self._inner: M
+
+
+class LeaseBlock(_Block[AbstractContextManager[T]]):
     """A ``with`` block on a connection of a :class:`Cluster`, with a context manager of the driver inside.
 
     The lease starts when the block is entered, not when this object is created, and ends after the inner context
@@ -95,22 +112,7 @@ class LeaseBlock(Generic[T]):
     ``role``, ``key`` and errors as :meth:`Cluster.lease`. Use one object for one block in one thread.
     """
 
-    __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
-
-    def __init__(
-        self,
-        cluster: Cluster[Any],
-        inside: Callable[[Any], AbstractContextManager[T]],
-        *,
-        timeout: float | None = None,
-        role: str | None = None,
-        key: Hashable = None,
-    ) -> None:
-        self._cluster = cluster
-        self._inside = inside
-        self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
-        self._lease: ClusterLease[Any]
-        self._inner: AbstractContextManager[T]
+    __slots__ = ()
 
     def __enter__(self) -> T:
         lease = self._lease = self._cluster.lease(**self._asked)
@@ -133,25 +135,10 @@ class LeaseBlock(Generic[T]):
             self._lease.close(error=error)
 
 
-class AsyncLeaseBlock(Generic[T]):
+class AsyncLeaseBlock(_Block[AbstractAsyncContextManager[T]]):
     """Like :class:`LeaseBlock`: an ``async with`` block on a connection of an :class:`AsyncCluster`, in one task."""
 
-    __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
-
-    def __init__(
-        self,
-        cluster: AsyncCluster[Any],
-        inside: Callable[[Any], AbstractAsyncContextManager[T]],
-        *,
-        timeout: float | None = None,
-        role: str | None = None,
-        key: Hashable = None,
-    ) -> None:
-        self._cluster = cluster
-        self._inside = inside
-        self._asked: dict[str, Any] = {"timeout": DEFAULT if timeout is None else timeout, "role": role, "key": key}
-        self._lease: AsyncClusterLease[Any]
-        self._inner: AbstractAsyncContextManager[T]
+    __slots__ = ()
 
     async def __aenter__(self) -> T:
         lease = self._lease = await self._cluster.lease(**self._asked)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
 import httpcore
 
 from poolkit import errors
@@ -24,6 +28,7 @@ __all__ = (
     "UsageError",
     "WrongLoop",
     "error_for_caller",
+    "rows_of_waits",
 )
 
 
@@ -82,14 +87,26 @@ class UnsupportedProtocol(errors.UsageError, httpcore.UnsupportedProtocol):
     """The pool does not support the scheme of the URL."""
 
 
+def rows_of_waits(own: Mapping[str, Any], driver: ModuleType, limit: str) -> tuple[Row, ...]:
+    """Return the rows of a request that gets no connection, for httpcore or httpx.
+
+    ``own``: the adapter's classes by name; ``limit``: the driver's words for the longest wait.
+    """
+
+    def row(what: str, name: str, caught: type[BaseException]) -> Row:
+        return Row(what, own[name], (getattr(errors, name), caught))
+
+    return (
+        row(f"no connection became free within `{limit}`", "AcquireTimeout", driver.PoolTimeout),
+        row(f"`{limit}` expired while no connection could be opened", "ServerUnavailable", driver.PoolTimeout),
+        row("`max_waiting` requests are already waiting", "PoolBusy", driver.PoolTimeout),
+        row("the pool is suspended with `fail_fast=True`", "PoolSuspended", driver.PoolTimeout),
+        row("the pool was closed while the request waited", "PoolClosed", driver.NetworkError),
+    )
+
+
 ERRORS = Table(
-    Row("no connection became free within `timeout[\"pool\"]`", AcquireTimeout,
-        (errors.AcquireTimeout, httpcore.PoolTimeout)),
-    Row("`timeout[\"pool\"]` expired while no connection could be opened", ServerUnavailable,
-        (errors.ServerUnavailable, httpcore.PoolTimeout)),
-    Row("`max_waiting` requests are already waiting", PoolBusy, (errors.PoolBusy, httpcore.PoolTimeout)),
-    Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, httpcore.PoolTimeout)),
-    Row("the pool was closed while the request waited", PoolClosed, (errors.PoolClosed, httpcore.NetworkError)),
+    *rows_of_waits(globals(), httpcore, "timeout[\"pool\"]"),
     Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of "
         "httpcore or of your own network backend keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
         (errors.ConnectFailed, httpcore.ConnectError)),

@@ -14,6 +14,8 @@ try:
 except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
 
+from ..httpcore._errors import rows_of_waits
+
 __all__ = (
     "AcquireTimeout",
     "CircuitOpen",
@@ -88,13 +90,7 @@ class LeaseOverdue(RequestError, errors.LeaseOverdue, httpx.LocalProtocolError):
 
 
 ERRORS = Table(
-    Row("no connection became free within `httpx.Timeout(pool=)`", AcquireTimeout,
-        (errors.AcquireTimeout, httpx.PoolTimeout)),
-    Row("`httpx.Timeout(pool=)` expired while no connection could be opened", ServerUnavailable,
-        (errors.ServerUnavailable, httpx.PoolTimeout)),
-    Row("`max_waiting` requests are already waiting", PoolBusy, (errors.PoolBusy, httpx.PoolTimeout)),
-    Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, httpx.PoolTimeout)),
-    Row("the pool was closed while the request waited", PoolClosed, (errors.PoolClosed, httpx.NetworkError)),
+    *rows_of_waits(globals(), httpx, "httpx.Timeout(pool=)"),
     Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of httpx "
         "(`ProxyError`) keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
         (errors.ConnectFailed, httpx.ConnectError)),

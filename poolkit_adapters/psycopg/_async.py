@@ -357,14 +357,11 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
     async def _clean(self, session: Session[Any]) -> EngineLeaseOverdue | None:
         """Reset a returned connection. Runs in a task of the pool, because the caller may be cancelled."""
         how: dict[str, Any] = {"discard": True}
-        overdue = None
         try:
             if await asyncio.wait_for(self._connector.clean(session), self._engine.config.check_timeout):
                 how = {}
         except asyncio.TimeoutError:
-            logger.warning(
-                "reset of a returned connection did not end in time, closing it: %s", shown(session.connection)
-            )
+            logger.warning("reset did not end in time, closing the connection: %s", shown(session.connection))
         finally:
             overdue = self._engine.release_nowait(session, **how)
         return overdue

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from poolkit.runtimes.names import addresses, addresses_async
+from poolkit.runtimes.names import addresses
 
 from .._libpq import Hosts, hosts_of
 from ._config import parse
@@ -22,18 +22,14 @@ _PLACE = ("host", "hostaddr", "port")
 
 
 def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """Return ``kwargs`` for a connect that has no name to resolve. ``timeout``: seconds for each name.
+    """Return ``kwargs`` for a connect that has no name to resolve. ``timeout``: seconds for all names.
 
     Raises psycopg's ``ConnectionTimeout``, or its ``OperationalError`` if no host has an address.
     """
     hosts = hosts_of(_places(conninfo, kwargs))
     if hosts is None:
         return kwargs
-    for place in hosts.names:
-        try:
-            hosts.found(place, addresses(*place, timeout))
-        except OSError as error:
-            hosts.failed(place, error)
+    hosts.resolve(addresses, timeout)
     return _joined(hosts, kwargs)
 
 
@@ -42,11 +38,7 @@ async def with_addresses_async(conninfo: str, kwargs: dict[str, Any], timeout: f
     hosts = hosts_of(_places(conninfo, kwargs))
     if hosts is None:
         return kwargs
-    for place in hosts.names:
-        try:
-            hosts.found(place, await addresses_async(*place, timeout))
-        except OSError as error:
-            hosts.failed(place, error)
+    await hosts.resolve_async(timeout)
     return _joined(hosts, kwargs)
 
 

@@ -8,9 +8,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from poolkit import AsyncPool, PoolConfig
+from poolkit import AsyncPool
 from poolkit.errors import NotLeased, PoolError
-from poolkit.events import Listener
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
 from poolkit_adapters.redis._connection_watch import IDLE, USED, AsyncConnectionWatch, State, disconnect_now
@@ -27,8 +26,6 @@ from poolkit_adapters.redis._driver import (
 )
 from poolkit_adapters.redis._handshake import async_handshake_limit
 from poolkit_adapters.redis._settings import (
-    DEFAULT_LIMIT,
-    DEFAULT_TIMEOUT,
     warn_arguments,
 )
 
@@ -53,26 +50,8 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
     _released_event = AsyncReleasedEvent
     _re_auth_listener = AsyncReAuthListener
 
-    def __init__(
-        self,
-        max_connections: int | None = DEFAULT_LIMIT,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        connection_class: Any = AsyncConnection,
-        queue_class: Any = asyncio.LifoQueue,
-        *,
-        config: PoolConfig | None = None,
-        name: str | None = None,
-        listeners: Iterable[Listener] = (),
-        debug: bool = False,
-        **connection_kwargs: Any,
-    ) -> None:
-        super().__init__(
-            **self._settle(
-                connection_kwargs, max_connections=max_connections, timeout=timeout, connection_class=connection_class,
-                queue_class=queue_class, config=config, name=name, listeners=listeners, debug=debug,
-            )
-        )  # fmt: skip
-        self._begin()
+    _connection_class = AsyncConnection
+    _queue_class = asyncio.LifoQueue
 
     def _begin(self) -> None:
         config = self._first_config() if self._engine is None else self._engine.config
@@ -87,9 +66,11 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         their deadlines and get new connections. Certificates are read again.
         """
         self._shared.forget()
-        old = self.poolkit
-        if old.closed:
+        old = self._engine
+        if old is None or old.closed:
             self._begin()
+        if old is None:
+            return
         old.clear()  # keep the same engine, so that waiting callers keep their places in its queue
         for watch in list(self._watches.values()):
             if watch.state is USED:

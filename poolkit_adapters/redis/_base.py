@@ -12,7 +12,7 @@ from poolkit.settings import layer, layer_of
 from poolkit_adapters._options import driver_default, is_default, split_options
 from poolkit_adapters.redis._connection_watch import USED, State
 from poolkit_adapters.redis._driver import EventDispatcher, metering, record_count
-from poolkit_adapters.redis._settings import from_text, plan, settle_connect_timeout
+from poolkit_adapters.redis._settings import DEFAULT_LIMIT, DEFAULT_TIMEOUT, from_text, plan, settle_connect_timeout
 from poolkit_adapters.redis._shared import Former, Shared
 
 __all__ = ("PoolBase",)
@@ -33,22 +33,28 @@ class PoolBase(Generic[E, G]):
     """redis-py's own listener for that event, which only re-authenticates."""
 
     connection_kwargs: dict[str, Any]
+    reset: Any
     _event_dispatcher: Any
 
-    def _settle(
+    _connection_class: Any
+    _queue_class: Any
+    """redis-py's defaults of these arguments."""
+
+    def __init__(
         self,
-        connection_kwargs: dict[str, Any],
+        max_connections: int | None = DEFAULT_LIMIT,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        connection_class: Any = None,
+        queue_class: Any = None,
         *,
-        max_connections: int | None,
-        timeout: float | None,
-        connection_class: Any,
-        queue_class: Any,
-        config: PoolConfig | None,
-        name: str | None,
-        listeners: Iterable[Listener],
-        debug: bool,
-    ) -> dict[str, Any]:
-        """Store what the engine needs, and return the arguments for redis-py's constructor."""
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        **connection_kwargs: Any,
+    ) -> None:
+        connection_class = self._connection_class if connection_class is None else connection_class
+        queue_class = self._queue_class if queue_class is None else queue_class
         settings, driver = split_options(connection_kwargs)
         settings = from_text(settings)
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
@@ -62,7 +68,10 @@ class PoolBase(Generic[E, G]):
         )
         self._limit_given = not (max_connections is None or is_default(max_connections))
         self.queue_class = queue_class
-        return {**driver, "connection_class": connection_class, "max_connections": max_connections}
+        of_redis_py: Any = super()
+        of_redis_py.__init__(**driver, connection_class=connection_class, max_connections=max_connections)
+        if self._engine is None:  # redis-py's constructor of a synchronous pool has called reset() already
+            self.reset()
 
     def _first_config(self) -> PoolConfig:
         """Return the settings of the engine. Without ``max_connections`` redis-py's default is the limit."""

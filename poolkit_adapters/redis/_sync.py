@@ -7,13 +7,11 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable
 from queue import LifoQueue
 from typing import Any
 
-from poolkit import Pool, PoolConfig
+from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
-from poolkit.events import Listener
 from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
@@ -32,8 +30,6 @@ from poolkit_adapters.redis._driver import (
 )
 from poolkit_adapters.redis._handshake import connect_limit
 from poolkit_adapters.redis._settings import (
-    DEFAULT_LIMIT,
-    DEFAULT_TIMEOUT,
     warn_arguments,
 )
 from poolkit_adapters.redis._shared import made_by_cluster_client
@@ -91,26 +87,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     _of_cluster = False
     """Whether redis-py's ``RedisCluster`` created this pool for one of its nodes."""
 
-    def __init__(
-        self,
-        max_connections: int | None = DEFAULT_LIMIT,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        connection_class: Any = Connection,
-        queue_class: Any = LifoQueue,
-        *,
-        config: PoolConfig | None = None,
-        name: str | None = None,
-        listeners: Iterable[Listener] = (),
-        debug: bool = False,
-        **connection_kwargs: Any,
-    ) -> None:
-        super().__init__(
-            **self._settle(
-                connection_kwargs, max_connections=max_connections, timeout=timeout, connection_class=connection_class,
-                queue_class=queue_class, config=config, name=name, listeners=listeners, debug=debug,
-            )
-        )  # fmt: skip
-        _pools.add(self)
+    _connection_class = Connection
+    _queue_class = LifoQueue
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Any:
@@ -128,6 +106,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """
         if not hasattr(self, "_lock"):  # redis-py before 6 creates it in this method
             self._lock: Any = threading.RLock()
+        _pools.add(self)
         self.pid = os.getpid()
         self._shared.forget()
         old = self._engine

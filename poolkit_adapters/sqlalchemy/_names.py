@@ -36,11 +36,7 @@ def _look_up(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]
     if getattr(dialect, "driver", "") in _LIBPQ:
         hosts = hosts_of(keywords)
         if hosts is not None:
-            for place in hosts.names:
-                try:
-                    hosts.found(place, _addresses(*place, limit))
-                except OSError as error:
-                    hosts.failed(place, error)
+            hosts.resolve(_addresses, limit)
             _tell(dialect, hosts)
             keywords.update(hosts.parameters())
         return

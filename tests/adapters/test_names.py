@@ -29,6 +29,7 @@ from poolkit_adapters import httpx as hx
 from poolkit_adapters import psycopg as pg
 from poolkit_adapters import redis as rd
 from poolkit_adapters import sqlalchemy as sa
+from poolkit_adapters._libpq import hosts_of
 from poolkit_adapters.dbapi import PooledDatabase
 from tests.support.resolver import ANSWERS, SILENT, Resolver
 from tests.support.waiting import PATIENCE
@@ -368,3 +369,20 @@ def test_a_silent_resolver_keeps_no_exchange_of_a_fleet_beyond_its_time(kind: An
         store.leave("f", "a")
     assert not resolver.over.is_set()
     store.close()
+
+
+def test_the_names_of_one_connect_share_its_time() -> None:
+    """The first name that the resolver does not answer leaves time for the next one."""
+    hosts = hosts_of({"host": "one.invalid,two.invalid", "port": "1"})
+    assert hosts is not None
+    asked: list[tuple[str, float]] = []
+
+    def silent(host: str, port: str, seconds: float | None) -> None:
+        assert seconds is not None
+        asked.append((host, round(seconds)))
+        raise TimeoutError
+
+    hosts.resolve(silent, 4.0)
+    assert asked == [("one.invalid", 2), ("two.invalid", 4)]
+    assert hosts.parameters() == {}
+    assert hosts.failing == "two.invalid"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import threading
 import weakref
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from poolkit import AcquireTimeout, AsyncPool
 from poolkit.testing import AsyncFakeConnector
+from tests.support.loops import running
 from tests.support.waiting import PATIENCE, until
 
 
@@ -27,20 +26,6 @@ async def use(pool: AsyncPool[Any]) -> int:
     async with pool.lease() as connection:
         await asyncio.sleep(0)
         return int(connection.number)
-
-
-@contextlib.contextmanager
-def running() -> Iterator[Callable[[Any], Any]]:
-    """An event loop in a thread of its own, and what runs a coroutine in it."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield lambda work: asyncio.run_coroutine_threadsafe(work, loop)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
 
 
 def test_one_loop_after_the_other_uses_the_same_connections() -> None:

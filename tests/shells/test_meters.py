@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
 
-from poolkit import ConfigError, Pool, PoolConfig, load
+from poolkit import ClassConfig, ConfigError, Pool, PoolConfig, load
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Rig, ask
 
@@ -81,6 +82,21 @@ async def test_an_observer_hears_of_those_who_did_not_find_an_idle_connection(ma
         assert seen[1][1] is caught.value
         assert seen[1][0] >= 0.01
         await rig.give(held)
+
+
+@pytest.mark.parametrize("settings", [
+    {"use_histogram": True}, {"leak_after": 60.0}, {"classes": {"bulk": ClassConfig()}, "default_class": "bulk"},
+], ids=["histogram", "leaks", "classes"])  # fmt: skip
+async def test_what_an_observer_hears_does_not_depend_on_the_path_of_an_acquire(
+    make: Make, settings: dict[str, Any]
+) -> None:
+    """With these settings, too, an acquire that finds an idle connection at once is no wait."""
+    seen: list[float] = []
+    async with make(max_size=1, **settings) as rig:
+        rig.pool.add_wait_observer(lambda pool, seconds, error: seen.append(seconds))
+        for _ in range(3):
+            await rig.give(await rig.lease())
+        assert len(seen) == 1, "only the first one waited, for a connect"
 
 
 async def test_an_observer_that_raises_is_dropped_and_nobody_else_notices(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from tests.support.waiting import PATIENCE
 
-__all__ = ("LoopThread",)
+__all__ = ("LoopThread", "running")
 
 T = TypeVar("T")
 
@@ -47,3 +48,17 @@ class LoopThread:
             return work()
 
         return self.run(call())
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Callable[[Any], Any]]:
+    """An event loop in a thread of its own, and what runs a coroutine in it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield lambda work: asyncio.run_coroutine_threadsafe(work, loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

@@ -10,7 +10,7 @@ import importlib
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, ClassVar
 
 import httpx
@@ -137,6 +137,16 @@ class Column:
             await importlib.import_module("trio").sleep(0.01)
         else:
             threading.Event().wait(0.01)
+
+
+def tried(lease: Any, work: Callable[[Any], object], give_back: Callable[[Any], object]) -> Any:
+    """Return the lease after some work with it, or give it back if that fails."""
+    try:
+        work(lease)
+    except BaseException:
+        give_back(lease)
+        raise
+    return lease
 
 
 def run(world: str, scenario: Coroutine[Any, Any, Any]) -> None:
@@ -374,14 +384,11 @@ class Redis(Column):
         self._pool: Any = PoolkitConnectionPool(**self._arguments(), **self._limits())
 
     async def take(self) -> Any:
-        connection = self._pool.get_connection()
-        try:
+        def work(connection: Any) -> None:
             connection.send_command("PING", check_health=False)
             connection.read_response()
-        except BaseException:
-            self._pool.release(connection)
-            raise
-        return connection
+
+        return tried(self._pool.get_connection(), work, self._pool.release)
 
     async def give(self, lease: Any) -> None:
         self._pool.release(lease)
@@ -561,13 +568,7 @@ class Psycopg(Column):
         self._pool.open()
 
     async def take(self) -> Any:
-        connection = self._pool.getconn()
-        try:
-            connection.execute("select 1")
-        except BaseException:
-            self._pool.putconn(connection)
-            raise
-        return connection
+        return tried(self._pool.getconn(), lambda connection: connection.execute("select 1"), self._pool.putconn)
 
     async def give(self, lease: Any) -> None:
         self._pool.putconn(lease)

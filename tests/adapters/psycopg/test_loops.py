@@ -6,32 +6,18 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool, AsyncPoolkitNullConnectionPool
+from tests.support.loops import running
 from tests.support.waiting import PATIENCE, until
 
 from .support import Admin, pid
 
 KINDS = [AsyncPoolkitConnectionPool, AsyncPoolkitNullConnectionPool]
-
-
-@contextlib.contextmanager
-def running() -> Iterator[Callable[[Any], Any]]:
-    """An event loop in a thread of its own, and what runs a coroutine in it."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield lambda work: asyncio.run_coroutine_threadsafe(work, loop)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
 
 
 async def ask(pool: Any) -> int:
