@@ -59,7 +59,7 @@ class Facts(NamedTuple):
                 and not pool._gate.alone
                 and core.heard.isdisjoint(OF_EACH_LEASE)
             ),
-            exclusive=not core.keyed and not pool._shared,
+            exclusive=not core.features.keyed and not pool._shared,
             classes=core.classes,
             tracing=pool._debug or config.leak_after is not None,
             watched=EventKind.ACQUIRED in core.heard or bool(pool._monitor.observers),

@@ -125,7 +125,7 @@ def make_keyed_take(
 ) -> Callable[..., Entry | None]:
     """The same under the lock, for a pool with many endpoints, or whose connections may serve several leases."""
     lane_of = core.lanes.get
-    keyed, idle_order = core.features.keyed, core.idle_order
+    keyed, idle_order = core.features.keyed, core.endpoints.idle.order
     lifo = core.lifo
     classes = core.classes
     moved = core.moved
@@ -184,8 +184,8 @@ def make_keyed_put(
     recover: Callable[[None], None],
 ) -> Callable[[Any], bool]:
     """The same for the way back. Never waits for the lock."""
-    queued = core.queued
-    keyed, idle_order = core.features.keyed, core.idle_order
+    queued = core.endpoints.queued
+    keyed, idle_order = core.features.keyed, core.endpoints.idle.order
     idle_ones: Sized = idle_order if keyed else core.lane.idle
     most = core.size.max_idle
     window = core.window

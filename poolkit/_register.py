@@ -138,7 +138,7 @@ class LeaseRegister:
                         continue  # it came back in this very moment
                     self.revoked.add(key)  # what comes back under it later is let go of
                     entry.leases = 0
-                    core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
+                    core.slots.start_close(entry, CloseReason.LEAKED, now, abort=True)
         return found
 
     def overdue(self, record: Held, error: BaseException | None) -> LeaseOverdue | None:

@@ -180,7 +180,7 @@ class ThreadSlowPath(SlowPath[C]):
             waiter.caller_class = self.class_of_caller(core.classes)
         parker = waiter.parker = pool._parker()
         try:
-            if key is None and not core.keyed:
+            if key is None and not core.features.keyed:
                 pool._gate.step(core.acquire, waiter, now)
             else:
                 pool._gate.step(self._ask, waiter, key, now)

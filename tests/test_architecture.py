@@ -233,10 +233,6 @@ MOST_METHODS, MOST_LINES, MOST_LEVELS = 25, 300, 1
 
 TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit/_async.py:AsyncPool": (51, 514),
-    "poolkit/_core/dialing.py:Dialing": (43, 520),
-    "poolkit/_core/idle.py:Idle": (55, 701),
-    "poolkit/_core/machine.py:Core": (78, 1048),
-    "poolkit/_core/state.py:CoreState": (26, 267),
     "poolkit/_pool_base.py:PoolBase": (36, 317),
     "poolkit/_threads.py:Pool": (48, 494),
     "poolkit/cluster/_async.py:AsyncCluster": (50, 609),
@@ -279,10 +275,7 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
 }
 """Classes beyond the bounds today, with their methods and lines. The numbers and the list may only shrink."""
 
-TOO_DEEP: dict[str, int] = {
-    "poolkit/_core/idle.py:Idle": 2,
-    "poolkit/_core/machine.py:Core": 3,
-}
+TOO_DEEP: dict[str, int] = {}
 """Classes of the engine with more than one level of bases of our own today. The numbers may only shrink."""
 
 
@@ -395,7 +388,7 @@ FEATURES = {
 }
 """A feature, and the names by which the core asks whether a pool has it."""
 
-MOST_CONDITIONS = 81
+MOST_CONDITIONS = 38
 
 
 def operands(test: ast.expr) -> Iterator[ast.expr]:

@@ -7,16 +7,14 @@ from collections import Counter
 from .entry import ESTABLISHED, IDLE, IN_USE, Entry, State
 from .lane import Lane
 from .machine import Core
-from .state import Phase
 
 __all__ = ("check",)
 
 
-def _served_at_once(core: Core, lane: Lane, entry: Entry) -> bool:
-    """Whether somebody waits who may have this connection, or a stream of it, now."""
-    if entry.state is not IDLE and (core.classes is None or entry.leases >= entry.capacity or entry.expires < 0):
-        return False
-    return lane.queue.first_for(entry) is not None
+def _usable(lane: Lane) -> list[Entry]:
+    """The connections that are idle or have a stream to spare, and that somebody waits for who may have one."""
+    spare = [one for one in lane.spare if one.leases < one.capacity and one.generation == lane.generation]
+    return [entry for entry in [*lane.idle.copy(), *spare] if lane.queue.first_for(entry) is not None]
 
 
 def _check_classes(core: Core) -> None:
@@ -28,9 +26,9 @@ def _check_classes(core: Core) -> None:
             continue
         # whoever may have a connection has an idle one, or one on its way, or all are taken
         dialling = any(entry.state is State.CONNECTING for entry in core.entries.values())
-        dialling = dialling or core.closing > 0 or lane in core.timed
+        dialling = dialling or core.slots.closing > 0 or lane in core.timed
         claimed = core.capacity.claiming
-        if lane.queue.wanting and not core.suspended and core.phase is Phase.OPEN:
+        if lane.queue.wanting and core.hands_out:
             full = len(core.entries) >= core.size.limit
             assert full or dialling or claimed, "a class below what it is entitled to waits while a permit is free"
 
@@ -39,7 +37,7 @@ def _check_minimum(core: Core) -> None:
     """As many connections as are to be kept, unless something stands against opening more."""
     lane = core.lane
     have = lane.live + lane.connecting
-    wanted = core.started and not core.suspended and core.phase is Phase.OPEN and not core.features.keyed
+    wanted = core.started and core.hands_out and not core.features.keyed
     if not wanted or have >= core.size.minimum or len(core.entries) >= core.size.limit:
         return
     blocked = lane in core.timed or lane.connecting >= core.max_connecting
@@ -58,8 +56,8 @@ def check(core: Core) -> None:
     entries = list(core.entries.values())
     states = Counter(entry.state for entry in entries)
     assert states[State.CLOSED] == 0, "a closed connection still holds a permit"
-    assert states[State.CLOSING] == core.closing, "closing connections are miscounted"
-    assert set(core.known.values()) <= core.entries.keys(), "a connection that is gone is still known"
+    assert states[State.CLOSING] == core.slots.closing, "closing connections are miscounted"
+    assert set(core.slots.known.values()) <= core.entries.keys(), "a connection that is gone is still known"
     assert sum(lane.size for lane in core.lanes.values()) == len(entries), "lanes do not add up"
     for lane in core.lanes.values():
         mine = [entry for entry in entries if entry.lane is lane]
@@ -68,28 +66,28 @@ def check(core: Core) -> None:
         dialling = sum(e.pending and e.generation == lane.generation for e in mine)
         assert lane.connecting == dialling, f"lane {lane.key!r}: connecting {lane.connecting} != {dialling}"
         idle = lane.idle.copy()
-        listed = [entry for entry in idle if entry.state is IDLE]
-        assert len(listed) == len(set(listed)), "a connection is idle twice"
-        assert set(listed) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
-        usable = [entry for entry in idle if _served_at_once(core, lane, entry)]
-        assert not (usable and not core.suspended and core.phase is Phase.OPEN) or any(
-            waiter.nudged for waiter in lane.waiters
-        ), "a waiter is stranded beside an idle connection"
-        if lane.queue.wanting and not core.suspended and core.phase is Phase.OPEN:
+        assert len(idle) == len(set(idle)), "a connection is idle twice"
+        assert set(idle) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
+        assert all(e.state is IN_USE for e in lane.spare), "a connection has a stream to spare that is not in use"
+        usable = _usable(lane)
+        assert not (usable and core.hands_out) or any(waiter.nudged for waiter in lane.waiters), (
+            "a waiter is stranded beside an idle connection"
+        )
+        if lane.queue.wanting and core.hands_out:
             spare = core.size.limit - len(entries)
-            blocked = lane.connecting or lane.live or core.closing or lane in core.timed
+            blocked = lane.connecting or lane.live or core.slots.closing or lane in core.timed
             if core.classes is not None:  # what is being opened takes room, until it is known whose it is
                 blocked = blocked or states[State.CONNECTING]
             claimed = core.capacity.claiming
             assert blocked or spare <= 0 or claimed, "a waiter is stranded while a permit is free"
-        if lane.waiters and not core.suspended and core.phase is Phase.OPEN:
+        if lane.waiters and core.hands_out:
             assert core.size.watched(), "callers wait, and nobody looks whether more are needed"
         for waiter in lane.waiters:
             assert not waiter.gone, "a waiter who is gone is still in the queue"
             assert waiter.outcome is None, "a waiter who was served is still in the queue"
     _check_classes(core)
     _check_minimum(core)
-    assert core.capacity.agrees(len(entries), core.closing), "the budget counts other connections than the pool has"
+    assert core.capacity.agrees(len(entries), core.slots.closing), "the budget counts other connections"
     leased = list(core.leased.copy().values())
     held = Counter(id(record.slot) for record in leased)
     assert len(leased) == len({id(record) for record in leased}), "two leases share one record"

@@ -20,7 +20,7 @@ __all__ = ("abort_leased", "clear", "discard_idle", "inherit", "reconfigure", "r
 def clear(core: Core, now: float) -> None:
     """Retire every connection of every lane: idle ones now, leased ones when they come back."""
     for lane in list(core.lanes.values()):
-        core.clear_lane(lane, now)
+        core.endpoints.clear(lane, now)
 
 
 def discard_idle(core: Core, condition: Callable[[Any], bool] | None, unused_since: float, now: float) -> int:
@@ -32,14 +32,9 @@ def discard_idle(core: Core, condition: Callable[[Any], bool] | None, unused_sin
                 continue
             if condition is not None and not condition(entry.connection):
                 continue
-            try:
-                lane.idle.remove(entry)
-            except ValueError:
-                continue  # taken a moment ago
-            entry.listed = False
-            core.idle_order.pop(entry, None)
-            core.begin_close(entry, CloseReason.DISCARDED, now)
-            closed += 1
+            if core.endpoints.idle.take_out(entry):  # else taken a moment ago
+                core.slots.start_close(entry, CloseReason.DISCARDED, now)
+                closed += 1
     return closed
 
 
@@ -51,7 +46,7 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     core.tell(EventKind.POOL_SUSPENDED, now)
     if fail_fast:
         for lane in list(core.lanes.values()):
-            core.fail_waiters(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
+            core.service.fail(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
     core.touch_all()
 
 
@@ -73,7 +68,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     core.stale = True
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
     if old.autoscale is None:
-        elastic.expect(core, len(core.entries) - core.closing, now)  # it begins with what there is
+        elastic.expect(core, len(core.entries) - core.slots.closing, now)  # it begins with what there is
     core.size.look_by(now)
     for entry in core.entries.values():
         if entry.generation != entry.lane.generation:
@@ -111,9 +106,8 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     core.stale = True
     core.capacity.retire()
     for lane in list(core.lanes.values()):
-        core.fail_waiters(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
-        for entry in core.take_all_idle(lane):
-            core.begin_close(entry, CloseReason.POOL_CLOSED, now)
+        core.service.fail(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
+        core.service.close_idle(lane, CloseReason.POOL_CLOSED, now)
     if phase is Phase.CLOSED:
         core.tell(EventKind.POOL_CLOSED, now)
 
@@ -124,7 +118,7 @@ def abort_leased(core: Core, now: float) -> int:
     core.leased.clear()
     for entry in victims.values():
         entry.leases = 0
-        core.begin_close(entry, CloseReason.POOL_CLOSED, now, abort=True)
+        core.slots.start_close(entry, CloseReason.POOL_CLOSED, now, abort=True)
     return len(victims)
 
 
@@ -135,6 +129,6 @@ def reserve(core: Core, count: int, now: float) -> list[Entry]:
     lane = core.lane
     have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.entries.values())
     wanted = count - have
-    reserved = [core.dial(lane, Purpose.FILL, now) for _ in range(wanted) if core.spare_permit()]
+    reserved = [core.slots.open(lane, Purpose.FILL, now) for _ in range(wanted) if core.opener.spare_permit()]
     core.touch_all()  # in a pool with autoscale there may be room for those who wait, too
     return reserved

@@ -76,7 +76,6 @@ class Entry:
         "lane",
         "last_used",
         "leases",
-        "listed",
         "owner",
         "pending",
         "place",
@@ -110,7 +109,6 @@ class Entry:
         self.since = now
         self.leases = 0
         self.capacity = 1
-        self.listed = False  # multiplexed only: stands in lane.idle
         self.owner: CallerClass | None = None  # of those who use it, the class that came first
         self.uses = 0
         self.busy = 0.0

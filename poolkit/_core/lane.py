@@ -28,6 +28,7 @@ class Lane:
         "queue",
         "queued_at",
         "size",
+        "spare",
         "streams",
         "waiters",
     )
@@ -36,6 +37,7 @@ class Lane:
         self.key = key
         self.dialer = dialer
         self.idle: deque[Entry] = deque()
+        self.spare: dict[Entry, None] = {}  # in use, with a stream to spare; in the same order
         self.queue = queue
         self.waiters = queue.waiters  # of all classes, in order of arrival; stays the same when the queue is replaced
         self.generation = 0

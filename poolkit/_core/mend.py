@@ -16,10 +16,9 @@ from typing import Any
 from ..events import CloseReason
 from ..policies.retire import NEVER
 from .effects import Do, Effect
-from .entry import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED, IDLE, Entry
+from .entry import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED, Entry
 from .machine import Core
 from .state import Phase
-from .waiting import WaitingLanes
 
 __all__ = ("audit", "mend", "unheld")
 
@@ -56,10 +55,10 @@ def audit(core: Core, now: float) -> int:
         elif entry.state is CLOSING:
             core.effects.append(Effect(Do.ABORT, entry))
         elif entry.state is CONNECTING and entry.connection is None:
-            core.forget(entry)
+            core.slots.remove(entry)
         else:
             entry.leases = 0
-            core.begin_close(entry, CloseReason.LEAKED, now, abort=True)
+            core.slots.start_close(entry, CloseReason.LEAKED, now, abort=True)
     if lost:
         _recount(core)
     return len(lost)
@@ -82,8 +81,7 @@ def mend(core: Core, now: float) -> None:
     core.use.recount(core.entries.values())
     for lane in core.lanes.values():
         lane.queue.rebuild()
-    if core.features.keyed:
-        _reorder(core)
+    core.endpoints.reorder()
     if core.phase is Phase.OPEN:
         core.moved.append(True)  # connections that are just being put back are looked at
         core.unsure = 3
@@ -94,10 +92,10 @@ def mend(core: Core, now: float) -> None:
 def _recount(core: Core) -> None:
     """The numbers that follow from the entries."""
     entries = list(core.entries.values())
-    core.known = {entry.key: entry.id for entry in entries if entry.key}
-    core.closing = sum(entry.state is CLOSING for entry in entries)
-    core.capacity.correct(len(entries), core.closing)
-    core.pinging = min(core.pinging, sum(entry.state is CHECKING for entry in entries))
+    core.slots.known = {entry.key: entry.id for entry in entries if entry.key}
+    core.slots.closing = sum(entry.state is CLOSING for entry in entries)
+    core.capacity.correct(len(entries), core.slots.closing)
+    core.slots.pinging = min(core.slots.pinging, sum(entry.state is CHECKING for entry in entries))
     for lane in core.lanes.values():
         lane.size = lane.live = lane.connecting = lane.evictions = 0
     for entry in entries:
@@ -109,21 +107,6 @@ def _recount(core: Core) -> None:
         lane.size += 1
         lane.live += entry.state in ESTABLISHED or (entry.state is CONNECTING and entry in core.returned)
         lane.connecting += entry.pending and entry.generation == lane.generation
-
-
-def _reorder(core: Core) -> None:
-    """Keyed pools: the order of idle connections and of lanes in need."""
-    for entry in list(core.idle_order):
-        if entry.state is not IDLE:
-            del core.idle_order[entry]
-    for lane in core.lanes.values():
-        for entry in lane.idle.copy():
-            entry.listed = entry.capacity > 1
-            if entry.state is IDLE and entry not in core.idle_order:
-                core.idle_order[entry] = None
-    core.in_need, core.uncovered = WaitingLanes(), WaitingLanes()
-    core.queued.clear()
-    core.touch_all()
 
 
 def next_look(core: Core, now: float) -> float:

@@ -121,18 +121,19 @@ class ClassQueue:
     Each operation is O(classes). ``waiters`` has all callers in order of arrival, as in a :class:`FifoQueue`.
     """
 
-    __slots__ = ("by_class", "use", "waiters")
+    __slots__ = ("by_class", "policy", "use", "waiters")
 
     def __init__(self, waiters: OrderedDict[Waiter, None], use: ClassUse) -> None:
         self.waiters = waiters
         self.use = use
+        self.policy = use.classes
         self.by_class: dict[CallerClass, OrderedDict[Waiter, None]] = {}
         self.renew()
         self.rebuild()
 
     def renew(self) -> None:
         """The settings have changed: a queue for each class. A new dict: it is read without the lock, too."""
-        known = self.use.classes.known.values()
+        known = self.policy.known.values()
         self.by_class = {one: self.by_class.get(one) or OrderedDict() for one in known}
 
     def __len__(self) -> int:
@@ -140,9 +141,10 @@ class ClassQueue:
 
     def _class_of(self, waiter: Waiter) -> CallerClass:
         """A caller that names no class, or one that has been removed, is of the default one."""
-        if waiter.caller_class is None or waiter.caller_class not in self.by_class:
-            waiter.caller_class = self.use.classes.default
-        return waiter.caller_class
+        one = waiter.caller_class
+        if one is None or one not in self.by_class:
+            one = waiter.caller_class = self.policy.default
+        return one
 
     def add(self, waiter: Waiter) -> None:
         """Add a caller behind all others."""
@@ -161,12 +163,13 @@ class ClassQueue:
     def discard(self, waiter: Waiter) -> None:
         """Remove a caller, if it is there."""
         self.waiters.pop(waiter, None)
-        if waiter.caller_class is not None and waiter.caller_class in self.by_class:
-            self.by_class[waiter.caller_class].pop(waiter, None)
+        one = waiter.caller_class
+        if one is not None and one in self.by_class:
+            self.by_class[one].pop(waiter, None)
 
     def first_of_each(self) -> list[Waiter]:
         """The first caller of each class, in the order in which they are to be served."""
-        rank = self.use.classes.rank
+        rank = self.policy.rank
         firsts = [(rank(one), next(iter(queue))) for one, queue in self.by_class.items() if queue]
         firsts.sort(key=lambda first: (first[0], first[1].ticket))
         return [waiter for _, waiter in firsts]
@@ -181,22 +184,22 @@ class ClassQueue:
 
     def admits(self, waiter: Waiter) -> bool:
         """Whether the caller's class may have one more connection in use."""
-        return self.use.classes.admits(self._class_of(waiter), self.use.limit())
+        return self.policy.admits(self._class_of(waiter), self.use.limit())
 
     def may_have(self, waiter: Waiter, slot: Entry) -> bool:
         """Whether the caller's class may have this connection, or a further stream of it."""
         if slot.leases:
-            return self.use.classes.may_join(self._class_of(waiter), slot.owner)
+            return self.policy.may_join(self._class_of(waiter), slot.owner)
         return self.admits(waiter)
 
     def admit(self, one: CallerClass | None) -> bool:
         """Charge a connection to a caller that is served without a place in the queue: whether it may have one."""
-        return one is not None and one in self.by_class and self.use.classes.admit(one, self.use.limit())
+        return one is not None and one in self.by_class and self.policy.admit(one, self.use.limit())
 
     @property
     def wanting(self) -> bool:
         """Whether anybody waits that may have a connection. Called without the lock, too: then it is a guess."""
-        admits, limit = self.use.classes.admits, self.use.limit()
+        admits, limit = self.policy.admits, self.use.limit()
         return any(queue and admits(one, limit) for one, queue in self.by_class.items())
 
     def served_before(self, waiter: Waiter, now: float, window: float) -> bool:
@@ -219,13 +222,13 @@ class ClassQueue:
 
     def barred(self, limit: int) -> list[CallerClass]:
         """The classes that wait and may not have one more connection in a pool of ``limit`` connections."""
-        return [one for one, queue in self.by_class.items() if queue and not self.use.classes.admits(one, limit)]
+        return [one for one, queue in self.by_class.items() if queue and not self.policy.admits(one, limit)]
 
     def gaining(self, limit: int) -> int:
         """How many callers would be served in a pool of ``limit`` connections: not those whose class is at its own
         limit.
         """
-        return sum(len(queue) for one, queue in self.by_class.items() if self.use.classes.admits(one, limit))
+        return sum(len(queue) for one, queue in self.by_class.items() if self.policy.admits(one, limit))
 
     def needed(self, opening: int, streams: int, *, extra: int = 0, beside: int = 0) -> int:
         """See :meth:`FifoQueue.needed`."""

@@ -19,6 +19,8 @@ class FixedSize:
 
     reason = ""
     """Why the limit is what it is; empty if the settings say so."""
+    max_wait: float | None = None
+    """Seconds after which a waiting caller makes it worth a look, if there is anything to decide."""
 
     def __init__(self, config: PoolConfig) -> None:
         self.limit = _most(config)  # connections that may exist
@@ -70,6 +72,7 @@ class ElasticSize:
 
     def configure(self, config: PoolConfig, policy: AutoscaleConfig) -> None:
         """Take over settings, at any time."""
+        self.max_wait: float | None = policy.max_wait
         self._scaler.configure(policy, config.min_size, _most(config))
         self.max_idle = _most_idle(config)
         self._reserved = sum(one.reserved for one in (config.classes or {}).values())

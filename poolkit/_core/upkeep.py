@@ -78,27 +78,27 @@ def _sweep(core: Core, lane: Lane, now: float) -> None:
     lead = rotation_lead(core.config.max_lifetime)
     next_due = NEVER
     stay = []
-    idle = core.take_all_idle(lane)
+    idle = core.endpoints.idle.take_all(lane)
     # never all at once: half of them stay at hand while the others are looked at
-    pings = min((len(idle) + 1) // 2, core.max_connecting - core.pinging)
+    pings = min((len(idle) + 1) // 2, core.max_connecting - core.slots.pinging)
     for entry in idle:
-        reason = core.unfit(entry, now)
+        reason = core.slots.retire_reason(entry, now)
         if reason is not None:
-            core.begin_close(entry, reason, now)
+            core.slots.start_close(entry, reason, now)
             continue
         wanted = _wants_ping(core, entry, now)
         if wanted and pings <= 0:
             next_due = now
         elif wanted:
             pings -= 1
-            core.pinging += 1
+            core.slots.pinging += 1
             entry.move(CHECKING)
-            core.idle_order.pop(entry, None)
+            core.endpoints.idle.forget(entry)
             core.effects.append(Effect(Do.PING, entry))
             continue
         next_due = min(next_due, _next_due(core, entry, now, lead))
         stay.append(entry)
-    core.relist(lane, stay)
+    core.endpoints.idle.put_back(lane, stay)
     if next_due < NEVER:
         core.want_sweep(max(now + pause(core), next_due))
 
@@ -114,7 +114,7 @@ def _next_due(core: Core, entry: Entry, now: float, lead: float) -> float:
 
 
 def _wants_ping(core: Core, entry: Entry, now: float) -> bool:
-    if not core.doubts:
+    if not core.can_check:
         return False
     keepalive = core.config.keepalive
     if keepalive is not None and now - entry.seen_at >= keepalive:
@@ -139,30 +139,31 @@ def _rotate(core: Core, now: float) -> None:
         missed = (
             entry.state is IN_USE or lane.live <= core.size.minimum or now - entry.last_used < 0.1 * config.max_lifetime
         )
-        if missed and len(core.entries) < core.size.limit and core.may_open(lane, now) and core.spare_permit():
+        full = len(core.entries) >= core.size.limit
+        if missed and not full and core.opener.may_open(lane, now) and core.opener.spare_permit():
             entry.rotating = True
-            successor = core.dial(lane, Purpose.ROTATE, now)
+            successor = core.slots.open(lane, Purpose.ROTATE, now)
             successor.replaced = entry
             core.effects.append(Effect(Do.CONNECT, successor))
 
 
 def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, now: float) -> None:
     """The look at (``asked``: the check of) an idle connection ended."""
-    core.pinging -= 1
+    core.slots.pinging -= 1
     core.counts.checks += asked
     if error is not None:
-        core.failed_check(entry, error, now)
+        core.service.failed_check(entry, error, now)
         return
     if asked:
         entry.checked_at = now
-        core.freshen(entry, now)
+        core.slots.mark_alive(entry, now)
     elif entry.good_until == 0.0 and not core.features.checks:
-        core.freshen(entry, now)
-    if entry.lane.waiters or core.unfit(entry, now) is not None or core.phase is not Phase.OPEN:
+        core.slots.mark_alive(entry, now)
+    if entry.lane.waiters or core.slots.retire_reason(entry, now) is not None or core.phase is not Phase.OPEN:
         core.returned[entry] = None
     else:  # at the cold end: a look is no use
         entry.move(IDLE)
-        core.relist(entry.lane, [entry])
+        core.endpoints.idle.put_back(entry.lane, [entry])
 
 
 def leaks(core: Core, now: float) -> list[Held]:

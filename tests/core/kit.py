@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from poolkit._core.capacity import Capacity, OwnLimit, SharedLimit
+from poolkit._core.class_use import NoClasses, Use
 from poolkit._core.dialer import Dialer
+from poolkit._core.effects import Do, Effect
+from poolkit._core.endpoints import Endpoints, KeyedEndpoints, OneEndpoint
 from poolkit._core.entry import Entry as Slot
 from poolkit._core.entry import Purpose
 from poolkit._core.lane import Lane as Endpoint
+from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
+from poolkit._core.opener import Opener
 from poolkit._core.queue import FifoQueue, Queue
+from poolkit._core.service import Service
+from poolkit._core.size import Size, size_of
+from poolkit._core.slots import Slots
+from poolkit._core.state import Features, Phase
 from poolkit._core.waiter import Waiter as Request
 from poolkit.config import PoolConfig
+from poolkit.events import EventKind
+from poolkit.policies.meters import Meters
+from poolkit.policies.retire import NEVER
 
-__all__ = ("Endpoint", "Request", "SettlingCore", "Slot", "do", "endpoint", "request", "slot")
+__all__ = ("Board", "Endpoint", "Request", "SettlingCore", "Slot", "at", "do", "endpoint", "request", "slot")
 
 T = TypeVar("T")
 
@@ -65,6 +79,11 @@ def do(step: Callable[..., T], core: Core, *args: Any) -> T:
     return result
 
 
+def at(core: Core, key: Hashable) -> Endpoint:
+    """The endpoint of a key."""
+    return core.add_lane(key)
+
+
 def endpoint(queue: Queue | None = None) -> Endpoint:
     """An endpoint without a pool."""
     return Endpoint(None, Dialer("pool", PoolConfig()), queue or FifoQueue())
@@ -80,3 +99,78 @@ def request(ticket: int = 0, at: float = 1000.0) -> Request:
 def slot(number: int = 1, at: float = 1000.0) -> Slot:
     """A connection of an endpoint of its own, being opened."""
     return Slot(endpoint(), number, Purpose.DEMAND, at)
+
+
+class Board:
+    """What the parts of a core share, for tests of one of them."""
+
+    def __init__(self, *, features: Features | None = None, account: Account | None = None, **settings: Any) -> None:
+        self.name = "part"
+        self.config = PoolConfig(**settings)
+        self.features = features or Features()
+        self.due: list[float] = []
+        self.size: Size = size_of(self.config, None, keyed=self.features.keyed, due=self.due.append)
+        self.use: Use = NoClasses()
+        self.permits = account
+        self.capacity: Capacity = OwnLimit() if account is None else SharedLimit(account)
+        self.random: Callable[[], float] = lambda: 1.0
+        self.barging = self.config.barging_window or 0.0
+        self.window = 1.0
+        self.can_check = self.features.checks
+        self.lifo = self.config.order == "lifo"
+        self.max_connecting = self.config.max_connecting or 100
+        self.most_waiting = self.config.max_waiting
+        self.finishes = self.most_waiting is not None or account is not None
+        self.phase = Phase.OPEN
+        self.suspended = False
+        self.fail_fast = False
+        self.started = True
+        self.sweep_at = NEVER
+        self.vigil = NEVER
+        self.meters = Meters()
+        self.last_failed: Endpoint | None = None
+        self.newcomers: deque[Request] = deque()
+        self.returned: dict[Slot, None] = {}
+        self.effects: deque[Effect] = deque()
+        self.told: list[EventKind] = []
+        self.ticks: list[float] = []
+        self.endpoints: Endpoints = (KeyedEndpoints if self.features.keyed else OneEndpoint)(self)
+        self.touched = self.endpoints.touched
+        self.idle = self.endpoints.idle
+        self.slots = Slots(self, self.idle, self.endpoints.unused)
+        self.service = Service(self, self.slots, self.idle)
+        self.opener = Opener(self, self.slots, self.service, self.idle)
+        self.endpoints.bind(self.slots, self.service, self.opener)
+        self.only = self.endpoints.only
+
+    @property
+    def hands_out(self) -> bool:
+        return self.phase is Phase.OPEN and not self.suspended
+
+    def add_lane(self, key: Hashable) -> Endpoint:
+        return self.endpoints.add(key)
+
+    def tell(self, kind: EventKind, now: float, entry: Slot | None = None, **_details: Any) -> None:
+        self.told.append(kind)
+
+    def want_tick(self, lane: Endpoint, at: float) -> None:
+        self.ticks.append(at)
+
+    def want_sweep(self, at: float) -> None:
+        self.sweep_at = min(self.sweep_at, at)
+
+    def request(self, endpoint: Endpoint | None = None, at: float = 1000.0) -> Request:
+        """A caller of this pool."""
+        return Request(endpoint or self.only, at)
+
+    def open(self, endpoint: Endpoint | None = None, *, capacity: int = 1, at: float = 1000.0) -> Slot:
+        """A new connection, at which nobody has looked yet."""
+        made = self.slots.open(endpoint or self.only, Purpose.DEMAND, at)
+        self.opener.connected(made, object(), capacity, at)
+        self.returned.clear()
+        return made
+
+    def done(self) -> list[Do]:
+        """What the shell is asked to do since the last call."""
+        effects, self.effects = self.effects, deque()
+        return [effect.do for effect in effects]

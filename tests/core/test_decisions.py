@@ -11,6 +11,7 @@ from poolkit._core import commands
 from poolkit._core.effects import Do
 from poolkit._core.entry import CHECKING, IDLE, IN_USE, Entry
 from poolkit._core.machine import Core
+from poolkit._core.service import Service
 from poolkit._core.state import Features
 from poolkit._core.waiter import Waiter
 from tests.core.kit import SettlingCore, do
@@ -76,22 +77,19 @@ def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() ->
 
 
 @pytest.mark.parametrize("most", [None, 5], ids=["the short way", "the long way"])
-def test_a_caller_sees_what_was_put_back_while_he_queued(most: int | None) -> None:
+def test_a_caller_sees_what_was_put_back_while_he_queued(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between his look at the idle ones and his place in the queue another thread puts one back without the lock."""
 
-    class Racing(SettlingCore):
-        back: Entry | None = None
+    core = make(max_size=1, max_waiting=most)
+    entry = leased(core)
+    enqueue = Service.enqueue
 
-        def enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
-            entry, self.back = self.back, None
-            if entry is not None:
-                entry.leases, entry.state = 0, IDLE
-                self.lane.idle.append(entry)
-            super().enqueue(waiter, now, front=front)
+    def racing(service: Service, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        entry.leases, entry.state = 0, IDLE
+        core.lane.idle.append(entry)
+        enqueue(service, waiter, now, front=front)
 
-    core = make(Racing, max_size=1, max_waiting=most)
-    assert isinstance(core, Racing)
-    core.back = entry = leased(core)
+    monkeypatch.setattr(Service, "enqueue", racing)
     waiter = ask(core)
     assert waiter.outcome is entry
 
@@ -119,7 +117,7 @@ def test_a_full_multiplexed_connection_takes_nobody_in() -> None:
     core = make(max_size=1)
     entry = leased(core, capacity=2)
     assert ask(core).outcome is entry
-    core.lane.idle.append(entry)  # listed by another thread a moment ago
+    core.lane.spare[entry] = None  # as long as nobody has looked at it
     assert ask(core).outcome is None
     assert entry.leases == 2
 
@@ -176,17 +174,19 @@ def test_half_of_the_idle_connections_stay_at_hand_while_the_others_are_looked_a
     assert sum(entry.state is CHECKING for entry in entries) == 2
 
 
-def test_a_connection_handed_over_is_not_touched_any_more() -> None:
+def test_a_connection_handed_over_is_not_touched_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waiter may see it, use it and put it back without the lock before the one who serves him goes on."""
 
-    class Quick(SettlingCore):
-        def serve(self, waiter: Waiter, outcome: Any) -> None:
-            super().serve(waiter, outcome)
-            if isinstance(outcome, Entry):
-                outcome.leases, outcome.state = 0, IDLE
-                self.lane.idle.append(outcome)
+    serve = Service.serve
 
-    core = make(Quick, max_size=1)
+    def quick(service: Service, waiter: Waiter, outcome: Any) -> None:
+        serve(service, waiter, outcome)
+        if isinstance(outcome, Entry):
+            outcome.leases, outcome.state = 0, IDLE
+            core.lane.idle.append(outcome)
+
+    monkeypatch.setattr(Service, "serve", quick)
+    core = make(max_size=1)
     core.acquire(first := Waiter(core.lane, NOW), NOW)
     [entry] = connects(core)
     core.connected(entry, object(), 1, NOW)

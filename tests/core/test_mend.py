@@ -106,7 +106,7 @@ def test_the_numbers_are_made_true_again() -> None:
     ask(core)
     connect(core)
     moved = core.moved
-    core.lane.size = core.lane.live = core.lane.connecting = core.closing = 7
+    core.lane.size = core.lane.live = core.lane.connecting = core.slots.closing = 7
     do(mend.mend, core, 2.0)
     books.check(core)
     assert (core.lane.size, core.lane.live, core.lane.connecting, core.closing) == (1, 1, 0, 0)

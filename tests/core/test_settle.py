@@ -11,10 +11,11 @@ from poolkit._core import books, commands, mend, upkeep
 from poolkit._core.effects import Do
 from poolkit._core.entry import IDLE, IN_USE, Entry
 from poolkit._core.machine import Core
+from poolkit._core.opener import Opener
 from poolkit._core.state import Features
 from poolkit._core.waiter import Waiter
 from poolkit._core.waiting import WaitingLanes
-from tests.core.kit import SettlingCore, do
+from tests.core.kit import SettlingCore, at, do
 from tests.simulation import CoreSimulation
 from tests.support.instructions import instructions
 
@@ -215,14 +216,14 @@ def test_nothing_is_opened_while_the_pool_is_suspended() -> None:
 
 def test_the_books_notice_that_min_size_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     core = filled(min_size=2, max_size=4)
-    monkeypatch.setattr(Core, "keep_minimum", lambda self, now: None)
+    monkeypatch.setattr(Opener, "keep_minimum", lambda self, lane, now: None)
     discard_one(core)
     with pytest.raises(AssertionError, match="min_size is not kept"):
         books.check(core)
 
 
 def test_the_simulation_notices_that_min_size_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Core, "keep_minimum", lambda self, now: None)
+    monkeypatch.setattr(Opener, "keep_minimum", lambda self, lane, now: None)
     with pytest.raises(AssertionError, match="min_size is not kept"):
         for seed in range(20):
             CoreSimulation(seed).run(100)
@@ -278,18 +279,18 @@ def test_waiting_endpoints_come_by_their_oldest_waiters() -> None:
     waiters = [ask(core, key=key) for key in "abca"]
     order = WaitingLanes()
     for key in "cab":
-        order.add(core.lanes[key])
+        order.add(at(core, key))
     assert len(order) == 3
     first = order.first()
-    assert first is core.lanes["a"]
+    assert first is at(core, "a")
     first.queue.discard(waiters[0])
     order.add(first)
-    assert order.first() is core.lanes["b"]
-    order.discard(core.lanes["b"])
-    assert order.first() is core.lanes["c"]
-    order.discard(core.lanes["c"])
-    assert order.first() is core.lanes["a"]
-    order.discard(core.lanes["a"])
+    assert order.first() is at(core, "b")
+    order.discard(at(core, "b"))
+    assert order.first() is at(core, "c")
+    order.discard(at(core, "c"))
+    assert order.first() is at(core, "a")
+    order.discard(at(core, "a"))
     assert order.first() is None
 
 
@@ -298,18 +299,18 @@ def test_endpoints_that_come_and_go_behind_another_one_leave_nothing_behind() ->
     ask(core, key="first")
     ask(core, key="other")
     order = WaitingLanes()
-    order.add(core.lanes["first"])
+    order.add(at(core, "first"))
     for _ in range(1000):
-        order.add(core.lanes["other"])
-        order.discard(core.lanes["other"])
+        order.add(at(core, "other"))
+        order.discard(at(core, "other"))
     assert len(order._heap) < 30
-    assert order.first() is core.lanes["first"]
+    assert order.first() is at(core, "first")
 
 
 def test_two_endpoints_whose_waiters_have_one_ticket_are_not_compared() -> None:
     cores = [make(Core, max_size=1, features=Features(keyed=True)) for _ in range(2)]
     assert len({ask(core, key="a").ticket for core in cores}) == 1
-    [old, new] = [core.lanes["a"] for core in cores]
+    [old, new] = [at(core, "a") for core in cores]
     order = WaitingLanes()
     order.add(old)
     order.discard(old)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from poolkit._core.machine import Core
+from poolkit._core.service import Service
 from tests.simulation import CoreSimulation, SimulationFailure
 from tests.simulation.simulate import STEPS
 
@@ -65,7 +65,7 @@ def test_fresh_random_schedules_keep_every_promise(block: int) -> None:
 
 def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation itself can fail: a core that forgets whoever may have a returned connection is caught."""
-    monkeypatch.setattr(Core, "place", lambda self, entry, now: None)
+    monkeypatch.setattr(Service, "place", lambda self, entry, now: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: ") as caught:
         for seed in range(20):
             CoreSimulation(seed).run(300)

@@ -6,18 +6,13 @@ import itertools
 
 import pytest
 
-from poolkit import PoolConfig
-from poolkit._core.dialer import Dialer
-from poolkit._core.entry import TRANSITIONS, Entry, Purpose, State
-from poolkit._core.lane import Lane
-from poolkit._core.queue import FifoQueue
-
-LANE = Lane(None, Dialer("pool", PoolConfig()), FifoQueue())
+from poolkit._core.entry import TRANSITIONS, State
+from tests.core.kit import slot
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)), ids=lambda state: state.value)
 def test_a_connection_moves_only_along_the_table(old: State, new: State) -> None:
-    entry = Entry(LANE, 1, Purpose.DEMAND, 0.0)
+    entry = slot()
     entry.state = old
     if new in TRANSITIONS[old]:
         entry.move(new)

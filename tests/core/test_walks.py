@@ -15,6 +15,7 @@ from poolkit import Connector, Pool, _pool_base
 from poolkit._core import books
 from poolkit._core.entry import CLOSING, IDLE, IN_USE, Entry
 from poolkit._core.mend import mend
+from poolkit._core.slots import Slots
 from poolkit.testing import FakeConnector
 from tests.core.test_decisions import NOW, leased, make
 from tests.simulation.interleave import Interleaving, SimulatedRuntime
@@ -57,22 +58,22 @@ def test_surplus_that_others_have_taken_meanwhile_is_not_closed(taken: int) -> N
     books.check(core)
 
 
-def test_what_was_put_back_while_surplus_is_closed_counts_too() -> None:
+def test_what_was_put_back_while_surplus_is_closed_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     core = make(max_size=6)
     entries = [leased(core) for _ in range(6)]
     for entry in entries[:5]:
         core.give_back(entry, NOW)
     core.size.max_idle = 3
-    original = core.begin_close
+    original = Slots.start_close
 
-    def closing(entry: Entry, *args: Any, **how: Any) -> None:
-        original(entry, *args, **how)
+    def closing(slots: Slots, entry: Entry, *args: Any, **how: Any) -> None:
+        original(slots, entry, *args, **how)
         late = entries[5]
         if late.state is IN_USE:  # by another thread, without the lock
             late.state, late.leases = IDLE, 0
             core.lane.idle.append(late)
 
-    core.begin_close = closing  # type: ignore[method-assign]
+    monkeypatch.setattr(Slots, "start_close", closing)
     core.settle(NOW)
     assert len(core.lane.idle) == 3
 
@@ -81,7 +82,7 @@ def test_a_multiplexed_connection_in_use_is_not_counted_as_idle() -> None:
     core = make(max_size=3, max_idle=1)
     other = leased(core)
     shared = leased(core, capacity=2)
-    assert list(core.lane.idle) == [shared]
+    assert list(core.lane.spare) == [shared]
     core.give_back(other, NOW)
     assert other.state is IDLE
     core.give_back(shared, NOW)
@@ -142,7 +143,6 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
     held = [pool.acquire() for _ in range(5)]
     core.lane.idle = Unwalked(core.lane.idle)
     pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
-    core.multiplexed = True  # then those that are idle have to be told from those with a stream to spare
     core.moved.append(True)  # the paths without the lock are to use what has been put in the place of the real ones
     pool._gate.step(pool._changed)
     for connection in held[:3]:

@@ -147,12 +147,12 @@ async def test_a_listener_that_raises_is_dropped_and_logged_once(make: Make, cap
 
 
 async def test_nobody_listens_and_nothing_is_made(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    import poolkit._core.state as state
+    import poolkit._core.machine as machine
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("an event for nobody")
 
-    monkeypatch.setattr(state, "Event", refuse)
+    monkeypatch.setattr(machine, "Event", refuse)
     async with make(max_size=1) as rig:
         await rig.give(await rig.lease())
         rig.pool.clear()

@@ -45,7 +45,7 @@ async def test_an_interrupt_in_one_abort_does_not_stop_the_others(flavour: str) 
 
 def _drop_all(pool: Pool[Any]) -> None:
     """What a check without an answer does to the connections beside it."""
-    pool._gate.step(lambda: pool._core.suspect(pool._lane, pool._clock(), drop=True))
+    pool._gate.step(lambda: pool._core.service.distrust_idle(pool._lane, pool._clock(), drop=True))
 
 
 async def test_an_abort_that_fails_frees_the_place(make: Callable[..., Rig]) -> None:

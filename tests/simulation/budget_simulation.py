@@ -110,7 +110,9 @@ class BudgetSimulation:
                 core = pool.core
                 assert core.capacity.sharing_needed, f"{core.name} does not look at returned connections"
                 above = account.held - account.leaving > account.minimum
-                assert core.longest_unused() is None or not above, f"{core.name} keeps an idle connection from others"
+                assert core.endpoints.longest_unused() is None or not above, (
+                    f"{core.name} keeps an idle connection from others"
+                )
 
     def run(self, steps: int) -> None:
         """``steps`` random events over all pools, then everybody is served or told, and all is closed."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from poolkit._core.machine import Core
+from poolkit._core.service import Service
 from poolkit._core.waiter import Waiter
 from poolkit.testing.connectors import FakeConnection
 
@@ -121,13 +121,13 @@ class Order:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note who joins a queue meanwhile."""
-        enqueue = Core.enqueue
+        enqueue = Service.enqueue
 
-        def noting(core: Core, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        def noting(service: Service, waiter: Waiter, now: float, *, front: bool = False) -> None:
             self._joined[id(waiter)] = self._now()
-            enqueue(core, waiter, now, front=front)
+            enqueue(service, waiter, now, front=front)
 
-        with mock.patch.object(Core, "enqueue", noting):
+        with mock.patch.object(Service, "enqueue", noting):
             yield
 
     def served(self, pool: Any, asked: float) -> None:

@@ -1,0 +1,87 @@
+"""What the parts of one core share: settings in effect, the state of the pool, and what they ask the shell to do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+from ..config import PoolConfig
+from ..events import CloseReason, EventKind, FailReason
+from ..policies.meters import Meters
+from .capacity import Capacity
+from .class_use import Use
+from .effects import Effect
+from .entry import Entry
+from .lane import Lane
+from .ledger import Account
+from .size import Size
+from .state import Features, Phase
+from .waiter import Waiter
+
+__all__ = ("Context",)
+
+
+class Context(Protocol):
+    """A :class:`~.machine.Core`, as its parts see it. All of it is read and written under the pool's lock."""
+
+    # settings in effect, and the parts that they choose
+    name: str
+    config: PoolConfig
+    features: Features
+    size: Size
+    use: Use
+    capacity: Capacity
+    permits: Account | None  # of a budget shared with other pools
+    random: Callable[[], float]
+    barging: float  # seconds: the barging window
+    window: float  # seconds after a sign of life for which a connection is used without a check
+    can_check: bool  # the connector has a check() or peek()
+    lifo: bool
+    max_connecting: int
+    most_waiting: int | None
+    finishes: bool  # there is something to do after each look: newcomers to refuse, or a budget to share
+
+    # the state of the pool
+    phase: Phase
+    suspended: bool
+    fail_fast: bool
+    started: bool
+    sweep_at: float
+    vigil: float  # seconds between two looks at everything while somebody waits
+    meters: Meters
+    last_failed: Lane | None  # whose connect failed last
+    newcomers: deque[Waiter]  # who may be refused, in a pool with max_waiting
+
+    # what settle() has to look at; everything else it finds in the state itself
+    returned: dict[Entry, None]  # connections that are nobody's, or have a stream to spare
+    touched: dict[Lane, None]  # endpoints of which something has changed; not looked at where there is only one
+
+    @property
+    def hands_out(self) -> bool:
+        """Whether connections are opened and handed out: the pool is open and not suspended."""
+
+    effects: deque[Effect]
+    """Work for the shell. The shell replaces the deque when it takes what is in it."""
+
+    def tell(
+        self,
+        kind: EventKind,
+        now: float,
+        entry: Entry | None = None,
+        *,
+        duration: float | None = None,
+        reason: CloseReason | FailReason | None = None,
+        error: BaseException | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Queue an event, if anybody listens."""
+
+    def add_lane(self, key: Hashable) -> Lane:
+        """The endpoint of ``key``, made if need be."""
+
+    def want_tick(self, lane: Lane, at: float) -> None:
+        """Ask for a tick not later than ``at``, in which a connection may be opened to ``lane`` again."""
+
+    def want_sweep(self, at: float) -> None:
+        """Ask for a sweep over all connections not later than ``at``."""

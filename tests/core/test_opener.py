@@ -1,0 +1,194 @@
+"""When a connection is opened, and what follows: the opener alone, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from poolkit import BackoffConfig, ConnectFailed, ConnectTimeout, Verdict
+from poolkit._core.effects import Do
+from poolkit._core.entry import CLOSED, CLOSING, CONNECTING, IDLE, IN_USE, Entry
+from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.state import Features
+from poolkit.events import EventKind
+from tests.core.kit import Board, Request
+
+NOW = 1000.0
+IN_CALLER = Features(connect_in_caller=True)
+
+
+def queued(board: Board, number: int = 1) -> list[Request]:
+    waiters = [board.request() for _ in range(number)]
+    for waiter in waiters:
+        board.service.enqueue(waiter, NOW)
+    return waiters
+
+
+def open_one(board: Board) -> Entry:
+    board.opener.open_for(board.only, NOW)
+    return list(board.slots.entries.values())[-1]
+
+
+def test_as_many_connections_are_wanted_as_callers_wait_for_none() -> None:
+    board = Board(max_size=8)
+    queued(board, 3)
+    assert board.opener.wanted(board.only, NOW) == 3
+    open_one(board)
+    assert board.opener.wanted(board.only, NOW) == 2
+    assert board.done()[-1] is Do.CONNECT
+
+
+def test_nothing_is_opened_while_the_pool_is_suspended() -> None:
+    board = Board(max_size=8, min_size=2)
+    queued(board)
+    board.suspended = True
+    assert board.opener.wanted(board.only, NOW) == 0
+    board.opener.keep_minimum(board.only, NOW)
+    assert not board.slots.entries
+
+
+def test_an_idle_connection_that_the_oldest_was_told_of_counts() -> None:
+    board = Board(max_size=8, barging_window=1.0)
+    queued(board)
+    board.service.place(board.open(), NOW)
+    assert board.opener.wanted(board.only, NOW) == 0
+
+
+def test_no_more_than_max_connecting_at_a_time() -> None:
+    board = Board(max_size=8, max_connecting=1)
+    queued(board, 2)
+    assert board.opener.may_open(board.only, NOW)
+    open_one(board)
+    assert not board.opener.may_open(board.only, NOW)
+
+
+def test_the_limit_comes_before_the_budget() -> None:
+    account = Account(BudgetLedger(8), 0, 1.0, lambda: None)
+    account.ledger.open(account)
+    board = Board(max_size=1, account=account)
+    queued(board, 2)
+    assert board.opener.permit(board.only, 0, 2)
+    open_one(board)
+    assert not board.opener.permit(board.only, 0, 2)
+    assert not board.opener.spare_permit()
+    assert account.held == 1, "no permit is taken that cannot be used"
+
+
+def test_callers_that_share_a_connect_that_is_late_get_another_one() -> None:
+    board = Board(max_size=4)
+    board.only.streams = 10
+    queued(board, 3)
+    open_one(board)
+    assert board.opener.wanted(board.only, NOW) == 0
+    [late] = board.ticks
+    assert board.opener.wanted(board.only, late) == 1
+
+
+def test_a_connect_in_its_caller_is_that_callers() -> None:
+    board = Board(max_size=4, features=IN_CALLER)
+    first, second = queued(board, 2)
+    made = open_one(board)
+    assert first.outcome is made
+    assert made.state is CONNECTING
+    assert board.done() == [Do.WAKE]
+    assert board.opener.connected(made, object(), 1, NOW, keep=True)
+    assert (made.state, made.leases) == (IN_USE, 1)
+    assert second.outcome is None
+
+
+def test_a_connection_of_an_older_generation_is_not_even_its_makers() -> None:
+    board = Board(max_size=4, features=IN_CALLER)
+    queued(board)
+    made = open_one(board)
+    board.endpoints.clear(board.only, NOW)
+    assert not board.opener.connected(made, object(), 1, NOW, keep=True)
+    assert made in board.returned
+
+
+def test_the_minimum_is_kept_within_the_limit() -> None:
+    board = Board(max_size=3, min_size=2)
+    board.started = False
+    board.opener.keep_minimum(board.only, NOW)
+    assert not board.slots.entries, "nothing before the pool is used"
+    board.started = True
+    board.opener.keep_minimum(board.only, NOW)
+    assert board.done() == [Do.CONNECT, Do.CONNECT]
+    board.opener.keep_minimum(board.only, NOW)
+    assert board.done() == []
+
+
+def test_a_successor_takes_the_place_of_an_idle_connection() -> None:
+    board = Board(max_size=3)
+    old = board.open()
+    board.service.place(old, NOW)
+    made = open_one(board)
+    made.replaced = old
+    board.opener.connected(made, object(), 1, NOW)
+    assert old.state is CLOSING
+
+
+def test_a_successor_that_could_not_be_opened_is_tried_again() -> None:
+    board = Board(max_size=3)
+    old = board.open()
+    old.rotating = True
+    made = open_one(board)
+    made.replaced = old
+    board.opener.connect_failed(made, OSError("refused"), Verdict.SUSPECT, NOW, lingers=False)
+    assert not old.rotating
+    assert board.sweep_at >= NOW
+
+
+def test_after_a_failure_the_permit_is_free_and_the_next_attempt_waits_for_the_backoff() -> None:
+    board = Board(max_size=1, backoff=BackoffConfig(base=1.0, cap=8.0))
+    queued(board)
+    made = open_one(board)
+    board.opener.connect_failed(made, OSError("refused"), Verdict.SUSPECT, NOW, lingers=False)
+    assert made.state is CLOSED
+    assert not board.slots.entries
+    assert board.ticks == [NOW + 1.0]
+    assert board.opener.wanted(board.only, NOW) == 0
+    assert board.opener.wanted(board.only, NOW + 1.0) == 1
+    assert board.last_failed is board.only
+    assert EventKind.CONNECT_FAILED in board.told
+
+
+def test_what_a_failed_connect_has_left_at_the_server_keeps_its_permit() -> None:
+    board = Board(max_size=1)
+    queued(board)
+    made = open_one(board)
+    board.opener.connect_failed(made, OSError("refused"), Verdict.SUSPECT, NOW, lingers=True)
+    assert made.state is CLOSING
+    assert len(board.slots.entries) == 1
+
+
+def test_callers_with_nothing_to_hope_for_are_told() -> None:
+    board = Board(max_size=1)
+    [waiter] = queued(board)
+    board.opener.connect_failed(open_one(board), OSError("no such host"), Verdict.FATAL, NOW, lingers=False)
+    assert isinstance(waiter.outcome, ConnectFailed)
+    assert waiter.outcome.fatal
+
+
+def test_a_timeout_of_the_driver_is_one_of_the_pool() -> None:
+    board = Board(max_size=1, connect_timeout=5.0)
+    board.opener.connect_failed(open_one(board), TimeoutError("slow"), Verdict.SUSPECT, NOW, lingers=False)
+    assert isinstance(board.only.dialer.last_error, ConnectTimeout)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("refused")], ids=["interrupted", "refused"])
+def test_a_caller_that_is_interrupted_says_nothing_about_the_server(error: BaseException) -> None:
+    board = Board(max_size=1, features=IN_CALLER)
+    queued(board)
+    board.opener.connect_failed(open_one(board), error, Verdict.SUSPECT, NOW, lingers=False)
+    assert (board.last_failed is None) is isinstance(error, KeyboardInterrupt)
+
+
+def test_the_capacity_of_a_connection_may_change_and_end() -> None:
+    board = Board(max_size=1)
+    made = board.open()
+    made.state, made.leases = IN_USE, 1
+    board.opener.set_capacity(made, 5, NOW)
+    assert (made.capacity, board.only.streams) == (5, 5)
+    assert made in board.returned, "its streams are for those who wait"
+    board.opener.set_capacity(made, 0, NOW)
+    assert board.slots.retire_reason(made, NOW) is not None
+    assert made.state is not IDLE
