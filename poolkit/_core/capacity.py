@@ -10,6 +10,7 @@ from itertools import count
 
 from .entry import Entry
 from .ledger import LAST, Account
+from .queue import Queue
 from .waiter import Waiter
 
 __all__ = ("Capacity", "OwnLimit", "SharedLimit")
@@ -45,8 +46,8 @@ class OwnLimit:
     def leave(self) -> None:
         """A connection is being closed."""
 
-    def must_yield(self, waiter: Waiter | None) -> bool:
-        """Whether a returned connection gives way to another pool before this waiter, the next one, gets it."""
+    def must_yield(self, queue: Queue) -> bool:
+        """Whether a returned connection gives way to another pool, although callers wait for it here."""
         return False
 
     def yield_to_others(self, longest_unused: Callable[[], Entry | None], evict: Callable[[Entry], bool]) -> bool:
@@ -110,11 +111,14 @@ class SharedLimit:
         """A connection is being closed."""
         self._account.leave()
 
-    def must_yield(self, waiter: Waiter | None) -> bool:
-        """Whether a returned connection gives way to another pool before this waiter, the next one, gets it. Then it
-        counts as leaving.
+    def must_yield(self, queue: Queue) -> bool:
+        """Whether a returned connection gives way to another pool, although callers wait for it here. Then it counts as
+        leaving.
         """
-        return waiter is not None and self._account.short and self._account.must_yield(waiter.ticket)
+        if not (self.sharing_needed and self._account.short):
+            return False
+        waiter = queue.first()
+        return waiter is not None and self._account.must_yield(waiter.ticket)
 
     def yield_to_others(self, longest_unused: Callable[[], Entry | None], evict: Callable[[Entry], bool]) -> bool:
         """Claim no more than is needed, and let idle connections give way, longest unused first, as long as other pools

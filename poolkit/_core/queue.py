@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,12 @@ __all__ = ("ClassQueue", "FifoQueue", "Queue")
 class FifoQueue:
     """Callers in order of arrival; all may have any connection. Each operation is O(1)."""
 
-    __slots__ = ("waiters",)
+    __slots__ = ("remove", "waiters")
 
     def __init__(self, waiters: OrderedDict[Waiter, None] | None = None) -> None:
         # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
         self.waiters: OrderedDict[Waiter, None] = OrderedDict() if waiters is None else waiters
+        self.remove: Callable[[Waiter], object] = self.waiters.__delitem__  # a caller that is there; without a call
 
     def __len__(self) -> int:
         return len(self.waiters)
@@ -38,9 +40,8 @@ class FifoQueue:
         """Add a caller behind all others."""
         self.waiters[waiter] = None
 
-    def add_first(self, waiter: Waiter) -> None:
-        """Add a caller before all others."""
-        self.waiters[waiter] = None
+    def move_first(self, waiter: Waiter) -> None:
+        """Put a caller that was served badly before all others."""
         self.waiters.move_to_end(waiter, last=False)
 
     def discard(self, waiter: Waiter) -> None:
@@ -154,9 +155,8 @@ class ClassQueue:
         self.waiters[waiter] = None
         self.by_class[one][waiter] = None
 
-    def add_first(self, waiter: Waiter) -> None:
-        """Add a caller before all others."""
-        self.add(waiter)
+    def move_first(self, waiter: Waiter) -> None:
+        """Put a caller that was served badly before all others."""
         self.waiters.move_to_end(waiter, last=False)
         self.by_class[self._class_of(waiter)].move_to_end(waiter, last=False)
 
@@ -166,6 +166,10 @@ class ClassQueue:
         one = waiter.caller_class
         if one is not None and one in self.by_class:
             self.by_class[one].pop(waiter, None)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Remove a caller that is there."""
+        self.discard(waiter)
 
     def first_of_each(self) -> list[Waiter]:
         """The first caller of each class, in the order in which they are to be served."""

@@ -45,8 +45,8 @@ class Service:
             return PoolSuspended(f"{core.name}: the pool is suspended")
         return None
 
-    def enqueue(self, waiter: Waiter, now: float, *, front: bool = False) -> None:
-        """The caller waits, from now on or again (in ``front`` if it was served badly)."""
+    def enqueue(self, waiter: Waiter, now: float) -> None:
+        """The caller waits, from now on or again."""
         core = self._core
         endpoint = waiter.lane
         if not endpoint.waiters:
@@ -55,14 +55,16 @@ class Service:
                 core.want_sweep(now + core.vigil)
             if core.size.max_wait is not None:
                 core.size.queued(now)
-        if front:
-            endpoint.queue.add_first(waiter)
-        else:
-            endpoint.queue.add(waiter)
+        endpoint.queue.add(waiter)
         if not waiter.ticket:
             waiter.ticket = core.capacity.ticket()
             self._counts.waits += 1
         core.touched[endpoint] = None
+
+    def _enqueue_first(self, waiter: Waiter, now: float) -> None:
+        """A caller that was served badly waits again, before the others."""
+        self.enqueue(waiter, now)
+        waiter.lane.queue.move_first(waiter)
 
     def refuse_newcomers(self) -> None:
         """Refuse newcomers beyond ``max_waiting``; those for whom a connection is on its way do not count. Decided when
@@ -84,7 +86,7 @@ class Service:
         """The one place where a queued waiter ends."""
         waiter.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (mend.py)
         self._core.effects.append(_tuple(Effect, (_WAKE, None, waiter, None)))
-        waiter.lane.queue.discard(waiter)
+        waiter.lane.queue.remove(waiter)
 
     def fail(self, endpoint: Lane, make: Callable[[], PoolError]) -> None:
         """End all waits of an endpoint with an error of their own."""
@@ -177,7 +179,7 @@ class Service:
             if not entry.leases:
                 self._slots.start_close(entry, self._end_of(entry, now), now)
             return
-        if core.capacity.sharing_needed and not entry.leases and core.capacity.must_yield(endpoint.queue.first()):
+        if core.finishes and not entry.leases and core.capacity.must_yield(endpoint.queue):
             self._slots.start_close(entry, CloseReason.SURPLUS, now, announced=True)
             return
         while entry.leases < entry.capacity and not core.suspended:
@@ -250,7 +252,7 @@ class Service:
         if error is None and not asked and core.features.checks and entry.good_until == 0.0:
             self.put_idle(entry)  # one beside it was found dead: a look is not enough, and there is no time for more
             if not waiter.gone:
-                self.enqueue(waiter, now, front=True)
+                self._enqueue_first(waiter, now)
                 waiter.nudged = True  # when its time is up, the next one tries
             return
         if error is None:
@@ -279,7 +281,7 @@ class Service:
             if endpoint.waiters:
                 core.touched[endpoint] = None
         if waiter.outcome is None:
-            self.enqueue(waiter, now, front=True)
+            self._enqueue_first(waiter, now)
 
     # -- connections that are of no use -------------------------------------------------------------------------------
 

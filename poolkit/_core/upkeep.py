@@ -139,8 +139,7 @@ def _rotate(core: Core, now: float) -> None:
         missed = (
             entry.state is IN_USE or lane.live <= core.size.minimum or now - entry.last_used < 0.1 * config.max_lifetime
         )
-        full = len(core.entries) >= core.size.limit
-        if missed and not full and core.opener.may_open(lane, now) and core.opener.spare_permit():
+        if missed and core.opener.may_open(lane, now) and core.opener.spare_permit():
             entry.rotating = True
             successor = core.slots.open(lane, Purpose.ROTATE, now)
             successor.replaced = entry

@@ -8,6 +8,7 @@ import pytest
 
 from poolkit._core.capacity import OwnLimit, SharedLimit
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.queue import FifoQueue
 from tests.core.kit import Slot, request, slot
 
 NOW = 1000.0
@@ -45,6 +46,12 @@ def shared(ledger: BudgetLedger, **settings: Any) -> tuple[SharedLimit, Account]
     return SharedLimit(made), made
 
 
+def waiting(ticket: int) -> FifoQueue:
+    queue = FifoQueue()
+    queue.add(request(ticket))
+    return queue
+
+
 def idle_since(at: float) -> Slot:
     made = slot()
     made.last_used = at
@@ -57,7 +64,7 @@ def test_a_limit_of_its_own_grants_everything_and_yields_nothing() -> None:
     assert own.take(request(1), 3)
     assert own.take_spare()
     assert own.take_minimum(2)
-    assert not own.must_yield(request(1))
+    assert not own.must_yield(waiting(1))
     assert not own.yield_to_others(lambda: pytest.fail("nothing has to go"), lambda slot: True)
     assert not own.claiming
     assert own.agrees(3, 1)
@@ -133,12 +140,13 @@ def test_a_returned_connection_gives_way_only_to_a_pool_below_its_share() -> Non
     (one, mine), (other, _) = shared(ledger), shared(ledger)
     assert one.take(request(1), 1)
     assert one.take(request(2), 1)
-    assert not one.must_yield(request(3)), "nobody is short"
+    one.sharing_needed = True
+    assert not one.must_yield(waiting(3)), "nobody is short"
     assert not other.take(request(4), 1)
-    assert one.must_yield(request(3))
-    assert not one.must_yield(request(3)), "one is enough"
+    assert one.must_yield(waiting(3))
+    assert not one.must_yield(waiting(3)), "one is enough"
     assert mine.leaving == 1
-    assert not one.must_yield(None)
+    assert not one.must_yield(FifoQueue())
 
 
 def test_a_pool_that_is_shut_reserves_nothing() -> None:

@@ -84,10 +84,10 @@ def test_a_caller_sees_what_was_put_back_while_he_queued(most: int | None, monke
     entry = leased(core)
     enqueue = Service.enqueue
 
-    def racing(service: Service, waiter: Waiter, now: float, *, front: bool = False) -> None:
+    def racing(service: Service, waiter: Waiter, now: float) -> None:
         entry.leases, entry.state = 0, IDLE
         core.lane.idle.append(entry)
-        enqueue(service, waiter, now, front=front)
+        enqueue(service, waiter, now)
 
     monkeypatch.setattr(Service, "enqueue", racing)
     waiter = ask(core)

@@ -26,7 +26,9 @@ def wait(queue: Queue, name: str | None = None, at: float = NOW, *, front: bool 
     waiter = request(at=at)
     if isinstance(queue, ClassQueue):
         waiter.caller_class = queue.use.classes.of(name)
-    (queue.add_first if front else queue.add)(waiter)
+    queue.add(waiter)
+    if front:
+        queue.move_first(waiter)
     waiter.ticket = len(queue)
     return waiter
 
@@ -49,7 +51,7 @@ def test_callers_come_in_order_of_arrival_and_one_that_was_served_badly_before_t
     assert queue.first() is queue.first_for(connection()) is first
     again = wait(queue, front=True)
     assert queue.first() is again
-    queue.discard(again)
+    queue.remove(again)
     queue.discard(first)
     queue.discard(first)
     assert queue.first() is second

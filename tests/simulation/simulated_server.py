@@ -123,9 +123,9 @@ class Order:
         """Note who joins a queue meanwhile."""
         enqueue = Service.enqueue
 
-        def noting(service: Service, waiter: Waiter, now: float, *, front: bool = False) -> None:
+        def noting(service: Service, waiter: Waiter, now: float) -> None:
             self._joined[id(waiter)] = self._now()
-            enqueue(service, waiter, now, front=front)
+            enqueue(service, waiter, now)
 
         with mock.patch.object(Service, "enqueue", noting):
             yield
