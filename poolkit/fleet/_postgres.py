@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import selectors
 import socket
 import time
 from collections.abc import Iterator
@@ -24,7 +26,8 @@ _STARTING = ("57P03", "57P01", "57P02")  # cannot_connect_now (starting, stoppin
 class PostgresStore:
     """Permits in a table of PostgreSQL, which is created if it does not exist.
 
-    ``conninfo``: as for ``psycopg.connect``; ``table``: the name of the table; ``timeout``: seconds for one exchange.
+    ``conninfo``: as for ``psycopg.connect``; ``table``: the name of the table; ``timeout``: seconds for one exchange,
+    and as many for a connect before it. Several hosts in ``conninfo`` share that time in equal parts.
     Needs ``pip install 'poolkit[psycopg]'``. Each process keeps one connection for it, which counts against the
     server's ``max_connections`` too.
 
@@ -154,7 +157,7 @@ class PostgresStore:
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[None]:
-        """A block in which the socket is shut after ``timeout`` seconds.
+        """A block in which the socket is shut down after ``timeout`` seconds.
 
         The server's ``statement_timeout`` reaches nobody over a network that swallows everything, and psycopg waits
         for an answer without an end.
@@ -166,17 +169,22 @@ class PostgresStore:
             self._watchdog.disarm(watch)
 
     def _connect(self) -> None:
-        milliseconds = max(1, int(self._timeout * 1000))
+        """Connect to the first host that accepts. One that does not answer leaves time for those after it."""
+        deadline = time.monotonic() + self._timeout
         try:
-            place = self._psycopg.conninfo.conninfo_to_dict(self._conninfo)
-            if not place.get("hostaddr"):
-                for host in str(place.get("host") or os.environ.get("PGHOST", "")).split(","):
-                    wait_for_name(host, 5432, self._timeout)
-            self._connection = self._psycopg.connect(
-                self._conninfo, autocommit=True, connect_timeout=max(1, int(self._timeout)),
-                options=f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
-                application_name="poolkit-fleet", tcp_user_timeout=milliseconds,
-            )  # fmt: skip
+            places = self._places()
+            failures: list[StoreError] = []
+            for number, place in enumerate(places):
+                try:
+                    seconds = max(0.0, deadline - time.monotonic()) / (len(places) - number)
+                    self._connection = self._opened(place, time.monotonic() + seconds)
+                    break
+                except StoreError as error:
+                    failures.append(error)
+                except self._psycopg.Error as error:
+                    failures.append(self._translated(error))
+            else:  # down only if every host says so
+                raise next((error for error in failures if not isinstance(error, StoreDown)), failures[-1])
             with self._limited():
                 self._connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {self._table} (fleet text, member text, permits int NOT NULL, "
@@ -188,6 +196,53 @@ class PostgresStore:
         except self._psycopg.Error as error:
             self._hang_up()
             raise self._translated(error) from error
+
+    def _places(self) -> list[dict[str, Any]]:
+        """Return the connection parameters of each host, in the order in which libpq would try them."""
+        common = self._psycopg.conninfo.conninfo_to_dict(self._conninfo)
+        columns = {
+            name: str(common.get(name) or os.environ.get(variable, "")).split(",")
+            for name, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR"), ("port", "PGPORT"))
+        }
+        count = max(len(values) for values in columns.values())
+        if any(len(values) not in (1, count) for values in columns.values()):
+            return [common]  # libpq reports the mistake
+        places = []
+        for number in range(count):
+            own = {name: values[number if len(values) > 1 else 0] for name, values in columns.items()}
+            places.append({**common, **{name: value for name, value in own.items() if value}})
+        if common.get("load_balance_hosts") == "random":
+            random.shuffle(places)
+        return places
+
+    def _opened(self, place: dict[str, Any], until: float) -> Any:
+        """Connect to one host. psycopg's own connect takes no less than two seconds for a host that does not answer."""
+        if not place.get("hostaddr"):
+            wait_for_name(place.get("host"), place.get("port") or 5432, max(0.0, until - time.monotonic()))
+        milliseconds = max(1, int(self._timeout * 1000))
+        conninfo = self._psycopg.conninfo.make_conninfo(
+            **{**place, "tcp_user_timeout": milliseconds, "application_name": "poolkit-fleet",
+               "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"},
+        )  # fmt: skip
+        pq = self._psycopg.pq
+        pgconn = pq.PGconn.connect_start(conninfo.encode())
+        try:
+            with selectors.DefaultSelector() as selector:
+                while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
+                    if status == pq.PollingStatus.FAILED:
+                        raise self._psycopg.OperationalError(pq.error_message(pgconn))
+                    writes = status == pq.PollingStatus.WRITING
+                    key = selector.register(pgconn.socket, selectors.EVENT_WRITE if writes else selectors.EVENT_READ)
+                    if not selector.select(max(0.0, until - time.monotonic())):
+                        raise StoreError(f"PostgreSQL: no connection to {shown(place.get('host', ''))} in time")
+                    selector.unregister(key.fileobj)
+            pgconn.nonblocking = 1
+            connection = self._psycopg.Connection(pgconn)
+            connection.autocommit = True
+        except BaseException:
+            pgconn.finish()
+            raise
+        return connection
 
     def _translated(self, error: Any) -> StoreError:
         text, text_shown = raw_text(error), said(error)

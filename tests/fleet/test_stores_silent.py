@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,21 +91,45 @@ def test_an_exchange_ends(behind: tuple[Any, FaultProxy], mode: Any, stage: str)
     works_again(store)
 
 
+@pytest.mark.parametrize("last", ["works", "refuses", "silent"])
+def test_the_hosts_of_a_store_share_its_time(
+    last: str, postgres: PostgresServer, fault_proxy: Callable[[str, int], FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is silent, and leaves time for the second one. A store of which one is silent is not down."""
+    first, second = (fault_proxy(postgres.host, postgres.port) for _ in range(2))
+    first.mode = "silent"
+    second.mode = {"works": "pass", "refuses": "refuse", "silent": "silent"}[last]  # type: ignore[assignment]
+    conninfo = make_conninfo(postgres.url, host="127.0.0.1,127.0.0.1", port=f"{first.port},{second.port}")
+    store = PostgresStore(conninfo, table="poolkit_silent_hosts", timeout=10.0 if last == "works" else LIMIT)
+    if last == "works":
+        opened = store._opened
+        limit = iter((0.05, PATIENCE))  # the first part, in less time
+        monkeypatch.setattr(store, "_opened", lambda place, until: opened(place, time.monotonic() + next(limit)))
+        store.exchange(ASK)
+    else:
+        error = ends(lambda: store.exchange(ASK))
+        assert type(error) is StoreError, repr(error)
+        assert "no connection to 127.0.0.1 in time" in str(error)
+        assert second.accepted == (last == "silent")
+    assert first.accepted == 1
+    store.close()
+
+
 @pytest.mark.parametrize("behind", ["postgres"], indirect=True)
 @pytest.mark.parametrize("mode", ["silent", "hold"])
 def test_a_server_that_falls_silent_when_the_table_is_made(
     behind: tuple[Any, FaultProxy], mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, proxy = behind
-    connect = psycopg.connect
+    connect = store._opened
 
-    def connected(*arguments: Any, **keywords: Any) -> Any:
-        connection = connect(*arguments, **keywords)
+    def connected(*arguments: Any) -> Any:
+        connection = connect(*arguments)
         proxy.mode = mode
         return connection
 
     with monkeypatch.context() as patch:
-        patch.setattr(psycopg, "connect", connected)
+        patch.setattr(store, "_opened", connected)
         assert isinstance(ends(lambda: store.exchange(ASK)), StoreError)
     proxy.mode = "pass"
     works_again(store)
