@@ -193,3 +193,16 @@ def test_other_settings_are_refused_before_anything_has_changed() -> None:
     with pytest.raises(ValueError, match="3"):
         mine.change(3, 2.0)
     assert (mine.minimum, mine.weight) == (1, 1.0)
+
+
+def test_what_is_reserved_for_a_pool_is_given_up_by_the_others_before_it_asks() -> None:
+    ledger = BudgetLedger(3)
+    (one, mine), (_, theirs) = shared(ledger), shared(ledger)
+    assert all(one.take(request(ticket), 1) for ticket in (1, 2, 3))
+    theirs.change(2, 1.0)
+    assert ledger.short
+    one.sharing_needed = True
+    spare = [idle_since(NOW), idle_since(NOW + 1), idle_since(NOW + 2)]
+    one.yield_to_others(lambda: spare.pop(0), lambda slot: True)
+    assert mine.leaving == 2
+    assert not ledger.short

@@ -6,8 +6,12 @@ import pytest
 
 from poolkit._core.effects import Do
 from poolkit._core.entry import CLOSED, CLOSING, IN_USE, Purpose
+from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.machine import Core
 from poolkit._core.state import Features
+from poolkit._core.upkeep import leaks
+from poolkit.config import PoolConfig
 from poolkit.events import CloseReason, EventKind
 from tests.core.kit import Board
 
@@ -101,3 +105,16 @@ def test_the_endpoint_for_which_a_connection_gave_way_is_looked_at_again() -> No
     assert there.evictions == 0
     assert there in board.touched
     assert "here" not in board.endpoints.lanes, "nothing is kept of an endpoint without connections and callers"
+
+
+def test_each_lease_of_a_connection_that_lasts_too_long_is_reported_once() -> None:
+    core = Core(PoolConfig(leak_after=10.0), Features(), name="core", barging=0.0, random=lambda: 1.0)
+    first = core.slots.open(core.add_lane(None), Purpose.DEMAND, NOW)
+    first.state, first.since = IN_USE, NOW
+    second = LeaseRecord(first)
+    second.since = NOW
+    core.leased.update({1: first, 2: second})
+    assert leaks(core, NOW + 9) == []
+    assert leaks(core, NOW + 10) == [first, second]
+    assert leaks(core, NOW + 20) == []
+    assert core.counts.leaks == 2
