@@ -1,4 +1,4 @@
-"""What the two shells share: the lock, the core behind it, the inbox, settings and statistics. No waiting."""
+"""The base of both pools: it makes the parts of a pool, and has the methods that do not wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from ._monitor import Monitor, WaitObserver
 from ._operations import Operations
 from ._picture import packages_of, place_outside
 from ._register import LeaseRegister
-from ._timeouts import DEFAULT, Default, deadline_of
 from .config import PoolConfig
 from .connector import require_connect
 from .errors import describe
@@ -35,10 +34,9 @@ from .settings import Setting, for_keyed, merge, reconfigured
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
 
-__all__ = ("DEFAULT", "Default", "PoolBase", "deadline_of")
+__all__ = ("PoolBase",)
 
 C = TypeVar("C")
-T = TypeVar("T")
 
 
 def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
@@ -47,7 +45,7 @@ def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in it
 
 
 class PoolBase(Generic[C]):
-    """Everything about a pool that does not wait: settings, statistics, commands, dropped leases, fork."""
+    """What both pools have in common: nothing here waits."""
 
     _barging = 0.0
     _driver_kind: Any
