@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from bench.facts import facts
 from bench.result import Result
 from bench.turns import Effort, Run
-from poolkit._churn import together
+from poolkit._misuse import together
 from poolkit.errors import ConfigError, MissingExtra
 
 __all__ = ("EXPERIMENTS", "Experiment", "measure", "require")

@@ -1,4 +1,4 @@
-"""Draws ``docs/states.svg`` from the engine's own table, ``poolkit._core.entry.TRANSITIONS``.
+"""Draws ``docs/states.svg`` from the engine's own table, ``poolkit._core.slot.TRANSITIONS``.
 
 ``python docs/make_state_diagram.py`` writes the picture, ``--check`` only says whether it agrees (exit code 1 if
 not). Where the states stand and what the arrows are called is said here; which arrows there are, the table says:
@@ -11,7 +11,7 @@ import math
 import sys
 from pathlib import Path
 
-from poolkit._core.entry import ESTABLISHED, TRANSITIONS, State
+from poolkit._core.slot import ESTABLISHED, TRANSITIONS, State
 
 PICTURE = Path(__file__).resolve().parent / "states.svg"
 WIDTH, HEIGHT = 960, 590
@@ -30,7 +30,7 @@ PLACES = {
 # what makes the move; and how far the arrow bends to its left, where the label sits along it (0 to 1)
 MOVES: dict[tuple[State, State], tuple[str, float, float]] = {
     (State.CONNECTING, State.IDLE): ("nobody waits", 0, 0.45),
-    (State.CONNECTING, State.IN_USE): ("for a waiter", 0, 0.45),
+    (State.CONNECTING, State.IN_USE): ("for a request", 0, 0.45),
     (State.CONNECTING, State.CLOSING): ("no longer wanted", 460, 0.5),
     (State.CONNECTING, State.CLOSED): ("connect failed", 0, 0.5),
     (State.IDLE, State.IN_USE): ("acquired", 30, 0.3),
@@ -39,7 +39,7 @@ MOVES: dict[tuple[State, State], tuple[str, float, float]] = {
     (State.CHECKING, State.IDLE): ("sound", 26, 0.55),
     (State.CHECKING, State.IN_USE): ("sound, for its caller", 0, 0.2),
     (State.IN_USE, State.RESETTING): ("released, touched", 26, 0.5),
-    (State.RESETTING, State.IN_USE): ("clean, for a waiter", 26, 0.5),
+    (State.RESETTING, State.IN_USE): ("clean, for a request", 26, 0.5),
     (State.RESETTING, State.IDLE): ("clean", 0, 0.2),
     (State.IDLE, State.CLOSING): ("old, idle for long, surplus, cleared", 175, 0.45),
     (State.CHECKING, State.CLOSING): ("dead", 0, 0.45),
@@ -111,7 +111,7 @@ def drawn() -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             'aria-label="The states of a connection and the moves between them">'
         ),
-        "<!-- made by docs/make_state_diagram.py from poolkit._core.entry.TRANSITIONS: do not edit -->",
+        "<!-- made by docs/make_state_diagram.py from poolkit._core.slot.TRANSITIONS: do not edit -->",
         f"<style>{STYLE}</style>",
         (
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         same = PICTURE.exists() and PICTURE.read_text(encoding="utf-8") == new
         if not same:
-            print(f"{PICTURE} does not agree with poolkit/_core/entry.py: run python docs/make_state_diagram.py")
+            print(f"{PICTURE} does not agree with poolkit/_core/slot.py: run python docs/make_state_diagram.py")
         return int(not same)
     PICTURE.write_text(new, encoding="utf-8")
     return 0

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._dump import dump, dump_on_signal
 from ._leases import AsyncLease, Lease
-from ._lifecycle import live_pools as pools
 from ._priority import priority
+from ._registry import live_pools as pools
 from ._threads import Pool
 from .budget import Budget, BudgetShare, BudgetStats
 from .config import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, PoolConfigWarning

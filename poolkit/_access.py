@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._core.entry import Entry
-from ._core.lane import Lane
+from ._core.endpoint import Endpoint
+from ._core.slot import Slot
 from ._core.state import Phase
 from ._fast import (
     clean,
@@ -57,13 +57,13 @@ class Facts(NamedTuple):
                 core.phase is Phase.OPEN
                 and not core.suspended
                 and not pool._gate.alone
-                and core.heard.isdisjoint(OF_EACH_LEASE)
+                and core.wanted_events.isdisjoint(OF_EACH_LEASE)
             ),
             exclusive=not core.features.keyed and not pool._shared,
             classes=core.classes,
             tracing=pool._debug or config.leak_after is not None,
-            watched=EventKind.ACQUIRED in core.heard or bool(pool._monitor.observers),
-            surplus=len(core.entries) - core.closing > core.size.limit,
+            watched=EventKind.ACQUIRED in core.wanted_events or bool(pool._monitor.observers),
+            surplus=len(core.all_slots) - core.closing > core.size.limit,
             sharing_needed=core.capacity.sharing_needed,
             histogram=config.use_histogram,
             caller=pool._caller,
@@ -74,8 +74,8 @@ class Facts(NamedTuple):
 class Access(NamedTuple):
     """How callers get connections and give them back without asking the core. Each declines where it must."""
 
-    take: Callable[..., Entry | None]
-    take_at: Callable[..., Entry | None]
+    take: Callable[..., Slot | None]
+    take_at: Callable[..., Slot | None]
     """The same for an endpoint of a keyed pool."""
     put: Callable[[Any], bool]
     plain: bool
@@ -149,18 +149,18 @@ class FastPath:
         """AssertionError unless the functions are those that the facts allow."""
         assert self._facts == Facts.of(self._pool), "the paths without the lock are not what the pool's state allows"
 
-    def undo_take(self, entry: Entry) -> None:
+    def undo_take(self, slot: Slot) -> None:
         """A take was rash: put the connection where it was; the slow path decides about it."""
-        self._pool._gate.post(self._put_back, entry)
+        self._pool._gate.post(self._put_back, slot)
 
-    def _put_back(self, entry: Entry) -> None:
-        idle = self._pool._lane.idle
+    def _put_back(self, slot: Slot) -> None:
+        idle = self._pool._endpoint.idle
         if self._pool._core.lifo:
-            idle.append(entry)
+            idle.append(slot)
         else:
-            idle.appendleft(entry)
+            idle.appendleft(slot)
 
-    def missed(self, lane: Lane, now: float) -> None:
+    def missed(self, endpoint: Endpoint, now: float) -> None:
         """A connection was put back while the pool changed, or somebody queued."""
         self._pool._gate.post(_nothing)  # the look that follows each step makes good what was missed
 

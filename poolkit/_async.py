@@ -99,9 +99,9 @@ class AsyncPool(PoolBase[C]):
                 f"{self.name}: this AsyncPool lives on another {runtime.library} event loop, which has not been "
                 "closed; make one pool for each loop"
             )
-        for entry in list(self._core.entries.values()):  # bound to the loop that is gone
-            if entry.connection is not None:
-                self._driver.operations.abort(entry.connection)
+        for slot in list(self._core.all_slots.values()):  # bound to the loop that is gone
+            if slot.connection is not None:
+                self._driver.operations.abort(slot.connection)
         self._runtime, self._caller = new, new.caller
         self._restart()
         return new
@@ -172,11 +172,11 @@ class AsyncPool(PoolBase[C]):
         """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
         count = connections_wanted(self, count)
         runtime = self._bind_loop()
-        entries = self._gate.step(commands.reserve, self._core, count, self._clock())
-        if not entries:
+        slots = self._gate.step(commands.reserve, self._core, count, self._clock())
+        if not slots:
             return
-        pending, errors = list(reversed(entries)), list[BaseException]()
-        left = len(entries)
+        pending, errors = list(reversed(slots)), list[BaseException]()
+        left = len(slots)
         parker = runtime.parker()
 
         async def work() -> None:
@@ -194,13 +194,13 @@ class AsyncPool(PoolBase[C]):
                         errors.append(error)
                     parker.wake()
 
-        for _ in range(min(len(entries), self._core.max_connecting)):
+        for _ in range(min(len(slots), self._core.max_connecting)):
             runtime.spawn(work)
         deadline = deadline_of(timeout, self._config, self._clock())
         while left and (rest := deadline - self._clock()) > 0:
             await parker.wait(None if deadline == NEVER else rest)
         if errors or left:
-            raise warm_up_error(self, len(entries), errors, left)
+            raise warm_up_error(self, len(slots), errors, left)
 
     async def drain(self, timeout: float | None = 30.0) -> bool:
         """Stop admitting, let leases end, abort the rest, close. See :meth:`poolkit.Pool.drain`."""
@@ -222,7 +222,7 @@ class AsyncPool(PoolBase[C]):
             parker = runtime.parker()
             core.watchers.append(parker)
             try:
-                while core.entries if phase is Phase.DRAINING else core.closing:
+                while core.all_slots if phase is Phase.DRAINING else core.closing:
                     left = deadline - self._clock()
                     if left <= 0:
                         break

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._core.contract import BrokenContract, broken, returned
 from ._core.effects import Do
-from ._core.entry import IN_USE, RESETTING, Entry
 from ._core.lease_record import Held
 from ._core.machine import Core
-from ._core.upkeep import pinged
-from ._core.waiter import Waiter
+from ._core.maintenance import pinged
+from ._core.request import Request
+from ._core.slot import IN_USE, RESETTING, Slot
 from ._log import logger
 from ._operations import Operations
 from .connector import Verdict
@@ -43,23 +43,23 @@ class Driver(Generic[C]):
         self._pool = pool
         self.operations = operations
 
-    def arrived(self, entry: Entry, opened: Opened[C], *, keep: bool = False) -> BrokenContract | bool:
-        """Under the lock: a connect succeeded, unless the connection is another entry's. See ``Core.connected``."""
+    def arrived(self, slot: Slot, opened: Opened[C], *, keep: bool = False) -> BrokenContract | bool:
+        """Under the lock: a connect succeeded, unless the connection is another slot's. See ``Core.connected``."""
         pool, operations = self._pool, self.operations
         core, now = pool._core, pool._clock()
         connection, capacity, lazy = opened
         twin = core.twin_of(connection)
         if twin is None:
-            return core.connected(entry, connection, capacity, now, keep=keep, lazy=lazy)
+            return core.connected(slot, connection, capacity, now, keep=keep, lazy=lazy)
         error = broken(
             operations.connector, operations.connect_method,
             f"returned {object.__repr__(connection)}, which is the pool's connection {twin.id} already",
             "it must return a new object each time",
         )  # fmt: skip
-        core.connect_failed(entry, error, Verdict.FATAL, now)
+        core.connect_failed(slot, error, Verdict.FATAL, now)
         return error
 
-    def connect_failed(self, core: Core, entry: Entry, error: BaseException) -> None:
+    def connect_failed(self, core: Core, slot: Slot, error: BaseException) -> None:
         """Judge the error of a connect and tell the core. The permit is free when nothing is left at the server."""
         pool, operations = self._pool, self.operations
         verdict, left = Verdict.DISCARD, None
@@ -68,33 +68,33 @@ class Driver(Generic[C]):
             verdict = operations.verdict_of_connect(error, elastic=pool._config.autoscale is not None)
             left = operations.left_by(error)
         finally:
-            pool._gate.step(core.connect_failed, entry, error, verdict, pool._clock(), left is not None)
+            pool._gate.step(core.connect_failed, slot, error, verdict, pool._clock(), left is not None)
         if left is not None:
-            left.add_done_callback(lambda _: self.closed(entry) if core is pool._core else None)
+            left.add_done_callback(lambda _: self.closed(slot) if core is pool._core else None)
 
-    def closed(self, entry: Entry) -> None:
+    def closed(self, slot: Slot) -> None:
         """The connection is closed."""
         pool = self._pool
-        entry.connection = None
-        pool._gate.post(pool._core.closed, entry, pool._clock())
+        slot.connection = None
+        pool._gate.post(pool._core.closed, slot, pool._clock())
 
-    def abort(self, entry: Entry) -> None:
+    def abort(self, slot: Slot) -> None:
         """Abort a connection; its permit is free when nothing is left of it at the server."""
         pool = self._pool
         core, left = pool._core, False
         try:
-            left = self.operations.abort(entry.connection)
+            left = self.operations.abort(slot.connection)
         finally:
             if isinstance(left, bool):
-                self.closed(entry)
+                self.closed(slot)
         if not isinstance(left, bool):
-            left.add_done_callback(lambda _: self.closed(entry) if core is pool._core else None)
+            left.add_done_callback(lambda _: self.closed(slot) if core is pool._core else None)
 
-    def asks_server(self, entry: Entry) -> bool:
+    def asks_server(self, slot: Slot) -> bool:
         """Whether the check of an idle connection is due."""
         keepalive = self._pool._config.keepalive
         return self.operations.check is not None and (
-            entry.good_until == 0.0 or (keepalive is not None and self._pool._clock() - entry.seen_at >= keepalive)
+            slot.fresh_until == 0.0 or (keepalive is not None and self._pool._clock() - slot.seen_at >= keepalive)
         )
 
 
@@ -109,12 +109,12 @@ class ThreadDriver(Driver[C]):
 
     # -- in the calling thread or in the background --------------------------------------------------------------------
 
-    def connect(self, entry: Entry, limit: float | None) -> Opened[C]:
+    def connect(self, slot: Slot, limit: float | None) -> Opened[C]:
         """Open a connection within ``limit`` seconds."""
         operations = self.operations
         connection: C
         if operations.connect_to is not None:
-            connection = operations.connect_to(entry.lane.key, limit)
+            connection = operations.connect_to(slot.endpoint.key, limit)
         else:
             connection = operations.connector.connect(limit)
         try:
@@ -132,30 +132,30 @@ class ThreadDriver(Driver[C]):
             except Exception as failure:  # noqa: BLE001 - told, and the connection goes
                 logger.debug("%s: close of a connection failed: %s", self._pool.name, describe(failure))
 
-    def check(self, entry: Entry, left: float, *, ask: bool) -> Exception | None:
+    def check(self, slot: Slot, left: float, *, ask: bool) -> Exception | None:
         """Look at an idle connection, and ``ask`` the server within ``left`` seconds; why it is of no use, if so."""
         operations = self.operations
-        error = operations.look(entry.connection)
+        error = operations.look(slot.connection)
         if error is not None or not ask or operations.check is None:
             return error
         limit = self._pool._config.check_timeout
         limit = left if limit is None else min(limit, left)
         try:
-            return operations.refused(operations.check(entry.connection, None if limit == NEVER else limit))
+            return operations.refused(operations.check(slot.connection, None if limit == NEVER else limit))
         except Exception as failure:  # noqa: BLE001  whatever it is, the connection is not alive
             return operations.dead(failure)
 
-    def reset(self, entry: Entry) -> Verdict:
+    def reset(self, slot: Slot) -> Verdict:
         """Reset what was touched, in the returning thread: whether the connection can be used again."""
         verdict = Verdict.DISCARD
         try:
-            if self.operations.is_dirty(entry):
-                entry.move(RESETTING)
-                self.operations.reset(entry.connection)
-                entry.move(IN_USE)
+            if self.operations.is_dirty(slot):
+                slot.move(RESETTING)
+                self.operations.reset(slot.connection)
+                slot.move(IN_USE)
             verdict = Verdict.KEEP
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: reset of connection %d failed: %s", self._pool.name, entry.id, describe(failure))
+            logger.debug("%s: reset of connection %d failed: %s", self._pool.name, slot.id, describe(failure))
         return verdict
 
     # -- in the background --------------------------------------------------------------------------------------------
@@ -183,30 +183,30 @@ class ThreadDriver(Driver[C]):
         """Whether another thread alone may use the connections."""
         return False
 
-    def start(self, do: Do, entry: Entry) -> None:
+    def start(self, do: Do, slot: Slot) -> None:
         """Start what the core asks for."""
         operations, spawn = self.operations, self.runtime.spawn
         if do is Do.CONNECT:
-            spawn(self.connect_job, entry)
+            spawn(self.connect_job, slot)
         elif do is Do.PING:
-            spawn(self._ping_job, entry)
+            spawn(self._ping_job, slot)
         elif operations.close is None or (do is Do.ABORT and operations.aborts is not None):
-            self.abort(entry)
+            self.abort(slot)
         elif operations.close_in_caller:
-            self._close_job(entry)
+            self._close_job(slot)
         else:
-            spawn(self._close_job, entry)
+            spawn(self._close_job, slot)
 
-    def connect_job(self, entry: Entry) -> BaseException | None:
+    def connect_job(self, slot: Slot) -> BaseException | None:
         """Connect for whoever comes first; the error, if it failed."""
         pool = self._pool
         try:
             refuse_closed(pool)  # since this was decided
-            opened = self.connect(entry, self._connect_limit())
-        except BaseException as error:  # noqa: BLE001  handed to the waiters
-            self.connect_failed(pool._core, entry, error)
+            opened = self.connect(slot, self._connect_limit())
+        except BaseException as error:  # noqa: BLE001  handed to the requests
+            self.connect_failed(pool._core, slot, error)
             return error
-        found = pool._gate.step(self.arrived, entry, opened)
+        found = pool._gate.step(self.arrived, slot, opened)
         return found if isinstance(found, BrokenContract) else None
 
     def _connect_limit(self) -> float | None:
@@ -217,21 +217,21 @@ class ThreadDriver(Driver[C]):
         limits = (config.connect_timeout, config.acquire_timeout if self._pool._gate.alone else None)
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def _close_job(self, entry: Entry) -> None:
+    def _close_job(self, slot: Slot) -> None:
         try:
-            self.operations.close(entry.connection)
+            self.operations.close(slot.connection)
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: close of connection %d failed: %s", self._pool.name, entry.id, describe(failure))
+            logger.debug("%s: close of connection %d failed: %s", self._pool.name, slot.id, describe(failure))
         finally:
-            self.closed(entry)
+            self.closed(slot)
 
-    def _ping_job(self, entry: Entry) -> None:
-        pool, ask = self._pool, self.asks_server(entry)
+    def _ping_job(self, slot: Slot) -> None:
+        pool, ask = self._pool, self.asks_server(slot)
         error: Exception | None = ConnectionAbortedError("check interrupted")
         try:
-            error = self.check(entry, NEVER, ask=ask)
+            error = self.check(slot, NEVER, ask=ask)
         finally:
-            pool._gate.step(pinged, pool._core, entry, error, ask, pool._clock())
+            pool._gate.step(pinged, pool._core, slot, error, ask, pool._clock())
 
     def name_of(self, holder: Hashable) -> str:
         """The name of a thread for messages."""
@@ -284,19 +284,19 @@ class TaskDriver(Driver[C]):
         runtime = self.runtime
         return runtime is not None and not runtime.here() and bool(runtime.alive())
 
-    def start(self, do: Do, entry: Entry) -> None:
+    def start(self, do: Do, slot: Slot) -> None:
         """Start what the core asks for."""
         runtime, operations = self.runtime, self.operations
         if runtime is None:
             return  # a forked child that is about to restart: all connections are the parent's
         if do is Do.CONNECT:
-            runtime.spawn(self.connect_job, entry)
+            runtime.spawn(self.connect_job, slot)
         elif do is Do.PING:
-            runtime.spawn(self._ping_job, entry)
+            runtime.spawn(self._ping_job, slot)
         elif operations.close is None or (do is Do.ABORT and operations.aborts is not None) or not runtime.alive():
-            self.abort(entry)
+            self.abort(slot)
         else:
-            runtime.spawn(self._close_job, entry)
+            runtime.spawn(self._close_job, slot)
 
     async def _call(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
         """``await method(*args)``. BrokenContract if it is a plain function: what it has done is done then, and what
@@ -320,12 +320,12 @@ class TaskDriver(Driver[C]):
 
     # -- connects -----------------------------------------------------------------------------------------------------
 
-    async def connect(self, entry: Entry, limit: float | None) -> Opened[C]:
+    async def connect(self, slot: Slot, limit: float | None) -> Opened[C]:
         """Open a connection."""
         operations = self.operations
         connection: C
         if operations.connect_to is not None:
-            connection = await self._call("connect_to", operations.connect_to, entry.lane.key, limit)
+            connection = await self._call("connect_to", operations.connect_to, slot.endpoint.key, limit)
         else:
             connection = await self._call("connect", operations.connector.connect, limit)
         try:
@@ -334,70 +334,70 @@ class TaskDriver(Driver[C]):
             self._dispose(connection)
             raise
 
-    async def connect_job(self, entry: Entry) -> BaseException | None:
+    async def connect_job(self, slot: Slot) -> BaseException | None:
         """Connect for whoever comes first; the error, if it failed."""
         pool = self._pool
         core, limit = pool._core, pool._config.connect_timeout
         try:
             refuse_closed(pool)  # since this was decided
-            opened = await self.runtime.bounded(limit, self.connect, entry, limit)
+            opened = await self.runtime.bounded(limit, self.connect, slot, limit)
         except BaseException as error:
             if core is pool._core:
-                self.connect_failed(core, entry, error)
+                self.connect_failed(core, slot, error)
             if not isinstance(error, Exception):
                 raise
             return error
-        found = pool._gate.step(self.arrived, entry, opened)
+        found = pool._gate.step(self.arrived, slot, opened)
         return found if isinstance(found, BrokenContract) else None
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
-    async def _ask_server(self, entry: Entry) -> Exception | None:
+    async def _ask_server(self, slot: Slot) -> Exception | None:
         operations, limit = self.operations, self._pool._config.check_timeout
         try:
-            return operations.refused(await self._bounded("check", operations.check, entry.connection, limit))
+            return operations.refused(await self._bounded("check", operations.check, slot.connection, limit))
         except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
             return operations.dead(error)
 
-    async def check_job(self, entry: Entry, waiter: Waiter) -> None:
+    async def check_job(self, slot: Slot, request: Request) -> None:
         """Ask the server on behalf of a caller that wants this connection."""
         pool = self._pool
         core = pool._core
         error: BaseException | None = ConnectionAbortedError("check interrupted")
         began = pool._clock()
         try:
-            error = await self._ask_server(entry)
+            error = await self._ask_server(slot)
         finally:
             if core is pool._core:
                 now = pool._clock()
-                waiter.checking += now - began
-                pool._gate.step(core.checked, entry, waiter, error, now)
-                assert waiter.parker is not None
-                waiter.parker.wake()
+                request.checking += now - began
+                pool._gate.step(core.checked, slot, request, error, now)
+                assert request.parker is not None
+                request.parker.wake()
 
-    async def _ping_job(self, entry: Entry) -> None:
-        pool, ask = self._pool, self.asks_server(entry)
+    async def _ping_job(self, slot: Slot) -> None:
+        pool, ask = self._pool, self.asks_server(slot)
         core = pool._core
         error: BaseException | None = ConnectionAbortedError("check interrupted")
         try:
-            error = self.operations.look(entry.connection)
+            error = self.operations.look(slot.connection)
             if error is None and ask:
-                error = await self._ask_server(entry)
+                error = await self._ask_server(slot)
         finally:
             if core is pool._core:
-                pool._gate.step(pinged, core, entry, error, ask, pool._clock())
+                pool._gate.step(pinged, core, slot, error, ask, pool._clock())
 
     # -- reset and close ----------------------------------------------------------------------------------------------
 
     async def reset_job(self, record: Held, ended: float, parker: AsyncParker | None, done: list[bool]) -> None:
         """Reset a returned connection; then wake ``parker``."""
-        pool, entry = self._pool, record.slot
+        pool, slot = self._pool, record.slot
         sound, core = False, pool._core
         try:
-            await self._bounded("reset", self.operations.reset, entry.connection)
+            await self._bounded("reset", self.operations.reset, slot.connection)
             sound = True
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: reset of connection %d failed: %s", pool.name, entry.id, describe(failure))
+            logger.debug("%s: reset of connection %d failed: %s", pool.name, slot.id, describe(failure))
         finally:
             if core is pool._core:
                 if sound:
@@ -408,20 +408,20 @@ class TaskDriver(Driver[C]):
                 if parker is not None:
                     parker.wake()
 
-    async def _close_job(self, entry: Entry) -> None:
+    async def _close_job(self, slot: Slot) -> None:
         pool = self._pool
         closed, core = False, pool._core
         try:
-            await self._bounded("close", self.operations.close, entry.connection)
+            await self._bounded("close", self.operations.close, slot.connection)
             closed = True
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: close of connection %d failed: %s", pool.name, entry.id, describe(failure))
+            logger.debug("%s: close of connection %d failed: %s", pool.name, slot.id, describe(failure))
         finally:
             if core is pool._core:
                 if closed:
-                    self.closed(entry)
+                    self.closed(slot)
                 else:
-                    self.abort(entry)
+                    self.abort(slot)
 
     def _dispose(self, connection: Any) -> None:
         """Close a new connection that the pool cannot use."""

@@ -9,19 +9,19 @@ import threading
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from . import _lifecycle
+from . import _registry
 from .errors import ConfigError
 
 __all__ = ("dump", "dump_on_signal")
 
 
 def dump(file: TextIO | None = None) -> str:
-    """The state of every live pool of this process: numbers, diagnosis, every lease with its holder, every waiter.
+    """The state of every live pool of this process: numbers, diagnosis, every lease with its holder, every request.
 
     Returned, and written to ``file`` if one is given. Thread-safe; waits for no I/O of the pools. Not to be called
     in a signal handler (see :func:`dump_on_signal`).
     """
-    pools = sorted(_lifecycle.live_pools(), key=lambda pool: str(pool.name))
+    pools = sorted(_registry.live_pools(), key=lambda pool: str(pool.name))
     head = f"poolkit: {len(pools)} live pool{'' if len(pools) == 1 else 's'} in process {os.getpid()}"
     text = "\n\n".join([head, *(pool.dump() for pool in pools)]) + "\n"
     if file is not None:

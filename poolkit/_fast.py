@@ -11,8 +11,8 @@ Under the lock the same two exist for pools with many endpoints (``make_keyed_ta
 between, and ``make_lease`` once again: a call of a Python function is about a sixth of the whole pair.
 
 What a cycle consists of, and why it is not less: a pop and an append; two readings of the clock (how long idle, how
-long in use); who holds it, since when, how often, how long (six fields of the entry); its line in the register of
-leases, which tells whether what comes back is on lease. Counts are left to the entries, what can be computed is not
+long in use); who holds it, since when, how often, how long (six fields of the slot); its line in the register of
+leases, which tells whether what comes back is on lease. Counts are left to the slots, what can be computed is not
 stored, and a comparison stands in for a call where that is possible (``bounded``).
 """
 
@@ -22,11 +22,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sized
 from typing import Any
 
-from ._core.entry import IDLE, IN_USE, Entry
-from ._core.lane import Lane
+from ._core.endpoint import Endpoint
 from ._core.lease_record import Held
 from ._core.machine import Core
 from ._core.queue import ClassQueue
+from ._core.slot import IDLE, IN_USE, Slot
 from ._gate import OwnedLock
 from ._priority import chosen
 from .policies.classes import CallerClass, Classes
@@ -41,7 +41,7 @@ __all__ = (
 BATCH = 256  # times that are kept aside before a thread takes the lock to count them
 
 
-def decline_take(key: Hashable = None) -> Entry | None:
+def decline_take(key: Hashable = None) -> Slot | None:
     """Take nothing: the pool is in a state in which only the core may decide."""
     return None
 
@@ -52,62 +52,64 @@ def decline_put(record: Held) -> bool:
 
 
 def make_take(
-    core: Core, clock: Callable[[], float], caller: Callable[[], Hashable], undo: Callable[[Entry], None]
-) -> Callable[..., Entry | None]:
+    core: Core, clock: Callable[[], float], caller: Callable[[], Hashable], undo: Callable[[Slot], None]
+) -> Callable[..., Slot | None]:
     """A function that takes an idle connection and begins its lease, or declines."""
-    lane = core.lane
-    waiters = lane.waiters
-    pop = lane.idle.pop if core.lifo else lane.idle.popleft
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
 
-    def take() -> Entry | None:
-        if waiters:
+    def take() -> Slot | None:
+        if requests:
             return None
         try:
-            entry = pop()
+            slot = pop()
         except IndexError:
             return None
         now = clock()
-        if now < entry.good_until and now < entry.expires:
-            entry.state = IN_USE
-            entry.leases = 1
-            entry.since = now
-            entry.holder = caller()
-            return entry
-        undo(entry)
+        if now < slot.fresh_until and now < slot.expires:
+            slot.state = IN_USE
+            slot.leases = 1
+            slot.since = now
+            slot.holder = caller()
+            return slot
+        undo(slot)
         return None
 
     return take
 
 
-def make_put(core: Core, clock: Callable[[], float], missed: Callable[[Lane, float], None]) -> Callable[[Any], bool]:
+def make_put(
+    core: Core, clock: Callable[[], float], missed: Callable[[Endpoint, float], None]
+) -> Callable[[Any], bool]:
     """A function that ends the lease of a sound connection and makes it idle, or declines.
 
     ``missed`` is called when a caller queued, or the pool changed, while the connection was being put back.
     """
-    lane = core.lane
-    waiters = lane.waiters
-    idle = lane.idle
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    idle = endpoint.idle
     push = idle.append
     most = core.size.max_idle
     bounded = most < core.size.limit  # else there cannot be too many
     window = core.window
     moved = core.moved
 
-    def put(entry: Any) -> bool:
-        if waiters or (bounded and len(idle) >= most):
+    def put(slot: Any) -> bool:
+        if requests or (bounded and len(idle) >= most):
             return False
         now = clock()
-        if now >= entry.expires:
+        if now >= slot.expires:
             return False
-        entry.uses += 1
-        entry.busy += now - entry.since
-        entry.last_used = now
-        entry.good_until = now + window
-        entry.leases = 0
-        entry.state = IDLE
-        push(entry)
-        if waiters or moved or (bounded and len(idle) > most):  # several may have found the last place
-            missed(lane, now)
+        slot.uses += 1
+        slot.busy += now - slot.since
+        slot.last_used = now
+        slot.fresh_until = now + window
+        slot.leases = 0
+        slot.state = IDLE
+        push(slot)
+        if requests or moved or (bounded and len(idle) > most):  # several may have found the last place
+            missed(endpoint, now)
         return True
 
     return put
@@ -122,48 +124,48 @@ def make_keyed_take(
     recover: Callable[[None], None],
     caller: Callable[[], Hashable],
     class_of: Callable[[Classes], CallerClass],
-) -> Callable[..., Entry | None]:
+) -> Callable[..., Slot | None]:
     """The same under the lock, for a pool with many endpoints, or whose connections may serve several leases."""
-    lane_of = core.lanes.get
+    endpoint_of = core.all_endpoints.get
     keyed, idle_order = core.features.keyed, core.endpoints.idle.order
     lifo = core.lifo
     classes = core.classes
     moved = core.moved
     acquire, release = lock.acquire, lock.release
 
-    def take(key: Hashable = None) -> Entry | None:
-        lane = lane_of(key)
-        if lane is None or lane.waiters:
+    def take(key: Hashable = None) -> Slot | None:
+        endpoint = endpoint_of(key)
+        if endpoint is None or endpoint.requests:
             return None
         caller_class = None if classes is None else class_of(classes)
         try:
             acquire()
-            found: Entry | None = None
-            if lane.idle and not moved:
-                entry = lane.idle[-1] if lifo else lane.idle[0]
+            found: Slot | None = None
+            if endpoint.idle and not moved:
+                slot = endpoint.idle[-1] if lifo else endpoint.idle[0]
                 now = clock()
                 if (
-                    now < entry.good_until
-                    and now < entry.expires
-                    and entry.state is IDLE
-                    and entry.capacity == 1
-                    and entry.generation == lane.generation
-                    and (classes is None or lane.queue.admit(caller_class))
+                    now < slot.fresh_until
+                    and now < slot.expires
+                    and slot.state is IDLE
+                    and slot.capacity == 1
+                    and slot.generation == endpoint.generation
+                    and (classes is None or endpoint.queue.admit(caller_class))
                 ):
                     if lifo:
-                        lane.idle.pop()
+                        endpoint.idle.pop()
                     else:
-                        lane.idle.popleft()
+                        endpoint.idle.popleft()
                     if keyed:
-                        idle_order.pop(entry, None)
-                    entry.state = IN_USE
-                    entry.leases = 1
-                    entry.since = now
-                    entry.holder = caller()
+                        idle_order.pop(slot, None)
+                    slot.state = IN_USE
+                    slot.leases = 1
+                    slot.since = now
+                    slot.holder = caller()
                     if caller_class is not None:
-                        entry.owner = caller_class
+                        slot.owner = caller_class
                         caller_class.acquires += 1
-                    found = entry
+                    found = slot
             release()
             if inbox:
                 run_posted()
@@ -186,7 +188,7 @@ def make_keyed_put(
     """The same for the way back. Never waits for the lock."""
     queued = core.endpoints.queued
     keyed, idle_order = core.features.keyed, core.endpoints.idle.order
-    idle_ones: Sized = idle_order if keyed else core.lane.idle
+    idle_ones: Sized = idle_order if keyed else core.endpoint.idle
     most = core.size.max_idle
     window = core.window
     classes = core.classes
@@ -194,8 +196,8 @@ def make_keyed_put(
     owned, acquire, release = lock._is_owned, lock.acquire, lock.release
 
     def put(record: Held) -> bool:
-        entry = record.slot
-        lane = entry.lane
+        slot = record.slot
+        endpoint = slot.endpoint
         if owned():
             return False  # a finalizer in the middle of this thread's own critical section
         try:
@@ -203,24 +205,24 @@ def make_keyed_put(
                 return False
             now = clock()
             done = (
-                now < entry.expires
-                and entry.capacity == entry.leases == 1
-                and entry.generation == lane.generation
+                now < slot.expires
+                and slot.capacity == slot.leases == 1
+                and slot.generation == endpoint.generation
                 and len(idle_ones) < most
-                and not (moved or lane.waiters or queued)
+                and not (moved or endpoint.requests or queued)
             )
             if done:
-                entry.uses += 1
-                entry.busy += now - record.since
-                entry.last_used = now
-                entry.good_until = now + window
+                slot.uses += 1
+                slot.busy += now - record.since
+                slot.last_used = now
+                slot.fresh_until = now + window
                 if classes is not None:
-                    core.use.uncharge(entry)
+                    core.use.uncharge(slot)
                 if keyed:
-                    idle_order[entry] = None
-                entry.leases = 0
-                entry.state = IDLE
-                lane.idle.append(entry)
+                    idle_order[slot] = None
+                slot.leases = 0
+                slot.state = IDLE
+                endpoint.idle.append(slot)
             release()
             if inbox:
                 run_posted()
@@ -241,13 +243,13 @@ def make_classed_take(
     recover: Callable[[None], None],
     caller: Callable[[], Hashable],
     class_of: Callable[[Classes], CallerClass],
-) -> Callable[..., Entry | None]:
+) -> Callable[..., Slot | None]:
     """The same under the lock, for a pool with classes of callers."""
-    lane = core.lane
-    waiters = lane.waiters
-    idle = lane.idle
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    idle = endpoint.idle
     at = -1 if core.lifo else 0
-    queue = lane.queue
+    queue = endpoint.queue
     assert isinstance(queue, ClassQueue)
     queues = queue.by_class
     classes = core.classes
@@ -257,29 +259,29 @@ def make_classed_take(
     moved = core.moved
     acquire, release = lock.acquire, lock.release
 
-    def take(key: Hashable = None) -> Entry | None:
-        if waiters or key is not None:
+    def take(key: Hashable = None) -> Slot | None:
+        if requests or key is not None:
             return None
         caller_class = default if chosen() is None else class_of(classes)
         try:
             acquire()
-            entry: Entry | None = None
-            if not moved and not waiters and idle:
+            slot: Slot | None = None
+            if not moved and not requests and idle:
                 first = idle[at]
                 now = clock()
                 if (
-                    now < first.good_until
+                    now < first.fresh_until
                     and now < first.expires
                     and caller_class in queues
                     and classes.admit(caller_class, size.limit)
                 ):
-                    entry = first
+                    slot = first
                     del idle[at]
-                    entry.state = IN_USE
-                    entry.leases = 1
-                    entry.since = now
-                    entry.holder = caller()
-                    entry.owner = caller_class
+                    slot.state = IN_USE
+                    slot.leases = 1
+                    slot.since = now
+                    slot.holder = caller()
+                    slot.owner = caller_class
                     caller_class.acquires += 1
             release()
             if inbox:
@@ -287,7 +289,7 @@ def make_classed_take(
         except BaseException:
             recover(None)
             raise
-        return entry
+        return slot
 
     return take
 
@@ -301,9 +303,9 @@ def make_classed_put(
     recover: Callable[[None], None],
 ) -> Callable[[Any], bool]:
     """The same for the way back. Never waits for the lock."""
-    lane = core.lane
-    waiters = lane.waiters
-    idle = lane.idle
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    idle = endpoint.idle
     most = core.size.max_idle
     bounded = most < core.size.limit
     window = core.window
@@ -312,28 +314,28 @@ def make_classed_put(
     moved = core.moved
     owned, acquire, release = lock._is_owned, lock.acquire, lock.release
 
-    def put(entry: Any) -> bool:
+    def put(slot: Any) -> bool:
         if owned():
             return False
         try:
             if not acquire(False):
                 return False
             now = clock()
-            done = now < entry.expires and not (waiters or moved or (bounded and len(idle) >= most))
+            done = now < slot.expires and not (requests or moved or (bounded and len(idle) >= most))
             if done:
-                entry.uses += 1
-                entry.busy += now - entry.since
-                entry.last_used = now
-                entry.good_until = now + window
-                owner = entry.owner
+                slot.uses += 1
+                slot.busy += now - slot.since
+                slot.last_used = now
+                slot.fresh_until = now + window
+                owner = slot.owner
                 if owner is not None:
-                    entry.owner = None
+                    slot.owner = None
                     if owner.held > owner.reserved:  # as Classes.give
                         classes.committed -= 1
                     owner.held -= 1
-                entry.leases = 0
-                entry.state = IDLE
-                idle.append(entry)
+                slot.leases = 0
+                slot.state = IDLE
+                idle.append(slot)
             release()
             if inbox:
                 run_posted()
@@ -345,15 +347,15 @@ def make_classed_put(
     return put
 
 
-def traced(take: Callable[..., Entry | None], trace: Callable[[Entry], None]) -> Callable[..., Entry | None]:
+def traced(take: Callable[..., Slot | None], trace: Callable[[Slot], None]) -> Callable[..., Slot | None]:
     """``take``, with the place of each lease noted."""
 
-    def traced_take(*key: Hashable) -> Entry | None:
-        entry = take(*key)
-        if entry is not None:
-            entry.reported = False
-            trace(entry)
-        return entry
+    def traced_take(*key: Hashable) -> Slot | None:
+        slot = take(*key)
+        if slot is not None:
+            slot.reported = False
+            trace(slot)
+        return slot
 
     return traced_take
 
@@ -373,16 +375,16 @@ def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[
     """
 
     def put_clean(record: Any) -> bool:
-        entry = record.slot
-        if entry.leases != 1:
+        slot = record.slot
+        if slot.leases != 1:
             return False
         try:
-            found: bool | BaseException = bool(dirty(entry.connection))
+            found: bool | BaseException = bool(dirty(slot.connection))
         except BaseException as error:  # noqa: BLE001  the long way raises it, where it is known what has to go
             found = error
         if found is False and put(record):
             return True
-        entry.dirty = found
+        slot.dirty = found
         return False
 
     return put_clean
@@ -394,9 +396,9 @@ def measured(
     """``put``, with the time of each lease noted. Without the lock: appending to a deque is atomic."""
     note = used.append
 
-    def measured_put(entry: Any) -> bool:
-        seconds = clock() - entry.since  # first: after put() the entry is another's
-        if not put(entry):
+    def measured_put(slot: Any) -> bool:
+        seconds = clock() - slot.since  # first: after put() the slot is another's
+        if not put(slot):
             return False
         note(seconds)
         if len(used) >= BATCH:
@@ -410,37 +412,37 @@ def make_acquire(
     core: Core,
     clock: Callable[[], float],
     caller: Callable[[], Hashable],
-    undo: Callable[[Entry], None],
+    undo: Callable[[Slot], None],
     slow: Callable[..., Any],
     default: Any,
 ) -> Callable[..., Any]:
     """``Pool.acquire`` without the lock; ``slow(timeout)`` is the long way."""
-    lane = core.lane
-    waiters = lane.waiters
-    pop = lane.idle.pop if core.lifo else lane.idle.popleft
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
     leased = core.leased
     moved = core.moved
 
     def acquire(timeout: Any = default) -> Any:
-        if waiters or moved:  # moved: this is not the pool's way any more, and somebody has kept it
+        if requests or moved:  # moved: this is not the pool's way any more, and somebody has kept it
             return slow(timeout)
-        entry: Entry | None
+        slot: Slot | None
         try:
-            entry = pop()
+            slot = pop()
         except IndexError:
-            entry = None
-        if entry is None:  # out of the except block: an error of the long way must not have this one as its context
+            slot = None
+        if slot is None:  # out of the except block: an error of the long way must not have this one as its context
             return slow(timeout)
         now = clock()
-        if now < entry.good_until and now < entry.expires:
-            entry.state = IN_USE
-            entry.leases = 1
-            entry.since = now
-            entry.holder = caller()
-            connection = entry.connection
-            leased[entry.key] = entry  # last: who is interrupted before it leaves nothing that cannot be found
+        if now < slot.fresh_until and now < slot.expires:
+            slot.state = IN_USE
+            slot.leases = 1
+            slot.since = now
+            slot.holder = caller()
+            connection = slot.connection
+            leased[slot.key] = slot  # last: who is interrupted before it leaves nothing that cannot be found
             return connection
-        undo(entry)
+        undo(slot)
         return slow(timeout)
 
     return acquire
@@ -449,13 +451,13 @@ def make_acquire(
 def make_release(
     core: Core,
     clock: Callable[[], float],
-    missed: Callable[[Lane, float], None],
+    missed: Callable[[Endpoint, float], None],
     slow: Callable[[Held | None, int, bool, BaseException | None], None],
 ) -> Callable[..., None]:
-    """``Pool.release`` without the lock; ``slow(entry, key, discard, error)`` is the long way."""
-    lane = core.lane
-    waiters = lane.waiters
-    idle = lane.idle
+    """``Pool.release`` without the lock; ``slow(slot, key, discard, error)`` is the long way."""
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    idle = endpoint.idle
     push = idle.append
     most = core.size.max_idle
     bounded = most < core.size.limit
@@ -465,26 +467,26 @@ def make_release(
 
     def release(connection: Any, discard: bool = False, error: BaseException | None = None) -> None:
         key = id(connection)
-        entry: Any  # where this way is open each connection has one lease alone, and is its own record
+        slot: Any  # where this way is open each connection has one lease alone, and is its own record
         try:
-            entry = leased[key]
+            slot = leased[key]
             del leased[key]  # one of several who give back the same comes through here
         except KeyError:
-            entry = None
-        if entry is None or discard or error is not None or waiters or (bounded and len(idle) >= most):
-            return slow(entry, key, discard, error)
+            slot = None
+        if slot is None or discard or error is not None or requests or (bounded and len(idle) >= most):
+            return slow(slot, key, discard, error)
         now = clock()
-        if now >= entry.expires:
-            return slow(entry, key, discard, error)
-        entry.uses += 1
-        entry.busy += now - entry.since
-        entry.last_used = now
-        entry.good_until = now + window
-        entry.leases = 0
-        entry.state = IDLE
-        push(entry)
-        if waiters or moved or (bounded and len(idle) > most):
-            missed(lane, now)
+        if now >= slot.expires:
+            return slow(slot, key, discard, error)
+        slot.uses += 1
+        slot.busy += now - slot.since
+        slot.last_used = now
+        slot.fresh_until = now + window
+        slot.leases = 0
+        slot.state = IDLE
+        push(slot)
+        if requests or moved or (bounded and len(idle) > most):
+            missed(endpoint, now)
         return None
 
     return release
@@ -496,41 +498,41 @@ def make_lease(
     core: Core,
     clock: Callable[[], float],
     caller: Callable[[], Hashable],
-    undo: Callable[[Entry], None],
+    undo: Callable[[Slot], None],
     slow: Callable[..., Any],
     default: Any,
 ) -> Callable[..., Any]:
     """``Pool.lease`` without the lock; ``kind`` is the class of a lease, ``slow(timeout, key=key)`` the long way."""
-    lane = core.lane
-    waiters = lane.waiters
-    pop = lane.idle.pop if core.lifo else lane.idle.popleft
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
     leased = core.leased
     moved = core.moved
     new: Any = kind.__new__  # its __init__ would be one more call
 
     def lease(timeout: Any = default, key: Any = None) -> Any:
-        if waiters or moved or key is not None:
+        if requests or moved or key is not None:
             return slow(timeout, key)
         made = new(kind)
         made._pool = pool
-        entry: Entry | None
+        slot: Slot | None
         try:
-            entry = pop()
+            slot = pop()
         except IndexError:
-            entry = None
-        if entry is None:
+            slot = None
+        if slot is None:
             return slow(timeout)
         now = clock()
-        if now < entry.good_until and now < entry.expires:
-            entry.state = IN_USE
-            entry.leases = 1
-            entry.since = made.since = now
-            entry.holder = caller()
-            made.connection = entry.connection
-            made._record = entry  # first: a lease that is dropped from here on gives its connection back
-            leased[id(made)] = entry
+        if now < slot.fresh_until and now < slot.expires:
+            slot.state = IN_USE
+            slot.leases = 1
+            slot.since = made.since = now
+            slot.holder = caller()
+            made.connection = slot.connection
+            made._record = slot  # first: a lease that is dropped from here on gives its connection back
+            leased[id(made)] = slot
             return made
-        undo(entry)
+        undo(slot)
         return slow(timeout)
 
     return lease

@@ -6,8 +6,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ._core.effects import Do, Effect
-from ._core.mend import mend
-from ._core.upkeep import tick_safely
+from ._core.maintenance import tick_safely
+from ._core.repair import repair
 from ._log import logger
 from .policies.retire import NEVER
 
@@ -27,10 +27,10 @@ class Housekeeping:
     def perform(self, effects: deque[Effect]) -> None:
         """Carry out effects and remove them one after the other. Called without a lock."""
         while effects:
-            do, entry, waiter, event = effects[0]
-            if waiter is not None:  # WAKE: nothing else is about a waiter
+            do, slot, request, event = effects[0]
+            if request is not None:  # WAKE: nothing else is about a request
                 try:  # who sleeps has a parker; twice is harmless, never is not
-                    waiter.parker.wake()  # type: ignore[union-attr]
+                    request.parker.wake()  # type: ignore[union-attr]
                 except Exception:
                     effects.popleft()
                     raise
@@ -45,8 +45,8 @@ class Housekeeping:
             elif do is Do.REPORT:
                 self._pool._register.report()
             else:
-                assert entry is not None
-                self._pool._driver.start(do, entry)
+                assert slot is not None
+                self._pool._driver.start(do, slot)
         if self._listeners.pending:
             self._listeners.flush()
 
@@ -54,7 +54,7 @@ class Housekeeping:
         """Under the lock: a step was interrupted; make the core consistent again."""
         pool = self._pool
         now = pool._clock()
-        mend(pool._core, now)
+        repair(pool._core, now)
         pool._fast.restart()
         pool._core.settle(now)
 
@@ -62,9 +62,9 @@ class Housekeeping:
         """Under the lock: there is a thread that does what is due, or there is none any more."""
         core = self._pool._core
         core.stale = True  # only callers that take the lock do what is due
-        for lane in core.lanes.values():
-            for waiter in lane.waiters:
-                core.effects.append(Effect(Do.WAKE, None, waiter))
+        for endpoint in core.all_endpoints.values():
+            for request in endpoint.requests:
+                core.effects.append(Effect(Do.WAKE, None, request))
 
     def start(self) -> None:
         """Under the lock: from now on ``min_size`` is kept."""

@@ -9,9 +9,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ._core.lease_record import Held
-from ._core.waiter import Waiter
+from ._core.request import Request
+from ._explain import COUNTED, diagnosed, explain, holders, place_of, symptoms
 from ._log import logger
-from ._picture import COUNTED, diagnosed, explain, holders, place_of, symptoms
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .settings import Setting, described
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Monitor", "WaitObserver")
 
-LARGE = 200  # connections and waiters: from there on timeouts share their picture of the pool
+LARGE = 200  # connections and requests: from there on timeouts share their picture of the pool
 OLD = 0.1  # seconds for which such a picture is used
 
 WaitObserver = Callable[[Any, float, "BaseException | None"], object]
@@ -158,14 +158,14 @@ class Monitor:
         """See :meth:`poolkit.Pool.details`."""
         pool = self._pool
         pool._gate.run_posted()
-        stats, diagnosis, held, waiting, lanes = pool._gate.step(self._detailed, most)
+        stats, diagnosis, held, waiting, endpoints = pool._gate.step(self._detailed, most)
         name = pool._name_of
         return PoolDetails(
             stats,
             diagnosis,
             tuple(replace(lease, holder=name(holder)) for holder, lease in held),
-            tuple(replace(waiter, holder=name(holder)) for holder, waiter in waiting),
-            tuple(lanes),
+            tuple(replace(request, holder=name(holder)) for holder, request in waiting),
+            tuple(endpoints),
         )
 
     def _detailed(
@@ -173,7 +173,7 @@ class Monitor:
     ) -> tuple[
         PoolStats, Diagnosis | None, list[tuple[Hashable, Holder]], list[tuple[Hashable, Queued]], list[LaneStats]
     ]:
-        """Under the lock: holders and waiters by their identities; their names are found out later."""
+        """Under the lock: holders and requests by their identities; their names are found out later."""
         core, now = self._pool._core, self._pool._clock()
         stats = snapshot(core, self._copied(), now)
         diagnosis = diagnosed(core, stats, self._pool._name_of, now)
@@ -188,10 +188,10 @@ class Monitor:
         for lease in seen.leases:
             place = f" at {lease.place}" if lease.place else ""
             lines.append(f"  lease of connection {lease.connection_id}: {lease.held:.1f} s by {lease.holder}{place}")
-        for waiter in seen.waiters:
-            to = "" if waiter.key is None else f" for {shown(waiter.key)}"
-            of = f" of class {shown(waiter.caller_class)!r}" if waiter.caller_class else ""
-            lines.append(f"  waiting{to}{of}: {waiter.waited:.1f} s, {waiter.holder}, {waiter.ahead} ahead")
+        for request in seen.waiters:
+            to = "" if request.key is None else f" for {shown(request.key)}"
+            of = f" of class {shown(request.caller_class)!r}" if request.caller_class else ""
+            lines.append(f"  waiting{to}{of}: {request.waited:.1f} s, {request.holder}, {request.ahead} ahead")
         return "\n".join(lines)
 
     # -- leases that last too long --------------------------------------------------------------------------------
@@ -218,34 +218,34 @@ class Monitor:
 
     # -- the timeout ----------------------------------------------------------------------------------------------
 
-    def timeout_error(self, waiter: Waiter, now: float) -> PoolError:
+    def timeout_error(self, request: Request, now: float) -> PoolError:
         """Under the lock: the error of a caller whose time is up, with the state of the pool."""
-        pool, core, lane = self._pool, self._pool._core, waiter.lane
+        pool, core, endpoint = self._pool, self._pool._core, request.endpoint
         ahead = 0
-        if waiter.queued:
-            before = islice(lane.queue.beside(waiter), COUNTED)
-            ahead = next((n for n, other in enumerate(before) if other is waiter), COUNTED)
+        if request.queued:
+            before = islice(endpoint.queue.beside(request), COUNTED)
+            ahead = next((n for n, other in enumerate(before) if other is request), COUNTED)
         stats, held, seen = self._picture(now)
-        diagnosis = diagnose(seen, waiter.holder)
-        down = not lane.live and lane.dialer.breaker.failures
+        diagnosis = diagnose(seen, request.holder)
+        down = not endpoint.live and endpoint.dialer.breaker.failures
         kind = ServerUnavailable if down else AcquireTimeout
-        waited = now - waiter.since
+        waited = now - request.since
         entitled = ""
-        if core.classes is not None and waiter.caller_class is not None:
+        if core.classes is not None and request.caller_class is not None:
             unlimited = pool._config.max_size is None
-            entitled = core.classes.words(waiter.caller_class, core.size.limit, unlimited=unlimited)
-        words = explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(waiter, waited), entitled=entitled)
+            entitled = core.classes.words(request.caller_class, core.size.limit, unlimited=unlimited)
+        words = explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(request, waited), entitled=entitled)
         text = pool._membership.explained(words)
         error = kind(f"{pool.name}: no connection in {waited:.2f} s ({text})")
-        error.__cause__ = lane.dialer.last_error if lane.dialer.breaker.failures else None
-        if entitled and waiter.caller_class is not None:
-            error.caller_class = waiter.caller_class.name
+        error.__cause__ = endpoint.dialer.last_error if endpoint.dialer.breaker.failures else None
+        if entitled and request.caller_class is not None:
+            error.caller_class = request.caller_class.name
         return error
 
 
-def _spent(waiter: Waiter, waited: float) -> str:
+def _spent(request: Request, waited: float) -> str:
     """What used up the time of a caller, the largest part first."""
-    parts = {"the queue": waited - waiter.checking - waiter.connecting, "checks": waiter.checking,
-             "its own connects": waiter.connecting}  # fmt: skip
+    parts = {"the queue": waited - request.checking - request.connecting, "checks": request.checking,
+             "its own connects": request.connecting}  # fmt: skip
     found = sorted(((seconds, name) for name, seconds in parts.items() if seconds >= 0.005), reverse=True)
     return ", ".join(f"{seconds:.2f} s in {name}" for seconds, name in found)

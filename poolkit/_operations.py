@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
 from ._core.contract import BrokenContract, broken, capacity_of, connection_of, raised, returned, verdict_of
-from ._core.entry import Entry
+from ._core.slot import Slot
 from ._core.state import Features
 from ._log import logger
 from .connector import Verdict, default_classify, overloaded, overridden
@@ -173,13 +173,13 @@ class Operations(Generic[C]):
             self.complain(error)
         return error
 
-    def is_dirty(self, entry: Entry) -> bool:
+    def is_dirty(self, slot: Slot) -> bool:
         """Whether the returned connection has to be reset."""
         if self.reset is None:
             return False
-        found, entry.dirty = entry.dirty, None
+        found, slot.dirty = slot.dirty, None
         if isinstance(found, BaseException):
             raise found
         if found is not None:
             return found
-        return True if self.needs_reset is None else bool(self.needs_reset(entry.connection))
+        return True if self.needs_reset is None else bool(self.needs_reset(slot.connection))

@@ -9,12 +9,13 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from . import _churn, _lifecycle
+from . import _misuse, _registry
 from ._access import Access, FastPath
-from ._core import books, commands
-from ._core.entry import Entry
+from ._core import commands, invariants
 from ._core.machine import Core
+from ._core.slot import Slot
 from ._core.state import Phase
+from ._explain import packages_of, place_outside
 from ._gate import Gate
 from ._housekeeping import Housekeeping
 from ._listeners import Listeners
@@ -22,7 +23,6 @@ from ._log import logger
 from ._membership import Membership
 from ._monitor import Monitor, WaitObserver
 from ._operations import Operations
-from ._picture import packages_of, place_outside
 from ._register import LeaseRegister
 from .config import PoolConfig
 from .connector import require_connect
@@ -53,8 +53,8 @@ class PoolBase(Generic[C]):
     _runtime: Any
     _slow_kind: Any
     _slow: Any
-    _take: Callable[..., Entry | None]
-    _take_at: Callable[..., Entry | None]
+    _take: Callable[..., Slot | None]
+    _take_at: Callable[..., Slot | None]
     _put: Callable[[Any], bool]
     _caller: Callable[[], Hashable]
 
@@ -76,7 +76,7 @@ class PoolBase(Generic[C]):
         if keyed:
             self._config = for_keyed(self._config)
         self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
-        self.name = _lifecycle.pool_name(name)
+        self.name = _registry.pool_name(name)
         self._connector = connector
         self._clock = clock or time.monotonic
         if random is None:
@@ -103,8 +103,8 @@ class PoolBase(Generic[C]):
         self._open_core()
         self._made_at = place_outside(sys._getframe(1), self._packages, self._runtime)
         if getattr(connector, "counted", True):
-            _churn.made(self.name, self._made_at)
-        _lifecycle.register(self)
+            _misuse.made(self.name, self._made_at)
+        _registry.register(self)
         self._gate.step(self._core.tell, EventKind.POOL_CREATED, self._clock())
         self._gate.step(self._core.tell, EventKind.POOL_READY, self._clock())
 
@@ -127,9 +127,9 @@ class PoolBase(Generic[C]):
             note_alone=self._housekeeping.note_alone,
         )
         self._listeners.restart()
-        core.heard = self._listeners.kinds
+        core.wanted_events = self._listeners.kinds
         core.meters.begin(self._clock())
-        self._lane = core.lane
+        self._endpoint = core.endpoint
         self._leased = core.leased
         self._membership.open_account()
         self._fast.restart()
@@ -169,7 +169,7 @@ class PoolBase(Generic[C]):
             self._listeners.remove(listener)
         else:
             self._listeners.add(listener, kinds)
-        self._core.heard = self._listeners.kinds
+        self._core.wanted_events = self._listeners.kinds
         self._core.stale = True
 
     def held_by_caller(self) -> bool:
@@ -205,7 +205,7 @@ class PoolBase(Generic[C]):
         return self._monitor.stats()
 
     def lane_stats(self) -> list[LaneStats]:
-        """A frozen snapshot of each lane (endpoint) of a keyed pool; of any other pool there is one."""
+        """A frozen snapshot of each endpoint of a keyed pool; of any other pool there is one."""
         return self._gate.step(lane_stats, self._core)
 
     def explain(self) -> str:
@@ -236,7 +236,7 @@ class PoolBase(Generic[C]):
         return self._monitor.details(most)
 
     def dump(self) -> str:
-        """As :meth:`explain`, with every lease and every waiter on a line of its own."""
+        """As :meth:`explain`, with every lease and every request on a line of its own."""
         return self._monitor.dump()
 
     def announce(self, kind: EventKind, detail: str) -> None:
@@ -294,7 +294,7 @@ class PoolBase(Generic[C]):
         self._gate.step(commands.suspend, self._core, fail_fast, self._clock())
 
     def resume(self) -> None:
-        """End :meth:`suspend`; waiters are served in order."""
+        """End :meth:`suspend`; requests are served in order."""
         self._gate.step(commands.resume, self._core, self._clock())
 
     def reconfigure(self, **changes: Any) -> None:
@@ -318,7 +318,7 @@ class PoolBase(Generic[C]):
 
     def check_books(self) -> None:
         """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
-        self._gate.step(books.check, self._core)
+        self._gate.step(invariants.check, self._core)
         self._fast.check()
 
     # -- fork -----------------------------------------------------------------------------------------------------
@@ -326,14 +326,14 @@ class PoolBase(Generic[C]):
     def _after_fork(self) -> None:
         """In the child: begin empty; leave the parent's connections alone."""
         forget = self._driver.operations.forget
-        for entry in list(self._core.entries.values()):
-            if entry.connection is not None:
+        for slot in list(self._core.all_slots.values()):
+            if slot.connection is not None:
                 try:
                     if forget is not None:
-                        forget(entry.connection)
+                        forget(slot.connection)
                 except BaseException as error:  # noqa: BLE001 - other connections and pools are still to be let go of
                     logger.debug("%s: forget failed: %s", self.name, describe(error))
-                _lifecycle.bury(entry.connection)
+                _registry.keep_from_finalizer(slot.connection)
         self._restart()
 
     def _restart(self) -> None:
@@ -348,16 +348,16 @@ class PoolBase(Generic[C]):
     def __del__(self) -> None:
         try:
             core, name, place = self._core, self.name, self._made_at
-            open_ones = sum(entry.connection is not None for entry in list(core.entries.values()))
+            open_ones = sum(slot.connection is not None for slot in list(core.all_slots.values()))
             expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
             if open_ones and not expected and not sys.is_finalizing():
-                _churn.collected(name, place, open_ones)
+                _misuse.collected(name, place, open_ones)
         except AttributeError:  # it was never finished, or the interpreter is going down
             pass
 
     def __repr__(self) -> str:
         core = self._core
         return (
-            f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.entries)} open, "
-            f"{len(core.leased)} leased, {len(core.lane.waiters)} waiting>"
+            f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.all_slots)} open, "
+            f"{len(core.leased)} leased, {len(core.endpoint.requests)} waiting>"
         )

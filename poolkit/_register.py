@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._core.effects import Do, Effect
 from ._core.lease_record import Held
+from ._core.maintenance import leaks
 from ._core.state import Phase
-from ._core.upkeep import leaks
+from ._explain import place_of
 from ._log import logger
-from ._picture import place_of
 from .errors import LeaseOverdue, NotLeased
 from .events import CloseReason
 
@@ -83,11 +83,11 @@ class LeaseRegister:
         if not _GIL:
             return  # an OrderedDict is not safe to look at while others change it: the wake-up has to do
         try:
-            waiter = next(iter(record.slot.lane.waiters))
+            request = next(iter(record.slot.endpoint.requests))
         except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
             return
-        if waiter.parker is not None:
-            waiter.parker.wake()  # nobody may come by for long, but that waiter waits for just this
+        if request.parker is not None:
+            request.parker.wake()  # nobody may come by for long, but that request waits for just this
 
     def _take_back(self, record: Held) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""
@@ -131,14 +131,14 @@ class LeaseRegister:
         core, found = self._pool._core, []
         for record in leaks(core, now):
             found.append((record, now - record.since))
-            entry = record.slot
-            if reclaim and entry.capacity == 1:
+            slot = record.slot
+            if reclaim and slot.capacity == 1:
                 for key in [key for key, leased in core.leased.copy().items() if leased is record]:
                     if core.leased.pop(key, None) is None:
                         continue  # it came back in this very moment
                     self.revoked.add(key)  # what comes back under it later is let go of
-                    entry.leases = 0
-                    core.slots.start_close(entry, CloseReason.LEAKED, now, abort=True)
+                    slot.leases = 0
+                    core.slots.start_close(slot, CloseReason.LEAKED, now, abort=True)
         return found
 
     def overdue(self, record: Held, error: BaseException | None) -> LeaseOverdue | None:

@@ -8,14 +8,14 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from ._core.contract import BrokenContract
-from ._core.entry import CHECKING, IN_USE, RESETTING, Entry
-from ._core.lane import Lane
+from ._core.endpoint import Endpoint
 from ._core.lease_record import Held, LeaseRecord
-from ._core.waiter import Waiter
+from ._core.request import Request
+from ._core.slot import CHECKING, IN_USE, RESETTING, Slot
 from ._driver import Opened
+from ._explain import place_outside
 from ._fast import BATCH
 from ._log import logger
-from ._picture import place_outside
 from ._priority import chosen
 from ._timeouts import Default, deadline_of
 from .connector import Verdict
@@ -58,65 +58,65 @@ class SlowPath(Generic[C]):
         except ConfigError as error:
             raise ConfigError(f"{self._base.name}: {error}", error.setting) from None
 
-    def _ask(self, waiter: Waiter, key: Hashable, now: float) -> None:
+    def _ask(self, request: Request, key: Hashable, now: float) -> None:
         """Under the lock: a caller asks in a pool with keys, or names a key."""
         pool = self._base
         if pool._features.keyed:
-            waiter.lane = self._endpoint(key)
+            request.endpoint = self._endpoint(key)
         elif key is not None:
             raise ConfigError(f"{pool.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
-        pool._core.acquire(waiter, now)
+        pool._core.acquire(request, now)
 
-    def _endpoint(self, key: Hashable) -> Lane:
+    def _endpoint(self, key: Hashable) -> Endpoint:
         """Under the lock: the endpoint of a key; a new one knows how many leases a connection of it may serve."""
         core = self._base._core
-        lane = core.lanes.get(key)
-        if lane is None:
-            lane = core.add_lane(key)
+        endpoint = core.all_endpoints.get(key)
+        if endpoint is None:
+            endpoint = core.add_endpoint(key)
             streams = self._base._driver.operations.streams(key)
             if streams is not None:
-                lane.streams = streams
-        return lane
+                endpoint.streams = streams
+        return endpoint
 
-    def _fail(self, waiter: Waiter, error: PoolError, now: float) -> None:
+    def _fail(self, request: Request, error: PoolError, now: float) -> None:
         """Under the lock: tell the listeners why an acquire failed."""
         reasons = {"PoolClosed": FailReason.POOL_CLOSED, "PoolBusy": FailReason.BUSY,
                    "PoolSuspended": FailReason.SUSPENDED}  # fmt: skip
         reason = reasons.get(type(error).__name__, FailReason.CONNECTION_ERROR)
-        self._base._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
+        self._base._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
-    def _abandon(self, waiter: Waiter, error: BaseException, now: float) -> None:
+    def _abandon(self, request: Request, error: BaseException, now: float) -> None:
         """Under the lock: the caller was interrupted or told an error; what it was given passes on."""
         core = self._base._core
-        told = waiter.gone or waiter.outcome is error or isinstance(error, ConfigError)
-        core.abandon(waiter, now)
+        told = request.gone or request.outcome is error or isinstance(error, ConfigError)
+        core.abandon(request, now)
         if not told:
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
-            core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - waiter.since, reason=reason, error=error)
+            core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
-    def expire(self, waiter: Waiter, now: float) -> PoolError | None:
+    def expire(self, request: Request, now: float) -> PoolError | None:
         """Under the lock: the caller's time is up; None if it was served in this very moment."""
-        if waiter.outcome is not None:
+        if request.outcome is not None:
             return None
         core = self._base._core
-        error = self._base._monitor.timeout_error(waiter, now)
-        core.abandon(waiter, now, timed_out=True)
-        waited = now - waiter.since
+        error = self._base._monitor.timeout_error(request, now)
+        core.abandon(request, now, timed_out=True)
+        waited = now - request.since
         core.tell(EventKind.ACQUIRE_FAILED, now, duration=waited, reason=FailReason.TIMEOUT, error=error)
         return error
 
-    def _begin(self, entry: Entry, waiter: Waiter, now: float) -> Held:
+    def _begin(self, slot: Slot, request: Request, now: float) -> Held:
         """A lease begins: write down since when, by whom and, when tracing, where."""
-        record = entry if entry.leases == 1 else LeaseRecord(entry)
-        record.since, record.holder = now, waiter.holder
+        record = slot if slot.leases == 1 else LeaseRecord(slot)
+        record.since, record.holder = now, request.holder
         record.reported = False
         record.place = None
-        self.waited.append(now - waiter.since)
+        self.waited.append(now - request.since)
         if self.watched or len(self.waited) >= BATCH:
-            self._tell(record, waiter, now)
+            self._tell(record, request, now)
         return record
 
-    def _tell(self, record: Held, waiter: Waiter, now: float) -> None:
+    def _tell(self, record: Held, request: Request, now: float) -> None:
         """Whoever wants to know that a caller has its connection."""
         pool, monitor = self._base, self._base._monitor
         if self.tracing:
@@ -124,11 +124,11 @@ class SlowPath(Generic[C]):
         if len(monitor.waited) >= BATCH:
             monitor.flush()
         if monitor.observers:
-            monitor.observed(now - waiter.since, None)
-        if EventKind.ACQUIRED in pool._core.heard:
-            slot, waited = record.slot, now - waiter.since
+            monitor.observed(now - request.since, None)
+        if EventKind.ACQUIRED in pool._core.wanted_events:
+            slot, waited = record.slot, now - request.since
             pool._listeners.pending.append(
-                Event(EventKind.ACQUIRED, pool.name, now, slot.id, waited, key=slot.lane.key)
+                Event(EventKind.ACQUIRED, pool.name, now, slot.id, waited, key=slot.endpoint.key)
             )
             pool._listeners.flush()
 
@@ -175,32 +175,32 @@ class ThreadSlowPath(SlowPath[C]):
         core = pool._core
         now = self._clock()
         deadline = deadline_of(timeout, pool._config, now)
-        waiter = Waiter(pool._lane, now, pool._caller())
+        request = Request(pool._endpoint, now, pool._caller())
         if core.classes is not None:
-            waiter.caller_class = self.class_of_caller(core.classes)
-        parker = waiter.parker = pool._parker()
+            request.caller_class = self.class_of_caller(core.classes)
+        parker = request.parker = pool._parker()
         try:
             if key is None and not core.features.keyed:
-                pool._gate.step(core.acquire, waiter, now)
+                pool._gate.step(core.acquire, request, now)
             else:
-                pool._gate.step(self._ask, waiter, key, now)
+                pool._gate.step(self._ask, request, key, now)
             while True:
-                outcome = waiter.outcome
+                outcome = request.outcome
                 if outcome is None:
-                    self._wait(waiter, parker, deadline)
-                elif not isinstance(outcome, Entry):
+                    self._wait(request, parker, deadline)
+                elif not isinstance(outcome, Slot):
                     if isinstance(outcome, PoolError):
-                        pool._gate.step(self._fail, waiter, outcome, self._clock())
+                        pool._gate.step(self._fail, request, outcome, self._clock())
                     raise outcome
                 elif outcome.state is IN_USE:
-                    return self._begin(outcome, waiter, self._clock())
+                    return self._begin(outcome, request, self._clock())
                 elif outcome.state is CHECKING:
-                    self._check(waiter, outcome, deadline)
+                    self._check(request, outcome, deadline)
                 else:
-                    self._connect(waiter, outcome, deadline)
+                    self._connect(request, outcome, deadline)
         except BaseException as error:
-            pool._gate.step(self._abandon, waiter, error, self._clock())
-            pool._monitor.observed(self._clock() - waiter.since, error)
+            pool._gate.step(self._abandon, request, error, self._clock())
+            pool._monitor.observed(self._clock() - request.since, error)
             raise
 
     def acquire_bare(self, timeout: float | Default | None) -> C:
@@ -211,33 +211,33 @@ class ThreadSlowPath(SlowPath[C]):
         self._pool._leased[id(connection)] = record
         return connection
 
-    def _wait(self, waiter: Waiter, parker: SyncParker, deadline: float) -> None:
+    def _wait(self, request: Request, parker: SyncParker, deadline: float) -> None:
         left = deadline - self._clock()
         if left > 0:
             parker.wait(None if deadline == NEVER else left)
-        if waiter.outcome is None:
+        if request.outcome is None:
             pool, now = self._pool, self._clock()
             if now < deadline:
-                pool._gate.step(pool._core.look, waiter, now)
+                pool._gate.step(pool._core.look, request, now)
                 return
-            error = pool._gate.step(self.expire, waiter, now)
+            error = pool._gate.step(self.expire, request, now)
             if error is not None:
                 asyncio = sys.modules.get("asyncio") if type(pool._runtime) is ThreadRuntime else None
                 if asyncio is not None and asyncio._get_running_loop() is not None:
                     error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
                 raise error
 
-    def _check(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+    def _check(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller checks an idle connection in doubt before it uses it."""
         pool, began = self._pool, self._clock()
         left = deadline - began
-        waiter.busy = True  # who is interrupted from here on leaves the connection in an unknown state
-        error = pool._driver.check(entry, left, ask=left > 0)
+        request.busy = True  # who is interrupted from here on leaves the connection in an unknown state
+        error = pool._driver.check(slot, left, ask=left > 0)
         now = self._clock()
-        waiter.checking += now - began
-        pool._gate.step(lambda: pool._core.checked(entry, waiter, error, now, asked=left > 0))
+        request.checking += now - began
+        pool._gate.step(lambda: pool._core.checked(slot, request, error, now, asked=left > 0))
 
-    def _connect(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+    def _connect(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
         limit = pool._config.connect_timeout
@@ -245,23 +245,23 @@ class ThreadSlowPath(SlowPath[C]):
         if 0 < left < (limit or NEVER):
             limit = left
         try:
-            opened = pool._driver.connect(entry, limit)
+            opened = pool._driver.connect(slot, limit)
         except BaseException as error:
-            pool._driver.connect_failed(pool._core, entry, error)
+            pool._driver.connect_failed(pool._core, slot, error)
             raise
-        waiter.connecting += self._clock() - began
-        pool._gate.step(self._take_own, waiter, entry, opened)
+        request.connecting += self._clock() - began
+        pool._gate.step(self._take_own, request, slot, opened)
 
-    def _take_own(self, waiter: Waiter, entry: Entry, opened: Opened[C]) -> None:
+    def _take_own(self, request: Request, slot: Slot, opened: Opened[C]) -> None:
         """Under the lock: the caller has connected and gets the connection, unless the pool has changed meanwhile."""
-        waiter.outcome = None
-        found = self._pool._driver.arrived(entry, opened, keep=True)
+        request.outcome = None
+        found = self._pool._driver.arrived(slot, opened, keep=True)
         if isinstance(found, BrokenContract):
-            waiter.outcome = found
+            request.outcome = found
         elif found:
-            waiter.outcome = entry
+            request.outcome = slot
         else:
-            self._pool._core.retry(waiter, self._clock())
+            self._pool._core.retry(request, self._clock())
 
     def give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
         """Give a connection back; ``record`` is what was on lease under ``key``."""
@@ -276,13 +276,13 @@ class ThreadSlowPath(SlowPath[C]):
         if pool._config.use_histogram:
             pool._monitor.used.append(now - record.since)
         overdue = pool._register.overdue(record, error) if record.reported else None
-        entry = record.slot
+        slot = record.slot
         try:
             verdict = self._verdict(discard, error)
-            if pool._driver.operations.reset is not None and verdict is Verdict.KEEP and entry.leases == 1:
-                verdict = pool._driver.reset(entry)
+            if pool._driver.operations.reset is not None and verdict is Verdict.KEEP and slot.leases == 1:
+                verdict = pool._driver.reset(slot)
             else:
-                entry.dirty = None  # others still use it, or it goes
+                slot.dirty = None  # others still use it, or it goes
         except BaseException:  # interrupted: the state of the connection is unknown
             pool._gate.post(pool._core.discard, record, now)
             raise
@@ -306,85 +306,85 @@ class TaskSlowPath(SlowPath[C]):
             gate.run_posted()  # a dropped lease may be just what is missing
         now = clock()
         deadline = deadline_of(timeout, pool._config, now)
-        waiter = Waiter(pool._lane, now, runtime.caller())
+        request = Request(pool._endpoint, now, runtime.caller())
         if core.classes is not None:
-            waiter.caller_class = self.class_of_caller(core.classes)
+            request.caller_class = self.class_of_caller(core.classes)
         parker = runtime.parker()
-        waiter.parker = parker
+        request.parker = parker
         try:
             if key is None and not pool._features.keyed:
-                gate.step(core.acquire, waiter, now)
+                gate.step(core.acquire, request, now)
             else:
-                gate.step(self._ask, waiter, key, now)
+                gate.step(self._ask, request, key, now)
             while True:
-                outcome = waiter.outcome
+                outcome = request.outcome
                 if outcome is None:
-                    await self._wait(waiter, parker, deadline)
-                elif not isinstance(outcome, Entry):
+                    await self._wait(request, parker, deadline)
+                elif not isinstance(outcome, Slot):
                     if isinstance(outcome, PoolError):
-                        pool._gate.step(self._fail, waiter, outcome, clock())
+                        pool._gate.step(self._fail, request, outcome, clock())
                     raise outcome
                 elif outcome.state is IN_USE:
-                    return self._begin(outcome, waiter, clock())
+                    return self._begin(outcome, request, clock())
                 elif outcome.state is CHECKING:
-                    self._check(runtime, waiter, outcome, deadline)
+                    self._check(runtime, request, outcome, deadline)
                 else:
-                    await self._connect(waiter, outcome, deadline)
+                    await self._connect(request, outcome, deadline)
         except BaseException as error:
             if core is pool._core:  # else the collector ends a task of a parent process or of a loop that is gone
-                gate.step(self._abandon, waiter, error, clock())
-                pool._monitor.observed(clock() - waiter.since, error)
+                gate.step(self._abandon, request, error, clock())
+                pool._monitor.observed(clock() - request.since, error)
             raise
 
-    async def _wait(self, waiter: Waiter, parker: AsyncParker, deadline: float) -> None:
+    async def _wait(self, request: Request, parker: AsyncParker, deadline: float) -> None:
         left = deadline - self._clock()
         if left > 0:
             await parker.wait(None if deadline == NEVER else left)
-        if waiter.outcome is None:
+        if request.outcome is None:
             pool, now = self._pool, self._clock()
             if now < deadline:
-                pool._gate.step(pool._core.look, waiter, now)
+                pool._gate.step(pool._core.look, request, now)
                 return
-            error = pool._gate.step(self.expire, waiter, now)
+            error = pool._gate.step(self.expire, request, now)
             if error is not None:
                 raise error
 
-    def _check(self, runtime: AsyncRuntime, waiter: Waiter, entry: Entry, deadline: float) -> None:
+    def _check(self, runtime: AsyncRuntime, request: Request, slot: Slot, deadline: float) -> None:
         """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""
         pool, operations = self._pool, self._pool._driver.operations
         left = deadline - self._clock()
-        waiter.busy = True  # an exception from here leaves the connection in an unknown state
-        error = operations.look(entry.connection)
-        waiter.outcome = None  # from here on the check decides
+        request.busy = True  # an exception from here leaves the connection in an unknown state
+        error = operations.look(slot.connection)
+        request.outcome = None  # from here on the check decides
         if error is not None or operations.check is None or left <= 0:
             now, asked = self._clock(), operations.check is None
-            pool._gate.step(lambda: pool._core.checked(entry, waiter, error, now, asked=asked))
+            pool._gate.step(lambda: pool._core.checked(slot, request, error, now, asked=asked))
         else:
-            runtime.spawn(pool._driver.check_job, entry, waiter)
+            runtime.spawn(pool._driver.check_job, slot, request)
 
-    async def _connect(self, waiter: Waiter, entry: Entry, deadline: float) -> None:
+    async def _connect(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
         limit = pool._config.connect_timeout
         left = deadline - began
         if 0 < left < (limit or NEVER):
             limit = left
-        core, waiter.outcome = pool._core, None
+        core, request.outcome = pool._core, None
         try:
-            opened = await pool._driver.connect(entry, limit)
+            opened = await pool._driver.connect(slot, limit)
         except BaseException as error:
             if core is pool._core:
-                pool._driver.connect_failed(core, entry, error)
+                pool._driver.connect_failed(core, slot, error)
             raise
         now = self._clock()
-        waiter.connecting += now - began
-        found = pool._gate.step(lambda: pool._driver.arrived(entry, opened, keep=True))
+        request.connecting += now - began
+        found = pool._gate.step(lambda: pool._driver.arrived(slot, opened, keep=True))
         if isinstance(found, BrokenContract):
             raise found
         if found:
-            waiter.outcome = entry
+            request.outcome = slot
         else:
-            pool._gate.step(pool._core.retry, waiter, now)
+            pool._gate.step(pool._core.retry, request, now)
 
     async def give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
         """Give a connection back; ``record`` is what was on lease under ``key``. Waits for a reset, if one is due."""
@@ -424,18 +424,18 @@ class TaskSlowPath(SlowPath[C]):
         if record is None:
             pool._register.refuse(key)
             return False
-        entry, now = record.slot, self._clock()
+        slot, now = record.slot, self._clock()
         overdue = pool._register.overdue(record, error) if record.reported and not quiet else None
         if pool._config.use_histogram:
             pool._monitor.used.append(now - record.since)
         try:
             verdict = self._verdict(discard, error)
-            if verdict is Verdict.KEEP and entry.leases == 1 and pool._driver.operations.is_dirty(entry):
-                entry.move(RESETTING)
+            if verdict is Verdict.KEEP and slot.leases == 1 and pool._driver.operations.is_dirty(slot):
+                slot.move(RESETTING)
                 return True
-            entry.dirty = None  # others still use it, or it goes
+            slot.dirty = None  # others still use it, or it goes
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: needs_reset of connection %d failed: %s", pool.name, entry.id, describe(failure))
+            logger.debug("%s: needs_reset of connection %d failed: %s", pool.name, slot.id, describe(failure))
             verdict = Verdict.DISCARD
         except BaseException:  # interrupted: the state of the connection is unknown
             pool._gate.post(pool._core.discard, record, now)

@@ -37,7 +37,7 @@ class Pool(PoolBase[C]):
 
     ``connector``: a :class:`~poolkit.Connector`. ``config``: a :class:`~poolkit.PoolConfig`; single settings may
     be given as keywords and win. ``name``: for messages and metrics, unique in the application. ``listeners``:
-    called for each :class:`~poolkit.Event`. ``debug``: note the place of every acquire. ``keyed``: one lane for
+    called for each :class:`~poolkit.Event`. ``debug``: note the place of every acquire. ``keyed``: one endpoint for
     each ``key`` given to :meth:`lease`, all under one ``max_size``. ``clock``, ``random``, ``runtime``: for tests
     and for drivers with a way of their own to wait.
 
@@ -96,10 +96,10 @@ class Pool(PoolBase[C]):
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
-        if (entry := self._take()) is None:
+        if (slot := self._take()) is None:
             return self._slow.acquire_bare(timeout)
-        connection: C = entry.connection
-        self._leased[id(connection)] = entry
+        connection: C = slot.connection
+        self._leased[id(connection)] = slot
         return connection
 
     def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
@@ -115,7 +115,7 @@ class Pool(PoolBase[C]):
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> Lease[C]:
         """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
 
-        ``key``: the lane (endpoint) of a keyed pool.
+        ``key``: the endpoint of a keyed pool.
         """
         lease = Lease(self)
         record: Held | None = self._take() if key is None else self._take_at(key)
@@ -140,20 +140,20 @@ class Pool(PoolBase[C]):
         :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
         """
         count = connections_wanted(self, count)
-        entries = self._gate.step(commands.reserve, self._core, count, self._clock())
-        if not entries:
+        slots = self._gate.step(commands.reserve, self._core, count, self._clock())
+        if not slots:
             return
-        pending, errors = list(reversed(entries)), list[BaseException]()
-        left = [len(entries)]
+        pending, errors = list(reversed(slots)), list[BaseException]()
+        left = [len(slots)]
         parker = self._runtime.parker()
 
         def work() -> None:
             while True:
                 try:
-                    entry = pending.pop()
+                    slot = pending.pop()
                 except IndexError:
                     return
-                error = self._driver.connect_job(entry)
+                error = self._driver.connect_job(slot)
                 with counter:
                     if error is not None:
                         errors.append(error)
@@ -161,13 +161,13 @@ class Pool(PoolBase[C]):
                 parker.wake()
 
         counter = threading.Lock()
-        for _ in range(min(len(entries), self._core.max_connecting)):
+        for _ in range(min(len(slots), self._core.max_connecting)):
             self._runtime.spawn(work)
         deadline = deadline_of(timeout, self._config, self._clock())
         while left[0] and (rest := deadline - self._clock()) > 0:
             parker.wait(None if deadline == NEVER else rest)
         if errors or left[0]:
-            raise warm_up_error(self, len(entries), errors, left[0])
+            raise warm_up_error(self, len(slots), errors, left[0])
 
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Admit nobody, close idle connections, wait up to ``timeout`` seconds for the leases to end, then abort
@@ -176,7 +176,7 @@ class Pool(PoolBase[C]):
         return self._shut(Phase.DRAINING, timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Wake all waiters with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
+        """Wake all requests with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
         when it comes back, one being opened when it arrives. Waits up to ``timeout`` seconds for the idle ones
         to be closed. Idempotent, thread-safe.
         """
@@ -190,7 +190,7 @@ class Pool(PoolBase[C]):
         parker = self._runtime.parker()
         core.watchers.append(parker)
         try:
-            while core.entries if phase is Phase.DRAINING else core.closing:
+            while core.all_slots if phase is Phase.DRAINING else core.closing:
                 left = deadline - self._clock()
                 if left <= 0:
                     break

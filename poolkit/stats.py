@@ -7,12 +7,12 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ._core.entry import Entry, State
-from ._core.lane import Lane
+from ._core.endpoint import Endpoint
 from ._core.lease_record import Held
 from ._core.machine import Core
+from ._core.request import Request
+from ._core.slot import Slot, State
 from ._core.state import Phase
-from ._core.waiter import Waiter
 from .errors import describe
 from .policies.diagnose import Diagnosis
 from .policies.meters import Histogram, Sample, WindowStats
@@ -54,7 +54,7 @@ class ClassStats:
     timeouts: int
 
 
-def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
+def class_stats(core: Core, endpoints: list[Endpoint]) -> dict[str, ClassStats]:
     """Each class by name. Call it with or without the lock."""
     classes = core.classes
     if classes is None:
@@ -64,7 +64,7 @@ def class_stats(core: Core, lanes: list[Lane]) -> dict[str, ClassStats]:
         one.name: ClassStats(
             name=one.name,
             in_use=one.held,
-            waiting=sum([lane.queue.count(one) for lane in lanes]),
+            waiting=sum([endpoint.queue.count(one) for endpoint in endpoints]),
             most=one.limit if unlimited else classes.most(one, core.limit),
             reserved=one.reserved,
             weight=one.weight,
@@ -176,25 +176,25 @@ class PoolDetails:
 
 
 def lane_stats(core: Core) -> list[LaneStats]:
-    """Each lane. The caller holds the lock."""
+    """Each endpoint. The caller holds the lock."""
     found = []
-    by_lane: dict[int, list[Entry]] = {}
-    for entry in list(core.entries.values()):
-        by_lane.setdefault(id(entry.lane), []).append(entry)
-    for lane in list(core.lanes.values()):
-        mine = by_lane.get(id(lane), [])
-        states = [entry.state for entry in mine]
+    by_endpoint: dict[int, list[Slot]] = {}
+    for slot in list(core.all_slots.values()):
+        by_endpoint.setdefault(id(slot.endpoint), []).append(slot)
+    for endpoint in list(core.all_endpoints.values()):
+        mine = by_endpoint.get(id(endpoint), [])
+        states = [slot.state for slot in mine]
         found.append(LaneStats(
-            key=lane.key,
+            key=endpoint.key,
             size=len(mine),
             idle=states.count(State.IDLE),
             in_use=states.count(State.IN_USE),
-            connecting=lane.connecting,
-            leases=sum([entry.leases for entry in mine]),
-            waiting=len(lane.waiters),
-            failures=lane.dialer.breaker.failures,
-            breaker=lane.dialer.breaker.state.value,
-            last_connect_error=describe(lane.dialer.last_error) if lane.dialer.last_error else None,
+            connecting=endpoint.connecting,
+            leases=sum([slot.leases for slot in mine]),
+            waiting=len(endpoint.requests),
+            failures=endpoint.dialer.breaker.failures,
+            breaker=endpoint.dialer.breaker.state.value,
+            last_connect_error=describe(endpoint.dialer.last_error) if endpoint.dialer.last_error else None,
         ))  # fmt: skip
     return found
 
@@ -203,8 +203,8 @@ def lane_stats(core: Core) -> list[LaneStats]:
 class Parts:
     """The data of a snapshot: copied under the lock within microseconds, evaluated without it."""
 
-    entries: list[Entry]
-    lanes: list[Lane]
+    slots: list[Slot]
+    endpoints: list[Endpoint]
     uses: int
     busy: float
     leased: list[Held]
@@ -216,12 +216,12 @@ class Parts:
 
 def parts(core: Core) -> Parts:
     """The caller holds the lock."""
-    lanes = list(core.lanes.values())
+    endpoints = list(core.all_endpoints.values())
     meters = core.meters
     return Parts(
-        list(core.entries.values()), lanes, core.counts.uses, core.counts.busy,
+        list(core.all_slots.values()), endpoints, core.counts.uses, core.counts.busy,
         list(core.leased.copy().values()),
-        min([lane.oldest().since for lane in lanes if lane.waiters], default=None),
+        min([endpoint.oldest().since for endpoint in endpoints if endpoint.requests], default=None),
         meters.wait.state(), meters.connect.state(), meters.use.state(),
     )  # fmt: skip
 
@@ -229,10 +229,10 @@ def parts(core: Core) -> Parts:
 def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     """The running totals; they are kept as a sample for the windows if the last sample is old enough. Needs no lock."""
     uses, busy = copied.uses, copied.busy
-    for entry in copied.entries:
-        uses += entry.uses
-        busy += entry.busy
-        uses += entry.leases
+    for slot in copied.slots:
+        uses += slot.uses
+        busy += slot.busy
+        uses += slot.leases
     busy += sum([max(0.0, now - record.since) for record in copied.leased])
     counts, samples = core.counts, core.meters.samples
     taken = Sample(
@@ -246,24 +246,24 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
 
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The current numbers. Needs no lock, so that reading a large pool does not delay its callers."""
-    entries = copied.entries
-    states = [State.CONNECTING if entry.dialling else entry.state for entry in entries]
+    slots = copied.slots
+    states = [State.CONNECTING if slot.opening else slot.state for slot in slots]
     totals = take_sample(core, copied, now)
     last = core.last_failed
     counts = core.counts
     return PoolStats(
         name=core.name,
         phase="suspended" if core.suspended and core.phase is Phase.OPEN else core.phase.value,
-        size=len(entries) - states.count(State.CLOSED),  # closed since the copy was made
+        size=len(slots) - states.count(State.CLOSED),  # closed since the copy was made
         idle=states.count(State.IDLE),
         in_use=states.count(State.IN_USE),
         connecting=states.count(State.CONNECTING),
         checking=states.count(State.CHECKING),
         resetting=states.count(State.RESETTING),
         closing=states.count(State.CLOSING),
-        leases=sum([entry.leases for entry in entries]),
-        waiting=sum([len(lane.waiters) for lane in copied.lanes]),
-        lanes=len(copied.lanes),
+        leases=sum([slot.leases for slot in slots]),
+        waiting=sum([len(endpoint.requests) for endpoint in copied.endpoints]),
+        lanes=len(copied.endpoints),
         min_size=core.config.min_size,
         max_size=core.config.max_size,
         acquires=totals.acquires,
@@ -278,14 +278,14 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         closes={reason.value: number for reason, number in counts.closes.items()},
         last_connect_error=describe(last.dialer.last_error) if last else None,
         max_idle=core.config.max_size if core.config.max_idle is None else core.config.max_idle,
-        open_breakers=sum([lane.dialer.breaker.is_open(now) for lane in copied.lanes]),
+        open_breakers=sum([endpoint.dialer.breaker.is_open(now) for endpoint in copied.endpoints]),
         longest_held=max(0.0, now - min([record.since for record in copied.leased], default=now)),
         longest_wait=0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
         wait=totals.wait.with_zeros(totals.acquires),
         connect=totals.connect,
         use=totals.use,
         windows=core.meters.samples.windows(totals),
-        classes=class_stats(core, copied.lanes),
+        classes=class_stats(core, copied.endpoints),
         limit=None if core.limit == sys.maxsize else core.limit,
         limit_reason=core.size.reason,
     )
@@ -296,13 +296,13 @@ def queued(core: Core, now: float, most: int | None) -> list[tuple[Hashable, Que
     lock, because that may take long. The caller holds the lock.
     """
     found = [
-        (waiter.holder, Queued(now - waiter.since, "", ahead, lane.key, _class_of(core, waiter)))
-        for lane in core.lanes.values()
-        for ahead, waiter in enumerate(islice(lane.waiters, most))
+        (request.holder, Queued(now - request.since, "", ahead, endpoint.key, _class_of(core, request)))
+        for endpoint in core.all_endpoints.values()
+        for ahead, request in enumerate(islice(endpoint.requests, most))
     ]
     found.sort(key=lambda one: -one[1].waited)
     return found[:most]
 
 
-def _class_of(core: Core, waiter: Waiter) -> str | None:
-    return waiter.caller_class.name if waiter.caller_class and core.classes else None
+def _class_of(core: Core, request: Request) -> str | None:
+    return request.caller_class.name if request.caller_class and core.classes else None

@@ -27,10 +27,10 @@ RINGS: list[tuple[str, ...]] = [
         "budget",
         "sizing",
         "runtimes",
-        "_lifecycle",
+        "_registry",
         "_fast",
         "_access",
-        "_picture",
+        "_explain",
         "_priority",
         "_log",
         "_timeouts",
@@ -42,7 +42,7 @@ RINGS: list[tuple[str, ...]] = [
         "_monitor",
         "_register",
         "_watchdog",
-        "_churn",
+        "_misuse",
         "_dump",
         "_pool_base",
         "_slow_path",
@@ -205,8 +205,8 @@ def test_importing_poolkit_brings_only_what_a_pool_for_threads_needs() -> None:
 
 
 AS_IMPORTED = {
-    ("_churn.py", "Lock"),  # held for a few lines that never switch
-    ("_churn.py", "local"),
+    ("_misuse.py", "Lock"),  # held for a few lines that never switch
+    ("_misuse.py", "local"),
     ("psycopg/_counters.py", "get_ident"),  # one page for all greenlets of a thread is right, and does not pile up
 }
 
@@ -379,7 +379,7 @@ def test_the_engine_has_one_level_of_own_inheritance() -> None:
 
 FEATURES = {
     "classes": {"classes", "caller_class"},
-    "budget": {"permits", "pressed"},
+    "budget": {"permits"},
     "keyed": {"keyed"},
     "multiplexed": {"multiplexed"},
     "elastic size": {"scaler", "autoscale"},

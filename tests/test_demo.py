@@ -125,7 +125,7 @@ def test_ctrl_c_under_the_live_picture_of_a_terminal(scratch: Path) -> None:
         os.close(theirs)
         watchdog = threading.Timer(PATIENCE, process.kill)
         watchdog.start()
-        seen, pressed = b"", False
+        seen, sharing_needed = b"", False
         while True:
             try:
                 data = os.read(ours, 65536)
@@ -134,9 +134,9 @@ def test_ctrl_c_under_the_live_picture_of_a_terminal(scratch: Path) -> None:
             if not data:
                 break
             seen += data
-            if not pressed and b"sync, drivers' own pools" in seen:
+            if not sharing_needed and b"sync, drivers' own pools" in seen:
                 process.send_signal(signal.SIGINT)
-                pressed = True
+                sharing_needed = True
         watchdog.cancel()
         os.close(ours)
     text = seen.decode(errors="replace")

@@ -156,7 +156,14 @@ def test_every_number_and_every_kind_of_event_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["make_state_diagram.py", "make_settings_table.py", "make_metrics_table.py", "make_error_tables.py"]
+    "script",
+    [
+        "make_state_diagram.py",
+        "make_house_diagram.py",
+        "make_settings_table.py",
+        "make_metrics_table.py",
+        "make_error_tables.py",
+    ],
 )
 def test_what_is_made_from_the_code_agrees_with_it(script: str) -> None:
     done = subprocess.run([sys.executable, DOCS / script, "--check"], cwd=ROOT, capture_output=True, text=True)

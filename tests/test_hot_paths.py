@@ -39,7 +39,7 @@ HANDED = {(3, 10): 910, (3, 11): 932, (3, 12): 848, (3, 13): 858}
 """An acquire that has to wait, and the release that serves it."""
 CEILING = 350
 """A lease and its close where nobody waits, in a pool that has something more to look at than the plainest one: about
-twice the plainest. A caller is made a waiter, with a place to sleep, only if it has to wait."""
+twice the plainest. A caller is made a request, with a place to sleep, only if it has to wait."""
 MARGIN = 5
 """Bytecodes: less than a lock or a call costs, more than a new compiler of the same version moves."""
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from bench.elastic.traces import Trace
 from poolkit import PoolConfig, Verdict
-from poolkit._core import books, upkeep
+from poolkit._core import invariants, maintenance
 from poolkit._core.effects import Do
-from poolkit._core.entry import Entry
 from poolkit._core.machine import Core
+from poolkit._core.request import Request
+from poolkit._core.slot import Slot
 from poolkit._core.state import Features
-from poolkit._core.waiter import Waiter
 
 CONNECT, CLOSE = 0.03, 0.002  # seconds, within one network: TCP, TLS, authentication and a new process at the server
 
@@ -62,12 +62,12 @@ class World:
         self.trace = trace
         self.random = random.Random(seed)
         self.core = Core(config, Features(), name="traced", barging=0.0, random=self.random.random)
-        self.core.vigil = float("inf")
+        self.core.recheck_interval = float("inf")
         self.now = 0.0
         self.result = Run()
         self.sessions = 0  # at the server
         self.generation = 0  # of the server: sessions of an older one are dead
-        self._born: dict[Entry, int] = {}
+        self._born: dict[Slot, int] = {}
         self._queue: list[tuple[float, int, str, Any]] = []
         self._numbers = count()
         self._tick_at = float("inf")
@@ -96,8 +96,8 @@ class World:
             else:
                 getattr(self, f"_{what}")(subject)
             self._perform()
-        books.check(self.core)
-        assert not self.core.lane.waiters or self.trace.outages, "callers are left"
+        invariants.check(self.core)
+        assert not self.core.endpoint.requests or self.trace.outages, "callers are left"
         self.result.held = self._area / max(self._since, 1e-9)
         return self.result
 
@@ -109,7 +109,7 @@ class World:
     def _pass(self, when: float) -> None:
         """Let time pass and sum up the connections held meanwhile."""
         until = min(when, self.trace.seconds)
-        size = len(self.core.entries)
+        size = len(self.core.all_slots)
         while self._point_at <= until:
             self.result.points.append((self._point_at, size, len(self.core.leased), self.core.limit))
             self._point_at += self._every
@@ -121,44 +121,44 @@ class World:
     # -- what happens ------------------------------------------------------------------------------------------
 
     def _arrive(self, hold: float) -> None:
-        waiter = Waiter(self.core.lane, self.now)
-        waiter.parker = _Caller(hold)
-        self.core.acquire(waiter, self.now)
+        request = Request(self.core.endpoint, self.now)
+        request.parker = _Caller(hold)
+        self.core.acquire(request, self.now)
         self.core.settle(self.now)
-        if waiter.queued:
+        if request.queued:
             timeout = self.core.config.acquire_timeout
             if timeout is not None:
-                self._at(self.now + timeout, "give_up", waiter)
+                self._at(self.now + timeout, "give_up", request)
         else:
-            self._proceed(waiter)
+            self._proceed(request)
 
-    def _give_up(self, waiter: Waiter) -> None:
-        if waiter.queued:
-            self.core.abandon(waiter, self.now, timed_out=True)
+    def _give_up(self, request: Request) -> None:
+        if request.queued:
+            self.core.abandon(request, self.now, timed_out=True)
             self.result.failed += 1
 
-    def _proceed(self, waiter: Waiter) -> None:
-        entry = waiter.outcome
-        if not isinstance(entry, Entry):
+    def _proceed(self, request: Request) -> None:
+        slot = request.outcome
+        if not isinstance(slot, Slot):
             self.result.failed += 1
             return
-        entry.since = self.now
-        self.core.leased[entry.id] = entry
-        if self._born[entry] != self.generation:  # the server no longer knows this session: its first statement fails
+        slot.since = self.now
+        self.core.leased[slot.id] = slot
+        if self._born[slot] != self.generation:  # the server no longer knows this session: its first statement fails
             self.result.failed += 1
-            self._at(self.now, "release", entry)
+            self._at(self.now, "release", slot)
             return
-        self.result.waits.append((waiter.since, self.now - waiter.since))
-        assert isinstance(waiter.parker, _Caller)
-        self._at(self.now + waiter.parker.hold, "release", entry)
+        self.result.waits.append((request.since, self.now - request.since))
+        assert isinstance(request.parker, _Caller)
+        self._at(self.now + request.parker.hold, "release", slot)
 
-    def _release(self, entry: Entry) -> None:
+    def _release(self, slot: Slot) -> None:
         core, now = self.core, self.now
-        del core.leased[entry.id]
-        if self._born[entry] != self.generation:
-            core.discard(entry, now, Verdict.SUSPECT)
+        del core.leased[slot.id]
+        if self._born[slot] != self.generation:
+            core.discard(slot, now, Verdict.SUSPECT)
         else:
-            core.give_back(entry, now)
+            core.give_back(slot, now)
 
     def _down(self) -> bool:
         return any(begin <= self.now < end for begin, end in self.trace.outages)
@@ -168,40 +168,40 @@ class World:
         self.generation += 1
         self.sessions = 0
 
-    def _connected(self, entry: Entry) -> None:
+    def _connected(self, slot: Slot) -> None:
         core, now = self.core, self.now
         if self._down():
-            core.connect_failed(entry, ConnectionRefusedError("connection refused"), Verdict.SUSPECT, now)
+            core.connect_failed(slot, ConnectionRefusedError("connection refused"), Verdict.SUSPECT, now)
         elif self.sessions >= self.trace.sessions(now):
             self.result.refused += 1
-            core.connect_failed(entry, ConnectionRefusedError("too many clients"), Verdict.OVERLOADED, now)
+            core.connect_failed(slot, ConnectionRefusedError("too many clients"), Verdict.OVERLOADED, now)
         else:
             self.sessions += 1
             self.result.connects += 1
-            self._born[entry] = self.generation
-            core.connected(entry, object(), 1, now)
+            self._born[slot] = self.generation
+            core.connected(slot, object(), 1, now)
 
-    def _closed(self, entry: Entry) -> None:
-        if self._born.pop(entry, None) == self.generation:
+    def _closed(self, slot: Slot) -> None:
+        if self._born.pop(slot, None) == self.generation:
             self.sessions -= 1
-        self.core.closed(entry, self.now)
+        self.core.closed(slot, self.now)
 
     def _tick(self, _: None) -> None:
         self._tick_at = float("inf")
         if self.now >= self.core.due:
-            upkeep.tick(self.core, self.now)
+            maintenance.tick(self.core, self.now)
 
     def _perform(self) -> None:
         core = self.core
         core.settle(self.now)
         while core.effects:
-            for do, entry, waiter, _event in core.take_effects():
+            for do, slot, request, _event in core.take_effects():
                 if do is Do.CONNECT:
-                    self._at(self.now + CONNECT * (0.8 + 0.4 * self.random.random()), "connected", entry)
+                    self._at(self.now + CONNECT * (0.8 + 0.4 * self.random.random()), "connected", slot)
                 elif do in (Do.CLOSE, Do.ABORT):
-                    self._at(self.now + CLOSE, "closed", entry)
-                elif do is Do.WAKE and waiter is not None and waiter.outcome is not None:
-                    self._proceed(waiter)
+                    self._at(self.now + CLOSE, "closed", slot)
+                elif do is Do.WAKE and request is not None and request.outcome is not None:
+                    self._proceed(request)
         if core.due < self._tick_at:
             self._tick_at = core.due
             self._at(max(self.now, core.due), "tick")

@@ -7,20 +7,19 @@ the core answers what to do. It imports no clock, lock, thread, loop, socket or 
 
 1. Every method is called with the shell's lock held and takes O(1), except sweeps and pool-wide commands.
 2. A method notes what has happened. After each, ``Core.settle(now)`` does what the state asks for: it alone serves
-   waiters, opens connections, keeps ``min_size``, closes surplus ones and gives way to other pools. Answers are the
-   waiter's ``outcome`` and the list ``effects`` (connect this, close that, wake this waiter, tell the listeners); the
+   requests, opens connections, keeps ``min_size``, closes surplus ones and gives way to other pools. Answers are the
+   request's ``outcome`` and the list ``effects`` (connect this, close that, wake this request, tell the listeners); the
    shell carries the effects out after it has let go of the lock.
-3. A :class:`~.entry.Entry` changes its state only along the edges of ``entry.TRANSITIONS``.
-4. A :class:`~.waiter.Waiter` ends exactly once: served (an entry), failed (an error) or gone. What was meant for
+3. A :class:`~.slot.Slot` changes its state only along the edges of ``slot.TRANSITIONS``.
+4. A :class:`~.request.Request` ends exactly once: served (a slot), failed (an error) or gone. What was meant for
    one that is gone is returned.
-5. The number of permits taken *is* ``len(core.entries)``: there is no counter that could drift.
-6. A step may be cut off between any two bytecodes (KeyboardInterrupt). The shell then calls ``mend.mend``; what
-   the interrupted thread had in its hands is found by ``mend.audit`` in the next sweep.
-7. ``books.check(core)`` holds after each look: the books balance, nobody waits while capacity is free, and ``min_size``
-   is kept.
+5. The number of permits taken *is* ``len(core.all_slots)``: there is no counter that could drift.
+6. A step may be cut off between any two bytecodes (KeyboardInterrupt). The shell then calls ``repair.repair``; what
+   the interrupted thread had in its hands is found by ``repair.audit`` in the next sweep.
+7. ``invariants.check(core)`` passes after each look: nobody waits while capacity is free, and ``min_size`` is kept.
 
-One shortcut is allowed: the shells take an idle entry from a lane's ``idle`` deque, and put one back, without the
+One shortcut is allowed: the shells take an idle slot from an endpoint's ``idle`` deque, and put one back, without the
 lock (deque and dict operations are atomic). They may do so only for an exclusive connection in its best days
-(``now < entry.good_until``), and whoever puts one back looks for waiters *afterwards*, while a waiter enters the
+(``now < slot.fresh_until``), and whoever puts one back looks for requests *afterwards*, while a request enters the
 queue *before* it looks at the idle ones a last time: so at least one of the two sees the other.
 """

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
-from .entry import Entry
 from .ledger import LAST, Account
 from .queue import Queue
-from .waiter import Waiter
+from .request import Request
+from .slot import Slot
 
 __all__ = ("Capacity", "OwnLimit", "SharedLimit")
 
@@ -28,7 +28,7 @@ class OwnLimit:
     def __init__(self) -> None:
         self.ticket: Callable[[], int] = count(1).__next__  # the next place in the queue
 
-    def take(self, waiter: Waiter, need: int) -> bool:
+    def take(self, request: Request, need: int) -> bool:
         """Take a permit for the caller; if there is none, claim ``need`` of them."""
         return True
 
@@ -50,7 +50,7 @@ class OwnLimit:
         """Whether a returned connection gives way to another pool, although callers wait for it here."""
         return False
 
-    def yield_to_others(self, longest_unused: Callable[[], Entry | None], evict: Callable[[Entry], bool]) -> bool:
+    def yield_to_others(self, longest_unused: Callable[[], Slot | None], evict: Callable[[Slot], bool]) -> bool:
         """Let idle connections give way to other pools; whether the other pools have to be told something."""
         return False
 
@@ -83,9 +83,9 @@ class SharedLimit:
         """Whether the budget has noted that this pool needs permits."""
         return self._account.claiming
 
-    def take(self, waiter: Waiter, need: int) -> bool:
+    def take(self, request: Request, need: int) -> bool:
         """Take a permit for the caller; if there is none, claim ``need`` of them."""
-        if self._account.take(waiter.ticket, need):
+        if self._account.take(request.ticket, need):
             return True
         self._asked = need
         return False
@@ -117,10 +117,10 @@ class SharedLimit:
         """
         if not (self.sharing_needed and self._account.short):
             return False
-        waiter = queue.first()
-        return waiter is not None and self._account.must_yield(waiter.ticket)
+        request = queue.first()
+        return request is not None and self._account.must_yield(request.ticket)
 
-    def yield_to_others(self, longest_unused: Callable[[], Entry | None], evict: Callable[[Entry], bool]) -> bool:
+    def yield_to_others(self, longest_unused: Callable[[], Slot | None], evict: Callable[[Slot], bool]) -> bool:
         """Claim no more than is needed, and let idle connections give way, longest unused first, as long as other pools
         need them. Whether the other pools have to be told something.
 

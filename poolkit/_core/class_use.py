@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 
 from ..config import PoolConfig
 from ..policies.classes import CallerClass, Classes
-from .entry import CLOSED, CLOSING, IDLE, IN_USE, RESETTING, Entry
-from .lane import Lane
+from .endpoint import Endpoint
 from .queue import ClassQueue, FifoQueue
-from .waiter import Waiter
+from .request import Request
+from .slot import CLOSED, CLOSING, IDLE, IN_USE, RESETTING, Slot
 
 __all__ = ("ClassUse", "NoClasses", "Use", "configured")
 
@@ -24,17 +24,17 @@ class NoClasses:
 
     classes: Classes | None = None
 
-    def new_queue(self, waiters: OrderedDict[Waiter, None] | None = None) -> FifoQueue:
+    def new_queue(self, requests: OrderedDict[Request, None] | None = None) -> FifoQueue:
         """The queue of one endpoint."""
-        return FifoQueue(waiters)
+        return FifoQueue(requests)
 
-    def charge(self, slot: Entry, waiter: Waiter) -> None:
+    def charge(self, slot: Slot, request: Request) -> None:
         """Give the caller the connection, or a further lease of it."""
 
-    def charge_lease(self, slot: Entry, waiter: Waiter) -> None:
+    def charge_lease(self, slot: Slot, request: Request) -> None:
         """The same, for a lease that begins now."""
 
-    def uncharge(self, slot: Entry) -> None:
+    def uncharge(self, slot: Slot) -> None:
         """Nobody uses the connection any more."""
 
     def widened(self) -> bool:
@@ -44,12 +44,12 @@ class NoClasses:
     def note(self) -> None:
         """Note what each class has, when everybody has got what it may have."""
 
-    def recount(self, slots: Iterable[Entry]) -> None:
+    def recount(self, slots: Iterable[Slot]) -> None:
         """After an interruption: what follows from the slots."""
         for slot in slots:
             slot.owner = None
 
-    def check(self, slots: Iterable[Entry]) -> None:
+    def check(self, slots: Iterable[Slot]) -> None:
         """Raise AssertionError unless the numbers agree with the slots."""
         owned = any(slot.owner is not None for slot in slots)
         assert not owned, "a connection belongs to a class of callers that does not exist"
@@ -71,9 +71,9 @@ class ClassUse:
         self._by_caller = by_caller
         self._noted: list[int] = []
 
-    def new_queue(self, waiters: OrderedDict[Waiter, None] | None = None) -> ClassQueue:
+    def new_queue(self, requests: OrderedDict[Request, None] | None = None) -> ClassQueue:
         """The queue of one endpoint."""
-        return ClassQueue(OrderedDict() if waiters is None else waiters, self)
+        return ClassQueue(OrderedDict() if requests is None else requests, self)
 
     def room(self, needs: Iterable[tuple[CallerClass, int]], opening: int) -> int:
         """How many connects the classes may have that need so many each; ``opening`` connects of the endpoint are going
@@ -87,9 +87,9 @@ class ClassUse:
         held = sum([one.held for one in self.classes.known.values()])
         return max(0, self._coming() - held)
 
-    def charge(self, slot: Entry, waiter: Waiter) -> None:
+    def charge(self, slot: Slot, request: Request) -> None:
         """Give the caller the connection, or a further lease of it."""
-        one = waiter.caller_class
+        one = request.caller_class
         if one is None:
             return
         if slot.owner is None:
@@ -98,13 +98,13 @@ class ClassUse:
         elif slot.leases:
             self.classes.join(one, slot.owner)
 
-    def charge_lease(self, slot: Entry, waiter: Waiter) -> None:
+    def charge_lease(self, slot: Slot, request: Request) -> None:
         """The same, for a lease that begins now."""
-        if waiter.caller_class is not None:
-            self.charge(slot, waiter)
-            waiter.caller_class.acquires += 1
+        if request.caller_class is not None:
+            self.charge(slot, request)
+            request.caller_class.acquires += 1
 
-    def uncharge(self, slot: Entry) -> None:
+    def uncharge(self, slot: Slot) -> None:
         """Nobody uses the connection any more."""
         owner, slot.owner = slot.owner, None
         if owner is not None:
@@ -125,7 +125,7 @@ class ClassUse:
     def _numbers(self) -> list[int]:
         return [self._unowned(), *(one.held for one in self.classes.known.values())]
 
-    def recount(self, slots: Iterable[Entry]) -> None:
+    def recount(self, slots: Iterable[Slot]) -> None:
         """After an interruption: the numbers that follow from the slots."""
         for one in self.classes.known.values():
             one.held = 0
@@ -136,7 +136,7 @@ class ClassUse:
                 slot.owner.held += 1
         self.classes.count()
 
-    def check(self, slots: Iterable[Entry]) -> None:
+    def check(self, slots: Iterable[Slot]) -> None:
         """Raise AssertionError unless the numbers agree with the slots."""
         slots = list(slots)
         known = self.classes.known.values()
@@ -155,7 +155,11 @@ Use = NoClasses | ClassUse
 
 
 def configured(
-    old: Use, config: PoolConfig, endpoints: Iterable[Lane], slots: Iterable[Entry], make: Callable[[Classes], ClassUse]
+    old: Use,
+    config: PoolConfig,
+    endpoints: Iterable[Endpoint],
+    slots: Iterable[Slot],
+    make: Callable[[Classes], ClassUse],
 ) -> Use:
     """What new settings make of ``old``, at any time: callers keep the class that they came with. Each endpoint has the
     queue that belongs to it.
@@ -167,10 +171,10 @@ def configured(
         use = NoClasses()
         use.recount(slots)
         for endpoint in endpoints:
-            endpoint.queue = use.new_queue(endpoint.waiters)
+            endpoint.queue = use.new_queue(endpoint.requests)
         return use
     if isinstance(old, ClassUse):
-        busy = {w.caller_class for endpoint in endpoints for w in endpoint.waiters if w.caller_class is not None}
+        busy = {w.caller_class for endpoint in endpoints for w in endpoint.requests if w.caller_class is not None}
         old.classes.configure(config.classes, config.default_class, busy)
         for endpoint in endpoints:
             assert isinstance(endpoint.queue, ClassQueue)
@@ -180,9 +184,9 @@ def configured(
     made.classes.configure(config.classes, config.default_class, ())
     default = made.classes.default  # who came without a class is of the default one
     for endpoint in endpoints:
-        for waiter in endpoint.waiters:
-            waiter.caller_class = default
-        endpoint.queue = made.new_queue(endpoint.waiters)
+        for request in endpoint.requests:
+            request.caller_class = default
+        endpoint.queue = made.new_queue(endpoint.requests)
     for slot in slots:
         if slot.state in (IN_USE, RESETTING):
             slot.owner = default

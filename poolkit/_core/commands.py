@@ -10,30 +10,30 @@ from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import expiry
 from . import elastic
-from .entry import CONNECTING, ESTABLISHED, IDLE, Entry, Purpose
 from .machine import Core
+from .slot import CONNECTING, ESTABLISHED, IDLE, Purpose, Slot
 from .state import Phase
 
 __all__ = ("abort_leased", "clear", "discard_idle", "inherit", "reconfigure", "reserve", "resume", "shut", "suspend")
 
 
 def clear(core: Core, now: float) -> None:
-    """Retire every connection of every lane: idle ones now, leased ones when they come back."""
-    for lane in list(core.lanes.values()):
-        core.endpoints.clear(lane, now)
+    """Retire every connection of every endpoint: idle ones now, leased ones when they come back."""
+    for endpoint in list(core.all_endpoints.values()):
+        core.endpoints.clear(endpoint, now)
 
 
 def discard_idle(core: Core, condition: Callable[[Any], bool] | None, unused_since: float, now: float) -> int:
     """Close the idle connections for which ``condition`` holds (None: all); the number of them."""
     closed = 0
-    for lane in list(core.lanes.values()):
-        for entry in lane.idle.copy():
-            if entry.state is not IDLE or entry.last_used > unused_since:
+    for endpoint in list(core.all_endpoints.values()):
+        for slot in endpoint.idle.copy():
+            if slot.state is not IDLE or slot.last_used > unused_since:
                 continue
-            if condition is not None and not condition(entry.connection):
+            if condition is not None and not condition(slot.connection):
                 continue
-            if core.endpoints.idle.take_out(entry):  # else taken a moment ago
-                core.slots.start_close(entry, CloseReason.DISCARDED, now)
+            if core.endpoints.idle.take_out(slot):  # else taken a moment ago
+                core.slots.start_close(slot, CloseReason.DISCARDED, now)
                 closed += 1
     return closed
 
@@ -45,13 +45,13 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
     core.stale = True
     core.tell(EventKind.POOL_SUSPENDED, now)
     if fail_fast:
-        for lane in list(core.lanes.values()):
-            core.service.fail(lane, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
+        for endpoint in list(core.all_endpoints.values()):
+            core.service.fail(endpoint, lambda: PoolSuspended(f"{core.name}: the pool is suspended"))
     core.touch_all()
 
 
 def resume(core: Core, now: float) -> None:
-    """Hand out again, oldest waiter first."""
+    """Hand out again, oldest request first."""
     if core.suspended:
         core.suspended = core.fail_fast = False
         core.stale = True
@@ -62,24 +62,24 @@ def resume(core: Core, now: float) -> None:
 
 
 def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, now: float) -> None:
-    """Take over new settings: surplus connections go (leased ones on return), waiters profit at once."""
+    """Take over new settings: surplus connections go (leased ones on return), requests profit at once."""
     old = core.config
     core.configure(config, barging)
     core.stale = True
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
     if old.autoscale is None:
-        elastic.expect(core, len(core.entries) - core.slots.closing, now)  # it begins with what there is
+        elastic.expect(core, len(core.all_slots) - core.slots.closing, now)  # it begins with what there is
     core.size.look_by(now)
-    for entry in core.entries.values():
-        if entry.generation != entry.lane.generation:
+    for slot in core.all_slots.values():
+        if slot.generation != slot.endpoint.generation:
             continue
         if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
-            entry.expires = expiry(entry.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
-        if entry.state in ESTABLISHED and entry.good_until:  # those in doubt remain so
-            good = entry.seen_at + core.window
-            entry.good_until = min(good, entry.expires)
-    for lane in list(core.lanes.values()):
-        lane.dialer.breaker.config = config.breaker
+            slot.expires = expiry(slot.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
+        if slot.state in ESTABLISHED and slot.fresh_until:  # those in doubt remain so
+            good = slot.seen_at + core.window
+            slot.fresh_until = min(good, slot.expires)
+    for endpoint in list(core.all_endpoints.values()):
+        endpoint.dialer.breaker.config = config.breaker
     core.touch_all()
     core.want_sweep(now)
 
@@ -94,20 +94,20 @@ def inherit(core: Core, old: Core) -> None:
     core.stale = True
     if core.phase is not Phase.OPEN:
         core.capacity.retire()
-    for lane in old.lanes.values():
-        lane.idle.clear()
+    for endpoint in old.all_endpoints.values():
+        endpoint.idle.clear()
 
 
 def shut(core: Core, phase: Phase, now: float) -> None:
-    """Admit nobody, tell all waiters, close what is idle; leases are closed when they come back."""
+    """Admit nobody, tell all requests, close what is idle; leases are closed when they come back."""
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
     core.stale = True
     core.capacity.retire()
-    for lane in list(core.lanes.values()):
-        core.service.fail(lane, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
-        core.service.close_idle(lane, CloseReason.POOL_CLOSED, now)
+    for endpoint in list(core.all_endpoints.values()):
+        core.service.fail(endpoint, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
+        core.service.close_idle(endpoint, CloseReason.POOL_CLOSED, now)
     if phase is Phase.CLOSED:
         core.tell(EventKind.POOL_CLOSED, now)
 
@@ -116,19 +116,19 @@ def abort_leased(core: Core, now: float) -> int:
     """Cut the connections that are still on lease; the number of them."""
     victims = {record.slot.id: record.slot for record in core.leased.copy().values()}  # leases end without the lock
     core.leased.clear()
-    for entry in victims.values():
-        entry.leases = 0
-        core.slots.start_close(entry, CloseReason.POOL_CLOSED, now, abort=True)
+    for slot in victims.values():
+        slot.leases = 0
+        core.slots.start_close(slot, CloseReason.POOL_CLOSED, now, abort=True)
     return len(victims)
 
 
-def reserve(core: Core, count: int, now: float) -> list[Entry]:
+def reserve(core: Core, count: int, now: float) -> list[Slot]:
     """Permits for connections to be opened until ``count`` exist, as far as the limit allows."""
     core.started = True
     elastic.expect(core, count, now)
-    lane = core.lane
-    have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.entries.values())
+    endpoint = core.endpoint
+    have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.all_slots.values())
     wanted = count - have
-    reserved = [core.slots.open(lane, Purpose.FILL, now) for _ in range(wanted) if core.opener.spare_permit()]
+    reserved = [core.slots.open(endpoint, Purpose.FILL, now) for _ in range(wanted) if core.opener.spare_permit()]
     core.touch_all()  # in a pool with autoscale there may be room for those who wait, too
     return reserved

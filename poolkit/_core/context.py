@@ -12,12 +12,12 @@ from ..policies.meters import Meters
 from .capacity import Capacity
 from .class_use import Use
 from .effects import Effect
-from .entry import Entry
-from .lane import Lane
+from .endpoint import Endpoint
 from .ledger import Account
+from .request import Request
 from .size import Size
+from .slot import Slot
 from .state import Features, Phase
-from .waiter import Waiter
 
 __all__ = ("Context",)
 
@@ -48,14 +48,14 @@ class Context(Protocol):
     fail_fast: bool
     started: bool
     sweep_at: float
-    vigil: float  # seconds between two looks at everything while somebody waits
+    recheck_interval: float  # seconds between two looks at everything while somebody waits
     meters: Meters
-    last_failed: Lane | None  # whose connect failed last
-    newcomers: deque[Waiter]  # who may be refused, in a pool with max_waiting
+    last_failed: Endpoint | None  # whose connect failed last
+    newcomers: deque[Request]  # who may be refused, in a pool with max_waiting
 
     # what settle() has to look at; everything else it finds in the state itself
-    returned: dict[Entry, None]  # connections that are nobody's, or have a stream to spare
-    touched: dict[Lane, None]  # endpoints of which something has changed; not looked at where there is only one
+    returned: dict[Slot, None]  # connections that are nobody's, or have a stream to spare
+    touched: dict[Endpoint, None]  # endpoints of which something has changed; not looked at where there is only one
 
     @property
     def hands_out(self) -> bool:
@@ -68,7 +68,7 @@ class Context(Protocol):
         self,
         kind: EventKind,
         now: float,
-        entry: Entry | None = None,
+        slot: Slot | None = None,
         *,
         duration: float | None = None,
         reason: CloseReason | FailReason | None = None,
@@ -77,11 +77,11 @@ class Context(Protocol):
     ) -> None:
         """Queue an event, if anybody listens."""
 
-    def add_lane(self, key: Hashable) -> Lane:
+    def add_endpoint(self, key: Hashable) -> Endpoint:
         """The endpoint of ``key``, made if need be."""
 
-    def want_tick(self, lane: Lane, at: float) -> None:
-        """Ask for a tick not later than ``at``, in which a connection may be opened to ``lane`` again."""
+    def want_tick(self, endpoint: Endpoint, at: float) -> None:
+        """Ask for a tick not later than ``at``, in which a connection may be opened to ``endpoint`` again."""
 
     def want_sweep(self, at: float) -> None:
         """Ask for a sweep over all connections not later than ``at``."""

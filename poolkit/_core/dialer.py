@@ -1,6 +1,6 @@
 """When a connection to one endpoint may be opened: circuit breaker, backoff, pace; and what failed last.
 
-Knows nothing of waiters, permits or other endpoints. It is told how each connect ended and asked before each; the core
+Knows nothing of requests, permits or other endpoints. It is told how each connect ended and asked before each; the core
 turns its answers into ticks and errors.
 """
 
@@ -58,7 +58,7 @@ class Dialer:
         self.last_opened_at = float("-inf")  # when the last connect began
         self.retry_at = 0.0  # backoff: no connect before
         self.rounds = 0  # attempts in a row that failed; connects that failed together are one
-        self.fatal = False  # the last connect failed in a way that trying again cannot mend
+        self.fatal = False  # the last connect failed in a way that trying again cannot repair
         self.last_error: BaseException | None = None
         self.last_error_at = 0.0
 
@@ -77,7 +77,7 @@ class Dialer:
             if now < next_one:
                 return At(next_one)
         breaker = self.breaker
-        if not breaker.may_dial(now, opening):
+        if not breaker.may_open(now, opening):
             if not breaker.is_open(now):
                 return _OTHERS_FIRST
             again = now + breaker.retry_after(now)

@@ -6,8 +6,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from ..events import Event
-from .entry import Entry
-from .waiter import Waiter
+from .request import Request
+from .slot import Slot
 
 __all__ = ("Do", "Effect")
 
@@ -29,6 +29,6 @@ class Effect(NamedTuple):
     """One piece of work, with the one thing that it is about."""
 
     do: Do
-    entry: Entry | None = None
-    waiter: Waiter | None = None
+    slot: Slot | None = None
+    request: Request | None = None
     event: Event | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..events import EventKind
 from ..policies.autoscale import View
-from .entry import CLOSED, CLOSING, IN_USE
 from .machine import Core
+from .slot import CLOSED, CLOSING, IN_USE
 
 __all__ = ("expect", "tick", "view")
 
@@ -15,7 +15,7 @@ def tick(core: Core, now: float, least: float) -> None:
     before = core.size.limit
 
     def waiting() -> bool:
-        return any(lane.waiters for lane in core.lanes.values())
+        return any(endpoint.requests for endpoint in core.all_endpoints.values())
 
     if core.size.tick(now, least, waiting, lambda: view(core, now)):
         _resized(core, before, now)
@@ -39,23 +39,23 @@ def view(core: Core, now: float) -> View:
     """The pool in numbers. O(connections)."""
     busy: float | None = core.counts.busy + sum(max(0.0, now - one.since) for one in core.leased.copy().values())
     in_use = size = 0
-    for entry in list(core.entries.values()):
-        size += entry.state is not CLOSING and entry.state is not CLOSED
-        in_use += entry.state is IN_USE
-        if entry.capacity > 1:
+    for slot in list(core.all_slots.values()):
+        size += slot.state is not CLOSING and slot.state is not CLOSED
+        in_use += slot.state is IN_USE
+        if slot.capacity > 1:
             busy = None  # seconds of leases, of which there may be many at once
         elif busy is not None:
-            busy += entry.busy
+            busy += slot.busy
     waiting, since, queued, failing = 0, now, False, False
-    for lane in list(core.lanes.values()):
-        failing = failing or lane.dialer.rounds > 0
-        if lane.waiters and not core.suspended:
+    for endpoint in list(core.all_endpoints.values()):
+        failing = failing or endpoint.dialer.rounds > 0
+        if endpoint.requests and not core.suspended:
             queued = True
-            callers = lane.queue.gaining(core.size.largest)
-            unserved = callers - lane.connecting * lane.streams
-            trouble = lane.dialer.rounds > 0 and (lane.connecting or now < lane.dialer.retry_at)
+            callers = endpoint.queue.gaining(core.size.largest)
+            unserved = callers - endpoint.connecting * endpoint.streams
+            trouble = endpoint.dialer.rounds > 0 and (endpoint.connecting or now < endpoint.dialer.retry_at)
             if unserved > 0 and not trouble:  # else it is the server that they wait for, not a place
                 waiting += unserved
-                since = min(since, lane.oldest().since)
-    down = failing and not any(lane.live for lane in core.lanes.values())
+                since = min(since, endpoint.oldest().since)
+    down = failing and not any(endpoint.live for endpoint in core.all_endpoints.values())
     return View(in_use, size, busy, waiting, now - since, queued, down)

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Union
 
 if TYPE_CHECKING:
-    from .entry import Entry
+    from .slot import Slot
 
 __all__ = ("Held", "LeaseRecord")
 
@@ -14,13 +14,13 @@ __all__ = ("Held", "LeaseRecord")
 class LeaseRecord:
     """One of several leases of one connection. Written by the thread or task that begins the lease.
 
-    The only lease of a connection needs no record beside it: an :class:`~.entry.Entry` has the same fields, which
+    The only lease of a connection needs no record beside it: an :class:`~.slot.Slot` has the same fields, which
     costs nothing where connections go from hand to hand.
     """
 
     __slots__ = ("holder", "place", "reported", "since", "slot")
 
-    def __init__(self, slot: Entry) -> None:
+    def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.since = 0.0  # by the pool's clock, seconds
         self.holder: Hashable = 0  # identity of the thread or task: no reference, that would keep a dropped lease alive
@@ -38,5 +38,5 @@ class LeaseRecord:
         return self.slot.capacity
 
 
-Held = Union["Entry", LeaseRecord]
+Held = Union["Slot", LeaseRecord]
 """What the register of leases holds."""

@@ -12,7 +12,7 @@ Rules
    on just by not asking.
 4. When nothing is free, an idle connection gives way to a claim: the longest unused one of all accounts, but not below
    its account's minimum.
-5. When none is idle, one that is returned gives way, even if its own pool has waiters, but only from an account above
+5. When none is idle, one that is returned gives way, even if its own pool has requests, but only from an account above
    its share to one below its own (each stays with its share), or to one that holds nothing and came first.
 6. Only as many give way as claims are short of, those that are closing already counted.
 """

@@ -14,17 +14,17 @@ from ..policies.retire import NEVER
 from .capacity import Capacity, OwnLimit, SharedLimit
 from .class_use import ClassUse, NoClasses, Use, configured
 from .effects import Do, Effect
+from .endpoint import Endpoint
 from .endpoints import Endpoints, KeyedEndpoints, OneEndpoint
-from .entry import CHECKING, CONNECTING, IN_USE, Entry
-from .lane import Lane
 from .lease_record import Held
 from .ledger import Account
 from .opener import Opener
+from .request import Parker, Request
 from .service import Service
 from .size import size_of
+from .slot import CHECKING, CONNECTING, IN_USE, Slot
 from .slots import Slots
 from .state import Features, Phase
-from .waiter import Parker, Waiter
 
 __all__ = ("Core",)
 
@@ -54,22 +54,22 @@ class Core:
         self.random = random
         self.config = config
         self.leased: dict[int, Held] = {}  # by the id of the lease, or of the connection where there is none
-        self.last_failed: Lane | None = None  # whose connect failed last
-        self.returned: dict[Entry, None] = {}  # connections that are nobody's, or have a stream to spare
-        self.newcomers: deque[Waiter] = deque()  # who may be refused, in a pool with max_waiting
+        self.last_failed: Endpoint | None = None  # whose connect failed last
+        self.returned: dict[Slot, None] = {}  # connections that are nobody's, or have a stream to spare
+        self.newcomers: deque[Request] = deque()  # who may be refused, in a pool with max_waiting
         self.effects: deque[Effect] = deque()
         self.meters = Meters()
         self.phase = Phase.OPEN
         self.suspended = False
         self.fail_fast = False
         self.started = False  # used once: from then on min_size is kept
-        self.heard: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
-        self.due = NEVER  # when tick() wants to be called: for a sweep, or for the lanes in timed
+        self.wanted_events: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
+        self.due = NEVER  # when tick() wants to be called: for a sweep, or for the endpoints in timed
         self.sweep_at = NEVER
-        self.timed: set[Lane] = set()
+        self.timed: set[Endpoint] = set()
         self.stale = False  # something has changed on which the paths without the lock depend
-        self.vigil = 1.0  # seconds between two looks at everything while somebody waits
-        self.unsure = 0  # such looks that are due in any case: a thread was interrupted
+        self.recheck_interval = 1.0  # seconds between two looks at everything while somebody waits
+        self.rechecks_left = 0  # such looks that are due in any case: a thread was interrupted
         self.moved: list[bool] = []  # what the paths without the lock rely on has changed since they got this list
         self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
 
@@ -85,12 +85,12 @@ class Core:
         self.configure(config, barging)
 
         # what callers, the shell and statistics read; the same objects as in the parts
-        self.entries = self.slots.entries
+        self.all_slots = self.slots.all
         self.counts = self.slots.counts
-        self.lanes = self.endpoints.lanes
-        self.lane = self.endpoints.only
+        self.all_endpoints = self.endpoints.all
+        self.endpoint = self.endpoints.only
         self.touched = self.endpoints.touched
-        self.add_lane = self.endpoints.add
+        self.add_endpoint = self.endpoints.add
         self.touch_all = self.endpoints.touch_all
         self.unused_since = self.endpoints.unused_since
         self.twin_of = self.slots.twin_of
@@ -109,8 +109,8 @@ class Core:
         self.can_check = self.features.checks or self.features.peeks
         window = config.check_after_idle if self.can_check and config.check_after_idle is not None else NEVER
         self.window = min(window, config.idle_timeout or NEVER)
-        lanes, entries = self.endpoints.lanes.values(), self.slots.entries.values()
-        self.use = configured(self.use, config, lanes, entries, lambda classes: ClassUse(
+        endpoints, slots = self.endpoints.all.values(), self.slots.all.values()
+        self.use = configured(self.use, config, endpoints, slots, lambda classes: ClassUse(
             classes, lambda: self.size.limit, self.slots.coming, by_caller=self.features.connect_in_caller,
         ))  # fmt: skip
         self.classes = self.use.classes
@@ -147,7 +147,7 @@ class Core:
         self,
         kind: EventKind,
         now: float,
-        entry: Entry | None = None,
+        slot: Slot | None = None,
         *,
         duration: float | None = None,
         reason: CloseReason | FailReason | None = None,
@@ -155,9 +155,9 @@ class Core:
         detail: str | None = None,
     ) -> None:
         """Queue an event, if anybody listens."""
-        if self.heard and kind in self.heard:
-            number = entry.id if entry is not None else None
-            key = entry.lane.key if entry is not None else None
+        if self.wanted_events and kind in self.wanted_events:
+            number = slot.id if slot is not None else None
+            key = slot.endpoint.key if slot is not None else None
             event = Event(kind, self.name, now, number, duration, reason, error, detail, key)
             self.effects.append(Effect(Do.TELL, event=event))
 
@@ -165,9 +165,9 @@ class Core:
         """Ask for a tick not later than ``at``."""
         self.due = min(self.due, at)
 
-    def want_tick(self, lane: Lane, at: float) -> None:
-        """Ask for a tick not later than ``at``, in which a connection may be opened to ``lane`` again."""
-        self.timed.add(lane)
+    def want_tick(self, endpoint: Endpoint, at: float) -> None:
+        """Ask for a tick not later than ``at``, in which a connection may be opened to ``endpoint`` again."""
+        self.timed.add(endpoint)
         self.want(at)
 
     def want_sweep(self, at: float) -> None:
@@ -177,149 +177,151 @@ class Core:
 
     # -- acquire ------------------------------------------------------------------------------------------------------
 
-    def acquire(self, waiter: Waiter, now: float) -> None:
+    def acquire(self, request: Request, now: float) -> None:
         """A caller asks. Its ``outcome`` is set at once if possible; else it waits in the queue."""
-        if self.heard:
+        if self.wanted_events:
             self.tell(EventKind.ACQUIRE_STARTED, now)
         self.started = True
         if self.phase is not _OPEN or self.suspended:
-            waiter.outcome = self.service.refusal()
-            if waiter.outcome is not None:
+            request.outcome = self.service.refusal()
+            if request.outcome is not None:
                 return
-        elif (waiter.lane.idle or waiter.lane.spare) and waiter.lane.queue.served_before(waiter, now, self.barging):
-            waiter.outcome = self.service.take_for(waiter, now)
-            if waiter.lane.waiters:
-                self.touched[waiter.lane] = None
-            if waiter.outcome is not None:
+        elif (request.endpoint.idle or request.endpoint.spare) and request.endpoint.queue.served_before(
+            request, now, self.barging
+        ):
+            request.outcome = self.service.take_for(request, now)
+            if request.endpoint.requests:
+                self.touched[request.endpoint] = None
+            if request.outcome is not None:
                 return
-        self.service.enqueue(waiter, now)
+        self.service.enqueue(request, now)
         if self.most_waiting is not None:
-            self.newcomers.append(waiter)
+            self.newcomers.append(request)
 
-    def look(self, waiter: Waiter, now: float) -> None:
-        """The waiter woke up without an outcome: it may be served from the idle connections again."""
-        waiter.nudged = False
-        self.touched[waiter.lane] = None
+    def look(self, request: Request, now: float) -> None:
+        """The request woke up without an outcome: it may be served from the idle connections again."""
+        request.rechecking = False
+        self.touched[request.endpoint] = None
 
-    def abandon(self, waiter: Waiter, now: float, *, timed_out: bool = False) -> None:
+    def abandon(self, request: Request, now: float, *, timed_out: bool = False) -> None:
         """The caller is gone (timed out, cancelled): what it was given passes to the next."""
         self.counts.timeouts += timed_out
-        if timed_out and waiter.caller_class is not None:
-            waiter.caller_class.timeouts += 1
-        outcome, waiter.outcome = waiter.outcome, None
-        waiter.gone = True
-        if waiter.queued:
-            waiter.lane.queue.discard(waiter)
-            self.touched[waiter.lane] = None
-        elif isinstance(outcome, Entry):
+        if timed_out and request.caller_class is not None:
+            request.caller_class.timeouts += 1
+        outcome, request.outcome = request.outcome, None
+        request.gone = True
+        if request.queued:
+            request.endpoint.queue.discard(request)
+            self.touched[request.endpoint] = None
+        elif isinstance(outcome, Slot):
             if outcome.state is IN_USE:
                 outcome.leases -= 1
                 self.returned[outcome] = None
-            elif outcome.state is CHECKING and waiter.busy:  # interrupted in mid-exchange
+            elif outcome.state is CHECKING and request.busy:  # interrupted in mid-exchange
                 self.slots.start_close(outcome, CloseReason.DISCARDED, now, abort=True)
             elif outcome.state is CHECKING:  # the check had not begun
                 self.service.put_idle(outcome)
-                self.touched[outcome.lane] = None
+                self.touched[outcome.endpoint] = None
             elif outcome.state is CONNECTING:
                 self.slots.remove(outcome)
 
     def checked(
-        self, entry: Entry, waiter: Waiter, error: BaseException | None, now: float, *, asked: bool = True
+        self, slot: Slot, request: Request, error: BaseException | None, now: float, *, asked: bool = True
     ) -> None:
-        """The check of ``entry`` on behalf of ``waiter`` ended, well if ``error`` is None.
+        """The check of ``slot`` on behalf of ``request`` ended, well if ``error`` is None.
 
         ``asked``: the server was; else there was only time for a look. It has its outcome, or waits in the queue
         again (in front); if it is gone, the next one is served.
         """
-        self.service.checked(entry, waiter, error, now, asked=asked)
+        self.service.checked(slot, request, error, now, asked=asked)
 
-    def retry(self, waiter: Waiter, now: float) -> None:
-        """What the waiter was given was no use: serve it again, ahead of the others."""
-        self.service.retry(waiter, now)
+    def retry(self, request: Request, now: float) -> None:
+        """What the request was given was no use: serve it again, ahead of the others."""
+        self.service.retry(request, now)
 
     # -- release ------------------------------------------------------------------------------------------------------
 
     def give_back(self, record: Held, now: float) -> None:
         """A lease ended and the connection is sound."""
-        entry = record.slot
-        entry.uses += 1
-        entry.busy += now - record.since
-        entry.last_used = now
-        entry.good_until = now + self.window
-        if self.heard:
-            self.tell(EventKind.RELEASED, now, entry, duration=now - record.since)
-        entry.leases -= 1
-        self.returned[entry] = None
+        slot = record.slot
+        slot.uses += 1
+        slot.busy += now - record.since
+        slot.last_used = now
+        slot.fresh_until = now + self.window
+        if self.wanted_events:
+            self.tell(EventKind.RELEASED, now, slot, duration=now - record.since)
+        slot.leases -= 1
+        self.returned[slot] = None
 
     def discard(
         self, record: Held, now: float, verdict: Verdict = Verdict.DISCARD, error: BaseException | None = None
     ) -> None:
         """A lease ended and the connection must not be used again. A lazy connect may have failed with ``error``."""
-        entry = record.slot
-        entry.uses += 1
-        entry.busy += now - record.since
-        entry.leases -= 1
-        self.tell(EventKind.RELEASED, now, entry, duration=now - record.since)
-        lane = entry.lane
-        if entry.pending and error is not None:
-            self.opener.failed(entry, error, verdict, entry.generation == lane.generation, now)
+        slot = record.slot
+        slot.uses += 1
+        slot.busy += now - record.since
+        slot.leases -= 1
+        self.tell(EventKind.RELEASED, now, slot, duration=now - record.since)
+        endpoint = slot.endpoint
+        if slot.pending and error is not None:
+            self.opener.failed(slot, error, verdict, slot.generation == endpoint.generation, now)
         elif verdict is Verdict.OVERLOADED:
             self.opener.refused(record.since, now)
         if verdict is Verdict.SUSPECT:
-            self.service.distrust_idle(lane, now)
+            self.service.distrust_idle(endpoint, now)
         elif verdict is Verdict.RETIRE:
-            self.endpoints.clear(lane, now)
-        self._retire(entry, CloseReason.DISCARDED if verdict is Verdict.DISCARD else CloseReason.ERROR, now)
+            self.endpoints.clear(endpoint, now)
+        self._retire(slot, CloseReason.DISCARDED if verdict is Verdict.DISCARD else CloseReason.ERROR, now)
 
     def dropped(self, record: Held, now: float) -> None:
         """A lease was dropped without being closed: the state of its connection is unknown."""
-        entry = record.slot
+        slot = record.slot
         self.counts.leaks += 1
-        self.tell(EventKind.LEASE_LEAKED, now, entry, duration=now - record.since)
-        entry.leases -= 1
-        self._retire(entry, CloseReason.LEAKED, now)
+        self.tell(EventKind.LEASE_LEAKED, now, slot, duration=now - record.since)
+        slot.leases -= 1
+        self._retire(slot, CloseReason.LEAKED, now)
 
-    def _retire(self, entry: Entry, reason: CloseReason, now: float) -> None:
-        if entry.leases:  # multiplexed: the last one out closes it
-            entry.retire()
+    def _retire(self, slot: Slot, reason: CloseReason, now: float) -> None:
+        if slot.leases:  # multiplexed: the last one out closes it
+            slot.retire()
         else:
-            self.slots.start_close(entry, reason, now, abort=True)
+            self.slots.start_close(slot, reason, now, abort=True)
 
-    def set_capacity(self, entry: Entry, capacity: int, now: float) -> None:
+    def set_capacity(self, slot: Slot, capacity: int, now: float) -> None:
         """The connection serves this many leases at once from now on; 0: those it has, and no new ones.
 
         For a lazy connect this is also the news that it succeeded.
         """
-        self.opener.set_capacity(entry, capacity, now)
+        self.opener.set_capacity(slot, capacity, now)
 
-    def detach(self, entry: Entry, now: float) -> None:
+    def detach(self, slot: Slot, now: float) -> None:
         """The connection leaves the pool and lives on with its holder."""
-        entry.lane.live -= 1
-        entry.leases = 0
-        self.slots.remove(entry)
+        slot.endpoint.live -= 1
+        slot.leases = 0
+        self.slots.remove(slot)
 
     # -- connects and closes ------------------------------------------------------------------------------------------
 
     def connected(
-        self, entry: Entry, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
+        self, slot: Slot, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
     ) -> bool:
         """A connect succeeded (``lazy``: begins with the first use; set_capacity tells when it has succeeded).
 
         ``keep``: its caller takes it itself; the answer says whether it may.
         """
-        return self.opener.connected(entry, connection, capacity, now, keep=keep, lazy=lazy)
+        return self.opener.connected(slot, connection, capacity, now, keep=keep, lazy=lazy)
 
     def connect_failed(
-        self, entry: Entry, error: BaseException, verdict: Verdict, now: float, lingers: bool = False
+        self, slot: Slot, error: BaseException, verdict: Verdict, now: float, lingers: bool = False
     ) -> None:
         """A connect failed; the permit goes to the next, the news to whom it concerns.
 
         ``lingers``: something of it is left at the server, and it keeps its permit until :meth:`closed` is called.
         """
-        self.opener.connect_failed(entry, error, verdict, now, lingers=lingers)
+        self.opener.connect_failed(slot, error, verdict, now, lingers=lingers)
 
-    def closed(self, entry: Entry, now: float) -> None:
+    def closed(self, slot: Slot, now: float) -> None:
         """The shell has closed the connection: its permit is free."""
-        self.slots.closed(entry)
+        self.slots.closed(slot)
         for parker in self.watchers.copy():  # callers enter and leave without the lock
             parker.wake()  # never blocks

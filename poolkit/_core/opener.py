@@ -9,10 +9,10 @@ from ..policies.retire import NEVER, expiry, rotation_lead
 from .context import Context
 from .dialer import Open, Refuse
 from .effects import Do, Effect
-from .entry import ESTABLISHED, IDLE, IN_USE, Entry, Purpose
+from .endpoint import Endpoint
 from .idle import IdleSlots
-from .lane import Lane
 from .service import Service
+from .slot import ESTABLISHED, IDLE, IN_USE, Purpose, Slot
 from .slots import Slots
 from .state import LOOK_EVERY
 
@@ -32,13 +32,13 @@ class Opener:
 
     # -- whether ------------------------------------------------------------------------------------------------------
 
-    def wanted(self, endpoint: Lane, now: float) -> int:
-        """Connects that the waiters need and that pace, backoff and breaker allow now. Permits apart."""
+    def wanted(self, endpoint: Endpoint, now: float) -> int:
+        """Connects that the requests need and that pace, backoff and breaker allow now. Permits apart."""
         if not self._core.hands_out:
             return 0
         dialer = endpoint.dialer
         # idle ones that the oldest was told of: it looks at them first
-        told = len(endpoint.idle) if endpoint.oldest().nudged else 0
+        told = len(endpoint.idle) if endpoint.oldest().rechecking else 0
         extra = dialer.spoken_for(endpoint.connecting) - told
         needed = endpoint.queue.needed(endpoint.connecting, endpoint.streams, extra=extra)
         if needed <= 0:
@@ -53,7 +53,7 @@ class Opener:
                 return 0
         return needed if self.may_open(endpoint, now, endpoint.queued_at) else 0
 
-    def may_open(self, endpoint: Lane, now: float, queued_at: float = -NEVER) -> bool:
+    def may_open(self, endpoint: Endpoint, now: float, queued_at: float = -NEVER) -> bool:
         """Whether pace, breaker, backoff and ``max_connecting`` let a connect start now.
 
         Callers who have nothing else to hope for hear at once of an open breaker or a fatal error.
@@ -70,35 +70,35 @@ class Opener:
             self._service.fail(endpoint, lambda: endpoint.dialer.error(now))
         return False
 
-    def permit(self, endpoint: Lane, behind: int, need: int) -> bool:
-        """Whether a connection may be opened for the first waiter behind those for whom connects are going on. If the
+    def permit(self, endpoint: Endpoint, behind: int, need: int) -> bool:
+        """Whether a connection may be opened for the first request behind those for whom connects are going on. If the
         shared budget has no permit, ``need`` of them are claimed.
         """
-        core, room = self._core, self._core.size.limit - len(self._slots.entries)
+        core, room = self._core, self._core.size.limit - len(self._slots.all)
         return room > 0 and core.capacity.take(endpoint.queue.claimant(behind), min(need, room))
 
     def spare_permit(self) -> bool:
         """A permit for a connection that nobody waits for, if there is one to spare."""
-        return len(self._slots.entries) < self._core.size.limit and self._core.capacity.take_spare()
+        return len(self._slots.all) < self._core.size.limit and self._core.capacity.take_spare()
 
     # -- open ---------------------------------------------------------------------------------------------------------
 
-    def open_for(self, endpoint: Lane, now: float) -> None:
+    def open_for(self, endpoint: Endpoint, now: float) -> None:
         """Open a connection for those who wait. The permit is there."""
-        waiter = endpoint.queue.first()
-        entry = self._slots.open(endpoint, Purpose.DEMAND, now)
-        if endpoint.dialer.by_caller and waiter is not None:
-            self._core.use.charge(entry, waiter)
-            self._service.serve(waiter, entry)
+        request = endpoint.queue.first()
+        slot = self._slots.open(endpoint, Purpose.DEMAND, now)
+        if endpoint.dialer.by_caller and request is not None:
+            self._core.use.charge(slot, request)
+            self._service.serve(request, slot)
         else:
-            self._core.effects.append(Effect(Do.CONNECT, entry))
+            self._core.effects.append(Effect(Do.CONNECT, slot))
 
-    def keep_minimum(self, endpoint: Lane, now: float) -> None:
+    def keep_minimum(self, endpoint: Endpoint, now: float) -> None:
         """Keep ``min_size`` connections (in a pool with autoscale: its floor), once the pool is in use."""
         core, slots = self._core, self._slots
         if not core.started or not core.hands_out:
             return
-        while endpoint.live + endpoint.connecting < core.size.minimum and len(slots.entries) < core.size.limit:
+        while endpoint.live + endpoint.connecting < core.size.minimum and len(slots.all) < core.size.limit:
             if not self.may_open(endpoint, now):
                 return
             # only min_size is reserved, and may be claimed
@@ -109,91 +109,89 @@ class Opener:
     # -- it worked ----------------------------------------------------------------------------------------------------
 
     def connected(
-        self, entry: Entry, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
+        self, slot: Slot, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
     ) -> bool:
         """See :meth:`.machine.Core.connected`."""
-        core, endpoint, config = self._core, entry.lane, self._core.config
-        self._slots.connected(entry, connection)
-        entry.capacity = max(1, capacity)
-        entry.ready_at = entry.last_used = entry.checked_at = now
-        entry.expires = expiry(now, config.max_lifetime, config.lifetime_jitter, core.random)
-        self._slots.mark_alive(entry, now)
+        core, endpoint, config = self._core, slot.endpoint, self._core.config
+        self._slots.connected(slot, connection)
+        slot.capacity = max(1, capacity)
+        slot.ready_at = slot.last_used = slot.checked_at = now
+        slot.expires = expiry(now, config.max_lifetime, config.lifetime_jitter, core.random)
+        self._slots.mark_alive(slot, now)
         endpoint.live += 1
         if not lazy:
-            endpoint.streams = entry.capacity
-            self.established(entry, now)
+            endpoint.streams = slot.capacity
+            self.established(slot, now)
         core.want_sweep(min(
-            entry.expires - rotation_lead(config.max_lifetime), now + (config.idle_timeout or NEVER),
+            slot.expires - rotation_lead(config.max_lifetime), now + (config.idle_timeout or NEVER),
             now + (config.keepalive or NEVER), now + (LOOK_EVERY if core.features.peeks else NEVER),
             now + (config.leak_after or NEVER),
         ))  # fmt: skip
-        if entry.generation != endpoint.generation:
-            entry.retire()
-        old, entry.replaced = entry.replaced, None
-        kept = keep and core.hands_out and entry.generation == endpoint.generation
+        if slot.generation != endpoint.generation:
+            slot.retire()
+        old, slot.replaced = slot.replaced, None
+        kept = keep and core.hands_out and slot.generation == endpoint.generation
         if kept:
-            entry.leases = 1
-            entry.move(IN_USE)
-            if entry.owner is not None:
-                entry.owner.acquires += 1
-        core.returned[entry] = None
+            slot.leases = 1
+            slot.move(IN_USE)
+            if slot.owner is not None:
+                slot.owner.acquires += 1
+        core.returned[slot] = None
         if old is not None:
             self._replace(old, now)
         return kept
 
-    def set_capacity(self, entry: Entry, capacity: int, now: float) -> None:
+    def set_capacity(self, slot: Slot, capacity: int, now: float) -> None:
         """See :meth:`.machine.Core.set_capacity`."""
-        self.established(entry, now)
+        self.established(slot, now)
         if capacity < 1:
-            entry.retire()
+            slot.retire()
             return
-        entry.capacity = entry.lane.streams = capacity
-        self._core.touched[entry.lane] = None
-        if entry.state is IN_USE:
-            self._core.returned[entry] = None
+        slot.capacity = slot.endpoint.streams = capacity
+        self._core.touched[slot.endpoint] = None
+        if slot.state is IN_USE:
+            self._core.returned[slot] = None
 
-    def established(self, entry: Entry, now: float) -> None:
+    def established(self, slot: Slot, now: float) -> None:
         """The connection stands: the server is well."""
-        if not entry.pending:
+        if not slot.pending:
             return
-        entry.pending = False
-        core, endpoint = self._core, entry.lane
+        slot.pending = False
+        core, endpoint = self._core, slot.endpoint
         core.touched[endpoint] = None
-        spent = now - entry.requested_at
-        current = entry.generation == endpoint.generation
+        spent = now - slot.requested_at
+        current = slot.generation == endpoint.generation
         endpoint.connecting -= current
         if endpoint.dialer.succeeded(spent, current=current):
             core.tell(EventKind.BREAKER_CLOSED, now)
         self._slots.counts.connects += 1
         core.meters.connect.record(spent)
-        core.tell(EventKind.CONNECTION_READY, now, entry, duration=spent)
+        core.tell(EventKind.CONNECTION_READY, now, slot, duration=spent)
 
-    def _replace(self, old: Entry, now: float) -> None:
+    def _replace(self, old: Slot, now: float) -> None:
         """The successor is here: the old connection goes now if idle, else when it comes back."""
-        old.expires = old.good_until = now
+        old.expires = old.fresh_until = now
         if old.state is IDLE and self._idle.take_out(old):
             self._slots.start_close(old, CloseReason.EXPIRED, now)
 
     # -- it failed ----------------------------------------------------------------------------------------------------
 
-    def connect_failed(
-        self, entry: Entry, error: BaseException, verdict: Verdict, now: float, *, lingers: bool
-    ) -> None:
+    def connect_failed(self, slot: Slot, error: BaseException, verdict: Verdict, now: float, *, lingers: bool) -> None:
         """See :meth:`.machine.Core.connect_failed`."""
-        endpoint = entry.lane
-        current = entry.generation == endpoint.generation
+        endpoint = slot.endpoint
+        current = slot.generation == endpoint.generation
         if lingers:
-            self._slots.linger(entry)
+            self._slots.linger(slot)
         else:
-            self._slots.remove(entry)
-        self.failed(entry, error, verdict, current, now)
+            self._slots.remove(slot)
+        self.failed(slot, error, verdict, current, now)
         hopeless = endpoint.dialer.hopeless(endpoint.live, elsewhere=self._core.features.elsewhere)
         if current and hopeless and not endpoint.dialer.by_caller:
             self._service.fail(endpoint, endpoint.dialer.connect_error)
 
-    def failed(self, entry: Entry, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
+    def failed(self, slot: Slot, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
         """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the endpoint's generation."""
-        core, endpoint = self._core, entry.lane
+        core, endpoint = self._core, slot.endpoint
         dialer = endpoint.dialer
         self._slots.counts.connect_errors += 1
         if isinstance(error, TimeoutError) and not isinstance(error, ConnectTimeout):
@@ -203,9 +201,9 @@ class Opener:
             late.__cause__ = error
             error = late
         if verdict is Verdict.OVERLOADED:
-            self.refused(entry.requested_at, now)
-        together = entry.requested_at < dialer.last_error_at  # begun together with one that failed before it
-        core.tell(EventKind.CONNECT_FAILED, now, entry, duration=now - entry.requested_at, error=error)
+            self.refused(slot.requested_at, now)
+        together = slot.requested_at < dialer.last_error_at  # begun together with one that failed before it
+        core.tell(EventKind.CONNECT_FAILED, now, slot, duration=now - slot.requested_at, error=error)
         # a connect in its caller ends with it (cancelled, interrupted): that says nothing about the server
         about_server = isinstance(error, Exception) or not dialer.by_caller
         if about_server:
@@ -215,13 +213,13 @@ class Opener:
             fatal = verdict is Verdict.FATAL
             if dialer.failed(core.config, core.random, now, fatal=fatal, together=together):
                 core.tell(EventKind.BREAKER_OPENED, now, error=error)
-            if endpoint.waiters or entry.purpose is not Purpose.DEMAND:
+            if endpoint.requests or slot.purpose is not Purpose.DEMAND:
                 core.want_tick(endpoint, dialer.retry_at)
-        if entry.replaced is not None:  # the old one is still there: another attempt before its end
-            entry.replaced.rotating = False
+        if slot.replaced is not None:  # the old one is still there: another attempt before its end
+            slot.replaced.rotating = False
             core.want_sweep(max(now, dialer.retry_at))
 
     def refused(self, begun: float, now: float) -> None:
         """The server bears no more than it has: a pool with autoscale makes itself smaller."""
-        entries = self._slots.entries
-        self._core.size.refused(begun, now, lambda: sum(entry.state in ESTABLISHED for entry in entries.values()))
+        slots = self._slots.all
+        self._core.size.refused(begun, now, lambda: sum(slot.state in ESTABLISHED for slot in slots.values()))

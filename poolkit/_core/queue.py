@@ -13,12 +13,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..policies.classes import CallerClass
-from ..policies.sizing import dials_wanted
-from .waiter import Waiter
+from ..policies.sizing import connects_wanted
+from .request import Request
 
 if TYPE_CHECKING:
     from .class_use import ClassUse
-    from .entry import Entry
+    from .slot import Slot
 
 __all__ = ("ClassQueue", "FifoQueue", "Queue")
 
@@ -26,45 +26,45 @@ __all__ = ("ClassQueue", "FifoQueue", "Queue")
 class FifoQueue:
     """Callers in order of arrival; all may have any connection. Each operation is O(1)."""
 
-    __slots__ = ("remove", "waiters")
+    __slots__ = ("remove", "requests")
 
-    def __init__(self, waiters: OrderedDict[Waiter, None] | None = None) -> None:
+    def __init__(self, requests: OrderedDict[Request, None] | None = None) -> None:
         # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
-        self.waiters: OrderedDict[Waiter, None] = OrderedDict() if waiters is None else waiters
-        self.remove: Callable[[Waiter], object] = self.waiters.__delitem__  # a caller that is there; without a call
+        self.requests: OrderedDict[Request, None] = OrderedDict() if requests is None else requests
+        self.remove: Callable[[Request], object] = self.requests.__delitem__  # a caller that is there; without a call
 
     def __len__(self) -> int:
-        return len(self.waiters)
+        return len(self.requests)
 
-    def add(self, waiter: Waiter) -> None:
+    def add(self, request: Request) -> None:
         """Add a caller behind all others."""
-        self.waiters[waiter] = None
+        self.requests[request] = None
 
-    def move_first(self, waiter: Waiter) -> None:
+    def move_first(self, request: Request) -> None:
         """Put a caller that was served badly before all others."""
-        self.waiters.move_to_end(waiter, last=False)
+        self.requests.move_to_end(request, last=False)
 
-    def discard(self, waiter: Waiter) -> None:
+    def discard(self, request: Request) -> None:
         """Remove a caller, if it is there."""
-        self.waiters.pop(waiter, None)
+        self.requests.pop(request, None)
 
-    def first(self) -> Waiter | None:
+    def first(self) -> Request | None:
         """The next caller that may have one more connection; None: nobody waits that may."""
-        return next(iter(self.waiters), None)
+        return next(iter(self.requests), None)
 
-    def first_for(self, slot: Entry) -> Waiter | None:
+    def first_for(self, slot: Slot) -> Request | None:
         """The next caller that may have this connection, or a further stream of it."""
-        return next(iter(self.waiters), None)
+        return next(iter(self.requests), None)
 
-    def first_of_each(self) -> list[Waiter]:
+    def first_of_each(self) -> list[Request]:
         """The callers that may be next, in the order in which they are to be served."""
-        return [next(iter(self.waiters))] if self.waiters else []
+        return [next(iter(self.requests))] if self.requests else []
 
-    def admits(self, waiter: Waiter) -> bool:
+    def admits(self, request: Request) -> bool:
         """Whether the caller may have one more connection in use."""
         return True
 
-    def may_have(self, waiter: Waiter, slot: Entry) -> bool:
+    def may_have(self, request: Request, slot: Slot) -> bool:
         """Whether the caller may have this connection, or a further stream of it."""
         return True
 
@@ -75,23 +75,23 @@ class FifoQueue:
     @property
     def wanting(self) -> bool:
         """Whether anybody waits that may have a connection. Called without the lock, too: then it is a guess."""
-        return bool(self.waiters)
+        return bool(self.requests)
 
-    def served_before(self, waiter: Waiter, now: float, window: float) -> bool:
+    def served_before(self, request: Request, now: float, window: float) -> bool:
         """Whether a newcomer may look for an idle connection before those who wait. ``window``: the barging window."""
-        return not self.waiters or now - next(iter(self.waiters)).since < window
+        return not self.requests or now - next(iter(self.requests)).since < window
 
-    def beside(self, waiter: Waiter) -> OrderedDict[Waiter, None]:
+    def beside(self, request: Request) -> OrderedDict[Request, None]:
         """The callers among which this one has its position."""
-        return self.waiters
+        return self.requests
 
-    def claimant(self, served: int) -> Waiter:
+    def claimant(self, served: int) -> Request:
         """For whom one more connection would be opened, when so many callers are served by those being opened."""
-        return next(islice(self.waiters, served, None), None) or next(iter(self.waiters))
+        return next(islice(self.requests, served, None), None) or next(iter(self.requests))
 
     def gaining(self, limit: int) -> int:
         """How many callers would be served in a pool of ``limit`` connections."""
-        return len(self.waiters)
+        return len(self.requests)
 
     def count(self, one: CallerClass) -> int:
         """How many callers of the class wait."""
@@ -107,10 +107,10 @@ class FifoQueue:
         ``streams``: leases that one connection is expected to serve; ``extra``: callers in addition to those that wait;
         ``beside``: connects in addition to those that would do.
         """
-        return dials_wanted(len(self.waiters) + extra, opening, streams) + beside
+        return connects_wanted(len(self.requests) + extra, opening, streams) + beside
 
     def rebuild(self) -> None:
-        """After an interruption: what follows from ``waiters``."""
+        """After an interruption: what follows from ``requests``."""
 
     def check(self) -> None:
         """Raise AssertionError unless the queue is consistent."""
@@ -119,16 +119,16 @@ class FifoQueue:
 class ClassQueue:
     """Callers of several classes: a queue for each class beside the one of all callers.
 
-    Each operation is O(classes). ``waiters`` has all callers in order of arrival, as in a :class:`FifoQueue`.
+    Each operation is O(classes). ``requests`` has all callers in order of arrival, as in a :class:`FifoQueue`.
     """
 
-    __slots__ = ("by_class", "policy", "use", "waiters")
+    __slots__ = ("by_class", "policy", "requests", "use")
 
-    def __init__(self, waiters: OrderedDict[Waiter, None], use: ClassUse) -> None:
-        self.waiters = waiters
+    def __init__(self, requests: OrderedDict[Request, None], use: ClassUse) -> None:
+        self.requests = requests
         self.use = use
         self.policy = use.classes
-        self.by_class: dict[CallerClass, OrderedDict[Waiter, None]] = {}
+        self.by_class: dict[CallerClass, OrderedDict[Request, None]] = {}
         self.renew()
         self.rebuild()
 
@@ -138,63 +138,63 @@ class ClassQueue:
         self.by_class = {one: self.by_class.get(one) or OrderedDict() for one in known}
 
     def __len__(self) -> int:
-        return len(self.waiters)
+        return len(self.requests)
 
-    def _class_of(self, waiter: Waiter) -> CallerClass:
+    def _class_of(self, request: Request) -> CallerClass:
         """A caller that names no class, or one that has been removed, is of the default one."""
-        one = waiter.caller_class
+        one = request.caller_class
         if one is None or one not in self.by_class:
-            one = waiter.caller_class = self.policy.default
+            one = request.caller_class = self.policy.default
         return one
 
-    def add(self, waiter: Waiter) -> None:
+    def add(self, request: Request) -> None:
         """Add a caller behind all others."""
-        one = self._class_of(waiter)
-        if not waiter.ticket:
+        one = self._class_of(request)
+        if not request.ticket:
             one.waits += 1
-        self.waiters[waiter] = None
-        self.by_class[one][waiter] = None
+        self.requests[request] = None
+        self.by_class[one][request] = None
 
-    def move_first(self, waiter: Waiter) -> None:
+    def move_first(self, request: Request) -> None:
         """Put a caller that was served badly before all others."""
-        self.waiters.move_to_end(waiter, last=False)
-        self.by_class[self._class_of(waiter)].move_to_end(waiter, last=False)
+        self.requests.move_to_end(request, last=False)
+        self.by_class[self._class_of(request)].move_to_end(request, last=False)
 
-    def discard(self, waiter: Waiter) -> None:
+    def discard(self, request: Request) -> None:
         """Remove a caller, if it is there."""
-        self.waiters.pop(waiter, None)
-        one = waiter.caller_class
+        self.requests.pop(request, None)
+        one = request.caller_class
         if one is not None and one in self.by_class:
-            self.by_class[one].pop(waiter, None)
+            self.by_class[one].pop(request, None)
 
-    def remove(self, waiter: Waiter) -> None:
+    def remove(self, request: Request) -> None:
         """Remove a caller that is there."""
-        self.discard(waiter)
+        self.discard(request)
 
-    def first_of_each(self) -> list[Waiter]:
+    def first_of_each(self) -> list[Request]:
         """The first caller of each class, in the order in which they are to be served."""
         rank = self.policy.rank
         firsts = [(rank(one), next(iter(queue))) for one, queue in self.by_class.items() if queue]
         firsts.sort(key=lambda first: (first[0], first[1].ticket))
-        return [waiter for _, waiter in firsts]
+        return [request for _, request in firsts]
 
-    def first(self) -> Waiter | None:
+    def first(self) -> Request | None:
         """The next caller that may have one more connection; None: nobody waits that may."""
         return next((one for one in self.first_of_each() if self.admits(one)), None)
 
-    def first_for(self, slot: Entry) -> Waiter | None:
+    def first_for(self, slot: Slot) -> Request | None:
         """The next caller that may have this connection, or a further stream of it."""
         return next((one for one in self.first_of_each() if self.may_have(one, slot)), None)
 
-    def admits(self, waiter: Waiter) -> bool:
+    def admits(self, request: Request) -> bool:
         """Whether the caller's class may have one more connection in use."""
-        return self.policy.admits(self._class_of(waiter), self.use.limit())
+        return self.policy.admits(self._class_of(request), self.use.limit())
 
-    def may_have(self, waiter: Waiter, slot: Entry) -> bool:
+    def may_have(self, request: Request, slot: Slot) -> bool:
         """Whether the caller's class may have this connection, or a further stream of it."""
         if slot.leases:
-            return self.policy.may_join(self._class_of(waiter), slot.owner)
-        return self.admits(waiter)
+            return self.policy.may_join(self._class_of(request), slot.owner)
+        return self.admits(request)
 
     def admit(self, one: CallerClass | None) -> bool:
         """Charge a connection to a caller that is served without a place in the queue: whether it may have one."""
@@ -206,19 +206,19 @@ class ClassQueue:
         admits, limit = self.policy.admits, self.use.limit()
         return any(queue and admits(one, limit) for one, queue in self.by_class.items())
 
-    def served_before(self, waiter: Waiter, now: float, window: float) -> bool:
+    def served_before(self, request: Request, now: float, window: float) -> bool:
         """Whether a newcomer may look for an idle connection before those who wait: not before those of its own class.
         The others would have taken it, if they were allowed to.
         """
-        return not self.by_class[self._class_of(waiter)]
+        return not self.by_class[self._class_of(request)]
 
-    def beside(self, waiter: Waiter) -> OrderedDict[Waiter, None]:
+    def beside(self, request: Request) -> OrderedDict[Request, None]:
         """The callers among which this one has its position: those of its class."""
-        return self.by_class[self._class_of(waiter)]
+        return self.by_class[self._class_of(request)]
 
-    def claimant(self, served: int) -> Waiter:
+    def claimant(self, served: int) -> Request:
         """For whom one more connection would be opened."""
-        return self.first() or next(iter(self.waiters))
+        return self.first() or next(iter(self.requests))
 
     def count(self, one: CallerClass) -> int:
         """How many callers of the class wait."""
@@ -236,25 +236,27 @@ class ClassQueue:
 
     def needed(self, opening: int, streams: int, *, extra: int = 0, beside: int = 0) -> int:
         """See :meth:`FifoQueue.needed`."""
-        wanted = dials_wanted(len(self.waiters) + extra, opening, streams) + beside
+        wanted = connects_wanted(len(self.requests) + extra, opening, streams) + beside
         if not wanted:
             return 0
         needs = [(one, math.ceil(len(queue) / streams) + beside) for one, queue in self.by_class.items() if queue]
         return min(wanted, self.use.room(needs, opening))
 
     def rebuild(self) -> None:
-        """After an interruption: what follows from ``waiters``."""
+        """After an interruption: what follows from ``requests``."""
         for queue in self.by_class.values():
             queue.clear()
-        for waiter in self.waiters:
-            self.by_class[self._class_of(waiter)][waiter] = None
+        for request in self.requests:
+            self.by_class[self._class_of(request)][request] = None
 
     def check(self) -> None:
         """Raise AssertionError unless the queue is consistent."""
         queued = sum(len(queue) for queue in self.by_class.values())
-        assert queued == len(self.waiters), "a waiter stands in no queue, or in two"
+        assert queued == len(self.requests), "a request stands in no queue, or in two"
         for one, queue in self.by_class.items():
-            assert all(w.caller_class is one and w in self.waiters for w in queue), "a waiter stands in the wrong queue"
+            assert all(w.caller_class is one and w in self.requests for w in queue), (
+                "a request stands in the wrong queue"
+            )
 
 
 Queue = FifoQueue | ClassQueue

@@ -27,12 +27,12 @@ class Features:
     connect_in_caller: bool = False
     checks: bool = False  # has check()
     peeks: bool = False  # has peek()
-    keyed: bool = False  # many lanes, the key is given with each acquire
+    keyed: bool = False  # many endpoints, the key is given with each acquire
     elsewhere: bool = False  # callers can go to another pool: they hear of a failed connect at once
 
 
 class Counts:
-    """Running totals of what leaves no trace in the entries. Written under the lock."""
+    """Running totals of what leaves no trace in the slots. Written under the lock."""
 
     __slots__ = (
         "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "reclaimed", "timeouts",
@@ -42,7 +42,7 @@ class Counts:
     def __init__(self) -> None:
         self.connects = self.connect_errors = self.checks = self.failed_checks = 0
         self.timeouts = self.waits = self.leaks = 0
-        self.reclaimed = 0  # entries that interrupted threads have left in nobody's hands
+        self.reclaimed = 0  # slots that interrupted threads have left in nobody's hands
         self.uses = 0  # of connections that are gone; the others keep their own ledger
         self.busy = 0.0
         self.closes: dict[CloseReason, int] = dict.fromkeys(CloseReason, 0)

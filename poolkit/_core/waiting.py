@@ -1,18 +1,18 @@
-"""Endpoints in the order of their oldest waiters."""
+"""Endpoints in the order of their oldest requests."""
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from .lane import Lane
+from .endpoint import Endpoint
 
-__all__ = ("WaitingLanes",)
+__all__ = ("WaitingEndpoints",)
 
 
-class WaitingLanes:
-    """A set of endpoints that knows which of them has the oldest waiter. Each operation is O(log n), amortised.
+class WaitingEndpoints:
+    """A set of endpoints that knows which of them has the oldest request. Each operation is O(log n), amortised.
 
-    The place of an endpoint is the ticket of its oldest waiter at the time of :meth:`add`; whoever changes the queue
+    The place of an endpoint is the ticket of its oldest request at the time of :meth:`add`; whoever changes the queue
     of an endpoint adds or discards it again.
     """
 
@@ -20,33 +20,33 @@ class WaitingLanes:
 
     def __init__(self) -> None:
         # holds places that are out of date, too: skipped when they come first. The id breaks ties: two objects of one
-        # endpoint, the second made after the first was removed, may hold the ticket of the same waiter.
-        self._heap: list[tuple[int, int, Lane]] = []
-        self.places: dict[Lane, int] = {}
+        # endpoint, the second made after the first was removed, may hold the ticket of the same request.
+        self._heap: list[tuple[int, int, Endpoint]] = []
+        self.places: dict[Endpoint, int] = {}
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def add(self, lane: Lane) -> None:
-        """Add an endpoint that has waiters, or move it to its new place."""
-        ticket = lane.oldest().ticket
-        if self.places.get(lane) != ticket:
-            self.places[lane] = ticket
-            heappush(self._heap, (ticket, id(lane), lane))
+    def add(self, endpoint: Endpoint) -> None:
+        """Add an endpoint that has requests, or move it to its new place."""
+        ticket = endpoint.oldest().ticket
+        if self.places.get(endpoint) != ticket:
+            self.places[endpoint] = ticket
+            heappush(self._heap, (ticket, id(endpoint), endpoint))
             if len(self._heap) > 2 * len(self.places) + 16:
                 self._heap = [(place, id(one), one) for one, place in self.places.items()]
                 heapify(self._heap)
 
-    def discard(self, lane: Lane) -> None:
+    def discard(self, endpoint: Endpoint) -> None:
         """Remove an endpoint, if it is there."""
-        self.places.pop(lane, None)
+        self.places.pop(endpoint, None)
 
-    def first(self) -> Lane | None:
-        """The endpoint with the oldest waiter."""
+    def first(self) -> Endpoint | None:
+        """The endpoint with the oldest request."""
         heap, places = self._heap, self.places
         while heap:
-            ticket, _, lane = heap[0]
-            if places.get(lane) == ticket:
-                return lane
+            ticket, _, endpoint = heap[0]
+            if places.get(endpoint) == ticket:
+                return endpoint
             heappop(heap)
         return None

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from .. import _lifecycle
-from .._churn import together
+from .. import _registry
 from .._listeners import Listeners
 from .._log import logger
+from .._misuse import together
 from .._timeouts import DEFAULT, Default
 from ..config import PoolConfig
 from ..connector import AsyncConnector, Connector, Verdict, default_classify
@@ -86,7 +86,7 @@ class ClusterShell(Generic[C]):
         self._make = make
         self._config = (config or ClusterConfig()).replace(**settings)
         self._pool_config = pool
-        self.name = _lifecycle.pool_name(name).replace("pool-", "cluster-") if name is None else shown(name)
+        self.name = _registry.pool_name(name).replace("pool-", "cluster-") if name is None else shown(name)
         self._role_of = role_of
         self._classify_method = classify
         self._clock = clock or time.monotonic
@@ -469,7 +469,7 @@ def _is_duration(value: Any) -> bool:
 def live_clusters() -> list[ClusterShell[Any]]:
     """All clusters of this process that are not closed."""
     with _clusters_lock:
-        known = _lifecycle.snapshot(_clusters)
+        known = _registry.snapshot(_clusters)
     return [cluster for cluster in known if not cluster.closed]
 
 

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools, snapshot, watch_pools
 from .._log import logger
+from .._registry import live_pools, snapshot, watch_pools
 from ..cluster._events import ClusterEvent
 from ..cluster._shell import live_clusters
 from ..errors import describe, shown
@@ -108,7 +108,7 @@ class Recorder:
         self._own: Alerts | None = None
         self._numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._next = itertools.count(1)
-        self._heard: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._wanted_events: weakref.WeakSet[Any] = weakref.WeakSet()
         self._begin()
         self._end = watch_pools(lambda pool: pool.add_listener(log))  # must not refer to self
         self._over = threading.Event()
@@ -152,8 +152,8 @@ class Recorder:
                 self._history.setdefault(pool, deque(maxlen=POINTS)).append(point)
         for cluster in live_clusters():
             with self._lock:
-                known = cluster in self._heard
-                self._heard.add(cluster)
+                known = cluster in self._wanted_events
+                self._wanted_events.add(cluster)
             if not known:
                 cluster.add_listener(self._log.of_cluster)
         self._look_for_alerts(seen)

@@ -15,7 +15,7 @@ from typing import Any
 
 from poolkit import __version__
 
-from .._picture import explain
+from .._explain import explain
 from ..budget import Budget
 from ..cluster._nodepool import engine_of
 from ..cluster._shell import ClusterShell, live_clusters

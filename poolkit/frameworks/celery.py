@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools
 from .._log import logger
+from .._registry import live_pools
 from .._threads import Pool
 from ..errors import MissingExtra, UsageError, describe
 from ..fleet import FleetBudget

@@ -163,9 +163,9 @@ class Autoscaler:
         if view.queued and self.limit < self.high and self.cap is None:
             if self._pressed is not None:
                 due = self._pressed + self.config.up_delay
-            elif view.waiting:
+            elif view.waiting and view.size >= self.limit:
                 due = now + self.config.max_wait - view.longest
-            else:  # connects are under way for all of them: but others may stand behind them soon
+            else:  # connects within the limit are under way, or wait their turn: the limit may be reached soon
                 due = now + max(self.config.max_wait, self.config.up_delay, _SOON)
             again = min(again, max(due, now + max(least, _SHORTEST)))
         return again

@@ -28,7 +28,7 @@ class Breaker:
         self.failures = 0
         self.opened_at = 0.0
 
-    def may_dial(self, now: float, connecting: int) -> bool:
+    def may_open(self, now: float, connecting: int) -> bool:
         """Whether a connect may start now; an open breaker lets one probe through when its time has come."""
         if self.config is None or self.state is BreakerState.CLOSED:
             return True

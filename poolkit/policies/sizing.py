@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-__all__ = ("dials_wanted", "pace", "patience")
+__all__ = ("connects_wanted", "pace", "patience")
 
 
-def dials_wanted(waiting: int, connecting: int, streams: int) -> int:
+def connects_wanted(waiting: int, connecting: int, streams: int) -> int:
     """Further connects that ``waiting`` callers need, beside the ``connecting`` ones on their way.
 
     ``streams`` is the number of leases that one new connection is expected to serve (1 unless multiplexed).

@@ -61,7 +61,7 @@ _jobs: queue.SimpleQueue[_Key] = queue.SimpleQueue()
 _idle = 0  # threads that wait for a job, less the jobs that wait for a thread
 
 
-def _begin_anew() -> None:
+def _restart() -> None:
     """In a forked child: start again, because the parent's threads do not exist here."""
     global _lock, _jobs, _idle
     _lock, _jobs, _idle = threading.Lock(), queue.SimpleQueue(), 0
@@ -70,7 +70,7 @@ def _begin_anew() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_restart)
 
 
 def is_name(host: Any) -> bool:

@@ -263,13 +263,13 @@ class _Process:
 _process = _Process()
 
 
-def _begin_anew() -> None:
+def _restart() -> None:
     global _process
     _process = _Process()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_restart)
 
 
 def _refused(error: BaseException) -> None:
@@ -294,7 +294,7 @@ def _current() -> _Process:
     """
     if _outdated():
         old = _process.housekeeper
-        _begin_anew()
+        _restart()
         _process.housekeeper.adopt(old)
     return _process
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .._lifecycle import live_pools, snapshot
 from .._log import logger
+from .._registry import live_pools, snapshot
 from ..errors import ConfigError
 from ..events import EventKind
 from ..policies.hysteresis import Hysteresis

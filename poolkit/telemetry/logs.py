@@ -11,7 +11,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from .._lifecycle import watch_pools
+from .._registry import watch_pools
 from ..errors import describe, masked, shown
 from ..events import Event, EventKind
 from ..policies.rate import Allowance

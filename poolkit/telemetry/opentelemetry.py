@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from .._lifecycle import live_pools, snapshot, watch_pools
+from .._registry import live_pools, snapshot, watch_pools
 from ..errors import MissingExtra, UsageError, masked, said, shown
 from ..events import Event, EventKind, Listener
 from ..policies.meters import BOUNDS

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .._lifecycle import live_pools
+from .._registry import live_pools
 from ..errors import MissingExtra, UsageError, said
 from ..policies.meters import Histogram
 from ._processes import Board

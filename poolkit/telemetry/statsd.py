@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._lifecycle import live_pools, snapshot, watch_pools
+from .._registry import live_pools, snapshot, watch_pools
 from ..errors import ConfigError, UsageError, describe, said, shown
 from ..events import Event, EventKind
 from ._aside import Once
@@ -76,7 +76,7 @@ class StatsdReporter:
         self._begin()
         here = weakref.ref(self)
         # with a function for the pools, they are known only from its first call on
-        self._end = watch_pools(lambda pool: _hear(here, pool)) if pools is live_pools else lambda: None
+        self._end = watch_pools(lambda pool: _on_news(here, pool)) if pools is live_pools else lambda: None
         self._start()
         _live.add(self)
         if hasattr(os, "register_at_fork"):
@@ -86,7 +86,7 @@ class StatsdReporter:
     def _begin(self) -> None:
         """Nothing was sent yet (again in a forked child, where another thread of the parent may have held the lock)."""
         self._last: weakref.WeakKeyDictionary[Any, Values] = weakref.WeakKeyDictionary()  # what was sent of each pool
-        self._heard: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._wanted_events: weakref.WeakSet[Any] = weakref.WeakSet()
         self._ended: deque[Any] = deque()  # pools that were closed, and not sent since
         self._sending = threading.Lock()
 
@@ -112,7 +112,7 @@ class StatsdReporter:
         with self._sending:
             live = list(self._pools())
             for pool in live:
-                _hear(weakref.ref(self), pool)
+                _on_news(weakref.ref(self), pool)
             ended = list(self._ended)
             seen = {pool: pool.stats() for pool in {*live, *ended}}
             now = {pool: of(stats) for pool, stats in seen.items()}
@@ -226,10 +226,10 @@ class _Close:
             reporter._ended.append(pool)
 
 
-def _hear(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
+def _on_news(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
     one = reporter()
-    if one is not None and pool not in one._heard:
-        one._heard.add(pool)
+    if one is not None and pool not in one._wanted_events:
+        one._wanted_events.add(pool)
         pool.add_listener(_Close(reporter, pool))
 
 
@@ -268,7 +268,7 @@ def _report(
 def _start_again(reporter: weakref.ref[StatsdReporter]) -> None:
     one = reporter()
     if one is not None and not one._over.is_set():
-        heard = one._heard
+        heard = one._wanted_events
         one._begin()
-        one._heard = heard  # the pools are the same objects, and have our listeners
+        one._wanted_events = heard  # the pools are the same objects, and have our listeners
         one._start()

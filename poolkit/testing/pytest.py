@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .._lifecycle import live_pools, watch_pools
-from .._picture import place_of
+from .._explain import place_of
+from .._registry import live_pools, watch_pools
 from .clock import ManualClock
 
 if TYPE_CHECKING:

@@ -265,13 +265,13 @@ async def _guarded(job: Callable[..., object], args: tuple[Any, ...], keywords: 
 
 
 _runtimes: weakref.WeakSet[GreenletRuntime] = weakref.WeakSet()
-_buried: list[object] = []
+_kept_from_finalizers: list[object] = []
 
 
 def _after_fork_in_child() -> None:
     """Forget the parent's loop. It claims to run, but does not run here, and waking it would write to a shared pipe."""
     for runtime in list(_runtimes):
-        _buried.append((runtime.loop, runtime._tasks))
+        _kept_from_finalizers.append((runtime.loop, runtime._tasks))
         runtime._forget_everything()
 
 

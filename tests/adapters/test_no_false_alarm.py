@@ -20,7 +20,7 @@ import redis.cluster
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from poolkit import Pool, _churn
+from poolkit import Pool, _misuse
 from poolkit.policies.churn import Churn
 from poolkit.testing import FakeConnector
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisCluster, RedisServer
@@ -36,7 +36,7 @@ Servers = dict[str, Any]
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(_churn, "_churn", Churn(limit=LIMIT))
+    monkeypatch.setattr(_misuse, "_misuse", Churn(limit=LIMIT))
     gc.collect()  # so that leftovers of earlier tests are reported before
     Pool(FakeConnector()).close()
     caplog.clear()

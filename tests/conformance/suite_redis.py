@@ -94,11 +94,11 @@ class Redis(Suite):
         return sessions
 
     def _well_known(self, stack: contextlib.ExitStack) -> None:
-        """Have something answer at Redis' own port, unless something does; a few tests dial nothing else."""
+        """Have something answer at Redis' own port, unless something does; a few tests connect nothing else."""
         server = RedisServer()
         server.port = PORT
         if stack.enter_context(server).port != PORT:
-            print(f"  port {PORT} is taken: the tests that dial it run against what is there")
+            print(f"  port {PORT} is taken: the tests that connect it run against what is there")
 
     def _session(self, name: str, root: Path, files: list[str], stack: contextlib.ExitStack) -> Session:
         # A server for each session: tests flush it, count its clients and change its settings.

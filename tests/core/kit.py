@@ -11,19 +11,19 @@ from poolkit._core.capacity import Capacity, OwnLimit, SharedLimit
 from poolkit._core.class_use import NoClasses, Use
 from poolkit._core.dialer import Dialer
 from poolkit._core.effects import Do, Effect
+from poolkit._core.endpoint import Endpoint as Endpoint
 from poolkit._core.endpoints import Endpoints, KeyedEndpoints, OneEndpoint
-from poolkit._core.entry import Entry as Slot
-from poolkit._core.entry import Purpose
-from poolkit._core.lane import Lane as Endpoint
 from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
 from poolkit._core.opener import Opener
 from poolkit._core.queue import FifoQueue, Queue
+from poolkit._core.request import Request as Request
 from poolkit._core.service import Service
 from poolkit._core.size import Size, size_of
+from poolkit._core.slot import Purpose
+from poolkit._core.slot import Slot as Slot
 from poolkit._core.slots import Slots
 from poolkit._core.state import Features, Phase
-from poolkit._core.waiter import Waiter as Request
 from poolkit.config import PoolConfig
 from poolkit.events import EventKind
 from poolkit.policies.meters import Meters
@@ -81,7 +81,7 @@ def do(step: Callable[..., T], core: Core, *args: Any) -> T:
 
 def at(core: Core, key: Hashable) -> Endpoint:
     """The endpoint of a key."""
-    return core.add_lane(key)
+    return core.add_endpoint(key)
 
 
 def endpoint(queue: Queue | None = None) -> Endpoint:
@@ -126,7 +126,7 @@ class Board:
         self.fail_fast = False
         self.started = True
         self.sweep_at = NEVER
-        self.vigil = NEVER
+        self.recheck_interval = NEVER
         self.meters = Meters()
         self.last_failed: Endpoint | None = None
         self.newcomers: deque[Request] = deque()
@@ -147,13 +147,13 @@ class Board:
     def hands_out(self) -> bool:
         return self.phase is Phase.OPEN and not self.suspended
 
-    def add_lane(self, key: Hashable) -> Endpoint:
+    def add_endpoint(self, key: Hashable) -> Endpoint:
         return self.endpoints.add(key)
 
-    def tell(self, kind: EventKind, now: float, entry: Slot | None = None, **_details: Any) -> None:
+    def tell(self, kind: EventKind, now: float, slot: Slot | None = None, **_details: Any) -> None:
         self.told.append(kind)
 
-    def want_tick(self, lane: Endpoint, at: float) -> None:
+    def want_tick(self, endpoint: Endpoint, at: float) -> None:
         self.ticks.append(at)
 
     def want_sweep(self, at: float) -> None:

@@ -13,9 +13,9 @@ from tests.simulation import BudgetSimulation, SimulationFailure
 # seeds that show a fault which the code once had, when it is put back
 FAILED_ONCE = {
     0: "an endpoint's claim was forgotten when another endpoint of the same pool got a permit",
-    46: "the last waiter gave up beside an idle connection, which nobody offered to other pools",
-    726: "a waiter took one of two idle connections, and nobody offered the other one",
-    484: "all waiters of a suspended pool were told off, and nobody offered what was idle beside them",
+    46: "the last request gave up beside an idle connection, which nobody offered to other pools",
+    726: "a request took one of two idle connections, and nobody offered the other one",
+    484: "all requests of a suspended pool were told off, and nobody offered what was idle beside them",
     17: "a pool grew beyond its min_size, and nobody offered the idle connection that it could spare now",
 }
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from poolkit import ClassConfig, PoolConfig
-from poolkit._core import books, commands
+from poolkit._core import commands, invariants
 from poolkit._core.effects import Do
-from poolkit._core.entry import Entry
-from poolkit._core.mend import mend
+from poolkit._core.repair import repair
+from poolkit._core.request import Request
+from poolkit._core.slot import Slot
 from poolkit._core.state import Features
-from poolkit._core.waiter import Waiter
 from tests.core.kit import SettlingCore, do
 from tests.simulation import CoreSimulation
 
@@ -37,43 +37,43 @@ class Scene:
     def __init__(self, *, features: Features | None = None, classes: Any = USUAL, **settings: Any) -> None:
         config = PoolConfig(classes=classes, **settings)
         self.core = SettlingCore(config, features or Features(), name="core", barging=0.0, random=lambda: 1.0)
-        self.dialling: list[Entry] = []
-        self.closing: list[Entry] = []
+        self.opening: list[Slot] = []
+        self.closing: list[Slot] = []
         self.slow = False
 
-    def ask(self, name: str | None = None, key: Any = None) -> Waiter:
+    def ask(self, name: str | None = None, key: Any = None) -> Request:
         assert self.core.classes is not None
-        waiter = Waiter(self.core.add_lane(key), NOW)
-        waiter.parker = Sleeper()
-        waiter.caller_class = self.core.classes.of(name)
-        self.core.acquire(waiter, NOW)
+        request = Request(self.core.add_endpoint(key), NOW)
+        request.parker = Sleeper()
+        request.caller_class = self.core.classes.of(name)
+        self.core.acquire(request, NOW)
         self.work()
-        return waiter
+        return request
 
     def work(self) -> None:
         while effects := self.core.take_effects():
-            for kind, entry, _, _ in effects:
+            for kind, slot, _, _ in effects:
                 if kind is Do.CONNECT:
-                    assert entry is not None
-                    self.dialling.append(entry)
+                    assert slot is not None
+                    self.opening.append(slot)
                 elif kind in (Do.CLOSE, Do.ABORT):
-                    assert entry is not None
-                    self.closing.append(entry)
+                    assert slot is not None
+                    self.closing.append(slot)
             if not self.slow:
                 self.arrive()
-        books.check(self.core)
+        invariants.check(self.core)
 
     def arrive(self, capacity: int = 1) -> None:
-        while self.dialling:
-            self.core.connected(self.dialling.pop(0), object(), capacity, NOW)
+        while self.opening:
+            self.core.connected(self.opening.pop(0), object(), capacity, NOW)
 
-    def leases(self, count: int, name: str) -> list[Entry]:
-        entries = [self.ask(name).outcome for _ in range(count)]
-        assert all(isinstance(entry, Entry) for entry in entries)
-        return entries  # type: ignore[return-value]
+    def leases(self, count: int, name: str) -> list[Slot]:
+        slots = [self.ask(name).outcome for _ in range(count)]
+        assert all(isinstance(slot, Slot) for slot in slots)
+        return slots  # type: ignore[return-value]
 
-    def give(self, entry: Entry) -> None:
-        self.core.give_back(entry, NOW)
+    def give(self, slot: Slot) -> None:
+        self.core.give_back(slot, NOW)
         self.work()
 
 
@@ -87,7 +87,7 @@ def test_bulk_work_never_takes_the_last_connection() -> None:
     scene.leases(2, "bulk")
     waiting = scene.ask("bulk")
     assert waiting.outcome is None
-    assert isinstance(scene.ask("health").outcome, Entry)
+    assert isinstance(scene.ask("health").outcome, Slot)
 
 
 def test_an_idle_connection_is_kept_for_its_class_while_others_wait() -> None:
@@ -104,13 +104,13 @@ def test_an_idle_connection_is_kept_for_its_class_while_others_wait() -> None:
 
 def test_returned_connections_go_round_by_weight() -> None:
     scene = Scene(max_size=2)
-    [entry] = scene.leases(1, "web")
+    [slot] = scene.leases(1, "web")
     queues = {name: [scene.ask(name) for _ in range(20)] for name in ("bulk", "web")}
     order = []
     for _ in range(20):
-        scene.give(entry)
-        [(name, waiter)] = [(n, w) for n, q in queues.items() for w in q if w.outcome is entry]
-        assert waiter is queues[name].pop(0), "not in order of arrival within the class"
+        scene.give(slot)
+        [(name, request)] = [(n, w) for n, q in queues.items() for w in q if w.outcome is slot]
+        assert request is queues[name].pop(0), "not in order of arrival within the class"
         order.append(name)
         assert abs(order.count("web") / 4 - order.count("bulk")) <= 1 / 4 + 1
     assert 15 <= order.count("web") <= 17
@@ -134,7 +134,7 @@ def test_no_connection_is_opened_for_those_who_may_not_have_it() -> None:
     scene.leases(2, "bulk")
     for _ in range(5):
         scene.ask("bulk")
-    assert len(scene.core.entries) == 2
+    assert len(scene.core.all_slots) == 2
 
 
 def test_connects_that_hang_leave_the_reserve_alone() -> None:
@@ -143,19 +143,19 @@ def test_connects_that_hang_leave_the_reserve_alone() -> None:
     scene.slow = True
     for number in range(10):
         scene.ask("bulk", key=f"dead {number}")
-    assert len(scene.dialling) == 3
+    assert len(scene.opening) == 3
     scene.ask("health", key="well")
-    assert scene.dialling[-1].lane.key == "well"
+    assert scene.opening[-1].endpoint.key == "well"
 
 
 def test_what_one_endpoint_gives_back_serves_the_class_at_another() -> None:
     scene = Scene(max_size=4, features=Features(keyed=True), classes={"bulk": ClassConfig(limit=1)})
     one = scene.ask("bulk", key="a").outcome
     other = scene.ask("bulk", key="b")
-    assert isinstance(one, Entry)
+    assert isinstance(one, Slot)
     assert other.outcome is None
     scene.give(one)
-    assert isinstance(other.outcome, Entry)
+    assert isinstance(other.outcome, Slot)
 
 
 def test_what_a_class_got_and_gave_back_between_two_looks_serves_it_at_another_endpoint() -> None:
@@ -176,14 +176,14 @@ def test_classes_share_a_multiplexed_connection_but_not_a_reserved_one() -> None
     scene.slow = True
     bulk, web = scene.ask("bulk"), scene.ask("web")
     scene.arrive(capacity=3)
-    assert isinstance(bulk.outcome, Entry)
+    assert isinstance(bulk.outcome, Slot)
     assert web.outcome is bulk.outcome
     scene.ask("bulk")
     health = scene.ask("health")
     scene.arrive(capacity=3)
     scene.work()
     assert health.outcome is not bulk.outcome
-    assert isinstance(health.outcome, Entry)
+    assert isinstance(health.outcome, Slot)
     late = scene.ask("web")
     assert late.outcome is None, "a class with a reserve shares its connections with nobody"
     assert scene.ask("health").outcome is health.outcome
@@ -201,27 +201,27 @@ def test_max_waiting_counts_within_the_class() -> None:
 
 def test_who_gives_up_leaves_his_turn_to_the_next_of_his_class() -> None:
     scene = Scene(max_size=2)
-    [entry] = scene.leases(1, "bulk")
+    [slot] = scene.leases(1, "bulk")
     first, second = scene.ask("bulk"), scene.ask("bulk")
     scene.core.abandon(first, NOW, timed_out=True)
-    scene.give(entry)
-    assert second.outcome is entry
+    scene.give(slot)
+    assert second.outcome is slot
     assert first.caller_class is not None
     assert first.caller_class.timeouts == 1
 
 
 def test_a_failed_check_gives_the_permit_of_the_class_back() -> None:
     scene = Scene(max_size=2, check_after_idle=0, features=Features(checks=True))
-    [entry] = scene.leases(1, "bulk")
-    scene.give(entry)
-    waiter = scene.ask("bulk")
-    assert waiter.outcome is entry
+    [slot] = scene.leases(1, "bulk")
+    scene.give(slot)
+    request = scene.ask("bulk")
+    assert request.outcome is slot
     assert scene.core.classes is not None
     assert scene.core.classes.of("bulk").held == 1
-    scene.core.checked(entry, waiter, OSError("dead"), NOW)
+    scene.core.checked(slot, request, OSError("dead"), NOW)
     scene.work()
-    assert isinstance(waiter.outcome, Entry), "a new connection is his at once: the dead one counts for nobody"
-    assert waiter.outcome is not entry
+    assert isinstance(request.outcome, Slot), "a new connection is his at once: the dead one counts for nobody"
+    assert request.outcome is not slot
     assert scene.core.classes.of("bulk").held == 1
 
 
@@ -233,21 +233,21 @@ def test_live_changes_take_effect_on_those_who_wait() -> None:
     changed = scene.core.config.replace(classes={"health": ClassConfig(), "bulk": ClassConfig()})
     do(commands.reconfigure, scene.core, changed, 0.0, "classes", NOW)
     scene.work()
-    assert isinstance(waiting.outcome, Entry)
+    assert isinstance(waiting.outcome, Slot)
 
 
 def test_classes_can_come_and_go_while_connections_are_in_use() -> None:
     scene = Scene(max_size=2, classes={"bulk": ClassConfig(limit=1)})
-    [entry] = scene.leases(1, "bulk")
+    [slot] = scene.leases(1, "bulk")
     waiting = scene.ask("bulk")
     do(commands.reconfigure, scene.core, scene.core.config.replace(classes=None), 0.0, "classes", NOW)
     scene.work()
-    assert isinstance(waiting.outcome, Entry), "without classes nothing holds him up"
+    assert isinstance(waiting.outcome, Slot), "without classes nothing holds him up"
     do(commands.reconfigure, scene.core, scene.core.config.replace(classes=USUAL), 0.0, "classes", NOW)
     scene.work()
     assert scene.core.classes is not None
     assert scene.core.classes.default.held == 2
-    scene.give(entry)
+    scene.give(slot)
     assert scene.core.classes.default.held == 1
 
 
@@ -265,12 +265,12 @@ def test_the_reserve_is_given_first_after_it_was_set_up_under_load() -> None:
 
 def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
     scene = Scene(max_size=2)
-    [entry] = scene.leases(1, "bulk")
+    [slot] = scene.leases(1, "bulk")
     waiting = scene.ask("web")
     assert scene.core.classes is not None
     scene.core.classes.of("bulk").held = 7  # half-way through something
-    scene.core.lane.queue.by_class[scene.core.classes.of("web")].clear()
-    do(mend, scene.core, NOW)
-    books.check(scene.core)
-    scene.give(entry)
-    assert waiting.outcome is entry
+    scene.core.endpoint.queue.by_class[scene.core.classes.of("web")].clear()
+    do(repair, scene.core, NOW)
+    invariants.check(scene.core)
+    scene.give(slot)
+    assert waiting.outcome is slot

@@ -7,8 +7,8 @@ import pytest
 from poolkit import PoolBusy
 from poolkit._core.effects import Do
 from poolkit._core.endpoints import KeyedEndpoints, OneEndpoint
-from poolkit._core.entry import CLOSING, IDLE, IN_USE
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.slot import CLOSING, IDLE, IN_USE
 from poolkit._core.state import Features
 from tests.core.kit import Board, Request, Slot
 
@@ -17,14 +17,14 @@ KEYED = Features(keyed=True)
 
 
 def queued(board: Board, key: str | None = None) -> Request:
-    waiter = board.request(board.endpoints.add(key))
-    board.service.enqueue(waiter, NOW)
-    return waiter
+    request = board.request(board.endpoints.add(key))
+    board.service.enqueue(request, NOW)
+    return request
 
 
 def opened(board: Board) -> list[Slot]:
     effects, board.effects = list(board.effects), type(board.effects)()
-    return [effect.entry for effect in effects if effect.do is Do.CONNECT and effect.entry is not None]
+    return [effect.slot for effect in effects if effect.do is Do.CONNECT and effect.slot is not None]
 
 
 def test_the_kind_follows_from_the_features() -> None:
@@ -67,14 +67,14 @@ def test_permits_go_to_the_endpoint_with_the_oldest_waiter() -> None:
         queued(board, key)
     board.endpoints.settle(NOW)
     [made] = opened(board)
-    assert made.lane.key == "b"
+    assert made.endpoint.key == "b"
 
 
 def test_an_idle_connection_of_another_endpoint_gives_way() -> None:
     board = Board(features=KEYED, max_size=1)
     made = board.open(board.endpoints.add("a"))
     board.service.place(made, NOW)
-    waiter = queued(board, "b")
+    request = queued(board, "b")
     board.endpoints.settle(NOW)
     assert made.state is CLOSING
     board.endpoints.settle(NOW)
@@ -83,7 +83,7 @@ def test_an_idle_connection_of_another_endpoint_gives_way() -> None:
     board.slots.closed(made)
     board.endpoints.settle(NOW)
     [successor] = opened(board)
-    assert successor.lane is waiter.lane
+    assert successor.endpoint is request.endpoint
 
 
 def test_an_endpoint_without_connections_and_callers_is_forgotten() -> None:
@@ -91,10 +91,10 @@ def test_an_endpoint_without_connections_and_callers_is_forgotten() -> None:
     made = board.open(board.endpoints.add("a"))
     made.state = IN_USE
     board.slots.remove(made)
-    assert list(board.endpoints.lanes) == [None]
+    assert list(board.endpoints.all) == [None]
     for number in range(1000):
         board.endpoints.add(f"{number}")
-    assert len(board.endpoints.lanes) <= 257, "those that were only asked for do not pile up"
+    assert len(board.endpoints.all) <= 257, "those that were only asked for do not pile up"
 
 
 def test_clear_retires_one_endpoint() -> None:
@@ -144,8 +144,8 @@ def test_an_idle_connection_gives_way_to_another_pool_unless_somebody_waits_for_
 
 def test_after_an_interruption_all_endpoints_are_looked_at() -> None:
     board = Board(features=KEYED, max_size=2)
-    waiter = queued(board, "a")
+    request = queued(board, "a")
     board.touched.clear()  # cut off before it was noted
     board.endpoints.reorder()
     board.endpoints.settle(NOW)
-    assert [one.lane for one in opened(board)] == [waiter.lane]
+    assert [one.endpoint for one in opened(board)] == [request.endpoint]

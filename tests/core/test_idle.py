@@ -7,15 +7,15 @@ from collections import deque
 import pytest
 
 from poolkit import PoolConfig
-from poolkit._core.entry import IDLE
 from poolkit._core.idle import IdleSlots, KeyedIdleSlots, OneIdleSlots
 from poolkit._core.size import FixedSize
+from poolkit._core.slot import IDLE
 from tests.core.kit import Endpoint, Slot, endpoint, request, slot
 
 
 def idle_at(place: Endpoint, number: int = 1) -> Slot:
     made = slot(number)
-    made.lane, made.state = place, IDLE
+    made.endpoint, made.state = place, IDLE
     return made
 
 
@@ -56,7 +56,7 @@ def test_what_a_sweep_puts_back_keeps_its_order(which: int) -> None:
     assert taken == slots[:3]
     assert not place.idle
     idle.put(slots[3])  # comes back meanwhile
-    idle.forget(taken[1])  # is closed
+    idle.remove(taken[1])  # is closed
     idle.put_back(place, [taken[0], taken[2]])
     assert list(place.idle) == [slots[0], slots[2], slots[3]]
     assert [idle.take_surplus() for _ in range(3)] == [slots[0], slots[2], slots[3]]
@@ -90,7 +90,7 @@ def test_with_one_endpoint_no_further_one_may_be_idle_beyond_max_idle() -> None:
     assert not idle.too_many(size(max_idle=2))
     assert idle.too_many(size(max_idle=1))
     place.queue.add(request())
-    assert not idle.too_many(size(max_idle=1)), "the waiter is told of them"
+    assert not idle.too_many(size(max_idle=1)), "the waiting is told of them"
 
 
 def test_with_many_endpoints_the_longest_unused_makes_room() -> None:
@@ -106,7 +106,7 @@ def test_with_many_endpoints_the_longest_unused_makes_room() -> None:
     assert list(here.idle) == [third]
     assert idle.too_many(size(max_idle=1))
     there.queue.add(request())
-    assert idle.take_surplus() is third, "a waiter takes the other one"
+    assert idle.take_surplus() is third, "a waiting takes the other one"
 
 
 def test_after_an_interruption_the_order_follows_from_the_endpoints() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from poolkit import BackoffConfig, ConnectFailed, ConnectTimeout, Verdict
 from poolkit._core.effects import Do
-from poolkit._core.entry import CLOSED, CLOSING, CONNECTING, IDLE, IN_USE, Entry
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.slot import CLOSED, CLOSING, CONNECTING, IDLE, IN_USE, Slot
 from poolkit._core.state import Features
 from poolkit.events import EventKind
 from tests.core.kit import Board, Request
@@ -17,15 +17,15 @@ IN_CALLER = Features(connect_in_caller=True)
 
 
 def queued(board: Board, number: int = 1) -> list[Request]:
-    waiters = [board.request() for _ in range(number)]
-    for waiter in waiters:
-        board.service.enqueue(waiter, NOW)
-    return waiters
+    requests = [board.request() for _ in range(number)]
+    for request in requests:
+        board.service.enqueue(request, NOW)
+    return requests
 
 
-def open_one(board: Board) -> Entry:
+def open_one(board: Board) -> Slot:
     board.opener.open_for(board.only, NOW)
-    return list(board.slots.entries.values())[-1]
+    return list(board.slots.all.values())[-1]
 
 
 def test_as_many_connections_are_wanted_as_callers_wait_for_none() -> None:
@@ -43,7 +43,7 @@ def test_nothing_is_opened_while_the_pool_is_suspended() -> None:
     board.suspended = True
     assert board.opener.wanted(board.only, NOW) == 0
     board.opener.keep_minimum(board.only, NOW)
-    assert not board.slots.entries
+    assert not board.slots.all
 
 
 def test_an_idle_connection_that_the_oldest_was_told_of_counts() -> None:
@@ -108,7 +108,7 @@ def test_the_minimum_is_kept_within_the_limit() -> None:
     board = Board(max_size=3, min_size=2)
     board.started = False
     board.opener.keep_minimum(board.only, NOW)
-    assert not board.slots.entries, "nothing before the pool is used"
+    assert not board.slots.all, "nothing before the pool is used"
     board.started = True
     board.opener.keep_minimum(board.only, NOW)
     assert board.done() == [Do.CONNECT, Do.CONNECT]
@@ -143,7 +143,7 @@ def test_after_a_failure_the_permit_is_free_and_the_next_attempt_waits_for_the_b
     made = open_one(board)
     board.opener.connect_failed(made, OSError("refused"), Verdict.SUSPECT, NOW, lingers=False)
     assert made.state is CLOSED
-    assert not board.slots.entries
+    assert not board.slots.all
     assert board.ticks == [NOW + 1.0]
     assert board.opener.wanted(board.only, NOW) == 0
     assert board.opener.wanted(board.only, NOW + 1.0) == 1
@@ -157,15 +157,15 @@ def test_what_a_failed_connect_has_left_at_the_server_keeps_its_permit() -> None
     made = open_one(board)
     board.opener.connect_failed(made, OSError("refused"), Verdict.SUSPECT, NOW, lingers=True)
     assert made.state is CLOSING
-    assert len(board.slots.entries) == 1
+    assert len(board.slots.all) == 1
 
 
 def test_callers_with_nothing_to_hope_for_are_told() -> None:
     board = Board(max_size=1)
-    [waiter] = queued(board)
+    [request] = queued(board)
     board.opener.connect_failed(open_one(board), OSError("no such host"), Verdict.FATAL, NOW, lingers=False)
-    assert isinstance(waiter.outcome, ConnectFailed)
-    assert waiter.outcome.fatal
+    assert isinstance(request.outcome, ConnectFailed)
+    assert request.outcome.fatal
 
 
 def test_a_timeout_of_the_driver_is_one_of_the_pool() -> None:

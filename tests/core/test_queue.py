@@ -8,8 +8,8 @@ import pytest
 
 from poolkit import ClassConfig, PoolConfig
 from poolkit._core.class_use import ClassUse, NoClasses, configured
-from poolkit._core.entry import CLOSING, IN_USE
 from poolkit._core.queue import ClassQueue, FifoQueue, Queue
+from poolkit._core.slot import CLOSING, IN_USE
 from poolkit.policies.classes import Classes
 from tests.core.kit import Request, Slot, endpoint, request, slot
 
@@ -23,14 +23,14 @@ def use(limit: int = 4, coming: int = 0, *, by_caller: bool = False, **classes: 
 
 
 def wait(queue: Queue, name: str | None = None, at: float = NOW, *, front: bool = False) -> Request:
-    waiter = request(at=at)
+    waiting = request(at=at)
     if isinstance(queue, ClassQueue):
-        waiter.caller_class = queue.use.classes.of(name)
-    queue.add(waiter)
+        waiting.caller_class = queue.use.classes.of(name)
+    queue.add(waiting)
     if front:
-        queue.move_first(waiter)
-    waiter.ticket = len(queue)
-    return waiter
+        queue.move_first(waiting)
+    waiting.ticket = len(queue)
+    return waiting
 
 
 def connection(owner: Any = None, leases: int = 0) -> Slot:
@@ -137,25 +137,25 @@ def test_connects_that_are_going_on_take_room_until_it_is_known_whose_they_are()
 def test_a_caller_of_a_removed_class_is_of_the_default_one() -> None:
     shares = use(web=ClassConfig(), old=ClassConfig())
     queue = shares.new_queue()
-    waiter = request()
-    waiter.caller_class = shares.classes.of("old")
+    waiting = request()
+    waiting.caller_class = shares.classes.of("old")
     shares.classes.configure({"web": ClassConfig()}, None, ())
     queue.renew()
-    queue.add(waiter)
-    assert waiter.caller_class is shares.classes.default
+    queue.add(waiting)
+    assert waiting.caller_class is shares.classes.default
     assert shares.classes.default.waits == 1
     queue.check()
 
 
 def test_after_an_interruption_the_queues_of_the_classes_follow_from_the_order_of_arrival() -> None:
     queue = use(web=ClassConfig(), bulk=ClassConfig()).new_queue()
-    waiters = [wait(queue, name) for name in ("web", "bulk", "web")]
+    requests = [wait(queue, name) for name in ("web", "bulk", "web")]
     queue.by_class[queue.use.classes.of("web")].clear()
     with pytest.raises(AssertionError):
         queue.check()
     queue.rebuild()
     queue.check()
-    assert list(queue.beside(waiters[0])) == [waiters[0], waiters[2]]
+    assert list(queue.beside(requests[0])) == [requests[0], requests[2]]
 
 
 def test_a_connection_is_charged_to_its_first_user_until_nobody_uses_it() -> None:
@@ -175,8 +175,8 @@ def test_a_connection_is_charged_to_its_first_user_until_nobody_uses_it() -> Non
 
 def test_classes_come_and_go_while_callers_wait() -> None:
     place = endpoint()
-    waiter = Request(place, NOW)
-    place.queue.add(waiter)
+    waiting = Request(place, NOW)
+    place.queue.add(waiting)
     used, closing = connection(), connection()
     used.state, closing.state = IN_USE, CLOSING
     slots = [used, closing]
@@ -189,7 +189,7 @@ def test_classes_come_and_go_while_callers_wait() -> None:
     classed = configured(none, PoolConfig(classes={"web": ClassConfig()}), [place], slots, make)
     assert classed.classes is not None
     assert isinstance(place.queue, ClassQueue)
-    assert place.queue.waiters is place.waiters
+    assert place.queue.requests is place.requests
     assert place.queue.count(classed.classes.default) == 1
     assert used.owner is classed.classes.default
     assert closing.owner is None
@@ -200,16 +200,16 @@ def test_classes_come_and_go_while_callers_wait() -> None:
     plain = configured(classed, PoolConfig(), [place], slots, make)
     plain.check(slots)
     assert isinstance(place.queue, FifoQueue)
-    assert place.queue.first() is waiter
+    assert place.queue.first() is waiting
 
 
 def test_what_was_given_back_since_the_last_note_is_noticed() -> None:
     shares = use(web=ClassConfig())
     queue, used = shares.new_queue(), connection()
-    waiter = wait(queue, "web")
+    waiting = wait(queue, "web")
     shares.note()
     assert not shares.widened()
-    shares.charge(used, waiter)
+    shares.charge(used, waiting)
     assert not shares.widened()
     shares.note()
     shares.uncharge(used)

@@ -8,8 +8,8 @@ import pytest
 
 from poolkit import PoolBusy, PoolClosed, PoolSuspended
 from poolkit._core.effects import Do
-from poolkit._core.entry import CHECKING, CLOSING, IDLE, IN_USE
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.slot import CHECKING, CLOSING, IDLE, IN_USE
 from poolkit._core.state import Features, Phase
 from tests.core.kit import Board, Request, Slot
 
@@ -17,9 +17,9 @@ NOW = 1000.0
 
 
 def queued(board: Board, at: float = NOW) -> Request:
-    waiter = board.request(at=at)
-    board.service.enqueue(waiter, at)
-    return waiter
+    request = board.request(at=at)
+    board.service.enqueue(request, at)
+    return request
 
 
 def idle(board: Board, capacity: int = 1) -> Slot:
@@ -37,14 +37,14 @@ def test_a_free_connection_goes_to_the_oldest_waiter() -> None:
     assert (first.outcome, second.outcome) == (made, None)
     assert (made.state, made.leases) == (IN_USE, 1)
     assert board.done() == [Do.WAKE]
-    assert list(board.only.waiters) == [second]
+    assert list(board.only.requests) == [second]
 
 
 def test_without_a_waiter_it_is_idle_and_the_next_caller_takes_it() -> None:
     board = Board(max_size=2)
     made = idle(board)
-    waiter = board.request()
-    assert board.service.take_for(waiter, NOW) is made
+    request = board.request()
+    assert board.service.take_for(request, NOW) is made
     assert (made.state, made.leases) == (IN_USE, 1)
 
 
@@ -57,10 +57,10 @@ def test_a_connection_in_doubt_is_checked_before_use() -> None:
 
 def test_the_other_streams_of_a_connection_are_for_those_who_wait_and_then_for_who_comes() -> None:
     board = Board(max_size=2)
-    waiters = [queued(board), queued(board)]
+    requests = [queued(board), queued(board)]
     made = board.open(capacity=3)
     board.service.place(made, NOW)
-    assert [waiter.outcome for waiter in waiters] == [made, made]
+    assert [request.outcome for request in requests] == [made, made]
     assert (made.leases, list(board.only.spare), len(board.only.idle)) == (2, [made], 0)
     assert board.service.take_for(board.request(), NOW) is made
     assert (made.leases, list(board.only.spare)) == (3, [])
@@ -89,25 +89,25 @@ def test_a_retired_connection_gives_no_further_streams() -> None:
 
 def test_within_the_barging_window_a_waiter_is_woken_to_look_itself() -> None:
     board = Board(max_size=2, barging_window=1.0)
-    waiter = queued(board)
+    request = queued(board)
     made = board.open()
     board.service.place(made, NOW + 0.5)
-    assert waiter.outcome is None
-    assert waiter.nudged
+    assert request.outcome is None
+    assert request.rechecking
     assert made.state is IDLE
     assert board.done() == [Do.WAKE]
     board.service.serve_waiting(board.only, NOW + 0.5)
-    assert waiter.outcome is None, "it looks itself, unless a newcomer is faster"
-    waiter.nudged = False
+    assert request.outcome is None, "it looks itself, unless a newcomer is faster"
+    request.rechecking = False
     board.service.serve_waiting(board.only, NOW + 0.5)
-    assert waiter.outcome is made
+    assert request.outcome is made
 
 
 @pytest.mark.parametrize("why", ["expired", "old generation", "too many", "closed"])
 def test_a_returned_connection_that_must_go_goes_although_somebody_waits(why: str) -> None:
     board = Board(max_size=1)
     made = board.open()
-    waiter = queued(board)
+    request = queued(board)
     if why == "expired":
         made.expires = NOW
     elif why == "old generation":
@@ -118,7 +118,7 @@ def test_a_returned_connection_that_must_go_goes_although_somebody_waits(why: st
         board.phase = Phase.DRAINING
     board.service.place(made, NOW)
     assert made.state is CLOSING
-    assert waiter.outcome is None
+    assert request.outcome is None
 
 
 def test_a_returned_connection_gives_way_to_a_pool_below_its_share() -> None:
@@ -130,23 +130,23 @@ def test_a_returned_connection_gives_way_to_a_pool_below_its_share() -> None:
     assert not theirs.take(1, 1)
     board = Board(max_size=2, account=mine)
     board.capacity.sharing_needed = True
-    waiter = queued(board)
+    request = queued(board)
     made = board.open()
     board.service.place(made, NOW)
     assert made.state is CLOSING
-    assert waiter.outcome is None
+    assert request.outcome is None
     assert mine.leaving == 1
 
 
 def test_a_suspended_pool_keeps_what_comes_back() -> None:
     board = Board(max_size=1)
-    waiter = queued(board)
+    request = queued(board)
     board.suspended = True
     made = board.open()
     board.service.place(made, NOW)
     assert made.state is IDLE
     board.service.serve_waiting(board.only, NOW)
-    assert waiter.outcome is None
+    assert request.outcome is None
 
 
 def test_one_too_many_is_closed() -> None:
@@ -168,7 +168,7 @@ def test_newcomers_beyond_max_waiting_are_refused_but_not_those_whose_connection
     board.newcomers.append(second)
     board.service.refuse_newcomers()
     assert isinstance(second.outcome, PoolBusy)
-    assert list(board.only.waiters) == [first]
+    assert list(board.only.requests) == [first]
 
 
 def test_why_callers_are_refused() -> None:
@@ -185,12 +185,12 @@ def test_why_callers_are_refused() -> None:
 def test_after_a_failed_check_the_caller_is_served_again_before_the_others() -> None:
     board = Board(max_size=3, features=Features(checks=True))
     dead = idle(board)
-    waiter = board.request()
-    board.service.take_for(waiter, NOW + board.window)
+    request = board.request()
+    board.service.take_for(request, NOW + board.window)
     other = queued(board)
-    board.service.checked(dead, waiter, OSError("dead"), NOW + board.window, asked=True)
+    board.service.checked(dead, request, OSError("dead"), NOW + board.window, asked=True)
     assert dead.state is CLOSING
-    assert list(board.only.waiters) == [waiter, other]
+    assert list(board.only.requests) == [request, other]
     assert board.slots.counts.failed_checks == 1
 
 
@@ -198,7 +198,7 @@ def test_a_dead_connection_casts_doubt_on_those_beside_it() -> None:
     board = Board(max_size=3, features=Features(checks=True))
     beside = idle(board)
     board.service.distrust_idle(board.only, NOW)
-    assert beside.good_until == 0.0
+    assert beside.fresh_until == 0.0
     assert board.sweep_at == NOW
     board.service.distrust_idle(board.only, NOW, drop=True)
     assert beside.state is CLOSING
@@ -206,8 +206,8 @@ def test_a_dead_connection_casts_doubt_on_those_beside_it() -> None:
 
 def test_all_who_wait_are_told_an_error_of_their_own() -> None:
     board = Board(max_size=1)
-    waiters = [queued(board), queued(board)]
+    requests = [queued(board), queued(board)]
     board.service.fail(board.only, lambda: PoolClosed("closed"))
-    errors = [waiter.outcome for waiter in waiters]
+    errors = [request.outcome for request in requests]
     assert all(isinstance(error, PoolClosed) for error in errors)
     assert errors[0] is not errors[1]

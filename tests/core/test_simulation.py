@@ -27,7 +27,7 @@ FAILED_ONCE = {
 }
 
 
-OLDER_STEPS = ("acquire", "wake_up", "release", "finish_dial", "finish_check", "finish_close", "give_up", "pass_time",
+OLDER_STEPS = ("acquire", "wake_up", "release", "finish_open", "finish_check", "finish_close", "give_up", "pass_time",
                "command")  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_fresh_random_schedules_keep_every_promise(block: int) -> None:
 
 def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation itself can fail: a core that forgets whoever may have a returned connection is caught."""
-    monkeypatch.setattr(Service, "place", lambda self, entry, now: None)
+    monkeypatch.setattr(Service, "place", lambda self, slot, now: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: ") as caught:
         for seed in range(20):
             CoreSimulation(seed).run(300)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from poolkit._core.effects import Do
-from poolkit._core.entry import CLOSED, CLOSING, IN_USE, Purpose
 from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.ledger import Account, BudgetLedger
 from poolkit._core.machine import Core
+from poolkit._core.maintenance import leaks
+from poolkit._core.slot import CLOSED, CLOSING, IN_USE, Purpose
 from poolkit._core.state import Features
-from poolkit._core.upkeep import leaks
 from poolkit.config import PoolConfig
 from poolkit.events import CloseReason, EventKind
 from tests.core.kit import Board
@@ -21,13 +21,13 @@ NOW = 1000.0
 def test_a_permit_is_taken_from_the_decision_to_open_until_the_connection_is_closed() -> None:
     board = Board(max_size=2)
     made = board.slots.open(board.only, Purpose.DEMAND, NOW)
-    assert list(board.slots.entries.values()) == [made]
+    assert list(board.slots.all.values()) == [made]
     assert (board.only.size, board.only.connecting, board.slots.coming()) == (1, 1, 1)
     board.slots.start_close(board.open(), CloseReason.EXPIRED, NOW, abort=True)
     assert board.done() == [Do.ABORT]
-    assert len(board.slots.entries) == 2
+    assert len(board.slots.all) == 2
     assert (board.slots.closing, board.slots.coming()) == (1, 1)
-    closing = next(one for one in board.slots.entries.values() if one.state is CLOSING)
+    closing = next(one for one in board.slots.all.values() if one.state is CLOSING)
     board.slots.closed(closing)
     assert closing.state is CLOSED
     assert (board.slots.closing, board.only.size) == (0, 1)
@@ -104,12 +104,12 @@ def test_the_endpoint_for_which_a_connection_gave_way_is_looked_at_again() -> No
     board.slots.closed(made)
     assert there.evictions == 0
     assert there in board.touched
-    assert "here" not in board.endpoints.lanes, "nothing is kept of an endpoint without connections and callers"
+    assert "here" not in board.endpoints.all, "nothing is kept of an endpoint without connections and callers"
 
 
 def test_each_lease_of_a_connection_that_lasts_too_long_is_reported_once() -> None:
     core = Core(PoolConfig(leak_after=10.0), Features(), name="core", barging=0.0, random=lambda: 1.0)
-    first = core.slots.open(core.add_lane(None), Purpose.DEMAND, NOW)
+    first = core.slots.open(core.add_endpoint(None), Purpose.DEMAND, NOW)
     first.state, first.since = IN_USE, NOW
     second = LeaseRecord(first)
     second.since = NOW

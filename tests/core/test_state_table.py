@@ -6,21 +6,21 @@ import itertools
 
 import pytest
 
-from poolkit._core.entry import TRANSITIONS, State
+from poolkit._core.slot import TRANSITIONS, State
 from tests.core.kit import slot
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)), ids=lambda state: state.value)
 def test_a_connection_moves_only_along_the_table(old: State, new: State) -> None:
-    entry = slot()
-    entry.state = old
+    made = slot()
+    made.state = old
     if new in TRANSITIONS[old]:
-        entry.move(new)
-        assert entry.state is new
+        made.move(new)
+        assert made.state is new
     else:
         with pytest.raises(AssertionError, match="bug: connection 1 cannot go from"):
-            entry.move(new)
-        assert entry.state is old
+            made.move(new)
+        assert made.state is old
 
 
 def test_every_state_can_be_reached_and_closed_is_the_end() -> None:

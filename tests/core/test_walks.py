@@ -12,95 +12,95 @@ from unittest import mock
 import pytest
 
 from poolkit import Connector, Pool, _pool_base
-from poolkit._core import books
-from poolkit._core.entry import CLOSING, IDLE, IN_USE, Entry
-from poolkit._core.mend import mend
+from poolkit._core import invariants
+from poolkit._core.repair import repair
+from poolkit._core.slot import CLOSING, IDLE, IN_USE, Slot
 from poolkit._core.slots import Slots
 from poolkit.testing import FakeConnector
 from tests.core.test_decisions import NOW, leased, make
 from tests.simulation.interleave import Interleaving, SimulatedRuntime
 
 
-class Taken(deque[Entry]):
+class Taken(deque[Slot]):
     """As the idle connections of a pool, of which other threads take some as soon as anybody takes one."""
 
     number = 0
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        super().__init__(entries)
-        self.others: list[Entry] = []
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        super().__init__(slots)
+        self.others: list[Slot] = []
 
-    def popleft(self) -> Entry:
+    def popleft(self) -> Slot:
         while self.number and len(self):
             self.number -= 1
-            entry = self.pop()
-            entry.state, entry.leases = IN_USE, 1
-            self.others.append(entry)
+            slot = self.pop()
+            slot.state, slot.leases = IN_USE, 1
+            self.others.append(slot)
         return super().popleft()
 
 
 @pytest.mark.parametrize("taken", range(7))
 def test_surplus_that_others_have_taken_meanwhile_is_not_closed(taken: int) -> None:
-    """An entry that is closed and idle at once would be handed out without a connection."""
+    """A slot that is closed and idle at once would be handed out without a connection."""
     core = make(max_size=10)
-    entries = [leased(core) for _ in range(6)]
-    for entry in entries:
-        core.give_back(entry, NOW)
+    slots = [leased(core) for _ in range(6)]
+    for slot in slots:
+        core.give_back(slot, NOW)
     core.size.max_idle = 4
-    core.lane.idle = stolen = Taken(core.lane.idle)
+    core.endpoint.idle = stolen = Taken(core.endpoint.idle)
     stolen.number = taken
     core.settle(NOW)
-    for entry in stolen.others:
-        core.leased[id(entry)] = entry
-    assert {entry.state for entry in core.lane.idle} <= {IDLE}
-    assert sum(entry.state is CLOSING for entry in entries) <= 2
-    assert len(core.lane.idle) <= 4
-    books.check(core)
+    for slot in stolen.others:
+        core.leased[id(slot)] = slot
+    assert {slot.state for slot in core.endpoint.idle} <= {IDLE}
+    assert sum(slot.state is CLOSING for slot in slots) <= 2
+    assert len(core.endpoint.idle) <= 4
+    invariants.check(core)
 
 
 def test_what_was_put_back_while_surplus_is_closed_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     core = make(max_size=6)
-    entries = [leased(core) for _ in range(6)]
-    for entry in entries[:5]:
-        core.give_back(entry, NOW)
+    slots = [leased(core) for _ in range(6)]
+    for slot in slots[:5]:
+        core.give_back(slot, NOW)
     core.size.max_idle = 3
     original = Slots.start_close
 
-    def closing(slots: Slots, entry: Entry, *args: Any, **how: Any) -> None:
-        original(slots, entry, *args, **how)
-        late = entries[5]
+    def closing(part: Slots, slot: Slot, *args: Any, **how: Any) -> None:
+        original(part, slot, *args, **how)
+        late = slots[5]
         if late.state is IN_USE:  # by another thread, without the lock
             late.state, late.leases = IDLE, 0
-            core.lane.idle.append(late)
+            core.endpoint.idle.append(late)
 
     monkeypatch.setattr(Slots, "start_close", closing)
     core.settle(NOW)
-    assert len(core.lane.idle) == 3
+    assert len(core.endpoint.idle) == 3
 
 
 def test_a_multiplexed_connection_in_use_is_not_counted_as_idle() -> None:
     core = make(max_size=3, max_idle=1)
     other = leased(core)
     shared = leased(core, capacity=2)
-    assert list(core.lane.spare) == [shared]
+    assert list(core.endpoint.spare) == [shared]
     core.give_back(other, NOW)
     assert other.state is IDLE
     core.give_back(shared, NOW)
     assert shared.state is CLOSING
-    books.check(core)
+    invariants.check(core)
 
 
-class Unwalked(deque[Entry]):
+class Unwalked(deque[Slot]):
     """Of which nobody may look at one after the other: others change it meanwhile."""
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Slot]:
         raise AssertionError("walked over without a copy")
 
     def copy(self) -> Any:
         return deque(list(deque.__iter__(self)))
 
 
-class UnwalkedDict(dict[int, Entry]):
+class UnwalkedDict(dict[int, Slot]):
     """The same for the register of leases."""
 
     def __iter__(self) -> Iterator[int]:
@@ -108,7 +108,7 @@ class UnwalkedDict(dict[int, Entry]):
 
     values = keys = items = __iter__  # type: ignore[assignment]
 
-    def copy(self) -> dict[int, Entry]:
+    def copy(self) -> dict[int, Slot]:
         return dict(dict.items(self))
 
 
@@ -126,7 +126,7 @@ COMMANDS: dict[str, Callable[[Pool[Any]], object]] = {
     "suspend": lambda pool: (pool.suspend(), pool.resume()),
     "reconfigure": lambda pool: pool.reconfigure(max_size=4, max_idle=1),
     "clear": lambda pool: pool.clear(),
-    "mend": lambda pool: pool._gate.step(mend, pool._core, pool._clock()),
+    "repair": lambda pool: pool._gate.step(repair, pool._core, pool._clock()),
     "unused_since": lambda pool: pool._membership.unused_since(),
     "a release of one too many": lambda pool: pool.release(pool.acquire()),
     "a failed check": lambda pool: pool.release(pool.acquire(), error=ConnectionResetError()),
@@ -141,7 +141,7 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
     pool: Pool[Any] = Pool(FakeConnector(streams=1), max_size=5, max_idle=2, leak_after=1000.0)
     core = pool._core
     held = [pool.acquire() for _ in range(5)]
-    core.lane.idle = Unwalked(core.lane.idle)
+    core.endpoint.idle = Unwalked(core.endpoint.idle)
     pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
     core.moved.append(True)  # the paths without the lock are to use what has been put in the place of the real ones
     pool._gate.step(pool._changed)

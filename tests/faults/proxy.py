@@ -25,7 +25,7 @@ not reach the client.  refuse: nobody listens on the port; open connections go o
 
 
 class _Link:
-    """One client connection and, once dialled, its connection to the target."""
+    """One client connection and, once opened, its connection to the target."""
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client

@@ -1,7 +1,7 @@
 """Cancel each operation of an asynchronous cluster at its 1st, 2nd, ... suspension until it gets to its end.
 
 After each: the cancellation was delivered, every place of every node can be had, nobody else's connection was touched,
-nobody is left waiting, and the books balance. As in ``test_cancel_everywhere``, which does it for one pool.
+nobody is left waiting, and the invariants hold. As in ``test_cancel_everywhere``, which does it for one pool.
 """
 
 from __future__ import annotations

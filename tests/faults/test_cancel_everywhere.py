@@ -1,7 +1,7 @@
 """Cancel each asynchronous operation of the engine at its 1st, 2nd, ... suspension until it gets to its end.
 
 After each: the cancellation was delivered, the whole capacity is there at once, nobody else's connection was
-touched, and the books balance.
+touched, and the invariants hold.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ ROOTS = tuple(os.path.dirname(str(package.__file__)) + os.sep for package in (po
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections that the interrupted have dropped
 def test_pooled_database(tmp_path: Path) -> None:
     with PooledDatabase(sqlite3, tmp_path / "file.db", max_size=SIZE, acquire_timeout=5.0) as database:
-        database.poolkit._core.vigil = 0.002  # seconds between audits, else 1
+        database.poolkit._core.recheck_interval = 0.002  # seconds between audits, else 1
 
         def act() -> None:
             with database.connect() as connection:

@@ -77,7 +77,7 @@ class Stage:
         self.cluster._gate.step(self.cluster._core.abandon, caller, self.runtime.clock.now)
 
     def all_is_well(self, *, missing: int = 0) -> None:
-        """Every place of every node can be had, nobody's connection was touched, and the books balance."""
+        """Every place of every node can be had, nobody's connection was touched, and the invariants hold."""
         whole = SIZE * len(NODES)
         assert not self.other.closed, "somebody else's connection was closed"
         leases = [self.cluster.lease(timeout=SOON) for _ in range(whole - 1 - missing)]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from poolkit import ClassConfig, Pool
-from poolkit._core.entry import Entry
-from poolkit._core.waiter import Waiter
+from poolkit._core.request import Request
+from poolkit._core.slot import Slot
 from poolkit.runtimes.threads import _Housekeeper
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime
@@ -49,29 +49,29 @@ class Stage:
             self.pool.release(connection)
         self.runtime.run_jobs()
 
-    def queue(self) -> Waiter:
+    def queue(self) -> Request:
         """Somebody else asks and has to wait."""
         pool = self.pool
-        waiter = Waiter(pool._lane, self.runtime.clock.now, 2)
-        waiter.parker = self.runtime.parker()
-        pool._gate.step(pool._core.acquire, waiter, self.runtime.clock.now)
-        return waiter
+        request = Request(pool._endpoint, self.runtime.clock.now, 2)
+        request.parker = self.runtime.parker()
+        pool._gate.step(pool._core.acquire, request, self.runtime.clock.now)
+        return request
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, request: Request) -> None:
         """The one who waited must have been served by now; he gives back."""
         pool = self.pool
         wait_until = self.runtime.clock.now + SOON
-        self.runtime.until(lambda: waiter.outcome is not None, wait_until)
-        entry = waiter.outcome
-        assert isinstance(entry, Entry), f"the one who waited got {entry!r}"
-        assert waiter.parker is not None
-        assert waiter.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
-        waiter.outcome = None
-        pool._leased[id(entry.connection)] = entry
-        pool.release(entry.connection)
+        self.runtime.until(lambda: request.outcome is not None, wait_until)
+        slot = request.outcome
+        assert isinstance(slot, Slot), f"the one who waited got {slot!r}"
+        assert request.parker is not None
+        assert request.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
+        request.outcome = None
+        pool._leased[id(slot.connection)] = slot
+        pool.release(slot.connection)
 
     def all_is_well(self, *, missing: int = 0) -> None:
-        """The whole capacity can be had, nobody's connection was touched, and the books balance."""
+        """The whole capacity can be had, nobody's connection was touched, and the invariants hold."""
         assert not self.other.closed, "somebody else's connection was closed"
         got = [self.pool.acquire(timeout=SOON) for _ in range(SIZE - 1 - missing)]
         assert len({id(connection) for connection in (self.other, *got)}) == SIZE - missing, "in two hands"
@@ -107,7 +107,7 @@ def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], 
         stage = make()
         stage.connector.strays = 0  # type: ignore[attr-defined]
         act = scene(stage)
-        waiters = list(stage.pool._lane.waiters)
+        requests = list(stage.pool._endpoint.requests)
         place = interrupted_at(at, act)
         del act
         try:
@@ -117,8 +117,8 @@ def everywhere(make: Callable[[], Stage], scene: Callable[[Stage], Callable[[], 
             missing = 0
             if in_the_tail_of_acquire(place) and leased == 2:
                 missing, tails = 1, tails + 1
-            for waiter in waiters:
-                stage.leave(waiter)
+            for request in requests:
+                stage.leave(request)
             # a connection that was opened, but not yet entered, is the garbage collector's
             stage.connector.strays = 1  # type: ignore[attr-defined]
             stage.all_is_well(missing=missing)

@@ -193,6 +193,15 @@ def test_a_pool_at_rest_asks_for_no_look() -> None:
     assert scaler.next_look(scaled.now, served) == scaled.now + 0.01, "others may queue behind whom a connect is for"
 
 
+def test_callers_that_wait_for_connects_within_the_limit_cause_no_busy_loop() -> None:
+    """They have waited longer than max_wait, but what they lack is a slow connect and not a larger limit."""
+    scaled = Scaled(max_wait=0.005, up_delay=0.05).run(10, 5)
+    scaler, now = scaled.scaler, scaled.now
+    waits = View(1, scaler.limit - 1, busy=scaled.busy, waiting=2, longest=40.0, queued=True)
+    scaler.look(now, waits)
+    assert scaler.next_look(now, waits) >= now + 0.05
+
+
 def test_a_pool_that_is_used_again_after_a_rest_keeps_its_size() -> None:
     """Use without a wait wakes nobody, but the looks of a large pool notice it in time."""
     scaled = Scaled(down_delay=60, prewarm=0).run(10, 20).run(10, 0)

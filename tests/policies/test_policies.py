@@ -8,7 +8,7 @@ from poolkit import BackoffConfig, BreakerConfig
 from poolkit.policies.backoff import full_jitter
 from poolkit.policies.breaker import Breaker, BreakerState
 from poolkit.policies.retire import NEVER, expiry, rotation_lead
-from poolkit.policies.sizing import dials_wanted, pace, patience
+from poolkit.policies.sizing import connects_wanted, pace, patience
 
 
 @pytest.mark.parametrize(("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (7, 5.0), (10_000, 5.0)])
@@ -24,13 +24,13 @@ def test_breaker_opens_after_the_threshold_and_lets_one_probe_through() -> None:
     assert [breaker.failed(1.0), breaker.failed(2.0), breaker.failed(3.0)] == [False, False, True]
     assert breaker.is_open(12.9)
     assert breaker.retry_after(5.0) == pytest.approx(8.0)
-    assert not breaker.may_dial(12.9, connecting=0)
-    assert breaker.may_dial(13.0, connecting=0)
+    assert not breaker.may_open(12.9, connecting=0)
+    assert breaker.may_open(13.0, connecting=0)
     assert breaker.state is BreakerState.HALF_OPEN
-    assert not breaker.may_dial(13.0, connecting=1), "one probe at a time"
+    assert not breaker.may_open(13.0, connecting=1), "one probe at a time"
     assert breaker.failed(14.0), "a failed probe opens it again"
     assert breaker.retry_after(14.0) == pytest.approx(10.0)
-    assert breaker.may_dial(24.0, connecting=0)
+    assert breaker.may_open(24.0, connecting=0)
     assert breaker.succeeded(), "a probe that works closes it"
     assert breaker.state is BreakerState.CLOSED
     assert breaker.failures == 0
@@ -40,7 +40,7 @@ def test_without_a_breaker_nothing_is_ever_refused() -> None:
     breaker = Breaker(None)
     for _ in range(100):
         assert not breaker.failed(1.0)
-    assert breaker.may_dial(1.0, connecting=99)
+    assert breaker.may_open(1.0, connecting=99)
     assert not breaker.is_open(1.0)
 
 
@@ -51,7 +51,7 @@ def test_without_a_breaker_nothing_is_ever_refused() -> None:
 def test_dials_cover_the_waiters_that_connects_on_their_way_do_not(
     waiting: int, connecting: int, streams: int, wanted: int
 ) -> None:
-    assert dials_wanted(waiting, connecting, streams) == wanted
+    assert connects_wanted(waiting, connecting, streams) == wanted
 
 
 @pytest.mark.parametrize(("connect", "pause"), [(None, 0.01), (0.1, 0.025), (0.0001, 0.001), (10.0, 0.05)])

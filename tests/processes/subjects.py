@@ -63,7 +63,7 @@ class Engine(Subject):
         class Sockets(Connector[socket.socket]):
             def connect(self, timeout: float | None) -> socket.socket:
                 connection = socket.create_connection(address(url), timeout=timeout)
-                _exchange(connection, "PING")  # a proxy accepts what it has not yet dialled
+                _exchange(connection, "PING")  # a proxy accepts what it has not yet opened
                 return connection
 
             def close(self, connection: socket.socket) -> None:

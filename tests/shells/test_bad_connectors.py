@@ -23,7 +23,7 @@ from poolkit import (
     PoolError,
     UsageError,
 )
-from poolkit._core import upkeep
+from poolkit._core import maintenance
 from poolkit.testing import AsyncFakeConnector, FakeConnector
 from tests.shells.kit import PATIENCE, Rig
 
@@ -391,7 +391,7 @@ async def test_housekeeping_goes_on_after_an_error(
 
     async with make(max_size=2, max_lifetime=100) as rig:
         await rig.fill(2)
-        monkeypatch.setattr(upkeep, "audit", wrong)
+        monkeypatch.setattr(maintenance, "audit", wrong)
         rig.pool._core.want_sweep(0.0)
         rig.pool.run_due()
         assert "housekeeping failed" in caplog.text

@@ -172,7 +172,7 @@ async def test_threads_and_tasks_share_one_budget(make: Make, flavour: str) -> N
 
 
 async def test_keyed_pools_give_way_between_lanes_and_pools_alike(make: Make) -> None:
-    """The longest unused of all lanes of all pools goes."""
+    """The longest unused of all endpoints of all pools goes."""
     budget = Budget(3)
     async with make(budget=budget, keyed=True) as keyed, make(budget=budget) as plain:
         for key in ("a", "b"):

@@ -219,7 +219,7 @@ async def test_the_breaker_opens_and_says_what_when_and_until(make: Make) -> Non
         clock.advance(2)
         with pytest.raises(CircuitOpen) as caught:
             await rig.lease()
-        assert rig.connector.calls["connect"] == 3  # nobody dials while it is open
+        assert rig.connector.calls["connect"] == 3  # nobody connects while it is open
         text = str(caught.value)
         assert "db: circuit open: 3 connects in a row failed" in text
         assert "ConnectionRefusedError: down" in text

@@ -126,7 +126,7 @@ async def test_20_the_bound_on_overtaking_is_a_setting(make: Make) -> None:
             await rig.queued(1)
             core = rig.pool._core
             with rig.pool._gate.lock:  # nobody wakes up in between
-                oldest = core.lane.oldest()
+                oldest = core.endpoint.oldest()
             clock.advance(0.6)
             rig.pool.release  # noqa: B018
             held.close()  # waited longer than the window: served here and now, by the releasing thread

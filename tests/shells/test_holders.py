@@ -249,9 +249,9 @@ def test_every_holder_that_has_ended_counts_as_a_leak_not_only_those_that_are_na
         kept: list[Any] = []
         for number in range(6):
             in_thread(lambda: kept.append(pool.acquire()), f"leaky-{number}")
-        pool._core.lane.last_failed_check = 0.0
-        for entry in pool._core.entries.values():
-            entry.since -= 5.0
+        pool._core.endpoint.last_failed_check = 0.0
+        for slot in pool._core.all_slots.values():
+            slot.since -= 5.0
         with pytest.raises(AcquireTimeout, match="leaking: 6 of 6 leases are held by a thread or task that has ended"):
             pool.acquire(0)
         for connection in kept:

@@ -30,7 +30,8 @@ FAILED_ONCE_IN_TASKS = {
     17: "a task of the parent, collected in the child while it connected, gave up the place of another connection",
     37: "the same, in a task of the pool's own",
     363167303: "the simulation's own mistake: a dropped pool was collected only while it had a connect going on",
-    245109017: "the last connect error of a lane kept a lease alive that had been dropped (Python 3.12)",
+    245109017: "the last connect error of an endpoint kept a lease alive that had been dropped (Python 3.12)",
+    403353208: "an elastic pool looked at itself every millisecond while callers waited for a slow connect",
 }
 
 
@@ -95,7 +96,7 @@ def _three_threads_share_one_connection(seed: int) -> None:
             _Server(), runtime=runtime, clock=world.clock, max_size=1, max_lifetime=None, idle_timeout=None,
             barging_window=0, acquire_timeout=1000,
         )  # fmt: skip
-    pool._core.vigil = float("inf")  # it would help the forgotten
+    pool._core.recheck_interval = float("inf")  # it would help the forgotten
 
     def work() -> None:
         for _ in range(3):
@@ -118,7 +119,7 @@ def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) ->
     original = _fast.make_put
 
     def forgetful(core: Any, clock: Any, missed: Any) -> Any:
-        return original(core, clock, lambda lane, now: None)
+        return original(core, clock, lambda endpoint, now: None)
 
     monkeypatch.setattr("poolkit._access.make_put", forgetful)
     with pytest.raises(AcquireTimeout):
@@ -134,7 +135,7 @@ class WithoutClasses(PoolSimulation):
 
 def test_a_failure_of_threads_shows_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all switches and callers few are left, and without the fault they do no harm."""
-    monkeypatch.setattr(Core, "dropped", lambda self, entry, now: None)  # its place is never free again
+    monkeypatch.setattr(Core, "dropped", lambda self, slot, now: None)  # its place is never free again
     monkeypatch.setattr(replay, "PATIENCE", 100.0)  # the machine may be busy
     with pytest.raises(SimulationFailure) as caught:
         for seed in (seed for seed in range(60) if some_autoscale(seed) is None):

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from poolkit import EventKind, Pool, _churn
+from poolkit import EventKind, Pool, _misuse
 from poolkit._core.effects import Do, Effect
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.shells.kit import Rig, ask
@@ -353,7 +353,7 @@ def test_13_two_threads_that_report_the_same_lease_do_not_fail_a_caller() -> Non
         pool._register.reports = Raced([("dropped", ("file.py", 1))])
         pool._gate.post(lambda: pool._core.effects.append(Effect(Do.REPORT)))
         assert not pool._register.reports
-    reports = _churn._Reports()
+    reports = _misuse._Reports()
     reports.texts = Raced(["forgotten"])
     reports.run_inbox()
 

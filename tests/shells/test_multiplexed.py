@@ -1,4 +1,4 @@
-"""Connections that serve several leases at once, and pools with a lane for each key."""
+"""Connections that serve several leases at once, and pools with an endpoint for each key."""
 
 from __future__ import annotations
 

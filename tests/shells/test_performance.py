@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, Pool, PoolConfig
-from poolkit._core import commands, upkeep
+from poolkit._core import commands, maintenance
 from poolkit._core.machine import Core
 from poolkit._core.state import Features
 from poolkit.testing import FakeConnector, ManualClock
@@ -68,28 +68,28 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
     class Sleeper:
         def wake(self) -> None: ...
 
-    from poolkit._core.waiter import Waiter
+    from poolkit._core.request import Request
 
     def rounds(waiting: int) -> Callable[[], None]:
         pool = Pool(FakeConnector(), max_size=1, barging_window=0)
         pool.acquire()
         core = pool._core
         for _ in range(waiting):
-            waiter = Waiter(core.lane, 0.0)
+            waiter = Request(core.endpoint, 0.0)
             waiter.parker = Sleeper()
             core.acquire(waiter, 1.0)
             core.settle(1.0)
 
         def work() -> None:
-            (entry,) = core.entries.values()
+            (slot,) = core.all_slots.values()
             for _ in range(300):
-                core.give_back(entry, 1.0)
+                core.give_back(slot, 1.0)
                 core.settle(1.0)
-                waiter = Waiter(core.lane, 0.0)
+                waiter = Request(core.endpoint, 0.0)
                 waiter.parker = Sleeper()
                 core.acquire(waiter, 1.0)
                 core.settle(1.0)
-                late = Waiter(core.lane, 0.0)
+                late = Request(core.endpoint, 0.0)
                 late.parker = Sleeper()
                 core.acquire(late, 1.0)
                 core.settle(1.0)
@@ -108,7 +108,7 @@ def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
     class Sleeper:
         def wake(self) -> None: ...
 
-    from poolkit._core.waiter import Waiter
+    from poolkit._core.request import Request
 
     def rounds(waiting: int) -> tuple[Callable[[], None], list[str]]:
         pool = Pool(FakeConnector(), max_size=1, barging_window=0)
@@ -116,8 +116,8 @@ def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
         core = pool._core
         told: list[str] = []
 
-        def ask() -> Waiter:
-            waiter = Waiter(core.lane, 0.0)
+        def ask() -> Request:
+            waiter = Request(core.endpoint, 0.0)
             waiter.parker = Sleeper()
             core.acquire(waiter, 1.0)
             core.settle(1.0)
@@ -163,14 +163,14 @@ def test_29_sweeps_take_a_small_share_of_the_time_however_many_connections() -> 
         PoolConfig(max_size=3000, max_connecting=None, max_lifetime=100, lifetime_jitter=0.9, idle_timeout=None),
         Features(), name="core", barging=0.0, random=Random(1).random,
     )  # fmt: skip
-    for entry in commands.reserve(core, 3000, clock()):
-        core.connected(entry, object(), 1, clock())
+    for slot in commands.reserve(core, 3000, clock()):
+        core.connected(slot, object(), 1, clock())
     core.settle(clock())
     core.take_effects()
     sweeps = 0
     while clock() < 60:
         clock.advance(max(0.0, core.due - clock()))
-        upkeep.tick(core, clock())
+        maintenance.tick(core, clock())
         core.settle(clock())
         core.take_effects()
         sweeps += 1
@@ -240,7 +240,7 @@ async def test_29_nothing_is_left_behind_of_waiters_that_gave_up(make: Make) -> 
             with anyio.move_on_after(0):
                 await rig.lease()
         core = rig.pool._core
-        assert not core.lane.waiters
+        assert not core.endpoint.requests
         await rig.give(held)
 
 

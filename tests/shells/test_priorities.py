@@ -252,9 +252,9 @@ def test_tasks_inherit_the_class_of_whoever_starts_them_and_keep_their_own() -> 
                     with priority(name):
                         await asyncio.sleep(0)
                         lease = await pool.lease()
-                entry: Any = lease._record
+                slot: Any = lease._record
                 await lease.close()
-                return str(entry)
+                return str(slot)
 
             with priority("web"):
                 tasks = [asyncio.create_task(work(name)) for name in (None, "bulk", "health", None)]

@@ -398,10 +398,10 @@ def use(pool: Pool[Any], keeper: threads._Housekeeper) -> None:
     pool.release(pool.acquire())
     while pool._gate.scheduled == float("inf"):
         time.sleep(0)
-    entries(keeper)
+    slots(keeper)
 
 
-def entries(keeper: threads._Housekeeper) -> int:
+def slots(keeper: threads._Housekeeper) -> int:
     """What the housekeeping thread keeps, once it has read what it was told."""
     while keeper._inbox or not keeper._until:
         keeper._parker.wake()
@@ -433,8 +433,8 @@ def test_short_queues_of_threads_leave_little_with_the_housekeeper(keeper: threa
                 queue()
                 clock.advance(1.2)
                 keeper.schedule(pool, 0.0)  # real time has stood still: what was due in a second is due now
-                entries(keeper)
-            return count(entries(keeper), 0)
+                slots(keeper)
+            return count(slots(keeper), 0)
 
         before, after = rounds(FEW), rounds(MANY // 20)
     assert after.timers <= 2 * threads.FEW
@@ -452,7 +452,7 @@ def test_connects_that_fail_in_threads_leave_nothing(keeper: threads._Housekeepe
         for _ in range(many):
             with pytest.raises((AcquireTimeout, ConnectFailed)):
                 pool.acquire(0.0)
-        return count(entries(keeper), 0)
+        return count(slots(keeper), 0)
 
     before, after = rounds(FEW), rounds(MANY - FEW)
     assert after.timers <= 2 * threads.FEW
@@ -472,7 +472,7 @@ def test_pools_of_threads_that_are_made_and_ended_leave_nothing(keeper: threads.
                 del pool
             else:
                 getattr(pool, end)()
-        return count(entries(keeper), 0)
+        return count(slots(keeper), 0)
 
     before, after = rounds(FEW), rounds(MANY // 20)
     assert after.timers <= 2 * threads.FEW

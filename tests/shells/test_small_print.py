@@ -45,7 +45,7 @@ async def test_an_interrupt_in_one_abort_does_not_stop_the_others(flavour: str) 
 
 def _drop_all(pool: Pool[Any]) -> None:
     """What a check without an answer does to the connections beside it."""
-    pool._gate.step(lambda: pool._core.service.distrust_idle(pool._lane, pool._clock(), drop=True))
+    pool._gate.step(lambda: pool._core.service.distrust_idle(pool._endpoint, pool._clock(), drop=True))
 
 
 async def test_an_abort_that_fails_frees_the_place(make: Callable[..., Rig]) -> None:
@@ -184,12 +184,12 @@ async def test_what_comes_back_while_the_pool_is_cleared_is_handed_to_nobody(mak
     async with make(max_size=1) as rig:
         lease = await rig.lease()
         old = lease.connection
-        entry = next(iter(rig.pool._core.entries.values()))
+        slot = next(iter(rig.pool._core.all_slots.values()))
         await rig.give(lease)
-        rig.pool._lane.idle.remove(entry)  # in the hands of the returner
+        rig.pool._endpoint.idle.remove(slot)  # in the hands of the returner
         rig.pool.clear()
-        entry.good_until = rig.pool._clock() + 100
-        rig.pool._lane.idle.append(entry)
+        slot.fresh_until = rig.pool._clock() + 100
+        rig.pool._endpoint.idle.append(slot)
         again = await rig.lease()
         assert again.connection is not old
         await rig.give(again)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from poolkit import _async, _lifecycle, _pool_base
+from poolkit import _async, _pool_base, _registry
 from poolkit._async import AsyncPool
 from poolkit._leases import AsyncLease
 from poolkit.config import BackoffConfig, PoolConfigWarning
@@ -222,12 +222,14 @@ class AsyncPoolSimulation:
         self.forked, self.loop = True, child
         self.server.forked()
         self.server.loop = child
-        known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
+        known = {id(slot.connection) for slot in pool._core.all_slots.values() if slot.connection is not None}
         lock = mock.patch.object(_pool_base, "Lock", partial(CollectingLock, child))
         with lock, mock.patch.object(_async, "current_runtime", return_value=child):
             pool._after_fork()
-            assert known <= {id(each) for each in _lifecycle._buried}, "a connection of the parent may be finalized"
-            assert not pool._core.entries, "the child begins with connections"
+            assert known <= {id(each) for each in _registry._kept_from_finalizers}, (
+                "a connection of the parent may be finalized"
+            )
+            assert not pool._core.all_slots, "the child begins with connections"
             if pool._core.suspended:
                 pool.resume()  # who suspended it is not there any more
             if lease is not None:
@@ -300,7 +302,7 @@ class AsyncPoolSimulation:
     def _play(self) -> None:
         self.loop.start(self._cancel_some(), "canceller")
         self.loop.start(self._finish(), "finish")
-        buried, begun = len(_lifecycle._buried), self.loop
+        buried, begun = len(_registry._kept_from_finalizers), self.loop
         with warnings.catch_warnings(), self.order.watched():
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
             warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
@@ -309,6 +311,6 @@ class AsyncPoolSimulation:
             except _ChildEnded:
                 pass
             finally:
-                del _lifecycle._buried[buried:]
+                del _registry._kept_from_finalizers[buried:]
                 for loop in {begun, self.loop}:
                     loop.end()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections import deque
 
-from poolkit._core import books
-from poolkit._core.entry import CLOSING
+from poolkit._core import invariants
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.slot import CLOSING
 
 from .simulate import CoreSimulation, SimulationFailure
 
@@ -87,8 +87,10 @@ class BudgetSimulation:
         ledger = self.ledger
         for account, pool in self.pools.items():
             core = pool.core
-            assert account.held == len(core.entries), f"{core.name}: {account.held} permits, {len(core.entries)} held"
-            closing = sum(entry.state is CLOSING for entry in core.entries.values())
+            assert account.held == len(core.all_slots), (
+                f"{core.name}: {account.held} permits, {len(core.all_slots)} held"
+            )
+            closing = sum(slot.state is CLOSING for slot in core.all_slots.values())
             assert account.leaving == closing, f"{core.name}: {account.leaving} leave, {closing} are closing"
         assert ledger.held <= self.most, f"{ledger.held} connections under a budget of {self.most}"
         if ledger.held <= ledger.limit:
@@ -127,12 +129,12 @@ class BudgetSimulation:
     def _wind_down(self) -> None:
         pools = list(self.pools.values())
         for pool in pools:
-            pool.mend_world()
+            pool.repair_world()
         for _ in range(400):
             done = [pool.settle() for pool in pools]
             while self._deliver():
                 self.check()
-            if all(done) and not any(pool.waiting or pool.closing or pool.dialling for pool in pools):
+            if all(done) and not any(pool.waiting or pool.closing or pool.opening for pool in pools):
                 break
         for pool in pools:
             assert not pool.waiting, f"{pool.core.name}: {len(pool.waiting)} callers were never served nor told"
@@ -140,5 +142,5 @@ class BudgetSimulation:
             pool.shut()
             while self._deliver():
                 self.check()
-            books.check(pool.core)
+            invariants.check(pool.core)
         assert not self.ledger.held, "permits are left after all pools are closed"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from poolkit._core.entry import Entry
 from poolkit._core.machine import Core
-from poolkit._core.waiter import Waiter
+from poolkit._core.request import Request
+from poolkit._core.slot import Slot
 from poolkit._priority import choose
 from poolkit.config import ClassConfig
 from poolkit.policies.classes import CallerClass
@@ -62,7 +62,7 @@ class CallerClasses:
 
 def held_by_classes(core: Core) -> Counter[CallerClass]:
     """Connections in use, by the class that they are counted for."""
-    return Counter(entry.owner for entry in core.entries.values() if entry.owner is not None)
+    return Counter(slot.owner for slot in core.all_slots.values() if slot.owner is not None)
 
 
 def check_growth(core: Core, before: Counter[CallerClass], most: int) -> None:
@@ -77,11 +77,11 @@ def check_growth(core: Core, before: Counter[CallerClass], most: int) -> None:
             assert taken <= most, f"class {one.name!r} got a connection that was reserved for another"
 
 
-def check_use(core: Core, waiter: Waiter, entry: Entry, *, changed: bool) -> None:
+def check_use(core: Core, request: Request, slot: Slot, *, changed: bool) -> None:
     """He has his connection: it is counted for his class. ``changed``: the settings of the classes, at some time."""
-    owner, one, classes = entry.owner, waiter.caller_class, core.classes
+    owner, one, classes = slot.owner, request.caller_class, core.classes
     # his class may be of a time before the last settings: they were taken away and others came since he was served
     here = one is not None and classes is not None and classes.known.get(one.name) is one
     if owner is not None and here and owner is not one:
-        assert entry.capacity > 1, "a connection is counted for another class than its user's"
+        assert slot.capacity > 1, "a connection is counted for another class than its user's"
         assert not owner.reserved or changed, "a connection of a class with a reserve is shared with another"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
-from poolkit import _lifecycle, _pool_base
+from poolkit import _pool_base, _registry
 from poolkit._leases import Lease
 from poolkit._threads import Pool
 from poolkit.config import BackoffConfig, PoolConfigWarning
@@ -93,7 +93,7 @@ class PoolSimulation:
     Nobody is overtaken by those who came ``barging_window`` later. Nobody gets a connection that somebody else holds,
     that was closed, dropped or left dirty, that was opened before the last ``clear()`` or by the parent process; nobody
     waits for ever; the server never sees more than the limit. At the end the whole capacity is there, everything is
-    closed and the books balance; or the pool is dropped with leases outstanding, and nothing of it stays.
+    closed and the invariants hold; or the pool is dropped with leases outstanding, and nothing of it stays.
     """
 
     full = True  # forks, restarts and collections too
@@ -129,7 +129,9 @@ class PoolSimulation:
                 classes=self.classes.configs(size),
                 connect_timeout=5,
             )
-        self.pool._core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
+        self.pool._core.recheck_interval = float(
+            "inf"
+        )  # it would help those who are forgotten, which is to be found out
         self.order = Order(lambda: world.clock.now)
         self.cleared = 0  # the last connect that had begun when the pool was cleared
         self.forked = False
@@ -213,13 +215,15 @@ class PoolSimulation:
         self.forked = True
         world.fork()
         self.connector.forked()
-        known = {id(entry.connection) for entry in pool._core.entries.values() if entry.connection is not None}
+        known = {id(slot.connection) for slot in pool._core.all_slots.values() if slot.connection is not None}
         with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             pool._after_fork()
-        pool._core.vigil = float("inf")
-        assert known <= {id(each) for each in _lifecycle._buried}, "a connection of the parent may be finalized"
-        assert not pool._core.entries, "the child begins with connections"
+        pool._core.recheck_interval = float("inf")
+        assert known <= {id(each) for each in _registry._kept_from_finalizers}, (
+            "a connection of the parent may be finalized"
+        )
+        assert not pool._core.all_slots, "the child begins with connections"
         if pool._core.suspended:
             pool.resume()  # who suspended it is not there any more
         self.left = 3
@@ -286,7 +290,7 @@ class PoolSimulation:
 
     def _play(self) -> None:
         world = self.world
-        buried = len(_lifecycle._buried)
+        buried = len(_registry._kept_from_finalizers)
         for worker in range(self.workers):
             world.spawn(self._work, worker, seed=f"worker {worker}")
         world.spawn(self._finish, name="finish", seed="finish")
@@ -296,4 +300,4 @@ class PoolSimulation:
             try:
                 world.run()
             finally:
-                del _lifecycle._buried[buried:]
+                del _registry._kept_from_finalizers[buried:]

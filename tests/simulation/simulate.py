@@ -1,6 +1,6 @@
 """Seeded simulation of the decision core: callers, faults and commands in random order, in virtual time.
 
-After each step the books are checked. A failure shows the seed, a minimal replay and its steps.
+After each step the invariants are checked. A failure shows the seed, a minimal replay and its steps.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from poolkit._core import books, commands, upkeep
+from poolkit._core import commands, invariants, maintenance
 from poolkit._core.effects import Do
-from poolkit._core.entry import CHECKING, IN_USE, Entry
 from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
+from poolkit._core.request import Request
+from poolkit._core.slot import CHECKING, IN_USE, Slot
 from poolkit._core.state import Features, Phase
-from poolkit._core.waiter import Waiter
 from poolkit.config import AutoscaleConfig, BackoffConfig, BreakerConfig, PoolConfig
 from poolkit.connector import Verdict
 from poolkit.events import EventKind
@@ -31,7 +31,7 @@ __all__ = ("CoreSimulation", "SimulationFailure", "some_autoscale")
 T = TypeVar("T")
 
 STEPS = {
-    "acquire": 6.0, "wake_up": 6.0, "release": 6.0, "finish_dial": 5.0, "finish_check": 5.0, "finish_close": 5.0,
+    "acquire": 6.0, "wake_up": 6.0, "release": 6.0, "finish_open": 5.0, "finish_check": 5.0, "finish_close": 5.0,
     "give_up": 1.0, "pass_time": 2.0, "command": 0.3, "drop": 0.5, "collect": 1.0, "fork": 0.02,
 }  # fmt: skip
 """What may happen next, with how often it does."""
@@ -69,7 +69,7 @@ class CoreSimulation:
 
     Callers acquire, release, give up, are told of faults and drop their leases; connects, checks and closes end well
     or not, at any time; the server comes and goes, and may refuse for overload; the pool is cleared, suspended and
-    reconfigured, may be elastic, and goes on as a forked child's. After each step the books balance, no connection is
+    reconfigured, may be elastic, and goes on as a forked child's. After each step the invariants hold, no connection is
     in two hands nor of an older generation, nobody is overtaken beyond ``barging_window``, nobody waits while capacity
     is free, and each caller has one answer.
     In some schedules callers are of several classes: then nobody is overtaken within his own, no class gets what is
@@ -117,17 +117,17 @@ class CoreSimulation:
             autoscale=self._autoscale(),
         )
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, account=self.account)
-        self.core.heard = frozenset(EventKind if pick.random() < 0.2 else ())
-        self.core.vigil = float("inf")  # it would help those who are forgotten, which is to be found out
+        self.core.wanted_events = frozenset(EventKind if pick.random() < 0.2 else ())
+        self.core.recheck_interval = float("inf")  # it would help those who are forgotten, which is to be found out
         self.multiplexed = pick.random() < 0.3
         self.keys = ["a", "b", "c"] if features.keyed else [None]
-        self.waiting: list[Waiter] = []
-        self.dialling: list[tuple[Entry, Waiter | None]] = []
-        self.checking: list[tuple[Entry, Waiter | None]] = []
-        self.closing: list[Entry] = []
-        self.leases: dict[int, Entry] = {}
+        self.waiting: list[Request] = []
+        self.opening: list[tuple[Slot, Request | None]] = []
+        self.checking: list[tuple[Slot, Request | None]] = []
+        self.closing: list[Slot] = []
+        self.leases: dict[int, Slot] = {}
         self.changed = False  # the classes are not those that all callers came with
-        self.inbox: list[Entry] = []  # of leases that were dropped
+        self.inbox: list[Slot] = []  # of leases that were dropped
         self.server_up = True
         self.numbers = 0
         self.steps = 0
@@ -149,149 +149,149 @@ class CoreSimulation:
         return result
 
     def _perform(self) -> None:
-        for do, entry, waiter, _event in self.core.take_effects():
-            assert entry is None or self.core.entries.get(entry.id) is entry, "work on a connection of another pool"
+        for do, slot, request, _event in self.core.take_effects():
+            assert slot is None or self.core.all_slots.get(slot.id) is slot, "work on a connection of another pool"
             if do is Do.CONNECT:
-                assert entry is not None
-                self.dialling.append((entry, None))
+                assert slot is not None
+                self.opening.append((slot, None))
             elif do in (Do.CLOSE, Do.ABORT):
-                assert entry is not None
-                self.closing.append(entry)
+                assert slot is not None
+                self.closing.append(slot)
             elif do is Do.PING:
-                assert entry is not None
-                self.checking.append((entry, None))
+                assert slot is not None
+                self.checking.append((slot, None))
             elif do is Do.WAKE:
-                assert waiter is not None
-                assert isinstance(waiter.parker, _Sleeper)
-                self._check_outcome(waiter)
-                waiter.parker.wake()
+                assert request is not None
+                assert isinstance(request.parker, _Sleeper)
+                self._check_outcome(request)
+                request.parker.wake()
 
-    def _check_outcome(self, waiter: Waiter) -> None:
-        entry = waiter.outcome
-        if isinstance(entry, Entry) and entry.state is IN_USE:
-            assert entry.generation == entry.lane.generation, "a connection of an older generation was handed out"
+    def _check_outcome(self, request: Request) -> None:
+        slot = request.outcome
+        if isinstance(slot, Slot) and slot.state is IN_USE:
+            assert slot.generation == slot.endpoint.generation, "a connection of an older generation was handed out"
 
-    def _end(self, waiter: Waiter) -> None:
+    def _end(self, request: Request) -> None:
         """The caller goes on, with what he wanted or without."""
-        assert isinstance(waiter.parker, _Sleeper)
-        assert not waiter.parker.answered, "a caller was answered twice"
-        waiter.parker.answered = True
-        if waiter in self.waiting:
-            self.waiting.remove(waiter)
+        assert isinstance(request.parker, _Sleeper)
+        assert not request.parker.answered, "a caller was answered twice"
+        request.parker.answered = True
+        if request in self.waiting:
+            self.waiting.remove(request)
 
-    def _proceed(self, waiter: Waiter) -> None:
+    def _proceed(self, request: Request) -> None:
         """The caller looks at his outcome, as a shell does."""
-        outcome = waiter.outcome
-        if isinstance(outcome, Entry):
+        outcome = request.outcome
+        if isinstance(outcome, Slot):
             if outcome.state is IN_USE:
-                self._note_lease(waiter, outcome)
+                self._note_lease(request, outcome)
             elif outcome.state is CHECKING:
-                waiter.outcome = None
-                self.checking.append((outcome, waiter))
+                request.outcome = None
+                self.checking.append((outcome, request))
             else:
-                waiter.outcome = None
-                self.dialling.append((outcome, waiter))
-        elif outcome is not None and waiter in self.waiting:
-            self._end(waiter)
+                request.outcome = None
+                self.opening.append((outcome, request))
+        elif outcome is not None and request in self.waiting:
+            self._end(request)
 
-    def _note_lease(self, waiter: Waiter, entry: Entry) -> None:
+    def _note_lease(self, request: Request, slot: Slot) -> None:
         self.numbers += 1
-        record = entry if entry.leases == 1 else LeaseRecord(entry)
+        record = slot if slot.leases == 1 else LeaseRecord(slot)
         record.since = self.now
-        self.leases[self.numbers] = entry
+        self.leases[self.numbers] = slot
         self.core.leased[self.numbers] = record
-        self._end(waiter)
-        check_use(self.core, waiter, entry, changed=self.changed)
-        hands = Counter(id(e) for e in self.leases.values())[id(entry)]
-        assert hands <= max(1, entry.capacity), "one connection in two hands"
+        self._end(request)
+        check_use(self.core, request, slot, changed=self.changed)
+        hands = Counter(id(e) for e in self.leases.values())[id(slot)]
+        assert hands <= max(1, slot.capacity), "one connection in two hands"
 
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _acquire(self) -> None:
-        lane = self.core.add_lane(self.random.choice(self.keys))
-        waiter = Waiter(lane, self.now)
-        waiter.parker = _Sleeper()
+        endpoint = self.core.add_endpoint(self.random.choice(self.keys))
+        request = Request(endpoint, self.now)
+        request.parker = _Sleeper()
         if self.core.classes is not None:
-            waiter.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
-        self.waiting.append(waiter)
-        before = next(iter(lane.queue.beside(waiter)), None)
-        self._decide(self.core.acquire, waiter, self.now)
-        self._check_outcome(waiter)
+            request.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
+        self.waiting.append(request)
+        before = next(iter(endpoint.queue.beside(request)), None)
+        self._decide(self.core.acquire, request, self.now)
+        self._check_outcome(request)
         if before is not None and before.queued and self.now - before.since >= self.core.barging:
-            assert not isinstance(waiter.outcome, Entry), "a newcomer overtook one who had waited long enough"
+            assert not isinstance(request.outcome, Slot), "a newcomer overtook one who had waited long enough"
         self._perform()
-        self._proceed(waiter)
+        self._proceed(request)
 
     def _wake_up(self) -> None:
-        for waiter in list(self.waiting):
-            if isinstance(waiter.parker, _Sleeper) and waiter.parker.woken:
-                waiter.parker.woken = False
-                if waiter.outcome is None and waiter.queued:
-                    self._decide(self.core.look, waiter, self.now)
+        for request in list(self.waiting):
+            if isinstance(request.parker, _Sleeper) and request.parker.woken:
+                request.parker.woken = False
+                if request.outcome is None and request.queued:
+                    self._decide(self.core.look, request, self.now)
                     self._perform()
-                self._proceed(waiter)
+                self._proceed(request)
 
     def _give_up(self) -> None:
         if self.waiting:
-            waiter = self.random.choice(self.waiting)
-            if any(waiter is other for _, other in self.dialling):
+            request = self.random.choice(self.waiting)
+            if any(request is other for _, other in self.opening):
                 return
-            self._end(waiter)
+            self._end(request)
             timed_out = self.random.random() < 0.5
-            self._decide(lambda: self.core.abandon(waiter, self.now, timed_out=timed_out))
+            self._decide(lambda: self.core.abandon(request, self.now, timed_out=timed_out))
 
     def _release(self) -> None:
         if self.leases:
             key = self.random.choice(list(self.leases))
-            entry = self.leases.pop(key)
+            slot = self.leases.pop(key)
             self.core.leased.pop(key, None)
-            if entry.leases:
+            if slot.leases:
                 roll = self.random.random()
                 if roll < 0.8:
-                    self._decide(self.core.give_back, entry, self.now)
+                    self._decide(self.core.give_back, slot, self.now)
                 else:
                     verdict = self.random.choice([Verdict.DISCARD, Verdict.SUSPECT, Verdict.RETIRE])
-                    self._decide(self.core.discard, entry, self.now, verdict)
+                    self._decide(self.core.discard, slot, self.now, verdict)
 
-    def _finish_dial(self) -> None:
-        if not self.dialling:
+    def _finish_open(self) -> None:
+        if not self.opening:
             return
-        entry, waiter = self.dialling.pop(self.random.randrange(len(self.dialling)))
-        gone = waiter is not None and waiter not in self.waiting
+        slot, request = self.opening.pop(self.random.randrange(len(self.opening)))
+        gone = request is not None and request not in self.waiting
         if self.server_up and self.random.random() < 0.9 and not gone:
             capacity = self.random.choice([1, 3]) if self.multiplexed else 1
-            keep = waiter is not None
-            kept = self._decide(lambda: self.core.connected(entry, object(), capacity, self.now, keep=keep))
+            keep = request is not None
+            kept = self._decide(lambda: self.core.connected(slot, object(), capacity, self.now, keep=keep))
             self._perform()
-            if waiter is not None:
+            if request is not None:
                 if kept:
-                    self._note_lease(waiter, entry)
+                    self._note_lease(request, slot)
                 else:
-                    self._decide(self.core.retry, waiter, self.now)
+                    self._decide(self.core.retry, request, self.now)
                     self._perform()
-                    self._proceed(waiter)
+                    self._proceed(request)
         else:
             roll = self.random.random()
             verdict = Verdict.FATAL if roll < 0.2 else Verdict.OVERLOADED if roll > 0.8 else Verdict.SUSPECT
             lingers = self.random.random() < 0.3
             error = ConnectionRefusedError("sim")
-            self._decide(self.core.connect_failed, entry, error, verdict, self.now, lingers)
+            self._decide(self.core.connect_failed, slot, error, verdict, self.now, lingers)
             if lingers:
-                self.closing.append(entry)
-            if waiter in self.waiting:
-                self._end(waiter)
+                self.closing.append(slot)
+            if request in self.waiting:
+                self._end(request)
 
     def _finish_check(self) -> None:
         if not self.checking:
             return
-        entry, waiter = self.checking.pop(self.random.randrange(len(self.checking)))
+        slot, request = self.checking.pop(self.random.randrange(len(self.checking)))
         error = None if self.random.random() < 0.7 else self.random.choice([OSError("dead"), TimeoutError("silent")])
-        if waiter is None:
-            self._decide(upkeep.pinged, self.core, entry, error, True, self.now)
+        if request is None:
+            self._decide(maintenance.pinged, self.core, slot, error, True, self.now)
         else:
-            self._decide(self.core.checked, entry, waiter, error, self.now)
+            self._decide(self.core.checked, slot, request, error, self.now)
             self._perform()
-            self._proceed(waiter)
+            self._proceed(request)
 
     def _finish_close(self) -> None:
         if self.closing:
@@ -300,8 +300,8 @@ class CoreSimulation:
     def _pass_time(self) -> None:
         self.now += self.random.choice([0.0001, 0.01, 0.3, 1.5, 10.0])
         if self.now >= self.core.due:
-            self._decide(upkeep.tick, self.core, self.now)
-            self._decide(upkeep.leaks, self.core, self.now)
+            self._decide(maintenance.tick, self.core, self.now)
+            self._decide(maintenance.leaks, self.core, self.now)
 
     def _command(self) -> None:
         roll = self.random.random()
@@ -338,9 +338,9 @@ class CoreSimulation:
 
     def _collect(self) -> None:
         if self.inbox:
-            entry = self.inbox.pop(0)
-            if entry.leases:
-                self._decide(self.core.dropped, entry, self.now)
+            slot = self.inbox.pop(0)
+            if slot.leases:
+                self._decide(self.core.dropped, slot, self.now)
 
     def _fork(self) -> None:
         """Go on as the child: with a core of its own, and nothing and nobody of the parent's."""
@@ -348,9 +348,9 @@ class CoreSimulation:
             return
         old = self.core
         self.core = Core(old.config, old.features, name="sim", barging=0.0, random=self.random.random)
-        self.core.heard, self.core.vigil = old.heard, old.vigil
+        self.core.wanted_events, self.core.recheck_interval = old.wanted_events, old.recheck_interval
         commands.inherit(self.core, old)
-        for inherited in (self.waiting, self.dialling, self.checking, self.closing, self.inbox):
+        for inherited in (self.waiting, self.opening, self.checking, self.closing, self.inbox):
             inherited.clear()
         self.leases.clear()
         self.peak = self.core.limit
@@ -363,7 +363,7 @@ class CoreSimulation:
         self.random.seed(self.seed * 1_000_003 + number)
 
     def step(self) -> None:
-        """One random event, then the books."""
+        """One random event, then the invariants."""
         number, self.steps = self.steps, self.steps + 1
         chosen = self.decisions.make(number, self._choose, "")
         if chosen:
@@ -373,13 +373,13 @@ class CoreSimulation:
             getattr(self, f"_{chosen}")()
             self._perform()
             self._check_settled()
-            books.check(self.core)
+            invariants.check(self.core)
             if chosen != "command":
                 check_growth(
                     self.core, before, max(most, self.core.limit)
                 )  # an elastic limit may change after the growth
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
-            assert len(self.core.entries) <= self.peak, "more connections than max_size"
+            assert len(self.core.all_slots) <= self.peak, "more connections than max_size"
 
     def _check_settled(self) -> None:
         """A second look, at everything, finds nothing to do: the first one has forgotten nobody."""
@@ -422,14 +422,14 @@ class CoreSimulation:
 
     def _wind_down(self) -> None:
         """With the server up and every lease given back, nobody may be left waiting."""
-        self.mend_world()
+        self.repair_world()
         for _ in range(400):
             if self.settle():
                 break
         assert not self.waiting, f"{len(self.waiting)} callers were never served nor told"
         self.shut()
 
-    def mend_world(self) -> None:
+    def repair_world(self) -> None:
         """The server is up, and the pool hands out."""
         self.server_up = True
         self._decide(commands.resume, self.core, self.now)
@@ -437,7 +437,7 @@ class CoreSimulation:
     def settle(self) -> bool:
         """Finish what is going on and give every lease back; whether nothing is left to do."""
         self._perform()
-        for todo in (self._finish_dial, self._finish_check, self._finish_close, self._wake_up):
+        for todo in (self._finish_open, self._finish_check, self._finish_close, self._wake_up):
             for _ in range(10):
                 todo()
                 self._perform()
@@ -446,12 +446,12 @@ class CoreSimulation:
             self._perform()
             self._collect()
             self._perform()
-        books.check(self.core)
-        if not self.waiting and not self.dialling and not self.checking and not self.closing:
+        invariants.check(self.core)
+        if not self.waiting and not self.opening and not self.checking and not self.closing:
             return True
         self.now += 0.5
         if self.now >= self.core.due:
-            self._decide(upkeep.tick, self.core, self.now)
+            self._decide(maintenance.tick, self.core, self.now)
         return False
 
     def shut(self) -> None:
@@ -459,10 +459,10 @@ class CoreSimulation:
         self._decide(commands.shut, self.core, Phase.CLOSED, self.now)
         self._perform()
         for _ in range(100):
-            self._finish_dial()
+            self._finish_open()
             self._finish_check()
             self._finish_close()
             self._perform()
-        books.check(self.core)
-        assert not self.core.entries, "connections are left after close"
+        invariants.check(self.core)
+        assert not self.core.all_slots, "connections are left after close"
         assert not self.core.counts.reclaimed, "a connection was in nobody's hands"

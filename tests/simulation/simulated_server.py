@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from poolkit._core.request import Request
 from poolkit._core.service import Service
-from poolkit._core.waiter import Waiter
 from poolkit.testing.connectors import FakeConnection
 
 __all__ = ("Order", "SimulatedServer")
 
 
 class SimulatedServer:
-    """The books of a server in virtual time. The connectors of the simulations add how long each step takes."""
+    """The invariants of a server in virtual time. The connectors of the simulations add how long each step takes."""
 
     def __init__(self) -> None:
         self.numbers = itertools.count(1)
@@ -123,9 +123,9 @@ class Order:
         """Note who joins a queue meanwhile."""
         enqueue = Service.enqueue
 
-        def noting(service: Service, waiter: Waiter, now: float) -> None:
-            self._joined[id(waiter)] = self._now()
-            enqueue(service, waiter, now)
+        def noting(service: Service, request: Request, now: float) -> None:
+            self._joined[id(request)] = self._now()
+            enqueue(service, request, now)
 
         with mock.patch.object(Service, "enqueue", noting):
             yield
@@ -133,8 +133,8 @@ class Order:
     def served(self, pool: Any, asked: float) -> None:
         """Somebody who had asked at that time has his connection."""
         window = pool.config.barging_window
-        for waiter in list(pool._core.lane.waiters):
-            joined = self._joined[id(waiter)]
+        for request in list(pool._core.endpoint.requests):
+            joined = self._joined[id(request)]
             assert asked <= joined or asked < joined + window + _ROUNDING, (
                 f"who asked at {asked:.4f} overtook one who stood in the queue since {joined:.4f}"
             )

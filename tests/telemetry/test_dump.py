@@ -15,7 +15,7 @@ import pytest
 
 import poolkit
 from poolkit import ConfigError, Pool, cluster
-from poolkit import _churn as guard
+from poolkit import _misuse as guard
 from poolkit.policies.churn import Churn
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.support.waiting import PATIENCE
@@ -86,7 +86,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_many_pools_from_one_place_are_named_with_it(
     heard: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_churn", Churn())
+    monkeypatch.setattr(guard, "_misuse", Churn())
     for _ in range(40):
         Pool(FakeConnector(), name="per-request").close()
     (record,) = heard.records
@@ -97,7 +97,7 @@ def test_many_pools_from_one_place_are_named_with_it(
 def test_the_pools_of_one_cluster_are_no_mistake_however_many(
     heard: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_churn", Churn())
+    monkeypatch.setattr(guard, "_misuse", Churn())
     nodes = [cluster.Node(f"n{number}", f"10.0.0.{number}:1") for number in range(30)]
     cluster.Cluster(lambda node: FakeConnector(), nodes).close()
     assert not heard.records

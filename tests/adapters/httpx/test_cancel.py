@@ -19,7 +19,7 @@ from tests.support.waiting import leak_warning
 
 
 async def at_rest(transport: AsyncPoolkitTransport) -> None:
-    """Everything that is closed in the background is closed; the books balance."""
+    """Everything that is closed in the background is closed; the invariants hold."""
     with anyio.fail_after(10):
         while transport.poolkit.stats().closing or transport.poolkit.stats().in_use:
             await anyio.sleep(0.005)

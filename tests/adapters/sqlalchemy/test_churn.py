@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from poolkit import _churn
+from poolkit import _misuse
 from poolkit.policies.churn import Churn
 from poolkit_adapters.sqlalchemy import PoolkitPool
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(_churn, "_churn", Churn())
+    monkeypatch.setattr(_misuse, "_misuse", Churn())
     caplog.set_level(logging.WARNING, "poolkit.churn")
     return caplog
 

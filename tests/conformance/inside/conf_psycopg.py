@@ -22,7 +22,7 @@ PAIRS = (
 
 
 def _idle(pool: Any) -> list[Any]:
-    return [entry.connection.connection for entry in list(pool.poolkit._lane.idle)]
+    return [entry.connection.connection for entry in list(pool.poolkit._endpoint.idle)]
 
 
 def _waiting(pool: Any) -> range:

@@ -7,10 +7,10 @@ from heapq import nsmallest
 from operator import attrgetter
 from types import FrameType
 
-from ._core.entry import State
-from ._core.lane import Lane
+from ._core.endpoint import Endpoint
 from ._core.lease_record import Held as OnLease
 from ._core.machine import Core
+from ._core.slot import State
 from .errors import describe, shown, shown_again
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms, diagnose
 from .policies.meters import WINDOWS
@@ -70,34 +70,35 @@ def place_outside(frame: FrameType | None, packages: tuple[str, ...], runtime: o
 
 def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
     """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
-    leased = [record for record in core.leased.copy().values() if not record.slot.dialling]
-    lanes = list(core.lanes.values())
-    entries = list(core.entries.values())
-    returns = core.counts.uses + sum(entry.uses for entry in entries)
-    returned = core.counts.busy + sum(entry.busy for entry in entries)
-    last = max((entry.last_used for entry in entries if entry.uses), default=None)
+    leased = [record for record in core.leased.copy().values() if not record.slot.opening]
+    endpoints = list(core.all_endpoints.values())
+    slots = list(core.all_slots.values())
+    returns = core.counts.uses + sum(slot.uses for slot in slots)
+    returned = core.counts.busy + sum(slot.busy for slot in slots)
+    last = max((slot.last_used for slot in slots if slot.uses), default=None)
     recent = stats.windows[WINDOWS[1]]
-    failing = max(lanes, key=lambda lane: lane.dialer.breaker.failures)
-    connects = [entry.requested_at for entry in entries if entry.dialling]
+    failing = max(endpoints, key=lambda endpoint: endpoint.dialer.breaker.failures)
+    connects = [slot.requested_at for slot in slots if slot.opening]
     return Symptoms(
         limit=core.limit,
-        live=sum(lane.live for lane in lanes) - sum(entry.state is State.IN_USE and entry.pending for entry in entries),
+        live=sum(endpoint.live for endpoint in endpoints)
+        - sum(slot.state is State.IN_USE and slot.pending for slot in slots),
         waiting=stats.waiting,
         suspended=core.suspended,
         failures=failing.dialer.breaker.failures,
-        breaker_open=any(lane.dialer.breaker.is_open(now) for lane in lanes),
+        breaker_open=any(endpoint.dialer.breaker.is_open(now) for endpoint in endpoints),
         last_error=describe(failing.dialer.last_error),
         connecting_for=now - min(connects, default=now),
         held=sorted((_held(record, name_of(record.holder), now) for record in leased),
                     key=attrgetter("seconds"), reverse=True),
         taken=len({record.slot.id for record in leased}),
-        waiters=frozenset(hashable(waiter.holder) for lane in lanes for waiter in lane.waiters),
+        waiters=frozenset(hashable(request.holder) for endpoint in endpoints for request in endpoint.requests),
         returns=returns,
         usual_use=returned / returns if returns >= OFTEN else None,
         recent_use=recent.mean_use if recent.acquires >= OFTEN else None,
         returned_ago=None if last is None else now - last,
         acquires_per_second=recent.acquires_per_second,
-        barred=_barred(core, lanes),
+        barred=_barred(core, endpoints),
     )  # fmt: skip
 
 
@@ -111,18 +112,18 @@ def diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], 
         and not core.suspended
         and not stats.open_breakers
         and len(leased) < core.limit
-        and not any(lane.dialer.breaker.failures for lane in list(core.lanes.values()))
-        and not any(entry.reported for entry in leased.values())
+        and not any(endpoint.dialer.breaker.failures for endpoint in list(core.all_endpoints.values()))
+        and not any(slot.reported for slot in leased.values())
     )
     return None if nothing else diagnose(symptoms(core, stats, name_of, now))
 
 
-def _barred(core: Core, lanes: list[Lane]) -> str:
+def _barred(core: Core, endpoints: list[Endpoint]) -> str:
     """The classes that wait beside free capacity, since they have all that they may have."""
     classes = core.classes
-    if classes is None or len(core.entries) - sum(len(lane.idle) for lane in lanes) >= core.limit:
+    if classes is None or len(core.all_slots) - sum(len(endpoint.idle) for endpoint in endpoints) >= core.limit:
         return ""
-    barred = dict.fromkeys(one for lane in lanes for one in lane.queue.barred(core.limit))
+    barred = dict.fromkeys(one for endpoint in endpoints for one in endpoint.queue.barred(core.limit))
     return ", ".join(classes.words(one, core.limit, unlimited=core.config.max_size is None) for one in barred)
 
 

@@ -1,6 +1,6 @@
 """The churn guard: pools that are made again and again, or forgotten while they are connected, are named in the log.
 
-A log entry and no ``warnings.warn``: the finding is about a program at work, and must break nobody's tests. The logger
+A log slot and no ``warnings.warn``: the finding is about a program at work, and must break nobody's tests. The logger
 is ``poolkit.churn``.
 """
 
@@ -36,20 +36,20 @@ class _Reports:
             logger.warning("%s", text)
 
 
-_churn = Churn()
+_misuse = Churn()
 _lock = Lock()
 _reports = _Reports()
 _threads = ThreadRuntime()
 _here = local()
 
 
-def _begin_anew() -> None:
+def _restart() -> None:
     global _lock
     _lock = Lock()  # another thread of the parent may have held it
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_restart)
 
 
 def made(name: str, place: tuple[str, int] | None) -> None:
@@ -58,7 +58,7 @@ def made(name: str, place: tuple[str, int] | None) -> None:
     if place is None or getattr(_here, "together", False):
         return
     with _lock:
-        often = _churn.made(place, time.monotonic())
+        often = _misuse.made(place, time.monotonic())
     if often:
         logger.warning(
             "%s: 20 pools were made at %s:%d within 10 s: a pool must be shared; make it once and use it everywhere",

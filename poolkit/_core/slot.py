@@ -10,9 +10,9 @@ from ..policies.retire import NEVER
 
 if TYPE_CHECKING:
     from ..policies.classes import CallerClass
-    from .lane import Lane
+    from .endpoint import Endpoint
 
-__all__ = ("ESTABLISHED", "TRANSITIONS", "Entry", "Purpose", "State")
+__all__ = ("ESTABLISHED", "TRANSITIONS", "Slot", "Purpose", "State")
 
 
 class State(Enum):
@@ -57,7 +57,7 @@ class Purpose(Enum):
     ROTATE = "rotate"
 
 
-class Entry:
+class Slot:
     """One connection: its state, its age and its own ledger (written by whoever holds it)."""
 
     __slots__ = (
@@ -66,14 +66,14 @@ class Entry:
         "checked_at",
         "connection",
         "dirty",
+        "endpoint",
         "evicted_for",
         "expires",
+        "fresh_until",
         "generation",
-        "good_until",
         "holder",
         "id",
         "key",
-        "lane",
         "last_used",
         "leases",
         "owner",
@@ -90,19 +90,19 @@ class Entry:
         "uses",
     )
 
-    def __init__(self, lane: Lane, number: int, purpose: Purpose, now: float) -> None:
-        self.lane = lane
+    def __init__(self, endpoint: Endpoint, number: int, purpose: Purpose, now: float) -> None:
+        self.endpoint = endpoint
         self.id = number
         self.purpose = purpose
         self.state = CONNECTING
-        self.generation = lane.generation
+        self.generation = endpoint.generation
         self.connection: Any = None
         self.dirty: bool | BaseException | None = None  # what needs_reset() said at the end of a lease, if it was asked
         self.key = 0  # id(connection), under which it stands in the register while it is on lease without a Lease
         self.requested_at = now
         self.ready_at = now
         self.expires = NEVER  # the end of its life; in the past when its generation is over
-        self.good_until = 0.0  # until then it may be handed out without a second look
+        self.fresh_until = 0.0  # until then it may be handed out without a second look
         self.last_used = now
         self.checked_at = now  # the last check that went well
         # of its lease, if there is one alone (see LeaseRecord)
@@ -115,13 +115,13 @@ class Entry:
         self.holder: Hashable = 0
         self.place: tuple[str, int] | None = None
         self.reported = False
-        self.replaced: Entry | None = None  # the one whose place this connection is to take
+        self.replaced: Slot | None = None  # the one whose place this connection is to take
         self.rotating = False  # its successor is on the way
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
-        self.evicted_for: Lane | None = None  # it gives way to a waiter of another lane
+        self.evicted_for: Endpoint | None = None  # it gives way to a request of another endpoint
 
     @property
-    def slot(self) -> Entry:
+    def slot(self) -> Slot:
         """The connection of the lease that is written down here: as of a LeaseRecord."""
         return self
 
@@ -142,9 +142,9 @@ class Entry:
         return max(self.checked_at, self.last_used)
 
     @property
-    def dialling(self) -> bool:
+    def opening(self) -> bool:
         """Whether its connect is going on: some drivers connect in the first use, when it is in use already."""
         return self.state is State.CONNECTING or (self.pending and self.state is IN_USE)
 
     def __repr__(self) -> str:
-        return f"<Entry {self.id} {self.state.value}>"
+        return f"<Slot {self.id} {self.state.value}>"

@@ -1,4 +1,4 @@
-"""Everything for one endpoint: idle connections, waiters, generation, dialer."""
+"""Everything for one endpoint: idle connections, requests, generation, dialer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Hashable
 
 from .dialer import Dialer
-from .entry import Entry
 from .queue import Queue
-from .waiter import Waiter
+from .request import Request
+from .slot import Slot
 
-__all__ = ("Lane",)
+__all__ = ("Endpoint",)
 
 
-class Lane:
+class Endpoint:
     """The state of one endpoint. ``idle`` runs from the longest unused (left) to the last used (right)."""
 
     __slots__ = (
@@ -27,33 +27,33 @@ class Lane:
         "live",
         "queue",
         "queued_at",
+        "requests",
         "size",
         "spare",
         "streams",
-        "waiters",
     )
 
     def __init__(self, key: Hashable, dialer: Dialer, queue: Queue) -> None:
         self.key = key
         self.dialer = dialer
-        self.idle: deque[Entry] = deque()
-        self.spare: dict[Entry, None] = {}  # in use, with a stream to spare; in the same order
+        self.idle: deque[Slot] = deque()
+        self.spare: dict[Slot, None] = {}  # in use, with a stream to spare; in the same order
         self.queue = queue
-        self.waiters = queue.waiters  # of all classes, in order of arrival; stays the same when the queue is replaced
+        self.requests = queue.requests  # of all classes, in order of arrival; stays the same when the queue is replaced
         self.generation = 0
-        self.size = 0  # entries in any state
-        self.live = 0  # entries that are of use or can come back to be
+        self.size = 0  # slots in any state
+        self.live = 0  # slots that are of use or can come back to be
         self.connecting = 0
         self.last_failed_check = float("-inf")
         self.queued_at = 0.0  # when the first of those who wait entered the empty queue
         self.streams = 1  # leases that one further connection is expected to serve
-        self.evictions = 0  # idle connections of other lanes that are being closed for this one
+        self.evictions = 0  # idle connections of other endpoints that are being closed for this one
 
-    def oldest(self) -> Waiter:
-        """The waiter who has waited longest; the queue must not be empty."""
-        return next(iter(self.waiters))
+    def oldest(self) -> Request:
+        """The request who has waited longest; the queue must not be empty."""
+        return next(iter(self.requests))
 
     @property
     def unused(self) -> bool:
-        """Whether the lane can be forgotten."""
-        return not self.size and not self.waiters
+        """Whether the endpoint can be forgotten."""
+        return not self.size and not self.requests

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from ._log import logger
 from .errors import shown
 
-__all__ = ("bury", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
+__all__ = ("keep_from_finalizer", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _pools_lock = threading.Lock()
 _watchers: list[Callable[[Any], object]] = []
 _numbers = itertools.count(1)
 
-_buried: list[object] = []
+_kept_from_finalizers: list[object] = []
 """Connections of a parent process. Kept alive for ever: the finalizer of a driver's object may say goodbye on a
 socket that the parent still uses."""
 
@@ -89,9 +89,9 @@ def live_pools() -> list[Any]:
     return [pool for pool in known if not pool.closed]
 
 
-def bury(connection: object) -> None:
+def keep_from_finalizer(connection: object) -> None:
     """Keep a connection of the parent process from being finalized in this one."""
-    _buried.append(connection)
+    _kept_from_finalizers.append(connection)
 
 
 def _after_fork_in_child() -> None:

@@ -6,17 +6,17 @@ from ..events import EventKind
 from ..policies.retire import NEVER, rotation_lead
 from . import elastic
 from .effects import Do, Effect
-from .entry import CHECKING, IDLE, IN_USE, Entry, Purpose
-from .lane import Lane
+from .endpoint import Endpoint
 from .lease_record import Held
 from .machine import Core
-from .mend import audit, mend, next_look
+from .repair import audit, next_look, repair
+from .slot import CHECKING, IDLE, IN_USE, Purpose, Slot
 from .state import LOOK_EVERY, Phase
 
 __all__ = ("leaks", "pause", "pinged", "tick", "tick_safely")
 
 SHORTEST = 0.05  # seconds: sweeps cost O(connections), so they are not made for each connection by itself
-SHARE = 50.0  # a sweep takes some microseconds for each connection or lane; the pause is so many times as long
+SHARE = 50.0  # a sweep takes some microseconds for each connection or endpoint; the pause is so many times as long
 EACH = 2e-6  # seconds, measured: a sweep's time for one connection
 
 
@@ -31,33 +31,33 @@ def tick(core: Core, now: float) -> None:
         core.sweep_at = NEVER
         audit(core, now)
         _rotate(core, now)
-        for lane in list(core.lanes.values()):
-            _sweep(core, lane, now)
+        for endpoint in list(core.all_endpoints.values()):
+            _sweep(core, endpoint, now)
         core.touch_all()
         _plan_sweep(core, now)
     else:
         core.want_sweep(core.sweep_at)
-    elastic.tick(core, now, SHARE * EACH * len(core.entries))
+    elastic.tick(core, now, SHARE * EACH * len(core.all_slots))
 
 
 def tick_safely(core: Core, now: float) -> Exception | None:
-    """As :func:`tick`, for the shell. After an error (a bug) the core is mended and looks again after a while, not at
+    """As :func:`tick`, for the shell. After an error (a bug) the core is repaired and looks again after a while, not at
     once: housekeeping goes on, and does not spin. The error is the answer: it is logged without the lock.
     """
     try:
         tick(core, now)
         core.settle(now)
     except Exception as error:  # noqa: BLE001  whatever it is
-        mend(core, now)
+        repair(core, now)
         core.stale = True
-        core.sweep_at = core.due = now + core.vigil
+        core.sweep_at = core.due = now + core.recheck_interval
         return error
     return None
 
 
 def pause(core: Core) -> float:
     """The least time between two sweeps: what they cost must stay a small share of one processor, whatever the size."""
-    return max(SHORTEST, SHARE * EACH * (len(core.entries) + len(core.lanes)))
+    return max(SHORTEST, SHARE * EACH * (len(core.all_slots) + len(core.all_endpoints)))
 
 
 def _plan_sweep(core: Core, now: float) -> None:
@@ -65,7 +65,7 @@ def _plan_sweep(core: Core, now: float) -> None:
     again = next_look(core, now)
     if again < NEVER:
         core.want_sweep(again)
-    if core.entries:
+    if core.all_slots:
         config = core.config
         spans = (config.idle_timeout, config.keepalive, LOOK_EVERY if core.features.peeks else None)
         for span in (*spans, config.leak_after and config.leak_after / 4):
@@ -73,55 +73,55 @@ def _plan_sweep(core: Core, now: float) -> None:
                 core.want_sweep(now + span)
 
 
-def _sweep(core: Core, lane: Lane, now: float) -> None:
+def _sweep(core: Core, endpoint: Endpoint, now: float) -> None:
     """Take every idle connection in hand once; those that stay keep their order."""
     lead = rotation_lead(core.config.max_lifetime)
     next_due = NEVER
     stay = []
-    idle = core.endpoints.idle.take_all(lane)
+    idle = core.endpoints.idle.take_all(endpoint)
     # never all at once: half of them stay at hand while the others are looked at
     pings = min((len(idle) + 1) // 2, core.max_connecting - core.slots.pinging)
-    for entry in idle:
-        reason = core.slots.retire_reason(entry, now)
+    for slot in idle:
+        reason = core.slots.retire_reason(slot, now)
         if reason is not None:
-            core.slots.start_close(entry, reason, now)
+            core.slots.start_close(slot, reason, now)
             continue
-        wanted = _wants_ping(core, entry, now)
+        wanted = _wants_ping(core, slot, now)
         if wanted and pings <= 0:
             next_due = now
         elif wanted:
             pings -= 1
             core.slots.pinging += 1
-            entry.move(CHECKING)
-            core.endpoints.idle.forget(entry)
-            core.effects.append(Effect(Do.PING, entry))
+            slot.move(CHECKING)
+            core.endpoints.idle.remove(slot)
+            core.effects.append(Effect(Do.PING, slot))
             continue
-        next_due = min(next_due, _next_due(core, entry, now, lead))
-        stay.append(entry)
-    core.endpoints.idle.put_back(lane, stay)
+        next_due = min(next_due, _next_due(core, slot, now, lead))
+        stay.append(slot)
+    core.endpoints.idle.put_back(endpoint, stay)
     if next_due < NEVER:
         core.want_sweep(max(now + pause(core), next_due))
 
 
-def _next_due(core: Core, entry: Entry, now: float, lead: float) -> float:
-    rotation = entry.expires - lead
-    due = rotation if rotation > now else entry.expires
-    if core.config.idle_timeout is not None and core.config.idle_timeout + entry.last_used > now:
-        due = min(due, entry.last_used + core.config.idle_timeout)
+def _next_due(core: Core, slot: Slot, now: float, lead: float) -> float:
+    rotation = slot.expires - lead
+    due = rotation if rotation > now else slot.expires
+    if core.config.idle_timeout is not None and core.config.idle_timeout + slot.last_used > now:
+        due = min(due, slot.last_used + core.config.idle_timeout)
     if core.config.keepalive is not None and core.features.checks:
-        due = min(due, entry.seen_at + core.config.keepalive)
+        due = min(due, slot.seen_at + core.config.keepalive)
     return due
 
 
-def _wants_ping(core: Core, entry: Entry, now: float) -> bool:
+def _wants_ping(core: Core, slot: Slot, now: float) -> bool:
     if not core.can_check:
         return False
     keepalive = core.config.keepalive
-    if keepalive is not None and now - entry.seen_at >= keepalive:
+    if keepalive is not None and now - slot.seen_at >= keepalive:
         return True
-    if entry.good_until == 0.0:  # in doubt since another one was found dead
+    if slot.fresh_until == 0.0:  # in doubt since another one was found dead
         return True
-    return core.features.peeks and now - entry.last_used >= LOOK_EVERY
+    return core.features.peeks and now - slot.last_used >= LOOK_EVERY
 
 
 def _rotate(core: Core, now: float) -> None:
@@ -130,39 +130,41 @@ def _rotate(core: Core, now: float) -> None:
     if config.max_lifetime is None or core.features.keyed or core.suspended:
         return
     lead = rotation_lead(config.max_lifetime)
-    for entry in list(core.entries.values()):
-        lane = entry.lane
-        if entry.rotating or entry.generation != lane.generation or entry.state not in (IDLE, IN_USE):
+    for slot in list(core.all_slots.values()):
+        endpoint = slot.endpoint
+        if slot.rotating or slot.generation != endpoint.generation or slot.state not in (IDLE, IN_USE):
             continue
-        if now < entry.expires - lead:
+        if now < slot.expires - lead:
             continue
         missed = (
-            entry.state is IN_USE or lane.live <= core.size.minimum or now - entry.last_used < 0.1 * config.max_lifetime
+            slot.state is IN_USE
+            or endpoint.live <= core.size.minimum
+            or now - slot.last_used < 0.1 * config.max_lifetime
         )
-        if missed and core.opener.may_open(lane, now) and core.opener.spare_permit():
-            entry.rotating = True
-            successor = core.slots.open(lane, Purpose.ROTATE, now)
-            successor.replaced = entry
+        if missed and core.opener.may_open(endpoint, now) and core.opener.spare_permit():
+            slot.rotating = True
+            successor = core.slots.open(endpoint, Purpose.ROTATE, now)
+            successor.replaced = slot
             core.effects.append(Effect(Do.CONNECT, successor))
 
 
-def pinged(core: Core, entry: Entry, error: BaseException | None, asked: bool, now: float) -> None:
+def pinged(core: Core, slot: Slot, error: BaseException | None, asked: bool, now: float) -> None:
     """The look at (``asked``: the check of) an idle connection ended."""
     core.slots.pinging -= 1
     core.counts.checks += asked
     if error is not None:
-        core.service.failed_check(entry, error, now)
+        core.service.failed_check(slot, error, now)
         return
     if asked:
-        entry.checked_at = now
-        core.slots.mark_alive(entry, now)
-    elif entry.good_until == 0.0 and not core.features.checks:
-        core.slots.mark_alive(entry, now)
-    if entry.lane.waiters or core.slots.retire_reason(entry, now) is not None or core.phase is not Phase.OPEN:
-        core.returned[entry] = None
+        slot.checked_at = now
+        core.slots.mark_alive(slot, now)
+    elif slot.fresh_until == 0.0 and not core.features.checks:
+        core.slots.mark_alive(slot, now)
+    if slot.endpoint.requests or core.slots.retire_reason(slot, now) is not None or core.phase is not Phase.OPEN:
+        core.returned[slot] = None
     else:  # at the cold end: a look is no use
-        entry.move(IDLE)
-        core.endpoints.idle.put_back(entry.lane, [entry])
+        slot.move(IDLE)
+        core.endpoints.idle.put_back(slot.endpoint, [slot])
 
 
 def leaks(core: Core, now: float) -> list[Held]:

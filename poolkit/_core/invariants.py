@@ -1,0 +1,102 @@
+"""The invariants, as one function that raises when the invariants do not balance."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .endpoint import Endpoint
+from .machine import Core
+from .slot import ESTABLISHED, IDLE, IN_USE, Slot, State
+
+__all__ = ("check",)
+
+
+def _usable(endpoint: Endpoint) -> list[Slot]:
+    """The connections that are idle or have a stream to spare, and that somebody waits for who may have one."""
+    spare = [one for one in endpoint.spare if one.leases < one.capacity and one.generation == endpoint.generation]
+    return [slot for slot in [*endpoint.idle.copy(), *spare] if endpoint.queue.first_for(slot) is not None]
+
+
+def _check_classes(core: Core) -> None:
+    """What belongs to whom, and who stands where."""
+    core.use.check(core.all_slots.values())
+    for endpoint in core.all_endpoints.values():
+        endpoint.queue.check()
+        if core.classes is None:
+            continue
+        # whoever may have a connection has an idle one, or one on its way, or all are taken
+        opening = any(slot.state is State.CONNECTING for slot in core.all_slots.values())
+        opening = opening or core.slots.closing > 0 or endpoint in core.timed
+        claimed = core.capacity.claiming
+        if endpoint.queue.wanting and core.hands_out:
+            full = len(core.all_slots) >= core.size.limit
+            assert full or opening or claimed, "a class below what it is entitled to waits while a permit is free"
+
+
+def _check_minimum(core: Core) -> None:
+    """As many connections as are to be kept, unless something stands against opening more."""
+    endpoint = core.endpoint
+    have = endpoint.live + endpoint.connecting
+    wanted = core.started and core.hands_out and not core.features.keyed
+    if not wanted or have >= core.size.minimum or len(core.all_slots) >= core.size.limit:
+        return
+    blocked = endpoint in core.timed or endpoint.connecting >= core.max_connecting
+    blocked = blocked or (
+        endpoint.connecting > 0 and (endpoint.dialer.rounds > 0 or endpoint.dialer.breaker.failures > 0)
+    )
+    # only min_size is claimed of a budget, and one that is frozen serves no claim
+    shared = core.permits is not None and (core.permits.claiming or have >= core.config.min_size)
+    assert blocked or shared, "min_size is not kept while a permit is free"
+
+
+def check(core: Core) -> None:
+    """Raise AssertionError unless all invariants of the core hold.
+
+    Only true between calls, and while no thread is on the lock-free path (simulations; a quiet pool).
+    """
+    assert not core.returned, "a connection was given back, and nobody has looked at it"
+    slots = list(core.all_slots.values())
+    states = Counter(slot.state for slot in slots)
+    assert states[State.CLOSED] == 0, "a closed connection still holds a permit"
+    assert states[State.CLOSING] == core.slots.closing, "closing connections are miscounted"
+    assert set(core.slots.known.values()) <= core.all_slots.keys(), "a connection that is gone is still known"
+    assert sum(endpoint.size for endpoint in core.all_endpoints.values()) == len(slots), "endpoints do not add up"
+    for endpoint in core.all_endpoints.values():
+        mine = [slot for slot in slots if slot.endpoint is endpoint]
+        assert endpoint.size == len(mine), f"endpoint {endpoint.key!r}: size"
+        assert endpoint.live == sum(e.state in ESTABLISHED for e in mine), f"endpoint {endpoint.key!r}: live"
+        opening = sum(e.pending and e.generation == endpoint.generation for e in mine)
+        assert endpoint.connecting == opening, (
+            f"endpoint {endpoint.key!r}: connecting {endpoint.connecting} != {opening}"
+        )
+        idle = endpoint.idle.copy()
+        assert len(idle) == len(set(idle)), "a connection is idle twice"
+        assert set(idle) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
+        assert all(e.state is IN_USE for e in endpoint.spare), "a connection has a stream to spare that is not in use"
+        usable = _usable(endpoint)
+        assert not (usable and core.hands_out) or any(request.rechecking for request in endpoint.requests), (
+            "a request is stranded beside an idle connection"
+        )
+        if endpoint.queue.wanting and core.hands_out:
+            spare = core.size.limit - len(slots)
+            blocked = endpoint.connecting or endpoint.live or core.slots.closing or endpoint in core.timed
+            if core.classes is not None:  # what is being opened takes room, until it is known whose it is
+                blocked = blocked or states[State.CONNECTING]
+            claimed = core.capacity.claiming
+            assert blocked or spare <= 0 or claimed, "a request is stranded while a permit is free"
+        if endpoint.requests and core.hands_out:
+            assert core.size.watched(), "callers wait, and nobody looks whether more are needed"
+        for request in endpoint.requests:
+            assert not request.gone, "a request who is gone is still in the queue"
+            assert request.outcome is None, "a request who was served is still in the queue"
+    _check_classes(core)
+    _check_minimum(core)
+    assert core.capacity.agrees(len(slots), core.slots.closing), "the budget counts other connections"
+    leased = list(core.leased.copy().values())
+    held = Counter(id(record.slot) for record in leased)
+    assert len(leased) == len({id(record) for record in leased}), "two leases share one record"
+    for record in leased:
+        slot = record.slot
+        assert slot.state is IN_USE, f"a leased connection is {slot.state.value}"
+        assert slot.leases >= held[id(slot)] >= 1, "leases do not add up"
+        assert slot.leases <= max(slot.capacity, 1), "a connection is in too many hands"
