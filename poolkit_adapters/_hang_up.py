@@ -12,6 +12,8 @@ from typing import Any
 __all__ = ("Connecting", "finish", "hang_up", "is_socket")
 
 _SOCKET = socket.socket
+_IN_PYTHON = {"mysql", "pg8000", "pymysql", "redis"}
+"""Packages of drivers whose limits are limits of each read."""
 
 
 def is_socket(value: Any) -> bool:
@@ -30,7 +32,8 @@ class Connecting:
     Most of these drivers limit each read of the handshake, so a server that sends a byte now and then holds a connect
     forever. The driver's connection cannot be reached before it is open, so the socket is looked up where the driver
     keeps it meanwhile: in the variables of the functions that are running, and in the objects whose methods they are.
-    Drivers written in C keep it elsewhere; their libraries limit the whole connect.
+    Drivers written in C keep it elsewhere; their libraries limit the whole connect. Their frames are not even read:
+    before Python 3.13 that leaves a copy of the variables in the frame, which would keep a half-open connection.
     """
 
     def __init__(self, driver: str) -> None:
@@ -65,7 +68,7 @@ class Connecting:
         return bool(shut)
 
     def _sockets(self) -> set[socket.socket]:
-        frames = self._frames()
+        frames = self._frames() if self._package in _IN_PYTHON else []
         while frames and frames[-1].f_globals.get("__name__", "").partition(".")[0] != self._package:
             frames.pop()  # not the driver's: one that calls the driver
         found: set[socket.socket] = set()

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from poolkit.testing.servers import PostgresServer
+from poolkit_adapters import _hang_up
 from poolkit_adapters._handshake import limit_answers
 from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters._time_limits import Watch
@@ -92,7 +93,10 @@ def read(sock):
 """A driver that tries one address after the other, and waits for the end of an endless answer."""
 
 
-def test_the_limit_of_a_connect_ends_each_address_and_touches_no_socket_of_the_application() -> None:
+def test_the_limit_of_a_connect_ends_each_address_and_touches_no_socket_of_the_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_hang_up, "_IN_PYTHON", {"a_driver"})
     driver = types.ModuleType("a_driver")
     exec(DRIVER, driver.__dict__)
     pairs = [socket.socketpair() for _ in range(3)]
