@@ -28,7 +28,10 @@ __all__ = ("Access", "Facts", "FastPath", "access_of")
 
 
 class Facts(NamedTuple):
-    """On what it depends how callers get connections without asking the core. Other facts make other functions."""
+    """On what it depends how callers get connections without asking the core. Other facts make other functions.
+
+    FACTS-CURRENT: whatever changes one of them sets ``core.stale``, and the gate has them computed anew after the step.
+    """
 
     admits: bool
     """The core need not be asked: the pool is open and not suspended, nobody listens to each lease, and another thread

@@ -2,7 +2,7 @@
 
 Here the rule stands for both shells, as closures over the few things it needs: a closure finds them faster than a
 method finds attributes, and this is what every acquire and release runs. What makes it safe is said in
-``_core/__init__.py``. In all doubt they decline, and the long way through the core decides.
+``_core/__init__.py``. In all doubt they decline, and the slow path through the core decides.
 
 Under the lock the same two exist for pools with many endpoints (``make_keyed_take``) and with classes of callers
 (``make_classed_take``); what else a pool wants of a lease is put around them (``traced``, ``unreported``, ``clean``).
@@ -371,7 +371,7 @@ def unreported(put: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """``put``, but not for a connection that has to be reset. The connector is asked once: what it said is kept for the
-    long way.
+    slow path.
     """
 
     def put_clean(record: Any) -> bool:
@@ -380,7 +380,7 @@ def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[
             return False
         try:
             found: bool | BaseException = bool(dirty(slot.connection))
-        except BaseException as error:  # noqa: BLE001  the long way raises it, where it is known what has to go
+        except BaseException as error:  # noqa: BLE001  the slow path raises it, where it is known what has to go
             found = error
         if found is False and put(record):
             return True
@@ -416,7 +416,7 @@ def make_acquire(
     slow: Callable[..., Any],
     default: Any,
 ) -> Callable[..., Any]:
-    """``Pool.acquire`` without the lock; ``slow(timeout)`` is the long way."""
+    """``Pool.acquire`` without the lock; ``slow(timeout)`` is the slow path."""
     endpoint = core.endpoint
     requests = endpoint.requests
     pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
@@ -431,7 +431,7 @@ def make_acquire(
             slot = pop()
         except IndexError:
             slot = None
-        if slot is None:  # out of the except block: an error of the long way must not have this one as its context
+        if slot is None:  # out of the except block: an error of the slow path must not have this one as its context
             return slow(timeout)
         now = clock()
         if now < slot.fresh_until and now < slot.expires:
@@ -454,7 +454,7 @@ def make_release(
     missed: Callable[[Endpoint, float], None],
     slow: Callable[[Held | None, int, bool, BaseException | None], None],
 ) -> Callable[..., None]:
-    """``Pool.release`` without the lock; ``slow(slot, key, discard, error)`` is the long way."""
+    """``Pool.release`` without the lock; ``slow(slot, key, discard, error)`` is the slow path."""
     endpoint = core.endpoint
     requests = endpoint.requests
     idle = endpoint.idle
@@ -502,7 +502,7 @@ def make_lease(
     slow: Callable[..., Any],
     default: Any,
 ) -> Callable[..., Any]:
-    """``Pool.lease`` without the lock; ``kind`` is the class of a lease, ``slow(timeout, key=key)`` the long way."""
+    """``Pool.lease`` without the lock; ``kind`` is the class of a lease, ``slow(timeout, key=key)`` the slow path."""
     endpoint = core.endpoint
     requests = endpoint.requests
     pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft

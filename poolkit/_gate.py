@@ -97,7 +97,7 @@ class Gate:
         core: has ``effects``, ``due`` and ``stale``.
         name: of the owner, for the log.
         clock: returns the time in seconds.
-        lock: an :class:`OwnedLock` that guards the core; never held during I/O or a callback.
+        lock: an :class:`OwnedLock` that guards the core. NO-CALL-UNDER-LOCK: it is never held during I/O or a callback.
         settle: called under the lock after each step, with the time: does what the state of the core asks for.
         renew: called under the lock after a step if the core is ``stale``.
         repair: called under the lock after an interrupted step: makes the core consistent again.

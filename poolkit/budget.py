@@ -1,8 +1,8 @@
 """One limit for several pools of a process: a lock around the decisions of ``_core/ledger.py``, and the messages.
 
-Locks: a pool asks its budget under its own lock, the budget asks nobody under its; no pool's lock is ever wanted while
-another's is held. What other pools have to know goes out as messages when all locks are
-let go, through the inbox of each.
+LOCK-ORDER: a pool asks its budget while it holds its own lock; the budget asks nobody while it holds its lock, and no
+thread waits for a pool's lock while it holds another's. What other pools have to know goes out as messages after all
+locks are released, through the inbox of each.
 """
 
 from __future__ import annotations

@@ -170,6 +170,20 @@ def test_what_is_made_from_the_code_agrees_with_it(script: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_named_invariant_is_named_in_the_code_and_by_a_reason() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z]+(?:-[A-Z]+)+)` \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) >= 12
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for place in ("poolkit", "tests/simulation")
+        for path in (ROOT / place).rglob("*.py")
+    )
+    for name, *reasons in rows:
+        assert name in code, f"{name} is not named where the code keeps it"
+        assert all(reasons), name
+
+
 def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES[1:]:

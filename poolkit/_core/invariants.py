@@ -1,4 +1,7 @@
-"""The invariants, as one function that raises when the invariants do not balance."""
+"""The invariants that the state of a core must fulfil after each step.
+
+Their names and reasons are in ``docs/architecture.md``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def _usable(endpoint: Endpoint) -> list[Slot]:
 
 
 def _check_classes(core: Core) -> None:
-    """What belongs to whom, and who stands where."""
+    """NO-STRANDING where there are classes of callers: what belongs to which class, and who is in which queue."""
     core.use.check(core.all_slots.values())
     for endpoint in core.all_endpoints.values():
         endpoint.queue.check()
@@ -34,7 +37,7 @@ def _check_classes(core: Core) -> None:
 
 
 def _check_minimum(core: Core) -> None:
-    """As many connections as are to be kept, unless something stands against opening more."""
+    """MINIMUM-KEPT: as many connections as are to be kept, unless something stands against opening more."""
     endpoint = core.endpoint
     have = endpoint.live + endpoint.connecting
     wanted = core.started and core.hands_out and not core.features.keyed
@@ -57,6 +60,7 @@ def check(core: Core) -> None:
     assert not core.returned, "a connection was given back, and nobody has looked at it"
     slots = list(core.all_slots.values())
     states = Counter(slot.state for slot in slots)
+    # PERMIT-UNTIL-CLOSED
     assert states[State.CLOSED] == 0, "a closed connection still holds a permit"
     assert states[State.CLOSING] == core.slots.closing, "closing connections are miscounted"
     assert set(core.slots.known.values()) <= core.all_slots.keys(), "a connection that is gone is still known"
@@ -69,10 +73,12 @@ def check(core: Core) -> None:
         assert endpoint.connecting == opening, (
             f"endpoint {endpoint.key!r}: connecting {endpoint.connecting} != {opening}"
         )
+        # PLACE-BY-STATE
         idle = endpoint.idle.copy()
         assert len(idle) == len(set(idle)), "a connection is idle twice"
         assert set(idle) == {e for e in mine if e.state is IDLE}, "an idle connection is nowhere to be found"
         assert all(e.state is IN_USE for e in endpoint.spare), "a connection has a stream to spare that is not in use"
+        # NO-STRANDING
         usable = _usable(endpoint)
         assert not (usable and core.hands_out) or any(request.rechecking for request in endpoint.requests), (
             "a request is stranded beside an idle connection"
@@ -86,12 +92,13 @@ def check(core: Core) -> None:
             assert blocked or spare <= 0 or claimed, "a request is stranded while a permit is free"
         if endpoint.requests and core.hands_out:
             assert core.size.watched(), "callers wait, and nobody looks whether more are needed"
-        for request in endpoint.requests:
-            assert not request.gone, "a request who is gone is still in the queue"
-            assert request.outcome is None, "a request who was served is still in the queue"
+        for request in endpoint.requests:  # ONE-END
+            assert not request.gone, "a request that is gone is still in the queue"
+            assert request.outcome is None, "a request that was served is still in the queue"
     _check_classes(core)
     _check_minimum(core)
     assert core.capacity.agrees(len(slots), core.slots.closing), "the budget counts other connections"
+    # RECORD-PER-LEASE
     leased = list(core.leased.copy().values())
     held = Counter(id(record.slot) for record in leased)
     assert len(leased) == len({id(record) for record in leased}), "two leases share one record"

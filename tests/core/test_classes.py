@@ -1,4 +1,4 @@
-"""Classes of callers in the core: who is served, who waits beside what is not his, and what is opened for whom."""
+"""Classes of callers in the core: who is served, who waits beside what is not its, and what is opened for whom."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_max_waiting_counts_within_the_class() -> None:
     assert scene.ask("health").outcome is None
 
 
-def test_who_gives_up_leaves_his_turn_to_the_next_of_his_class() -> None:
+def test_who_gives_up_leaves_its_turn_to_the_next_of_its_class() -> None:
     scene = Scene(max_size=2)
     [slot] = scene.leases(1, "bulk")
     first, second = scene.ask("bulk"), scene.ask("bulk")
@@ -220,7 +220,7 @@ def test_a_failed_check_gives_the_permit_of_the_class_back() -> None:
     assert scene.core.classes.of("bulk").held == 1
     scene.core.checked(slot, request, OSError("dead"), NOW)
     scene.work()
-    assert isinstance(request.outcome, Slot), "a new connection is his at once: the dead one counts for nobody"
+    assert isinstance(request.outcome, Slot), "a new connection is its at once: the dead one counts for nobody"
     assert request.outcome is not slot
     assert scene.core.classes.of("bulk").held == 1
 
@@ -242,7 +242,7 @@ def test_classes_can_come_and_go_while_connections_are_in_use() -> None:
     waiting = scene.ask("bulk")
     do(commands.reconfigure, scene.core, scene.core.config.replace(classes=None), 0.0, "classes", NOW)
     scene.work()
-    assert isinstance(waiting.outcome, Slot), "without classes nothing holds him up"
+    assert isinstance(waiting.outcome, Slot), "without classes nothing holds it up"
     do(commands.reconfigure, scene.core, scene.core.config.replace(classes=USUAL), 0.0, "classes", NOW)
     scene.work()
     assert scene.core.classes is not None

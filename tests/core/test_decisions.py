@@ -76,9 +76,9 @@ def test_who_was_given_a_dead_connection_stands_before_those_who_came_later() ->
     assert second.outcome is None
 
 
-@pytest.mark.parametrize("most", [None, 5], ids=["the short way", "the long way"])
-def test_a_caller_sees_what_was_put_back_while_he_queued(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between his look at the idle ones and his place in the queue another thread puts one back without the lock."""
+@pytest.mark.parametrize("most", [None, 5], ids=["a few newcomers", "no limit"])
+def test_a_caller_sees_what_was_put_back_while_it_queued(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look at the idle ones and its place in the queue another thread puts one back without the lock."""
 
     core = make(max_size=1, max_waiting=most)
     slot = leased(core)
@@ -122,7 +122,7 @@ def test_a_full_multiplexed_connection_takes_nobody_in() -> None:
     assert slot.leases == 2
 
 
-def test_a_connection_made_by_its_caller_is_not_his_if_the_pool_was_cleared_meanwhile() -> None:
+def test_a_connection_made_by_its_caller_is_not_its_if_the_pool_was_cleared_meanwhile() -> None:
     core = make(features=Features(connect_in_caller=True))
     request = ask(core)
     slot = request.outcome
@@ -175,7 +175,7 @@ def test_half_of_the_idle_connections_stay_at_hand_while_the_others_are_looked_a
 
 
 def test_a_connection_handed_over_is_not_touched_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request may see it, use it and put it back without the lock before the one who serves him goes on."""
+    """The request may see it, use it and put it back without the lock before the one who serves it goes on."""
 
     serve = Service.serve
 
@@ -194,7 +194,7 @@ def test_a_connection_handed_over_is_not_touched_any_more(monkeypatch: pytest.Mo
     assert list(core.endpoint.idle) == [slot]
 
 
-def test_the_permit_of_one_who_left_before_he_connected_goes_to_the_next() -> None:
+def test_the_permit_of_one_who_left_before_it_connected_goes_to_the_next() -> None:
     core = make(max_size=1, features=Features(connect_in_caller=True))
     first, second = ask(core), ask(core)
     assert isinstance(first.outcome, Slot)

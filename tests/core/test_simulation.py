@@ -16,7 +16,7 @@ FAILED_ONCE = {
     1: "a multiplexed connection was listed as idle twice",
     18: "a wake-up was lost when the woken caller gave up",
     39: "a wake-up was lost when the woken caller was served otherwise",
-    245: "a newcomer queued although there was an idle connection and nobody before him",
+    245: "a newcomer queued although there was an idle connection and nobody before it",
     687: "a full multiplexed connection was handed out once more",
     803: "a freed permit of an endpoint that was limited by max_connecting woke nobody",
     1306: "a closed multiplexed connection that still stood in the list was closed again",

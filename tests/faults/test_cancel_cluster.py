@@ -196,7 +196,7 @@ def test_cancelled_callers_of_a_cluster_cost_nothing(scene: str, backend: str, w
 
 @pytest.mark.parametrize(("backend", "way"), WAYS)
 def test_a_cancelled_first_look_of_the_discovery_is_looked_again(backend: str, way: Way) -> None:
-    """The next caller asks for himself."""
+    """The next caller asks for itself."""
 
     async def play(point: int) -> bool:
         stage = Stage(nodes=Slow())

@@ -58,14 +58,14 @@ class Stage:
         return request
 
     def leave(self, request: Request) -> None:
-        """The one who waited must have been served by now; he gives back."""
+        """The one who waited must have been served by now; it gives back."""
         pool = self.pool
         wait_until = self.runtime.clock.now + SOON
         self.runtime.until(lambda: request.outcome is not None, wait_until)
         slot = request.outcome
         assert isinstance(slot, Slot), f"the one who waited got {slot!r}"
         assert request.parker is not None
-        assert request.parker.woken, "he was served but not woken"  # type: ignore[attr-defined]
+        assert request.parker.woken, "it was served but not woken"  # type: ignore[attr-defined]
         request.outcome = None
         pool._leased[id(slot.connection)] = slot
         pool.release(slot.connection)

@@ -99,7 +99,7 @@ def threaded(faults: Combination) -> None:
         pool.add_listener(listener)
     harm(connector, faults)
     wrong: list[object] = []
-    # what hangs in the caller's own thread holds him up; connects and closes do not happen there
+    # what hangs in the caller's own thread holds it up; connects and closes do not happen there
     hangs = "never" in (faults[1], faults[2], faults[4])
 
     def caller(discard: bool) -> None:

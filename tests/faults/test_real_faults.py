@@ -254,7 +254,7 @@ def test_an_outage_with_fifty_waiters_is_dialled_as_the_backoff_says_and_all_are
 
 
 @pytest.mark.parametrize("adapter", ["sqlalchemy", "sqlalchemy-async", "redis", "redis-async"])
-def test_a_breaker_bounds_the_attempts_where_each_caller_connects_himself(
+def test_a_breaker_bounds_the_attempts_where_each_caller_connects_itself(
     adapter: str, servers: World, users: Callable[..., tuple[Users, FaultProxy]]
 ) -> None:
     breaker = BreakerConfig(failure_threshold=3, reset_timeout=0.3)

@@ -56,7 +56,7 @@ def test_a_limit_holds_beside_free_connections() -> None:
     assert made.most(known["bulk"], 10) == 2
 
 
-def test_who_is_within_his_reserve_comes_first() -> None:
+def test_who_is_within_its_reserve_comes_first() -> None:
     made, known = classes(health=ClassConfig(reserved=1, weight=0.001), web=ClassConfig(weight=1000))
     for _ in range(5):
         assert served(made, [known["web"], known["health"]]) is known["health"]
@@ -96,7 +96,7 @@ def test_use_of_the_reserve_costs_nothing_in_the_competition() -> None:
 
 
 def test_nobody_starves_whoever_comes_and_goes() -> None:
-    """Whoever waits is served before any other class has had more than its weight beside his, plus one round."""
+    """Whoever waits is served before any other class has had more than its weight beside its, plus one round."""
     pick = random.Random(7)
     made, known = classes(a=ClassConfig(weight=8), b=ClassConfig(weight=1), c=ClassConfig(weight=3))
     for _ in range(300):

@@ -65,7 +65,7 @@ def test_each_rule(seen: Symptoms, cause: Cause, words: str) -> None:
     assert str(found).startswith(f"{cause.value}: ")
 
 
-def test_who_holds_everything_himself_is_told_so() -> None:
+def test_who_holds_everything_itself_is_told_so() -> None:
     seen = Symptoms(limit=2, live=2, held=[Held(0.1, 7, "MainThread"), Held(0.1, 7, "MainThread")])
     found = diagnose(seen, asking=7)
     assert found is not None

@@ -52,7 +52,7 @@ def test_a_node_that_is_down_does_not_move_up() -> None:
     assert look(at("a", 0, 0.5), at("b", 1, 0.9, well=False)) == {}
 
 
-def test_nobody_moves_down_to_where_he_would_move_up_again() -> None:
+def test_nobody_moves_down_to_where_it_would_move_up_again() -> None:
     """A node with two leases: a quarter of the eight that fit here, but all of the two that fit further down."""
     assert look(at("a", 0, 0.25, below=1.0), at("b", 0, 0.5)) == {}
     assert look(at("a", 0, 0.25, below=0.4), at("b", 0, 0.5)) == {"a": 1}

@@ -64,7 +64,7 @@ def main() -> None:
     for lease in leases:
         lease.end()
     if kind in DETACHED:
-        connector.join(30)  # served by what came back; the connect that he caused goes on
+        connector.join(30)  # served by what came back; the connect that it caused goes on
 
     [pool] = poolkit.pools()
     locked, unlock = threading.Event(), threading.Event()

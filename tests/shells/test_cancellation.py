@@ -144,14 +144,14 @@ async def test_03_a_connect_that_nobody_wants_any_more_becomes_idle(make: Make) 
 
 
 @ASYNC
-async def test_03_a_connect_in_the_caller_ends_with_him(make: Make) -> None:
+async def test_03_a_connect_in_the_caller_ends_with_it(make: Make) -> None:
     """Drivers that connect in the task of the caller: the cancellation hits the connect, its permit is free."""
     async with make(max_size=1, features={"in_caller": True}) as rig:
         rig.connector.hold("connect")
         with anyio.move_on_after(0.01):
             await rig.lease()
         assert rig.stats.size == 0
-        assert rig.stats.last_connect_error is None  # he has failed, not the server
+        assert rig.stats.last_connect_error is None  # it has failed, not the server
         rig.connector.free_all()
         await rig.give(await rig.lease(1))
 

@@ -33,7 +33,7 @@ class WrongPassword(Exception):
 
 
 async def test_a_caller_takes_whichever_comes_first(make: Make) -> None:
-    """The connect that he caused goes on, and serves the next."""
+    """The connect that it caused goes on, and serves the next."""
     async with make(max_size=2) as rig:
         held = await rig.lease()
         gate = rig.connector.hold("connect")
@@ -128,7 +128,7 @@ async def test_a_fatal_error_reaches_every_waiter_at_once(make: Make, error: Exc
             assert waiter.error.fatal
             assert waiter.error.__cause__ is error
             assert str(waiter.error).startswith(f"db: cannot connect: {type(error).__name__}: ")
-        assert len({id(waiter.error) for waiter in waiters}) == 6  # each has an error of his own
+        assert len({id(waiter.error) for waiter in waiters}) == 6  # each has an error of its own
         with pytest.raises(ConnectFailed):  # and who comes during the backoff hears of it at once
             await rig.lease()
 
@@ -271,14 +271,14 @@ async def test_in_the_caller_the_drivers_own_error_is_raised(make: Make) -> None
     error = WrongPassword("no")
     async with make(max_size=2, features={"in_caller": True}, backoff=NEVER_AGAIN) as rig:
         rig.connector.fail("connect", lambda: error)
-        for _ in range(3):  # no backoff: each caller tries and has his own error
+        for _ in range(3):  # no backoff: each caller tries and has its own error
             with pytest.raises(WrongPassword):
                 await rig.lease()
         rig.connector.fail("connect", None)
         await rig.give(await rig.lease())
 
 
-async def test_in_the_caller_it_is_his_own_thread_or_task(make: Make) -> None:
+async def test_in_the_caller_it_is_its_own_thread_or_task(make: Make) -> None:
     where: list[object] = []
     async with make(max_size=2, features={"in_caller": True}) as rig:
         original = rig.connector._opened

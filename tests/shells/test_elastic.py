@@ -34,7 +34,7 @@ async def grow(rig: Rig, clock: ManualClock, until: Callable[[], bool], step: fl
 
 
 async def crowd(rig: Rig, clock: ManualClock, callers: int) -> list[Any]:
-    """So many callers at once, each of whom keeps what he gets."""
+    """So many callers at once, each of whom keeps what it gets."""
     async with anyio.create_task_group() as group:
         asked: list[Outcome] = [ask(group, rig) for _ in range(callers)]
         await grow(rig, clock, lambda: all(one.done for one in asked))
@@ -151,7 +151,7 @@ async def test_a_pool_without_it_says_nothing_of_it(make: Make) -> None:
 
 
 async def test_after_an_outage_the_connections_of_before_are_opened_without_a_caller(make: Make) -> None:
-    """One caller finds the server well again, and the others' connections come back with his."""
+    """One caller finds the server well again, and the others' connections come back with its."""
     clock = ManualClock()
     async with make(min_size=1, max_size=20, autoscale=QUICK, clock=clock, check_after_idle=None) as rig:
         leases = await crowd(rig, clock, 8)

@@ -90,7 +90,7 @@ async def test_22_the_queue_has_an_end(make: Make) -> None:
 
 @pytest.mark.parametrize("in_caller", [False, True])
 async def test_22_max_waiting_zero_still_opens_connections(make: Make, in_caller: bool) -> None:
-    """Who only waits for his own connect stands in nobody's way."""
+    """Who only waits for its own connect stands in nobody's way."""
     async with make(max_size=2, max_waiting=0, features={"in_caller": in_caller, "connect": 0.01}) as rig:
         outcomes = [Outcome() for _ in range(2)]
         async with anyio.create_task_group() as group:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 
 # every seed that ever failed, with the fault it showed
 FAILED_ONCE = {
-    2220: "a waiter had used and put back his connection before the one who gave it to him was done with it",
+    2220: "a waiter had used and put back its connection before the one who gave it to it was done with it",
     284: "two reconfigurations at once left the settings that are shown different from those in effect",
     37: "a lease that was collected while a forked child began anew had its connection closed there",
 }

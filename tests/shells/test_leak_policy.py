@@ -16,7 +16,7 @@ Make = Callable[..., Rig]
 
 
 @pytest.mark.parametrize("resets", [True, False])
-async def test_raise_tells_the_holder_when_he_gives_it_back_and_keeps_the_connection(make: Make, resets: bool) -> None:
+async def test_raise_tells_the_holder_when_it_gives_it_back_and_keeps_the_connection(make: Make, resets: bool) -> None:
     clock = ManualClock()
     async with make(max_size=1, leak_after=5, on_leak="raise", clock=clock, features={"resets": resets}) as rig:
         lease = await rig.lease()

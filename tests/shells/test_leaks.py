@@ -84,7 +84,7 @@ async def connect_in_vain_in_a_task(pool: Any) -> None:
 
 
 async def test_13_the_last_connect_error_keeps_nobody_s_lease_alive(make: Make) -> None:
-    """A caller who connects by himself is in the traceback of the error, with all that he has."""
+    """A caller who connects by itself is in the traceback of the error, with all that it has."""
     async with make(max_size=2, features={"in_caller": True}) as rig:
         await rig.call(connect_in_vain if rig.threads else connect_in_vain_in_a_task, rig.pool)
         rig.connector.fail("connect", None)

@@ -103,7 +103,7 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
 
 
 def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
-    """The last of 20 000 gives up: nobody counts them all for his error message."""
+    """The last of 20 000 gives up: nobody counts them all for its error message."""
 
     class Sleeper:
         def wake(self) -> None: ...

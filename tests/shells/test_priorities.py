@@ -55,7 +55,7 @@ async def test_a_health_check_is_served_at_once_while_bulk_work_waits(make: Make
         await rig.give(late.lease)
 
 
-async def test_who_waits_is_served_by_weight_and_in_order_within_his_class(make: Make) -> None:
+async def test_who_waits_is_served_by_weight_and_in_order_within_its_class(make: Make) -> None:
     classes = {"web": ClassConfig(weight=3), "bulk": ClassConfig()}
     async with make(max_size=1, classes=classes) as rig, anyio.create_task_group() as group:
         held = await rig.lease()
@@ -115,7 +115,7 @@ async def test_statistics_and_explanations_tell_the_classes_apart(make: Make) ->
         assert "of class 'bulk'" in rig.pool.dump()
         for lease in leases:
             await rig.give(lease)
-        await rig.until(lambda: late.done, "he is served")
+        await rig.until(lambda: late.done, "it is served")
         await rig.give(late.lease)
         assert {name: one.in_use for name, one in rig.stats.classes.items()} == dict.fromkeys(found, 0)
 

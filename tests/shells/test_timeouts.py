@@ -39,7 +39,7 @@ async def test_07_a_full_pool_says_so_when_the_time_is_up(make: Make) -> None:
         assert waited is not None, text
         assert float(waited[1]) >= 0.2
         assert "in use 2/2, idle 0, connecting 0, 0 ahead of you; longest held" in text
-        assert "kit.py:" in text  # where the longest holder took his
+        assert "kit.py:" in text  # where the longest holder took its
         assert "last connect error: none" in text
         # exhaustion is not "server down": what is written for that must not catch it
         assert isinstance(caught.value, TimeoutError)
@@ -135,7 +135,7 @@ async def test_09_stale_connections_and_a_connect_share_one_deadline(make: Make)
 
 
 async def test_09_a_black_hole_takes_no_longer_than_the_deadline(make: Make) -> None:
-    """The server answers neither checks nor connects; the caller is told when his time is up, not later."""
+    """The server answers neither checks nor connects; the caller is told when its time is up, not later."""
     async with make(max_size=1, check_after_idle=0, check_timeout=None, connect_timeout=None) as rig:
         await rig.fill(1)
         rig.connector.hold("check")

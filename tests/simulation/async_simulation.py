@@ -30,7 +30,7 @@ from .simulated_server import Order, SimulatedServer
 
 __all__ = ("AsyncPoolSimulation", "Cancelled", "SimulatedLoop")
 
-LONG = 1000.0  # seconds of virtual time that nobody waits unless he is forgotten
+LONG = 1000.0  # seconds of virtual time that nobody waits unless it is forgotten
 
 
 class _ChildEnded(BaseException):
@@ -147,7 +147,7 @@ class AsyncPoolSimulation:
                 return
             raise AssertionError(f"a caller was forgotten: {error}") from error
         except ConnectionRefusedError:
-            return  # he connected by himself
+            return  # it connected by itself
         connection = lease.connection
         self.server.handed_out(connection, cleared)
         if not self.classes.drawn:
@@ -252,7 +252,7 @@ class AsyncPoolSimulation:
             try:
                 got.append(await pool.acquire(timeout=LONG))
             except OSError:
-                pass  # he connected by himself and was refused, or had no answer
+                pass  # it connected by itself and was refused, or had no answer
         self.server.all_at_once(got)
         for connection in got:
             await pool.release(connection)

@@ -1,7 +1,7 @@
 """Seeded simulation of several pools under one budget: random steps of each, messages that come late.
 
 After each step: the permits are what the pools really hold, never more than the limit; and whenever all messages have
-arrived, nobody waits while the budget has room for him, or while an idle connection elsewhere may give way.
+arrived, nobody waits while the budget has room for it, or while an idle connection elsewhere may give way.
 """
 
 from __future__ import annotations

@@ -78,9 +78,9 @@ def check_growth(core: Core, before: Counter[CallerClass], most: int) -> None:
 
 
 def check_use(core: Core, request: Request, slot: Slot, *, changed: bool) -> None:
-    """He has his connection: it is counted for his class. ``changed``: the settings of the classes, at some time."""
+    """It has its connection: it is counted for its class. ``changed``: the settings of the classes, at some time."""
     owner, one, classes = slot.owner, request.caller_class, core.classes
-    # his class may be of a time before the last settings: they were taken away and others came since he was served
+    # its class may be of a time before the last settings: they were taken away and others came since it was served
     here = one is not None and classes is not None and classes.known.get(one.name) is one
     if owner is not None and here and owner is not one:
         assert slot.capacity > 1, "a connection is counted for another class than its user's"

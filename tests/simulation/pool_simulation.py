@@ -25,7 +25,7 @@ from .simulated_server import Order, SimulatedServer
 
 __all__ = ("PoolSimulation",)
 
-LONG = 1000.0  # seconds of virtual time that nobody waits unless he is forgotten
+LONG = 1000.0  # seconds of virtual time that nobody waits unless it is forgotten
 
 
 class _Connector(SimulatedServer, Connector[FakeConnection]):

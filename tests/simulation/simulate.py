@@ -53,7 +53,7 @@ def some_autoscale(seed: int) -> AutoscaleConfig | None:
 
 
 class _Sleeper:
-    """A parker that notes that it was woken, and that its caller has his answer."""
+    """A parker that notes that it was woken, and that its caller has its answer."""
 
     def __init__(self) -> None:
         self.woken = False
@@ -72,8 +72,8 @@ class CoreSimulation:
     reconfigured, may be elastic, and goes on as a forked child's. After each step the invariants hold, no connection is
     in two hands nor of an older generation, nobody is overtaken beyond ``barging_window``, nobody waits while capacity
     is free, and each caller has one answer.
-    In some schedules callers are of several classes: then nobody is overtaken within his own, no class gets what is
-    reserved for another or goes beyond its limit, and nobody waits while there is capacity that he may use.
+    In some schedules callers are of several classes: then nobody is overtaken within its own, no class gets what is
+    reserved for another or goes beyond its limit, and nobody waits while there is capacity that it may use.
     """
 
     class_share: ClassVar[float] = 0.4
@@ -172,7 +172,7 @@ class CoreSimulation:
             assert slot.generation == slot.endpoint.generation, "a connection of an older generation was handed out"
 
     def _end(self, request: Request) -> None:
-        """The caller goes on, with what he wanted or without."""
+        """The caller goes on, with what it wanted or without."""
         assert isinstance(request.parker, _Sleeper)
         assert not request.parker.answered, "a caller was answered twice"
         request.parker.answered = True
@@ -180,7 +180,7 @@ class CoreSimulation:
             self.waiting.remove(request)
 
     def _proceed(self, request: Request) -> None:
-        """The caller looks at his outcome, as a shell does."""
+        """The caller looks at its outcome, as a shell does."""
         outcome = request.outcome
         if isinstance(outcome, Slot):
             if outcome.state is IN_USE:
@@ -382,7 +382,7 @@ class CoreSimulation:
             assert len(self.core.all_slots) <= self.peak, "more connections than max_size"
 
     def _check_settled(self) -> None:
-        """A second look, at everything, finds nothing to do: the first one has forgotten nobody."""
+        """SETTLE-TWICE: a second look, at everything, finds nothing to do: the first one has forgotten nobody."""
         if self.now < self.core.due and self.account is None:  # else a tick or a message of the budget is on its way
             self.core.touch_all()
             self.core.settle(self.now)

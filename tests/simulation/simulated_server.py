@@ -77,7 +77,7 @@ class SimulatedServer:
     # -- what the pool has promised -----------------------------------------------------------------------------------
 
     def handed_out(self, connection: FakeConnection, cleared: int) -> None:
-        """Somebody gets it; ``cleared``: the last connect that had begun when the pool was cleared before he asked."""
+        """Somebody gets it; ``cleared``: the last connect that had begun when the pool was cleared before it asked."""
         assert connection.number not in self.held, f"{connection} is in two hands"
         assert connection.number not in self.dropped, f"{connection} was handed out after its lease was dropped"
         assert not connection.closed, f"{connection} was handed out after it was closed"
@@ -112,7 +112,7 @@ _ROUNDING = 1e-9  # seconds
 
 
 class Order:
-    """Nobody is overtaken by those who came ``barging_window`` seconds after him, or later."""
+    """Nobody is overtaken by those who came ``barging_window`` seconds after it, or later."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -131,7 +131,7 @@ class Order:
             yield
 
     def served(self, pool: Any, asked: float) -> None:
-        """Somebody who had asked at that time has his connection."""
+        """Somebody who had asked at that time has its connection."""
         window = pool.config.barging_window
         for request in list(pool._core.endpoint.requests):
             joined = self._joined[id(request)]

@@ -78,7 +78,7 @@ async def test_01_a_storm_of_cancellations_loses_nothing(make_async_engine: Any,
 
 @pytest.mark.parametrize("ticks", range(4))
 @pytest.mark.parametrize("cancel_first", [False, True])
-async def test_02_a_cancelled_waiter_passes_his_turn_on(fake: Any, ticks: int, cancel_first: bool) -> None:
+async def test_02_a_cancelled_waiter_passes_its_turn_on(fake: Any, ticks: int, cancel_first: bool) -> None:
     pool = AsyncPoolkitPool(fake, pool_size=1, max_overflow=0, timeout=5)
     held = await greenlet_spawn(pool.connect)
     waiter = asyncio.create_task(greenlet_spawn(pool.connect))
