@@ -45,9 +45,8 @@ class Lease(Generic[C]):
             record = pool._leased.pop(id(self), None)
             self._record = None  # in this order: whoever was interrupted before it can close again
             if record is None:
-                pool._register.revoked.discard(
-                    id(self)
-                )  # taken away by the pool's end or a fork, or by a close cut short
+                # taken away by the pool's end or a fork, or by a close cut short
+                pool._register.revoked.discard(id(self))
             elif discard or error is not None or not pool._put(record):
                 pool._slow.give(record, id(self), discard, error)
 

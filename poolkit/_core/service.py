@@ -275,9 +275,8 @@ class Service:
         request.outcome = self.refusal()
         if request.outcome is not None:
             return
-        request.endpoint = endpoint = core.add_endpoint(
-            request.endpoint.key
-        )  # it may have been forgotten during a check
+        # the endpoint may have been forgotten during a check
+        request.endpoint = endpoint = core.add_endpoint(request.endpoint.key)
         if core.hands_out:
             request.outcome = self.take_for(request, now)
             if endpoint.requests:

@@ -129,9 +129,8 @@ class PoolSimulation:
                 classes=self.classes.configs(size),
                 connect_timeout=5,
             )
-        self.pool._core.recheck_interval = float(
-            "inf"
-        )  # it would help those who are forgotten, which is to be found out
+        # a recheck would serve callers that were forgotten, and those are what the simulation looks for
+        self.pool._core.recheck_interval = float("inf")
         self.order = Order(lambda: world.clock.now)
         self.cleared = 0  # the last connect that had begun when the pool was cleared
         self.forked = False
