@@ -6,7 +6,6 @@ is ``poolkit.churn``.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from threading import Lock, local
 
 from ._log import churn_logger as logger
 from .policies.churn import Churn
+from .runtimes.fork import Stage, after_fork
 from .runtimes.threads import ThreadRuntime
 
 __all__ = ("collected", "made", "together")
@@ -48,8 +48,7 @@ def _restart() -> None:
     _lock = Lock()  # another thread of the parent may have held it
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart)
+after_fork(Stage.RUNTIME, _restart)
 
 
 def made(name: str, place: tuple[str, int] | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from ._log import logger
 from .errors import shown
+from .runtimes.fork import Stage, after_fork
 
 __all__ = ("keep_from_finalizer", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
 
@@ -104,5 +104,4 @@ def _after_fork_in_child() -> None:
             logger.exception("%r could not begin anew in the forked child", pool)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.POOLS, _after_fork_in_child)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+from .runtimes.fork import Stage, after_fork
 
 __all__ = ("Watchdog",)
 
@@ -86,5 +87,4 @@ def _after_fork_in_child() -> None:
         watchdog._restart()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.RUNTIME, _after_fork_in_child)

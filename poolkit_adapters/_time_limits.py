@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 import weakref
@@ -13,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from poolkit.runtimes import ThreadRuntime
+from poolkit.runtimes.fork import Stage, after_fork
 
 from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
@@ -135,5 +135,4 @@ def _after_fork_in_child() -> None:
         watch._restart()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.ADAPTERS, _after_fork_in_child)

@@ -204,6 +204,16 @@ def test_importing_poolkit_brings_only_what_a_pool_for_threads_needs() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)
 
 
+def test_one_module_registers_a_fork_handler_so_that_the_order_is_known() -> None:
+    users = [
+        path.relative_to(root.parent).as_posix()
+        for root in (ROOT, ADAPTERS)
+        for path in sorted(root.rglob("*.py"))
+        if "os.register_at_fork(" in path.read_text(encoding="utf-8")
+    ]
+    assert users == ["poolkit/runtimes/fork.py"]
+
+
 AS_IMPORTED = {
     ("_misuse.py", "Lock"),  # held for a few lines that never switch
     ("_misuse.py", "local"),

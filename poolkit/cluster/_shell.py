@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random as _random
 import threading
 import time
@@ -32,6 +31,7 @@ from ..errors import (
     shown,
 )
 from ..policies.retire import NEVER
+from ..runtimes.fork import Stage, after_fork
 from ._config import ClusterConfig
 from ._core import ClusterCore, Do, Effect, NodeEntry, NodeRequest
 from ._events import ClusterEvent, ClusterEventKind, ClusterListener, ClusterStats, NodeState
@@ -480,5 +480,4 @@ def _after_fork_in_child() -> None:
         cluster._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.CLUSTERS, _after_fork_in_child)

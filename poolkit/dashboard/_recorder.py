@@ -18,6 +18,7 @@ from ..cluster._events import ClusterEvent
 from ..cluster._shell import live_clusters
 from ..errors import describe, shown
 from ..events import OF_EACH_LEASE, Event, EventKind
+from ..runtimes.fork import Stage, after_fork, restart_after_fork
 from ..stats import PoolStats
 from ..telemetry.alerts import Alert, Alerts, live_alerts
 from ..telemetry.logs import fields_of
@@ -108,16 +109,14 @@ class Recorder:
         self._own: Alerts | None = None
         self._numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._next = itertools.count(1)
-        self._wanted_events: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self._begin()
         self._end = watch_pools(lambda pool: pool.add_listener(log))  # must not refer to self
         self._over = threading.Event()
         self.tick()
         if interval is not None:
             self._start()
-            if hasattr(os, "register_at_fork"):
-                me = weakref.ref(self)
-                os.register_at_fork(after_in_child=lambda: _start_again(me))
+            restart_after_fork(Stage.WATCHERS, self, _start_again)
 
     def _begin(self) -> None:
         """Nothing is kept yet (again in a forked child, where another thread of the parent may have held the lock)."""
@@ -152,8 +151,8 @@ class Recorder:
                 self._history.setdefault(pool, deque(maxlen=POINTS)).append(point)
         for cluster in live_clusters():
             with self._lock:
-                known = cluster in self._wanted_events
-                self._wanted_events.add(cluster)
+                known = cluster in self._known
+                self._known.add(cluster)
             if not known:
                 cluster.add_listener(self._log.of_cluster)
         self._look_for_alerts(seen)
@@ -216,9 +215,8 @@ def _run(
         del recorder
 
 
-def _start_again(ref: weakref.ref[Recorder]) -> None:
-    recorder = ref()
-    if recorder is not None and not recorder._over.is_set():
+def _start_again(recorder: Recorder) -> None:
+    if not recorder._over.is_set():
         recorder._over = threading.Event()
         recorder._begin()
         recorder._start()
@@ -244,5 +242,4 @@ def _after_fork_in_child() -> None:
     _shared_lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.RUNTIME, _after_fork_in_child)

@@ -20,6 +20,7 @@ from typing import Any
 
 from .._log import logger
 from ..errors import ConfigError, UsageError
+from ..runtimes.fork import Stage, after_fork
 from ..telemetry.families import require
 from ._desk import BODY, Desk, Request, checked_token
 from ._local import Local
@@ -330,5 +331,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.WATCHERS, _after_fork_in_child)

@@ -35,6 +35,7 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
+from ..runtimes.fork import Stage, after_fork
 
 __all__ = ("FileStore",)
 
@@ -52,8 +53,7 @@ def _close_life_sockets() -> None:
         _life_sockets.popitem()[1].close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_life_sockets)
+after_fork(Stage.RUNTIME, _close_life_sockets)
 
 
 @dataclass

@@ -9,7 +9,6 @@ hangs occupies a bounded number of threads, however often callers give up and re
 from __future__ import annotations
 
 import copy
-import os
 import queue
 import socket
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .base import AsyncParker, AsyncRuntime
+from .fork import Stage, after_fork
 
 __all__ = ("MOST_THREADS", "PATIENCE", "addresses", "addresses_async", "is_name")
 
@@ -69,8 +69,7 @@ def _restart() -> None:
     _threads.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart)
+after_fork(Stage.RUNTIME, _restart)
 
 
 def is_name(host: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import os
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from .._log import logger
 from ..policies.retire import NEVER
 from .base import Inbox, Task
+from .fork import Stage, after_fork
 from .holders import ThreadHolder, name_of_thread, thread_caller
 
 __all__ = ("ThreadParker", "ThreadRuntime")
@@ -268,8 +268,7 @@ def _restart() -> None:
     _process = _Process()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart)
+after_fork(Stage.RUNTIME, _restart)
 
 
 def _refused(error: BaseException) -> None:

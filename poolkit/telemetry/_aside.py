@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import weakref
 from collections import deque
@@ -11,6 +10,7 @@ from collections.abc import Callable
 
 from .._log import logger
 from ..errors import describe
+from ..runtimes.fork import Stage, restart_after_fork
 
 __all__ = ("Aside", "Once")
 
@@ -55,9 +55,7 @@ class Aside:
         self._over = False
         self._begin()
         _open.add(self)
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _begin_again(me))
+        restart_after_fork(Stage.WATCHERS, self, _begin_again)
 
     def _begin(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()
@@ -110,7 +108,6 @@ class Aside:
                 self._once.tell("raised", f"failed; later calls are still made: {describe(error)}", exc_info=True)
 
 
-def _begin_again(ref: weakref.ref[Aside]) -> None:
-    one = ref()
-    if one is not None and not one._over:
-        one._begin()
+def _begin_again(aside: Aside) -> None:
+    if not aside._over:
+        aside._begin()

@@ -19,6 +19,7 @@ from typing import Any
 from .._log import logger
 from ..errors import ConfigError, describe, said, shown
 from ..policies.meters import Histogram
+from ..runtimes.fork import Stage, restart_after_fork
 from ._aside import Once
 from .families import FAMILIES, Values, merged
 
@@ -40,9 +41,7 @@ class Board:
         except OSError as error:
             raise ConfigError(f"directory={str(directory)!r}: cannot be written to: {error}", "directory") from error
         self._start()
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _start_again(me))
+        restart_after_fork(Stage.WATCHERS, self, _start_again)
         atexit.register(_last_post, weakref.ref(self))
 
     def _start(self) -> None:
@@ -94,10 +93,9 @@ def _write(board: weakref.ref[Board], over: threading.Event, interval: float) ->
         del one
 
 
-def _start_again(board: weakref.ref[Board]) -> None:
-    one = board()
-    if one is not None and not one._over.is_set():
-        one._start()
+def _start_again(board: Board) -> None:
+    if not board._over.is_set():
+        board._start()
 
 
 def _last_post(board: weakref.ref[Board]) -> None:

@@ -6,7 +6,6 @@ operator from inside the process.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from .._registry import live_pools, snapshot
 from ..errors import ConfigError
 from ..events import EventKind
 from ..policies.hysteresis import Hysteresis
+from ..runtimes.fork import Stage, after_fork, restart_after_fork
 from ..stats import PoolStats
 from .families import require
 
@@ -162,9 +162,7 @@ class Alerts:
             _alerts.add(self)
         if interval is not None:
             self._start(interval)
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _start_again(me))
+        restart_after_fork(Stage.WATCHERS, self, _start_again)
 
     def _start(self, interval: float) -> None:
         self._over = threading.Event()
@@ -249,13 +247,10 @@ def _after_fork_in_child() -> None:
     _alerts_lock = threading.Lock()  # another thread of the parent may have held it
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.RUNTIME, _after_fork_in_child)
 
 
-def _start_again(alerts: weakref.ref[Alerts]) -> None:
-    one = alerts()
-    if one is not None:
-        one._lock = threading.Lock()  # another thread of the parent may have held it
-        if one._interval is not None and not one._over.is_set():
-            one._start(one._interval)
+def _start_again(alerts: Alerts) -> None:
+    alerts._lock = threading.Lock()  # another thread of the parent may have held it
+    if alerts._interval is not None and not alerts._over.is_set():
+        alerts._start(alerts._interval)

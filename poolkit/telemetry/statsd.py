@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 from .._registry import live_pools, snapshot, watch_pools
 from ..errors import ConfigError, UsageError, describe, said, shown
 from ..events import Event, EventKind
+from ..runtimes.fork import Stage, restart_after_fork
 from ._aside import Once
 from .families import FAMILIES, Values, merged, of, require
 
@@ -79,14 +79,12 @@ class StatsdReporter:
         self._end = watch_pools(lambda pool: _on_news(here, pool)) if pools is live_pools else lambda: None
         self._start()
         _live.add(self)
-        if hasattr(os, "register_at_fork"):
-            me = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _start_again(me))
+        restart_after_fork(Stage.WATCHERS, self, _start_again)
 
     def _begin(self) -> None:
         """Nothing was sent yet (again in a forked child, where another thread of the parent may have held the lock)."""
         self._last: weakref.WeakKeyDictionary[Any, Values] = weakref.WeakKeyDictionary()  # what was sent of each pool
-        self._wanted_events: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self._ended: deque[Any] = deque()  # pools that were closed, and not sent since
         self._sending = threading.Lock()
 
@@ -228,8 +226,8 @@ class _Close:
 
 def _on_news(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
     one = reporter()
-    if one is not None and pool not in one._wanted_events:
-        one._wanted_events.add(pool)
+    if one is not None and pool not in one._known:
+        one._known.add(pool)
         pool.add_listener(_Close(reporter, pool))
 
 
@@ -265,10 +263,9 @@ def _report(
         del one
 
 
-def _start_again(reporter: weakref.ref[StatsdReporter]) -> None:
-    one = reporter()
-    if one is not None and not one._over.is_set():
-        heard = one._wanted_events
-        one._begin()
-        one._wanted_events = heard  # the pools are the same objects, and have our listeners
-        one._start()
+def _start_again(reporter: StatsdReporter) -> None:
+    if not reporter._over.is_set():
+        known = reporter._known
+        reporter._begin()
+        reporter._known = known  # the pools are the same objects, and have our listeners
+        reporter._start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from poolkit import Lease
 
     from ._database import PooledDatabase
+from poolkit.runtimes.fork import Stage, after_fork
 
 __all__ = ("LeaseState", "PooledConnection", "PooledCursor")
 
@@ -32,8 +32,7 @@ def _forked() -> None:
     _forks += 1
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+after_fork(Stage.RUNTIME, _forked)
 
 
 class LeaseState:

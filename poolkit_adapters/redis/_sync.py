@@ -12,6 +12,7 @@ from typing import Any
 
 from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
+from poolkit.runtimes.fork import Stage, after_fork
 from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
@@ -355,5 +356,4 @@ def _after_fork_in_child() -> None:
         pool._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.ADAPTERS, _after_fork_in_child)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import threading
 import time
 import weakref
@@ -18,6 +17,7 @@ from sqlalchemy import util
 from sqlalchemy.util import concurrency
 
 from poolkit.runtimes import Inbox, Task
+from poolkit.runtimes.fork import Stage, after_fork
 from poolkit.runtimes.holders import name_of_task, name_of_thread, thread_caller
 
 __all__ = ("GreenletRuntime", "await_", "in_greenlet", "running_loop")
@@ -275,5 +275,4 @@ def _after_fork_in_child() -> None:
         runtime._forget_everything()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(Stage.ADAPTERS, _after_fork_in_child)
