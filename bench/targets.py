@@ -217,7 +217,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("scale", "10 000 connections / 10", "<=", 1.5, _growth(10_000, 10, "connections")),
     Target("scale", "100 000 waiters / 10", "<=", 1.5, _growth(100_000, 10, "waiters")),
-    Target("scale", "10 000 lanes / 10", "<=", 1.5, _growth(10_000, 10, "lanes")),
+    Target("scale", "10 000 endpoints / 10", "<=", 1.5, _growth(10_000, 10, "lanes")),
     Target(
         "scale", "memory of an idle entry", "<=", 1024, _plain("scale", "poolkit", "memory of an idle entry"), "bytes",
     ),

@@ -21,7 +21,7 @@ def _link(match: re.Match[str]) -> str:
 
 
 class Roles(Extension):
-    """Turns reStructuredText roles, double backticks and "::" into Markdown before the docstrings are parsed."""
+    """Converts reStructuredText roles, double backticks and "::" into Markdown before the docstrings are parsed."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite one docstring."""

@@ -135,7 +135,7 @@ class Monitor:
         pool = self._pool
         return [replace(held, holder=pool._name_of(holder)) for holder, held in holders(pool._core, now, most)]
 
-    def _picture(self, now: float) -> Picture:
+    def _shared_state(self, now: float) -> Picture:
         """Under the lock: what a timeout tells. Many at once, in a large pool or a long queue, are told the same for a
         moment.
         """
@@ -225,7 +225,7 @@ class Monitor:
         if request.queued:
             before = islice(endpoint.queue.beside(request), COUNTED)
             ahead = next((n for n, other in enumerate(before) if other is request), COUNTED)
-        stats, held, seen = self._picture(now)
+        stats, held, seen = self._shared_state(now)
         diagnosis = diagnose(seen, request.holder)
         down = not endpoint.live and endpoint.dialer.breaker.failures
         kind = ServerUnavailable if down else AcquireTimeout

@@ -317,7 +317,7 @@ class PoolBase(Generic[C]):
         return config
 
     def check_books(self) -> None:
-        """Raise AssertionError unless the pool's books balance. For tests; the pool must be quiet."""
+        """Raise AssertionError unless the pool's invariants hold. For tests; the pool must be quiet."""
         self._gate.step(invariants.check, self._core)
         self._fast.check()
 

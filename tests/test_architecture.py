@@ -160,7 +160,7 @@ def test_adapters_import_only_public_names_and_never_each_other() -> None:
                 assert not (name.startswith("poolkit.") and private), f"{path.name} imports {name}"
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 head = node.module.split(".")[0]
-                if own != "httpx":  # the one exception: httpx is a coat over httpcore
+                if own != "httpx":  # the one exception: httpx is a wrapper around httpcore
                     assert head not in drivers - {own}, f"{path.name} imports the adapter {head}"
 
 

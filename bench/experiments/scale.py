@@ -27,7 +27,7 @@ class _AsyncServer(AsyncConnector[object]):
 
 
 def run(bench: Run) -> None:
-    """Connections, lanes, waiters, then memory and threads."""
+    """Connections, endpoints, waiters, then memory and threads."""
     repeat = bench.pick(1, 1, 5)
     number = bench.pick(20, 500, 1000)
     for what, sizes, measure in (

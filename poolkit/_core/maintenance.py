@@ -1,4 +1,4 @@
-"""What is due now: retire, rotate, look, keep alive, refill, report leaks."""
+"""What is due now: retire, rotate, look, keep alive, report leaks."""
 
 from __future__ import annotations
 

@@ -118,7 +118,9 @@ def _brief(pool: Any, number: str, seen: PoolDetails) -> State:
         "diagnosis": None if seen.diagnosis is None else _plain(seen.diagnosis),
         "held": [_lease(lease) for lease in seen.leases[:FEW]],
         "queue": [_with_key(waiter) for waiter in seen.waiters[:FEW]],
-        "endpoints": [_with_key(lane) for lane in seen.lanes if lane.breaker != BreakerState.CLOSED.value][:LISTED],
+        "endpoints": [_with_key(endpoint) for endpoint in seen.lanes if endpoint.breaker != BreakerState.CLOSED.value][
+            :LISTED
+        ],
         "lanes": len(seen.lanes),
     }
 
@@ -131,7 +133,7 @@ def detail_of(pool: Any, number: str) -> State:
         "words": _plain(explain(seen.stats, list(seen.leases[:1]), diagnosis=seen.diagnosis)),
         "held": [_lease(lease) for lease in seen.leases],
         "queue": [_with_key(waiter) for waiter in seen.waiters],
-        "endpoints": [_with_key(lane) for lane in seen.lanes[:LISTED]],
+        "endpoints": [_with_key(endpoint) for endpoint in seen.lanes[:LISTED]],
         "settings": {
             name: {"value": _plain(setting.value), "source": setting.source}
             for name, setting in pool.describe().items()

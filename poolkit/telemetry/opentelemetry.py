@@ -204,7 +204,7 @@ class _Seen:
         self.at = time.monotonic()
         self.asked: set[str] = set()  # the instruments that have answered
         self._stats: weakref.WeakKeyDictionary[Any, PoolStats] = weakref.WeakKeyDictionary()
-        self._lanes: weakref.WeakKeyDictionary[Any, list[LaneStats]] = weakref.WeakKeyDictionary()
+        self._endpoints: weakref.WeakKeyDictionary[Any, list[LaneStats]] = weakref.WeakKeyDictionary()
 
     def stats(self, pool: Any) -> PoolStats:
         """The statistics as of the first request."""
@@ -213,11 +213,11 @@ class _Seen:
             found = self._stats[pool] = pool.stats()
         return found
 
-    def lanes(self, pool: Any) -> list[LaneStats]:
+    def endpoints(self, pool: Any) -> list[LaneStats]:
         """Those that have a key."""
-        found = self._lanes.get(pool)
+        found = self._endpoints.get(pool)
         if found is None:
-            found = self._lanes[pool] = [lane for lane in pool.lane_stats() if lane.key is not None]
+            found = self._endpoints[pool] = [endpoint for endpoint in pool.lane_stats() if endpoint.key is not None]
         return found
 
 
@@ -294,16 +294,16 @@ class _Gauges:
     @staticmethod
     def _http_states(seen: _Seen, pools: list[Any]) -> _Points:
         for pool in pools:
-            for lane in seen.lanes(pool) if _is_http(pool) else ():
-                where = _address(lane.key)
-                yield lane.idle, {**where, "http.connection.state": "idle"}
-                yield lane.in_use, {**where, "http.connection.state": "active"}
+            for endpoint in seen.endpoints(pool) if _is_http(pool) else ():
+                where = _address(endpoint.key)
+                yield endpoint.idle, {**where, "http.connection.state": "idle"}
+                yield endpoint.in_use, {**where, "http.connection.state": "active"}
 
     @staticmethod
     def _http_requests(seen: _Seen, pools: list[Any]) -> _Points:
         for pool in pools:
-            for lane in seen.lanes(pool) if _is_http(pool) else ():
-                yield lane.leases, _address(lane.key)
+            for endpoint in seen.endpoints(pool) if _is_http(pool) else ():
+                yield endpoint.leases, _address(endpoint.key)
 
 
 _live: weakref.WeakSet[Instrumentation] = weakref.WeakSet()

@@ -117,7 +117,7 @@ class Run:
 
     def again(self, before: list[Outcome], after: list[Outcome]) -> set[tuple[str, str]]:
         """Run lost tests once more, alone: on a busy machine a test about time may fail for no reason of ours."""
-        mended: set[tuple[str, str]] = set()
+        recovered: set[tuple[str, str]] = set()
         for _ in range(self.options.retries):
             for base, ours in zip(before, after, strict=True):
                 name = ours.session.name
@@ -126,7 +126,7 @@ class Run:
                     for test, row in ours.results.items()
                     if row["outcome"] == "failed"
                     and base.outcome(test) == "passed"
-                    and (name, test) not in mended
+                    and (name, test) not in recovered
                     and self.private(name, test) is None
                     and self.apart(test) is None
                 }
@@ -135,8 +135,8 @@ class Run:
                 roles = {r: c for r, c in self.roles.items() if ours.session.roles is None or r in ours.session.roles}
                 where = self.directory / "again" / name
                 retried = sessions.run(ours.session, roles, where, only=list(lost.values()), same_id=self.same_id)
-                mended.update((name, test) for test in lost if retried.outcome(test) == "passed")
-        return mended
+                recovered.update((name, test) for test in lost if retried.outcome(test) == "passed")
+        return recovered
 
 
 def _without_repeats(todo: list[Session]) -> list[Session]:

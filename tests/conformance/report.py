@@ -26,7 +26,7 @@ class Verdict:
     apart: dict[str, Counter[str]] = field(default_factory=dict)  # tests that no class under test is meant by
     lost: list[tuple[str, str]] = field(default_factory=list)  # passes in the baseline, not here: (test, why)
     both: list[tuple[str, str]] = field(default_factory=list)  # fails in both
-    mended: list[str] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
     flaky: list[str] = field(default_factory=list)
     touched: int = 0
     counts: dict[str, list[int]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ def compare(
             elif after == "failed":
                 verdict.both.append((f"{label}{test}", why))
             elif before == "failed" and after == "passed":
-                verdict.mended.append(f"{label}{test}")
+                verdict.recovered.append(f"{label}{test}")
         for name, (made, used) in candidate.counts.items():
             total = verdict.counts.setdefault(name, [0, 0])
             total[0] += made
@@ -162,7 +162,7 @@ def show_verdict(verdict: Verdict, pairs: Iterable[tuple[Outcome, Outcome]], ver
         print(f"  fails in the baseline too: {test}  {why[:160]}")
     if verdict.both and not verbose:
         print(f"  {len(verdict.both)} tests fail in the baseline too (--verbose names them)")
-    for test in verdict.mended:
+    for test in verdict.recovered:
         print(f"  MENDED {test}  (fails in the baseline)")
     for test in verdict.flaky:
         print(f"  FLAKY {test[:220]}  (passed when run again)")

@@ -65,7 +65,7 @@ def test_the_state_names_holders_ages_places_waiters_and_the_cause(orders: Pool[
     assert pool["endpoints"] == []  # those whose breaker is not closed
     assert whole["settings"]["max_size"] == {"value": 2, "source": "keyword"}
     assert whole["settings"]["max_lifetime"] == {"value": 1800.0, "source": "default"}
-    assert [(lane["in_use"], lane["breaker"]) for lane in whole["endpoints"]] == [(2, "closed")]
+    assert [(endpoint["in_use"], endpoint["breaker"]) for endpoint in whole["endpoints"]] == [(2, "closed")]
     assert "in use 2/2" in whole["words"]
     assert [lease["place"] for lease in whole["held"]] == [lease["place"] for lease in pool["held"]]
     assert set(pool) < set(whole)
@@ -91,8 +91,8 @@ def test_an_endpoint_that_cannot_be_reached_is_in_the_state() -> None:
     with Pool(connector, name="cut-off", breaker=BreakerConfig(failure_threshold=1)) as pool:
         with pytest.raises((ConnectionRefusedError, ConnectFailed)):
             pool.acquire()
-        (lane,) = seen(app, "cut-off")["endpoints"]
-    assert (lane["breaker"], lane["last_connect_error"]) == ("open", "ConnectionRefusedError: no")
+        (endpoint,) = seen(app, "cut-off")["endpoints"]
+    assert (endpoint["breaker"], endpoint["last_connect_error"]) == ("open", "ConnectionRefusedError: no")
 
 
 def test_details_agree_with_stats_explain_and_dump(orders: Pool[Any]) -> None:

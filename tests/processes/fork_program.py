@@ -99,11 +99,11 @@ def main() -> None:
     numbers = [other.ask() for other in others]
     for other in others:
         other.end()
-    books = "balance"
+    invariants = "hold"
     if pool.stats().waiting or pool.stats().in_use:
-        books = repr(pool.stats())
+        invariants = repr(pool.stats())
     subject.close()
-    say(step="done", leased=again, late=late, others=numbers, books=books)
+    say(step="done", leased=again, late=late, others=numbers, invariants=invariants)
 
 
 if __name__ == "__main__":

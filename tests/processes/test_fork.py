@@ -112,7 +112,7 @@ def test_12_a_child_works_and_is_not_heard_on_its_parents_connections(
         assert done["leased"] == forked["mine"]["leased"]  # and its own replies, or ask() had failed
         assert own <= set(done["others"]) | {done["leased"], *done["late"]}
         assert len(done["late"]) == 1
-        assert done["books"] == "balance"
+        assert done["invariants"] == "hold"
         program.go()
         assert program.process.wait(20) == 0
         assert program.process.stderr is not None

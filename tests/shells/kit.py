@@ -34,7 +34,7 @@ NO_DEADLINE = 3600.0
 
 
 class Rig:
-    """A pool under test. As a context manager it ends the test: the pool quiet, its books balanced, all closed."""
+    """A pool under test. As a context manager it ends the test: the pool quiet, its invariants checked, all closed."""
 
     def __init__(self, flavour: str, connector: Any = None, *, features: dict[str, Any] | None = None, **kwargs: Any):
         self.threads = flavour == "threads"

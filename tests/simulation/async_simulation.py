@@ -302,7 +302,7 @@ class AsyncPoolSimulation:
     def _play(self) -> None:
         self.loop.start(self._cancel_some(), "canceller")
         self.loop.start(self._finish(), "finish")
-        buried, begun = len(_registry._kept_from_finalizers), self.loop
+        kept, begun = len(_registry._kept_from_finalizers), self.loop
         with warnings.catch_warnings(), self.order.watched():
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
             warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
@@ -311,6 +311,6 @@ class AsyncPoolSimulation:
             except _ChildEnded:
                 pass
             finally:
-                del _registry._kept_from_finalizers[buried:]
+                del _registry._kept_from_finalizers[kept:]
                 for loop in {begun, self.loop}:
                     loop.end()

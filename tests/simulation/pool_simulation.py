@@ -289,7 +289,7 @@ class PoolSimulation:
 
     def _play(self) -> None:
         world = self.world
-        buried = len(_registry._kept_from_finalizers)
+        kept = len(_registry._kept_from_finalizers)
         for worker in range(self.workers):
             world.spawn(self._work, worker, seed=f"worker {worker}")
         world.spawn(self._finish, name="finish", seed="finish")
@@ -299,4 +299,4 @@ class PoolSimulation:
             try:
                 world.run()
             finally:
-                del _registry._kept_from_finalizers[buried:]
+                del _registry._kept_from_finalizers[kept:]

@@ -153,8 +153,8 @@ def threads(config: poolkit.PoolConfig) -> None:
     estimated: poolkit.SizeEstimate | None = advice.estimate
     estimated = poolkit.estimate_size(500, 0.02, processes=8, server_max=100)
     print(estimated.size)
-    lanes: list[poolkit.LaneStats] = pool.lane_stats()
-    print(lanes)
+    endpoints: list[poolkit.LaneStats] = pool.lane_stats()
+    print(endpoints)
     assert_type(poolkit.dump(), str)
     undo: Callable[[], None] = poolkit.dump_on_signal()
     undo()

@@ -97,11 +97,14 @@ def _remarks(pool: dict[str, Any]) -> list[Text]:
         found.append(
             Text(f"  {pool['name']}: {pool['diagnosis']['cause']}: {pool['diagnosis']['reason']}", style="red")
         )
-    broken = [lane for lane in pool["endpoints"] if lane["breaker"] != "closed"]
-    for lane in broken:
-        where = lane["key"] or "the server"
+    broken = [endpoint for endpoint in pool["endpoints"] if endpoint["breaker"] != "closed"]
+    for endpoint in broken:
+        where = endpoint["key"] or "the server"
         found.append(
-            Text(f"  {pool['name']}: breaker to {where} {lane['breaker']}: {lane['last_connect_error']}", style="red")
+            Text(
+                f"  {pool['name']}: breaker to {where} {endpoint['breaker']}: {endpoint['last_connect_error']}",
+                style="red",
+            )
         )
     if pool["waiting"] or pool["diagnosis"]:
         for lease in pool["held"][:3]:

@@ -72,11 +72,11 @@ const BREAKERS = { closed: "good", open: "bad", "half-open": "warn" };
 export function endpoints(pool) {
   const more = pool.lanes > pool.endpoints.length ? ` (${pool.endpoints.length} of ${pool.lanes})` : "";
   return table(`Endpoints and breakers${more}`, [
-    ["Endpoint", (lane) => lane.key ?? "the pool's server"],
-    ["In use / open", (lane) => number(`${lane.in_use} / ${lane.size}`)],
-    ["Waiting", (lane) => number(lane.waiting)],
-    ["Breaker", (lane) => (pool.settings.breaker.value ? { text: lane.breaker, class: BREAKERS[lane.breaker] } : "none")],
-    ["Failures in a row", (lane) => (lane.failures ? `${lane.failures}, the last: ${lane.last_connect_error}` : "none")],
+    ["Endpoint", (endpoint) => endpoint.key ?? "the pool's server"],
+    ["In use / open", (endpoint) => number(`${endpoint.in_use} / ${endpoint.size}`)],
+    ["Waiting", (endpoint) => number(endpoint.waiting)],
+    ["Breaker", (endpoint) => (pool.settings.breaker.value ? { text: endpoint.breaker, class: BREAKERS[endpoint.breaker] } : "none")],
+    ["Failures in a row", (endpoint) => (endpoint.failures ? `${endpoint.failures}, the last: ${endpoint.last_connect_error}` : "none")],
   ], pool.endpoints, "no endpoint yet");
 }
 

@@ -29,7 +29,7 @@ class ServerError(RuntimeError):
 def free_port() -> int:
     """Return a TCP port that is free on 127.0.0.1.
 
-    It lies below the range the kernel takes client ports from: otherwise a client dialling a stopped server
+    It lies below the range the kernel takes client ports from: otherwise a client that connects to a stopped server
     could be given that very port and be connected to itself, and the restarted server would find it taken.
     """
     for _ in range(1000):

@@ -35,7 +35,7 @@ def client_of(**limits: float | None) -> httpx.AsyncClient:
 
 
 async def test_the_stream_is_ours_and_tells_what_httpcores_does(http_server: HTTPServer) -> None:
-    """A change in httpcore or anyio that ends the short way is noticed here."""
+    """A change in httpcore or anyio that ends the fast path is noticed here."""
     async with client_of() as client:
         response = await client.get(http_server.url)
         stream = response.extensions["network_stream"]

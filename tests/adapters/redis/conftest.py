@@ -1,4 +1,4 @@
-"""Pools under test, closed at the end and their books checked."""
+"""Pools under test, closed at the end and their invariants checked."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class _QueueView:
 class _View:
     """Answer one private name from public methods, for code in SQLAlchemy's test directory alone.
 
-    So the tests that only read ``_overflow`` or ``_pool.empty()`` judge a pool that keeps its books elsewhere.
+    So the tests that only read ``_overflow`` or ``_pool.empty()`` judge a pool that keeps its counts elsewhere.
     Everyone else, the class itself first, sees whatever the class keeps under that name.
     """
 
