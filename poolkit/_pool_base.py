@@ -278,14 +278,15 @@ class PoolBase(Generic[C]):
         """
         self._gate.step(commands.clear, self._core, self._clock())
 
-    def discard_idle(self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER) -> int:
-        """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them.
-
-        ``unused_since``: only those that came back at this time (``lease.since``, for instance) or before it.
-        Leases are not touched. The condition must not block; it may see a connection that is just being leased.
-        Thread-safe.
+    def discard_idle(
+        self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER, rest: bool = False
+    ) -> int:
+        """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them. Leases
+        are not touched. ``unused_since``: only those that came back at this time (``lease.since``, say) or before it.
+        ``rest``: open no others, not even ``min_size``, until the next use. The condition must not block; it may see a
+        connection that is just being leased. Thread-safe.
         """
-        return self._gate.step(commands.discard_idle, self._core, condition, unused_since, self._clock())
+        return self._gate.step(commands.discard_idle, self._core, condition, unused_since, rest, self._clock())
 
     def suspend(self, *, fail_fast: bool = False) -> None:
         """Hand out and open nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast``

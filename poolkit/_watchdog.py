@@ -13,9 +13,15 @@ from .runtimes.fork import Stage, after_fork
 
 __all__ = ("Watchdog",)
 
+IDLE = 10.0
+"""Seconds without a deadline after which the thread ends. A new one costs less than a thread for every owner."""
+
 
 class Watchdog:
-    """Calls ``on_timeout(what)`` when an armed deadline passes. Thread-safe; its thread starts with the first deadline.
+    """Calls ``on_timeout(what)`` when an armed deadline passes. Thread-safe.
+
+    Its thread starts with the first deadline. It ends :data:`IDLE` seconds after the last one, or at :meth:`stop`, so
+    an owner that is never closed leaves none behind.
 
     It is not a ``threading.Timer`` for each call: that would start and end a thread many times a second, and a thread
     that is just starting or ending may receive a signal to the process. The main thread, blocked in a lock, then never
@@ -72,7 +78,10 @@ class Watchdog:
                 expired = [self._armed.pop(number)[1] for number in late]
                 if not expired:
                     self._until = min((at for at, _ in self._armed.values()), default=math.inf)
-                    self._condition.wait(None if self._until == math.inf else self._until - now)
+                    woken = self._condition.wait(min(IDLE, self._until - now))
+                    if not (woken or self._armed) and self._thread is me:
+                        self._thread = None
+                        return
                     self._until = -math.inf
             for what in expired:
                 self._on_timeout(what)

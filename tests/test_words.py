@@ -36,7 +36,7 @@ RETIRED: dict[str, str] = {
     r"\bTurns\b": "ClassQueue",
     r"\bvigil": "recheck",
     r"\bunsure\b": "rechecks_left",
-    r"(?<!-)\bpressed\b": "sharing_needed",
+    r"\b(?:self|core|account)\.pressed\b": "sharing_needed",
     r"\bneedy\b": "(gone)",
     r"\bin_heap\b": "(gone)",
     r"\bfreshen\b": "mark_alive",

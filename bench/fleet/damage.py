@@ -68,8 +68,14 @@ def _redis_full(place: str) -> End:
 def _sql(place: str, *statements: str) -> End:
     with psycopg.connect(place, autocommit=True) as connection:
         for statement in statements:
-            with contextlib.suppress(psycopg.errors.UndefinedTable):  # dropped before and not created since
-                connection.execute(statement.encode())
+            while True:
+                try:
+                    connection.execute(statement.encode())
+                except psycopg.errors.DeadlockDetected:
+                    continue  # a process of the fleet was updating the same rows, in another order
+                except psycopg.errors.UndefinedTable:
+                    pass  # dropped before and not created since
+                break
     return _over
 
 

@@ -23,8 +23,15 @@ def clear(core: Core, now: float) -> None:
         core.endpoints.clear(endpoint, now)
 
 
-def discard_idle(core: Core, condition: Callable[[Any], bool] | None, unused_since: float, now: float) -> int:
-    """Close the idle connections for which ``condition`` holds (None: all); the number of them."""
+def discard_idle(
+    core: Core, condition: Callable[[Any], bool] | None, unused_since: float, rest: bool, now: float
+) -> int:
+    """Close the idle connections for which ``condition`` holds (None: all); the number of them.
+
+    ``rest``: ``min_size`` is not kept until the pool is used again.
+    """
+    if rest:
+        core.started = False
     closed = 0
     for endpoint in list(core.all_endpoints.values()):
         for slot in endpoint.idle.copy():

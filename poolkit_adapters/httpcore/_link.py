@@ -115,7 +115,7 @@ class Link(Generic[L]):
                     return True
                 look = self.look = look_at(self.connection, self.http2)
             return look()
-        except Exception:  # noqa: BLE001  a custom stream may raise anything; if rechecks_left, close the connection
+        except Exception:  # noqa: BLE001  a custom stream may raise anything; in doubt, close the connection
             return False
 
     def answering(self) -> bool:

@@ -239,7 +239,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close idle connections, and with ``inuse_connections`` disconnect those in use by any task.
 
-        The pool stays usable.
+        The pool stays usable. It opens no connections, not even ``min_size``, until its next use.
         """
         waiting: list[asyncio.Future[None]] = []
         loop = asyncio.get_running_loop()
@@ -251,7 +251,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
                 waiting.append(watch.closed)
             return True
 
-        closed = self.poolkit.discard_idle(note)
+        closed = self.poolkit.discard_idle(note, rest=True)
         used = self._in_state(State.USED, State.OPENING) if inuse_connections else []
         results = await asyncio.gather(*(connection.disconnect() for connection in used), return_exceptions=True)
         if closed:

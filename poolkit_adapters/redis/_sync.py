@@ -284,9 +284,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close idle connections, and with ``inuse_connections`` disconnect those in use by any thread.
 
-        The pool stays usable.
+        The pool stays usable. It opens no connections, not even ``min_size``, until its next use.
         """
-        self.poolkit.discard_idle()
+        self.poolkit.discard_idle(rest=True)
         if inuse_connections:
             for connection in self._get_in_use_connections():
                 connection.disconnect()

@@ -121,7 +121,7 @@ class AsyncPoolkitPool(BasePool):
     def dispose(self) -> None:
         """Do the same as the sync pool, and wait until the idle connections are closed if the caller can wait."""
         self._rest()
-        self.poolkit.discard_idle()
+        self.poolkit.discard_idle(rest=True)
         self._settle(*self._runtime.pending())
         self.logger.info("Pool disposed. %s", self.status())
 

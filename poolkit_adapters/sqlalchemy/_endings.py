@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ._record import StandIn
+
 if TYPE_CHECKING:
     from ._pool import BasePool
     from ._record import Record
@@ -51,7 +53,7 @@ class Endings:
 
     def close(self, connection: Any, close: Callable[[], None]) -> None:
         """Call ``close()``, and observe what it leaves at the server."""
-        if not self.closes_at_once:
+        if not self.closes_at_once or isinstance(connection, StandIn):
             close()
             return
         from .._psycopg_ending import observed_ending

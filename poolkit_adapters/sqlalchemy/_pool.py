@@ -243,7 +243,7 @@ class BasePool(SQLAlchemyPool):
         QueuePool they stay open in the old pool until they are garbage collected.
         """
         self._rest()
-        self.poolkit.discard_idle()
+        self.poolkit.discard_idle(rest=True)
         self._emptied = True
         self.logger.info("Pool disposed. %s", self.status())
 

@@ -101,7 +101,11 @@ class Record(_ConnectionRecord):
                 del raised  # breaks the cycle of error, traceback and this frame, which could keep a connection open
 
 
-class _Inherited:
+class StandIn:
+    """In the place of a connection that its user must not use any more. It has no session that could be ended."""
+
+
+class _Inherited(StandIn):
     """Replaces, in a forked child, a connection that the parent had checked out."""
 
     def rollback(self) -> None:
@@ -116,7 +120,7 @@ class _Inherited:
         )
 
 
-class _Cut:
+class _Cut(StandIn):
     """Replaces a connection that the pool closed during its lease, for its user.
 
     Some drivers raise no error when a closed connection commits (asyncpg under SQLAlchemy). The work of the

@@ -223,4 +223,4 @@ def test_redis_with_all_its_clients_makes_the_pool_smaller() -> None:
         assert stats.limit is not None
         assert stats.limit <= 6
         client.close()
-        pool.close()  # disconnect() would let the sizer open connections again
+        pool.close()

@@ -536,7 +536,7 @@ def test_a_node_that_is_probed_during_a_fork_is_probed_again_in_the_child() -> N
     gate = fakes["b"].hold("connect")
     cluster.update(["a", "b"])
     deadline = time.monotonic() + PATIENCE
-    while not fakes["b"].opening and time.monotonic() < deadline:
+    while not fakes["b"].dialling and time.monotonic() < deadline:
         time.sleep(0.002)
     pid = os.fork()
     if not pid:

@@ -192,7 +192,7 @@ def test_min_size_is_kept_however_a_connection_was_lost(lose: str) -> None:
     if lose == "clear":
         do(commands.clear, core, NOW)
     elif lose == "discard_idle":
-        do(commands.discard_idle, core, None, NOW, NOW)
+        do(commands.discard_idle, core, None, NOW, False, NOW)
     else:
         slot = ask(core).outcome
         assert isinstance(slot, Slot)
@@ -206,7 +206,7 @@ def test_nothing_is_opened_while_the_pool_is_suspended() -> None:
     core = filled(min_size=2, max_size=4, max_lifetime=100.0, lifetime_jitter=0.0, idle_timeout=None)
     do(commands.suspend, core, False, NOW)
     discard_one_idle = core.endpoint.idle[0]
-    do(commands.discard_idle, core, lambda connection: connection is discard_one_idle.connection, NOW, NOW)
+    do(commands.discard_idle, core, lambda connection: connection is discard_one_idle.connection, NOW, False, NOW)
     do(maintenance.tick, core, NOW + 99)  # a successor for the other one would be due
     assert not connects(core)
     invariants.check(core)

@@ -256,7 +256,7 @@ def test_it_pauses_says_when_nobody_answers_and_goes_on(page: Page, dashboard: D
     page.get_by_text("live", exact=True).wait_for()
     page.get_by_role("button", name="Pause updates").click()
     with Pool(FakeConnector(), name="not-yet") as pool:
-        assert page.get_by_role("button", name="Pause updates").get_attribute("aria-sharing_needed") == "true"
+        assert page.get_by_role("button", name="Pause updates").get_attribute("aria-pressed") == "true"
         assert "paused at" in page.locator("#status").inner_text()
         page.get_by_role("button", name="Pause updates").click()
         card(page, "not-yet").wait_for()

@@ -9,6 +9,7 @@ import time
 import psycopg
 import pytest
 
+from poolkit import _watchdog
 from poolkit._watchdog import Watchdog
 from poolkit.fleet import PostgresStore
 from poolkit.fleet._ledger import Ask
@@ -51,6 +52,17 @@ def test_a_deadline_fires_after_stop() -> None:
     assert expired.get(timeout=20) == "again"
     watchdog.stop()
     until_gone("poolkit-watchdog")
+
+
+def test_a_watchdog_that_nobody_stops_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A discovery by etcd has one, and no close()."""
+    monkeypatch.setattr(_watchdog, "IDLE", 0.01)
+    expired: queue.Queue[str] = queue.Queue()
+    watchdog = Watchdog(expired.put)
+    for number in ("first", "after the thread has ended"):
+        watchdog.arm(0.05, number)
+        assert expired.get(timeout=20) == number
+        until_gone("poolkit-watchdog")
 
 
 def test_exchanges_with_postgresql_start_no_thread_each(

@@ -1,6 +1,6 @@
 """``poolkit top``: the pools of running services in a terminal.
 
-_frame (a snapshot as a picture) · _keys (whether q was sharing_needed)
+_frame (a snapshot as a picture) · _keys (whether q was pressed)
 """
 
 from __future__ import annotations

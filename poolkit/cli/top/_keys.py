@@ -1,4 +1,4 @@
-"""Whether q was sharing_needed: the terminal gives single keys while this is open."""
+"""Whether q was pressed: the terminal gives single keys while this is open."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keys:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
 
     def quit_within(self, seconds: float) -> bool:
-        """Wait so long, or until q is sharing_needed; whether it was."""
+        """Wait so long, or until q is pressed; whether it was."""
         if sys.platform == "win32" or self._before is None:
             time.sleep(seconds)
             return False
@@ -41,7 +41,7 @@ class Keys:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([sys.stdin], [], [], left)[0]:
-                sharing_needed = os.read(sys.stdin.fileno(), 64)
-                if not sharing_needed or b"q" in sharing_needed.lower():  # nothing: the terminal is gone
+                pressed = os.read(sys.stdin.fileno(), 64)
+                if not pressed or b"q" in pressed.lower():  # nothing: the terminal is gone
                     return True
         return False

@@ -12,7 +12,12 @@ import redis
 import redis.asyncio
 
 from poolkit.testing.servers import RedisServer
-from poolkit_adapters.redis import RedisAcquireTimeout, RedisPoolClosed
+from poolkit_adapters.redis import (
+    AsyncPoolkitConnectionPool,
+    PoolkitConnectionPool,
+    RedisAcquireTimeout,
+    RedisPoolClosed,
+)
 from tests.support.waiting import until, until_async
 
 from .support import in_threads, ports, unique
@@ -244,3 +249,34 @@ async def test_a_task_that_waits_at_disconnect_goes_on(make_async_pool: Callable
     await pool.disconnect()
     await pool.release(held)
     assert await asyncio.wait_for(waiter, 10) == b"served"
+
+
+# -- a pool that was disconnected opens nothing until its next use ----------------------------------------------------
+
+
+def test_a_closed_pool_with_a_minimum_opens_nothing_until_it_is_used_again(redis_server: RedisServer) -> None:
+    """As redis-py's own: after ``close()`` no socket is open, and the next command connects."""
+    name = unique()
+    pool = PoolkitConnectionPool.from_url(redis_server.url, min_size=2, client_name=name)
+    client = redis.Redis(connection_pool=pool)
+    for end in (pool.disconnect, pool.close):
+        client.ping()
+        until(lambda: len(redis_server.client_list(name)) == 2, "min_size is kept")
+        end()
+        pool.poolkit.run_due()
+        assert pool.poolkit.stats().connecting == pool.poolkit.stats().idle == 0
+        until(lambda: not redis_server.client_list(name), "all are closed")
+
+
+@pytest.mark.anyio
+async def test_a_closed_pool_of_tasks_opens_nothing_until_it_is_used_again(redis_server: RedisServer) -> None:
+    name = unique()
+    pool = AsyncPoolkitConnectionPool.from_url(redis_server.url, min_size=2, client_name=name)
+    client: Any = redis.asyncio.Redis(connection_pool=pool)
+    for end in (pool.disconnect, pool.aclose):
+        await client.ping()
+        await until_async(lambda: len(redis_server.client_list(name)) == 2, "min_size is kept")
+        await end()
+        pool.poolkit.run_due()
+        assert pool.poolkit.stats().connecting == pool.poolkit.stats().idle == 0
+        await until_async(lambda: not redis_server.client_list(name), "all are closed")
