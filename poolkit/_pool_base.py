@@ -282,9 +282,8 @@ class PoolBase(Generic[C]):
         self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER, rest: bool = False
     ) -> int:
         """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them. Leases
-        are not touched. ``unused_since``: only those that came back at this time (``lease.since``, say) or before it.
-        ``rest``: open no others, not even ``min_size``, until the next use. The condition must not block; it may see a
-        connection that is just being leased. Thread-safe.
+        are not touched. ``unused_since``: only those that came back then or before. ``rest``: open no others, not even
+        ``min_size``, until the next use. The condition must not block; it may see one just being leased. Thread-safe.
         """
         return self._gate.step(commands.discard_idle, self._core, condition, unused_since, rest, self._clock())
 
