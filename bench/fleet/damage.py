@@ -50,9 +50,11 @@ def _directory(place: str) -> End:
 
 def _redis(place: str, *commands: tuple[str, ...]) -> End:
     client: Any = redis.Redis.from_url(place)
-    with contextlib.closing(client):
+    # several commands in one transaction, or a process of the fleet may come in between
+    with contextlib.closing(client), client.pipeline(transaction=len(commands) > 1) as together:
         for command in commands:
-            client.execute_command(*command)
+            together.execute_command(*command)
+        together.execute()
     return _over
 
 

@@ -32,6 +32,10 @@ def discard_idle(
     """
     if rest:
         core.started = False
+        for slot in core.all_slots.values():  # a connect that nobody asked for is closed when it arrives
+            if slot.pending and slot.purpose is not Purpose.DEMAND and slot.generation == slot.endpoint.generation:
+                slot.endpoint.connecting -= 1
+                slot.generation -= 1
     closed = 0
     for endpoint in list(core.all_endpoints.values()):
         for slot in endpoint.idle.copy():

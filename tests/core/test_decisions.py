@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from poolkit import BackoffConfig, ConnectFailed, PoolConfig, Verdict
-from poolkit._core import commands
+from poolkit._core import commands, invariants
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
 from poolkit._core.request import Request
 from poolkit._core.service import Service
-from poolkit._core.slot import CHECKING, IDLE, IN_USE, Slot
+from poolkit._core.slot import CHECKING, CLOSING, IDLE, IN_USE, Slot
 from poolkit._core.state import Features
+from poolkit.policies.retire import NEVER
 from tests.core.kit import SettlingCore, do
 
 NOW = 1000.0
@@ -229,3 +230,29 @@ def test_what_a_connection_was_used_for_is_counted_beyond_its_end() -> None:
     core.discard(slot, NOW + 0.5)
     core.closed(slot, NOW)
     assert (core.counts.uses, core.counts.busy) == (3, 1.5)
+
+
+def test_a_resting_pool_keeps_no_connect_that_was_on_its_way() -> None:
+    """The pool was closed by the driver's own word for it, and stays usable: nobody would close what arrives later."""
+    core = make(min_size=2)
+    request = ask(core)
+    core.settle(NOW)
+    first, coming = connects(core)
+    core.connected(first, object(), 1, NOW)
+    core.settle(NOW)
+    assert request.outcome is first
+    commands.discard_idle(core, None, NEVER, True, NOW)
+    core.settle(NOW)
+    assert connects(core) == []
+    core.connected(coming, object(), 1, NOW)
+    core.settle(NOW)
+    assert coming.state is CLOSING
+    core.closed(coming, NOW)
+    core.settle(NOW)
+    invariants.check(core)
+    core.discard(first, NOW)
+    core.settle(NOW)
+    assert connects(core) == []
+    ask(core)
+    core.settle(NOW)
+    assert connects(core), "used again, it opens what it needs"

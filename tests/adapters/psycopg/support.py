@@ -124,7 +124,7 @@ class Admin:
     def sessions(self, application: str, *, active: bool = False) -> set[int]:
         statement = "select pid from pg_stat_activity where application_name = %s"
         if active:
-            statement += " and state = 'active'"
+            statement += " and state = 'active' and query not ilike 'begin%%'"
         return {row[0] for row in self.connection.execute(statement, [application])}
 
     def kill(self, *pids: int) -> None:
