@@ -16,7 +16,7 @@ __all__ = ("dump", "dump_on_signal")
 
 
 def dump(file: TextIO | None = None) -> str:
-    """The state of every live pool of this process: numbers, diagnosis, every lease with its holder, every request.
+    """The state of every live pool of this process: numbers, diagnosis, leases with their holders, waiting callers.
 
     Returned, and written to ``file`` if one is given. Thread-safe; waits for no I/O of the pools. Not to be called
     in a signal handler (see :func:`dump_on_signal`).

@@ -90,7 +90,7 @@ class Gate:
     very thread's own critical section) posts its step into the inbox instead; every thread that has released the lock
     looks there.
 
-    Each slot point stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
+    Each entry point stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
     so an asynchronous exception anywhere ends in :meth:`recover`.
 
     Args:

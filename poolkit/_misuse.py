@@ -1,6 +1,6 @@
 """The churn guard: pools that are made again and again, or forgotten while they are connected, are named in the log.
 
-A log slot and no ``warnings.warn``: the finding is about a program at work, and must break nobody's tests. The logger
+A log entry and no ``warnings.warn``: the finding is about a program at work, and must break nobody's tests. The logger
 is ``poolkit.churn``.
 """
 

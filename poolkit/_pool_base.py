@@ -236,7 +236,7 @@ class PoolBase(Generic[C]):
         return self._monitor.details(most)
 
     def dump(self) -> str:
-        """As :meth:`explain`, with every lease and every request on a line of its own."""
+        """As :meth:`explain`, with every lease and every waiting caller on a line of its own."""
         return self._monitor.dump()
 
     def announce(self, kind: EventKind, detail: str) -> None:
@@ -294,7 +294,7 @@ class PoolBase(Generic[C]):
         self._gate.step(commands.suspend, self._core, fail_fast, self._clock())
 
     def resume(self) -> None:
-        """End :meth:`suspend`; requests are served in order."""
+        """End :meth:`suspend`; waiting callers are served in order."""
         self._gate.step(commands.resume, self._core, self._clock())
 
     def reconfigure(self, **changes: Any) -> None:

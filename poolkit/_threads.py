@@ -176,7 +176,7 @@ class Pool(PoolBase[C]):
         return self._shut(Phase.DRAINING, timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Wake all requests with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
+        """Wake all waiting callers with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
         when it comes back, one being opened when it arrives. Waits up to ``timeout`` seconds for the idle ones
         to be closed. Idempotent, thread-safe.
         """

@@ -36,6 +36,7 @@ def discard_idle(
             if slot.pending and slot.purpose is not Purpose.DEMAND and slot.generation == slot.endpoint.generation:
                 slot.endpoint.connecting -= 1
                 slot.generation -= 1
+                core.touched[slot.endpoint] = None  # callers that counted on it need another connect
     closed = 0
     for endpoint in list(core.all_endpoints.values()):
         for slot in endpoint.idle.copy():

@@ -50,7 +50,7 @@ class Endpoint:
         self.evictions = 0  # idle connections of other endpoints that are being closed for this one
 
     def oldest(self) -> Request:
-        """The request who has waited longest; the queue must not be empty."""
+        """The request that has waited longest; the queue must not be empty."""
         return next(iter(self.requests))
 
     @property

@@ -14,7 +14,7 @@ __all__ = ("Held", "LeaseRecord")
 class LeaseRecord:
     """One of several leases of one connection. Written by the thread or task that begins the lease.
 
-    The only lease of a connection needs no record beside it: an :class:`~.slot.Slot` has the same fields, which
+    The only lease of a connection needs no record beside it: a :class:`~.slot.Slot` has the same fields, which
     costs nothing where connections go from hand to hand.
     """
 

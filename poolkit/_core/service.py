@@ -152,7 +152,7 @@ class Service:
         while (endpoint.idle or endpoint.spare) and endpoint.requests and not self._core.suspended:
             for request in endpoint.queue.first_of_each():
                 if request.rechecking:
-                    continue  # told of an idle connection, which is for this request or for a newcomer who is faster
+                    continue  # told of an idle connection, which is for this request or for a faster newcomer
                 slot = self.take_for(request, now)
                 if slot is not None:
                     self.serve(request, slot)

@@ -256,3 +256,17 @@ def test_a_resting_pool_keeps_no_connect_that_was_on_its_way() -> None:
     ask(core)
     core.settle(NOW)
     assert connects(core), "used again, it opens what it needs"
+
+
+def test_a_caller_that_counted_on_a_connect_of_a_resting_pool_gets_another_one() -> None:
+    """In a keyed pool too, which looks only at endpoints of which something has changed."""
+    core = make(features=Features(connect_in_caller=False, checks=False, peeks=False, keyed=True), max_size=4)
+    [coming] = do(commands.reserve, core, 1, NOW)
+    request = ask(core)
+    assert connects(core) == [], "the connect that is on its way will do"
+    do(commands.discard_idle, core, None, NEVER, True, NOW)
+    [other] = connects(core)
+    core.connected(coming, object(), 1, NOW)
+    assert coming.state is CLOSING
+    core.connected(other, object(), 1, NOW)
+    assert request.outcome is other
