@@ -183,11 +183,15 @@ class ThreadDriver(Driver[C]):
         """Whether another thread alone may use the connections."""
         return False
 
-    def start(self, do: Do, slot: Slot) -> None:
-        """Start what the core asks for."""
+    def start(self, do: Do, slot: Slot, request: Request | None = None) -> None:
+        """Start what the core asks for. ``request``: in whose context a connect runs, if it is for a caller."""
         operations, spawn = self.operations, self.runtime.spawn
         if do is Do.CONNECT:
-            spawn(self.connect_job, slot)
+            if request is None or request.context is None:
+                spawn(self.connect_job, slot)
+            else:  # a new thread begins with an empty context, a new task (of greenlets) with a copy of the current one
+                context = request.context
+                context.copy().run(spawn, context.copy().run, self.connect_job, slot)
         elif do is Do.PING:
             spawn(self._ping_job, slot)
         elif operations.close is None or (do is Do.ABORT and operations.aborts is not None):
@@ -284,13 +288,16 @@ class TaskDriver(Driver[C]):
         runtime = self.runtime
         return runtime is not None and not runtime.here() and bool(runtime.alive())
 
-    def start(self, do: Do, slot: Slot) -> None:
-        """Start what the core asks for."""
+    def start(self, do: Do, slot: Slot, request: Request | None = None) -> None:
+        """Start what the core asks for. ``request``: in whose context a connect runs, if it is for a caller."""
         runtime, operations = self.runtime, self.operations
         if runtime is None:
             return  # a forked child that is about to restart: all connections are the parent's
         if do is Do.CONNECT:
-            runtime.spawn(self.connect_job, slot)
+            if request is None or request.context is None:
+                runtime.spawn(self.connect_job, slot)
+            else:  # a copy: a context can be entered once at a time, and another connect may be for the same caller
+                request.context.copy().run(runtime.spawn, self.connect_job, slot)
         elif do is Do.PING:
             runtime.spawn(self._ping_job, slot)
         elif operations.close is None or (do is Do.ABORT and operations.aborts is not None) or not runtime.alive():

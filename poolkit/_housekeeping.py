@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Housekeeping",)
 
+_WAKE = Do.WAKE
+
 
 class Housekeeping:
     """Called by the gate of one pool."""
@@ -28,7 +30,7 @@ class Housekeeping:
         """Carry out effects and remove them one after the other. Called without a lock."""
         while effects:
             do, slot, request, event = effects[0]
-            if request is not None:  # WAKE: nothing else is about a request
+            if do is _WAKE:
                 try:  # who sleeps has a parker; twice is harmless, never is not
                     request.parker.wake()  # type: ignore[union-attr]
                 except Exception:
@@ -46,7 +48,7 @@ class Housekeeping:
                 self._pool._register.report()
             else:
                 assert slot is not None
-                self._pool._driver.start(do, slot)
+                self._pool._driver.start(do, slot, request)
         if self._listeners.pending:
             self._listeners.flush()
 

@@ -96,6 +96,11 @@ class _Base(Generic[C]):
     Otherwise a connect runs in the background: it continues when its caller is gone, and the caller takes whichever
     comes first, the new connection or a returned one."""
 
+    reports_errors: bool = False
+    """What a caller hears of a failed connect if no connection exists that it could wait for. False: the pool tries
+    again until the caller's ``acquire_timeout``. True: the caller gets the error at once, as with most drivers' own
+    pools; the next try still waits for the backoff."""
+
     close_in_caller: bool = False
     """Close connections in the thread or task that decides it, not in the background."""
 

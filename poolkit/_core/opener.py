@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from ..connector import Verdict
 from ..errors import ConnectTimeout, describe
 from ..events import CloseReason, EventKind
@@ -85,9 +87,11 @@ class Opener:
 
     def open_for(self, endpoint: Endpoint, now: float) -> None:
         """Open a connection for those who wait. The permit is there."""
-        request = endpoint.queue.first()
+        queue, behind = endpoint.queue, endpoint.connecting * endpoint.streams
         slot = self._slots.open(endpoint, Purpose.DEMAND, now)
-        if endpoint.dialer.by_caller and request is not None:
+        if not endpoint.dialer.by_caller:
+            self._core.effects.append(Effect(Do.CONNECT, slot, queue.claimant(behind) if queue else None))
+        elif (request := queue.first()) is not None:
             self._core.use.charge(slot, request)
             self._service.serve(request, slot)
         else:
@@ -185,9 +189,27 @@ class Opener:
         else:
             self._slots.remove(slot)
         self.failed(slot, error, verdict, current, now)
-        hopeless = endpoint.dialer.hopeless(endpoint.live, elsewhere=self._core.features.elsewhere)
-        if current and hopeless and not endpoint.dialer.by_caller:
-            self._service.fail(endpoint, endpoint.dialer.connect_error)
+        features, dialer = self._core.features, endpoint.dialer
+        if not current or dialer.by_caller:
+            return
+        if dialer.hopeless(endpoint.live, elsewhere=features.elsewhere):
+            self._service.fail(endpoint, dialer.connect_error)
+        elif features.reports_errors and not endpoint.connecting:
+            self._report(endpoint)
+
+    def _report(self, endpoint: Endpoint) -> None:
+        """The connect failed for all callers that no connection can serve. A connection that its own lease keeps in use
+        serves nobody but other callers: without this rule, a caller that holds the only one would wait for itself.
+        """
+        holders: set[Hashable] = set()
+        for slot in self._slots.all.values():
+            if slot.endpoint is endpoint and slot.state in ESTABLISHED:
+                if slot.state is not IN_USE or slot.capacity > 1:
+                    return
+                holders.add(slot.holder)
+        if len(holders) <= 1:
+            unserved = [request for request in endpoint.requests if not holders or request.holder in holders]
+            self._service.fail(endpoint, endpoint.dialer.connect_error, unserved)
 
     def failed(self, slot: Slot, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
         """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the endpoint's generation."""

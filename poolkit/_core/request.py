@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Request:
     """Order of arrival over all endpoints."""
     parker: Parker | None = None
     """Made by the shell when the caller has to sleep."""
+    context: Context | None = None
+    """A copy of the caller's context variables, from the moment it waits: its connect runs in them."""
     outcome: Slot | BaseException | None = None
     gone = False
     rechecking = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
 
 from ..errors import PoolBusy, PoolClosed, PoolError, PoolSuspended
 from ..events import CloseReason
@@ -55,6 +56,8 @@ class Service:
                 core.want_sweep(now + core.recheck_interval)
             if core.size.max_wait is not None:
                 core.size.queued(now)
+        if request.context is None:
+            request.context = copy_context()
         endpoint.queue.add(request)
         if not request.ticket:
             request.ticket = core.capacity.ticket()
@@ -88,10 +91,12 @@ class Service:
         self._core.effects.append(_tuple(Effect, (_WAKE, None, request, None)))
         request.endpoint.queue.remove(request)
 
-    def fail(self, endpoint: Endpoint, make: Callable[[], PoolError]) -> None:
-        """End all waits of an endpoint with an error of their own."""
-        while endpoint.requests:
-            self.serve(endpoint.oldest(), make())
+    def fail(
+        self, endpoint: Endpoint, make: Callable[[], PoolError], requests: Iterable[Request] | None = None
+    ) -> None:
+        """End waits at an endpoint, all of them or those of ``requests``, each with an error of its own."""
+        for request in list(endpoint.requests if requests is None else requests):
+            self.serve(request, make())
         self._core.touched[endpoint] = None
 
     # -- a caller looks for a connection ------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ class Features:
     checks: bool = False  # has check()
     peeks: bool = False  # has peek()
     keyed: bool = False  # many endpoints, the key is given with each acquire
+    reports_errors: bool = False  # callers that no connection can serve hear of a failed connect at once
     elsewhere: bool = False  # callers can go to another pool: they hear of a failed connect at once
 
 

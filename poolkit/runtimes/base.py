@@ -85,7 +85,7 @@ class AsyncRuntime(Protocol):
         """A new parker for the calling task."""
 
     def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``await job(*args)`` in a new task. May be called from any thread."""
+        """Run ``await job(*args)`` in a new task, in a copy of the calling context. May be called from any thread."""
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` once in the loop in ``delay`` seconds, or sooner; hold the task weakly.

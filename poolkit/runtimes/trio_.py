@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 import trio
@@ -143,17 +144,21 @@ class TrioRuntime:
         return _Parker(self._token)
 
     def spawn(self, job: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run ``await job(*args)`` in a system task, so that no nursery of the user has to wait for it."""
+        """Run ``await job(*args)`` in a system task, so that no nursery of the user has to wait for it.
+
+        It runs in a copy of the calling context.
+        """
         if self.here():
-            self._start(job, args)
+            self._start(job, args, copy_context())
         else:
             try:
-                self._token.run_sync_soon(self._start, job, args)
+                self._token.run_sync_soon(self._start, job, args, copy_context())
             except trio.RunFinishedError:
                 pass
 
-    def _start(self, job: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        trio.lowlevel.spawn_system_task(_guarded, job, args)
+    def _start(self, job: Callable[..., Awaitable[object]], args: tuple[Any, ...], context: Context) -> None:
+        # by itself, trio runs a system task in the context in which its loop was started
+        trio.lowlevel.spawn_system_task(_guarded, job, args, context=context)
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in ``delay`` seconds, or sooner; infinity: no more."""

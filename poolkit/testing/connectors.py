@@ -34,6 +34,7 @@ class _Faults:
     """The counters and faults of both connectors. Thread-safe."""
 
     connect_in_caller: bool
+    reports_errors: bool
     check: Any
     reset: Any
     needs_reset: Any
@@ -48,11 +49,13 @@ class _Faults:
         resets: bool = True,
         streams: int | None = None,
         in_caller: bool = False,
+        reports_errors: bool = False,
         **delays: float,
     ) -> None:
         self._numbers = itertools.count(1)
         self._mutex = threading.Lock()
         self.connect_in_caller = in_caller
+        self.reports_errors = reports_errors
         if not checks:  # the engine calls only methods that a connector has
             self.check = None
         if not resets:
@@ -144,6 +147,7 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
         checks, peeks, resets: whether the simulated driver has these operations.
         streams: how many leases one connection serves at once; None: one.
         in_caller: connect in the thread or task of the caller.
+        reports_errors: tell callers of a failed connect at once.
     """
 
     def _stage(self, stage: str) -> None:

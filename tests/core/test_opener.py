@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 
 from poolkit import BackoffConfig, ConnectFailed, ConnectTimeout, Verdict
@@ -192,3 +194,67 @@ def test_the_capacity_of_a_connection_may_change_and_end() -> None:
     board.opener.set_capacity(made, 0, NOW)
     assert board.slots.retire_reason(made, NOW) is not None
     assert made.state is not IDLE
+
+
+REPORTS = Features(reports_errors=True)
+
+
+def fail(board: Board, slot: Slot) -> None:
+    board.opener.connect_failed(slot, OSError("refused"), Verdict.SUSPECT, NOW, lingers=False)
+
+
+def test_callers_that_no_connection_can_serve_each_hear_of_the_failed_connect() -> None:
+    board = Board(features=REPORTS, max_size=4)
+    first, second = queued(board, 2)
+    fail(board, open_one(board))
+    assert isinstance(first.outcome, ConnectFailed)
+    assert isinstance(second.outcome, ConnectFailed)
+    assert first.outcome is not second.outcome, "one error for two callers"
+    assert first.outcome.__cause__ is second.outcome.__cause__
+
+
+def test_callers_wait_for_the_connect_that_is_still_going_on() -> None:
+    board = Board(features=REPORTS, max_size=4)
+    first, second = queued(board, 2)
+    one, other = open_one(board), open_one(board)
+    fail(board, one)
+    assert first.outcome is second.outcome is None
+    fail(board, other)
+    assert isinstance(first.outcome, ConnectFailed)
+    assert isinstance(second.outcome, ConnectFailed)
+
+
+@pytest.mark.parametrize("state", ["in use by another caller", "in use by the caller", "idle"])
+def test_callers_wait_for_a_connection_that_can_come_back_to_them(state: str) -> None:
+    board = Board(features=REPORTS, max_size=4)
+    held = board.open()
+    [request] = queued(board)
+    if state == "idle":
+        board.service.put_idle(held)
+    else:
+        board.service.begin_lease(held, board.request())
+        held.holder = "another" if state == "in use by another caller" else request.holder
+    fail(board, open_one(board))
+    assert (request.outcome is None) is (state != "in use by the caller")
+
+
+def test_a_caller_that_comes_during_the_backoff_waits_for_the_next_attempt() -> None:
+    board = Board(features=REPORTS, max_size=4)
+    queued(board)
+    fail(board, open_one(board))
+    [request] = queued(board)
+    assert board.opener.wanted(board.only, NOW) == 0
+    assert request.outcome is None
+    assert board.opener.wanted(board.only, board.only.dialer.retry_at) == 1
+
+
+def test_each_connect_is_in_the_context_of_the_caller_that_it_is_for() -> None:
+    board = Board(max_size=4)
+    whose: ContextVar[int] = ContextVar("whose")
+    for number in range(2):
+        whose.set(number)
+        queued(board)
+    open_one(board)
+    open_one(board)
+    contexts = [effect.request.context for effect in board.effects if effect.do is Do.CONNECT and effect.request]
+    assert [context[whose] for context in contexts if context] == [0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -25,6 +26,8 @@ from tests.shells.kit import NO_DEADLINE, Rig, ask
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
+request_id: ContextVar[str] = ContextVar("request_id")
+changed: ContextVar[str] = ContextVar("changed")
 NEVER_AGAIN = BackoffConfig(base=1000, cap=1000)
 
 
@@ -378,3 +381,45 @@ async def test_warm_up_beside_callers(make: Make) -> None:
         for waiter in waiters:
             await rig.give(waiter.lease)
         assert rig.connector.max_live <= 4
+
+
+async def test_callers_hear_of_a_failed_connect_at_once_where_the_connector_says_so(make: Make) -> None:
+    async with make(max_size=4, features={"reports_errors": True}) as rig:
+        gate = rig.connector.hold("connect")
+        rig.connector.fail("connect", lambda: ConnectionRefusedError("refused"))
+        async with anyio.create_task_group() as group:
+            waiters = [ask(group, rig, NO_DEADLINE) for _ in range(6)]
+            await rig.queued(6)
+            gate.set()
+        assert {type(waiter.error) for waiter in waiters} == {ConnectFailed}
+        assert len({id(waiter.error) for waiter in waiters}) == 6
+        rig.connector.fail("connect", None)
+        await rig.give(await rig.lease())  # waits for the backoff, and is served
+
+
+async def test_a_connect_runs_in_a_copy_of_the_context_of_its_caller(make: Make) -> None:
+    """Also if another caller, or the timer, decides that it begins."""
+    seen: list[tuple[str, str]] = []
+
+    def note() -> None:
+        seen.append((request_id.get("none"), changed.get("no")))
+        changed.set("yes")
+
+    async with make(max_size=2, max_connecting=1) as rig:
+        rig.connector.fail("connect", note)  # raises nothing
+        gate = rig.connector.hold("connect")
+
+        async def caller(name: str) -> None:
+            request_id.set(name)
+            leases.append(await rig.lease())
+            assert changed.get("no") == "no", "the connect has changed its caller's context"
+
+        leases: list[Any] = []
+        async with anyio.create_task_group() as group:
+            for number, name in enumerate(("first", "second")):
+                group.start_soon(caller, name)
+                await rig.queued(number + 1)
+            gate.set()
+        for lease in leases:
+            await rig.give(lease)
+    assert seen == [("first", "no"), ("second", "no")]

@@ -95,6 +95,8 @@ class CoreSimulation:
             checks=pick.random() < 0.6,
             peeks=pick.random() < 0.5,
             keyed=pick.random() < 0.3,
+            # by chance of its own: what else a seed chooses stays what it was
+            reports_errors=random.Random(f"reports {self.seed}").random() < 0.5,
         )
         max_size = pick.choice([n for n in (1, 2, 3, 5, 8) if n <= self.most])
         apart = random.Random(f"classes {self.seed}")  # so that the schedules without classes are what they always were
@@ -275,7 +277,13 @@ class CoreSimulation:
             verdict = Verdict.FATAL if roll < 0.2 else Verdict.OVERLOADED if roll > 0.8 else Verdict.SUSPECT
             lingers = self.random.random() < 0.3
             error = ConnectionRefusedError("sim")
+            endpoint = slot.endpoint
+            current = slot.generation == endpoint.generation
+            hopeless = current and not (endpoint.dialer.by_caller or endpoint.live) and endpoint.connecting == 1
+            told = list(endpoint.requests)
             self._decide(self.core.connect_failed, slot, error, verdict, self.now, lingers)
+            if self.core.features.reports_errors and hopeless:
+                assert all(one.outcome is not None for one in told), "a caller was not told of a failed connect"
             if lingers:
                 self.closing.append(slot)
             if request in self.waiting:
