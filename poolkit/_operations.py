@@ -58,7 +58,6 @@ class Operations(Generic[C]):
         """What the core has to know of the connector."""
         return Features(
             reports_errors=bool(getattr(self.connector, "reports_errors", False)),
-            connect_in_caller=bool(getattr(self.connector, "connect_in_caller", False)),
             checks=self.check is not None,
             peeks=self.peek is not None,
             keyed=self.keyed,

@@ -30,7 +30,7 @@ from .errors import describe
 from .events import EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
-from .settings import Setting, for_keyed, merge, reconfigured
+from .settings import Setting, for_connector, for_keyed, merge, reconfigured
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
 
@@ -72,7 +72,7 @@ class PoolBase(Generic[C]):
         keyed: bool,
     ) -> None:
         require_connect(connector)
-        self._config = merge(config, settings)
+        self._config = for_connector(merge(config, settings), connector)
         if keyed:
             self._config = for_keyed(self._config)
         self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
@@ -307,7 +307,7 @@ class PoolBase(Generic[C]):
 
     def _apply(self, changes: dict[str, Any]) -> PoolConfig:
         """Under the lock, so that two changes at once both count."""
-        config = reconfigured(self._config, changes)
+        config = for_connector(reconfigured(self._config, changes), self._connector)
         if self._features.keyed:
             config = for_keyed(config)
         self._membership.change(config)

@@ -309,6 +309,10 @@ class PoolConfig(_Recording):
     max_connecting: int | None = 16
     """Connects in progress at once; None: no limit. 16 serve a burst within one connect time and do not overload the
     server."""
+    connect_in_caller: bool = False
+    """Open connections on demand in the thread or task of the caller that needs them, for drivers that are bound to a
+    thread. False: the pool opens them in threads or tasks of its own. The caller then takes whichever comes first, the
+    new connection or a returned one, and no connect makes it wait longer than ``acquire_timeout``."""
     leak_after: float | None = None
     """Report a lease held longer than this many seconds, with the place where it was taken; None: never.
     Off by default, because recording the place makes every acquire slower."""
@@ -363,8 +367,9 @@ class PoolConfig(_Recording):
         _seconds("lifetime_jitter", self.lifetime_jitter, zero=True)
         if self.lifetime_jitter >= 1:
             raise _bad("lifetime_jitter", self.lifetime_jitter, "a share of max_lifetime, 0 to below 1")
-        if not isinstance(self.use_histogram, bool):
-            raise _bad("use_histogram", self.use_histogram, "True or False")
+        for name in ("connect_in_caller", "use_histogram"):
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, getattr(self, name), "True or False")
         if self.order not in ("lifo", "fifo"):
             raise _bad("order", self.order, "'lifo' or 'fifo'")
         if self.on_leak not in ("warn", "raise", "reclaim"):

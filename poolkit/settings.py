@@ -32,6 +32,7 @@ __all__ = (
     "Setting",
     "combine",
     "described",
+    "for_connector",
     "for_keyed",
     "layer",
     "layer_of",
@@ -144,7 +145,12 @@ _PLAIN = PoolConfig()
 
 
 def set_aside(
-    given: Layer, unused: Mapping[str, tuple[Any, str]], adapter: str, *, portable: Collection[str] = ()
+    given: Layer,
+    unused: Mapping[str, tuple[Any, str]],
+    adapter: str,
+    *,
+    portable: Collection[str] = (),
+    origin: str = "not used by",
 ) -> dict[str, tuple[Any, Source]]:
     """Return the layer with the settings that cannot apply under ``adapter`` replaced by the values in effect there.
 
@@ -152,16 +158,17 @@ def set_aside(
     this pool raises ConfigError. A setting that was given for every pool is set aside, and the log says so once per
     process. ``portable``: settings that other drivers under the same adapter can apply. A config or a table may serve
     several drivers (SQLite in tests, PostgreSQL elsewhere), so there they are set aside as well; a keyword is an error.
+    ``origin``: how ``describe()`` names the adapter as the source of the value in effect.
     """
     found = dict(given)
     for name, (value, reason) in unused.items():
         asked, source = given.get(name, (value, None))
         if source is None:
-            found[name] = value, Source(f"not used by {adapter}", written=False)
+            found[name] = value, Source(f"{origin} {adapter}", written=False)
         elif source.written and asked != value:
             if not source.shared and (name not in portable or source == KEYWORD):
                 raise ConfigError(f"{name}={asked!r}: {reason} (from {source.text})", name)
-            found[name] = value, Source(f"not used by {adapter} ({name}={asked!r} in {source.text})", written=False)
+            found[name] = value, Source(f"{origin} {adapter} ({name}={asked!r} in {source.text})", written=False)
             _say_once(f"{name}={asked!r} (from {source.text}) is set aside for {adapter}: {reason}")
     return found
 
@@ -194,6 +201,18 @@ def for_keyed(config: PoolConfig) -> PoolConfig:
     pool.
     """
     return combine(set_aside(layer_of(config), _KEYED, "keyed pools"), base=config) if config.min_size else config
+
+
+def for_connector(config: PoolConfig, connector: object) -> PoolConfig:
+    """The config with ``connect_in_caller=True`` if the connector requires it (``Connector.connect_in_caller``).
+
+    Raises ConfigError if False was given for this pool. A False that was given for every pool has no effect here.
+    """
+    if not getattr(connector, "connect_in_caller", False):
+        return config
+    driver = next(iter(getattr(connector, "packages", ())), type(connector).__name__)
+    needed = {"connect_in_caller": (True, f"{driver} requires that each caller opens its own connection")}
+    return combine(set_aside(layer_of(config), needed, driver, origin="required by"), base=config)
 
 
 def tables_of(file: str | os.PathLike[str]) -> list[str]:

@@ -63,7 +63,7 @@ class ClassUse:
     """
 
     def __init__(
-        self, classes: Classes, limit: Callable[[], int], coming: Callable[[], int], *, by_caller: bool
+        self, classes: Classes, limit: Callable[[], int], coming: Callable[[], int], *, by_caller: Callable[[], bool]
     ) -> None:
         self.classes = classes
         self.limit = limit
@@ -79,7 +79,7 @@ class ClassUse:
         """How many connects the classes may have that need so many each; ``opening`` connects of the endpoint are going
         on.
         """
-        opening = 0 if self._by_caller else opening
+        opening = 0 if self._by_caller() else opening
         return self.classes.room(needs, self.limit(), max(0, self._unowned() - opening)) - opening
 
     def _unowned(self) -> int:

@@ -92,6 +92,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
             slot.fresh_until = min(good, slot.expires)
     for endpoint in list(core.all_endpoints.values()):
         endpoint.dialer.breaker.config = config.breaker
+        endpoint.dialer.by_caller = config.connect_in_caller
     core.touch_all()
     core.want_sweep(now)
 

@@ -32,7 +32,7 @@ _OPEN = Phase.OPEN
 
 
 def _made(core: Context, key: Hashable, *, in_use: bool) -> Endpoint:
-    dialer = Dialer(core.name, core.config, by_caller=core.features.connect_in_caller, in_use=in_use)
+    dialer = Dialer(core.name, core.config, by_caller=core.config.connect_in_caller, in_use=in_use)
     return Endpoint(key, dialer, core.use.new_queue())
 
 
@@ -193,7 +193,7 @@ class KeyedEndpoints:
         if endpoint is None:
             if len(self.all) >= self._many:
                 self._drop_unused()
-            endpoint = self.all[key] = _made(self._core, key, in_use=self._core.features.connect_in_caller)
+            endpoint = self.all[key] = _made(self._core, key, in_use=self._core.config.connect_in_caller)
         return endpoint
 
     def _drop_unused(self) -> None:

@@ -111,7 +111,7 @@ class Core:
         self.window = min(window, config.idle_timeout or NEVER)
         endpoints, slots = self.endpoints.all.values(), self.slots.all.values()
         self.use = configured(self.use, config, endpoints, slots, lambda classes: ClassUse(
-            classes, lambda: self.size.limit, self.slots.coming, by_caller=self.features.connect_in_caller,
+            classes, lambda: self.size.limit, self.slots.coming, by_caller=lambda: self.config.connect_in_caller,
         ))  # fmt: skip
         self.classes = self.use.classes
 

@@ -24,7 +24,6 @@ class Phase(Enum):
 class Features:
     """What the connector can do and how the pool uses it."""
 
-    connect_in_caller: bool = False
     checks: bool = False  # has check()
     peeks: bool = False  # has peek()
     keyed: bool = False  # many endpoints, the key is given with each acquire

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from poolkit import PoolConfig
+from poolkit.config import Source
 from poolkit.settings import combine, layer, layer_of, set_aside, without_effect
 
 from ._connector import timeout_argument
@@ -21,6 +22,8 @@ def plan(module: ModuleType, config: PoolConfig | None, settings: Mapping[str, A
     if timeout_argument(module) is None:
         reason = f"poolkit knows of no connect timeout of {name}.connect(); if there is one, pass it in connect_kwargs="
         found = set_aside(found, {"connect_timeout": (None, reason)}, name, portable=("connect_timeout",))
+    if name == "sqlite3":  # it opens a file, for which no thread is worth waiting
+        found = {"connect_in_caller": (True, Source("default for sqlite3", written=False)), **found}
     if name == "sqlite3" and not asks:
         found = without_effect(
             found, ("check_timeout", "check_after_idle", "keepalive"), "it has no server to check", name

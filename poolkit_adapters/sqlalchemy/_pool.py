@@ -69,6 +69,7 @@ class BasePool(SQLAlchemyPool):
         keepalive: float | None = UNSET,
         check_after_idle: float | None = UNSET,
         max_connecting: int | None = UNSET,
+        connect_in_caller: bool = UNSET,
         leak_after: float | None = UNSET,
         on_leak: str = UNSET,
         use_histogram: bool = UNSET,
@@ -88,10 +89,9 @@ class BasePool(SQLAlchemyPool):
             "order": order, "start": start, "acquire_timeout": acquire_timeout, "connect_timeout": connect_timeout,
             "check_timeout": check_timeout, "max_lifetime": max_lifetime, "lifetime_jitter": lifetime_jitter,
             "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
-            "max_connecting": max_connecting, "leak_after": leak_after, "on_leak": on_leak,
-            "use_histogram": use_histogram,
-            "barging_window": barging_window, "backoff": backoff, "breaker": breaker, "autoscale": autoscale,
-            "budget": budget, "budget_weight": budget_weight,
+            "max_connecting": max_connecting, "connect_in_caller": connect_in_caller, "leak_after": leak_after,
+            "on_leak": on_leak, "use_histogram": use_histogram, "barging_window": barging_window, "backoff": backoff,
+            "breaker": breaker, "autoscale": autoscale, "budget": budget, "budget_weight": budget_weight,
             "classes": classes, "default_class": default_class,
         }, barging_window=self._barging_window, no_time_limit=no_time_limit(self._dialect, creator))  # fmt: skip
         self._listeners = tuple(listeners)

@@ -4,6 +4,7 @@ or it is refused or set aside as documented. No server is needed: pools connect 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "keepalive": (None, 60.0),
     "check_after_idle": (1.0, 2.0),
     "max_connecting": (16, 8),
+    "connect_in_caller": (False, True),
     "leak_after": (None, 50.0),
     "on_leak": ("warn", "raise"),
     "use_histogram": (False, True),
@@ -111,13 +113,16 @@ VALUES: dict[str, tuple[Any, Any]] = {
 }
 """poolkit's default, and another value."""
 
-_HTTP = {"min_size": 0, "start": "lazy", "keepalive": None, "backoff": BackoffConfig()}
+_HTTP = {"min_size": 0, "start": "lazy", "keepalive": None, "backoff": BackoffConfig(), "connect_in_caller": True}
 _LATE = {"start": "lazy"}
-_NULL = {"min_size": 0, "max_idle": 0}
+_SQL = {**_LATE, "connect_in_caller": True}
+_NULL = {"min_size": 0, "max_idle": 0, "connect_in_caller": True}
 UNUSED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("httpx", "httpx async", "httpx cluster", "httpcore", "httpcore async"), _HTTP),
-    **dict.fromkeys(("sentinel", "sentinel async", "sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _LATE),
-    "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None},
+    **dict.fromkeys(("sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _SQL),
+    **{adapter: {"connect_in_caller": True} for adapter in ("redis", "redis async", "redis group")},
+    **dict.fromkeys(("sentinel", "sentinel async"), _SQL),
+    "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None, "connect_in_caller": True},
     **dict.fromkeys(("psycopg null", "psycopg null async"), _NULL),
     "dbapi sqlite": {"connect_timeout": None},
 }
@@ -202,7 +207,7 @@ def test_what_is_written_is_in_effect_or_refused(
                 assert found.source.removesuffix(", without effect for sqlite3") == source, label
             else:
                 assert found.value == unused[name], label
-                assert found.source.startswith("not used by "), label
+                assert found.source.startswith(("not used by ", "required by ")), label
                 assert f"{name}={value!r} in {source}" in found.source, label
                 make(**given)
                 told = [record.getMessage() for record in caplog.records if name in record.getMessage()]
@@ -214,7 +219,7 @@ def test_what_is_written_is_in_effect_or_refused(
 def test_a_setting_that_was_not_given_has_a_default_as_its_source(adapter: str) -> None:
     for name, setting in ADAPTERS[adapter]().describe().items():
         assert isinstance(setting, Setting)
-        assert "default" in setting.source or setting.source.startswith("not used by "), (name, setting)
+        assert re.search("default|^not used by |^required by ", setting.source), (name, setting)
 
 
 DRIVERS_WORDS: list[tuple[str, dict[str, Any], str, Any, str]] = [

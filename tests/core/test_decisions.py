@@ -124,7 +124,7 @@ def test_a_full_multiplexed_connection_takes_nobody_in() -> None:
 
 
 def test_a_connection_made_by_its_caller_is_not_its_if_the_pool_was_cleared_meanwhile() -> None:
-    core = make(features=Features(connect_in_caller=True))
+    core = make(connect_in_caller=True)
     request = ask(core)
     slot = request.outcome
     assert isinstance(slot, Slot)
@@ -196,7 +196,7 @@ def test_a_connection_handed_over_is_not_touched_any_more(monkeypatch: pytest.Mo
 
 
 def test_the_permit_of_one_who_left_before_it_connected_goes_to_the_next() -> None:
-    core = make(max_size=1, features=Features(connect_in_caller=True))
+    core = make(max_size=1, connect_in_caller=True)
     first, second = ask(core), ask(core)
     assert isinstance(first.outcome, Slot)
     assert second.outcome is None
@@ -260,7 +260,7 @@ def test_a_resting_pool_keeps_no_connect_that_was_on_its_way() -> None:
 
 def test_a_caller_that_counted_on_a_connect_of_a_resting_pool_gets_another_one() -> None:
     """In a keyed pool too, which looks only at endpoints of which something has changed."""
-    core = make(features=Features(connect_in_caller=False, checks=False, peeks=False, keyed=True), max_size=4)
+    core = make(features=Features(keyed=True), max_size=4)
     [coming] = do(commands.reserve, core, 1, NOW)
     request = ask(core)
     assert connects(core) == [], "the connect that is on its way will do"

@@ -15,7 +15,6 @@ from poolkit.events import EventKind
 from tests.core.kit import Board, Request
 
 NOW = 1000.0
-IN_CALLER = Features(connect_in_caller=True)
 
 
 def queued(board: Board, number: int = 1) -> list[Request]:
@@ -86,7 +85,7 @@ def test_callers_that_share_a_connect_that_is_late_get_another_one() -> None:
 
 
 def test_a_connect_in_its_caller_is_that_callers() -> None:
-    board = Board(max_size=4, features=IN_CALLER)
+    board = Board(max_size=4, connect_in_caller=True)
     first, second = queued(board, 2)
     made = open_one(board)
     assert first.outcome is made
@@ -98,7 +97,7 @@ def test_a_connect_in_its_caller_is_that_callers() -> None:
 
 
 def test_a_connection_of_an_older_generation_is_not_even_its_makers() -> None:
-    board = Board(max_size=4, features=IN_CALLER)
+    board = Board(max_size=4, connect_in_caller=True)
     queued(board)
     made = open_one(board)
     board.endpoints.clear(board.only, NOW)
@@ -178,7 +177,7 @@ def test_a_timeout_of_the_driver_is_one_of_the_pool() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("refused")], ids=["interrupted", "refused"])
 def test_a_caller_that_is_interrupted_says_nothing_about_the_server(error: BaseException) -> None:
-    board = Board(max_size=1, features=IN_CALLER)
+    board = Board(max_size=1, connect_in_caller=True)
     queued(board)
     board.opener.connect_failed(open_one(board), error, Verdict.SUSPECT, NOW, lingers=False)
     assert (board.last_failed is None) is isinstance(error, KeyboardInterrupt)

@@ -58,8 +58,8 @@ def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_on
 
 def test_callers_who_share_a_connect_that_is_late_get_another_one_beside_it_one_at_a_time() -> None:
     """A lost packet in one connect does not hold up everybody who was to have a stream of that connection."""
-    features = Features(keyed=True, connect_in_caller=True)
-    core = SettlingCore(PoolConfig(max_size=4), features, name="core", barging=0.0, random=lambda: 0.5)
+    config = PoolConfig(max_size=4, connect_in_caller=True)
+    core = SettlingCore(config, Features(keyed=True), name="core", barging=0.0, random=lambda: 0.5)
 
     def ask(now: float) -> Request:
         request = Request(core.add_endpoint("origin"), now)

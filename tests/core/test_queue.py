@@ -17,7 +17,7 @@ NOW = 1000.0
 
 
 def use(limit: int = 4, coming: int = 0, *, by_caller: bool = False, **classes: ClassConfig) -> ClassUse:
-    made = ClassUse(Classes(), lambda: limit, lambda: coming, by_caller=by_caller)
+    made = ClassUse(Classes(), lambda: limit, lambda: coming, by_caller=lambda: by_caller)
     made.classes.configure(classes, None, ())
     return made
 
@@ -182,7 +182,7 @@ def test_classes_come_and_go_while_callers_wait() -> None:
     slots = [used, closing]
 
     def make(classes: Classes) -> ClassUse:
-        return ClassUse(classes, lambda: 4, lambda: 0, by_caller=False)
+        return ClassUse(classes, lambda: 4, lambda: 0, by_caller=lambda: False)
 
     none = NoClasses()
     assert configured(none, PoolConfig(), [place], slots, make) is none

@@ -16,12 +16,15 @@ from poolkit import (
     BackoffConfig,
     BreakerConfig,
     CircuitOpen,
+    ConfigError,
     ConnectFailed,
     EventKind,
+    Pool,
     ServerUnavailable,
+    Setting,
     Verdict,
 )
-from poolkit.testing import ManualClock
+from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import NO_DEADLINE, Rig, ask
 
 pytestmark = pytest.mark.anyio
@@ -281,9 +284,10 @@ async def test_in_the_caller_the_drivers_own_error_is_raised(make: Make) -> None
         await rig.give(await rig.lease())
 
 
-async def test_in_the_caller_it_is_its_own_thread_or_task(make: Make) -> None:
+@pytest.mark.parametrize("given", [{"features": {"in_caller": True}}, {"connect_in_caller": True}])
+async def test_in_the_caller_it_is_its_own_thread_or_task(make: Make, given: dict[str, Any]) -> None:
     where: list[object] = []
-    async with make(max_size=2, features={"in_caller": True}) as rig:
+    async with make(max_size=2, **given) as rig:
         original = rig.connector._opened
 
         def opened() -> Any:
@@ -306,6 +310,42 @@ async def test_in_the_caller_it_is_its_own_thread_or_task(make: Make) -> None:
 
         await work()
         assert where[0] == where[1]
+
+
+async def test_in_the_caller_can_be_switched_in_a_live_pool(make: Make) -> None:
+    async with make(max_size=3, backoff=NEVER_AGAIN) as rig:
+        rig.pool.reconfigure(connect_in_caller=True)
+        rig.connector.fail("connect", lambda: WrongPassword("no"))
+        with pytest.raises(WrongPassword):
+            await rig.lease()
+        rig.pool.clear()
+        rig.pool.reconfigure(connect_in_caller=False)
+        with pytest.raises(ConnectFailed, match="cannot connect"):
+            await rig.lease()
+        rig.pool.clear()
+        rig.connector.fail("connect", None)
+        gate = rig.connector.hold("connect")
+        async with anyio.create_task_group() as group:
+            detached = ask(group, rig)
+            await rig.until(lambda: rig.connector.dialling == 1)
+            rig.pool.reconfigure(connect_in_caller=True)  # with a connect of each kind on its way
+            own = ask(group, rig)
+            await rig.until(lambda: rig.connector.dialling >= 2)
+            rig.pool.reconfigure(connect_in_caller=False)
+            gate.set()
+        await rig.give(detached.lease)
+        await rig.give(own.lease)
+
+
+def test_a_connector_that_requires_its_caller_refuses_another_setting() -> None:
+    words = "connect_in_caller=False: FakeConnector requires that each caller opens its own connection"
+    with pytest.raises(ConfigError, match=words):
+        Pool(FakeConnector(in_caller=True), connect_in_caller=False)
+    with Pool(FakeConnector(in_caller=True)) as pool:
+        assert pool.describe()["connect_in_caller"] == Setting(True, "required by FakeConnector")
+        with pytest.raises(ConfigError, match=r"connect_in_caller=False: .* \(from reconfigure"):
+            pool.reconfigure(connect_in_caller=False)
+        pool.reconfigure(max_size=3)
 
 
 async def test_in_the_caller_a_slow_connect_holds_up_nobody_else(make: Make) -> None:

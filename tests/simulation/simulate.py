@@ -90,8 +90,8 @@ class CoreSimulation:
         self.decisions = Decisions()
         pick = self.random
         self.now = 1000.0
+        in_caller = pick.random() < 0.3
         features = Features(
-            connect_in_caller=pick.random() < 0.3,
             checks=pick.random() < 0.6,
             peeks=pick.random() < 0.5,
             keyed=pick.random() < 0.3,
@@ -111,6 +111,7 @@ class CoreSimulation:
             keepalive=pick.choice([None, 2.0]),
             check_after_idle=pick.choice([None, 0, 0.5]),
             max_connecting=pick.choice([1, 2, 16]),
+            connect_in_caller=in_caller,
             leak_after=pick.choice([None, 3.0]),
             barging_window=pick.choice([0.0, 0.001, 0.5]),
             backoff=BackoffConfig(base=0.1, cap=2.0),
