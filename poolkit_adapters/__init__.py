@@ -7,10 +7,12 @@ module                                 replaces
 ``poolkit_adapters.redis``             ``redis.BlockingConnectionPool`` and its asyncio twin
 ``poolkit_adapters.httpcore``          ``httpcore.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.httpx``             ``httpx.HTTPTransport``, ``AsyncHTTPTransport`` (``transport=``)
+``poolkit_adapters.httpcore2``         ``httpcore2.ConnectionPool``, ``AsyncConnectionPool``
+``poolkit_adapters.httpx2``            ``httpx2.HTTPTransport``, ``AsyncHTTPTransport`` (``transport=``)
 ``poolkit_adapters.psycopg``           ``psycopg_pool.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================
 
 For several servers: ``PoolkitCluster`` (sqlalchemy, psycopg), ``PoolkitServerGroup`` (redis),
-``PoolkitClusterTransport`` (httpx), and their asynchronous twins.
+``PoolkitClusterTransport`` (httpx, httpx2), and their asynchronous twins.
 """

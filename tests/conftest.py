@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from poolkit.testing.servers import (
     RedisServer,
 )
 from tests.faults.proxy import FaultProxy
+from tests.support import both_libraries
 from tests.support.collector import without_collector
 
 logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
@@ -32,6 +34,11 @@ if sys.version_info < (3, 11):
         """Python 3.10's asyncio does not count a TLS transport as closed that its peer has cut: our HTTP/2 server's."""
         text = "ignore:Exception ignored in. <function _SSLProtocolTransport.__del__"
         config.addinivalue_line("filterwarnings", f"{text}:pytest.PytestUnraisableExceptionWarning")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Collect the tests of httpx and httpcore once more, for httpx2 and httpcore2."""
+    return both_libraries.collect(file_path, parent)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -10,7 +10,9 @@ from poolkit import __version__
 
 __all__ = ("as_text", "versions")
 
-_DRIVERS = ("sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore", "trio")
+_DRIVERS = (
+    "sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore", "httpx2", "httpcore2", "trio",
+)  # fmt: skip
 
 
 def versions() -> dict[str, object]:

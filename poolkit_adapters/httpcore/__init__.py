@@ -9,16 +9,6 @@ The constructors take every argument of httpcore's, with the same meaning and de
 further keywords. Requests, responses, extensions and exceptions are httpcore's own.
 """
 
-from poolkit_adapters._errors import missing_extra
-
-try:
-    import httpcore as _httpcore
-except ImportError as _error:
-    raise missing_extra("poolkit_adapters.httpcore", "httpcore", "httpx") from _error
-
-if not hasattr(_httpcore, "Proxy"):  # exists since 1.0.7, as does the pools' argument
-    raise missing_extra("poolkit_adapters.httpcore", "httpcore 1.0.7 or newer", "httpx")
-
 from ._async import AsyncPoolkitConnectionPool
 from ._errors import (
     AcquireTimeout,

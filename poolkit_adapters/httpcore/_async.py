@@ -9,14 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpcore
-
 from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
 from poolkit.errors import LeaseOverdue, PoolError
 
 from ._asyncio_stream import AsyncioBackend, drop_lock
 from ._base import ConnectorMixin, PoolBase
 from ._cancel_stream import cancel_stream
+from ._driver import httpcore
 from ._errors import error_for_caller
 from ._link import (
     Exchange,

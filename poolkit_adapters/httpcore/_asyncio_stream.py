@@ -15,17 +15,11 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import httpcore
-
 from .._hang_up import is_socket
+from ._driver import AnyIOStream, httpcore
 
 if TYPE_CHECKING:
     from ._link import Link
-
-try:
-    from httpcore._backends.anyio import AnyIOStream as _AnyIOStream
-except ImportError:  # no anyio, or another httpcore
-    _AnyIOStream = None  # type: ignore[assignment, misc, unused-ignore]
 
 __all__ = ("AsyncioBackend", "AsyncioStream", "drop_lock")
 
@@ -285,7 +279,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         except BaseException as error:
             close_leftovers(error)
             raise
-        if type(stream) is not _AnyIOStream:
+        if type(stream) is not AnyIOStream:
             return stream
         inner = stream._stream
         transport: Any = getattr(inner, "_transport", None)

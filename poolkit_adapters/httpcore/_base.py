@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import httpcore
-
 from poolkit import PoolConfig, Verdict
 from poolkit.errors import LeaseOverdue
 from poolkit.events import Listener
 
+from ._driver import DRIVER, PACKAGES, httpcore
 from ._errors import ERRORS
 from ._link import REREADABLE, Key, Link, peek
 from ._settings import MAX_CONNECTIONS, check_proxy_arguments, pool_settings
@@ -40,7 +39,7 @@ class ConnectorMixin(Generic[L]):
 
     connect_in_caller = True  # a connection of httpcore opens in its first request, with the timeouts of that request
 
-    packages: tuple[str, ...] = ("httpx", "httpcore")
+    packages: tuple[str, ...] = PACKAGES
 
     protocol = "http"
     """The name of these connections in telemetry."""
@@ -150,7 +149,7 @@ class PoolBase(Generic[E, L, B]):
     """The part of a pool that does no I/O. Comes before httpcore's class among the bases."""
 
     _rereadable: tuple[type, ...] = REREADABLE
-    _driver = "httpcore"  # the driver whose defaults the arguments have
+    _driver = DRIVER  # the driver whose defaults the arguments have
     _errors = ERRORS  # the errors that the pool raises
     _kinds: tuple[Any, Any]  # the classes of the connector and of the engine
     _backend_of: Callable[..., Any]

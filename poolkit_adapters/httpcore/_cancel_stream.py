@@ -13,8 +13,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-import httpcore
-
+from ._driver import httpcore
 from ._link import Exchange, Link
 from ._look import innermost
 from ._network import ABANDONED, Watchable

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-import httpcore
-
 from poolkit import errors
 
 from .._errors import BAD_SETTING, MISSING, Row, Table
+from ._driver import DRIVER, httpcore
 
 __all__ = (
     "AcquireTimeout",
@@ -108,7 +107,7 @@ def rows_of_waits(own: Mapping[str, Any], driver: ModuleType, limit: str) -> tup
 ERRORS = Table(
     *rows_of_waits(globals(), httpcore, "timeout[\"pool\"]"),
     Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of "
-        "httpcore or of your own network backend keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
+        f"{DRIVER} or of your own network backend keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
         (errors.ConnectFailed, httpcore.ConnectError)),
     Row("opening a connection took too long (`timeout[\"connect\"]`, or `connect_timeout`)", ConnectTimeout,
         (errors.ConnectTimeout, httpcore.ConnectTimeout)),

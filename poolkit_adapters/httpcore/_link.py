@@ -10,8 +10,7 @@ from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-import httpcore
-
+from ._driver import httpcore
 from ._errors import UnsupportedProtocol
 from ._look import innermost, look_at
 from ._network import FrameWatch, Watchable
@@ -53,7 +52,7 @@ _REFUSED_STREAM = 7  # RFC 9113, 7: the server has done nothing for this stream
 _NETWORK_EVENTS = frozenset({"connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete"})
 
 # RFC 9110, 9.2.2: these may be sent again if the connection died and it is unknown whether they arrived
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PUT", b"DELETE"})
 
 
 class Lease(Protocol):

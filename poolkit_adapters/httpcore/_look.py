@@ -23,10 +23,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import httpcore
-
 from .._hang_up import is_socket
 from ._asyncio_stream import AsyncioStream
+from ._driver import httpcore
 from ._network import Watchable
 
 __all__ = ("innermost", "look_at")

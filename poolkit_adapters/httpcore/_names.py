@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from itertools import chain, zip_longest
 from typing import Any
 
-import httpcore
-
 from poolkit.runtimes.names import addresses, addresses_async
 
 from ._asyncio_stream import close_leftovers
+from ._driver import httpcore
 from ._network import first_step
 
 try:

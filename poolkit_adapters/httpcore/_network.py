@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
-import httpcore
+from ._driver import httpcore
 
 __all__ = ("ABANDONED", "AsyncWatchedBackend", "FrameWatch", "Watchable", "WatchedBackend", "first_step")
 

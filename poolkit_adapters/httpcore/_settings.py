@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import httpcore
-
 from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import argument, by_default, driver_default, is_default, refuse_contradiction
+from ._driver import DRIVER, httpcore
 
 __all__ = ("MAX_CONNECTIONS", "check_proxy_arguments", "effective", "pool_settings")
 
@@ -50,7 +49,7 @@ def check_proxy_arguments(
 
 
 def pool_settings(
-    driver: Mapping[str, Any], config: PoolConfig | None, keywords: Mapping[str, Any], name: str = "httpcore"
+    driver: Mapping[str, Any], config: PoolConfig | None, keywords: Mapping[str, Any], name: str = DRIVER
 ) -> PoolConfig:
     """Return the settings of a pool from httpcore's arguments, ``config`` and single keywords.
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpcore
-
 from poolkit import Connector, Lease, Pool
 from poolkit.errors import LeaseOverdue, PoolError
 
 from ._base import ConnectorMixin, PoolBase
+from ._driver import httpcore
 from ._errors import error_for_caller
 from ._link import Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
 from ._names import NamesBackend

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import anyio
-import httpx
 
 from poolkit import ConfigError, PoolError, Verdict
 from poolkit.cluster import (
@@ -32,13 +31,13 @@ from poolkit.errors import without_quotes
 
 from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import Row
-from ..httpcore._base import Reopening
-from ._errors import ERRORS, RequestError
+from ._driver import DRIVER, Reopening, httpx
+from ._errors import ERRORS, RequestError, refuse_foreign
 from ._transport import AsyncPoolkitTransport, PoolkitTransport
 
 __all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
 
-IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PUT", "DELETE"))
 """RFC 9110, 9.2.2: sending these twice has the same effect as sending them once."""
 BAD = frozenset((502, 503, 504))
 """Responses with which a server reports that it cannot do its work."""
@@ -301,7 +300,7 @@ class _LogicalHost(Generic[K]):
         transport_kind, server_kind, cluster_kind = self._parts
 
         def make(node: Node) -> Any:
-            transport = transport_kind(verify=certificates.none, name=f"{name or 'httpx'}/{node.name}", **options)
+            transport = transport_kind(verify=certificates.none, name=f"{name or DRIVER}/{node.name}", **options)
             return server_kind(node, transport, max_requests, health, certificates)
 
         heard = tuple(listeners)
@@ -359,6 +358,7 @@ class PoolkitClusterTransport(_LogicalHost[Cluster[Any]], httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises httpx's errors and :class:`NoServerAvailable`."""
+        refuse_foreign(self, request)
         tried: list[str] = []
         cluster = self._reopening.get()
         while True:
@@ -402,6 +402,7 @@ class AsyncPoolkitClusterTransport(_LogicalHost[AsyncCluster[Any]], httpx.AsyncB
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to one of the servers. Raises httpx's errors and :class:`NoServerAvailable`."""
+        refuse_foreign(self, request)
         tried: list[str] = []
         cluster = self._reopening.get()
         while True:

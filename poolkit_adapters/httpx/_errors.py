@@ -7,14 +7,8 @@ from contextlib import contextmanager
 
 from poolkit import errors
 
-from .._errors import BAD_SETTING, MISSING, Row, Table, missing_extra
-
-try:
-    import httpx
-except ImportError as _error:
-    raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
-
-from ..httpcore._errors import rows_of_waits
+from .._errors import BAD_SETTING, MISSING, Row, Table
+from ._driver import DRIVER, httpx, rows_of_waits
 
 __all__ = (
     "AcquireTimeout",
@@ -31,6 +25,7 @@ __all__ = (
     "UsageError",
     "WrongLoop",
     "keep_poolkit_types",
+    "refuse_foreign",
 )
 
 
@@ -90,11 +85,11 @@ class LeaseOverdue(RequestError, errors.LeaseOverdue, httpx.LocalProtocolError):
 
 
 ERRORS = Table(
-    *rows_of_waits(globals(), httpx, "httpx.Timeout(pool=)"),
-    Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of httpx "
-        "(`ProxyError`) keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
+    *rows_of_waits(globals(), httpx, f"{DRIVER}.Timeout(pool=)"),
+    Row("opening a connection failed (refused, unknown host, TLS, no descriptor left). A more specific error of "
+        f"{DRIVER} (`ProxyError`) keeps its class and is also a `poolkit.ConnectFailed`", ConnectFailed,
         (errors.ConnectFailed, httpx.ConnectError)),
-    Row("opening a connection took too long (`httpx.Timeout(connect=)`, or `connect_timeout`)", ConnectTimeout,
+    Row(f"opening a connection took too long (`{DRIVER}.Timeout(connect=)`, or `connect_timeout`)", ConnectTimeout,
         (errors.ConnectTimeout, httpx.ConnectTimeout)),
     Row("the circuit breaker of the origin is open", CircuitOpen, (errors.CircuitOpen, httpx.ConnectError)),
     Row("the server closed the connection before it processed the request, and the request cannot be sent again",
@@ -111,6 +106,21 @@ ERRORS = Table(
     MISSING,
 )  # fmt: skip
 """Every error that this adapter raises."""
+
+
+def refuse_foreign(transport: object, request: object) -> None:
+    """Raise UsageError for a request of another library's client, which would end in an error without a text."""
+    if isinstance(request, httpx.Request):
+        return
+    for kind in type(request).__mro__:
+        other = kind.__module__.partition(".")[0]
+        if other in ("httpx", "httpx2"):
+            own, name = f"poolkit_adapters.{DRIVER}", type(transport).__name__
+            raise UsageError(
+                f"{name} of {own} serves clients of {DRIVER}, but was given to one of {other}: "
+                f"import it from poolkit_adapters.{other}"
+            )
+    raise UsageError(f"{type(transport).__name__} needs an {DRIVER}.Request, not {type(request).__name__}")
 
 
 @contextmanager

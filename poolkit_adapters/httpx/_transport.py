@@ -9,19 +9,16 @@ from typing import Any
 from poolkit import AsyncPool, Pool, PoolConfig, errors
 from poolkit.events import Listener
 
-from .._errors import missing_extra
-
-try:
-    import httpcore
-    import httpx
-except ImportError as _error:
-    raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
-
-# The only adapter that uses another one: a transport of httpx is a thin wrapper of a pool of httpcore.
 from .._options import driver_default
-from ..httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
-from ..httpcore._settings import pool_settings
-from ._errors import ERRORS, keep_poolkit_types
+from ._driver import (
+    DRIVER,
+    AsyncPoolkitConnectionPool,
+    PoolkitConnectionPool,
+    httpcore,
+    httpx,
+    pool_settings,
+)
+from ._errors import ERRORS, keep_poolkit_types, refuse_foreign
 
 __all__ = ("AsyncPoolkitTransport", "PoolkitTransport", "effective")
 
@@ -42,7 +39,7 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
         try:
             import socksio  # noqa: F401
         except ImportError as error:
-            raise errors.MissingExtra("a SOCKS proxy needs socksio: pip install 'httpx[socks]'") from error
+            raise errors.MissingExtra(f"a SOCKS proxy needs socksio: pip install '{DRIVER}[socks]'") from error
     return httpcore.Proxy(
         url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
         auth=given.raw_auth,
@@ -52,12 +49,12 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
 
 
 class _TransportPool(PoolkitConnectionPool):
-    _driver = "httpx"
+    _driver = DRIVER
     _errors = ERRORS
 
 
 class _AsyncTransportPool(AsyncPoolkitConnectionPool):
-    _driver = "httpx"
+    _driver = DRIVER
     _errors = ERRORS
 
 
@@ -104,6 +101,7 @@ class PoolkitTransport(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request. When its response is closed, the connection is free for the next request."""
+        refuse_foreign(self, request)
         with keep_poolkit_types():
             return super().handle_request(request)
 
@@ -149,6 +147,7 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request. When its response is closed, the connection is free for the next request."""
+        refuse_foreign(self, request)
         with keep_poolkit_types():
             return await super().handle_async_request(request)
 
@@ -174,4 +173,4 @@ def _numbers(limits: httpx.Limits) -> dict[str, Any]:
 
 def effective(config: PoolConfig) -> PoolConfig:
     """Return the settings that a transport uses if only this config is given."""
-    return pool_settings(_numbers(_LIMITS), config, {}, "httpx")
+    return pool_settings(_numbers(_LIMITS), config, {}, DRIVER)

@@ -18,6 +18,8 @@ ADAPTERS: dict[str, str] = {
     "redis": "poolkit_adapters.redis._settings",
     "httpx": "poolkit_adapters.httpx._transport",
     "httpcore": "poolkit_adapters.httpcore._settings",
+    "httpx2": "poolkit_adapters.httpx2._transport",
+    "httpcore2": "poolkit_adapters.httpcore2._settings",
     "psycopg": "poolkit_adapters.psycopg._config",
     "dbapi": "poolkit_adapters.dbapi._settings",
 }

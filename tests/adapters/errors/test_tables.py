@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.util
 import inspect
 import pickle
 import sqlite3
@@ -29,11 +29,16 @@ TABLES: dict[str, Table] = {
     "dbapi": errors_of(sqlite3), "httpcore": HTTPCORE, "httpx": HTTPX, "psycopg": PSYCOPG, "redis": REDIS,
     "sqlalchemy": SQLALCHEMY,
 }  # fmt: skip
+if importlib.util.find_spec("httpx2"):  # needs Python 3.11
+    TABLES["httpx2"] = importlib.import_module("poolkit_adapters.httpx2._cluster").CLUSTER_ERRORS
+    TABLES["httpcore2"] = importlib.import_module("poolkit_adapters.httpcore2._errors").ERRORS
 CANNOT: dict[str, set[type]] = {
     # no pool for tasks, no cluster; connections are only returned through the proxy; a late connect is tried again
     "dbapi": {errors.WrongLoop, errors.NotLeased, errors.ConnectTimeout, NoNodeAvailable},
     "httpcore": {errors.NotLeased, NoNodeAvailable},  # callers get no connections
+    "httpcore2": {errors.NotLeased, NoNodeAvailable},
     "httpx": {errors.NotLeased},
+    "httpx2": {errors.NotLeased},
 }
 """What cannot happen under an adapter."""
 PUBLIC = {getattr(errors, name) for name in errors.__all__} | {NoNodeAvailable}
@@ -164,7 +169,8 @@ def test_an_error_that_allows_no_subclass_stays_as_it_is() -> None:
     assert both(poolkit.ConnectFailed, error) is error
 
 
-DRIVER = {"dbapi": "", "httpcore": "httpcore", "httpx": "httpx", "psycopg": "psycopg_pool", "redis": "redis",
+DRIVER = {"dbapi": "", "httpcore": "httpcore", "httpx": "httpx", "httpcore2": "httpcore2", "httpx2": "httpx2",
+          "psycopg": "psycopg_pool", "redis": "redis",
           "sqlalchemy": "sqlalchemy"}  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+../httpcore/_asyncio_stream.py

@@ -1,0 +1,1 @@
+../httpcore/_cancel_stream.py

@@ -1,0 +1,1 @@
+../httpcore/_network.py

@@ -1,0 +1,31 @@
+"""The driver libraries of this package. Its other modules are those of ``poolkit_adapters.httpx``."""
+
+from __future__ import annotations
+
+from .._errors import missing_extra
+
+try:
+    import httpcore2 as httpcore
+    import httpx2 as httpx
+except ImportError as _error:
+    raise missing_extra("poolkit_adapters.httpx2", "httpx2 (Python 3.11 or newer)", "httpx2") from _error
+
+# The only adapter that uses another one: a transport of httpx2 is a thin wrapper of a pool of httpcore2.
+from ..httpcore2 import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from ..httpcore2._base import Reopening
+from ..httpcore2._errors import rows_of_waits
+from ..httpcore2._settings import pool_settings
+
+__all__ = (
+    "DRIVER",
+    "AsyncPoolkitConnectionPool",
+    "PoolkitConnectionPool",
+    "Reopening",
+    "httpcore",
+    "httpx",
+    "pool_settings",
+    "rows_of_waits",
+)
+
+DRIVER = "httpx2"
+"""The name of the library in messages and in the sources of settings."""

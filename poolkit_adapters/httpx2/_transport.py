@@ -1,0 +1,1 @@
+../httpx/_transport.py
