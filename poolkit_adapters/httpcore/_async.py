@@ -30,6 +30,7 @@ from ._link import (
 )
 from ._names import AsyncNamesBackend
 from ._network import AsyncWatchedBackend, first_step
+from ._rest import read_rest
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -183,7 +184,10 @@ class AsyncPoolkitConnectionPool(
 class _Body:
     """The stream of a response. Closing it gives the connection back."""
 
-    __slots__ = ("_alive", "_closed", "_connector", "_done", "_failed", "_hook", "_keep", "_link", "_stream", "lease")
+    __slots__ = (
+        "_alive", "_closed", "_connector", "_done", "_failed", "_hook", "_keep", "_link", "_reading", "_stream",
+        "lease",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -202,15 +206,23 @@ class _Body:
         self._alive = config.check_after_idle
         self.lease: AsyncLease[_Link] | None = lease  # None: detached
         self._done = False
+        self._reading = False
         self._failed = False
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = aiter(self._stream)  # kept: at its own end it would close an unread response, before aclose() below
         try:
-            async for part in self._stream:
+            self._read_on()
+            async for part in parts:
+                self._reading = False
                 yield part
+                self._read_on()
+            self._reading = False
             self._done = True
         except BaseException as error:
+            if self._closed:
+                raise
             self._failed = isinstance(error, Exception)
             lease = self.lease
             with contextlib.suppress(LeaseOverdue):  # it must not replace the error
@@ -219,11 +231,19 @@ class _Body:
                 self._connector.failed(self._link, lease.since, error)
             raise
 
+    def _read_on(self) -> None:
+        """Raise ReadError if the response was closed, because the connection may carry another request by now."""
+        self._reading = True
+        if self._closed:
+            raise httpcore.ReadError("the response was closed")
+
     async def aclose(self) -> None:
         if self._closed:
             return
         self._closed = True
         link, hook = self._link, self._hook
+        if not (self._done or self._reading or link.http2 or self.lease is None):
+            read_rest(link)
         if hook is not None:
             hook.finished()
         reusable = False

@@ -218,6 +218,16 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
                 self._former.eof_received()
         return await self._below.start_tls(*args, **kwargs)
 
+    def take(self) -> bytes:
+        """Return the data that the event loop has read. Raises EOFError at the end of the stream."""
+        wire = self._wire
+        if wire is None or self.ended():
+            raise EOFError
+        parts = []
+        while wire.parts:
+            parts.append(wire.part(MOST))
+        return b"".join(parts)
+
     def pending(self) -> bool:
         """Return whether the event loop has read unrequested data or the end of the stream."""
         return self.ended() or (self._wire is not None and bool(self._wire.parts))

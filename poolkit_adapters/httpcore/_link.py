@@ -117,6 +117,13 @@ class Link(Generic[L]):
         except Exception:  # noqa: BLE001  a custom stream may raise anything; in doubt, close the connection
             return False
 
+    def take(self) -> bytes:
+        """Return the bytes of a response that have arrived, without waiting. Raises any error for a custom stream."""
+        if self.look is None:
+            self.look = look_at(self.connection, self.http2)
+        data: bytes = self.look.take()  # type: ignore[attr-defined]
+        return data
+
     def answering(self) -> bool:
         """Return whether an incomplete response head has arrived (HTTP/1.1)."""
         parsed: Any = getattr(innermost(self.connection), "_h11_state", None)

@@ -88,12 +88,22 @@ class _Look:
         if not self._bottom.readable() and not any(layer.holds() for layer in self._layers):
             return True
         try:
-            data = b"" if isinstance(self._layers[0], _Secure) else self._bottom.take()
-            for layer in self._layers:
-                data = layer.read(data)
+            return not self.take()
         except (OSError, EOFError, ValueError):  # end, failure or incomplete record; SSLError is an OSError
             return False
-        return not data
+
+    def take(self) -> bytes:
+        """Return the bytes for h11 that have arrived. Does not wait.
+
+        Raises EOFError at the end of the stream and if too much has arrived, OSError, or ValueError for an incomplete
+        TLS record. Some bytes may be lost then, so the connection must be closed.
+        """
+        if not self._layers:
+            return self._bottom.take() if self._bottom.readable() else b""  # a socket for threads may block
+        data = b"" if isinstance(self._layers[0], _Secure) else self._bottom.take()
+        for layer in self._layers:
+            data = layer.read(data)
+        return data
 
 
 def _no_bytes() -> int:
@@ -243,6 +253,9 @@ class _Plain(_Descriptor):
 
     def hung_up(self) -> bool:
         return self._stream.ended() or super().hung_up()
+
+    def take(self) -> bytes:
+        return self._stream.take() + super().take()
 
 
 def _whole(data: bytes) -> bool:

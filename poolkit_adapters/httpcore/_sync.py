@@ -16,6 +16,7 @@ from ._errors import error_for_caller
 from ._link import Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
 from ._names import NamesBackend
 from ._network import WatchedBackend
+from ._rest import read_rest
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -162,7 +163,7 @@ class PoolkitConnectionPool(
 class _Body:
     """The stream of a response. Closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_stream", "lease")
+    __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_reading", "_stream", "lease")
 
     def __init__(
         self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None, connector: ConnectorMixin[Any]
@@ -173,13 +174,22 @@ class _Body:
         self._link = link
         self.lease: Lease[_Link] | None = lease  # None: detached
         self._done = False
+        self._reading = False
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
+        parts = iter(self._stream)  # kept: at its own end it would close an unread response, before close() below
         try:
-            yield from self._stream
+            self._read_on()
+            for part in parts:
+                self._reading = False
+                yield part
+                self._read_on()
+            self._reading = False
             self._done = True
         except BaseException as error:
+            if self._closed:
+                raise
             lease = self.lease
             with contextlib.suppress(LeaseOverdue):  # it must not replace the error
                 self.close()
@@ -187,10 +197,18 @@ class _Body:
                 self._connector.failed(self._link, lease.since, error)
             raise
 
+    def _read_on(self) -> None:
+        """Raise ReadError if the response was closed, because the connection may carry another request by now."""
+        self._reading = True
+        if self._closed:
+            raise httpcore.ReadError("the response was closed")
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        if not (self._done or self._reading or self._link.http2 or self.lease is None):
+            read_rest(self._link)
         if self._hook is not None:
             self._hook.finished()
         reusable = False

@@ -116,7 +116,7 @@ async def test_04_clean_up_in_a_cancelled_scope(http_server: HTTPServer) -> None
 async def test_an_unread_body_ends_the_connection(http_server: HTTPServer) -> None:
     transport = AsyncPoolkitTransport()
     async with httpx.AsyncClient(transport=transport) as client:
-        async with client.stream("GET", f"{http_server.url}/stream?chunks=3") as response:
+        async with client.stream("GET", f"{http_server.url}/stream?chunks=3&ms=100") as response:
             first = response.headers["x-client-port"]
         answer = await client.get(f"{http_server.url}/echo?key=1")
         assert answer.json()["key"] == "1"
@@ -126,7 +126,7 @@ async def test_an_unread_body_ends_the_connection(http_server: HTTPServer) -> No
 
 def test_an_unread_body_ends_the_connection_in_threads(http_server: HTTPServer) -> None:
     with httpx.Client(transport=PoolkitTransport()) as client:
-        with client.stream("GET", f"{http_server.url}/stream?chunks=3") as response:
+        with client.stream("GET", f"{http_server.url}/stream?chunks=3&ms=100") as response:
             first = response.headers["x-client-port"]
         answer = client.get(f"{http_server.url}/echo?key=1")
         assert answer.json()["key"] == "1"

@@ -1,0 +1,1 @@
+../httpcore/_rest.py
