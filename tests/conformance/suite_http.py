@@ -1,4 +1,4 @@
-"""httpcore's and httpx's own tests, whole, on asyncio and trio."""
+"""The own tests of httpcore, httpx, httpcore2 and httpx2, whole, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import ClassVar
 from tests.conformance.sessions import Session
 from tests.conformance.suite import HERE, Suite
 
-POOLS = {
+POOLS: Mapping[str, str] = {
     "pool-sync": "poolkit_adapters.httpcore:PoolkitConnectionPool",
     "pool-async": "poolkit_adapters.httpcore:AsyncPoolkitConnectionPool",
 }
+POOLS_2: Mapping[str, str] = {role: name.replace("httpcore", "httpcore2") for role, name in POOLS.items()}
 # Tests that compare repr(pool), class name included: judged with a subclass that bears the library's name.
 NAMED = (
     "tests/_sync/test_connection_pool.py",
@@ -77,4 +78,46 @@ class Httpx(Suite):
         return [
             _session("transports", root, files, ("sync", "async")),
             _session("pools", root, files, tuple(POOLS)),
+        ]
+
+
+class Httpcore2(Suite):
+    """Pools of httpcore2. Its source distribution holds no tests: give a checkout (``--source``)."""
+
+    name = "httpcore2"
+    distribution = "httpcore2"
+    classes: ClassVar[Mapping[str, str]] = POOLS_2
+    aliases = Httpcore.aliases
+    needs = Httpcore.needs
+
+    def sessions(self, root: Path, quick: bool, stack: contextlib.ExitStack) -> list[Session]:
+        roles = tuple(POOLS)
+        named = tuple(name.replace("tests/", "tests/httpcore2/") for name in NAMED)
+        files = named if quick else ("tests/httpcore2",)
+        return [
+            _session("pools", root, files, roles, CONF_SECOND="1"),
+            _session("named", root, named, roles, CONF_SECOND="1", CONF_NAMED="1"),
+        ]
+
+    def private_list(self, session: str) -> str:
+        return "httpcore-named" if session == "named" else "httpcore2"
+
+
+class Httpx2(Suite):
+    """Transports of httpx2, out of a checkout (``--source``)."""
+
+    name = "httpx2"
+    serial = True
+    distribution = "httpx2"
+    classes: ClassVar[Mapping[str, str]] = {
+        **{role: name.replace("httpx", "httpx2") for role, name in Httpx.classes.items() if role not in POOLS},
+        **POOLS_2,
+    }
+    needs = ("anyio", "trio", "uvicorn", "trustme", "chardet", "h2", "socksio", "click")
+
+    def sessions(self, root: Path, quick: bool, stack: contextlib.ExitStack) -> list[Session]:
+        files = ("tests/httpx2/client", "tests/httpx2/test_timeouts.py") if quick else ("tests/httpx2",)
+        return [
+            _session("transports", root, files, ("sync", "async"), CONF_SECOND="1"),
+            _session("pools", root, files, tuple(POOLS), CONF_SECOND="1"),
         ]

@@ -1,5 +1,7 @@
 """pytest plugin: other pools in the place of httpcore's, other transports in the place of httpx's.
 
+With ``CONF_SECOND`` in the environment: of httpcore2's and httpx2's.
+
 httpx's own transports make ``httpcore.ConnectionPool`` or its subclasses for proxies, which get the new class as
 their base; so ``pool-sync`` and ``pool-async`` are judged by httpx's tests too.
 """
@@ -9,10 +11,15 @@ from __future__ import annotations
 import os
 
 import conf_swap
-import httpcore
-import httpx
 
-LIBRARIES = ("httpcore", "httpx")
+if os.environ.get("CONF_SECOND"):
+    import httpcore2 as httpcore
+    import httpx2 as httpx
+else:
+    import httpcore
+    import httpx
+
+LIBRARIES = (httpcore.__name__, httpx.__name__)
 PAIRS = (
     ("pool-sync", httpcore.ConnectionPool, "handle_request"),
     ("pool-async", httpcore.AsyncConnectionPool, "handle_async_request"),
