@@ -6,9 +6,9 @@ module                                 replaces
 ``poolkit_adapters.sqlalchemy``        ``QueuePool``, ``AsyncAdaptedQueuePool`` (``poolclass=``)
 ``poolkit_adapters.redis``             ``redis.BlockingConnectionPool`` and its asyncio twin
 ``poolkit_adapters.httpcore``          ``httpcore.ConnectionPool``, ``AsyncConnectionPool``
-``poolkit_adapters.httpx``             ``httpx.HTTPTransport``, ``AsyncHTTPTransport`` (``transport=``)
+``poolkit_adapters.httpx``             ``httpx.Client``, ``AsyncClient``, ``HTTPTransport``, ...
 ``poolkit_adapters.httpcore2``         ``httpcore2.ConnectionPool``, ``AsyncConnectionPool``
-``poolkit_adapters.httpx2``            ``httpx2.HTTPTransport``, ``AsyncHTTPTransport`` (``transport=``)
+``poolkit_adapters.httpx2``            ``httpx2.Client``, ``AsyncClient``, ``HTTPTransport``, ...
 ``poolkit_adapters.psycopg``           ``psycopg_pool.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================

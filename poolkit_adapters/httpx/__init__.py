@@ -1,19 +1,21 @@
-"""httpx: transports that replace ``httpx.HTTPTransport`` and ``httpx.AsyncHTTPTransport``.
+"""httpx: clients whose connections are poolkit's, and their transports.
 
->>> import httpx
->>> from poolkit_adapters.httpx import PoolkitTransport
->>> with httpx.Client(transport=PoolkitTransport(http2=True)) as client:
+>>> from poolkit_adapters.httpx import Client
+>>> with Client(http2=True) as client:
 ...     client.get("https://example.org/")
 
-Pass the arguments that ``httpx.Client`` would pass on to its own transport (``verify``, ``cert``, ``http2``,
-``limits``, ``proxy``) to this transport. Timeouts stay with the client: ``httpx.Timeout(pool=)`` limits the wait for a
-connection, and ``connect=`` limits the opening of one.
+:class:`Client` and :class:`AsyncClient` are httpx's clients with poolkit's transports, and take all their arguments.
+``httpx.Timeout(pool=)`` limits the wait for a connection, and ``connect=`` limits the opening of one.
+
+With a transport of your own (``httpx.Client(transport=PoolkitTransport())``), the client ignores its arguments
+``verify``, ``cert``, ``http2`` and ``limits`` and the proxies of the environment. Pass them to the transport.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._client import AsyncClient, Client
 from ._errors import (
     AcquireTimeout,
     CircuitOpen,
@@ -43,6 +45,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = (
+    "AsyncClient",
+    "Client",
     "AsyncPoolkitTransport",
     "PoolkitTransport",
     "AsyncPoolkitClusterTransport",

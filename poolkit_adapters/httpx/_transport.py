@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import ssl
 from collections.abc import Iterable
 from typing import Any
@@ -22,8 +23,8 @@ from ._errors import ERRORS, keep_poolkit_types, refuse_foreign
 
 __all__ = ("AsyncPoolkitTransport", "PoolkitTransport", "effective")
 
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-"""The default limits of httpx."""
+_LIMITS: httpx.Limits = inspect.signature(httpx.HTTPTransport.__init__).parameters["limits"].default
+"""The default limits of httpx. Its clients pass this object if their user gave no limits."""
 
 
 def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
