@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = ("facts",)
 
 _DISTRIBUTIONS = (
-    "poolkit", "SQLAlchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore", "aiohttp", "DBUtils",
+    "poolkit", "SQLAlchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore", "httpx2",
+    "aiohttp", "DBUtils",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ needs many seconds to be told that a thousand requests are cancelled; here nobod
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import ssl
@@ -19,9 +20,10 @@ from typing import Any
 
 from bench.load import Load, by_tasks
 
-__all__ = ("BAR", "OURS", "OWN", "Turn", "async_client", "client", "load_apart")
+__all__ = ("BAR", "OURS", "OURS_2", "OWN", "OWN_2", "Turn", "async_client", "client", "load_apart")
 
 OWN, OURS, BAR = "httpx", "httpx -> poolkit", "aiohttp"
+OWN_2, OURS_2 = "httpx2", "httpx2 -> poolkit"
 PATIENCE = 60.0
 
 
@@ -32,6 +34,7 @@ class Turn:
     name: str
     url: str
     limit: int
+    """Connections; 0: the default limits (100, of which 20 may be idle)."""
     authority: str = ""
     tasks: int = 1
     seconds: float = 1.0
@@ -45,7 +48,7 @@ def client(turn: Turn) -> Iterator[Callable[[], object]]:
     from poolkit_adapters.httpx import PoolkitTransport
 
     kind: Any = httpx.HTTPTransport if turn.name == OWN else PoolkitTransport
-    with httpx.Client(transport=kind(**_settings(turn)), timeout=PATIENCE) as opened:
+    with httpx.Client(transport=kind(**_settings(turn, httpx)), timeout=PATIENCE) as opened:
         yield lambda: opened.get(turn.url + "/")
 
 
@@ -64,19 +67,18 @@ async def async_client(turn: Turn) -> AsyncIterator[Callable[[str], Awaitable[An
 
             yield get
         return
-    import httpx
-
-    from poolkit_adapters.httpx import AsyncPoolkitTransport
-
-    kind: Any = httpx.AsyncHTTPTransport if turn.name == OWN else AsyncPoolkitTransport
-    async with httpx.AsyncClient(transport=kind(**_settings(turn)), timeout=PATIENCE) as opened:
+    library = importlib.import_module("httpx2" if turn.name in (OWN_2, OURS_2) else "httpx")
+    kind: Any = library.AsyncHTTPTransport
+    if turn.name in (OURS, OURS_2):
+        kind = importlib.import_module(f"poolkit_adapters.{library.__name__}").AsyncPoolkitTransport
+    async with library.AsyncClient(transport=kind(**_settings(turn, library)), timeout=PATIENCE) as opened:
         yield lambda path: opened.get(turn.url + path)
 
 
-def _settings(turn: Turn) -> dict[str, Any]:
-    import httpx
-
-    limits = httpx.Limits(max_connections=turn.limit, max_keepalive_connections=turn.limit)
+def _settings(turn: Turn, library: Any) -> dict[str, Any]:
+    if not turn.limit:  # the library's default
+        return {}
+    limits = library.Limits(max_connections=turn.limit, max_keepalive_connections=turn.limit)
     if not turn.authority:
         return {"limits": limits}
     return {"limits": limits, "verify": ssl.create_default_context(cafile=turn.authority), "http2": True}

@@ -49,8 +49,8 @@ EXPERIMENTS = {
 
 _NEEDED = {
     "sqlalchemy": "SQLAlchemy", "greenlet": "greenlet", "psycopg": "psycopg", "psycopg_pool": "psycopg-pool",
-    "asyncpg": "asyncpg", "redis": "redis", "httpx": "httpx", "httpcore": "httpcore", "aiohttp": "aiohttp",
-    "dbutils": "DBUtils", "matplotlib": "matplotlib",
+    "asyncpg": "asyncpg", "redis": "redis", "httpx": "httpx", "httpcore": "httpcore",
+    "aiohttp": "aiohttp", "dbutils": "DBUtils", "matplotlib": "matplotlib",
     "prometheus_client": "prometheus-client", "opentelemetry.sdk": "opentelemetry-sdk",
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.experiments.contended import FLOOR, MAIN
-from bench.experiments.http import STEADY
+from bench.experiments.http import SECOND, STEADY
 from bench.figures import number, ratios, spread
 from bench.result import Param, Result
 from bench.targets import Verdict
@@ -228,6 +228,10 @@ _LAYOUTS: dict[str, _Layout] = {
          _http("failed", "", "threads", _THREAD_CASES, "HTTP/1.1")),
         ("HTTP/1.1, threads on connections: µs of CPU for a request, and times httpx",
          _http("cpu", "httpx", "threads", _THREAD_CASES, "HTTP/1.1")),
+        ("httpx2 with its default limits, tasks: requests/s, and times its own pool",
+         [Column(f"{tasks} tasks", "rate", {"default_limits": tasks}, "httpx2") for tasks in SECOND]),
+        ("httpx2 with its default limits, tasks: µs of CPU for a request, and times its own pool",
+         [Column(f"{tasks} tasks", "cpu", {"default_limits": tasks}, "httpx2") for tasks in SECOND]),
         ("50 workers, answers after 0 to 20 ms",
          [Column("connections opened", "connections", {"workers": 50}), Column("requests/s", "rate", {"workers": 50})]),
         ("A burst of 400 over 10 connections of 20 ms", [Column("times the ideal", "total", {"burst": 400})]),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.experiments.contended import FLOOR, MAIN, UNFAIR
-from bench.experiments.http import STEADY
+from bench.experiments.http import SECOND, STEADY
 from bench.figures import Spread, number, ratios, spread
 from bench.result import Param, Result
 
@@ -177,6 +177,13 @@ TARGETS: tuple[Target, ...] = (
         )
         for tasks, bound in ((1, 1.0), (100, 4.0), (500, 8.0), (1000, 10.0))
         for limit in dict.fromkeys((tasks, max(1, tasks // 10)))
+    ),
+    *(
+        Target(
+            "http", f"httpx2: requests/s, {tasks} tasks, default limits / its own pool", ">=", bound,
+            _ratio("http", "httpx2 -> poolkit", "httpx2", "rate", default_limits=tasks),
+        )
+        for tasks, bound in zip(SECOND, (1.0, 1.6, 2.0), strict=True)
     ),
     Target(
         "http", "slowest of 100, 500, 1000 tasks / 10 tasks", ">=", 0.8,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import random
 import time
 from typing import Any
 
-from bench.http_clients import BAR, OURS, OWN, Turn, async_client, client, load_apart
+from bench.http_clients import BAR, OURS, OURS_2, OWN, OWN_2, Turn, async_client, client, load_apart
 from bench.load import by_threads, record
 from bench.turns import Effort, Run
 from poolkit.testing.servers import Certificates, HTTPServer
 
-__all__ = ("STEADY", "run")
+__all__ = ("SECOND", "STEADY", "run")
 
 STEADY = (10, 100, 500, 1000)
 """Tasks, each with a connection, whose rates are compared with each other."""
+
+
+SECOND = (1, 50, 300)
+"""Tasks with httpx2, its own pool and ours, both with its default limits."""
 
 
 def run(bench: Run) -> None:
@@ -30,6 +35,8 @@ def run(bench: Run) -> None:
             _by_tasks(bench, server, tasks, limit, repeat, "HTTP/1.1")
         if bench.effort != Effort.QUICK:
             _steadiness(bench, server, bench.pick((2,), STEADY, STEADY), bench.pick(1, 1, 5))
+        if importlib.util.find_spec("httpx2"):  # needs Python 3.11
+            _second_library(bench, server, bench.pick((2,), SECOND, SECOND), bench.pick(1, 1, 7))
         _fifty_workers(bench, server, bench.pick(2, 3, 20), repeat)
         _burst(bench, server, bench.pick(20, 100, 400), bench.pick(1, 1, 7))
     if bench.effort == Effort.QUICK:
@@ -68,6 +75,15 @@ def _steadiness(bench: Run, server: HTTPServer, sizes: tuple[int, ...], repeat: 
     for name, tasks in bench.turns([(name, tasks) for tasks in sizes for name in (OURS, BAR)], repeat):
         found = load_apart(_turn(name, server, tasks, tasks=tasks, seconds=bench.pick(0.05, 1.0, 1.0)))
         bench.add(name, "rate", "1/s", found.rate, steady=tasks)
+
+
+def _second_library(bench: Run, server: HTTPServer, sizes: tuple[int, ...], repeat: int) -> None:
+    """httpx2 by tasks."""
+    for tasks in sizes:
+        bench.say(f"HTTP/1.1, httpx2, {tasks} tasks with its default limits")
+        for name in bench.turns((OWN_2, OURS_2), repeat):
+            found = load_apart(_turn(name, server, 0, tasks=tasks, seconds=bench.pick(0.05, 0.5, 1.0)))
+            record(bench, name, found, default_limits=tasks)
 
 
 def _fifty_workers(bench: Run, server: HTTPServer, each: int, repeat: int) -> None:
