@@ -18,6 +18,8 @@ from ._fast import (
     make_keyed_take,
     make_put,
     make_take,
+    make_telling_put,
+    make_telling_take,
     measured,
     traced,
     unreported,
@@ -34,8 +36,9 @@ class Facts(NamedTuple):
     """
 
     admits: bool
-    """The core need not be asked: the pool is open and not suspended, nobody listens to each lease, and another thread
-    does what is due."""
+    """The core need not be asked: the pool is open and not suspended, and another thread does what is due."""
+    told: tuple[frozenset[EventKind], Any]
+    """Of the events of each lease those that somebody wants, and who delivers them."""
     exclusive: bool
     """One endpoint, and one lease for each connection."""
     classes: Any
@@ -55,13 +58,10 @@ class Facts(NamedTuple):
     def of(pool: Any) -> Facts:
         """The facts of a pool. Called under its lock."""
         core, config = pool._core, pool._config
+        told = core.wanted_events & OF_EACH_LEASE
         return Facts(
-            admits=(
-                core.phase is Phase.OPEN
-                and not core.suspended
-                and not pool._gate.alone
-                and core.wanted_events.isdisjoint(OF_EACH_LEASE)
-            ),
+            admits=core.phase is Phase.OPEN and not core.suspended and not pool._gate.alone,
+            told=(told, pool._listeners.deliver if told else None),
             exclusive=not core.features.keyed and not pool._shared,
             classes=core.classes,
             tracing=pool._debug or config.leak_after is not None,
@@ -88,7 +88,9 @@ class Access(NamedTuple):
 def access_of(pool: Any, facts: Facts) -> Access:
     """What the facts of the pool allow. Called under its lock."""
     core, clock = pool._core, pool._clock
-    if not facts.admits:
+    told, one_by_one = facts.told[0], facts.exclusive and facts.classes is None
+    starts_alone = EventKind.ACQUIRE_STARTED in told and EventKind.ACQUIRED not in told
+    if not facts.admits or (told and (starts_alone or not one_by_one)):
         return Access(decline_take, decline_take, decline_put, plain=False)
     gate = (core, pool._gate.lock, clock, pool._gate.inbox, pool._gate.run_posted, pool._gate.recover)
     take_at = decline_take
@@ -101,6 +103,10 @@ def access_of(pool: Any, facts: Facts) -> Access:
     else:
         take = make_take(core, clock, pool._caller, pool._fast.undo_take)
         put = make_put(core, clock, pool._fast.missed)
+        if told - {EventKind.RELEASED}:
+            take = make_telling_take(core, clock, pool._caller, pool._fast.undo_take, pool._listeners)
+        if EventKind.RELEASED in told:
+            put = make_telling_put(core, pool._gate.lock._is_owned, clock, pool._fast.missed, pool._listeners)
     if facts.tracing:
         take, take_at, put = traced(take, pool._slow.trace), traced(take_at, pool._slow.trace), unreported(put)
     operations = pool._driver.operations
@@ -110,7 +116,7 @@ def access_of(pool: Any, facts: Facts) -> Access:
     else:
         put = clean(put, dirty) if resets else put
         put = measured(put, clock, pool._monitor.used, pool._monitor.flush) if facts.histogram else put
-    return Access(take, take_at, put, plain=facts.exclusive and core.classes is None and not facts.tracing)
+    return Access(take, take_at, put, plain=one_by_one and not facts.tracing and not told)
 
 
 class FastPath:

@@ -5,7 +5,8 @@ method finds attributes, and this is what every acquire and release runs. What m
 ``_core/__init__.py``. In all doubt they decline, and the slow path through the core decides.
 
 Under the lock the same two exist for pools with many endpoints (``make_keyed_take``) and with classes of callers
-(``make_classed_take``); what else a pool wants of a lease is put around them (``traced``, ``unreported``, ``clean``).
+(``make_classed_take``), and without it for pools whose listeners hear of each lease (``make_telling_take``). What else
+a pool wants of a lease is put around them (``traced``, ``unreported``, ``clean``).
 
 ``make_acquire`` and ``make_release`` are ``make_take`` and ``make_put`` written out once more, without the call in
 between, and ``make_lease`` once again: a call of a Python function is about a sixth of the whole pair.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sized
+from functools import partial
 from typing import Any
 
 from ._core.endpoint import Endpoint
@@ -28,13 +30,15 @@ from ._core.machine import Core
 from ._core.queue import ClassQueue
 from ._core.slot import IDLE, IN_USE, Slot
 from ._gate import OwnedLock
+from ._listeners import Listeners
 from ._priority import chosen
+from .events import Event, EventKind
 from .policies.classes import CallerClass, Classes
 
 __all__ = (
     "BATCH", "clean", "decline_put", "decline_take", "make_acquire", "make_classed_put", "make_classed_take",
-    "make_keyed_put", "make_keyed_take", "make_lease", "make_put", "make_release", "make_take", "measured",
-    "traced", "unreported",
+    "make_keyed_put", "make_keyed_take", "make_lease", "make_put", "make_release", "make_take", "make_telling_put",
+    "make_telling_take", "measured", "traced", "unreported",
 )  # fmt: skip
 
 
@@ -113,6 +117,132 @@ def make_put(
         return True
 
     return put
+
+
+def make_telling_take(
+    core: Core,
+    clock: Callable[[], float],
+    caller: Callable[[], Hashable],
+    undo: Callable[[Slot], None],
+    listeners: Listeners[Event],
+) -> Callable[..., Slot | None]:
+    """As :func:`make_take`, and the listeners hear of each lease that begins.
+
+    They do once the connection is taken: after the ``RELEASED`` of its last lease, which is queued before the
+    connection is idle. Whoever is interrupted here leaves a connection that is in nobody's hands; it is closed.
+    """
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
+    make, pending = _maker(), listeners.pending
+    deliver, flush, end_turn = listeners.deliver, listeners.flush, listeners.end_turn
+    owner, own = listeners.turn.owner, listeners.turn.owner.setdefault
+    with_start = EventKind.ACQUIRE_STARTED in core.wanted_events
+    starting = vars(Event(EventKind.ACQUIRE_STARTED, core.name, 0.0))
+    beginning = vars(Event(EventKind.ACQUIRED, core.name, 0.0, duration=0.0))
+
+    def take() -> Slot | None:
+        if requests:
+            return None
+        try:
+            slot = pop()
+        except IndexError:
+            return None
+        now = clock()
+        if now >= slot.fresh_until or now >= slot.expires:
+            undo(slot)
+            return None
+        slot.state = IN_USE
+        slot.leases = 1
+        slot.since = now
+        slot.holder = caller()
+        event: Any = make()
+        event.__dict__.update(beginning, at=now, connection_id=slot.id)
+        first: Any = None
+        if with_start:
+            first = make()
+            first.__dict__.update(starting, at=now)
+        try:
+            if pending or own(0, event) is not event:  # others are to be told first, or another thread is at it
+                pending.extend([event] if first is None else [first, event])
+                flush()
+            else:
+                if first is not None:
+                    deliver(first)
+                deliver(event)  # type: ignore[arg-type]
+                del owner[0]
+                if pending:
+                    flush()
+        except BaseException:
+            if end_turn(event, None, deliver):
+                raise
+        return slot
+
+    return take
+
+
+def make_telling_put(
+    core: Core,
+    owned: Callable[[], bool],
+    clock: Callable[[], float],
+    missed: Callable[[Endpoint, float], None],
+    listeners: Listeners[Event],
+) -> Callable[[Any], bool]:
+    """As :func:`make_put`, and the listeners hear of each lease that ends.
+
+    The event is queued before the connection is idle, so the next lease of it is told after this one.
+    """
+    endpoint = core.endpoint
+    requests = endpoint.requests
+    idle = endpoint.idle
+    push = idle.append
+    most = core.size.max_idle
+    bounded = most < core.size.limit
+    window = core.window
+    moved = core.moved
+    make, append, pending = _maker(), listeners.pending.append, listeners.pending
+    deliver, done, end_turn = listeners.deliver, listeners.pending.popleft, listeners.end_turn
+    owner, own = listeners.turn.owner, listeners.turn.owner.setdefault
+    ending = vars(Event(EventKind.RELEASED, core.name, 0.0))
+
+    def put(slot: Any) -> bool:
+        if requests or (bounded and len(idle) >= most) or owned():
+            return False  # owned: a finalizer in the middle of a critical section, where no listener may be called
+        now = clock()
+        if now >= slot.expires:
+            return False
+        seconds = now - slot.since
+        event = make()
+        event.__dict__.update(ending, at=now, connection_id=slot.id, duration=seconds)
+        slot.uses += 1
+        slot.busy += seconds
+        slot.last_used = now
+        slot.fresh_until = now + window
+        slot.leases = 0
+        slot.state = IDLE
+        append(event)
+        push(slot)
+        if requests or moved or (bounded and len(idle) > most):
+            missed(endpoint, now)
+        told = None
+        try:  # as Listeners.flush()
+            while pending and own(0, event) is event:
+                while pending:
+                    told = pending[0]
+                    deliver(told)
+                    done()
+                del owner[0]
+        except BaseException:
+            if end_turn(event, told, deliver):
+                raise
+        return True
+
+    return put
+
+
+def _maker() -> Callable[[], Any]:
+    """Makes events without a call of ``Event.__init__``, which sets the fields of a frozen class one by one."""
+    return partial(object.__new__, Event)
 
 
 def make_keyed_take(

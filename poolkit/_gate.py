@@ -27,45 +27,59 @@ class TryLock:
     hidden can be undone.
     """
 
-    __slots__ = ("_owner",)
+    __slots__ = ("owner",)
 
     def __init__(self) -> None:
-        self._owner: dict[int, object] = {}
+        self.owner: dict[int, object] = {}
+        """Under 0 the owner. The paths without the lock do here what the two methods do, without a call."""
 
     def try_acquire(self, owner: object) -> bool:
         """Return whether ``owner`` holds the lock now."""
-        return self._owner.setdefault(0, owner) is owner
+        return self.owner.setdefault(0, owner) is owner
 
     def release(self, owner: object) -> None:
         """Release the lock if ``owner`` holds it."""
-        if self._owner.get(0) is owner:
-            del self._owner[0]
+        if self.owner.get(0) is owner:
+            del self.owner[0]
 
 
 class InOrder(Generic[T]):
     """A queue that one thread at a time empties, so that its items are handled in order.
 
     A thread that finds another one at it returns at once: that thread also handles what is appended meanwhile.
+    An item that was being handled when the thread was interrupted is handled again, unless it is in ``begun``.
     """
 
-    __slots__ = ("_handle", "_turn", "items")
+    __slots__ = ("_handle", "begun", "items", "turn")
 
     def __init__(self, handle: Callable[[T], object], items: deque[T]) -> None:
         self.items = items
         self._handle = handle
-        self._turn = TryLock()
+        self.begun: T | None = None
+        self.turn = TryLock()
 
     def flush(self) -> None:
         """Handle all items, unless another thread does."""
-        items, turn, me = self.items, self._turn, object()
+        items, turn, me = self.items, self.turn, object()
         try:
             while items and turn.try_acquire(me):
                 while items:
-                    self._handle(items.popleft())
+                    self._handle(items[0])  # not popped before: it would be lost if this was interrupted
+                    items.popleft()
+                self.begun = None
                 turn.release(me)
-        except BaseException:
-            turn.release(me)
+        except Exception:
+            self.end_turn(me, items[0])  # the handler has failed: it would again
             raise
+        except BaseException:
+            self.end_turn(me, self.begun)
+            raise
+
+    def end_turn(self, me: object, done: T | None) -> None:
+        """Whoever emptied the queue as ``me`` was cut off: the next one goes on; after ``done``, if that is first."""
+        if self.items and self.items[0] is done and self.turn.owner.get(0) is me:
+            self.items.popleft()
+        self.turn.release(me)
 
 
 class NoWork:

@@ -29,7 +29,7 @@ class Housekeeping:
     def perform(self, effects: deque[Effect]) -> None:
         """Carry out effects and remove them one after the other. Called without a lock."""
         while effects:
-            do, slot, request, event = effects[0]
+            do, slot, request = effects[0]
             if do is _WAKE:
                 try:  # who sleeps has a parker; twice is harmless, never is not
                     request.parker.wake()  # type: ignore[union-attr]
@@ -41,12 +41,9 @@ class Housekeeping:
             effects.popleft()
             if do is Do.SHARE:
                 self._pool._membership.deliver()
-            elif do is Do.TELL:
-                assert event is not None
-                self._listeners.pending.append(event)
             elif do is Do.REPORT:
                 self._pool._register.report()
-            else:
+            elif do is not Do.TELL:
                 assert slot is not None
                 self._pool._driver.start(do, slot, request)
         if self._listeners.pending:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Set
 from typing import Any, Generic, TypeVar
 
-from ._gate import InOrder
+from ._gate import InOrder, TryLock
 from ._log import logger
 
 __all__ = ("Listeners",)
@@ -48,9 +49,32 @@ class Listeners(Generic[E]):
         """The kinds of event for which listeners were added."""
         return frozenset[Any]().union(*(kinds for _, kinds in self.current if kinds is not None))
 
+    @property
+    def turn(self) -> TryLock:
+        """Whoever holds this delivers the pending events."""
+        return self._queue.turn
+
+    @property
+    def deliver(self) -> Callable[[E], object]:
+        """Delivers one event, of a kind to which somebody listens: the only listener itself, if there is one alone."""
+        return self.current[0][0] if len(self.current) == 1 else self._call
+
     def flush(self) -> None:
         """Call the listeners for all pending events, unless another thread does so. Called without a lock."""
         self._queue.flush()
+
+    def end_turn(self, turn: object, event: E | None, listener: Callable[[E], object]) -> bool:
+        """In an ``except`` block of whoever has called ``listener`` itself, for ``event`` last, under this ``turn``.
+
+        Returns whether the thread was interrupted; else the listener has raised, and is removed.
+        """
+        self._queue.end_turn(turn, self._queue.begun if listener == self._call else event)
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception):
+            self._drop(listener, error)
+            self.flush()
+            return False
+        return True
 
     def restart(self) -> None:
         """In a forked child: the events of the parent process are the parent's."""
@@ -58,10 +82,15 @@ class Listeners(Generic[E]):
         self._queue = InOrder(self._call, self.pending)
 
     def _call(self, event: Any) -> None:
+        queue = self._queue
         for listener, kinds in self.current:
             try:
                 if kinds is None or event.kind in kinds:
+                    queue.begun = event
                     listener(event)
-            except Exception:
-                logger.exception("%s: listener %r raised and is removed", self._name, listener)
-                self._remove(listener)
+            except Exception as error:  # noqa: BLE001  logged
+                self._drop(listener, error)
+
+    def _drop(self, listener: Callable[[E], object], error: Exception) -> None:
+        logger.error("%s: listener %r raised and is removed", self._name, listener, exc_info=error)
+        self._remove(listener)

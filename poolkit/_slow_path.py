@@ -87,10 +87,12 @@ class SlowPath(Generic[C]):
 
     def _abandon(self, request: Request, error: BaseException, now: float) -> None:
         """Under the lock: the caller was interrupted or told an error; what it was given passes on."""
-        core = self._base._core
-        told = request.gone or request.outcome is error or isinstance(error, ConfigError)
+        core, outcome = self._base._core, request.outcome
+        told = request.gone or outcome is error or isinstance(error, ConfigError)
+        if request.told and isinstance(outcome, Slot):  # interrupted with the connection in its hands
+            core.tell(EventKind.RELEASED, now, outcome, duration=now - outcome.since)
         core.abandon(request, now)
-        if not told:
+        if not told and not request.told:
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
             core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
@@ -127,9 +129,9 @@ class SlowPath(Generic[C]):
             monitor.observed(now - request.since, None)
         if EventKind.ACQUIRED in pool._core.wanted_events:
             slot, waited = record.slot, now - request.since
-            pool._listeners.pending.append(
-                Event(EventKind.ACQUIRED, pool.name, now, slot.id, waited, key=slot.endpoint.key)
-            )
+            event = Event(EventKind.ACQUIRED, pool.name, now, slot.id, waited, key=slot.endpoint.key)
+            request.told = True
+            pool._listeners.pending.append(event)
             pool._listeners.flush()
 
     def trace(self, record: Held) -> None:

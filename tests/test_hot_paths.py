@@ -121,8 +121,9 @@ class Resets(Endpoints):
         (Endpoints, {"leak_after": 1000.0}, None),
         (Endpoints, {"debug": True}, None),
         (Resets, {}, None),
+        (Endpoints, {"listeners": [lambda event: None]}, None),
     ],
-    ids=["keyed", "classes", "leak_after", "debug", "reset"],
+    ids=["keyed", "classes", "leak_after", "debug", "reset", "listener"],
 )
 def test_a_lease_costs_little_more_where_the_pool_has_more_to_look_at(
     connector: type[Endpoints], settings: dict[str, Any], key: str | None

@@ -195,7 +195,7 @@ class World:
         core = self.core
         core.settle(self.now)
         while core.effects:
-            for do, slot, request, _event in core.take_effects():
+            for do, slot, request in core.take_effects():
                 if do is Do.CONNECT:
                     self._at(self.now + CONNECT * (0.8 + 0.4 * self.random.random()), "connected", slot)
                 elif do in (Do.CLOSE, Do.ABORT):

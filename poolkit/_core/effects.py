@@ -5,7 +5,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from ..events import Event
 from .request import Request
 from .slot import Slot
 
@@ -20,7 +19,7 @@ class Do(Enum):
     ABORT = "abort"  # at once
     PING = "ping"  # look at (and, if it is due, ask) an idle connection
     WAKE = "wake"
-    TELL = "tell"
+    TELL = "tell"  # events are pending
     SHARE = "share"  # the budget has news for other pools
     REPORT = "report"  # leases were dropped
 
@@ -31,4 +30,3 @@ class Effect(NamedTuple):
     do: Do
     slot: Slot | None = None
     request: Request | None = None
-    event: Event | None = None

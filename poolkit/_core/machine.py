@@ -58,6 +58,7 @@ class Core:
         self.returned: dict[Slot, None] = {}  # connections that are nobody's, or have a stream to spare
         self.newcomers: deque[Request] = deque()  # who may be refused, in a pool with max_waiting
         self.effects: deque[Effect] = deque()
+        self.events: deque[Event] = deque()  # not told yet; the shell puts its own queue here
         self.meters = Meters()
         self.phase = Phase.OPEN
         self.suspended = False
@@ -158,8 +159,8 @@ class Core:
         if self.wanted_events and kind in self.wanted_events:
             number = slot.id if slot is not None else None
             key = slot.endpoint.key if slot is not None else None
-            event = Event(kind, self.name, now, number, duration, reason, error, detail, key)
-            self.effects.append(Effect(Do.TELL, event=event))
+            self.effects.append(Effect(Do.TELL))
+            self.events.append(Event(kind, self.name, now, number, duration, reason, error, detail, key))
 
     def want(self, at: float) -> None:
         """Ask for a tick not later than ``at``."""

@@ -44,6 +44,8 @@ class Request:
     """Seconds that went to checks of connections that were meant for this caller."""
     connecting = 0.0
     """Seconds that went to connects that the caller made itself."""
+    told = False
+    """The listeners know that the lease has begun."""
     busy = False
     """The caller checks the connection that is its outcome."""
 

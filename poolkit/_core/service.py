@@ -88,7 +88,7 @@ class Service:
     def serve(self, request: Request, outcome: Slot | BaseException) -> None:
         """The one place where a queued request ends."""
         request.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (repair.py)
-        self._core.effects.append(_tuple(Effect, (_WAKE, None, request, None)))
+        self._core.effects.append(_tuple(Effect, (_WAKE, None, request)))
         request.endpoint.queue.remove(request)
 
     def fail(

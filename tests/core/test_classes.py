@@ -52,7 +52,7 @@ class Scene:
 
     def work(self) -> None:
         while effects := self.core.take_effects():
-            for kind, slot, _, _ in effects:
+            for kind, slot, _ in effects:
                 if kind is Do.CONNECT:
                     assert slot is not None
                     self.opening.append(slot)

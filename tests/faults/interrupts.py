@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import dis
 import inspect
+import linecache
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import poolkit
 
-__all__ = ("Interrupt", "interrupted_at", "opcode_at", "place_of", "spared")
+__all__ = ("Interrupt", "interrupted_at", "line_of", "opcode_at", "place_of", "spared")
 
 _ENGINE = os.path.dirname(poolkit.__file__) + os.sep
 _TOOL = 3
@@ -151,6 +152,13 @@ def place_of(place: tuple[CodeType, int] | None) -> str:
     code, offset = place
     line = next((line for start, end, line in code.co_lines() if start <= offset < end), None)
     return f"{os.path.basename(code.co_filename)}:{line} {code.co_name} {opcode_at(place)} (offset {offset})"
+
+
+def line_of(place: tuple[CodeType, int]) -> str:
+    """The source of the line."""
+    code, offset = place
+    number = next((line for start, end, line in code.co_lines() if start <= offset < end), None)
+    return linecache.getline(code.co_filename, number or 0)
 
 
 def opcode_at(place: tuple[CodeType, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,6 @@ from poolkit import (
     PoolClosed,
     PoolSuspended,
 )
-from poolkit._fast import decline_take
 from poolkit.testing import ManualClock
 from tests.shells.kit import ASYNC, Rig, ask
 
@@ -253,19 +253,62 @@ async def test_a_listener_hears_the_kinds_that_it_asks_for(make: Make) -> None:
         assert picky.heard == [K.CONNECTION_READY, K.ACQUIRE_FAILED]
 
 
-async def test_who_listens_to_no_leases_leaves_them_their_short_way(make: Make) -> None:
-    """A collector of connects and failures must cost the callers nothing."""
-    async with make(max_size=1, listeners=[Picky(K.CONNECTION_READY, K.CONNECTION_CLOSED)]) as rig:
-        await rig.give(await rig.lease())
-        quick = rig.pool._take
-        assert quick is not decline_take
+async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it wants to hear of them or not: the core is not asked."""
+    async with make(max_size=1) as rig:
         everything: list[Event] = []
-        rig.pool.add_listener(everything.append)
-        assert rig.pool._take is decline_take
+        await rig.give(await rig.lease())
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("the core was asked")
+
+        for listener in (Picky(K.CONNECTION_READY), Picky(K.ACQUIRED), Picky(K.RELEASED), everything.append):
+            rig.pool.add_listener(listener)
+            with monkeypatch.context() as patch:
+                patch.setattr(rig.pool._core, "acquire", refuse)
+                patch.setattr(rig.pool._core, "give_back", refuse)
+                await rig.give(await rig.lease())
+            if isinstance(listener, Picky):
+                assert listener.heard == list(listener.kinds - {K.CONNECTION_READY})
+                rig.pool.remove_listener(listener)
+        assert kinds(everything) == [K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED]
+        first = Picky(K.ACQUIRE_STARTED)
         rig.pool.remove_listener(everything.append)
-        assert rig.pool._take is not decline_take
-        rig.pool.add_listener(Picky(K.RELEASED))
-        assert rig.pool._take is decline_take
+        rig.pool.add_listener(first)
+        await rig.give(await rig.lease())
+        assert first.heard == [K.ACQUIRE_STARTED]
+        started, acquired, released = everything
+        number, name = acquired.connection_id, rig.pool.name
+        assert number is not None
+        assert started == Event(K.ACQUIRE_STARTED, name, started.at)
+        assert acquired == Event(K.ACQUIRED, name, started.at, number, 0.0)
+        assert released == Event(K.RELEASED, name, released.at, number, released.at - started.at)
+
+
+async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later(make: Make) -> None:
+    """What it was called for counts as told; the rest is told by whoever comes next."""
+    heard: list[EventKind] = []
+    interrupt = True
+
+    def listener(event: Event) -> None:
+        nonlocal interrupt
+        heard.append(event.kind)
+        if event.kind is K.RELEASED and interrupt:
+            interrupt = False
+            raise KeyboardInterrupt
+
+    async with make(max_size=1) as rig:
+        await rig.give(await rig.lease())
+        rig.pool.add_listener(listener)
+        lease = await rig.lease()
+
+        def give() -> None:
+            with contextlib.suppress(KeyboardInterrupt):
+                lease.close() if rig.threads else lease.close_nowait()
+
+        await rig.call(give)
+        await rig.give(await rig.lease())
+        assert heard == [K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED] * 2
 
 
 async def test_kinds_that_are_none_are_refused(make: Make) -> None:

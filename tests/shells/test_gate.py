@@ -146,19 +146,28 @@ def test_items_that_arrive_meanwhile_are_handled_in_order_by_the_same_thread() -
     assert handled == [1, 2, 3]
 
 
-def test_a_handler_that_raises_leaves_the_queue_to_the_next_thread() -> None:
-    handled: list[int] = []
+@pytest.mark.parametrize(
+    ("error", "begun", "handled"),
+    [(KeyboardInterrupt, False, [1, 1, 2]), (KeyboardInterrupt, True, [1, 2]), (ValueError, False, [1, 2])],
+    ids=["interrupted", "interrupted once it had begun", "failed"],
+)
+def test_a_handler_that_raises_leaves_the_queue_to_the_next_thread(
+    error: type[BaseException], begun: bool, handled: list[int]
+) -> None:
+    found: list[int] = []
 
     def handle(item: int) -> None:
-        if item == 1:
-            raise KeyboardInterrupt
-        handled.append(item)
+        found.append(item)
+        if len(found) == 1:
+            queue.begun = item if begun else None
+            raise error
 
     queue: InOrder[int] = InOrder(handle, deque([1, 2]))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         queue.flush()
     queue.flush()
-    assert handled == [2]
+    assert found == handled
+    assert not queue.items
 
 
 def test_a_listener_is_called_for_its_kinds_and_removed_when_it_raises() -> None:

@@ -9,13 +9,16 @@ from unittest import mock
 
 import pytest
 
-from poolkit import AcquireTimeout, Connector, Pool, _fast, _pool_base
+from poolkit import AcquireTimeout, Connector, Event, EventKind, Pool, _fast, _pool_base
 from poolkit._core.machine import Core
 from tests.simulation import SimulationFailure, replay
 from tests.simulation.async_simulation import AsyncPoolSimulation
 from tests.simulation.interleave import Interleaving, SimulatedRuntime
 from tests.simulation.pool_simulation import PoolSimulation
 from tests.simulation.simulate import some_autoscale
+from tests.support.story import Story
+
+K = EventKind
 
 # thousands of switches of real threads: slow where other processes keep both cores busy
 pytestmark = pytest.mark.timeout(180)
@@ -88,13 +91,13 @@ class _Server(Connector[object]):
         return object()
 
 
-def _three_threads_share_one_connection(seed: int) -> None:
+def _three_threads_share(seed: int, *, size: int = 1, listeners: tuple[Story, ...] = ()) -> None:
     world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
     runtime = SimulatedRuntime(world)
     with mock.patch.object(_pool_base, "Lock", runtime.lock):
         pool = Pool(
-            _Server(), runtime=runtime, clock=world.clock, max_size=1, max_lifetime=None, idle_timeout=None,
-            barging_window=0, acquire_timeout=1000,
+            _Server(), runtime=runtime, clock=world.clock, max_size=size, max_lifetime=None, idle_timeout=None,
+            barging_window=0, acquire_timeout=1000, listeners=listeners,
         )  # fmt: skip
     pool._core.recheck_interval = float("inf")  # it would help the forgotten
 
@@ -111,7 +114,43 @@ def _three_threads_share_one_connection(seed: int) -> None:
 @pytest.mark.parametrize("block", range(6))
 def test_three_threads_share_one_connection_in_any_order(block: int) -> None:
     for seed in range(25 * block, 25 * (block + 1)):  # each switch of threads waits for its turn on a busy machine
-        _three_threads_share_one_connection(seed)
+        _three_threads_share(seed)
+
+
+def _who_is_told_of_three_threads(seed: int) -> None:
+    story = Story()
+    _three_threads_share(seed, size=1 + seed % 3, listeners=(story,))
+    story.check(leased=0)
+    assert [story.told.count(kind) for kind in (K.ACQUIRE_STARTED, K.ACQUIRED, K.RELEASED)] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_what_a_listener_hears_of_three_threads_makes_sense_in_any_order(block: int) -> None:
+    """The next lease of a connection is told after the last one of it, and none is lost or told twice."""
+    for seed in range(25 * block, 25 * (block + 1)):
+        _who_is_told_of_three_threads(seed)
+
+
+def test_the_simulation_finds_a_release_that_is_told_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told once the connection is idle, the next lease of it may be told first."""
+    original = _fast.make_put
+
+    def late(core: Any, owned: Any, clock: Any, missed: Any, listeners: Any) -> Any:
+        plain = original(core, clock, missed)
+
+        def put(slot: Any) -> bool:
+            if not plain(slot):
+                return False
+            listeners.pending.append(Event(K.RELEASED, core.name, clock(), slot.id))
+            listeners.flush()
+            return True
+
+        return put
+
+    monkeypatch.setattr("poolkit._access.make_telling_put", late)
+    with pytest.raises(AssertionError, match="acquired after acquired"):
+        for seed in range(1000):
+            _who_is_told_of_three_threads(seed)
 
 
 def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +163,7 @@ def test_the_simulation_finds_a_lost_wake_up(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("poolkit._access.make_put", forgetful)
     with pytest.raises(AcquireTimeout):
         for seed in range(1000):
-            _three_threads_share_one_connection(seed)
+            _three_threads_share(seed)
 
 
 class WithoutClasses(PoolSimulation):

@@ -21,6 +21,7 @@ from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import AsyncConnector
 from poolkit.errors import AcquireTimeout
 from poolkit.testing.connectors import FakeConnection
+from tests.support.story import Story
 
 from .async_loop import Cancelled, CollectingLock, SimulatedLoop
 from .classes import CallerClasses
@@ -107,6 +108,7 @@ class AsyncPoolSimulation:
         self.server = pick.choice([_Server, _CheckingServer])(loop)
         self.server.connect_in_caller = pick.random() < 0.3
         self.classes = CallerClasses(seed, self.class_share)
+        self.story = Story() if seed % 5 == 1 else None  # not drawn: other schedules stay what they were
         size = pick.choice([1, 1, 2, 4])
         with mock.patch.object(_pool_base, "Lock", partial(CollectingLock, loop)), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
@@ -128,6 +130,7 @@ class AsyncPoolSimulation:
                 acquire_timeout=2 * LONG,
                 classes=self.classes.configs(size),
                 connect_timeout=5,
+                listeners=[self.story] if self.story else (),
             )
         self.order = Order(lambda: loop.clock.now)
         self.cleared = 0  # the last connect that had begun when the pool was cleared
@@ -221,6 +224,8 @@ class AsyncPoolSimulation:
         pool, child = self.pool, self.loop.fork()
         self.forked, self.loop = True, child
         self.server.forked()
+        if self.story:
+            self.story.restart()
         self.server.loop = child
         known = {id(slot.connection) for slot in pool._core.all_slots.values() if slot.connection is not None}
         lock = mock.patch.object(_pool_base, "Lock", partial(CollectingLock, child))
@@ -266,6 +271,8 @@ class AsyncPoolSimulation:
         assert not loop.pending(pool), "a timer of the pool outlives close()"
         await loop.sleep(LONG)
         self.server.after_close(pool)
+        if self.story:
+            self.story.check(leased=0)
 
     async def _forget_pool(self) -> None:
         """Nobody knows the pool any more but its leases; then nobody does."""

@@ -16,6 +16,7 @@ from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import Connector
 from poolkit.errors import AcquireTimeout
 from poolkit.testing.connectors import FakeConnection
+from tests.support.story import Story
 
 from .classes import CallerClasses
 from .interleave import Interleaving, SimulatedRuntime
@@ -92,11 +93,12 @@ class PoolSimulation:
 
     Nobody is overtaken by those who came ``barging_window`` later. Nobody gets a connection that somebody else holds,
     that was closed, dropped or left dirty, that was opened before the last ``clear()`` or by the parent process; nobody
-    waits for ever; the server never sees more than the limit. At the end the whole capacity is there, everything is
+    waits for ever; the server never sees more than the limit. In some schedules a listener hears of each lease, and
+    what it hears of a connection makes sense. At the end the whole capacity is there, everything is
     closed and the invariants hold; or the pool is dropped with leases outstanding, and nothing of it stays.
     """
 
-    full = True  # forks, restarts and collections too
+    full = True  # forks, restarts, collections and listeners too
     class_share = 0.3  # of the schedules: callers are of several classes
 
     def __init__(self, seed: int, script: Mapping[Any, Any] | None = None) -> None:
@@ -107,6 +109,7 @@ class PoolSimulation:
         self.connector = pick.choice([_Connector, _CheckingConnector])(world)
         self.runtime = SimulatedRuntime(world)
         self.classes = CallerClasses(seed, self.class_share)
+        self.story = Story() if self.full and seed % 5 == 1 else None  # not drawn: other schedules stay what they were
         size = pick.choice([1, 2, 4])
         with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
@@ -128,6 +131,7 @@ class PoolSimulation:
                 acquire_timeout=2 * LONG,
                 classes=self.classes.configs(size),
                 connect_timeout=5,
+                listeners=[self.story] if self.story else (),
             )
         # a recheck would serve callers that were forgotten, and those are what the simulation looks for
         self.pool._core.recheck_interval = float("inf")
@@ -214,6 +218,8 @@ class PoolSimulation:
         self.forked = True
         world.fork()
         self.connector.forked()
+        if self.story:
+            self.story.restart()
         known = {id(slot.connection) for slot in pool._core.all_slots.values() if slot.connection is not None}
         with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
@@ -253,6 +259,8 @@ class PoolSimulation:
         pool.close()
         world.sleep(LONG)
         self.connector.after_close(pool)
+        if self.story:
+            self.story.check(leased=0)
 
     def _forget_pool(self) -> None:
         """Nobody knows the pool any more but its leases; then nobody does."""
