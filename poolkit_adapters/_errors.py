@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from poolkit.errors import ConfigError, ConnectFailed, MissingExtra, PoolError, name_missing_descriptor
 
 __all__ = (
-    "BAD_SETTING", "MISSING", "Row", "Table", "both", "missing_extra", "release_locals",
+    "BAD_SETTING", "MISSING", "Row", "Table", "both", "copied", "missing_extra", "release_locals",
 )  # fmt: skip
 
 
@@ -95,8 +95,33 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
     if issubclass(kind, ConnectFailed):
         name_missing_descriptor(error)
     made = None if isinstance(error, PoolError) else _class_of(kind, type(error))
-    if made is None:
+    new = None if made is None else _instance(made, error)
+    if new is None:
         return error
+    new.__cause__ = error if error.__cause__ is None else error.__cause__
+    new.__context__ = error.__context__
+    return new.with_traceback(error.__traceback__)
+
+
+def copied(error: BaseException) -> BaseException:
+    """Return a copy of an error for one of several callers: each raises its own, with a traceback of its own.
+
+    The copy keeps class, arguments, attributes, notes, traceback, cause and context. An error whose constructor
+    refuses that is returned unchanged.
+    """
+    new = _instance(type(error), error)
+    if new is None:
+        return error
+    new.__cause__, new.__context__ = error.__cause__, error.__context__
+    new.__suppress_context__ = error.__suppress_context__
+    notes = getattr(error, "__notes__", None)
+    if isinstance(notes, list):
+        new.__notes__ = list(notes)  # type: ignore[attr-defined]
+    return new.with_traceback(error.__traceback__)
+
+
+def _instance(made: type[BaseException], error: BaseException) -> BaseException | None:
+    """Return an instance of ``made`` with what ``error`` holds, or None if a foreign constructor refuses."""
     try:
         # OSError stores a file name outside of its arguments
         args = OSError.__reduce__(error)[1] if isinstance(error, OSError) else error.args
@@ -107,10 +132,8 @@ def both(kind: type[BaseException], error: BaseException) -> BaseException:
         if getattr(type(error), "__setstate__", None) is not BaseException.__setstate__:  # written in C: psycopg2's
             new.__setstate__(error.__reduce__()[2])  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001  a foreign constructor may raise anything; then keep the driver's error
-        return error
-    new.__cause__ = error if error.__cause__ is None else error.__cause__
-    new.__context__ = error.__context__
-    return new.with_traceback(error.__traceback__)
+        return None
+    return new
 
 
 def _copy_members(error: BaseException, new: BaseException) -> None:

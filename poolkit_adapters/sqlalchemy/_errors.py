@@ -11,7 +11,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from poolkit import errors
 
-from .._errors import BAD_SETTING, MISSING, Row, Table, both
+from .._errors import BAD_SETTING, MISSING, Row, Table, both, copied
 
 __all__ = (
     "ERRORS",
@@ -141,6 +141,16 @@ ERRORS = Table(
     MISSING,
 )  # fmt: skip
 """Every error that this adapter raises."""
+
+
+def reported(error: errors.PoolError, prefix: str) -> BaseException:
+    """Return SQLAlchemy's error for what the engine reports to a caller of one pool (see :func:`translated`).
+
+    For a failed connect: a copy of what the connect has raised, which has the driver's class (:func:`connect_error`).
+    """
+    failed = type(error) in (errors.ConnectFailed, errors.ConnectTimeout)
+    told = copied(error.__cause__) if failed and error.__cause__ is not None else error
+    return translated(told, prefix) if isinstance(told, errors.PoolError) else told
 
 
 def translated(error: errors.PoolError, prefix: str, table: Table = ERRORS) -> errors.PoolError:

@@ -20,12 +20,12 @@ from .._options import driver_default
 from .._time_limits import Watch, rollback_limit
 from ._connect_time import Attempt, limit_connects, no_time_limit
 from ._endings import Endings
-from ._errors import LATE_ROLLBACK, join_wrapped, overdue, rollback_cut, translated
+from ._errors import LATE_ROLLBACK, join_wrapped, overdue, reported, rollback_cut
 from ._fairy import BoundedFairy, Fairy, check_out
 from ._names import look_up_first
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
-from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, queue_sizes, settle
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle
 from ._transactions import OpenTransaction, transaction_test
 
 __all__ = ("BasePool", "PoolkitPool")
@@ -84,6 +84,7 @@ class BasePool(SQLAlchemyPool):
         **kw: Any,
     ) -> None:
         super().__init__(creator, **kw)
+        self._fixed = fixed(self._dialect, self._barging_window, asynchronous=self._is_asyncio)
         settled = settle(pool_size, max_overflow, timeout, use_lifo, config, {
             "min_size": min_size, "max_size": max_size, "max_idle": max_idle, "max_waiting": max_waiting,
             "order": order, "start": start, "acquire_timeout": acquire_timeout, "connect_timeout": connect_timeout,
@@ -93,7 +94,7 @@ class BasePool(SQLAlchemyPool):
             "on_leak": on_leak, "use_histogram": use_histogram, "barging_window": barging_window, "backoff": backoff,
             "breaker": breaker, "autoscale": autoscale, "budget": budget, "budget_weight": budget_weight,
             "classes": classes, "default_class": default_class,
-        }, barging_window=self._barging_window, no_time_limit=no_time_limit(self._dialect, creator))  # fmt: skip
+        }, no_time_limit=no_time_limit(self._dialect, creator), **self._fixed)  # fmt: skip
         self._listeners = tuple(listeners)
         self._debug = debug
         self._endings = Endings(self)
@@ -193,10 +194,10 @@ class BasePool(SQLAlchemyPool):
         else:
             self.poolkit.release(record, discard=self.poolkit.config.breaker is not None)
 
-    def _translate(self, error: PoolError) -> Exception:
+    def _translate(self, error: PoolError) -> BaseException:
         """Return SQLAlchemy's error for an engine's error. A timeout starts with QueuePool's text, for log searches."""
         timeout = self.timeout()
-        return translated(
+        return reported(
             error,
             f"{type(self).__name__} limit of size {self.size()} overflow {self.overflow()} reached, connection timed "
             f"out, timeout {0.0 if timeout is None else timeout:0.2f}: ",
@@ -207,8 +208,7 @@ class BasePool(SQLAlchemyPool):
         self.logger.info("Pool recreating")
         config = self._config()
         size, overflow = queue_sizes(config)
-        timeout, lifo = config.acquire_timeout, config.order == "lifo"
-        known = sources_of(config)
+        timeout, lifo, known = config.acquire_timeout, config.order == "lifo", sources_of(config)
 
         def again(setting: str, value: Any) -> Any:  # a default in this pool is a default in the next
             return value if value is None or known.get(setting, DEFAULT).written else driver_default(value)
@@ -217,7 +217,7 @@ class BasePool(SQLAlchemyPool):
             "pool_size": again("max_idle", size), "max_overflow": again("max_size", overflow),
             "timeout": again("acquire_timeout", timeout), "use_lifo": lifo,
         }  # fmt: skip
-        plain = settle(size, overflow, timeout, lifo, None, {}, barging_window=self._barging_window)
+        plain = settle(size, overflow, timeout, lifo, None, {}, **self._fixed)
         own: dict[str, Any] = {"listeners": self._listeners} if self._listeners else {}
         if self._debug:
             own["debug"] = True

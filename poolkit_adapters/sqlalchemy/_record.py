@@ -158,7 +158,7 @@ class RecordConnector(Connector[Record]):
     packages = ("sqlalchemy",)
     overdue_error = PoolLeaseOverdue
     must_be_closed = False  # as with QueuePool, an engine may be dropped
-    connect_in_caller = True  # as with QueuePool: thread-bound drivers and errors stay in the caller
+    reports_errors = True  # as with QueuePool, a failed connect is an error of its caller
 
     def __init__(self, pool: BasePool) -> None:
         self.pool = pool

@@ -18,6 +18,7 @@ __all__ = (
     "UNSET",
     "EngineConfig",
     "effective",
+    "fixed",
     "queue_sizes",
     "settle",
 )
@@ -43,7 +44,7 @@ _QUEUEPOOLS: dict[str, tuple[Any, Source]] = {
     "max_lifetime": (None, _DEFAULT),  # QueuePool has pool_recycle, tested at checkout
     "idle_timeout": (None, _DEFAULT),  # QueuePool keeps pool_size connections forever
     "check_after_idle": (None, _DEFAULT),  # QueuePool never checks without pool_pre_ping
-    "max_connecting": (None, _DEFAULT),  # each caller connects itself, so only the size is a limit
+    "max_connecting": (None, _DEFAULT),  # in QueuePool only the size is a limit
 }
 _UNUSED: dict[str, tuple[Any, str]] = {
     "start": (
@@ -70,11 +71,13 @@ def settle(
     given: Mapping[str, Any],
     *,
     barging_window: float | None = None,
+    bound_to_thread: str = "",
     no_time_limit: str = "",
 ) -> PoolConfig:
     """Return the settings of a pool: QueuePool's defaults or ``config``, overridden by arguments and single settings.
 
-    ``barging_window`` is the default of this class. ``no_time_limit`` is the reason why the driver cannot be given a
+    ``barging_window`` is the default of this class. ``bound_to_thread`` is the driver whose connections belong to the
+    thread that opens them, if so. ``no_time_limit`` is the reason why the driver cannot be given a
     ``connect_timeout``, if so. Raises ConfigError for a wrong setting, or one that is given twice.
     """
     settings = {name: value for name, value in given.items() if value is not UNSET}
@@ -93,6 +96,10 @@ def settle(
         found["order"] = "lifo", by_argument("use_lifo")
     unused = {**_UNUSED, "connect_timeout": (None, no_time_limit)} if no_time_limit else _UNUSED
     found |= layer(settings)
+    if bound_to_thread:
+        found.setdefault("connect_in_caller", (True, by_default(bound_to_thread)))
+    elif found.get("acquire_timeout", (None,))[0] == 0:  # as in QueuePool: nobody waits, but each may connect
+        found.setdefault("connect_in_caller", (True, by_default(_DRIVER, "pool_timeout=0")))
     if found["barging_window"][0] is None:  # None means the default of this class
         found["barging_window"] = barging_window, found["barging_window"][1]
     return combine(set_aside(found, unused, "SQLAlchemy", portable=("connect_timeout",)), base=EngineConfig())
@@ -144,6 +151,12 @@ def _sizes(
 def _whole(name: str, value: object, low: int, right: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{name}={value!r}: must be a whole number, {right}", name)
+
+
+def fixed(dialect: Any, barging_window: float | None, *, asynchronous: bool) -> dict[str, Any]:
+    """Return the arguments of :func:`settle` that the class of the pool and its dialect determine."""
+    bound = "async" if asynchronous else "sqlite3" if getattr(dialect, "name", "") == "sqlite" else ""
+    return {"barging_window": barging_window, "bound_to_thread": bound}
 
 
 def queue_sizes(config: PoolConfig) -> tuple[int, int]:

@@ -115,14 +115,14 @@ VALUES: dict[str, tuple[Any, Any]] = {
 
 _HTTP = {"min_size": 0, "start": "lazy", "keepalive": None, "backoff": BackoffConfig(), "connect_in_caller": True}
 _LATE = {"start": "lazy"}
-_SQL = {**_LATE, "connect_in_caller": True}
+_SENTINEL = {**_LATE, "connect_in_caller": True}
 _NULL = {"min_size": 0, "max_idle": 0, "connect_in_caller": True}
 UNUSED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("httpx", "httpx async", "httpx cluster", "httpcore", "httpcore async"), _HTTP),
-    **dict.fromkeys(("sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _SQL),
+    **dict.fromkeys(("sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _LATE),
     **{adapter: {"connect_in_caller": True} for adapter in ("redis", "redis async", "redis group")},
-    **dict.fromkeys(("sentinel", "sentinel async"), _SQL),
-    "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None, "connect_in_caller": True},
+    **dict.fromkeys(("sentinel", "sentinel async"), _SENTINEL),
+    "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None},
     **dict.fromkeys(("psycopg null", "psycopg null async"), _NULL),
     "dbapi sqlite": {"connect_timeout": None},
 }

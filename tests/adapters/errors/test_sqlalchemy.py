@@ -80,8 +80,9 @@ happens = SCENARIOS.happens
 
 @happens(sa.PoolTimeout, "orders", "in use 1/1", "limit of size 1 overflow 0 reached")
 async def _(twin: Twin) -> None:
-    async with twin.engine(pool_timeout=0.01) as engine:
+    async with twin.engine() as engine:
         held = await do(engine.connect())
+        engine.pool.poolkit.reconfigure(acquire_timeout=0.01)
         try:
             await do(engine.connect())
         finally:

@@ -279,11 +279,18 @@ class Struck(Exception):
     """As a signal handler, a gevent timeout or a debugger throws into a thread."""
 
 
+@pytest.mark.parametrize("in_caller", [True, False])
 def test_an_exception_that_is_thrown_into_a_connect_leaves_no_session(
-    postgres: PostgresServer, through: FaultProxy
+    postgres: PostgresServer, through: FaultProxy, in_caller: bool
 ) -> None:
-    """Although the traceback is kept."""
-    engine = create_engine(address(postgres, "psycopg", through), poolclass=PoolkitPool, pool_size=1, max_overflow=0)
+    """Although the traceback is kept. A connect of the pool's own goes on; its connection serves the next caller."""
+    engine = create_engine(
+        address(postgres, "psycopg", through),
+        poolclass=PoolkitPool,
+        pool_size=1,
+        max_overflow=0,
+        connect_in_caller=in_caller,
+    )
     through.reply_limit = 9
 
     def strike(number: int, frame: Any) -> None:
@@ -303,8 +310,11 @@ def test_an_exception_that_is_thrown_into_a_connect_leaves_no_session(
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
-    assert sockets_to(through.port) == 0
+    assert sockets_to(through.port) == (0 if in_caller else 1)
     through.reply_limit = None
+    if not in_caller:
+        through.cut()
+        until(lambda: not engine.pool.poolkit.stats().connecting)  # type: ignore[attr-defined]
     with engine.connect() as connection:
         assert connection.scalar(text("select 42")) == 42
     assert kept.value.__traceback__ is not None

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import create_engine, exc, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from poolkit import Pool
+from poolkit import BackoffConfig, Pool
 from poolkit.testing.servers import free_port
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(240)
 
 KEPT: dict[str, Any] = {
     "pool_size": 2, "max_overflow": 0, "idle_timeout": 60, "max_lifetime": 600, "keepalive": 30, "check_timeout": 1,
+    "backoff": BackoffConfig(base=0.001, cap=0.001),  # a connect after a failed one waits
 }  # fmt: skip
 
 
