@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from heapq import nsmallest
 from operator import attrgetter
 from types import FrameType
@@ -11,9 +12,9 @@ from ._core.endpoint import Endpoint
 from ._core.lease_record import Held as OnLease
 from ._core.machine import Core
 from ._core.slot import State
-from .errors import describe, shown, shown_again
+from .errors import describe, shown
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms, diagnose
-from .policies.meters import WINDOWS
+from .policies.meters import WINDOWS, frozen
 from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
@@ -36,14 +37,28 @@ def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holde
     later). The caller holds the lock.
     """
     return [
-        (record.holder, Holder(record.slot.id, now - record.since, "", place_of(record)))
+        (
+            record.holder,
+            frozen(
+                Holder,
+                connection_id=record.slot.id,
+                held=now - record.since,
+                holder="",
+                place=place_of(record),
+            ),
+        )
         for record in nsmallest(most, core.leased.copy().values(), key=attrgetter("since"))
     ]
 
 
 def place_of(record: OnLease) -> str | None:
     """Where the lease was taken, as file:line, if that is recorded."""
-    return None if record.place is None else shown_again("{}:{}".format(*record.place), 1000)
+    return None if record.place is None else _place(record.place)
+
+
+@lru_cache(2048)  # places are few and repeat in every snapshot
+def _place(place: tuple[str, int]) -> str:
+    return shown("{}:{}".format(*place), 1000)
 
 
 _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._core.lease_record import Held
 from ._core.request import Request
@@ -14,6 +13,7 @@ from ._explain import COUNTED, diagnosed, explain, holders, place_of, symptoms
 from ._log import logger
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
+from .policies.meters import frozen
 from .settings import Setting, described
 from .sizing import Advice, advise
 from .stats import (
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
 __all__ = ("Monitor", "WaitObserver")
+
+N = TypeVar("N", Holder, Queued)
 
 LARGE = 200  # connections and requests: from there on timeouts share their picture of the pool
 OLD = 0.1  # seconds for which such a picture is used
@@ -133,7 +135,7 @@ class Monitor:
     def _held(self, now: float, most: int = 3) -> list[Holder]:
         """Under the lock: the ``most`` who hold longest, by name."""
         pool = self._pool
-        return [replace(held, holder=pool._name_of(holder)) for holder, held in holders(pool._core, now, most)]
+        return [_named(held, pool._name_of(holder)) for holder, held in holders(pool._core, now, most)]
 
     def _shared_state(self, now: float) -> Picture:
         """Under the lock: what a timeout tells. Many at once, in a large pool or a long queue, are told the same for a
@@ -163,8 +165,8 @@ class Monitor:
         return PoolDetails(
             stats,
             diagnosis,
-            tuple(replace(lease, holder=name(holder)) for holder, lease in held),
-            tuple(replace(request, holder=name(holder)) for holder, request in waiting),
+            tuple([_named(lease, name(holder)) for holder, lease in held]),
+            tuple([_named(request, name(holder)) for holder, request in waiting]),
             tuple(endpoints),
         )
 
@@ -241,6 +243,11 @@ class Monitor:
         if entitled and request.caller_class is not None:
             error.caller_class = request.caller_class.name
         return error
+
+
+def _named(one: N, holder: str) -> N:
+    """A lease or a caller, with the name of its holder."""
+    return frozen(type(one), **{**vars(one), "holder": holder})
 
 
 def _spent(request: Request, waited: float) -> str:

@@ -14,8 +14,9 @@ from ._core.request import Request
 from ._core.slot import Slot, State
 from ._core.state import Phase
 from .errors import describe
+from .events import CloseReason
 from .policies.diagnose import Diagnosis
-from .policies.meters import Histogram, Sample, WindowStats
+from .policies.meters import Histogram, Sample, WindowStats, frozen
 
 __all__ = (
     "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolDetails", "PoolStats", "Queued", "WindowStats",
@@ -178,13 +179,18 @@ class PoolDetails:
 def lane_stats(core: Core) -> list[LaneStats]:
     """Each endpoint. The caller holds the lock."""
     found = []
+    slots, endpoints = list(core.all_slots.values()), list(core.all_endpoints.values())
     by_endpoint: dict[int, list[Slot]] = {}
-    for slot in list(core.all_slots.values()):
-        by_endpoint.setdefault(id(slot.endpoint), []).append(slot)
-    for endpoint in list(core.all_endpoints.values()):
+    if len(endpoints) == 1:
+        by_endpoint[id(endpoints[0])] = slots
+    else:
+        for slot in slots:
+            by_endpoint.setdefault(id(slot.endpoint), []).append(slot)
+    for endpoint in endpoints:
         mine = by_endpoint.get(id(endpoint), [])
         states = [slot.state for slot in mine]
-        found.append(LaneStats(
+        found.append(frozen(
+            LaneStats,
             key=endpoint.key,
             size=len(mine),
             idle=states.count(State.IDLE),
@@ -230,9 +236,8 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     """The running totals; they are kept as a sample for the windows if the last sample is old enough. Needs no lock."""
     uses, busy = copied.uses, copied.busy
     for slot in copied.slots:
-        uses += slot.uses
+        uses += slot.uses + slot.leases
         busy += slot.busy
-        uses += slot.leases
     busy += sum([max(0.0, now - record.since) for record in copied.leased])
     counts, samples = core.counts, core.meters.samples
     taken = Sample(
@@ -244,14 +249,18 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     return taken
 
 
+_REASONS = {reason: reason.value for reason in CloseReason}
+
+
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The current numbers. Needs no lock, so that reading a large pool does not delay its callers."""
     slots = copied.slots
-    states = [State.CONNECTING if slot.opening else slot.state for slot in slots]
+    states = [State.CONNECTING if slot.pending and slot.state is State.IN_USE else slot.state for slot in slots]
     totals = take_sample(core, copied, now)
     last = core.last_failed
     counts = core.counts
-    return PoolStats(
+    return frozen(
+        PoolStats,
         name=core.name,
         phase="suspended" if core.suspended and core.phase is Phase.OPEN else core.phase.value,
         size=len(slots) - states.count(State.CLOSED),  # closed since the copy was made
@@ -275,7 +284,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         failed_checks=counts.failed_checks,
         leaks=counts.leaks,
         busy_seconds=totals.busy,
-        closes={reason.value: number for reason, number in counts.closes.items()},
+        closes={_REASONS[reason]: number for reason, number in counts.closes.items()},
         last_connect_error=describe(last.dialer.last_error) if last else None,
         max_idle=core.config.max_size if core.config.max_idle is None else core.config.max_idle,
         open_breakers=sum([endpoint.dialer.breaker.is_open(now) for endpoint in copied.endpoints]),

@@ -23,6 +23,7 @@ from bench.async_peers import ASYNC_PEERS
 from bench.peers import PEERS, Sizes
 from poolkit import ClassConfig, Connector, Pool, PoolConfig
 from poolkit.cluster import Cluster
+from poolkit.dashboard._state import brief_of
 from poolkit.testing import FakeConnector
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from tests.support.in_turn import OneThread
@@ -40,6 +41,8 @@ HANDED = {(3, 10): 910, (3, 11): 932, (3, 12): 848, (3, 13): 858}
 CEILING = 350
 """A lease and its close where nobody waits, in a pool that has something more to look at than the plainest one: about
 twice the plainest. A caller is made a request, with a place to sleep, only if it has to wait."""
+LOOK = 4300
+"""What a reader of the dashboard gets of one pool."""
 MARGIN = 5
 """Bytecodes: less than a lock or a call costs, more than a new compiler of the same version moves."""
 
@@ -223,6 +226,15 @@ def test_an_acquire_and_release_cost_the_same_beside_many_connections() -> None:
         with idle_pool(size) as pool:
             counts.append(instructions(lambda pool=pool: pool.release(pool.acquire())))  # type: ignore[misc]
     assert counts[0] == counts[1]
+
+
+def test_a_look_of_the_dashboard_at_a_pool_has_not_become_longer() -> None:
+    """It is asked for each pool, once a second: 200 pools with ten leases each are to cost less than 20 ms."""
+    with Pool(FakeConnector(), max_size=20, debug=True) as pool, contextlib.ExitStack() as held:
+        for _ in range(10):
+            held.enter_context(pool.lease())
+        found = instructions(lambda: brief_of(pool, "1"))
+    assert found < LOOK, f"{found} bytecodes"
 
 
 def locked(pool: Pool[Any]) -> Callable[[], None]:

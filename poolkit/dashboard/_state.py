@@ -24,7 +24,7 @@ from ..policies.breaker import BreakerState
 from ..stats import Holder, PoolDetails
 from ._recorder import INTERVAL, Recorder, load_of
 
-__all__ = ("FEW", "LISTED", "detail_of", "history_of", "merged", "state_of")
+__all__ = ("FEW", "LISTED", "brief_of", "detail_of", "history_of", "merged", "state_of")
 
 FEW = 3
 """Leases and waiters (the longest) of each pool in the state of all; the numbers beside them count all."""
@@ -45,7 +45,7 @@ def state_of(recorder: Recorder, *, actions: bool) -> State:
         "at": time.time(),
         "actions": actions,
         "processes": [_process()],
-        "pools": [_pool(pool, recorder.id_of(pool)) for pool in pools],
+        "pools": [brief_of(pool, recorder.id_of(pool)) for pool in pools],
         "clusters": [_cluster(cluster, recorder) for cluster in sorted(live_clusters(), key=lambda one: one.name)],
         "budgets": [{**_plain(budget.stats()), "pid": os.getpid()} for budget in budgets.values()],
         "alerts": [{**_plain(alert), "pid": os.getpid()} for alert in recorder.alerts()],
@@ -92,7 +92,7 @@ _NAMES = (
 _numbers = attrgetter(*_NAMES)
 
 
-def _pool(pool: Any, number: str) -> State:
+def brief_of(pool: Any, number: str) -> State:
     """The short form of a pool. Every reader gets it for every pool in each snapshot, so each field adds up."""
     return _brief(pool, number, pool.details(FEW))
 
@@ -158,12 +158,8 @@ def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
 
 
 def _lease(one: Holder) -> State:
-    return {
-        "connection_id": one.connection_id,
-        "held": _plain(one.held),
-        "holder": _plain(one.holder),
-        "place": _plain(one.place),
-    }
+    # what the pool says of holder and place is masked and escaped
+    return {"connection_id": one.connection_id, "held": _plain(one.held), "holder": one.holder, "place": one.place}
 
 
 def _with_key(one: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 import poolkit
 from poolkit import AcquireTimeout, CloseReason, Pool
+from poolkit.stats import Holder, LaneStats, PoolStats, WindowStats
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Rig, ask
 
@@ -81,6 +82,18 @@ async def test_a_snapshot_is_frozen_and_plain(make: Make) -> None:
         data = dataclasses.asdict(stats)
         assert data["name"] == "db"
         assert all(isinstance(value, (str, int, float, dict, type(None))) for value in data.values())
+
+
+async def test_a_snapshot_has_every_field(make: Make) -> None:
+    """Its parts are made without their own ``__init__``, which would miss one."""
+    async with make(max_size=1, use_histogram=True) as rig:
+        lease = await rig.lease()
+        details = rig.pool.details()
+        parts = details.stats, *details.stats.windows.values(), *details.leases, *details.lanes
+        await rig.give(lease)
+    assert {type(part) for part in parts} == {PoolStats, WindowStats, Holder, LaneStats}
+    for part in parts:
+        assert list(vars(part)) == [field.name for field in dataclasses.fields(part)]
 
 
 async def test_the_last_connect_error_is_told(make: Make) -> None:
