@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Callable
 from typing import Any
 
 from .._log import logger
+from .._watchdog import Watchdog
 from ..errors import ConfigError, MissingExtra, raw_text, said, shown, without_quotes
 from ._ledger import PLAUSIBLE, Ask, Grant
 from ._store import StoreDown, StoreError, wait_for_name
@@ -79,11 +83,43 @@ return {permits, tonumber(token), members, math.max(over, wants - left),
 """
 
 
+_AGAIN = 0.1
+"""Seconds until an exchange that goes on is ended again: redis-py may have opened another socket meanwhile."""
+
+
+class _Exchange:
+    """One exchange, which the watchdog ends at the sockets: redis-py's limits are limits of each read."""
+
+    def __init__(self, pool: Any, watchdog: Watchdog, seconds: float) -> None:
+        self._pool = pool
+        self._watchdog = watchdog
+        self._over = False
+        self.late = False
+        self._number = watchdog.arm(seconds, self)
+
+    def end(self) -> None:
+        """The exchange has ended."""
+        self._over = True
+        self._watchdog.disarm(self._number)
+
+    def hang_up(self) -> None:
+        """The time is up. Called by the watchdog's thread."""
+        self.late = True
+        for connection in list(self._pool._in_use_connections):
+            sock = connection._sock
+            if sock is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile, or not connected yet
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of the socket itself, also under TLS
+        if not self._over:
+            self._number = self._watchdog.arm(_AGAIN, self)
+
+
 class RedisStore:
     """Permits in Redis.
 
     ``url`` and ``options``: as for ``redis.Redis.from_url``; ``prefix``: of the keys; ``timeout``: seconds for one
-    exchange, a fraction of the fleet's ``ttl``. Needs ``pip install 'poolkit[redis]'``.
+    exchange, and as many for a connect before it; a fraction of the fleet's ``ttl``. Needs
+    ``pip install 'poolkit[redis]'``.
 
     A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``: its
     data may be out of date, and processes that hold permits report them in this time. The same holds if the fleet's
@@ -110,6 +146,7 @@ class RedisStore:
         except ValueError as error:
             raise ConfigError(f"RedisStore: the URL cannot be used: {without_quotes(error)}", "url") from None
         self._timeout = timeout
+        self._watchdog = Watchdog(_Exchange.hang_up)
         self._reached = False  # since the last close; if False, a call connects and looks the name up
         self._script = self._client.register_script(_SCRIPT.replace("PLAUSIBLE", str(PLAUSIBLE)))
 
@@ -136,13 +173,19 @@ class RedisStore:
 
     def close(self) -> None:
         """See :meth:`poolkit.fleet.Store.close`."""
+        self._watchdog.stop()
+        self._drop()
+
+    def _drop(self) -> None:
         self._reached = False
         self._client.connection_pool.disconnect()
 
-    def _call(self, call: Any) -> Any:
+    def _call(self, call: Callable[[], Any]) -> Any:
+        pool = self._client.connection_pool
         if not self._reached:
-            place = self._client.connection_pool.connection_kwargs
+            place = pool.connection_kwargs
             wait_for_name(place.get("host"), place.get("port"), self._timeout)
+        exchange = _Exchange(pool, self._watchdog, self._timeout * (1 if self._reached else 2))
         try:
             answer = call()
             self._reached = True
@@ -150,10 +193,16 @@ class RedisStore:
         except self._redis.exceptions.BusyLoadingError as error:
             raise StoreDown(f"Redis is loading: {said(error)}") from error
         except self._redis.RedisError as error:
-            self.close()
+            self._drop()
+            if exchange.late:
+                raise StoreError(f"Redis: no answer in time (timeout={self._timeout:g})") from error
             cause: BaseException | None = error
             while cause is not None:
                 if isinstance(cause, ConnectionRefusedError) or "Connection refused" in raw_text(cause):
                     raise StoreDown(f"Redis refuses connections: {said(error)}") from error
                 cause = cause.__cause__ or cause.__context__
             raise StoreError(f"Redis: {said(error)}") from error
+        finally:
+            exchange.end()
+            if exchange.late:
+                self._drop()

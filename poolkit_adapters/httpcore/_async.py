@@ -76,11 +76,13 @@ async def _sleep(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def _backend_of(backend: httpcore.AsyncNetworkBackend, *, own: bool, http2: bool) -> httpcore.AsyncNetworkBackend:
+def _backend_of(
+    backend: httpcore.AsyncNetworkBackend, *, own: bool, http2: bool, proxied: bool
+) -> httpcore.AsyncNetworkBackend:
     """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
         backend = AsyncioBackend(AsyncNamesBackend(backend))
-    return AsyncWatchedBackend(backend) if http2 else backend
+    return AsyncWatchedBackend(backend, proxied=proxied) if http2 or proxied else backend
 
 
 class AsyncPoolkitConnectionPool(

@@ -188,7 +188,9 @@ class PoolBase(Generic[E, L, B]):
             ssl_context=ssl_context, proxy=proxy, http1=http1, http2=http2, retries=retries, uds=uds,
             local_address=local_address, network_backend=network_backend, socket_options=socket_options, **limits,
         )  # fmt: skip
-        self._network_backend = self._backend_of(self._network_backend, own=network_backend is None, http2=http2)
+        self._network_backend = self._backend_of(
+            self._network_backend, own=network_backend is None, http2=http2, proxied=proxy is not None
+        )
         connector_kind, engine_kind = self._kinds
         self._connector: ConnectorMixin[L] = connector_kind(self)
         heard = tuple(listeners)

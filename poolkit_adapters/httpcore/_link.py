@@ -216,6 +216,7 @@ class Exchange:
             self.link.http2 = True
             stream = self.link.streams[-1] if self.link.streams else None  # None: a custom backend opened it
             if isinstance(stream, Watchable):
+                stream.opens_until = None
                 stream.watch = FrameWatch(self.link.goodbye)
         elif step in _NETWORK_EVENTS:
             self.link.streams.append(info["return_value"])
@@ -233,6 +234,9 @@ class Exchange:
         """Record that the connection is open. It carries one request at a time until its settings say otherwise."""
         link = self.link
         if not link.capacity:
+            for stream in link.streams:
+                if isinstance(stream, Watchable):
+                    stream.opens_until = None
             link.capacity = 1
             if not link.http2:
                 self.on_http11(link.key)

@@ -1,4 +1,6 @@
-"""Network streams for HTTP/2 connections, so that the end of one request does not end the other requests.
+"""Network streams for HTTP/2 connections and for those through a proxy.
+
+HTTP/2: the end of one request must not end the other requests.
 
 *Graceful shutdown by the server.* RFC 9113, 6.8: after a GOAWAY the streams up to the number in it still complete. The
 server has not processed the other ones, which may be sent again elsewhere. httpcore fails all of them, because its
@@ -9,6 +11,10 @@ not process, for which httpcore has the right error. A GOAWAY with an error pass
 *A cancelled write.* A request that is cancelled during a write would leave an incomplete frame on the wire (with TLS:
 a missing record), and the server could only close the connection for all requests. So a write that has started goes
 on, for a short time at most.
+
+*A proxy that answers byte by byte.* httpcore limits each read of the proxy's answer to ``CONNECT``, and no read of a
+SOCKS proxy's. So the streams of a pool with a proxy limit everything until the connection is open: together it takes no
+longer than the connect timeout.
 """
 
 from __future__ import annotations
@@ -19,11 +25,13 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ._driver import httpcore
 
 __all__ = ("ABANDONED", "AsyncWatchedBackend", "FrameWatch", "Watchable", "WatchedBackend", "first_step")
+
+T = TypeVar("T")
 
 _HEADER = 9  # bytes of a frame's header (RFC 9113, 4.1): length, type, flags, stream
 _GOAWAY = 7
@@ -68,15 +76,39 @@ class Watchable:
     watch: FrameWatch | None = None
     heard_at = float("-inf")
     """Time of the last received data on the monotonic clock. Only set for tasks, and while the stream is watched."""
+    opens_until: float | None = None
+    """When the connection must be open, on the monotonic clock. None: it is open, or has no limit."""
+
+    def _limit(self, timeout: float | None) -> float | None:
+        """Return the limit of one operation. Raises ConnectTimeout if there is no time left to open the connection."""
+        if self.opens_until is None:
+            return timeout
+        left = self.opens_until - time.monotonic()
+        if left <= 0:
+            raise httpcore.ConnectTimeout("the proxy did not open the connection in time")
+        return left if timeout is None else min(left, timeout)
+
+    def _error(self, error: Exception) -> Exception:
+        """Return the error for an operation that has timed out: that of the connect, if it was cut to its limit."""
+        if self.opens_until is not None and time.monotonic() >= self.opens_until:
+            return httpcore.ConnectTimeout("the proxy did not open the connection in time")
+        return error
+
+
+_TIMEOUTS = (httpcore.ReadTimeout, httpcore.WriteTimeout)
 
 
 class _Stream(Watchable, httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, opens_until: float | None = None) -> None:
         self._stream = stream
+        self.opens_until = opens_until
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         while True:
-            data = self._stream.read(max_bytes, timeout)
+            if self.opens_until is None:
+                data = self._stream.read(max_bytes, timeout)
+            else:
+                data = self._in_time(self._stream.read, max_bytes, timeout)
             if self.watch is None or not data:
                 return data
             data = self.watch.feed(data)
@@ -84,7 +116,16 @@ class _Stream(Watchable, httpcore.NetworkStream):
                 return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, timeout)
+        if self.opens_until is None:
+            self._stream.write(buffer, timeout)
+        else:
+            self._in_time(self._stream.write, buffer, timeout)
+
+    def _in_time(self, work: Callable[[Any, float | None], T], what: Any, timeout: float | None) -> T:
+        try:
+            return work(what, self._limit(timeout))
+        except _TIMEOUTS as error:
+            raise self._error(error) from error
 
     def close(self) -> None:
         self._stream.close()
@@ -92,29 +133,37 @@ class _Stream(Watchable, httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, self._limit(timeout)), self.opens_until)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
 class WatchedBackend(httpcore.NetworkBackend):
-    """A network backend whose streams can be watched."""
+    """A network backend whose streams can be watched. ``proxied``: its connections are those to a proxy."""
 
-    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+    def __init__(self, backend: httpcore.NetworkBackend, *, proxied: bool) -> None:
         self._backend = backend
+        self._proxied = proxied
 
-    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> httpcore.NetworkStream:
         """Call the wrapped backend."""
-        return _Stream(self._backend.connect_tcp(*args, **kwargs))
+        until = _deadline(timeout) if self._proxied else None
+        return _Stream(self._backend.connect_tcp(host, port, timeout, *args, **kwargs), until)
 
     def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
         """Call the wrapped backend."""
-        return _Stream(self._backend.connect_unix_socket(*args, **kwargs))
+        return _Stream(self._backend.connect_unix_socket(*args, **kwargs), None)
 
     def sleep(self, seconds: float) -> None:
         """Call the wrapped backend."""
         self._backend.sleep(seconds)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def first_step(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -201,13 +250,17 @@ def _written(task: asyncio.Future[None]) -> None:
 
 
 class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, opens_until: float | None = None) -> None:
         self._stream = stream
+        self.opens_until = opens_until
         self._turn: Any = None  # one write at a time; made in the first write, which knows the event loop
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         while True:
-            data = await self._stream.read(max_bytes, timeout)
+            if self.opens_until is None:
+                data = await self._stream.read(max_bytes, timeout)
+            else:
+                data = await self._in_time(self._stream.read, max_bytes, timeout)
             if self.watch is None or not data:
                 return data
             self.heard_at = time.monotonic()
@@ -216,10 +269,20 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
                 return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if self.watch is None:
+        if self.opens_until is not None:
+            await self._in_time(self._stream.write, buffer, timeout)
+        elif self.watch is None:
             await self._stream.write(buffer, timeout)
         elif buffer:
             await _write_to_the_end(partial(self._write, buffer, timeout), self._stream.aclose)
+
+    async def _in_time(
+        self, work: Callable[[Any, float | None], Coroutine[Any, Any, T]], what: Any, timeout: float | None
+    ) -> T:
+        try:
+            return await work(what, self._limit(timeout))
+        except _TIMEOUTS as error:
+            raise self._error(error) from error
 
     async def _write(self, buffer: bytes, timeout: float | None) -> None:
         """Write after the writes whose callers were cancelled: httpcore's lock was freed by their callers."""
@@ -234,25 +297,30 @@ class _AsyncStream(Watchable, httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        secure = await self._stream.start_tls(ssl_context, server_hostname, self._limit(timeout))
+        return _AsyncStream(secure, self.opens_until)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
 class AsyncWatchedBackend(httpcore.AsyncNetworkBackend):
-    """A network backend whose streams can be watched."""
+    """A network backend whose streams can be watched. ``proxied``: its connections are those to a proxy."""
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, *, proxied: bool) -> None:
         self._backend = backend
+        self._proxied = proxied
 
-    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> httpcore.AsyncNetworkStream:
         """Call the wrapped backend."""
-        return _AsyncStream(await self._backend.connect_tcp(*args, **kwargs))
+        until = _deadline(timeout) if self._proxied else None
+        return _AsyncStream(await self._backend.connect_tcp(host, port, timeout, *args, **kwargs), until)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
         """Call the wrapped backend."""
-        return _AsyncStream(await self._backend.connect_unix_socket(*args, **kwargs))
+        return _AsyncStream(await self._backend.connect_unix_socket(*args, **kwargs), None)
 
     async def sleep(self, seconds: float) -> None:
         """Call the wrapped backend."""

@@ -64,11 +64,11 @@ class _Hook(Exchange):
         return None if self.user_trace is None else self.user_trace(event, info)
 
 
-def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool) -> httpcore.NetworkBackend:
+def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool, proxied: bool) -> httpcore.NetworkBackend:
     """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
         backend = NamesBackend(backend)
-    return WatchedBackend(backend) if http2 else backend
+    return WatchedBackend(backend, proxied=proxied) if http2 or proxied else backend
 
 
 class PoolkitConnectionPool(

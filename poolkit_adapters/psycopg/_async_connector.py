@@ -90,7 +90,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
     async def _open(
         self, pool: AsyncPoolkitConnectionPool[Any], timeout: float | None
     ) -> Session[psycopg.AsyncConnection[Any]]:
-        conninfo, kwargs = pool._parameters(await _value(pool.conninfo), await _value(pool.kwargs), timeout)
+        conninfo, kwargs = await _value(pool.conninfo) or "", dict(await _value(pool.kwargs) or {})
         self._counters.add("connections_num")
         begun = time.monotonic()
         try:

@@ -73,7 +73,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
     def _open(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> Session[psycopg.Connection[Any]]:
         conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
         kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
-        conninfo, kwargs = pool._parameters(conninfo, kwargs, timeout)
+        conninfo, kwargs = conninfo or "", dict(kwargs or {})
         self._counters.add("connections_num")
         begun = time.monotonic()
         try:

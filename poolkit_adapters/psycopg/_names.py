@@ -1,11 +1,14 @@
-"""Resolves host names in a separate thread, within the time limit of the connect.
+"""The arguments of a connect: addresses in place of host names, and a time limit for all of them together.
 
 psycopg calls the system's resolver in the connecting thread, where nothing can interrupt it, or in one of the few
-threads of the event loop's default executor. See :mod:`poolkit.runtimes.names`.
+threads of the event loop's default executor. So names are resolved here, in a separate thread; see
+:mod:`poolkit.runtimes.names`. And psycopg applies ``connect_timeout`` to each address.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,24 +25,36 @@ _PLACE = ("host", "hostaddr", "port")
 
 
 def with_addresses(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    """Return ``kwargs`` for a connect that has no name to resolve. ``timeout``: seconds for all names.
+    """Return ``kwargs`` for a connect that has no name to resolve, and whose attempts share ``timeout`` seconds.
 
     Raises psycopg's ``ConnectionTimeout``, or its ``OperationalError`` if no host has an address.
     """
     hosts = hosts_of(_places(conninfo, kwargs))
-    if hosts is None:
-        return kwargs
-    hosts.resolve(addresses, timeout)
-    return _joined(hosts, kwargs)
+    if hosts is not None:
+        hosts.resolve(addresses, timeout)
+        kwargs = _joined(hosts, kwargs)
+    return _limited(conninfo, kwargs, timeout)
 
 
 async def with_addresses_async(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
     """Do the same as :func:`with_addresses` for asyncio."""
     hosts = hosts_of(_places(conninfo, kwargs))
-    if hosts is None:
+    if hosts is not None:
+        await hosts.resolve_async(timeout)
+        kwargs = _joined(hosts, kwargs)
+    return _limited(conninfo, kwargs, timeout)
+
+
+def _limited(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+    """Return ``kwargs`` with the ``connect_timeout`` of one attempt, if the user gave none."""
+    given = {**(parse(conninfo) if conninfo else {}), **kwargs}
+    if timeout is None or timeout == math.inf or "connect_timeout" in given or "PGCONNECT_TIMEOUT" in os.environ:
         return kwargs
-    await hosts.resolve_async(timeout)
-    return _joined(hosts, kwargs)
+    attempts = max(str(given.get(name) or "").count(",") for name in ("host", "hostaddr")) + 1
+    if given.get("target_session_attrs") == "prefer-standby":
+        attempts *= 2
+    seconds = math.ceil(timeout) if attempts == 1 else int(timeout / attempts)
+    return {**kwargs, "connect_timeout": max(2, seconds)}  # libpq: whole seconds, at least 2
 
 
 def _places(conninfo: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

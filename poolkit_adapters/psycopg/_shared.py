@@ -16,7 +16,7 @@ from poolkit.errors import said, shown
 
 from .._errors import both
 from .._psycopg_ending import is_interrupted
-from ._config import check_callback, check_conninfo, numbered, parse, pool_config, sizes
+from ._config import check_callback, check_conninfo, numbered, pool_config, sizes
 from ._counters import Counters
 from ._errors import (
     ERRORS,
@@ -220,15 +220,6 @@ class PoolBase:
         return stats.size - stats.connecting - stats.closing >= stats.min_size
 
     # -- connections ----------------------------------------------------------------------------------------------
-
-    def _parameters(self, conninfo: Any, kwargs: Any, timeout: float | None) -> tuple[str, dict[str, Any]]:
-        """Return the arguments of ``connect``, with the engine's ``connect_timeout`` if the user gave none."""
-        conninfo, kwargs = conninfo or "", dict(kwargs or {})
-        if timeout is None or timeout == math.inf or "PGCONNECT_TIMEOUT" in os.environ:
-            return conninfo, kwargs
-        if "connect_timeout" not in kwargs and "connect_timeout" not in parse(conninfo):
-            kwargs["connect_timeout"] = max(2, math.ceil(timeout))  # libpq: whole seconds, at least 2
-        return conninfo, kwargs
 
     def _adopt(self, connection: Any) -> Session[Any]:
         """Return the session of a new connection. Its ``_pool`` attribute turns psycopg's warning about leaks off."""

@@ -91,6 +91,19 @@ def test_an_exchange_ends(behind: tuple[Any, FaultProxy], mode: Any, stage: str)
     works_again(store)
 
 
+@pytest.mark.parametrize("stage", ["connect", "exchange", "leave"])
+def test_an_exchange_ends_whose_answer_comes_byte_by_byte(behind: tuple[Any, FaultProxy], stage: str) -> None:
+    """Each byte comes within the limit of a read, and the whole answer much later."""
+    store, proxy = behind
+    if stage != "connect":
+        works_again(store)
+    proxy.trickle = LIMIT / 2
+    call = (lambda: store.leave("silent", "me")) if stage == "leave" else (lambda: store.exchange(ASK))
+    assert isinstance(ends(call), StoreError)
+    proxy.trickle = None
+    works_again(store)
+
+
 @pytest.mark.parametrize("last", ["works", "refuses", "silent"])
 def test_the_hosts_of_a_store_share_its_time(
     last: str, postgres: PostgresServer, fault_proxy: Callable[[str, int], FaultProxy], monkeypatch: pytest.MonkeyPatch

@@ -520,3 +520,17 @@ async def test_r14_a_storm_of_cancellations_loses_neither_cancellations_nor_conn
             await pool.putconn(connection)
         pool.poolkit.check_books()
         assert len(admin.sessions(application)) <= 4
+
+
+async def test_a_silent_host_leaves_time_for_the_next_one(
+    twin: Twin, postgres: PostgresServer, proxy: FaultProxy
+) -> None:
+    """psycopg applies ``connect_timeout`` to each host: together they have the pool's."""
+    proxy.mode = "silent"
+    hosts = make_conninfo(postgres.url, host=f"{proxy.host},{postgres.host}", port=f"{proxy.port},{postgres.port}")
+    async with within(twin.pool(hosts, min_size=0, max_size=1, connect_timeout=4, timeout=60)) as pool:
+        connection = await do(pool.getconn())
+        assert connection.info.port == postgres.port
+        assert connection.info.get_parameters()["connect_timeout"] == "2"
+        await do(pool.putconn(connection))
+    assert proxy.accepted >= 1
