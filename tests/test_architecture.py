@@ -246,7 +246,7 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit/_pool_base.py:PoolBase": (36, 317),
     "poolkit/_threads.py:Pool": (48, 494),
     "poolkit/cluster/_async.py:AsyncCluster": (50, 609),
-    "poolkit/cluster/_core.py:ClusterCore": (38, 491),
+    "poolkit/cluster/_core.py:ClusterCore": (29, 402),
     "poolkit/cluster/_shell.py:ClusterShell": (36, 398),
     "poolkit/cluster/_threads.py:Cluster": (45, 563),
     "poolkit/fleet/_budget.py:FleetBudget": (40, 424),

@@ -7,22 +7,20 @@ node that it accepts has free capacity.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
-from ..errors import PoolClosed, describe, remembered
+from ..errors import PoolClosed, remembered
 from ..policies.hashing import rendezvous_order
 from ..policies.retire import NEVER
-from ._events import NodeState, NoNodeAvailable
+from ._events import NodeState
 from ._health import RECHECK_INTERVAL, Health
 from ._parts import Do, Effect, NodeEntry, NodeRequest, failure_streaks, has_role
 
 __all__ = ("ClusterCore", "Do", "Effect", "NodeEntry", "NodeRequest")
 
-USABLE, PROBING = NodeState.USABLE, NodeState.PROBING
+USABLE = NodeState.USABLE
 
 
 class ClusterCore(Health):
-    """Nodes, queues and leases. Not thread-safe: the shell holds its lock around every call."""
+    """Nodes and leases. Not thread-safe: the shell holds its lock around every call."""
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -42,20 +40,11 @@ class ClusterCore(Health):
         if entry is not None:
             request.outcome = entry  # before assign(): after an interrupt, abandon() frees what the outcome names
             entry.assign(request.ticket)
-        elif self._must_fail(request, now):
-            request.outcome = self._no_node(request)
+        elif self.requests.must_fail(request, now):
+            request.outcome = self.requests.no_node(request)
         else:
-            self._enqueue(request)
-            self._tick_at(now + RECHECK_INTERVAL)
-
-    def _enqueue(self, request: NodeRequest) -> None:
-        queue = self.queues.setdefault(request.role, OrderedDict())
-        last = next(reversed(queue)) if queue else None
-        queue[request] = None
-        request.queued = True
-        if last is not None and last.ticket > request.ticket:  # it has waited before: move it ahead of later tickets
-            for other in [one for one in queue if one.ticket > request.ticket]:
-                queue.move_to_end(other)
+            self.requests.add(request)
+            self.tick_at(now + RECHECK_INTERVAL)
 
     def _choose(self, request: NodeRequest, now: float) -> NodeEntry | None:
         role, tried = request.role, request.tried
@@ -124,80 +113,14 @@ class ClusterCore(Health):
         self.starting = any(entry.slow for entry in self.entries.values())
         return ready or free
 
-    def _must_fail(self, request: NodeRequest, now: float) -> bool:
-        """Whether no node can serve the request, and none is expected to within ``wait_for_node``."""
-        if now < request.since + self.config.wait_for_node and not request.tried:
-            self._tick_at(request.since + self.config.wait_for_node)
-            return False
-        for entry in self.entries.values():
-            if entry in request.tried:
-                continue
-            if entry.state in (USABLE, PROBING) and (has_role(entry, request.role) or entry.asking):
-                return False
-        return True
-
-    def _no_node(self, request: NodeRequest) -> NoNodeAvailable:
-        errors = {entry.name: entry.last_error for entry in self.entries.values()}
-        states = []
-        for entry in self.entries.values():
-            text = f"{entry.name} ({entry.state.value}"
-            if request.role is not None:
-                text += f", {entry.known_role or 'role unknown'}"
-            states.append(text + f"): {describe(entry.last_error) if entry.last_error else 'no error'}")
-        wanted = f" of role {request.role!r}" if request.role is not None else ""
-        return NoNodeAvailable(f"{self.name}: no usable node{wanted}: " + "; ".join(states), errors)
-
     def abandon(self, request: NodeRequest, now: float, *, timed_out: bool = False) -> None:
         """The caller has given up: free the capacity that its request was assigned."""
         self.timeouts += timed_out
         outcome = request.outcome
-        self._unqueue(request)
+        self.requests.remove(request)
         if isinstance(outcome, NodeEntry):
             self.give_up(outcome, request.ticket, now)
         request.outcome = None
-
-    def _unqueue(self, request: NodeRequest) -> None:
-        request.queued = False
-        queue = self.queues.get(request.role)
-        if queue is not None:
-            queue.pop(request, None)
-            if not queue:
-                del self.queues[request.role]
-
-    def _serve(self, request: NodeRequest, outcome: NodeEntry | BaseException) -> None:
-        """Set the outcome and wake the caller. :meth:`repair` can finish this from any point, given this order."""
-        request.outcome = outcome
-        if isinstance(outcome, NodeEntry):
-            outcome.assign(request.ticket)
-        self.effects.append(Effect(Do.WAKE, request=request))
-        self._unqueue(request)
-
-    def waiting(self) -> list[NodeRequest]:
-        """All waiting requests, oldest first."""
-        return sorted((request for queue in self.queues.values() for request in queue), key=lambda one: one.ticket)
-
-    def serve_waiting(self, entry: NodeEntry, now: float) -> None:
-        """While the node has free capacity, assign it to the oldest request that accepts the node."""
-        while self.queues and entry.state is USABLE and entry.free:
-            oldest: NodeRequest | None = None
-            for role, queue in self.queues.items():
-                if has_role(entry, role):
-                    first = next((request for request in queue if entry not in request.tried), None)
-                    if first is not None and (oldest is None or first.ticket < oldest.ticket):
-                        oldest = first
-            if oldest is None:
-                return
-            self._serve(oldest, entry)
-
-    def settle(self, now: float) -> None:
-        """Call after any change to the nodes: serve requests that can be served, fail those that never can be."""
-        if not self.queues:
-            return
-        for entry in self.entries.values():
-            self.serve_waiting(entry, now)
-        for request in self.waiting():
-            if self._must_fail(request, now):
-                self._serve(request, self._no_node(request))
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -205,8 +128,8 @@ class ClusterCore(Health):
 
     def give_up(self, entry: NodeEntry, ticket: int, now: float) -> None:
         """Free the capacity of a request that did not use it, without judging the node."""
-        if entry.unassign(ticket) and self.queues:
-            self.serve_waiting(entry, now)
+        if entry.unassign(ticket) and self.requests.queues:
+            self.requests.serve_node(entry, now)
 
     def succeeded(self, entry: NodeEntry, ticket: int, duration: float, now: float) -> None:
         """A lease has ended without an error that is the node's fault."""
@@ -228,7 +151,7 @@ class ClusterCore(Health):
             self._role(entry, None, now)
             self._ask_roles(now)
         self._ended(entry, ticket, duration, False, now)
-        self.settle(now)
+        self.requests.settle(now)
 
     def _ended(self, entry: NodeEntry, ticket: int, duration: float, failed: bool, now: float) -> None:
         tickets = entry.tickets
@@ -239,8 +162,8 @@ class ClusterCore(Health):
         entry.served += 1
         entry.busy += duration
         self.balancer.done(entry, duration, failed, now)
-        if self.queues:
-            self.serve_waiting(entry, now)
+        if self.requests.queues:
+            self.requests.serve_node(entry, now)
 
     def repair(self, now: float) -> None:
         """Complete a step that an exception interrupted between any two bytecodes, then check every node and request.
@@ -248,36 +171,25 @@ class ClusterCore(Health):
         Three facts are reliable at any point: ``tickets`` of each node, the outcome of each request, and which
         requests are in a queue. Everything else is derived from them.
         """
-        for role, queue in list(self.queues.items()):
-            for request in sorted(queue, key=lambda one: one.ticket):
-                if request.outcome is None:
-                    request.queued = True
-                    queue.move_to_end(request)
-                else:
-                    self._serve(request, request.outcome)
-            if not queue:
-                self.queues.pop(role, None)
+        self.requests.repair()
         for entry in (*self.entries.values(), *self.draining):
             entry.leases = len(entry.tickets)
         for entry in self.entries.values():
             self._eject_if_due(entry, entry.last_error, now)
-        self._tick_at(now)
-        self.settle(now)
+        self.tick_at(now)
+        self.requests.settle(now)
 
     def close(self, now: float) -> None:
         """Refuse new requests and fail those that wait."""
         self.closed = True
-        for request in self.waiting():
-            self._serve(request, PoolClosed(f"{self.name}: the cluster was closed while this caller waited"))
+        for request in self.requests.in_order():
+            self.requests.serve(request, PoolClosed(f"{self.name}: the cluster was closed while this caller waited"))
 
     def check(self) -> None:
         """Raise AssertionError unless NO-STRANDING holds, lease counts match tickets and queues are in order."""
         for entry in (*self.entries.values(), *self.draining):
             assert entry.leases == len(entry.tickets), f"{entry}: its count differs from {len(entry.tickets)} tickets"
             if entry.state is USABLE and entry.free:
-                stranded = [request for request in self.waiting() if request.accepts(entry)]
+                stranded = [request for request in self.requests.in_order() if request.accepts(entry)]
                 assert not stranded, f"NO-STRANDING: {len(stranded)} requests wait while {entry} has free capacity"
-        for role, queue in self.queues.items():
-            tickets = [request.ticket for request in queue]
-            assert tickets == sorted(tickets), f"the queue of role {role} is out of order"
-            assert all(request.queued and request.outcome is None for request in queue)
+        self.requests.check()

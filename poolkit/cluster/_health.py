@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,7 +11,8 @@ from ..policies.retire import NEVER
 from ._config import ClusterConfig
 from ._events import ClusterEvent, ClusterEventKind, NodeState
 from ._node import Node
-from ._parts import Do, Effect, NodeEntry, NodeRequest, failure_streaks, has_role
+from ._parts import Do, Effect, NodeEntry, failure_streaks, has_role
+from ._queue import RequestQueue
 from ._tiers import Tiers
 
 __all__ = ("RECHECK_INTERVAL", "Health")
@@ -33,7 +34,7 @@ RECHECK_INTERVAL = 1.0
 
 
 class Health:
-    """The nodes, their state, and the queue that depends on it."""
+    """The nodes, their state, and the requests that wait for them."""
 
     def __init__(self, name: str, config: ClusterConfig, random: Callable[[], float], *, asks_roles: bool) -> None:
         self.name = name
@@ -43,7 +44,6 @@ class Health:
         self.balancer = config.balancer()
         self.entries: dict[str, NodeEntry] = {}
         self.draining: list[NodeEntry] = []  # removed, but their leases have not ended
-        self.queues: dict[str | None, OrderedDict[NodeRequest, None]] = {}
         self.effects: deque[Effect] = deque()
         self.closed = self.stale = False
         self.tiers = False  # whether several groups of nodes are tried in order
@@ -56,10 +56,7 @@ class Health:
         self.search_at = -NEVER  # when that lookup may start
         self.timeouts = 0
         self._tickets = 0
-
-    def settle(self, now: float) -> None:
-        """Call after any change to the nodes (see ClusterCore.settle)."""
-        raise NotImplementedError
+        self.requests = RequestQueue(self)
 
     # -- ejection ---------------------------------------------------------------------------------------------------
 
@@ -90,11 +87,11 @@ class Health:
         entry.ejections += 1
         stay = min(self.config.eject_max, self.config.eject_for * entry.ejections)
         entry.until = now + stay
-        self._tick_at(entry.until)
+        self.tick_at(entry.until)
         self.emit(ClusterEventKind.NODE_EJECTED, now, entry, error, f"for {stay:g} s")
         if self.asks_roles and entry.known_role == "primary":
             self._ask_roles(now)
-        self.settle(now)
+        self.requests.settle(now)
 
     # -- probes, roles, time ------------------------------------------------------------------------------------------
 
@@ -106,18 +103,18 @@ class Health:
                 if now >= entry.until:
                     self.probe(entry)
                 else:
-                    self._tick_at(entry.until)
+                    self.tick_at(entry.until)
         if self.asks_roles and self.entries:
             self._search_role(now)
             self._ask_roles(now, older_than=self.config.role_interval)
         if self.tiering is not None:
             if now >= self.tiering.due:
                 self._look_at_tiers(now)
-            self._tick_at(self.tiering.due)
-        if self.queues:
-            self.settle(now)
-        if self.queues:
-            self._tick_at(now + RECHECK_INTERVAL)
+            self.tick_at(self.tiering.due)
+        if self.requests.queues:
+            self.requests.settle(now)
+        if self.requests.queues:
+            self.tick_at(now + RECHECK_INTERVAL)
 
     def _look_at_tiers(self, now: float) -> None:
         assert self.tiering is not None
@@ -125,7 +122,7 @@ class Health:
         for entry, before in moved:
             self.emit(ClusterEventKind.NODE_MOVED, now, entry, detail=f"{before} to {self.tiering.name_of(entry)}")
         if moved:
-            self.settle(now)  # a node that moved up may have more capacity
+            self.requests.settle(now)  # a node that moved up may have more capacity
 
     def probe(self, entry: NodeEntry) -> None:
         """Start a probe of the node."""
@@ -150,8 +147,8 @@ class Health:
         if self.asks_roles:
             entry.checked_at = now
             self._role(entry, role, now)
-            self._tick_at(now + self.config.role_interval)
-        self.settle(now)
+            self.tick_at(now + self.config.role_interval)
+        self.requests.settle(now)
 
     def _ask_roles(self, now: float, *, older_than: float = 0.0, unknown_only: bool = False) -> None:
         for entry in self.entries.values():
@@ -160,7 +157,7 @@ class Health:
             if unknown_only and entry.known_role is not None:
                 continue
             if now - entry.checked_at < (older_than or (RECHECK_INTERVAL / 10 if unknown_only else 0.0)):
-                self._tick_at(entry.checked_at + self.config.role_interval)
+                self.tick_at(entry.checked_at + self.config.role_interval)
                 continue
             entry.asking = True
             entry.checked_at = now
@@ -168,7 +165,7 @@ class Health:
 
     def _search_role(self, now: float, role: str | None = None) -> None:
         """Look up all roles at short intervals while requests (or a new one, for ``role``) need a role no node has."""
-        wanted = {*self.queues, role}
+        wanted = {*self.requests.queues, role}
         usable = [entry for entry in self.entries.values() if entry.state is USABLE]
         if all(any(has_role(entry, each) for entry in usable) for each in wanted):
             return
@@ -180,18 +177,18 @@ class Health:
             self.search_pause = min(max(first, 2 * self.search_pause), longest)
             # random, so that the processes of a fleet do not all ask at once
             self.search_at = now + self.search_pause * (1 + self.random()) / 2
-        self._tick_at(self.search_at)
+        self.tick_at(self.search_at)
 
     def role_found(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
         """A lookup of the node's role has ended."""
         entry.asking = False
         entry.checked_at = now
-        self._tick_at(now + self.config.role_interval)
+        self.tick_at(now + self.config.role_interval)
         if error is not None:
             self._count_failure(entry, error, now)
         elif entry.state is USABLE:
             self._role(entry, role, now)
-        self.settle(now)
+        self.requests.settle(now)
         self._search_role(now)
 
     def _role(self, entry: NodeEntry, role: str | None, now: float) -> None:
@@ -200,7 +197,8 @@ class Health:
             self.search_pause, self.search_at = 0.0, -NEVER  # roles are changing: start again with short pauses
             self.emit(ClusterEventKind.ROLE_CHANGED, now, entry, detail=f"{before or 'unknown'} to {role or 'unknown'}")
 
-    def _tick_at(self, at: float) -> None:
+    def tick_at(self, at: float) -> None:
+        """Ask for a tick not later than ``at``."""
         self.due = min(self.due, at)
 
     # -- nodes --------------------------------------------------------------------------------------------------------
@@ -238,14 +236,14 @@ class Health:
             self.tiers = True
             self.tiering = self.tiering or Tiers(self.config, now)
             self.tiering.place(entries.values(), new, now)
-            self._tick_at(self.tiering.due)
+            self.tick_at(self.tiering.due)
         self.grouped = self.tiers or bool(self.config.zone)
         for old in gone:
             old.state = DRAINING
             self.draining.append(old)
             self.emit(ClusterEventKind.NODE_REMOVED, now, old)
             self.effects.append(Effect(Do.DRAIN, old))
-        self.settle(now)
+        self.requests.settle(now)
 
     def drained(self, entry: NodeEntry) -> None:
         """A removed node is drained: forget it."""

@@ -178,7 +178,7 @@ class ClusterShell(Generic[C]):
             self._listeners.flush()
 
     def _note_alone(self) -> None:
-        for request in self._core.waiting():
+        for request in self._core.requests.in_order():
             self._core.effects.append(Effect(Do.WAKE, None, request))
 
     def add_listener(self, listener: ClusterListener) -> None:
@@ -303,7 +303,7 @@ class ClusterShell(Generic[C]):
         if request.outcome is not None:
             return None
         core = self._core
-        ahead = sum(other.ticket < request.ticket for queue in core.queues.values() for other in queue)
+        ahead = sum(other.ticket < request.ticket for queue in core.requests.queues.values() for other in queue)
         nodes = ", ".join(f"{m.name} {m.state.value} {m.leases}/{m.capacity():g}" for m in core.entries.values())
         core.abandon(request, now, timed_out=True)
         return AcquireTimeout(
@@ -386,7 +386,7 @@ class ClusterShell(Generic[C]):
         if self._runtime is not None:
             self._runtime.nudge(self)
         try:
-            waiting = [next(iter(queue)) for queue in core.queues.values()]
+            waiting = [next(iter(queue)) for queue in core.requests.queues.values()]
         except (StopIteration, RuntimeError):  # none waits, or the queue is changing: then another thread has the lock
             return
         for request in waiting:
@@ -436,7 +436,7 @@ class ClusterShell(Generic[C]):
         self._gate.run_posted()
         entries = self._gate.step(lambda: (*self._core.entries.values(), *self._core.draining))
         nodes = tuple(node_stats(entry, self._core.tiering) for entry in entries)
-        waiting = self._gate.step(lambda: sum(len(queue) for queue in self._core.queues.values()))
+        waiting = self._gate.step(lambda: sum(len(queue) for queue in self._core.requests.queues.values()))
         return ClusterStats(self.name, nodes, sum(node.leases for node in nodes), waiting, self._core.timeouts)
 
     def explain(self) -> str:

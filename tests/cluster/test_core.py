@@ -431,7 +431,7 @@ def test_in_random_schedules_the_invariants_hold(seed: int) -> None:
             rig.update(*(Node(n, role=None) for n in chance.sample(names, chance.randint(1, 5))))
         elif what < 0.84:
             rig.places[chance.choice(names)] = chance.randint(1, 4)
-            core.settle(rig.now)
+            core.requests.settle(rig.now)
         elif rig.todo:
             effect = rig.todo.pop(chance.randrange(len(rig.todo)))
             assert effect.entry is not None

@@ -114,7 +114,7 @@ def everywhere(
         at += 1
         stage = make()
         act = scene(stage)
-        waiting = stage.cluster._core.waiting()
+        waiting = stage.cluster._core.requests.in_order()
         place = interrupted_at(at, act, roots=roots)
         del act
         try:
