@@ -77,5 +77,5 @@ $(VENV)-conformance/.ready: pyproject.toml tests/conformance/requirements.txt
 
 $(VENV)-oldest/.ready: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --no-input -e '.[test]' -r tests/oldest.txt
+	$(@D)/bin/python -m pip install --quiet --no-input -e '.[suite]' -r tests/oldest.txt
 	@touch $@

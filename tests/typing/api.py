@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+import httpx2
 from fastapi import FastAPI
 from flask import Flask
 from starlette.applications import Starlette
@@ -19,6 +21,7 @@ import poolkit
 import poolkit_adapters.dbapi
 import poolkit_adapters.httpcore
 import poolkit_adapters.httpx
+import poolkit_adapters.httpx2
 import poolkit_adapters.psycopg
 import poolkit_adapters.redis
 import poolkit_adapters.sqlalchemy
@@ -437,6 +440,11 @@ def adapters() -> None:
     poolkit_adapters.redis.AsyncPoolkitConnectionPool.from_url("redis://localhost")
     assert_type(poolkit_adapters.httpx.PoolkitTransport(max_waiting=3).poolkit, poolkit.Pool[Any])
     assert_type(poolkit_adapters.httpx.AsyncPoolkitTransport().poolkit, poolkit.AsyncPool[Any])
+    assert_type(poolkit_adapters.httpx.Client(max_waiting=3).poolkit, poolkit.Pool[Any])
+    assert_type(poolkit_adapters.httpx.AsyncClient(timeout=3).poolkit, poolkit.AsyncPool[Any])
+    assert_type(poolkit_adapters.httpx.Client().get("http://a/"), httpx.Response)
+    assert_type(poolkit_adapters.httpx2.Client().get("http://a/"), httpx2.Response)
+    httpx2.Client(transport=poolkit_adapters.httpx2.PoolkitTransport())
     poolkit_adapters.httpcore.PoolkitConnectionPool(http2=True)
     poolkit_adapters.httpcore.AsyncPoolkitConnectionPool(max_connections=3)
     poolkit_adapters.psycopg.PoolkitConnectionPool("dbname=shop", open=False)

@@ -1,0 +1,1 @@
+"""Real SDKs on httpx2, with poolkit's clients."""
