@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Link(Generic[L]):
         "key",
         "last_stream",
         "look",
+        "process",
         "starting",
         "streams",
     )
@@ -84,6 +86,7 @@ class Link(Generic[L]):
         self.direct = connection  # the object that handles requests
         self.look: Callable[[], bool] | None = None  # created when the connection is reused for the first time
         self.key = key
+        self.process = os.getpid()  # a forked child has a copy, and must leave the socket to its parent
         self.http2 = False
         self.capacity = 0  # requests that it carries at the same time; 0: unknown, because it is still being opened
         self.answered = False  # whether it has delivered a response, so that the next request reuses it

@@ -7,6 +7,7 @@ carry the next request. Otherwise the connection must be closed, because the res
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import h11
@@ -21,8 +22,11 @@ def read_rest(link: Link[Any]) -> None:
     """Read the response to its end, if the end has arrived. Never waits, and reads a limited number of bytes.
 
     Call it only while nobody reads from the connection. If the end has not arrived, or if anything fails, the response
-    stays incomplete, and httpcore closes the connection together with the response.
+    stays incomplete, and httpcore closes the connection together with the response. A forked child reads nothing of its
+    parent's connections.
     """
+    if link.process != os.getpid():
+        return
     try:
         parsed = getattr(innermost(link.connection), "_h11_state", None)
         if parsed is None or parsed.their_state is not h11.SEND_BODY:
