@@ -1,6 +1,8 @@
 """R5, R7 to R10 of the evidence page on httpx's own pool and on poolkit's, in one run.
 
-    python bench/repro_httpx.py [R5 R7 R8 R9 R10 load]
+    python bench/repro_httpx.py [--httpx2] [R5 R7 R8 R9 R10 load]
+
+With ``--httpx2``: on the pools of httpx2 and httpcore2.
 
 Prints one line for each figure and pool. The server is this package's fast one, in a process of its own.
 """
@@ -8,21 +10,21 @@ Prints one line for each figure and pool. The server is this package's fast one,
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 import statistics
 import sys
 import time
 from typing import Any
 
-import httpcore
-import httpx
-
 from poolkit.testing.servers import HTTPServer
-from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
-from poolkit_adapters.httpx import AsyncPoolkitTransport
 
-POOLS = {"httpcore": httpcore.AsyncConnectionPool, "poolkit": AsyncPoolkitConnectionPool}
-TRANSPORTS = {"httpx": httpx.AsyncHTTPTransport, "poolkit": AsyncPoolkitTransport}
+SECOND = "2" if "--httpx2" in sys.argv else ""
+httpcore: Any = importlib.import_module(f"httpcore{SECOND}")
+httpx: Any = importlib.import_module(f"httpx{SECOND}")
+adapters: Any = [importlib.import_module(f"poolkit_adapters.{library.__name__}") for library in (httpcore, httpx)]
+POOLS = {httpcore.__name__: httpcore.AsyncConnectionPool, "poolkit": adapters[0].AsyncPoolkitConnectionPool}
+TRANSPORTS = {httpx.__name__: httpx.AsyncHTTPTransport, "poolkit": adapters[1].AsyncPoolkitTransport}
 
 
 def say(test: str, who: str, text: str) -> None:
@@ -110,7 +112,7 @@ async def r10(url: str) -> None:
 async def load(url: str) -> None:
     """Requests a second at 1 to 1000 tasks with httpx's limit of 100."""
 
-    async def work(client: httpx.AsyncClient, end: float) -> int:
+    async def work(client: Any, end: float) -> int:
         count = 0
         while time.monotonic() < end:
             await client.get(url)
@@ -138,4 +140,4 @@ async def main(wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    asyncio.run(main([name for name in sys.argv[1:] if name != "--httpx2"]))

@@ -244,12 +244,12 @@ class _Body:
             return
         self._closed = True
         link, hook = self._link, self._hook
-        if not (self._done or self._reading or link.http2 or self.lease is None):
-            read_rest(link)
         if hook is not None:
             hook.finished()
         reusable = False
         try:
+            if not (self._done or self._reading or link.http2 or self.lease is None):
+                read_rest(link)
             await self._stream.aclose()
             reusable = link.connection.is_available() and (self._done if link.http2 else self._keep)
         finally:  # even after a cancellation the lease must end

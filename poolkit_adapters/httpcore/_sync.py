@@ -207,12 +207,12 @@ class _Body:
         if self._closed:
             return
         self._closed = True
-        if not (self._done or self._reading or self._link.http2 or self.lease is None):
-            read_rest(self._link)
         if self._hook is not None:
             self._hook.finished()
         reusable = False
         try:
+            if not (self._done or self._reading or self._link.http2 or self.lease is None):
+                read_rest(self._link)
             self._stream.close()
             reusable = self._link.connection.is_available() and (self._done or not self._link.http2)
         finally:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from poolkit.testing.servers import Certificates
-from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool, _async, _sync
 from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
 
 from .conftest import read_request
@@ -207,3 +207,30 @@ async def test_a_response_closed_while_another_task_reads_it_is_not_read_by_two(
             async with pool.stream("GET", server.url) as response:
                 assert await anext(response.aiter_stream()) == LAST
             assert server.accepted == 2
+
+
+def _interrupted(link: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_close_frees_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sync, "read_rest", _interrupted)
+    with serving(None, "chunked") as server, PoolkitConnectionPool(max_connections=1) as pool:
+        response = pool.handle_request(httpcore.Request("GET", server.url, headers={"Host": "here"}))
+        with pytest.raises(KeyboardInterrupt):
+            response.close()
+        assert pool.poolkit.stats().leases == 0
+        pool.poolkit.check_books()
+
+
+@quiet
+@pytest.mark.anyio
+async def test_an_interrupted_close_frees_the_slot_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_async, "read_rest", _interrupted)
+    with serving(None, "chunked") as server:
+        async with AsyncPoolkitConnectionPool(max_connections=1) as pool:
+            response = await pool.handle_async_request(httpcore.Request("GET", server.url, headers={"Host": "here"}))
+            with pytest.raises(KeyboardInterrupt):
+                await response.aclose()
+            assert pool.poolkit.stats().leases == 0
+            pool.poolkit.check_books()
