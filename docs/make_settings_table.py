@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marked import keep
 
-from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig
+from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, OverloadConfig, PoolConfig
 
 PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
 
@@ -58,7 +58,8 @@ def generated() -> str:
         (table(PoolConfig), "### Backoff", table(BackoffConfig, "backoff."),
          "### Circuit breaker", table(BreakerConfig, "breaker."),
          "### Classes of callers", table(ClassConfig, "classes.NAME."),
-         "### Elastic size", table(AutoscaleConfig, "autoscale."))
+         "### Elastic size", table(AutoscaleConfig, "autoscale."),
+         "### Overload", table(OverloadConfig, "overload."))
     )  # fmt: skip
 
 

@@ -11,7 +11,15 @@ from ._priority import priority
 from ._registry import live_pools as pools
 from ._threads import Pool
 from .budget import Budget, BudgetShare, BudgetStats
-from .config import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, PoolConfig, PoolConfigWarning
+from .config import (
+    AutoscaleConfig,
+    BackoffConfig,
+    BreakerConfig,
+    ClassConfig,
+    OverloadConfig,
+    PoolConfig,
+    PoolConfigWarning,
+)
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import (
     AcquireTimeout,
@@ -68,6 +76,7 @@ __all__ = (
     "LeaseOverdue",
     "MissingExtra",
     "NotLeased",
+    "OverloadConfig",
     "Pool",
     "PoolBusy",
     "PoolClosed",

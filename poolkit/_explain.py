@@ -180,6 +180,8 @@ def explain(
         text += f"; {entitled}"
     elif stats.classes:
         text += "; " + ", ".join(_class_words(one) for one in stats.classes.values())
+    if stats.overloaded:
+        text += f"; overloaded: {shown(stats.overload_reason)}, so the newest are served first"
     if held:
         first = held[0]
         text += f"; longest held {first.held:.1f} s by {first.holder}"

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
+from ._core import commands
 from ._core.contract import BrokenContract
 from ._core.endpoint import Endpoint
 from ._core.lease_record import Held, LeaseRecord
@@ -153,6 +154,15 @@ class SlowPath(Generic[C]):
             return Verdict.DISCARD
         return Verdict.KEEP if error is None else self._base._driver.operations.verdict(error)
 
+    def _note_given_up(self, record: Held, error: BaseException | None, now: float) -> None:
+        """Tell the core if the holder is being cancelled: it gave up, and the server did not fail. Most drivers close
+        the connection then without saying why, so the exception that is being handled counts, too.
+        """
+        passing = sys.exc_info()[1] if error is None else error
+        if passing is not None and not isinstance(passing, Exception):
+            pool = self._base
+            pool._gate.post(commands.lease_given_up, pool._core, record, now)
+
     def _end(self, record: Held, verdict: Verdict, error: BaseException | None, now: float) -> None:
         """The connection is kept, or goes."""
         pool = self._base
@@ -275,6 +285,7 @@ class ThreadSlowPath(SlowPath[C]):
             self._pool._gate.post(self._pool._core.give_back, record, now)
             return
         pool = self._pool
+        self._note_given_up(record, error, now)
         if pool._config.use_histogram:
             pool._monitor.used.append(now - record.since)
         overdue = pool._register.overdue(record, error) if record.reported else None
@@ -427,6 +438,7 @@ class TaskSlowPath(SlowPath[C]):
             pool._register.refuse(key)
             return False
         slot, now = record.slot, self._clock()
+        self._note_given_up(record, error, now)
         overdue = pool._register.overdue(record, error) if record.reported and not quiet else None
         if pool._config.use_histogram:
             pool._monitor.used.append(now - record.since)

@@ -21,6 +21,7 @@ __all__ = (
     "BackoffConfig",
     "BreakerConfig",
     "ClassConfig",
+    "OverloadConfig",
     "PoolConfig",
     "PoolConfigWarning",
     "SharedBudget",
@@ -221,6 +222,31 @@ class AutoscaleConfig:
             _seconds(f"autoscale.{name}", getattr(self, name), zero=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverloadConfig:
+    """What happens to a queue whose callers give up: the newest are served first, until it is over.
+
+    A queue is overloaded if callers have had to wait for ``interval`` without a break **and** more than
+    ``give_up_share`` of them gave up. ``docs/concepts/overload.md`` describes the rule and its sources.
+    """
+
+    give_up_share: float = 0.05
+    """Share of the recent callers that may give up (time out, be cancelled) before the order changes, above 0 to below
+    1. Callers who give up now and then change nothing: as long as no more than a few in a hundred do, all are served in
+    order of arrival."""
+    interval: float = 0.1
+    """Seconds for which callers must have waited without a break; in any case as long as five leases last. 100 ms is
+    the interval of CoDel (RFC 8289)."""
+    max_wait: float | None = None
+    """Seconds after which a caller in an overloaded queue is refused with PoolBusy; None: it waits until its own
+    deadline. Useful where callers go elsewhere when they are refused; those who try again at once only add load."""
+
+    def __post_init__(self) -> None:
+        _share("overload.give_up_share", self.give_up_share, zero=False, one=False)
+        _seconds("overload.interval", self.interval, zero=False)
+        _seconds("overload.max_wait", self.max_wait, zero=False, none="until its own deadline")
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the value of a setting comes from."""
@@ -336,6 +362,10 @@ class PoolConfig(_Recording):
     autoscale: AutoscaleConfig | None = None
     """Elastic size between ``min_size`` and ``max_size``. None: connections are opened as callers need them, up to
     ``max_size``, and closed after ``idle_timeout``, which is enough for most services."""
+    overload: OverloadConfig | None = field(default_factory=OverloadConfig)
+    """Newest callers first while many give up (see ``docs/concepts/overload.md``). None: always in order of arrival. On
+    by default, because it costs nobody who would have been served: in order of arrival, an overloaded queue serves
+    those who are about to give up."""
     budget: SharedBudget | None = None
     """A limit that several pools share, in addition to each pool's ``max_size``; None: only ``max_size`` applies."""
     budget_weight: float = 1.0
@@ -382,6 +412,8 @@ class PoolConfig(_Recording):
             raise _bad("breaker", self.breaker, "a BreakerConfig, or None")
         if self.autoscale is not None and not isinstance(self.autoscale, AutoscaleConfig):
             raise _bad("autoscale", self.autoscale, "an AutoscaleConfig, or None")
+        if self.overload is not None and not isinstance(self.overload, OverloadConfig):
+            raise _bad("overload", self.overload, "an OverloadConfig, or None")
         if self.budget is not None and not isinstance(self.budget, SharedBudget):
             raise _bad("budget", self.budget, "a poolkit.Budget, or None")
         _positive("budget_weight", self.budget_weight)

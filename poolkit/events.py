@@ -38,6 +38,8 @@ class EventKind(Enum):
     LEASE_LEAKED = "lease leaked"
     BREAKER_OPENED = "breaker opened"
     BREAKER_CLOSED = "breaker closed"
+    OVERLOAD_BEGAN = "overload began"
+    OVERLOAD_ENDED = "overload ended"
     ALERT_RAISED = "alert raised"
     ALERT_CLEARED = "alert cleared"
 

@@ -14,6 +14,7 @@ from .config import (
     BackoffConfig,
     BreakerConfig,
     ClassConfig,
+    OverloadConfig,
     PoolConfig,
     Source,
     sources_of,
@@ -49,7 +50,12 @@ __all__ = (
 )
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_NESTED: dict[str, type] = {"backoff": BackoffConfig, "breaker": BreakerConfig, "autoscale": AutoscaleConfig}
+_NESTED: dict[str, type] = {
+    "backoff": BackoffConfig,
+    "breaker": BreakerConfig,
+    "autoscale": AutoscaleConfig,
+    "overload": OverloadConfig,
+}
 _HINTS = get_type_hints(PoolConfig)
 _KNOWN = tuple(f.name for f in fields(PoolConfig))
 
@@ -318,7 +324,11 @@ def _table(name: str, kind: type, value: Any) -> Any:
     for key in value:
         if key not in known:
             raise unknown(f"{name}.{key}", value[key], "", key, known)
-    return kind(**value)
+    return kind(**{key: None if _is_none(one) else one for key, one in value.items()})
+
+
+def _is_none(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower() == "none"
 
 
 def _may_be_none(setting: str) -> bool:
@@ -327,8 +337,7 @@ def _may_be_none(setting: str) -> bool:
 
 def _none(setting: str, value: Any) -> Any:
     """None for the word "none" if the setting may be None."""
-    word = isinstance(value, str) and value.strip().lower() == "none"
-    return None if word and setting in _KNOWN and _may_be_none(setting) else value
+    return None if _is_none(value) and setting in _KNOWN and _may_be_none(setting) else value
 
 
 def _parse(setting: str, text: str, source: str) -> Any:

@@ -83,7 +83,8 @@ class PoolStats:
     """A pool at one moment. ``idle + in_use + connecting + checking + resetting + closing == size``.
 
     ``limit``: how many connections may exist now: ``max_size``, or less with ``autoscale``, where ``limit_reason`` says
-    why. Counters start at the pool's creation. Times are in seconds. The numbers are exact while the pool is not in
+    why. ``overloads``: how often a queue became overloaded; ``overloaded``: how many are now; ``overload_reason``: why.
+    Counters start at the pool's creation. Times are in seconds. The numbers are exact while the pool is not in
     use. While other threads acquire and release, a connection that changes its state may be counted in its previous
     state.
     """
@@ -124,6 +125,9 @@ class PoolStats:
     classes: dict[str, ClassStats] = field(default_factory=dict)
     limit: int | None = None
     limit_reason: str = ""
+    overloads: int = 0
+    overloaded: int = 0
+    overload_reason: str = ""
 
     @property
     def utilisation(self) -> float:
@@ -213,6 +217,8 @@ class Parts:
     endpoints: list[Endpoint]
     uses: int
     busy: float
+    waits: int
+    overloaded: tuple[str, ...]  # each overloaded queue in words
     leased: list[Held]
     oldest: float | None  # when the caller that has waited longest joined its queue
     wait: Histogram
@@ -226,6 +232,7 @@ def parts(core: Core) -> Parts:
     meters = core.meters
     return Parts(
         list(core.all_slots.values()), endpoints, core.counts.uses, core.counts.busy,
+        core.counts.waits + sum([endpoint.queue.waits for endpoint in endpoints]), core.overload.words,
         list(core.leased.copy().values()),
         min([endpoint.oldest().since for endpoint in endpoints if endpoint.requests], default=None),
         meters.wait.state(), meters.connect.state(), meters.use.state(),
@@ -241,7 +248,7 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     busy += sum([max(0.0, now - record.since) for record in copied.leased])
     counts, samples = core.counts, core.meters.samples
     taken = Sample(
-        now, uses, counts.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
+        now, uses, copied.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
         copied.wait, copied.connect, copied.use,
     )  # fmt: skip
     if samples.due(now):
@@ -276,7 +283,7 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         min_size=core.config.min_size,
         max_size=core.config.max_size,
         acquires=totals.acquires,
-        waits=counts.waits,
+        waits=totals.waits,
         timeouts=counts.timeouts,
         connects=counts.connects,
         connect_errors=counts.connect_errors,
@@ -297,6 +304,9 @@ def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
         classes=class_stats(core, copied.endpoints),
         limit=None if core.limit == sys.maxsize else core.limit,
         limit_reason=core.size.reason,
+        overloads=counts.overloads,
+        overloaded=len(copied.overloaded),
+        overload_reason="; ".join(copied.overloaded),
     )
 
 

@@ -45,6 +45,9 @@ PANELS: list[tuple[str, str, bool, list[tuple[str, str]]]] = [
         (f"sum by (pool) (increase(poolkit_check_failures_total{WHERE}[5m]))", "{{pool}} found dead in 5 min"),
         (f"sum by (pool) (increase(poolkit_leaks_total{WHERE}[5m]))", "{{pool}} leaked in 5 min"),
         (f"sum by (pool) (poolkit_open_breakers{WHERE})", "{{pool}} open breakers")]),
+    ("Overload: queues now, and begun in 5 min", "short", False, [
+        (f"sum by (pool) (poolkit_overloaded_queues{WHERE})", "{{pool}} now"),
+        (f"sum by (pool) (increase(poolkit_overloads_total{WHERE}[5m]))", "{{pool}} begun")]),
     ("Connections that may exist now, and at most", "short", False, [
         (f"sum by (pool) (poolkit_connections_limit{WHERE})", "{{pool}} now"),
         (f"sum by (pool) (poolkit_connections_max{WHERE})", "{{pool}} at most")]),

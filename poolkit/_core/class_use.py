@@ -171,7 +171,7 @@ def configured(
         use = NoClasses()
         use.recount(slots)
         for endpoint in endpoints:
-            endpoint.queue = use.new_queue(endpoint.requests)
+            _replace_queue(endpoint, use)
         return use
     if isinstance(old, ClassUse):
         busy = {w.caller_class for endpoint in endpoints for w in endpoint.requests if w.caller_class is not None}
@@ -186,9 +186,15 @@ def configured(
     for endpoint in endpoints:
         for request in endpoint.requests:
             request.caller_class = default
-        endpoint.queue = made.new_queue(endpoint.requests)
+        _replace_queue(endpoint, made)
     for slot in slots:
         if slot.state in (IN_USE, RESETTING):
             slot.owner = default
     made.recount(slots)
     return made
+
+
+def _replace_queue(endpoint: Endpoint, use: Use) -> None:
+    old = endpoint.queue
+    endpoint.queue = use.new_queue(endpoint.requests)
+    endpoint.queue.waits, endpoint.queue.queued_at = old.waits, old.queued_at

@@ -10,11 +10,15 @@ from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import expiry
 from . import elastic
+from .lease_record import Held
 from .machine import Core
 from .slot import CONNECTING, ESTABLISHED, IDLE, Purpose, Slot
 from .state import Phase
 
-__all__ = ("abort_leased", "clear", "discard_idle", "inherit", "reconfigure", "reserve", "resume", "shut", "suspend")
+__all__ = (
+    "abort_leased", "clear", "discard_idle", "inherit", "lease_given_up", "reconfigure", "reserve", "resume", "shut",
+    "suspend",
+)  # fmt: skip
 
 
 def clear(core: Core, now: float) -> None:
@@ -118,11 +122,17 @@ def shut(core: Core, phase: Phase, now: float) -> None:
     core.phase = phase
     core.stale = True
     core.capacity.retire()
+    core.overload.end_all()
     for endpoint in list(core.all_endpoints.values()):
         core.service.fail(endpoint, lambda: PoolClosed(f"{core.name}: the pool was closed while this caller waited"))
         core.service.close_idle(endpoint, CloseReason.POOL_CLOSED, now)
     if phase is Phase.CLOSED:
         core.tell(EventKind.POOL_CLOSED, now)
+
+
+def lease_given_up(core: Core, record: Held, now: float) -> None:
+    """The caller of a lease was cancelled in the middle of it: no error of the server. Told before the lease ends."""
+    core.overload.gave_up_lease(record.slot.endpoint, record.slot.owner, now)
 
 
 def abort_leased(core: Core, now: float) -> int:

@@ -14,10 +14,11 @@ from .class_use import Use
 from .effects import Effect
 from .endpoint import Endpoint
 from .ledger import Account
+from .overload import Overload
 from .request import Request
 from .size import Size
 from .slot import Slot
-from .state import Features, Phase
+from .state import Counts, Features, Phase
 
 __all__ = ("Context",)
 
@@ -32,6 +33,7 @@ class Context(Protocol):
     size: Size
     use: Use
     capacity: Capacity
+    overload: Overload
     permits: Account | None  # of a budget shared with other pools
     random: Callable[[], float]
     barging: float  # seconds: the barging window
@@ -40,7 +42,7 @@ class Context(Protocol):
     lifo: bool
     max_connecting: int
     most_waiting: int | None
-    finishes: bool  # there is something to do after each look: newcomers to refuse, or a budget to share
+    finishes: bool  # there is something to do after each look: callers to refuse, or a budget to share
 
     # the state of the pool
     phase: Phase
@@ -50,6 +52,7 @@ class Context(Protocol):
     sweep_at: float
     recheck_interval: float  # seconds between two looks at everything while somebody waits
     meters: Meters
+    counts: Counts
     last_failed: Endpoint | None  # whose connect failed last
     newcomers: deque[Request]  # who may be refused, in a pool with max_waiting
 
@@ -79,6 +82,9 @@ class Context(Protocol):
 
     def add_endpoint(self, key: Hashable) -> Endpoint:
         """The endpoint of ``key``, made if need be."""
+
+    def want(self, at: float) -> None:
+        """Ask for a tick not later than ``at``."""
 
     def want_tick(self, endpoint: Endpoint, at: float) -> None:
         """Ask for a tick not later than ``at``, in which a connection may be opened to ``endpoint`` again."""

@@ -26,7 +26,6 @@ class Endpoint:
         "last_failed_check",
         "live",
         "queue",
-        "queued_at",
         "requests",
         "size",
         "spare",
@@ -45,7 +44,6 @@ class Endpoint:
         self.live = 0  # slots that are of use or can come back to be
         self.connecting = 0
         self.last_failed_check = float("-inf")
-        self.queued_at = 0.0  # when the first of those who wait entered the empty queue
         self.streams = 1  # leases that one further connection is expected to serve
         self.evictions = 0  # idle connections of other endpoints that are being closed for this one
 

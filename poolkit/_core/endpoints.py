@@ -16,6 +16,7 @@ from .dialer import Dialer
 from .effects import Do, Effect
 from .endpoint import Endpoint
 from .idle import KeyedIdleSlots, OneIdleSlots
+from .refusals import refuse_some
 from .slot import Slot
 from .state import Phase
 from .waiting import WaitingEndpoints
@@ -40,7 +41,7 @@ def _finish(core: Context, slots: Slots, service: Service, endpoints: Endpoints,
     """When everybody has what can be had: refuse newcomers of which too many wait; under a budget claim no more than is
     needed, give way to other pools, and have them told what is new.
     """
-    service.refuse_newcomers()
+    refuse_some(core, service, now)
 
     def evict(slot: Slot) -> bool:
         if not endpoints.idle.take_out(slot):
@@ -199,13 +200,17 @@ class KeyedEndpoints:
     def _drop_unused(self) -> None:
         """Kept without a connection only for the failures that their breakers have counted; not for ever."""
         for endpoint in [one for one in self.all.values() if one.unused and one is not self.only]:
-            del self.all[endpoint.key]
+            self._forget(endpoint)
         self._many = max(256, 2 * len(self.all))
 
     def unused(self, endpoint: Endpoint) -> None:
         """The endpoint has no connection and no caller."""
         if not endpoint.dialer.remembers and self.all.get(endpoint.key) is endpoint:
-            del self.all[endpoint.key]
+            self._forget(endpoint)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        self._core.counts.waits += endpoint.queue.waits
+        del self.all[endpoint.key]
 
     def clear(self, endpoint: Endpoint, now: float) -> None:
         """Retire the generation of one endpoint."""

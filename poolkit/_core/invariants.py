@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..policies.retire import NEVER
 from .endpoint import Endpoint
 from .machine import Core
+from .queue import ClassQueue, NewestFirst
 from .slot import ESTABLISHED, IDLE, IN_USE, Slot, State
 
 __all__ = ("check",)
@@ -18,6 +20,18 @@ def _usable(endpoint: Endpoint) -> list[Slot]:
     """The connections that are idle or have a stream to spare, and that somebody waits for who may have one."""
     spare = [one for one in endpoint.spare if one.leases < one.capacity and one.generation == endpoint.generation]
     return [slot for slot in [*endpoint.idle.copy(), *spare] if endpoint.queue.first_for(slot) is not None]
+
+
+def _check_overload(core: Core) -> None:
+    """OVERLOAD-ENDS: callers are served in another order than that of their arrival only where the rule knows of it,
+    and it looks again soon.
+    """
+    for endpoint in core.all_endpoints.values():
+        lines = endpoint.queue.by_class.values() if isinstance(endpoint.queue, ClassQueue) else [endpoint.queue]
+        for line in lines:
+            known = core.overload.knows(line)
+            assert isinstance(line.order, NewestFirst) == known, "the newest come first, and nobody will end that"
+            assert not known or core.due < NEVER, "nobody will look whether the overload is over"
 
 
 def _check_classes(core: Core) -> None:
@@ -96,6 +110,7 @@ def check(core: Core) -> None:
             assert not request.gone, "a request that is gone is still in the queue"
             assert request.outcome is None, "a request that was served is still in the queue"
     _check_classes(core)
+    _check_overload(core)
     _check_minimum(core)
     assert core.capacity.agrees(len(slots), core.slots.closing), "the budget counts other connections"
     # RECORD-PER-LEASE

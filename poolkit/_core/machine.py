@@ -19,6 +19,7 @@ from .endpoints import Endpoints, KeyedEndpoints, OneEndpoint
 from .lease_record import Held
 from .ledger import Account
 from .opener import Opener
+from .overload import NoOverload, Overload, rule_of
 from .request import Parker, Request
 from .service import Service
 from .size import size_of
@@ -76,6 +77,7 @@ class Core:
 
         self.join(account)
         self.use: Use = NoClasses()
+        self.overload: Overload = NoOverload()
         self.endpoints: Endpoints = (KeyedEndpoints if features.keyed else OneEndpoint)(self)
         self.slots = Slots(self, self.endpoints.idle, self.endpoints.unused)
         self.service = Service(self, self.slots, self.endpoints.idle)
@@ -103,8 +105,10 @@ class Core:
         if config.classes is not None:
             self.barging = 0.0  # whose turn it is must not be undone by those who are quick
         self.size = size_of(config, self.size, keyed=self.features.keyed, due=self.want)
+        self.overload.end_all()  # the queues may be others in a moment
+        self.overload = rule_of(self, config.overload)
         self.most_waiting = config.max_waiting
-        self.finishes = config.max_waiting is not None or self.permits is not None
+        self.finishes = config.max_waiting is not None or self.permits is not None or self.overload.refuses
         self.max_connecting = config.max_connecting or sys.maxsize
         self.lifo = config.order == "lifo"
         self.can_check = self.features.checks or self.features.peeks
@@ -119,7 +123,7 @@ class Core:
     def join(self, account: Account | None) -> None:
         """Share the limit of a budget from now on; before anything has been opened."""
         self.permits = account
-        self.finishes = account is not None or self.config.max_waiting is not None
+        self.finishes = account is not None
         self.capacity: Capacity = OwnLimit() if account is None else SharedLimit(account)
 
     @property
@@ -214,6 +218,7 @@ class Core:
         if request.queued:
             request.endpoint.queue.discard(request)
             self.touched[request.endpoint] = None
+            self.overload.gave_up(request, now)
         elif isinstance(outcome, Slot):
             if outcome.state is IN_USE:
                 outcome.leases -= 1

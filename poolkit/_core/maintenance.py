@@ -37,6 +37,7 @@ def tick(core: Core, now: float) -> None:
         _plan_sweep(core, now)
     else:
         core.want_sweep(core.sweep_at)
+    core.overload.tick(now)
     elastic.tick(core, now, SHARE * EACH * len(core.all_slots))
 
 

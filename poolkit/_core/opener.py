@@ -53,7 +53,7 @@ class Opener:
             needed = endpoint.queue.needed(endpoint.connecting, endpoint.streams, extra=extra, beside=1)
             if needed <= 0:
                 return 0
-        return needed if self.may_open(endpoint, now, endpoint.queued_at) else 0
+        return needed if self.may_open(endpoint, now, endpoint.queue.queued_at) else 0
 
     def may_open(self, endpoint: Endpoint, now: float, queued_at: float = -NEVER) -> bool:
         """Whether pace, breaker, backoff and ``max_connecting`` let a connect start now.

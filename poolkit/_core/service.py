@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 
-from ..errors import PoolBusy, PoolClosed, PoolError, PoolSuspended
+from ..errors import PoolClosed, PoolError, PoolSuspended
 from ..events import CloseReason
 from .context import Context
 from .effects import Do, Effect
@@ -51,7 +51,7 @@ class Service:
         core = self._core
         endpoint = request.endpoint
         if not endpoint.requests:
-            endpoint.queued_at = now
+            endpoint.queue.queued_at = now
             if core.sweep_at > now + core.recheck_interval:
                 core.want_sweep(now + core.recheck_interval)
             if core.size.max_wait is not None:
@@ -61,29 +61,13 @@ class Service:
         endpoint.queue.add(request)
         if not request.ticket:
             request.ticket = core.capacity.ticket()
-            self._counts.waits += 1
+            endpoint.queue.waits += 1
         core.touched[endpoint] = None
 
     def _enqueue_first(self, request: Request, now: float) -> None:
         """A caller that was served badly waits again, before the others."""
         self.enqueue(request, now)
         request.endpoint.queue.move_first(request)
-
-    def refuse_newcomers(self) -> None:
-        """Refuse newcomers beyond ``max_waiting``; those for whom a connection is on its way do not count. Decided when
-        whoever can be served has been served.
-        """
-        core = self._core
-        most = core.most_waiting
-        while core.newcomers:
-            request = core.newcomers.popleft()
-            endpoint = request.endpoint
-            if most is None or not request.queued:
-                continue
-            if len(endpoint.queue.beside(request)) - endpoint.connecting * endpoint.streams > most:
-                endpoint.queue.discard(request)
-                core.touched[endpoint] = None
-                request.outcome = PoolBusy(f"{core.name}: {most} callers wait already (max_waiting={most})")
 
     def serve(self, request: Request, outcome: Slot | BaseException) -> None:
         """The one place where a queued request ends."""
@@ -192,7 +176,12 @@ class Service:
             if request is None:
                 break
             # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
-            if core.barging and now - request.since < core.barging and slot.capacity == 1 and now < slot.fresh_until:
+            if (
+                core.barging
+                and endpoint.queue.served_before(request, now, core.barging)
+                and slot.capacity == 1
+                and now < slot.fresh_until
+            ):
                 self.put_idle(slot)
                 self._wake_to_recheck(request)
                 return

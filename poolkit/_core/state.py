@@ -35,13 +35,15 @@ class Counts:
     """Running totals of what leaves no trace in the slots. Written under the lock."""
 
     __slots__ = (
-        "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "reclaimed", "timeouts",
-        "uses", "waits",
+        "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "overloads",
+        "reclaimed", "timeouts", "uses", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.connects = self.connect_errors = self.checks = self.failed_checks = 0
-        self.timeouts = self.waits = self.leaks = 0
+        self.timeouts = self.leaks = 0
+        self.waits = 0  # at endpoints that are gone; the queues of the others count theirs
+        self.overloads = 0  # times that a queue became overloaded
         self.reclaimed = 0  # slots that interrupted threads have left in nobody's hands
         self.uses = 0  # of connections that are gone; the others keep their own ledger
         self.busy = 0.0

@@ -115,6 +115,7 @@ def _brief(pool: Any, number: str, seen: PoolDetails) -> State:
         "acquires_per_second": recent.acquires_per_second,
         "connects_per_second": recent.connects_per_second,
         "timeouts_in_a_minute": stats.windows[60].timeouts,
+        "overload_reason": _plain(stats.overload_reason),
         "diagnosis": None if seen.diagnosis is None else _plain(seen.diagnosis),
         "held": [_lease(lease) for lease in seen.leases[:FEW]],
         "queue": [_with_key(waiter) for waiter in seen.waiters[:FEW]],

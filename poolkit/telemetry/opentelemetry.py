@@ -249,6 +249,8 @@ class _Gauges:
              numbers(lambda s: s.waiting)),
             # autoscale is not known to the conventions
             ("poolkit.connection.limit", "connection", "Connections that may exist now.", numbers(lambda s: s.limit)),
+            ("poolkit.queue.overloaded", "queue", "Queues whose newest callers come first, because many give up.",
+             numbers(lambda s: s.overloaded)),
             ("db.client.connection.count", "connection", "Connections by state.", self._states),
             ("http.client.open_connections", "connection", "HTTP connections by state.", self._http_states),
             ("http.client.active_requests", "request", "Active HTTP requests.", self._http_requests),
@@ -258,6 +260,11 @@ class _Gauges:
         meter.create_observable_counter(
             name, [self._callback(name, numbers(lambda s: s.timeouts, own=True))], "{timeout}",
             "Timeouts while obtaining a connection.",
+        )  # fmt: skip
+        name = "poolkit.queue.overloads"
+        meter.create_observable_counter(
+            name, [self._callback(name, numbers(lambda s: s.overloads))], "{overload}",
+            "Times that a queue became overloaded.",
         )  # fmt: skip
 
     def _callback(self, name: str, read: _Read) -> Callable[[Any], Iterable[Any]]:

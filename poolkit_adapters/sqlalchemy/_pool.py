@@ -10,7 +10,16 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnDialect
 
-from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, Pool, PoolConfig, PoolError
+from poolkit import (
+    AutoscaleConfig,
+    BackoffConfig,
+    BreakerConfig,
+    ClassConfig,
+    OverloadConfig,
+    Pool,
+    PoolConfig,
+    PoolError,
+)
 from poolkit.config import Source, sources_of
 from poolkit.runtimes import Runtime, ThreadRuntime
 from poolkit.settings import DEFAULT, combine
@@ -77,6 +86,7 @@ class BasePool(SQLAlchemyPool):
         backoff: BackoffConfig = UNSET,
         breaker: BreakerConfig | None = UNSET,
         autoscale: AutoscaleConfig | None = UNSET,
+        overload: OverloadConfig | None = UNSET,
         budget: Any = UNSET,
         budget_weight: float = UNSET,
         classes: Mapping[str, ClassConfig] | None = UNSET,
@@ -92,11 +102,10 @@ class BasePool(SQLAlchemyPool):
             "idle_timeout": idle_timeout, "keepalive": keepalive, "check_after_idle": check_after_idle,
             "max_connecting": max_connecting, "connect_in_caller": connect_in_caller, "leak_after": leak_after,
             "on_leak": on_leak, "use_histogram": use_histogram, "barging_window": barging_window, "backoff": backoff,
-            "breaker": breaker, "autoscale": autoscale, "budget": budget, "budget_weight": budget_weight,
-            "classes": classes, "default_class": default_class,
+            "breaker": breaker, "autoscale": autoscale, "overload": overload, "budget": budget,
+            "budget_weight": budget_weight, "classes": classes, "default_class": default_class,
         }, no_time_limit=no_time_limit(self._dialect, creator), **self._fixed)  # fmt: skip
-        self._listeners = tuple(listeners)
-        self._debug = debug
+        self._listeners, self._debug = tuple(listeners), debug
         self._endings = Endings(self)
         checked = settled.check_after_idle is not None or settled.keepalive is not None
         self._asked_pre_ping = self._pre_ping

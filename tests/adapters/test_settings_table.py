@@ -106,6 +106,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "backoff": (BackoffConfig(), BackoffConfig(cap=7.0)),
     "breaker": (None, BreakerConfig(failure_threshold=3)),
     "autoscale": (None, poolkit.AutoscaleConfig(target=0.5)),
+    "overload": (poolkit.OverloadConfig(), poolkit.OverloadConfig(interval=0.5)),
     "budget": (None, None),
     "budget_weight": (1.0, 2.0),
     "classes": (None, None),
@@ -154,8 +155,10 @@ def written(place: str, name: str, value: Any, folder: Path) -> tuple[dict[str, 
         return {"config": poolkit.load("own", environ={variable: text})}, variable
     file = folder / "pools.toml"
     words = {True: "true", False: "false"}
-    if isinstance(value, (BackoffConfig, BreakerConfig, poolkit.AutoscaleConfig)):
-        inner = ", ".join(f"{key} = {one!r}" for key, one in vars(value).items())
+    if isinstance(value, (BackoffConfig, BreakerConfig, poolkit.AutoscaleConfig, poolkit.OverloadConfig)):
+        inner = ", ".join(
+            f"{key} = {one!r}" if one is not None else f'{key} = "none"' for key, one in vars(value).items()
+        )
         text = f"{{ {inner} }}"
     else:
         text = '"none"' if value is None else words[value] if isinstance(value, bool) else repr(value)
@@ -178,7 +181,11 @@ def test_what_is_written_is_in_effect_or_refused(
     make, unused = ADAPTERS[adapter], UNUSED.get(adapter, {})
     for place in PLACES:
         for value in VALUES[name]:
-            if place.startswith("POOLKIT_") and name in ("backoff", "breaker", "autoscale") and value is not None:
+            if (
+                place.startswith("POOLKIT_")
+                and name in ("backoff", "breaker", "autoscale", "overload")
+                and value is not None
+            ):
                 continue  # a table goes in a file
             native = adapter.startswith("psycopg") and "cluster" not in adapter and place == "keyword"
             if native and name == "max_idle":

@@ -16,6 +16,7 @@ from poolkit._core.endpoints import Endpoints, KeyedEndpoints, OneEndpoint
 from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
 from poolkit._core.opener import Opener
+from poolkit._core.overload import NoOverload, Overload
 from poolkit._core.queue import FifoQueue, Queue
 from poolkit._core.request import Request as Request
 from poolkit._core.service import Service
@@ -113,6 +114,7 @@ class Board:
         self.use: Use = NoClasses()
         self.permits = account
         self.capacity: Capacity = OwnLimit() if account is None else SharedLimit(account)
+        self.overload: Overload = NoOverload()
         self.random: Callable[[], float] = lambda: 1.0
         self.barging = self.config.barging_window or 0.0
         self.window = 1.0
@@ -138,6 +140,7 @@ class Board:
         self.touched = self.endpoints.touched
         self.idle = self.endpoints.idle
         self.slots = Slots(self, self.idle, self.endpoints.unused)
+        self.counts = self.slots.counts
         self.service = Service(self, self.slots, self.idle)
         self.opener = Opener(self, self.slots, self.service, self.idle)
         self.endpoints.bind(self.slots, self.service, self.opener)
@@ -152,6 +155,9 @@ class Board:
 
     def tell(self, kind: EventKind, now: float, slot: Slot | None = None, **_details: Any) -> None:
         self.told.append(kind)
+
+    def want(self, at: float) -> None:
+        self.ticks.append(at)
 
     def want_tick(self, endpoint: Endpoint, at: float) -> None:
         self.ticks.append(at)

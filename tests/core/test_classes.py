@@ -269,7 +269,7 @@ def test_after_an_interruption_the_books_of_the_classes_are_made_anew() -> None:
     waiting = scene.ask("web")
     assert scene.core.classes is not None
     scene.core.classes.of("bulk").held = 7  # half-way through something
-    scene.core.endpoint.queue.by_class[scene.core.classes.of("web")].clear()
+    scene.core.endpoint.queue.by_class[scene.core.classes.of("web")].requests.clear()
     do(repair, scene.core, NOW)
     invariants.check(scene.core)
     scene.give(slot)

@@ -150,7 +150,7 @@ def test_a_caller_of_a_removed_class_is_of_the_default_one() -> None:
 def test_after_an_interruption_the_queues_of_the_classes_follow_from_the_order_of_arrival() -> None:
     queue = use(web=ClassConfig(), bulk=ClassConfig()).new_queue()
     requests = [wait(queue, name) for name in ("web", "bulk", "web")]
-    queue.by_class[queue.use.classes.of("web")].clear()
+    queue.by_class[queue.use.classes.of("web")].requests.clear()
     with pytest.raises(AssertionError):
         queue.check()
     queue.rebuild()

@@ -9,6 +9,7 @@ import pytest
 from poolkit import PoolBusy, PoolClosed, PoolSuspended
 from poolkit._core.effects import Do
 from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.refusals import refuse_some
 from poolkit._core.slot import CHECKING, CLOSING, IDLE, IN_USE
 from poolkit._core.state import Features, Phase
 from tests.core.kit import Board, Request, Slot
@@ -162,11 +163,11 @@ def test_newcomers_beyond_max_waiting_are_refused_but_not_those_whose_connection
     first, second = queued(board), queued(board)
     board.newcomers.extend([first, second])
     board.only.connecting = 1
-    board.service.refuse_newcomers()
+    refuse_some(board, board.service, NOW)
     assert second.outcome is None
     board.only.connecting = 0
     board.newcomers.append(second)
-    board.service.refuse_newcomers()
+    refuse_some(board, board.service, NOW)
     assert isinstance(second.outcome, PoolBusy)
     assert list(board.only.requests) == [first]
 

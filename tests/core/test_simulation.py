@@ -47,6 +47,9 @@ class AsItWas(CoreSimulation):
     def _autoscale(self) -> None:
         pass
 
+    def _overload(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("simulation", [AsItWas, CoreSimulation])
 @pytest.mark.parametrize("seed", FAILED_ONCE)
@@ -61,6 +64,14 @@ def test_fresh_random_schedules_keep_every_promise(block: int) -> None:
     )
     for seed in range(first, first + 60):
         CoreSimulation(seed).run(250)
+
+
+def test_in_some_schedules_the_newest_come_first_for_a_while() -> None:
+    """Else the schedules would prove nothing about overload."""
+    found = [CoreSimulation(seed) for seed in range(60)]
+    for one in found:
+        one.run(250)
+    assert sum(one.overloads > 0 for one in found) >= 5
 
 
 def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ from poolkit._core.effects import Do
 from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
+from poolkit._core.queue import ArrivalOrder
 from poolkit._core.request import Request
 from poolkit._core.slot import CHECKING, IN_USE, Slot
 from poolkit._core.state import Features, Phase
-from poolkit.config import AutoscaleConfig, BackoffConfig, BreakerConfig, PoolConfig
+from poolkit.config import AutoscaleConfig, BackoffConfig, BreakerConfig, OverloadConfig, PoolConfig
 from poolkit.connector import Verdict
 from poolkit.events import EventKind
 
@@ -52,6 +53,19 @@ def some_autoscale(seed: int) -> AutoscaleConfig | None:
     )
 
 
+def some_overload(seed: int) -> OverloadConfig | None:
+    """Settings with which some give-ups are enough, for two seeds in five; the default for as many."""
+    pick = random.Random(f"overload {seed}")
+    roll = pick.random()
+    if roll < 0.2:
+        return None
+    if roll < 0.6:
+        return OverloadConfig()
+    return OverloadConfig(
+        give_up_share=0.01, interval=pick.choice([0.0001, 0.2]), max_wait=pick.choice([None, None, 0.5])
+    )
+
+
 class _Sleeper:
     """A parker that notes that it was woken, and that its caller has its answer."""
 
@@ -72,6 +86,7 @@ class CoreSimulation:
     reconfigured, may be elastic, and goes on as a forked child's. After each step the invariants hold, no connection is
     in two hands nor of an older generation, nobody is overtaken beyond ``barging_window``, nobody waits while capacity
     is free, and each caller has one answer.
+    In some schedules many callers give up, and the newest come first for a while.
     In some schedules callers are of several classes: then nobody is overtaken within its own, no class gets what is
     reserved for another or goes beyond its limit, and nobody waits while there is capacity that it may use.
     """
@@ -118,7 +133,10 @@ class CoreSimulation:
             breaker=BreakerConfig(failure_threshold=2, reset_timeout=1.0) if pick.random() < 0.3 else None,
             classes=some_classes(apart, max_size) if self.classed else None,
             autoscale=self._autoscale(),
+            overload=self._overload(),
         )
+        self.impatient = config.overload is not None and config.overload != OverloadConfig()
+        self.overloads = 0
         self.core = Core(config, features, name="sim", barging=0.0, random=pick.random, account=self.account)
         self.core.wanted_events = frozenset(EventKind if pick.random() < 0.2 else ())
         self.core.recheck_interval = float("inf")  # it would help those who are forgotten, which is to be found out
@@ -142,6 +160,9 @@ class CoreSimulation:
 
     def _autoscale(self) -> AutoscaleConfig | None:
         return some_autoscale(self.seed)
+
+    def _overload(self) -> OverloadConfig | None:
+        return some_overload(self.seed)
 
     # -- the shell's part -------------------------------------------------------------------------------------
 
@@ -218,9 +239,10 @@ class CoreSimulation:
             request.caller_class = self.core.classes.of(self.random.choice([None, *(self.core.config.classes or ())]))
         self.waiting.append(request)
         before = next(iter(endpoint.queue.beside(request)), None)
+        in_order = isinstance(endpoint.queue.line_of(request.caller_class).order, ArrivalOrder)
         self._decide(self.core.acquire, request, self.now)
         self._check_outcome(request)
-        if before is not None and before.queued and self.now - before.since >= self.core.barging:
+        if in_order and before is not None and before.queued and self.now - before.since >= self.core.barging:
             assert not isinstance(request.outcome, Slot), "a newcomer overtook one who had waited long enough"
         self._perform()
         self._proceed(request)
@@ -235,13 +257,17 @@ class CoreSimulation:
                 self._proceed(request)
 
     def _give_up(self) -> None:
-        if self.waiting:
-            request = self.random.choice(self.waiting)
-            if any(request is other for _, other in self.opening):
-                return
-            self._end(request)
-            timed_out = self.random.random() < 0.5
-            self._decide(lambda: self.core.abandon(request, self.now, timed_out=timed_out))
+        for _ in range(self.random.choice([1, 1, 5]) if self.impatient else 1):
+            if self.waiting:
+                self._one_gives_up()
+
+    def _one_gives_up(self) -> None:
+        request = self.random.choice(self.waiting)
+        if any(request is other for _, other in self.opening):
+            return
+        self._end(request)
+        timed_out = self.random.random() < 0.5
+        self._decide(lambda: self.core.abandon(request, self.now, timed_out=timed_out))
 
     def _release(self) -> None:
         if self.leases:
@@ -254,6 +280,8 @@ class CoreSimulation:
                     self._decide(self.core.give_back, slot, self.now)
                 else:
                     verdict = self.random.choice([Verdict.DISCARD, Verdict.SUSPECT, Verdict.RETIRE])
+                    if self.impatient and verdict is Verdict.DISCARD:
+                        self._decide(commands.lease_given_up, self.core, slot, self.now)
                     self._decide(self.core.discard, slot, self.now, verdict)
 
     def _finish_open(self) -> None:
@@ -332,6 +360,8 @@ class CoreSimulation:
                 classes = some_classes(self.random, size) if self.random.random() < 0.8 else None
                 config = self.core.config.replace(classes=classes)
                 self.changed = True
+            if self.impatient and self.random.random() < 0.2:
+                config = config.replace(overload=None if config.overload else self._overload())
             if self._autoscale() is not None and self.random.random() < 0.3:
                 config = config.replace(autoscale=None if config.autoscale else AutoscaleConfig(down_delay=2.0))
             self._decide(commands.reconfigure, self.core, config, 0.0, "max_size", self.now)
@@ -387,6 +417,7 @@ class CoreSimulation:
                 check_growth(
                     self.core, before, max(most, self.core.limit)
                 )  # an elastic limit may change after the growth
+            self.overloads = max(self.overloads, self.core.counts.overloads)
             self.peak = max(self.peak, self.core.limit)  # a lowered limit still finds connections in use
             assert len(self.core.all_slots) <= self.peak, "more connections than max_size"
 

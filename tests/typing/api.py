@@ -97,11 +97,12 @@ def settings() -> poolkit.PoolConfig:
         target=0.75, max_wait=0.01, up_delay=0.01, down_delay=60.0, prewarm=0.5, peak_memory=900.0, overload_factor=0.8,
         overload_recovery=5.0,
     )  # fmt: skip
+    overload = poolkit.OverloadConfig(give_up_share=0.05, interval=0.1, max_wait=None)
     config = poolkit.PoolConfig(
         min_size=1, max_size=None, max_idle=None, max_waiting=100, order="fifo", start="eager",
         acquire_timeout=None, connect_timeout=2, check_timeout=1.5, max_lifetime=None, lifetime_jitter=0,
         idle_timeout=60, keepalive=30, check_after_idle=None, max_connecting=4, leak_after=10, barging_window=0,
-        backoff=backoff, breaker=breaker, autoscale=autoscale,
+        backoff=backoff, breaker=breaker, autoscale=autoscale, overload=overload,
     )  # fmt: skip
     assert_type(config.max_size, int | None)
     assert_type(config.doubts(), list[str])

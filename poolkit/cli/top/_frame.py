@@ -97,6 +97,9 @@ def _remarks(pool: dict[str, Any]) -> list[Text]:
         found.append(
             Text(f"  {pool['name']}: {pool['diagnosis']['cause']}: {pool['diagnosis']['reason']}", style="red")
         )
+    if pool.get("overload_reason"):
+        words = f"overloaded: {pool['overload_reason']}, so the newest are served first"
+        found.append(Text(f"  {pool['name']}: {words}", style="red"))
     broken = [endpoint for endpoint in pool["endpoints"] if endpoint["breaker"] != "closed"]
     for endpoint in broken:
         where = endpoint["key"] or "the server"

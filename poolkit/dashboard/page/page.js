@@ -185,8 +185,10 @@ function makeCard(id) {
     const moving = pool.connecting + pool.checking + pool.resetting + pool.closing;
     const limit = pool.max_size === null ? ", no limit" : ` of ${pool.max_size}`;
     setText(words, `${pool.in_use}${limit} in use, ${pool.idle} idle${moving ? `, ${moving} opening, checked or closing` : ""}, ${pool.waiting} waiting`);
-    setText(cause, pool.diagnosis ? `${pool.diagnosis.cause}: ${pool.diagnosis.reason}` : "");
-    cause.hidden = !pool.diagnosis;
+    const told = pool.diagnosis ? [`${pool.diagnosis.cause}: ${pool.diagnosis.reason}`] : [];
+    if (pool.overload_reason) told.push(`overloaded: ${pool.overload_reason}, so the newest are served first`);
+    setText(cause, told.join("; "));
+    cause.hidden = !told.length;
     const points = history.get(id);
     const span = Math.min(SPAN, Math.max(SHORTEST, state.at - points[0][0]));
     load.update(points.map(([at, value]) => [at, value]), { span, top: 1, text: parts.percent });
