@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "experiments", nargs="*", metavar="EXPERIMENT",
-        help="cycle, contended, spike, scale, sql, redis, http, exporters, start (default: all of them)",
+        help="cycle, contended, overload, spike, scale, sql, redis, http, exporters, start (default: all of them)",
     )  # fmt: skip
-    add("--quick", action="store_true", help="run some of the cases, once each, in less than a minute")
+    add("--quick", action="store_true", help="run some of the cases, once each, in about a minute")
     add("--targets", action="store_true", help="print the targets and the measured values, without the tables")
     add("--json", type=Path, metavar="FILE", help="write all numbers into this file")
     add("--from", dest="source", type=Path, metavar="FILE", help="do not measure; read the numbers of an earlier run")

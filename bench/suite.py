@@ -37,6 +37,7 @@ EXPERIMENTS = {
     for one in (
         Experiment("cycle", "What does it cost to take a connection and give it back when nobody else wants one?"),
         Experiment("contended", "More callers than connections: how many are served, and who gets how much?"),
+        Experiment("overload", "Callers with deadlines, too many for the connections: how many are answered in time?"),
         Experiment("spike", "50 callers at once on 5 open connections, where opening one more takes 150 ms."),
         Experiment("scale", "Does an operation cost more when there are more connections, waiters or endpoints?"),
         Experiment("sql", "SELECT 1 on a real PostgreSQL, through SQLAlchemy, psycopg and asyncpg."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from bench.experiments.contended import FLOOR, MAIN
 from bench.experiments.http import SECOND, STEADY
+from bench.experiments.overload import CLIENTS, UNFAIR, WORLDS
 from bench.figures import number, ratios, spread
 from bench.result import Param, Result
 from bench.targets import Verdict
@@ -101,6 +102,14 @@ def _contended(metric: str, base: str = "", *, world: str = "threads") -> list[C
     return [Column(f"hold {hold:g} ms", metric, {**common, "hold_ms": hold}, base) for hold in _HOLDS]
 
 
+def _deadlines(metric: str, world: str, busy: int) -> list[Column]:
+    base = UNFAIR[world][0] if metric == "rate" else ""
+    return [
+        Column(f"{callers} callers", metric, {"world": world, "callers": callers, "busy": busy}, base)
+        for callers in CLIENTS
+    ]
+
+
 def _sizes(metric: str, base: str, world: str) -> list[Column]:
     return [
         Column(
@@ -170,6 +179,14 @@ _LAYOUTS: dict[str, _Layout] = {
         ("64 tasks, 8 connections: worst wait, times the fair share", _contended("worst wait", world="tasks")),
         ("Other sizes, tasks: acquires/s, and times asyncio.LifoQueue", _sizes("rate", "asyncio.LifoQueue", "tasks")),
         ("Other sizes, tasks: most / least acquires of a task", _sizes("most/least", "", "tasks")),
+    ],
+    "overload": [
+        *((f"{world.capitalize()} on 6 connections{', all cores busy' if busy else ''}: {what}",
+           _deadlines(metric, world, busy))
+          for world in WORLDS
+          for busy in (0, 1)
+          for metric, what in (("rate", f"answers in time/s, and times {UNFAIR[world][0]}"),
+                               ("answered", "share of all calls"), ("jain", "Jain's index"))),
     ],
     "spike": [
         *((f"50 callers, at most {most} connections",

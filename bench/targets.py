@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from bench.experiments.contended import FLOOR, MAIN, UNFAIR
 from bench.experiments.http import SECOND, STEADY
+from bench.experiments.overload import CLIENTS, WORLDS
+from bench.experiments.overload import UNFAIR as BARGING
 from bench.figures import Spread, number, ratios, spread
 from bench.result import Param, Result
 
@@ -134,6 +136,13 @@ def _fair(metric: str, *holds: float) -> Measure:
     return _worst([_plain("contended", "poolkit", metric, **_case(hold)) for hold in holds], worst)
 
 
+def _in_time(world: str, busy: int) -> Measure:
+    case: dict[str, Param] = {"world": world, "busy": busy}
+    return _worst(
+        [_ratio("overload", "poolkit", BARGING[world], "rate", callers=callers, **case) for callers in CLIENTS], min
+    )
+
+
 TARGETS: tuple[Target, ...] = (
     Target("cycle", "engine / lock and deque", "<=", 1.3, _ratio("cycle", "poolkit", "lock and deque", "cpu", **_T)),
     Target("cycle", "engine / psycopg_pool", "<=", 0.3, _ratio("cycle", "poolkit", "psycopg_pool", "cpu", **_T)),
@@ -208,6 +217,15 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "fairness", "acquires/s at 0 ms / fastest unfair pool", ">=", 0.8,
         _ratio("contended", "poolkit", UNFAIR, "rate", **_case(0.0)),
+    ),
+    *(
+        Target(
+            "overload",
+            f"in time/s, {world}{', all cores busy' if busy else ''}, worst of 12 to 60 callers / best unfair pool",
+            ">=", 0.95, _in_time(world, busy),
+        )
+        for world in WORLDS
+        for busy in (0, 1)
     ),
     Target("spike", "connections opened", "<=", 1, _plain("spike", "poolkit", "opened", most=20), "connections"),
     Target(
