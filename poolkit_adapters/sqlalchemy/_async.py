@@ -32,22 +32,17 @@ class AsyncRecord(Record):
 
     pool: AsyncPoolkitPool
 
+    def open(self) -> None:
+        """Connect for the first time, in a task of the pool's."""
+        self.attempt = Attempt(self.pool.poolkit.config)
+        connects = self.pool._connects
+        run = connects.run if self.pool.poolkit.config.connect_in_caller else connects.open
+        run(self)
+
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """As in SQLAlchemy, in a task of the pool's."""
         self.attempt = Attempt(self.pool.poolkit.config)
-        connect: Any = super()
-        self.pool._connects.run(self, connect._ConnectionRecord__connect)
-
-    def _checkin_failed(self, err: BaseException, *arguments: Any, **keywords: Any) -> None:
-        """As in SQLAlchemy, but what an abandoned connect still works on is left to the task that sees it off."""
-        if self.ending is None:
-            super()._checkin_failed(err, *arguments, **keywords)
-            return
-        half, self.dbapi_connection = self.dbapi_connection, None
-        try:
-            super()._checkin_failed(err, *arguments, **keywords)
-        finally:
-            self.dbapi_connection = half
+        self.pool._connects.run(self)
 
 
 class AsyncPoolkitPool(BasePool):
@@ -119,8 +114,9 @@ class AsyncPoolkitPool(BasePool):
             self._settle(here.latest)
 
     def dispose(self) -> None:
-        """Do the same as the sync pool, and wait until the idle connections are closed if the caller can wait."""
+        """Do the same as the sync pool, and wait until the connections are closed if the caller can wait."""
         self._rest()
+        self._connects.end()
         self.poolkit.discard_idle(rest=True)
         self._settle(*self._runtime.pending())
         self.logger.info("Pool disposed. %s", self.status())

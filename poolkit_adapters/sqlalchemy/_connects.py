@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.util import greenlet_spawn
 
 from .._hang_up import hang_up
+from ._errors import connect_error, overdue
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
+from ._reconnects import too_late
 
 if TYPE_CHECKING:
     from ._async import AsyncPoolkitPool, AsyncRecord
@@ -21,52 +23,104 @@ GRACE = 0.5
 
 
 class Connects:
-    """Runs connects; sees to their end those whose callers have been cancelled.
+    """Runs connects within their time limits, in tasks that no caller's cancellation reaches.
 
     The server learns of a cancelled connect only by the end of the connection, and goes on until then: it starts a
-    process, asks for the password, runs the statements of "connect" events. So a connect goes on when its caller is
-    gone, is closed when it stands, and its place in the pool is taken until then.
+    process, asks for the password, runs the statements of "connect" events. So a connect that a caller makes itself
+    goes on when the caller is gone, is closed when it stands, and its place in the pool is taken until then.
     """
 
     def __init__(self, pool: AsyncPoolkitPool, runtime: GreenletRuntime) -> None:
         self._pool = pool
         self._runtime = runtime
 
-    def run(self, record: AsyncRecord, connect: Callable[[], object]) -> None:
-        """``connect()``, on behalf of the calling greenlet. When that is cancelled, or the time is up,
-        ``record.ending`` is the task that ends with the last trace of the connect.
+    def open(self, record: AsyncRecord) -> None:
+        """``record.connect()`` in a task of the pool's. If its time is up, or the loop ends, nothing is left of it."""
+        loop = running_loop()
+        if loop is None or not in_greenlet():
+            record.connect()  # nobody can wait here: the driver says so
+            return
+        task = loop.create_task(_outcome(record.connect))
+        try:
+            await_(_in_time(record, task))
+            late = not task.done()
+            if late:
+                await_(self._see_off(record, task, 0.0))
+        except asyncio.CancelledError:
+            await_(self._see_off(record, task, 0.0))
+            # not a cancellation: the callers that hear of it may run in another loop
+            raise self._interrupted() from None
+        if late:
+            assert record.attempt is not None
+            raise overdue(self._pool._dialect, record.attempt.seconds)
+        _raise(self._interrupted() if task.cancelled() else task.result())
+
+    def run(self, record: AsyncRecord) -> None:
+        """``record.connect()``, on behalf of the calling greenlet. When that is cancelled, or the time is up,
+        ``record.ending`` is the task that ends with the connect. The connection of a slot is then kept; that of a new
+        record is closed.
         """
         record.ending = None
         loop = running_loop()
         if loop is None or not in_greenlet():
-            connect()  # nobody can wait here: the driver says so
+            record.connect()  # nobody can wait here: the driver says so
             return
-        task = loop.create_task(_outcome(connect))
+        kept = record.asked > 0.0
+        task = loop.create_task(_outcome(record.connect))
         try:
-            await_(_in_time(record, task))
+            await_(_in_time(record, task, asked=True))
         except BaseException:
-            config = self._pool.poolkit.config
-            # without a connect_timeout a driver may wait for a dead server for minutes, and the place would be taken
-            limit = config.check_timeout if config.connect_timeout is None else config.connect_timeout
-            record.ending = self._runtime.keep(self._see_off(record, task, limit))
+            record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
             raise
-        if not task.done():
-            record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
-            assert record.attempt is not None
-            raise self._pool._overdue(record.attempt)
-        error = task.result()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # no cycle of error, traceback and this frame
+        if task.done():
+            _raise(task.result())
+            return
+        assert record.attempt is not None
+        if record.attempt.left() != 0.0:
+            record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
+            raise too_late(record)
+        record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
+        raise overdue(self._pool._dialect, record.attempt.seconds)
 
-    async def _see_off(self, record: AsyncRecord, connect: asyncio.Task[Any], limit: float | None) -> None:
-        """Wait for a connect that nobody wants any more, and close what it has opened."""
+    def _limit(self) -> float | None:
+        """Return the seconds for a connect whose caller has given up."""
+        config = self._pool.poolkit.config
+        # without a connect_timeout a driver may wait for a dead server for minutes, and the place would be taken
+        return config.check_timeout if config.connect_timeout is None else config.connect_timeout
+
+    def _interrupted(self) -> BaseException:
+        """Return the error of a connect whose event loop has ended. It has the driver's class."""
+        kind: Any = getattr(getattr(self._pool._dialect, "dbapi", None), "OperationalError", ConnectionError)
+        return connect_error(kind("the event loop of the connect has ended"))
+
+    def end(self) -> None:
+        """Wait for connects that nobody waits for, at most ``check_timeout`` seconds; then cut them off."""
+        connects = self._runtime.pending(opening=True)
+        if connects and in_greenlet() and not self._pool.poolkit.stats().waiting:
+            await_(self._end(connects))
+
+    async def _end(self, connects: list[asyncio.Task[None]]) -> None:
+        _, going_on = await asyncio.wait(connects, timeout=self._pool.poolkit.config.check_timeout)
+        for task in going_on:
+            task.cancel()
+        if going_on:
+            await asyncio.wait(going_on)
+
+    async def _see_off(
+        self, record: AsyncRecord, connect: asyncio.Task[Any], limit: float | None, *, kept: bool = False
+    ) -> None:
+        """Wait for a connect whose caller is gone, at most ``limit`` seconds, and close what it has opened.
+
+        ``kept``: a connection that stands is left in the record.
+        """
+        stands = False
         try:
             await self._ended(record, connect, limit)
+            stands = kept
         finally:  # also when the loop is about to end and cancels this task
-            connection, record.dbapi_connection = record.dbapi_connection, None
+            connection = None
+            if not stands:
+                connection, record.dbapi_connection = record.dbapi_connection, None
             if connection is not None:
                 record.finalize_callback.clear()
                 if self._pool.dispatch.close:
@@ -89,15 +143,24 @@ class Connects:
                 await asyncio.wait([task])
 
 
-async def _in_time(record: AsyncRecord, task: asyncio.Task[Any]) -> None:
-    """Wait until ``task`` has ended, or its connect has used up its time."""
+async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool = False) -> None:
+    """Wait until ``task`` has ended, or its connect has used up its time; ``asked``: or its caller has."""
     await asyncio.sleep(0)  # the driver is called: from here on the attempt knows what its arguments allow
     while not task.done():
-        attempt = record.attempt
-        left = None if attempt is None else attempt.left()
+        assert record.attempt is not None
+        limits = [limit for limit in (record.attempt.left(), record.left() if asked else None) if limit is not None]
+        left = min(limits, default=None)
         if left == 0.0:
             return
         await asyncio.wait([task], timeout=left)
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # no cycle of error, traceback and this frame
 
 
 async def _outcome(connect: Callable[[], object]) -> BaseException | None:

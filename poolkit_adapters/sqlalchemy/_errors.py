@@ -172,9 +172,10 @@ def connect_error(error: Exception) -> BaseException:
     return both(errors.ConnectTimeout if late else errors.ConnectFailed, error)
 
 
-def overdue(error: Exception) -> BaseException:
-    """Return the error of a connect that exceeded its limit, with poolkit's class added to its own."""
-    return both(errors.ConnectTimeout, error)
+def overdue(dialect: Any, seconds: float | None) -> BaseException:
+    """Return the error of a connect that exceeded its limit. It has the driver's class, which callers catch."""
+    kind: Any = getattr(getattr(dialect, "dbapi", None), "OperationalError", TimeoutError)
+    return both(errors.ConnectTimeout, kind(f"no connection in {seconds:g} s (connect_timeout)"))
 
 
 def lease_cut(driver_errors: Any, text: str) -> BaseException:

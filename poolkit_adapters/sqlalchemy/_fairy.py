@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import util
@@ -167,7 +168,9 @@ class _BoundedPings:
 
 def check_out(pool: BasePool) -> Any:
     """Check a connection out and return it, as ``_ConnectionFairy._checkout(pool)`` does."""
+    asked = monotonic()
     record: Any = pool._do_get()
+    record.asked = asked
     dbapi_connection = record.dbapi_connection
     started = record.starttime
     if (

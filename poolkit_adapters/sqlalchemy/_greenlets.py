@@ -104,7 +104,8 @@ class _Here(threading.local):
     leftover: asyncio.Task[None] | None = None
     """The task that ends the last abandoned connect. The engine takes it at once."""
     latest: asyncio.Task[None] | None = None
-    """The background task that was started last. A caller reads it directly after starting its own."""
+    """The background task on a connection, such as its close, that was started last. A caller reads it directly after
+    starting its own."""
 
     def forget(self) -> None:
         """Clear the latest task, so that the next one is the caller's."""
@@ -126,6 +127,7 @@ class GreenletRuntime:
         self.here = _Here()
         self._thread = thread_caller()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
+        self._opening: set[asyncio.Task[None]] = set()  # those that have no connection yet
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None  # the timer set in the home loop
         self._pool: weakref.ref[Task] | None = None
@@ -164,7 +166,12 @@ class GreenletRuntime:
         args: tuple[Any, ...],
         keywords: dict[str, Any],
     ) -> None:
-        self.here.latest = self._kept(loop.create_task(_guarded(job, args, keywords)))
+        task = self._kept(loop.create_task(_guarded(job, args, keywords)))
+        if args and getattr(args[0], "connection", None) is not None:
+            self.here.latest = task
+        else:
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
     def keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``coroutine`` in a background task of the running loop."""
@@ -175,10 +182,13 @@ class GreenletRuntime:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def pending(self) -> list[asyncio.Task[None]]:
-        """Return the background tasks of the running loop that are not done."""
+    def pending(self, *, opening: bool = False) -> list[asyncio.Task[None]]:
+        """Return the background tasks of the running loop that are not done: ``opening`` those that open connections,
+        or else all others.
+        """
         loop = running_loop()
-        return [task for task in tuple(self._tasks) if task.get_loop() is loop]
+        tasks = self._opening if opening else self._tasks - self._opening
+        return [task for task in tuple(tasks) if task.get_loop() is loop]
 
     def schedule(self, task: Task, delay: float) -> None:
         """Call ``task.run_due()`` in the home loop in ``delay`` seconds. Infinity cancels the call."""

@@ -29,10 +29,11 @@ from .._options import driver_default
 from .._time_limits import Watch, rollback_limit
 from ._connect_time import Attempt, limit_connects, no_time_limit
 from ._endings import Endings
-from ._errors import LATE_ROLLBACK, join_wrapped, overdue, reported, rollback_cut
+from ._errors import LATE_ROLLBACK, join_wrapped, reported, rollback_cut
 from ._fairy import BoundedFairy, Fairy, check_out
 from ._names import look_up_first
 from ._readonly import watch
+from ._reconnects import Reconnects
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle
 from ._transactions import OpenTransaction, transaction_test
@@ -155,11 +156,6 @@ class BasePool(SQLAlchemyPool):
         record = WatchedRecord(self)
         record.open()
         return record
-
-    def _overdue(self, attempt: Attempt) -> BaseException:
-        """Return the error of a connect that exceeded its limit. It has the driver's class, which callers catch."""
-        kind: Any = getattr(getattr(self._dialect, "dbapi", None), "OperationalError", TimeoutError)
-        return overdue(kind(f"no connection in {attempt.seconds:g} s (connect_timeout)"))
 
     def _leftover(self) -> Any:
         """Return the task that ends what the last failed connect left on the server, or None."""
@@ -309,9 +305,10 @@ class BasePool(SQLAlchemyPool):
         return self.poolkit.stats().idle
 
     def checkedout(self) -> int:
-        """Return the number of slots in use, including connecting ones, but not those that are being ended."""
+        """Return the number of slots in use, with those that callers connect, but not those that are being ended."""
         stats = self.poolkit.stats()
-        return stats.size - stats.idle - stats.closing - len(self._endings)
+        coming = 0 if self.poolkit.config.connect_in_caller else stats.connecting
+        return stats.size - stats.idle - stats.closing - coming - len(self._endings)
 
     def overflow(self) -> int:
         """Return the number of slots above ``pool_size``: negative if there are fewer, 0 if there is no limit."""
@@ -337,9 +334,10 @@ class BasePool(SQLAlchemyPool):
         raise NotImplementedError
 
     def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
-        """Run the ping of ``pre_ping``. It fails if there is no reply within ``check_timeout`` seconds."""
+        """Run the ping of ``pre_ping``, within ``check_timeout`` and the time that the caller has left."""
+        limits = [limit for limit in (self.poolkit.config.check_timeout, record.left()) if limit is not None]
         try:
-            return self._ping(record, dbapi_connection, self.poolkit.config.check_timeout)
+            return self._ping(record, dbapi_connection, min(limits, default=None))
         except TimeoutError as error:
             self.logger.info("Pool pre-ping on connection %s failed: %s", dbapi_connection, error)
             return False
@@ -357,6 +355,10 @@ class WatchedRecord(Record):
 
     pool: PoolkitPool
     _watched: Any = None
+
+    def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
+        """As in SQLAlchemy, in a thread of the pool's."""
+        self.pool._reconnects.run(self)
 
     def begun(self, attempt: Attempt) -> None:
         """Do the same as :meth:`Record.begun`. From now on the socket is shut down at the deadline."""
@@ -403,6 +405,7 @@ class PoolkitPool(BasePool):
 
     def _runtime_for_engine(self) -> Runtime:
         self._watch = Watch()
+        self._reconnects = Reconnects(self)
         return _THREADS
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:

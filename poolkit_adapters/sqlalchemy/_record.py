@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from poolkit import Connector
+from poolkit import ConfigError, Connector
 from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
 from .._hang_up import Connecting
 from ._connect_time import Attempt
-from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut
+from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut, overdue
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
+from ._thread_bound import refuse_thread_bound
 
 if TYPE_CHECKING:
     from ._pool import BasePool
@@ -38,6 +41,8 @@ class Record(_ConnectionRecord):
 
     attempt: Attempt | None = None
     """The current or last connect."""
+    asked: float = 0.0
+    """When its user has asked for a connection, in monotonic seconds; 0: nobody has it yet."""
 
     def __init__(self, pool: BasePool) -> None:
         self.pool: BasePool = pool
@@ -45,7 +50,24 @@ class Record(_ConnectionRecord):
 
     def open(self) -> None:
         """Connect for the first time. Later SQLAlchemy reconnects by itself."""
-        self._ConnectionRecord__connect()
+        self.connect()
+
+    def left(self) -> float | None:
+        """Return the seconds that its user may still wait for a connection, at least 0 (None: no limit)."""
+        limit = self.pool.timeout()
+        return max(0.0, self.asked + limit - time.monotonic()) if limit and self.asked else None
+
+    def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
+        """As in SQLAlchemy. But a connect that goes on keeps its slot, and is not disturbed."""
+        if self.ending is None:
+            super()._checkin_failed(err, _fairy_was_created)
+            return
+        self.fairy_ref = None
+        if self.pool.dispatch.checkin:
+            self.pool.dispatch.checkin(None, self)
+        give_back = partial(self.pool._do_return_conn, self)
+        if not self.pool._endings.delay(self, give_back):
+            give_back()
 
     def begun(self, attempt: Attempt) -> None:
         """Record that the driver is about to be called, and how much time it has."""
@@ -55,6 +77,8 @@ class Record(_ConnectionRecord):
         if self.attempt is not None:
             self.attempt.opened(connection)
         self.pool._endings.opened(connection)
+        if not self.pool.poolkit.config.connect_in_caller:
+            refuse_thread_bound(self.pool.poolkit.name, connection)
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """As in SQLAlchemy, and remember the end of the connection."""
@@ -70,9 +94,16 @@ class Record(_ConnectionRecord):
         """Record that the connect has ended, and return whether it exceeded its limit."""
         return False
 
-    # the one place of SQLAlchemy (2.0 and 2.1) through which each connect and reconnect goes, events included
+    # the one place of SQLAlchemy (2.0 and 2.1) through which it reconnects
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
-        """Connect as SQLAlchemy does. An interrupted connect leaves no session, even if its traceback is kept."""
+        """Reconnect for a user who waits."""
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect as SQLAlchemy does, events included, in the calling thread or greenlet.
+
+        An interrupted connect leaves no session, even if its traceback is kept.
+        """
         before = sys.exc_info()[1]
         attempt = self.attempt = Attempt(self.pool.poolkit.config)
         attempt.connecting = Connecting(getattr(getattr(self.pool._dialect, "dbapi", None), "__name__", ""))
@@ -84,7 +115,7 @@ class Record(_ConnectionRecord):
             finally:
                 late = self.over()
             if late:  # it ended just when its socket was shut down
-                raise self.pool._overdue(attempt)
+                raise overdue(self.pool._dialect, attempt.seconds)
         except BaseException as error:  # noqa: BLE001  re-raised, possibly as another error
             half, self.dbapi_connection = self.dbapi_connection, None
             if half is not None:  # interrupted in a "connect" event: SQLAlchemy before 2.0.58 leaves it open
@@ -92,7 +123,7 @@ class Record(_ConnectionRecord):
             release_locals(error, before)
             raised: BaseException = error
             if isinstance(error, Exception):
-                raised = self.pool._overdue(attempt) if late else connect_error(error)
+                raised = overdue(self.pool._dialect, attempt.seconds) if late else connect_error(error)
             try:
                 if raised is error:
                     raise
@@ -192,6 +223,8 @@ class RecordConnector(Connector[Record]):
 
     def classify(self, error: BaseException) -> Verdict:
         """Classify a read-only server. SQLAlchemy itself classifies the driver's errors."""
+        if isinstance(error, ConfigError):
+            return Verdict.FATAL  # see refuse_thread_bound
         return Verdict.RETIRE if isinstance(error, ReadOnlyServer) else default_classify(error)
 
     def forget(self, connection: Record) -> None:

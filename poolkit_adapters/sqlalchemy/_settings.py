@@ -155,7 +155,7 @@ def _whole(name: str, value: object, low: int, right: str) -> None:
 
 def fixed(dialect: Any, barging_window: float | None, *, asynchronous: bool) -> dict[str, Any]:
     """Return the arguments of :func:`settle` that the class of the pool and its dialect determine."""
-    bound = "async" if asynchronous else "sqlite3" if getattr(dialect, "name", "") == "sqlite" else ""
+    bound = "sqlite3" if getattr(dialect, "name", "") == "sqlite" and not asynchronous else ""
     return {"barging_window": barging_window, "bound_to_thread": bound}
 
 

@@ -179,7 +179,7 @@ def test_a_full_server_is_recognised_through_every_driver(server: PostgresServer
 
 
 def test_sqlalchemy_backs_off_too(small: str) -> None:
-    """There the caller itself connects and gets the refusal; later callers share the remaining connections."""
+    """Callers share the connections that the server accepts; a refusal is told to nobody whom those can serve."""
     url = small.replace("postgresql:", "postgresql+psycopg:")
     engine = create_engine(url, poolclass=PoolkitPool, max_size=12, autoscale=AutoscaleConfig(up_delay=0, max_wait=0))
 
@@ -194,7 +194,7 @@ def test_sqlalchemy_backs_off_too(small: str) -> None:
     try:
         with others(small, 9), ThreadPoolExecutor(10) as threads:
             answers = list(threads.map(work, range(200)))
-        assert set(answers) == {"ok", "refused"}
+        assert set(answers) <= {"ok", "refused"}
         assert answers.count("refused") < 30, "few of 200 were refused"
     finally:
         engine.dispose()

@@ -17,7 +17,7 @@ from typing import Any
 import poolkit
 from tests.processes.subjects import Held, make
 
-DETACHED = ("engine", "psycopg", "dbapi")
+DETACHED = ("engine", "psycopg", "dbapi", "sqlalchemy")
 """Kinds whose connects run beside their callers."""
 
 
