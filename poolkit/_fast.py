@@ -226,11 +226,15 @@ def make_telling_put(
             missed(endpoint, now)
         told = None
         try:  # as Listeners.flush()
-            while pending and own(0, event) is event:
-                while pending:
+            while True:
+                if not pending or own(0, event) is not event:
+                    break
+                while True:
                     told = pending[0]
                     deliver(told)
                     done()
+                    if not pending:
+                        break
                 del owner[0]
         except BaseException:
             if end_turn(event, told, deliver):
