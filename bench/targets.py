@@ -164,6 +164,10 @@ TARGETS: tuple[Target, ...] = (
         _inverse(_ratio("sql", f"{_SQL}, checks", "SQLAlchemy QueuePool", "rate", callers=1, **_T)),
     ),
     Target(
+        "adapters", "asyncpg acquire and release / asyncpg's own pool", "<=", 1.0,
+        _ratio("sql", "asyncpg -> poolkit", "asyncpg", "cycle", world="tasks"),
+    ),
+    Target(
         "adapters", "redis get and release / redis-py's cheaper pool", "<=", 0.3,
         _ratio("redis", _REDIS, _REDIS_OWN, "cycle", **_T),
     ),

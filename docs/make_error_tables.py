@@ -9,6 +9,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import asyncpg
 import httpcore
 import httpx
 import psycopg
@@ -20,6 +21,7 @@ from sqlalchemy import exc
 import poolkit
 import poolkit.cluster
 from poolkit_adapters._errors import Table
+from poolkit_adapters.asyncpg._errors import ERRORS as ASYNCPG
 from poolkit_adapters.dbapi._errors import errors_of
 from poolkit_adapters.httpcore._errors import ERRORS as HTTPCORE
 from poolkit_adapters.httpx._cluster import CLUSTER_ERRORS as HTTPX
@@ -31,6 +33,7 @@ PAGES = Path(__file__).resolve().parent / "adapters"
 PUBLIC = {
     "poolkit": poolkit, "poolkit.cluster": poolkit.cluster, "httpx": httpx, "httpcore": httpcore, "redis": redis,
     "psycopg_pool": psycopg_pool, "psycopg": psycopg, "sqlalchemy.exc": exc, "module": sqlite3,
+    "asyncpg": asyncpg,
 }  # fmt: skip
 
 
@@ -57,6 +60,7 @@ def generated() -> dict[str, str]:
         "httpx": f"{table(HTTPX)}\n\nFor users of httpcore itself (`poolkit_adapters.httpcore`):\n\n{table(HTTPCORE)}",
         "redis": table(REDIS),
         "psycopg": table(PSYCOPG),
+        "asyncpg": table(ASYNCPG),
         "sqlalchemy": table(SQLALCHEMY),
         "dbapi": table(errors_of(sqlite3)),
     }

@@ -10,6 +10,7 @@ module                                 replaces
 ``poolkit_adapters.httpcore2``         ``httpcore2.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.httpx2``            ``httpx2.Client``, ``AsyncClient``, ``HTTPTransport``, ...
 ``poolkit_adapters.psycopg``           ``psycopg_pool.ConnectionPool``, ``AsyncConnectionPool``
+``poolkit_adapters.asyncpg``           ``asyncpg.create_pool``, ``asyncpg.Pool``
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================
 

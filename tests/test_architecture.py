@@ -149,7 +149,7 @@ def test_no_module_needs_an_adapter_before_it_is_used() -> None:
 
 
 def test_adapters_import_only_public_names_and_never_each_other() -> None:
-    drivers = {"sqlalchemy", "redis", "httpcore", "httpcore2", "httpx", "httpx2", "psycopg", "dbapi"}
+    drivers = {"sqlalchemy", "redis", "httpcore", "httpcore2", "httpx", "httpx2", "psycopg", "asyncpg", "dbapi"}
     for path in sorted(ADAPTERS.rglob("*.py")):
         inside = path.relative_to(ADAPTERS).with_suffix("").parts
         own = inside[0].lstrip("_").removesuffix("_async").removesuffix("_sync")

@@ -257,7 +257,10 @@ MEASURED = {
     "overload": [("poolkit", "rate"), ("newest first", "jain"), ("redis-py BlockingConnectionPool", "answered")],
     "spike": [("poolkit", "opened"), ("psycopg_pool", "wait p99"), ("poolkit", "all served")],
     "scale": [("poolkit", "operation"), ("psycopg_pool", "threads of 100 pools")],
-    "sql": [("SQLAlchemy -> poolkit, checks", "rate"), ("psycopg -> poolkit", "cycle"), ("asyncpg", "latency p99")],
+    "sql": [
+        ("SQLAlchemy -> poolkit, checks", "rate"), ("psycopg -> poolkit", "cycle"), ("asyncpg", "latency p99"),
+        ("asyncpg -> poolkit", "cycle"),
+    ],
     "redis": [("redis-py -> poolkit", "rate"), ("redis-py ConnectionPool", "cycle")],
     "http": [("httpx -> poolkit", "rate"), ("aiohttp", "connections"), ("httpx", "total"),
              *([("httpx2 -> poolkit", "rate"), ("httpx2", "cpu")] if find_spec("httpx2") else [])],

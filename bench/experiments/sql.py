@@ -39,7 +39,7 @@ def run(bench: Run) -> None:
         for name in bench.turns(("psycopg_pool", "psycopg -> poolkit"), repeat):
             with _SYNC[name](server) as (_, get, put):
                 bench.add(name, "cycle", "us", _cycle(get, put, number), world="threads")
-        for name in bench.turns(("psycopg_pool", "psycopg -> poolkit", "asyncpg"), repeat):
+        for name in bench.turns(("psycopg_pool", "psycopg -> poolkit", "asyncpg", "asyncpg -> poolkit"), repeat):
             asyncio.run(_async_cycle(bench, name, server, number))
 
 
@@ -168,17 +168,23 @@ def _async_psycopg(pool: str) -> Any:
     return opened
 
 
-@asynccontextmanager
-async def _asyncpg(server: PostgresServer) -> AsyncIterator[Any]:
-    import asyncpg
+def _asyncpg(pool: str) -> Any:
+    @asynccontextmanager
+    async def opened(server: PostgresServer) -> AsyncIterator[Any]:
+        import asyncpg
 
-    async with asyncpg.create_pool(server.url, min_size=_SIZE, max_size=_SIZE) as subject:
+        from poolkit_adapters.asyncpg import create_pool
 
-        async def request() -> None:
-            async with subject.acquire() as connection:
-                await connection.fetchval("select 1")
+        create: Any = create_pool if pool == "poolkit" else asyncpg.create_pool
+        async with create(server.url, min_size=_SIZE, max_size=_SIZE) as subject:
 
-        yield request, subject.acquire, subject.release
+            async def request() -> None:
+                async with subject.acquire() as connection:
+                    await connection.fetchval("select 1")
+
+            yield request, subject.acquire, subject.release
+
+    return opened
 
 
 _SYNC: dict[str, Any] = {
@@ -196,5 +202,6 @@ _ASYNC: dict[str, Any] = {
     "SQLAlchemy (asyncpg) -> poolkit": _async_sqlalchemy("asyncpg", "poolkit"),
     "psycopg_pool": _async_psycopg("own"),
     "psycopg -> poolkit": _async_psycopg("poolkit"),
-    "asyncpg": _asyncpg,
+    "asyncpg": _asyncpg("own"),
+    "asyncpg -> poolkit": _asyncpg("poolkit"),
 }

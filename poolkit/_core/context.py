@@ -15,7 +15,7 @@ from .effects import Effect
 from .endpoint import Endpoint
 from .ledger import Account
 from .overload import Overload
-from .request import Request
+from .request import Parker, Request
 from .size import Size
 from .slot import Slot
 from .state import Counts, Features, Phase
@@ -64,6 +64,7 @@ class Context(Protocol):
     def hands_out(self) -> bool:
         """Whether connections are opened and handed out: the pool is open and not suspended."""
 
+    watchers: list[Parker]  # callers of close and drain, woken for each connection that is gone
     effects: deque[Effect]
     """Work for the shell. The shell replaces the deque when it takes what is in it."""
 

@@ -329,5 +329,3 @@ class Core:
     def closed(self, slot: Slot, now: float) -> None:
         """The shell has closed the connection: its permit is free."""
         self.slots.closed(slot)
-        for parker in self.watchers.copy():  # callers enter and leave without the lock
-            parker.wake()  # never blocks

@@ -134,6 +134,8 @@ class Slots:
         self.counts.busy += slot.busy
         if endpoint.unused:
             self._unused(endpoint)
+        for parker in core.watchers.copy():  # callers enter and leave without the lock
+            parker.wake()  # never blocks
 
     def closed(self, slot: Slot) -> None:
         """The shell has closed the connection."""

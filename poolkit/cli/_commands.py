@@ -109,7 +109,9 @@ def size(
 @click.option("--url", help="Connect to this server and compare with its limits: postgresql://, redis:// or http://.")
 @click.option(
     "--adapter",
-    type=click.Choice(["sqlalchemy", "redis", "httpx", "httpcore", "httpx2", "httpcore2", "psycopg", "dbapi"]),
+    type=click.Choice(
+        ["sqlalchemy", "redis", "httpx", "httpcore", "httpx2", "httpcore2", "psycopg", "asyncpg", "dbapi"]
+    ),
     help="Show the settings in effect with this adapter, and those it refuses.  [default: from the URL]",
 )
 @click.option("--processes", type=int, default=1, show_default=True, help="Number of processes that have such a pool.")

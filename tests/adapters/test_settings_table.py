@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import poolkit
 from poolkit import AsyncPool, BackoffConfig, BreakerConfig, ConfigError, Pool, PoolConfig, Setting
 from poolkit.testing import AsyncFakeConnector, FakeConnector
+from poolkit_adapters import asyncpg as apg
 from poolkit_adapters import httpcore, httpx
 from poolkit_adapters import psycopg as pg
 from poolkit_adapters import redis as rd
@@ -73,6 +74,7 @@ ADAPTERS: dict[str, Make] = {
     ),
     "sqlalchemy cluster": of_cluster(sa.PoolkitCluster, URL, ["127.0.0.1:1"]),
     "sqlalchemy sqlite": lambda **given: pool_of(create_engine("sqlite:///x.db", poolclass=sa.PoolkitPool, **given)),
+    "asyncpg": lambda **given: apg.create_pool("postgresql://127.0.0.1:1/d", **given).poolkit,
     "dbapi": lambda **given: PooledDatabase(psycopg, HOST, **given).poolkit,
     "dbapi sqlite": lambda **given: PooledDatabase(sqlite3, "x.db", **given).poolkit,
 }
@@ -194,6 +196,8 @@ def test_what_is_written_is_in_effect_or_refused(
             if native and name in _ARGUMENTS:
                 source = f"keyword {name}"
                 given.setdefault("max_size", 10)
+            if adapter == "asyncpg" and place == "keyword" and name in ("min_size", "max_size"):
+                source = f"keyword {name}"
             clusters = ("redis group", "psycopg cluster", "sqlalchemy cluster")
             if place == "keyword" and name == "acquire_timeout" and adapter in clusters:
                 continue  # it is the cluster's
@@ -240,6 +244,15 @@ DRIVERS_WORDS: list[tuple[str, dict[str, Any], str, Any, str]] = [
     ("sentinel", {"timeout": 0}, "acquire_timeout", 0, "keyword timeout"),
     ("psycopg", {"min_size": 4}, "min_size", 4, "keyword min_size"),
     ("psycopg", {"timeout": 30.0}, "acquire_timeout", 30.0, "keyword timeout"),
+    (
+        "asyncpg",
+        {"max_inactive_connection_lifetime": 300.0},
+        "idle_timeout",
+        300.0,
+        "keyword max_inactive_connection_lifetime",
+    ),
+    ("asyncpg", {"timeout": 10}, "connect_timeout", 10, "keyword timeout"),
+    ("asyncpg", {"max_size": 10}, "max_size", 10, "keyword max_size"),
     ("psycopg", {"max_idle": 600.0}, "idle_timeout", 600.0, "keyword max_idle"),
     ("psycopg", {"kwargs": {"connect_timeout": 10}}, "connect_timeout", 10, "connect_timeout in kwargs"),
     ("sqlalchemy", {"pool_size": 5}, "max_idle", 5, "keyword pool_size"),
@@ -271,6 +284,8 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any], str, Any]] = [
     ("redis async", {"timeout": 20}, "acquire_timeout", 30.0),
     ("redis", {"socket_connect_timeout": 5}, "connect_timeout", 10.0),
     ("sentinel", {"timeout": 0}, "acquire_timeout", 30.0),
+    ("asyncpg", {"max_inactive_connection_lifetime": 300.0}, "idle_timeout", 600.0),
+    ("asyncpg", {"timeout": 4}, "connect_timeout", 10.0),
 ]
 
 

@@ -21,6 +21,7 @@ ADAPTERS: dict[str, str] = {
     "httpx2": "poolkit_adapters.httpx2._transport",
     "httpcore2": "poolkit_adapters.httpcore2._settings",
     "psycopg": "poolkit_adapters.psycopg._config",
+    "asyncpg": "poolkit_adapters.asyncpg._settings",
     "dbapi": "poolkit_adapters.dbapi._settings",
 }
 """By adapter, the module that has ``effective(config)``."""

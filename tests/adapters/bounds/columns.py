@@ -617,6 +617,51 @@ class AsyncPsycopg(Psycopg):
         await self._pool.close()
 
 
+# -- asyncpg -----------------------------------------------------------------------------------------------------------
+
+
+class Asyncpg(Column):
+    name = "asyncpg"
+    module = "asyncpg"
+    world = "asyncio"
+
+    @property
+    def engine(self) -> Any:
+        return self._pool.poolkit
+
+    async def _init(self, connection: Any) -> None:
+        if self.silent_when_new:
+            self.fall_silent()
+        await connection.execute("select 1")
+
+    async def open(self) -> None:
+        from poolkit_adapters.asyncpg import create_pool
+
+        dsn = {**self.server_.dsn, "port": self.proxy.port}
+        dsn["database"] = dsn.pop("dbname")
+        self._pool: Any = create_pool(min_size=0, init=self._init, **dsn, **LIMITS)
+        await self._pool
+
+    async def take(self) -> Any:
+        connection = await self._pool.acquire(timeout=2 * CONNECT)
+        try:
+            await connection.transaction().start()
+            await connection.fetchval("select 1")
+        except BaseException:
+            await self._pool.release(connection)
+            raise
+        return connection
+
+    async def give(self, lease: Any) -> None:
+        await self._pool.release(lease)
+
+    async def work(self, lease: Any) -> None:
+        await lease.fetchval("select pg_sleep(600)")
+
+    async def close(self) -> None:
+        await asyncio.wait_for(self._pool.close(), PATIENCE)
+
+
 COLUMNS: tuple[type[Column], ...] = (
     _sqlalchemy("psycopg", "psycopg", "postgres"),
     _sqlalchemy("psycopg2", "psycopg2", "postgres"),
@@ -640,6 +685,7 @@ COLUMNS: tuple[type[Column], ...] = (
     *(_http(world, "https", http2=True) for world in ("threads", "asyncio", "trio")),
     Psycopg,
     AsyncPsycopg,
+    Asyncpg,
 )
 
 NO_COLUMN = {

@@ -18,6 +18,7 @@ import poolkit
 from poolkit import errors
 from poolkit.cluster import NoNodeAvailable
 from poolkit_adapters._errors import MISSING, Table, both
+from poolkit_adapters.asyncpg._errors import ERRORS as ASYNCPG
 from poolkit_adapters.dbapi._errors import errors_of
 from poolkit_adapters.httpcore._errors import ERRORS as HTTPCORE
 from poolkit_adapters.httpx._cluster import CLUSTER_ERRORS as HTTPX
@@ -26,6 +27,7 @@ from poolkit_adapters.redis._group import CLUSTER_ERRORS as REDIS
 from poolkit_adapters.sqlalchemy._cluster import CLUSTER_ERRORS as SQLALCHEMY
 
 TABLES: dict[str, Table] = {
+    "asyncpg": ASYNCPG,
     "dbapi": errors_of(sqlite3), "httpcore": HTTPCORE, "httpx": HTTPX, "psycopg": PSYCOPG, "redis": REDIS,
     "sqlalchemy": SQLALCHEMY,
 }  # fmt: skip
@@ -33,6 +35,7 @@ if importlib.util.find_spec("httpx2"):  # needs Python 3.11
     TABLES["httpx2"] = importlib.import_module("poolkit_adapters.httpx2._cluster").CLUSTER_ERRORS
     TABLES["httpcore2"] = importlib.import_module("poolkit_adapters.httpcore2._errors").ERRORS
 CANNOT: dict[str, set[type]] = {
+    "asyncpg": {NoNodeAvailable},  # no cluster
     # no pool for tasks, no cluster; connections are only returned through the proxy; a late connect is tried again
     "dbapi": {errors.WrongLoop, errors.NotLeased, errors.ConnectTimeout, NoNodeAvailable},
     "httpcore": {errors.NotLeased, NoNodeAvailable},  # callers get no connections
@@ -170,7 +173,7 @@ def test_an_error_that_allows_no_subclass_stays_as_it_is() -> None:
 
 
 DRIVER = {"dbapi": "", "httpcore": "httpcore", "httpx": "httpx", "httpcore2": "httpcore2", "httpx2": "httpx2",
-          "psycopg": "psycopg_pool", "redis": "redis",
+          "psycopg": "psycopg_pool", "redis": "redis", "asyncpg": "asyncpg",
           "sqlalchemy": "sqlalchemy"}  # fmt: skip
 
 

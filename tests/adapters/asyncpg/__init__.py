@@ -1,0 +1,1 @@
+"""Tests of poolkit_adapters.asyncpg."""

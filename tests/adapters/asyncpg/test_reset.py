@@ -1,0 +1,210 @@
+"""What a lease leaves in its session is undone, and nothing is asked of the server if nothing can be left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from poolkit_adapters.asyncpg._statements import leaves_nothing
+from tests.support.waiting import until_async
+
+HARMLESS = [
+    "select 1", "SELECT a, b FROM t WHERE a = $1;", "select count(*), max(x) from t group by y having sum(z) > 1",
+    "with a (x) as (select 1) select * from a", "values (1), (2)", "table t", "show search_path", "begin", "COMMIT;",
+    "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY;", "savepoint x", "rollback to savepoint x", "",
+    "select * from t for update skip locked", "select * from t for no key update", "-- set role x\nselect 1",
+    "/* a /* nested */ set x = 1 */ select 1", "select 'set role; x' as \"into\"", "select $$set role x$$",
+    "select * from t where a in (1, 2) and exists (select from u) order by coalesce(a, b) limit 1",
+    "select pg_catalog.lower(a) from t", "select x::numeric(10, 2), cast(y as varchar(5)) from t",
+]  # fmt: skip
+DOUBTFUL = [
+    "set role x", "select set_config('a.b', 'c', false)", "select pg_advisory_lock(1)", "listen x", "select mine()",
+    "select lower(a) into temp x from t", "create temp table x (a int)", "insert into t values (1)",
+    "update t set a = 1", "select 1; set role x", "do $$ begin end $$", "select mine.lower(a) from t",
+    'select "f"(1)', "prepare x as select 1", "with x as (insert into t values (1) returning *) select * from x",
+    "call p()", "declare c cursor with hold for table t", "select 'a\\' || set_config('a', 'b', false) || 'c'",
+    "select 'unfinished", "/* unfinished", "lock t", "discard all", "prepare transaction 'x'",
+    "select nextval('s')", "select * from mine(1)", "select ( mine (1))", "explain analyze delete from t",
+    "reset all", "load 'x'", "copy t to stdout", "select U&'x' uescape '!', mine(1)", "vacuum", "begin; set role x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_this_leaves_nothing(text: str) -> None:
+    assert leaves_nothing(text)
+
+
+@pytest.mark.parametrize("text", DOUBTFUL)
+def test_this_may_leave_something(text: str) -> None:
+    assert not leaves_nothing(text)
+
+
+async def _function(connection: Any) -> None:
+    await connection.execute(
+        "create or replace function asyncpg_changes() returns int language plpgsql as "
+        "$$ begin perform set_config('work_mem', '99kB', false); perform pg_advisory_lock(7); return 1; end $$"
+    )
+    await connection.fetch("select asyncpg_changes()")
+
+
+async def _statement(connection: Any) -> None:
+    statement = await connection.prepare("select set_config('work_mem', '99kB', false)")
+    await statement.fetch()
+
+
+async def _harmless_then_raw(connection: Any) -> None:
+    await connection.fetchval("select 1")
+    await connection._con.execute("set work_mem = '99kB'")
+
+
+async def _transaction(connection: Any) -> None:
+    await connection.transaction().start()
+    await connection.fetchval("select 1")
+
+
+async def _copy(connection: Any) -> None:
+    async def nowhere(data: bytes) -> None: ...
+
+    await connection.copy_from_query("select set_config('work_mem', '99kB', false)", output=nowhere)
+
+
+async def _cursor(connection: Any) -> None:
+    async with connection.transaction():
+        async for _ in connection.cursor("select set_config('work_mem', '99kB', false)"):
+            pass
+
+
+async def _listen(connection: Any) -> None:
+    await connection.add_listener("asyncpg_news", lambda *_: None)
+
+
+def _sql(text: str) -> Any:
+    async def leave(connection: Any) -> None:
+        await connection.execute(text)
+
+    leave.__name__ = text
+    return leave
+
+
+LEFT = [
+    _sql("set work_mem = '99kB'"), _sql("set role pg_monitor"), _sql("set session authorization pg_monitor"),
+    _sql("create temp table asyncpg_left (a int)"), _sql("select 1 as a into temp asyncpg_left"),
+    _sql("select pg_advisory_lock(7)"), _sql("listen asyncpg_news"), _sql("prepare asyncpg_left as select 1"),
+    _sql("do $$ begin perform pg_advisory_lock(7); end $$"), _sql("begin"), _sql("begin; set local work_mem = '99kB'"),
+    _sql("select set_config('work_mem', '99kB', false)"),
+    _function, _statement, _harmless_then_raw, _transaction, _copy, _cursor, _listen,
+]  # fmt: skip
+
+STATE = """select current_user::text, session_user::text, current_setting('work_mem'),
+    (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()),
+    (select array_agg(c) from pg_listening_channels() c), to_regclass('pg_temp.asyncpg_left')::text,
+    (select count(*) from pg_prepared_statements where from_sql)"""
+
+
+@pytest.mark.filterwarnings("ignore:.*active notification listener")
+@pytest.mark.parametrize("leave", LEFT, ids=lambda leave: leave.__name__)
+async def test_the_next_user_finds_nothing_of_the_last_one(make: Any, leave: Any) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # asyncpg tells of an open transaction there
+    async with make(max_size=1) as pool:
+        before = await pool.fetchrow(STATE)
+        async with pool.acquire() as connection:
+            await leave(connection)
+        async with pool.acquire(timeout=60) as connection:
+            assert not connection.is_in_transaction()
+            assert await connection.fetchrow(STATE) == before
+        await pool.execute("drop function if exists asyncpg_changes")
+
+
+async def _queries(pool: Any, *texts: str) -> int:
+    """How many queries the connection executes for a lease that executes these, and for its end."""
+    async with pool.acquire() as connection:
+        protocol = connection._con._protocol
+        begun = protocol.queries_count
+        for text in texts:
+            await connection.fetch(text)
+    return int(protocol.queries_count - begun)
+
+
+async def test_a_lease_that_only_reads_costs_no_reset(make: Any) -> None:
+    async with make(max_size=1) as pool:
+        assert await _queries(pool) == 0
+        assert await _queries(pool, "select 1", "select 2") == 2
+        assert await _queries(pool, "select 1", "set work_mem = '99kB'") == 3
+        async with pool.acquire() as connection:
+            protocol = connection._con._protocol
+            async with connection.transaction():
+                await connection.fetch("select 1")
+            before = protocol.queries_count
+        assert protocol.queries_count == before
+
+
+async def test_a_query_that_is_still_running_is_stopped_before_the_connection_is_used_again(make: Any) -> None:
+    async with make(max_size=1) as pool:
+        connection = await pool.acquire()
+        slow = asyncio.ensure_future(connection.fetchval("select pg_sleep(600)"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(asyncpg.InterfaceError, match="another operation is in progress"):
+            await pool.release(connection)
+        async with pool.acquire(timeout=60) as other:
+            assert await other.fetchval("select 1") == 1
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await slow
+
+
+async def test_a_class_with_a_reset_of_its_own_keeps_it(make: Any) -> None:
+    class Mine(asyncpg.Connection):  # type: ignore[misc]
+        def get_reset_query(self) -> str:
+            return "set work_mem = '98kB'"
+
+    async with make(max_size=1, connection_class=Mine) as pool:
+        async with pool.acquire():
+            pass
+        assert await pool.fetchval("show work_mem") == "98kB"
+
+
+async def test_what_init_has_set_lasts_for_one_lease_as_with_asyncpgs_pool(make: Any) -> None:
+    async def init(connection: Any) -> None:
+        await connection.execute("set work_mem = '98kB'")
+
+    async with make(max_size=1, init=init) as pool:
+        assert await pool.fetchval("show work_mem") == "98kB"
+        assert await pool.fetchval("show work_mem") != "98kB"
+
+
+async def test_codecs_stay(make: Any) -> None:
+    async def init(connection: Any) -> None:
+        await connection.set_type_codec("json", encoder=str, decoder=lambda text: ("mine", text), schema="pg_catalog")
+
+    async with make(max_size=1, init=init) as pool:
+        for _ in range(3):
+            assert await pool.fetchval("select '1'::json") == ("mine", "1")
+            await pool.execute("set work_mem = '99kB'")
+
+
+async def test_a_server_that_lacks_the_statements_gets_asyncpgs_own(make: Any) -> None:
+    async with make(max_size=1) as pool:
+
+        class Unknown(asyncpg.PostgresSyntaxError):  # type: ignore[misc]
+            sqlstate = None
+
+        sent: list[str] = []
+        async with pool.acquire() as connection:
+            driver = type(connection._con)
+        execute = driver.execute
+
+        async def refusing(self: Any, query: str, *args: Any, **keywords: Any) -> Any:
+            sent.append(query)
+            if "DISCARD" in query:
+                query = "no such statement"
+            return await execute(self, query, *args, **keywords)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(driver, "execute", refusing)
+            for _ in range(2):
+                await pool.fetchval("select pg_advisory_lock(7)")
+        assert sum("DISCARD" in text for text in sent) == 1
+        assert pool.poolkit.stats().connects == 1
+        await until_async(lambda: pool.get_idle_size() == 1, "it is idle")
