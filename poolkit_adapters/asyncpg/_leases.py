@@ -120,11 +120,9 @@ class Leases:
             self._engine.discard_idle(lambda one: one is session)
             return
         proxy = None if session.proxy is None else session.proxy()
-        connection = session.current()
-        if proxy is not None:
-            _take_back(proxy)
-        elif connection is not None:
-            session.connection = connection
+        if proxy is None:
+            return  # dropped: the slot is free when the connection is collected
+        _take_back(proxy)
         how: dict[str, Any] = {"discard": True} if session.closing else {"error": ConnectionAbortedError()}
         self._engine.release_nowait(session, **how)
 

@@ -58,7 +58,7 @@ class Restorer:
         if pool is None or connection.is_closed():
             raise ConnectionAbortedError("the connection is closed")
         if protocol._is_cancelling():
-            await protocol._wait_for_cancellation(session._timeout)
+            await protocol._wait_for_cancellation()
         if pool._resets_itself and pool._reset is None:
             await connection.reset()
         else:

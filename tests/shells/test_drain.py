@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,28 @@ async def test_many_leases_end_at_the_moment_of_the_abort(make: Make) -> None:
                 for lease in leases:
                     group.start_soon(give, lease)
             await rig.until(lambda rig=rig: rig.connector.live == 0)  # type: ignore[misc]
+
+
+async def test_a_drain_ends_when_the_last_connect_fails(make: Make) -> None:
+    async with make(max_size=1, min_size=1) as rig:
+        gate = rig.connector.gates["connect"] = threading.Event()
+        rig.connector.fail("connect", lambda: OSError("down"))
+        ended: list[Any] = []
+
+        async def lease() -> None:
+            with pytest.raises(PoolClosed):
+                await rig.lease()
+
+        async def drain() -> None:
+            ended.append(await rig.drain(None))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(lease)
+            await rig.until(lambda: rig.connector.dialling == 1, "a connect is on its way")
+            group.start_soon(drain)
+            await rig.until(lambda: rig.stats.phase == "draining")
+            gate.set()
+            await rig.until(lambda: ended, "the drain ends")
 
 
 @pytest.mark.parametrize("flavour", ["asyncio", "trio"], indirect=True)
