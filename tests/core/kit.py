@@ -133,6 +133,7 @@ class Board:
         self.last_failed: Endpoint | None = None
         self.newcomers: deque[Request] = deque()
         self.returned: dict[Slot, None] = {}
+        self.watchers: list[Any] = []
         self.effects: deque[Effect] = deque()
         self.told: list[EventKind] = []
         self.ticks: list[float] = []
