@@ -16,7 +16,7 @@ from ._core.slot import IN_USE, RESETTING, Slot
 from ._log import logger
 from ._operations import Operations
 from .connector import Verdict
-from .errors import PoolClosed, describe, name_missing_descriptor, shown_again
+from .errors import PoolClosed, describe, name_missing_descriptor, name_own_thread, shown_again
 from .policies.retire import NEVER
 from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
 
@@ -66,6 +66,8 @@ class Driver(Generic[C]):
         try:
             name_missing_descriptor(error)
             verdict = operations.verdict_of_connect(error, elastic=pool._config.autoscale is not None)
+            if not pool._config.connect_in_caller and name_own_thread(error):
+                verdict = Verdict.FATAL  # it fails in every thread of the pool
             left = operations.left_by(error)
         finally:
             pool._gate.step(core.connect_failed, slot, error, verdict, pool._clock(), left is not None)
@@ -347,7 +349,8 @@ class TaskDriver(Driver[C]):
         core, limit = pool._core, pool._config.connect_timeout
         try:
             refuse_closed(pool)  # since this was decided
-            opened = await self.runtime.bounded(limit, self.connect, slot, limit)
+            bound = None if self.operations.bounds_connects else limit
+            opened = await self.runtime.bounded(bound, self.connect, slot, limit)
         except BaseException as error:
             if core is pool._core:
                 self.connect_failed(core, slot, error)

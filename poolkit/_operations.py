@@ -44,6 +44,7 @@ class Operations(Generic[C]):
         self._streams = getattr(connector, "streams", None) if keyed else None
         self._classify = getattr(connector, "classify", None) or default_classify
         self.close_in_caller = bool(getattr(connector, "close_in_caller", False))
+        self.bounds_connects = bool(getattr(connector, "bounds_connects", False))
         # an adapter whose pool has an open() of its own opens its connections there, if start="eager"
         self.opens_later = bool(getattr(connector, "opens_later", False))
         self._complaints: set[str] = set()

@@ -84,6 +84,23 @@ def name_missing_descriptor(error: BaseException) -> None:
             error.args = (f"{raw_text(error).strip()}: {text}".removeprefix(": "), *error.args[1:])
 
 
+_NEEDS_THREAD = (
+    "same thread", "main thread", "different thread", "current event loop", "running event loop", "different loop",
+)  # fmt: skip
+"""What drivers, asyncio and the standard library say about a call in the wrong thread."""
+_OWN_THREAD = "the pool connects in threads of its own; connect_in_caller=True opens each connection in its caller's"
+
+
+def name_own_thread(error: BaseException) -> bool:
+    """Add ``connect_in_caller`` to the error of a connect that had to run in another thread; whether it is one."""
+    text = raw_text(error)
+    if (isinstance(error, OSError) and error.errno is not None) or not any(words in text for words in _NEEDS_THREAD):
+        return False
+    if _OWN_THREAD not in text:
+        error.args = (f"{text}; {_OWN_THREAD}", *error.args[1:])
+    return True
+
+
 def _twin(error: BaseException, known: dict[int, BaseException]) -> BaseException:
     found = known.get(id(error))
     if found is not None:

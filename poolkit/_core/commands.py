@@ -36,8 +36,15 @@ def discard_idle(
     """
     if rest:
         core.started = False
-        for slot in core.all_slots.values():  # a connect that nobody asked for is closed when it arrives
-            if slot.pending and slot.purpose is not Purpose.DEMAND and slot.generation == slot.endpoint.generation:
+        wanted = {
+            endpoint: len(endpoint.requests) + endpoint.dialer.spoken_for(endpoint.connecting)
+            for endpoint in core.all_endpoints.values()
+        }
+        for slot in core.all_slots.values():  # a connect that nobody waits for is closed when it arrives
+            if slot.pending and slot.generation == slot.endpoint.generation:
+                if slot.purpose is Purpose.DEMAND and wanted.get(slot.endpoint):
+                    wanted[slot.endpoint] -= 1
+                    continue
                 slot.endpoint.connecting -= 1
                 slot.generation -= 1
                 core.touched[slot.endpoint] = None  # callers that counted on it need another connect

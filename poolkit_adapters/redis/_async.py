@@ -12,7 +12,7 @@ from poolkit import AsyncPool
 from poolkit.errors import NotLeased, PoolError
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
-from poolkit_adapters.redis._connection_watch import IDLE, USED, AsyncConnectionWatch, State, disconnect_now
+from poolkit_adapters.redis._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now
 from poolkit_adapters.redis._connectors import TaskConnector
 from poolkit_adapters.redis._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
@@ -20,19 +20,63 @@ from poolkit_adapters.redis._driver import (
     AsyncConnectionPool,
     AsyncReAuthListener,
     AsyncReleasedEvent,
+    async_connection,
     async_record_created,
     async_record_wait,
     async_waits_recorded,
 )
-from poolkit_adapters.redis._handshake import async_handshake_limit
+from poolkit_adapters.redis._handshake import async_connect_limit
 from poolkit_adapters.redis._settings import (
     warn_arguments,
 )
+from poolkit_adapters.redis._shared import time_left
 
-__all__ = ("AsyncPoolkitConnectionPool",)
+__all__ = ("AsyncPoolkitConnectionPool", "cleaned")
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``disconnect()`` waits for the servers to close their ends. Our sockets are closed by then anyway."""
+
+
+async def cleaned(
+    pool: AsyncPoolkitConnectionPool, watch: AsyncConnectionWatch, started: float, timeout: float | None = -1.0
+) -> AsyncConnectionWatch:
+    """Return a leased connection that is clean, in place of one in doubt, within ``timeout`` seconds from ``started``.
+
+    A ``timeout`` below 0 stands for the pool's own. It may be the same connection. Those that are not clean, and on an
+    error all, are given back.
+    """
+    engine, unready = pool.poolkit, False
+    while True:
+        try:
+            if not watch.inspectable:  # only its own connect() knows whether it is connected
+                await pool.ensure_connection(watch.connection)
+                return watch
+            timeout = pool.timeout if timeout is not None and timeout < 0 else timeout
+            if watch.clean() or await _looked(watch, time_left(timeout, started) or engine.config.check_timeout):
+                return watch
+        except BaseException:
+            engine.release_nowait(watch.connection, discard=True)
+            raise
+        engine.release_nowait(watch.connection, discard=True)
+        if watch.opened_at > started:
+            if unready:
+                raise _errors.unready(watch.connection)
+            unready = True
+        try:
+            watch = pool._watches[id(await engine.acquire(time_left(timeout, started)))]
+        except PoolError as error:
+            raise _errors.pool_error(error)  # noqa: B904  its cause is set already
+
+
+async def _looked(watch: AsyncConnectionWatch, seconds: float | None) -> bool:
+    """Return whether a connection is clean after all; False if that cannot be found out in time."""
+    if not watch.connection.is_connected:
+        return False
+    try:
+        async with async_connection.async_timeout(seconds):
+            return await watch.look()
+    except asyncio.TimeoutError:
+        return False
 
 
 class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch], AsyncConnectionPool):  # type: ignore[misc]
@@ -89,28 +133,20 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         """
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
-        started = time.monotonic() if async_waits_recorded() else None
+        started, recorded = time.monotonic(), async_waits_recorded()
         try:
             connection = await self._engine.acquire()  # type: ignore[union-attr]
         except PoolError as error:
-            raise _errors.pool_error(error) from error.__cause__
+            raise _errors.pool_error(error)  # noqa: B904  its cause is set already
         watch = self._watches[id(connection)]
-        if started is not None:
+        if recorded:
             await self._record(async_record_wait, connection, started)
         if not watch.clean():  # last: nothing is awaited between this check and the return to the caller
-            await self._ensure(connection)
+            watch = await cleaned(self, watch, started)
         watch.state = USED
-        if started is not None:
+        if recorded:
             self._count(watch, USED)
-        return connection
-
-    async def _ensure(self, connection: Any) -> None:
-        """Call :meth:`ensure_connection` for a leased connection, and give the connection back if that fails."""
-        try:
-            await self.ensure_connection(connection)
-        except BaseException:
-            self.poolkit.release_nowait(connection, discard=True)
-            raise
+        return watch.connection
 
     async def ensure_connection(self, connection: Any) -> None:
         """Connect the connection if it is not connected. Reconnect it if it has unread data."""
@@ -119,28 +155,24 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             ready = watch.clean() or await watch.look()
         else:
             ready = await self._connect(connection, watch)
-        if not ready:
-            await self._renew(connection, watch)
+        if not ready:  # it holds data for somebody else, or the server has closed it
+            await connection.disconnect()
+            if not await self._connect(connection, watch):
+                raise _errors.unready(connection)
 
     def _pushes(self) -> bool:
         """Return whether the server may send maintenance notifications."""
         enabled = getattr(self, "maint_notifications_enabled", None)  # redis-py 7
         return enabled is not None and bool(enabled())
 
-    async def _renew(self, connection: Any, watch: AsyncConnectionWatch) -> None:
-        """Reconnect a connection that holds data for somebody else, or that the server has closed."""
-        await connection.disconnect()
-        if not await self._connect(connection, watch):
-            raise _errors.unready(connection)
-
     async def _connect(self, connection: Any, watch: AsyncConnectionWatch) -> bool:
         """Connect, and return whether there is no unread data then. On an error or a cancellation close the socket."""
         try:
-            if watch.inspectable and connection.socket_timeout is None:
-                with async_handshake_limit(connection, self.poolkit.config.connect_timeout):
-                    await connection.connect()
-            else:
+            if watch.opened_at and not watch.inspectable:  # called at each checkout, as only connect() knows its state
                 await connection.connect()
+            else:
+                async with async_connect_limit(connection, self.poolkit.config.connect_timeout):
+                    await connection.connect()
             watch.opened()
             return watch.clean() or await watch.look()
         except BaseException as error:
@@ -165,7 +197,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             self._watches.pop(id(connection), None)
             disconnect_now(connection)
             raise
-        watch.state = IDLE
+        watch.state, watch.opened_at = IDLE, time.monotonic()
         self._count(watch, IDLE)
         return connection
 
@@ -252,7 +284,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             return True
 
         closed = self.poolkit.discard_idle(note, rest=True)
-        used = self._in_state(State.USED, State.OPENING) if inuse_connections else []
+        used = self._in_state(USED) if inuse_connections else []
         results = await asyncio.gather(*(connection.disconnect() for connection in used), return_exceptions=True)
         if closed:
             await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)

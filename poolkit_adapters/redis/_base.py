@@ -66,6 +66,7 @@ class PoolBase(Generic[E, G]):
         self._plan = partial(
             plan, config, settings, time_to_connect, timeout=timeout, queue_class=queue_class, unused=self._unused
         )
+        self._connects_in_caller = {**layer_of(config), **layer(settings)}.get("connect_in_caller", (False,))[0]
         self._limit_given = not (max_connections is None or is_default(max_connections))
         self.queue_class = queue_class
         of_redis_py: Any = super()
@@ -107,7 +108,8 @@ class PoolBase(Generic[E, G]):
 
     @timeout.setter
     def timeout(self, value: float | None) -> None:
-        self.poolkit.reconfigure(acquire_timeout=value)
+        # a caller that does not wait has to connect by itself
+        self.poolkit.reconfigure(acquire_timeout=value, connect_in_caller=self._connects_in_caller or value == 0)
 
     def set_retry(self, retry: Any) -> None:
         """Use ``retry`` for all connections, present and future."""

@@ -77,6 +77,7 @@ class ConnectionWatch:
         "counted",
         "inner",
         "inspectable",
+        "opened_at",
         "recheck",
         "state",
     )
@@ -89,6 +90,7 @@ class ConnectionWatch:
         self.inspectable = isinstance(self.inner, Abstract) and type(self.inner).can_read is Abstract.can_read
         self.state = State.OPENING
         self.counted: State | None = None
+        self.opened_at = 0.0
         self.recheck = False  # whether work is due before the connection may be handed out, such as a new AUTH
         self._sock: Any = None
         self._fileno: Callable[[], int] | None = None
@@ -266,6 +268,7 @@ class AsyncConnectionWatch:
         "inspectable",
         "lenient",
         "loop",
+        "opened_at",
         "recheck",
         "state",
     )
@@ -282,6 +285,7 @@ class AsyncConnectionWatch:
         )
         self.state = State.OPENING
         self.counted: State | None = None
+        self.opened_at = 0.0
         self.recheck = False
         self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close
         self._writer: Any = None

@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
+from poolkit_adapters._errors import release_locals
 from poolkit_adapters._hang_up import is_socket
 from poolkit_adapters._time_limits import Watch
 from poolkit_adapters.redis import _errors
@@ -25,7 +26,7 @@ class SyncConnector(Connector[Any]):
     """The connector of :class:`PoolkitConnectionPool`."""
 
     packages = ("redis",)  # frames of this package are skipped when the place of a caller is reported
-    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+    reports_errors = True  # as redis-py's own pools do
     close_in_caller = True  # closing a socket does not block
     overdue_error = _errors.RedisLeaseOverdue
     own_metrics = staticmethod(metering)  # redis-py reports its connections itself, and they must not count twice
@@ -38,7 +39,12 @@ class SyncConnector(Connector[Any]):
         pool = self._pool()
         if pool is None:
             raise _errors.RedisPoolClosed("cannot open a connection: its pool no longer exists")
-        return pool._open()
+        try:
+            return pool._open(timeout)
+        except BaseException as error:
+            del pool  # the engine remembers the error, and its frames must not keep the pool or the connection alive
+            release_locals(error)
+            raise
 
     def close(self, connection: Any) -> None:
         pool = self._pool()
@@ -80,7 +86,8 @@ class TaskConnector(AsyncConnector[Any]):
     """The connector of :class:`AsyncPoolkitConnectionPool`."""
 
     packages = ("redis",)
-    connect_in_caller = True  # redis-py's retries, sentinels and tests expect it there
+    reports_errors = True  # as redis-py's own pools do
+    bounds_connects = True  # each attempt has its own limits, and "retry" says how many there are
     overdue_error = _errors.RedisLeaseOverdue
     own_metrics = staticmethod(metering)
 
@@ -92,7 +99,12 @@ class TaskConnector(AsyncConnector[Any]):
         pool = self._pool()
         if pool is None:
             raise _errors.RedisPoolClosed("cannot open a connection: its pool no longer exists")
-        return await pool._open()
+        try:
+            return await pool._open()
+        except BaseException as error:
+            del pool  # see SyncConnector
+            release_locals(error)
+            raise
 
     async def close(self, connection: Any) -> None:
         watch = self._forget(connection)

@@ -20,6 +20,7 @@ from poolkit.errors import (
     ServerUnavailable,
     UsageError,
     WrongLoop,
+    remembered,
     said,
 )
 from poolkit_adapters._errors import BAD_SETTING, MISSING, Row, Table
@@ -168,7 +169,15 @@ ERRORS = Table(
 
 
 def pool_error(error: PoolError) -> PoolError:
-    """Return an error of the engine with redis-py's type added to poolkit's."""
+    """Return an error of the engine with redis-py's type added to poolkit's.
+
+    If a connect has failed, each of the callers that hear of it gets a copy of the error that the connect has raised.
+    """
+    cause = error.__cause__
+    if type(error) in (ConnectFailed, ConnectTimeout) and isinstance(cause, ConnectFailed):
+        copy: Any = remembered(cause)
+        copy.fatal = getattr(error, "fatal", False)
+        return copy  # type: ignore[no-any-return]
     return ERRORS.adapted(error)
 
 

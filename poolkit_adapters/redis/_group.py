@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from operator import methodcaller
@@ -34,7 +35,7 @@ from poolkit_adapters._cluster_options import parameters_of, split_cluster_optio
 from poolkit_adapters._errors import Row
 from poolkit_adapters._time_limits import limit_role_question
 from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
+from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool, cleaned
 from poolkit_adapters.redis._connection_watch import USED
 from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
 from poolkit_adapters.redis._sync import PoolkitConnectionPool
@@ -183,19 +184,7 @@ class _MemberPool(PoolkitConnectionPool):
 
     def take(self, timeout: float) -> Any:
         """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
-        try:
-            connection = self.poolkit.acquire(timeout)
-        except PoolError as error:
-            raise _errors.pool_error(error) from error.__cause__
-        watch = self._watches[id(connection)]
-        try:
-            if not watch.clean():
-                self._renew(connection, watch)
-        except BaseException:
-            self.poolkit.release(connection, discard=True)
-            raise
-        watch.state = USED
-        return connection
+        return self._take(timeout, time.monotonic())
 
 
 class _AsyncMemberPool(AsyncPoolkitConnectionPool):
@@ -203,15 +192,14 @@ class _AsyncMemberPool(AsyncPoolkitConnectionPool):
 
     async def take(self, timeout: float) -> Any:
         """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
+        started = time.monotonic()
         try:
             connection = await self.poolkit.acquire(timeout)
         except PoolError as error:
-            raise _errors.pool_error(error) from error.__cause__
-        watch = self._watches[id(connection)]
-        if not watch.clean():
-            await self._ensure(connection)
+            raise _errors.pool_error(error)  # noqa: B904  its cause is set already
+        watch = await cleaned(self, self._watches[id(connection)], started, timeout)
         watch.state = USED
-        return connection
+        return watch.connection
 
 
 class _ServerBase(NodePool):

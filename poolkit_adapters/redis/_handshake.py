@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters._time_limits import Watch
 from poolkit_adapters.redis._driver import async_connection, exceptions
 
-__all__ = ("async_handshake_limit", "connect_limit", "handshake_limit")
+__all__ = ("async_connect_limit", "connect_limit", "handshake_limit")
 
 _attempts = Watch()
 
@@ -71,13 +71,48 @@ def handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
                 buffer.socket_timeout = None
 
 
-@contextmanager
-def async_handshake_limit(connection: Any, seconds: float | None) -> Iterator[None]:
-    """As :func:`handshake_limit`, for asyncio.
+@asynccontextmanager
+async def async_connect_limit(connection: Any, seconds: float | None) -> AsyncIterator[None]:
+    """As :func:`connect_limit`, for asyncio: TCP and TLS take at most ``seconds``, and each reply of the handshake.
 
-    Only the reads have the limit: with a ``socket_timeout`` redis-py writes in ``asyncio.wait_for()``, which before
-    Python 3.12 loses a cancellation that arrives when the write ends.
+    redis-py's own limits replace ``seconds``. Whatever else runs in a connect (a ``redis_connect_func``, a credential
+    provider) ends with the time for all attempts. Another class of connections has ``seconds`` for everything.
+
+    Only the reads have a limit for each reply: with a ``socket_timeout`` redis-py writes in ``asyncio.wait_for()``,
+    which before Python 3.12 loses a cancellation that arrives when the write ends.
     """
+    total = seconds
+    with ExitStack() as limits:
+        if all(hasattr(connection, name) for name in ("socket_connect_timeout", "socket_timeout", "retry")):
+            tcp, replies = connection.socket_connect_timeout or seconds, connection.socket_timeout or seconds
+            total = tcp and replies and _attempts_of(connection) * (tcp + replies + _pause(connection))
+            if connection.socket_connect_timeout is None:
+                connection.socket_connect_timeout = seconds
+                limits.callback(setattr, connection, "socket_connect_timeout", None)
+            if connection.socket_timeout is None:
+                limits.enter_context(_async_replies(connection, seconds))
+        try:
+            async with async_connection.async_timeout(total):
+                yield
+        except asyncio.TimeoutError:
+            raise exceptions.TimeoutError(f"no connection in {total:g} s") from None
+
+
+def _attempts_of(connection: Any) -> float:
+    """Return how often redis-py tries to connect, by the connection's ``retry``."""
+    retries = getattr(connection.retry, "_retries", 0)
+    return 1e6 if retries < 0 else retries + 1  # negative: without end
+
+
+def _pause(connection: Any) -> float:
+    """Return the longest pause between two attempts, in seconds."""
+    backoff = getattr(connection.retry, "_backoff", None)
+    pauses = [getattr(backoff, "_cap", None), getattr(backoff, "_backoff", None)]  # growing, and constant
+    return max((pause for pause in pauses if isinstance(pause, (int, float))), default=0.0)
+
+
+@contextmanager
+def _async_replies(connection: Any, seconds: float | None) -> Iterator[None]:
     read: Any = connection.read_response
 
     async def read_response(*args: Any, **kwargs: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +14,7 @@ from typing import Any
 from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
 from poolkit_adapters.redis._names import connect_by_address
 
-__all__ = ("Former", "Shared", "made_by_cluster_client")
+__all__ = ("Former", "Shared", "made_by_cluster_client", "time_left")
 
 _FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path")
 _NAMES = ("driver_info", "lib_name", "lib_version")
@@ -29,6 +31,11 @@ def made_by_cluster_client() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def time_left(timeout: float | None, started: float) -> float | None:
+    """Return the seconds that are left to a caller that came at ``started``; None: no limit."""
+    return None if timeout in (None, math.inf) else max(0.0, timeout - (time.monotonic() - started))
 
 
 class Former:

@@ -14,6 +14,7 @@ from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
 from poolkit.runtimes.fork import Stage, after_fork
 from poolkit_adapters._hang_up import Connecting
+from poolkit_adapters._time_limits import Watch as TimeLimits
 from poolkit_adapters.redis import _errors
 from poolkit_adapters.redis._base import PoolBase
 from poolkit_adapters.redis._connection_watch import IDLE, USED, ConnectionWatch, State
@@ -33,11 +34,41 @@ from poolkit_adapters.redis._handshake import connect_limit
 from poolkit_adapters.redis._settings import (
     warn_arguments,
 )
-from poolkit_adapters.redis._shared import made_by_cluster_client
+from poolkit_adapters.redis._shared import made_by_cluster_client, time_left
 
 __all__ = ("PoolkitConnectionPool",)
 
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
+_authentications = TimeLimits()
+
+
+def _checked(watch: ConnectionWatch, seconds: float | None) -> bool:
+    """Return whether the connection is clean, after a new ``AUTH`` that may take so many seconds."""
+    try:
+        with _authentications.limit(watch.inner, seconds, "AUTH"):
+            return watch.clean()
+    except TimeoutError:
+        return False
+
+
+def _explain_crossing(pool: PoolkitConnectionPool, error: AcquireTimeout) -> None:
+    """Add the cause to the message if this thread holds a connection to another node.
+
+    A pipeline over several nodes takes one connection after the other, in the order of its commands, and gives
+    none back before it has all of them.
+    """
+    for other in list(_pools):
+        engine = other._engine
+        if other is pool or not other._of_cluster or engine is None:
+            continue
+        if engine.held_by_caller():
+            cause = (
+                f"this thread already holds a connection to another node ({engine.name}), as a pipeline over "
+                "several nodes does: threads that each hold one and wait for another block each other; set "
+                "max_connections to at least the number of threads"
+            )
+            error.args = (f"{error.args[0]}; {cause}", *error.args[1:])
+            return
 
 
 class _Queue:
@@ -66,8 +97,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
 
     Args:
         max_connections: connections that may exist at the same time (the engine's ``max_size``).
-        timeout: seconds to wait for a connection while all are in use (``acquire_timeout``). 0 never waits, None
-            waits forever. Opening a connection has its own limit, redis-py's ``socket_connect_timeout``.
+        timeout: seconds until the caller has a connection (``acquire_timeout``), whether it waits for another caller,
+            for a check or for a connect. 0 never waits: each caller opens its own connection, as with
+            ``redis.ConnectionPool``. None waits forever. A connect that takes longer than its caller waits goes on,
+            with redis-py's ``socket_connect_timeout`` and ``retry``.
         connection_class: redis-py's class of connections.
         queue_class: ``LifoQueue`` (the last used connection first) or ``Queue`` (``order="fifo"``).
         config: poolkit's settings. Single ones may be given as keywords (``idle_timeout=60``).
@@ -147,57 +180,47 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """
         if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
             warn_arguments()
-        started = time.monotonic() if waits_recorded() else None
-        engine = self._engine
-        try:
-            connection = engine.acquire()  # type: ignore[union-attr]
-        except PoolError as error:
-            if self._of_cluster and isinstance(error, AcquireTimeout):
-                self._explain_crossing(error)
-            raise _errors.pool_error(error) from error.__cause__
-        watch = self._watches[id(connection)]
-        try:
-            if not watch.clean():
-                self._renew(connection, watch)  # as redis-py does
-        except BaseException:
-            engine.release(connection, discard=True)  # type: ignore[union-attr]
-            raise
-        watch.state = USED
-        if started is not None:
-            self._count(watch, USED)
+        started = time.monotonic()
+        connection = self._take(self.poolkit.config.acquire_timeout, started)
+        if waits_recorded():
+            self._count(self._watches[id(connection)], USED)
             record_wait(self, time.monotonic() - started)
         return connection
 
-    def _explain_crossing(self, error: AcquireTimeout) -> None:
-        """Add the cause to the message if this thread holds a connection to another node.
+    def _take(self, timeout: float | None, started: float) -> Any:
+        """Lease a clean connection within ``timeout`` seconds from ``started`` on."""
+        engine, left, unready = self.poolkit, timeout, False
+        while True:
+            try:
+                connection = engine.acquire(left)
+            except PoolError as error:
+                if self._of_cluster and isinstance(error, AcquireTimeout):
+                    _explain_crossing(self, error)
+                raise _errors.pool_error(error)  # noqa: B904  its cause is set already
+            watch = self._watches[id(connection)]
+            try:
+                if watch.recheck:
+                    ready = _checked(watch, time_left(timeout, started) or engine.config.check_timeout)
+                else:
+                    ready = watch.clean()
+                if ready:
+                    watch.state = USED
+                    return connection
+            except BaseException:
+                engine.release(connection, discard=True)
+                raise
+            engine.release(connection, discard=True)  # and take another one in the time that is left
+            if watch.opened_at > started:
+                if unready:
+                    raise _errors.unready(connection)
+                unready = True
+            left = time_left(timeout, started)
 
-        A pipeline over several nodes takes one connection after the other, in the order of its commands, and gives
-        none back before it has all of them.
-        """
-        for other in list(_pools):
-            engine = other._engine
-            if other is self or not other._of_cluster or engine is None:
-                continue
-            if engine.held_by_caller():
-                cause = (
-                    f"this thread already holds a connection to another node ({engine.name}), as a pipeline over "
-                    "several nodes does: threads that each hold one and wait for another block each other; set "
-                    "max_connections to at least the number of threads"
-                )
-                error.args = (f"{error.args[0]}; {cause}", *error.args[1:])
-                return
-
-    def _renew(self, connection: Any, watch: ConnectionWatch) -> None:
-        """Reconnect a connection that holds data for somebody else, or that the server has closed."""
-        connection.disconnect()
-        if not self._connect(connection, watch):
-            raise _errors.unready(connection)
-
-    def _connect(self, connection: Any, watch: ConnectionWatch) -> bool:
+    def _connect(self, connection: Any, watch: ConnectionWatch, limit: float | None) -> bool:
         """Connect, and return whether there is no unread data then. On an error close the socket."""
         try:
             if watch.inspectable:
-                with connect_limit(watch.inner, Connecting("redis"), self.poolkit.config.connect_timeout):
+                with connect_limit(watch.inner, Connecting("redis"), limit):
                     connection.connect()
             else:
                 connection.connect()
@@ -211,8 +234,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
                 raise
             raise mapped  # noqa: B904  its cause is set already
 
-    def _open(self) -> Any:
-        """Create a connection and connect it."""
+    def _open(self, limit: float | None) -> Any:
+        """Create a connection and connect it. Each attempt may take ``limit`` seconds, and its handshake as long."""
         started = time.monotonic()
         try:
             # under the lock: a maintenance notification that is being handled either sees this connection, or has
@@ -223,12 +246,14 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         except Exception as error:  # noqa: BLE001  re-raised as a mapped error
             raise _errors.connect_error(error)  # noqa: B904  its cause is set already
         try:
-            if not self._connect(connection, watch):
-                self._renew(connection, watch)
+            if not self._connect(connection, watch, limit):
+                connection.disconnect()  # it holds data for somebody else, or the server has closed it
+                if not self._connect(connection, watch, limit):
+                    raise _errors.unready(connection)
         except BaseException:
             self._watches.pop(id(connection), None)
             raise
-        watch.state = IDLE
+        watch.state, watch.opened_at = IDLE, time.monotonic()
         self._count(watch, IDLE)
         record_created(self, time.monotonic() - started)
         return connection
@@ -288,7 +313,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """
         self.poolkit.discard_idle(rest=True)
         if inuse_connections:
-            for connection in self._get_in_use_connections():
+            for connection in self._in_state(USED):
                 connection.disconnect()
 
     def __enter__(self) -> Any:
@@ -345,6 +370,10 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """In the child, replace the locks, which a thread of the parent may hold. The engine has restarted already."""
         self._lock = threading.RLock()
         self._fork_lock = threading.RLock()
+        for connection in self._in_state(State.OPENING):  # nobody closes it here: only a thread of the parent knows it
+            sock = getattr(connection, "_sock", None)
+            if sock is not None:
+                sock.close()
         self._watches.clear()
         self.pid = os.getpid()
         if self.cache is not None:

@@ -201,7 +201,7 @@ def test_sqlalchemy_backs_off_too(small: str) -> None:
 
 
 def test_redis_with_all_its_clients_makes_the_pool_smaller() -> None:
-    """Redis accepts the connection, says "max number of clients reached" and hangs up."""
+    """Redis accepts the connection, says "max number of clients reached" and hangs up. Callers take another one."""
     with RedisServer(settings={"maxclients": "6"}) as server:
         pool = RedisPool.from_url(
             server.url, max_connections=20, timeout=PATIENCE, autoscale=AutoscaleConfig(up_delay=0, max_wait=0)
@@ -218,8 +218,8 @@ def test_redis_with_all_its_clients_makes_the_pool_smaller() -> None:
         with ThreadPoolExecutor(12) as threads:
             answers = list(threads.map(work, range(100)))
         stats = pool.poolkit.stats()
-        assert set(answers) == {"ok", "refused"}
-        assert answers.count("refused") < 30
+        assert set(answers) == {"ok"}
+        assert stats.connect_errors > 0
         assert stats.limit is not None
         assert stats.limit <= 6
         client.close()

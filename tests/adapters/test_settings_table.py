@@ -123,7 +123,6 @@ _NULL = {"min_size": 0, "max_idle": 0, "connect_in_caller": True}
 UNUSED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("httpx", "httpx async", "httpx cluster", "httpcore", "httpcore async"), _HTTP),
     **dict.fromkeys(("sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _LATE),
-    **{adapter: {"connect_in_caller": True} for adapter in ("redis", "redis async", "redis group")},
     **dict.fromkeys(("sentinel", "sentinel async"), _SENTINEL),
     "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None},
     **dict.fromkeys(("psycopg null", "psycopg null async"), _NULL),

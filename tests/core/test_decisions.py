@@ -258,6 +258,20 @@ def test_a_resting_pool_keeps_no_connect_that_was_on_its_way() -> None:
     assert connects(core), "used again, it opens what it needs"
 
 
+def test_a_resting_pool_keeps_no_connect_whose_caller_is_gone() -> None:
+    core = make(max_size=3)
+    gone, waiting = ask(core), ask(core)
+    first, second = connects(core)
+    core.abandon(gone, NOW)
+    do(commands.discard_idle, core, None, NEVER, True, NOW)
+    core.connected(first, object(), 1, NOW)
+    core.settle(NOW)
+    assert waiting.outcome is first
+    core.connected(second, object(), 1, NOW)
+    core.settle(NOW)
+    assert second.state is CLOSING
+
+
 def test_a_caller_that_counted_on_a_connect_of_a_resting_pool_gets_another_one() -> None:
     """In a keyed pool too, which looks only at endpoints of which something has changed."""
     core = make(features=Features(keyed=True), max_size=4)

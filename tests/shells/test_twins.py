@@ -13,7 +13,7 @@ from poolkit.testing import AsyncFakeConnector, FakeConnector
 TWINS = [(Pool, AsyncPool), (Lease, AsyncLease), (Connector, AsyncConnector), (FakeConnector, AsyncFakeConnector)]
 RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 # a release that need not wait: in threads every release is one
-ASYNC_ONLY = {"release_nowait", "close_nowait", "any_loop"}
+ASYNC_ONLY = {"release_nowait", "close_nowait", "any_loop", "bounds_connects"}
 # what a task waits for
 AWAITED = {
     "acquire", "release", "warm_up", "drain", "close", "__aenter__", "__aexit__",

@@ -51,8 +51,9 @@ NOBODY = "redis://127.0.0.1:1"
 
 @happens(rd.RedisAcquireTimeout, "orders", "in use 1/1")
 async def _(twin: Twin) -> None:
-    async with twin.pool(timeout=0.01) as pool:
+    async with twin.pool() as pool:
         held = await do(pool.get_connection())
+        pool.timeout = 0.01
         try:
             await do(pool.get_connection())
         finally:
@@ -68,13 +69,14 @@ async def _(twin: Twin) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as rude:
         url = f"redis://127.0.0.1:{rude.getsockname()[1]}"
-        async with twin.pool(url, timeout=0.05, protocol=3, socket_timeout=60, retry=None) as pool:
+        async with twin.pool(url, protocol=3, socket_timeout=60, retry=None) as pool:
             first = begin(pool)
             (await asyncio.to_thread(rude.accept))[0].close()
             with pytest.raises(redis.ConnectionError):
                 await first
             second = begin(pool)  # gets no answer, and has the only place
             answer, _ = await asyncio.to_thread(rude.accept)
+            pool.timeout = 0.05
             try:
                 await do(pool.get_connection())
             finally:

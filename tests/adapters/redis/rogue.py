@@ -125,11 +125,13 @@ class RogueRedis:
     async def _close(self) -> None:
         assert self._server is not None
         self._server.close()
+        await asyncio.sleep(0.01)  # what has been accepted gets its writer in the next turns of the loop
         for writer in list(self._open):
             writer.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close their sockets in the next turns of the loop
 
     def _alive(self) -> list[asyncio.StreamWriter]:
         """Those whose peer has not closed them: the kernel knows before this loop does."""

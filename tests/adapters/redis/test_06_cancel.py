@@ -115,20 +115,22 @@ async def test_02_r13_a_cancellation_at_the_hand_off_is_never_lost(redis_server:
 
 
 @pytest.mark.anyio
-async def test_03_a_cancelled_connect_leaves_nothing_behind(
-    redis_server: RedisServer, fault_proxy: Callable[..., FaultProxy]
+@pytest.mark.parametrize("in_caller", [False, True])
+async def test_03_a_cancelled_connect_is_kept_or_leaves_nothing_behind(
+    redis_server: RedisServer, fault_proxy: Callable[..., FaultProxy], in_caller: bool
 ) -> None:
     proxy = fault_proxy(redis_server.host, redis_server.port)
-    proxy.mode = "silent"
-    pool = AsyncPoolkitConnectionPool(host=proxy.host, port=proxy.port, max_connections=1)
+    proxy.mode = "hold"
+    pool = AsyncPoolkitConnectionPool(host=proxy.host, port=proxy.port, max_connections=1, connect_in_caller=in_caller)
     task = asyncio.create_task(pool.get_connection())
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert pool.poolkit.stats().size == 0
+    assert pool.poolkit.stats().size == (0 if in_caller else 1)
     proxy.mode = "pass"
     await pool.release(await pool.get_connection())
+    assert proxy.accepted == (2 if in_caller else 1)
     pool.poolkit.check_books()
     await pool.aclose()
 

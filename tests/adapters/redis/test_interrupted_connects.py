@@ -1,5 +1,6 @@
-"""Whoever is cancelled or interrupted while it connects leaves no session at the server.
+"""Whoever is cancelled or interrupted while it connects by itself leaves no session at the server.
 
+See test_detached_connects.py for connects in threads and tasks of the pool, which go on.
 The garbage collector is off, and every exception is kept with its traceback, hence with what stood in the frames.
 """
 
@@ -42,7 +43,10 @@ def rogue() -> Iterator[RogueRedis]:
 def arguments(rogue: RogueRedis, phase: str, certificates: Certificates, module: Any) -> dict[str, Any]:
     """Of a pool whose connects get as far as this phase and no further."""
     # without a timeout: redis-py puts one around each write with wait_for(), which loses cancellations before 3.12
-    kwargs: dict[str, Any] = {"host": rogue.host, "port": rogue.port, "max_connections": LIMIT, "socket_timeout": None}
+    kwargs: dict[str, Any] = {
+        "host": rogue.host, "port": rogue.port, "max_connections": LIMIT, "socket_timeout": None,
+        "connect_in_caller": True,
+    }  # fmt: skip
     if phase == "tls":
         rogue.silent = True
         authority = certificates.authority.cert_pem.bytes().decode()
@@ -112,7 +116,7 @@ def test_a_cancellation_at_the_end_of_a_write_is_not_lost(rogue: RogueRedis, loo
 
         pool = AsyncPoolkitConnectionPool(
             host=rogue.host, port=rogue.port, protocol=3, socket_timeout=None, connect_timeout=1.0,
-            connection_class=Cancelled,
+            connection_class=Cancelled, connect_in_caller=True,
         )  # fmt: skip
         task = asyncio.ensure_future(pool.get_connection())
         while "HELLO" not in rogue.heard and not task.done():
@@ -241,11 +245,9 @@ def test_interrupted_in_the_middle_of_a_socket_connect(
 
     with RogueRedis(path=tmp_path / "redis.sock") as other:
         server = rogue if kind == "tcp" else other
-        pool = (
-            PoolkitConnectionPool(host=rogue.host, port=rogue.port)
-            if kind == "tcp"
-            else PoolkitConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=str(other.path))
-        )
+        unix = {"connection_class": redis.UnixDomainSocketConnection, "path": str(other.path)}
+        tcp = {"host": rogue.host, "port": rogue.port}
+        pool = PoolkitConnectionPool(connect_in_caller=True, **(tcp if kind == "tcp" else unix))
         monkeypatch.setattr(socket, "socket", Struck)
         kept: list[BaseException] = []
         for _ in range(3):
@@ -269,7 +271,7 @@ def test_interrupted_in_the_constructor_of_a_socket(rogue: RogueRedis, monkeypat
             made.append(self)
             raise KeyboardInterrupt
 
-    pool = PoolkitConnectionPool(host=rogue.host, port=rogue.port)
+    pool = PoolkitConnectionPool(host=rogue.host, port=rogue.port, connect_in_caller=True)
     monkeypatch.setattr(socket, "socket", Half)
     with pytest.raises(KeyboardInterrupt):
         pool.get_connection()
@@ -285,7 +287,10 @@ def test_an_interrupted_connect_closes_no_socket_of_the_users_own(rogue: RogueRe
         raise KeyboardInterrupt
 
     pool = PoolkitConnectionPool(
-        host=rogue.host, port=rogue.port, redis_connect_func=lambda connection: ask_elsewhere(left)
+        host=rogue.host,
+        port=rogue.port,
+        redis_connect_func=lambda connection: ask_elsewhere(left),
+        connect_in_caller=True,
     )
     with pytest.raises(KeyboardInterrupt):
         pool.get_connection()

@@ -15,6 +15,7 @@ import redis.asyncio
 
 from poolkit.testing.servers import RedisServer
 from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from tests.support.waiting import until
 
 from .support import in_threads
 
@@ -194,7 +195,6 @@ def test_14_release_by_a_finalizer_in_the_middle_of_the_pool(make_pool: Callable
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*unclosed <socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_pool_that_is_dropped_closes_its_connections(redis_server: RedisServer) -> None:
-    from tests.support.waiting import until
 
     from .support import ports, unique
 
@@ -240,6 +240,7 @@ def test_the_metrics_of_redis_py_balance(make_pool: Callable[..., Any], monkeypa
     name = attributes.get_pool_name(pool)
     client = redis.Redis(connection_pool=pool)
     assert in_threads(3, lambda index: client.ping()) == []
+    until(lambda: pool.poolkit.stats().connecting == 0)
     held = pool.get_connection()
     size = pool.poolkit.stats().size
     assert collector.counts == {"idle": size - 1, "used": 1}

@@ -128,12 +128,13 @@ def test_an_exhausted_node_is_not_taken_for_a_dead_one(redis_cluster: RedisClust
     """redis-py's blocking pool raises a plain ConnectionError, so the cluster reads its topology again for nothing."""
     if "MaxConnectionsError" not in inspect.getsource(redis.cluster):
         pytest.skip("this redis-py takes every ConnectionError for a dead node")
-    pool_class = functools.partial(PoolkitConnectionPool, max_connections=1, timeout=0.01)
+    pool_class = functools.partial(PoolkitConnectionPool, max_connections=1)
     cluster = redis.RedisCluster.from_url(redis_cluster.url, connection_pool_class=pool_class)
     cluster.set("key", "value")
     node = cluster.get_node_from_key("key")
     pool = node.redis_connection.connection_pool
     held = pool.get_connection()
+    pool.timeout = 0.01
     with pytest.raises(redis.exceptions.MaxConnectionsError):
         cluster.get("key")
     assert cluster.get_node_from_key("key").redis_connection.connection_pool is pool
@@ -146,7 +147,7 @@ def test_the_timeout_of_a_thread_that_holds_another_nodes_connection_names_that_
     redis_cluster: RedisCluster,
 ) -> None:
     """Pipelines over several nodes in several threads block each other so, when there are fewer connections."""
-    kind: Any = functools.partial(PoolkitConnectionPool, timeout=0.05)
+    kind: Any = functools.partial(PoolkitConnectionPool, timeout=1)
     client = redis.RedisCluster.from_url(redis_cluster.url, connection_pool_class=kind, max_connections=1)
     first, second, *_ = (node.redis_connection.connection_pool for node in client.get_nodes())
     with ThreadPoolExecutor(1) as other:

@@ -23,8 +23,9 @@ from .support import in_threads, ports, unique
 
 
 def test_07_timeout_is_both_types_and_says_why(make_pool: Callable[..., Any]) -> None:
-    pool = make_pool(max_connections=1, timeout=0.05)
+    pool = make_pool(max_connections=1)
     held = pool.get_connection()
+    pool.timeout = 0.05
     with pytest.raises(redis.exceptions.MaxConnectionsError) as caught:
         pool.get_connection()
     assert isinstance(caught.value, poolkit.AcquireTimeout)
@@ -37,8 +38,9 @@ def test_07_timeout_is_both_types_and_says_why(make_pool: Callable[..., Any]) ->
 
 @pytest.mark.anyio
 async def test_07_async_timeout_is_both_types_and_says_why(make_async_pool: Callable[..., Any]) -> None:
-    pool = make_async_pool(max_connections=1, timeout=0.05)
+    pool = make_async_pool(max_connections=1)
     held = await pool.get_connection()
+    pool.timeout = 0.05
     with pytest.raises(redis.exceptions.MaxConnectionsError) as caught:
         await pool.get_connection()
     assert isinstance(caught.value, poolkit.AcquireTimeout)
