@@ -43,6 +43,7 @@ EXPERIMENTS = {
         Experiment("sql", "SELECT 1 on a real PostgreSQL, through SQLAlchemy, psycopg and asyncpg."),
         Experiment("redis", "GET on a real Redis, through redis-py."),
         Experiment("http", "GET from a real HTTP server, through httpx, with aiohttp as the bar."),
+        Experiment("cells", "Each adapter beside its driver's own pool: 1 to 64 callers, few and as many connections."),
         Experiment("exporters", "What does it cost that metrics, traces and logs are taken?"),
         Experiment("start", "What does `import poolkit` take, and what comes with it?"),
     )

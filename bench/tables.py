@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bench.experiments.cells import PAIRS, SIZES
 from bench.experiments.contended import FLOOR, MAIN
 from bench.experiments.http import SECOND, STEADY
 from bench.experiments.overload import CLIENTS, UNFAIR, WORLDS
@@ -203,6 +204,14 @@ _LAYOUTS: dict[str, _Layout] = {
          [Column("bytes of an idle entry", "memory of an idle entry"),
           Column("bytes of a waiting task", "memory of a waiting task"),
           Column("threads of 100 pools", "threads of 100 pools")]),
+    ],
+    "cells": [
+        (f"{adapter}: {what}, and times the driver's own pool",
+         [Column(f"{callers} on {connections}", metric,
+                 {"adapter": adapter, "callers": callers, "connections": connections}, own)
+          for callers, connections in SIZES])
+        for adapter, (_, _, own, _) in PAIRS.items()
+        for metric, what in (("rate", "requests/s"), ("latency p99", "p99 in ms"))
     ],
     "sql": [
         *((f"{who.capitalize()} on 4 connections: {what}, and times {base}",

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.experiments.cells import PAIRS, SIZES, SPIKE
 from bench.experiments.contended import FLOOR, MAIN, UNFAIR
 from bench.experiments.http import SECOND, STEADY
 from bench.experiments.overload import CLIENTS, WORLDS
@@ -14,7 +15,7 @@ from bench.experiments.overload import UNFAIR as BARGING
 from bench.figures import Spread, number, ratios, spread
 from bench.result import Param, Result
 
-__all__ = ("TARGETS", "Target", "Verdict", "judge")
+__all__ = ("CELLS", "TARGETS", "Target", "Verdict", "judge")
 
 Measure = Callable[[Result], list[float]]
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt, "=": operator.eq}
@@ -52,9 +53,11 @@ class Verdict:
 
 
 def judge(result: Result, targets: Sequence[Target] | None = None) -> list[Verdict]:
-    """Judge a run by each of the targets (by default :data:`TARGETS`)."""
+    """Judge a run by each of the targets (by default :data:`TARGETS`, and :data:`CELLS` if it has measured those)."""
     verdicts = []
-    for target in TARGETS if targets is None else targets:
+    if targets is None:
+        targets = (*TARGETS, *CELLS) if "cells" in result.seconds else TARGETS
+    for target in targets:
         values = target.measure(result)
         if values:
             measured = spread(values)
@@ -252,3 +255,25 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("scale", "threads of 100 pools", "<=", 1, _plain("scale", "poolkit", "threads of 100 pools"), "threads"),
 )  # fmt: skip
+
+
+def _cells() -> tuple[Target, ...]:
+    """Each adapter at each size is not slower than the driver's own pool, and its slow requests take no longer."""
+    made = []
+    for adapter, (_, _, own, ours) in PAIRS.items():
+        for callers, connections in SIZES:
+            where: dict[str, Param] = {"adapter": adapter, "callers": callers, "connections": connections}
+            what = f"{adapter}, {callers} callers on {connections}"
+            for metric, title, relation, bound in (("rate", "rate", ">=", 0.97), ("latency p99", "p99", "<=", 1.0)):
+                measure = _ratio("cells", ours, own, metric, **where)
+                made.append(Target("cells", f"{what}: {title} / own pool", relation, bound, measure))
+    for name in SPIKE:
+        opened = _plain("cells", name, "opened", most=20)
+        made.append(Target("cells", f"spike, {name}: connections opened", "<=", 2, opened, "connections"))
+        total = _ratio("cells", name, "poolkit", "total", most=20)
+        made.append(Target("cells", f"spike, {name}: time for all / the engine's", "<=", 1.2, total))
+    return tuple(made)
+
+
+CELLS = _cells()
+"""Of the experiment *cells*: 0.97 of the rate leaves room for noise alone."""

@@ -12,7 +12,7 @@ from bench.load import by_tasks, by_threads, record
 from bench.turns import Run, quiet_gc
 from poolkit.testing.servers import RedisServer
 
-__all__ = ("run",)
+__all__ = ("async_client_of", "async_pools", "client_of", "pool_of", "run", "sync_pools")
 
 _SIZE = 16
 
@@ -26,9 +26,9 @@ def run(bench: Run) -> None:
             admin.set("key", "value")
         for callers in (1, 16):
             bench.say(f"{callers} threads on {_SIZE} connections")
-            for name in bench.turns(list(_sync()), repeat):
-                pool = _pool(_sync()[name], server)
-                client = _client(pool)
+            for name in bench.turns(list(sync_pools()), repeat):
+                pool = pool_of(sync_pools()[name], server)
+                client = client_of(pool)
                 try:
                     found = by_threads(lambda client=client: client.get("key"), callers, seconds)  # type: ignore[misc]
                     record(bench, name, found, world="threads", callers=callers)
@@ -36,22 +36,23 @@ def run(bench: Run) -> None:
                     pool.disconnect()
         for callers in (1, 16):
             bench.say(f"{callers} tasks on {_SIZE} connections")
-            for name in bench.turns(list(_async()), repeat):
+            for name in bench.turns(list(async_pools()), repeat):
                 asyncio.run(_load(bench, name, server, callers, seconds))
         bench.say("taking and giving back a real connection")
         number = bench.pick(20, 500, 500)
-        for name in bench.turns(list(_sync()), repeat):
-            pool = _pool(_sync()[name], server)
+        for name in bench.turns(list(sync_pools()), repeat):
+            pool = pool_of(sync_pools()[name], server)
             try:
                 bench.add(name, "cycle", "us", _cycle(pool, number), world="threads")
             finally:
                 pool.disconnect()
-        for name in bench.turns(list(_async()), repeat):
+        for name in bench.turns(list(async_pools()), repeat):
             asyncio.run(_async_cycle(bench, name, server, number))
 
 
 @cache
-def _sync() -> dict[str, Any]:
+def sync_pools() -> dict[str, Any]:
+    """The kinds of pool, by name."""
     import redis
 
     from poolkit_adapters.redis import PoolkitConnectionPool
@@ -87,7 +88,8 @@ def _no_pool() -> Any:
 
 
 @cache
-def _async() -> dict[str, Any]:
+def async_pools() -> dict[str, Any]:
+    """The kinds of pool, by name."""
     import redis.asyncio
 
     from poolkit_adapters.redis import AsyncPoolkitConnectionPool
@@ -121,25 +123,28 @@ def _no_async_pool() -> Any:
     return NoPool
 
 
-def _pool(kind: Any, server: RedisServer) -> Any:
-    return kind.from_url(server.url, max_connections=_SIZE)
+def pool_of(kind: Any, server: RedisServer, size: int = _SIZE) -> Any:
+    """A pool of this kind."""
+    return kind.from_url(server.url, max_connections=size)
 
 
-def _client(pool: Any) -> Any:
+def client_of(pool: Any) -> Any:
+    """A client on the pool."""
     import redis
 
     return redis.Redis(connection_pool=pool)
 
 
-def _async_client(pool: Any) -> Any:
+def async_client_of(pool: Any) -> Any:
+    """A client on the pool."""
     import redis.asyncio
 
     return redis.asyncio.Redis(connection_pool=pool)
 
 
 async def _load(bench: Run, name: str, server: RedisServer, callers: int, seconds: float) -> None:
-    pool = _pool(_async()[name], server)
-    client = _async_client(pool)
+    pool = pool_of(async_pools()[name], server)
+    client = async_client_of(pool)
     try:
         found = await by_tasks(lambda: client.get("key"), callers, seconds, seconds / 5)
         record(bench, name, found, world="tasks", callers=callers)
@@ -160,7 +165,7 @@ def _cycle(pool: Any, number: int) -> float:
 
 
 async def _async_cycle(bench: Run, name: str, server: RedisServer, number: int) -> None:
-    pool = _pool(_async()[name], server)
+    pool = pool_of(async_pools()[name], server)
     try:
         await pool.release(await pool.get_connection())
         best = float("inf")

@@ -14,7 +14,7 @@ from bench.figures import percentile
 from bench.peers import PEERS, Peer, Sizes
 from bench.turns import Effort, Run, together
 
-__all__ = ("run",)
+__all__ = ("run", "short")
 
 _PEERS = (
     "poolkit", "psycopg_pool", "SQLAlchemy QueuePool", "redis-py BlockingConnectionPool", "queue.LifoQueue",
@@ -29,17 +29,18 @@ def run(bench: Run) -> None:
     for most in bench.pick((20,), (20,), (20, 50)):
         bench.say(f"50 callers, at most {most} connections, {repeat} times")
         for name in bench.turns(_PEERS, repeat):
-            _short(bench, name, most, connect)
+            short(bench, name, most, connect)
     keepers = ["poolkit", "SQLAlchemy QueuePool"]
     if bench.effort > Effort.QUICK:  # they open one behind the other: seconds
-        _short(bench, "DBUtils", 20, connect)
+        short(bench, "DBUtils", 20, connect)
         keepers.insert(1, "psycopg_pool")
     bench.say(f"20 callers who keep their connection, {repeat} times")
     for name in bench.turns(keepers, bench.pick(1, 1, 3)):
         _long(bench, name, connect)
 
 
-def _short(bench: Run, name: str, most: int, connect: float) -> None:
+def short(bench: Run, name: str, most: int, connect: float) -> None:
+    """50 callers of one pool who give back what they get."""
     peer = PEERS[name](Sizes(most, 5, connect))
     waits: list[float] = []
     served = threading.Lock()

@@ -12,7 +12,7 @@ from bench.load import by_tasks, by_threads, record
 from bench.turns import Run, quiet_gc
 from poolkit.testing.servers import PostgresServer
 
-__all__ = ("run",)
+__all__ = ("ASYNC", "SYNC", "run")
 
 _SIZE = 4
 
@@ -27,24 +27,24 @@ def run(bench: Run) -> None:
     with PostgresServer(max_connections=60) as server:
         for callers in bench.pick((1,), (1,), (1, 16)):
             bench.say(f"{callers} threads on {_SIZE} connections")
-            for name in bench.turns(list(_SYNC), repeat):
-                with _SYNC[name](server) as (request, _, _):
+            for name in bench.turns(list(SYNC), repeat):
+                with SYNC[name](server) as (request, _, _):
                     record(bench, name, by_threads(request, callers, seconds), world="threads", callers=callers)
         for callers in bench.pick((1,), (1,), (1, 16)):
             bench.say(f"{callers} tasks on {_SIZE} connections")
-            for name in bench.turns(list(_ASYNC), repeat):
+            for name in bench.turns(list(ASYNC), repeat):
                 asyncio.run(_load(bench, name, server, callers, seconds))
         bench.say("taking and giving back a real connection")
         number = bench.pick(20, 500, 1000)
         for name in bench.turns(("psycopg_pool", "psycopg -> poolkit"), repeat):
-            with _SYNC[name](server) as (_, get, put):
+            with SYNC[name](server) as (_, get, put):
                 bench.add(name, "cycle", "us", _cycle(get, put, number), world="threads")
         for name in bench.turns(("psycopg_pool", "psycopg -> poolkit", "asyncpg", "asyncpg -> poolkit"), repeat):
             asyncio.run(_async_cycle(bench, name, server, number))
 
 
 async def _load(bench: Run, name: str, server: PostgresServer, callers: int, seconds: float) -> None:
-    async with _ASYNC[name](server) as (request, _, _):
+    async with ASYNC[name](server) as (request, _, _):
         found = await by_tasks(request, callers, seconds, seconds / 5)
         record(bench, name, found, world="tasks", callers=callers)
 
@@ -64,7 +64,7 @@ def _cycle(get: Get, put: Callable[[Any], object], number: int) -> float:
 async def _async_cycle(bench: Run, name: str, server: PostgresServer, number: int) -> None:
     # asyncpg sends a query at each release: fewer of them
     number = number if name != "asyncpg" else max(1, number // 10)
-    async with _ASYNC[name](server) as (_, get, put):
+    async with ASYNC[name](server) as (_, get, put):
         await put(await get())
         best = float("inf")
         with quiet_gc():
@@ -81,13 +81,13 @@ async def _async_cycle(bench: Run, name: str, server: PostgresServer, number: in
 
 def _sqlalchemy(pool: str, **options: Any) -> Any:
     @contextmanager
-    def opened(server: PostgresServer) -> Iterator[Any]:
+    def opened(server: PostgresServer, size: int = _SIZE) -> Iterator[Any]:
         import sqlalchemy
 
         from poolkit_adapters.sqlalchemy import PoolkitPool
 
         kind = PoolkitPool if pool == "poolkit" else sqlalchemy.QueuePool
-        settings: dict[str, Any] = {"poolclass": kind, "pool_size": _SIZE, "max_overflow": 0, **options}
+        settings: dict[str, Any] = {"poolclass": kind, "pool_size": size, "max_overflow": 0, **options}
         engine = sqlalchemy.create_engine(server.sqlalchemy_url("psycopg"), **settings)
         statement = sqlalchemy.text("select 1")
 
@@ -105,14 +105,14 @@ def _sqlalchemy(pool: str, **options: Any) -> Any:
 
 def _async_sqlalchemy(driver: str, pool: str) -> Any:
     @asynccontextmanager
-    async def opened(server: PostgresServer) -> AsyncIterator[Any]:
+    async def opened(server: PostgresServer, size: int = _SIZE) -> AsyncIterator[Any]:
         import sqlalchemy
         from sqlalchemy.ext.asyncio import create_async_engine
 
         from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
 
         kind = AsyncPoolkitPool if pool == "poolkit" else sqlalchemy.AsyncAdaptedQueuePool
-        settings: dict[str, Any] = {"poolclass": kind, "pool_size": _SIZE, "max_overflow": 0}
+        settings: dict[str, Any] = {"poolclass": kind, "pool_size": size, "max_overflow": 0}
         engine = create_async_engine(server.sqlalchemy_url(driver), **settings)
         statement = sqlalchemy.text("select 1")
 
@@ -130,13 +130,13 @@ def _async_sqlalchemy(driver: str, pool: str) -> Any:
 
 def _psycopg(pool: str) -> Any:
     @contextmanager
-    def opened(server: PostgresServer) -> Iterator[Any]:
+    def opened(server: PostgresServer, size: int = _SIZE) -> Iterator[Any]:
         import psycopg_pool
 
         from poolkit_adapters.psycopg import PoolkitConnectionPool
 
         kind: Any = PoolkitConnectionPool if pool == "poolkit" else psycopg_pool.ConnectionPool
-        with kind(server.url, min_size=_SIZE, max_size=_SIZE, open=True) as subject:
+        with kind(server.url, min_size=size, max_size=size, open=True) as subject:
             subject.wait(30)
 
             def request() -> None:
@@ -150,13 +150,13 @@ def _psycopg(pool: str) -> Any:
 
 def _async_psycopg(pool: str) -> Any:
     @asynccontextmanager
-    async def opened(server: PostgresServer) -> AsyncIterator[Any]:
+    async def opened(server: PostgresServer, size: int = _SIZE) -> AsyncIterator[Any]:
         import psycopg_pool
 
         from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool
 
         kind: Any = AsyncPoolkitConnectionPool if pool == "poolkit" else psycopg_pool.AsyncConnectionPool
-        async with kind(server.url, min_size=_SIZE, max_size=_SIZE, open=False) as subject:
+        async with kind(server.url, min_size=size, max_size=size, open=False) as subject:
             await subject.wait(30)
 
             async def request() -> None:
@@ -187,7 +187,7 @@ def _asyncpg(pool: str) -> Any:
     return opened
 
 
-_SYNC: dict[str, Any] = {
+SYNC: dict[str, Any] = {
     "SQLAlchemy QueuePool": _sqlalchemy("own"),
     "SQLAlchemy QueuePool, pre_ping": _sqlalchemy("own", pool_pre_ping=True),
     "SQLAlchemy -> poolkit": _sqlalchemy("poolkit"),
@@ -195,7 +195,7 @@ _SYNC: dict[str, Any] = {
     "psycopg_pool": _psycopg("own"),
     "psycopg -> poolkit": _psycopg("poolkit"),
 }
-_ASYNC: dict[str, Any] = {
+ASYNC: dict[str, Any] = {
     "SQLAlchemy (psycopg) AsyncAdaptedQueuePool": _async_sqlalchemy("psycopg", "own"),
     "SQLAlchemy (psycopg) -> poolkit": _async_sqlalchemy("psycopg", "poolkit"),
     "SQLAlchemy (asyncpg) AsyncAdaptedQueuePool": _async_sqlalchemy("asyncpg", "own"),

@@ -1,0 +1,106 @@
+"""*cells*: each adapter beside its driver's own pool, with 1 to 64 callers on fewer and on as many connections.
+
+Whole requests to real servers: what a user would notice of a change of the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any
+
+from bench.experiments import redis as redis_bench
+from bench.experiments import sql
+from bench.experiments.spike import short
+from bench.http_clients import OURS, OWN, Turn, async_client, client
+from bench.load import by_tasks, by_threads, record
+from bench.turns import Run
+from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
+
+__all__ = ("PAIRS", "SIZES", "SPIKE", "run")
+
+SPIKE = ("SQLAlchemy -> poolkit", "redis-py -> poolkit")
+"""Adapters whose spike (see *spike*) is compared with the engine's own."""
+
+SIZES = ((1, 1), (4, 1), (4, 4), (16, 4), (16, 16), (64, 16), (64, 64))
+"""Callers and connections."""
+PAIRS: dict[str, tuple[str, str, str, str]] = {
+    "SQLAlchemy": ("sql", "threads", "SQLAlchemy QueuePool", "SQLAlchemy -> poolkit"),
+    "SQLAlchemy (psycopg), asyncio": (
+        "sql", "tasks", "SQLAlchemy (psycopg) AsyncAdaptedQueuePool", "SQLAlchemy (psycopg) -> poolkit",
+    ),
+    "SQLAlchemy (asyncpg), asyncio": (
+        "sql", "tasks", "SQLAlchemy (asyncpg) AsyncAdaptedQueuePool", "SQLAlchemy (asyncpg) -> poolkit",
+    ),
+    "psycopg": ("sql", "threads", "psycopg_pool", "psycopg -> poolkit"),
+    "psycopg, asyncio": ("sql", "tasks", "psycopg_pool", "psycopg -> poolkit"),
+    "redis-py": ("redis", "threads", "redis-py BlockingConnectionPool", "redis-py -> poolkit"),
+    "redis-py, asyncio": ("redis", "tasks", "redis-py BlockingConnectionPool", "redis-py -> poolkit"),
+    "httpx": ("http", "threads", OWN, OURS),
+    "httpx, asyncio": ("http", "tasks", OWN, OURS),
+}  # fmt: skip
+"""By the adapter's name: the servers, threads or tasks, the driver's own pool, and poolkit."""
+
+
+def run(bench: Run) -> None:
+    """Each adapter at each size, both pools in turns."""
+    repeat, seconds = bench.pick(1, 1, 7), bench.pick(0.02, 0.1, 0.3)
+    sizes = bench.pick(SIZES[:2], SIZES[:5], SIZES)
+    for name in bench.turns(("poolkit", *SPIKE), repeat):
+        short(bench, name, 20, bench.pick(0.02, 0.15, 0.15))
+    bench.say("starting PostgreSQL, Redis and the HTTP server")
+    with PostgresServer(max_connections=150) as postgres, RedisServer() as redis, HTTPServer(fast=True) as http:
+        servers = {"sql": postgres, "redis": redis, "http": http}
+        for adapter, (kind, world, *pools) in PAIRS.items():
+            bench.say(adapter)
+            for callers, connections in sizes:
+                params: dict[str, Any] = {"adapter": adapter, "callers": callers, "connections": connections}
+                for name in bench.turns(pools, repeat):
+                    if world == "threads":
+                        with _threads(kind, name, servers[kind], connections) as request:
+                            record(bench, name, by_threads(request, callers, seconds), **params)
+                    else:
+                        asyncio.run(_tasks(bench, (kind, name, servers[kind], connections), callers, seconds, params))
+
+
+@contextmanager
+def _threads(kind: str, name: str, server: Any, size: int) -> Iterator[Callable[[], object]]:
+    if kind == "sql":
+        with sql.SYNC[name](server, size) as (request, _, _):
+            yield request
+    elif kind == "redis":
+        pool = redis_bench.pool_of(redis_bench.sync_pools()[name], server, size)
+        try:
+            made = redis_bench.client_of(pool)
+            yield lambda: made.get("key")
+        finally:
+            pool.disconnect()
+    else:
+        with client(Turn(name, server.url, size)) as request:
+            yield request
+
+
+@asynccontextmanager
+async def _asynchronous(kind: str, name: str, server: Any, size: int) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    if kind == "sql":
+        async with sql.ASYNC[name](server, size) as (request, _, _):
+            yield request
+    elif kind == "redis":
+        pool = redis_bench.pool_of(redis_bench.async_pools()[name], server, size)
+        try:
+            made = redis_bench.async_client_of(pool)
+            yield lambda: made.get("key")
+        finally:
+            await pool.disconnect()
+    else:
+        async with async_client(Turn(name, server.url, size)) as get:
+            yield lambda: get("/")
+
+
+async def _tasks(
+    bench: Run, subject: tuple[str, str, Any, int], callers: int, seconds: float, params: dict[str, Any]
+) -> None:
+    opened: AbstractAsyncContextManager[Any] = _asynchronous(*subject)
+    async with opened as request:
+        record(bench, subject[1], await by_tasks(request, callers, seconds, seconds / 3), **params)
