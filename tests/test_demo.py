@@ -26,6 +26,8 @@ from poolkit.cli import main  # noqa: E402
 from poolkit.cli.demo.plan import FULL, MODES, POOLS, QUICK, Plan  # noqa: E402
 from poolkit.cli.demo.record import Fault, Record, Round, label, percentile  # noqa: E402
 from poolkit.cli.demo.report import as_data, print_report  # noqa: E402
+from poolkit.cli.demo.scenes import SCENES, hang, play  # noqa: E402
+from poolkit.cli.demo.servers import running  # noqa: E402
 from poolkit.cli.demo.show import LiveView, PlainView, view_for  # noqa: E402
 from poolkit.errors import MissingExtra  # noqa: E402
 
@@ -256,6 +258,23 @@ def test_rounds_add_up() -> None:
     assert (len(before.samples), len(after.samples)) == (2, 4)
 
 
+def test_the_scenes_show_what_the_drivers_own_pools_do_and_poolkit_does_not() -> None:
+    """What is asserted does not depend on how fast the machine is."""
+    with running(lambda text: None) as servers:
+        sites = servers.sites
+        found = {scene.title.split(":")[0]: answers for scene, answers in play(servers.sites, lambda text: None)}
+    assert found["a wrong reply"] == {
+        "own": "the request for /yours got /mine", "poolkit": "the request for /yours got /yours",
+    }  # fmt: skip
+    assert found["a hang"]["own"] == "still waiting after 2.5 s"
+    assert hang("poolkit", sites, patience=PATIENCE).startswith("PoolTimeout after ")
+    assert found["a leak"]["own"] == "No connection available."
+    assert "by nightly-report" in found["a leak"]["poolkit"]
+    least, most = map(int, re.findall(r"got (\d+) turns, the most served (\d+)", found["starvation"]["poolkit"])[0])
+    assert least >= most / 2
+    assert set(found) == {scene.title.split(":")[0] for scene in SCENES}
+
+
 def test_turns_begin_with_one_and_the_other_kind_of_pools_in_turn() -> None:
     assert FULL.turns()[:4] == [("sync", "own"), ("sync", "poolkit"), ("sync", "poolkit"), ("sync", "own")]
     assert sorted(FULL.turns()) == sorted(FULL.rounds * [(mode, pools) for mode in MODES for pools in POOLS])
@@ -266,7 +285,7 @@ def test_report_and_live_picture_fit_the_terminal(width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
     records = [a_record(pools="own"), a_record()]
-    print_report(console, records, QUICK)
+    print_report(console, records, QUICK, [(SCENES[0], {"own": "slow", "poolkit": "[bold] " + "text " * 40})])
     view = LiveView(console)
     view.begin(records[0])
     view.end(records[0])
@@ -278,6 +297,7 @@ def test_report_and_live_picture_fit_the_terminal(width: int) -> None:
     assert "last error at [/tmp] [bold]" in text, "text of a pool is no markup"
     assert "half-way: [red] everything broke" in text
     assert "drivers' own" in text
+    assert "[bold] text" in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
 
 

@@ -1,7 +1,7 @@
 """``poolkit demo``: one request handler on the drivers' own pools and on poolkit's, with servers that fail.
 
 plan (what a run is) · stacks (the handler and its clients) · load (the callers) · servers (start, break, count) ·
-record (what happened) · show (progress) · report (the tables)
+scenes (what goes wrong with a pool) · record (what happened) · show (progress) · report (the tables)
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from poolkit.cli.demo.load import Load
 from poolkit.cli.demo.plan import FULL, MODES, POOLS, QUICK
 from poolkit.cli.demo.record import Record
 from poolkit.cli.demo.report import as_data, print_report
+from poolkit.cli.demo.scenes import play
 from poolkit.cli.demo.servers import Servers, break_things, running
 from poolkit.cli.demo.show import LiveView, PlainView, view_for
 from poolkit.cli.demo.stacks import import_everything
@@ -33,12 +34,13 @@ def run_demo(*, quick: bool, as_json: bool) -> int:
         with terminable(), view_for(console) as view, running(view.note) as servers:
             for turn in plan.turns():
                 _one_round(records[turn], servers, view)
+            scenes = play(servers.sites, view.note) if plan.scenes else []
     except ServerError as error:
         raise PoolError(f"the demo ended early: {said(error, 1000)}") from error
     if as_json:
-        sys.stdout.write(json.dumps(as_data(list(records.values()), plan), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_data(list(records.values()), plan, scenes), indent=2) + "\n")
     else:
-        print_report(console, list(records.values()), plan)
+        print_report(console, list(records.values()), plan, scenes)
         console.print(f"Done in {time.monotonic() - began:.0f} s; the servers have ended and their files are removed.")
     return 0
 

@@ -38,6 +38,8 @@ class Plan:
     """Seconds that Redis is down."""
     timeout: float = 5.0
     """Seconds that a caller waits for a connection, or for an answer."""
+    scenes: bool = True
+    """Whether the scenes are played after the rounds."""
     grace: float = 2.0
     """Seconds after the timetable's end in which late requests may still end."""
 
@@ -68,5 +70,5 @@ class Plan:
             due += self.pause * chance.uniform(0.5, 1.5)
 
 
-FULL = Plan(seconds=4.5, callers=24, pause=0.18, rounds=2)
-QUICK = Plan(seconds=1.8, callers=16, pause=0.12, down=0.15, grace=1.0)
+FULL = Plan(seconds=3.5, callers=24, pause=0.18, rounds=2)
+QUICK = Plan(seconds=1.8, callers=16, pause=0.12, down=0.15, grace=1.0, scenes=False)

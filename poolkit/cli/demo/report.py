@@ -13,12 +13,17 @@ from rich.text import Text
 
 from poolkit.cli.demo.plan import TITLES, Plan
 from poolkit.cli.demo.record import Record, Window
+from poolkit.cli.demo.scenes import Scene
 
 __all__ = ("as_data", "print_report", "summary")
 
 
-def print_report(console: Console, records: Sequence[Record], plan: Plan) -> None:
-    """Print the results of each kind of pools, and the effects of each fault on the callers."""
+Scenes = Sequence[tuple[Scene, dict[str, str]]]
+"""The scenes that were played, with the answer of each kind of pools."""
+
+
+def print_report(console: Console, records: Sequence[Record], plan: Plan, scenes: Scenes = ()) -> None:
+    """Print the results of each kind of pools, the effects of each fault on the callers, and the scenes."""
     console.print()
     console.print(_overview(records, plan))
     console.print("Times from when a request was due; connections opened, as the servers counted them.", style="dim")
@@ -31,6 +36,13 @@ def print_report(console: Console, records: Sequence[Record], plan: Plan) -> Non
         for kind, text in sorted(examples.items()):
             console.print(Text.assemble("  ", (kind, "bold"), f": {text}"), no_wrap=True, overflow="ellipsis")
         console.print()
+    for scene, answers in scenes:
+        console.print(Text(scene.title, style="bold"))
+        for pools, answer in answers.items():
+            name = Text(f"{TITLES[pools]:>12}", style="bold green" if pools == "poolkit" else "")
+            console.print(Text.assemble("  ", name, f"  {answer}"))
+    if scenes:
+        console.print()
 
 
 def summary(record: Record) -> str:
@@ -42,7 +54,7 @@ def summary(record: Record) -> str:
     )
 
 
-def as_data(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
+def as_data(records: Sequence[Record], plan: Plan, scenes: Scenes = ()) -> dict[str, Any]:
     """Return everything the tables show; times in seconds."""
     return {
         "plan": {
@@ -74,6 +86,7 @@ def as_data(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
             }
             for record in records
         ],
+        "scenes": [{"title": scene.title, **answers} for scene, answers in scenes],
     }
 
 
