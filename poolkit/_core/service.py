@@ -56,8 +56,7 @@ class Service:
                 core.want_sweep(now + core.recheck_interval)
             if core.size.max_wait is not None:
                 core.size.queued(now)
-        if request.context is None:
-            request.context = copy_context()
+        request.context = copy_context()
         endpoint.queue.add(request)
         if not request.ticket:
             request.ticket = core.capacity.ticket()

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from poolkit import ConfigError, PoolConfig
+from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import Layer, combine, layer, layer_of, set_aside
 from poolkit_adapters._options import (
@@ -65,7 +65,10 @@ def plan(
     of :func:`settle_connect_timeout`. ``unused`` holds the settings that cannot apply to this class of pool.
     """
     given = {**layer_of(config), **layer(settings)}
-    driver: dict[str, tuple[Any, Source]] = {"check_after_idle": (None, _OWN)}  # looking at the socket is cheaper
+    driver: dict[str, tuple[Any, Source]] = {
+        "check_after_idle": (None, _OWN),  # looking at the socket is cheaper
+        "backoff": (BackoffConfig(cap=1.0), _OWN),  # a caller that comes meanwhile waits, and redis-py has no backoff
+    }
     for setting, word, value in (("max_size", "max_connections", limit), ("acquire_timeout", "timeout", timeout)):
         driver[setting] = argument(_DRIVER, word, value)
         if not is_default(value):

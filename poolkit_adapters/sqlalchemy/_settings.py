@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from poolkit import ConfigError, PoolConfig
+from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
@@ -45,6 +45,7 @@ _QUEUEPOOLS: dict[str, tuple[Any, Source]] = {
     "idle_timeout": (None, _DEFAULT),  # QueuePool keeps pool_size connections forever
     "check_after_idle": (None, _DEFAULT),  # QueuePool never checks without pool_pre_ping
     "max_connecting": (None, _DEFAULT),  # in QueuePool only the size is a limit
+    "backoff": (BackoffConfig(cap=1.0), _DEFAULT),  # a caller that comes meanwhile waits, and QueuePool has no backoff
 }
 _UNUSED: dict[str, tuple[Any, str]] = {
     "start": (
