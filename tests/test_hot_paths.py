@@ -37,7 +37,8 @@ ENGINE = {
     (3, 13): (136, 183, 235),
 }
 HANDED = {(3, 10): 910, (3, 11): 932, (3, 12): 848, (3, 13): 864}
-"""An acquire that has to wait, and the release that serves it. Seven are for the caller's context, in which a connect runs."""
+"""An acquire that has to wait, and the release that serves it. Seven are for the context of the caller: a connect runs
+in it."""
 CEILING = 350
 """A lease and its close where nobody waits, in a pool that has something more to look at than the plainest one: about
 twice the plainest. A caller is made a request, with a place to sleep, only if it has to wait."""
@@ -53,7 +54,7 @@ THREADS = {
     ("DBUtils -> poolkit", "DBUtils"): 2.3,
 }
 TASKS = {
-    ("SQLAlchemy -> poolkit", "SQLAlchemy AsyncAdaptedQueuePool"): 0.93,
+    ("SQLAlchemy -> poolkit", "SQLAlchemy AsyncAdaptedQueuePool"): 0.94,  # notes when it began, for reconnects
     ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.84,
 }
 REQUEST = 1.06
