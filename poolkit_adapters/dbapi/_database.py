@@ -11,7 +11,19 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, Literal
 
-from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolConfigWarning, PoolError, PoolStats, UsageError
+from poolkit import (
+    ConfigError,
+    ConnectFailed,
+    ConnectTimeout,
+    Lease,
+    Pool,
+    PoolConfig,
+    PoolConfigWarning,
+    PoolError,
+    PoolStats,
+    UsageError,
+    Verdict,
+)
 from poolkit.errors import LeaseOverdue, describe
 
 from .._options import split_options
@@ -129,7 +141,15 @@ class PooledDatabase:
             lease = self._pool.lease() if timeout is None else self._pool.lease(timeout)
         except PoolError as error:
             raise self._errors.adapted(error) from error.__cause__
+        except Exception as error:  # connect_in_caller: the caller's own connect failed
+            raise self._errors.adapted(self._not_connected(error)) from error
         return PooledConnection(self, lease)
+
+    def _not_connected(self, error: Exception) -> ConnectFailed:
+        kind = ConnectTimeout if isinstance(error, TimeoutError) else ConnectFailed
+        failed = kind(f"{self.name}: cannot connect: {describe(error)}")
+        failed.fatal = self._connector.classify(error) is Verdict.FATAL
+        return failed
 
     def _misused(self, text: str) -> PoolError:
         return self._errors.adapted(UsageError(f"{self.name}: {text}"))

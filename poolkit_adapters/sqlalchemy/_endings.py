@@ -38,10 +38,12 @@ class Endings:
     def opened(self, connection: Any) -> None:
         """Limit what the driver does when a statement on its new connection is cancelled."""
         if self.closes_at_once:
-            from .._psycopg_ending import limit_cancel  # only with psycopg installed
+            from psycopg import BaseConnection  # only with psycopg installed
+
+            from .._psycopg_ending import limit_cancel
 
             driver = self.driver_of(connection)
-            if hasattr(driver, "pgconn"):  # not what a creator= of the application's has wrapped
+            if isinstance(driver, BaseConnection):  # not what a creator= or an event of the application's has wrapped
                 limit_cancel(driver)
 
     def driver_of(self, connection: Any) -> Any:

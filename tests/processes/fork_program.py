@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
 import poolkit
 from tests.processes.subjects import Held, make
 
-DETACHED = ("engine", "psycopg", "dbapi", "sqlalchemy")
+DETACHED = ("engine", "psycopg", "dbapi", "sqlalchemy", "redis")
 """Kinds whose connects run beside their callers."""
 
 
@@ -67,6 +68,8 @@ def main() -> None:
         connector.join(30)  # served by what came back; the connect that it caused goes on
 
     [pool] = poolkit.pools()
+    while kind == "redis" and pool.stats().connecting:
+        time.sleep(0.005)  # what a handshake sends after the fork would count as the child's
     locked, unlock = threading.Event(), threading.Event()
 
     def hold_the_lock() -> None:
