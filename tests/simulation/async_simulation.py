@@ -10,6 +10,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Mapping
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -314,7 +315,7 @@ class AsyncPoolSimulation:
             warnings.simplefilter("ignore", ResourceWarning)  # leases are dropped on purpose
             warnings.simplefilter("ignore", PoolConfigWarning)  # so are settings that have no effect
             try:
-                self.loop.run()
+                copy_context().run(self.loop.run)  # what its tasks choose stays there
             except _ChildEnded:
                 pass
             finally:
