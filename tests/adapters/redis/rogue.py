@@ -59,6 +59,7 @@ class RogueRedis:
     # Use.
 
     def __enter__(self) -> RogueRedis:
+        self._ending = False
         self._loop.start()
         self._loop.run(self._listen())
         return self
@@ -125,6 +126,7 @@ class RogueRedis:
     async def _close(self) -> None:
         assert self._server is not None
         self._server.close()
+        self._ending = True
         await asyncio.sleep(0.01)  # what has been accepted gets its writer in the next turns of the loop
         for writer in list(self._open):
             writer.transport.abort()
@@ -144,6 +146,9 @@ class RogueRedis:
         return [writer for fd, writer in writers.items() if fd not in ended]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._ending:  # on a busy machine it gets its writer only now
+            writer.transport.abort()
+            return
         self._open.add(writer)
         self.most = max(self.most, len(self._alive()))
         task = asyncio.create_task(self._serve(reader, writer))
