@@ -123,7 +123,9 @@ async def test_03_a_cancelled_connect_frees_its_place(make_async_engine: Any) ->
 async def test_04_scopes_of_anyio_lose_no_slot_and_the_statement_is_cancelled(
     make_async_engine: Any, postgres: PostgresServer, driver: str
 ) -> None:
-    engine = make_async_engine(pool_size=2, max_overflow=0, pool_timeout=5)
+    # its own name: in other tests a server never hears that a statement is cancelled
+    named = {"connect_args": {"server_settings": {"application_name": "test-04"}}} if driver == "asyncpg" else {}
+    engine = make_async_engine(pool_size=2, max_overflow=0, pool_timeout=5, **named)
     for _ in range(6):
         with anyio.move_on_after(0.03):
             async with engine.connect() as connection:
@@ -135,7 +137,10 @@ async def test_04_scopes_of_anyio_lose_no_slot_and_the_statement_is_cancelled(
 
         def asleep() -> int:
             with postgres.connect() as admin:
-                row = admin.execute("select count(*) from pg_stat_activity where wait_event = 'PgSleep'").fetchone()
+                row = admin.execute(
+                    "select count(*) from pg_stat_activity"
+                    " where wait_event = 'PgSleep' and application_name = 'test-04'"
+                ).fetchone()
                 assert row is not None
                 return int(row[0])
 
