@@ -115,10 +115,11 @@ def _spike(pools: str, sites: Sites) -> str:
             connection.execute(text("select pg_sleep(0.002)"))
 
     try:
+        event.listen(engine, "do_connect", connect)
         with contextlib.ExitStack() as stack:
             for _ in range(5):
                 stack.enter_context(engine.connect())
-        event.listen(engine, "do_connect", connect)
+        opened[0] = 0
         _together(work, 50)
     finally:
         engine.dispose()
