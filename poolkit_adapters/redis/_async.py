@@ -29,7 +29,7 @@ from poolkit_adapters.redis._handshake import async_connect_limit
 from poolkit_adapters.redis._settings import (
     warn_arguments,
 )
-from poolkit_adapters.redis._shared import time_left
+from poolkit_adapters.redis._shared import check_limit, time_left
 
 __all__ = ("AsyncPoolkitConnectionPool", "cleaned")
 
@@ -52,7 +52,7 @@ async def cleaned(
                 await pool.ensure_connection(watch.connection)
                 return watch
             timeout = pool.timeout if timeout is not None and timeout < 0 else timeout
-            if watch.clean() or await _looked(watch, time_left(timeout, started) or engine.config.check_timeout):
+            if watch.clean() or await _looked(watch, check_limit(timeout, started, engine.config.check_timeout)):
                 return watch
         except BaseException:
             engine.release_nowait(watch.connection, discard=True)

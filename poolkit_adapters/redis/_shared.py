@@ -14,7 +14,7 @@ from typing import Any
 from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
 from poolkit_adapters.redis._names import connect_by_address
 
-__all__ = ("Former", "Shared", "made_by_cluster_client", "time_left")
+__all__ = ("Former", "Shared", "check_limit", "made_by_cluster_client", "time_left")
 
 _FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_path")
 _NAMES = ("driver_info", "lib_name", "lib_version")
@@ -36,6 +36,15 @@ def made_by_cluster_client() -> bool:
 def time_left(timeout: float | None, started: float) -> float | None:
     """Return the seconds that are left to a caller that came at ``started``; None: no limit."""
     return None if timeout in (None, math.inf) else max(0.0, timeout - (time.monotonic() - started))
+
+
+def check_limit(timeout: float | None, started: float, check_timeout: float | None) -> float | None:
+    """Return the seconds that a question to the server may take before a caller gets a connection; None: no limit.
+
+    Not longer than the caller has left. A caller that never waits (``timeout=0``) waits for the answer all the same.
+    """
+    limits = (time_left(timeout, started) if timeout else None, check_timeout)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class Former:

@@ -34,7 +34,7 @@ from poolkit_adapters.redis._handshake import connect_limit
 from poolkit_adapters.redis._settings import (
     warn_arguments,
 )
-from poolkit_adapters.redis._shared import made_by_cluster_client, time_left
+from poolkit_adapters.redis._shared import check_limit, made_by_cluster_client, time_left
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -200,7 +200,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
             watch = self._watches[id(connection)]
             try:
                 if watch.recheck:
-                    ready = _checked(watch, time_left(timeout, started) or engine.config.check_timeout)
+                    ready = _checked(watch, check_limit(timeout, started, engine.config.check_timeout))
                 else:
                     ready = watch.clean()
                 if ready:

@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import redis.asyncio
 
 from poolkit import ConnectFailed
 from poolkit.testing.servers import Certificates, free_port
-from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool, _shared
 from poolkit_adapters.redis._driver import driver_info
 from tests.support.waiting import until
 
@@ -276,3 +277,15 @@ def test_nothing_grows_with_failed_connects_and_resets_in_tasks(secure: RogueRed
         await pool.disconnect()
 
     run(loop, main)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "check_timeout", "limit"),
+    [(20.0, 2.0, 2.0), (11.0, 2.0, 1.0), (5.0, 2.0, 0.0), (5.0, None, 0.0), (None, 2.0, 2.0), (0.0, 2.0, 2.0)],
+)
+def test_a_check_takes_no_longer_than_its_caller_has_left(
+    timeout: float | None, check_timeout: float | None, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 seconds after the caller came. With ``timeout=0`` it waits for nobody else, but for this answer."""
+    monkeypatch.setattr("poolkit_adapters.redis._shared.time", SimpleNamespace(monotonic=lambda: 110.0))
+    assert _shared.check_limit(timeout, 100.0, check_timeout) == limit
