@@ -123,7 +123,7 @@ def _spike(pools: str, sites: Sites) -> str:
         _together(work, 50)
     finally:
         engine.dispose()
-    return f"{opened[0]} connections opened, the longest wait was {max(waits) * 1000:.0f} ms"
+    return f"connections opened: {opened[0]}, the longest wait was {max(waits) * 1000:.0f} ms"
 
 
 def hang(pools: str, sites: Sites, patience: float = 2.5) -> str:
