@@ -24,12 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "experiments", nargs="*", metavar="EXPERIMENT",
-        help="cycle, contended, overload, spike, scale, sql, redis, http, exporters, start (default: all of them)",
+        help="cycle, contended, overload, spike, scale, sql, redis, http, cells, exporters, start (default: all)",
     )  # fmt: skip
     add("--quick", action="store_true", help="run some of the cases, once each, in about a minute")
     add("--targets", action="store_true", help="print the targets and the measured values, without the tables")
     add("--json", type=Path, metavar="FILE", help="write all numbers into this file")
     add("--from", dest="source", type=Path, metavar="FILE", help="do not measure; read the numbers of an earlier run")
+    add("--update", type=Path, metavar="FILE", help="take the experiments that this run lacks from an earlier one")
     add("--docs", type=Path, metavar="FOLDER", help="write the tables and plots of benchmarks.md in this folder")
     add("--check", action="store_true", help="with --from and --docs: change nothing; fail if the page differs")
     options = Options(**vars(parser.parse_args(arguments)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ("facts",)
@@ -19,6 +20,7 @@ def facts() -> dict[str, str]:
     """Return what was measured on, as name and value."""
     free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
     found = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "threading": "free-threaded" if free_threaded else "GIL",
         "system": platform.system(),

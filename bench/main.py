@@ -24,6 +24,7 @@ class Options:
     targets: bool = False
     json: Path | None = None
     source: Path | None = None
+    update: Path | None = None
     docs: Path | None = None
     check: bool = False
 
@@ -34,10 +35,14 @@ def run(options: Options) -> int:
     A missed target is a result, not a failure.
 
     Raises:
-        ConfigError: an unknown experiment, a file that holds no results, a page without its marks.
+        ConfigError: an unknown experiment, a file that holds no results, a page without its marks, an earlier run
+            of another effort.
         MissingExtra: a peer is not installed.
     """
+    earlier = Result.read(options.update) if options.update else None  # an unusable file is told before measuring
     result = Result.read(options.source) if options.source else _measure(options)
+    if earlier is not None:
+        result = result.with_earlier(earlier)
     if options.json:
         options.json.write_text(result.to_json(), encoding="utf-8")
     if options.docs and options.check:

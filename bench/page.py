@@ -19,7 +19,7 @@ _PAGE, _RESULTS, _PLOTS = "benchmarks.md", "benchmarks.json", "benchmarks"
 
 def generated(result: Result) -> str:
     """The text between the marks."""
-    versions = [f"{name} {value}" for name, value in result.facts.items() if name not in ("python", "cores")]
+    versions = _named(result.facts)
     minutes = sum(result.seconds.values()) / 60
     made = (
         f"{result.facts.get('python', '')}, {result.facts.get('cores', '?')} cores; {', '.join(versions)}."
@@ -32,11 +32,26 @@ def generated(result: Result) -> str:
     ]
     for experiment, tables in tables_of(result).items():
         parts += [f"### {experiment}", EXPERIMENTS[experiment].question]
+        parts += _origin(result, experiment)
         if experiment in PLOTS:
             parts.append(f"![{EXPERIMENTS[experiment].question}]({_PLOTS}/{experiment}.svg)")
         for table in tables:
             parts += [f"**{table.title}**", as_markdown(table)]
     return "\n\n".join(parts)
+
+
+def _named(facts: dict[str, str]) -> list[str]:
+    return [f"{name} {value}" for name, value in facts.items() if name not in ("python", "cores")]
+
+
+def _origin(result: Result, experiment: str) -> list[str]:
+    """What differs if the experiment was measured in an earlier run."""
+    facts = result.earlier.get(experiment)
+    if facts is None:
+        return []
+    other = {name: value for name, value in facts.items() if result.facts.get(name) != value}
+    there = f": {', '.join(f'{name} {value}' for name, value in other.items())}" if other else ""
+    return [f"Measured in an earlier run{there}."]
 
 
 def write(result: Result, folder: Path) -> None:

@@ -37,12 +37,36 @@ class Series:
 
 @dataclass
 class Result:
-    """One run: facts of the machine, seconds that each experiment took, and the series."""
+    """One run: facts of the machine, seconds that each experiment took, and the series.
+
+    A run of some experiments can take those that it did not measure from an earlier run (:meth:`with_earlier`);
+    ``earlier`` has the facts of that run for each of them.
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
     effort: str = "full"
     seconds: dict[str, float] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
+    earlier: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def with_earlier(self, run: Result) -> Result:
+        """Return this run, completed by the experiments of an earlier one that this run did not measure.
+
+        Raises:
+            ConfigError: one of them is a quick run and the other is not, so that their numbers differ in quality.
+        """
+        if run.effort != self.effort:
+            raise ConfigError(
+                f"--update: the earlier run is {run.effort}, this one is {self.effort}; repeat it with the same effort"
+            )
+        kept = [name for name in run.seconds if name not in self.seconds]
+        return Result(
+            facts=self.facts,
+            effort=self.effort,
+            seconds={name: run.seconds[name] for name in kept} | self.seconds,
+            series=[one for one in run.series if one.experiment in kept] + self.series,
+            earlier={name: run.earlier.get(name, run.facts) for name in kept},
+        )
 
     def add(self, series: Series, value: float) -> None:
         """Append a number to the series like ``series``, which is added if it is new."""

@@ -207,6 +207,27 @@ def test_the_page_is_made_between_its_marks_and_checked(tmp_path: Path) -> None:
     assert not agrees(result, tmp_path)
 
 
+def test_a_run_of_some_experiments_keeps_the_others_of_an_earlier_run(tmp_path: Path) -> None:
+    earlier = made(poolkit=[1.0])
+    earlier.facts, earlier.seconds = {"date": "2026-01-01", "redis": "7.0"}, {"cycle": 1.0, "start": 2.0}
+    earlier.add(Series("start", "poolkit", "time", "ms"), 5.0)
+    now = made(poolkit=[2.0])
+    now.facts, now.seconds = {"date": "2026-02-02", "redis": "7.0"}, {"cycle": 3.0}
+    one, two, page = tmp_path / "one.json", tmp_path / "two.json", tmp_path / "benchmarks.md"
+    one.write_text(earlier.to_json())
+    two.write_text(now.to_json())
+    page.write_text(f"{BEGIN}\n{END}\n")
+    assert main(["--from", str(two), "--update", str(one), "--docs", str(tmp_path)]) == 0
+    both = Result.read(tmp_path / "benchmarks.json")
+    assert both.values("cycle", "poolkit", "cpu", world="threads") == [2.0]
+    assert both.values("start", "poolkit", "time") == [5.0]
+    assert both.seconds == {"cycle": 3.0, "start": 2.0}
+    assert page.read_text().count("Measured in an earlier run: date 2026-01-01.") == 1
+    earlier.effort = "quick"
+    with pytest.raises(ConfigError, match="the earlier run is quick, this one is full"):
+        now.with_earlier(earlier)
+
+
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     """Nothing of it is overwritten."""
     (tmp_path / "benchmarks.md").write_text("all by hand")
