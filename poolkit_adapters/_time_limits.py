@@ -1,13 +1,14 @@
-"""Limits how long a thread waits for a connection: after the limit the socket is shut down."""
+"""Limits how long a thread or a task waits for a connection: after the limit the socket is shut down."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +18,7 @@ from poolkit.runtimes.fork import Stage, after_fork
 from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
 
-__all__ = ("Watch", "limit_role_question", "rollback_limit")
+__all__ = ("Watch", "limit_role_question", "loop_watch", "rollback_limit")
 
 _THREADS = ThreadRuntime()
 _AGAIN = 0.1
@@ -34,13 +35,17 @@ def rollback_limit(check_timeout: float | None, server: str) -> float | None:
 
 
 class Watch:
-    """Ends operations that take too long, from the housekeeping thread. Thread-safe.
+    """Ends operations that take too long. Thread-safe.
 
     The start and the end of an operation cost one dictionary operation each. There is at most one timer. It is set
     when an operation starts whose deadline is earlier than the timer.
+
+    ``schedule(watch, delay)`` arranges that ``watch.run_due()`` is called in ``delay`` seconds: by default in the
+    housekeeping thread. Connections of an event loop need a watch of that loop (:func:`loop_watch`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: Callable[[Watch, float], object] = _THREADS.schedule) -> None:
+        self._schedule = schedule
         self._restart()
         _watches.add(self)
 
@@ -98,7 +103,7 @@ class Watch:
         with self._lock:
             if deadline < self._wakes:
                 self._wakes = deadline
-                _THREADS.schedule(self, max(0.0, deadline - time.monotonic()))
+                self._schedule(self, max(0.0, deadline - time.monotonic()))
 
     def run_due(self) -> None:
         """Hang up the overdue connections, and set the timer for the next deadline."""
@@ -118,6 +123,15 @@ class Watch:
                         following = min(following, now + _AGAIN)
         if following < self._wakes:
             self._set_timer(following)
+
+
+def loop_watch(loop: asyncio.AbstractEventLoop) -> Watch:
+    """Return a watch for connections of ``loop``. Its timer runs in that loop; call it there only."""
+
+    def schedule(watch: Watch, delay: float) -> None:
+        loop.call_later(delay, watch.run_due)
+
+    return Watch(schedule)
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()

@@ -245,19 +245,16 @@ class AsyncPoolkitPool(BasePool):
         if loop is None or limit is None:
             dbapi_connection.rollback()
             return
-        late: list[bool] = []
-        timer = loop.call_later(limit, self._hang_up_late, dbapi_connection, limit, late)
+        watch, driver = self._runtime.here.watch(loop), self._endings.driver_of(dbapi_connection)
+        watch.begin(driver, limit)
         try:
             dbapi_connection.rollback()
         finally:
-            timer.cancel()
+            late = watch.end(driver)
+            if late:
+                self.logger.warning(LATE_ROLLBACK, dbapi_connection, limit)
         if late:  # the reply arrived at the deadline, but the socket is already shut down
             raise rollback_cut(self._dialect, self.poolkit.name, limit)
-
-    def _hang_up_late(self, dbapi_connection: Any, limit: float, late: list[bool]) -> None:
-        late.append(True)
-        self.logger.warning(LATE_ROLLBACK, dbapi_connection, limit)
-        hang_up(self._endings.driver_of(dbapi_connection))
 
 
 def _ask_nothing(task: asyncio.Future[Any]) -> None:

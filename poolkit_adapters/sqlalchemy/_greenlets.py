@@ -20,6 +20,8 @@ from poolkit.runtimes import Inbox, Task
 from poolkit.runtimes.fork import Stage, after_fork
 from poolkit.runtimes.holders import name_of_task, name_of_thread, thread_caller
 
+from .._time_limits import Watch, loop_watch
+
 __all__ = ("GreenletRuntime", "await_", "in_greenlet", "running_loop")
 
 logger = logging.getLogger("poolkit")
@@ -107,9 +109,18 @@ class _Here(threading.local):
     """The background task on a connection, such as its close, that was started last. A caller reads it directly after
     starting its own."""
 
+    _watched: asyncio.AbstractEventLoop | None = None
+    _watch: Watch | None = None
+
     def forget(self) -> None:
         """Clear the latest task, so that the next one is the caller's."""
         self.latest = None
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> Watch:
+        """Return the time limits of connections of ``loop``, which is running in this thread."""
+        if self._watch is None or self._watched is not loop:
+            self._watched, self._watch = loop, loop_watch(loop)
+        return self._watch
 
 
 class GreenletRuntime:
