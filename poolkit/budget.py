@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ._budget_members import BudgetMembers, must_fit
 from ._core.ledger import Account, BudgetLedger
-from ._gate import Gate, InOrder, NoWork
-from ._log import logger
+from ._gate import Gate, NoWork
 from .errors import ConfigError, shown
 
 __all__ = ("Budget", "BudgetShare", "BudgetStats")
@@ -65,18 +65,18 @@ class Budget:
     def __init__(self, limit: int, *, name: str = "budget") -> None:
         self.name = shown(name)
         self._total = _whole("limit", limit)
-        self._members: dict[Account, weakref.ref[Any]] = {}
         self._begin(self._total)
 
     def _begin(self, limit: int) -> None:
+        """Without any pools, with a lock of its own (again in a forked child)."""
         self._pid = os.getpid()
         # messages go out when the calling pool has released its own lock, so the gate has no effects to carry out
         self._gate = Gate(NoWork(), name=self.name, clock=time.monotonic, lock=threading.RLock())
-        self._ledger = BudgetLedger(limit, self._gate, self._fit_in)
-        self._ledger.deliver = self._deliver
+        self._ledger = BudgetLedger(limit, self._gate)
+        self._members = BudgetMembers(self, self._ledger, self._gate)
+        self._ledger.fits = self._members.fit_in
+        self._ledger.deliver = self._members.deliver
         self._ledger.words = lambda: f"budget {self.explain()}"
-        self._messages = InOrder(self._tell, self._ledger.messages)
-        self._members.clear()
 
     @property
     def limit(self) -> int:
@@ -90,10 +90,11 @@ class Budget:
         """
         limit = _whole("limit", limit)
         self._gate.step(self._resize, limit)
-        self._deliver()
+        self._members.deliver()
 
     def _resize(self, limit: int) -> None:
-        self._fit([account.minimum for account in self._ledger.accounts], limit, f"limit={limit!r}", "limit")
+        minimums = [account.minimum for account in self._ledger.accounts]
+        must_fit(self.name, minimums, limit, f"limit={limit!r}", "limit")
         self._total = limit
         self._ledger.resize(limit)
 
@@ -104,7 +105,7 @@ class Budget:
     def _snapshot(self) -> BudgetStats:
         ledger = self._ledger
         parts = tuple(
-            BudgetShare(_name_of(self._members.get(a)), a.held, a.leaving, a.need, a.share, a.minimum, a.weight)
+            BudgetShare(self._members.name_of(a), a.held, a.leaving, a.need, a.share, a.minimum, a.weight)
             for a in ledger.accounts
         )
         return BudgetStats(self.name, ledger.limit, ledger.held, parts)
@@ -117,80 +118,12 @@ class Budget:
 
     def open_account(self, pool: Any, minimum: int, weight: float) -> Account:
         """For pools: a part of this budget, in the place of the one that the same pool had before."""
-        if self._pid != os.getpid():
-            self._begin(self._total)  # a forked child: the parent's connections are the parent's
-        peek = weakref.WeakMethod(pool.unused_since)
-
-        def oldest_spare() -> float | None:
-            method = peek()
-            try:
-                return None if method is None else method()
-            except (RuntimeError, IndexError):  # the pool is at work just now: it looks by itself
-                return None
-
-        account = Account(self._ledger, minimum, weight, oldest_spare)
-        self._gate.step(self._open, account, pool)
+        if self._pid != os.getpid():  # a forked child: the parent's connections are the parent's
+            self._members.clear()
+            self._begin(self._total)
+        account = Account(self._ledger, minimum, weight, _oldest_spare_of(pool))
+        self._gate.step(self._members.open, account, pool)
         return account
-
-    def _open(self, account: Account, pool: Any) -> None:
-        for old, ref in list(self._members.items()):
-            if ref() is pool:
-                self._forget(old)
-        self._fit_in(account)
-        self._members[account] = weakref.ref(pool, lambda _: self._collected(account))
-        self._ledger.open(account)
-
-    def _fit_in(self, account: Account, minimum: int | None = None) -> None:
-        minimum = account.minimum if minimum is None else minimum
-        others = [other.minimum for other in self._ledger.accounts if other is not account]
-        self._fit([*others, minimum], self._total, f"min_size={minimum!r}", "min_size")
-
-    def _fit(self, minimums: list[int], limit: int, said: str, setting: str) -> None:
-        """ConfigError unless the minimums fit in, and something is left for pools that have none."""
-        total = sum(minimums)
-        if total > limit or (total == limit and 0 in minimums):
-            raise ConfigError(
-                f"{said}: the min_size of the pools of {self.name} add up to {total}, which must be "
-                f"{'at most' if total > limit else 'less than'} its limit ({limit})"
-                f"{'' if total > limit else ', or nothing is left for the pools that reserve none'}",
-                setting,
-            )
-
-    def _collected(self, account: Account) -> None:
-        """The pool was collected, and its connections with it. Called by the garbage collector."""
-        self._do(self._forget, account)
-        self._deliver()
-
-    def _forget(self, account: Account) -> None:
-        self._members.pop(account, None)
-        self._ledger.close(account)
-
-    # -- lock and messages ----------------------------------------------------------------------------------------
-
-    def _do(self, step: Callable[..., object], *args: Any) -> None:
-        """Run ``step(*args)`` under the lock. A finalizer in the middle of this thread's own critical section leaves it
-        to the thread's next look into the inbox.
-        """
-        if self._gate.held:
-            self._gate.post(step, *args)
-        else:
-            self._gate.step(step, *args)
-
-    def _deliver(self) -> None:
-        """Tell the pools the news. Called without any lock."""
-        if not self._gate.held:
-            self._messages.flush()
-
-    def _tell(self, account: Account) -> None:
-        try:
-            pool = self._members[account]()
-        except KeyError:
-            return  # is gone
-        if pool is not None:
-            try:
-                pool.on_news()
-            except Exception:
-                logger.exception("%s: a pool could not be told", self.name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.explain()}>"
@@ -202,9 +135,18 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
-def _name_of(ref: weakref.ref[Any] | None) -> str:
-    pool = None if ref is None else ref()
-    return "(gone)" if pool is None else str(pool.name)
+def _oldest_spare_of(pool: Any) -> Callable[[], float | None]:
+    """Returns since when the pool's connection is unused that would give way first; None without one."""
+    peek = weakref.WeakMethod(pool.unused_since)
+
+    def oldest_spare() -> float | None:
+        method = peek()
+        try:
+            return None if method is None else method()
+        except (RuntimeError, IndexError):  # the pool is at work just now: it looks by itself
+            return None
+
+    return oldest_spare
 
 
 def _words(stats: BudgetStats) -> str:

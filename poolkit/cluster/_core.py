@@ -7,20 +7,66 @@ node that it accepts has free capacity.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
 from ..errors import PoolClosed, remembered
-from ..policies.hashing import rendezvous_order
 from ..policies.retire import NEVER
-from ._events import NodeState
-from ._health import RECHECK_INTERVAL, Health
-from ._parts import Do, Effect, NodeEntry, NodeRequest, failure_streaks, has_role
+from ._choice import Choice
+from ._config import ClusterConfig
+from ._events import ClusterEvent, ClusterEventKind, NodeState
+from ._health import Health
+from ._node import Node
+from ._parts import RECHECK_INTERVAL, Do, Effect, Made, NodeEntry, NodeRequest
+from ._queue import RequestQueue
+from ._roles import Roles
+from ._tiers import Tiers
 
 __all__ = ("ClusterCore", "Do", "Effect", "NodeEntry", "NodeRequest")
 
-USABLE = NodeState.USABLE
+USABLE, PROBING, EJECTED, DRAINING = NodeState.USABLE, NodeState.PROBING, NodeState.EJECTED, NodeState.DRAINING
 
 
-class ClusterCore(Health):
-    """Nodes and leases. Not thread-safe: the shell holds its lock around every call."""
+class ClusterCore:
+    """The state of a cluster and its events. Not thread-safe: the shell holds its lock around every call.
+
+    The parts decide: ``requests`` who waits and who is served, ``choice`` which node serves, ``health`` which nodes
+    get requests, ``roles`` which role a node has, ``tiering`` in which tier it is.
+    """
+
+    def __init__(self, name: str, config: ClusterConfig, random: Callable[[], float], *, asks_roles: bool) -> None:
+        self.name = name
+        self.config = config
+        self.random = random
+        self.asks_roles = asks_roles
+        self.balancer = config.balancer()
+        self.entries: dict[str, NodeEntry] = {}
+        self.draining: list[NodeEntry] = []  # removed, but their leases have not ended
+        self.effects: deque[Effect] = deque()
+        self.closed = self.stale = False
+        self.due = self.find_at = NEVER  # when tick() wants to be called; when the discovery is due
+        self.timeouts = 0
+        self._tickets = 0
+        self.requests = RequestQueue(self)
+        self.choice = Choice(self)
+        self.roles = Roles(self)
+        self.health = Health(self)
+        self.tiering: Tiers | None = None  # set where nodes move between tiers
+
+    def inherit(self, old: ClusterCore) -> None:
+        """Go on with the nodes of a core whose leases, requests and probes are gone: its process or loop has ended."""
+        self.closed = old.closed
+        for entry in (*old.entries.values(), *old.draining):
+            entry.tickets.clear()
+            entry.leases = 0
+            entry.asking = False
+            if entry.state is PROBING:  # what probed it is gone
+                entry.state, entry.until = EJECTED, -NEVER
+                self.due = -NEVER
+        self.entries, self.tiering = old.entries, old.tiering
+        self.choice.inherit(old.choice)
+        if self.tiering is not None:
+            self.tick_at(self.tiering.due)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -34,9 +80,9 @@ class ClusterCore(Health):
             self._tickets += 1
             request.ticket = self._tickets
         if self.asks_roles and request.role is not None:
-            self._ask_roles(now, unknown_only=True)
-            self._search_role(now, request.role)
-        entry = self._choose(request, now)
+            self.roles.ask(now, unknown_only=True)
+            self.roles.search(now, request.role)
+        entry = self.choice.choose(request, now)
         if entry is not None:
             request.outcome = entry  # before assign(): after an interrupt, abandon() frees what the outcome names
             entry.assign(request.ticket)
@@ -45,73 +91,6 @@ class ClusterCore(Health):
         else:
             self.requests.add(request)
             self.tick_at(now + RECHECK_INTERVAL)
-
-    def _choose(self, request: NodeRequest, now: float) -> NodeEntry | None:
-        role, tried = request.role, request.tried
-        free = [
-            m for m in self.entries.values()
-            if m.state is USABLE and (m.leases < m.min_capacity or m.leases < m.capacity())
-        ]  # fmt: skip
-        if role is not None or tried:
-            free = [m for m in free if m not in tried and has_role(m, role)]
-        if not free:
-            return None
-        if len(free) > 1 and (self.grouped or self.failing or role is not None):
-            free = self._group(free, request, now)
-        if len(free) > 1 and self.starting:
-            free = self._ready(free, now)
-        if len(free) == 1:
-            return free[0]
-        if request.key is not None:
-            order = rendezvous_order(request.key, [entry.name for entry in free])
-            return self.entries[order[0]]
-        return self.balancer.choose(free, now, self.random)
-
-    def _group(self, free: list[NodeEntry], request: NodeRequest, now: float) -> list[NodeEntry]:
-        """The entries of the group that serves now. Groups are ordered by role, failures, tier and zone."""
-        wanted = request.role.removeprefix("prefer-") if request.role else None
-        limit, zone = self.config.eject_after or NEVER, self.config.zone
-        if self.failing:
-            self.failing = any(entry.failures >= limit for entry in self.entries.values())
-        if wanted is None and not self.grouped and not self.failing:
-            return free
-
-        def rank(entry: NodeEntry) -> tuple[bool, bool, int, bool]:
-            node = entry.node
-            elsewhere = bool(zone) and node.zone != zone
-            return (
-                wanted is not None and entry.known_role != wanted,
-                entry.failures >= limit,
-                entry.tier,
-                elsewhere,
-            )
-
-        groups: dict[tuple[bool, bool, int, bool], list[NodeEntry]] = {}
-        for entry in free:
-            groups.setdefault(rank(entry), []).append(entry)
-        order = sorted(groups)
-        for place, key in enumerate(order[:-1]):
-            # a group that has lost too many of its nodes passes a share of its requests to the next group
-            everybody = [m for m in self.entries.values() if request.accepts(m) and (m.tier, bool(zone) and
-                         m.node.zone != zone) == key[2:]]  # fmt: skip
-            well = sum(m.state is USABLE for m in everybody) / (len(everybody) * self.config.spill_below)
-            if key[:2] != order[place + 1][:2] or well >= 1 or self.random() < well:
-                return groups[key]
-        return groups[order[-1]]
-
-    def _ready(self, free: list[NodeEntry], now: float) -> list[NodeEntry]:
-        """Leave out nodes in slow start at random, with a probability that falls as the start proceeds."""
-        ready = []
-        for entry in free:
-            if entry.slow:
-                ramp = (now - entry.since) / self.config.slow_start
-                if ramp >= 1:
-                    entry.slow = False
-                elif self.random() >= max(ramp, 0.05):
-                    continue
-            ready.append(entry)
-        self.starting = any(entry.slow for entry in self.entries.values())
-        return ready or free
 
     def abandon(self, request: NodeRequest, now: float, *, timed_out: bool = False) -> None:
         """The caller has given up: free the capacity that its request was assigned."""
@@ -133,23 +112,21 @@ class ClusterCore(Health):
 
     def succeeded(self, entry: NodeEntry, ticket: int, duration: float, now: float) -> None:
         """A lease has ended without an error that is the node's fault."""
-        if entry.failures:
-            entry.failures, entry.failure_streak = 0, next(failure_streaks)
-        if entry.ejections and entry.state is USABLE and now - entry.since > self.config.eject_max:
-            entry.ejections = 0
+        if entry.failures or entry.ejections:
+            self.health.recovered(entry, now)
         self._ended(entry, ticket, duration, False, now)
 
     def failed(self, entry: NodeEntry, ticket: int, error: BaseException, duration: float, now: float) -> None:
         """A lease could not be opened, or its connection broke: count a failure of the node."""
-        self._count_failure(entry, error, now)
+        self.health.count_failure(entry, error, now)
         self._ended(entry, ticket, duration, True, now)
 
     def wrong_server(self, entry: NodeEntry, ticket: int, error: BaseException, duration: float, now: float) -> None:
         """The node answered that it does not have the expected role: look up the roles of all nodes again."""
         entry.last_error = remembered(error)
         if self.asks_roles:
-            self._role(entry, None, now)
-            self._ask_roles(now)
+            self.roles.note(entry, None, now)
+            self.roles.ask(now)
         self._ended(entry, ticket, duration, False, now)
         self.requests.settle(now)
 
@@ -165,6 +142,116 @@ class ClusterCore(Health):
         if self.requests.queues:
             self.requests.serve_node(entry, now)
 
+    # -- time, probes, roles ------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do the work that is due at ``now``: probes, role lookups, tiers, the queue."""
+        self.due = self.find_at
+        self.health.probe_due(now)
+        if self.asks_roles and self.entries:
+            self.roles.search(now)
+            self.roles.ask(now, older_than=self.config.role_interval)
+        if self.tiering is not None:
+            if now >= self.tiering.due:
+                self._look_at_tiers(self.tiering, now)
+            self.tick_at(self.tiering.due)
+        if self.requests.queues:
+            self.requests.settle(now)
+        if self.requests.queues:
+            self.tick_at(now + RECHECK_INTERVAL)
+
+    def _look_at_tiers(self, tiering: Tiers, now: float) -> None:
+        moved = tiering.look(self.entries.values(), now)
+        for entry, before in moved:
+            self.emit(ClusterEventKind.NODE_MOVED, now, entry, detail=f"{before} to {tiering.name_of(entry)}")
+        if moved:
+            self.requests.settle(now)  # a node that moved up may have more capacity
+
+    def tick_at(self, at: float) -> None:
+        """Ask for a tick not later than ``at``."""
+        self.due = min(self.due, at)
+
+    def find_again(self, at: float) -> None:
+        """The discovery is due at ``at``."""
+        self.find_at = at
+        self.tick_at(at)
+
+    def probed(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
+        """A probe has ended; it succeeded if ``error`` is None."""
+        self.health.probed(entry, error, role, now)
+
+    def role_found(self, entry: NodeEntry, error: BaseException | None, role: str | None, now: float) -> None:
+        """A lookup of the node's role has ended."""
+        self.roles.answered(entry, now)
+        if error is not None:
+            self.health.count_failure(entry, error, now)
+        elif entry.state is USABLE:
+            self.roles.note(entry, role, now)
+        self.requests.settle(now)
+        self.roles.search(now)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def update(self, nodes: Iterable[Node], made: Mapping[str, Made], now: float) -> None:
+        """Replace the nodes. Nodes that stay keep their connections. ``made`` has the pool and the capacity of each
+        node that is new or has another endpoint.
+        """
+        wanted = {node.name: node for node in nodes}
+        first = not self.entries
+        entries: dict[str, NodeEntry] = {}
+        new: list[NodeEntry] = []
+        for name, node in wanted.items():
+            old = self.entries.get(name)
+            if name not in made and old is not None:
+                entries[name] = old
+                if old.node != node:
+                    if old.node.role != node.role:
+                        old.known_role = node.role
+                    old.node, old.weight = node, node.weight
+                    if not self.config.tiers:
+                        old.tier = node.priority
+                    self.emit(ClusterEventKind.NODE_CHANGED, now, old, detail=f"weight {node.weight:g}")
+                continue
+            pool, capacity, min_capacity = made[name]
+            entry = entries[name] = NodeEntry(node, pool, capacity, now, USABLE, min_capacity)
+            new.append(entry)
+            self.emit(ClusterEventKind.NODE_ADDED, now, entry)
+            if not first:
+                self.health.probe(entry)
+        gone = [old for name, old in self.entries.items() if entries.get(name) is not old]
+        self.entries = entries
+        if self.config.tiers:
+            self.tiering = self.tiering or Tiers(self.config, now)
+            self.tiering.place(entries.values(), new, now)
+            self.tick_at(self.tiering.due)
+        in_tiers = bool(self.config.tiers) or len({node.priority for node in wanted.values()}) > 1
+        self.choice.grouped = in_tiers or bool(self.config.zone)
+        for old in gone:
+            old.state = DRAINING
+            self.draining.append(old)
+            self.emit(ClusterEventKind.NODE_REMOVED, now, old)
+            self.effects.append(Effect(Do.DRAIN, old))
+        self.requests.settle(now)
+
+    def drained(self, entry: NodeEntry) -> None:
+        """A removed node is drained: forget it."""
+        if entry in self.draining:
+            self.draining.remove(entry)
+
+    def emit(
+        self,
+        kind: ClusterEventKind,
+        now: float,
+        entry: NodeEntry | None = None,
+        error: BaseException | None = None,
+        detail: str = "",
+    ) -> None:
+        """Queue an event for the listeners."""
+        event = ClusterEvent(kind, self.name, now, entry.name if entry else "", error, detail)
+        self.effects.append(Effect(Do.EMIT, event=event))
+
+    # -- the whole ----------------------------------------------------------------------------------------------------
+
     def repair(self, now: float) -> None:
         """Complete a step that an exception interrupted between any two bytecodes, then check every node and request.
 
@@ -175,7 +262,7 @@ class ClusterCore(Health):
         for entry in (*self.entries.values(), *self.draining):
             entry.leases = len(entry.tickets)
         for entry in self.entries.values():
-            self._eject_if_due(entry, entry.last_error, now)
+            self.health.eject_if_due(entry, entry.last_error, now)
         self.tick_at(now)
         self.requests.settle(now)
 

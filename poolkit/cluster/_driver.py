@@ -8,17 +8,21 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .._async import current_runtime
-from ..runtimes.base import AsyncParker, AsyncRuntime
+from ..errors import AcquireTimeout, ServerUnavailable, WrongLoop
+from ..policies.retire import NEVER
+from ..runtimes.base import AsyncRuntime, Runtime
 from ..runtimes.threads import ThreadRuntime
 from ._core import Do, NodeEntry
-from ._nodepool import NodePool
+from ._finder import Answer, look
+from ._nodepool import NodePool, send_away
 from .discovery import Discovery, Found
 
 if TYPE_CHECKING:
     from ._async import AsyncCluster
+    from ._shell import ClusterShell
     from ._threads import Cluster
 
-__all__ = ("TaskNodeDriver", "ThreadNodeDriver", "look")
+__all__ = ("TaskNodeDriver", "ThreadNodeDriver")
 
 C = TypeVar("C")
 
@@ -28,24 +32,36 @@ _THREADS = ThreadRuntime()
 class ThreadNodeDriver(Generic[C]):
     """Does the background work of a :class:`~poolkit.cluster.Cluster` in threads."""
 
-    def __init__(self, cluster: Cluster[C]) -> None:
+    def __init__(self, cluster: Cluster[C], runtime: Runtime) -> None:
         self._cluster = cluster
+        self.runtime = runtime
 
     def call_later(self, delay: float) -> bool | None:
         """See :class:`~poolkit._gate.Gate`."""
-        return self._cluster._runtime.schedule(self._cluster, delay) is not False
+        return self.runtime.schedule(self._cluster._housekeeping, delay) is not False
+
+    def wake(self) -> None:
+        """Have the cluster's inbox run soon."""
+        self.runtime.nudge(self._cluster._housekeeping)
+
+    def stop(self) -> None:
+        """Nothing is due any more."""
+        self.call_later(NEVER)
+
+    def unbind(self) -> None:
+        """In a forked child: its threads are started when they are needed."""
 
     def start(self, do: Do, entry: NodeEntry) -> None:
         """Start what the core asks for."""
         job = {
-            Do.DROP: self._cluster._drop, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain,
+            Do.DROP: send_away, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain,
         }[do]  # fmt: skip
-        self._cluster._runtime.spawn(job, entry)
+        self.runtime.spawn(job, entry)
 
     def find(self) -> None:
         """Start the next call of the discovery."""
-        cluster = self._cluster
-        cluster._runtime.spawn(_find, weakref.ref(cluster), cluster._source, cluster._found)
+        finder = self._cluster._finder
+        self.runtime.spawn(_find, weakref.ref(self._cluster), finder.source, finder.found)
 
     def _probe(self, entry: NodeEntry) -> None:
         """Probe a node: open ``warm_up`` connections one after another and look up the role."""
@@ -90,7 +106,7 @@ class ThreadNodeDriver(Generic[C]):
                 lease.close(error=error)
         except BaseException as failure:  # noqa: BLE001  passed to the core
             error = failure
-        self._cluster._role_after(entry, error, role)
+        _role_after(self._cluster, entry, error, role)
 
     def _drain(self, entry: NodeEntry) -> None:
         cluster = self._cluster
@@ -103,39 +119,72 @@ class ThreadNodeDriver(Generic[C]):
 class TaskNodeDriver(Generic[C]):
     """Does the background work of an :class:`~poolkit.cluster.AsyncCluster` in tasks of its event loop."""
 
-    def __init__(self, cluster: AsyncCluster[C]) -> None:
+    def __init__(self, cluster: AsyncCluster[C], runtime: AsyncRuntime | None) -> None:
         self._cluster = cluster
+        self.runtime = runtime  # the event loop; None before the first use, also in a forked child
         self._postponed: list[tuple[Do, NodeEntry]] = []
+
+    # -- the event loop -----------------------------------------------------------------------------------------------
+
+    def bind(self) -> AsyncRuntime:
+        """The caller's event loop; the cluster is bound to it if it has none. WrongLoop if it has another one."""
+        runtime = self.runtime
+        if runtime is not None and runtime.here():
+            return runtime
+        cluster = self._cluster
+        if runtime is not None and runtime.alive():
+            raise cluster._translated(
+                WrongLoop(
+                    f"{cluster.name}: this AsyncCluster belongs to another event loop that is still running; create "
+                    "one for each loop"
+                )
+            )
+        self.runtime = new = current_runtime()
+        if runtime is not None:
+            cluster._go_on()  # all leases, probes and calls of the discovery have ended with the loop
+        cluster._gate.scheduled = NEVER
+        cluster._gate.keep_time()
+        postponed, self._postponed = self._postponed, []
+        for do, entry in postponed:
+            self.start(do, entry)
+        return new
+
+    def unbind(self) -> None:
+        """In a forked child: the parent's event loop does not run in this process."""
+        self.runtime = None
 
     def call_later(self, delay: float) -> bool | None:
         """See :class:`~poolkit._gate.Gate`."""
-        runtime = self._cluster._runtime
-        if runtime is None:
+        if self.runtime is None:
             return None  # asked again when the cluster is bound to an event loop
-        runtime.schedule(self._cluster, delay)
+        self.runtime.schedule(self._cluster._housekeeping, delay)
         return True
+
+    def wake(self) -> None:
+        """Have the cluster's inbox run soon."""
+        if self.runtime is not None:
+            self.runtime.nudge(self._cluster._housekeeping)
+
+    def stop(self) -> None:
+        """Nothing is due any more."""
+        self.call_later(NEVER)
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
 
     def start(self, do: Do, entry: NodeEntry) -> None:
         """Start what the core asks for; what needs an event loop is postponed until there is one."""
         if do is Do.DROP:
-            self._cluster._drop(entry)
-        elif self._cluster._runtime is None:
+            send_away(entry)
+        elif self.runtime is None:
             self._postponed.append((do, entry))
         else:
             job = {Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain}[do]
-            self._cluster._runtime.spawn(job, entry)
-
-    def start_postponed(self) -> None:
-        """The cluster is bound to an event loop."""
-        postponed, self._postponed = self._postponed, []
-        for do, entry in postponed:
-            self.start(do, entry)
+            self.runtime.spawn(job, entry)
 
     def find(self) -> None:
         """Start the next call of the discovery."""
-        cluster = self._cluster
-        runtime = cast("AsyncRuntime", cluster._runtime)
-        runtime.spawn(_find_in_task, weakref.ref(cluster), cluster._source, cluster._found)
+        runtime, finder = cast("AsyncRuntime", self.runtime), self._cluster._finder
+        runtime.spawn(_find_in_task, weakref.ref(self._cluster), finder.source, finder.found)
 
     async def _probe(self, entry: NodeEntry) -> None:
         """Probe a node: open ``warm_up`` connections one after another and look up the role."""
@@ -165,9 +214,8 @@ class TaskNodeDriver(Generic[C]):
         return await role if inspect.isawaitable(role) else cast("str | None", role)
 
     async def _bounded_role(self, connection: C) -> str | None:
-        cluster = self._cluster
-        runtime = cast("AsyncRuntime", cluster._runtime)
-        role: str | None = await runtime.bounded(cluster._config.probe_timeout, self._role, connection)
+        runtime = cast("AsyncRuntime", self.runtime)
+        role: str | None = await runtime.bounded(self._cluster._config.probe_timeout, self._role, connection)
         return role
 
     async def _look_up_role(self, entry: NodeEntry) -> None:
@@ -187,7 +235,7 @@ class TaskNodeDriver(Generic[C]):
             if not isinstance(failure, Exception):
                 raise
         finally:
-            self._cluster._role_after(entry, error, role)
+            _role_after(self._cluster, entry, error, role)
 
     async def _drain(self, entry: NodeEntry) -> None:
         cluster = self._cluster
@@ -195,6 +243,13 @@ class TaskNodeDriver(Generic[C]):
             await entry.pool.drain(cluster._config.drain_timeout)
         finally:
             cluster._gate.step(cluster._core.drained, entry)
+
+
+def _role_after(cluster: ClusterShell[Any], entry: NodeEntry, error: BaseException | None, role: str | None) -> None:
+    """A lookup of a node's role has ended. A timeout of a busy pool changes nothing."""
+    if isinstance(error, AcquireTimeout) and not isinstance(error, ServerUnavailable):
+        error, role = None, entry.known_role
+    cluster._gate.step(cluster._core.role_found, entry, error, role, cluster._clock())
 
 
 def _find(ref: weakref.ref[Cluster[Any]], source: Discovery, last: Found | None) -> None:
@@ -206,26 +261,12 @@ def _find(ref: weakref.ref[Cluster[Any]], source: Discovery, last: Found | None)
         error = failure
     cluster = ref()
     if cluster is not None and not cluster.closed:
-        cluster._after_find(found, error)
-
-
-def look(
-    source: Discovery,
-    last: Found | None,
-    answers: list[tuple[Found | None, BaseException | None]],
-    parker: AsyncParker,
-) -> None:
-    """Call ``find`` once, in a worker thread."""
-    try:
-        answers.append((source.find(last), None))
-    except Exception as error:  # noqa: BLE001  the cluster tells it
-        answers.append((None, error))
-    parker.wake()
+        cluster._finder.answered(found, error)
 
 
 async def _find_in_task(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, last: Found | None) -> None:
     """Call ``find`` once without keeping the cluster alive: in a worker thread, or here if it is a coroutine."""
-    answers: list[tuple[Found | None, BaseException | None]] = []
+    answers: list[Answer] = []
     if inspect.iscoroutinefunction(source.find):
         try:
             answers.append((await source.find(last), None))
@@ -238,4 +279,4 @@ async def _find_in_task(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, 
             await parker.wait(None)
     cluster = ref()
     if cluster is not None and not cluster.closed:
-        cluster._after_find(*answers[0])
+        cluster._finder.answered(*answers[0])

@@ -50,7 +50,7 @@ class _LeaseBase(Generic[C]):
 
     def __del__(self) -> None:
         if getattr(self, "_ticket", 0):  # no attribute at all if __init__ was interrupted
-            self._cluster._dropped(self._core, self._entry, self._ticket)
+            self._cluster._endings.dropped(self._core, self._entry, self._ticket)
 
     def __repr__(self) -> str:
         state = "closed" if self._inner is None else repr(self.connection)
@@ -75,7 +75,7 @@ class ClusterLease(_LeaseBase[C]):
                 if inner is not None:  # else a close was cut short after this
                     inner.close(discard=discard, error=error)
             finally:
-                self._cluster._end(self._core, self._entry, ticket, error, self.since)
+                self._cluster._endings.end(self._core, self._entry, ticket, error, self.since)
                 self._ticket = 0  # last: if interrupted before it, close() can be called again
 
     def __enter__(self) -> C:
@@ -104,7 +104,7 @@ class AsyncClusterLease(_LeaseBase[C]):
                 if inner is not None:  # else a close was cut short after this
                     await inner.close(discard=discard, error=error)
             finally:
-                self._cluster._end(self._core, self._entry, ticket, error, self.since)
+                self._cluster._endings.end(self._core, self._entry, ticket, error, self.since)
                 self._ticket = 0  # last: if interrupted before it, close() can be called again
 
     async def __aenter__(self) -> C:

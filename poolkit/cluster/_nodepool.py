@@ -14,7 +14,7 @@ from ._events import ClusterStats, NodeStats
 from ._parts import NodeEntry
 from ._tiers import Tiers
 
-__all__ = ("NodePool", "engine_of", "node_stats", "in_words")
+__all__ = ("NodePool", "engine_of", "in_words", "node_stats", "send_away")
 
 
 class NodePool:
@@ -57,6 +57,15 @@ def engine_of(pool: Any) -> PoolBase[Any] | None:
     """The engine's pool behind the pool of a node; None if there is none."""
     engine = getattr(pool, "poolkit", pool)
     return engine if isinstance(engine, PoolBase) else None
+
+
+def send_away(entry: NodeEntry) -> None:
+    """Close the idle connections of an ejected node and send the waiters of its pool to other nodes."""
+    engine = engine_of(entry.pool)
+    if engine is not None:
+        engine.suspend(fail_fast=True)
+        engine.clear()
+        engine.resume()
 
 
 def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:

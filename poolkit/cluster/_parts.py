@@ -12,7 +12,13 @@ from ..policies.retire import NEVER
 from ._events import ClusterEvent, NodeState
 from ._node import Node
 
-__all__ = ("Do", "Effect", "NodeEntry", "NodeRequest", "failure_streaks", "has_role")
+__all__ = ("RECHECK_INTERVAL", "Do", "Effect", "Made", "NodeEntry", "NodeRequest", "failure_streaks", "has_role")
+
+RECHECK_INTERVAL = 1.0
+"""Seconds between two checks of the queue while requests wait: a pool may have been enlarged without notice."""
+
+Made = tuple[Any, Callable[[], float], int]
+"""A pool, a function that gives its current capacity, and the capacity that it always has."""
 
 failure_streaks = count(1)
 """Numbers the failure streaks of all nodes, so that no two have the same number."""

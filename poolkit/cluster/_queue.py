@@ -10,7 +10,7 @@ from ._events import NodeState, NoNodeAvailable
 from ._parts import Do, Effect, NodeEntry, NodeRequest, has_role
 
 if TYPE_CHECKING:
-    from ._health import Health
+    from ._core import ClusterCore
 
 __all__ = ("RequestQueue",)
 
@@ -20,9 +20,9 @@ USABLE, PROBING = NodeState.USABLE, NodeState.PROBING
 class RequestQueue:
     """Waiting requests by role, each role's in order of arrival, and which of them a node can serve."""
 
-    def __init__(self, nodes: Health) -> None:
+    def __init__(self, core: ClusterCore) -> None:
         self.queues: dict[str | None, OrderedDict[NodeRequest, None]] = {}
-        self._nodes = nodes
+        self._core = core
 
     def add(self, request: NodeRequest) -> None:
         """The request waits from now on; one that has waited before keeps its position."""
@@ -36,10 +36,10 @@ class RequestQueue:
 
     def must_fail(self, request: NodeRequest, now: float) -> bool:
         """Whether no node can serve the request, and none is expected to within ``wait_for_node``."""
-        if now < request.since + self._nodes.config.wait_for_node and not request.tried:
-            self._nodes.tick_at(request.since + self._nodes.config.wait_for_node)
+        if now < request.since + self._core.config.wait_for_node and not request.tried:
+            self._core.tick_at(request.since + self._core.config.wait_for_node)
             return False
-        for entry in self._nodes.entries.values():
+        for entry in self._core.entries.values():
             if entry in request.tried:
                 continue
             if entry.state in (USABLE, PROBING) and (has_role(entry, request.role) or entry.asking):
@@ -48,15 +48,15 @@ class RequestQueue:
 
     def no_node(self, request: NodeRequest) -> NoNodeAvailable:
         """Return the error for a request that no node can serve, with the state of each node."""
-        errors = {entry.name: entry.last_error for entry in self._nodes.entries.values()}
+        errors = {entry.name: entry.last_error for entry in self._core.entries.values()}
         states = []
-        for entry in self._nodes.entries.values():
+        for entry in self._core.entries.values():
             text = f"{entry.name} ({entry.state.value}"
             if request.role is not None:
                 text += f", {entry.known_role or 'role unknown'}"
             states.append(text + f"): {describe(entry.last_error) if entry.last_error else 'no error'}")
         wanted = f" of role {request.role!r}" if request.role is not None else ""
-        return NoNodeAvailable(f"{self._nodes.name}: no usable node{wanted}: " + "; ".join(states), errors)
+        return NoNodeAvailable(f"{self._core.name}: no usable node{wanted}: " + "; ".join(states), errors)
 
     def remove(self, request: NodeRequest) -> None:
         """The request does not wait any more. Nothing happens if it did not."""
@@ -72,7 +72,7 @@ class RequestQueue:
         request.outcome = outcome
         if isinstance(outcome, NodeEntry):
             outcome.assign(request.ticket)
-        self._nodes.effects.append(Effect(Do.WAKE, request=request))
+        self._core.effects.append(Effect(Do.WAKE, request=request))
         self.remove(request)
 
     def in_order(self) -> list[NodeRequest]:
@@ -96,7 +96,7 @@ class RequestQueue:
         """Call after any change to the nodes: serve requests that can be served, fail those that never can be."""
         if not self.queues:
             return
-        for entry in self._nodes.entries.values():
+        for entry in self._core.entries.values():
             self.serve_node(entry, now)
         for request in self.in_order():
             if self.must_fail(request, now):

@@ -1,4 +1,4 @@
-"""The cluster for threads: it waits, opens leases and probes nodes."""
+"""The cluster for threads."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from .._threads import Pool
 from ..config import PoolConfig
 from ..connector import Connector, Verdict
 from ..errors import PoolClosed
-from ..policies.retire import NEVER
-from ..runtimes.base import Runtime, SyncParker
+from ..runtimes.base import Runtime
 from ..runtimes.threads import ThreadRuntime
 from ._config import ClusterConfig
-from ._core import NodeEntry, NodeRequest
 from ._driver import ThreadNodeDriver
 from ._events import ClusterListener
 from ._leases import ClusterLease
 from ._node import Node
 from ._nodepool import NodePool
-from ._shell import DEFAULT, ClusterShell, Default
+from ._opening import ThreadLeaseOpener
+from ._shell import DEFAULT, ClusterShell, Default, ending
 from .discovery import Discovery
 
 __all__ = ("Cluster",)
@@ -69,13 +68,12 @@ class Cluster(ClusterShell[C]):
         runtime: Runtime | None = None,
         **settings: Any,
     ) -> None:
-        self._runtime = runtime or _THREADS
-        self._leases: dict[int, ClusterLease[C]] = {}
         super().__init__(
             make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,
-            listeners=listeners, clock=clock, random=random,
+            listeners=listeners, clock=clock, random=random, runtime=runtime or _THREADS,
         )  # fmt: skip
-        self._take_found(self._source.find(None))
+        self._opener = ThreadLeaseOpener(self)
+        self._finder.find_now()
         self._gate.keep_time()
 
     # -- leases -------------------------------------------------------------------------------------------------------
@@ -100,55 +98,7 @@ class Cluster(ClusterShell[C]):
         Raises :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or
         :class:`~poolkit.PoolClosed`.
         """
-        now = self._clock()
-        deadline = self._deadline(timeout, now)
-        request = NodeRequest(role, key, now)
-        if role is not None or avoid:
-            self._restrict(request, avoid)
-        parker: SyncParker | None = None
-        try:
-            while True:
-                self._gate.step(self._core.acquire, request, now)
-                while request.outcome is None:
-                    if parker is None:
-                        parker = request.parker = self._runtime.parker()
-                        continue  # check again: the request may have been served before the parker was set
-                    left = deadline - self._clock()
-                    if left > 0:
-                        parker.wait(None if deadline == NEVER else left)
-                    self._gate.run_posted()
-                    self._gate.keep_time()
-                    now = self._clock()
-                    if now >= deadline:
-                        error = self._gate.step(self._expire, request, now)
-                        if error is not None:
-                            raise self._translated(error)
-                if not isinstance(request.outcome, NodeEntry):
-                    raise self._translated(request.outcome)
-                lease = self._open(request, request.outcome, deadline, now)
-                if lease is not None:
-                    return lease
-                now = self._clock()
-        except BaseException:
-            self._gate.step(self._core.abandon, request, self._clock())
-            raise
-
-    def _open(self, request: NodeRequest, entry: NodeEntry, deadline: float, now: float) -> ClusterLease[C] | None:
-        """Lease a connection from the node's pool; None if another node should be tried."""
-        left = None if deadline == NEVER else max(0.0, deadline - now)
-        try:
-            inner = entry.pool.lease(left)
-        except BaseException as error:
-            later = self._clock()
-            if self._not_opened(request, entry, error, later - now, late=later >= deadline):
-                return None
-            raise
-        lease = ClusterLease(self, entry, now)
-        lease.connection = inner.connection
-        lease._inner = inner
-        lease._ticket = request.ticket  # the lease owns the ticket now, for a moment together with the request
-        request.outcome = None
-        return lease
+        return self._opener.lease(timeout, key, role, avoid)
 
     def acquire(
         self,
@@ -165,7 +115,7 @@ class Cluster(ClusterShell[C]):
 
     def release(self, connection: C, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Return a connection of :meth:`acquire`. Raises :class:`~poolkit.NotLeased` for any other object, or twice."""
-        self._on_lease(connection).close(discard=discard, error=error)
+        self._endings.lease_of(connection).close(discard=discard, error=error)
 
     # -- shutdown ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +125,7 @@ class Cluster(ClusterShell[C]):
         Returns True if no lease had to be aborted.
         """
         whole = True
-        for pool, left in self._ending(timeout):
+        for pool, left in ending(self, timeout):
             whole = bool(pool.drain(left)) and whole
         return whole
 
@@ -184,7 +134,7 @@ class Cluster(ClusterShell[C]):
 
         Idempotent, thread-safe.
         """
-        for pool, left in self._ending(timeout):
+        for pool, left in ending(self, timeout):
             pool.close(left)
 
     def __enter__(self) -> Cluster[C]:

@@ -9,7 +9,7 @@ import pytest
 
 from poolkit import Pool, UsageError
 from poolkit._watchdog import Watchdog
-from poolkit.fleet import FileStore, FleetBudget, _budget
+from poolkit.fleet import FileStore, FleetBudget, _renewal
 from poolkit.testing import FakeConnector
 
 
@@ -41,7 +41,7 @@ def test_a_thread_that_cannot_be_started_is_retried(
 
 def test_if_no_thread_can_be_started_the_pool_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of it is left, and the next pool works once threads can be started again."""
-    monkeypatch.setattr(_budget, "START", 0.1)
+    monkeypatch.setattr(_renewal, "START", 0.1)
     refusal = Refusal(monkeypatch, "poolkit-fleet")
     refusal.left = 10**9
     with FleetBudget(FileStore(tmp_path), "fleet", limit=2) as budget:
