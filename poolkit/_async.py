@@ -99,7 +99,7 @@ class AsyncPool(PoolBase[C]):
                 f"{self.name}: this AsyncPool lives on another {runtime.library} event loop, which has not been "
                 "closed; make one pool for each loop"
             )
-        for slot in list(self._core.all_slots.values()):  # bound to the loop that is gone
+        for slot in self._core.slots.living():  # bound to the loop that is gone
             if slot.connection is not None:
                 self._driver.operations.abort(slot.connection)
         self._runtime, self._caller = new, new.caller

@@ -87,7 +87,7 @@ def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], n
     """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
     leased = [record for record in core.leased.copy().values() if not record.slot.opening]
     endpoints = list(core.all_endpoints.values())
-    slots = list(core.all_slots.values())
+    slots = core.slots.living()
     returns = core.counts.uses + sum(slot.uses for slot in slots)
     returned = core.counts.busy + sum(slot.busy for slot in slots)
     last = max((slot.last_used for slot in slots if slot.uses), default=None)

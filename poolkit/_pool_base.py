@@ -326,7 +326,7 @@ class PoolBase(Generic[C]):
     def _after_fork(self) -> None:
         """In the child: begin empty; leave the parent's connections alone."""
         forget = self._driver.operations.forget
-        for slot in list(self._core.all_slots.values()):
+        for slot in self._core.slots.living():
             if slot.connection is not None:
                 try:
                     if forget is not None:
@@ -348,7 +348,7 @@ class PoolBase(Generic[C]):
     def __del__(self) -> None:
         try:
             core, name, place = self._core, self.name, self._made_at
-            open_ones = sum(slot.connection is not None for slot in list(core.all_slots.values()))
+            open_ones = sum(slot.connection is not None for slot in core.slots.living())
             expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
             if open_ones and not expected and not sys.is_finalizing():
                 _misuse.collected(name, place, open_ones)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
 __all__ = ("LeaseRegister",)
-
-_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class LeaseRegister:
@@ -79,15 +76,7 @@ class LeaseRegister:
         if pool._leased.pop(key, None) is None:  # at once: the next lease may get this one's id
             return  # cut when the pool was closed, or inherited from the parent process
         pool._gate.inbox.append((self._take_back, (record,)))
-        pool._driver.wake()  # nobody else may come by for long
-        if not _GIL:
-            return  # an OrderedDict is not safe to look at while others change it: the wake-up has to do
-        try:
-            request = next(iter(record.slot.endpoint.requests))
-        except (StopIteration, RuntimeError):  # nobody, or the queue is changing: then somebody is at the lock
-            return
-        if request.parker is not None:
-            request.parker.wake()  # nobody may come by for long, but that request waits for just this
+        pool._driver.wake()  # nobody else may come by for long, and a caller may wait for just this connection
 
     def _take_back(self, record: Held) -> None:
         """Under the lock: the lease is gone, the state of its connection unknown."""

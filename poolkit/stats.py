@@ -183,7 +183,7 @@ class PoolDetails:
 def lane_stats(core: Core) -> list[LaneStats]:
     """Each endpoint. The caller holds the lock."""
     found = []
-    slots, endpoints = list(core.all_slots.values()), list(core.all_endpoints.values())
+    slots, endpoints = core.slots.living(), list(core.all_endpoints.values())
     by_endpoint: dict[int, list[Slot]] = {}
     if len(endpoints) == 1:
         by_endpoint[id(endpoints[0])] = slots
@@ -231,7 +231,7 @@ def parts(core: Core) -> Parts:
     endpoints = list(core.all_endpoints.values())
     meters = core.meters
     return Parts(
-        list(core.all_slots.values()), endpoints, core.counts.uses, core.counts.busy,
+        core.slots.living(), endpoints, core.counts.uses, core.counts.busy,
         core.counts.waits + sum([endpoint.queue.waits for endpoint in endpoints]), core.overload.words,
         list(core.leased.copy().values()),
         min([endpoint.oldest().since for endpoint in endpoints if endpoint.requests], default=None),

@@ -15,7 +15,8 @@ the core answers what to do. It imports no clock, lock, thread, loop, socket or 
    meant for one that is gone is returned.
 5. PERMIT-UNTIL-CLOSED: the number of permits taken *is* ``len(core.all_slots)``: there is no counter that could drift.
 6. A step may be cut off between any two bytecodes (KeyboardInterrupt). The shell then calls ``repair.repair``; what
-   the interrupted thread had in its hands is found by ``repair.audit`` in the next sweep.
+   the interrupted thread had in its hands is found by ``repair.audit`` in the next sweep: the register of slots holds
+   them weakly, so a slot that nobody will deal with any more is finalized, and reports itself.
 7. ``invariants.check(core)`` passes after each look: nobody waits while capacity is free, and ``min_size`` is kept.
 
 One shortcut is allowed: the shells take an idle slot from an endpoint's ``idle`` deque, and put one back, without the

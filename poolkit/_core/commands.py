@@ -40,7 +40,7 @@ def discard_idle(
             endpoint: len(endpoint.requests) + endpoint.dialer.spoken_for(endpoint.connecting)
             for endpoint in core.all_endpoints.values()
         }
-        for slot in core.all_slots.values():  # a connect that nobody waits for is closed when it arrives
+        for slot in core.slots.living():  # a connect that nobody waits for is closed when it arrives
             if slot.pending and slot.generation == slot.endpoint.generation:
                 if slot.purpose is Purpose.DEMAND and wanted.get(slot.endpoint):
                     wanted[slot.endpoint] -= 1
@@ -93,7 +93,7 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
     if old.autoscale is None:
         elastic.expect(core, len(core.all_slots) - core.slots.closing, now)  # it begins with what there is
     core.size.look_by(now)
-    for slot in core.all_slots.values():
+    for slot in core.slots.living():
         if slot.generation != slot.endpoint.generation:
             continue
         if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
@@ -118,6 +118,7 @@ def inherit(core: Core, old: Core) -> None:
     core.stale = True
     if core.phase is not Phase.OPEN:
         core.capacity.retire()
+    old.slots.let_go()
     for endpoint in old.all_endpoints.values():
         endpoint.idle.clear()
 
@@ -157,7 +158,7 @@ def reserve(core: Core, count: int, now: float) -> list[Slot]:
     core.started = True
     elastic.expect(core, count, now)
     endpoint = core.endpoint
-    have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.all_slots.values())
+    have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.slots.living())
     wanted = count - have
     reserved = [core.slots.open(endpoint, Purpose.FILL, now) for _ in range(wanted) if core.opener.spare_permit()]
     core.touch_all()  # in a pool with autoscale there may be room for those who wait, too

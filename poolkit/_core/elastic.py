@@ -39,7 +39,7 @@ def view(core: Core, now: float) -> View:
     """The pool in numbers. O(connections)."""
     busy: float | None = core.counts.busy + sum(max(0.0, now - one.since) for one in core.leased.copy().values())
     in_use = size = 0
-    for slot in list(core.all_slots.values()):
+    for slot in core.slots.living():
         size += slot.state is not CLOSING and slot.state is not CLOSED
         in_use += slot.state is IN_USE
         if slot.capacity > 1:

@@ -91,7 +91,7 @@ class OneEndpoint:
 
     def clear(self, endpoint: Endpoint, now: float) -> None:
         """Retire the generation of the endpoint."""
-        for slot in self._slots.all.values():  # so that the ways without the lock need not compare generations
+        for slot in self._slots.living():  # so that the ways without the lock need not compare generations
             slot.expires = -NEVER
         _clear(self._core, self._service, endpoint, now)
 

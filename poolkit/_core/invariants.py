@@ -36,13 +36,13 @@ def _check_overload(core: Core) -> None:
 
 def _check_classes(core: Core) -> None:
     """NO-STRANDING where there are classes of callers: what belongs to which class, and who is in which queue."""
-    core.use.check(core.all_slots.values())
+    core.use.check(core.slots.living())
     for endpoint in core.all_endpoints.values():
         endpoint.queue.check()
         if core.classes is None:
             continue
         # whoever may have a connection has an idle one, or one on its way, or all are taken
-        opening = any(slot.state is State.CONNECTING for slot in core.all_slots.values())
+        opening = any(slot.state is State.CONNECTING for slot in core.slots.living())
         opening = opening or core.slots.closing > 0 or endpoint in core.timed
         claimed = core.capacity.claiming
         if endpoint.queue.wanting and core.hands_out:
@@ -72,8 +72,9 @@ def check(core: Core) -> None:
     Only true between calls, and while no thread is on the lock-free path (simulations; a quiet pool).
     """
     assert not core.returned, "a connection was given back, and nobody has looked at it"
-    slots = list(core.all_slots.values())
+    slots = core.slots.living()
     states = Counter(slot.state for slot in slots)
+    assert len(slots) == len(core.all_slots), "a connection is gone, and its permit is not free"
     # PERMIT-UNTIL-CLOSED
     assert states[State.CLOSED] == 0, "a closed connection still holds a permit"
     assert states[State.CLOSING] == core.slots.closing, "closing connections are miscounted"

@@ -114,7 +114,7 @@ class Core:
         self.can_check = self.features.checks or self.features.peeks
         window = config.check_after_idle if self.can_check and config.check_after_idle is not None else NEVER
         self.window = min(window, config.idle_timeout or NEVER)
-        endpoints, slots = self.endpoints.all.values(), self.slots.all.values()
+        endpoints, slots = self.endpoints.all.values(), self.slots.living()
         self.use = configured(self.use, config, endpoints, slots, lambda classes: ClassUse(
             classes, lambda: self.size.limit, self.slots.coming, by_caller=lambda: self.config.connect_in_caller,
         ))  # fmt: skip

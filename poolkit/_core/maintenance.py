@@ -131,7 +131,7 @@ def _rotate(core: Core, now: float) -> None:
     if config.max_lifetime is None or core.features.keyed or core.suspended:
         return
     lead = rotation_lead(config.max_lifetime)
-    for slot in list(core.all_slots.values()):
+    for slot in core.slots.living():
         endpoint = slot.endpoint
         if slot.rotating or slot.generation != endpoint.generation or slot.state not in (IDLE, IN_USE):
             continue

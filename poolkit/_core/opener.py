@@ -202,7 +202,7 @@ class Opener:
         serves nobody but other callers: without this rule, a caller that holds the only one would wait for itself.
         """
         holders: set[Hashable] = set()
-        for slot in self._slots.all.values():
+        for slot in self._slots.living():
             if slot.endpoint is endpoint and slot.state in ESTABLISHED:
                 if slot.state is not IN_USE or slot.capacity > 1:
                     return
@@ -243,5 +243,5 @@ class Opener:
 
     def refused(self, begun: float, now: float) -> None:
         """The server bears no more than it has: a pool with autoscale makes itself smaller."""
-        slots = self._slots.all
-        self._core.size.refused(begun, now, lambda: sum(slot.state in ESTABLISHED for slot in slots.values()))
+        living = self._slots.living
+        self._core.size.refused(begun, now, lambda: sum(slot.state in ESTABLISHED for slot in living()))

@@ -3,42 +3,22 @@
 An asynchronous exception (KeyboardInterrupt, a soft time limit) may end any step between any two bytecodes. The
 ground truth survives that: each slot's state, the idle lists, who is leased, who is queued with which outcome. All
 other numbers follow from it (:func:`repair`). What the interrupted thread had in its hands, half-way between two
-places, is found by :func:`audit`: whoever is still going to do something with a slot has a reference to it, on
-its stack, in a request's outcome, a job, an effect or a call that waits in the inbox. A slot that the register
-alone knows is therefore in nobody's hands, and no late step can come for it.
+places, is taken back by :func:`audit`: whoever is still going to do something with a slot holds it, on its stack, in a
+request's outcome, a job, an effect or a call that waits in the inbox. The register holds it weakly. A slot that nobody
+holds is finalized, and reports itself: no late step can come for it. No reference is counted, so it is the same with
+and without the GIL; on a free-threaded build the interpreter may notice later that the last reference is gone.
 """
 
 from __future__ import annotations
-
-import sys
-from typing import Any
 
 from ..events import CloseReason
 from ..policies.retire import NEVER
 from .effects import Do, Effect
 from .machine import Core
-from .slot import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED, Slot
+from .slot import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED
 from .state import Phase
 
-__all__ = ("audit", "repair", "unheld")
-
-
-# Reference counts are exact under the GIL of CPython only: elsewhere nothing is taken back on their word.
-_EXACT = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-def _counted(register: dict[int, Any]) -> list[tuple[Any, int]]:
-    return [(slot, sys.getrefcount(slot)) for slot in list(register.values())]
-
-
-_ALONE = _counted({0: object()})[0][1] if _EXACT else 0  # what the count is for an object that the register alone knows
-
-
-def unheld(core: Core) -> list[Slot]:
-    """The slots to which nothing refers but the register of permits."""
-    if not _EXACT:
-        return []
-    return [slot for slot, count in _counted(core.all_slots) if count <= _ALONE]
+__all__ = ("audit", "repair")
 
 
 def audit(core: Core, now: float) -> int:
@@ -47,7 +27,7 @@ def audit(core: Core, now: float) -> int:
     Their threads were interrupted on the way from one place to the next: the state of the connections is unknown,
     so they are aborted. Then whoever waits is served; the call that should have done it may have been lost.
     """
-    lost = unheld(core)
+    lost, gone = core.slots.take_lost()
     for slot in lost:
         core.counts.reclaimed += 1
         if slot.state is CLOSING and slot.connection is None:
@@ -59,14 +39,17 @@ def audit(core: Core, now: float) -> int:
         else:
             slot.leases = 0
             core.slots.start_close(slot, CloseReason.LEAKED, now, abort=True)
-    if lost:
+    core.counts.reclaimed += gone
+    if gone:
+        core.use.recount(core.slots.living())
+    if lost or gone:
         _recount(core)
-    return len(lost)
+    return len(lost) + gone
 
 
 def repair(core: Core, now: float) -> None:
     """A step was interrupted: finish what is half done, count anew, and look over everything soon."""
-    for slot in list(core.all_slots.values()):
+    for slot in core.slots.living():
         if slot.state is CLOSED:  # on its way out
             del core.all_slots[slot.id]
     _recount(core)
@@ -78,7 +61,7 @@ def repair(core: Core, now: float) -> None:
             request.rechecking = False
         if endpoint.requests:
             core.timed.add(endpoint)
-    core.use.recount(core.all_slots.values())
+    core.use.recount(core.slots.living())
     for endpoint in core.all_endpoints.values():
         endpoint.queue.rebuild()
     core.endpoints.reorder()
@@ -91,10 +74,10 @@ def repair(core: Core, now: float) -> None:
 
 def _recount(core: Core) -> None:
     """The numbers that follow from the slots."""
-    slots = list(core.all_slots.values())
+    slots = core.slots.living()
     core.slots.known = {slot.key: slot.id for slot in slots if slot.key}
     core.slots.closing = sum(slot.state is CLOSING for slot in slots)
-    core.capacity.correct(len(slots), core.slots.closing)
+    core.capacity.correct(len(core.all_slots), core.slots.closing)
     core.slots.pinging = min(core.slots.pinging, sum(slot.state is CHECKING for slot in slots))
     for endpoint in core.all_endpoints.values():
         endpoint.size = endpoint.live = endpoint.connecting = endpoint.evictions = 0

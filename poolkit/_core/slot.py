@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class Slot:
     """One connection: its state, its age and its own ledger (written by whoever holds it)."""
 
     __slots__ = (
+        "__weakref__",
         "busy",
         "capacity",
         "checked_at",
@@ -76,6 +78,7 @@ class Slot:
         "key",
         "last_used",
         "leases",
+        "lost",
         "owner",
         "pending",
         "place",
@@ -119,6 +122,7 @@ class Slot:
         self.rotating = False  # its successor is on the way
         self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
         self.evicted_for: Endpoint | None = None  # it gives way to a request of another endpoint
+        self.lost: deque[Slot] | None = None  # where it reports itself when nobody holds it any more
 
     @property
     def slot(self) -> Slot:
@@ -145,6 +149,16 @@ class Slot:
     def opening(self) -> bool:
         """Whether its connect is going on: some drivers connect in the first use, when it is in use already."""
         return self.state is State.CONNECTING or (self.pending and self.state is IN_USE)
+
+    def __del__(self) -> None:
+        """Report a slot that was let go of before its connection was closed. Runs in any thread, in the middle of
+        anything: it takes no lock.
+        """
+        try:
+            if self.state is not CLOSED and self.lost is not None:
+                self.lost.append(self)
+        except AttributeError:  # interrupted while it was made
+            pass
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {self.state.value}>"

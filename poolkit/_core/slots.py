@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from ..events import CloseReason, EventKind
 from .effects import Do, Effect
@@ -23,20 +25,49 @@ class Slots:
 
     ``len(all)`` is the number of permits taken: there is no counter that could drift. ``unused`` is called when the
     last connection of an endpoint is gone and nobody waits there.
+
+    REFERENCE-IS-CLAIM: this register holds the slots weakly. Whoever is going to do something with one holds it: a list
+    of idle ones, a lease, a request, an effect, a job, the stack of a thread. The step that takes a slot therefore
+    claims it at once, and a thread that is interrupted lets go of it. See :meth:`take_lost`.
     """
 
-    __slots__ = ("_core", "_idle", "_number", "_unused", "all", "closing", "counts", "known", "pinging")
+    __slots__ = ("_core", "_idle", "_lost", "_number", "_unused", "all", "closing", "counts", "known", "pinging")
 
     def __init__(self, core: Context, idle: IdleSlots, unused: Callable[[Endpoint], object]) -> None:
         self._core = core
         self._idle = idle
         self._unused = unused
         self._number = 0
-        self.all: dict[int, Slot] = {}
+        self._lost: deque[Slot] = deque()  # finalizers append to it, in any thread and at any time
+        self.all: dict[int, ref[Slot]] = {}  # by number
         self.known: dict[int, int] = {}  # id of a connection to the number of the slot that came last with it
         self.counts = Counts()
         self.closing = 0
         self.pinging = 0  # connections that are checked in the background
+
+    def living(self) -> list[Slot]:
+        """The slots, oldest first. Thread-safe, also without the lock. Not those of which nothing is left."""
+        return [slot for one in self.all.copy().values() if (slot := one()) is not None]
+
+    def take_lost(self) -> tuple[list[Slot], int]:
+        """The slots that nobody holds any more, each reported once, and how many more are gone without a report: the
+        finalizer itself was interrupted, or the slot was lost a second time. The permits of the latter are free now.
+        """
+        found = []
+        while self._lost:
+            slot = self._lost.popleft()
+            if slot.id in self.all:
+                found.append(slot)
+        gone = [number for number, one in self.all.copy().items() if one() is None]
+        for number in gone:
+            del self.all[number]
+        return found, len(gone)
+
+    def let_go(self) -> None:
+        """The pool begins anew with other slots: these may go without a report."""
+        for slot in self.living():
+            slot.lost = None
+        self._lost.clear()
 
     def coming(self) -> int:
         """Connections that are neither idle nor being closed nor checked in the background."""
@@ -48,14 +79,16 @@ class Slots:
 
     def twin_of(self, connection: object) -> Slot | None:
         """The slot that has this very connection already, if there is one."""
-        twin = self.all.get(self.known.get(id(connection), 0))
+        known = self.all.get(self.known.get(id(connection), 0))
+        twin = known() if known is not None else None
         return twin if twin is not None and twin.connection is connection else None
 
     def open(self, endpoint: Endpoint, purpose: Purpose, now: float) -> Slot:
         """The slot of a connection to be. The permit for it has been taken."""
         self._number += 1
         slot = Slot(endpoint, self._number, purpose, now)
-        self.all[slot.id] = slot
+        slot.lost = self._lost
+        self.all[slot.id] = ref(slot)
         endpoint.size += 1
         endpoint.connecting += 1
         endpoint.dialer.last_opened_at = now
@@ -66,7 +99,7 @@ class Slots:
         """The slot has its connection."""
         slot.connection = connection
         slot.key = id(connection)
-        self.known[slot.key] = slot.id  # no reference: repair.audit() counts those
+        self.known[slot.key] = slot.id  # no reference: that would be a claim
 
     def retire_reason(self, slot: Slot, now: float) -> CloseReason | None:
         """Why the connection must not be handed out again, if so."""

@@ -132,7 +132,7 @@ class _Housekeeper:
     def adopt(self, old: _Housekeeper) -> None:
         """Take over the requests of an earlier housekeeper."""
         now = time.monotonic()
-        for at, ref in [*old._inbox, *((entry[0], entry[3]) for entry in list(old._latest.values()))]:
+        for at, ref in [*old._inbox.copy(), *((entry[0], entry[3]) for entry in old._latest.copy().values())]:
             task = ref()
             if task is not None and not self.schedule(task, at - now):
                 self._visit(ref)  # it notices that there is no thread

@@ -26,7 +26,7 @@ def queued(board: Board, number: int = 1) -> list[Request]:
 
 def open_one(board: Board) -> Slot:
     board.opener.open_for(board.only, NOW)
-    return list(board.slots.all.values())[-1]
+    return board.slots.living()[-1]
 
 
 def test_as_many_connections_are_wanted_as_callers_wait_for_none() -> None:

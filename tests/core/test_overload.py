@@ -313,7 +313,7 @@ def test_who_has_waited_too_long_is_refused_while_the_queue_is_overloaded() -> N
 def test_a_cancelled_lease_is_no_evidence_where_nobody_waits() -> None:
     load = Load(1, impatient)
     load.run(0.1)
-    slot = next(iter(load.core.all_slots.values()))
+    slot = next(iter(load.core.slots.living()))
     commands.lease_given_up(load.core, slot, load.now)
     assert load.core.endpoint.queue.line_of(None).evidence is None
 

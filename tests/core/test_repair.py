@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from poolkit import PoolConfig
 from poolkit._core import invariants, repair
 from poolkit._core.effects import Do
@@ -14,8 +12,6 @@ from poolkit._core.request import Request
 from poolkit._core.slot import CLOSED, IN_USE, Slot
 from poolkit._core.state import Features
 from tests.core.kit import SettlingCore, do
-
-exact = pytest.mark.skipif(not repair._EXACT, reason="reference counts are not exact here: nothing is taken back")
 
 
 class Sleeper:
@@ -42,7 +38,6 @@ def connect(core: Core) -> Slot:
     return slot  # type: ignore[no-any-return]
 
 
-@exact
 def test_the_permit_of_a_connect_that_nobody_makes_goes_to_who_waits() -> None:
     core = core_of()
     request = ask(core)
@@ -53,7 +48,6 @@ def test_the_permit_of_a_connect_that_nobody_makes_goes_to_who_waits() -> None:
     invariants.check(core)
 
 
-@exact
 def test_a_connection_in_nobodys_hands_is_aborted_and_its_place_free() -> None:
     core = core_of()
     served = ask(core)
@@ -69,7 +63,6 @@ def test_a_connection_in_nobodys_hands_is_aborted_and_its_place_free() -> None:
     invariants.check(core)
 
 
-@exact
 def test_nothing_is_taken_back_that_somebody_holds() -> None:
     core = core_of(2)
     first, second = ask(core), ask(core)
@@ -78,6 +71,36 @@ def test_nothing_is_taken_back_that_somebody_holds() -> None:
     assert do(repair.audit, core, 2.0) == 1  # the second connect
     assert (first.queued, second.queued) == (False, True)
     invariants.check(core)
+
+
+def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
+    """A finalizer runs once: whoever was to abort the connection was interrupted, too."""
+    core = core_of()
+    served = ask(core)
+    connect(core)
+    core.take_effects()
+    del served
+    assert do(repair.audit, core, 2.0) == 1
+    core.take_effects()  # and the thread that should have aborted it is gone
+    assert len(core.all_slots) == 1
+    assert do(repair.audit, core, 3.0) == 1
+    assert not core.all_slots
+    assert core.counts.reclaimed == 2
+    invariants.check(core)
+    assert ask(core).queued
+    assert [effect.do for effect in core.take_effects()] == [Do.CONNECT]
+
+
+def test_a_lease_is_held_by_the_register_of_leases() -> None:
+    core = core_of()
+    served = ask(core)
+    slot = connect(core)
+    core.leased[slot.key] = slot
+    core.take_effects()
+    del served, slot
+    assert do(repair.audit, core, 2.0) == 0
+    [slot] = core.slots.living()
+    assert slot.state is IN_USE
 
 
 def test_a_connection_on_its_way_out_holds_no_permit() -> None:

@@ -252,7 +252,7 @@ def test_many_waiting_endpoints_cost_what_few_do() -> None:
         core = crowd(endpoints)
 
         def turn(core: Core = core) -> None:
-            [slot] = core.all_slots.values()
+            [slot] = core.slots.living()
             core.give_back(slot, NOW)
             core.settle(NOW)
             core.closed(slot, NOW)

@@ -250,7 +250,7 @@ def test_every_holder_that_has_ended_counts_as_a_leak_not_only_those_that_are_na
         for number in range(6):
             in_thread(lambda: kept.append(pool.acquire()), f"leaky-{number}")
         pool._core.endpoint.last_failed_check = 0.0
-        for slot in pool._core.all_slots.values():
+        for slot in pool._core.slots.living():
             slot.since -= 5.0
         with pytest.raises(AcquireTimeout, match="leaking: 6 of 6 leases are held by a thread or task that has ended"):
             pool.acquire(0)

@@ -81,7 +81,7 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
             core.settle(1.0)
 
         def work() -> None:
-            (slot,) = core.all_slots.values()
+            (slot,) = core.slots.living()
             for _ in range(300):
                 core.give_back(slot, 1.0)
                 core.settle(1.0)

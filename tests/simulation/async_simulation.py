@@ -228,7 +228,7 @@ class AsyncPoolSimulation:
         if self.story:
             self.story.restart()
         self.server.loop = child
-        known = {id(slot.connection) for slot in pool._core.all_slots.values() if slot.connection is not None}
+        known = {id(slot.connection) for slot in pool._core.slots.living() if slot.connection is not None}
         lock = mock.patch.object(_pool_base, "Lock", partial(CollectingLock, child))
         with lock, mock.patch.object(_async, "current_runtime", return_value=child):
             pool._after_fork()

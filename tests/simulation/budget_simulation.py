@@ -90,7 +90,7 @@ class BudgetSimulation:
             assert account.held == len(core.all_slots), (
                 f"{core.name}: {account.held} permits, {len(core.all_slots)} held"
             )
-            closing = sum(slot.state is CLOSING for slot in core.all_slots.values())
+            closing = sum(slot.state is CLOSING for slot in core.slots.living())
             assert account.leaving == closing, f"{core.name}: {account.leaving} leave, {closing} are closing"
         assert ledger.held <= self.most, f"{ledger.held} connections under a budget of {self.most}"
         if ledger.held <= ledger.limit:

@@ -62,7 +62,7 @@ class CallerClasses:
 
 def held_by_classes(core: Core) -> Counter[CallerClass]:
     """Connections in use, by the class that they are counted for."""
-    return Counter(slot.owner for slot in core.all_slots.values() if slot.owner is not None)
+    return Counter(slot.owner for slot in core.slots.living() if slot.owner is not None)
 
 
 def check_growth(core: Core, before: Counter[CallerClass], most: int) -> None:

@@ -220,7 +220,7 @@ class PoolSimulation:
         self.connector.forked()
         if self.story:
             self.story.restart()
-        known = {id(slot.connection) for slot in pool._core.all_slots.values() if slot.connection is not None}
+        known = {id(slot.connection) for slot in pool._core.slots.living() if slot.connection is not None}
         with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             pool._after_fork()

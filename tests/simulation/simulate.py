@@ -174,7 +174,7 @@ class CoreSimulation:
 
     def _perform(self) -> None:
         for do, slot, request in self.core.take_effects():
-            assert slot is None or self.core.all_slots.get(slot.id) is slot, "work on a connection of another pool"
+            assert slot is None or self.core.all_slots[slot.id]() is slot, "work on a connection of another pool"
             if do is Do.CONNECT:
                 assert slot is not None
                 self.opening.append((slot, None))

@@ -74,7 +74,7 @@ async def test_a_notification_that_a_look_reads_is_delivered_to_the_next_user(
         await do(pool.wait())
         admin.connection.execute(f"notify \"{application}\", 'one'")
         if look == "background look":
-            entry = next(iter(pool.poolkit._core.all_slots.values()))
+            entry = next(iter(pool.poolkit._core.slots.living()))
             before = entry.checked_at
             await twin.until(lambda: entry.checked_at > before)
         if look == "check()":

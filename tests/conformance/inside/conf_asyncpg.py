@@ -58,7 +58,7 @@ class _Empty:
 def _holders(pool: Any) -> list[Any]:
     slots = [
         slot
-        for slot in pool.poolkit._core.all_slots.values()
+        for slot in pool.poolkit._core.slots.living()
         if slot.connection is not None and slot.state.value not in GONE
     ]
     views: list[Any] = [_View(slot.connection) for slot in slots]

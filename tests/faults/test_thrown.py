@@ -1,0 +1,93 @@
+"""Exceptions thrown into running threads, as by a task queue's soft time limit: the interpreter picks the bytecode.
+
+An exception may strike when a call has returned and its result is not stored yet: a connection that was just taken is
+then in no list and no variable. Its finalizer reports it, with and without the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from poolkit import Connector, Pool
+from tests.faults.interrupts import Interrupt
+
+pytestmark = [
+    pytest.mark.skipif(sys.implementation.name != "cpython", reason="needs PyThreadState_SetAsyncExc"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # leases that interrupted callers have dropped
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # struck in finalizers
+]
+
+SIZE = 4
+
+
+class Server(Connector[object]):
+    """Connects to nothing; a connection that is closed is told apart."""
+
+    def __init__(self) -> None:
+        self.closed: set[int] = set()
+
+    def connect(self, timeout: float | None) -> object:
+        return object()
+
+
+def throw(thread: threading.Thread) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
+
+
+def until_struck(work: Callable[[], object], began: threading.Event) -> None:
+    """Work in a loop until the exception comes; whatever was in hand then is let go of."""
+    try:
+        while True:
+            work()
+            began.set()
+    except Interrupt:
+        return
+
+
+def lease(pool: Pool[Any]) -> None:
+    with pool.lease(timeout=60):
+        pass
+
+
+def ask_and_wait(pool: Pool[Any]) -> None:
+    """Two at once: callers queue, and connections go from hand to hand."""
+    with pool.lease(timeout=60), pool.lease(timeout=60):
+        pass
+
+
+@pytest.mark.parametrize(("work", "threads", "times"), [(lease, 2, 40), (ask_and_wait, 3, 15)])
+def test_no_place_is_lost_by_exceptions_that_are_thrown_into_threads(
+    work: Callable[[Pool[Any]], None], threads: int, times: int
+) -> None:
+    with Pool(Server(), max_size=SIZE) as pool:
+        for number in range(times):
+            began = [threading.Event() for _ in range(threads)]
+            running = [
+                threading.Thread(target=until_struck, args=(lambda: work(pool), event), daemon=True) for event in began
+            ]
+            for thread in running:
+                thread.start()
+            for event in began:
+                assert event.wait(60)
+            time.sleep(number % 7 * 1e-4)  # not always at the same place
+            for _ in range(1000):  # one that strikes in a finalizer is swallowed by the interpreter
+                for thread in running:
+                    throw(thread)
+                for thread in running:
+                    thread.join(0.05)
+                running = [thread for thread in running if thread.is_alive()]
+                if not running:
+                    break
+            assert not running, "the exceptions were swallowed"
+        held = [pool.acquire(timeout=60) for _ in range(SIZE)]
+        assert len({id(connection) for connection in held}) == SIZE
+        for connection in held:
+            pool.release(connection)
+        pool.check_books()
