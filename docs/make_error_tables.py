@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sqlite3
 import sys
 from pathlib import Path
@@ -29,12 +31,18 @@ from poolkit_adapters.psycopg._cluster import CLUSTER_ERRORS as PSYCOPG
 from poolkit_adapters.redis._group import CLUSTER_ERRORS as REDIS
 from poolkit_adapters.sqlalchemy._cluster import CLUSTER_ERRORS as SQLALCHEMY
 
+URLLIB3 = importlib.util.find_spec("urllib3") is not None and importlib.util.find_spec("requests") is not None
 PAGES = Path(__file__).resolve().parent / "adapters"
 PUBLIC = {
     "poolkit": poolkit, "poolkit.cluster": poolkit.cluster, "httpx": httpx, "httpcore": httpcore, "redis": redis,
     "psycopg_pool": psycopg_pool, "psycopg": psycopg, "sqlalchemy.exc": exc, "module": sqlite3,
     "asyncpg": asyncpg,
 }  # fmt: skip
+
+
+if URLLIB3:
+    for driver in ("urllib3.exceptions", "requests.exceptions"):
+        PUBLIC[driver] = importlib.import_module(driver)
 
 
 def name(kind: type) -> str:
@@ -56,7 +64,7 @@ def table(errors: Table) -> str:
 
 def generated() -> dict[str, str]:
     """The text for each page."""
-    return {
+    found = {
         "httpx": f"{table(HTTPX)}\n\nFor users of httpcore itself (`poolkit_adapters.httpcore`):\n\n{table(HTTPCORE)}",
         "redis": table(REDIS),
         "psycopg": table(PSYCOPG),
@@ -64,6 +72,10 @@ def generated() -> dict[str, str]:
         "sqlalchemy": table(SQLALCHEMY),
         "dbapi": table(errors_of(sqlite3)),
     }
+    if URLLIB3:
+        own, theirs = (importlib.import_module(f"poolkit_adapters.{one}._errors") for one in ("urllib3", "requests"))
+        found["urllib3"] = f"{table(own.ERRORS)}\n\nWith requests:\n\n{table(theirs.ERRORS)}"
+    return found
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ module                                 replaces
 ``poolkit_adapters.httpx2``            ``httpx2.Client``, ``AsyncClient``, ``HTTPTransport``, ...
 ``poolkit_adapters.psycopg``           ``psycopg_pool.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.asyncpg``           ``asyncpg.create_pool``, ``asyncpg.Pool``
+``poolkit_adapters.urllib3``           ``urllib3.PoolManager``, ``ProxyManager``, ...
+``poolkit_adapters.requests``          ``requests.adapters.HTTPAdapter``
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================
 

@@ -150,7 +150,19 @@ def test_no_module_needs_an_adapter_before_it_is_used() -> None:
 
 
 def test_adapters_import_only_public_names_and_never_each_other() -> None:
-    drivers = {"sqlalchemy", "redis", "httpcore", "httpcore2", "httpx", "httpx2", "psycopg", "asyncpg", "dbapi"}
+    drivers = {
+        "sqlalchemy",
+        "redis",
+        "httpcore",
+        "httpcore2",
+        "httpx",
+        "httpx2",
+        "psycopg",
+        "asyncpg",
+        "dbapi",
+        "urllib3",
+        "requests",
+    }
     for path in sorted(ADAPTERS.rglob("*.py")):
         inside = path.relative_to(ADAPTERS).with_suffix("").parts
         own = inside[0].lstrip("_").removesuffix("_async").removesuffix("_sync")
@@ -161,7 +173,7 @@ def test_adapters_import_only_public_names_and_never_each_other() -> None:
                 assert not (name.startswith("poolkit.") and private), f"{path.name} imports {name}"
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 head = node.module.split(".")[0]
-                if own not in ("httpx", "httpx2"):  # the one exception: httpx is a wrapper around httpcore
+                if own not in ("httpx", "httpx2", "requests"):  # wrappers around httpcore and urllib3
                     assert head not in drivers - {own}, f"{path.name} imports the adapter {head}"
 
 

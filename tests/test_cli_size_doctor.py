@@ -236,8 +236,12 @@ def test_doctor_shows_what_is_in_effect_under_an_adapter(run: Run, tmp_path: Pat
     assert told["error", "other"].startswith("keepalive=60: has no effect for HTTP")
 
 
-@pytest.mark.parametrize("adapter", ["sqlalchemy", "redis", "httpx", "httpcore", "psycopg", "asyncpg", "dbapi"])
+@pytest.mark.parametrize(
+    "adapter", ["sqlalchemy", "redis", "httpx", "httpcore", "psycopg", "asyncpg", "urllib3", "requests", "dbapi"]
+)
 def test_doctor_can_ask_every_adapter(run: Run, adapter: str, settings: str) -> None:
+    if adapter != "dbapi":
+        pytest.importorskip(adapter)
     code, out, _ = run("doctor", settings, "--pool", "cache", "--adapter", adapter)
     assert code == 0
     assert out.startswith(f"for pools of poolkit_adapters.{adapter}\n")

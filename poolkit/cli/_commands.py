@@ -110,7 +110,19 @@ def size(
 @click.option(
     "--adapter",
     type=click.Choice(
-        ["sqlalchemy", "redis", "httpx", "httpcore", "httpx2", "httpcore2", "psycopg", "asyncpg", "dbapi"]
+        [
+            "sqlalchemy",
+            "redis",
+            "httpx",
+            "httpcore",
+            "httpx2",
+            "httpcore2",
+            "psycopg",
+            "asyncpg",
+            "urllib3",
+            "requests",
+            "dbapi",
+        ]
     ),
     help="Show the settings in effect with this adapter, and those it refuses.  [default: from the URL]",
 )

@@ -4,6 +4,7 @@ or it is refused or set aside as documented. No server is needed: pools connect 
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sqlite3
 from collections.abc import Callable
@@ -78,6 +79,16 @@ ADAPTERS: dict[str, Make] = {
     "dbapi": lambda **given: PooledDatabase(psycopg, HOST, **given).poolkit,
     "dbapi sqlite": lambda **given: PooledDatabase(sqlite3, "x.db", **given).poolkit,
 }
+if importlib.util.find_spec("urllib3") and importlib.util.find_spec("requests"):
+    from poolkit_adapters.requests import PoolkitAdapter
+    from poolkit_adapters.urllib3 import PoolkitHTTPConnectionPool, PoolkitPoolManager
+
+    def of_host(manager: Any) -> Any:
+        return manager.connection_from_url("http://127.0.0.1:1").poolkit
+
+    ADAPTERS["urllib3"] = lambda **given: PoolkitHTTPConnectionPool("127.0.0.1", 1, **given).poolkit
+    ADAPTERS["urllib3 manager"] = lambda **given: of_host(PoolkitPoolManager(**given))
+    ADAPTERS["requests"] = lambda **given: of_host(PoolkitAdapter(**given).poolmanager)
 
 
 def pool_of(engine: Any) -> Any:
@@ -122,6 +133,7 @@ _SENTINEL = {**_LATE, "connect_in_caller": True}
 _NULL = {"min_size": 0, "max_idle": 0, "connect_in_caller": True}
 UNUSED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("httpx", "httpx async", "httpx cluster", "httpcore", "httpcore async"), _HTTP),
+    **dict.fromkeys(("urllib3", "urllib3 manager", "requests"), _HTTP),
     **dict.fromkeys(("sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _LATE),
     **dict.fromkeys(("sentinel", "sentinel async"), _SENTINEL),
     "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None},

@@ -22,6 +22,8 @@ ADAPTERS: dict[str, str] = {
     "httpcore2": "poolkit_adapters.httpcore2._settings",
     "psycopg": "poolkit_adapters.psycopg._config",
     "asyncpg": "poolkit_adapters.asyncpg._settings",
+    "urllib3": "poolkit_adapters.urllib3._settings",
+    "requests": "poolkit_adapters.requests._adapter",
     "dbapi": "poolkit_adapters.dbapi._settings",
 }
 """By adapter, the module that has ``effective(config)``."""

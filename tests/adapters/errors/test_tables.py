@@ -34,6 +34,9 @@ TABLES: dict[str, Table] = {
 if importlib.util.find_spec("httpx2"):  # needs Python 3.11
     TABLES["httpx2"] = importlib.import_module("poolkit_adapters.httpx2._cluster").CLUSTER_ERRORS
     TABLES["httpcore2"] = importlib.import_module("poolkit_adapters.httpcore2._errors").ERRORS
+if importlib.util.find_spec("urllib3") and importlib.util.find_spec("requests"):
+    for name in ("urllib3", "requests"):
+        TABLES[name] = importlib.import_module(f"poolkit_adapters.{name}._errors").ERRORS
 CANNOT: dict[str, set[type]] = {
     "asyncpg": {NoNodeAvailable},  # no cluster
     # no pool for tasks, no cluster; connections are only returned through the proxy; a late connect is tried again
@@ -42,6 +45,9 @@ CANNOT: dict[str, set[type]] = {
     "httpcore2": {errors.NotLeased, NoNodeAvailable},
     "httpx": {errors.NotLeased},
     "httpx2": {errors.NotLeased},
+    # callers get no connections; threads only; no cluster; a request that is wrong is urllib3's to refuse
+    "requests": {errors.NotLeased, errors.UsageError, errors.WrongLoop, NoNodeAvailable},
+    "urllib3": {errors.NotLeased, errors.UsageError, errors.WrongLoop, NoNodeAvailable},
 }
 """What cannot happen under an adapter."""
 PUBLIC = {getattr(errors, name) for name in errors.__all__} | {NoNodeAvailable}
@@ -174,6 +180,7 @@ def test_an_error_that_allows_no_subclass_stays_as_it_is() -> None:
 
 DRIVER = {"dbapi": "", "httpcore": "httpcore", "httpx": "httpx", "httpcore2": "httpcore2", "httpx2": "httpx2",
           "psycopg": "psycopg_pool", "redis": "redis", "asyncpg": "asyncpg",
+          "urllib3": "urllib3", "requests": "requests",
           "sqlalchemy": "sqlalchemy"}  # fmt: skip
 
 

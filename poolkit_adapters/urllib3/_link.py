@@ -1,0 +1,160 @@
+"""One pooled connection: what the pool knows about it, and whether the next request may use it.
+
+HTTP/1.1 does not number its responses: the first bytes that arrive are taken for the response. So a connection is
+handed out only if nothing is to be read from it and the peer has not closed it. The look costs one system call.
+"""
+
+from __future__ import annotations
+
+import http.client
+import select
+import socket
+import ssl
+from typing import Any
+
+from urllib3.connection import HTTPConnection
+
+__all__ = ("Link", "Response")
+
+_MOST = 64 * 1024
+"""Bytes that one look reads from a TLS connection at most. If the peer has sent more, the connection is closed."""
+_OWN_LOOK = HTTPConnection.is_connected
+
+
+class Response(http.client.HTTPResponse):
+    """http.client's response, which reads ahead. Notes at its end whether it has read more than was its own."""
+
+    leftover = False
+
+    def _close_conn(self) -> None:
+        file: Any = self.fp
+        if file is not None and self.will_close is False and _has_read_ahead(file):
+            self.leftover = True
+        super()._close_conn()  # type: ignore[misc]  # not in the stubs
+
+
+def _has_read_ahead(file: Any) -> bool:
+    """Return whether the file of a socket holds bytes, or the socket does. Does not wait."""
+    try:
+        sock = file.raw._sock
+        before = sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            return bool(file.peek())
+        finally:
+            sock.settimeout(before)
+    except Exception:  # noqa: BLE001  nothing there (TLS), a custom socket, or one that is closed: the look decides
+        return False
+
+
+class Link:
+    """A connection of urllib3. Used by one thread at a time."""
+
+    __slots__ = ("_closed", "_poll", "_polled", "answered", "connection", "opened", "response", "taken_over")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.opened = False  # whether it is connected, or was
+        self.answered = False  # whether it has delivered a response
+        self.response: Any = None  # http.client's response to the last request
+        self.taken_over = False  # whether it uses another protocol than HTTP from now on
+        self._closed = False
+        self._poll: Any = None
+        self._polled = -1  # the descriptor
+
+    def ready(self) -> bool:
+        """Return whether a request may be sent now: nothing is to be read, and the peer has not closed it."""
+        if not self.opened:
+            return True  # the request connects it
+        connection = self.connection
+        try:
+            if type(connection).is_connected is not _OWN_LOOK and not connection.is_connected:
+                return False
+            return self._quiet(connection.sock)
+        except Exception:  # noqa: BLE001  a custom socket may raise anything; in doubt, close the connection
+            return False
+
+    def reusable(self) -> bool:
+        """Return whether another request may follow: the response is complete, and the connection stays open."""
+        if self._closed or not self.opened or self.taken_over or self.connection.sock is None:
+            return False
+        response = self.response
+        if getattr(response, "leftover", False):
+            return False
+        if response is None or response.isclosed():
+            return True
+        return response.length == 0 and not response.chunked  # complete, but nobody has asked for the empty body
+
+    def close(self, *, wake: bool = False) -> None:
+        """Close the socket. ``wake``: a thread that reads from it wakes up with an error. Never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        sock = getattr(self.connection, "sock", None)
+        try:
+            if wake and isinstance(sock, socket.socket):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of the socket itself, also under TLS
+        except OSError:
+            pass  # not connected any more
+        try:
+            self.connection.close()
+        except Exception:  # noqa: BLE001  nobody can do more
+            pass
+
+    def _quiet(self, sock: Any) -> bool:
+        number = -1 if sock is None else sock.fileno()
+        if number < 0:
+            return False
+        if not self._readable(number):
+            return not _holds(sock)
+        return isinstance(sock, ssl.SSLSocket) and _only_of_tls(sock)
+
+    def _readable(self, number: int) -> bool:
+        if not hasattr(select, "poll"):
+            return bool(select.select([number], [], [], 0)[0])
+        if number != self._polled:
+            self._poll, self._polled = select.poll(), number
+            self._poll.register(number, select.POLLIN)
+        return bool(self._poll.poll(0))
+
+    def __repr__(self) -> str:
+        return repr(self.connection)
+
+
+def _holds(sock: Any) -> bool:
+    """Return whether a TLS layer above the socket holds bytes: the socket itself has none."""
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.pending() > 0
+    layer = getattr(sock, "sslobj", None)  # urllib3's TLS in TLS
+    if layer is not None:
+        incoming = getattr(sock, "incoming", None)
+        return bool(layer.pending() or (incoming is not None and incoming.pending))
+    pending = getattr(getattr(sock, "connection", None), "pending", None)  # pyOpenSSL
+    return pending is not None and pending() > 0
+
+
+def _only_of_tls(sock: ssl.SSLSocket) -> bool:
+    """Let the TLS layer take what is for itself (session tickets, new keys), and return whether that was all.
+
+    An incomplete record fails: it would be the start of the next response.
+    """
+    before = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        seen = socket.socket.recv(sock, _MOST, socket.MSG_PEEK)
+        if not seen or not _whole(seen):
+            return False
+        sock.recv(1)
+    except (ssl.SSLWantReadError, BlockingIOError):
+        return sock.pending() == 0
+    finally:
+        sock.settimeout(before)
+    return False
+
+
+def _whole(data: bytes) -> bool:
+    """Return whether ``data`` ends with a complete TLS record."""
+    at = 0
+    while at + 5 <= len(data):
+        at += 5 + int.from_bytes(data[at + 3 : at + 5], "big")
+    return at == len(data)

@@ -1,0 +1,116 @@
+"""Managers: a pool for each host."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import urllib3
+from urllib3._collections import RecentlyUsedContainer
+from urllib3.poolmanager import SSL_KEYWORDS
+
+from poolkit import Budget, ConfigError, Pool, PoolConfig
+from poolkit.events import Listener
+from poolkit.runtimes.fork import Stage, restart_after_fork
+
+from .._options import is_default, split_options
+from ._link import Link
+from ._pool import pooled
+from ._settings import MAXSIZE, check_words
+from ._share import Share
+
+__all__ = ("Managed", "PoolkitPoolManager", "PoolkitProxyManager", "connection_from_url", "proxy_from_url")
+
+_HOSTS = 1000
+"""Pools that a manager remembers if ``num_pools`` is not given. With 10, eleven hosts in turn would lose theirs each
+time. Connections are limited by other settings, and a pool without any costs only memory."""
+
+
+def _retire(pool: Any) -> None:
+    """Close the idle connections of a pool that its manager drops, and those in use when they come back."""
+    pool.poolkit.clear()
+
+
+def _renew_lock(manager: Any) -> None:
+    manager.pools.lock = threading.RLock()  # another thread of the parent may have held it
+
+
+class Managed:
+    """What makes a manager of urllib3 one of poolkit's. Comes before urllib3's class among the bases."""
+
+    connection_pool_kw: dict[str, Any]
+    pool_classes_by_scheme: dict[str, Any]
+
+    def __init__(
+        self,
+        *args: Any,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        max_connections: int | None = None,
+        _share: Share | None = None,
+        **options: Any,
+    ) -> None:
+        settings, driver = split_options(options)
+        base: Any = super()
+        signature = inspect.signature(base.__init__)
+        given = signature.bind_partial(*args, **driver).arguments.get("num_pools")
+        check_words({name: value for name, value in driver.items() if name not in signature.parameters})
+        self._share = _share or Share(
+            config, settings, name=name, listeners=listeners, debug=debug, max_connections=max_connections
+        )
+        self._share.config(driver.get("maxsize", MAXSIZE), driver.get("block"))
+        base.__init__(*args, **driver)
+        known = _HOSTS if given is None or is_default(given) else given
+        if isinstance(known, bool) or not isinstance(known, int) or known < 0:
+            raise ConfigError(f"num_pools={known!r}: must be a whole number, 0 or more", "num_pools")
+        self.pools: Any = RecentlyUsedContainer(known, dispose_func=_retire)
+        restart_after_fork(Stage.ADAPTERS, self, _renew_lock)
+
+    @property
+    def engines(self) -> list[Pool[Link]]:
+        """The engines of all pools, one for each host: ``stats()``, ``explain()``, ``reconfigure()``, ..."""
+        return self._share.engines
+
+    @property
+    def budget(self) -> Budget | None:
+        """The limit over all hosts (``max_connections``); None: there is none."""
+        return self._share.budget
+
+    def _new_pool(self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None) -> Any:
+        given = dict(self.connection_pool_kw if request_context is None else request_context)
+        if given.get("blocksize") is None:
+            given.pop("blocksize", None)
+        for name in ("scheme", "host", "port", *(SSL_KEYWORDS if scheme == "http" else ())):
+            given.pop(name, None)
+        return pooled(self.pool_classes_by_scheme[scheme])(host, port, _share=self._share, **given)
+
+
+class PoolkitPoolManager(Managed, urllib3.PoolManager):  # type: ignore[misc]
+    """Replaces ``urllib3.PoolManager``. Thread-safe, and safe after ``fork()``.
+
+    Takes every argument of the class that it replaces, with the same meaning. Also takes the settings of
+    :class:`poolkit.PoolConfig`, as keywords or as ``config``; they apply to each host. ``max_connections`` limits the
+    connections over all hosts. ``name``, ``listeners`` and ``debug``: as :class:`poolkit.Pool`. Raises
+    :class:`poolkit.ConfigError` for a wrong value.
+    """
+
+
+class PoolkitProxyManager(Managed, urllib3.ProxyManager):  # type: ignore[misc]
+    """Replaces ``urllib3.ProxyManager``. See :class:`PoolkitPoolManager`."""
+
+
+def proxy_from_url(url: str, **options: Any) -> PoolkitProxyManager:
+    """Replaces ``urllib3.proxy_from_url``. Takes the arguments of :class:`PoolkitProxyManager`."""
+    return PoolkitProxyManager(proxy_url=url, **options)
+
+
+def connection_from_url(url: str, **options: Any) -> Any:
+    """Replaces ``urllib3.connection_from_url``. Takes the arguments of :class:`.PoolkitHTTPConnectionPool`."""
+    parts = urllib3.util.parse_url(url)
+    scheme = parts.scheme or "http"
+    kind = pooled(urllib3.HTTPSConnectionPool if scheme == "https" else urllib3.HTTPConnectionPool)
+    return kind(parts.host, port=parts.port or (443 if scheme == "https" else 80), **options)

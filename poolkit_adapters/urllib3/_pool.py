@@ -1,0 +1,354 @@
+"""The pool of one host: urllib3's interface on poolkit's engine."""
+
+from __future__ import annotations
+
+import sys
+import time
+import weakref
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+import urllib3
+from urllib3 import exceptions
+
+from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolError, errors
+from poolkit.errors import LeaseOverdue
+from poolkit.events import Listener
+
+from .._options import split_options
+from ._connector import URLLib3Connector, lost
+from ._errors import ERRORS, PoolClosed, told
+from ._link import Link
+from ._response import give_back_at_end
+from ._settings import MAXSIZE, check_words
+from ._share import Share
+from ._timeout import Timeout
+
+__all__ = ("Pooled", "PoolkitHTTPConnectionPool", "PoolkitHTTPSConnectionPool", "pooled")
+
+_DEFAULT: Any = urllib3.Timeout.DEFAULT_TIMEOUT
+_REPLAYS = 3
+"""How often one request is sent again at most because its connection turned out to be closed."""
+
+# RFC 9110, 9.2.2: these may be sent again if the connection died and it is unknown whether they arrived
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PUT", "DELETE"})
+
+
+class _Again(Exception):
+    """A request is to be sent again on another connection. Passes through urllib3, which does not know it."""
+
+
+class _Attempt:
+    """One call of ``urlopen``: the connection that it has, until a response or the pool has it."""
+
+    __slots__ = ("conn", "failure", "pool", "replays")
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.conn: Any = None
+        self.failure: type[PoolError] | None = None  # what poolkit calls the last failure, if it was that of a connect
+        self.replays = 0
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("poolkit_urllib3_attempt", default=None)
+
+
+class _Places:
+    """Stands for the queue of a pool, for programs that read it."""
+
+    def __init__(self, pool: Any, maxsize: int) -> None:
+        self._pool = weakref.ref(pool)
+        self.maxsize = maxsize
+
+    @property
+    def queue(self) -> list[Any]:
+        """The idle connections."""
+        pool = self._pool()
+        if pool is None:
+            return []
+        out = set(pool._leases)
+        return [link.connection for link in list(pool._links.values()) if id(link.connection) not in out]
+
+    def qsize(self) -> int:
+        """Return how many requests would get a connection without waiting; without a limit, up to ``maxsize``."""
+        pool = self._pool()
+        stats = None if pool is None else pool._engine.stats()
+        limit = self.maxsize if stats is None or stats.max_size is None else stats.max_size
+        return max(0, limit - (0 if stats is None else stats.in_use))
+
+
+def _close_all(links: dict[int, Link]) -> None:
+    for link in list(links.values()):
+        link.close()
+
+
+class Pooled:
+    """What makes a pool of urllib3 one of poolkit's. Comes before urllib3's class among the bases."""
+
+    host: str
+    pool: Any
+    port: int | None
+    scheme: str
+    timeout: Any
+
+    def __init__(
+        self,
+        host: str,
+        port: int | None = None,
+        timeout: Any = _DEFAULT,
+        maxsize: int = MAXSIZE,
+        block: bool | None = None,
+        *args: Any,
+        config: PoolConfig | None = None,
+        name: str | None = None,
+        listeners: Iterable[Listener] = (),
+        debug: bool = False,
+        _share: Share | None = None,
+        **options: Any,
+    ) -> None:
+        settings, driver = split_options(options)
+        if _share is None:
+            check_words(driver)
+            _share = Share(config, settings, name=name, listeners=listeners, debug=debug)
+        self._leases: dict[int, Lease[Link]] = {}  # by the id of the connection
+        base: Any = super()
+        chosen = _share.config(maxsize, block)
+        base.__init__(host, port, timeout, int(maxsize), chosen.max_size is not None, *args, **driver)
+        self.pool = _Places(self, int(maxsize))  # urllib3's own queue stays empty
+        where = f"[{self.host}]" if ":" in self.host else self.host
+        label = f"{self.scheme}://{where}" + ("" if self.port is None else f":{self.port}")
+        self._label = label
+        connector = URLLib3Connector(self, _share.errors.of(LeaseOverdue))
+        self._links = connector.links
+        self._engine: Pool[Link] = _share.engine(connector, label, maxsize, block)
+        weakref.finalize(self, _close_all, self._links)
+
+    @property
+    def poolkit(self) -> Pool[Link]:
+        """The engine of this host: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
+        return self._engine
+
+    def close(self) -> None:
+        """Close idle connections, and those in use when their responses end. Later requests fail."""
+        self.pool = None
+        self._engine.close()
+
+    # -- a request ------------------------------------------------------------------------------------------------
+
+    def urlopen(
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        retries: Any = None,
+        redirect: bool = True,
+        assert_same_host: bool = True,
+        timeout: Any = _DEFAULT,
+        pool_timeout: float | None = None,
+        release_conn: bool | None = None,
+        chunked: bool = False,
+        body_pos: Any = None,
+        preload_content: bool = True,
+        decode_content: bool = True,
+        **response_kw: Any,
+    ) -> Any:
+        """Get a connection and send a request. Arguments and result as with urllib3.
+
+        ``pool_timeout``: seconds to wait for a connection (None: ``Timeout(pool=)``, else ``acquire_timeout``). Raises
+        urllib3's errors; those about connections are also poolkit's. Thread-safe.
+        """
+        if pool_timeout is None:
+            limits = self.timeout if timeout is _DEFAULT else timeout
+            if isinstance(limits, Timeout):
+                pool_timeout = limits.wait(None)
+        outer = _attempt.get()
+        if outer is not None and outer.pool is self:
+            outer.failure = None  # this is its next attempt: what failed before is over
+        attempt = _Attempt(self)
+        token = _attempt.set(attempt)
+        base: Any = super()
+        try:
+            while True:
+                try:
+                    return base.urlopen(
+                        method, url, body, headers, retries, redirect, assert_same_host, timeout=timeout,
+                        pool_timeout=pool_timeout, release_conn=release_conn, chunked=chunked, body_pos=body_pos,
+                        preload_content=preload_content, decode_content=decode_content, **response_kw,
+                    )  # fmt: skip
+                except _Again:
+                    attempt.replays += 1
+                except Exception as error:
+                    if attempt.failure is None or isinstance(error, PoolError):
+                        raise
+                    raised = told(error, attempt.failure)
+                    raise raised from raised.__cause__
+        finally:
+            _attempt.reset(token)
+            if attempt.conn is not None:  # interrupted before urllib3 could give it back
+                lease = self._leases.pop(id(attempt.conn), None)
+                if lease is not None:
+                    lease.close(discard=True)
+
+    def _mine(self) -> _Attempt | None:
+        attempt = _attempt.get()
+        return attempt if attempt is not None and attempt.pool is self else None
+
+    def _get_timeout(self, timeout: Any) -> Any:
+        base: Any = super()
+        found = base._get_timeout(timeout)
+        limit = self._engine.config.connect_timeout
+        if limit is not None and found.connect_timeout in (None, _DEFAULT):
+            found._connect = limit
+        return found
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        """Lease a connection on which a request may be sent, within ``timeout`` seconds (None: ``acquire_timeout``)."""
+        if self.pool is None:
+            raise PoolClosed(f"{self._engine.name}: the pool is closed")
+        wait = self._engine.config.acquire_timeout if timeout is None else timeout
+        deadline = None if wait is None else time.monotonic() + wait
+        attempt = self._mine()
+        while True:
+            try:
+                lease = self._engine.lease(wait, key=self._label)
+            except PoolError as error:
+                raise self._refused(error, attempt) from error.__cause__
+            if lease.connection.ready():
+                break
+            lease.close(discard=True)  # the server has closed it meanwhile, or sent what nobody asked for
+            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        conn = lease.connection.connection
+        self._leases[id(conn)] = lease
+        if attempt is not None:
+            attempt.conn = conn
+        return conn
+
+    def _refused(self, error: PoolError, attempt: _Attempt | None) -> PoolError:
+        raised: Any = ERRORS.adapted(error)
+        if isinstance(raised, exceptions.PoolError):
+            raised.pool = self
+        if attempt is not None and isinstance(raised, errors.CircuitOpen):
+            attempt.failure = errors.CircuitOpen  # urllib3 treats it as a connect that failed
+        return raised  # type: ignore[no-any-return]
+
+    def _put_conn(self, conn: Any) -> None:
+        """Give a connection back. One that does not belong to the pool is closed. None means nothing."""
+        if conn is None:
+            return
+        attempt = self._mine()
+        if attempt is not None and attempt.conn is conn:
+            attempt.conn = None
+        lease = self._leases.pop(id(conn), None)
+        if lease is None:
+            conn.close()
+            return
+        passing = sys.exc_info()[1]
+        try:
+            lease.close(discard=not lease.connection.reusable())
+        except LeaseOverdue:
+            if passing is None:  # it must not replace an error
+                raise
+
+    def _opened(self, conn: Any) -> None:
+        """Tell the engine that the connection is open."""
+        lease = self._leases.get(id(conn))
+        if lease is not None and not lease.connection.opened:
+            lease.connection.opened = True
+            lease.set_capacity(1)
+
+    def _prepare_proxy(self, conn: Any) -> None:
+        base: Any = super()
+        try:
+            base._prepare_proxy(conn)
+        except BaseException as error:
+            self._failed(conn, "CONNECT", None, error)
+            raise
+        self._opened(conn)
+
+    def _validate_conn(self, conn: Any) -> None:
+        base: Any = super()
+        base._validate_conn(conn)
+        if conn.is_closed and id(conn) in self._leases:  # here, and not while sending: so it is known how it went
+            conn.connect()
+        self._opened(conn)
+
+    def _make_request(self, conn: Any, method: str, url: str, body: Any = None, **given: Any) -> Any:
+        base: Any = super()
+        try:
+            response = base._make_request(conn, method, url, body=body, **given)
+        except BaseException as error:
+            self._failed(conn, method, body, error)
+            raise
+        lease = self._leases.get(id(conn))
+        if lease is not None:
+            link = lease.connection
+            link.answered = True
+            link.response = getattr(response, "_original_response", None)
+            link.taken_over = response.status == 101
+            if given.get("response_conn") is not None:
+                attempt = self._mine()
+                if attempt is not None and attempt.conn is conn:
+                    attempt.conn = None  # the response's from here on
+                give_back_at_end(response)
+        return response
+
+    def _failed(self, conn: Any, method: str, body: Any, error: BaseException) -> None:
+        """Give the place back before urllib3 sleeps until the next attempt. Raises _Again to have it sent again."""
+        lease = self._leases.pop(id(conn), None)
+        if lease is None:
+            return
+        link, attempt = lease.connection, self._mine()
+        through_proxy = conn.has_connected_to_proxy
+        link.close()
+        conn._has_connected_to_proxy = through_proxy  # urllib3 looks whether to blame the proxy
+        if attempt is not None:
+            attempt.conn = None
+            if not link.opened and isinstance(error, Exception):
+                timed_out = isinstance(error, (TimeoutError, exceptions.TimeoutError))
+                refused = isinstance(error, exceptions.NewConnectionError)
+                attempt.failure = errors.ConnectTimeout if timed_out and not refused else errors.ConnectFailed
+        try:
+            lease.close(error=error)
+        except LeaseOverdue:
+            pass  # it must not replace the error
+        vanished = lost(error) or isinstance(error, exceptions.ReadTimeoutError)
+        if link.answered and vanished:
+            # looking at a socket does not show that the peer has forgotten the connection: those that have not answered
+            # since would each cost a request
+            self._engine.discard_idle(unused_since=lease.since)
+        if attempt is None or not link.answered or not lost(error) or attempt.replays >= _REPLAYS:
+            return
+        if method.upper() in _IDEMPOTENT and (body is None or isinstance(body, (bytes, str))):
+            raise _Again from None
+
+
+class PoolkitHTTPConnectionPool(Pooled, urllib3.HTTPConnectionPool):  # type: ignore[misc]
+    """Replaces ``urllib3.HTTPConnectionPool``. Thread-safe, and safe after ``fork()``.
+
+    Takes every argument of the class that it replaces, with the same meaning. Also takes the settings of
+    :class:`poolkit.PoolConfig`, as keywords or as ``config``, and ``name``, ``listeners`` and ``debug`` as
+    :class:`poolkit.Pool` does. Raises :class:`poolkit.ConfigError` for a wrong value.
+    """
+
+
+class PoolkitHTTPSConnectionPool(Pooled, urllib3.HTTPSConnectionPool):  # type: ignore[misc]
+    """Replaces ``urllib3.HTTPSConnectionPool``. See :class:`PoolkitHTTPConnectionPool`."""
+
+
+_kinds: dict[type, type] = {
+    urllib3.HTTPConnectionPool: PoolkitHTTPConnectionPool,
+    urllib3.HTTPSConnectionPool: PoolkitHTTPSConnectionPool,
+}
+
+
+def pooled(kind: Any) -> Any:
+    """Return a class of pools, urllib3's or one derived from it, as a class of poolkit's pools."""
+    if not (isinstance(kind, type) and issubclass(kind, urllib3.HTTPConnectionPool)):
+        raise ConfigError(f"pool_classes_by_scheme: {kind!r} must be a class derived from urllib3.HTTPConnectionPool")
+    if issubclass(kind, Pooled):
+        return kind
+    if kind not in _kinds:
+        _kinds[kind] = type(f"Poolkit{kind.__name__}", (Pooled, kind), {"__doc__": kind.__doc__})
+    return _kinds[kind]

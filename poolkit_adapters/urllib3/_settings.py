@@ -1,0 +1,99 @@
+"""Converts the arguments of urllib3's pools to poolkit's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from urllib3.poolmanager import PoolKey
+
+from poolkit import BackoffConfig, ConfigError, PoolConfig
+from poolkit.config import Source, nearest
+from poolkit.settings import combine, layer, layer_of, set_aside
+
+from .._options import SETTINGS, argument, by_default, driver_default, is_default, refuse_contradiction
+
+__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "pool_config")
+
+MAXSIZE: int = driver_default(1)
+"""urllib3's default."""
+IDLE = 60.0
+"""Seconds after which an idle connection is closed. Load balancers and servers close theirs after a minute or later."""
+
+_DRIVER = "urllib3"
+_HOSTS = "has no effect for HTTP: connections belong to hosts, which are unknown before the first request"
+_ALIVE = "has no effect for HTTP, which has no ping; poolkit checks the sockets of idle connections instead"
+_ATTEMPTS = (
+    "has no effect for HTTP: each request makes its own attempts to connect (retries=); use breaker= to stop connects "
+    "to a dead server"
+)
+_UNUSED: dict[str, tuple[Any, str]] = {
+    "min_size": (0, _HOSTS),
+    "start": ("lazy", _HOSTS),
+    "keepalive": (None, _ALIVE),
+    "backoff": (BackoffConfig(), _ATTEMPTS),
+}
+_WORDS = frozenset(name.removeprefix("key_") for name in PoolKey._fields) | {"num_pools", "max_connections", "strict"}
+
+
+def pool_config(
+    config: PoolConfig | None,
+    settings: Mapping[str, Any],
+    *,
+    maxsize: Any = MAXSIZE,
+    block: bool | None = None,
+    driver: str = _DRIVER,
+) -> PoolConfig:
+    """Return the settings of the pool of one host.
+
+    ``maxsize``, ``block``: urllib3's arguments; ``block=None``: not given. With ``block=True`` ``maxsize`` is the limit
+    of connections, without it the number of idle ones that are kept. ``driver``: whose defaults these are. Raises
+    ConfigError for an argument that contradicts a setting, and for a setting that has no effect for HTTP.
+    """
+    if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0:
+        raise ConfigError(f"maxsize={maxsize!r}: must be a whole number, 0 or more", "maxsize")
+    if block not in (None, True, False):
+        raise ConfigError(f"block={block!r}: must be True or False", "block")
+    given = {**layer_of(config), **layer(settings)}
+    found: dict[str, tuple[Any, Source]] = {
+        **dict.fromkeys(("connect_timeout", "max_connecting"), (None, by_default(driver))),
+        "idle_timeout": (IDLE, Source("default of the adapter", written=False)),
+    }
+    size = argument(driver, "maxsize", maxsize)
+    if block:
+        if maxsize == 0:
+            raise ConfigError("maxsize=0: no request would ever get a connection with block=True", "maxsize")
+        if is_default(maxsize):
+            found["max_size"] = size
+        else:
+            refuse_contradiction("maxsize", maxsize, "max_size", given)
+            given["max_size"] = size
+    else:
+        limit, source = given.get("max_size", (None, by_default(driver, "block")))
+        if block is False and limit is not None and source.written and not source.shared:
+            raise ConfigError(
+                f"block=False and max_size={limit!r} (from {source.text}) contradict each other: with a limit callers "
+                "have to wait; remove one of them", "max_size",
+            )  # fmt: skip
+        found["max_size"] = None, by_default(driver, "block")
+        if not is_default(maxsize) and maxsize > 0:
+            refuse_contradiction("maxsize", maxsize, "max_idle", given)
+            given["max_idle"] = min(maxsize, limit) if isinstance(limit, int) else maxsize, size[1]
+    return combine({**found, **set_aside(given, _UNUSED, driver)}, base=config)
+
+
+def effective(config: PoolConfig) -> PoolConfig:
+    """Return the settings that a pool uses if only this config is given."""
+    return pool_config(config, {})
+
+
+def check_words(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a keyword that is most likely a misspelt one. urllib3 would complain at the first request.
+
+    Others pass, because an application may have pool keys and pool classes of its own.
+    """
+    for name in options:
+        hint = nearest(name, sorted(_WORDS | SETTINGS))
+        if name not in _WORDS and hint.startswith("did you mean"):
+            # without its value, which may be a password
+            raise ConfigError(f"{name}: unknown argument or setting; {hint}", name)

@@ -1,0 +1,290 @@
+"""Settings, limits, and what becomes of a connection at the end of its request."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+
+import poolkit
+from poolkit import Budget, ClassConfig, ConfigError, PoolConfig, priority
+from poolkit.testing.servers import HTTPServer
+from poolkit_adapters.requests import PoolkitAdapter
+from poolkit_adapters.urllib3 import PoolkitHTTPConnectionPool, PoolkitPoolManager, Timeout
+from tests.support.waiting import PATIENCE, until
+
+PORT = "x-client-port"
+
+
+def config_of(*args: Any, **given: Any) -> PoolConfig:
+    return PoolkitHTTPConnectionPool("127.0.0.1", 1, *args, **given).poolkit.config
+
+
+def test_what_maxsize_and_block_become() -> None:
+    plain = config_of()
+    assert (plain.max_size, plain.max_idle, plain.idle_timeout) == (None, None, 60.0)
+    assert (plain.acquire_timeout, plain.connect_timeout) == (30.0, None)
+    kept = config_of(maxsize=5)
+    assert (kept.max_size, kept.max_idle) == (None, 5)
+    limited = config_of(maxsize=5, block=True)
+    assert (limited.max_size, limited.max_idle) == (5, None)
+    assert config_of(block=True).max_size == 1
+    assert config_of(None, 3, True).max_size == 3  # by position, as with urllib3
+    assert config_of(max_size=4).max_size == 4
+    assert (config_of(max_size=4, maxsize=2).max_size, config_of(max_size=4, maxsize=2).max_idle) == (4, 2)
+    assert config_of(config=PoolConfig(max_size=4), block=True).max_size == 4
+    session = PoolkitAdapter().poolmanager.connection_from_url("http://127.0.0.1:1").poolkit.config
+    assert (session.max_size, session.max_idle) == (None, None)
+    blocking = PoolkitAdapter(pool_block=True).poolmanager.connection_from_url("http://127.0.0.1:1").poolkit
+    assert blocking.describe()["max_size"] == poolkit.Setting(10, "requests's default (maxsize)")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"maxsize": -1}, "maxsize=-1: must be a whole number, 0 or more"),
+        ({"maxsize": 0, "block": True}, "maxsize=0: no request would ever get a connection with block=True"),
+        ({"block": "yes"}, "block='yes': must be True or False"),
+        ({"maxsize": 5, "block": True, "max_size": 6}, "maxsize=5 and max_size=6 (from keyword) are two names"),
+        ({"maxsize": 5, "max_idle": 6}, "maxsize=5 and max_idle=6 (from keyword) are two names"),
+        ({"block": False, "max_size": 6}, "block=False and max_size=6 (from keyword) contradict each other"),
+        ({"min_size": 1}, "min_size=1: has no effect for HTTP"),
+        ({"keepalive": 5.0}, "keepalive=5.0: has no effect for HTTP"),
+        ({"connect_in_caller": False}, "connect_in_caller=False"),
+        ({"max_szie": 5}, "max_szie: unknown argument or setting; did you mean 'max_size'?"),
+        ({"cert_file": "x", "cert_reqz": "y"}, "cert_reqz: unknown argument or setting; did you mean 'cert_reqs'?"),
+        ({"config": 5}, "config=5: must be a PoolConfig"),
+    ],
+)
+def test_what_is_refused(given: dict[str, Any], words: str) -> None:
+    for make in (lambda **options: PoolkitHTTPConnectionPool("127.0.0.1", 1, **options), PoolkitPoolManager):
+        with pytest.raises(ConfigError) as caught:
+            make(**given)
+        assert words in str(caught.value)
+    names = {"maxsize": "pool_maxsize", "block": "pool_block"}
+    with pytest.raises(ConfigError):
+        PoolkitAdapter(**{names.get(name, name): value for name, value in given.items()})
+
+
+def test_what_managers_refuse() -> None:
+    with pytest.raises(ConfigError, match="num_pools='ten'"):
+        PoolkitPoolManager("ten")
+    with pytest.raises(ConfigError, match="max_connections=0"):
+        PoolkitPoolManager(max_connections=0)
+    with pytest.raises(ConfigError, match="max_connections=5 and budget="):
+        PoolkitPoolManager(max_connections=5, config=PoolConfig(budget=Budget(3)))
+    with pytest.raises(ConfigError, match="pool=-1"):
+        Timeout(pool=-1)
+
+
+def test_an_argument_of_one_pool_differs_from_its_managers() -> None:
+    with PoolkitPoolManager(maxsize=2, block=True, name="shop") as manager:
+        pool = manager.connection_from_url("http://a.invalid", pool_kwargs={"maxsize": 7})
+        other = manager.connection_from_url("http://a.invalid")
+        assert (pool.poolkit.config.max_size, other.poolkit.config.max_size) == (7, 2)
+        assert (pool.poolkit.name, other.poolkit.name) == ("shop/http://a.invalid:80", "shop/http://a.invalid:80 (2)")
+        assert manager.connection_from_url("http://[::1]:8080").poolkit.name == "shop/http://[::1]:8080"
+
+
+def test_the_wait_for_a_connection_has_its_own_limit(http_server: HTTPServer) -> None:
+    with PoolkitPoolManager(maxsize=1, block=True, acquire_timeout=PATIENCE) as manager:
+        held = manager.request("GET", f"{http_server.url}/bytes?n=100000", preload_content=False)
+        for given in ({"pool_timeout": 0.01}, {"timeout": Timeout(total=PATIENCE, pool=0.01)}):
+            with pytest.raises(poolkit.AcquireTimeout):
+                manager.request("GET", http_server.url, **given)
+        held.close()
+        assert manager.request("GET", http_server.url, timeout=Timeout(5, pool=0.5)).status == 200
+    with PoolkitPoolManager(maxsize=1, block=True, timeout=Timeout(pool=0.01)) as manager:
+        held = manager.request("GET", f"{http_server.url}/bytes?n=100000", preload_content=False)
+        with pytest.raises(poolkit.AcquireTimeout):
+            manager.request("GET", http_server.url)
+        held.close()
+    copied = Timeout(connect=1, read=2, pool=None).clone()
+    assert (copied.connect_timeout, copied.read_timeout, copied.wait(30.0)) == (1, 2, None)
+    assert Timeout(3).clone().wait(30.0) == 30.0
+
+
+def test_one_limit_over_all_hosts(http_server: HTTPServer) -> None:
+    """An idle connection of one host gives way to another host's."""
+    with PoolkitPoolManager(max_connections=1, acquire_timeout=PATIENCE) as manager:
+        other = manager.connection_from_host("127.0.0.1", http_server.port, pool_kwargs={"blocksize": 9000})
+        for _ in range(3):
+            assert manager.request("GET", http_server.url).status == 200
+            assert manager.budget.stats().held <= 1
+            assert other.urlopen("GET", "/").status == 200
+            assert manager.budget.stats().held <= 1
+        held = manager.request("GET", f"{http_server.url}/bytes?n=100000", preload_content=False)
+        with pytest.raises(poolkit.AcquireTimeout):
+            other.urlopen("GET", "/", pool_timeout=0.01)
+        held.close()
+        assert other.urlopen("GET", "/").status == 200
+    assert manager.budget.stats().held == 0
+
+
+def test_a_host_that_num_pools_leaves_out_loses_its_connections(http_server: HTTPServer) -> None:
+    with PoolkitPoolManager(1) as manager:
+        first = manager.connection_from_url(http_server.url)
+        held = first.urlopen("GET", "/bytes?n=100000", preload_content=False)
+        assert first.urlopen("GET", "/").status == 200
+        assert first.poolkit.stats().idle == 1
+        manager.connection_from_url("http://elsewhere.invalid")
+        assert len(manager.pools) == 1
+        assert (first.poolkit.stats().idle, first.poolkit.stats().in_use) == (0, 1)
+        held.read()
+        assert first.poolkit.stats().size == 0
+
+
+def test_a_dropped_pool_closes_its_connections(http_server: HTTPServer) -> None:
+    pool = PoolkitHTTPConnectionPool("127.0.0.1", http_server.port)
+    pool.request("GET", "/")
+    sockets = [conn.sock for conn in pool.pool.queue]
+    del pool
+    gc.collect()
+    assert [sock.fileno() for sock in sockets] == [-1]
+
+
+def test_classes_of_callers(http_server: HTTPServer) -> None:
+    classes = {"health": ClassConfig(reserved=1), "bulk": ClassConfig()}
+    with PoolkitPoolManager(maxsize=2, block=True, classes=classes, acquire_timeout=PATIENCE) as manager:
+        pool = manager.connection_from_url(http_server.url)
+        with priority("bulk"):
+            held = pool.urlopen("GET", "/bytes?n=100000", preload_content=False)
+            with pytest.raises(poolkit.AcquireTimeout):
+                pool.urlopen("GET", "/", pool_timeout=0.01)
+        with priority("health"):
+            assert pool.urlopen("GET", "/").status == 200
+        held.close()
+        with priority("blk"), pytest.raises(ConfigError, match="did you mean 'bulk'"):
+            pool.urlopen("GET", "/")
+
+
+ENDS: dict[str, Any] = {
+    "read": lambda response: response.read(),
+    "drained": lambda response: response.drain_conn(),
+    "closed": lambda response: response.close(),
+    "closed twice": lambda response: (response.close(), response.close()),
+    "released unread": lambda response: response.release_conn(),
+    "half read and closed": lambda response: (response.read(10), response.close()),
+    "left in the middle": lambda response: next(response.stream(10), None),
+    "dropped": lambda response: None,
+}
+
+
+@pytest.mark.parametrize("path", ["/bytes?n=300000", "/stream?chunks=50", "/bytes?n=0"])
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("driver", ["urllib3", "requests"])
+def test_a_response_gives_its_place_back_however_it_ends(
+    http_server: HTTPServer, driver: str, end: str, path: str
+) -> None:
+    with PoolkitPoolManager(maxsize=1, block=True, acquire_timeout=PATIENCE) as manager, requests.Session() as session:
+        session.mount("http://", PoolkitAdapter(pool_maxsize=1, pool_block=True, acquire_timeout=PATIENCE))
+
+        def ask(path: str) -> Any:
+            if driver == "urllib3":
+                return manager.request("GET", f"{http_server.url}{path}", preload_content=False)
+            return session.get(f"{http_server.url}{path}", stream=True).raw
+
+        response = ask(path)
+        ENDS[end](response)
+        del response
+        gc.collect()
+        after = ask("/")
+        assert after.json()["client_port"]
+        holder = manager if driver == "urllib3" else session.get_adapter("http://")
+        assert holder.engines[0].stats().in_use == 0
+        holder.engines[0].check_books()
+
+
+def test_a_response_that_is_not_to_be_released_keeps_its_place_until_it_is(http_server: HTTPServer) -> None:
+    with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=1, block=True) as pool:
+        response = pool.urlopen("GET", "/", release_conn=False)
+        assert (response.status, pool.poolkit.stats().in_use) == (200, 1)
+        response.release_conn()
+        assert (pool.poolkit.stats().in_use, pool.poolkit.stats().idle) == (0, 1)
+        response = pool.urlopen("GET", "/", release_conn=False)
+        del response
+        gc.collect()
+        assert pool.poolkit.stats().in_use == 0
+
+
+def test_a_response_that_is_released_too_early_spoils_nobodys_answer(http_server: HTTPServer) -> None:
+    with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=1, block=True) as pool:
+        pool.urlopen("GET", "/stream?chunks=3&ms=5", preload_content=False, release_conn=True)
+        assert pool.request("GET", "/echo?key=mine").json()["key"] == "mine"
+
+
+@pytest.mark.parametrize("where", ["_new_conn", "_validate_conn", "request", "getresponse"])
+def test_an_interrupt_loses_no_place(http_server: HTTPServer, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=1, block=True) as pool:
+        pool.request("GET", "/")
+        if where == "_new_conn":
+            pool.poolkit.clear()
+        with monkeypatch.context() as patch:
+            owner: Any = type(pool) if where.startswith("_") else pool.ConnectionCls
+
+            def interrupted(*args: Any, **kwargs: Any) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(owner, where, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.request("GET", "/")
+        assert pool.request("GET", "/").status == 200
+        assert pool.poolkit.stats().in_use == 0
+        pool.poolkit.check_books()
+
+
+def test_a_request_within_the_body_of_another(http_server: HTTPServer) -> None:
+    """A body that is made of other responses: each request gives its own connection back."""
+    with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=2, block=True) as pool:
+
+        def parts() -> Any:
+            for _ in range(3):
+                yield pool.request("GET", "/bytes?n=1000").data
+
+        assert pool.request("POST", "/upload", body=parts()).json()["length"] == 3000
+        assert (pool.poolkit.stats().in_use, pool.poolkit.stats().connects) == (0, 2)
+
+
+def test_a_body_that_cannot_be_read_again_is_not_sent_again(http_server: HTTPServer) -> None:
+    from tests.faults.proxy import FaultProxy
+
+    proxy = FaultProxy("127.0.0.1", http_server.port).start()
+    try:
+        with PoolkitHTTPConnectionPool(proxy.host, proxy.port) as pool:
+            for method, body in (("PUT", iter([b"x"])), ("POST", b"x")):
+                pool.request("GET", "/")
+                proxy.forget()
+                with pytest.raises(urllib3.exceptions.ProtocolError):
+                    pool.urlopen(method, "/upload", body=body, retries=False)
+            pool.request("GET", "/")
+            proxy.forget()
+            assert pool.urlopen("PUT", "/upload", body=b"x", retries=False).status == 200
+    finally:
+        proxy.stop()
+
+
+def test_threads_share_a_blocking_pool(http_server: HTTPServer) -> None:
+    with PoolkitPoolManager(maxsize=3, block=True, acquire_timeout=PATIENCE) as manager:
+        wrong: list[object] = []
+
+        def work(number: int) -> None:
+            for turn in range(20):
+                key = f"{number}-{turn}"
+                found = manager.request("GET", f"{http_server.url}/echo?key={key}").json()["key"]
+                if found != key:
+                    wrong.append((key, found))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        [engine] = manager.engines
+        assert engine.stats().size <= 3
+        until(lambda: not engine.stats().in_use, "all are back")
+        engine.check_books()
