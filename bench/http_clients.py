@@ -20,10 +20,16 @@ from typing import Any
 
 from bench.load import Load, by_tasks
 
-__all__ = ("BAR", "OURS", "OURS_2", "OWN", "OWN_2", "Turn", "async_client", "client", "load_apart")
+__all__ = (
+    "ALONE", "BAR", "OURS", "OURS_2", "OWN", "OWN_2", "PEERS", "Turn", "async_client", "client", "load_apart",
+)  # fmt: skip
 
 OWN, OURS, BAR = "httpx", "httpx -> poolkit", "aiohttp"
 OWN_2, OURS_2 = "httpx2", "httpx2 -> poolkit"
+PEERS = "httpx -> aiohttp", "httpx -> pyreqwest"
+"""Other transports for httpx: those of httpx-aiohttp and of pyreqwest (Rust). For tasks."""
+ALONE = "httpx alone"
+"""httpx with a transport that answers by itself: what no transport can change."""
 PATIENCE = 60.0
 
 
@@ -36,6 +42,9 @@ class Turn:
     limit: int
     """Connections; 0: the default limits (100, of which 20 may be idle)."""
     authority: str = ""
+    http2: bool = True
+    """With TLS."""
+    path: str = "/"
     tasks: int = 1
     seconds: float = 1.0
 
@@ -59,13 +68,20 @@ async def async_client(turn: Turn) -> AsyncIterator[Callable[[str], Awaitable[An
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=turn.limit), timeout=timeout) as session:
+        connector = aiohttp.TCPConnector(limit=turn.limit, ssl=_context(turn))
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
             async def get(path: str) -> None:
                 async with session.get(turn.url + path) as response:
                     await response.read()
 
             yield get
+        return
+    if turn.name in PEERS or turn.name == ALONE:
+        import httpx
+
+        async with httpx.AsyncClient(transport=_peer(turn), timeout=PATIENCE) as opened:
+            yield lambda path: opened.get(turn.url + path)
         return
     library = importlib.import_module("httpx2" if turn.name in (OWN_2, OURS_2) else "httpx")
     kind: Any = library.AsyncHTTPTransport
@@ -75,13 +91,44 @@ async def async_client(turn: Turn) -> AsyncIterator[Callable[[str], Awaitable[An
         yield lambda path: opened.get(turn.url + path)
 
 
+def _peer(turn: Turn) -> Any:
+    import httpx
+
+    limit = turn.limit or 100
+    if turn.name == ALONE:
+        body = bytes(int(turn.path.partition("n=")[2] or 100))
+
+        async def answer(request: Any) -> Any:
+            await asyncio.sleep(0)  # as every transport does; otherwise the measurement never ends
+            return httpx.Response(200, headers=[(b"Content-Length", b"%d" % len(body))], content=body)
+
+        return httpx.MockTransport(answer)
+    if turn.name == PEERS[0]:
+        from httpx_aiohttp import AiohttpTransport
+
+        limits = httpx.Limits(max_connections=limit, max_keepalive_connections=limit)
+        return AiohttpTransport(limits=limits, verify=_context(turn))
+    from pyreqwest.client import ClientBuilder
+    from pyreqwest.compatibility.httpx import HttpxTransport
+
+    builder = ClientBuilder().max_connections(limit).http1_only()
+    if turn.authority:
+        with open(turn.authority, "rb") as file:
+            builder = builder.add_root_certificate_pem(file.read())
+    return HttpxTransport(builder.build())
+
+
+def _context(turn: Turn) -> Any:
+    return ssl.create_default_context(cafile=turn.authority) if turn.authority else True
+
+
 def _settings(turn: Turn, library: Any) -> dict[str, Any]:
     if not turn.limit:  # the library's default
         return {}
     limits = library.Limits(max_connections=turn.limit, max_keepalive_connections=turn.limit)
     if not turn.authority:
         return {"limits": limits}
-    return {"limits": limits, "verify": ssl.create_default_context(cafile=turn.authority), "http2": True}
+    return {"limits": limits, "verify": _context(turn), "http2": turn.http2}
 
 
 def load_apart(turn: Turn) -> Load:
@@ -97,7 +144,7 @@ def load_apart(turn: Turn) -> Load:
 
 async def _load(turn: Turn) -> None:
     async with async_client(turn) as get:
-        found = await by_tasks(lambda: get("/"), turn.tasks, turn.seconds, turn.seconds / 2, abandon=True)
+        found = await by_tasks(lambda: get(turn.path), turn.tasks, turn.seconds, turn.seconds / 2, abandon=True)
         sys.stdout.write(json.dumps(asdict(found)))
         sys.stdout.flush()
         os._exit(0)  # without ending the requests in flight

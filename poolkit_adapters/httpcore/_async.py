@@ -17,6 +17,7 @@ from ._base import ConnectorMixin, PoolBase
 from ._cancel_stream import cancel_stream
 from ._driver import httpcore
 from ._errors import error_for_caller
+from ._http11_async import AsyncAnswer
 from ._link import (
     Exchange,
     Key,
@@ -24,6 +25,7 @@ from ._link import (
     Replays,
     key_of,
     left,
+    spend_if_ambiguous,
     stream_only,
     takes_over,
     timeout_of,
@@ -99,11 +101,19 @@ class AsyncPoolkitConnectionPool(
     both a :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
     """
 
+    _answer_kind = AsyncAnswer
     _kinds = (_Connector, AsyncPool)
     _backend_of = staticmethod(_backend_of)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request. When its response is closed, the connection is free for the next request."""
+        found = await self.answer(request)
+        if isinstance(found, httpcore.Response):
+            return found
+        return httpcore.Response(status=found.status, headers=found.headers, content=found, extensions=found.extensions)
+
+    async def answer(self, request: httpcore.Request) -> httpcore.Response | AsyncAnswer:
+        """Do the same, but return the response of a reused HTTP/1.1 connection without httpcore's layers."""
         key = key_of(request)
         engine = self._reopening.get()
         config = engine.config
@@ -124,8 +134,18 @@ class AsyncPoolkitConnectionPool(
             if link.http2 or not link.capacity:
                 hook = _Hook(link, lease, request, self._connector.on_http11)
                 sent = hook.traced(hook, config.connect_timeout)
+            shortcut = link.shortcut
             try:
-                response = await link.direct.handle_async_request(sent)
+                prepared = None if shortcut is None else shortcut.prepared(request, self._rereadable)
+                if prepared is None:
+                    response = await link.direct.handle_async_request(sent)
+                else:
+                    found = await shortcut.exchange(request, prepared)
+                    if not isinstance(found, httpcore.Response):
+                        incoming, parts = found
+                        return self._answer_kind(request, incoming, parts, lease, config, self._connector)
+                    self._connector.odd.add()
+                    response = found
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
                 reusable = stream_only(link, error)
                 if hook is not None:
@@ -156,6 +176,7 @@ class AsyncPoolkitConnectionPool(
     ) -> httpcore.Response:
         link = lease.connection
         link.answered = True
+        spend_if_ambiguous(link, response)
         if hook is not None:
             hook.opened()
             if not link.http2:

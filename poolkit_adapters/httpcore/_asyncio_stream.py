@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._hang_up import is_socket
 from ._driver import AnyIOStream, httpcore
+from ._http11_async import AsyncDirect
 
 if TYPE_CHECKING:
     from ._link import Link
@@ -326,10 +327,11 @@ class _NoLock:
 def drop_lock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
     """Remove httpcore's lock from an open HTTP/1.1 connection, which the pool gives to one request at a time.
 
-    This is safe, because the code under those locks never suspends.
+    This is safe, because the code under those locks never suspends. Further requests take the shortcut.
     """
     outer: Any = link.connection
     inner: Any = getattr(outer, "_connection", None)
     if type(outer) is httpcore.AsyncHTTPConnection and type(inner) is httpcore.AsyncHTTP11Connection:
         vars(inner)["_state_lock"] = _NoLock()
         link.direct = inner
+        link.shortcut = AsyncDirect(inner)

@@ -31,6 +31,19 @@ _REMEMBERED = 10_000
 """How many origins are remembered as HTTP/1.1 only. When the set is full, it is cleared."""
 
 
+class Tally:
+    """A number that threads count up."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        """Add one. Thread-safe."""
+        with self._lock:
+            self.value += 1
+
+
 class ConnectorMixin(Generic[L]):
     """The part of a connector that does no I/O.
 
@@ -51,6 +64,7 @@ class ConnectorMixin(Generic[L]):
         self._only_http2 = not owner._http1
         self._http11_only: set[Key] = set()
         self.links: dict[int, Link[L]] = {}
+        self.odd = Tally()  # see odd_responses
 
     def make(self, key: Key) -> Link[L]:
         """Return a connection that is not open yet."""
@@ -203,6 +217,11 @@ class PoolBase(Generic[E, L, B]):
     def poolkit(self) -> E:
         """The underlying engine: ``stats()``, ``explain()``, ``reconfigure()``, ``clear()``, ``suspend()``, ..."""
         return self._reopening.get()
+
+    @property
+    def odd_responses(self) -> int:
+        """How many responses to requests on reused HTTP/1.1 connections h11 had to parse, because of their form."""
+        return self._connector.odd.value
 
     @property
     def connections(self) -> list[L]:

@@ -26,6 +26,7 @@ __all__ = (
     "left",
     "peek",
     "shut",
+    "spend_if_ambiguous",
     "stream_only",
     "takes_over",
     "timeout_of",
@@ -77,6 +78,7 @@ class Link(Generic[L]):
         "last_stream",
         "look",
         "process",
+        "shortcut",
         "starting",
         "streams",
     )
@@ -84,6 +86,7 @@ class Link(Generic[L]):
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
         self.direct = connection  # the object that handles requests
+        self.shortcut: Any = None  # HTTP/1.1: sends further requests without httpcore's layers
         self.look: Callable[[], bool] | None = None  # created when the connection is reused for the first time
         self.key = key
         self.process = os.getpid()  # a forked child has a copy, and must leave the socket to its parent
@@ -347,6 +350,22 @@ def takes_over(request: httpcore.Request, response: httpcore.Response, link: Lin
     if link.http2:
         return False
     return response.status == 101 or (request.method == b"CONNECT" and 200 <= response.status < 300)
+
+
+def spend_if_ambiguous(link: Link[Any], response: httpcore.Response) -> None:
+    """Let a connection carry no further request if its response states two lengths (RFC 9112, 6.3).
+
+    h11 prefers the chunks. If the server, or a proxy on the way, means the other length, the rest of the response would
+    be taken for the next one.
+    """
+    if not link.http2:
+        names = {name.lower() for name, _ in response.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            link.look = _never
+
+
+def _never() -> bool:
+    return False
 
 
 def peek(link: Link[Any]) -> bool:

@@ -13,7 +13,20 @@ from poolkit.errors import LeaseOverdue, PoolError
 from ._base import ConnectorMixin, PoolBase
 from ._driver import httpcore
 from ._errors import error_for_caller
-from ._link import Exchange, Key, Link, Replays, key_of, left, shut, stream_only, takes_over, timeout_of
+from ._http11_sync import Answer, take_shortcut
+from ._link import (
+    Exchange,
+    Key,
+    Link,
+    Replays,
+    key_of,
+    left,
+    shut,
+    spend_if_ambiguous,
+    stream_only,
+    takes_over,
+    timeout_of,
+)
 from ._names import NamesBackend
 from ._network import WatchedBackend
 from ._rest import read_rest
@@ -84,11 +97,19 @@ class PoolkitConnectionPool(
     both a :class:`poolkit.AcquireTimeout` and an ``httpcore.PoolTimeout``.
     """
 
+    _answer_kind = Answer
     _kinds = (_Connector, Pool)
     _backend_of = staticmethod(_backend_of)
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request. When its response is closed, the connection is free for the next request."""
+        found = self.answer(request)
+        if isinstance(found, httpcore.Response):
+            return found
+        return httpcore.Response(status=found.status, headers=found.headers, content=found, extensions=found.extensions)
+
+    def answer(self, request: httpcore.Request) -> httpcore.Response | Answer:
+        """Do the same, but return the response of a reused HTTP/1.1 connection without httpcore's layers."""
         key = key_of(request)
         engine = self._reopening.get()
         config = engine.config
@@ -109,14 +130,18 @@ class PoolkitConnectionPool(
             if link.http2 or not link.capacity:
                 hook = _Hook(link, lease, request, self._connector.on_http11)
                 sent = hook.traced(hook, config.connect_timeout)
+            shortcut = link.shortcut
             try:
-                if hook is not None:
-                    hook.start()
-                try:
-                    response = link.connection.handle_request(sent)
-                finally:
-                    if hook is not None:
-                        hook.started()
+                prepared = None if shortcut is None else shortcut.prepared(request, self._rereadable)
+                if prepared is not None:
+                    found = shortcut.exchange(request, prepared)
+                    if not isinstance(found, httpcore.Response):
+                        incoming, parts = found
+                        return self._answer_kind(request, incoming, parts, lease, self._connector)
+                    self._connector.odd.add()
+                    response = found
+                else:
+                    response = self._through_httpcore(link, hook, sent)
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
                 if hook is not None:
                     hook.finished()
@@ -133,13 +158,24 @@ class PoolkitConnectionPool(
                 time.sleep(replays.pause)
             wait = left(deadline)
 
+    def _through_httpcore(self, link: _Link, hook: _Hook | None, request: httpcore.Request) -> httpcore.Response:
+        if hook is None:
+            return link.connection.handle_request(request)
+        hook.start()
+        try:
+            return link.connection.handle_request(request)
+        finally:
+            hook.started()
+
     def _answered(
         self, response: httpcore.Response, request: httpcore.Request, lease: Lease[_Link], hook: Exchange | None
     ) -> httpcore.Response:
         link = lease.connection
         link.answered = True
+        spend_if_ambiguous(link, response)
         if hook is not None:
             hook.opened()
+            take_shortcut(link)
         body = _Body(response.stream, link, lease, hook, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)

@@ -7,6 +7,7 @@ from .._errors import missing_extra
 try:
     import httpcore
     import httpx
+    from httpx._transports.default import map_httpcore_exceptions
 except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpx", "httpx", "httpx") from _error
 
@@ -14,15 +15,20 @@ except ImportError as _error:
 from ..httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from ..httpcore._base import Reopening
 from ..httpcore._errors import rows_of_waits
+from ..httpcore._http11_async import AsyncAnswer
+from ..httpcore._http11_sync import Answer
 from ..httpcore._settings import pool_settings
 
 __all__ = (
     "DRIVER",
+    "Answer",
+    "AsyncAnswer",
     "AsyncPoolkitConnectionPool",
     "PoolkitConnectionPool",
     "Reopening",
     "httpcore",
     "httpx",
+    "map_httpcore_exceptions",
     "pool_settings",
     "rows_of_waits",
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from poolkit import errors
 
 from .._errors import BAD_SETTING, MISSING, Row, Table
-from ._driver import DRIVER, httpx, rows_of_waits
+from ._driver import DRIVER, httpx, map_httpcore_exceptions, rows_of_waits
 
 __all__ = (
     "AcquireTimeout",
@@ -25,6 +26,7 @@ __all__ = (
     "UsageError",
     "WrongLoop",
     "keep_poolkit_types",
+    "raise_as_httpx",
     "refuse_foreign",
 )
 
@@ -121,6 +123,13 @@ def refuse_foreign(transport: object, request: object) -> None:
                 f"import it from poolkit_adapters.{other}"
             )
     raise UsageError(f"{type(transport).__name__} needs an {DRIVER}.Request, not {type(request).__name__}")
+
+
+def raise_as_httpx(error: BaseException) -> NoReturn:
+    """Raise an error of httpcore as httpx's, and any other one as it is."""
+    with map_httpcore_exceptions():
+        raise error
+    raise AssertionError  # unreachable, as a type checker does not know
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import ssl
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, NoReturn
 
 from poolkit import AsyncPool, Pool, PoolConfig, errors
 from poolkit.events import Listener
@@ -13,13 +13,15 @@ from poolkit.events import Listener
 from .._options import driver_default
 from ._driver import (
     DRIVER,
+    Answer,
+    AsyncAnswer,
     AsyncPoolkitConnectionPool,
     PoolkitConnectionPool,
     httpcore,
     httpx,
     pool_settings,
 )
-from ._errors import ERRORS, keep_poolkit_types, refuse_foreign
+from ._errors import ERRORS, keep_poolkit_types, raise_as_httpx, refuse_foreign
 
 __all__ = ("AsyncPoolkitTransport", "PoolkitTransport", "effective")
 
@@ -49,14 +51,76 @@ def _core_proxy(proxy: Any) -> httpcore.Proxy | None:
     )
 
 
+class _Answer(Answer, httpx.SyncByteStream):
+    def _raise(self, error: BaseException) -> NoReturn:
+        raise_as_httpx(error)
+
+
+class _AsyncAnswer(AsyncAnswer, httpx.AsyncByteStream):
+    def _raise(self, error: BaseException) -> NoReturn:
+        raise_as_httpx(error)
+
+
 class _TransportPool(PoolkitConnectionPool):
     _driver = DRIVER
     _errors = ERRORS
+    _answer_kind = _Answer
 
 
 class _AsyncTransportPool(AsyncPoolkitConnectionPool):
     _driver = DRIVER
     _errors = ERRORS
+    _answer_kind = _AsyncAnswer
+
+
+class _Body(httpx.SyncByteStream):
+    """The stream of a response that came through httpcore's layers."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except Exception as error:  # noqa: BLE001  raised again
+            raise_as_httpx(error)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncBody(httpx.AsyncByteStream):
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream:
+                yield part
+        except Exception as error:  # noqa: BLE001  raised again
+            raise_as_httpx(error)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _core_request(request: httpx.Request) -> httpcore.Request:
+    """Return the request for httpcore, without its checks: httpx has done them."""
+    url = request.url
+    core_url = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    extensions = request.extensions
+    if "target" in extensions:
+        return httpcore.Request(
+            method=request.method, url=core_url, headers=request.headers.raw, content=request.stream,
+            extensions=extensions,
+        )  # fmt: skip
+    core: httpcore.Request = httpcore.Request.__new__(httpcore.Request)
+    core.method = request.method.encode("ascii")
+    core.url = core_url
+    core.headers = request.headers.raw
+    core.stream = request.stream
+    core.extensions = extensions
+    return core
 
 
 class PoolkitTransport(httpx.HTTPTransport):
@@ -103,8 +167,19 @@ class PoolkitTransport(httpx.HTTPTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request. When its response is closed, the connection is free for the next request."""
         refuse_foreign(self, request)
-        with keep_poolkit_types():
-            return super().handle_request(request)
+        pool: Any = self._pool
+        if type(pool) is not _TransportPool:  # the user's own
+            with keep_poolkit_types():
+                return super().handle_request(request)
+        if not isinstance(request.stream, httpx.SyncByteStream):
+            raise TypeError("a synchronous client needs a request with a synchronous body")
+        try:
+            found = pool.answer(_core_request(request))
+        except Exception as error:  # noqa: BLE001  raised again
+            with keep_poolkit_types():
+                raise_as_httpx(error)
+        stream: Any = _Body(found.stream) if isinstance(found, httpcore.Response) else found
+        return httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
 
 
 class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
@@ -149,8 +224,19 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request. When its response is closed, the connection is free for the next request."""
         refuse_foreign(self, request)
-        with keep_poolkit_types():
-            return await super().handle_async_request(request)
+        pool: Any = self._pool
+        if type(pool) is not _AsyncTransportPool:  # the user's own
+            with keep_poolkit_types():
+                return await super().handle_async_request(request)
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise TypeError("an asynchronous client needs a request with an asynchronous body")
+        try:
+            found = await pool.answer(_core_request(request))
+        except Exception as error:  # noqa: BLE001  raised again
+            with keep_poolkit_types():
+                raise_as_httpx(error)
+        stream: Any = _AsyncBody(found.stream) if isinstance(found, httpcore.Response) else found
+        return httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
 
 
 def _core_arguments(context: ssl.SSLContext, limits: httpx.Limits, proxy: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from .._errors import missing_extra
 try:
     import httpcore2 as httpcore
     import httpx2 as httpx
+    from httpx2._transports.default import map_httpcore_exceptions
 except ImportError as _error:
     raise missing_extra("poolkit_adapters.httpx2", "httpx2 (Python 3.11 or newer)", "httpx2") from _error
 
@@ -14,15 +15,20 @@ except ImportError as _error:
 from ..httpcore2 import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from ..httpcore2._base import Reopening
 from ..httpcore2._errors import rows_of_waits
+from ..httpcore2._http11_async import AsyncAnswer
+from ..httpcore2._http11_sync import Answer
 from ..httpcore2._settings import pool_settings
 
 __all__ = (
     "DRIVER",
+    "Answer",
+    "AsyncAnswer",
     "AsyncPoolkitConnectionPool",
     "PoolkitConnectionPool",
     "Reopening",
     "httpcore",
     "httpx",
+    "map_httpcore_exceptions",
     "pool_settings",
     "rows_of_waits",
 )

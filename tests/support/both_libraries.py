@@ -19,7 +19,7 @@ from _pytest.assertion.rewrite import rewrite_asserts
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("tests/adapters/httpx",)
 FILES = ("tests/adapters/errors/test_httpx.py", "tests/cluster/test_logical_host.py")
-HELPERS = ("tests.support.strangers",)
+HELPERS = ("tests.support.http11", "tests.support.strangers")
 """Modules of helpers that import the libraries, too."""
 INSTALLED = importlib.util.find_spec("httpx2") is not None
 

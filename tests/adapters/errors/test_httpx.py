@@ -169,8 +169,7 @@ async def _(twin: Twin) -> None:
             raise error_for_caller(httpcore.ConnectionNotAvailable(), False, table)
 
         inner = pool._pool if twin.driver == "httpx" else pool
-        method = "handle_async_request" if twin.asynchronous else "handle_request"
-        setattr(inner, method, refuse)
+        inner.answer = refuse
         await twin.send(pool, twin.server.url)
 
 

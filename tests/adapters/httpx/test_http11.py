@@ -1,0 +1,346 @@
+"""HTTP/1.1 requests on a reused connection, which poolkit writes and parses itself: as httpcore and h11 do."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import httpcore
+import httpx
+import pytest
+
+from poolkit.testing.servers import HTTPServer
+from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from poolkit_adapters.httpcore._http11_async import AsyncAnswer
+from poolkit_adapters.httpcore._http11_sync import Answer, Direct
+from poolkit_adapters.httpx import AsyncPoolkitTransport, PoolkitTransport
+from tests.support.http11 import BROKEN, HELD, ODD, USUAL, by_shortcut, compare, opened, request, same
+
+from .conftest import Script, answer, read_request
+
+Scripted = Callable[[Script], str]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize("name", [*USUAL, *ODD, *BROKEN])
+def test_a_response_means_what_httpcore_makes_of_it(name: str) -> None:
+    """In one piece, in two, and byte by byte; to GET and to HEAD; before the end of the stream, and without it."""
+    data = {**USUAL, **ODD, **BROKEN}[name]
+    large = len(data) > 2500
+    for cuts in ((), [len(data) // 2], range(0, len(data), 1000) if large else range(len(data))):
+        for end in (False, True):
+            for method in ("GET", "HEAD"):
+                same(method, data, cuts, end)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_the_usual_responses_need_no_h11(name: str) -> None:
+    outcome, by_h11 = by_shortcut("GET", [USUAL[name]], True)
+    assert outcome[0] == "whole"
+    assert not by_h11
+    assert outcome[-1] == (name not in ("until the end", "no headers", "close", "close among others"))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_all_others_go_to_h11(name: str) -> None:
+    outcome, by_h11 = by_shortcut("GET", [ODD[name]], True)
+    assert by_h11 or outcome[0] == "error"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_responses_mean_the_same_to_both(seed: int) -> None:
+    """A million of them: ``python -m tests.support.http11 1000000``."""
+    assert 0 < compare(2500, seed) < 1250
+
+
+REQUESTS: dict[str, tuple[str, list[tuple[bytes, bytes]], Any]] = {
+    "plain": ("GET", [(b"Host", b"a"), (b"Accept", b"*/*"), (b"x-CASE", b"Y")], None),
+    "host last": ("GET", [(b"Accept", b"*/*"), (b"hOST", b"a")], None),
+    "host only": ("OPTIONS", [(b"Host", b"")], None),
+    "empty value": ("GET", [(b"Host", b"a"), (b"X", b"")], None),
+    "obs-text": ("GET", [(b"Host", b"a"), (b"X", b"\xe4 \x01")], None),
+    "length": ("POST", [(b"Host", b"a"), (b"Content-Length", b"4")], b"body"),
+    "length in parts": ("PUT", [(b"Host", b"a"), (b"Content-Length", b"4")], iter([b"bo", b"", b"dy"])),
+    "chunked": ("POST", [(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")], b"body"),
+    "chunked and empty": ("POST", [(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")], b""),
+    "chunked in parts": ("POST", [(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")], iter([b"bo", b"", b"dy" * 9])),
+    "large": ("POST", [(b"Host", b"a"), (b"Content-Length", b"200000")], bytes(200_000)),
+    "keep-alive": ("GET", [(b"Host", b"a"), (b"Connection", b"Keep-Alive")], None),
+    "expect": ("PUT", [(b"Host", b"a"), (b"Expect", b"100-continue"), (b"Content-Length", b"1")], b"x"),
+}
+BAD_REQUESTS: dict[str, tuple[str, list[tuple[bytes, bytes]], Any]] = {
+    "no host": ("GET", [(b"Accept", b"*/*")], None),
+    "two hosts": ("GET", [(b"Host", b"a"), (b"Host", b"a")], None),
+    "line break in a value": ("GET", [(b"Host", b"a"), (b"X", b"a\r\nY: b")], None),
+    "line feed in a value": ("GET", [(b"Host", b"a\nY: b")], None),
+    "NUL in a value": ("GET", [(b"Host", b"a"), (b"X", b"a\0")], None),
+    "blank before a value": ("GET", [(b"Host", b"a"), (b"X", b" a")], None),
+    "blank behind a value": ("GET", [(b"Host", b"a"), (b"X", b"a ")], None),
+    "colon in a name": ("GET", [(b"Host", b"a"), (b"X: Y", b"a")], None),
+    "line break in a name": ("GET", [(b"Host", b"a"), (b"X: y\r\nZ", b"a")], None),
+    "blank in a method": ("GE T", [(b"Host", b"a")], None),
+    "line break in a method": ("GET / HTTP/1.1\r\nX: y\r\n\r\nGET", [(b"Host", b"a")], None),
+    "both lengths": ("POST", [(b"Host", b"a"), (b"Content-Length", b"2"), (b"Transfer-Encoding", b"chunked")], b"ok"),
+    "two lengths": ("POST", [(b"Host", b"a"), (b"Content-Length", b"2"), (b"Content-Length", b"3")], b"ok"),
+    "gzip": ("POST", [(b"Host", b"a"), (b"Transfer-Encoding", b"gzip")], b"ok"),
+    "body too long": ("POST", [(b"Host", b"a"), (b"Content-Length", b"2")], b"okay"),
+    "body too short": ("POST", [(b"Host", b"a"), (b"Content-Length", b"4")], b"ok"),
+    "body without a length": ("POST", [(b"Host", b"a")], b"ok"),
+    "close": ("GET", [(b"Host", b"a"), (b"Connection", b"close")], None),
+    "upgrade": ("GET", [(b"Host", b"a"), (b"Upgrade", b"x"), (b"Connection", b"upgrade")], None),
+    "connect": ("CONNECT", [(b"Host", b"a")], None),
+}
+
+
+def asked(method: str, headers: list[tuple[bytes, bytes]], content: Any) -> httpcore.Request:
+    return httpcore.Request(method, "http://localhost/a?b", headers=headers, content=content)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_request_is_written_as_h11_writes_it(name: str) -> None:
+    method, headers, content = REQUESTS[name]
+    parts = None if isinstance(content, (bytes, type(None))) else list(content)
+    connection, theirs = opened([OK], False)
+    connection.handle_request(asked(method, headers, content if parts is None else iter(parts)))
+    connection, ours = opened([OK], False)
+    shortcut = Direct(connection._connection)
+    sent = asked(method, headers, content if parts is None else iter(parts))
+    prepared = shortcut.prepared(sent, HELD)
+    assert prepared is not None
+    shortcut.exchange(sent, prepared)
+    assert b"".join(ours.written) == b"".join(theirs.written)
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_an_unusual_or_wrong_request_is_left_to_h11(name: str) -> None:
+    connection, stream = opened([OK], False)
+    assert Direct(connection._connection).prepared(asked(*BAD_REQUESTS[name]), HELD) is None
+    assert stream.written == []
+
+
+@pytest.mark.parametrize(("parts", "text"), [([b"abc"], "Too much"), ([b"a"], "Too little")])
+def test_a_body_in_parts_of_another_length_is_h11s_error(parts: list[bytes], text: str) -> None:
+    for own in (False, True):
+        connection, _ = opened([OK], False)
+        sent = asked("PUT", [(b"Host", b"a"), (b"Content-Length", b"2")], iter(parts))
+        shortcut = Direct(connection._connection)
+        with pytest.raises(Exception, match=text) as error:
+            if own:
+                shortcut.exchange(sent, shortcut.prepared(sent, HELD))  # type: ignore[arg-type]
+            else:
+                connection.handle_request(sent)
+        assert error.type.__module__.startswith("h11")
+        assert connection.is_closed()
+
+
+def test_a_connection_in_use_takes_no_second_request() -> None:
+    connection, _ = opened([OK], False)
+    shortcut = Direct(connection._connection)
+    prepared = shortcut.prepared(request("GET"), HELD)
+    assert prepared is not None
+    shortcut.exchange(request("GET"), prepared)
+    with pytest.raises(httpcore.ConnectionNotAvailable):
+        shortcut.exchange(request("GET"), prepared)
+
+
+def talk(connection: socket.socket, *answers: bytes) -> None:
+    for one in answers:
+        if not read_request(connection):
+            return
+        connection.sendall(one)
+    read_request(connection)
+
+
+def test_threads_take_the_shortcut_from_the_second_request_on(scripted: Scripted) -> None:
+    odd = b"HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 2\r\n\r\nok"
+    usual = b"HTTP/1.1 201 Made\r\nx-CASE: 1\r\nX-Case: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    with PoolkitConnectionPool() as pool:
+        url = scripted(lambda connection, _: talk(connection, OK, usual, odd, usual))
+        kinds = []
+        for _ in range(4):
+            with pool.stream("GET", url) as response:
+                kinds.append(type(response.stream))
+                assert response.read() == b"ok"
+                if response.status == 201:
+                    assert response.headers[:2] == [(b"x-CASE", b"1"), (b"X-Case", b"2")]
+                    extensions = dict(response.extensions)
+                    assert extensions.pop("network_stream").get_extra_info("server_addr")
+                    assert extensions == {"http_version": b"HTTP/1.1", "reason_phrase": b"Made"}
+        assert [kind is Answer for kind in kinds] == [False, True, False, True]
+        assert pool.odd_responses == 1
+        assert len(pool.connections) == 1
+        assert "Request Count: 4" in repr(pool.connections[0])
+        assert pool.connections[0].is_idle()
+
+
+@pytest.mark.anyio
+async def test_tasks_too(scripted: Scripted) -> None:
+    trailers = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n"
+    async with AsyncPoolkitConnectionPool() as pool:
+        url = scripted(lambda connection, _: talk(connection, OK, OK, trailers, OK))
+        kinds = []
+        for _ in range(4):
+            async with pool.stream("GET", url) as response:
+                kinds.append(type(response.stream))
+                assert await response.aread() == b"ok"
+        assert [kind is AsyncAnswer for kind in kinds] == [False, True, True, True]
+        assert pool.odd_responses == 1
+        assert len(pool.connections) == 1
+        assert pool.connections[0].is_idle()
+
+
+def test_tls_takes_it_too(https_server: HTTPServer) -> None:
+    with httpx.Client(transport=PoolkitTransport(verify=https_server.client_context)) as client:
+        ports = {client.get(f"{https_server.url}/bytes?n=300000").headers["x-client-port"] for _ in range(3)}
+        with client.stream("GET", https_server.url) as response:
+            assert isinstance(response.stream._stream, Answer)  # type: ignore[attr-defined]
+            assert response.json if response.read() else None
+            ports.add(response.headers["x-client-port"])
+        assert len(ports) == 1
+
+
+@pytest.mark.parametrize("how", ["trace", "debug"])
+def test_a_traced_or_logged_request_is_httpcores(
+    http_server: HTTPServer, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: dict[type, list[str]] = {}
+    for kind in (httpcore.ConnectionPool, PoolkitConnectionPool):
+        seen: list[str] = []
+        events[kind] = seen
+        with kind() as pool:
+            pool.request("GET", http_server.url)
+            if how == "trace":
+                trace = {"trace": lambda name, info, seen=seen: seen.append(name)}
+                pool.request("GET", http_server.url, extensions=trace)
+            else:
+                caplog.clear()
+                with caplog.at_level(logging.DEBUG, f"{httpcore.__name__}.http11"):
+                    pool.request("GET", http_server.url)
+                seen.extend(record.message.partition(" ")[0] for record in caplog.records)
+    assert events[PoolkitConnectionPool] == events[httpcore.ConnectionPool]
+    assert len(events[PoolkitConnectionPool]) >= 10
+
+
+def test_an_answer_that_comes_before_the_body_is_sent_is_read(scripted: Scripted) -> None:
+    """As of a server that refuses an upload and closes."""
+
+    def script(connection: socket.socket, number: int) -> None:
+        talk(connection, OK)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    def body() -> Iterator[bytes]:
+        for _ in range(200):
+            yield bytes(50_000)
+
+    with httpx.Client(transport=PoolkitTransport()) as client:
+        url = scripted(script)
+        client.get(url)
+        response = client.post(url, content=body())
+        assert (response.status_code, response.content) == (413, b"no")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("when", ["before", "in the head", "in the body", "in a chunk"])
+async def test_a_cancelled_request_on_a_reused_connection_closes_it(scripted: Scripted, when: str) -> None:
+    sent = {
+        "before": b"",
+        "in the head": b"HTTP/1.1 200 OK\r\nContent-",
+        "in the body": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nha",
+        "in a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nha",
+    }[when]
+    arrived, closed = threading.Event(), threading.Event()
+
+    def script(connection: socket.socket, number: int) -> None:
+        read_request(connection)
+        answer(connection, b"%d" % number)
+        if number:
+            return
+        read_request(connection)
+        connection.sendall(sent)
+        arrived.set()
+        if not connection.recv(1):
+            closed.set()
+
+    transport = AsyncPoolkitTransport()
+    async with httpx.AsyncClient(transport=transport, timeout=10) as client:
+        url = scripted(script)
+        assert (await client.get(url)).text == "0"
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, url)
+            await anyio.to_thread.run_sync(arrived.wait, 10)
+            await anyio.sleep(0.02)
+            group.cancel_scope.cancel()
+        assert await anyio.to_thread.run_sync(closed.wait, 10)
+        assert (await client.get(url)).text == "1"
+        transport.poolkit.check_books()
+        assert transport.poolkit.stats().leases == 0
+
+
+@pytest.mark.anyio
+async def test_a_request_body_that_fails_closes_the_connection(http_server: HTTPServer) -> None:
+    ended = False
+
+    async def body() -> Any:
+        nonlocal ended
+        try:
+            yield b"part"
+            raise ValueError("mine")
+        finally:
+            ended = True
+
+    transport = AsyncPoolkitTransport()
+    async with httpx.AsyncClient(transport=transport) as client:
+        before = (await client.get(http_server.url)).json()["client_port"]
+        with pytest.raises(ValueError, match="mine"):
+            await client.post(f"{http_server.url}/upload", content=body())
+        assert ended
+        assert (await client.get(http_server.url)).json()["client_port"] != before
+        transport.poolkit.check_books()
+
+
+@pytest.mark.anyio
+async def test_errors_of_a_body_are_the_librarys(scripted: Scripted) -> None:
+    def script(connection: socket.socket, number: int) -> None:
+        talk(connection, OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nha")
+
+    async with httpx.AsyncClient(transport=AsyncPoolkitTransport(), timeout=httpx.Timeout(10, read=0.1)) as client:
+        url = scripted(script)
+        await client.get(url)
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get(url)
+
+
+def test_a_body_closed_by_another_thread_wakes_its_reader(scripted: Scripted) -> None:
+    def script(connection: socket.socket, number: int) -> None:
+        talk(connection, OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nha")
+
+    with PoolkitConnectionPool() as pool:
+        url = scripted(script)
+        pool.request("GET", url)
+        with pool.stream("GET", url) as response:
+            parts = response.iter_stream()
+            assert next(parts) == b"ha"
+            threading.Timer(0.1, response.close).start()
+            with pytest.raises(httpcore.ReadError):
+                next(parts)
+        pool.poolkit.check_books()
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_response_with_two_lengths_is_the_last_on_its_connection(scripted: Scripted, reused: bool) -> None:
+    two = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+
+    def script(connection: socket.socket, number: int) -> None:
+        talk(connection, *([OK] if reused else []), two) if not number else talk(connection, OK.replace(b"ok", b"2."))
+
+    with PoolkitConnectionPool() as pool:
+        url = scripted(script)
+        for expected in ([b"ok"] if reused else []) + [b"ok", b"2."]:
+            assert pool.request("POST", url).content == expected
