@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs check clean conformance oldest simulate bench bench-docs mutants soak
+.PHONY: demo test lint types docs dist check clean conformance oldest simulate bench bench-docs mutants soak
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -22,9 +22,18 @@ lint: $(VENV)/.lint
 
 types: $(VENV)/.types
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/test_typing.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+# The wheel and the source distribution in dist/, checked: their contents, their description, and what they install.
+dist: $(VENV)/.dist
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/twine check --strict dist/*
+	$(VENV)/bin/check-wheel-contents dist
+	$(VENV)/bin/python tests/support/installed.py dist
 
 # The drivers' own test suites with our pools in the place of theirs (CONFORMANCE_ARGS='--suite redis --quick').
 conformance: $(VENV)-conformance/.ready

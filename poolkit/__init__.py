@@ -19,6 +19,7 @@ from .config import (
     OverloadConfig,
     PoolConfig,
     PoolConfigWarning,
+    PoolSettings,
 )
 from .connector import AsyncConnector, Connector, Verdict
 from .errors import (
@@ -83,6 +84,7 @@ __all__ = (
     "PoolConfig",
     "PoolConfigWarning",
     "PoolError",
+    "PoolSettings",
     "PoolStats",
     "PoolSuspended",
     "ServerUnavailable",
@@ -101,7 +103,7 @@ __all__ = (
     "priority",
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if _TYPE_CHECKING:
     from ._async import AsyncPool

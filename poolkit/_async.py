@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ._core import commands
 from ._core.lease_record import Held
@@ -20,13 +20,16 @@ from ._pool_base import PoolBase
 from ._slow_path import TaskSlowPath
 from ._timeouts import DEFAULT, Default, deadline_of
 from ._warm_up import connections_wanted, warm_up_error
-from .config import PoolConfig
+from .config import PoolConfig, PoolSettings
 from .connector import AsyncConnector, require_kind
 from .errors import LeaseOverdue, UsageError, WrongLoop
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes import asyncio_
 from .runtimes.base import AsyncRuntime
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncLease", "AsyncPool")
 
@@ -71,7 +74,7 @@ class AsyncPool(PoolBase[C]):
         clock: Callable[[], float] | None = None,
         random: Callable[[], float] | None = None,
         runtime: AsyncRuntime | None = None,
-        **settings: Any,
+        **settings: Unpack[PoolSettings],
     ) -> None:
         require_kind(connector, asynchronous=True)
         self._runtime = runtime

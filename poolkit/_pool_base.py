@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _misuse, _registry
 from ._access import Access, FastPath
@@ -24,7 +24,7 @@ from ._membership import Membership
 from ._monitor import Monitor, WaitObserver
 from ._operations import Operations
 from ._register import LeaseRegister
-from .config import PoolConfig
+from .config import PoolConfig, PoolSettings
 from .connector import require_connect
 from .errors import describe
 from .events import EventKind, Listener, kinds_of
@@ -33,6 +33,9 @@ from .policies.retire import NEVER
 from .settings import Setting, for_connector, for_keyed, merge, reconfigured
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("PoolBase",)
 
@@ -62,7 +65,7 @@ class PoolBase(Generic[C]):
         self,
         connector: Any,
         config: PoolConfig | None,
-        settings: dict[str, Any],
+        settings: PoolSettings,
         *,
         name: str | None,
         clock: Callable[[], float] | None,
@@ -297,7 +300,7 @@ class PoolBase(Generic[C]):
         """End :meth:`suspend`; waiting callers are served in order."""
         self._gate.step(commands.resume, self._core, self._clock())
 
-    def reconfigure(self, **changes: Any) -> None:
+    def reconfigure(self, **changes: Unpack[PoolSettings]) -> None:
         """Change settings of the live pool: ``reconfigure(max_size=20)``.
 
         No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
@@ -305,7 +308,7 @@ class PoolBase(Generic[C]):
         """
         self._gate.step(self._apply, changes).warn(stacklevel=1)
 
-    def _apply(self, changes: dict[str, Any]) -> PoolConfig:
+    def _apply(self, changes: PoolSettings) -> PoolConfig:
         """Under the lock, so that two changes at once both count."""
         config = for_connector(reconfigured(self._config, changes), self._connector)
         if self._features.keyed:

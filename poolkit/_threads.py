@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._access import Access
 from ._core import commands
@@ -18,12 +18,15 @@ from ._pool_base import PoolBase
 from ._slow_path import ThreadSlowPath
 from ._timeouts import DEFAULT, Default, deadline_of
 from ._warm_up import connections_wanted, warm_up_error
-from .config import PoolConfig
+from .config import PoolConfig, PoolSettings
 from .connector import Connector, require_kind
 from .events import Listener
 from .policies.retire import NEVER
 from .runtimes.base import Runtime
 from .runtimes.threads import ThreadRuntime
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("Lease", "Pool")
 
@@ -62,7 +65,7 @@ class Pool(PoolBase[C]):
         clock: Callable[[], float] | None = None,
         random: Callable[[], float] | None = None,
         runtime: Runtime | None = None,
-        **settings: Any,
+        **settings: Unpack[PoolSettings],
     ) -> None:
         require_kind(connector, asynchronous=False)
         self._runtime = runtime or _THREADS

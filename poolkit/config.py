@@ -12,18 +12,24 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import FrameType
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = (
     "AutoscaleConfig",
     "BackoffConfig",
     "BreakerConfig",
     "ClassConfig",
+    "NodePoolSettings",
     "OverloadConfig",
     "PoolConfig",
     "PoolConfigWarning",
+    "PoolSettings",
+    "SettingsBesideSizes",
     "SharedBudget",
     "Source",
     "sources_of",
@@ -428,7 +434,7 @@ class PoolConfig(_Recording):
         if self.max_idle is not None and self.min_size > self.max_idle:
             raise _bad("min_size", self.min_size, f"at most max_idle ({self.max_idle})")
 
-    def replace(self, **changes: Any) -> PoolConfig:
+    def replace(self, **changes: Unpack[PoolSettings]) -> PoolConfig:
         """Return a copy with some settings changed.
 
         Raises ConfigError for an invalid value, and for an unknown name with the nearest known one. The copy knows
@@ -436,9 +442,10 @@ class PoolConfig(_Recording):
         that differ from their defaults as explicit.
         """
         known = [f.name for f in fields(self)]
-        for name in changes:
+        given: Mapping[str, object] = changes
+        for name in given:
             if name not in known:
-                raise unknown(name, changes[name], "", name, known)
+                raise unknown(name, given[name], "", name, known)
         return with_sources(replace(self, **changes), {**sources_of(self), **dict.fromkeys(changes, _REPLACED)})
 
     __replace__ = replace  # copy.replace(), Python 3.13
@@ -495,6 +502,55 @@ class PoolConfig(_Recording):
         for doubt in self.doubts():
             level = stacklevel + 1
             warnings.warn(doubt, PoolConfigWarning, stacklevel=level + _frames_of(packages, level))
+
+
+# -- settings as keywords ---------------------------------------------------------------------------------------------
+
+
+class SettingsBesideSizes(TypedDict, total=False):
+    """The settings that no class has as named arguments of its own: what each class's keywords are made from."""
+
+    order: Literal["lifo", "fifo"]
+    start: Literal["lazy", "eager"]
+    connect_timeout: float | None
+    check_timeout: float | None
+    lifetime_jitter: float
+    idle_timeout: float | None
+    keepalive: float | None
+    check_after_idle: float | None
+    max_connecting: int | None
+    connect_in_caller: bool
+    leak_after: float | None
+    on_leak: Literal["warn", "raise", "reclaim"]
+    use_histogram: bool
+    barging_window: float | None
+    backoff: BackoffConfig
+    breaker: BreakerConfig | None
+    autoscale: AutoscaleConfig | None
+    overload: OverloadConfig | None
+    budget: SharedBudget | None
+    budget_weight: float
+    classes: Mapping[str, ClassConfig] | None
+    default_class: str | None
+
+
+class NodePoolSettings(SettingsBesideSizes, total=False):
+    """The settings of the pools of a cluster as keywords. ``acquire_timeout`` is the cluster's own."""
+
+    min_size: int
+    max_size: int | None
+    max_idle: int | None
+    max_waiting: int | None
+    max_lifetime: float | None
+
+
+class PoolSettings(NodePoolSettings, total=False):
+    """The settings of :class:`PoolConfig` as keywords, for type checkers and editors.
+
+    Use it to annotate a function of your own that passes settings on: ``**settings: Unpack[PoolSettings]``.
+    """
+
+    acquire_timeout: float | None
 
 
 def _frames_of(packages: tuple[str, ...], depth: int) -> int:

@@ -16,6 +16,7 @@ from .config import (
     ClassConfig,
     OverloadConfig,
     PoolConfig,
+    PoolSettings,
     Source,
     sources_of,
     unknown,
@@ -25,6 +26,8 @@ from .errors import ConfigError, MissingExtra, said
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from typing_extensions import Unpack
 
 __all__ = (
     "DEFAULT",
@@ -233,7 +236,7 @@ def load(
     *,
     file: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
-    **keywords: Any,
+    **keywords: Unpack[PoolSettings],
 ) -> PoolConfig:
     """Load a :class:`PoolConfig` from a file, the environment and keywords; later sources win.
 

@@ -18,10 +18,12 @@ from poolkit.settings import Layer
 
 __all__ = (
     "SETTINGS",
+    "UNSET",
     "argument",
     "by_argument",
     "by_default",
     "driver_default",
+    "given_settings",
     "is_default",
     "refuse_contradiction",
     "split_options",
@@ -29,6 +31,15 @@ __all__ = (
 
 SETTINGS: frozenset[str] = frozenset(field.name for field in fields(PoolConfig))
 """The names of all settings of :class:`~poolkit.PoolConfig`."""
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+UNSET: Any = _Unset()
+"""The default of a keyword that is a setting, where the keywords are written out."""
 
 N = TypeVar("N", bound=float)
 
@@ -42,6 +53,11 @@ def split_options(
     """
     settings = {name: value for name, value in options.items() if name in SETTINGS and name not in driver}
     return settings, {name: value for name, value in options.items() if name not in settings}
+
+
+def given_settings(written_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given to a function that has each of them as a keyword, from its ``locals()``."""
+    return {name: value for name, value in written_out.items() if name in SETTINGS and value is not UNSET}
 
 
 # -- defaults of a driver's arguments ---------------------------------------------------------------------------------

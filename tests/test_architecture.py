@@ -305,6 +305,7 @@ def shapes() -> dict[str, Shape]:
     """Each class by "file:Class", with the methods and lines of itself and its bases, and the levels of bases.
 
     A base is one of our own if it is defined in the same file or imported from ours; anything else is a library's.
+    A TypedDict (``total=``) is no class in this sense: it declares keywords.
     """
     found: dict[str, ast.ClassDef] = {}
     origins: dict[
@@ -319,7 +320,8 @@ def shapes() -> dict[str, Shape]:
             package = path.relative_to(root.parent).parts[:-1]
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef):
-                    found[f"{file}:{node.name}"] = node
+                    if not any(keyword.arg == "total" for keyword in node.keywords):
+                        found[f"{file}:{node.name}"] = node
                 elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("poolkit")):
                     start = package[: len(package) - node.level + 1] if node.level else ()
                     module = "/".join([*start, *(node.module or "").split(".")]).strip("/")

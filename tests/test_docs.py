@@ -163,6 +163,7 @@ def test_every_number_and_every_kind_of_event_is_explained() -> None:
         "make_settings_table.py",
         "make_metrics_table.py",
         "make_error_tables.py",
+        "make_versions_table.py",
     ],
 )
 def test_what_is_made_from_the_code_agrees_with_it(script: str) -> None:
@@ -184,10 +185,25 @@ def test_every_named_invariant_is_named_in_the_code_and_by_a_reason() -> None:
         assert all(reasons), name
 
 
-def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:
+def anchors(page: Path) -> set[str]:
+    """The fragments of the headings of a page, as the site and the repository make them."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"\]\([^)]*\)|[`*\[\]]", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading)).strip("-") for heading in plain}
+
+
+def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES[1:]:
         assert page.relative_to(DOCS).as_posix() in navigation, f"{title(page)} is not in mkdocs.yml"
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{title(page)} links to {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("[CS]*.md"))], ids=title)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!\w+:)([^)\s]+)", FENCE.sub("", page.read_text(encoding="utf-8"))):
+        name, _, fragment = target.partition("#")
+        other = page.parent / name if name else page
+        assert other.exists(), f"{title(page)} links to {target}"
+        if fragment and other.suffix == ".md":
+            assert fragment in anchors(other), f"{title(page)} links to {target}"

@@ -26,7 +26,7 @@ from ..policies.routing import (
 )
 from ._async import AsyncCluster
 from ._blocks import AsyncLeaseBlock, AsyncNodeLease, LeaseBlock, NodeLease
-from ._config import ClusterConfig, TierConfig
+from ._config import ClusterConfig, ClusterSettings, TierConfig
 from ._etcd import EtcdError
 from ._events import ClusterEvent, ClusterEventKind, ClusterStats, NodeState, NodeStats, NoNodeAvailable
 from ._leases import AsyncClusterLease, ClusterLease, ClusterLeaseRequest
@@ -54,6 +54,7 @@ __all__ = (
     "AsyncClusterLease",
     "ClusterLeaseRequest",
     "ClusterConfig",
+    "ClusterSettings",
     "TierConfig",
     "Node",
     "NodePool",

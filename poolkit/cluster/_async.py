@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .._async import AsyncPool
 from ..config import PoolConfig
@@ -11,7 +11,7 @@ from ..connector import AsyncConnector, Verdict
 from ..errors import PoolClosed
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncRuntime
-from ._config import ClusterConfig
+from ._config import ClusterConfig, ClusterSettings
 from ._driver import TaskNodeDriver
 from ._events import ClusterListener
 from ._leases import ClusterLeaseRequest
@@ -20,6 +20,9 @@ from ._nodepool import NodePool
 from ._opening import TaskLeaseOpener
 from ._shell import DEFAULT, ClusterShell, Default, ending
 from .discovery import Discovery
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncCluster",)
 
@@ -52,7 +55,7 @@ class AsyncCluster(ClusterShell[C]):
         clock: Callable[[], float] | None = None,
         random: Callable[[], float] | None = None,
         runtime: AsyncRuntime | None = None,
-        **settings: Any,
+        **settings: Unpack[ClusterSettings],
     ) -> None:
         super().__init__(
             make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,

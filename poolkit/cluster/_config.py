@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..config import nearest, unknown
 from ..errors import ConfigError
@@ -18,7 +19,10 @@ from ..policies.balance import (
 )
 from ..policies.dynamic import DynamicWeights
 
-__all__ = ("BALANCERS", "ClusterConfig", "TierConfig")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ("BALANCERS", "ClusterConfig", "ClusterSettings", "TierConfig")
 
 BALANCERS: dict[str, type[Balancer]] = {
     "p2c": PeakEwma,
@@ -174,17 +178,41 @@ class ClusterConfig:
             right += f" and at most {most:g}" if most is not None else ""
             raise ConfigError(f"{name}={value!r}: must be {right}{', or None' if none else ''}", name)
 
-    def replace(self, **changes: Any) -> ClusterConfig:
+    def replace(self, **changes: Unpack[ClusterSettings]) -> ClusterConfig:
         """Return a copy with some settings changed.
 
         Raises ConfigError for an invalid value, and for an unknown name, with the nearest known one.
         """
         known = [f.name for f in fields(self)]
-        for name in changes:
+        given: Mapping[str, object] = changes
+        for name in given:
             if name not in known:
-                raise unknown(name, changes[name], "", name, known)
+                raise unknown(name, given[name], "", name, known)
         return replace(self, **changes)
 
     def balancer(self) -> Balancer:
         """The balancer that ``balance`` names."""
         return BALANCERS[self.balance]() if isinstance(self.balance, str) else self.balance
+
+
+class ClusterSettings(TypedDict, total=False):
+    """The settings of :class:`ClusterConfig` as keywords, for type checkers and editors."""
+
+    balance: str | Balancer
+    zone: str
+    acquire_timeout: float | None
+    eject_after: int | None
+    eject_for: float
+    eject_max: float
+    max_ejected_share: float
+    probe_timeout: float
+    slow_start: float
+    warm_up: int
+    drain_timeout: float | None
+    role_interval: float
+    wait_for_node: float
+    spill_below: float
+    tiers: tuple[TierConfig, ...]
+    tier_window: float
+    promote_above: float
+    demote_below: float

@@ -17,7 +17,7 @@ from ..connector import Verdict
 from ..errors import ConfigError, shown
 from ..policies.retire import NEVER
 from ..runtimes.fork import Stage, after_fork
-from ._config import ClusterConfig
+from ._config import ClusterConfig, ClusterSettings
 from ._core import ClusterCore
 from ._endings import LeaseEndings
 from ._events import ClusterEvent, ClusterListener, ClusterStats
@@ -50,7 +50,7 @@ class ClusterShell(Generic[C]):
         make: Callable[[Node], Any],
         nodes: Iterable[Node | str] | Discovery,
         config: ClusterConfig | None,
-        settings: dict[str, Any],
+        settings: ClusterSettings,
         *,
         pool: PoolConfig | None,
         name: str | None,

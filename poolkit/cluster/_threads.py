@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .._threads import Pool
 from ..config import PoolConfig
@@ -11,7 +11,7 @@ from ..connector import Connector, Verdict
 from ..errors import PoolClosed
 from ..runtimes.base import Runtime
 from ..runtimes.threads import ThreadRuntime
-from ._config import ClusterConfig
+from ._config import ClusterConfig, ClusterSettings
 from ._driver import ThreadNodeDriver
 from ._events import ClusterListener
 from ._leases import ClusterLease
@@ -20,6 +20,9 @@ from ._nodepool import NodePool
 from ._opening import ThreadLeaseOpener
 from ._shell import DEFAULT, ClusterShell, Default, ending
 from .discovery import Discovery
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("Cluster",)
 
@@ -66,7 +69,7 @@ class Cluster(ClusterShell[C]):
         clock: Callable[[], float] | None = None,
         random: Callable[[], float] | None = None,
         runtime: Runtime | None = None,
-        **settings: Any,
+        **settings: Unpack[ClusterSettings],
     ) -> None:
         super().__init__(
             make, nodes, config, settings, pool=pool, name=name, role_of=role_of, classify=classify,

@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from asyncpg import pool as driver
@@ -22,6 +22,9 @@ from ._errors import PoolClosed, UsageError, WrongLoop, told
 from ._leases import Leases, note_wrong_server
 from ._proxy import PoolConnectionProxy
 from ._session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("PoolkitPool", "create_pool")
 
@@ -83,7 +86,7 @@ class PoolkitPool(driver.Pool):  # type: ignore[misc]  # asyncpg has no types
         name: str | None = None,
         listeners: Iterable[Listener] = (),
         debug: bool = False,
-        **connect_kwargs: Any,
+        **connect_kwargs: Unpack[defaults.ConnectKeywords],
     ) -> None:
         settings, keywords = split_options(connect_kwargs)
         if max_inactive_connection_lifetime < 0:
@@ -302,7 +305,7 @@ def create_pool(
     name: str | None = None,
     listeners: Iterable[Listener] = (),
     debug: bool = False,
-    **connect_kwargs: Any,
+    **connect_kwargs: Unpack[defaults.ConnectKeywords],
 ) -> PoolkitPool:
     """Replaces ``asyncpg.create_pool()``. Arguments and errors as :class:`PoolkitPool`."""
     return PoolkitPool(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import ssl as tls
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import asyncpg
 
 from poolkit import ConfigError, PoolConfig
-from poolkit.config import Source, nearest
+from poolkit.config import SettingsBesideSizes, Source, nearest
 from poolkit.settings import combine, layer, layer_of
 
 from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default, refuse_contradiction
 
 __all__ = (
+    "ConnectKeywords",
     "MAX_INACTIVE",
     "MAX_QUERIES",
     "MAX_SIZE",
@@ -24,6 +26,40 @@ __all__ = (
     "effective",
     "pool_config",
 )
+
+
+class _Connect(TypedDict, total=False):
+    """The arguments of ``asyncpg.connect()`` that are no arguments of the pool."""
+
+    host: str | list[str] | tuple[str, ...] | None
+    port: int | list[int] | tuple[int, ...] | None
+    user: str | None
+    password: Any
+    passfile: str | None
+    service: str | None
+    servicefile: str | None
+    database: str | None
+    timeout: float
+    statement_cache_size: int
+    max_cached_statement_lifetime: int
+    max_cacheable_statement_size: int
+    command_timeout: float | None
+    ssl: tls.SSLContext | bool | str | None
+    direct_tls: bool | None
+    server_settings: dict[str, str] | None
+    target_session_attrs: str | None
+    krbsrvname: str | None
+    gsslib: str | None
+
+
+class ConnectKeywords(SettingsBesideSizes, _Connect, total=False):
+    """The further keywords of a pool: poolkit's settings, and what ``asyncpg.connect()`` takes."""
+
+    acquire_timeout: float | None
+    max_idle: int | None
+    max_waiting: int | None
+    max_lifetime: float | None
+
 
 MIN_SIZE: int = driver_default(10)
 MAX_SIZE: int = driver_default(10)

@@ -21,9 +21,9 @@ from .._handshake import limit_answers
 from .._hang_up import Connecting, hang_up
 from .._time_limits import Watch
 
-__all__ = ("CheckingConnector", "DbapiConnector", "server_of", "timeout_argument")
+__all__ = ("TIMEOUT_ARGUMENTS", "CheckingConnector", "DbapiConnector", "server_of", "timeout_argument")
 
-_TIMEOUT_ARGUMENTS = {
+TIMEOUT_ARGUMENTS = {
     "psycopg": "connect_timeout",
     "psycopg2": "connect_timeout",
     "pymysql": "connect_timeout",
@@ -49,7 +49,7 @@ _FATAL = re.compile(
 
 def timeout_argument(module: ModuleType) -> str | None:
     """Return the name of the connect timeout argument of ``module.connect``, or None if there is none."""
-    known = _TIMEOUT_ARGUMENTS.get(module.__name__)
+    known = TIMEOUT_ARGUMENTS.get(module.__name__)
     if known is not None:
         return known
     try:

@@ -6,16 +6,21 @@ import inspect
 import logging
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, Literal
 
 from poolkit import (
+    AutoscaleConfig,
+    BackoffConfig,
+    BreakerConfig,
+    ClassConfig,
     ConfigError,
     ConnectFailed,
     ConnectTimeout,
     Lease,
+    OverloadConfig,
     Pool,
     PoolConfig,
     PoolConfigWarning,
@@ -24,14 +29,15 @@ from poolkit import (
     UsageError,
     Verdict,
 )
+from poolkit.config import SharedBudget
 from poolkit.errors import LeaseOverdue, describe
 
-from .._options import split_options
+from .._options import UNSET, given_settings
 from .._time_limits import rollback_limit
 from ._connector import CheckingConnector, DbapiConnector, server_of
 from ._errors import errors_of
 from ._proxies import LeaseState, PooledConnection
-from ._settings import plan
+from ._settings import plan, refuse_misspelt
 from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
 
 __all__ = ("PooledDatabase",)
@@ -52,7 +58,7 @@ _ASYNC = {
 class PooledDatabase:
     """A pool of connections of a PEP 249 module. Thread-safe, and safe after ``fork()``.
 
-    ``PooledDatabase(module, *args, **options)``: keywords that name a setting of :class:`~poolkit.PoolConfig`
+    ``PooledDatabase(module, *args, **kwargs)``: keywords that name a setting of :class:`~poolkit.PoolConfig`
     (``max_size``, ``acquire_timeout``, ...) are poolkit's. All others and ``args`` go to ``module.connect``. If both
     know a name, it is poolkit's; ``connect_kwargs={...}`` goes to the module unchanged. ``connect_timeout`` is
     poolkit's, in seconds, and is passed on under the module's own name for it.
@@ -74,7 +80,7 @@ class PooledDatabase:
 
     Raises:
         ConfigError: the module does not follow PEP 249, is asynchronous, or does not allow several threads
-            (``threadsafety`` 0), or a setting is wrong.
+            (``threadsafety`` 0); a setting is wrong, or a keyword resembles a setting.
     """
 
     def __init__(
@@ -89,10 +95,39 @@ class PooledDatabase:
         check: Callable[[Any], object] | str | None = None,
         reset: Callable[[Any], object] | Literal["rollback"] | None = "rollback",
         debug: bool = False,
-        **options: Any,
+        min_size: int = UNSET,
+        max_size: int | None = UNSET,
+        max_idle: int | None = UNSET,
+        max_waiting: int | None = UNSET,
+        order: Literal["lifo", "fifo"] = UNSET,
+        start: Literal["lazy", "eager"] = UNSET,
+        acquire_timeout: float | None = UNSET,
+        connect_timeout: float | None = UNSET,
+        check_timeout: float | None = UNSET,
+        max_lifetime: float | None = UNSET,
+        lifetime_jitter: float = UNSET,
+        idle_timeout: float | None = UNSET,
+        keepalive: float | None = UNSET,
+        check_after_idle: float | None = UNSET,
+        max_connecting: int | None = UNSET,
+        connect_in_caller: bool = UNSET,
+        leak_after: float | None = UNSET,
+        on_leak: Literal["warn", "raise", "reclaim"] = UNSET,
+        use_histogram: bool = UNSET,
+        barging_window: float | None = UNSET,
+        backoff: BackoffConfig = UNSET,
+        breaker: BreakerConfig | None = UNSET,
+        autoscale: AutoscaleConfig | None = UNSET,
+        overload: OverloadConfig | None = UNSET,
+        budget: SharedBudget | None = UNSET,
+        budget_weight: float = UNSET,
+        classes: Mapping[str, ClassConfig] | None = UNSET,
+        default_class: str | None = UNSET,
+        **kwargs: Any,
     ) -> None:
+        settings = given_settings(locals())
         _check_module(module)
-        settings, kwargs = split_options(options)
+        refuse_misspelt(module, kwargs)
         planned = plan(module, config, settings, asks=check is not None)
         if connect_kwargs is not None and not isinstance(connect_kwargs, dict):
             raise ConfigError(f"connect_kwargs: must be a dict, not {type(connect_kwargs).__name__}", "connect_kwargs")

@@ -7,9 +7,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from poolkit import PoolConfig, Verdict
+from poolkit import PoolConfig, PoolSettings, Verdict
 from poolkit.errors import LeaseOverdue
 from poolkit.events import Listener
 
@@ -17,6 +17,9 @@ from ._driver import DRIVER, PACKAGES, httpcore
 from ._errors import ERRORS
 from ._link import REREADABLE, Key, Link, peek
 from ._settings import MAX_CONNECTIONS, check_proxy_arguments, pool_settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("ConnectorMixin", "PoolBase", "Reopening")
 
@@ -187,7 +190,7 @@ class PoolBase(Generic[E, L, B]):
         config: PoolConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Listener] = (),
-        **settings: Any,
+        **settings: Unpack[PoolSettings],
     ) -> None:
         limits: dict[str, Any] = {
             "max_connections": max_connections,

@@ -3,16 +3,62 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from poolkit import AsyncPool, ConfigError, Pool, PoolConfig
+from poolkit import AsyncPool, ConfigError, Pool, PoolConfig, PoolSettings
 from poolkit.events import Listener
 
 from ._driver import httpx
 from ._transport import AsyncPoolkitTransport, PoolkitTransport
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ("AsyncClient", "Client")
+
+
+class TransportKeywords(TypedDict, total=False):
+    """The arguments of the library's transports that clients and logical hosts pass on."""
+
+    verify: ssl.SSLContext | str | bool
+    cert: str | tuple[str, str] | tuple[str, str, str] | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    proxy: str | httpx.URL | httpx.Proxy | None
+    limits: httpx.Limits
+    uds: str | None
+    local_address: str | None
+    socket_options: Iterable[Any] | None
+
+
+class _ClientKeywords(PoolSettings, TransportKeywords, total=False):
+    """The arguments that both clients take."""
+
+    auth: Any
+    params: Any
+    headers: Any
+    cookies: Any
+    timeout: Any
+    follow_redirects: bool
+    max_redirects: int
+    event_hooks: Mapping[str, list[Callable[..., Any]]] | None
+    base_url: str | httpx.URL
+    default_encoding: str | Callable[[bytes], str]
+    retries: int
+
+
+class _SyncKeywords(_ClientKeywords, total=False):
+    mounts: Mapping[str, httpx.BaseTransport | None] | None
+    transport: httpx.BaseTransport | None
+
+
+class _AsyncKeywords(_ClientKeywords, total=False):
+    mounts: Mapping[str, httpx.AsyncBaseTransport | None] | None
+    transport: httpx.AsyncBaseTransport | None
+
 
 _OF_CLIENT = frozenset(inspect.signature(httpx.Client.__init__).parameters)
 """The keywords of the library's clients. All others are for the transports."""
@@ -68,7 +114,7 @@ class Client(httpx.Client):
 
     def __init__(
         self, *, config: PoolConfig | None = None, name: str | None = None, listeners: Iterable[Listener] = (),
-        **options: Any,
+        **options: Unpack[_SyncKeywords],
     ) -> None:  # fmt: skip
         self._transports = _Transports(PoolkitTransport, config, name, listeners, options)
         super().__init__(**self._transports.of_client)
@@ -91,7 +137,7 @@ class AsyncClient(httpx.AsyncClient):
 
     def __init__(
         self, *, config: PoolConfig | None = None, name: str | None = None, listeners: Iterable[Listener] = (),
-        **options: Any,
+        **options: Unpack[_AsyncKeywords],
     ) -> None:  # fmt: skip
         self._transports = _Transports(AsyncPoolkitTransport, config, name, listeners, options)
         super().__init__(**self._transports.of_client)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
@@ -21,19 +21,25 @@ from poolkit.cluster import (
     ClusterConfig,
     ClusterEvent,
     ClusterLease,
+    ClusterSettings,
     Discovery,
     Node,
     NodeLease,
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.config import NodePoolSettings
 from poolkit.errors import without_quotes
 
 from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import Row
+from ._client import TransportKeywords
 from ._driver import DRIVER, Reopening, httpx
 from ._errors import ERRORS, RequestError, refuse_foreign
 from ._transport import AsyncPoolkitTransport, PoolkitTransport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncPoolkitClusterTransport", "NoServerAvailable", "PoolkitClusterTransport")
 
@@ -275,6 +281,10 @@ class _AsyncServerCluster(AsyncCluster[Any]):
 K = TypeVar("K", Cluster[Any], AsyncCluster[Any])
 
 
+class _HostKeywords(ClusterSettings, NodePoolSettings, TransportKeywords, total=False):
+    """The settings of the cluster and of its pools, and the arguments of its transports, as keywords."""
+
+
 class _LogicalHost(Generic[K]):
     """What both transports share: their arguments, and the cluster created from them."""
 
@@ -291,10 +301,10 @@ class _LogicalHost(Generic[K]):
         cluster: ClusterConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **transport_options: Any,
+        **transport_options: Unpack[_HostKeywords],
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
-        own, options = _split(transport_options)
+        own, options = _split({**transport_options})
         certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
 
         transport_kind, server_kind, cluster_kind = self._parts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from poolkit import AsyncPool, Pool, PoolConfig, errors
+from poolkit import AsyncPool, Pool, PoolConfig, PoolSettings, errors
 from poolkit.events import Listener
 
 from .._options import driver_default
@@ -22,6 +22,9 @@ from ._driver import (
     pool_settings,
 )
 from ._errors import ERRORS, keep_poolkit_types, raise_as_httpx, refuse_foreign
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncPoolkitTransport", "PoolkitTransport", "effective")
 
@@ -148,7 +151,7 @@ class PoolkitTransport(httpx.HTTPTransport):
         config: PoolConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Listener] = (),
-        **settings: Any,
+        **settings: Unpack[PoolSettings],
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         super().__init__(verify=context)  # for whatever else the base class sets up; its own pool is never used
@@ -205,7 +208,7 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
         config: PoolConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Listener] = (),
-        **settings: Any,
+        **settings: Unpack[PoolSettings],
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         super().__init__(verify=context)  # for whatever else the base class sets up; its own pool is never used

@@ -11,7 +11,7 @@ from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from os import getpid
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import psycopg
 import psycopg_pool
@@ -30,6 +30,9 @@ from ._errors import LeaseOverdue, PoolClosed, UsageError, classify
 from ._io import is_clean, limited_rollback, ping_async
 from ._session import Session, no_loop, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncPoolkitConnectionPool",)
 
@@ -99,7 +102,7 @@ class _Block(Generic[ACT]):
         return swallowed
 
 
-class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]):
+class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_pool.AsyncConnectionPool[ACT]):
     """Replaces ``psycopg_pool.AsyncConnectionPool``.
 
     Works as :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``. ``conninfo`` and
@@ -132,7 +135,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
         reconnect_failed: Callable[[psycopg_pool.AsyncConnectionPool[Any]], Awaitable[None] | None] | None = None,
         num_workers: int = defaults.NUM_WORKERS,
         config: PoolConfig | None = None,
-        **settings: Any,
+        **settings: Unpack[defaults.PoolKeywords],
     ) -> None:
         defaults.check_class(
             connection_class, psycopg.AsyncConnection, psycopg.Connection,
@@ -145,7 +148,7 @@ class AsyncPoolkitConnectionPool(PoolBase, psycopg_pool.AsyncConnectionPool[ACT]
                 )
             connection_class = cast("type[ACT]", _ReturningConnection)
         prepared = self._prepare(
-            config, settings, sync=False, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
+            config, {**settings}, sync=False, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
             configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
             max_lifetime=max_lifetime, max_idle=max_idle, reconnect_timeout=reconnect_timeout,
             reconnect_failed=reconnect_failed, num_workers=num_workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg_pool
 from psycopg_pool.abc import ACT
@@ -18,6 +18,9 @@ from ._async import _CONNECTION, AsyncPoolkitConnectionPool
 from ._errors import CheckFailed, PoolTimeout
 from ._session import Session
 from ._shared import RETRY_PAUSE
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncPoolkitNullConnectionPool",)
 
@@ -52,7 +55,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
         reconnect_failed: Callable[[psycopg_pool.AsyncConnectionPool[Any]], Awaitable[None] | None] | None = None,
         num_workers: int = defaults.NUM_WORKERS,
         config: PoolConfig | None = None,
-        **settings: Any,
+        **settings: Unpack[defaults.PoolKeywords],
     ) -> None:
         super().__init__(
             conninfo, connection_class=connection_class, kwargs=kwargs, min_size=min_size, max_size=max_size,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import psycopg_pool
@@ -22,6 +22,7 @@ from poolkit.cluster import (
     Cluster,
     ClusterConfig,
     ClusterEvent,
+    ClusterSettings,
     Discovery,
     LeaseBlock,
     Node,
@@ -29,6 +30,7 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
+from poolkit.config import NodePoolSettings
 from poolkit.errors import without_quotes
 from poolkit.settings import merge
 
@@ -41,6 +43,9 @@ from ._io import limited_rollback
 from ._session import note_wrong_server, was_cut
 from ._shared import cut_block_error
 from ._sync import PoolkitConnectionPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
 
@@ -210,6 +215,10 @@ class _Block:
                 raise cut
 
 
+class _Keywords(ClusterSettings, NodePoolSettings, total=False):
+    """The settings of the cluster and of its pools as keywords."""
+
+
 class PoolkitCluster(Cluster[Any]):
     """Several servers, each with a :class:`PoolkitConnectionPool`, behind one :meth:`connection`. Thread-safe.
 
@@ -242,7 +251,7 @@ class PoolkitCluster(Cluster[Any]):
         config: ClusterConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **settings: Any,
+        **settings: Unpack[_Keywords],
     ) -> None:
         own, of_pool, _ = split_cluster_options(settings, ())
         settled, options = merge(pool, of_pool), pool_options or {}
@@ -284,7 +293,7 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
         config: ClusterConfig | None = None,
         name: str | None = None,
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **settings: Any,
+        **settings: Unpack[_Keywords],
     ) -> None:
         own, of_pool, _ = split_cluster_options(settings, ())
         settled, options = merge(pool, of_pool), pool_options or {}

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from poolkit import ConfigError, PoolConfig
-from poolkit.config import Source, nearest, sources_of
+from poolkit.config import SettingsBesideSizes, Source, nearest, sources_of
 from poolkit.errors import without_quotes
 from poolkit.settings import combine, layer, layer_of, set_aside
 
@@ -18,6 +18,7 @@ from .._options import SETTINGS, argument, by_argument, by_default, driver_defau
 from ._errors import InvalidConninfo
 
 __all__ = (
+    "PoolKeywords",
     "check_callback",
     "check_class",
     "check_conninfo",
@@ -26,6 +27,12 @@ __all__ = (
     "pool_config",
     "sizes",
 )
+
+
+class PoolKeywords(SettingsBesideSizes, total=False):
+    """The settings that psycopg_pool has no argument for, as keywords."""
+
+    acquire_timeout: float | None
 
 
 # A default differs from an equal value that the caller wrote, because with config= only the latter counts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg_pool
 from psycopg_pool.abc import CT
@@ -17,6 +17,9 @@ from ._errors import CheckFailed, PoolTimeout
 from ._session import Session
 from ._shared import RETRY_PAUSE
 from ._sync import _CONNECTION, PoolkitConnectionPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("PoolkitNullConnectionPool",)
 
@@ -53,7 +56,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
         reconnect_failed: Callable[[psycopg_pool.ConnectionPool[Any]], None] | None = None,
         num_workers: int = defaults.NUM_WORKERS,
         config: PoolConfig | None = None,
-        **settings: Any,
+        **settings: Unpack[defaults.PoolKeywords],
     ) -> None:
         super().__init__(
             conninfo, connection_class=connection_class, kwargs=kwargs, min_size=min_size, max_size=max_size,

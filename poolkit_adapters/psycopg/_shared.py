@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -67,13 +67,16 @@ def cut_block_error(pool: str, connection: psycopg.BaseConnection[Any], error: B
     return told
 
 
-class PoolBase:
+E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
+
+
+class PoolBase(Generic[E]):
     """Settings, attributes, statistics and errors of both pools. Comes before psycopg_pool's class among the bases."""
 
     _null = False
     _probes = 0  # connects of wait(), and their time in ms
     _probes_ms = 0.0
-    _engine: Any
+    _engine: E
     name: str
 
     def _prepare(
@@ -96,7 +99,7 @@ class PoolBase:
     # -- attributes of psycopg_pool, taken from the settings in effect --------------------------------------------
 
     @property
-    def poolkit(self) -> Any:
+    def poolkit(self) -> E:
         """The underlying engine: ``stats()``, ``explain()``, ``suspend()``, ``reconfigure()``, events."""
         return self._engine
 

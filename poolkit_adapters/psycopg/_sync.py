@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from os import getpid
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import psycopg
 import psycopg_pool
@@ -25,6 +25,9 @@ from ._errors import LeaseOverdue, PoolClosed, classify
 from ._io import is_clean, limited_rollback, ping
 from ._session import Session, note_wrong_server, was_cut
 from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -92,7 +95,7 @@ class _Block(Generic[CT]):
         return swallowed
 
 
-class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
+class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.ConnectionPool[CT]):
     """Replaces ``psycopg_pool.ConnectionPool``. Thread-safe, and safe after ``fork()``.
 
     The arguments are psycopg_pool's, with its meaning and defaults (times in seconds). Two names mean something else
@@ -127,7 +130,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
         reconnect_failed: Callable[[psycopg_pool.ConnectionPool[Any]], None] | None = None,
         num_workers: int = defaults.NUM_WORKERS,
         config: PoolConfig | None = None,
-        **settings: Any,
+        **settings: Unpack[defaults.PoolKeywords],
     ) -> None:
         defaults.check_class(
             connection_class, psycopg.Connection, psycopg.AsyncConnection,
@@ -140,7 +143,7 @@ class PoolkitConnectionPool(PoolBase, psycopg_pool.ConnectionPool[CT]):
                 )
             connection_class = cast("type[CT]", _ReturningConnection)
         prepared = self._prepare(
-            config, settings, sync=True, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
+            config, {**settings}, sync=True, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
             configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
             max_lifetime=max_lifetime, max_idle=max_idle, reconnect_timeout=reconnect_timeout,
             reconnect_failed=reconnect_failed, num_workers=num_workers,

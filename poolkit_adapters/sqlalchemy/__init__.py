@@ -36,6 +36,7 @@ from ._errors import (
     PoolWrongLoop,
 )
 from ._pool import PoolkitPool
+from ._typed import pool_of
 
 if TYPE_CHECKING:
     from ._cluster import AsyncPoolkitCluster, NoServerAvailable, PoolkitCluster, role_of, role_of_async
@@ -68,6 +69,7 @@ __all__ = (
     "PoolWrongLoop",
     "PoolkitCluster",
     "PoolkitPool",
+    "pool_of",
     "role_of",
     "role_of_async",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
@@ -68,8 +68,8 @@ class BasePool(SQLAlchemyPool):
         max_size: int | None = UNSET,
         max_idle: int | None = UNSET,
         max_waiting: int | None = UNSET,
-        order: str = UNSET,
-        start: str = UNSET,
+        order: Literal["lifo", "fifo"] = UNSET,
+        start: Literal["lazy", "eager"] = UNSET,
         acquire_timeout: float | None = UNSET,
         connect_timeout: float | None = UNSET,
         check_timeout: float | None = UNSET,
@@ -81,7 +81,7 @@ class BasePool(SQLAlchemyPool):
         max_connecting: int | None = UNSET,
         connect_in_caller: bool = UNSET,
         leak_after: float | None = UNSET,
-        on_leak: str = UNSET,
+        on_leak: Literal["warn", "raise", "reclaim"] = UNSET,
         use_histogram: bool = UNSET,
         barging_window: float | None = UNSET,
         backoff: BackoffConfig = UNSET,
@@ -264,7 +264,7 @@ class BasePool(SQLAlchemyPool):
         After dispose() the pool keeps nothing at all, because a connect in progress would stay open in the old pool.
         """
         own = self._config()
-        changes = {"min_size": 0, "max_idle": 0} if succeeded and self._emptied else {"min_size": 0}
+        changes: dict[str, Any] = {"min_size": 0, "max_idle": 0} if succeeded and self._emptied else {"min_size": 0}
         changes = {name: value for name, value in changes.items() if getattr(own, name) != value}
         if not changes and not succeeded:
             return

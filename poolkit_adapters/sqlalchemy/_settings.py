@@ -9,7 +9,7 @@ from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
-from .._options import argument, by_argument, by_default, driver_default, is_default
+from .._options import UNSET, argument, by_argument, by_default, driver_default, is_default
 
 __all__ = (
     "MAX_OVERFLOW",
@@ -22,14 +22,6 @@ __all__ = (
     "queue_sizes",
     "settle",
 )
-
-
-class _Unset:
-    def __repr__(self) -> str:
-        return "<not given>"
-
-
-UNSET: Any = _Unset()
 
 
 POOL_SIZE: int = driver_default(5)

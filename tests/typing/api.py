@@ -15,9 +15,10 @@ from fastapi import FastAPI
 from flask import Flask
 from starlette.applications import Starlette
 from starlette.routing import Route
-from typing_extensions import assert_type
+from typing_extensions import Unpack, assert_type
 
 import poolkit
+import poolkit_adapters.asyncpg
 import poolkit_adapters.dbapi
 import poolkit_adapters.httpcore
 import poolkit_adapters.httpx
@@ -232,6 +233,39 @@ def errors() -> None:
     del kind
 
 
+def passed_on(name: str, **settings: Unpack[poolkit.PoolSettings]) -> poolkit.Pool[Socket]:
+    """A function of an application that takes the settings of a pool."""
+    return poolkit.Pool(SyncDriver(), name=name, **settings)
+
+
+def cluster_passed_on(**settings: Unpack[cluster.ClusterSettings]) -> cluster.Cluster[Socket]:
+    return cluster.Cluster(lambda node: SyncDriver(), ["a:1"], **settings)
+
+
+def misspelt_or_mistyped() -> None:
+    """Each of these is an error for the checkers: without one, its comment is reported as unnecessary."""
+    import sqlite3
+
+    passed_on("a", max_wating=1)  # type: ignore[call-arg]
+    passed_on("a", max_waiting="1")  # type: ignore[arg-type]
+    cluster_passed_on(wait_for_nodes=1)  # type: ignore[call-arg]
+    poolkit.AsyncPool(AsyncDriver(), order="newest")  # type: ignore[arg-type]
+    poolkit.PoolConfig().replace(max_sise=3)  # type: ignore[call-arg]
+    passed_on("a").reconfigure(max_sise=3)  # type: ignore[call-arg]
+    poolkit.load("orders-db", max_sise=3)  # type: ignore[call-arg]
+    poolkit_adapters.httpx.Client(max_sise=3)  # type: ignore[call-arg]
+    poolkit_adapters.httpx.AsyncClient(http2="yes")  # type: ignore[arg-type]
+    poolkit_adapters.httpx2.PoolkitTransport(max_sise=3)  # type: ignore[call-arg]
+    poolkit_adapters.httpx.PoolkitClusterTransport(["a:1"], wait_for_nodes=1)  # type: ignore[call-arg]
+    poolkit_adapters.httpcore.AsyncPoolkitConnectionPool(max_sise=3)  # type: ignore[call-arg]
+    poolkit_adapters.psycopg.PoolkitConnectionPool("", open=False, max_sise=3)  # type: ignore[call-arg]
+    poolkit_adapters.psycopg.AsyncPoolkitNullConnectionPool("", leak_afte=3)  # type: ignore[call-arg]
+    poolkit_adapters.psycopg.PoolkitCluster(["a:1"], wait_for_nodes=1)  # type: ignore[call-arg]
+    poolkit_adapters.asyncpg.create_pool("", max_wating=3)  # type: ignore[call-arg]
+    poolkit_adapters.asyncpg.PoolkitPool(statement_cache_size="3")  # type: ignore[arg-type]
+    poolkit_adapters.dbapi.PooledDatabase(sqlite3, leak_after="3")  # type: ignore[arg-type]
+
+
 class Greenlets:
     """A way of its own to wait."""
 
@@ -435,7 +469,8 @@ def adapters() -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    create_engine("sqlite://", poolclass=poolkit_adapters.sqlalchemy.PoolkitPool)
+    engine = create_engine("sqlite://", poolclass=poolkit_adapters.sqlalchemy.PoolkitPool)
+    assert_type(poolkit_adapters.sqlalchemy.pool_of(engine), poolkit.Pool[Any])
     create_async_engine("sqlite+aiosqlite://", poolclass=poolkit_adapters.sqlalchemy.AsyncPoolkitPool)
     poolkit_adapters.redis.PoolkitConnectionPool.from_url("redis://localhost")
     poolkit_adapters.redis.AsyncPoolkitConnectionPool.from_url("redis://localhost")
@@ -449,7 +484,9 @@ def adapters() -> None:
     poolkit_adapters.httpcore.PoolkitConnectionPool(http2=True)
     poolkit_adapters.httpcore.AsyncPoolkitConnectionPool(max_connections=3)
     poolkit_adapters.psycopg.PoolkitConnectionPool("dbname=shop", open=False)
-    poolkit_adapters.psycopg.AsyncPoolkitConnectionPool("dbname=shop", open=False)
+    pool = poolkit_adapters.psycopg.AsyncPoolkitConnectionPool("dbname=shop", open=False, leak_after=30)
+    assert_type(pool.poolkit.stats(), poolkit.PoolStats)
+    assert_type(poolkit_adapters.asyncpg.create_pool("", leak_after=30).poolkit.stats(), poolkit.PoolStats)
     assert_type(poolkit_adapters.dbapi.PooledDatabase(sqlite3, ":memory:").stats(), poolkit.PoolStats)
 
 

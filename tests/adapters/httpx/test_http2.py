@@ -123,7 +123,8 @@ async def test_28_after_a_goaway_served_streams_complete_and_others_are_replayed
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator '(httpx|poolkit_adapters):ResourceWarning")  # trio's, of the body broken off
+# trio's, of the body broken off
+@pytest.mark.filterwarnings("ignore:Async generator '(httpx|poolkit_adapters):ResourceWarning")
 async def test_28_a_goaway_during_a_request_that_it_does_not_cover(h2_server: Make, certificates: Certificates) -> None:
     """Between the headers and the body of stream 5 the server says that it serves none beyond 3: sent again."""
     server = h2_server(10)
@@ -332,7 +333,8 @@ async def test_a_cancelled_request_ends_its_stream_and_not_its_connection(
 
 
 @pytest.mark.anyio
-@pytest.mark.filterwarnings("ignore:Async generator '(httpx|poolkit_adapters):ResourceWarning")  # trio's, of the bodies broken off
+# trio's, of the bodies broken off
+@pytest.mark.filterwarnings("ignore:Async generator '(httpx|poolkit_adapters):ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Async generator 'httpcore:ResourceWarning")
 async def test_a_body_that_is_not_read_to_its_end_ends_its_stream_and_not_its_connection(
     https_server: HTTPServer, certificates: Certificates
