@@ -32,12 +32,21 @@ from poolkit_adapters.redis._group import CLUSTER_ERRORS as REDIS
 from poolkit_adapters.sqlalchemy._cluster import CLUSTER_ERRORS as SQLALCHEMY
 
 URLLIB3 = importlib.util.find_spec("urllib3") is not None and importlib.util.find_spec("requests") is not None
+try:
+    import valkey
+
+    from poolkit_adapters.valkey._group import CLUSTER_ERRORS as VALKEY
+except ImportError:  # the page is left as it is
+    valkey = None
+
 PAGES = Path(__file__).resolve().parent / "adapters"
 PUBLIC = {
     "poolkit": poolkit, "poolkit.cluster": poolkit.cluster, "httpx": httpx, "httpcore": httpcore, "redis": redis,
     "psycopg_pool": psycopg_pool, "psycopg": psycopg, "sqlalchemy.exc": exc, "module": sqlite3,
     "asyncpg": asyncpg,
 }  # fmt: skip
+if valkey is not None:
+    PUBLIC |= {"valkey": valkey, "valkey.exceptions": valkey.exceptions}
 
 
 if URLLIB3:
@@ -67,6 +76,7 @@ def generated() -> dict[str, str]:
     found = {
         "httpx": f"{table(HTTPX)}\n\nFor users of httpcore itself (`poolkit_adapters.httpcore`):\n\n{table(HTTPCORE)}",
         "redis": table(REDIS),
+        **({} if valkey is None else {"valkey": table(VALKEY)}),
         "psycopg": table(PSYCOPG),
         "asyncpg": table(ASYNCPG),
         "sqlalchemy": table(SQLALCHEMY),

@@ -5,6 +5,7 @@ module                                 replaces
 =====================================  ==================================================================
 ``poolkit_adapters.sqlalchemy``        ``QueuePool``, ``AsyncAdaptedQueuePool`` (``poolclass=``)
 ``poolkit_adapters.redis``             ``redis.BlockingConnectionPool`` and its asyncio twin
+``poolkit_adapters.valkey``            ``valkey.BlockingConnectionPool`` and its asyncio twin
 ``poolkit_adapters.httpcore``          ``httpcore.ConnectionPool``, ``AsyncConnectionPool``
 ``poolkit_adapters.httpx``             ``httpx.Client``, ``AsyncClient``, ``HTTPTransport``, ...
 ``poolkit_adapters.httpcore2``         ``httpcore2.ConnectionPool``, ``AsyncConnectionPool``
@@ -16,6 +17,6 @@ module                                 replaces
 ``poolkit_adapters.dbapi``             any PEP 249 module
 =====================================  ==================================================================
 
-For several servers: ``PoolkitCluster`` (sqlalchemy, psycopg), ``PoolkitServerGroup`` (redis),
+For several servers: ``PoolkitCluster`` (sqlalchemy, psycopg), ``PoolkitServerGroup`` (redis, valkey),
 ``PoolkitClusterTransport`` (httpx, httpx2), and their asynchronous twins.
 """

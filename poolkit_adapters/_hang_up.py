@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ("Connecting", "finish", "hang_up", "is_socket")
 
 _SOCKET = socket.socket
-_IN_PYTHON = {"mysql", "pg8000", "pymysql", "redis"}
+_IN_PYTHON = {"mysql", "pg8000", "pymysql", "redis", "valkey"}
 """Packages of drivers whose limits are limits of each read."""
 
 

@@ -37,7 +37,7 @@ if sys.version_info < (3, 11):
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Collect the tests of httpx and httpcore once more, for httpx2 and httpcore2."""
+    """Collect the tests of a library once more, for the one that has the same adapter."""
     return both_libraries.collect(file_path, parent)
 
 

@@ -153,6 +153,7 @@ def test_adapters_import_only_public_names_and_never_each_other() -> None:
     drivers = {
         "sqlalchemy",
         "redis",
+        "valkey",
         "httpcore",
         "httpcore2",
         "httpx",

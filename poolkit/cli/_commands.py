@@ -113,6 +113,7 @@ def size(
         [
             "sqlalchemy",
             "redis",
+            "valkey",
             "httpx",
             "httpcore",
             "httpx2",

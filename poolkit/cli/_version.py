@@ -11,8 +11,8 @@ from poolkit import __version__
 __all__ = ("as_text", "versions")
 
 _DRIVERS = (
-    "sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore", "httpx2", "httpcore2", "urllib3",
-    "requests", "trio",
+    "sqlalchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "valkey", "httpx", "httpcore", "httpx2", "httpcore2",
+    "urllib3", "requests", "trio",
 )  # fmt: skip
 
 

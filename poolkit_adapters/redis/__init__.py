@@ -6,39 +6,60 @@ replace ``ConnectionPool``::
     client = redis.Redis(connection_pool=PoolkitConnectionPool.from_url("redis://localhost"))
 
 With Sentinel: ``sentinel.master_for("main", connection_pool_class=PoolkitSentinelConnectionPool)``.
+
+The errors have the names of poolkit's and are redis-py's too. Their former names (``RedisAcquireTimeout``) mean the
+same classes.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
-from poolkit_adapters.redis._errors import (
-    RedisAcquireTimeout,
-    RedisCircuitOpen,
-    RedisConnectFailed,
-    RedisConnectTimeout,
-    RedisLeaseCut,
-    RedisLeaseOverdue,
-    RedisNotLeased,
-    RedisPoolBusy,
-    RedisPoolClosed,
-    RedisPoolSuspended,
-    RedisServerUnavailable,
-    RedisUsageError,
-    RedisWrongLoop,
+from ._async import AsyncPoolkitConnectionPool
+from ._errors import (
+    AcquireTimeout,
+    CircuitOpen,
+    ConnectFailed,
+    ConnectTimeout,
+    LeaseCut,
+    LeaseOverdue,
+    NotLeased,
+    PoolBusy,
+    PoolClosed,
+    PoolSuspended,
+    ServerUnavailable,
+    UsageError,
+    WrongLoop,
 )
-from poolkit_adapters.redis._sentinel import AsyncPoolkitSentinelConnectionPool, PoolkitSentinelConnectionPool
-from poolkit_adapters.redis._sync import PoolkitConnectionPool
+from ._sentinel import AsyncPoolkitSentinelConnectionPool, PoolkitSentinelConnectionPool
+from ._sync import PoolkitConnectionPool
 
 if TYPE_CHECKING:
-    from ._group import AsyncPoolkitServerGroup, PoolkitServerGroup, RedisNoServerAvailable, role_of, role_of_async
+    from ._group import AsyncPoolkitServerGroup, NoServerAvailable, PoolkitServerGroup, role_of, role_of_async
+
+    RedisNoServerAvailable = NoServerAvailable
+
+RedisAcquireTimeout = AcquireTimeout
+RedisCircuitOpen = CircuitOpen
+RedisConnectFailed = ConnectFailed
+RedisConnectTimeout = ConnectTimeout
+RedisLeaseCut = LeaseCut
+RedisLeaseOverdue = LeaseOverdue
+RedisNotLeased = NotLeased
+RedisPoolBusy = PoolBusy
+RedisPoolClosed = PoolClosed
+RedisPoolSuspended = PoolSuspended
+RedisServerUnavailable = ServerUnavailable
+RedisUsageError = UsageError
+RedisWrongLoop = WrongLoop
 
 
 def __getattr__(name: str) -> Any:
     """Import the names for several servers on first use: most programs have one server and need none of them."""
-    if name in ("AsyncPoolkitServerGroup", "PoolkitServerGroup", "RedisNoServerAvailable", "role_of", "role_of_async"):
+    if name in ("AsyncPoolkitServerGroup", "NoServerAvailable", "PoolkitServerGroup", "role_of", "role_of_async"):
         from . import _group
 
         return getattr(_group, name)
+    if name == "RedisNoServerAvailable":
+        return __getattr__("NoServerAvailable")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -51,18 +72,18 @@ __all__ = (
     "AsyncPoolkitServerGroup",
     "role_of",
     "role_of_async",
-    "RedisAcquireTimeout",
-    "RedisCircuitOpen",
-    "RedisNoServerAvailable",
-    "RedisConnectFailed",
-    "RedisConnectTimeout",
-    "RedisLeaseCut",
-    "RedisLeaseOverdue",
-    "RedisNotLeased",
-    "RedisPoolBusy",
-    "RedisPoolClosed",
-    "RedisPoolSuspended",
-    "RedisServerUnavailable",
-    "RedisUsageError",
-    "RedisWrongLoop",
+    "AcquireTimeout",
+    "CircuitOpen",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "LeaseCut",
+    "LeaseOverdue",
+    "NoServerAvailable",
+    "NotLeased",
+    "PoolBusy",
+    "PoolClosed",
+    "PoolSuspended",
+    "ServerUnavailable",
+    "UsageError",
+    "WrongLoop",
 )

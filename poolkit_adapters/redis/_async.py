@@ -10,11 +10,12 @@ from typing import Any
 
 from poolkit import AsyncPool
 from poolkit.errors import NotLeased, PoolError
-from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._base import PoolBase
-from poolkit_adapters.redis._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now
-from poolkit_adapters.redis._connectors import TaskConnector
-from poolkit_adapters.redis._driver import (
+
+from . import _errors
+from ._base import PoolBase
+from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now
+from ._connectors import TaskConnector
+from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
     AsyncConnection,
     AsyncConnectionPool,
@@ -25,11 +26,10 @@ from poolkit_adapters.redis._driver import (
     async_record_wait,
     async_waits_recorded,
 )
-from poolkit_adapters.redis._handshake import async_connect_limit
-from poolkit_adapters.redis._settings import (
-    warn_arguments,
-)
-from poolkit_adapters.redis._shared import check_limit, time_left
+from ._handshake import async_connect_limit
+from ._other_library import refuse_other_client
+from ._settings import warn_arguments
+from ._shared import check_limit, time_left
 
 __all__ = ("AsyncPoolkitConnectionPool", "cleaned")
 
@@ -128,11 +128,15 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Return an open connection with no unread data. Give it back with :meth:`release`.
 
-        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) if none becomes free within ``timeout``
+        Raises :class:`AcquireTimeout` (a ``redis.MaxConnectionsError``) if none becomes free within ``timeout``
         seconds, and redis-py's errors, with poolkit's types added, if it cannot connect.
         """
-        if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
-            warn_arguments()
+        if GET_CONNECTION_ARGS_DEPRECATED:
+            if command_name is not None or keys or options:
+                refuse_other_client()
+                warn_arguments()
+        elif command_name is None:
+            refuse_other_client()
         started, recorded = time.monotonic(), async_waits_recorded()
         try:
             connection = await self._engine.acquire()  # type: ignore[union-attr]
@@ -225,7 +229,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             if self._former.take(connection):
                 disconnect_now(connection)
                 return
-            raise _errors.RedisNotLeased(
+            raise _errors.NotLeased(
                 f"{self.poolkit.name}: release() of a connection that is not in use: it belongs to another pool, or "
                 "was released already"
             )
@@ -262,8 +266,8 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         return stats.idle > 0 or limit is None or stats.size < limit
 
     def get_available_connection(self) -> Any:
-        """Raise :class:`RedisUsageError`: this pool hands out connected connections only, which needs ``await``."""
-        raise _errors.RedisUsageError(
+        """Raise :class:`UsageError`: this pool hands out connected connections only, which needs ``await``."""
+        raise _errors.UsageError(
             "get_available_connection() is not supported: poolkit hands out connected connections only; use "
             "'await get_connection()'"
         )

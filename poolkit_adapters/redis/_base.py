@@ -9,11 +9,13 @@ from typing import Any, Generic, TypeVar
 from poolkit import PoolConfig
 from poolkit.events import Listener
 from poolkit.settings import layer, layer_of
-from poolkit_adapters._options import driver_default, is_default, split_options
-from poolkit_adapters.redis._connection_watch import USED, State
-from poolkit_adapters.redis._driver import EventDispatcher, metering, record_count
-from poolkit_adapters.redis._settings import DEFAULT_LIMIT, DEFAULT_TIMEOUT, from_text, plan, settle_connect_timeout
-from poolkit_adapters.redis._shared import Former, Shared
+
+from .._options import driver_default, is_default, split_options
+from ._connection_watch import USED, State
+from ._driver import EventDispatcher, metering, record_count
+from ._other_library import check_connection_class
+from ._settings import DEFAULT_LIMIT, DEFAULT_TIMEOUT, from_text, plan, settle_connect_timeout
+from ._shared import Former, Shared
 
 __all__ = ("PoolBase",)
 
@@ -32,6 +34,8 @@ class PoolBase(Generic[E, G]):
     _re_auth_listener: Any = None
     """redis-py's own listener for that event, which only re-authenticates."""
 
+    cache: Any = None
+    """redis-py's client-side cache of a synchronous pool."""
     connection_kwargs: dict[str, Any]
     reset: Any
     _event_dispatcher: Any
@@ -54,6 +58,7 @@ class PoolBase(Generic[E, G]):
         **connection_kwargs: Any,
     ) -> None:
         connection_class = self._connection_class if connection_class is None else connection_class
+        check_connection_class(connection_class)
         queue_class = self._queue_class if queue_class is None else queue_class
         settings, driver = split_options(connection_kwargs)
         settings = from_text(settings)

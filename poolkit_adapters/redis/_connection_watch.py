@@ -18,18 +18,21 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from poolkit_adapters.redis._driver import (
-    HIREDIS_PUSH,
+from ._driver import (
     MARKS_FOR_RECONNECT,
     NO_WAIT,
     Abstract,
     AsyncAbstract,
+    AsyncNativeParser,
     CacheProxy,
+    NativeParser,
+    NativePush,
     async_connection,
     exceptions,
+    native_holds,
     parsers,
 )
-from poolkit_adapters.redis._footprint import Footprint
+from ._footprint import Footprint
 
 __all__ = ("IDLE", "USED", "AsyncConnectionWatch", "ConnectionWatch", "State", "disconnect_now")
 
@@ -66,7 +69,7 @@ class ConnectionWatch:
         "_buffered",
         "_fileno",
         "_footprint",
-        "_hiredis",
+        "_holds",
         "_kind",
         "_look_lock",
         "_number",
@@ -98,7 +101,8 @@ class ConnectionWatch:
         self._pending: Callable[[], int] | None = None  # TLS only: number of bytes decrypted but unread
         self._poll: Callable[[int], Any] | None = None
         self._kind: type | None = None  # type of the last parser seen
-        self._buffered = self._hiredis = False
+        self._buffered = False
+        self._holds: Callable[[Any], bool] | None = None  # of a parser written in C
         self._footprint: Footprint | None = None
         packer = getattr(self.inner, "_command_packer", None) if self.inspectable else None
         if packer is not None:
@@ -189,15 +193,15 @@ class ConnectionWatch:
         Return None if nothing has arrived, and False for a reply or a part of one.
         """
         parser: Any = inner._parser
-        if isinstance(parser, parsers._HiredisParser):
+        if isinstance(parser, NativeParser):
             reader = parser._reader
-            if not reader.has_data() and not parser.read_from_socket(timeout=0, raise_on_timeout=False):
+            if not native_holds(parser) and not parser.read_from_socket(timeout=0, raise_on_timeout=False):
                 return None
             handle = getattr(parser, "handle_push_response", None)
-            if handle is None or HIREDIS_PUSH is None:
+            if handle is None or NativePush is None:
                 return False
             message = reader.gets()
-            if not isinstance(message, HIREDIS_PUSH):
+            if not isinstance(message, NativePush):
                 return False
             handle(message)
             return True
@@ -240,7 +244,7 @@ class ConnectionWatch:
         if kind is not self._kind:
             self._kind = kind
             self._buffered = issubclass(kind, (parsers._RESP2Parser, parsers._RESP3Parser))
-            self._hiredis = issubclass(kind, parsers._HiredisParser)
+            self._holds = native_holds if issubclass(kind, NativeParser) else None
         try:
             if self._buffered:
                 raw = parser._buffer._buffer
@@ -248,7 +252,8 @@ class ConnectionWatch:
                     return False
                 raw.seek(-1, 1)
                 return True
-            return self._hiredis and bool(parser._reader.has_data())
+            holds = self._holds
+            return holds is not None and holds(parser)
         except (AttributeError, ValueError):  # another thread is disconnecting the connection
             return True
 
@@ -258,7 +263,7 @@ class AsyncConnectionWatch:
 
     __slots__ = (
         "_footprint",
-        "_hiredis",
+        "_holds",
         "_kind",
         "_poll",
         "_writer",
@@ -291,7 +296,7 @@ class AsyncConnectionWatch:
         self._writer: Any = None
         self._poll: Callable[[int], Any] | None = None
         self._kind: type | None = None  # type of the last parser seen
-        self._hiredis = False
+        self._holds: Callable[[Any], bool] | None = None  # of a parser written in C
         self._footprint: Footprint | None = None
         if self.inspectable:
             ref = weakref.ref(connection)  # avoids a cycle: an abandoned connection is freed with its last reference
@@ -343,9 +348,9 @@ class AsyncConnectionWatch:
         parser: Any = self.connection._parser
         kind = type(parser)
         if kind is not self._kind:
-            self._kind, self._hiredis = kind, issubclass(kind, parsers._AsyncHiredisParser)
-        if self._hiredis:
-            return bool(parser._reader.has_data())
+            self._kind, self._holds = kind, native_holds if issubclass(kind, AsyncNativeParser) else None
+        if self._holds is not None:
+            return self._holds(parser)
         # _chunks: the beginning of a message whose reader has stopped waiting
         return bool(getattr(parser, "_buffer", b"") or getattr(parser, "_chunks", ()))
 
@@ -386,14 +391,14 @@ class AsyncConnectionWatch:
         connection = self.connection
         parser: Any = connection._parser
         reader = connection._reader
-        if isinstance(parser, parsers._AsyncHiredisParser):
+        if isinstance(parser, AsyncNativeParser):
             handle = getattr(parser, "handle_push_response", None)
-            if handle is None or HIREDIS_PUSH is None:
+            if handle is None or NativePush is None:
                 return False
-            if not parser._reader.has_data():
+            if not native_holds(parser):
                 await parser.read_from_socket()  # returns at once, because data has arrived
             message = parser._reader.gets()
-            if not isinstance(message, HIREDIS_PUSH):
+            if not isinstance(message, NativePush):
                 return False
             await handle(message)
             return True

@@ -10,12 +10,13 @@ import weakref
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, Verdict
-from poolkit_adapters._errors import release_locals
-from poolkit_adapters._hang_up import is_socket
-from poolkit_adapters._time_limits import Watch
-from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
-from poolkit_adapters.redis._driver import metering
+
+from .._errors import release_locals
+from .._hang_up import is_socket
+from .._time_limits import Watch
+from . import _errors
+from ._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
+from ._driver import PACKAGE, metering
 
 __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 
@@ -25,10 +26,10 @@ _checks = Watch()
 class SyncConnector(Connector[Any]):
     """The connector of :class:`PoolkitConnectionPool`."""
 
-    packages = ("redis",)  # frames of this package are skipped when the place of a caller is reported
+    packages = (PACKAGE,)  # frames of this package are skipped when the place of a caller is reported
     reports_errors = True  # as redis-py's own pools do
     close_in_caller = True  # closing a socket does not block
-    overdue_error = _errors.RedisLeaseOverdue
+    overdue_error = _errors.LeaseOverdue
     own_metrics = staticmethod(metering)  # redis-py reports its connections itself, and they must not count twice
 
     def __init__(self, pool: Any) -> None:
@@ -38,7 +39,7 @@ class SyncConnector(Connector[Any]):
     def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise _errors.RedisPoolClosed("cannot open a connection: its pool no longer exists")
+            raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
         try:
             return pool._open(timeout)
         except BaseException as error:
@@ -85,10 +86,10 @@ class SyncConnector(Connector[Any]):
 class TaskConnector(AsyncConnector[Any]):
     """The connector of :class:`AsyncPoolkitConnectionPool`."""
 
-    packages = ("redis",)
+    packages = (PACKAGE,)
     reports_errors = True  # as redis-py's own pools do
     bounds_connects = True  # each attempt has its own limits, and "retry" says how many there are
-    overdue_error = _errors.RedisLeaseOverdue
+    overdue_error = _errors.LeaseOverdue
     own_metrics = staticmethod(metering)
 
     def __init__(self, pool: Any) -> None:
@@ -98,7 +99,7 @@ class TaskConnector(AsyncConnector[Any]):
     async def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
-            raise _errors.RedisPoolClosed("cannot open a connection: its pool no longer exists")
+            raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
         try:
             return await pool._open()
         except BaseException as error:

@@ -1,54 +1,90 @@
-"""The parts of redis-py 5.1 to 8.x that the adapter uses. A name that this version of redis-py lacks is None."""
+"""The parts of redis-py 5.1 to 8.x that the adapter uses. A name that this version of redis-py lacks is None.
+
+``poolkit_adapters.valkey`` has the same modules as this package, except for this one.
+"""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-from poolkit_adapters._errors import missing_extra
+from .._errors import missing_extra
 
 try:
     import redis
     import redis._parsers as _parsers
     import redis.asyncio.connection as _async_connection
+    import redis.asyncio.retry as _async_retry
+    import redis.asyncio.sentinel as _async_sentinel
+    import redis.backoff as _backoff
     import redis.connection as _sync_connection
     import redis.exceptions as exceptions
+    import redis.retry as _retry
+    import redis.sentinel as _sentinel
 except ImportError as error:
     raise missing_extra("poolkit_adapters.redis", "redis-py 5.1 or newer", "redis") from error
 
 __all__ = (
     "Abstract",
     "AsyncAbstract",
+    "AsyncClient",
     "AsyncConnection",
     "AsyncConnectionPool",
-    "AsyncReleasedEvent",
+    "AsyncNativeParser",
     "AsyncReAuthListener",
+    "AsyncReleasedEvent",
+    "AsyncRetry",
+    "AsyncSentinelConnectionPool",
     "AsyncTLS",
+    "AsyncTLSContext",
+    "CLUSTER",
     "CacheProxy",
+    "Client",
     "Connection",
     "ConnectionPool",
+    "DRIVER",
+    "DriverError",
     "EventDispatcher",
     "GET_CONNECTION_ARGS_DEPRECATED",
-    "HIREDIS_PUSH",
     "MARKS_FOR_RECONNECT",
     "NO_WAIT",
+    "NativeParser",
+    "NativePush",
+    "NoBackoff",
+    "OTHER",
+    "PACKAGE",
     "ReAuthListener",
     "ReleasedEvent",
+    "Retry",
+    "SentinelConnectionPool",
     "SyncTLS",
     "async_connection",
+    "async_driver",
     "async_record_created",
     "async_record_wait",
     "async_waits_recorded",
     "driver_info",
     "exceptions",
     "metering",
+    "native_holds",
     "parsers",
     "record_count",
     "record_created",
     "record_wait",
+    "shared_cache",
+    "sync_driver",
     "version",
     "waits_recorded",
 )
+
+
+DRIVER = "redis-py"
+"""The name of the library in messages and in the sources of settings."""
+PACKAGE = "redis"
+CLUSTER = "redis.cluster"
+"""The module of ``RedisCluster``."""
+OTHER = "valkey"
+"""The package of the other library, whose clients and connections a pool of this one does not serve."""
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -61,6 +97,11 @@ parsers: Any = _parsers
 sync_connection: Any = _sync_connection
 async_connection: Any = _async_connection
 
+sync_driver: Any = redis
+async_driver: Any = redis.asyncio
+DriverError = exceptions.RedisError
+"""The base class of the driver's errors."""
+
 # The stock classes as they are when this module is imported: an instrumentation may replace them in redis-py later.
 ConnectionPool: Any = sync_connection.ConnectionPool
 Connection: Any = sync_connection.Connection
@@ -71,6 +112,14 @@ AsyncConnection: Any = async_connection.Connection
 AsyncAbstract: Any = async_connection.AbstractConnection
 SyncTLS: Any = sync_connection.SSLConnection
 AsyncTLS: Any = async_connection.SSLConnection
+AsyncTLSContext: Any = async_connection.RedisSSLContext
+SentinelConnectionPool: Any = _sentinel.SentinelConnectionPool
+AsyncSentinelConnectionPool: Any = _async_sentinel.SentinelConnectionPool
+Client: Any = redis.Redis
+AsyncClient: Any = redis.asyncio.Redis
+Retry: Any = _retry.Retry
+AsyncRetry: Any = _async_retry.Retry
+NoBackoff: Any = _backoff.NoBackoff
 
 GET_CONNECTION_ARGS_DEPRECATED = version >= (5, 3)
 """Whether ``get_connection(command_name)`` is deprecated; redis-py's own clients still call it so before 5.3."""
@@ -106,14 +155,28 @@ except ImportError:  # before 7.2
 else:
     driver_info = _driver_info.DriverInfo
 
-HIREDIS_PUSH: Any = None
-"""The type of a push message that hiredis returns; None: push messages cannot be distinguished from replies."""
+NativeParser: Any = _parsers._HiredisParser
+AsyncNativeParser: Any = _parsers._AsyncHiredisParser
+"""The parsers written in C."""
+NativePush: Any = None
+"""The type of a push message that they return; None: push messages cannot be distinguished from replies."""
 try:
     import hiredis as _hiredis
 except ImportError:
     pass
 else:
-    HIREDIS_PUSH = getattr(_hiredis, "PushNotification", None)
+    NativePush = getattr(_hiredis, "PushNotification", None)
+
+
+def native_holds(parser: Any) -> bool:
+    """Return whether a parser written in C holds bytes, or a message, that nobody has read."""
+    return parser._reader.has_data()  # type: ignore[no-any-return]
+
+
+def shared_cache(pool: Any) -> Any:
+    """Return the client-side cache that all connections of a synchronous pool share, or None."""
+    return pool.cache
+
 
 _recorder: Any = None
 _names: Any = None

@@ -5,43 +5,29 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from poolkit import errors
 from poolkit.connector import Verdict, default_classify
-from poolkit.errors import (
-    AcquireTimeout,
-    CircuitOpen,
-    ConnectFailed,
-    ConnectTimeout,
-    LeaseOverdue,
-    NotLeased,
-    PoolBusy,
-    PoolClosed,
-    PoolError,
-    PoolSuspended,
-    ServerUnavailable,
-    UsageError,
-    WrongLoop,
-    remembered,
-    said,
-)
-from poolkit_adapters._errors import BAD_SETTING, MISSING, Row, Table
-from poolkit_adapters.redis._driver import exceptions
+from poolkit.errors import PoolError, remembered, said
+
+from .._errors import BAD_SETTING, MISSING, Row, Table
+from ._driver import DRIVER, DriverError, exceptions
 
 __all__ = (
     "ERRORS",
     "NETWORK_ERRORS",
-    "RedisAcquireTimeout",
-    "RedisCircuitOpen",
-    "RedisConnectFailed",
-    "RedisConnectTimeout",
-    "RedisLeaseCut",
-    "RedisLeaseOverdue",
-    "RedisNotLeased",
-    "RedisPoolBusy",
-    "RedisPoolClosed",
-    "RedisPoolSuspended",
-    "RedisServerUnavailable",
-    "RedisUsageError",
-    "RedisWrongLoop",
+    "AcquireTimeout",
+    "CircuitOpen",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "LeaseCut",
+    "LeaseOverdue",
+    "NotLeased",
+    "PoolBusy",
+    "PoolClosed",
+    "PoolSuspended",
+    "ServerUnavailable",
+    "UsageError",
+    "WrongLoop",
     "classify",
     "connect_error",
     "lease_cut",
@@ -51,7 +37,7 @@ __all__ = (
 )
 
 
-class RedisAcquireTimeout(AcquireTimeout, exceptions.MaxConnectionsError):
+class AcquireTimeout(errors.AcquireTimeout, exceptions.MaxConnectionsError):
     """No connection became free within ``timeout`` seconds.
 
     A ``MaxConnectionsError``, which ``RedisCluster`` does not take for a dead node. A plain ``ConnectionError`` would
@@ -62,41 +48,41 @@ class RedisAcquireTimeout(AcquireTimeout, exceptions.MaxConnectionsError):
         exceptions.MaxConnectionsError.__init__(self, *args)  # by name: OSError.__init__ ends the super() chain
 
 
-class RedisPoolBusy(PoolBusy, exceptions.MaxConnectionsError):
+class PoolBusy(errors.PoolBusy, exceptions.MaxConnectionsError):
     """``max_waiting`` callers are already waiting."""
 
 
-class RedisServerUnavailable(ServerUnavailable, exceptions.ConnectionError):
+class ServerUnavailable(errors.ServerUnavailable, exceptions.ConnectionError):
     """``timeout`` expired while no connection could be opened."""
 
     def __init__(self, *args: Any) -> None:
         exceptions.ConnectionError.__init__(self, *args)  # by name: OSError.__init__ ends the super() chain
 
 
-class RedisConnectFailed(ConnectFailed, exceptions.ConnectionError):
+class ConnectFailed(errors.ConnectFailed, exceptions.ConnectionError):
     """A connection could not be opened; ``__cause__`` is redis-py's error."""
 
 
-class RedisConnectTimeout(ConnectTimeout, exceptions.TimeoutError):
+class ConnectTimeout(errors.ConnectTimeout, exceptions.TimeoutError):
     """``socket_connect_timeout`` (or ``socket_timeout`` during the handshake) expired."""
 
     def __init__(self, *args: Any) -> None:
         exceptions.TimeoutError.__init__(self, *args)  # by name: OSError.__init__ ends the super() chain
 
 
-class RedisCircuitOpen(CircuitOpen, exceptions.ConnectionError):
+class CircuitOpen(errors.CircuitOpen, exceptions.ConnectionError):
     """The circuit breaker is open."""
 
 
-class RedisPoolClosed(PoolClosed, exceptions.ConnectionError):
+class PoolClosed(errors.PoolClosed, exceptions.ConnectionError):
     """The pool's engine was drained or closed."""
 
 
-class RedisPoolSuspended(PoolSuspended, exceptions.ConnectionError):
+class PoolSuspended(errors.PoolSuspended, exceptions.ConnectionError):
     """The pool was suspended with ``fail_fast=True``."""
 
 
-class RedisLeaseCut(NotLeased, exceptions.ConnectionError):
+class LeaseCut(errors.NotLeased, exceptions.ConnectionError):
     """The connection was used after its pool had closed it during its lease."""
 
     def __init__(self, *args: Any) -> None:
@@ -106,62 +92,64 @@ class RedisLeaseCut(NotLeased, exceptions.ConnectionError):
 # Errors for wrong calls are no ConnectionError: redis-py would retry the call.
 
 
-class RedisUsageError(UsageError, exceptions.RedisError):
+class UsageError(errors.UsageError, DriverError):
     """A call that is wrong in this situation. The pool is not affected."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
+        DriverError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
-class RedisWrongLoop(WrongLoop, exceptions.RedisError):
+class WrongLoop(errors.WrongLoop, DriverError):
     """The pool was used from another event loop than the one that it belongs to."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
+        DriverError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
-class RedisLeaseOverdue(LeaseOverdue, exceptions.RedisError):
+class LeaseOverdue(errors.LeaseOverdue, DriverError):
     """The connection that was just released had been in use longer than ``leak_after`` (``on_leak="raise"``)."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
+        DriverError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
 
-class RedisNotLeased(NotLeased, exceptions.RedisError, KeyError):
+class NotLeased(errors.NotLeased, DriverError, KeyError):
     """``release()`` was called with a connection that is not in use (asyncio). redis-py raises KeyError for that."""
 
     def __init__(self, *args: Any) -> None:
-        exceptions.RedisError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
+        DriverError.__init__(self, *args)  # by name: RuntimeError.__init__ ends the super() chain
 
     __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 ERRORS = Table(
-    Row("no connection became free within `timeout`", RedisAcquireTimeout,
-        (AcquireTimeout, exceptions.MaxConnectionsError)),
-    Row("`timeout` expired while no connection could be opened", RedisServerUnavailable,
-        (ServerUnavailable, exceptions.ConnectionError)),
-    Row("`max_waiting` callers are already waiting", RedisPoolBusy, (PoolBusy, exceptions.MaxConnectionsError)),
+    Row("no connection became free within `timeout`", AcquireTimeout,
+        (errors.AcquireTimeout, exceptions.MaxConnectionsError)),
+    Row("`timeout` expired while no connection could be opened", ServerUnavailable,
+        (errors.ServerUnavailable, exceptions.ConnectionError)),
+    Row("`max_waiting` callers are already waiting", PoolBusy, (errors.PoolBusy, exceptions.MaxConnectionsError)),
     Row("the server cannot be reached, or refuses the connection (TLS, unknown host, \"Too many open files\"). A more "
-        "specific error of redis-py (authentication, loading, no master) keeps its class and is also a "
+        f"specific error of {DRIVER} (authentication, loading, no master) keeps its class and is also a "
         "`poolkit.ConnectFailed`",
-        RedisConnectFailed, (ConnectFailed, exceptions.ConnectionError)),
-    Row("connecting took too long (`socket_connect_timeout`)", RedisConnectTimeout,
-        (ConnectTimeout, exceptions.TimeoutError)),
-    Row("the circuit breaker is open", RedisCircuitOpen, (CircuitOpen, exceptions.ConnectionError)),
-    Row("the pool is suspended with `fail_fast=True`", RedisPoolSuspended, (PoolSuspended, exceptions.ConnectionError)),
-    Row("the engine was drained or closed", RedisPoolClosed, (PoolClosed, exceptions.ConnectionError)),
+        ConnectFailed, (errors.ConnectFailed, exceptions.ConnectionError)),
+    Row("connecting took too long (`socket_connect_timeout`)", ConnectTimeout,
+        (errors.ConnectTimeout, exceptions.TimeoutError)),
+    Row("the circuit breaker is open", CircuitOpen, (errors.CircuitOpen, exceptions.ConnectionError)),
+    Row("the pool is suspended with `fail_fast=True`", PoolSuspended,
+        (errors.PoolSuspended, exceptions.ConnectionError)),
+    Row("the engine was drained or closed", PoolClosed, (errors.PoolClosed, exceptions.ConnectionError)),
     Row("a connection is used after the pool closed it during its lease (`on_leak=\"reclaim\"`, a fleet budget that "
-        "lost its permits, the end of a drain). A command that is waiting for its reply then gets redis-py's "
+        "lost its permits, the end of a drain). A command that is waiting for its reply then gets the driver's "
         "`ConnectionError`",
-        RedisLeaseCut, (NotLeased, exceptions.ConnectionError)),
-    Row("`release()` of a connection that is not in use (asyncio; the synchronous pool ignores it, as redis-py does)",
-        RedisNotLeased, (NotLeased, exceptions.RedisError, KeyError)),
+        LeaseCut, (errors.NotLeased, exceptions.ConnectionError)),
+    Row("`release()` of a connection that is not in use (asyncio; the synchronous pool ignores it, as the "
+        "driver's does)",
+        NotLeased, (errors.NotLeased, DriverError, KeyError)),
     Row("a connection was released later than `leak_after`, with `on_leak=\"raise\"`",
-        RedisLeaseOverdue, (LeaseOverdue, exceptions.RedisError)),
-    Row("an asynchronous pool is used from a second event loop", RedisWrongLoop, (WrongLoop, exceptions.RedisError)),
-    Row("any other wrong call (for example, no event loop is running)", RedisUsageError,
-        (UsageError, exceptions.RedisError)),
+        LeaseOverdue, (errors.LeaseOverdue, DriverError)),
+    Row("an asynchronous pool is used from a second event loop", WrongLoop, (errors.WrongLoop, DriverError)),
+    Row("any other wrong call (for example, no event loop is running)", UsageError,
+        (errors.UsageError, DriverError)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
@@ -174,7 +162,7 @@ def pool_error(error: PoolError) -> PoolError:
     If a connect has failed, each of the callers that hear of it gets a copy of the error that the connect has raised.
     """
     cause = error.__cause__
-    if type(error) in (ConnectFailed, ConnectTimeout) and isinstance(cause, ConnectFailed):
+    if type(error) in (errors.ConnectFailed, errors.ConnectTimeout) and isinstance(cause, errors.ConnectFailed):
         copy: Any = remembered(cause)
         copy.fatal = getattr(error, "fatal", False)
         return copy  # type: ignore[no-any-return]
@@ -192,13 +180,14 @@ def connect_error(error: BaseException) -> BaseException:
     if isinstance(error, PoolError) or not isinstance(error, Exception):
         return error
     if type(error) is exceptions.TimeoutError:
-        new = RedisConnectTimeout(said(error, 1000))
+        new = ConnectTimeout(said(error, 1000))
     elif type(error) is exceptions.ConnectionError:
-        new = RedisConnectFailed(said(error, 1000))
+        new = ConnectFailed(said(error, 1000))
     elif not isinstance(error, OSError):
-        return ERRORS.joined(ConnectTimeout if isinstance(error, exceptions.TimeoutError) else ConnectFailed, error)
+        late = isinstance(error, exceptions.TimeoutError)
+        return ERRORS.joined(errors.ConnectTimeout if late else errors.ConnectFailed, error)
     else:
-        kind: Any = RedisConnectTimeout if isinstance(error, TimeoutError) else RedisConnectFailed
+        kind: Any = ConnectTimeout if isinstance(error, TimeoutError) else ConnectFailed
         new = kind(said(error, 1000) or type(error).__name__)
     new.__cause__ = error
     return new  # type: ignore[no-any-return]
@@ -206,7 +195,7 @@ def connect_error(error: BaseException) -> BaseException:
 
 def lease_cut(pool: str) -> BaseException:
     """Return the error for a connection that is used after its pool closed it during its lease."""
-    return RedisLeaseCut(
+    return LeaseCut(
         f"pool {pool!r} closed this connection while it was in use (on_leak='reclaim', a budget, or the end of the "
         "pool)"
     )
@@ -217,7 +206,7 @@ def unready(connection: Any) -> BaseException:
 
     It begins with redis-py's words, which programs look for.
     """
-    return RedisConnectFailed(
+    return ConnectFailed(
         "Connection not ready: two new connections in a row were unusable: the server closed them, or sent data before "
         f"any command ({connection!r})"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from poolkit_adapters.redis._errors import NETWORK_ERRORS
+from ._errors import NETWORK_ERRORS
 
 __all__ = ("Footprint",)
 

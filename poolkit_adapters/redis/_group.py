@@ -9,12 +9,6 @@ from contextlib import AbstractContextManager
 from operator import methodcaller
 from typing import Any
 
-import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from poolkit import ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
@@ -31,31 +25,44 @@ from poolkit.cluster import (
     NoNodeAvailable,
 )
 from poolkit.settings import DEFAULT, combine, layer_of, merge
-from poolkit_adapters._cluster_options import parameters_of, split_cluster_options
-from poolkit_adapters._errors import Row
-from poolkit_adapters._time_limits import limit_role_question
-from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool, cleaned
-from poolkit_adapters.redis._connection_watch import USED
-from poolkit_adapters.redis._driver import AsyncConnectionPool, ConnectionPool, exceptions
-from poolkit_adapters.redis._sync import PoolkitConnectionPool
+
+from .._cluster_options import parameters_of, split_cluster_options
+from .._errors import Row
+from .._time_limits import limit_role_question
+from . import _errors
+from ._async import AsyncPoolkitConnectionPool, cleaned
+from ._connection_watch import USED
+from ._driver import (
+    AsyncClient,
+    AsyncConnectionPool,
+    AsyncRetry,
+    Client,
+    ConnectionPool,
+    DriverError,
+    NoBackoff,
+    Retry,
+    async_driver,
+    exceptions,
+    sync_driver,
+)
+from ._sync import PoolkitConnectionPool
 
 __all__ = (
     "AsyncPoolkitServerGroup",
     "PoolkitServerGroup",
-    "RedisNoServerAvailable",
+    "NoServerAvailable",
     "role_of",
     "role_of_async",
 )
 
 
-class RedisNoServerAvailable(NoNodeAvailable, exceptions.ConnectionError):
+class NoServerAvailable(NoNodeAvailable, exceptions.ConnectionError):
     """No server (of the requested role) is available. ``errors`` holds the last error of each server."""
 
 
 CLUSTER_ERRORS = _errors.ERRORS.with_rows(
     Row("groups: no server (of the requested role) is available; `errors` holds the last error of each server",
-        RedisNoServerAvailable, (NoNodeAvailable, exceptions.ConnectionError)),
+        NoServerAvailable, (NoNodeAvailable, exceptions.ConnectionError)),
 )  # fmt: skip
 """Every error that a group raises."""
 
@@ -79,7 +86,7 @@ async def role_of_async(connection: Any) -> str:
 def _judge(error: BaseException) -> Verdict:
     if isinstance(error, exceptions.ReadOnlyError):
         return Verdict.RETIRE
-    return _errors.classify(error) if isinstance(error, exceptions.RedisError) else Verdict.KEEP
+    return _errors.classify(error) if isinstance(error, DriverError) else Verdict.KEEP
 
 
 def _kwargs_of(node: Node, common: dict[str, Any], retry: Any) -> dict[str, Any]:
@@ -319,7 +326,7 @@ class PoolkitServerGroup(Cluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Any,
     ) -> None:
-        plan = _Plan(redis, _MemberPool, pool, connection_kwargs)
+        plan = _Plan(sync_driver, _MemberPool, pool, connection_kwargs)
         self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _Server:
@@ -334,7 +341,7 @@ class PoolkitServerGroup(Cluster[Any]):
         ``role`` is "primary", "replica", "prefer-replica" or None (any). A pipeline, a transaction and a subscription
         each stay on one server.
         """
-        return redis.Redis(connection_pool=GroupConnectionPool(self, role, **self._connection_kwargs), **kwargs)
+        return Client(connection_pool=GroupConnectionPool(self, role, **self._connection_kwargs), **kwargs)
 
     def _translated(self, error: BaseException) -> BaseException:
         return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error
@@ -354,7 +361,7 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Any,
     ) -> None:
-        plan = _Plan(redis.asyncio, _AsyncMemberPool, pool, connection_kwargs)
+        plan = _Plan(async_driver, _AsyncMemberPool, pool, connection_kwargs)
         self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _AsyncServer:
@@ -366,7 +373,7 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
     def client(self, role: str | None = None, **kwargs: Any) -> Any:
         """Return a ``redis.asyncio.Redis`` for this role. See :meth:`PoolkitServerGroup.client`."""
         pool = AsyncGroupConnectionPool(self, role, **self._connection_kwargs)
-        return redis.asyncio.Redis(connection_pool=pool, **kwargs)
+        return AsyncClient(connection_pool=pool, **kwargs)
 
     def _translated(self, error: BaseException) -> BaseException:
         return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
-from poolkit_adapters._hang_up import Connecting
-from poolkit_adapters._time_limits import Watch
-from poolkit_adapters.redis._driver import async_connection, exceptions
+from .._hang_up import Connecting
+from .._time_limits import Watch
+from ._driver import async_connection, exceptions
 
 __all__ = ("async_connect_limit", "connect_limit", "handshake_limit")
 

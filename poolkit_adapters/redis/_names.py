@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from poolkit.runtimes.names import addresses, addresses_async, is_name
-from poolkit_adapters.redis._driver import AsyncConnection, Connection, SyncTLS, async_connection, exceptions
+
+from ._driver import AsyncConnection, Connection, DriverError, SyncTLS, async_connection
 
 __all__ = ("connect_by_address",)
 
@@ -66,7 +67,7 @@ def _connect(ref: Callable[[], Any], limit: Callable[[], float | None]) -> Any:
         return sock
     try:
         return self._wrap_socket_with_ssl(sock)
-    except (OSError, exceptions.RedisError):
+    except (OSError, DriverError):
         sock.close()
         raise
 

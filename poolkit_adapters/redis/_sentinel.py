@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis.asyncio.sentinel as async_sentinel
-import redis.sentinel as sync_sentinel
-
-from poolkit_adapters._options import driver_default
-from poolkit_adapters.redis._async import AsyncPoolkitConnectionPool
-from poolkit_adapters.redis._sync import PoolkitConnectionPool
+from .._options import driver_default
+from ._async import AsyncPoolkitConnectionPool
+from ._driver import AsyncSentinelConnectionPool, SentinelConnectionPool
+from ._sync import PoolkitConnectionPool
 
 __all__ = ("AsyncPoolkitSentinelConnectionPool", "PoolkitSentinelConnectionPool")
-
-_Sentinel: Any = sync_sentinel.SentinelConnectionPool
-_AsyncSentinel: Any = async_sentinel.SentinelConnectionPool
-
 
 _UNUSED = {
     "start": ("lazy", "the sentinel is known only after the pool is created; call engine.warm_up()"),
@@ -29,7 +23,7 @@ def _arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-class PoolkitSentinelConnectionPool(_Sentinel, PoolkitConnectionPool):  # type: ignore[misc]
+class PoolkitSentinelConnectionPool(SentinelConnectionPool, PoolkitConnectionPool):  # type: ignore[misc]
     """Replaces ``redis.sentinel.SentinelConnectionPool``.
 
     ::
@@ -45,7 +39,7 @@ class PoolkitSentinelConnectionPool(_Sentinel, PoolkitConnectionPool):  # type: 
         super().__init__(service_name, sentinel_manager, **_arguments(kwargs))
 
 
-class AsyncPoolkitSentinelConnectionPool(_AsyncSentinel, AsyncPoolkitConnectionPool):  # type: ignore[misc]
+class AsyncPoolkitSentinelConnectionPool(AsyncSentinelConnectionPool, AsyncPoolkitConnectionPool):  # type: ignore[misc]
     """Replaces ``redis.asyncio.sentinel.SentinelConnectionPool``. See :class:`PoolkitSentinelConnectionPool`."""
 
     _unused = _UNUSED

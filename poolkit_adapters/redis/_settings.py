@@ -10,7 +10,8 @@ from typing import Any
 from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import Layer, combine, layer, layer_of, set_aside
-from poolkit_adapters._options import (
+
+from .._options import (
     SETTINGS,
     argument,
     by_argument,
@@ -19,6 +20,7 @@ from poolkit_adapters._options import (
     is_default,
     refuse_contradiction,
 )
+from ._driver import DRIVER, Connection
 
 __all__ = (
     "DEFAULT_LIMIT",
@@ -32,7 +34,6 @@ __all__ = (
 
 DEFAULT_LIMIT: int = driver_default(50)
 DEFAULT_TIMEOUT: float = driver_default(20)
-_DRIVER = "redis-py"
 _OWN = Source("the adapter's default", written=False)
 
 
@@ -70,7 +71,7 @@ def plan(
         "backoff": (BackoffConfig(cap=1.0), _OWN),  # a caller that comes meanwhile waits, and redis-py has no backoff
     }
     for setting, word, value in (("max_size", "max_connections", limit), ("acquire_timeout", "timeout", timeout)):
-        driver[setting] = argument(_DRIVER, word, value)
+        driver[setting] = argument(DRIVER, word, value)
         if not is_default(value):
             refuse_contradiction(word, value, setting, given)
             given.pop(setting, None)
@@ -86,14 +87,12 @@ def plan(
         given = set_aside(given, {"connect_in_caller": (True, reason)}, "timeout=0", origin="required by")
     if connect_timeout is not None:
         given["connect_timeout"] = connect_timeout
-    return combine({**driver, **set_aside(given, unused, _DRIVER)}, base=_RedisConfig())
+    return combine({**driver, **set_aside(given, unused, DRIVER)}, base=_RedisConfig())
 
 
 def effective(config: PoolConfig) -> PoolConfig:
     """Return the settings that a pool uses if only this config is given."""
     from queue import LifoQueue
-
-    from redis import Connection
 
     time = settle_connect_timeout(layer_of(config), {}, Connection)
     return plan(config, {}, time, limit=DEFAULT_LIMIT, timeout=DEFAULT_TIMEOUT, queue_class=LifoQueue, unused={})
@@ -125,7 +124,7 @@ def settle_connect_timeout(given: Layer, driver: dict[str, Any], connection_clas
     if "connect_timeout" in given and given["connect_timeout"][1].written:
         driver["socket_connect_timeout"] = given["connect_timeout"][0]
         return given["connect_timeout"]
-    return _time(_own_connect_timeout(connection_class), by_default(_DRIVER, "socket_connect_timeout"))
+    return _time(_own_connect_timeout(connection_class), by_default(DRIVER, "socket_connect_timeout"))
 
 
 def _time(value: Any, source: Source) -> tuple[Any, Source] | None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from poolkit_adapters.redis._driver import Abstract, AsyncAbstract, AsyncTLS, SyncTLS, async_connection, driver_info
-from poolkit_adapters.redis._names import connect_by_address
+from ._driver import CLUSTER, PACKAGE, Abstract, AsyncAbstract, AsyncTLS, AsyncTLSContext, SyncTLS, driver_info
+from ._names import connect_by_address
 
 __all__ = ("Former", "Shared", "check_limit", "made_by_cluster_client", "time_left")
 
@@ -27,7 +27,7 @@ def made_by_cluster_client() -> bool:
     """
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == "redis.cluster":  # also through a factory of the application
+        if frame.f_globals.get("__name__") == CLUSTER:  # also through a factory of the application
             return True
         frame = frame.f_back
     return False
@@ -125,7 +125,7 @@ class Shared:
 
     def _share_async(self, connection: Any, kwargs: Mapping[str, Any]) -> None:
         own = getattr(connection, "ssl_context", None)
-        if type(own) is not async_connection.RedisSSLContext:
+        if type(own) is not AsyncTLSContext:
             return
         made_of = _with_files(_arguments(kwargs))
         known = self._tls
@@ -139,7 +139,7 @@ def _takes_driver_info(kind: Any) -> bool:
     """Return whether the class has redis-py's own constructor."""
     if not (isinstance(kind, type) and issubclass(kind, (Abstract, AsyncAbstract))):
         return False
-    return str(kind.__init__.__module__).startswith("redis.")  # type: ignore[misc]
+    return str(kind.__init__.__module__).startswith(f"{PACKAGE}.")  # type: ignore[misc]
 
 
 def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:

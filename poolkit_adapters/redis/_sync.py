@@ -13,14 +13,16 @@ from typing import Any
 from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
 from poolkit.runtimes.fork import Stage, after_fork
-from poolkit_adapters._hang_up import Connecting
-from poolkit_adapters._time_limits import Watch as TimeLimits
-from poolkit_adapters.redis import _errors
-from poolkit_adapters.redis._base import PoolBase
-from poolkit_adapters.redis._connection_watch import IDLE, USED, ConnectionWatch, State
-from poolkit_adapters.redis._connectors import SyncConnector, close_sockets_of
-from poolkit_adapters.redis._driver import (
+
+from .._hang_up import Connecting
+from .._time_limits import Watch as TimeLimits
+from . import _errors
+from ._base import PoolBase
+from ._connection_watch import IDLE, USED, ConnectionWatch, State
+from ._connectors import SyncConnector, close_sockets_of
+from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
+    PACKAGE,
     CacheProxy,
     Connection,
     ConnectionPool,
@@ -28,13 +30,13 @@ from poolkit_adapters.redis._driver import (
     ReleasedEvent,
     record_created,
     record_wait,
+    shared_cache,
     waits_recorded,
 )
-from poolkit_adapters.redis._handshake import connect_limit
-from poolkit_adapters.redis._settings import (
-    warn_arguments,
-)
-from poolkit_adapters.redis._shared import check_limit, made_by_cluster_client, time_left
+from ._handshake import connect_limit
+from ._other_library import refuse_other_client
+from ._settings import warn_arguments
+from ._shared import check_limit, made_by_cluster_client, time_left
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -175,11 +177,15 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Return an open connection with no unread data. Give it back with :meth:`release`.
 
-        Raises :class:`RedisAcquireTimeout` (a ``redis.MaxConnectionsError``) if none becomes free within ``timeout``
+        Raises :class:`AcquireTimeout` (a ``redis.MaxConnectionsError``) if none becomes free within ``timeout``
         seconds, and redis-py's errors, with poolkit's types added, if it cannot connect.
         """
-        if GET_CONNECTION_ARGS_DEPRECATED and (command_name is not None or keys or options):
-            warn_arguments()
+        if GET_CONNECTION_ARGS_DEPRECATED:
+            if command_name is not None or keys or options:
+                refuse_other_client()
+                warn_arguments()
+        elif command_name is None:
+            refuse_other_client()
         started = time.monotonic()
         connection = self._take(self.poolkit.config.acquire_timeout, started)
         if waits_recorded():
@@ -220,7 +226,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """Connect, and return whether there is no unread data then. On an error close the socket."""
         try:
             if watch.inspectable:
-                with connect_limit(watch.inner, Connecting("redis"), limit):
+                with connect_limit(watch.inner, Connecting(PACKAGE), limit):
                     connection.connect()
             else:
                 connection.connect()
@@ -376,8 +382,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
                 sock.close()
         self._watches.clear()
         self.pid = os.getpid()
-        if self.cache is not None:
-            self.cache.flush()  # its invalidations arrive at the parent's connections only
+        cache = shared_cache(self)
+        if cache is not None:
+            cache.flush()  # its invalidations arrive at the parent's connections only
 
 
 def _after_fork_in_child() -> None:

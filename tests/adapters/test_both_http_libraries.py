@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import poolkit
 import poolkit_adapters
 from poolkit import Setting
 from poolkit.testing.servers import HTTPServer
+from tests.support.missing import without
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("httpx2") is None, reason="httpx2 needs Python 3.11")
 
@@ -79,24 +78,6 @@ def test_a_transport_in_the_other_librarys_client_is_one_clear_error(library: st
     anyio.run(ask, adapter.AsyncPoolkitClusterTransport(["127.0.0.1:1"]))
 
 
-BLOCK = """
-import importlib.abc, sys
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Block())
-"""
-
-
-def run(program: str, *blocked: str) -> str:
-    """Run a program for which these packages are not installed; return what it prints."""
-    code = BLOCK.format(blocked=blocked) + program
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @PAIRS
 def test_either_works_without_the_other(library: str, other: str, http_server: HTTPServer) -> None:
     program = f"""
@@ -111,7 +92,7 @@ async def main():
 asyncio.run(main())
 assert not set(sys.modules) & {{{other!r}, {other.replace("x", "core")!r}, "poolkit_adapters.{other}"}}
 """
-    assert run(program, other, other.replace("x", "core")).split() == ["200", "200"]
+    assert without(program, other, other.replace("x", "core")).split() == ["200", "200"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -125,7 +106,7 @@ except poolkit.MissingExtra as error:
     print(error)
 """
     extra = "httpx2" if package.endswith("2") else "httpx"
-    told = run(program, *(blocked or (package,)))
+    told = without(program, *(blocked or (package,)))
     assert told.startswith(f"poolkit_adapters.{package} needs {package}")
     assert f"pip install 'poolkit[{extra}]'" in told
 
@@ -139,4 +120,4 @@ from poolkit_adapters.httpx import PoolkitTransport
 with httpx2.Client(transport=PoolkitTransport()) as client:
     print(client.get({http_server.url!r}).status_code)
 """
-    assert run(program, "httpx", "httpcore").split() == ["200"]
+    assert without(program, "httpx", "httpcore").split() == ["200"]

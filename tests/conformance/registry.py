@@ -6,7 +6,17 @@ from tests.conformance.suite import Suite
 from tests.conformance.suite_asyncpg import Asyncpg
 from tests.conformance.suite_http import Httpcore, Httpcore2, Httpx, Httpx2
 from tests.conformance.suite_psycopg import Psycopg
-from tests.conformance.suite_redis import Redis
+from tests.conformance.suite_redis import Redis, Valkey
 from tests.conformance.suite_sqlalchemy import SQLAlchemy
 
-SUITES: tuple[Suite, ...] = (SQLAlchemy(), Redis(), Httpcore(), Httpx(), Httpcore2(), Httpx2(), Psycopg(), Asyncpg())
+SUITES: tuple[Suite, ...] = (
+    SQLAlchemy(),
+    Redis(),
+    Valkey(),
+    Httpcore(),
+    Httpx(),
+    Httpcore2(),
+    Httpx2(),
+    Psycopg(),
+    Asyncpg(),
+)

@@ -1,4 +1,4 @@
-"""redis-py's own tests, on a real Redis server."""
+"""redis-py's own tests, and those of its fork valkey-py, on a real Redis server."""
 
 from __future__ import annotations
 
@@ -81,6 +81,8 @@ class Redis(Suite):
         "async": "poolkit_adapters.redis:AsyncPoolkitConnectionPool",
     }
     needs = ("pytest-asyncio",)
+    native = "hiredis"
+    """The distribution of the parser that is written in C."""
 
     def sessions(self, root: Path, quick: bool, stack: contextlib.ExitStack) -> list[Session]:
         sync = [f"tests/{name}" for name in (SYNC[:QUICK] if quick else SYNC)]
@@ -88,9 +90,9 @@ class Redis(Suite):
         twins = [f"tests/test_asyncio/{name}" for name in (ASYNC[:QUICK] if quick else ASYNC)]
         self._well_known(stack)
         sessions = [self._session("async", root, twins, stack), self._session("sync", root, sync, stack)]
-        if not quick and installed("hiredis"):
+        if not quick and installed(self.native):
             both = [f"tests/{folder}{name}" for folder in ("", "test_asyncio/") for name in HIREDIS]
-            sessions.append(self._session("hiredis", root, both, stack))
+            sessions.append(self._session(self.native, root, both, stack))
         return sessions
 
     def _well_known(self, stack: contextlib.ExitStack) -> None:
@@ -111,15 +113,18 @@ class Redis(Suite):
             plugins=("pytest_asyncio.plugin",),
             swap="conf_redis",
             arguments=(
-                f"--redis-url={server.url.replace('127.0.0.1', 'localhost')}",
-                f"--redis-mod-url=redis://{nowhere}",
-                f"--redis-ssl-url=rediss://{nowhere}",
+                f"--{self.name}-url={server.url.replace('127.0.0.1', 'localhost')}",
+                f"--{self.name}-mod-url=redis://{nowhere}",
+                f"--{self.name}-ssl-url=rediss://{nowhere}",
                 "-m",
                 MARKS,
                 "-o",
                 "addopts=",
             ),
-            environment={"CONF_PARSER": "hiredis" if name == "hiredis" else "python"},
+            environment={
+                "CONF_LIBRARY": self.distribution,
+                "CONF_PARSER": name if name == self.native else "python",
+            },
         )
 
     def same_id(self, test: str, roles: Mapping[str, str]) -> str:
@@ -129,3 +134,14 @@ class Redis(Suite):
             own = re.escape(spec.partition(":")[2])
             parameters = re.sub(rf"\b{own}\b", "BlockingConnectionPool", parameters)
         return head + bracket + parameters
+
+
+class Valkey(Redis):
+    """Pools of valkey-py."""
+
+    name = "valkey"
+    distribution = "valkey"
+    classes: ClassVar[Mapping[str, str]] = {
+        role: spec.replace("redis", "valkey") for role, spec in Redis.classes.items()
+    }
+    native = "libvalkey"

@@ -36,6 +36,8 @@ LINE, CONFIG = "one line", "settings"
 SHORT = 0.05  # seconds that a caller waits that is not to be served
 LONG = 3600.0  # seconds: a limit that must not be what ends a test
 
+_FAMILY = {"httpx2": "httpx", "valkey": "redis"}
+"""The adapters that have the code of another one."""
 Scenario = Callable[[Subject, dict[str, Any]], Awaitable[None]]
 
 
@@ -66,8 +68,7 @@ class Row:
         """Why there is no such promise in this cell; None: there is."""
         for key, reason in (*self.absent.items(), *self.void.items()):
             which, when = (key, mode) if isinstance(key, str) else key
-            family = subject.name.split("-")[0].rstrip("2")  # httpx2 has the code of httpx
-            named = which in ("all", subject.world, subject.name, family)
+            named = which in ("all", subject.world, subject.name, _FAMILY.get(name := subject.name.split("-")[0], name))
             if when == mode and named:
                 return reason
         return None

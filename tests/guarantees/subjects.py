@@ -15,10 +15,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import psycopg
-import redis
-import redis.asyncio
-import redis.backoff
-import redis.retry
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy import exc as sqlalchemy_exc
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -28,8 +24,6 @@ from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 from poolkit_adapters.dbapi import PooledDatabase
 from poolkit_adapters.psycopg import AsyncPoolkitConnectionPool as AsyncPsycopgPool
 from poolkit_adapters.psycopg import PoolkitConnectionPool as PsycopgPool
-from poolkit_adapters.redis import AsyncPoolkitConnectionPool as AsyncRedisPool
-from poolkit_adapters.redis import PoolkitConnectionPool as RedisPool
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 from tests.faults.proxy import FaultProxy
 from tests.support.waiting import PATIENCE
@@ -352,8 +346,13 @@ class AsyncSQLAlchemy(SQLAlchemy):
 class Redis(Subject):
     name = "redis"
     adapter = "redis-py"
-    timeout_error = redis.ConnectionError
-    connect_error = redis.ConnectionError
+    module = "redis"
+
+    def __init__(self, servers: Servers) -> None:
+        self._driver: Any = importlib.import_module(self.module)
+        self._ours: Any = importlib.import_module(f"poolkit_adapters.{self.module}")
+        self.timeout_error = self.connect_error = self._driver.ConnectionError
+        super().__init__(servers)
 
     def _port(self) -> int:
         return self.servers.redis.port
@@ -363,12 +362,13 @@ class Redis(Subject):
         return self._pool.poolkit
 
     def _arguments(self, size: int, wait: float, new: Callable[[Any], Any] | None) -> dict[str, Any]:
-        retry = (redis.asyncio if self.asynchronous else redis).retry.Retry(redis.backoff.NoBackoff(), 0)
+        never = importlib.import_module(f"{self.module}{'.asyncio' if self.asynchronous else ''}.retry").Retry
+        retry = never(importlib.import_module(f"{self.module}.backoff").NoBackoff(), 0)
         arguments = {
             "host": self.proxy.host, "port": self.proxy.port, "client_name": self.label, "max_connections": size,
             "timeout": wait, "retry": retry, "socket_timeout": None, "socket_connect_timeout": PATIENCE,
         }  # fmt: skip
-        return arguments if new is None else {**arguments, "redis_connect_func": new}
+        return arguments if new is None else {**arguments, f"{self.module}_connect_func": new}
 
     async def open(
         self, size: int, *, wait: float = PATIENCE, new: Callable[[], None] | None = None, **settings: Any
@@ -379,7 +379,7 @@ class Redis(Subject):
             new()
 
         arguments = self._arguments(size, wait, None if new is None else prepare)
-        self._pool: Any = RedisPool(**arguments, **settings)
+        self._pool: Any = self._ours.PoolkitConnectionPool(**arguments, **settings)
 
     async def take(self) -> Any:
         connection = self._pool.get_connection()
@@ -422,7 +422,7 @@ class AsyncRedis(Redis):
             new()
 
         arguments = self._arguments(size, wait, None if new is None else prepare)
-        self._pool = AsyncRedisPool(**arguments, **settings)
+        self._pool = self._ours.AsyncPoolkitConnectionPool(**arguments, **settings)
 
     async def take(self) -> Any:
         connection = await self._pool.get_connection()
@@ -450,6 +450,18 @@ class AsyncRedis(Redis):
 
     async def close(self) -> None:
         await self._pool.aclose()
+
+
+class Valkey(Redis):
+    name = "valkey"
+    adapter = "valkey-py"
+    module = "valkey"
+
+
+class AsyncValkey(AsyncRedis):
+    name = "valkey-asyncio"
+    adapter = "valkey-py, asyncio"
+    module = "valkey"
 
 
 # -- httpx -------------------------------------------------------------------------------------------------------------
@@ -765,6 +777,7 @@ class Asyncpg(Subject):
 
 
 SUBJECTS: tuple[type[Subject], ...] = (
-    SQLAlchemy, AsyncSQLAlchemy, Redis, AsyncRedis, HTTP, AsyncHTTP, HTTP2nd, AsyncHTTP2nd, Psycopg, AsyncPsycopg,
+    SQLAlchemy, AsyncSQLAlchemy, Redis, AsyncRedis, Valkey, AsyncValkey, HTTP, AsyncHTTP, HTTP2nd,
+    AsyncHTTP2nd, Psycopg, AsyncPsycopg,
     Asyncpg, DBAPI,
 )  # fmt: skip

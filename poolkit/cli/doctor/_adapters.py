@@ -16,6 +16,7 @@ __all__ = ("ADAPTERS", "assumed", "under")
 ADAPTERS: dict[str, str] = {
     "sqlalchemy": "poolkit_adapters.sqlalchemy._settings",
     "redis": "poolkit_adapters.redis._settings",
+    "valkey": "poolkit_adapters.valkey._settings",
     "httpx": "poolkit_adapters.httpx._transport",
     "httpcore": "poolkit_adapters.httpcore._settings",
     "httpx2": "poolkit_adapters.httpx2._transport",
@@ -28,7 +29,9 @@ ADAPTERS: dict[str, str] = {
 }
 """By adapter, the module that has ``effective(config)``."""
 
-_OF_SCHEMES = {"redis": "redis", "rediss": "redis", "http": "httpx", "https": "httpx"}
+_OF_SCHEMES = {
+    "redis": "redis", "rediss": "redis", "valkey": "valkey", "valkeys": "valkey", "http": "httpx", "https": "httpx",
+}  # fmt: skip
 
 
 def assumed(adapter: str | None, url: str | None) -> tuple[str | None, str]:

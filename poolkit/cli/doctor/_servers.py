@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import closing
+from importlib import import_module
 from urllib.parse import urlsplit
 
 from poolkit import ConfigError, MissingExtra
@@ -28,12 +29,16 @@ def ask(url: str) -> tuple[Limits | None, list[Finding]]:
         "postgres": _postgres,
         "redis": _redis,
         "rediss": _redis,
+        "valkey": _redis,
+        "valkeys": _redis,
         "http": _http,
         "https": _http,
     }
     if scheme not in kinds:
         raise ConfigError(
-            f"--url {url}: must start with postgresql://, redis://, rediss://, http:// or https://", "url"
+            f"--url {url}: must start with postgresql://, redis://, rediss://, valkey://, valkeys://, http:// or "
+            "https://",
+            "url",
         )
     try:
         parts = urlsplit(url)
@@ -81,12 +86,14 @@ def _postgres(url: str) -> Limits:
 
 
 def _redis(url: str) -> Limits:
+    """Query Redis with redis-py, and for a URL of Valkey the server with valkey-py, which has the same functions."""
+    package, server = ("valkey", "Valkey") if url.startswith("valkey") else ("redis", "Redis")
     try:
-        import redis
+        driver = import_module(package)
     except ImportError:
-        raise MissingExtra("querying Redis needs redis-py: pip install 'poolkit[redis]'") from None
+        raise MissingExtra(f"querying {server} needs {package}-py: pip install 'poolkit[{package}]'") from None
     with closing(
-        redis.Redis.from_url(
+        driver.Redis.from_url(
             url, decode_responses=True, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=None
         )
     ) as client:
@@ -94,12 +101,12 @@ def _redis(url: str) -> Limits:
         try:
             # two commands: one for both needs Redis 7.0
             config = {**client.config_get("maxclients"), **client.config_get("timeout")}
-        except redis.ResponseError:  # managed services forbid it
+        except driver.ResponseError:  # managed services forbid it
             config = {"maxclients": info.get("maxclients", 0)}
         allowed = int(config.get("maxclients") or 0)
         idle = float(config.get("timeout") or 0)
         return Limits(
-            "Redis", shown(info.get("redis_version")), allowed or None, "maxclients", 0,
+            server, shown(info.get("valkey_version", info.get("redis_version"))), allowed or None, "maxclients", 0,
             int(info["connected_clients"]) - 1, idle or None, "timeout",
         )  # fmt: skip
 

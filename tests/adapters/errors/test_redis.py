@@ -17,7 +17,7 @@ import poolkit
 from poolkit import BreakerConfig, ConfigError
 from poolkit.testing.servers import RedisServer
 from poolkit_adapters import redis as rd
-from poolkit_adapters.redis._group import CLUSTER_ERRORS, RedisNoServerAvailable
+from poolkit_adapters.redis._group import CLUSTER_ERRORS, NoServerAvailable
 from tests.adapters.errors.walk import Scenarios, do, other_loop, walked
 from tests.support.waiting import until
 
@@ -49,7 +49,7 @@ happens = SCENARIOS.happens
 NOBODY = "redis://127.0.0.1:1"
 
 
-@happens(rd.RedisAcquireTimeout, "orders", "in use 1/1")
+@happens(rd.AcquireTimeout, "orders", "in use 1/1")
 async def _(twin: Twin) -> None:
     async with twin.pool() as pool:
         held = await do(pool.get_connection())
@@ -60,7 +60,7 @@ async def _(twin: Twin) -> None:
             await do(pool.release(held))
 
 
-@happens(rd.RedisServerUnavailable, "orders", "last connect error")
+@happens(rd.ServerUnavailable, "orders", "last connect error")
 async def _(twin: Twin) -> None:
     def begin(pool: Any) -> asyncio.Task[Any]:
         return asyncio.create_task(
@@ -84,7 +84,7 @@ async def _(twin: Twin) -> None:
                 await asyncio.gather(second, return_exceptions=True)
 
 
-@happens(rd.RedisPoolBusy, "orders", "max_waiting=0")
+@happens(rd.PoolBusy, "orders", "max_waiting=0")
 async def _(twin: Twin) -> None:
     async with twin.pool(max_waiting=0) as pool:
         held = await do(pool.get_connection())
@@ -94,13 +94,13 @@ async def _(twin: Twin) -> None:
             await do(pool.release(held))
 
 
-@happens(rd.RedisConnectFailed, "127.0.0.1:1")
+@happens(rd.ConnectFailed, "127.0.0.1:1")
 async def _(twin: Twin) -> None:
     async with twin.pool(NOBODY) as pool:
         await do(pool.get_connection())
 
 
-@happens(rd.RedisConnectTimeout)
+@happens(rd.ConnectTimeout)
 async def _(twin: Twin) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
@@ -110,29 +110,29 @@ async def _(twin: Twin) -> None:
             await do(pool.get_connection())
 
 
-@happens(rd.RedisCircuitOpen, "orders", "circuit open")
+@happens(rd.CircuitOpen, "orders", "circuit open")
 async def _(twin: Twin) -> None:
     async with twin.pool(NOBODY, breaker=BreakerConfig(failure_threshold=1)) as pool:
-        with pytest.raises(rd.RedisConnectFailed):
+        with pytest.raises(rd.ConnectFailed):
             await do(pool.get_connection())
         await do(pool.get_connection())
 
 
-@happens(rd.RedisPoolSuspended, "orders", "suspended")
+@happens(rd.PoolSuspended, "orders", "suspended")
 async def _(twin: Twin) -> None:
     async with twin.pool() as pool:
         pool.poolkit.suspend(fail_fast=True)
         await do(pool.get_connection())
 
 
-@happens(rd.RedisPoolClosed, "orders", "closed")
+@happens(rd.PoolClosed, "orders", "closed")
 async def _(twin: Twin) -> None:
     async with twin.pool() as pool:
         await do(pool.poolkit.close())
         await do(pool.get_connection())
 
 
-@happens(rd.RedisLeaseCut, "orders", "on_leak='reclaim'")
+@happens(rd.LeaseCut, "orders", "on_leak='reclaim'")
 async def _(twin: Twin) -> None:
     async with twin.pool() as pool:
         connection = await do(pool.get_connection())
@@ -143,7 +143,7 @@ async def _(twin: Twin) -> None:
             await do(pool.release(connection)) if not twin.asynchronous else None
 
 
-@happens(rd.RedisNotLeased, "orders", only="async")
+@happens(rd.NotLeased, "orders", only="async")
 async def _(twin: Twin) -> None:
     async with twin.pool() as pool:
         connection = await pool.get_connection()
@@ -151,7 +151,7 @@ async def _(twin: Twin) -> None:
         await pool.release(connection)
 
 
-@happens(rd.RedisLeaseOverdue, "orders", "leak_after=0.01")
+@happens(rd.LeaseOverdue, "orders", "leak_after=0.01")
 async def _(twin: Twin) -> None:
     async with twin.pool(leak_after=0.01, on_leak="raise") as pool:
         connection = await do(pool.get_connection())
@@ -159,7 +159,7 @@ async def _(twin: Twin) -> None:
         await do(pool.release(connection))
 
 
-@happens(rd.RedisWrongLoop, "orders", only="async")
+@happens(rd.WrongLoop, "orders", only="async")
 async def _(twin: Twin) -> None:
     pool = twin.kind.from_url(twin.server.url, name="orders")
     with other_loop() as elsewhere:
@@ -170,7 +170,7 @@ async def _(twin: Twin) -> None:
             elsewhere(pool.aclose())
 
 
-@happens(rd.RedisUsageError, "get_connection()", only="async")
+@happens(rd.UsageError, "get_connection()", only="async")
 async def _(twin: Twin) -> None:
     twin.kind.from_url(twin.server.url).get_available_connection()
 
@@ -180,14 +180,14 @@ async def _(twin: Twin) -> None:
     twin.kind(max_waiting=-1)
 
 
-@happens(RedisNoServerAvailable, "orders")
+@happens(NoServerAvailable, "orders")
 async def _(twin: Twin) -> None:
     group = twin.group(["127.0.0.1:1"], wait_for_node=0.05, eject_after=1, roles=False, name="orders")
     try:
         for _ in range(3):
             try:
                 await do(group.client().ping())
-            except RedisNoServerAvailable:
+            except NoServerAvailable:
                 raise
             except redis.ConnectionError:
                 pass
@@ -229,10 +229,10 @@ def test_a_special_error_of_a_connect_keeps_its_class(twin: Twin) -> None:
         assert isinstance(wrong, poolkit.ConnectFailed)
         host = await failed(twin, "redis://nobody.invalid:6379", retry=None)
         assert isinstance(host, redis.ConnectionError)
-        assert isinstance(host, rd.RedisConnectFailed)
+        assert isinstance(host, rd.ConnectFailed)
         tls = await failed(twin, f"rediss://127.0.0.1:{twin.server.tls_port}", retry=None)  # an untrusted certificate
         assert isinstance(tls, redis.ConnectionError)
-        assert isinstance(tls, rd.RedisConnectFailed)
+        assert isinstance(tls, rd.ConnectFailed)
         strange = await failed(twin, twin.server.url, no_such_argument=1)
         assert isinstance(strange, TypeError)
         assert isinstance(strange, poolkit.ConnectFailed)
@@ -250,9 +250,9 @@ def test_a_lease_that_is_reclaimed_does_not_open_again(twin: Twin) -> None:
             else:
                 await twin.until(lambda: not pool.poolkit.stats().size)
             for _ in range(2):
-                with pytest.raises(rd.RedisLeaseCut, match="'orders' closed this connection"):
+                with pytest.raises(rd.LeaseCut, match="'orders' closed this connection"):
                     await do(connection.send_command("PING"))
-                with pytest.raises(rd.RedisLeaseCut):
+                with pytest.raises(rd.LeaseCut):
                     await do(connection.connect())
             if not twin.asynchronous:
                 pool.release(connection)
@@ -271,13 +271,13 @@ def test_errors_of_a_group_itself_are_both(twin: Twin) -> None:
             await do(group.release(object()))
         assert isinstance(foreign.value, poolkit.NotLeased)
         await do(group.close())
-        with pytest.raises(rd.RedisPoolClosed, match="orders"):
+        with pytest.raises(rd.PoolClosed, match="orders"):
             await do(group.client().ping())
         if twin.asynchronous:
             with other_loop() as elsewhere:
                 group = twin.group([f"127.0.0.1:{twin.server.port}"], roles=False, name="orders")
                 elsewhere(group.release(elsewhere(group.acquire())))
-                with pytest.raises(rd.RedisWrongLoop, match="orders"):
+                with pytest.raises(rd.WrongLoop, match="orders"):
                     await group.client().ping()
                 elsewhere(group.close())
         with pytest.raises(ConfigError, match=r"address='127\.0\.0\.1:no'"):

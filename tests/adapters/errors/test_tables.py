@@ -37,6 +37,8 @@ if importlib.util.find_spec("httpx2"):  # needs Python 3.11
 if importlib.util.find_spec("urllib3") and importlib.util.find_spec("requests"):
     for name in ("urllib3", "requests"):
         TABLES[name] = importlib.import_module(f"poolkit_adapters.{name}._errors").ERRORS
+if importlib.util.find_spec("valkey"):
+    TABLES["valkey"] = importlib.import_module("poolkit_adapters.valkey._group").CLUSTER_ERRORS
 CANNOT: dict[str, set[type]] = {
     "asyncpg": {NoNodeAvailable},  # no cluster
     # no pool for tasks, no cluster; connections are only returned through the proxy; a late connect is tried again
@@ -179,7 +181,7 @@ def test_an_error_that_allows_no_subclass_stays_as_it_is() -> None:
 
 
 DRIVER = {"dbapi": "", "httpcore": "httpcore", "httpx": "httpx", "httpcore2": "httpcore2", "httpx2": "httpx2",
-          "psycopg": "psycopg_pool", "redis": "redis", "asyncpg": "asyncpg",
+          "psycopg": "psycopg_pool", "redis": "redis", "valkey": "valkey", "asyncpg": "asyncpg",
           "urllib3": "urllib3", "requests": "requests",
           "sqlalchemy": "sqlalchemy"}  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poolkit.testing.servers import RedisServer
-from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnectionPool
+from tests.support import both_libraries
 
 
 @pytest.fixture
@@ -18,11 +18,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def make_pool(redis_server: RedisServer) -> Iterator[Callable[..., PoolkitConnectionPool]]:
-    pools: list[PoolkitConnectionPool] = []
+def make_pool(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    pools: list[Any] = []
+    kind = both_libraries.adapter("redis", request.module).PoolkitConnectionPool
 
-    def make(url: str | None = None, **kwargs: Any) -> PoolkitConnectionPool:
-        pools.append(PoolkitConnectionPool.from_url(url or redis_server.url, **kwargs))
+    def make(url: str | None = None, **kwargs: Any) -> Any:
+        pools.append(kind.from_url(url or redis_server.url, **kwargs))
         return pools[-1]
 
     yield make
@@ -33,11 +34,14 @@ def make_pool(redis_server: RedisServer) -> Iterator[Callable[..., PoolkitConnec
 
 
 @pytest.fixture
-async def make_async_pool(redis_server: RedisServer) -> AsyncIterator[Callable[..., AsyncPoolkitConnectionPool]]:
-    pools: list[AsyncPoolkitConnectionPool] = []
+async def make_async_pool(
+    redis_server: RedisServer, request: pytest.FixtureRequest
+) -> AsyncIterator[Callable[..., Any]]:
+    pools: list[Any] = []
+    kind = both_libraries.adapter("redis", request.module).AsyncPoolkitConnectionPool
 
-    def make(url: str | None = None, **kwargs: Any) -> AsyncPoolkitConnectionPool:
-        pools.append(AsyncPoolkitConnectionPool.from_url(url or redis_server.url, **kwargs))
+    def make(url: str | None = None, **kwargs: Any) -> Any:
+        pools.append(kind.from_url(url or redis_server.url, **kwargs))
         return pools[-1]
 
     yield make

@@ -42,7 +42,7 @@ def test_impossible_settings(pool_class: Any, arguments: dict[str, Any], named: 
 def test_redis_pys_own_errors_stay(pool_class: Any) -> None:
     with pytest.raises(ValueError, match="max_connections"):
         pool_class(max_connections=-1)
-    with pytest.raises(ValueError, match="redis://"):
+    with pytest.raises(ValueError, match="scheme"):
         pool_class.from_url("http://localhost")
 
 
@@ -111,9 +111,9 @@ def test_without_redis_py_the_error_says_what_to_install() -> None:
 def test_errors_can_be_pickled() -> None:
     import pickle
 
-    from poolkit_adapters.redis import RedisAcquireTimeout
+    from poolkit_adapters.redis import AcquireTimeout
 
-    error = pickle.loads(pickle.dumps(RedisAcquireTimeout("a text")))
+    error = pickle.loads(pickle.dumps(AcquireTimeout("a text")))
     assert str(error) == "a text"
     assert isinstance(error, (poolkit.AcquireTimeout, redis.exceptions.MaxConnectionsError))
     assert isinstance(error, builtins.TimeoutError)

@@ -99,9 +99,8 @@ def test_12_fork_while_other_threads_use_the_pool(make_pool: Callable[..., Any])
 def test_the_client_side_cache_of_a_child_begins_empty(
     make_pool: Callable[..., Any], redis_server: RedisServer
 ) -> None:
-    from redis.cache import CacheConfig
-
-    pool = make_pool(max_connections=1, protocol=3, cache_config=CacheConfig())
+    caching = pytest.importorskip("redis.cache")
+    pool = make_pool(max_connections=1, protocol=3, cache_config=caching.CacheConfig())
     flushed: list[bool] = []
     pool.cache.flush = lambda: flushed.append(True)
 

@@ -13,10 +13,10 @@ import redis.asyncio
 
 from poolkit.testing.servers import RedisServer
 from poolkit_adapters.redis import (
+    AcquireTimeout,
     AsyncPoolkitConnectionPool,
+    PoolClosed,
     PoolkitConnectionPool,
-    RedisAcquireTimeout,
-    RedisPoolClosed,
 )
 from tests.support.waiting import until, until_async
 
@@ -89,7 +89,7 @@ def test_many_resets_leave_a_waiting_thread_its_one_deadline(make_pool: Callable
             break
     pool.poolkit.resume()
     thread.join(10)
-    assert [type(result) for result in results] == [RedisAcquireTimeout]
+    assert [type(result) for result in results] == [AcquireTimeout]
 
 
 @pytest.mark.anyio
@@ -103,7 +103,7 @@ async def test_many_resets_leave_a_waiting_task_its_one_deadline(make_async_pool
         if waiter.done():
             break
     pool.poolkit.resume()
-    with pytest.raises(RedisAcquireTimeout):
+    with pytest.raises(AcquireTimeout):
         await waiter
 
 
@@ -207,7 +207,7 @@ def test_reset_keeps_the_engine_and_reopens_a_closed_one(make_pool: Callable[...
     assert (pool.max_connections, pool.timeout) == (7, 3.0)
     held = pool.get_connection()
     engine.close()
-    with pytest.raises(RedisPoolClosed):
+    with pytest.raises(PoolClosed):
         client.ping()
     pool.reset()
     assert client.ping() is True
@@ -221,7 +221,7 @@ async def test_reset_of_a_closed_engine_reopens_it_async(make_async_pool: Callab
     client = redis.asyncio.Redis(connection_pool=pool)
     held = await pool.get_connection()
     await pool.poolkit.close()
-    with pytest.raises(RedisPoolClosed):
+    with pytest.raises(PoolClosed):
         await client.ping()
     pool.reset()
     assert await client.ping() is True

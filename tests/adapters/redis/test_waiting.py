@@ -226,7 +226,7 @@ def test_errors_that_are_timeouts_too_can_be_shown_and_pickled() -> None:
     """redis-py's repr() needs what its __init__ sets, which a base class of TimeoutError does not call."""
     from poolkit_adapters.redis import _errors
 
-    for kind in (_errors.RedisAcquireTimeout, _errors.RedisServerUnavailable, _errors.RedisConnectTimeout):
+    for kind in (_errors.AcquireTimeout, _errors.ServerUnavailable, _errors.ConnectTimeout):
         error = kind("no connection")
         assert kind.__name__ in repr(error)
         assert str(pickle.loads(pickle.dumps(error))) == str(error) == "no connection"

@@ -1,4 +1,4 @@
-"""pytest plugin: other pools in the place of redis-py's, sync and asyncio.
+"""pytest plugin: other pools in the place of redis-py's or valkey-py's, sync and asyncio.
 
 The class under test stands in for ``BlockingConnectionPool``. For ``ConnectionPool`` a subclass of it is made
 here that differs in what the two stock classes differ in: the order of its arguments, the default limit, and
@@ -7,6 +7,7 @@ not waiting (``timeout=0``).
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import pkgutil
@@ -15,23 +16,16 @@ from typing import Any
 
 if os.environ.get("CONF_PARSER") == "python":
     # The suite's mock sockets are made for the parser in Python; hiredis gets a session of its own.
-    sys.modules["hiredis"] = None  # type: ignore[assignment]
+    sys.modules["hiredis"] = sys.modules["libvalkey"] = None  # type: ignore[assignment]
 
 import conf_swap
-import redis
-import redis.asyncio
-import redis.asyncio.connection
-import redis.asyncio.sentinel
-import redis.cluster
-import redis.connection
-import redis.sentinel
 
-LIBRARY = "redis"
+LIBRARY = os.environ.get("CONF_LIBRARY", "redis")
 
 
 def _load_everything() -> None:
-    """Import the parts of redis-py that keep the pool's class but are not imported by ``redis`` itself."""
-    for info in pkgutil.walk_packages(redis.__path__, "redis."):
+    """Import the parts of the library that keep the pool's class but are not imported by its root."""
+    for info in pkgutil.walk_packages(importlib.import_module(LIBRARY).__path__, f"{LIBRARY}."):
         try:
             __import__(info.name)
         except ImportError:  # an optional dependency is not installed: nobody can use that part
@@ -64,8 +58,8 @@ def main() -> None:
     classes = conf_swap.wanted()
     _load_everything()
     for role, module, method in (
-        ("sync", redis.connection, "get_connection"),
-        ("async", redis.asyncio.connection, "get_connection"),
+        ("sync", importlib.import_module(f"{LIBRARY}.connection"), "get_connection"),
+        ("async", importlib.import_module(f"{LIBRARY}.asyncio.connection"), "get_connection"),
     ):
         blocking, plain = module.BlockingConnectionPool, module.ConnectionPool
         candidate = classes.get(role)
@@ -81,7 +75,7 @@ def main() -> None:
 
 
 def _swap_plain(role: str, plain: type, twin: type, candidate: type, blocking: type, method: str) -> None:
-    subs = [s for s in plain.__subclasses__() if s.__module__.startswith("redis.") and s is not blocking]
+    subs = [s for s in plain.__subclasses__() if s.__module__.startswith(f"{LIBRARY}.") and s is not blocking]
     places = conf_swap.put_everywhere(plain, twin, LIBRARY)
     how = [conf_swap.rebase(sub, plain, twin, LIBRARY) for sub in subs if not issubclass(candidate, sub)]
     conf_swap.notes.append(

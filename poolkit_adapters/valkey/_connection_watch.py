@@ -1,0 +1,1 @@
+../redis/_connection_watch.py

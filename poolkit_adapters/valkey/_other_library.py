@@ -1,0 +1,1 @@
+../redis/_other_library.py
