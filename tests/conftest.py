@@ -21,6 +21,7 @@ from poolkit.testing.servers import (
 from tests.faults.proxy import FaultProxy
 from tests.support import both_libraries
 from tests.support.collector import without_collector
+from tests.support.valkey_server import ValkeyServer
 
 logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
 
@@ -81,6 +82,18 @@ def _redis_server(certificates: Certificates) -> Iterator[RedisServer]:
 def redis_server(_redis_server: RedisServer) -> RedisServer:
     """A running Redis; a test may stop or kill it, the next one finds it running."""
     return _redis_server.start()
+
+
+@pytest.fixture(scope="session")
+def _valkey_server(certificates: Certificates) -> Iterator[ValkeyServer]:
+    with ValkeyServer(tls=certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_server(_valkey_server: ValkeyServer) -> ValkeyServer:
+    """A running Valkey (or Redis, see :class:`ValkeyServer`); a test may stop or kill it."""
+    return _valkey_server.start()
 
 
 @pytest.fixture(scope="session")

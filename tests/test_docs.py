@@ -51,7 +51,7 @@ ADDRESSES: dict[str, dict[str, Callable[[Any], str]]] = {
     "valkey": {"valkey://localhost": lambda server: str(server.url).replace("redis", "valkey", 1)},
     "http": {"http://localhost:8000": lambda server: str(server.url)},
 }
-FIXTURES = {"postgres": "postgres", "redis": "redis_server", "valkey": "redis_server", "http": "http_server"}
+FIXTURES = {"postgres": "postgres", "redis": "redis_server", "valkey": "valkey_server", "http": "http_server"}
 
 
 @dataclass(frozen=True)

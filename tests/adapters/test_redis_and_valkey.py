@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,78 @@ def test_urls_of_valkey() -> None:
     with adapter.PoolkitConnectionPool.from_url("valkey://localhost:1/3?idle_timeout=60") as pool:
         assert pool.connection_kwargs["db"] == 3
         assert pool.poolkit.config.idle_timeout == 60
+
+
+# -- the cache, which valkey-py keeps in each connection ---------------------------------------------------------------
+
+
+def cached(server: RedisServer, **more: Any) -> dict[str, Any]:
+    parsers = importlib.import_module("valkey._parsers")
+    return {"host": server.host, "port": server.port, "protocol": 3, "parser_class": parsers._RESP3Parser, **more}
+
+
+def test_a_cached_value_is_dropped_when_another_client_changes_it(redis_server: RedisServer) -> None:
+    import valkey
+
+    with of("valkey")[1].PoolkitConnectionPool(**cached(redis_server, cache_enabled=True, max_connections=1)) as pool:
+        client = valkey.Valkey(connection_pool=pool)
+        client.set("cached", "old")
+        assert [client.get("cached") for _ in range(3)] == [b"old"] * 3
+        (connection,) = pool._available_connections
+        assert connection.client_cache.get(("GET", "cached")) == b"old"
+        with redis_server.connect() as other:
+            other.set("cached", "new")
+        assert client.get("cached") == b"new"
+        assert pool._available_connections == [connection]
+
+
+def test_a_clients_cache_methods_reach_all_connections(redis_server: RedisServer) -> None:
+    import valkey
+
+    with of("valkey")[1].PoolkitConnectionPool(**cached(redis_server, cache_enabled=True, max_connections=2)) as pool:
+        client = valkey.Valkey(connection_pool=pool)
+        client.set("cached", "value")
+        used, idle = pool.get_connection(), pool.get_connection()
+        for connection in (used, idle):
+            connection.client_cache.set(("GET", "cached"), b"value", ["cached"])
+        pool.release(idle)
+        client.invalidate_key_from_cache("cached")
+        assert not used.client_cache.get(("GET", "cached"))
+        assert not idle.client_cache.get(("GET", "cached"))
+        used.client_cache.set(("GET", "cached"), b"value", ["cached"])
+        client.flush_cache()
+        assert not used.client_cache.get(("GET", "cached"))
+        pool.release(used)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_shared_cache_of_a_child_begins_empty(redis_server: RedisServer) -> None:
+    from valkey._cache import _LocalCache
+
+    cache = _LocalCache(10, 0)
+    with of("valkey")[1].PoolkitConnectionPool(**cached(redis_server, client_cache=cache)) as pool:
+        cache.set(("GET", "key"), b"value", ["key"])
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7 if cache.get(("GET", "key")) is None else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert cache.get(("GET", "key")) == b"value"
+        assert pool.poolkit.stats().size == 0
+
+
+# -- servers ----------------------------------------------------------------------------------------------------------
+
+
+@PAIRS
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_either_library_talks_to_a_valkey_server(
+    library: str, other: str, protocol: int, valkey_server: RedisServer
+) -> None:
+    with of(library)[1].PoolkitConnectionPool(
+        host=valkey_server.host, port=valkey_server.port, protocol=protocol, max_connections=2
+    ) as pool:
+        client = clients_of(library)[0](connection_pool=pool)
+        assert client.set("from", library) is True
+        assert client.get("from") == library.encode()
+        valkey_server.kill_clients()
+        assert client.ping() is True

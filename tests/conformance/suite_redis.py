@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from poolkit.testing.servers import RedisServer
+from poolkit.testing.servers._binaries import find_valkey
 from tests.conformance.fetch import installed
 from tests.conformance.sessions import Session
 from tests.conformance.suite import Suite
+from tests.support.valkey_server import ValkeyServer
 
 # Everything that goes through a pool, or through the clients that take one. Not here: servers' modules,
 # clusters and sentinels of the driver's own docker set-up, parsers and formats.
@@ -52,6 +55,8 @@ ASYNC = (
     "test_cwe_404.py",
     "test_sentinel.py",
     "test_usage_counter.py",
+    "test_sentinel_managed_connection.py",
+    "test_cache.py",
     "test_commands.py",
 )
 MORE = (
@@ -66,7 +71,8 @@ QUICK = 10  # so many of each: the pool's own tests and the small ones
 HIREDIS = ("test_connection_pool.py", "test_connection.py", "test_pipeline.py", "test_pubsub.py")
 # What needs servers of other kinds than one plain Redis.
 MARKS = " and ".join(
-    f"not {mark}" for mark in ("onlycluster", "redismod", "ssl", "cp_integration", "multidb_integration", "replica")
+    f"not {mark}"
+    for mark in ("onlycluster", "redismod", "valkeymod", "ssl", "cp_integration", "multidb_integration", "replica")
 )
 PORT = 6379  # some tests write it down
 
@@ -81,6 +87,9 @@ class Redis(Suite):
         "async": "poolkit_adapters.redis:AsyncPoolkitConnectionPool",
     }
     needs = ("pytest-asyncio",)
+    elsewhere: tuple[str, ...] = ("--redis-mod-url",)
+    """Options with the addresses of further servers."""
+    server: ClassVar[Callable[[], RedisServer]] = RedisServer
     native = "hiredis"
     """The distribution of the parser that is written in C."""
 
@@ -97,14 +106,14 @@ class Redis(Suite):
 
     def _well_known(self, stack: contextlib.ExitStack) -> None:
         """Have something answer at Redis' own port, unless something does; a few tests connect nothing else."""
-        server = RedisServer()
+        server = self.server()
         server.port = PORT
         if stack.enter_context(server).port != PORT:
             print(f"  port {PORT} is taken: the tests that connect it run against what is there")
 
     def _session(self, name: str, root: Path, files: list[str], stack: contextlib.ExitStack) -> Session:
         # A server for each session: tests flush it, count its clients and change its settings.
-        server = stack.enter_context(RedisServer())
+        server = stack.enter_context(self.server())
         nowhere = "localhost:1"  # what the suite would look for elsewhere is not there
         return Session(
             name=name,
@@ -114,7 +123,7 @@ class Redis(Suite):
             swap="conf_redis",
             arguments=(
                 f"--{self.name}-url={server.url.replace('127.0.0.1', 'localhost')}",
-                f"--{self.name}-mod-url=redis://{nowhere}",
+                *(f"{option}=redis://{nowhere}" for option in self.elsewhere),
                 f"--{self.name}-ssl-url=rediss://{nowhere}",
                 "-m",
                 MARKS,
@@ -144,4 +153,7 @@ class Valkey(Redis):
     classes: ClassVar[Mapping[str, str]] = {
         role: spec.replace("redis", "valkey") for role, spec in Redis.classes.items()
     }
+    elsewhere = ()
+    # some tests make the server fail on command
+    server = partial(ValkeyServer, settings={"enable-debug-command": "yes"} if find_valkey() else None)
     native = "libvalkey"

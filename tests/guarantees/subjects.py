@@ -36,9 +36,12 @@ _NUMBERS = itertools.count(1)
 class Servers:
     """The servers behind the proxies."""
 
-    def __init__(self, postgres: PostgresServer, redis_server: RedisServer, http: HTTPServer) -> None:
+    def __init__(
+        self, postgres: PostgresServer, redis_server: RedisServer, valkey_server: RedisServer, http: HTTPServer
+    ) -> None:
         self.postgres = postgres
         self.redis = redis_server
+        self.valkey = valkey_server
         self.http = http
 
 
@@ -354,8 +357,13 @@ class Redis(Subject):
         self.timeout_error = self.connect_error = self._driver.ConnectionError
         super().__init__(servers)
 
+    @property
+    def _server(self) -> RedisServer:
+        server: RedisServer = getattr(self.servers, self.module)
+        return server
+
     def _port(self) -> int:
-        return self.servers.redis.port
+        return self._server.port
 
     @property
     def engine(self) -> Any:
@@ -405,7 +413,7 @@ class Redis(Subject):
         self._pool.close()
 
     def sessions(self) -> int:
-        return len(self.servers.redis.client_list(self.label))
+        return len(self._server.client_list(self.label))
 
 
 class AsyncRedis(Redis):

@@ -24,8 +24,10 @@ CELLS = [
 
 
 @pytest.fixture
-def servers(postgres: PostgresServer, redis_server: RedisServer, http_server: HTTPServer) -> Servers:
-    return Servers(postgres, redis_server, http_server)
+def servers(
+    postgres: PostgresServer, redis_server: RedisServer, valkey_server: RedisServer, http_server: HTTPServer
+) -> Servers:
+    return Servers(postgres, redis_server, valkey_server, http_server)
 
 
 async def scenario(row: Row, subject: Subject, mode: str) -> None:

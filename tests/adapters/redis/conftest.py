@@ -18,6 +18,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
+def redis_server(request: pytest.FixtureRequest) -> RedisServer:
+    """A running Redis, and for the tests of valkey-py a running Valkey."""
+    second = getattr(request.module, "SECOND", None) == "valkey"
+    server: RedisServer = request.getfixturevalue("_valkey_server" if second else "_redis_server")
+    return server.start()
+
+
+@pytest.fixture
 def make_pool(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     pools: list[Any] = []
     kind = both_libraries.adapter("redis", request.module).PoolkitConnectionPool

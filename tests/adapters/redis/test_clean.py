@@ -23,7 +23,7 @@ from poolkit_adapters.redis import AsyncPoolkitConnectionPool, PoolkitConnection
 from tests.faults.proxy import FaultProxy
 
 from .rogue import STOLEN, RogueRedis, bulk, readable
-from .test_liveness import parser_class
+from .test_liveness import TRACKING, parser_class
 
 PUSH = b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n"
 
@@ -379,7 +379,7 @@ def test_many_pushes_cost_no_connection(
     ):
         pytest.skip("hiredis, or redis-py's parser for it, does not tell pushes from replies")
     with RogueRedis(certificates.server_context() if kind == "tls" else None) as rogue:
-        pool = PoolkitConnectionPool(**arguments(rogue, certificates, talk, redis))
+        pool = PoolkitConnectionPool(**arguments(rogue, certificates, talk, redis), **TRACKING)
         client = redis.Redis(connection_pool=pool)
         client.ping()
         sock = pool._available_connections[0]._sock
@@ -390,7 +390,7 @@ def test_many_pushes_cost_no_connection(
         pool.disconnect()
 
         async def main() -> None:
-            pool = AsyncPoolkitConnectionPool(**arguments(rogue, certificates, talk, redis.asyncio))
+            pool = AsyncPoolkitConnectionPool(**arguments(rogue, certificates, talk, redis.asyncio), **TRACKING)
             client = redis.asyncio.Redis(connection_pool=pool)
             await client.ping()
             writer = pool._available_connections[0]._writer

@@ -118,7 +118,8 @@ def test_cluster_nodes_have_pools_of_poolkit(redis_cluster: RedisCluster) -> Non
         assert pipe.execute() == [b"%d" % number for number in range(20)]
     assert len(made) >= 3
     for server in redis_cluster.nodes:
-        assert 0 < len(server.client_list(name)) <= 2
+        pools = sum(pool.connection_kwargs["port"] == server.port for pool in made)  # valkey-py makes one to begin with
+        assert 0 < len(server.client_list(name)) <= 2 * pools
     cluster.close()
     for pool in made:
         pool.close()
