@@ -34,8 +34,6 @@ class PoolBase(Generic[E, G]):
     _re_auth_listener: Any = None
     """redis-py's own listener for that event, which only re-authenticates."""
 
-    cache: Any = None
-    """redis-py's client-side cache of a synchronous pool."""
     connection_kwargs: dict[str, Any]
     reset: Any
     _event_dispatcher: Any

@@ -372,24 +372,25 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
 
-    def _after_fork(self) -> None:
-        """In the child, replace the locks, which a thread of the parent may hold. The engine has restarted already."""
-        self._lock = threading.RLock()
-        self._fork_lock = threading.RLock()
-        for connection in self._in_state(State.OPENING):  # nobody closes it here: only a thread of the parent knows it
-            sock = getattr(connection, "_sock", None)
-            if sock is not None:
-                sock.close()
-        self._watches.clear()
-        self.pid = os.getpid()
-        cache = shared_cache(self)
-        if cache is not None:
-            cache.flush()  # its invalidations arrive at the parent's connections only
+
+def _renew(pool: PoolkitConnectionPool) -> None:
+    """In the child, replace the locks, which a thread of the parent may hold. The engine has restarted already."""
+    pool._lock = threading.RLock()
+    pool._fork_lock = threading.RLock()
+    for connection in pool._in_state(State.OPENING):  # nobody closes it here: only a thread of the parent knows it
+        sock = getattr(connection, "_sock", None)
+        if sock is not None:
+            sock.close()
+    pool._watches.clear()
+    pool.pid = os.getpid()
+    cache = shared_cache(pool)
+    if cache is not None:
+        cache.flush()  # its invalidations arrive at the parent's connections only
 
 
 def _after_fork_in_child() -> None:
     for pool in list(_pools):
-        pool._after_fork()
+        _renew(pool)
 
 
 after_fork(Stage.ADAPTERS, _after_fork_in_child)

@@ -94,7 +94,9 @@ DriverError = exceptions.ValkeyError
 
 
 class _ConnectionPool(_sync_connection.ConnectionPool):
-    """valkey-py's pool, with a method that only clients of redis-py call."""
+    """valkey-py's pool, with what only redis-py's has."""
+
+    cache: Any = None
 
     def get_protocol(self) -> Any:
         from ._other_library import wrong_client
