@@ -14,7 +14,6 @@ from poolkit.errors import LeaseOverdue, PoolError
 
 from ._asyncio_stream import AsyncioBackend, drop_lock
 from ._base import ConnectorMixin, PoolBase
-from ._cancel_stream import cancel_stream
 from ._driver import httpcore
 from ._errors import error_for_caller
 from ._http11_async import AsyncAnswer
@@ -26,7 +25,6 @@ from ._link import (
     key_of,
     left,
     spend_if_ambiguous,
-    stream_only,
     takes_over,
     timeout_of,
 )
@@ -55,6 +53,8 @@ class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnect
     def abort(self, link: _Link) -> None:
         """Close the transport without a suspension, so that no cancellation can interrupt it."""
         self.links.pop(id(link), None)
+        if link.http2 is not None:
+            link.http2.abort()
         for stream in link.streams:  # also after a failed handshake or tunnel, when httpcore has dropped it
             first_step(stream.aclose)
 
@@ -84,7 +84,7 @@ def _backend_of(
     """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
         backend = AsyncioBackend(AsyncNamesBackend(backend))
-    return AsyncWatchedBackend(backend, proxied=proxied) if http2 or proxied else backend
+    return AsyncWatchedBackend(backend) if proxied else backend
 
 
 class AsyncPoolkitConnectionPool(
@@ -131,13 +131,16 @@ class AsyncPoolkitConnectionPool(
                 wait = left(deadline)
                 continue
             hook, sent = None, request
-            if link.http2 or not link.capacity:
-                hook = _Hook(link, lease, request, self._connector.on_http11)
-                sent = hook.traced(hook, config.connect_timeout)
+            if link.http2 is not None or not link.capacity:
+                hook = _Hook(link, lease, request, self._connector, config.check_after_idle)
+                if link.http2 is None:
+                    sent = hook.traced(hook, config.connect_timeout)
             shortcut = link.shortcut
             try:
                 prepared = None if shortcut is None else shortcut.prepared(request, self._rereadable)
-                if prepared is None:
+                if link.http2 is not None:
+                    response = await link.http2.send(request, hook)
+                elif prepared is None:
                     response = await link.direct.handle_async_request(sent)
                 else:
                     found = await shortcut.exchange(request, prepared)
@@ -147,13 +150,7 @@ class AsyncPoolkitConnectionPool(
                     self._connector.odd.add()
                     response = found
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
-                reusable = stream_only(link, error)
-                if hook is not None:
-                    hook.finished()
-                    reusable = reusable or (
-                        not isinstance(error, Exception) and cancel_stream(link, hook, config.check_after_idle)
-                    )
-                lease.close_nowait(error=None if reusable else error)
+                lease.close_nowait(error=None if link.reusable(hook, error) else error)
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
@@ -179,9 +176,10 @@ class AsyncPoolkitConnectionPool(
         spend_if_ambiguous(link, response)
         if hook is not None:
             hook.opened()
-            if not link.http2:
-                drop_lock(link)
-        body = _Body(response.stream, link, lease, hook, config, self._connector)
+            if link.http2 is not None:
+                return response  # its body closes the lease
+            drop_lock(link)
+        body = _Body(response.stream, link, lease, config, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -208,8 +206,7 @@ class _Body:
     """The stream of a response. Closing it gives the connection back."""
 
     __slots__ = (
-        "_alive", "_closed", "_connector", "_done", "_failed", "_hook", "_keep", "_link", "_reading", "_stream",
-        "lease",
+        "_closed", "_connector", "_done", "_keep", "_link", "_reading", "_stream", "lease",
     )  # fmt: skip
 
     def __init__(
@@ -217,20 +214,16 @@ class _Body:
         stream: Any,
         link: _Link,
         lease: AsyncLease[_Link],
-        hook: Exchange | None,
         config: PoolConfig,
         connector: ConnectorMixin[Any],
     ) -> None:
         self._connector = connector
         self._stream = stream
-        self._hook = hook
         self._link = link
         self._keep = config.max_idle != 0  # False: no connection stays idle, so close it before close() returns
-        self._alive = config.check_after_idle
         self.lease: AsyncLease[_Link] | None = lease  # None: detached
         self._done = False
         self._reading = False
-        self._failed = False
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -246,7 +239,6 @@ class _Body:
         except BaseException as error:
             if self._closed:
                 raise
-            self._failed = isinstance(error, Exception)
             lease = self.lease
             with contextlib.suppress(LeaseOverdue):  # it must not replace the error
                 await self.aclose()
@@ -264,18 +256,14 @@ class _Body:
         if self._closed:
             return
         self._closed = True
-        link, hook = self._link, self._hook
-        if hook is not None:
-            hook.finished()
+        link = self._link
         reusable = False
         try:
-            if not (self._done or self._reading or link.http2 or self.lease is None):
+            if not (self._done or self._reading or self.lease is None):
                 read_rest(link)
             await self._stream.aclose()
-            reusable = link.connection.is_available() and (self._done if link.http2 else self._keep)
+            reusable = link.connection.is_available() and self._keep
         finally:  # even after a cancellation the lease must end
-            if not reusable and hook is not None and not self._failed:
-                reusable = cancel_stream(link, hook, self._alive)
             overdue = None if self.lease is None else self.lease.close_nowait(discard=not reusable)
         if overdue is not None:
             raise overdue

@@ -15,6 +15,7 @@ from poolkit.events import Listener
 
 from ._driver import DRIVER, PACKAGES, httpcore
 from ._errors import ERRORS
+from ._h2_substitute import substitute
 from ._link import REREADABLE, Key, Link, peek
 from ._settings import MAX_CONNECTIONS, check_proxy_arguments, pool_settings
 
@@ -82,6 +83,7 @@ class ConnectorMixin(Generic[L]):
                 inner._retries, inner._local_address = owner._retries, owner._local_address
                 inner._socket_options = owner._socket_options
         link: Link[L] = Link(connection, key)
+        substitute(connection, link, owner._rereadable)
         self.links[id(link)] = link
         return link
 

@@ -15,13 +15,14 @@ if not hasattr(httpcore, "Proxy"):  # exists since 1.0.7, as does the pools' arg
 from httpcore._async import http11 as async_http11
 from httpcore._backends.sync import SyncStream
 from httpcore._sync import http11 as sync_http11
+from httpcore._trace import Trace
 
 try:
     from httpcore._backends.anyio import AnyIOStream
 except ImportError:  # no anyio, or another version of the library
     AnyIOStream = None  # type: ignore[assignment, misc, unused-ignore]
 
-__all__ = ("DRIVER", "PACKAGES", "AnyIOStream", "SyncStream", "async_http11", "httpcore", "sync_http11")
+__all__ = ("DRIVER", "PACKAGES", "AnyIOStream", "SyncStream", "Trace", "async_http11", "httpcore", "sync_http11")
 
 DRIVER = "httpcore"
 """The name of the library in messages and in the sources of settings."""

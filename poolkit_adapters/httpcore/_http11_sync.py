@@ -278,7 +278,7 @@ class Answer:
         if self._rest is None:
             self._connector.odd.add()
             stream = self._direct.rest_by_h11(self._request, self._found)
-            self._rest = _Body(stream, self._link, self._lease, None, self._connector)
+            self._rest = _Body(stream, self._link, self._lease, self._connector)
         return self._rest
 
     def close(self) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
-from weakref import WeakValueDictionary
 
 from ._driver import httpcore
 from ._errors import UnsupportedProtocol
 from ._look import innermost, look_at
-from ._network import FrameWatch, Watchable
+from ._network import Watchable
 
 __all__ = (
     "REREADABLE",
@@ -27,7 +25,6 @@ __all__ = (
     "peek",
     "shut",
     "spend_if_ambiguous",
-    "stream_only",
     "takes_over",
     "timeout_of",
 )
@@ -46,10 +43,6 @@ AT_ONCE = 3
 PAUSES = (0.005, 0.1)
 """Seconds to wait after further refusals: the first pause, which doubles each time, and the longest pause."""
 
-LOCAL_STREAMS = 100
-"""httpcore's own limit of open streams on one HTTP/2 connection, whatever the server allows."""
-
-_MAX_CONCURRENT_STREAMS = 3  # RFC 9113, 6.5.2
 _REFUSED_STREAM = 7  # RFC 9113, 7: the server has done nothing for this stream
 _NETWORK_EVENTS = frozenset({"connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete"})
 
@@ -57,31 +50,23 @@ _NETWORK_EVENTS = frozenset({"connect_tcp.complete", "connect_unix_socket.comple
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PUT", b"DELETE"})
 
 
-class Lease(Protocol):
-    """The part of a lease that an exchange needs."""
+class Connector(Protocol):
+    """The part of the pool's connector that an exchange needs."""
 
-    def set_capacity(self, leases: int) -> None:
-        """Tell the pool how many requests the connection carries at the same time."""
+    def on_http11(self, key: Key) -> None:
+        """Remember that a connection to ``key`` turned out to be HTTP/1.1."""
+
+    def failed(self, link: Any, since: float, error: BaseException) -> None:
+        """Take note of a request that started at ``since`` and failed."""
 
 
 class Link(Generic[L]):
     """A connection of httpcore and what the pool knows about it."""
 
     __slots__ = (
-        "answered",
-        "capacity",
-        "connection",
-        "direct",
-        "exchanges",
-        "http2",
-        "key",
-        "last_stream",
-        "look",
-        "process",
-        "shortcut",
-        "starting",
+        "__weakref__", "answered", "capacity", "connection", "direct", "http2", "key", "look", "process", "shortcut",
         "streams",
-    )
+    )  # fmt: skip
 
     def __init__(self, connection: L, key: Key) -> None:
         self.connection = connection
@@ -90,35 +75,24 @@ class Link(Generic[L]):
         self.look: Callable[[], bool] | None = None  # created when the connection is reused for the first time
         self.key = key
         self.process = os.getpid()  # a forked child has a copy, and must leave the socket to its parent
-        self.http2 = False
+        self.http2: Any = None  # poolkit's HTTP/2 connection, once it is known to be one
         self.capacity = 0  # requests that it carries at the same time; 0: unknown, because it is still being opened
         self.answered = False  # whether it has delivered a response, so that the next request reuses it
         self.streams: list[Any] = []  # httpcore's network streams, the innermost first
-        # HTTP/2: active requests by stream; weak, so that a dropped response can be garbage collected
-        self.exchanges: WeakValueDictionary[int, Exchange] = WeakValueDictionary()
-        # HTTP/2 in threads: httpcore takes a stream number and opens the stream in two steps without a lock, so two
-        # requests could get the same stream and each other's response
-        self.starting = threading.Lock()
-        self.last_stream: int | None = None  # HTTP/2: after a GOAWAY, the last stream that the server will serve
-
-    def accepts_more(self) -> bool:
-        """Return whether another HTTP/2 request may be sent."""
-        connection: Any = self.connection
-        return self.last_stream is None and bool(connection.is_available())
 
     def ready(self) -> bool:
         """Return whether a request may be sent: the peer has not closed the connection or sent unrequested data.
 
         Runs at each checkout, whatever the settings. See _look.py.
         """
-        if self.http2 and not self.accepts_more():
+        if self.http2 is not None and not self.http2.is_available():
             return False
         look = self.look
         try:
             if look is None:
                 if not self.capacity:  # the request opens the connection
                     return True
-                look = self.look = look_at(self.connection, self.http2)
+                look = self.look = look_at(self.connection, self.http2 is not None)
             return look()
         except Exception:  # noqa: BLE001  a custom stream may raise anything; in doubt, close the connection
             return False
@@ -126,7 +100,7 @@ class Link(Generic[L]):
     def take(self) -> bytes:
         """Return the bytes of a response that have arrived, without waiting. Raises any error for a custom stream."""
         if self.look is None:
-            self.look = look_at(self.connection, self.http2)
+            self.look = look_at(self.connection, http2=False)
         data: bytes = self.look.take()  # type: ignore[attr-defined]
         return data
 
@@ -135,14 +109,14 @@ class Link(Generic[L]):
         parsed: Any = getattr(innermost(self.connection), "_h11_state", None)
         return parsed is not None and bool(parsed.trailing_data[0])
 
-    def goodbye(self, last: int) -> list[int]:
-        """Record that the server will serve no streams after ``last``. Return the active streams after it."""
-        self.last_stream = last
-        known = self.exchanges.valuerefs()  # an atomic copy, because other threads add and remove requests
-        under_way = [exchange for ref in known if (exchange := ref()) is not None]
-        for exchange in under_way:
-            exchange.lease.set_capacity(0)  # one call is enough, but does nothing if its lease has ended by now
-        return [exchange.stream_id for exchange in under_way if exchange.stream_id > last]
+    def reusable(self, exchange: Exchange | None, error: BaseException) -> bool:
+        """End a request that failed with ``error``. Return whether the connection can carry other ones."""
+        return bool(
+            self.http2 is not None
+            and self.capacity
+            and exchange is not None
+            and self.http2.give_up(exchange.stream, error, exchange.alive)
+        )
 
     def __repr__(self) -> str:
         return repr(self.connection)
@@ -166,26 +140,26 @@ def timeout_of(request: httpcore.Request, default: float | None) -> float | None
 
 
 class Exchange:
-    """One request, and what httpcore's trace events report about it and its connection.
+    """One request, and what httpcore's trace events report about its connection.
 
-    It listens to the first request of a connection, to learn when the connection is open and which protocol it uses.
-    It listens to every request of an HTTP/2 connection, because any of them may read the server's settings.
+    The first request of a connection has it as its trace, to learn when the connection is open and which protocol it
+    uses. Each request of an HTTP/2 connection has one.
     """
 
     __slots__ = (
-        "__weakref__", "in_settings", "lease", "link", "on_http11", "request", "sent", "stream_id", "user_trace",
+        "__weakref__", "alive", "connector", "lease", "link", "request", "sent", "stream", "user_trace",
     )  # fmt: skip
 
     def __init__(
-        self, link: Link[Any], lease: Lease, request: httpcore.Request, on_http11: Callable[[Key], None]
+        self, link: Link[Any], lease: Any, request: httpcore.Request, connector: Connector, alive: float | None
     ) -> None:
         self.link = link
         self.lease = lease
         self.request = request
-        self.on_http11 = on_http11
+        self.connector = connector
+        self.alive = alive  # seconds of silence after which an HTTP/2 connection may be dead; None: no limit
         self.sent = False
-        self.in_settings = False  # whether it is handling the server's settings, on behalf of all requests
-        self.stream_id = 0
+        self.stream: Any = None  # of an HTTP/2 connection
         self.user_trace: Any = request.extensions.get("trace")
 
     def traced(self, hook: Any, connect_timeout: float | None) -> httpcore.Request:
@@ -199,42 +173,18 @@ class Exchange:
         return request
 
     def note(self, event: str, info: dict[str, Any]) -> None:
-        """Handle one trace event. Raises ConnectionNotAvailable if the server has sent GOAWAY, to stop the request."""
+        """Handle one trace event."""
         source, _, step = event.partition(".")
         if step == "send_request_headers.started":
-            if source == "http2":
-                self.stream_id = info["stream_id"]
-                self._check_goaway()
-                self.sent = True
-            elif info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":  # not for a tunnel
-                self.sent = True
+            if source == "http2" or info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":
+                self.sent = True  # and not only the request for a tunnel
                 self.opened()
-        elif step == "send_request_headers.complete":
-            if source == "http2":
-                self.link.exchanges[self.stream_id] = self
-                self._check_goaway()
-        elif step == "receive_remote_settings.started":
-            self.in_settings = True
-        elif step == "receive_remote_settings.complete":
-            self.in_settings = False
-            self._settings(info["return_value"])
-        elif step == "send_connection_init.started":
-            self.link.http2 = True
-            stream = self.link.streams[-1] if self.link.streams else None  # None: a custom backend opened it
-            if isinstance(stream, Watchable):
-                stream.opens_until = None
-                stream.watch = FrameWatch(self.link.goodbye)
         elif step in _NETWORK_EVENTS:
             self.link.streams.append(info["return_value"])
 
-    def _check_goaway(self) -> None:
-        last = self.link.last_stream
-        if last is not None and self.stream_id > last:
-            raise httpcore.ConnectionNotAvailable
-
-    def finished(self) -> None:
-        """Record that the request no longer uses its stream."""
-        self.link.exchanges.pop(self.stream_id, None)
+    def failed(self, error: BaseException) -> None:
+        """Record that the response broke off."""
+        self.connector.failed(self.link, self.lease.since, error)
 
     def opened(self) -> None:
         """Record that the connection is open. It carries one request at a time until its settings say otherwise."""
@@ -244,42 +194,24 @@ class Exchange:
                 if isinstance(stream, Watchable):
                     stream.opens_until = None
             link.capacity = 1
-            if not link.http2:
-                self.on_http11(link.key)
+            if link.http2 is None:
+                self.connector.on_http11(link.key)
             self.lease.set_capacity(1)
-
-    def _settings(self, event: Any) -> None:
-        # If the server's settings have no limit, httpcore uses one stream at a time, its initial limit.
-        changed = event.changed_settings.get(_MAX_CONCURRENT_STREAMS)
-        capacity = self.link.capacity or 1 if changed is None else min(changed.new_value, LOCAL_STREAMS)
-        if capacity != self.link.capacity:
-            self.link.capacity = capacity
-            self.lease.set_capacity(capacity)
 
     def unprocessed(self, error: BaseException) -> bool:
         """Return whether the server has certainly not processed this request (RFC 9113, 8.7)."""
         if isinstance(error, httpcore.ConnectionNotAvailable):
             return True
-        goodbye = self.link.last_stream
-        if goodbye is not None and self.stream_id > goodbye and isinstance(error, httpcore.ProtocolError):
-            return True  # any error during the send, because the stream was closed meanwhile
         reason = _reason(error)
         last = getattr(reason, "last_stream_id", None)  # GOAWAY
         if last is not None:
-            return self.stream_id == 0 or self.stream_id > last
+            return self.stream is None or self.stream.id > last
         return getattr(reason, "error_code", None) == _REFUSED_STREAM
 
 
 def _reason(error: BaseException) -> object:
     """Return the HTTP/2 event that an error was created from, or None."""
     return error.args[0] if isinstance(error, httpcore.RemoteProtocolError) and error.args else None
-
-
-def stream_only(link: Link[Any], error: BaseException) -> bool:
-    """Return whether the server ended only this stream and the HTTP/2 connection is still usable."""
-    reason = _reason(error)
-    reset = hasattr(reason, "error_code") and not hasattr(reason, "last_stream_id")
-    return reset and link.http2 and bool(link.connection.is_available())
 
 
 class Replays:
@@ -347,7 +279,7 @@ def left(deadline: float | None) -> float | None:
 
 def takes_over(request: httpcore.Request, response: httpcore.Response, link: Link[Any]) -> bool:
     """Return whether the connection uses another protocol than HTTP from now on (an upgrade, a tunnel)."""
-    if link.http2:
+    if link.http2 is not None:
         return False
     return response.status == 101 or (request.method == b"CONNECT" and 200 <= response.status < 300)
 

@@ -55,7 +55,7 @@ def look_at(connection: Any, http2: bool) -> Callable[[], bool]:
         return lambda: not connection.has_expired()
     layers: list[_Records | _Secure] = []
     bottom = _find_socket(stream, layers)
-    if http2:
+    if http2 or hasattr(inner, "_h2_state"):  # the latter: httpcore's own connection, made by the user
         return _still_there(bottom or _named(stream))
     parsed = getattr(inner, "_h11_state", None)
     if bottom is None:

@@ -23,7 +23,6 @@ from ._link import (
     left,
     shut,
     spend_if_ambiguous,
-    stream_only,
     takes_over,
     timeout_of,
 )
@@ -57,22 +56,7 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
 
 
 class _Hook(Exchange):
-    _starting = False
-
-    def start(self) -> None:
-        """Wait for the lock to open a stream. It is held only while the head of a request is written."""
-        self.link.starting.acquire()
-        self._starting = True
-
-    def started(self) -> None:
-        """Release the lock when the stream is open or has failed. Further calls do nothing."""
-        if self._starting:
-            self._starting = False
-            self.link.starting.release()
-
     def __call__(self, event: str, info: dict[str, Any]) -> Any:
-        if event.startswith("http2.send_request_headers.") and not event.endswith("started"):
-            self.started()
         self.note(event, info)
         return None if self.user_trace is None else self.user_trace(event, info)
 
@@ -81,7 +65,7 @@ def _backend_of(backend: httpcore.NetworkBackend, *, own: bool, http2: bool, pro
     """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
         backend = NamesBackend(backend)
-    return WatchedBackend(backend, proxied=proxied) if http2 or proxied else backend
+    return WatchedBackend(backend) if proxied else backend
 
 
 class PoolkitConnectionPool(
@@ -127,25 +111,26 @@ class PoolkitConnectionPool(
                 wait = left(deadline)
                 continue
             hook, sent = None, request
-            if link.http2 or not link.capacity:
-                hook = _Hook(link, lease, request, self._connector.on_http11)
-                sent = hook.traced(hook, config.connect_timeout)
+            if link.http2 is not None or not link.capacity:
+                hook = _Hook(link, lease, request, self._connector, config.check_after_idle)
+                if link.http2 is None:
+                    sent = hook.traced(hook, config.connect_timeout)
             shortcut = link.shortcut
             try:
                 prepared = None if shortcut is None else shortcut.prepared(request, self._rereadable)
-                if prepared is not None:
+                if link.http2 is not None:
+                    response = link.http2.send(request, hook)
+                elif prepared is None:
+                    response = link.connection.handle_request(sent)
+                else:
                     found = shortcut.exchange(request, prepared)
                     if not isinstance(found, httpcore.Response):
                         incoming, parts = found
                         return self._answer_kind(request, incoming, parts, lease, self._connector)
                     self._connector.odd.add()
                     response = found
-                else:
-                    response = self._through_httpcore(link, hook, sent)
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
-                if hook is not None:
-                    hook.finished()
-                lease.close(error=None if stream_only(link, error) else error)
+                lease.close(error=None if link.reusable(hook, error) else error)
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
@@ -158,15 +143,6 @@ class PoolkitConnectionPool(
                 time.sleep(replays.pause)
             wait = left(deadline)
 
-    def _through_httpcore(self, link: _Link, hook: _Hook | None, request: httpcore.Request) -> httpcore.Response:
-        if hook is None:
-            return link.connection.handle_request(request)
-        hook.start()
-        try:
-            return link.connection.handle_request(request)
-        finally:
-            hook.started()
-
     def _answered(
         self, response: httpcore.Response, request: httpcore.Request, lease: Lease[_Link], hook: Exchange | None
     ) -> httpcore.Response:
@@ -175,8 +151,10 @@ class PoolkitConnectionPool(
         spend_if_ambiguous(link, response)
         if hook is not None:
             hook.opened()
+            if link.http2 is not None:
+                return response  # its body closes the lease
             take_shortcut(link)
-        body = _Body(response.stream, link, lease, hook, self._connector)
+        body = _Body(response.stream, link, lease, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)
             lease.detach()
@@ -199,14 +177,11 @@ class PoolkitConnectionPool(
 class _Body:
     """The stream of a response. Closing it gives the connection back."""
 
-    __slots__ = ("_closed", "_connector", "_done", "_hook", "_link", "_reading", "_stream", "lease")
+    __slots__ = ("_closed", "_connector", "_done", "_link", "_reading", "_stream", "lease")
 
-    def __init__(
-        self, stream: Any, link: _Link, lease: Lease[_Link], hook: Exchange | None, connector: ConnectorMixin[Any]
-    ) -> None:
+    def __init__(self, stream: Any, link: _Link, lease: Lease[_Link], connector: ConnectorMixin[Any]) -> None:
         self._connector = connector
         self._stream = stream
-        self._hook = hook
         self._link = link
         self.lease: Lease[_Link] | None = lease  # None: detached
         self._done = False
@@ -243,14 +218,12 @@ class _Body:
         if self._closed:
             return
         self._closed = True
-        if self._hook is not None:
-            self._hook.finished()
         reusable = False
         try:
-            if not (self._done or self._reading or self._link.http2 or self.lease is None):
+            if not (self._done or self._reading or self.lease is None):
                 read_rest(self._link)
             self._stream.close()
-            reusable = self._link.connection.is_available() and (self._done or not self._link.http2)
+            reusable = self._link.connection.is_available()
         finally:
             if self.lease is not None:
                 self.lease.close(discard=not reusable)

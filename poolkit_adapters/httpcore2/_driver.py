@@ -12,13 +12,14 @@ except ImportError as _error:
 from httpcore2._async import http11 as async_http11
 from httpcore2._backends.sync import SyncStream
 from httpcore2._sync import http11 as sync_http11
+from httpcore2._trace import Trace
 
 try:
     from httpcore2._backends.anyio import AnyIOStream
 except ImportError:  # no anyio, or another version of the library
     AnyIOStream = None  # type: ignore[assignment, misc, unused-ignore]
 
-__all__ = ("DRIVER", "PACKAGES", "AnyIOStream", "SyncStream", "async_http11", "httpcore", "sync_http11")
+__all__ = ("DRIVER", "PACKAGES", "AnyIOStream", "SyncStream", "Trace", "async_http11", "httpcore", "sync_http11")
 
 DRIVER = "httpcore2"
 """The name of the library in messages and in the sources of settings."""

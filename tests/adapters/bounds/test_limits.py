@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import socket
 import types
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import httpcore
@@ -22,6 +22,8 @@ from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters._time_limits import Watch
 from poolkit_adapters.dbapi import PooledDatabase
 from poolkit_adapters.httpcore import _network as network
+from poolkit_adapters.httpcore._h2_async import _Pull
+from poolkit_adapters.httpcore._h2_state import State
 from poolkit_adapters.sqlalchemy import PoolkitPool
 from poolkit_adapters.sqlalchemy import _connect_time as connect_time
 from tests.adapters.sqlalchemy.servers import Databases, calling
@@ -212,10 +214,10 @@ class _Stuck(httpcore.AsyncNetworkStream):
         self.closed = True
 
 
-def _watched(stuck: _Stuck) -> Any:
-    stream = network._AsyncStream(stuck)
-    stream.watch = network.FrameWatch(lambda last: ())
-    return stream
+def _flush(stuck: _Stuck) -> Coroutine[Any, Any, None]:
+    """Send the first frames of an HTTP/2 connection."""
+    connection: Any = types.SimpleNamespace(state=State())
+    return _Pull(connection, stuck).flush(None)  # type: ignore[arg-type]
 
 
 def test_a_cancelled_caller_does_not_wait_for_its_write_on_trio(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +226,8 @@ def test_a_cancelled_caller_does_not_wait_for_its_write_on_trio(monkeypatch: pyt
     stuck = _Stuck()
 
     async def main() -> None:
-        stream = _watched(stuck)
         with trio.move_on_after(1) as scope:
-            await stream.write(b"frames")
+            await _flush(stuck)
         assert scope.cancelled_caught
         assert (stuck.writing, stuck.ended, stuck.closed) == (1, 0, False)  # the rest of the frame may still leave
         await trio.sleep(network.ABANDONED + 1)
@@ -240,7 +241,7 @@ def test_a_write_that_its_caller_has_left_ends_on_asyncio(monkeypatch: pytest.Mo
     stuck = _Stuck()
 
     async def main() -> None:
-        task = asyncio.ensure_future(_watched(stuck).write(b"frames"))
+        task = asyncio.ensure_future(_flush(stuck))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         task.cancel()
@@ -262,7 +263,7 @@ def test_an_error_of_a_write_reaches_its_caller(world: str) -> None:
 
     async def main() -> None:
         with pytest.raises(httpcore.WriteError, match="broken"):
-            await _watched(Broken()).write(b"frames")
+            await _flush(Broken())
 
     if world == "trio":
         trio.run(main)

@@ -18,9 +18,12 @@ from tests.support.loops import LoopThread
 
 class H2Server:
     """``/now`` is answered at once, ``/wait`` by :meth:`answer`; the body says connection and stream: ``b"0:1"``.
+    ``/upload`` is answered with the size of the request's body, at its end. Of ``/refuse-upload`` the first part is
+    refused, once; ``/stop-upload`` is answered at the first part, and the rest is not wanted.
 
     ``excess`` counts the streams that a client has opened beyond what the settings allow. The next ``refusals``
     requests are refused, and the next ``goodbyes`` are met by a goodbye of their connection that does not cover them.
+    ``lower``: with this request, the limit becomes ``lower_to``. A ``strict`` server refuses the excess.
     """
 
     def __init__(self, certificates: Certificates, streams: int = 100) -> None:
@@ -30,6 +33,9 @@ class H2Server:
         self.requests = 0
         self.refusals = 0
         self.goodbyes = 0
+        self.lower, self.lower_to = 0, 0
+        self.strict = False
+        self.refused_upload = False
         self._context = certificates.server_context()
         self._context.set_alpn_protocols(["h2"])
         self._loop = LoopThread("h2server")
@@ -71,6 +77,10 @@ class H2Server:
         """Send GOAWAY: streams up to ``last`` are still served."""
         self.call(lambda: self.connections[connection].goaway(last, error_code))
 
+    def ping(self, connection: int) -> None:
+        """Send a PING frame."""
+        self.call(lambda: self.connections[connection].transport.write(_frame(6, 0, 0, b"12345678")))
+
     def allow(self, connection: int, streams: int) -> None:
         """Change the number of streams that a connection may have open."""
         self.call(lambda: self.connections[connection].allow(streams))
@@ -104,6 +114,8 @@ class _Connection(asyncio.Protocol):
         self.waiting: list[int] = []
         self.resets: list[tuple[int, int]] = []
         self.open = 0
+        self.uploads: dict[int, int] = {}
+        self.paths: dict[int, bytes] = {}
 
     def connection_made(self, transport: Any) -> None:
         self.transport: Any = transport
@@ -122,8 +134,14 @@ class _Connection(asyncio.Protocol):
                 self.open += 1
                 self.server.excess += self.open > self.server.streams
                 self.server.requests += 1
-                path = dict(event.headers)[b":path"]
-                if self.server.refusals:
+                path = self.paths[event.stream_id] = dict(event.headers)[b":path"]
+                if self.server.requests == self.server.lower:
+                    self.server.streams = self.server.lower_to
+                    self.allow(self.server.lower_to)
+                if self.server.strict and self.open > self.server.streams:
+                    self.waiting.append(event.stream_id)
+                    self.refuse(event.stream_id)
+                elif self.server.refusals:
                     self.server.refusals -= 1
                     self.waiting.append(event.stream_id)
                     self.refuse(event.stream_id)
@@ -133,8 +151,18 @@ class _Connection(asyncio.Protocol):
                     self.goaway(event.stream_id - 2 if event.stream_id > 1 else 0, 0)
                 elif path == b"/wait":
                     self.waiting.append(event.stream_id)
+                elif path == b"/head":
+                    self.transport.write(_frame(1, 4, event.stream_id, b"\x88"))  # the body never comes
+                elif path.endswith(b"upload"):
+                    self.uploads[event.stream_id] = 0
                 else:
                     self.answer(event.stream_id)
+            elif isinstance(event, h2.events.DataReceived):
+                self.part_received(event)
+            elif isinstance(event, h2.events.StreamEnded):
+                size = self.uploads.pop(event.stream_id, None)
+                if size is not None:
+                    self.answer(event.stream_id, b"%d" % size)
             elif isinstance(event, h2.events.StreamReset):
                 self.resets.append((event.stream_id, int(event.error_code)))
                 if event.stream_id in self.waiting:
@@ -142,16 +170,34 @@ class _Connection(asyncio.Protocol):
                     self.open -= 1
         self.flush()
 
+    def part_received(self, event: h2.events.DataReceived) -> None:
+        stream, path = event.stream_id, self.paths[event.stream_id]
+        self.h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
+        if stream not in self.uploads:
+            return
+        if path == b"/refuse-upload" and not self.server.refused_upload:
+            self.server.refused_upload = True
+            del self.uploads[stream]
+            self.waiting.append(stream)
+            self.refuse(stream)
+        elif path == b"/stop-upload":
+            del self.uploads[stream]
+            self.answer(stream, b"stop")
+            self.transport.write(_frame(3, 0, stream, (0).to_bytes(4, "big")))
+        else:
+            self.uploads[stream] += len(event.data or b"")
+
     def connection_lost(self, error: Exception | None) -> None:
         self.waiting.clear()
         self.h2, self.transport = None, _Gone()  # a soak makes thousands, with half a megabyte in each
 
-    def answer(self, stream: int) -> None:
+    def answer(self, stream: int, body: bytes | None = None) -> None:
         with contextlib.suppress(ValueError):
             self.waiting.remove(stream)
         self.open -= 1
         # written by hand, because h2 sends nothing more after its own GOAWAY
-        body = b"%d:%d" % (self.number, stream)
+        if body is None:
+            body = b"%d:%d" % (self.number, stream)
         known = self.h2 and self.h2.streams.get(stream)
         if known and known.state_machine.state is h2.stream.StreamState.HALF_CLOSED_REMOTE:
             known.state_machine.state = h2.stream.StreamState.CLOSED  # h2 then forgets it; a body may still come else

@@ -137,17 +137,17 @@ async def test_28_a_goaway_during_a_request_that_it_does_not_cover(h2_server: Ma
             told = True
             server.goaway(0, 3)
             (link,) = made._pool._connector.links.values()  # type: ignore[attr-defined]
-            await until_async(lambda: link.last_stream == 3)
+            await until_async(lambda: link.http2.state.last == 3)
 
     async with httpx.AsyncClient(transport=made, timeout=10) as client:
         await client.get(f"{server.url}/now")  # stream 1
         async with anyio.create_task_group() as group:
             group.start_soon(client.get, f"{server.url}/wait")  # stream 3, which reads what arrives
             await until_async(lambda: server.waiting == 1)
-            response = await client.post(f"{server.url}/now", content=b"body", extensions={"trace": trace})
-            assert response.status_code == 200
+            group.start_soon(partial(client.post, f"{server.url}/wait", content=b"body", extensions={"trace": trace}))
+            await until_async(lambda: len(server.connections) == 2 and server.connections[1].waiting == [1])
+            server.answer(1, 1)
             server.answer(0, 3)
-        assert len(server.connections) == 2
 
 
 def test_28_in_threads(h2_server: Make, certificates: Certificates) -> None:

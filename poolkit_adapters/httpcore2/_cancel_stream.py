@@ -1,1 +1,0 @@
-../httpcore/_cancel_stream.py

@@ -1,0 +1,1 @@
+../httpcore/_h2_sync.py
