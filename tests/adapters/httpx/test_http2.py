@@ -236,7 +236,10 @@ async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> N
             made.poolkit.check_books()
 
 
-def test_threads_share_one_connection(h2_server: Make, certificates: Certificates) -> None:
+def test_threads_share_one_connection(
+    h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poolkit._core.dialer.patience", lambda connect_time: 10.0)  # on a busy machine it is late
     server = h2_server(20)
     with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
         with ThreadPoolExecutor(20) as threads:
