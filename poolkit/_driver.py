@@ -193,6 +193,7 @@ class ThreadDriver(Driver[C]):
                 spawn(self.connect_job, slot)
             else:  # a new thread begins with an empty context, a new task (of greenlets) with a copy of the current one
                 context = request.context
+                spawn = getattr(request.parker, "spawn", spawn)  # in the event loop that needs it, if there are several
                 context.copy().run(spawn, context.copy().run, self.connect_job, slot)
         elif do is Do.PING:
             spawn(self._ping_job, slot)

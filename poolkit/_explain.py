@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from heapq import nsmallest
 from operator import attrgetter
 from types import FrameType
 
@@ -23,6 +22,7 @@ __all__ = (
     "diagnosed",
     "explain",
     "holders",
+    "nothing_wrong",
     "packages_of",
     "place_of",
     "place_outside",
@@ -32,10 +32,14 @@ __all__ = (
 COUNTED = 1000  # that many in front of a caller are counted, not more: a timeout must not cost more for each of them
 
 
+_SINCE, _REPORTED = attrgetter("since"), attrgetter("reported")
+
+
 def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:
     """The leases that last longest, ``most`` of them, longest first, each with its identity (the name is found out
     later). The caller holds the lock.
     """
+    # nearly sorted already, in order of their begin: sorting is faster than heapq.nsmallest, which is written in Python
     return [
         (
             record.holder,
@@ -47,7 +51,7 @@ def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holde
                 place=place_of(record),
             ),
         )
-        for record in nsmallest(most, core.leased.copy().values(), key=attrgetter("since"))
+        for record in sorted(core.leased.copy().values(), key=_SINCE)[:most]
     ]
 
 
@@ -121,16 +125,15 @@ def diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], 
     """What :func:`~poolkit.policies.diagnose.diagnose` says for somebody who is not waiting. Where none of its rules
     can apply, as in most pools at most times, no lease is looked at by name. The caller holds the lock.
     """
+    return None if nothing_wrong(core) else diagnose(symptoms(core, stats, name_of, now))
+
+
+def nothing_wrong(core: Core) -> bool:
+    """Whether no rule of the diagnosis can apply. The caller holds the lock."""
     leased = core.leased.copy()
-    nothing = (
-        not stats.waiting
-        and not core.suspended
-        and not stats.open_breakers
-        and len(leased) < core.limit
-        and not any(endpoint.dialer.breaker.failures for endpoint in list(core.all_endpoints.values()))
-        and not any(slot.reported for slot in leased.values())
-    )
-    return None if nothing else diagnose(symptoms(core, stats, name_of, now))
+    if core.suspended or len(leased) >= core.limit or any(map(_REPORTED, leased.values())):
+        return False
+    return not any(one.requests or one.dialer.breaker.failures for one in list(core.all_endpoints.values()))
 
 
 def _barred(core: Core, endpoints: list[Endpoint]) -> str:

@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._core.lease_record import Held
 from ._core.request import Request
-from ._explain import COUNTED, diagnosed, explain, holders, place_of, symptoms
+from ._explain import COUNTED, diagnosed, explain, holders, nothing_wrong, place_of, symptoms
 from ._log import logger
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
+from .policies.breaker import BreakerState
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
-from .policies.meters import frozen
+from .policies.meters import WINDOWS
 from .settings import Setting, described
 from .sizing import Advice, advise
 from .stats import (
     Holder,
     LaneStats,
     Parts,
+    PoolBrief,
     PoolDetails,
     PoolStats,
     Queued,
+    in_brief,
     lane_stats,
+    numbers,
     parts,
     queued,
     snapshot,
@@ -71,10 +75,17 @@ class Monitor:
     def _note_times(self) -> None:
         """Under the lock."""
         core, now = self._pool._core, self._pool._clock()
-        for kept, meter in ((self.waited, core.meters.wait), (self.used, core.meters.use)):
-            meter.record_all(kept)
+        self._record_times()
         if core.meters.samples.due(now):
             take_sample(core, parts(core), now)
+
+    def _record_times(self) -> None:
+        """Under the lock."""
+        meters = self._pool._core.meters
+        if self.waited:
+            meters.wait.record_all(self.waited)
+        if self.used:
+            meters.use.record_all(self.used)
 
     def add(self, observer: WaitObserver) -> None:
         """Under the lock: one more observer."""
@@ -105,8 +116,8 @@ class Monitor:
         return snapshot(core, pool._gate.step(self._copied), pool._clock())
 
     def _copied(self) -> Parts:
-        """Under the lock."""
-        self._note_times()
+        """Under the lock. The times that were kept aside are in it."""
+        self._record_times()
         return parts(self._pool._core)
 
     def explain(self) -> str:
@@ -182,6 +193,28 @@ class Monitor:
         held = holders(core, now, len(core.leased) if most is None else most)
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 
+    def brief(self, most: int) -> PoolBrief:
+        """What a list of many pools shows of this one, with the ``most`` longest leases and waits."""
+        pool = self._pool
+        pool._gate.run_posted()
+        core, now, name = pool._core, pool._clock(), pool._name_of
+
+        def quiet() -> tuple[Parts, list[tuple[Hashable, Holder]]] | None:
+            """Under the lock: copies of what is shown of a pool where nobody waits and nothing is wrong."""
+            return (self._copied(), holders(core, now, most)) if nothing_wrong(core) else None
+
+        found = pool._gate.step(quiet)
+        if found is None:
+            seen = self.details(most)
+            return in_brief(seen, [one for one in seen.lanes if one.breaker != BreakerState.CLOSED.value])
+        copied, held = found
+        values, totals = numbers(core, copied, now)
+        samples = core.meters.samples
+        timeouts = totals.timeouts and totals.timeouts - samples.start(WINDOWS[1], now).timeouts
+        names = {holder: name(holder) for holder, _ in held}  # mostly one thread or task has several
+        leases = [_named(lease, names[holder]) for holder, lease in held]
+        return PoolBrief(values, samples.window(WINDOWS[0], totals), timeouts, None, leases, [], [])
+
     def dump(self) -> str:
         """See :meth:`poolkit.Pool.dump`."""
         seen = self.details(None)
@@ -247,7 +280,9 @@ class Monitor:
 
 def _named(one: N, holder: str) -> N:
     """A lease or a caller, with the name of its holder."""
-    return frozen(type(one), **{**vars(one), "holder": holder})
+    named = object.__new__(type(one))
+    named.__dict__.update(one.__dict__, holder=holder)
+    return named
 
 
 def _spent(request: Request, waited: float) -> str:

@@ -233,5 +233,14 @@ class CircuitOpen(ConnectFailed):
     retry_after: float = 0.0
 
 
+def cannot_connect(pool: str, cause: BaseException | None, *, fatal: bool) -> ConnectFailed:
+    """The error that one caller is told of a failed connect of the pool with this name."""
+    kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
+    error = kind(f"{pool}: cannot connect: {describe(cause)}")
+    error.__cause__ = cause
+    error.fatal = fatal
+    return error
+
+
 class ServerUnavailable(AcquireTimeout, ConnectFailed):
     """``acquire_timeout`` ran out while no connection could be opened at all."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any, NamedTuple
 
 from ._core.endpoint import Endpoint
 from ._core.lease_record import Held
@@ -16,11 +17,11 @@ from ._core.state import Phase
 from .errors import describe
 from .events import CloseReason
 from .policies.diagnose import Diagnosis
-from .policies.meters import Histogram, Sample, WindowStats, frozen
+from .policies.meters import WINDOWS, Histogram, Sample, WindowStats, frozen
 
 __all__ = (
-    "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolDetails", "PoolStats", "Queued", "WindowStats",
-    "class_stats", "lane_stats", "parts", "queued", "snapshot", "take_sample",
+    "ClassStats", "Histogram", "Holder", "LaneStats", "Parts", "PoolBrief", "PoolDetails", "PoolStats", "Queued",
+    "WindowStats", "class_stats", "in_brief", "lane_stats", "numbers", "parts", "queued", "snapshot", "take_sample",
 )  # fmt: skip
 
 
@@ -180,6 +181,31 @@ class PoolDetails:
     lanes: tuple[LaneStats, ...]
 
 
+class PoolBrief(NamedTuple):
+    """What a list of many pools shows of one of them, at one moment. It costs a fraction of :class:`PoolDetails`.
+
+    ``numbers``: fields of :class:`PoolStats` by name, without histograms, windows and classes; ``recent``: the last ten
+    seconds; ``timeouts``: of the last minute; ``broken``: endpoints whose breaker is not closed.
+    """
+
+    numbers: dict[str, Any]
+    recent: WindowStats
+    timeouts: int
+    diagnosis: Diagnosis | None
+    leases: list[Holder]
+    waiters: list[Queued]
+    broken: list[LaneStats]
+
+
+def in_brief(seen: PoolDetails, endpoints: list[LaneStats]) -> PoolBrief:
+    """The same out of all details, with these endpoints."""
+    stats = seen.stats
+    return PoolBrief(
+        vars(stats), stats.windows[WINDOWS[0]], stats.windows[WINDOWS[1]].timeouts, seen.diagnosis,
+        list(seen.leases), list(seen.waiters), endpoints,
+    )  # fmt: skip
+
+
 def lane_stats(core: Core) -> list[LaneStats]:
     """Each endpoint. The caller holds the lock."""
     found = []
@@ -209,8 +235,7 @@ def lane_stats(core: Core) -> list[LaneStats]:
     return found
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """The data of a snapshot: copied under the lock within microseconds, evaluated without it."""
 
     slots: list[Slot]
@@ -241,12 +266,11 @@ def parts(core: Core) -> Parts:
 
 def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     """The running totals; they are kept as a sample for the windows if the last sample is old enough. Needs no lock."""
-    uses, busy = copied.uses, copied.busy
-    for slot in copied.slots:
-        uses += slot.uses + slot.leases
-        busy += slot.busy
-    busy += sum([max(0.0, now - record.since) for record in copied.leased])
-    counts, samples = core.counts, core.meters.samples
+    slots, counts, samples = copied.slots, core.counts, core.meters.samples
+    uses = copied.uses + sum([slot.uses + slot.leases for slot in slots])
+    busy = copied.busy + sum([slot.busy for slot in slots])
+    if copied.leased:
+        busy += max(0.0, sum([now - record.since for record in copied.leased]))
     taken = Sample(
         now, uses, copied.waits, counts.timeouts, counts.connects, counts.connect_errors, counts.leaks, busy,
         copied.wait, copied.connect, copied.use,
@@ -256,58 +280,69 @@ def take_sample(core: Core, copied: Parts, now: float) -> Sample:
     return taken
 
 
+# Enum's own "value" is computed by Python code, for each pool in each snapshot
 _REASONS = {reason: reason.value for reason in CloseReason}
+_PHASES = {phase: phase.value for phase in Phase}
+
+
+def numbers(core: Core, copied: Parts, now: float) -> tuple[dict[str, Any], Sample]:
+    """The fields of :class:`PoolStats` that need no histogram and no window, and the running totals. Needs no lock."""
+    slots, endpoints = copied.slots, copied.endpoints
+    states = [slot.state for slot in slots]
+    if True in [slot.pending for slot in slots]:  # some drivers connect in the first use
+        states = [State.CONNECTING if slot.pending and slot.state is State.IN_USE else slot.state for slot in slots]
+    number = states.count
+    totals = take_sample(core, copied, now)
+    last, counts, config = core.last_failed, core.counts, core.config
+    return {
+        "name": core.name,
+        "phase": _PHASES[core.phase] if not core.suspended or core.phase is not Phase.OPEN else "suspended",
+        "size": len(slots) - number(State.CLOSED),  # closed since the copy was made
+        "idle": number(State.IDLE),
+        "in_use": number(State.IN_USE),
+        "connecting": number(State.CONNECTING),
+        "checking": number(State.CHECKING),
+        "resetting": number(State.RESETTING),
+        "closing": number(State.CLOSING),
+        "leases": sum([slot.leases for slot in slots]),
+        "waiting": sum([len(endpoint.requests) for endpoint in endpoints]),
+        "lanes": len(endpoints),
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+        "acquires": totals.acquires,
+        "waits": totals.waits,
+        "timeouts": counts.timeouts,
+        "connects": counts.connects,
+        "connect_errors": counts.connect_errors,
+        "checks": counts.checks,
+        "failed_checks": counts.failed_checks,
+        "leaks": counts.leaks,
+        "busy_seconds": totals.busy,
+        "last_connect_error": describe(last.dialer.last_error) if last else None,
+        "max_idle": config.max_size if config.max_idle is None else config.max_idle,
+        "open_breakers": sum([endpoint.dialer.breaker.is_open(now) for endpoint in endpoints]),
+        "longest_held": max(0.0, now - min([record.since for record in copied.leased], default=now)),
+        "longest_wait": 0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
+        "limit": None if core.limit == sys.maxsize else core.limit,
+        "limit_reason": core.size.reason,
+        "overloads": counts.overloads,
+        "overloaded": len(copied.overloaded),
+        "overload_reason": "; ".join(copied.overloaded),
+    }, totals
 
 
 def snapshot(core: Core, copied: Parts, now: float) -> PoolStats:
     """The current numbers. Needs no lock, so that reading a large pool does not delay its callers."""
-    slots = copied.slots
-    states = [State.CONNECTING if slot.pending and slot.state is State.IN_USE else slot.state for slot in slots]
-    totals = take_sample(core, copied, now)
-    last = core.last_failed
-    counts = core.counts
-    return frozen(
-        PoolStats,
-        name=core.name,
-        phase="suspended" if core.suspended and core.phase is Phase.OPEN else core.phase.value,
-        size=len(slots) - states.count(State.CLOSED),  # closed since the copy was made
-        idle=states.count(State.IDLE),
-        in_use=states.count(State.IN_USE),
-        connecting=states.count(State.CONNECTING),
-        checking=states.count(State.CHECKING),
-        resetting=states.count(State.RESETTING),
-        closing=states.count(State.CLOSING),
-        leases=sum([slot.leases for slot in slots]),
-        waiting=sum([len(endpoint.requests) for endpoint in copied.endpoints]),
-        lanes=len(copied.endpoints),
-        min_size=core.config.min_size,
-        max_size=core.config.max_size,
-        acquires=totals.acquires,
-        waits=totals.waits,
-        timeouts=counts.timeouts,
-        connects=counts.connects,
-        connect_errors=counts.connect_errors,
-        checks=counts.checks,
-        failed_checks=counts.failed_checks,
-        leaks=counts.leaks,
-        busy_seconds=totals.busy,
-        closes={_REASONS[reason]: number for reason, number in counts.closes.items()},
-        last_connect_error=describe(last.dialer.last_error) if last else None,
-        max_idle=core.config.max_size if core.config.max_idle is None else core.config.max_idle,
-        open_breakers=sum([endpoint.dialer.breaker.is_open(now) for endpoint in copied.endpoints]),
-        longest_held=max(0.0, now - min([record.since for record in copied.leased], default=now)),
-        longest_wait=0.0 if copied.oldest is None else max(0.0, now - copied.oldest),
-        wait=totals.wait.with_zeros(totals.acquires),
-        connect=totals.connect,
-        use=totals.use,
-        windows=core.meters.samples.windows(totals),
-        classes=class_stats(core, copied.endpoints),
-        limit=None if core.limit == sys.maxsize else core.limit,
-        limit_reason=core.size.reason,
-        overloads=counts.overloads,
-        overloaded=len(copied.overloaded),
-        overload_reason="; ".join(copied.overloaded),
-    )
+    found, totals = numbers(core, copied, now)
+    found["closes"] = {_REASONS[reason]: number for reason, number in core.counts.closes.items()}
+    found["wait"] = totals.wait.with_zeros(totals.acquires)
+    found["connect"] = totals.connect
+    found["use"] = totals.use
+    found["windows"] = core.meters.samples.windows(totals)
+    found["classes"] = class_stats(core, copied.endpoints)
+    made = object.__new__(PoolStats)
+    made.__dict__.update(found)  # see frozen()
+    return made
 
 
 def queued(core: Core, now: float, most: int | None) -> list[tuple[Hashable, Queued]]:

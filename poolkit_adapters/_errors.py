@@ -7,10 +7,17 @@ import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from poolkit.errors import ConfigError, ConnectFailed, MissingExtra, PoolError, name_missing_descriptor
+from poolkit.errors import (
+    ConfigError,
+    ConnectFailed,
+    ConnectTimeout,
+    MissingExtra,
+    PoolError,
+    name_missing_descriptor,
+)
 
 __all__ = (
-    "BAD_SETTING", "MISSING", "Row", "Table", "both", "copied", "missing_extra", "release_locals",
+    "BAD_SETTING", "MISSING", "Row", "Table", "both", "copied", "missing_extra", "of_connect", "release_locals",
 )  # fmt: skip
 
 
@@ -118,6 +125,20 @@ def copied(error: BaseException) -> BaseException:
     if isinstance(notes, list):
         new.__notes__ = list(notes)  # type: ignore[attr-defined]
     return new.with_traceback(error.__traceback__)
+
+
+def of_connect(error: PoolError) -> BaseException | None:
+    """Return what a connect has raised, as an error for one of the callers that hear of it (see :func:`copied`).
+
+    None if the engine reports something else than a connect that failed. An error with poolkit's type also tells
+    whether trying again can help.
+    """
+    if type(error) not in (ConnectFailed, ConnectTimeout) or error.__cause__ is None:
+        return None
+    new = copied(error.__cause__)
+    if isinstance(new, ConnectFailed):
+        new.fatal = getattr(error, "fatal", False)
+    return new
 
 
 def _instance(made: type[BaseException], error: BaseException) -> BaseException | None:

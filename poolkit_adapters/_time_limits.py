@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from poolkit import PoolConfig
 from poolkit.runtimes import ThreadRuntime
 from poolkit.runtimes.fork import Stage, after_fork
 
 from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
 
-__all__ = ("Watch", "limit_role_question", "loop_watch", "rollback_limit")
+__all__ = ("Watch", "caller_limit", "limit_role_question", "loop_watch", "rollback_limit")
 
 _THREADS = ThreadRuntime()
 _AGAIN = 0.1
@@ -32,6 +33,17 @@ def rollback_limit(check_timeout: float | None, server: str) -> float | None:
     transaction, which takes about as long as the work did.
     """
     return check_timeout if check_timeout is None or server == "postgresql" else check_timeout * 10
+
+
+def caller_limit(config: PoolConfig, timeout: float | None) -> float | None:
+    """Return the seconds that are left to a caller that connects itself, or None if that is not what limits it.
+
+    ``timeout``: what the engine gives to a connect, which is the shorter one of ``connect_timeout`` and the caller's
+    time. A limit of the driver's own replaces the former and not the latter.
+    """
+    limit = config.connect_timeout
+    late = timeout is not None and (limit is None or timeout < limit)
+    return timeout if config.connect_in_caller and late else None
 
 
 class Watch:

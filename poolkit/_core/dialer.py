@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..config import PoolConfig
-from ..errors import CircuitOpen, ConnectFailed, ConnectTimeout, describe, remembered
+from ..errors import CircuitOpen, ConnectFailed, cannot_connect, describe, remembered
 from ..policies.backoff import full_jitter
 from ..policies.breaker import Breaker
 from ..policies.retire import NEVER
-from ..policies.sizing import pace, patience
+from ..policies.sizing import growth, pace, patience
 
 __all__ = ("OPEN", "At", "Dialer", "Open", "Refuse")
 
@@ -72,8 +72,9 @@ class Dialer:
         ``opening``: connects that are going on; ``live``: connections that callers can wait for; ``elsewhere``: callers
         can go to another pool; ``queued_at``: since when callers queue, if it is for them.
         """
-        if opening and (self.in_use or not self.by_caller) and live > (opening if self.in_use else 0):
-            next_one = queued_at + pace(self.connect_time)  # others may return a connection sooner
+        paced = opening and queued_at > -NEVER and (self.in_use or not self.by_caller)
+        if paced and live > (opening if self.in_use else 0):  # others may return a connection sooner
+            next_one = queued_at + growth(pace(self.connect_time), opening)
             if now < next_one:
                 return At(next_one)
         breaker = self.breaker
@@ -145,12 +146,7 @@ class Dialer:
 
     def connect_error(self) -> ConnectFailed:
         """The last connect error, as an error for one caller."""
-        cause = self.last_error
-        kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
-        error = kind(f"{self.name}: cannot connect: {describe(cause)}")
-        error.__cause__ = cause
-        error.fatal = self.fatal
-        return error
+        return cannot_connect(self.name, self.last_error, fatal=self.fatal)
 
     def _circuit_open(self, now: float) -> CircuitOpen:
         """What failed, since when, when the next try is."""

@@ -19,7 +19,7 @@ from ..cluster._shell import live_clusters
 from ..errors import describe, shown
 from ..events import OF_EACH_LEASE, Event, EventKind
 from ..runtimes.fork import Stage, after_fork, restart_after_fork
-from ..stats import PoolStats
+from ..stats import PoolStats, WindowStats
 from ..telemetry.alerts import Alert, Alerts, live_alerts
 from ..telemetry.logs import fields_of
 
@@ -38,9 +38,9 @@ Point = tuple[float, float, float, float, int]
 """Unix time, load (0 to 1), mean wait and acquires/s of the last 10 s, callers in the queue."""
 
 
-def load_of(stats: PoolStats) -> float:
-    """Share of the limit (without one: of what is open) that was on lease on average in the last 10 s, 0 to 1."""
-    return min(1.0, stats.windows[10].mean_in_use / (stats.max_size or stats.size or 1))
+def load_of(recent: WindowStats, max_size: int | None, size: int) -> float:
+    """Share of the limit (without one: of what is open) that was on lease on average in a window, 0 to 1."""
+    return min(1.0, recent.mean_in_use / (max_size or size or 1))
 
 
 class _Log:
@@ -145,7 +145,7 @@ class Recorder:
         seen = [(pool, pool.stats()) for pool in self.pools()]
         for pool, stats in seen:
             recent = stats.windows[10]
-            point = (round(now, 1), round(load_of(stats), 4), round(recent.wait.mean, 6),
+            point = (round(now, 1), round(load_of(recent, stats.max_size, stats.size), 4), round(recent.wait.mean, 6),
                      round(recent.acquires_per_second, 1), stats.waiting)  # fmt: skip
             with self._lock:
                 self._history.setdefault(pool, deque(maxlen=POINTS)).append(point)

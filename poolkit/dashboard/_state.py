@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any
 
@@ -20,8 +20,7 @@ from ..budget import Budget
 from ..cluster._nodepool import engine_of
 from ..cluster._shell import ClusterShell, live_clusters
 from ..errors import shown, shown_again
-from ..policies.breaker import BreakerState
-from ..stats import Holder, PoolDetails
+from ..stats import PoolBrief, PoolDetails, in_brief
 from ._recorder import INTERVAL, Recorder, load_of
 
 __all__ = ("FEW", "LISTED", "brief_of", "detail_of", "history_of", "merged", "state_of")
@@ -87,54 +86,48 @@ def _process() -> dict[str, Any]:
 _NAMES = (
     "phase", "size", "idle", "in_use", "connecting", "checking", "resetting", "closing", "leases", "waiting",
     "min_size", "max_size", "acquires", "waits", "timeouts", "connects", "connect_errors", "checks", "failed_checks",
-    "leaks", "open_breakers",
+    "leaks", "open_breakers", "lanes", "longest_held", "longest_wait", "last_connect_error", "overload_reason",
 )  # fmt: skip
-_numbers = attrgetter(*_NAMES)
+_numbers = itemgetter(*_NAMES)
 
 
 def brief_of(pool: Any, number: str) -> State:
     """The short form of a pool. Every reader gets it for every pool in each snapshot, so each field adds up."""
-    return _brief(pool, number, pool.details(FEW))
+    return _brief(pool, number, pool._monitor.brief(FEW))
 
 
-def _brief(pool: Any, number: str, seen: PoolDetails) -> State:
-    stats, recent = seen.stats, seen.stats.windows[10]
-    return {
+def _brief(pool: Any, number: str, seen: PoolBrief) -> State:
+    # times are finite, and the texts of the pool are masked and escaped: only the name and the diagnosis are not
+    numbers, recent = seen.numbers, seen.recent
+    wait = recent.wait
+    found = dict(zip(_NAMES, _numbers(numbers), strict=True))
+    found |= {
         "id": number,
         "pid": os.getpid(),
         "kind": type(pool).__name__,
-        "name": _plain(stats.name),
-        **dict(zip(_NAMES, _numbers(stats), strict=True)),
-        "longest_held": _plain(stats.longest_held),
-        "longest_wait": _plain(stats.longest_wait),
-        "last_connect_error": _plain(stats.last_connect_error),
-        "load": load_of(stats),
-        "mean_wait": recent.wait.mean,
-        "p99_wait": recent.wait.quantile(0.99),
+        "name": shown_again(numbers["name"], _TEXT),
+        "load": load_of(recent, numbers["max_size"], numbers["size"]),
+        "mean_wait": wait.mean,
+        "p99_wait": wait.quantile(0.99),
         "mean_use": recent.mean_use,
         "acquires_per_second": recent.acquires_per_second,
         "connects_per_second": recent.connects_per_second,
-        "timeouts_in_a_minute": stats.windows[60].timeouts,
-        "overload_reason": _plain(stats.overload_reason),
+        "timeouts_in_a_minute": seen.timeouts,
         "diagnosis": None if seen.diagnosis is None else _plain(seen.diagnosis),
-        "held": [_lease(lease) for lease in seen.leases[:FEW]],
-        "queue": [_with_key(waiter) for waiter in seen.waiters[:FEW]],
-        "endpoints": [_with_key(endpoint) for endpoint in seen.lanes if endpoint.breaker != BreakerState.CLOSED.value][
-            :LISTED
-        ],
-        "lanes": len(seen.lanes),
+        "held": [vars(lease) for lease in seen.leases],
+        "queue": [_with_key(waiter) for waiter in seen.waiters],
+        "endpoints": [_with_key(endpoint) for endpoint in seen.broken[:LISTED]],
     }
+    return found
 
 
 def detail_of(pool: Any, number: str) -> State:
     """The long form of one pool, for a reader that has opened it."""
     seen: PoolDetails = pool.details(LISTED)
-    return _brief(pool, number, seen) | {
-        "closes": dict(seen.stats.closes),
-        "words": _plain(explain(seen.stats, list(seen.leases[:1]), diagnosis=seen.diagnosis)),
-        "held": [_lease(lease) for lease in seen.leases],
-        "queue": [_with_key(waiter) for waiter in seen.waiters],
-        "endpoints": [_with_key(endpoint) for endpoint in seen.lanes[:LISTED]],
+    stats = seen.stats
+    return _brief(pool, number, in_brief(seen, list(seen.lanes))) | {
+        "closes": dict(stats.closes),
+        "words": _plain(explain(stats, list(seen.leases[:1]), diagnosis=seen.diagnosis)),
         "settings": {
             name: {"value": _plain(setting.value), "source": setting.source}
             for name, setting in pool.describe().items()
@@ -156,11 +149,6 @@ def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
         })  # fmt: skip
     return {"pid": os.getpid(), "name": stats.name, "kind": type(cluster).__name__, "leases": stats.leases,
             "waiting": stats.waiting, "timeouts": stats.timeouts, "nodes": nodes}  # fmt: skip
-
-
-def _lease(one: Holder) -> State:
-    # what the pool says of holder and place is masked and escaped
-    return {"connection_id": one.connection_id, "held": _plain(one.held), "holder": one.holder, "place": one.place}
 
 
 def _with_key(one: Any) -> dict[str, Any]:

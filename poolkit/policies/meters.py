@@ -7,10 +7,10 @@ housekeeping); a window states how many seconds it really covers.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
-from operator import sub
+from operator import attrgetter, sub
 from typing import Any, NamedTuple, TypeVar
 
 __all__ = ("BOUNDS", "WINDOWS", "Histogram", "Meter", "Meters", "Sample", "Samples", "WindowStats", "frozen")
@@ -46,13 +46,14 @@ class Histogram:
     @property
     def mean(self) -> float:
         """Their mean in seconds, 0 if there are none."""
-        return self.sum / self.count if self.count else 0.0
+        return self.sum / self.count if self.sum else 0.0
 
     def quantile(self, share: float) -> float:
         """The time that ``share`` (0 to 1) of all do not exceed, in seconds: an estimate, straight lines within a
         range, and the last bound for all beyond it (as Prometheus' ``histogram_quantile``). 0 if there are none.
         """
-        rank, seen = share * self.count, 0
+        count = self.count
+        rank, seen = share * count, 0
         for index, number in enumerate(self.counts):
             if number and seen + number >= rank:
                 if index == len(self.bounds):
@@ -60,18 +61,19 @@ class Histogram:
                 low = self.bounds[index - 1] if index else 0.0
                 return low + (self.bounds[index] - low) * max(0.0, rank - seen) / number
             seen += number
-        return self.bounds[-1] if self.count else 0.0
+        return self.bounds[-1] if count else 0.0
 
     def with_zeros(self, total: int) -> Histogram:
         """The same with as many times of 0 s as are missing to ``total``."""
         zeros = total - self.count
         if zeros <= 0:
             return self
-        return Histogram(self.bounds, (self.counts[0] + zeros, *self.counts[1:]), self.sum)
+        counts = self.counts[0] + zeros, *self.counts[1:]
+        return frozen(Histogram, bounds=self.bounds, counts=counts, sum=self.sum)
 
     def since(self, earlier: Histogram) -> Histogram:
         """The times added since ``earlier``, an older state of the same histogram."""
-        if self.counts == earlier.counts:
+        if self is earlier or self.counts == earlier.counts:
             return _EMPTY
         counts = tuple(map(max, map(sub, self.counts, earlier.counts), _EMPTY.counts))
         return Histogram(self.bounds, counts, max(0.0, self.sum - earlier.sum))
@@ -188,6 +190,9 @@ class WindowStats:
         return self.connect_errors / (self.connects + self.connect_errors or 1)
 
 
+_AT = attrgetter("at")
+
+
 class Samples:
     """The samples of the past that the windows need: about ten for each, whatever the number of looks.
 
@@ -213,22 +218,21 @@ class Samples:
         """Each window up to ``now``."""
         found: dict[int, WindowStats] = {}
         last: tuple[Sample, WindowStats] | None = None
-        for window, ring in self._rings.items():
-            start = self._start(ring.copy(), now.at - window)
+        for window in self._rings:
+            start = self.start(window, now.at)
             if last is None or last[0] is not start:  # a young pool's windows are all the same
                 last = start, _between(start, now)
             found[window] = last[1]
         return found
 
-    @staticmethod
-    def _start(ring: deque[Sample], wanted: float) -> Sample:
-        """The youngest sample that is old enough, or the oldest there is."""
-        start = ring[0]
-        for sample in ring:
-            if sample.at > wanted:
-                break
-            start = sample
-        return start
+    def window(self, window: int, now: Sample) -> WindowStats:
+        """One of the windows up to ``now``."""
+        return _between(self.start(window, now.at), now)
+
+    def start(self, window: int, now: float) -> Sample:
+        """Where the window begins: the youngest sample that is old enough, or the oldest there is."""
+        ring = self._rings[window].copy()
+        return ring[max(0, bisect_right(ring, now - window, key=_AT) - 1)]
 
 
 def _between(start: Sample, end: Sample) -> WindowStats:
@@ -243,7 +247,7 @@ def _between(start: Sample, end: Sample) -> WindowStats:
         connect_errors=end.connect_errors - start.connect_errors,
         leaks=end.leaks - start.leaks,
         busy_seconds=max(0.0, end.busy - start.busy),
-        wait=end.wait.since(start.wait).with_zeros(acquires),
+        wait=end.wait.since(start.wait).with_zeros(acquires) if acquires else _EMPTY,
         connect=end.connect.since(start.connect),
         use=end.use.since(start.use),
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-__all__ = ("connects_wanted", "pace", "patience")
+__all__ = ("connects_wanted", "growth", "pace", "patience")
+
+
+_SHORTEST = 0.001
 
 
 def connects_wanted(waiting: int, connecting: int, streams: int) -> int:
@@ -16,7 +19,7 @@ def connects_wanted(waiting: int, connecting: int, streams: int) -> int:
 
 
 def pace(connect_time: float | None) -> float:
-    """Seconds between the first connect of a burst and the connects for all its callers.
+    """Seconds between the first connect of a burst and the second.
 
     Connections in use may be returned sooner than new ones can be opened; a quarter of the usual connect time shows
     which is the case. Most pools open 15 connections for callers that 5 connections serve in 20 ms; opening one at a
@@ -24,7 +27,18 @@ def pace(connect_time: float | None) -> float:
     """
     if connect_time is None:
         return 0.01
-    return min(0.05, max(0.001, connect_time / 4))
+    return min(0.05, max(_SHORTEST, connect_time / 4))
+
+
+def growth(pause: float, opening: int) -> float:
+    """Seconds after the begin of a burst at which one more connect may begin beside the ``opening`` ones.
+
+    The first comes after ``pause``, and each further one after half of the time before it. So all connects of a burst
+    begin within half a connect time, and a burst that ends earlier has opened only a few. Callers that have queued for
+    longer get theirs at once. Pauses below a millisecond are not worth a timer.
+    """
+    last = pause * 0.5 ** (opening - 1)
+    return 2 * pause - (last if last >= _SHORTEST else 0.0)
 
 
 def patience(connect_time: float | None) -> float:

@@ -19,7 +19,8 @@ from poolkit.errors import LeaseOverdue, raw_text
 from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting, hang_up
-from .._time_limits import Watch
+from .._time_limits import Watch, caller_limit
+from ._names import look_up
 
 __all__ = ("TIMEOUT_ARGUMENTS", "CheckingConnector", "DbapiConnector", "server_of", "timeout_argument")
 
@@ -91,11 +92,16 @@ class DbapiConnector(Connector[Any]):
         name, limit, connection = self._timeout_argument, timeout, None
         if timeout is not None:
             own = kwargs.get(name) if name is not None else None  # connect_kwargs override it
+            pool = None if self.pool is None else self.pool()
+            left = None if pool is None else caller_limit(pool.config, timeout)
+            if name is not None and own is not None and left is not None:
+                own = kwargs[name] = min(own, max(1, round(left)))
             limit = timeout if own is None else own
             restore = limit_answers(self.module.__name__, kwargs, limit)
             if name is not None:
                 kwargs.setdefault(name, max(1, round(timeout)))
         try:
+            look_up(self.module, self._args, kwargs, limit)
             with self.watch.limit(Connecting(self.module.__name__), limit, "connect"):
                 connection = self.module.connect(*self._args, **kwargs)
         except BaseException as error:

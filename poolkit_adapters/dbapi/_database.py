@@ -17,8 +17,6 @@ from poolkit import (
     BreakerConfig,
     ClassConfig,
     ConfigError,
-    ConnectFailed,
-    ConnectTimeout,
     Lease,
     OverloadConfig,
     Pool,
@@ -30,12 +28,12 @@ from poolkit import (
     Verdict,
 )
 from poolkit.config import SharedBudget
-from poolkit.errors import LeaseOverdue, describe
+from poolkit.errors import LeaseOverdue, cannot_connect, describe
 
 from .._options import UNSET, given_settings
 from .._time_limits import rollback_limit
 from ._connector import CheckingConnector, DbapiConnector, server_of
-from ._errors import errors_of
+from ._errors import errors_of, told
 from ._proxies import LeaseState, PooledConnection
 from ._settings import plan, refuse_misspelt
 from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
@@ -175,16 +173,11 @@ class PooledDatabase:
         try:
             lease = self._pool.lease() if timeout is None else self._pool.lease(timeout)
         except PoolError as error:
-            raise self._errors.adapted(error) from error.__cause__
+            raise told(self._module, self._errors, error) from error.__cause__
         except Exception as error:  # connect_in_caller: the caller's own connect failed
-            raise self._errors.adapted(self._not_connected(error)) from error
+            failed = cannot_connect(self.name, error, fatal=self._connector.classify(error) is Verdict.FATAL)
+            raise told(self._module, self._errors, failed) from error
         return PooledConnection(self, lease)
-
-    def _not_connected(self, error: Exception) -> ConnectFailed:
-        kind = ConnectTimeout if isinstance(error, TimeoutError) else ConnectFailed
-        failed = kind(f"{self.name}: cannot connect: {describe(error)}")
-        failed.fatal = self._connector.classify(error) is Verdict.FATAL
-        return failed
 
     def _misused(self, text: str) -> PoolError:
         return self._errors.adapted(UsageError(f"{self.name}: {text}"))

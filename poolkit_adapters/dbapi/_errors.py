@@ -9,9 +9,9 @@ from typing import Any
 import poolkit
 from poolkit import PoolError
 
-from .._errors import BAD_SETTING, MISSING, Row, Table
+from .._errors import BAD_SETTING, MISSING, Row, Table, both, of_connect
 
-__all__ = ("errors_of",)
+__all__ = ("errors_of", "told")
 
 
 def errors_of(module: ModuleType) -> Table:
@@ -25,8 +25,9 @@ def errors_of(module: ModuleType) -> Table:
         row("no connection became free within `acquire_timeout`", poolkit.AcquireTimeout, "OperationalError"),
         row("`acquire_timeout` expired while no connection could be opened; `__cause__` has the reason",
             poolkit.ServerUnavailable, "OperationalError"),
-        row("connecting cannot succeed (password, database, TLS, unknown host, a `setup` that raises); raised at once",
-            poolkit.ConnectFailed, "OperationalError"),
+        row("connecting cannot succeed (password, database, TLS, unknown host, a `setup` that raises); raised at once. "
+            "An error of the module keeps its class, arguments and attributes", poolkit.ConnectFailed,
+            "OperationalError"),
         row("the circuit breaker is open", poolkit.CircuitOpen, "OperationalError"),
         row("`max_waiting` callers are already waiting", poolkit.PoolBusy, "OperationalError"),
         row("the pool is suspended with `fail_fast=True`", poolkit.PoolSuspended, "OperationalError"),
@@ -39,6 +40,21 @@ def errors_of(module: ModuleType) -> Table:
         BAD_SETTING,
         MISSING,
     )  # fmt: skip
+
+
+def told(module: ModuleType, table: Table, error: PoolError) -> BaseException:
+    """Return what a caller is told for an error of the engine.
+
+    If a connect failed with an error of the module: a copy of that, with its class, arguments and attributes
+    (``sqlstate``, ``errno``, ...), which is also the ConnectFailed of the table.
+    """
+    own = of_connect(error)
+    if isinstance(own, module.Error):
+        failed: Any = both(table.of(poolkit.ConnectFailed), own)
+        if isinstance(failed, poolkit.ConnectFailed):
+            failed.fatal = getattr(error, "fatal", False)
+            return failed
+    return table.adapted(error)
 
 
 _made: dict[tuple[str, str], type[PoolError]] = {}

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import traceback
 import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from poolkit import AsyncConnector, Connector, Verdict
+from poolkit import AsyncConnector, Connector, PoolError, Verdict
 
 from .._errors import release_locals
 from .._hang_up import is_socket
-from .._time_limits import Watch
+from .._time_limits import Watch, caller_limit
 from . import _errors
 from ._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
-from ._driver import PACKAGE, metering
+from ._driver import PACKAGE, async_connection, exceptions, metering
 
 __all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
 
@@ -101,7 +103,10 @@ class TaskConnector(AsyncConnector[Any]):
         if pool is None:
             raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
         try:
-            return await pool._open()
+            left = caller_limit(pool.poolkit.config, timeout)
+            if left is None:
+                return await pool._open()
+            return await _within(left, pool._open)
         except BaseException as error:
             del pool  # see SyncConnector
             release_locals(error)
@@ -156,6 +161,18 @@ class TaskConnector(AsyncConnector[Any]):
         watch = self._watches.pop(id(connection), None)
         if watch is not None:
             watch.drop()
+
+
+async def _within(seconds: float, open_: Callable[[], Awaitable[Any]]) -> Any:
+    """Connect for the calling task, which has so many seconds left."""
+    try:
+        async with async_connection.async_timeout(seconds):
+            return await open_()
+    except asyncio.TimeoutError as error:
+        if isinstance(error, PoolError):  # of redis-py's own limit
+            raise
+        late = exceptions.TimeoutError(f"no connection in {seconds:g} s (timeout)")
+        raise _errors.connect_error(late) from error
 
 
 def _forbid_reconnect(connection: Any, pool: str) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from poolkit import errors
 from poolkit.connector import Verdict, default_classify
-from poolkit.errors import PoolError, remembered, said
+from poolkit.errors import PoolError, said
 
-from .._errors import BAD_SETTING, MISSING, Row, Table
+from .._errors import BAD_SETTING, MISSING, Row, Table, of_connect
 from ._driver import DRIVER, DriverError, exceptions
 
 __all__ = (
@@ -161,12 +161,8 @@ def pool_error(error: PoolError) -> PoolError:
 
     If a connect has failed, each of the callers that hear of it gets a copy of the error that the connect has raised.
     """
-    cause = error.__cause__
-    if type(error) in (errors.ConnectFailed, errors.ConnectTimeout) and isinstance(cause, errors.ConnectFailed):
-        copy: Any = remembered(cause)
-        copy.fatal = getattr(error, "fatal", False)
-        return copy  # type: ignore[no-any-return]
-    return ERRORS.adapted(error)
+    own = of_connect(error)
+    return own if isinstance(own, errors.ConnectFailed) else ERRORS.adapted(error)
 
 
 def connect_error(error: BaseException) -> BaseException:

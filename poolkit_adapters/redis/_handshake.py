@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import math
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
@@ -16,28 +19,77 @@ __all__ = ("async_connect_limit", "connect_limit", "handshake_limit")
 _attempts = Watch()
 
 
+class _Late(Exception):
+    """The caller that connects has no time left for one more attempt. redis-py's ``retry`` does not know this error."""
+
+
+class _BoundedPauses:
+    """The pauses of a connection's ``retry``, none of them longer than the caller has left."""
+
+    def __init__(self, own: Any, deadline: float) -> None:
+        self._own = own
+        self._deadline = deadline
+
+    def reset(self) -> None:
+        self._own.reset()
+
+    def compute(self, failures: int) -> float:
+        own: float = self._own.compute(failures)
+        return min(own, max(0.0, self._deadline - time.monotonic()))
+
+
 @contextmanager
-def connect_limit(connection: Any, connecting: Connecting, connect_timeout: float | None) -> Iterator[None]:
+def _until(connection: Any, seconds: float | None) -> Iterator[float]:
+    """A block in which ``connection`` pauses no longer than for ``seconds``; the deadline."""
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    retry: Any = getattr(connection, "retry", None)
+    if seconds is None or not hasattr(retry, "_backoff"):
+        yield deadline
+        return
+    hasty = copy.copy(retry)  # several connections may share theirs
+    hasty._backoff = _BoundedPauses(retry._backoff, deadline)
+    connection.retry = hasty
+    try:
+        yield deadline
+    finally:
+        if connection.retry is hasty:
+            connection.retry = retry
+
+
+@contextmanager
+def connect_limit(
+    connection: Any, connecting: Connecting, connect_timeout: float | None, left: float | None = None
+) -> Iterator[None]:
     """Limit each attempt to connect ``connection`` in this block, all replies of its handshake together.
 
     An attempt has ``connect_timeout`` (None: no limit) for TCP, and for the handshake ``socket_timeout`` or, where that
-    is None, ``connect_timeout`` again. ``connecting`` belongs to the calling function.
+    is None, ``connect_timeout`` again. ``left``: the seconds for all attempts, where the caller makes them itself.
+    ``connecting`` belongs to the calling function.
     """
     own = connection.socket_timeout
     if connect_timeout is None:
         yield
         return
     open_socket = connection._connect  # the first step of each attempt
+    deadline = math.inf
 
     def begin() -> Any:
         _attempts.end(connecting)
-        _attempts.begin(connecting, connect_timeout + (connect_timeout if own is None else own))
+        seconds = min(connect_timeout + (connect_timeout if own is None else own), deadline - time.monotonic())
+        if seconds <= 0:
+            raise _Late
+        _attempts.begin(connecting, seconds)
         return open_socket()
 
     connection._connect = begin
     try:
-        with handshake_limit(connection, connect_timeout) if own is None else nullcontext():
+        with (
+            _until(connection, left) as deadline,
+            handshake_limit(connection, connect_timeout) if own is None else nullcontext(),
+        ):
             yield
+    except _Late as error:
+        raise exceptions.TimeoutError(f"no connection in {left:g} s (timeout)") from error.__context__
     except Exception as error:
         if _attempts.end(connecting):
             raise exceptions.TimeoutError(f"no connection in {connect_timeout:g} s (connect_timeout)") from error

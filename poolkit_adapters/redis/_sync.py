@@ -16,6 +16,7 @@ from poolkit.runtimes.fork import Stage, after_fork
 
 from .._hang_up import Connecting
 from .._time_limits import Watch as TimeLimits
+from .._time_limits import caller_limit
 from . import _errors
 from ._base import PoolBase
 from ._connection_watch import IDLE, USED, ConnectionWatch, State
@@ -226,7 +227,8 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """Connect, and return whether there is no unread data then. On an error close the socket."""
         try:
             if watch.inspectable:
-                with connect_limit(watch.inner, Connecting(PACKAGE), limit):
+                left = caller_limit(self.poolkit.config, limit)
+                with connect_limit(watch.inner, Connecting(PACKAGE), limit, left):
                     connection.connect()
             else:
                 connection.connect()

@@ -34,13 +34,14 @@ class AsyncRecord(Record):
 
     def open(self) -> None:
         """Connect for the first time, in a task of the pool's."""
-        self.attempt = Attempt(self.pool.poolkit.config)
+        self.attempt = Attempt(self.pool.poolkit.config, self.most)
         connects = self.pool._connects
         run = connects.run if self.pool.poolkit.config.connect_in_caller else connects.open
         run(self)
 
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """As in SQLAlchemy, in a task of the pool's."""
+        self.most = None  # from here on its user's deadline counts
         self.attempt = Attempt(self.pool.poolkit.config)
         self.pool._connects.run(self)
 
@@ -66,8 +67,8 @@ class AsyncPoolkitPool(BasePool):
         listeners.for_modify(self.dispatch)._exec_once_mutex = OneAtATime(self._runtime)
         return self._runtime
 
-    def _create_connection(self) -> Record:
-        record = AsyncRecord(self)
+    def _create_connection(self, most: float | None = None) -> Record:
+        record = AsyncRecord(self, most)
         record.loop = running_loop()
         try:
             record.open()

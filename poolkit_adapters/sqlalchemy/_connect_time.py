@@ -42,15 +42,20 @@ UNSAID = 130.0
 class Attempt:
     """One connect: its time limit and its start."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, most: float | None = None) -> None:
         written = sources_of(config).get("connect_timeout", DEFAULT).written
         limit = config.connect_timeout
-        self.seconds: float | None = UNSAID if limit is None and not written else limit
+        self.most = most
+        """Seconds that the caller has left, if it connects itself (None: no limit)."""
+        self.seconds = self._bounded(UNSAID if limit is None and not written else limit)
         """Limit of the whole connect in seconds, including "connect" events (None: no limit)."""
         self._begun = time.monotonic()
         self._restore: Restore | None = None
         self.connecting: Connecting | None = None
         """The driver's part of it, in threads."""
+
+    def _bounded(self, limit: float | None) -> float | None:
+        return self.most if limit is None or (self.most is not None and self.most < limit) else limit
 
     def left(self) -> float | None:
         """Return the remaining seconds, at least 0 (None: no limit)."""
@@ -59,7 +64,7 @@ class Attempt:
     def begin(self, driver: str, keywords: dict[str, Any], own: float | None) -> None:
         """Prepare ``keywords`` for the driver's connect. ``own`` is the limit in them, in seconds, if any."""
         if own is not None:
-            self.seconds = own
+            self.seconds = self._bounded(own)
         if self.seconds is not None:
             self._restore = limit_answers(driver, keywords, self.seconds)
 
@@ -97,6 +102,8 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
         if isinstance(attempt, Attempt):  # else it is a record of another pool, or what a caller of _creator has given
             attempt.begin(driver, keywords, own)
             record.begun(attempt)
+            if attempt.most is not None and attempt.most == attempt.seconds:
+                keywords[argument] = unit(attempt.most)
         if limit is not None:
             keywords.setdefault(argument, unit(limit))
 

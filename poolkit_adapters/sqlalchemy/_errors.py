@@ -11,7 +11,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from poolkit import errors
 
-from .._errors import BAD_SETTING, MISSING, Row, Table, both, copied
+from .._errors import BAD_SETTING, MISSING, Row, Table, both, of_connect
 
 __all__ = (
     "ERRORS",
@@ -148,8 +148,7 @@ def reported(error: errors.PoolError, prefix: str) -> BaseException:
 
     For a failed connect: a copy of what the connect has raised, which has the driver's class (:func:`connect_error`).
     """
-    failed = type(error) in (errors.ConnectFailed, errors.ConnectTimeout)
-    told = copied(error.__cause__) if failed and error.__cause__ is not None else error
+    told = of_connect(error) or error
     return translated(told, prefix) if isinstance(told, errors.PoolError) else told
 
 

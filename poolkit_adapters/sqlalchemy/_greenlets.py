@@ -44,9 +44,11 @@ _greenlet_spawn = util.greenlet_spawn
 class _Parker:
     """Puts a greenlet to sleep on a future of the event loop that runs at that moment."""
 
-    __slots__ = ("_future", "_loop", "_woken")
+    __slots__ = ("_future", "_home", "_loop", "_runtime", "_woken")
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: GreenletRuntime) -> None:
+        self._runtime = runtime
+        self._home = running_loop()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._future: asyncio.Future[None] | None = None
         self._woken = False
@@ -74,6 +76,10 @@ class _Parker:
             self._woken = False
             if timer is not None:
                 timer.cancel()
+
+    def spawn(self, job: Callable[..., object], *args: Any) -> None:
+        """Run ``job(*args)`` in a task of the loop in which the sleeper needs its result, from any thread."""
+        self._runtime.spawn_in(self._home, job, *args)
 
     def wake(self) -> None:
         """Wake the sleeper, from any thread."""
@@ -153,21 +159,29 @@ class GreenletRuntime:
 
     def parker(self) -> _Parker:
         """Return a parker for the calling greenlet."""
-        return _Parker()
+        return _Parker(self)
 
     def spawn(self, job: Callable[..., object], *args: Any, **keywords: Any) -> None:
         """Run ``job(*args)`` in a greenlet of a new task, or directly if no loop is running."""
-        loop = running_loop()
-        if loop is not None:
-            self._start(loop, job, args, keywords)
-            return
-        home = self.loop
-        if home is not None and home.is_running():
-            try:
-                home.call_soon_threadsafe(self._start, home, job, args, keywords)
+        self.spawn_in(running_loop(), job, *args, **keywords)
+
+    def spawn_in(
+        self, wanted: asyncio.AbstractEventLoop | None, job: Callable[..., object], *args: Any, **keywords: Any
+    ) -> None:
+        """As :meth:`spawn`, in this loop if it runs."""
+        here = running_loop()
+        for loop in (wanted, here, self.loop):
+            if loop is None:
+                continue
+            if loop is here:
+                self._start(loop, job, args, keywords)
                 return
-            except RuntimeError:
-                pass  # the loop has just ended
+            if loop.is_running():
+                try:
+                    loop.call_soon_threadsafe(self._start, loop, job, args, keywords)
+                    return
+                except RuntimeError:
+                    pass  # the loop has just ended
         job(*args, **keywords)
 
     def _start(

@@ -152,8 +152,8 @@ class BasePool(SQLAlchemyPool):
 
         return opened
 
-    def _create_connection(self) -> Record:
-        record = WatchedRecord(self)
+    def _create_connection(self, most: float | None = None) -> Record:
+        record = WatchedRecord(self, most)
         record.open()
         return record
 

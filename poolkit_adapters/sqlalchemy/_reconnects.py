@@ -31,7 +31,9 @@ class Reconnects:
     def run(self, record: Record) -> None:
         """Connect the record. If the caller gives up, ``record.ending`` is done when the connect has ended."""
         record.ending = None
+        record.most = None
         if self._pool.poolkit.config.connect_in_caller:
+            record.most = record.left()
             record.connect()
             return
         end: Future[None] = Future()

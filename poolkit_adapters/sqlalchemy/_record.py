@@ -15,6 +15,7 @@ from poolkit.connector import Verdict, default_classify
 
 from .._errors import release_locals
 from .._hang_up import Connecting
+from .._time_limits import caller_limit
 from ._connect_time import Attempt
 from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut, overdue
 from ._look import looks_alive
@@ -44,8 +45,9 @@ class Record(_ConnectionRecord):
     asked: float = 0.0
     """When its user has asked for a connection, in monotonic seconds; 0: nobody has it yet."""
 
-    def __init__(self, pool: BasePool) -> None:
+    def __init__(self, pool: BasePool, most: float | None = None) -> None:
         self.pool: BasePool = pool
+        self.most = most  # seconds that a caller has left that connects the record itself; None: no limit
         super().__init__(pool, connect=False)
 
     def open(self) -> None:
@@ -105,7 +107,7 @@ class Record(_ConnectionRecord):
         An interrupted connect leaves no session, even if its traceback is kept.
         """
         before = sys.exc_info()[1]
-        attempt = self.attempt = Attempt(self.pool.poolkit.config)
+        attempt = self.attempt = Attempt(self.pool.poolkit.config, self.most)
         attempt.connecting = Connecting(getattr(getattr(self.pool._dialect, "dbapi", None), "__name__", ""))
         connect: Any = super()
         late = False
@@ -196,8 +198,11 @@ class RecordConnector(Connector[Record]):
         self.close_in_caller = not pool._is_asyncio
 
     def connect(self, timeout: float | None) -> Record:
-        """Open a connection. The driver's own limit applies (see ``limit_connects``)."""
-        return self.pool._create_connection()
+        """Open a connection. The driver's own limit applies (see ``limit_connects``).
+
+        Where callers connect themselves, ``timeout`` is not longer than the caller may wait.
+        """
+        return self.pool._create_connection(caller_limit(self.pool.poolkit.config, timeout))
 
     def close(self, connection: Record) -> None:
         """Close the record's connection, if any. Abort it if it is in use or known to be broken."""

@@ -145,8 +145,7 @@ def test_callers_in_threads_hear_within_their_time_that_the_resolver_hangs(name:
 
     with ThreadPoolExecutor(CALLERS) as executor:
         list(executor.map(lambda _: one(), range(CALLERS)))
-    if name != "dbapi":  # there the engine's own threads connect, one for each place, and no caller waits for them
-        assert len(resolver.asked) <= MOST_THREADS
+    assert len(resolver.asked) <= MOST_THREADS
     resolver.over.set()
     end()
 
@@ -224,7 +223,7 @@ async def test_callers_in_tasks_hear_within_their_time_and_the_loops_own_threads
 
 # -- names that are answered ------------------------------------------------------------------------------------------
 
-ONCE = ("httpx", "redis", "psycopg", "sqlalchemy-psycopg")
+ONCE = ("httpx", "redis", "psycopg", "dbapi", "sqlalchemy-psycopg")
 """These drivers are given the addresses; the others look the name up once more."""
 
 
@@ -246,7 +245,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.2", "127.0.0.1"]], ids=("one", "the-second-serves"))
-@pytest.mark.parametrize("name", [name for name in SYNC if name not in ("sqlalchemy-pymysql", "dbapi")])
+@pytest.mark.parametrize("name", [name for name in SYNC if name != "sqlalchemy-pymysql"])
 def test_a_name_is_looked_up_once_for_a_connect_in_a_thread(
     name: str, addresses: list[str], resolver: Resolver, served: dict[str, tuple[int, Login]]
 ) -> None:

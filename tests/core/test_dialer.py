@@ -113,10 +113,26 @@ def test_the_usual_connect_time_sets_the_pace() -> None:
     assert dialer.may_open(NOW + 0.01, 1, 1, queued_at=NOW) is OPEN
     assert dialer.may_open(NOW, 1, 0, queued_at=NOW) is OPEN, "nobody has a connection to return"
     assert dialer.may_open(NOW, 0, 1, queued_at=NOW) is OPEN, "the first is not held up"
+    assert dialer.may_open(NOW, 1, 1) is OPEN, "nobody waits: it is for min_size"
     dialer.last_opened_at = NOW
     assert dialer.late_at() == NOW + 0.25
     dialer.succeeded(0.09, current=True)
     assert dialer.connect_time == pytest.approx(0.05)
+
+
+def test_a_burst_opens_one_after_the_other_sooner_and_sooner() -> None:
+    """Not all at once after one pause: what comes back meanwhile may serve those who wait."""
+    dialer = make()
+    dialer.succeeded(0.04, current=True)
+    now, opened = NOW, [NOW]
+    for opening in range(1, 15):
+        answer = dialer.may_open(now, opening, 5, queued_at=NOW)
+        now = answer.until if isinstance(answer, At) else now
+        assert dialer.may_open(now, opening, 5, queued_at=NOW) is OPEN
+        opened.append(now)
+    assert opened[1:4] == pytest.approx([NOW + 0.01, NOW + 0.015, NOW + 0.0175])
+    assert opened[-1] == pytest.approx(NOW + 0.02), "fifteen connects begin within half the time of one"
+    assert dialer.may_open(NOW + 0.02, 1, 5, queued_at=NOW) is OPEN, "nothing has come back for all this time"
 
 
 def test_a_timeout_is_told_as_one() -> None:

@@ -20,7 +20,7 @@ from poolkit import AsyncPool, BreakerConfig, Budget, ConfigError, ConnectFailed
 from poolkit.cluster import Cluster
 from poolkit.dashboard import DashboardApp
 from poolkit.dashboard._recorder import Recorder
-from poolkit.dashboard._state import FEW, LISTED
+from poolkit.dashboard._state import FEW, LISTED, brief_of, detail_of
 from poolkit.telemetry.alerts import Alerts, Thresholds
 from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from tests.support.instructions import instructions
@@ -82,6 +82,27 @@ def test_of_many_leases_the_longest_are_listed_and_more_where_a_pool_is_opened()
     assert ages == sorted(ages, reverse=True)
     numbers = [lease["connection_id"] for lease in whole["held"]]
     assert [lease["connection_id"] for lease in brief["held"]] == numbers[:FEW]
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_the_state_says_of_a_pool_what_its_details_say(suspended: bool) -> None:
+    """Of a pool where nothing is wrong it is computed in a shorter way."""
+    clock = ManualClock()
+    with Pool(FakeConnector(), max_size=3, name="looked-at", clock=clock) as pool, contextlib.ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(pool.lease())
+            clock.advance(0.7)
+        pool.lease().close()
+        clock.advance(2.0)
+        if suspended:
+            pool.suspend()
+        brief, whole = brief_of(pool, "1"), detail_of(pool, "1")
+    assert (brief["diagnosis"] is not None) is suspended
+    assert brief.pop("endpoints") == []
+    assert brief == {name: whole[name] for name in brief}
+    assert brief["acquires"] == 3
+    assert brief["longest_held"] == pytest.approx(3.4)
+    assert [lease["held"] for lease in brief["held"][:2]] == pytest.approx([3.4, 2.7])
 
 
 def test_an_endpoint_that_cannot_be_reached_is_in_the_state() -> None:

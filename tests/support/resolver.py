@@ -15,7 +15,7 @@ __all__ = ("ANSWERS", "SILENT", "Resolver")
 ANSWERS = "answers.test"
 """A name that has the addresses which :attr:`Resolver.addresses` lists."""
 SILENT = "silent.test"
-"""A name for which there is no answer until the test ends."""
+"""A name for which there is no answer until the test ends or :meth:`Resolver.answer` is called."""
 
 
 class Resolver:
@@ -25,16 +25,22 @@ class Resolver:
         self.addresses = ["127.0.0.1"]
         self.asked: list[str] = []
         self.over = threading.Event()
+        self._answers = False
         self._system = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", self)
 
+    def answer(self) -> None:
+        """Answer for the silent name too: those who have asked hear that they should try again."""
+        self._answers = True
+        self.over.set()
+
     def __call__(self, host: Any, *args: Any, **kwargs: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
-        if name == SILENT:
+        if name == SILENT and not self._answers:
             self.asked.append(name)
             self.over.wait(PATIENCE)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        if name == ANSWERS:
+        if name in (ANSWERS, SILENT):
             self.asked.append(name)
             if not self.addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ssl
 import sys
 import threading
 import traceback
@@ -19,6 +20,7 @@ import pytest
 from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
 from tests.faults.proxy import FaultProxy
 from tests.support.mariadb import MISSING, MariaDBServer
+from tests.support.resolver import SILENT, Resolver
 from tests.support.waiting import PATIENCE
 
 SIZE = 2
@@ -76,6 +78,26 @@ class Column:
         """Whether the peer answers byte by byte where it would fall silent."""
         self.silent_when_new = False
         """Whether the peer falls silent in what the application does with each new connection."""
+        self.host = "127.0.0.1"
+        self.resolver: Resolver | None = None
+        self.encrypted = False
+        """Whether the connections have TLS where the driver asks the server for it (PostgreSQL)."""
+
+    @classmethod
+    def lacks(cls, row: str) -> str | None:
+        """Why there is no such cell; None: there is."""
+        if row == "tls" and cls.server != "postgres":
+            return "TLS begins with the client's first message: the row connect is the same"
+        return cls.absent.get(row)
+
+    def encrypt(self) -> None:
+        """From now on connect with TLS."""
+        self.encrypted = True
+        self.proxy.target = (self.server_.host, self.server_.tls_port)
+
+    def look_up(self, resolver: Resolver) -> None:
+        """From now on connect by a name for which there is no answer."""
+        self.host, self.resolver = SILENT, resolver
 
     def _port(self) -> int:
         """Of the server behind the proxy."""
@@ -102,7 +124,10 @@ class Column:
     def speak(self) -> None:
         """The peer answers everything that it has taken."""
         self.proxy.trickle = None
+        self.proxy.reply_limit = None
         self.proxy.mode = "pass"
+        if self.resolver is not None:
+            self.resolver.answer()
 
     @property
     def engine(self) -> Any:
@@ -137,6 +162,15 @@ class Column:
             await importlib.import_module("trio").sleep(0.01)
         else:
             threading.Event().wait(0.01)
+
+
+def tls_of(driver: str) -> dict[str, Any]:
+    """The arguments by which a driver of PostgreSQL asks for TLS and believes every certificate."""
+    if driver not in ("pg8000", "asyncpg"):
+        return {"sslmode": "require"}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return {"ssl" if driver == "asyncpg" else "ssl_context": context}
 
 
 def tried(lease: Any, work: Callable[[Any], object], give_back: Callable[[Any], object]) -> Any:
@@ -202,17 +236,21 @@ class SQLAlchemy(Column):
             pool_size=SIZE,
             max_overflow=0,
             pool_timeout=PATIENCE,
+            connect_args=self._connect_args(),
             **limits,
         )
         event.listen(self._engine, "connect", self.prepare)
+
+    def _connect_args(self) -> dict[str, Any]:
+        return tls_of(self.driver) if self.encrypted else {}
 
     def _url(self) -> str:
         port = self.proxy.port
         if self.server == "mysql":
             options = "?use_pure=True" if self.driver == "mysqlconnector" else ""
-            return f"mysql+{self.driver}://root@127.0.0.1:{port}/app{options}"
+            return f"mysql+{self.driver}://root@{self.host}:{port}/app{options}"
         url: str = self.server_.sqlalchemy_url(self.driver)
-        return url.replace(f":{self.server_.port}/", f":{port}/")
+        return url.replace(f"{self.server_.host}:{self.server_.port}/", f"{self.host}:{port}/")
 
     async def take(self) -> Any:
         from sqlalchemy import text
@@ -248,7 +286,8 @@ class AsyncSQLAlchemy(SQLAlchemy):
         limits = {name: value for name, value in LIMITS.items() if name != "max_size"}
         self._engine = create_async_engine(
             make_url(self._url()),
-            poolclass=AsyncPoolkitPool, pool_size=SIZE, max_overflow=0, pool_timeout=PATIENCE, **limits,
+            poolclass=AsyncPoolkitPool, pool_size=SIZE, max_overflow=0, pool_timeout=PATIENCE,
+            connect_args=self._connect_args(), **limits,
         )  # fmt: skip
         event.listen(self._engine.sync_engine, "connect", self.prepare)
 
@@ -304,8 +343,10 @@ class DBAPI(Column):
     def _arguments(self) -> dict[str, Any]:
         if self.server == "mysql":
             pure = {"use_pure": True} if self.module == "mysql.connector" else {}
-            return {**self.server_.arguments(), "port": self.proxy.port, **pure}
-        dsn = {**self.server_.dsn, "port": self.proxy.port}
+            return {**self.server_.arguments(), "host": self.host, "port": self.proxy.port, **pure}
+        dsn = {**self.server_.dsn, "host": self.host, "port": self.proxy.port}
+        if self.encrypted:
+            dsn |= tls_of(self.module.partition(".")[0])
         if self.module == "pg8000.dbapi":
             dsn["database"] = dsn.pop("dbname")
         return dsn
@@ -368,7 +409,7 @@ class Redis(Column):
         once = importlib.import_module(f"{kind.__name__}.retry").Retry(redis.backoff.NoBackoff(), 0)
         # socket_timeout=None, as for callers that block in BLPOP, and as the default of redis-py before 8
         arguments: dict[str, Any] = {
-            "host": "127.0.0.1", "port": self.proxy.port, "socket_timeout": None, "socket_connect_timeout": CONNECT,
+            "host": self.host, "port": self.proxy.port, "socket_timeout": None, "socket_connect_timeout": CONNECT,
             "retry": once,
         }  # fmt: skip
         if self.tls:
@@ -459,11 +500,13 @@ class HTTP(Column):
 
     def _transport_of(self, kind: Any) -> Any:
         limits = {name: value for name, value in LIMITS.items() if not name.startswith("check")}
-        verify = self.servers.tls.client_context() if self.server == "https" else True
+        verify: Any = self.servers.tls.client_context() if self.server == "https" else True
+        if self.resolver is not None and verify is not True:
+            verify.check_hostname = False
         return kind(verify=verify, http2=self.http2, **limits)
 
     def _url(self, path: str = "/") -> str:
-        return f"{self.server}://127.0.0.1:{self.proxy.port}{path}"
+        return f"{self.server}://{self.host}:{self.proxy.port}{path}"
 
     async def open(self) -> None:
         from poolkit_adapters.httpx import PoolkitTransport
@@ -547,7 +590,8 @@ class Psycopg(Column):
 
     def _conninfo(self) -> str:
         made = importlib.import_module("psycopg.conninfo").make_conninfo
-        return str(made(**{**self.server_.dsn, "port": self.proxy.port}))
+        tls = tls_of(self.module) if self.encrypted else {}
+        return str(made(**{**self.server_.dsn, "host": self.host, "port": self.proxy.port, **tls}))
 
     @property
     def _configure(self) -> Any:
@@ -637,8 +681,9 @@ class Asyncpg(Column):
     async def open(self) -> None:
         from poolkit_adapters.asyncpg import create_pool
 
-        dsn = {**self.server_.dsn, "port": self.proxy.port}
+        dsn = {**self.server_.dsn, "host": self.host, "port": self.proxy.port}
         dsn["database"] = dsn.pop("dbname")
+        dsn |= tls_of(self.module) if self.encrypted else {}
         self._pool: Any = create_pool(min_size=0, init=self._init, **dsn, **LIMITS)
         await self._pool
 

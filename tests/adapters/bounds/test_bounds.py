@@ -22,12 +22,15 @@ import pytest
 from poolkit.testing.servers import Certificates, HTTPServer, PostgresServer, RedisServer
 from tests.adapters.bounds.columns import COLUMNS, NO_COLUMN, SIZE, Column, Servers, run
 from tests.adapters.sqlalchemy.servers import sockets_to
+from tests.support.resolver import Resolver
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.timeout(240)
 
 ROWS = {
     "connect": "the peer accepts and says nothing",
+    "tls": "it agrees to TLS and says nothing in the handshake",
+    "names": "the resolver does not answer for its name",
     "prepare": "it falls silent in what the application does with each new connection",
     "check": "the question to an idle connection is not answered, and no other one can be opened",
     "reset": "a connection comes back in a transaction",
@@ -44,7 +47,7 @@ CELLS = [
     for column in COLUMNS
     for row in ROWS
     for peer in PEERS
-    if row not in column.absent and (peer == "silent" or (row in DRIPPING and row not in column.drips))
+    if column.lacks(row) is None and (peer == "silent" or (row in DRIPPING and row not in column.drips))
 ]
 
 
@@ -132,6 +135,11 @@ async def in_silence(column: Column, row: str) -> None:
     if row == "connect":
         column.fall_silent()
         await refused(column, "connect")
+    elif row == "tls":
+        column.proxy.reply_limit = 1  # the byte by which the server agrees
+        await refused(column, "handshake")
+    elif row == "names":
+        await refused(column, "lookup")
     elif row == "prepare":
         column.silent_when_new = True
         await refused(column, "work on a new connection")
@@ -193,7 +201,7 @@ async def cancelled(column: Column) -> None:
 async def scenario(column: Column, row: str) -> None:
     await column.open()
     try:
-        if row not in ("connect", "prepare"):
+        if row not in ("connect", "tls", "names", "prepare"):
             await serve(column)
         await in_silence(column, row)
         await places_are_free(column)
@@ -210,8 +218,12 @@ async def scenario(column: Column, row: str) -> None:
     indirect=["column"],
     ids=[f"{kind.name}-{row}-{peer}" for peer, row, kind in CELLS],
 )
-def test_it_ends_and_its_place_is_free(peer: str, row: str, column: Column) -> None:
+def test_it_ends_and_its_place_is_free(peer: str, row: str, column: Column, monkeypatch: pytest.MonkeyPatch) -> None:
     column.dripping = peer == "dripping"
+    if row == "tls":
+        column.encrypt()
+    if row == "names":
+        column.look_up(Resolver(monkeypatch))
     with warnings.catch_warnings():
         if column.unclosed:
             warnings.simplefilter("ignore", ResourceWarning)

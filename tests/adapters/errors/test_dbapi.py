@@ -102,7 +102,7 @@ def bad_setting(place: Place) -> None:
 SCENARIOS: dict[type, tuple[Any, str]] = {
     poolkit.AcquireTimeout: (exhausted, "in use 1/1"),
     poolkit.ServerUnavailable: (down, "last connect error"),
-    poolkit.ConnectFailed: (fatal, "cannot connect"),
+    poolkit.ConnectFailed: (fatal, ""),  # in the words of the module
     poolkit.CircuitOpen: (open_breaker, "circuit open"),
     poolkit.PoolBusy: (full, "max_waiting=0"),
     poolkit.PoolSuspended: (suspended, "suspended"),
@@ -125,7 +125,50 @@ def test_it_happens_and_is_both(base: type, name: str, postgres: PostgresServer,
     scenario, word = SCENARIOS[base]
     with pytest.raises(row.bases[-1]) as caught:
         scenario(Place(MODULES[name], postgres, tmp_path))
-    check(caught.value, row, word, *(["orders"] if base is not ConfigError else []))
+    check(caught.value, row, word, *(["orders"] if base not in (ConfigError, poolkit.ConnectFailed) else []))
+
+
+class Refusing(types.ModuleType):
+    """A module whose errors have attributes, as those of most modules."""
+
+    threadsafety, paramstyle, apilevel = 1, "qmark", "2.0"
+
+    class Error(Exception):
+        sqlstate = ""
+
+    class OperationalError(Error):
+        pass
+
+    class DatabaseError(Error):
+        pass
+
+    InterfaceError = ProgrammingError = DatabaseError
+
+    def __init__(self, kind: type[Exception]) -> None:
+        super().__init__("refusing")
+        self._kind = kind
+
+    def connect(self, *args: Any, **kwargs: Any) -> Any:
+        error: Any = self._kind(1045, "Access denied for user 'app'")
+        error.sqlstate = "28000"
+        raise error
+
+
+@pytest.mark.parametrize("in_caller", [False, True])
+@pytest.mark.parametrize("kind", [Refusing.OperationalError, Refusing.DatabaseError])
+def test_the_error_of_a_connect_has_what_the_module_gave_it(kind: Any, in_caller: bool) -> None:
+    """Handlers look at its arguments and attributes, and catch the module's class or OperationalError."""
+    with PooledDatabase(Refusing(kind), name="orders", connect_in_caller=in_caller) as pool:
+        with pytest.raises(kind) as first, pool.connect(60):
+            pass
+        with pytest.raises(Refusing.OperationalError) as second, pool.connect(60):
+            pass
+    for caught in (first, second):
+        error: Any = caught.value
+        assert isinstance(error, poolkit.ConnectFailed)
+        assert (error.args, error.sqlstate, error.fatal) == ((1045, "Access denied for user 'app'"), "28000", True)
+        assert type(error.__cause__) is kind
+    assert first.value is not second.value
 
 
 def test_an_error_of_a_statement_is_the_modules_alone(tmp_path: Path) -> None:

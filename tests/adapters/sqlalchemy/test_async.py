@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import exc, text
+from sqlalchemy import event, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
@@ -341,6 +341,38 @@ def test_two_event_loops_at_once_never_share_a_connection(postgres: PostgresServ
     assert failures == []
     assert engine.pool.checkedout() == 0
     engine.pool.poolkit.check_books()
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
+@unclosed
+def test_a_connect_runs_in_the_loop_of_the_caller_that_needs_it(postgres: PostgresServer, driver: str) -> None:
+    """The other loop frees the place, and with that begins the connect. What is opened there is of no use here."""
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=20
+    )
+    pool: Any = engine.pool
+    connects: list[Any] = []
+    loops: list[Any] = []
+    event.listen(engine.sync_engine, "do_connect", lambda *_: connects.append(asyncio.get_running_loop()))
+
+    async def other() -> None:
+        async with engine.connect() as connection:
+            loops.append(asyncio.get_running_loop())
+            assert await connection.scalar(ONE) == 1
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        thread = threading.Thread(target=asyncio.run, args=(other(),))
+        async with engine.connect() as connection:
+            await connection.scalar(ONE)
+            thread.start()
+            await until(lambda: pool.poolkit.stats().waiting)
+            pool.poolkit.clear()
+        await asyncio.to_thread(thread.join, 20)
+
+    asyncio.run(main())
+    assert connects == loops
     asyncio.run(engine.dispose())
     gc.collect()
 

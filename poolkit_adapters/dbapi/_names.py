@@ -1,0 +1,56 @@
+"""Resolves host names in a separate thread, within the time limit of a connect.
+
+The modules call the system's resolver in the connecting thread, where nothing can interrupt it, and the place in the
+pool would be taken until it answers. psycopg and psycopg2 get the addresses. The other modules resolve the name again,
+after this function has found that the resolver answers. See :mod:`poolkit.runtimes.names`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from poolkit.runtimes.names import addresses, is_name
+
+from .._libpq import hosts_of
+
+__all__ = ("look_up",)
+
+
+def look_up(module: ModuleType, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float | None) -> None:
+    """Wait until the resolver knows the host of a connect, and for libpq put its addresses into ``kwargs``.
+
+    Raises TimeoutError after ``seconds`` (None: no limit). A name that does not exist is left to the module, which has
+    an error of its own for that.
+    """
+    name = module.__name__
+    if name in ("psycopg", "psycopg2"):
+        hosts = hosts_of({**_parsed(module, args), **kwargs})
+        if hosts is None:
+            return
+        hosts.resolve(addresses, seconds)
+        if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
+            raise hosts.error
+        kwargs.update(hosts.parameters())
+        return
+    host = kwargs.get("host", "")
+    if name == "sqlite3" or not is_name(host):
+        return
+    try:
+        addresses(host, kwargs.get("port") or 0, seconds)
+    except TimeoutError:
+        raise
+    except (OSError, UnicodeError):
+        return
+
+
+def _parsed(module: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the parameters of a connection string, or an empty dict if the module does not understand it."""
+    if not args or not isinstance(args[0], str):
+        return {}
+    try:
+        if module.__name__ == "psycopg":
+            return dict(module.conninfo.conninfo_to_dict(args[0]))
+        return dict(module.extensions.parse_dsn(args[0]))
+    except module.Error:
+        return {}
