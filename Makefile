@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs dist check clean conformance oldest simulate bench bench-docs mutants soak
+.PHONY: demo test lint types docs dist check clean conformance oldest pythons pythons-folder simulate bench bench-docs mutants soak
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -43,6 +43,15 @@ conformance: $(VENV)-conformance/.ready
 oldest: $(VENV)-oldest/.ready
 	$(VENV)-oldest/bin/python -m pytest -n $(WORKERS) tests/adapters $(PYTEST_ARGS)
 
+# The tests on each interpreter that is there, on PATH or in the folder PYTHONS_IN
+# (make pythons PYTHONS='3.14 3.15 3.14t' PYTHONS_IN=/srv/pythons PYTEST_ARGS='tests/core').
+pythons: $(VENV)/.made
+	$(VENV)/bin/python contrib/pythons.py test --folder '$(PYTHONS_IN)' --into $(VENV)-pythons $(PYTHONS) -- -n $(WORKERS) $(PYTEST_ARGS)
+
+# Debian's newest Pythons in such a folder, beside the system's own; needs root and debootstrap.
+pythons-folder: $(VENV)/.made
+	$(VENV)/bin/python contrib/pythons.py folder '$(PYTHONS_IN)' --mirror '$(MIRROR)'
+
 # A million random steps of the core and some thousand schedules of whole pools, fresh seeds each time.
 simulate: $(VENV)/.test
 	$(VENV)/bin/python -m tests.simulation --steps 1000000 $(SIMULATE_ARGS)
@@ -66,7 +75,7 @@ bench-docs: $(VENV)/.bench
 check: test lint types docs
 
 clean:
-	rm -rf $(VENV) $(VENV)-conformance $(VENV)-oldest
+	rm -rf $(VENV) $(VENV)-conformance $(VENV)-oldest $(VENV)-pythons
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "poolkit needs Python 3.10 or newer; try: make PYTHON=python3.12")'

@@ -74,6 +74,7 @@ class LeaseRegister:
         """Called by a finalizer: takes no lock, does no I/O; the next one at the lock does the work."""
         pool = self._pool
         if pool._leased.pop(key, None) is None:  # at once: the next lease may get this one's id
+            self.revoked.discard(key)  # the same
             return  # cut when the pool was closed, or inherited from the parent process
         pool._gate.inbox.append((self._take_back, (record,)))
         pool._driver.wake()  # nobody else may come by for long, and a caller may wait for just this connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from poolkit.testing.servers import (
 from tests.faults.proxy import FaultProxy
 from tests.support import both_libraries
 from tests.support.collector import without_collector
+from tests.support.platforms import skip_what_is_lacking
 from tests.support.valkey_server import ValkeyServer
 
 logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
@@ -37,9 +39,21 @@ if sys.version_info < (3, 11):
         config.addinivalue_line("filterwarnings", f"{text}:pytest.PytestUnraisableExceptionWarning")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run without the GIL is none if an extension module has switched it on again."""
+    if os.environ.get("PYTHON_GIL") == "0" and getattr(sys, "_is_gil_enabled", lambda: False)():
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        print("\nPYTHON_GIL=0, but the GIL is on")
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Collect the tests of a library once more, for the one that has the same adapter."""
     return both_libraries.collect(file_path, parent)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this system cannot run."""
+    skip_what_is_lacking(items)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -35,8 +35,10 @@ ENGINE = {
     (3, 11): (140, 195, 267),
     (3, 12): (136, 183, 233),
     (3, 13): (136, 183, 235),
+    (3, 14): (149, 194, 259),
+    (3, 15): (149, 194, 261),
 }
-HANDED = {(3, 10): 910, (3, 11): 932, (3, 12): 848, (3, 13): 864}
+HANDED = {(3, 10): 910, (3, 11): 932, (3, 12): 848, (3, 13): 864, (3, 14): 929, (3, 15): 929}
 """An acquire that has to wait, and the release that serves it. Seven are for the context of the caller: a connect runs
 in it."""
 CEILING = 350

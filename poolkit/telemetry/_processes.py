@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -108,6 +109,8 @@ def _last_post(board: weakref.ref[Board]) -> None:
 
 
 def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # signal 0 is Ctrl-C there, and would end the process; its post is removed at its own end
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

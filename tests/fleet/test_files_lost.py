@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,8 @@ import pytest
 
 from poolkit.fleet import Ask, FileStore, Grant, StoreError
 from poolkit.fleet import _file as module
+
+fcntl = pytest.importorskip("fcntl", reason="this system lacks: POSIX file locks")
 
 LIMIT, TTL = 12, 10.0
 

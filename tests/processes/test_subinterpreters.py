@@ -53,6 +53,43 @@ assert len(told) == 1 and "no thread can be started" in told[0], told
 print("well", flush=True)
 """
 
+WAITS = """
+from poolkit import BackoffConfig, PoolError
+
+pool = Pool(Fake(), max_size=1, backoff=BackoffConfig(base=0.01, cap=0.05))
+Fake.failing = 3
+held = pool.acquire(timeout=20.0)  # retries: each failed connect is tried again by the caller that waits
+assert Fake.failing == 0
+began = time.monotonic()
+try:
+    pool.acquire(timeout=0.2)
+except PoolError:
+    assert time.monotonic() - began >= 0.2
+else:
+    raise AssertionError("two have the only connection")
+Fake.failing = 10**9
+pool.release(held, discard=True)
+try:
+    pool.acquire(timeout=0.2)
+except PoolError as error:
+    assert isinstance(error.__cause__, ConnectionRefusedError), error.__cause__
+else:
+    raise AssertionError("a connection of a server that is down")
+pool.check_books()
+pool.close()
+assert len(told) == 1, told  # told once for all pools
+print("well", flush=True)
+"""
+
+CONCURRENT = """
+import os, sys
+from concurrent import interpreters
+inside = INSIDE.replace("PATH", repr(sys.path))
+interpreters.create().exec(inside)
+sys.stdout.flush()
+os._exit(0)
+"""
+
 OUTSIDE = """
 import os, sys
 inside = INSIDE.replace("PATH", repr(sys.path))
@@ -73,7 +110,19 @@ MODULE = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters
 
 @pytest.mark.skipif(importlib.util.find_spec(MODULE) is None, reason="this Python has no subinterpreters")
 def test_a_pool_works_where_daemon_threads_are_refused() -> None:
-    program = OUTSIDE.replace("INSIDE", repr(INSIDE), 1)
+    run(OUTSIDE.replace("INSIDE", repr(INSIDE), 1))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters is new in Python 3.14")
+def test_idle_timeout_retries_and_deadlines_hold_in_a_subinterpreter() -> None:
+    inside = INSIDE.replace('print("well", flush=True)\n', WAITS).replace(
+        "import logging, sys", "import logging, sys, time"
+    )
+    run(CONCURRENT.replace("INSIDE", repr(inside), 1))
+
+
+def run(program: str) -> None:
+    """Run a program in a process of its own; all must be well in its subinterpreter."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment, check=False

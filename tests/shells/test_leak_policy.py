@@ -72,6 +72,18 @@ async def test_reclaim_lets_a_bare_connection_be_released_once(make: Make) -> No
             await rig.release(connection)
 
 
+async def test_reclaim_remembers_no_lease_that_is_gone(make: Make) -> None:
+    """Its identity may be the next one's."""
+    clock = ManualClock()
+    async with make(max_size=1, leak_after=5, on_leak="reclaim", clock=clock) as rig:
+        lost = await rig.lease()
+        clock.advance(6)
+        rig.pool.run_due()
+        assert rig.pool._register.revoked
+        del lost
+        await rig.until(lambda: not rig.pool._register.revoked, "it is forgotten")
+
+
 async def test_reclaim_leaves_multiplexed_connections_alone(make: Make) -> None:
     """Its other leases are sound, and which of them is the old one is not known."""
     clock = ManualClock()
