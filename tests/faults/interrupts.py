@@ -37,6 +37,7 @@ class _Trap:
         self.thread = get_ident()
         self.sprung: tuple[CodeType, int] | None = None
         self._mine: dict[CodeType, bool] = {}
+        self._spared: dict[CodeType, frozenset[int]] = {}
 
     def watches(self, code: CodeType) -> bool:
         known = self._mine.get(code)
@@ -68,8 +69,18 @@ class _Trap:
     # -- from Python 3.13 on --------------------------------------------------------------------------------------
 
     def monitored(self, code: CodeType, offset: int) -> Any:
-        if self.watches(code) and get_ident() == self.thread:
+        if self.watches(code) and get_ident() == self.thread and offset not in self._marks(code):
             self.step(sys._getframe(1), offset)
+
+    def _marks(self, code: CodeType) -> frozenset[int]:
+        """Where Python 3.14 has only a mark for tools (``NOT_TAKEN``): it delivers no exception there, and no handler
+        covers it.
+        """
+        found = self._spared.get(code)
+        if found is None:
+            each = dis.get_instructions(code)
+            found = self._spared[code] = frozenset(one.offset for one in each if one.opname == "NOT_TAKEN")
+        return found
 
 
 _trap: _Trap | None = None
