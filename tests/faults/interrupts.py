@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import dis
+import functools
 import inspect
 import linecache
 import os
@@ -23,6 +24,14 @@ _TOOL = 3
 _KIT = _ENGINE + "testing" + os.sep
 
 
+@functools.cache
+def _marks(code: CodeType) -> frozenset[int]:
+    """Where Python 3.14 has only a mark for tools (``NOT_TAKEN``): it delivers no exception there, and no handler covers
+    it.
+    """
+    return frozenset(one.offset for one in dis.get_instructions(code) if one.opname == "NOT_TAKEN")
+
+
 class Interrupt(BaseException):
     """As KeyboardInterrupt, or the soft time limit of a task queue."""
 
@@ -37,7 +46,6 @@ class _Trap:
         self.thread = get_ident()
         self.sprung: tuple[CodeType, int] | None = None
         self._mine: dict[CodeType, bool] = {}
-        self._spared: dict[CodeType, frozenset[int]] = {}
 
     def watches(self, code: CodeType) -> bool:
         known = self._mine.get(code)
@@ -69,18 +77,8 @@ class _Trap:
     # -- from Python 3.13 on --------------------------------------------------------------------------------------
 
     def monitored(self, code: CodeType, offset: int) -> Any:
-        if self.watches(code) and get_ident() == self.thread and offset not in self._marks(code):
+        if self.watches(code) and get_ident() == self.thread and offset not in _marks(code):
             self.step(sys._getframe(1), offset)
-
-    def _marks(self, code: CodeType) -> frozenset[int]:
-        """Where Python 3.14 has only a mark for tools (``NOT_TAKEN``): it delivers no exception there, and no handler
-        covers it.
-        """
-        found = self._spared.get(code)
-        if found is None:
-            each = dis.get_instructions(code)
-            found = self._spared[code] = frozenset(one.offset for one in each if one.opname == "NOT_TAKEN")
-        return found
 
 
 _trap: _Trap | None = None
