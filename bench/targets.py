@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from bench.experiments.cells import PAIRS, SIZES, SPIKE
 from bench.experiments.contended import FLOOR, MAIN, UNFAIR
-from bench.experiments.http import SECOND, STEADY
+from bench.experiments.http import SECOND, STEADY, TRANSPORTS
 from bench.experiments.overload import CLIENTS, WORLDS
 from bench.experiments.overload import UNFAIR as BARGING
 from bench.figures import Spread, number, ratios, spread
+from bench.http_clients import PEERS
 from bench.result import Param, Result
 
 __all__ = ("CELLS", "TARGETS", "Target", "Verdict", "judge")
@@ -200,6 +201,14 @@ TARGETS: tuple[Target, ...] = (
             _ratio("http", "httpx2 -> poolkit", "httpx2", "rate", default_limits=tasks),
         )
         for tasks, bound in zip(SECOND, (1.0, 1.6, 2.0), strict=True)
+    ),
+    *(
+        Target(
+            "http", f"httpx transports: CPU per GET of {size} B, {way}, {tasks} tasks / better of two",
+            "<=", 0.95, _ratio("http", _HTTP, PEERS, "cpu", way=way, tasks=tasks, size=size),
+        )
+        for way in ("plain", "TLS")
+        for tasks, size in TRANSPORTS
     ),
     Target(
         "http", "slowest of 100, 500, 1000 tasks / 10 tasks", ">=", 0.8,

@@ -165,7 +165,7 @@ def test_every_target_can_be_measured_by_a_full_run_that_is_committed() -> None:
     if result.effort != "full":
         pytest.skip("the committed numbers are of a short run")
     missing = [one.target for one in judge(result) if one.met is None and one.target.group != "overload"]
-    later = ("engine with exporters / without", "httpx2: ", "asyncpg acquire and release / ")
+    later = ("engine with exporters / without", "httpx2: ", "httpx transports: ", "asyncpg acquire and release / ")
     assert all(one.name.startswith(later) for one in missing)
     assert len(TARGETS) > 35
 

@@ -8,16 +8,19 @@ import random
 import time
 from typing import Any
 
-from bench.http_clients import BAR, OURS, OURS_2, OWN, OWN_2, Turn, async_client, client, load_apart
+from bench.http_clients import ALONE, BAR, OURS, OURS_2, OWN, OWN_2, PEERS, Turn, async_client, client, load_apart
 from bench.load import by_threads, record
 from bench.turns import Effort, Run
 from poolkit.testing.servers import Certificates, HTTPServer
 
-__all__ = ("SECOND", "STEADY", "run")
+__all__ = ("SECOND", "STEADY", "TRANSPORTS", "run")
 
 STEADY = (10, 100, 500, 1000)
 """Tasks, each with a connection, whose rates are compared with each other."""
 
+
+TRANSPORTS = [(1, 100), (20, 100), (100, 100), (1000, 100), (1, 100_000), (20, 100_000), (100, 100_000)]
+"""Tasks, each with a connection, and bytes of the body, for httpx on the transports of others and on poolkit's."""
 
 SECOND = (1, 50, 300)
 """Tasks with httpx2, its own pool and ours, both with its default limits."""
@@ -37,10 +40,13 @@ def run(bench: Run) -> None:
             _steadiness(bench, server, bench.pick((2,), STEADY, STEADY), bench.pick(1, 1, 5))
         if importlib.util.find_spec("httpx2"):  # needs Python 3.11
             _second_library(bench, server, bench.pick((2,), SECOND, SECOND), bench.pick(1, 1, 7))
+        _transports(bench, server, bench.pick(1, 1, 5))
         _fifty_workers(bench, server, bench.pick(2, 3, 20), repeat)
         _burst(bench, server, bench.pick(20, 100, 400), bench.pick(1, 1, 7))
     if bench.effort == Effort.QUICK:
         return
+    with HTTPServer(tls=Certificates(), fast=True) as server:
+        _transports(bench, server, bench.pick(1, 1, 5))
     with HTTPServer(tls=Certificates(), http2=True) as server:
         _by_threads(bench, server, bench.pick(2, 8, 8), 8, repeat, "HTTP/2")
         for tasks in bench.pick((2,), (50,), (1, 50)):
@@ -84,6 +90,20 @@ def _second_library(bench: Run, server: HTTPServer, sizes: tuple[int, ...], repe
         for name in bench.turns((OWN_2, OURS_2), repeat):
             found = load_apart(_turn(name, server, 0, tasks=tasks, seconds=bench.pick(0.05, 0.5, 1.0)))
             record(bench, name, found, default_limits=tasks)
+
+
+def _transports(bench: Run, server: HTTPServer, repeat: int) -> None:
+    """CPU time per GET of httpx, on poolkit's transport, on those of others, and on one that answers by itself."""
+    if not (importlib.util.find_spec("httpx_aiohttp") and importlib.util.find_spec("pyreqwest")):
+        bench.say("not measured: httpx-aiohttp and pyreqwest, which are not installed")
+        return
+    tls = "TLS" if server.certificates else "plain"
+    for tasks, size in bench.pick([(2, 100)], [(20, 100)], TRANSPORTS):
+        bench.say(f"HTTP/1.1, {tls}, {tasks} tasks, bodies of {size} bytes, transports for httpx")
+        seconds = bench.pick(0.05, 0.5, 0.9 if tasks < 100 else 2.0)  # as long as a TLS handshake for each task
+        for name in bench.turns((OURS, *PEERS, ALONE), repeat):
+            turn = _turn(name, server, tasks, tasks=tasks, seconds=seconds, path=f"/bytes?n={size}", http2=False)
+            bench.add(name, "cpu", "us", load_apart(turn).cpu * 1e6, way=tls, tasks=tasks, size=size)
 
 
 def _fifty_workers(bench: Run, server: HTTPServer, each: int, repeat: int) -> None:

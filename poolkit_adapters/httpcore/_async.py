@@ -83,7 +83,7 @@ def _backend_of(
 ) -> httpcore.AsyncNetworkBackend:
     """Return the network backend of a pool. ``own``: it is httpcore's, because the caller gave none."""
     if own:
-        backend = AsyncioBackend(AsyncNamesBackend(backend))
+        backend = AsyncioBackend(AsyncNamesBackend(backend), tls=not proxied)
     return AsyncWatchedBackend(backend) if proxied else backend
 
 

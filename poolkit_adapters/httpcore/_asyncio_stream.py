@@ -2,8 +2,9 @@
 
 httpcore reads through anyio. That costs two cancel scopes, a timer and two changes of the selector for each read, and
 a turn of the event loop for each write and lock: a seventh to a quarter of the CPU time of an httpx request. So once
-httpcore's backend has opened a plain TCP connection under asyncio, its transport gets the protocol of this module.
-Connecting, TLS, Unix sockets, trio and custom backends are unchanged.
+httpcore's backend has opened a TCP connection under asyncio, and anyio has done the TLS handshake if there is one, its
+transport gets the protocol of this module. Connecting, TLS handshakes, Unix sockets, trio and custom backends are
+unchanged, and so is TLS through a proxy.
 
 The event loop reads the socket all the time, so it soon notices a server that closes an idle connection.
 """
@@ -11,6 +12,7 @@ The event loop reads the socket all the time, so it soon notices a server that c
 from __future__ import annotations
 
 import asyncio
+import ssl
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -51,12 +53,24 @@ class _Wire(asyncio.Protocol):
         self.timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        self.parts.append(bytes(data))
+        self.arrived(bytes(data))
+
+    def arrived(self, data: bytes) -> None:
+        """Keep data for the reader. Pause reading if too much is kept."""
+        self.parts.append(data)
         self.size += len(data)
         self.wake()
-        if self.size > MOST:
+        if self.size > MOST and not self.held:
             self.held = True
             self.transport.pause_reading()
+
+    def sealed(self, buffer: bytes) -> bytes:
+        """Return the bytes to send for ``buffer``."""
+        return buffer
+
+    def cut(self) -> bool:
+        """Return whether the last data that arrived was incomplete, so that the rest of it is still to come."""
+        return False
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -123,16 +137,83 @@ class _Wire(asyncio.Protocol):
         return part
 
 
+class _SecureWire(_Wire):
+    """The same with TLS, whose handshake is done. ``tls``: anyio's stream, whose TLS object is used from now on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, tls: Any) -> None:
+        super().__init__(loop, transport)
+        self._secure: ssl.SSLObject = tls._ssl_object
+        self._incoming: ssl.MemoryBIO = tls._read_bio
+        self._outgoing: ssl.MemoryBIO = tls._write_bio
+        self._rest = b""  # the start of a record: OpenSSL gets whole ones only, so that cut() knows
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data if self._rest else bytes(data)
+        end, size = 0, len(data)
+        while end + 5 <= size:
+            after = end + 5 + int.from_bytes(data[end + 3 : end + 5], "big")
+            if after > size:
+                break
+            end = after
+        self._rest = data[end:]
+        if not end:
+            return
+        self._incoming.write(memoryview(data)[:end])
+        parts = []
+        try:
+            while part := self._secure.read(MOST):
+                parts.append(part)
+            self.ended = True  # the peer has closed TLS
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.ended = True
+            self.lost = error
+        if self._outgoing.pending:  # an answer of the TLS layer itself
+            self.transport.write(self._outgoing.read())
+        if parts:
+            self.arrived(b"".join(parts))
+        elif self.ended:
+            self.wake()
+
+    def sealed(self, buffer: bytes) -> bytes:
+        view = memoryview(buffer)
+        while view:
+            view = view[self._secure.write(view) :]
+        return self._outgoing.read()
+
+    def cut(self) -> bool:
+        return bool(self._rest)
+
+    def rest(self) -> bytes:
+        """Remove and return the start of a record."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
 class AsyncioStream(httpcore.AsyncNetworkStream):
     """An open TCP connection. ``below`` is the stream with which httpcore's backend opened it.
 
     Takes the transport over at the first read or write. If TLS starts before that, it never does.
+
+    ``direct``: TLS on this connection is read and written by this module, too. ``tls``: TLS has been started, by this
+    stream of anyio.
     """
 
-    def __init__(self, below: httpcore.AsyncNetworkStream, transport: asyncio.Transport, former: Any) -> None:
+    def __init__(
+        self,
+        below: httpcore.AsyncNetworkStream,
+        transport: asyncio.Transport,
+        former: Any,
+        *,
+        direct: bool = False,
+        tls: Any = None,
+    ) -> None:
         self._below = below
         self._transport = transport
         self._former = former
+        self._direct = direct
+        self._tls = tls
         self._wire: _Wire | None = None
         self._closed = False
         self._written = 0  # bytes since this task last let other tasks run
@@ -140,9 +221,24 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
     def _open(self) -> _Wire:
         if self._closed:
             raise httpcore.ReadError("the connection was closed")
-        self._wire = wire = _Wire(asyncio.get_running_loop(), self._transport)
+        loop = asyncio.get_running_loop()
+        wire = _Wire(loop, self._transport) if self._tls is None else self._secure_wire(loop)
+        self._wire = wire
         self._transport.set_protocol(wire)
-        self._transport.resume_reading()
+        if not wire.held:
+            self._transport.resume_reading()
+        return wire
+
+    def _secure_wire(self, loop: asyncio.AbstractEventLoop) -> _Wire:
+        """Return the protocol for a connection with TLS, with what has arrived after the handshake."""
+        former, wire = self._former, _SecureWire(loop, self._transport, self._tls)
+        arrived = self._tls._read_bio.read() + b"".join(former.read_queue)
+        former.read_queue.clear()
+        if arrived:
+            wire.data_received(arrived)
+        if getattr(former, "is_at_eof", False) or former.exception is not None:  # older versions of anyio lack the first
+            wire.ended = True
+            wire.lost = former.exception
         return wire
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -169,7 +265,11 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
             await self._drained(wire, timeout)
         if self._transport.is_closing():
             raise httpcore.WriteError(wire.lost or "the connection was closed") from wire.lost
-        self._transport.write(buffer)
+        try:
+            data = wire.sealed(buffer)
+        except ssl.SSLError as error:  # TLS has ended, or has failed before
+            raise httpcore.WriteError(error) from error
+        self._transport.write(data)
         if wire.full:
             await self._drained(wire, timeout)
             return
@@ -208,16 +308,30 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
         """Give the connection back to the wrapped stream, and start TLS there."""
         wire, self._closed = self._wire, True
         if wire is not None:
-            if wire.timer is not None:
-                wire.timer.cancel()
-            if not wire.held:
-                self._transport.pause_reading()
-            self._transport.set_protocol(self._former)
-            for part in wire.parts:
-                self._former.data_received(part)
-            if wire.ended:
-                self._former.eof_received()
-        return await self._below.start_tls(*args, **kwargs)
+            self._give_back(wire)
+        stream = await self._below.start_tls(*args, **kwargs)
+        tls = getattr(stream, "_stream", None)
+        known = all(hasattr(tls, name) for name in ("_ssl_object", "_read_bio", "_write_bio"))
+        if not (self._direct and known and type(stream) is AnyIOStream):
+            return stream
+        return AsyncioStream(stream, self._transport, self._former, tls=tls)
+
+    def _give_back(self, wire: _Wire) -> None:
+        if wire.timer is not None:
+            wire.timer.cancel()
+        if not wire.held:
+            self._transport.pause_reading()
+        self._transport.set_protocol(self._former)
+        if isinstance(wire, _SecureWire):
+            if wire.parts:  # decrypted already, and TLS cannot start with data of the server
+                raise httpcore.ConnectError("the server sent data before the TLS handshake")
+            arrived = [wire.rest()]
+        else:
+            arrived = list(wire.parts)
+        for part in filter(None, arrived):
+            self._former.data_received(part)
+        if wire.ended:
+            self._former.eof_received()
 
     def take(self) -> bytes:
         """Return the data that the event loop has read. Raises EOFError at the end of the stream."""
@@ -231,7 +345,19 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
 
     def pending(self) -> bool:
         """Return whether the event loop has read unrequested data or the end of the stream."""
-        return self.ended() or (self._wire is not None and bool(self._wire.parts))
+        return self.ended() or (self._wire is not None and (bool(self._wire.parts) or self._wire.cut()))
+
+    def secure(self) -> bool:
+        """Return whether the connection has TLS."""
+        return self._tls is not None
+
+    def fed(self, data: bytes) -> bool:
+        """Handle bytes that were read from the socket. Return whether there is anything for the caller now."""
+        wire = self._wire
+        if wire is None:
+            raise EOFError
+        wire.data_received(data)
+        return self.pending()
 
     def ended(self) -> bool:
         """Return whether the event loop has seen the end of the stream."""
@@ -278,10 +404,14 @@ def close_leftovers(error: BaseException | None) -> None:
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """Wraps a backend, and reads and writes its plain TCP connections with this module."""
+    """Wraps a backend, and reads and writes its TCP connections with this module.
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+    ``tls``: also those with TLS. Not for a pool with a proxy, which may start TLS in TLS.
+    """
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, *, tls: bool = False) -> None:
         self._backend = backend
+        self._tls = tls
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
         """Call the wrapped backend, and close its socket if it fails."""
@@ -299,7 +429,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
             return stream  # an unknown version of anyio
         if former.read_event.is_set():
             return stream  # anyio has read data or the end of the stream already, before it paused reading
-        return AsyncioStream(stream, transport, former)
+        return AsyncioStream(stream, transport, former, direct=self._tls)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
         """Call the wrapped backend, and close its socket if it fails."""

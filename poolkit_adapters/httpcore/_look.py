@@ -137,7 +137,7 @@ def _find_socket(stream: Any, layers: list[_Records | _Secure]) -> _Descriptor |
     """Return the socket below ``stream``, or None. Fill ``layers`` with the TLS layers above it, lowest first."""
     while stream is not None:
         if isinstance(stream, AsyncioStream):
-            return _Plain(stream)
+            return _Sealed(stream) if stream.secure() else _Plain(stream)
         if isinstance(stream, ssl.SSLSocket):
             layers.insert(0, _Secure(stream))
             return _Descriptor(stream)
@@ -256,6 +256,25 @@ class _Plain(_Descriptor):
 
     def take(self) -> bytes:
         return self._stream.take() + super().take()
+
+
+class _Sealed(_Plain):
+    """The same with TLS. Records of the TLS layer itself (TLS 1.3: session tickets, new keys) are nothing to read."""
+
+    __slots__ = ()
+
+    def readable(self) -> bool:
+        if self._stream.pending():
+            return True
+        data = _Descriptor.take(self) if _Descriptor.readable(self) else b""
+        return bool(data) and self._stream.fed(data)
+
+    def take(self) -> bytes:
+        if _Descriptor.readable(self):
+            data = _Descriptor.take(self)
+            if data:
+                self._stream.fed(data)
+        return self._stream.take()
 
 
 def _whole(data: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +15,7 @@ import httpcore
 import httpx
 import pytest
 
-from poolkit.testing.servers import HTTPServer
+from poolkit.testing.servers import Certificates, HTTPServer
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool
 from poolkit_adapters.httpcore._asyncio_stream import MOST, AsyncioBackend, AsyncioStream
 from poolkit_adapters.httpx import AsyncPoolkitTransport
@@ -178,3 +180,180 @@ async def test_tls_can_begin_on_a_connection_that_was_read_from(https_server: HT
                 await secure.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", timeout=5)
                 assert (await secure.read(1000, timeout=5)).startswith(b"HTTP/1.1 200")
                 await secure.aclose()
+
+
+class Records:
+    """A TLS server that decides where its records are cut. Runs ``script(self, number)`` for each connection."""
+
+    def __init__(self, certificates: Certificates, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = certificates.server_context().wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._until(self._tls.do_handshake)
+        self.send(self._outgoing.read())
+
+    def _until(self, work: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return work()
+            except ssl.SSLWantReadError:
+                self.send(self._outgoing.read())
+                data = self.socket.recv(65536)
+                if not data:
+                    raise OSError("the client has closed") from None
+                self._incoming.write(data)
+
+    def read(self) -> bytes:
+        data: bytes = self._until(lambda: self._tls.read(65536))
+        return data
+
+    def sealed(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def goodbye(self) -> None:
+        """Close TLS, not the connection."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self.send(self._outgoing.read())
+
+    def send(self, data: bytes) -> None:
+        if data:
+            self.socket.sendall(data)
+
+
+HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def secure(certificates: Certificates, scripted: Callable[[Script], str], script: Any) -> tuple[httpx.AsyncClient, str]:
+    """A client, and the URL of a TLS server."""
+    url = scripted(lambda connection, number: script(Records(certificates, connection), number))
+    transport = AsyncPoolkitTransport(verify=certificates.client_context())
+    return httpx.AsyncClient(transport=transport, timeout=10), url.replace("http://", "https://")
+
+
+async def test_tls_is_read_and_written_by_the_same_stream(https_server: HTTPServer) -> None:
+    transport = AsyncPoolkitTransport(verify=https_server.client_context)
+    async with httpx.AsyncClient(transport=transport, timeout=10) as client:
+        response = await client.get(https_server.url)
+        stream = response.extensions["network_stream"]
+        assert type(stream) is AsyncioStream
+        assert stream.secure()
+        assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
+        assert stream.get_extra_info("server_addr") == (https_server.host, https_server.port)
+        assert stream.get_extra_info("socket").fileno() > 0
+        for size in (100_000, 1_000_000):
+            response = await client.post(f"{https_server.url}/upload", content=bytes(size))
+            assert response.json()["length"] == size
+            assert len((await client.get(f"{https_server.url}/bytes?n={size}")).content) == size
+        assert len(transport._pool.connections) == 1
+        assert not stream.get_extra_info("is_readable")
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+async def test_records_may_arrive_in_pieces(
+    certificates: Certificates, scripted: Callable[[Script], str], step: int
+) -> None:
+    def script(server: Records, number: int) -> None:
+        while server.read():
+            data = server.sealed(HELLO[:20]) + server.sealed(HELLO[20:])
+            for at in range(0, len(data), step):
+                server.send(data[at : at + step])
+
+    client, url = secure(certificates, scripted, script)
+    async with client:
+        for _ in range(3):
+            assert (await client.get(url)).content == b"hello"
+        assert len(client._transport._pool.connections) == 1  # type: ignore[attr-defined]
+
+
+async def test_half_a_record_behind_a_response_ends_the_connection(
+    certificates: Certificates, scripted: Callable[[Script], str]
+) -> None:
+    """The event loop has read it, OpenSSL has not: the rest would be the start of the next response."""
+    sent = threading.Event()
+
+    def script(server: Records, number: int) -> None:
+        server.read()
+        server.send(server.sealed(HELLO))
+        if not number:
+            server.send(server.sealed(HELLO.replace(b"hello", b"stray"))[:-1])
+            sent.set()
+        server.read()
+
+    client, url = secure(certificates, scripted, script)
+    async with client:
+        assert (await client.get(url)).content == b"hello"
+        await asyncio.to_thread(sent.wait, 5)
+        await asyncio.sleep(0.05)
+        assert (await client.post(url)).content == b"hello"
+
+
+@pytest.mark.parametrize("how", ["goodbye", "cut", "garbage"])
+async def test_the_end_of_tls_within_a_response_is_an_error(
+    certificates: Certificates, scripted: Callable[[Script], str], how: str
+) -> None:
+    def script(server: Records, number: int) -> None:
+        server.read()
+        server.send(server.sealed(HELLO[:-1]))
+        if how == "goodbye":
+            server.goodbye()
+        elif how == "cut":
+            server.socket.shutdown(socket.SHUT_WR)
+        else:
+            server.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        server.socket.recv(65536)
+
+    client, url = secure(certificates, scripted, script)
+    async with client:
+        with pytest.raises(httpx.ReadError if how == "garbage" else httpx.RemoteProtocolError):
+            await client.post(url)
+
+
+async def test_a_secure_write_that_the_server_does_not_take_ends_in_time(
+    certificates: Certificates, scripted: Callable[[Script], str]
+) -> None:
+    end = threading.Event()
+    client, url = secure(certificates, scripted, lambda server, number: end.wait(10))
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield bytes(100_000)
+
+    async with client:
+        with pytest.raises(httpx.WriteTimeout):
+            await client.post(url, content=body(), timeout=httpx.Timeout(10, write=0.1))
+    end.set()
+
+
+async def test_tls_can_begin_within_tls(certificates: Certificates, scripted: Callable[[Script], str]) -> None:
+    """After the caller's own CONNECT over TLS, the caller starts TLS with the server behind it."""
+
+    def script(server: Records, number: int) -> None:
+        server.read()
+        server.send(server.sealed(b"HTTP/1.1 200 OK\r\n\r\n"))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        inner = certificates.server_context().wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                inner.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                if outgoing.pending:
+                    server.send(server.sealed(outgoing.read()))
+                incoming.write(server.read())
+        inner.write(b"inner")
+        server.send(server.sealed(outgoing.read()))
+        server.read()
+
+    context = certificates.client_context()
+    url = scripted(lambda connection, number: script(Records(certificates, connection), number))
+    async with AsyncPoolkitConnectionPool(ssl_context=context) as pool:
+        target = httpcore.URL(scheme=b"https", host=b"127.0.0.1", port=int(url.rpartition(":")[2]), target=b"host:1")
+        async with pool.stream("CONNECT", target) as response:
+            stream = await response.extensions["network_stream"].start_tls(
+                certificates.client_context(), server_hostname="127.0.0.1", timeout=5
+            )
+            assert await stream.read(100, timeout=5) == b"inner"
+            await stream.aclose()
