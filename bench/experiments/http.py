@@ -100,7 +100,8 @@ def _transports(bench: Run, server: HTTPServer, repeat: int) -> None:
     tls = "TLS" if server.certificates else "plain"
     for tasks, size in bench.pick([(2, 100)], [(20, 100)], TRANSPORTS):
         bench.say(f"HTTP/1.1, {tls}, {tasks} tasks, bodies of {size} bytes, transports for httpx")
-        seconds = bench.pick(0.05, 0.5, 0.9 if tasks < 100 else 2.0)  # as long as a TLS handshake for each task
+        # half as long passes before: until each task has its connection, the handshakes are most of the work
+        seconds = bench.pick(0.05, 0.5, 0.9 if tasks < 100 else 2.0 if tasks < 1000 else 5.0)
         for name in bench.turns((OURS, *PEERS, ALONE), repeat):
             turn = _turn(name, server, tasks, tasks=tasks, seconds=seconds, path=f"/bytes?n={size}", http2=False)
             bench.add(name, "cpu", "us", load_apart(turn).cpu * 1e6, way=tls, tasks=tasks, size=size)

@@ -236,7 +236,7 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
         former.read_queue.clear()
         if arrived:
             wire.data_received(arrived)
-        if getattr(former, "is_at_eof", False) or former.exception is not None:  # older versions of anyio lack the first
+        if getattr(former, "is_at_eof", False) or former.exception is not None:  # older anyio lacks the first
             wire.ended = True
             wire.lost = former.exception
         return wire
@@ -313,6 +313,8 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
         tls = getattr(stream, "_stream", None)
         known = all(hasattr(tls, name) for name in ("_ssl_object", "_read_bio", "_write_bio"))
         if not (self._direct and known and type(stream) is AnyIOStream):
+            return stream
+        if tls._ssl_object.selected_alpn_protocol() == "h2":  # see _h2_async.py
             return stream
         return AsyncioStream(stream, self._transport, self._former, tls=tls)
 

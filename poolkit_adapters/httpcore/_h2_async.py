@@ -351,7 +351,7 @@ def _wire_of(connection: AsyncH2Connection, stream: Any) -> _Pull | _Push:
     if asyncio._get_running_loop() is None:
         return _Pull(connection, stream)
     if type(inner) is AsyncioStream:
-        if inner._wire is not None or inner._closed:
+        if inner._wire is not None or inner._closed or inner.secure():
             return _Pull(connection, stream)
         push = _Push(connection, inner._transport, None)
         push.start(b"", ended=False)
