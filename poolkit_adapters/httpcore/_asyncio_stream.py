@@ -310,7 +310,7 @@ class AsyncioStream(httpcore.AsyncNetworkStream):
         if wire is not None:
             self._give_back(wire)
         stream = await self._below.start_tls(*args, **kwargs)
-        tls = getattr(stream, "_stream", None)
+        tls: Any = getattr(stream, "_stream", None)
         known = all(hasattr(tls, name) for name in ("_ssl_object", "_read_bio", "_write_bio"))
         if not (self._direct and known and type(stream) is AnyIOStream):
             return stream
