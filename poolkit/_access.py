@@ -120,7 +120,10 @@ def access_of(pool: Any, facts: Facts) -> Access:
 
 
 class FastPath:
-    """Acquire and release without asking the core: functions that are made anew when the facts have changed."""
+    """Acquire and release without asking the core: functions that are made anew when the facts have changed.
+
+    ``methods``: makes those that stand for methods of the pool itself, by name.
+    """
 
     def __init__(self, pool: Any, methods: Callable[[Access], dict[str, Callable[..., Any]]]) -> None:
         self._pool = pool
@@ -148,6 +151,10 @@ class FastPath:
         mine.update(self._methods(access))
         self._facts = facts
         core.settle(pool._clock())  # what the old functions have put back meanwhile is looked at
+
+    def outdate(self) -> None:
+        """Under the lock: something has changed on which the functions depend."""
+        self._pool._core.stale = True
 
     def restart(self) -> None:
         """Under the lock: make the functions anew, whatever the facts are."""

@@ -7,25 +7,23 @@ until they are done. So the cancellation of a caller can never hit a connection 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from ._core import commands
+from ._binding import bind_loop
 from ._core.lease_record import Held
 from ._core.state import Phase
 from ._driver import TaskDriver, refuse_closed
 from ._leases import AsyncLease, LeaseRequest
 from ._pool_base import PoolBase
+from ._shutdown import shut_in_tasks
 from ._slow_path import TaskSlowPath
-from ._timeouts import DEFAULT, Default, deadline_of
-from ._warm_up import connections_wanted, warm_up_error
+from ._timeouts import DEFAULT, Default
+from ._warm_up import warm_up_in_tasks
 from .config import PoolConfig, PoolSettings
 from .connector import AsyncConnector, require_kind
-from .errors import LeaseOverdue, UsageError, WrongLoop
+from .errors import LeaseOverdue
 from .events import Listener
-from .policies.retire import NEVER
-from .runtimes import asyncio_
 from .runtimes.base import AsyncRuntime
 
 if TYPE_CHECKING:
@@ -34,18 +32,6 @@ if TYPE_CHECKING:
 __all__ = ("AsyncLease", "AsyncPool")
 
 C = TypeVar("C")
-
-
-def current_runtime(any_loop: bool = False) -> AsyncRuntime:
-    """The event loop of the calling task; ``any_loop``: it and all others. Raises UsageError outside of one."""
-    runtime: AsyncRuntime | None = asyncio_.current(any_loop)
-    if runtime is None and "trio" in sys.modules:
-        from .runtimes import trio_
-
-        runtime = trio_.current()
-    if runtime is None:
-        raise UsageError("an AsyncPool needs a running event loop (asyncio or trio); use Pool in threads")
-    return runtime
 
 
 class AsyncPool(PoolBase[C]):
@@ -78,36 +64,11 @@ class AsyncPool(PoolBase[C]):
     ) -> None:
         require_kind(connector, asynchronous=True)
         self._runtime = runtime
-        self._any_loop = bool(getattr(connector, "any_loop", False))
         self._caller = (lambda: 0) if runtime is None else runtime.caller
         super().__init__(
             connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
-
-    def _bind_loop(self) -> AsyncRuntime:
-        """The pool's event loop, which must be the caller's."""
-        runtime: AsyncRuntime | None = self._runtime
-        if runtime is not None and runtime.here():
-            return runtime
-        new = current_runtime(self._any_loop)
-        if runtime is None:
-            self._runtime, self._caller = new, new.caller
-            self._gate.step(self._changed)
-            if self._config.start == "eager" and not self._driver.operations.opens_later:
-                self._gate.step(self._housekeeping.start)
-            return new
-        if runtime.alive():
-            raise WrongLoop(
-                f"{self.name}: this AsyncPool lives on another {runtime.library} event loop, which has not been "
-                "closed; make one pool for each loop"
-            )
-        for slot in self._core.slots.living():  # bound to the loop that is gone
-            if slot.connection is not None:
-                self._driver.operations.abort(slot.connection)
-        self._runtime, self._caller = new, new.caller
-        self._restart()
-        return new
 
     def _after_fork(self) -> None:
         self._runtime = None  # the parent's loop does not run here
@@ -119,7 +80,7 @@ class AsyncPool(PoolBase[C]):
         """A connection, to be given back with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
         runtime = self._runtime
         if runtime is None or not runtime.here():
-            runtime = self._bind_loop()
+            runtime = bind_loop(self)
         record: Held | None = self._take()
         if record is None:
             record = await self._slow.acquire(runtime, timeout, None)
@@ -154,7 +115,7 @@ class AsyncPool(PoolBase[C]):
     async def _lease_of(self, timeout: float | Default | None, key: Hashable) -> AsyncLease[C]:
         runtime = self._runtime
         if runtime is None or not runtime.here():
-            runtime = self._bind_loop()
+            runtime = bind_loop(self)
         lease = AsyncLease(self)
         record: Held | None = self._take() if key is None else self._take_at(key)
         if record is None:
@@ -173,74 +134,19 @@ class AsyncPool(PoolBase[C]):
 
     async def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
         """Open connections until ``count`` exist (None: ``min_size``). See :meth:`poolkit.Pool.warm_up`."""
-        count = connections_wanted(self, count)
-        runtime = self._bind_loop()
-        slots = self._gate.step(commands.reserve, self._core, count, self._clock())
-        if not slots:
-            return
-        pending, errors = list(reversed(slots)), list[BaseException]()
-        left = len(slots)
-        parker = runtime.parker()
-
-        async def work() -> None:
-            nonlocal left
-            while pending:
-                error: BaseException | None = None
-                try:
-                    error = await self._driver.connect_job(pending.pop())
-                except BaseException as interrupted:
-                    error = interrupted
-                    raise
-                finally:
-                    left -= 1
-                    if error is not None:
-                        errors.append(error)
-                    parker.wake()
-
-        for _ in range(min(len(slots), self._core.max_connecting)):
-            runtime.spawn(work)
-        deadline = deadline_of(timeout, self._config, self._clock())
-        while left and (rest := deadline - self._clock()) > 0:
-            await parker.wait(None if deadline == NEVER else rest)
-        if errors or left:
-            raise warm_up_error(self, len(slots), errors, left)
+        await warm_up_in_tasks(self, count, timeout)
 
     async def drain(self, timeout: float | None = 30.0) -> bool:
         """Stop admitting, let leases end, abort the rest, close. See :meth:`poolkit.Pool.drain`."""
-        return await self._shut(Phase.DRAINING, timeout)
+        return await shut_in_tasks(self, Phase.DRAINING, timeout)
 
     async def close(self, timeout: float | None = 5.0) -> None:
         """As :meth:`poolkit.Pool.close`. The pool is closed when this is called, even if the wait is cancelled."""
-        await self._shut(Phase.CLOSED, timeout)
-
-    async def _shut(self, phase: Phase, timeout: float | None) -> bool:
-        deadline = deadline_of(timeout, self._config, self._clock())
-        runtime = self._runtime
-        if runtime is not None and runtime.alive():
-            runtime = self._bind_loop()
-        self._gate.step(commands.shut, self._core, phase, self._clock())
-        core = self._core
-        if runtime is not None and runtime.here():
-            runtime.schedule(self, NEVER)  # nothing is due any more
-            parker = runtime.parker()
-            core.watchers.append(parker)
-            try:
-                while core.all_slots if phase is Phase.DRAINING else core.closing:
-                    left = deadline - self._clock()
-                    if left <= 0:
-                        break
-                    await parker.wait(None if deadline == NEVER else left)
-            finally:
-                core.watchers.remove(parker)
-        if phase is Phase.CLOSED:
-            return True
-        aborted = self._gate.step(commands.abort_leased, core, self._clock())
-        self._gate.step(commands.shut, core, Phase.CLOSED, self._clock())
-        return not aborted
+        await shut_in_tasks(self, Phase.CLOSED, timeout)
 
     async def __aenter__(self) -> AsyncPool[C]:
         refuse_closed(self)
-        self._bind_loop()
+        bind_loop(self)
         return self
 
     async def __aexit__(self, *exc: object) -> None:

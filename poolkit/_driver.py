@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._core.contract import BrokenContract, broken, returned
 from ._core.effects import Do
 from ._core.lease_record import Held
 from ._core.machine import Core
 from ._core.maintenance import pinged
 from ._core.request import Request
 from ._core.slot import IN_USE, RESETTING, Slot
+from ._core.state import Phase
 from ._log import logger
-from ._operations import Operations
+from ._operations import BrokenContract, Operations, broken, returned
 from .connector import Verdict
 from .errors import PoolClosed, describe, name_missing_descriptor, name_own_thread, shown_again
 from .policies.retire import NEVER
@@ -32,8 +32,9 @@ Opened = tuple[C, int, bool]
 
 def refuse_closed(pool: PoolBase[Any]) -> None:
     """Raise PoolClosed if the pool is closed."""
-    if pool.closed:
-        raise PoolClosed(f"{pool.name}: the pool is {pool._core.phase.value}")
+    phase = pool._core.phase
+    if phase is not Phase.OPEN:
+        raise PoolClosed(f"{pool.name}: the pool is {phase.value}")
 
 
 class Driver(Generic[C]):
@@ -164,11 +165,11 @@ class ThreadDriver(Driver[C]):
 
     def call_later(self, delay: float) -> bool | None:
         """See :class:`~poolkit._gate.Gate`."""
-        return self.runtime.schedule(self._pool, delay) is not False
+        return self.runtime.schedule(self._pool._housekeeping, delay) is not False
 
     def wake(self) -> None:
         """Have the pool's inbox run soon."""
-        self.runtime.nudge(self._pool)
+        self.runtime.nudge(self._pool._housekeeping)
 
     def keep_house(self, work: Callable[..., object], *args: Any) -> None:
         """Do work that may close connections for others than the calling thread."""
@@ -265,13 +266,13 @@ class TaskDriver(Driver[C]):
         """See :class:`~poolkit._gate.Gate`."""
         if self.runtime is None:
             return None  # asked again on the first use
-        self.runtime.schedule(self._pool, delay)
+        self.runtime.schedule(self._pool._housekeeping, delay)
         return True
 
     def wake(self) -> None:
         """Have the pool's inbox run soon."""
         if self.runtime is not None:
-            self.runtime.nudge(self._pool)
+            self.runtime.nudge(self._pool._housekeeping)
 
     def keep_house(self, work: Callable[..., object], *args: Any) -> None:
         """Do housekeeping."""

@@ -65,6 +65,14 @@ class Housekeeping:
             for request in endpoint.requests:
                 core.effects.append(Effect(Do.WAKE, None, request))
 
+    def run_due(self) -> None:
+        """Called by the runtime when something is due. Does not block."""
+        self._pool._driver.keep_house(self.run)
+
+    def run_inbox(self) -> None:
+        """Run the steps that finalizers have left. Does not block."""
+        self._pool._gate.run_posted()
+
     def start(self) -> None:
         """Under the lock: from now on ``min_size`` is kept."""
         self._pool._core.started = True

@@ -23,11 +23,12 @@ class Listeners(Generic[E]):
         remove: removes a listener that has raised; called without a lock.
     """
 
-    __slots__ = ("_name", "_queue", "_remove", "current", "pending")
+    __slots__ = ("_core", "_name", "_queue", "_remove", "current", "pending")
 
     def __init__(self, name: str, remove: Callable[[Callable[[E], object]], object]) -> None:
         self._name = name
         self._remove = remove
+        self._core: Any = None
         self.pending: deque[E] = deque()  # the events that flush() delivers
         self._queue: InOrder[E] = InOrder(self._call, self.pending)
         # replaced, not changed: it is read without a lock
@@ -36,6 +37,7 @@ class Listeners(Generic[E]):
     def add(self, listener: Callable[[E], object], kinds: Set[Any] | None = None) -> None:
         """Under the lock: add a listener to these kinds of event; None: to all."""
         self.current = (*self.current, (listener, kinds))
+        self._changed()
 
     def remove(self, listener: Callable[[E], object]) -> None:
         """Under the lock: remove a listener once; do nothing if it is not there."""
@@ -43,6 +45,12 @@ class Listeners(Generic[E]):
         if listener in known:
             at = known.index(listener)
             self.current = self.current[:at] + self.current[at + 1 :]
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._core is not None:
+            self._core.wanted_events = self.kinds
+            self._core.stale = True
 
     @property
     def kinds(self) -> frozenset[Any]:
@@ -76,10 +84,15 @@ class Listeners(Generic[E]):
             return False
         return True
 
-    def restart(self) -> None:
-        """In a forked child: the events of the parent process are the parent's."""
+    def restart(self, core: Any = None) -> None:
+        """With a new core (in a forked child the old events are the parent's). One that is given writes its events into
+        ``pending``, and is told of which kind they are to be.
+        """
         self.pending = deque()
         self._queue = InOrder(self._call, self.pending)
+        self._core = core
+        if core is not None:
+            core.events, core.wanted_events = self.pending, self.kinds
 
     def _call(self, event: Any) -> None:
         queue = self._queue

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
-from ._core.contract import BrokenContract, broken, capacity_of, connection_of, raised, returned, verdict_of
 from ._core.slot import Slot
 from ._core.state import Features
 from ._log import logger
 from .connector import Verdict, default_classify, overloaded, overridden
-from .errors import describe
+from .errors import UsageError, describe, said
 
-__all__ = ("Operations",)
+__all__ = ("BrokenContract", "Operations", "broken", "returned")
 
 C = TypeVar("C")
+
+
+class BrokenContract(UsageError):
+    """A method of the connector did what it must not do. What it raised is the cause; without one it returned something
+    wrong, and will do so again: connecting again cannot help.
+    """
+
+
+def broken(connector: object, method: str, found: str, wanted: str) -> BrokenContract:
+    """The error that names the method, what it did and what is right."""
+    return BrokenContract(f"{type(connector).__name__}.{method}() {found}: {wanted}")
+
+
+def returned(value: object) -> str:
+    """A value in a few words."""
+    try:
+        text = said(repr(value), 80)
+    except Exception:  # noqa: BLE001  an object of the driver's: nothing about it can be relied on
+        text = f"an object of {type(value).__name__}"
+    return f"returned {text}"
+
+
+def _raised(error: BaseException) -> str:
+    """An error in a few words."""
+    return f"raised {describe(error)}"
 
 
 class Operations(Generic[C]):
@@ -102,7 +127,7 @@ class Operations(Generic[C]):
         try:
             left = self._leftover(error)
         except Exception as failure:  # noqa: BLE001 - told; the connect has failed all the same
-            self.complain(broken(self.connector, "leftover", raised(failure), "it must not raise"))
+            self.complain(broken(self.connector, "leftover", _raised(failure), "it must not raise"))
             return None
         if left is None or callable(getattr(left, "add_done_callback", None)):
             return left
@@ -128,19 +153,19 @@ class Operations(Generic[C]):
         the connector gave no connection, or cannot tell.
         """
         method = self.connect_method
-        connection_of(self.connector, method, connection)
+        _connection_of(self.connector, method, connection)
         capacity, lazy = 1, False
         try:
             method = "capacity"
             if self.capacity is not None:
-                capacity = capacity_of(self.connector, method, self.capacity(connection))
+                capacity = _capacity_of(self.connector, method, self.capacity(connection))
             method = "lazy"
             if self._lazy is not None:
                 lazy = bool(self._lazy(connection))
         except BrokenContract:
             raise
         except Exception as error:
-            raise broken(self.connector, method, raised(error), "it must not raise") from error
+            raise broken(self.connector, method, _raised(error), "it must not raise") from error
         return connection, capacity, lazy
 
     def streams(self, key: Hashable) -> int | None:
@@ -150,13 +175,13 @@ class Operations(Generic[C]):
         try:
             streams = self._streams(key)
         except Exception as error:
-            raise broken(self.connector, "streams", raised(error), "it must not raise") from error
-        return max(1, capacity_of(self.connector, "streams", streams))
+            raise broken(self.connector, "streams", _raised(error), "it must not raise") from error
+        return max(1, _capacity_of(self.connector, "streams", streams))
 
     def look(self, connection: C) -> Exception | None:
         """Look at an idle connection without asking the server; why it is of no use, if it is not."""
         try:
-            if self.peek is not None and verdict_of(self.connector, "peek", self.peek(connection)) is False:
+            if self.peek is not None and _verdict_of(self.connector, "peek", self.peek(connection)) is False:
                 return ConnectionResetError("closed by the peer while idle")
         except Exception as error:  # noqa: BLE001  whatever it is, the connection is not alive
             return self.dead(error)
@@ -164,7 +189,7 @@ class Operations(Generic[C]):
 
     def refused(self, answer: Any) -> Exception | None:
         """The error of a check that has answered no. BrokenContract if it is no answer."""
-        if verdict_of(self.connector, "check", answer) is False:
+        if _verdict_of(self.connector, "check", answer) is False:
             return ConnectionAbortedError("the check failed")
         return None
 
@@ -184,3 +209,27 @@ class Operations(Generic[C]):
         if found is not None:
             return found
         return True if self.needs_reset is None else bool(self.needs_reset(slot.connection))
+
+
+def _connection_of(connector: object, method: str, value: Any) -> Any:
+    """What ``connect`` gave, if it can be a connection. Raises BrokenContract."""
+    if value is None:
+        raise broken(connector, method, "returned None", "it must return the connection")
+    if inspect.iscoroutine(value):
+        value.close()  # it has not begun; no warning that nobody awaited it
+        raise broken(connector, method, "returned a coroutine", "that of a Connector must return the connection itself")
+    return value
+
+
+def _capacity_of(connector: object, method: str, value: Any) -> int:
+    """How many leases a connection serves. Raises BrokenContract if that is no number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise broken(connector, method, returned(value), "it must return a number of leases, an int")
+    return value
+
+
+def _verdict_of(connector: object, method: str, value: Any) -> bool | None:
+    """What ``check`` or ``peek`` said. Raises BrokenContract if that is neither a bool nor None."""
+    if value is None or isinstance(value, bool):
+        return value
+    raise broken(connector, method, returned(value), "it must return True, or False for a dead connection")

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _misuse, _registry
@@ -19,14 +18,12 @@ from ._explain import packages_of, place_outside
 from ._gate import Gate
 from ._housekeeping import Housekeeping
 from ._listeners import Listeners
-from ._log import logger
 from ._membership import Membership
 from ._monitor import Monitor, WaitObserver
 from ._operations import Operations
 from ._register import LeaseRegister
 from .config import PoolConfig, PoolSettings
 from .connector import require_connect
-from .errors import describe
 from .events import EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
@@ -45,6 +42,11 @@ C = TypeVar("C")
 def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
     """The lock of a pool, of the kind that there is now: gevent may have replaced it since the import."""
     return threading.RLock()
+
+
+def _no_methods(access: Access) -> dict[str, Callable[..., Any]]:
+    """No function stands for a method."""
+    return {}
 
 
 class PoolBase(Generic[C]):
@@ -73,6 +75,7 @@ class PoolBase(Generic[C]):
         listeners: Iterable[Listener],
         debug: bool,
         keyed: bool,
+        methods: Callable[[Access], dict[str, Callable[..., Any]]] = _no_methods,
     ) -> None:
         require_connect(connector)
         self._config = for_connector(merge(config, settings), connector)
@@ -101,7 +104,7 @@ class PoolBase(Generic[C]):
         self._register = LeaseRegister(self)
         self._housekeeping = Housekeeping(self)
         self._slow = self._slow_kind(self)
-        self._fast = FastPath(self, self._methods)
+        self._fast = FastPath(self, methods)
         self._packages = packages_of(connector)
         self._open_core()
         self._made_at = place_outside(sys._getframe(1), self._packages, self._runtime)
@@ -126,11 +129,10 @@ class PoolBase(Generic[C]):
             repair=self._housekeeping.repair,
             perform=self._housekeeping.perform,
             call_later=self._driver.call_later,
-            run_due=self.run_due,
+            run_due=self._housekeeping.run_due,
             note_alone=self._housekeeping.note_alone,
         )
-        self._listeners.restart()
-        core.events, core.wanted_events = self._listeners.pending, self._listeners.kinds
+        self._listeners.restart(core)
         core.meters.begin(self._clock())
         self._endpoint = core.endpoint
         self._leased = core.leased
@@ -139,15 +141,6 @@ class PoolBase(Generic[C]):
         if core.permits is not None:
             core.permits.deliver()
             self._gate.run_posted()
-
-    def _methods(self, access: Access) -> dict[str, Callable[..., Any]]:
-        """The methods that functions without the lock replace."""
-        return {}
-
-    def _callers_have_elsewhere(self) -> None:
-        """From now on callers hear of a failed connect at once (they are a cluster's), whatever else is in use."""
-        self._features = replace(self._features, elsewhere=True)
-        self._core.features = self._features
 
     # -- events -------------------------------------------------------------------------------------------
 
@@ -160,20 +153,11 @@ class PoolBase(Generic[C]):
 
         Raises :class:`~poolkit.ConfigError` if ``kinds`` is no collection of :class:`~poolkit.EventKind`.
         """
-        self._gate.step(self._listen, listener, kinds_of(listener))
+        self._gate.step(self._listeners.add, listener, kinds_of(listener))
 
     def remove_listener(self, listener: Listener) -> None:
         """Undo :meth:`add_listener`; not an error if it was dropped already."""
-        self._gate.step(self._listen, listener, None)
-
-    def _listen(self, listener: Listener, kinds: frozenset[EventKind] | None) -> None:
-        """Under the lock: add, or (None) remove."""
-        if kinds is None:
-            self._listeners.remove(listener)
-        else:
-            self._listeners.add(listener, kinds)
-        self._core.wanted_events = self._listeners.kinds
-        self._core.stale = True
+        self._gate.step(self._listeners.remove, listener)
 
     def held_by_caller(self) -> bool:
         """Whether the calling thread or task holds a lease of this pool. Thread-safe; takes no lock."""
@@ -191,15 +175,11 @@ class PoolBase(Generic[C]):
         if record is not None:
             self._register.dropped(key, record)
 
-    # -- time -----------------------------------------------------------------------------------------------------
-
     def run_due(self) -> None:
-        """Housekeeping: called by the runtime when something is due. Does not block."""
-        self._driver.keep_house(self._housekeeping.run)
-
-    def run_inbox(self) -> None:
-        """Run the steps that finalizers have left. Does not block."""
-        self._gate.run_posted()
+        """Do the timed work that is due. The runtime calls this by itself; tests with a ``clock`` of their own call it.
+        Does not block. Thread-safe.
+        """
+        self._housekeeping.run_due()
 
     # -- what the pool says of itself ---------------------------------------------------------------------------------
 
@@ -258,10 +238,6 @@ class PoolBase(Generic[C]):
     def remove_wait_observer(self, observer: WaitObserver) -> None:
         """Undo :meth:`add_wait_observer`; not an error if it is not there."""
         self._gate.step(self._monitor.remove, observer)
-
-    def _changed(self) -> None:
-        """Under the lock: something has changed on which the paths without the lock depend."""
-        self._core.stale = True
 
     # -- settings and commands ------------------------------------------------------------------------------------
 
@@ -328,15 +304,7 @@ class PoolBase(Generic[C]):
 
     def _after_fork(self) -> None:
         """In the child: begin empty; leave the parent's connections alone."""
-        forget = self._driver.operations.forget
-        for slot in self._core.slots.living():
-            if slot.connection is not None:
-                try:
-                    if forget is not None:
-                        forget(slot.connection)
-                except BaseException as error:  # noqa: BLE001 - other connections and pools are still to be let go of
-                    logger.debug("%s: forget failed: %s", self.name, describe(error))
-                _registry.keep_from_finalizer(slot.connection)
+        _registry.let_go(self.name, self._core.slots.living(), self._driver.operations.forget)
         self._restart()
 
     def _restart(self) -> None:

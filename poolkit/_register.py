@@ -65,7 +65,7 @@ class LeaseRegister:
         pool = self._pool
         if leases > 1 and not pool._shared:  # first: from now on only the core may hand out
             pool._shared = True
-            pool._gate.step(pool._changed)
+            pool._gate.step(pool._fast.outdate)
         pool._gate.step(pool._core.set_capacity, record.slot, leases, pool._clock())
 
     # -- leases that were dropped -------------------------------------------------------------------------------------

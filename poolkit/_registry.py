@@ -8,11 +8,12 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
+from ._core.slot import Slot
 from ._log import logger
-from .errors import shown
+from .errors import describe, shown
 from .runtimes.fork import Stage, after_fork
 
-__all__ = ("keep_from_finalizer", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
+__all__ = ("keep_from_finalizer", "let_go", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
 
 T = TypeVar("T")
 
@@ -92,6 +93,18 @@ def live_pools() -> list[Any]:
 def keep_from_finalizer(connection: object) -> None:
     """Keep a connection of the parent process from being finalized in this one."""
     _kept_from_finalizers.append(connection)
+
+
+def let_go(name: str, slots: Iterable[Slot], forget: Callable[[Any], object] | None) -> None:
+    """In a forked child: forget the connections of a pool, which are the parent's, and keep them from finalizers."""
+    for slot in list(slots):
+        if slot.connection is not None:
+            try:
+                if forget is not None:
+                    forget(slot.connection)
+            except BaseException as error:  # noqa: BLE001 - other connections and pools are still to be let go of
+                logger.debug("%s: forget failed: %s", name, describe(error))
+            keep_from_finalizer(slot.connection)
 
 
 def _after_fork_in_child() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from ._core import commands
-from ._core.contract import BrokenContract
 from ._core.endpoint import Endpoint
 from ._core.lease_record import Held, LeaseRecord
 from ._core.request import Request
@@ -17,6 +16,7 @@ from ._driver import Opened
 from ._explain import place_outside
 from ._fast import BATCH
 from ._log import logger
+from ._operations import BrokenContract
 from ._priority import chosen
 from ._timeouts import Default, deadline_of
 from .connector import Verdict

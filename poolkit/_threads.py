@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._access import Access
-from ._core import commands
 from ._core.lease_record import Held
 from ._core.state import Phase
 from ._driver import ThreadDriver, refuse_closed
 from ._fast import decline_put, make_acquire, make_lease, make_release
 from ._leases import Lease
 from ._pool_base import PoolBase
+from ._shutdown import shut_in_threads
 from ._slow_path import ThreadSlowPath
-from ._timeouts import DEFAULT, Default, deadline_of
-from ._warm_up import connections_wanted, warm_up_error
+from ._timeouts import DEFAULT, Default
+from ._warm_up import warm_up_in_threads
 from .config import PoolConfig, PoolSettings
 from .connector import Connector, require_kind
 from .events import Listener
-from .policies.retire import NEVER
 from .runtimes.base import Runtime
 from .runtimes.threads import ThreadRuntime
 
@@ -74,21 +72,10 @@ class Pool(PoolBase[C]):
         super().__init__(
             connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
+            methods=partial(_methods_of, self),
         )  # fmt: skip
         if self._config.start == "eager" and not self._driver.operations.opens_later:
             self._gate.step(self._housekeeping.start)
-
-    def _methods(self, access: Access) -> dict[str, Callable[..., Any]]:
-        made: dict[str, Callable[..., Any]] = {}
-        if access.plain:
-            take = (self._core, self._clock, self._caller, self._fast.undo_take)
-            if type(self).acquire is Pool.acquire:
-                made["acquire"] = make_acquire(*take, self._slow.acquire_bare, DEFAULT)
-            if type(self).lease is Pool.lease:
-                made["lease"] = make_lease(self, Lease, *take, partial(Pool.lease, self), DEFAULT)
-            if type(self).release is Pool.release and access.put is not decline_put and self._slow.plain_end:
-                made["release"] = make_release(self._core, self._clock, self._fast.missed, self._slow.give)
-        return made
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -142,69 +129,20 @@ class Pool(PoolBase[C]):
         Waits for all attempts, at most ``timeout`` seconds (None: as long as each may take). If any failed, raises
         :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
         """
-        count = connections_wanted(self, count)
-        slots = self._gate.step(commands.reserve, self._core, count, self._clock())
-        if not slots:
-            return
-        pending, errors = list(reversed(slots)), list[BaseException]()
-        left = [len(slots)]
-        parker = self._runtime.parker()
-
-        def work() -> None:
-            while True:
-                try:
-                    slot = pending.pop()
-                except IndexError:
-                    return
-                error = self._driver.connect_job(slot)
-                with counter:
-                    if error is not None:
-                        errors.append(error)
-                    left[0] -= 1
-                parker.wake()
-
-        counter = threading.Lock()
-        for _ in range(min(len(slots), self._core.max_connecting)):
-            self._runtime.spawn(work)
-        deadline = deadline_of(timeout, self._config, self._clock())
-        while left[0] and (rest := deadline - self._clock()) > 0:
-            parker.wait(None if deadline == NEVER else rest)
-        if errors or left[0]:
-            raise warm_up_error(self, len(slots), errors, left[0])
+        warm_up_in_threads(self, count, timeout)
 
     def drain(self, timeout: float | None = 30.0) -> bool:
         """Admit nobody, close idle connections, wait up to ``timeout`` seconds for the leases to end, then abort
         those that are left and close the pool. True if every lease ended by itself. Thread-safe.
         """
-        return self._shut(Phase.DRAINING, timeout)
+        return shut_in_threads(self, Phase.DRAINING, timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Wake all waiting callers with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
         when it comes back, one being opened when it arrives. Waits up to ``timeout`` seconds for the idle ones
         to be closed. Idempotent, thread-safe.
         """
-        self._shut(Phase.CLOSED, timeout)
-
-    def _shut(self, phase: Phase, timeout: float | None) -> bool:
-        deadline = deadline_of(timeout, self._config, self._clock())
-        self._gate.step(commands.shut, self._core, phase, self._clock())
-        self._runtime.schedule(self, NEVER)  # nothing is due any more
-        core = self._core
-        parker = self._runtime.parker()
-        core.watchers.append(parker)
-        try:
-            while core.all_slots if phase is Phase.DRAINING else core.closing:
-                left = deadline - self._clock()
-                if left <= 0:
-                    break
-                parker.wait(None if deadline == NEVER else left)
-        finally:
-            core.watchers.remove(parker)
-        aborted = 0
-        if phase is not Phase.CLOSED:
-            aborted = self._gate.step(commands.abort_leased, core, self._clock())
-            self._gate.step(commands.shut, core, Phase.CLOSED, self._clock())
-        return not aborted
+        shut_in_threads(self, Phase.CLOSED, timeout)
 
     def __enter__(self) -> Pool[C]:
         refuse_closed(self)
@@ -212,3 +150,18 @@ class Pool(PoolBase[C]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _methods_of(pool: Pool[Any], access: Access) -> dict[str, Callable[..., Any]]:
+    """Functions that stand for methods of the pool as long as the core need not be asked: one call less each time."""
+    made: dict[str, Callable[..., Any]] = {}
+    if access.plain:
+        kind, slow = type(pool), pool._slow
+        take = (pool._core, pool._clock, pool._caller, pool._fast.undo_take)
+        if kind.acquire is Pool.acquire:
+            made["acquire"] = make_acquire(*take, slow.acquire_bare, DEFAULT)
+        if kind.lease is Pool.lease:
+            made["lease"] = make_lease(pool, Lease, *take, partial(Pool.lease, pool), DEFAULT)
+        if kind.release is Pool.release and access.put is not decline_put and slow.plain_end:
+            made["release"] = make_release(pool._core, pool._clock, pool._fast.missed, slow.give)
+    return made

@@ -1,19 +1,95 @@
-"""The argument and the error of ``warm_up()``."""
+"""``warm_up()``: open connections before they are needed, in threads or in tasks."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
+from ._core import commands
 from ._driver import refuse_closed
+from ._timeouts import deadline_of
 from .errors import ConfigError, ConnectFailed, describe
+from .policies.retire import NEVER
 
 if TYPE_CHECKING:
+    from ._async import AsyncPool
     from ._pool_base import PoolBase
+    from ._threads import Pool
 
-__all__ = ("connections_wanted", "warm_up_error")
+__all__ = ("warm_up_in_tasks", "warm_up_in_threads")
 
 
-def connections_wanted(pool: PoolBase[Any], count: Any) -> int:
+def warm_up_in_threads(pool: Pool[Any], count: int | None, timeout: float | None) -> None:
+    """See :meth:`poolkit.Pool.warm_up`."""
+    count = _wanted(pool, count)
+    slots = pool._gate.step(commands.reserve, pool._core, count, pool._clock())
+    if not slots:
+        return
+    pending, errors = list(reversed(slots)), list[BaseException]()
+    left = [len(slots)]
+    parker = pool._runtime.parker()
+
+    def work() -> None:
+        while True:
+            try:
+                slot = pending.pop()
+            except IndexError:
+                return
+            error = pool._driver.connect_job(slot)
+            with counter:
+                if error is not None:
+                    errors.append(error)
+                left[0] -= 1
+            parker.wake()
+
+    counter = threading.Lock()
+    for _ in range(min(len(slots), pool._core.max_connecting)):
+        pool._runtime.spawn(work)
+    deadline = deadline_of(timeout, pool._config, pool._clock())
+    while left[0] and (rest := deadline - pool._clock()) > 0:
+        parker.wait(None if deadline == NEVER else rest)
+    if errors or left[0]:
+        raise _failure(pool, len(slots), errors, left[0])
+
+
+async def warm_up_in_tasks(pool: AsyncPool[Any], count: int | None, timeout: float | None) -> None:
+    """See :meth:`poolkit.AsyncPool.warm_up`."""
+    from ._binding import bind_loop  # it brings asyncio with it, for which a pool of threads has no use
+
+    count = _wanted(pool, count)
+    runtime = bind_loop(pool)
+    slots = pool._gate.step(commands.reserve, pool._core, count, pool._clock())
+    if not slots:
+        return
+    pending, errors = list(reversed(slots)), list[BaseException]()
+    left = len(slots)
+    parker = runtime.parker()
+
+    async def work() -> None:
+        nonlocal left
+        while pending:
+            error: BaseException | None = None
+            try:
+                error = await pool._driver.connect_job(pending.pop())
+            except BaseException as interrupted:
+                error = interrupted
+                raise
+            finally:
+                left -= 1
+                if error is not None:
+                    errors.append(error)
+                parker.wake()
+
+    for _ in range(min(len(slots), pool._core.max_connecting)):
+        runtime.spawn(work)
+    deadline = deadline_of(timeout, pool._config, pool._clock())
+    while left and (rest := deadline - pool._clock()) > 0:
+        await parker.wait(None if deadline == NEVER else rest)
+    if errors or left:
+        raise _failure(pool, len(slots), errors, left)
+
+
+def _wanted(pool: PoolBase[Any], count: Any) -> int:
     """The ``count`` of ``warm_up(count)``; None: ``min_size``. Raises ConfigError, or PoolClosed."""
     if count is None:
         count = pool._config.min_size
@@ -23,7 +99,7 @@ def connections_wanted(pool: PoolBase[Any], count: Any) -> int:
     return count
 
 
-def warm_up_error(pool: PoolBase[Any], count: int, errors: list[BaseException], late: int) -> ConnectFailed:
+def _failure(pool: PoolBase[Any], count: int, errors: list[BaseException], late: int) -> ConnectFailed:
     """The error for ``count`` connects of which some have failed with ``errors`` and some were ``late``."""
     parts = [f"{len(errors)} of {count} connects failed"] if errors else []
     if late:

@@ -7,10 +7,10 @@ import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .._async import current_runtime
 from ..errors import AcquireTimeout, ServerUnavailable, WrongLoop
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncRuntime, Runtime
+from ..runtimes.current import current_runtime
 from ..runtimes.threads import ThreadRuntime
 from ._core import Do, NodeEntry
 from ._finder import Answer, look

@@ -12,7 +12,7 @@ from ..config import PoolConfig
 from ..connector import AsyncConnector, Connector
 from ..errors import ConfigError, PoolClosed
 from ._node import Node
-from ._nodepool import engine_of
+from ._nodepool import callers_have_elsewhere, engine_of
 from ._parts import Made
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Members:
         places = getattr(made, "places", None)
         engine = engine_of(made)
         if engine is not None:
-            engine._callers_have_elsewhere()
+            callers_have_elsewhere(engine)
         if callable(places):
             return made, places, 0
         if engine is not None and not engine._features.keyed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from .._pool_base import PoolBase
@@ -14,7 +15,7 @@ from ._events import ClusterStats, NodeStats
 from ._parts import NodeEntry
 from ._tiers import Tiers
 
-__all__ = ("NodePool", "engine_of", "in_words", "node_stats", "send_away")
+__all__ = ("NodePool", "callers_have_elsewhere", "engine_of", "in_words", "node_stats", "send_away")
 
 
 class NodePool:
@@ -57,6 +58,11 @@ def engine_of(pool: Any) -> PoolBase[Any] | None:
     """The engine's pool behind the pool of a node; None if there is none."""
     engine = getattr(pool, "poolkit", pool)
     return engine if isinstance(engine, PoolBase) else None
+
+
+def callers_have_elsewhere(engine: PoolBase[Any]) -> None:
+    """From now on callers of a node's pool hear of a failed connect at once, whatever else is in use there."""
+    engine._features = engine._core.features = replace(engine._features, elsewhere=True)
 
 
 def send_away(entry: NodeEntry) -> None:

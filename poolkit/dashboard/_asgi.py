@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from .._async import current_runtime
+from ..runtimes.current import current_runtime
 from . import _server
 from ._desk import BODY, Desk, Request, Response, Source, checked_token
 from ._local import Local

@@ -88,7 +88,7 @@ class PoolLeaks:
         def watch(pool: Any) -> None:
             traced.append((pool, pool._debug))
             pool._debug = True
-            pool._gate.step(pool._changed)
+            pool._gate.step(pool._fast.outdate)
             report = pool._register.warn
 
             def noted(text: str, place: tuple[str, int]) -> None:
@@ -110,7 +110,7 @@ class PoolLeaks:
             for pool, debug in traced:
                 pool._debug = debug
                 del pool._register.warn
-                pool._gate.step(pool._changed)
+                pool._gate.step(pool._fast.outdate)
 
 
 @pytest.fixture

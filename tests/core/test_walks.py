@@ -147,7 +147,7 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
     core.endpoint.idle = Unwalked(core.endpoint.idle)
     pool._leased = core.leased = UnwalkedDict(dict.items(core.leased))
     core.moved.append(True)  # the paths without the lock are to use what has been put in the place of the real ones
-    pool._gate.step(pool._changed)
+    pool._gate.step(pool._fast.outdate)
     for connection in held[:3]:
         pool.release(connection)
     COMMANDS[command](pool)

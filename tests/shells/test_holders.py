@@ -323,7 +323,7 @@ def test_a_dropped_lease_names_the_thread_that_took_it() -> None:
         with leak_warning(r"taken by thread careless \(ended\)"):
             kept.clear()
             gc.collect()
-            pool.run_inbox()
+            pool._housekeeping.run_inbox()
             pool.stats()
 
 

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -104,11 +103,11 @@ def test_workers_leave_when_idle() -> None:
 
 
 def test_a_pool_that_fails_in_housekeeping_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Pool[Any]):
-        def run_due(self) -> None:
-            raise RuntimeError("bug")
+    def fails() -> None:
+        raise RuntimeError("bug")
 
-    broken = Broken(FakeConnector(), max_size=1, idle_timeout=0.02)
+    broken = Pool(FakeConnector(), max_size=1, idle_timeout=0.02)
+    broken._housekeeping.run_due = fails  # type: ignore[method-assign]
     broken.release(broken.acquire())
     connector = FakeConnector()
     good = Pool(connector, max_size=1, idle_timeout=0.03)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from poolkit import _async, _pool_base, _registry
+from poolkit import _binding, _pool_base, _registry
 from poolkit._async import AsyncPool
 from poolkit._leases import AsyncLease
 from poolkit.config import BackoffConfig, PoolConfigWarning
@@ -230,7 +230,7 @@ class AsyncPoolSimulation:
         self.server.loop = child
         known = {id(slot.connection) for slot in pool._core.slots.living() if slot.connection is not None}
         lock = mock.patch.object(_pool_base, "Lock", partial(CollectingLock, child))
-        with lock, mock.patch.object(_async, "current_runtime", return_value=child):
+        with lock, mock.patch.object(_binding, "current_runtime", return_value=child):
             pool._after_fork()
             assert known <= {id(each) for each in _registry._kept_from_finalizers}, (
                 "a connection of the parent may be finalized"

@@ -1,0 +1,39 @@
+"""The event loop of an AsyncPool: it is bound to the first that uses it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import WrongLoop
+from .runtimes.base import AsyncRuntime
+from .runtimes.current import current_runtime
+
+if TYPE_CHECKING:
+    from ._async import AsyncPool
+
+__all__ = ("bind_loop",)
+
+
+def bind_loop(pool: AsyncPool[Any]) -> AsyncRuntime:
+    """The pool's event loop, which must be the caller's; it is, from now on, if the pool has none that lives."""
+    runtime: AsyncRuntime | None = pool._runtime
+    if runtime is not None and runtime.here():
+        return runtime
+    new = current_runtime(bool(getattr(pool._driver.operations.connector, "any_loop", False)))
+    if runtime is None:
+        pool._runtime, pool._caller = new, new.caller
+        pool._gate.step(pool._fast.outdate)
+        if pool._config.start == "eager" and not pool._driver.operations.opens_later:
+            pool._gate.step(pool._housekeeping.start)
+        return new
+    if runtime.alive():
+        raise WrongLoop(
+            f"{pool.name}: this AsyncPool lives on another {runtime.library} event loop, which has not been "
+            "closed; make one pool for each loop"
+        )
+    for slot in pool._core.slots.living():  # bound to the loop that is gone
+        if slot.connection is not None:
+            pool._driver.operations.abort(slot.connection)
+    pool._runtime, pool._caller = new, new.caller
+    pool._restart()
+    return new

@@ -1,0 +1,76 @@
+"""The end of a pool: it admits nobody, and connections are waited for; in threads or in tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._core import commands
+from ._core.machine import Core
+from ._core.state import Phase
+from ._timeouts import deadline_of
+from .policies.retire import NEVER
+
+if TYPE_CHECKING:
+    from ._async import AsyncPool
+    from ._pool_base import PoolBase
+    from ._threads import Pool
+
+__all__ = ("shut_in_tasks", "shut_in_threads")
+
+
+def shut_in_threads(pool: Pool[Any], phase: Phase, timeout: float | None) -> bool:
+    """Drain or close a pool. Whether every lease ended by itself."""
+    deadline = deadline_of(timeout, pool._config, pool._clock())
+    pool._gate.step(commands.shut, pool._core, phase, pool._clock())
+    pool._driver.call_later(NEVER)  # nothing is due any more
+    core = pool._core
+    parker = pool._runtime.parker()
+    core.watchers.append(parker)
+    try:
+        while _unfinished(core, phase):
+            left = deadline - pool._clock()
+            if left <= 0:
+                break
+            parker.wait(None if deadline == NEVER else left)
+    finally:
+        core.watchers.remove(parker)
+    return _finish(pool, core, phase)
+
+
+async def shut_in_tasks(pool: AsyncPool[Any], phase: Phase, timeout: float | None) -> bool:
+    """As :func:`shut_in_threads`; waits only in the event loop of the pool."""
+    from ._binding import bind_loop  # it brings asyncio with it, for which a pool of threads has no use
+
+    deadline = deadline_of(timeout, pool._config, pool._clock())
+    runtime = pool._runtime
+    if runtime is not None and runtime.alive():
+        runtime = bind_loop(pool)
+    pool._gate.step(commands.shut, pool._core, phase, pool._clock())
+    core = pool._core
+    if runtime is not None and runtime.here():
+        pool._driver.call_later(NEVER)  # nothing is due any more
+        parker = runtime.parker()
+        core.watchers.append(parker)
+        try:
+            while _unfinished(core, phase):
+                left = deadline - pool._clock()
+                if left <= 0:
+                    break
+                await parker.wait(None if deadline == NEVER else left)
+        finally:
+            core.watchers.remove(parker)
+    return _finish(pool, core, phase)
+
+
+def _unfinished(core: Core, phase: Phase) -> bool:
+    """Whether there are connections to wait for: draining, all of them; closing, those that are being closed."""
+    return bool(core.all_slots if phase is Phase.DRAINING else core.closing)
+
+
+def _finish(pool: PoolBase[Any], core: Core, phase: Phase) -> bool:
+    """Abort what is still on lease when draining has ended. Whether nothing was."""
+    if phase is Phase.CLOSED:
+        return True
+    aborted = pool._gate.step(commands.abort_leased, core, pool._clock())
+    pool._gate.step(commands.shut, core, Phase.CLOSED, pool._clock())
+    return not aborted
