@@ -104,6 +104,18 @@ def test_as_many_are_answered_in_time_as_the_connections_can_serve(clients: int,
         assert load.jain > 0.97
 
 
+@pytest.mark.parametrize("clients", [24, 36, 60])
+def test_deadlines_of_which_the_pool_does_not_hear_cannot_be_kept(clients: int) -> None:
+    """As with the one ``timeout`` of a client of redis-py: a caller that is late neither times out nor is cancelled.
+    With a timeout as short as the shortest of these deadlines it does.
+    """
+    hidden = Load(clients, impatient, told=False, hold=0.03, limit=0.1).measure(8)
+    plain = Load(clients, impatient, told=False, hold=0.03, limit=0.1, settings=OFF).measure(8)
+    heard = Load(clients, impatient, told=False, hold=0.03, limit=0.05).measure(8)
+    assert plain.goodput <= hidden.goodput < 0.8  # of 24 nobody times out: they wait for 90 ms
+    assert heard.goodput > 0.96
+
+
 @pytest.mark.parametrize("offered", [1.1, 2.0, 5.0])
 def test_callers_from_outside_are_answered_as_well(offered: float) -> None:
     load = Load(20, impatient, rate=300 * offered).measure(8)

@@ -31,7 +31,8 @@ class Load:
     A lease takes ``hold`` seconds (a fifth more or less). Whoever gives up in the middle of it takes the connection
     along: ``reconnect`` seconds pass until there is another one. ``told``: whether the pool hears of it, as from a
     cancelled task; else the caller goes on and is late. ``rate``: calls per second by so many clients (an open loop);
-    None: each client calls again ``pause`` seconds after its last call.
+    None: each client calls again ``pause`` seconds after its last call. ``limit``: seconds after which a caller stops
+    waiting, whatever its patience is, of which the pool then does not hear (None: it waits for as long as it has).
     """
 
     clients: int
@@ -43,6 +44,7 @@ class Load:
     pause: float = 0.0
     rate: float | None = None
     told: bool = True
+    limit: float | None = None
     key_of: Callable[[int], Any] = lambda client: None
     class_of: Callable[[int], str | None] = lambda client: None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -175,8 +177,9 @@ class _Call:
         self.over = False
         self.deadline = load.now + load.patience(load.random, client)
         self.slot: Slot | None = None
-        if self.deadline < float("inf"):
-            load._later(self.deadline - load.now, self.give_up)
+        ends = self.deadline if load.limit is None else load.now + load.limit
+        if ends < float("inf"):
+            load._later(ends - load.now, self.give_up)
 
     def wake(self) -> None:
         """As a parker's: the simulation looks at the outcome itself."""
