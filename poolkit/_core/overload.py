@@ -126,6 +126,8 @@ class OverloadRule:
     @property
     def words(self) -> tuple[str, ...]:
         """Each queue that is overloaded now."""
+        if not self._lines:
+            return ()
         lines = self._lines.copy().items()
         return tuple(self._words(one, line.evidence) for line, (_, one) in lines if line.evidence is not None)
 

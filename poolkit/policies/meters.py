@@ -53,6 +53,8 @@ class Histogram:
         range, and the last bound for all beyond it (as Prometheus' ``histogram_quantile``). 0 if there are none.
         """
         count = self.count
+        if not count:
+            return 0.0
         rank, seen = share * count, 0
         for index, number in enumerate(self.counts):
             if number and seen + number >= rank:
@@ -61,7 +63,7 @@ class Histogram:
                 low = self.bounds[index - 1] if index else 0.0
                 return low + (self.bounds[index] - low) * max(0.0, rank - seen) / number
             seen += number
-        return self.bounds[-1] if count else 0.0
+        return self.bounds[-1]
 
     def with_zeros(self, total: int) -> Histogram:
         """The same with as many times of 0 s as are missing to ``total``."""
