@@ -267,7 +267,7 @@ def test_the_scenes_show_what_the_drivers_own_pools_do_and_poolkit_does_not() ->
         "own": "the request for /yours got /mine", "poolkit": "the request for /yours got /yours",
     }  # fmt: skip
     assert found["a hang"]["own"] == "still waiting after 2.5 s"
-    assert hang("poolkit", sites, patience=PATIENCE).startswith("PoolTimeout after ")
+    assert hang("poolkit", sites, patience=PATIENCE).startswith("AcquireTimeout after ")
     assert found["a leak"]["own"] == "No connection available."
     assert "by nightly-report" in found["a leak"]["poolkit"]
     least, most = map(int, re.findall(r"got (\d+) turns, the most served (\d+)", found["starvation"]["poolkit"])[0])

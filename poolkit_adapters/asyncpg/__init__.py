@@ -26,31 +26,35 @@ except ImportError as error:
     raise missing_extra("poolkit_adapters.asyncpg", "asyncpg", "asyncpg") from error
 
 from ._errors import (
+    AcquireTimeout,
     CircuitOpen,
     ConnectFailed,
     ConnectTimeout,
-    ForeignConnection,
     LeaseOverdue,
+    NotLeased,
     PoolBusy,
     PoolClosed,
     PoolSuspended,
-    PoolTimeout,
     ServerUnavailable,
     UsageError,
     WrongLoop,
 )
 from ._pool import PoolkitPool, create_pool
 
+# The former names.
+ForeignConnection = NotLeased
+PoolTimeout = AcquireTimeout
+
 __all__ = (
     "CircuitOpen",
     "ConnectFailed",
     "ConnectTimeout",
-    "ForeignConnection",
+    "NotLeased",
     "LeaseOverdue",
     "PoolBusy",
     "PoolClosed",
     "PoolSuspended",
-    "PoolTimeout",
+    "AcquireTimeout",
     "PoolkitPool",
     "ServerUnavailable",
     "UsageError",

@@ -18,12 +18,12 @@ __all__ = (
     "CircuitOpen",
     "ConnectFailed",
     "ConnectTimeout",
-    "ForeignConnection",
+    "NotLeased",
     "LeaseOverdue",
     "PoolBusy",
     "PoolClosed",
     "PoolSuspended",
-    "PoolTimeout",
+    "AcquireTimeout",
     "ReadOnlyServer",
     "ServerUnavailable",
     "UsageError",
@@ -41,7 +41,7 @@ class _Interface(asyncpg.InterfaceError):  # type: ignore[misc]  # asyncpg has n
         self.args = args
 
 
-class PoolTimeout(poolkit.AcquireTimeout, asyncio.TimeoutError):
+class AcquireTimeout(poolkit.AcquireTimeout, asyncio.TimeoutError):
     """No connection became free in time: the pool is exhausted."""
 
 
@@ -81,7 +81,7 @@ class WrongLoop(_Interface, poolkit.WrongLoop):
     """The pool was used from another event loop than the one that it belongs to."""
 
 
-class ForeignConnection(_Interface, poolkit.NotLeased):
+class NotLeased(_Interface, poolkit.NotLeased):
     """``release`` was called with something that is not a connection of this pool."""
 
 
@@ -91,8 +91,8 @@ class LeaseOverdue(_Interface, poolkit.LeaseOverdue):
 
 _I = asyncpg.InterfaceError
 ERRORS = Table(
-    Row("no connection became free within `acquire(timeout=)` or `acquire_timeout`: the pool is exhausted", PoolTimeout,
-        (poolkit.AcquireTimeout, asyncio.TimeoutError)),
+    Row("no connection became free within `acquire(timeout=)` or `acquire_timeout`: the pool is exhausted",
+        AcquireTimeout, (poolkit.AcquireTimeout, asyncio.TimeoutError)),
     Row("the same time was up while no connection could be opened; `__cause__` has the reason", ServerUnavailable,
         (poolkit.ServerUnavailable, asyncio.TimeoutError)),
     Row("a connect fails. The error keeps asyncpg's own class (`ConnectionRefusedError`, `InvalidPasswordError` ...) "
@@ -104,7 +104,7 @@ ERRORS = Table(
     Row("`max_waiting` callers are already waiting", PoolBusy, (poolkit.PoolBusy, _I)),
     Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (poolkit.PoolSuspended, _I)),
     Row("the pool is closed or closing", PoolClosed, (poolkit.PoolClosed, _I)),
-    Row("`release` of something that is not a connection of this pool", ForeignConnection, (poolkit.NotLeased, _I)),
+    Row("`release` of something that is not a connection of this pool", NotLeased, (poolkit.NotLeased, _I)),
     Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"`", LeaseOverdue,
         (poolkit.LeaseOverdue, _I)),
     Row("the pool is used from a second event loop", WrongLoop, (poolkit.WrongLoop, _I)),

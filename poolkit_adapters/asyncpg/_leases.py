@@ -13,7 +13,7 @@ import poolkit
 from poolkit import AsyncPool, PoolError
 from poolkit.errors import shown
 
-from ._errors import ForeignConnection, PoolClosed, ReadOnlyServer, told
+from ._errors import NotLeased, PoolClosed, ReadOnlyServer, told
 from ._proxy import PoolConnectionProxy
 from ._session import Session
 
@@ -79,7 +79,7 @@ class Leases:
     async def give_back(self, proxy: Any, timeout: float | None) -> None:
         """See :meth:`.PoolkitPool.release`."""
         if not isinstance(proxy, PoolConnectionProxy) or proxy._holder._pool is not self._pool():
-            raise ForeignConnection(
+            raise NotLeased(
                 f"Pool.release() received invalid connection: {shown(repr(proxy))} is not a member of this pool"
             )
         session, connection = proxy._holder, proxy._con

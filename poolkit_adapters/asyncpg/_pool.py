@@ -264,7 +264,7 @@ class PoolkitPool(driver.Pool):  # type: ignore[misc]  # asyncpg has no types
         """Give a connection back. What was changed in its session is undone first.
 
         ``timeout`` limits the reset, in seconds (None: that of ``acquire``; at most ``check_timeout``). The pool owns
-        the connection from this call on, even if the call is cancelled. Raises ForeignConnection for what is not a
+        the connection from this call on, even if the call is cancelled. Raises NotLeased for what is not a
         connection of this pool, and the error of the reset, whose connection is closed.
         """
         await self._leases.give_back(connection, timeout)

@@ -35,18 +35,18 @@ except ImportError as error:
 from ._async import AsyncPoolkitConnectionPool
 from ._async_null import AsyncPoolkitNullConnectionPool
 from ._errors import (
+    AcquireTimeout,
     CircuitOpen,
     ConnectFailed,
     ConnectTimeout,
-    ForeignConnection,
     InvalidConninfo,
     LeaseCut,
     LeaseOverdue,
+    NotLeased,
+    PoolBusy,
     PoolClosed,
     PoolSuspended,
-    PoolTimeout,
     ServerUnavailable,
-    TooManyRequests,
     UsageError,
     WrongLoop,
 )
@@ -55,6 +55,11 @@ from ._sync import PoolkitConnectionPool
 
 if TYPE_CHECKING:
     from ._cluster import AsyncPoolkitCluster, NoServerAvailable, PoolkitCluster, role_of, role_of_async
+
+# The former names; two of them are psycopg_pool's.
+ForeignConnection = NotLeased
+PoolTimeout = AcquireTimeout
+TooManyRequests = PoolBusy
 
 
 def __getattr__(name: str) -> Any:
@@ -73,19 +78,19 @@ __all__ = (
     "CircuitOpen",
     "ConnectFailed",
     "ConnectTimeout",
-    "ForeignConnection",
+    "NotLeased",
     "InvalidConninfo",
     "LeaseCut",
     "LeaseOverdue",
     "NoServerAvailable",
     "PoolClosed",
     "PoolSuspended",
-    "PoolTimeout",
+    "AcquireTimeout",
     "PoolkitCluster",
     "PoolkitConnectionPool",
     "PoolkitNullConnectionPool",
     "ServerUnavailable",
-    "TooManyRequests",
+    "PoolBusy",
     "UsageError",
     "WrongLoop",
     "role_of",

@@ -233,7 +233,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
     async def wait(self, timeout: float = 30.0) -> None:
         """Wait until ``min_size`` connections are open.
 
-        Raises PoolTimeout after ``timeout`` seconds. The pool keeps trying.
+        Raises AcquireTimeout after ``timeout`` seconds. The pool keeps trying.
         """
         self._check_admitted()
         loop = get_running_loop()
@@ -303,8 +303,8 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
     async def getconn(self, timeout: float | None = None) -> ACT:
         """Lease a connection. Give it back with :meth:`putconn`.
 
-        ``timeout``, in seconds, replaces the pool's; 0 does not wait. Raises PoolTimeout, ServerUnavailable,
-        TooManyRequests and PoolClosed, and ConnectFailed at once if waiting cannot help.
+        ``timeout``, in seconds, replaces the pool's; 0 does not wait. Raises AcquireTimeout, ServerUnavailable,
+        PoolBusy and PoolClosed, and ConnectFailed at once if waiting cannot help.
         """
         if not self._opened or self._open_implicit:
             self._check_admitted()

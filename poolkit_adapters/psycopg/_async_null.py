@@ -15,7 +15,7 @@ from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
 from ._async import _CONNECTION, AsyncPoolkitConnectionPool
-from ._errors import CheckFailed, PoolTimeout
+from ._errors import AcquireTimeout, CheckFailed
 from ._session import Session
 from ._shared import RETRY_PAUSE
 
@@ -69,7 +69,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
     async def wait(self, timeout: float = 30.0) -> None:
         """Open and close one connection, to test that the server accepts it.
 
-        Raises PoolTimeout after ``timeout`` seconds.
+        Raises AcquireTimeout after ``timeout`` seconds.
         """
         self._check_admitted()
         deadline = time.monotonic() + timeout
@@ -95,7 +95,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
                 return await super()._acquire(left)
             except CheckFailed as error:
                 if deadline is not None and time.monotonic() + RETRY_PAUSE >= deadline:
-                    raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
+                    raise AcquireTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
             await asyncio.sleep(RETRY_PAUSE)
 
     async def putconn(self, conn: ACT) -> None:

@@ -20,15 +20,15 @@ __all__ = (
     "ConnectFailed",
     "ConnectTimeout",
     "ERRORS",
-    "ForeignConnection",
+    "NotLeased",
     "InvalidConninfo",
     "LeaseCut",
     "LeaseOverdue",
     "PoolClosed",
     "PoolSuspended",
-    "PoolTimeout",
+    "AcquireTimeout",
     "ServerUnavailable",
-    "TooManyRequests",
+    "PoolBusy",
     "UsageError",
     "WrongLoop",
     "classify",
@@ -45,7 +45,7 @@ class _Error(psycopg.Error):
         psycopg.Error.__init__(self, *args)
 
 
-class PoolTimeout(_Error, poolkit.AcquireTimeout, psycopg_pool.PoolTimeout):
+class AcquireTimeout(_Error, poolkit.AcquireTimeout, psycopg_pool.PoolTimeout):
     """No connection became free within ``timeout`` seconds: the pool is exhausted."""
 
 
@@ -53,7 +53,7 @@ class ServerUnavailable(_Error, poolkit.ServerUnavailable, psycopg_pool.PoolTime
     """``timeout`` expired while no connection could be opened. ``__cause__`` is the server's or network's error."""
 
 
-# psycopg_pool has one error for every reason why there is no connection, so these three are PoolTimeout too.
+# psycopg_pool has one error for every reason why there is no connection, so these three are its PoolTimeout too.
 
 
 class ConnectFailed(_Error, poolkit.ConnectFailed, psycopg_pool.PoolTimeout):
@@ -72,7 +72,7 @@ class PoolClosed(_Error, poolkit.PoolClosed, psycopg_pool.PoolClosed):
     """The pool is closed or not open yet."""
 
 
-class TooManyRequests(_Error, poolkit.PoolBusy, psycopg_pool.TooManyRequests):
+class PoolBusy(_Error, poolkit.PoolBusy, psycopg_pool.TooManyRequests):
     """``max_waiting`` callers are already waiting."""
 
 
@@ -91,7 +91,7 @@ class WrongLoop(_Error, poolkit.WrongLoop, psycopg.InterfaceError):
     """An asynchronous pool was used from another event loop than the one that it belongs to."""
 
 
-class ForeignConnection(_Error, poolkit.NotLeased, psycopg.InterfaceError, ValueError):
+class NotLeased(_Error, poolkit.NotLeased, psycopg.InterfaceError, ValueError):
     """``putconn`` was called with a connection that is not leased from this pool."""
 
 
@@ -120,7 +120,7 @@ class InvalidCallback(poolkit.ConfigError):
 
 
 ERRORS = Table(
-    Row("no connection became free within `timeout`: the pool is exhausted", PoolTimeout,
+    Row("no connection became free within `timeout`: the pool is exhausted", AcquireTimeout,
         (poolkit.AcquireTimeout, psycopg_pool.PoolTimeout)),
     Row("`timeout` expired while no connection could be opened; `__cause__` has the reason", ServerUnavailable,
         (poolkit.ServerUnavailable, psycopg_pool.PoolTimeout)),
@@ -130,12 +130,12 @@ ERRORS = Table(
     Row("one attempt to connect took longer than `connect_timeout`", ConnectTimeout,
         (poolkit.ConnectTimeout, psycopg_pool.PoolTimeout)),
     Row("the circuit breaker is open", CircuitOpen, (poolkit.CircuitOpen, psycopg_pool.PoolTimeout)),
-    Row("`max_waiting` callers are already waiting", TooManyRequests,
+    Row("`max_waiting` callers are already waiting", PoolBusy,
         (poolkit.PoolBusy, psycopg_pool.TooManyRequests)),
     Row("the pool is suspended with `fail_fast=True`", PoolSuspended,
         (poolkit.PoolSuspended, psycopg.OperationalError)),
     Row("the pool is closed or not open yet", PoolClosed, (poolkit.PoolClosed, psycopg_pool.PoolClosed)),
-    Row("`putconn` of a foreign or returned connection", ForeignConnection,
+    Row("`putconn` of a foreign or returned connection", NotLeased,
         (poolkit.NotLeased, psycopg.InterfaceError, ValueError)),
     Row("the pool closed the connection during a `connection()` block (`on_leak=\"reclaim\"`, a fleet budget that lost "
         "its permits, the end of a drain), and no statement in the block failed because of it", LeaseCut,

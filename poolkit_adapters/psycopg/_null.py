@@ -13,7 +13,7 @@ from poolkit import PoolConfig
 from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
-from ._errors import CheckFailed, PoolTimeout
+from ._errors import AcquireTimeout, CheckFailed
 from ._session import Session
 from ._shared import RETRY_PAUSE
 from ._sync import _CONNECTION, PoolkitConnectionPool
@@ -70,7 +70,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
     def wait(self, timeout: float = 30.0) -> None:
         """Open and close one connection, to test that the server accepts it.
 
-        Raises PoolTimeout after ``timeout`` seconds.
+        Raises AcquireTimeout after ``timeout`` seconds.
         """
         self._check_admitted()
         deadline = time.monotonic() + timeout
@@ -96,7 +96,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
                 return super()._acquire(left)
             except CheckFailed as error:
                 if deadline is not None and time.monotonic() + RETRY_PAUSE >= deadline:
-                    raise PoolTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
+                    raise AcquireTimeout(f"{self.name}: no connection passed the check in {timeout:g} s") from error
             time.sleep(RETRY_PAUSE)
 
     def putconn(self, conn: CT) -> None:

@@ -20,10 +20,10 @@ from ._config import check_callback, check_conninfo, numbered, pool_config, size
 from ._counters import Counters
 from ._errors import (
     ERRORS,
-    ForeignConnection,
+    AcquireTimeout,
     LeaseCut,
+    NotLeased,
     PoolClosed,
-    PoolTimeout,
     ReadOnlyServer,
     ServerUnavailable,
 )
@@ -199,17 +199,17 @@ class PoolBase(Generic[E]):
         self._counters.add("requests_errors")
         return ERRORS.joined(poolkit.ConnectFailed, error) if isinstance(error, Exception) else error
 
-    def _foreign(self, connection: Any) -> ForeignConnection:
+    def _foreign(self, connection: Any) -> NotLeased:
         pool = getattr(connection, "_pool", None)
         origin = f"it belongs to pool {pool.name!r}" if pool else "it is not leased from any pool"
-        return ForeignConnection(f"cannot return connection to pool {self.name!r}, {origin}: {shown(repr(connection))}")
+        return NotLeased(f"cannot return connection to pool {self.name!r}, {origin}: {shown(repr(connection))}")
 
     def _not_ready(
         self, timeout: float, stats: PoolStats, error: BaseException | None
-    ) -> PoolTimeout | ServerUnavailable:
+    ) -> AcquireTimeout | ServerUnavailable:
         have = stats.size - stats.connecting - stats.closing
         text = f"pool {self.name!r} is not ready after {timeout:g} s: {have} of {stats.min_size} connections are open"
-        kind = ServerUnavailable if error is not None and not have else PoolTimeout
+        kind = ServerUnavailable if error is not None and not have else AcquireTimeout
         failure = kind(f"{text}; last connect error: {stats.last_connect_error or 'none'}")
         failure.__cause__ = error
         return failure

@@ -200,7 +200,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until ``min_size`` connections are open.
 
-        Raises PoolTimeout after ``timeout`` seconds. The pool keeps trying.
+        Raises AcquireTimeout after ``timeout`` seconds. The pool keeps trying.
         """
         self._check_admitted()
         deadline = time.monotonic() + timeout
@@ -261,8 +261,8 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
     def getconn(self, timeout: float | None = None) -> CT:
         """Lease a connection. Give it back with :meth:`putconn`.
 
-        ``timeout``, in seconds, replaces the pool's; 0 does not wait. Raises PoolTimeout, ServerUnavailable,
-        TooManyRequests and PoolClosed, and ConnectFailed at once if waiting cannot help.
+        ``timeout``, in seconds, replaces the pool's; 0 does not wait. Raises AcquireTimeout, ServerUnavailable,
+        PoolBusy and PoolClosed, and ConnectFailed at once if waiting cannot help.
         """
         if not self._opened or self._open_implicit:
             self._check_admitted()

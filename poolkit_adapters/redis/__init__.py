@@ -7,8 +7,7 @@ replace ``ConnectionPool``::
 
 With Sentinel: ``sentinel.master_for("main", connection_pool_class=PoolkitSentinelConnectionPool)``.
 
-The errors have the names of poolkit's and are redis-py's too. Their former names (``RedisAcquireTimeout``) mean the
-same classes.
+The errors have the names of poolkit's and are redis-py's too.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     RedisNoServerAvailable = NoServerAvailable
 
+# The former names.
 RedisAcquireTimeout = AcquireTimeout
 RedisCircuitOpen = CircuitOpen
 RedisConnectFailed = ConnectFailed

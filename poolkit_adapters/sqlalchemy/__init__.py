@@ -22,24 +22,35 @@ except ImportError as error:
 
 from ._async import AsyncPoolkitPool
 from ._errors import (
+    AcquireTimeout,
+    CircuitOpen,
+    ConnectFailed,
+    ConnectTimeout,
+    LeaseOverdue,
+    NotLeased,
     PoolBusy,
-    PoolCircuitOpen,
     PoolClosed,
-    PoolConnectFailed,
-    PoolConnectTimeout,
-    PoolLeaseOverdue,
-    PoolNotLeased,
-    PoolServerUnavailable,
     PoolSuspended,
-    PoolTimeout,
-    PoolUsageError,
-    PoolWrongLoop,
+    ServerUnavailable,
+    UsageError,
+    WrongLoop,
 )
 from ._pool import PoolkitPool
 from ._typed import pool_of
 
 if TYPE_CHECKING:
     from ._cluster import AsyncPoolkitCluster, NoServerAvailable, PoolkitCluster, role_of, role_of_async
+
+# The former names.
+PoolCircuitOpen = CircuitOpen
+PoolConnectFailed = ConnectFailed
+PoolConnectTimeout = ConnectTimeout
+PoolLeaseOverdue = LeaseOverdue
+PoolNotLeased = NotLeased
+PoolServerUnavailable = ServerUnavailable
+PoolTimeout = AcquireTimeout
+PoolUsageError = UsageError
+PoolWrongLoop = WrongLoop
 
 
 def __getattr__(name: str) -> Any:
@@ -56,17 +67,17 @@ __all__ = (
     "AsyncPoolkitPool",
     "NoServerAvailable",
     "PoolBusy",
-    "PoolCircuitOpen",
+    "CircuitOpen",
     "PoolClosed",
-    "PoolConnectFailed",
-    "PoolConnectTimeout",
-    "PoolLeaseOverdue",
-    "PoolNotLeased",
-    "PoolServerUnavailable",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "LeaseOverdue",
+    "NotLeased",
+    "ServerUnavailable",
     "PoolSuspended",
-    "PoolTimeout",
-    "PoolUsageError",
-    "PoolWrongLoop",
+    "AcquireTimeout",
+    "UsageError",
+    "WrongLoop",
     "PoolkitCluster",
     "PoolkitPool",
     "pool_of",

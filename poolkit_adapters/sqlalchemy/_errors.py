@@ -16,17 +16,17 @@ from .._errors import BAD_SETTING, MISSING, Row, Table, both, of_connect
 __all__ = (
     "ERRORS",
     "PoolBusy",
-    "PoolCircuitOpen",
+    "CircuitOpen",
     "PoolClosed",
-    "PoolConnectFailed",
-    "PoolConnectTimeout",
-    "PoolLeaseOverdue",
-    "PoolNotLeased",
-    "PoolServerUnavailable",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "LeaseOverdue",
+    "NotLeased",
+    "ServerUnavailable",
     "PoolSuspended",
-    "PoolTimeout",
-    "PoolUsageError",
-    "PoolWrongLoop",
+    "AcquireTimeout",
+    "UsageError",
+    "WrongLoop",
     "connect_error",
     "join_wrapped",
     "lease_cut",
@@ -44,11 +44,11 @@ class _Exhausted(exc.TimeoutError):
         super().__init__(message)
 
 
-class PoolTimeout(_Exhausted, errors.AcquireTimeout):
+class AcquireTimeout(_Exhausted, errors.AcquireTimeout):
     """No connection became free within ``pool_timeout`` seconds. Also a :class:`sqlalchemy.exc.TimeoutError` (3o7r)."""
 
 
-class PoolServerUnavailable(_Exhausted, errors.ServerUnavailable):
+class ServerUnavailable(_Exhausted, errors.ServerUnavailable):
     """``pool_timeout`` expired while no connection could be opened. Also a :class:`sqlalchemy.exc.TimeoutError`."""
 
 
@@ -76,44 +76,44 @@ class _Failed(exc.OperationalError):
         return type(self), (self.args[0], self.orig), self.__dict__
 
 
-class PoolConnectFailed(_Failed, errors.ConnectFailed):
+class ConnectFailed(_Failed, errors.ConnectFailed):
     """A connection could not be opened. Also a :class:`sqlalchemy.exc.OperationalError`, as in SQLAlchemy."""
 
 
-class PoolConnectTimeout(_Failed, errors.ConnectTimeout):
+class ConnectTimeout(_Failed, errors.ConnectTimeout):
     """Opening a connection took too long. Also a :class:`sqlalchemy.exc.OperationalError`, as in SQLAlchemy."""
 
 
-class PoolCircuitOpen(_Failed, errors.CircuitOpen):
+class CircuitOpen(_Failed, errors.CircuitOpen):
     """The circuit breaker is open. Also a :class:`sqlalchemy.exc.OperationalError`, as a failed connect is.
 
     ``orig`` is the last error of the driver. ``retry_after`` is the number of seconds until the next attempt.
     """
 
 
-class PoolUsageError(exc.InvalidRequestError, errors.UsageError):
+class UsageError(exc.InvalidRequestError, errors.UsageError):
     """A call that is wrong in this situation. Also a :class:`sqlalchemy.exc.InvalidRequestError`."""
 
 
-class PoolWrongLoop(exc.InvalidRequestError, errors.WrongLoop):
+class WrongLoop(exc.InvalidRequestError, errors.WrongLoop):
     """An asynchronous cluster was used from another event loop. Also an ``InvalidRequestError``."""
 
 
-class PoolLeaseOverdue(exc.InvalidRequestError, errors.LeaseOverdue):
+class LeaseOverdue(exc.InvalidRequestError, errors.LeaseOverdue):
     """The connection that was just returned had been in use longer than ``leak_after`` (``on_leak="raise"``).
 
     Also an ``InvalidRequestError``.
     """
 
 
-class PoolNotLeased(exc.InvalidRequestError, errors.NotLeased):
+class NotLeased(exc.InvalidRequestError, errors.NotLeased):
     """The connection is another process's, or is not leased from this cluster. Also an ``InvalidRequestError``."""
 
 
 ERRORS = Table(
     Row("no connection became free within `pool_timeout`; the message starts as QueuePool's and adds the longest "
-        "lease and its holder", PoolTimeout, (errors.AcquireTimeout, exc.TimeoutError)),
-    Row("`pool_timeout` expired while no connection could be opened", PoolServerUnavailable,
+        "lease and its holder", AcquireTimeout, (errors.AcquireTimeout, exc.TimeoutError)),
+    Row("`pool_timeout` expired while no connection could be opened", ServerUnavailable,
         (errors.ServerUnavailable, exc.TimeoutError)),
     Row("`max_waiting` callers are already waiting", PoolBusy, (errors.PoolBusy, exc.TimeoutError)),
     Row("the pool is suspended with `fail_fast=True`", PoolSuspended, (errors.PoolSuspended, exc.TimeoutError)),
@@ -121,22 +121,22 @@ ERRORS = Table(
     Row("a connect fails. `orig` is the driver's error, which keeps its class and is also a `poolkit.ConnectFailed`. "
         "So is an error that SQLAlchemy does not wrap (`raw_connection()`, an `OSError` under asyncpg, one of a "
         "`creator`)",
-        PoolConnectFailed, (errors.ConnectFailed, exc.OperationalError)),
-    Row("a connect takes too long, if the driver has a type for that", PoolConnectTimeout,
+        ConnectFailed, (errors.ConnectFailed, exc.OperationalError)),
+    Row("a connect takes too long, if the driver has a type for that", ConnectTimeout,
         (errors.ConnectTimeout, exc.OperationalError)),
-    Row("the circuit breaker is open; `orig` is the driver's last error", PoolCircuitOpen,
+    Row("the circuit breaker is open; `orig` is the driver's last error", CircuitOpen,
         (errors.CircuitOpen, exc.OperationalError)),
     Row("a connection is used that was checked out before `fork()`; `release()` of one that is not leased from a "
-        "cluster", PoolNotLeased, (errors.NotLeased, exc.InvalidRequestError)),
+        "cluster", NotLeased, (errors.NotLeased, exc.InvalidRequestError)),
     Row("a statement or a commit on a connection that the pool closed during its lease (`on_leak=\"reclaim\"`, a fleet "
         "budget that lost its permits, the end of a drain, a rollback without a reply); `orig` is the driver's "
         "`OperationalError`",
         exc.OperationalError, (errors.NotLeased, exc.OperationalError)),
-    Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"`", PoolLeaseOverdue,
+    Row("a connection was returned later than `leak_after`, with `on_leak=\"raise\"`", LeaseOverdue,
         (errors.LeaseOverdue, exc.InvalidRequestError)),
-    Row("an asynchronous cluster is used from a second event loop (a pool serves every loop)", PoolWrongLoop,
+    Row("an asynchronous cluster is used from a second event loop (a pool serves every loop)", WrongLoop,
         (errors.WrongLoop, exc.InvalidRequestError)),
-    Row("any other wrong call", PoolUsageError, (errors.UsageError, exc.InvalidRequestError)),
+    Row("any other wrong call", UsageError, (errors.UsageError, exc.InvalidRequestError)),
     BAD_SETTING,
     MISSING,
 )  # fmt: skip
@@ -180,7 +180,7 @@ def overdue(dialect: Any, seconds: float | None) -> BaseException:
 def lease_cut(driver_errors: Any, text: str) -> BaseException:
     """Return the error for using a connection that its pool has closed. ``driver_errors``: the driver's module."""
     kind = getattr(driver_errors, "OperationalError", None)
-    return PoolNotLeased(text) if kind is None else both(errors.NotLeased, kind(text))
+    return NotLeased(text) if kind is None else both(errors.NotLeased, kind(text))
 
 
 LATE_ROLLBACK = "Connection %r: no reply to the rollback within %g s, closing the connection"

@@ -17,7 +17,7 @@ from .._errors import release_locals
 from .._hang_up import Connecting
 from .._time_limits import caller_limit
 from ._connect_time import Attempt
-from ._errors import PoolLeaseOverdue, PoolNotLeased, connect_error, lease_cut, overdue
+from ._errors import LeaseOverdue, NotLeased, connect_error, lease_cut, overdue
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 from ._thread_bound import refuse_thread_bound
@@ -147,7 +147,7 @@ class _Inherited(StandIn):
     commit = close = rollback
 
     def __getattr__(self, name: str) -> Any:
-        raise PoolNotLeased(
+        raise NotLeased(
             "This connection was checked out before fork() and belongs to the parent process; "
             "get a new one from the engine"
         )
@@ -189,7 +189,7 @@ class RecordConnector(Connector[Record]):
     """Opens and closes records, including SQLAlchemy's events, its log lines and the dialect's behavior."""
 
     packages = ("sqlalchemy",)
-    overdue_error = PoolLeaseOverdue
+    overdue_error = LeaseOverdue
     must_be_closed = False  # as with QueuePool, an engine may be dropped
     reports_errors = True  # as with QueuePool, a failed connect is an error of its caller
 

@@ -13,15 +13,15 @@ import poolkit
 from poolkit import BackoffConfig, BreakerConfig, ConfigError
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.asyncpg import (
+    AcquireTimeout,
     CircuitOpen,
     ConnectFailed,
     ConnectTimeout,
-    ForeignConnection,
     LeaseOverdue,
+    NotLeased,
     PoolBusy,
     PoolClosed,
     PoolSuspended,
-    PoolTimeout,
     ServerUnavailable,
     UsageError,
     WrongLoop,
@@ -47,7 +47,7 @@ class Make:
         return create_pool(self.url if dsn is None else dsn, **given)
 
 
-@happens(PoolTimeout, "orders", "in use 1/1")
+@happens(AcquireTimeout, "orders", "in use 1/1")
 async def _(make: Make) -> None:
     async with make() as pool, pool.acquire():
         await pool.acquire(timeout=0.01)
@@ -103,7 +103,7 @@ async def _(make: Make) -> None:
     await pool.acquire()
 
 
-@happens(ForeignConnection, "not a member of this pool")
+@happens(NotLeased, "not a member of this pool")
 async def _(make: Make) -> None:
     async with make() as pool, make() as other, other.acquire() as connection:
         await pool.release(connection)

@@ -14,21 +14,21 @@ import poolkit
 from poolkit import BreakerConfig, ConfigError
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.psycopg import (
+    AcquireTimeout,
     AsyncPoolkitCluster,
     CircuitOpen,
     ConnectFailed,
     ConnectTimeout,
-    ForeignConnection,
     InvalidConninfo,
     LeaseCut,
     LeaseOverdue,
     NoServerAvailable,
+    NotLeased,
+    PoolBusy,
     PoolClosed,
     PoolkitCluster,
     PoolSuspended,
-    PoolTimeout,
     ServerUnavailable,
-    TooManyRequests,
     UsageError,
     WrongLoop,
 )
@@ -42,7 +42,7 @@ happens = SCENARIOS.happens
 NOBODY = "host=127.0.0.1 port=1"
 
 
-@happens(PoolTimeout, "orders", "in use 1/1")
+@happens(AcquireTimeout, "orders", "in use 1/1")
 async def _(twin: Twin) -> None:
     async with within(twin.pool(min_size=1, max_size=1, name="orders")) as pool, within(pool.connection()):
         await do(pool.getconn(0.01))
@@ -78,7 +78,7 @@ async def _(twin: Twin) -> None:
         await do(pool.getconn(60))
 
 
-@happens(TooManyRequests, "orders", "max_waiting=0")
+@happens(PoolBusy, "orders", "max_waiting=0")
 async def _(twin: Twin) -> None:
     async with within(twin.pool(min_size=1, max_size=1, name="orders")) as pool, within(pool.connection()):
         pool.poolkit.reconfigure(max_waiting=0)
@@ -99,7 +99,7 @@ async def _(twin: Twin) -> None:
     await do(pool.getconn(60))
 
 
-@happens(ForeignConnection, "orders")
+@happens(NotLeased, "orders")
 async def _(twin: Twin) -> None:
     async with within(twin.pool(min_size=0, max_size=1, name="orders")) as pool:
         connection = await do(pool.getconn())
@@ -219,7 +219,7 @@ def test_a_lease_that_is_reclaimed_ends_in_an_error_of_psycopg(twin: Twin, used:
             connection = await do(pool.getconn())
             await twin.until(lambda: connection.closed)
             await do(pool.putconn(connection))  # nothing to say: nothing was to be committed
-            with pytest.raises(ForeignConnection):
+            with pytest.raises(NotLeased):
                 await do(pool.putconn(connection))
             with pytest.raises(KeyError):  # what the block itself failed with stays
                 async with within(pool.connection()) as connection:

@@ -78,7 +78,7 @@ SCENARIOS: Scenarios[Twin] = Scenarios(CLUSTER_ERRORS)
 happens = SCENARIOS.happens
 
 
-@happens(sa.PoolTimeout, "orders", "in use 1/1", "limit of size 1 overflow 0 reached")
+@happens(sa.AcquireTimeout, "orders", "in use 1/1", "limit of size 1 overflow 0 reached")
 async def _(twin: Twin) -> None:
     async with twin.engine() as engine:
         held = await do(engine.connect())
@@ -89,7 +89,7 @@ async def _(twin: Twin) -> None:
             await do(held.close())
 
 
-@happens(sa.PoolServerUnavailable, "orders", "last connect error")
+@happens(sa.ServerUnavailable, "orders", "last connect error")
 async def _(twin: Twin) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -128,7 +128,7 @@ async def _(twin: Twin) -> None:
         await do(engine.connect())
 
 
-@happens(sa.PoolConnectFailed, "nosuch")
+@happens(sa.ConnectFailed, "nosuch")
 async def _(twin: Twin) -> None:
     # asyncpg's errors of a connect are wrapped by no SQLAlchemy: see below
     driver = "psycopg_async" if twin.asynchronous else "psycopg"
@@ -136,7 +136,7 @@ async def _(twin: Twin) -> None:
         await do(engine.connect())
 
 
-@happens(sa.PoolConnectTimeout, "timeout")
+@happens(sa.ConnectTimeout, "timeout")
 async def _(twin: Twin) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         driver = "psycopg_async" if twin.asynchronous else "psycopg"
@@ -145,7 +145,7 @@ async def _(twin: Twin) -> None:
             await do(engine.connect())
 
 
-@happens(sa.PoolCircuitOpen, "orders", "circuit open")
+@happens(sa.CircuitOpen, "orders", "circuit open")
 async def _(twin: Twin) -> None:
     async with twin.engine(twin.url("127.0.0.1:1"), breaker=BreakerConfig(failure_threshold=1)) as engine:
         with pytest.raises((exc.OperationalError, OSError)):
@@ -153,7 +153,7 @@ async def _(twin: Twin) -> None:
         await do(engine.connect())
 
 
-@happens(sa.PoolNotLeased, "orders")
+@happens(sa.NotLeased, "orders")
 async def _(twin: Twin) -> None:
     cluster = twin.cluster(twin.url(), [f"127.0.0.1:{twin.server.port}"], roles=False, name="orders")
     try:
@@ -175,7 +175,7 @@ async def _(twin: Twin) -> None:
             await do(connection.close())
 
 
-@happens(sa.PoolLeaseOverdue, "orders", "leak_after=0.01")
+@happens(sa.LeaseOverdue, "orders", "leak_after=0.01")
 async def _(twin: Twin) -> None:
     async with twin.engine(leak_after=0.01, on_leak="raise") as engine:
         connection = await do(engine.connect())
@@ -183,7 +183,7 @@ async def _(twin: Twin) -> None:
         await do(connection.close())
 
 
-@happens(sa.PoolWrongLoop, "orders", only="async")
+@happens(sa.WrongLoop, "orders", only="async")
 async def _(twin: Twin) -> None:
     cluster = twin.cluster(twin.url(), [f"127.0.0.1:{twin.server.port}"], roles=False, name="orders")
     with other_loop() as elsewhere:
@@ -194,7 +194,7 @@ async def _(twin: Twin) -> None:
             elsewhere(cluster.close())
 
 
-@happens(sa.PoolUsageError, "connect", "must return the connection")
+@happens(sa.UsageError, "connect", "must return the connection")
 async def _(twin: Twin) -> None:
     async with twin.engine() as engine:
         engine.pool._create_connection = lambda: None  # as a subclass of the pool may do
@@ -349,13 +349,13 @@ def test_a_connection_of_the_parent_process_is_refused(postgres: PostgresServer)
         told = b"nothing"
         try:
             connection.connection.cursor()
-        except sa.PoolNotLeased as error:
+        except sa.NotLeased as error:
             told = type(error).__name__.encode()
         finally:
             os.write(write, told)
             os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(read, 100) == b"PoolNotLeased"
+    assert os.read(read, 100) == b"NotLeased"
     os.close(read)
     os.close(write)
     connection.close()

@@ -318,7 +318,7 @@ async def test_12_max_waiting_counts_only_who_really_waits(twin: Twin) -> None:
 
             results = await twin.together(work, 3)
         kinds = sorted(type(result).__name__ for result in results)
-        assert kinds == ["PoolTimeout", "PoolTimeout", "TooManyRequests"]
+        assert kinds == ["AcquireTimeout", "AcquireTimeout", "PoolBusy"]
         busy = next(result for result in results if isinstance(result, psycopg_pool.TooManyRequests))
         assert isinstance(busy, poolkit.PoolBusy)
         assert pool.name in str(busy)

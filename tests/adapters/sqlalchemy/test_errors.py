@@ -12,12 +12,12 @@ from sqlalchemy import create_engine, exc
 import poolkit
 from poolkit import BreakerConfig
 from poolkit_adapters.sqlalchemy import (
+    AcquireTimeout,
+    CircuitOpen,
     PoolBusy,
-    PoolCircuitOpen,
     PoolClosed,
     PoolkitPool,
     PoolSuspended,
-    PoolTimeout,
 )
 
 
@@ -27,7 +27,7 @@ def test_07_a_full_pool_says_who_holds_what(fake: Any) -> None:
     with pytest.raises(exc.TimeoutError) as caught:
         pool.connect()
     error = caught.value
-    assert isinstance(error, PoolTimeout)
+    assert isinstance(error, AcquireTimeout)
     assert isinstance(error, poolkit.AcquireTimeout)
     assert isinstance(error, TimeoutError)
     assert not isinstance(error, poolkit.ConnectFailed)
@@ -120,7 +120,7 @@ def test_a_server_that_is_down_is_the_drivers_error_and_opens_the_breaker() -> N
     with pytest.raises(exc.OperationalError) as caught:
         engine.connect()
     error = caught.value
-    assert isinstance(error, PoolCircuitOpen)
+    assert isinstance(error, CircuitOpen)
     assert isinstance(error, poolkit.CircuitOpen)
     assert 0 < error.retry_after <= 10
     assert "refused" in str(error.orig)
@@ -128,7 +128,7 @@ def test_a_server_that_is_down_is_the_drivers_error_and_opens_the_breaker() -> N
     assert (type(again), str(again), again.retry_after) == (type(error), str(error), error.retry_after)
 
 
-@pytest.mark.parametrize("kind", [PoolTimeout, PoolBusy, PoolSuspended, PoolClosed])
+@pytest.mark.parametrize("kind", [AcquireTimeout, PoolBusy, PoolSuspended, PoolClosed])
 def test_errors_survive_pickling(kind: Any) -> None:
     error = kind("orders: full")
     again = pickle.loads(pickle.dumps(error))
