@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = ("facts",)
 
 _DISTRIBUTIONS = (
-    "poolkit", "SQLAlchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "httpx", "httpcore", "httpx2",
+    "poolkit", "SQLAlchemy", "psycopg", "psycopg-pool", "asyncpg", "redis", "valkey", "httpx", "httpcore", "httpx2",
     "aiohttp", "DBUtils",
 )  # fmt: skip
 

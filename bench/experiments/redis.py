@@ -1,11 +1,13 @@
-"""*redis*: GET on a real Redis with redis-py's pools and the adapter."""
+"""*redis*: GET on a real Redis with the pools of redis-py and of valkey-py, and the adapters."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 import threading
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from bench.load import by_tasks, by_threads, record
@@ -62,6 +64,7 @@ def sync_pools() -> dict[str, Any]:
         "redis-py ConnectionPool": redis.ConnectionPool,
         "redis-py -> poolkit": PoolkitConnectionPool,
         "redis-py, a connection for each thread": _no_pool(),
+        **_of_valkey(""),
     }
 
 
@@ -99,6 +102,20 @@ def async_pools() -> dict[str, Any]:
         "redis-py ConnectionPool": redis.asyncio.ConnectionPool,
         "redis-py -> poolkit": AsyncPoolkitConnectionPool,
         "redis-py, a connection for each task": _no_async_pool(),
+        **_of_valkey(".asyncio"),
+    }
+
+
+def _of_valkey(world: str) -> dict[str, Any]:
+    """The pools of valkey-py, where it is installed: it needs Python 3.11."""
+    if importlib.util.find_spec("valkey") is None:
+        return {}
+    driver: Any = importlib.import_module(f"valkey{world}")
+    adapter: Any = importlib.import_module("poolkit_adapters.valkey")
+    return {
+        "valkey-py BlockingConnectionPool": driver.BlockingConnectionPool,
+        "valkey-py ConnectionPool": driver.ConnectionPool,
+        "valkey-py -> poolkit": adapter.AsyncPoolkitConnectionPool if world else adapter.PoolkitConnectionPool,
     }
 
 
@@ -130,16 +147,19 @@ def pool_of(kind: Any, server: RedisServer, size: int = _SIZE) -> Any:
 
 def client_of(pool: Any) -> Any:
     """A client on the pool."""
-    import redis
-
-    return redis.Redis(connection_pool=pool)
+    return _library_of(pool).Redis(connection_pool=pool)
 
 
 def async_client_of(pool: Any) -> Any:
     """A client on the pool."""
-    import redis.asyncio
+    library = _library_of(pool)
+    kind = library.asyncio.Valkey if library.__name__ == "valkey" else library.asyncio.Redis
+    return kind(connection_pool=pool)
 
-    return redis.asyncio.Redis(connection_pool=pool)
+
+def _library_of(pool: Any) -> Any:
+    """The package that the pool's connections are of."""
+    return importlib.import_module(pool.connection_class.__module__.partition(".")[0])
 
 
 async def _load(bench: Run, name: str, server: RedisServer, callers: int, seconds: float) -> None:
@@ -153,13 +173,14 @@ async def _load(bench: Run, name: str, server: RedisServer, callers: int, second
 
 
 def _cycle(pool: Any, number: int) -> float:
-    pool.release(pool.get_connection())
+    take = _taking(pool)
+    pool.release(take())
     best = float("inf")
     with quiet_gc():
         for _ in range(5):
             begun = time.process_time_ns()
             for _ in range(number):
-                pool.release(pool.get_connection())
+                pool.release(take())
             best = min(best, (time.process_time_ns() - begun) / number)
     return best / 1000
 
@@ -167,14 +188,20 @@ def _cycle(pool: Any, number: int) -> float:
 async def _async_cycle(bench: Run, name: str, server: RedisServer, number: int) -> None:
     pool = pool_of(async_pools()[name], server)
     try:
-        await pool.release(await pool.get_connection())
+        take = _taking(pool)
+        await pool.release(await take())
         best = float("inf")
         with quiet_gc():
             for _ in range(5):
                 begun = time.process_time_ns()
                 for _ in range(number):
-                    await pool.release(await pool.get_connection())
+                    await pool.release(await take())
                 best = min(best, (time.process_time_ns() - begun) / number)
         bench.add(name, "cycle", "us", best / 1000, world="tasks")
     finally:
         await pool.disconnect()
+
+
+def _taking(pool: Any) -> Any:
+    """A function that takes a connection, as the library's client does: valkey-py's names its command."""
+    return partial(pool.get_connection, "GET") if _library_of(pool).__name__ == "valkey" else pool.get_connection
