@@ -285,7 +285,8 @@ MEASURED = {
         ("asyncpg -> poolkit", "cycle"),
     ],
     "redis": [("redis-py -> poolkit", "rate"), ("redis-py ConnectionPool", "cycle"),
-              *([("valkey-py -> poolkit", "rate"), ("valkey-py ConnectionPool", "cycle")] if find_spec("valkey") else [])],
+              *([("valkey-py -> poolkit", "rate"), ("valkey-py ConnectionPool", "cycle")]
+                if find_spec("valkey") else [])],
     "http": [("httpx -> poolkit", "rate"), ("aiohttp", "connections"), ("httpx", "total"),
              *([("httpx2 -> poolkit", "rate"), ("httpx2", "cpu")] if find_spec("httpx2") else [])],
     "exporters": [("poolkit, exporters", "cpu"), ("poolkit", "cpu"), ("poolkit, use_histogram", "cpu")],

@@ -22,11 +22,10 @@ from ._driver import (
     AsyncReAuthListener,
     AsyncReleasedEvent,
     async_connection,
-    async_record_created,
     async_record_wait,
     async_waits_recorded,
 )
-from ._handshake import async_connect_limit
+from ._opening import ensure
 from ._other_library import refuse_other_client
 from ._settings import warn_arguments
 from ._shared import check_limit, time_left
@@ -154,56 +153,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
 
     async def ensure_connection(self, connection: Any) -> None:
         """Connect the connection if it is not connected. Reconnect it if it has unread data."""
-        watch = self._watches.get(id(connection)) or AsyncConnectionWatch(connection, pushes=self._pushes())
-        if watch.inspectable and connection.is_connected:
-            ready = watch.clean() or await watch.look()
-        else:
-            ready = await self._connect(connection, watch)
-        if not ready:  # it holds data for somebody else, or the server has closed it
-            await connection.disconnect()
-            if not await self._connect(connection, watch):
-                raise _errors.unready(connection)
-
-    def _pushes(self) -> bool:
-        """Return whether the server may send maintenance notifications."""
-        enabled = getattr(self, "maint_notifications_enabled", None)  # redis-py 7
-        return enabled is not None and bool(enabled())
-
-    async def _connect(self, connection: Any, watch: AsyncConnectionWatch) -> bool:
-        """Connect, and return whether there is no unread data then. On an error or a cancellation close the socket."""
-        try:
-            if watch.opened_at and not watch.inspectable:  # called at each checkout, as only connect() knows its state
-                await connection.connect()
-            else:
-                async with async_connect_limit(connection, self.poolkit.config.connect_timeout):
-                    await connection.connect()
-            watch.opened()
-            return watch.clean() or await watch.look()
-        except BaseException as error:
-            disconnect_now(connection)
-            mapped = _errors.connect_error(error)
-            if mapped is error:
-                raise
-            raise mapped  # noqa: B904  its cause is set already
-
-    async def _open(self) -> Any:
-        """Create a connection and connect it."""
-        started = time.monotonic()
-        try:
-            connection = self.make_connection()
-        except Exception as error:  # noqa: BLE001  re-raised as a mapped error
-            raise _errors.connect_error(error)  # noqa: B904  its cause is set already
-        watch = self._watches[id(connection)] = AsyncConnectionWatch(connection, pushes=self._pushes())
-        try:
-            await self.ensure_connection(connection)
-            await async_record_created(self, time.monotonic() - started)
-        except BaseException:
-            self._watches.pop(id(connection), None)
-            disconnect_now(connection)
-            raise
-        watch.state, watch.opened_at = IDLE, time.monotonic()
-        self._count(watch, IDLE)
-        return connection
+        await ensure(self, connection)
 
     async def _record(self, record: Any, connection: Any, started: float) -> None:
         """Report a duration to redis-py's metrics. A caller cancelled here has no connection yet: discard it."""

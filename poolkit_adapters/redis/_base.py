@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +21,23 @@ __all__ = ("PoolBase",)
 
 E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
 G = TypeVar("G", bound=Any)  # ConnectionWatch or AsyncConnectionWatch
+
+
+class _Listed:
+    """An attribute in which redis-py's pools keep connections, for programs that read it: those in some states.
+
+    Each read makes a new collection, so changes to it have no effect. What redis-py's constructors assign is ignored.
+    """
+
+    def __init__(self, kind: Callable[[Iterable[Any]], Any], *states: State) -> None:
+        self._kind = kind
+        self._states = states
+
+    def __get__(self, pool: Any, owner: type) -> Any:
+        return self if pool is None else self._kind(pool._in_state(*self._states))
+
+    def __set__(self, pool: Any, value: Any) -> None:
+        """Ignore the empty collection."""
 
 
 class PoolBase(Generic[E, G]):
@@ -139,28 +156,14 @@ class PoolBase(Generic[E, G]):
     def _in_state(self, *states: State) -> list[Any]:
         return [watch.connection for watch in list(self._watches.values()) if watch.state in states]
 
+    _available_connections = _Listed(list, State.IDLE)
+    _in_use_connections = _Listed(set, State.USED, State.OPENING)
+
     def _get_free_connections(self) -> Any:
         return self._in_state(State.IDLE)
 
     def _get_in_use_connections(self) -> Any:
         return set(self._in_state(State.USED, State.OPENING))
-
-    @property
-    def _available_connections(self) -> list[Any]:
-        """For programs that count redis-py's lists. Changes to the returned list have no effect."""
-        return self._in_state(State.IDLE)
-
-    @_available_connections.setter
-    def _available_connections(self, value: Any) -> None:
-        """Ignore the empty list that redis-py's constructor assigns."""
-
-    @property
-    def _in_use_connections(self) -> set[Any]:
-        return set(self._in_state(State.USED, State.OPENING))
-
-    @_in_use_connections.setter
-    def _in_use_connections(self, value: Any) -> None:
-        """Ignore the empty set that redis-py's constructor assigns."""
 
     def _count(self, watch: G, state: State | None) -> None:
         """Update redis-py's metric, which counts each connection in the state that was reported last."""

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-import traceback
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from poolkit import AsyncConnector, Connector, PoolError, Verdict
 
 from .._errors import release_locals
-from .._hang_up import is_socket
 from .._time_limits import Watch, caller_limit
 from . import _errors
 from ._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
 from ._driver import PACKAGE, async_connection, exceptions, metering
+from ._opening import open_connection, open_connection_async
 
-__all__ = ("SyncConnector", "TaskConnector", "close_sockets_of")
+__all__ = ("SyncConnector", "TaskConnector")
 
 _checks = Watch()
 
@@ -43,7 +41,7 @@ class SyncConnector(Connector[Any]):
         if pool is None:
             raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
         try:
-            return pool._open(timeout)
+            return open_connection(pool, timeout)
         except BaseException as error:
             del pool  # the engine remembers the error, and its frames must not keep the pool or the connection alive
             release_locals(error)
@@ -105,8 +103,8 @@ class TaskConnector(AsyncConnector[Any]):
         try:
             left = caller_limit(pool.poolkit.config, timeout)
             if left is None:
-                return await pool._open()
-            return await _within(left, pool._open)
+                return await open_connection_async(pool)
+            return await _within(left, partial(open_connection_async, pool))
         except BaseException as error:
             del pool  # see SyncConnector
             release_locals(error)
@@ -202,29 +200,3 @@ def _replace_connects(connection: Any, refuse: Any) -> None:
         if hasattr(connection, name):
             with contextlib.suppress(AttributeError):  # a custom class with __slots__
                 setattr(connection, name, refuse)
-
-
-def close_sockets_of(connection: Any, error: BaseException) -> None:
-    """Close the sockets that an interrupted ``connect()`` of this connection left in its frames.
-
-    redis-py and ``ssl`` close what they opened if an OSError ends the connect. After a KeyboardInterrupt or the
-    exception of a signal handler, the session would last for as long as the traceback is referenced.
-    """
-    inside = False
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        values = dict(frame.f_locals)
-        own = values.get("self") is connection
-        inside = inside or (own and frame.f_code.co_name == "_connect")
-        if own or inside:
-            for value in values.values():
-                if is_socket(value):
-                    _close(value)
-
-
-def _close(sock: socket.socket) -> None:
-    try:
-        sock.close()
-    except AttributeError:  # its constructor was interrupted: close() needs attributes that are not set yet
-        fileno = sock.detach()
-        if fileno >= 0:
-            os.close(fileno)

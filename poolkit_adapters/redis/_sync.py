@@ -14,27 +14,22 @@ from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
 from poolkit.runtimes.fork import Stage, after_fork
 
-from .._hang_up import Connecting
 from .._time_limits import Watch as TimeLimits
-from .._time_limits import caller_limit
 from . import _errors
 from ._base import PoolBase
 from ._connection_watch import IDLE, USED, ConnectionWatch, State
-from ._connectors import SyncConnector, close_sockets_of
+from ._connectors import SyncConnector
 from ._driver import (
     GET_CONNECTION_ARGS_DEPRECATED,
-    PACKAGE,
     CacheProxy,
     Connection,
     ConnectionPool,
     ReAuthListener,
     ReleasedEvent,
-    record_created,
     record_wait,
     shared_cache,
     waits_recorded,
 )
-from ._handshake import connect_limit
 from ._other_library import refuse_other_client
 from ._settings import warn_arguments
 from ._shared import check_limit, made_by_cluster_client, time_left
@@ -222,49 +217,6 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
                     raise _errors.unready(connection)
                 unready = True
             left = time_left(timeout, started)
-
-    def _connect(self, connection: Any, watch: ConnectionWatch, limit: float | None) -> bool:
-        """Connect, and return whether there is no unread data then. On an error close the socket."""
-        try:
-            if watch.inspectable:
-                left = caller_limit(self.poolkit.config, limit)
-                with connect_limit(watch.inner, Connecting(PACKAGE), limit, left):
-                    connection.connect()
-            else:
-                connection.connect()
-            watch.opened()
-            return watch.clean()
-        except BaseException as error:
-            connection.disconnect()
-            close_sockets_of(watch.inner, error)
-            mapped = _errors.connect_error(error)
-            if mapped is error:
-                raise
-            raise mapped  # noqa: B904  its cause is set already
-
-    def _open(self, limit: float | None) -> Any:
-        """Create a connection and connect it. Each attempt may take ``limit`` seconds, and its handshake as long."""
-        started = time.monotonic()
-        try:
-            # under the lock: a maintenance notification that is being handled either sees this connection, or has
-            # changed the arguments for it
-            with self._lock:
-                connection = self.make_connection()
-                watch = self._watches[id(connection)] = ConnectionWatch(connection, self._lock)
-        except Exception as error:  # noqa: BLE001  re-raised as a mapped error
-            raise _errors.connect_error(error)  # noqa: B904  its cause is set already
-        try:
-            if not self._connect(connection, watch, limit):
-                connection.disconnect()  # it holds data for somebody else, or the server has closed it
-                if not self._connect(connection, watch, limit):
-                    raise _errors.unready(connection)
-        except BaseException:
-            self._watches.pop(id(connection), None)
-            raise
-        watch.state, watch.opened_at = IDLE, time.monotonic()
-        self._count(watch, IDLE)
-        record_created(self, time.monotonic() - started)
-        return connection
 
     def make_connection(self) -> Any:
         """Return a new connection object that is neither connected nor in the pool."""
