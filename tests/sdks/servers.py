@@ -5,77 +5,40 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from types import TracebackType
 from typing import Any
 
-from tests.support.loops import LoopThread
+from tests.support.loops import LoopServer
 
 __all__ = ("MODEL", "SDKServer")
 
 MODEL = "model"
 
 
-class SDKServer:
+class SDKServer(LoopServer):
     """Answers the routes of several services. A request for a stream gets ``parts`` events, ``pause`` seconds apart.
 
-    ``accepted`` counts connections, ``requests`` counts requests, ``broken_off`` counts streams that the client left.
+    ``requests`` counts requests, ``broken_off`` counts streams that the client left.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self._context = context
-        self._loop = LoopThread("sdk-server")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.accepted = self.requests = self.broken_off = 0
+        super().__init__("sdk-server", context=context)
+        self.requests = self.broken_off = 0
         self.parts, self.pause = 3, 0.0
-        self.port = 0
 
     @property
     def url(self) -> str:
-        return f"http{'s' if self._context else ''}://127.0.0.1:{self.port}"
+        return f"http{'s' if self._context else ''}://{self.host}:{self.port}"
 
-    def __enter__(self) -> SDKServer:
-        self._loop.start()
-        self._loop.run(self._listen())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.run(self._close())
-        self._loop.stop()
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context, backlog=512)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _close(self) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                self.requests += 1
-                method, path, *_ = head.decode().split(" ", 2)
-                length = next(
-                    (int(line.partition(":")[2]) for line in head.decode().split("\r\n")
-                     if line.lower().startswith("content-length:")), 0,
-                )  # fmt: skip
-                body = json.loads(await reader.readexactly(length) or b"{}")
-                await self._answer(writer, method, path.partition("?")[0], body)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            self.requests += 1
+            method, path, *_ = head.decode().split(" ", 2)
+            length = next(
+                (int(line.partition(":")[2]) for line in head.decode().split("\r\n")
+                 if line.lower().startswith("content-length:")), 0,
+            )  # fmt: skip
+            body = json.loads(await reader.readexactly(length) or b"{}")
+            await self._answer(writer, method, path.partition("?")[0], body)
 
     async def _answer(self, writer: asyncio.StreamWriter, method: str, path: str, body: dict[str, Any]) -> None:
         if body.get("stream"):

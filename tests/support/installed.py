@@ -22,7 +22,7 @@ import importlib.metadata, poolkit, poolkit_adapters
 from poolkit import MissingExtra
 found = {one.metadata["Name"] for one in importlib.metadata.distributions()} - {"pip", "setuptools"}
 assert found == {"poolkit"}, found
-for adapter in ("sqlalchemy", "redis", "httpx", "httpx2", "httpcore", "httpcore2", "psycopg", "asyncpg"):
+for adapter in ("sqlalchemy", "redis", "valkey", "httpx", "httpx2", "httpcore", "httpcore2", "psycopg", "asyncpg"):
     try:
         importlib.import_module("poolkit_adapters." + adapter)
     except MissingExtra as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from tests.support.waiting import PATIENCE
 
-__all__ = ("LoopThread", "running")
+__all__ = ("LoopServer", "LoopThread", "running")
 
 T = TypeVar("T")
 
@@ -48,6 +49,70 @@ class LoopThread:
             return work()
 
         return self.run(call())
+
+
+class LoopServer:
+    """A TCP server on loopback, in a thread of its own. Subclasses serve a connection in :meth:`_talk`.
+
+    ``accepted`` counts the connections, ``open`` those that are served now. Port 0 is replaced at the start.
+    """
+
+    ends: ClassVar[tuple[type[Exception], ...]] = (OSError, EOFError)
+    """Errors with which a connection may end."""
+
+    def __init__(self, name: str, port: int = 0, context: ssl.SSLContext | None = None) -> None:
+        self.host = "127.0.0.1"
+        self.port = port
+        self.accepted = self.open = 0
+        self._context = context
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []  # a task that is cancelled before it begins closes none
+        self._loop = LoopThread(name)
+
+    def __enter__(self: S) -> S:
+        self._loop.start()
+        self._loop.run(self._listen())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.run(self._close())
+        self._loop.stop()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, self.host, self.port, ssl=self._context, backlog=512)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self.open += 1
+        try:
+            await self._talk(reader, writer)
+        except self.ends:
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+
+S = TypeVar("S", bound=LoopServer)
 
 
 @contextlib.contextmanager

@@ -5,76 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from poolkit.testing.servers import free_port
-from tests.support.loops import LoopThread
+from tests.support.loops import LoopServer
 
 __all__ = ("HTTPProxy", "SOCKSProxy")
 
 
-class _Proxy:
-    """Counts what it accepted; relays until either side closes."""
+class _Proxy(LoopServer):
+    """Relays until either side closes."""
 
     scheme = ""
+    ends = (OSError, EOFError, ValueError)
 
     def __init__(self) -> None:
-        self.host = "127.0.0.1"
-        self.port = free_port()
-        self.accepted = 0
-        self.open = 0
+        super().__init__("test-proxy", free_port())
         self.targets: list[tuple[str, int]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []  # of both sides: a task cancelled before it began closes none
-        self._loop = LoopThread("test-proxy")
 
     @property
     def url(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
-
-    def __enter__(self) -> _Proxy:
-        self._loop.start()
-        self._loop.run(self._listen())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.run(self._close())
-        self._loop.stop()
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, self.host, self.port)
-
-    async def _close(self) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for writer in self._writers:
-            writer.close()
-        await asyncio.sleep(0)  # transports close in the next turn of the loop
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        self.open += 1
-        try:
-            await self._talk(reader, writer)
-        except (OSError, EOFError, ValueError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
 
     async def _dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.targets.append((host, port))

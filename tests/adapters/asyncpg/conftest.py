@@ -1,46 +1,16 @@
-"""Fixtures: an administrator, and a name that identifies the sessions of one test."""
+"""Fixtures: a pool, and what the adapters for PostgreSQL share."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import inspect
-import itertools
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.asyncpg import PoolkitPool, create_pool
-from tests.adapters.psycopg.support import Admin
+from tests.support.postgres_sessions import admin, application, pytest_pyfunc_call
 
-_numbers = itertools.count()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run coroutine tests of this folder on asyncio, which asyncpg needs."""
-    function = pyfuncitem.obj
-    if not inspect.iscoroutinefunction(function):
-        return None
-    names = inspect.signature(function).parameters
-    arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in names}
-    asyncio.run(functools.partial(function, **arguments)())
-    return True
-
-
-@pytest.fixture
-def admin(postgres: PostgresServer) -> Iterator[Admin]:
-    admin = Admin(postgres)
-    yield admin
-    admin.close()
-
-
-@pytest.fixture
-def application() -> str:
-    return f"asyncpg-{os.getpid()}-{next(_numbers)}"
+__all__ = ("admin", "application", "make", "pytest_pyfunc_call")
 
 
 @pytest.fixture

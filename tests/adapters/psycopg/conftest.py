@@ -1,51 +1,22 @@
-"""Fixtures: both twins, an administrator, and a name that identifies the sessions of one test."""
+"""Fixtures: both twins, and what the adapters for PostgreSQL share."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import inspect
-import itertools
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from poolkit.testing.servers import PostgresServer
+from tests.support.postgres_sessions import admin, application, pytest_pyfunc_call
 
-from .support import Admin, Twin
+from .support import Twin
 
-_numbers = itertools.count()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run coroutine tests of this folder on asyncio, which psycopg needs."""
-    function = pyfuncitem.obj
-    if not inspect.iscoroutinefunction(function):
-        return None
-    names = inspect.signature(function).parameters
-    arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in names}
-    asyncio.run(functools.partial(function, **arguments)())
-    return True
+__all__ = ("admin", "application", "named", "pytest_pyfunc_call", "twin")
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def twin(request: pytest.FixtureRequest, postgres: PostgresServer) -> Twin:
     return Twin(postgres, asynchronous=request.param)
-
-
-@pytest.fixture
-def admin(postgres: PostgresServer) -> Iterator[Admin]:
-    admin = Admin(postgres)
-    yield admin
-    admin.close()
-
-
-@pytest.fixture
-def application() -> str:
-    return f"test-{os.getpid()}-{next(_numbers)}"
 
 
 @pytest.fixture
