@@ -41,7 +41,7 @@ EXPERIMENTS = {
         Experiment("spike", "50 callers at once on 5 open connections, where opening one more takes 150 ms."),
         Experiment("scale", "Does an operation cost more when there are more connections, waiters or endpoints?"),
         Experiment("sql", "SELECT 1 on a real PostgreSQL, through SQLAlchemy, psycopg and asyncpg."),
-        Experiment("redis", "GET on a real Redis, through redis-py and valkey-py."),
+        Experiment("redis", "GET on a real Redis, through redis-py."),
         Experiment("http", "GET from a real HTTP server, through httpx, with aiohttp as the bar."),
         Experiment("cells", "Each adapter beside its driver's own pool: 1 to 64 callers, few and as many connections."),
         Experiment("exporters", "What does it cost that metrics, traces and logs are taken?"),

@@ -235,8 +235,6 @@ _LAYOUTS: dict[str, _Layout] = {
           for who in ("threads", "tasks")),
         *((f"Taking and giving back a real connection, {who}: µs of CPU, and times redis-py's ConnectionPool",
            [Column("", "cycle", {"world": who}, "redis-py ConnectionPool")]) for who in ("threads", "tasks")),
-        *((f"{who.capitalize()}: GET a second, and times valkey-py's ConnectionPool",
-           _callers("rate", "valkey-py ConnectionPool", who, (1, 16), who)) for who in ("threads", "tasks")),
     ],
     "http": [
         ("HTTP/1.1, tasks on connections: requests/s, and times httpx",
