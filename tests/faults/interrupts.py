@@ -26,8 +26,9 @@ _KIT = _ENGINE + "testing" + os.sep
 
 @functools.cache
 def _marks(code: CodeType) -> frozenset[int]:
-    """Where Python 3.14 has only a mark for tools (``NOT_TAKEN``): it delivers no exception there, and no handler covers
-    it.
+    """Return where Python 3.14 has only a mark for tools (``NOT_TAKEN``).
+
+    It delivers no exception there, and no handler covers it.
     """
     return frozenset(one.offset for one in dis.get_instructions(code) if one.opname == "NOT_TAKEN")
 
