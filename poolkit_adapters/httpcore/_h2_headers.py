@@ -30,6 +30,9 @@ _OF_HTTP_1 = frozenset({b"host", b"connection", b"proxy-connection", b"keep-aliv
 _SECRET = frozenset({b"authorization", b"proxy-authorization"})
 """Headers that must not get into the table of compressed headers, from which they could be guessed (RFC 7541, 7.1)."""
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+_LENGTHS = tuple(map(len, _FRAMING))
+
 _token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _name = re.compile(rb"[\x21-\x39\x3b-\x40\x5b-\x7e]+").fullmatch
 _value = re.compile(rb"[^\0\r\n]*").fullmatch
@@ -90,7 +93,11 @@ class RequestHeaders:
 
 def has_body(request: httpcore.Request) -> bool:
     """Return whether the request has a body."""
-    return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
+    # a generator and a call for each header cost a twentieth of a request
+    for name, _ in request.headers:  # noqa: SIM110
+        if len(name) in _LENGTHS and name.lower() in _FRAMING:
+            return True
+    return False
 
 
 def status_and_headers(head: Iterable[Header]) -> tuple[int, list[Header]]:

@@ -37,7 +37,7 @@ def substitute(connection: Any, link: Link[Any], held: tuple[type, ...]) -> None
     """
     if type(connection) in _HTTP2:  # made by create_connection() of a subclass of the pool
         link.connection = link.direct = _made(link, connection, held)
-    elif isinstance(connection, _OPENING):
+    elif isinstance(connection, _OPENING) and connection._http2:
         vars(connection)["_poolkit"] = weakref.ref(link), held
         connection.__class__ = _with_property(type(connection))  # type: ignore[arg-type]
 

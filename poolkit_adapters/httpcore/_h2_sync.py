@@ -76,7 +76,8 @@ class _SocketWire(_Wire):
 
     def read(self, timeout: float | None) -> bytes:
         deadline = None if timeout is None else time.monotonic() + timeout
-        ready = bool(self._pending())
+        with self._lock:
+            ready = bool(self._pending())
         while True:
             if not ready and not self._arrivals.poll(_milliseconds(deadline)):
                 raise httpcore.ReadTimeout("timed out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -296,5 +297,21 @@ def test_under_asyncio_a_goaway_is_noticed_while_the_connection_is_idle(
             server.goaway(0, 1)
             await until_async(lambda: not link.ready())
             assert (await client.post(f"{server.url}/now")).text == "1:1"
+
+    asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:poolkit:ResourceWarning")
+def test_a_dropped_pool_closes_its_connection(h2_server: Make, certificates: Certificates) -> None:
+    server = h2_server(10)
+
+    async def main() -> None:
+        made = AsyncPoolkitTransport(verify=certificates.client_context(), http2=True)
+        client = httpx.AsyncClient(transport=made)
+        await client.get(f"{server.url}/now")
+        del client, made
+        gc.collect()
+        await until_async(lambda: server.connections[0].h2 is None)
 
     asyncio.run(main())
