@@ -142,7 +142,9 @@ class H2Connection(httpcore.ConnectionInterface):
         self._network_stream = stream
         self._held = held  # types of bodies in memory
         self._wire = _wire_of(stream)
-        self._lock = threading.Lock()  # of the state; never held while anything waits
+        # Of the state; never held while anything waits. Reentrant, because a signal handler or the garbage collector may
+        # close the connection in a thread that holds it.
+        self._lock = threading.RLock()
         self._writing = threading.Lock()
         self._reading = False
         self._parked: dict[int, Stream] = {}  # streams whose threads wait while another one reads

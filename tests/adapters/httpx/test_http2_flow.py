@@ -315,3 +315,14 @@ def test_a_dropped_pool_closes_its_connection(h2_server: Make, certificates: Cer
         await until_async(lambda: server.connections[0].h2 is None)
 
     asyncio.run(main())
+
+
+def test_a_signal_handler_may_close_the_pool_at_any_moment(h2_server: Make, certificates: Certificates) -> None:
+    """Here: while the thread that it interrupts works on the state of the connection."""
+    server = h2_server(10)
+    with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
+        pool.request("GET", f"{server.url}/now")
+        (link,) = pool._connector.links.values()
+        with link.http2._lock:
+            pool.close()
+        assert pool.request("GET", f"{server.url}/now").content == b"1:1"
