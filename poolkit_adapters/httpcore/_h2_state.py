@@ -22,6 +22,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+import hpack
+import hyperframe.exceptions
 
 from ._driver import Trace, httpcore
 from ._h2_headers import RequestHeaders
@@ -59,6 +61,12 @@ _MOST_STREAMS = 3  # RFC 9113, 6.5.2: SETTINGS_MAX_CONCURRENT_STREAMS
 _CANCEL = 8  # RFC 9113, 7: the stream is no longer needed
 _HEADER = 9  # bytes of a frame's header (RFC 9113, 4.1): length, type, flags, stream
 _GOAWAY = 7
+
+_MALFORMED = (
+    h2.exceptions.H2Error, hpack.HPACKError, hyperframe.exceptions.HyperframeError, ValueError, LookupError, TypeError,
+    AttributeError, ArithmeticError, AssertionError,
+)  # fmt: skip
+"""What h2 and its parts raise for malformed data: the first kinds, or what their code trips over."""
 
 LOGGER = logging.getLogger(f"{httpcore.__name__}.http2")
 """The logger of httpcore's own connection: debug lines appear where its users expect them."""
@@ -297,7 +305,7 @@ class State:
         try:
             frames = self._watch.feed(data)
             events = self.h2.receive_data(frames) if frames else ()
-        except Exception as error:  # noqa: BLE001  h2 and its parts raise many kinds for malformed data
+        except _MALFORMED as error:
             self.fail(httpcore.RemoteProtocolError(str(error)))
             return False
         streams = self.streams

@@ -18,7 +18,7 @@ from ._network import Watchable
 __all__ = ("substitute",)
 
 _HTTP2 = (httpcore.HTTP2Connection, httpcore.AsyncHTTP2Connection)
-_OPENING: tuple[type, ...] = tuple(
+_OPENING: Any = tuple(
     getattr(module, prefix + name)
     for prefix, package in (("", httpcore._sync), ("Async", httpcore._async))
     for module, name in (

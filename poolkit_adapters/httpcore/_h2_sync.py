@@ -133,6 +133,35 @@ def _wire_of(stream: Any) -> _Wire:
     return _Wire(stream)
 
 
+_OURS = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ConnectionNotAvailable)
+
+
+class _Guard:
+    """The lock of the state.
+
+    Ctrl-C or a soft time limit may interrupt a thread in the middle of a change. Then the connection ends: the table of
+    compressed headers may hold what the server never gets, for example, and the next request would be another one.
+
+    Reentrant, because a signal handler or the garbage collector may close the connection in a thread that holds it.
+    """
+
+    __slots__ = ("_lock", "_state")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if kind is not None and not issubclass(kind, _OURS):
+                self._state.fail(httpcore.ReadError("a thread was interrupted while it worked on the connection"))
+        finally:
+            self._lock.release()
+
+
 class H2Connection(httpcore.ConnectionInterface):
     """An open HTTP/2 connection, from the first byte of the protocol on. Thread-safe."""
 
@@ -142,9 +171,7 @@ class H2Connection(httpcore.ConnectionInterface):
         self._network_stream = stream
         self._held = held  # types of bodies in memory
         self._wire = _wire_of(stream)
-        # Of the state; never held while anything waits. Reentrant, because a signal handler or the garbage collector may
-        # close the connection in a thread that holds it.
-        self._lock = threading.RLock()
+        self._lock = _Guard(self.state)  # never held while anything waits
         self._writing = threading.Lock()
         self._reading = False
         self._parked: dict[int, Stream] = {}  # streams whose threads wait while another one reads
@@ -273,7 +300,7 @@ class H2Connection(httpcore.ConnectionInterface):
                     self._wire.write(data, timeout)
             except BaseException as error:  # a part of a frame may have been sent
                 with self._lock:
-                    state.fail(error if isinstance(error, Exception) else httpcore.WriteError("interrupted"))
+                    state.fail(error if isinstance(error, _OURS) else httpcore.WriteError("a write was interrupted"))
                 raise
             finally:
                 writing.release()
@@ -319,14 +346,18 @@ class H2Connection(httpcore.ConnectionInterface):
             while not done():
                 try:
                     data = self._wire.read(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    with self._lock:
+                        news = state.receive(data)
                 except httpcore.ReadTimeout:
                     raise
-                except Exception as error:  # noqa: BLE001  a custom stream may raise anything
+                except _OURS as error:
                     with self._lock:
                         state.fail(error)
                     continue
-                with self._lock:
-                    news = state.receive(data)
+                except BaseException:  # what was read may be lost
+                    with self._lock:
+                        state.fail(httpcore.ReadError("the reading thread was interrupted"))
+                    raise
                 if news:
                     state.announce()
                 if state.unsent():

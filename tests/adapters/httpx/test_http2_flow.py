@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
+import h2.connection
 import httpcore
 import httpx
 import pytest
@@ -326,3 +327,45 @@ def test_a_signal_handler_may_close_the_pool_at_any_moment(h2_server: Make, cert
         with link.http2._lock:
             pool.close()
         assert pool.request("GET", f"{server.url}/now").content == b"1:1"
+
+
+class _SoftLimit(Exception):
+    """Raised by a signal handler, at any moment."""
+
+
+@pytest.mark.parametrize("where", ["send_headers", "receive_data", "data_to_send"])
+def test_a_thread_that_is_interrupted_in_the_middle_of_a_change_ends_the_connection(
+    h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It gets its own error, others an error of httpcore's, and the next request another connection."""
+    server = h2_server(10)
+    real = getattr(h2.connection.H2Connection, where)
+    victim: list[threading.Thread] = []
+
+    def interrupted(connection: h2.connection.H2Connection, *args: Any, **kwargs: Any) -> Any:
+        found = real(connection, *args, **kwargs)
+        if threading.current_thread() in victim:
+            victim.clear()
+            raise _SoftLimit
+        return found
+
+    with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
+        pool.request("GET", f"{server.url}/now")
+        monkeypatch.setattr(h2.connection.H2Connection, where, interrupted)
+        with ThreadPoolExecutor(1) as threads:
+            other = threads.submit(pool.request, "POST", f"{server.url}/wait")
+            until(lambda: server.waiting == 1)
+            if where == "receive_data":  # the other one reads; it is the one to be interrupted
+                victim.extend(threads._threads)
+                server.answer_all()
+                with pytest.raises(_SoftLimit):
+                    other.result(20)
+            else:
+                victim.append(threading.current_thread())
+                with pytest.raises(_SoftLimit):
+                    pool.request("POST", f"{server.url}/now")
+                server.ping(0)
+                with pytest.raises(httpcore.NetworkError):
+                    other.result(20)
+        assert pool.request("POST", f"{server.url}/now").content == b"1:1"
+        pool.poolkit.check_books()
