@@ -441,6 +441,9 @@ async def drains(subject: Subject, settings: dict[str, Any]) -> None:
     assert isinstance(error, PoolError) or isinstance(error.__cause__, PoolError)
 
 
+HTTP = ("httpx", "urllib3", "requests")
+PHASES = "urllib3 has a timeout for each phase (`connect`, `read`), apart from the wait for a connection"
+FIRST = "a connection of urllib3 opens in its first request"
 NO_CANCEL = "a thread cannot be cancelled"
 NEEDS = "needs the setting"
 ROWS: tuple[Row, ...] = (
@@ -450,13 +453,19 @@ ROWS: tuple[Row, ...] = (
         "One deadline covers waiting, checking and connecting, also if the server never answers",
         one_deadline,
         {"check_after_idle": 0.0},
-        {"httpx": "httpx has a timeout for each phase (`connect`, `read`, `write`, `pool`)"},
+        {
+            "httpx": "httpx has a timeout for each phase (`connect`, `read`, `write`, `pool`)",
+            **dict.fromkeys(("urllib3", "requests"), PHASES),
+        },
     ),
     Row(
         "A connection that comes back serves a caller whose own connect is still going on",
         returns_race_connects,
         {"max_connecting": 4},
-        {"httpx": "a connection of httpcore opens in its first request"},
+        {
+            "httpx": "a connection of httpcore opens in its first request",
+            **dict.fromkeys(("urllib3", "requests"), FIRST),
+        },
     ),
     Row(
         "`max_waiting` refuses callers when the queue is full", max_waiting, {"max_waiting": 1}, {("all", LINE): NEEDS}
@@ -488,7 +497,10 @@ ROWS: tuple[Row, ...] = (
         "A connect runs in the context of its caller (context variables, spans)",
         callers_context,
         {"max_connecting": 4},
-        void={"httpx": "a connection of httpcore opens in its first request, by the caller itself"},
+        void={
+            "httpx": "a connection of httpcore opens in its first request, by the caller itself",
+            **dict.fromkeys(("urllib3", "requests"), f"{FIRST}, by the caller itself"),
+        },
     ),
     Row(
         "The server never has more than `max_size` sessions, whoever is cancelled or times out",
@@ -528,7 +540,10 @@ ROWS: tuple[Row, ...] = (
         "A transaction that was left open is rolled back",
         transaction_is_rolled_back,
         {"check_after_idle": 0.5},
-        void={"redis": "a connection in `MULTI` or `WATCH` is closed", "httpx": "HTTP has no transactions"},
+        void={
+            "redis": "a connection in `MULTI` or `WATCH` is closed",
+            **dict.fromkeys(HTTP, "HTTP has no transactions"),
+        },
     ),
     Row("`max_lifetime` replaces a connection", lifetime, {"max_lifetime": 0.1}, {("all", LINE): NEEDS}),
     Row("`idle_timeout` closes an unused connection", idle_timeout, {"idle_timeout": 0.1}, {("all", LINE): NEEDS}),
@@ -536,7 +551,7 @@ ROWS: tuple[Row, ...] = (
         "`min_size` connections are kept open",
         minimum,
         {"min_size": 2},
-        {("all", LINE): NEEDS, "httpx": "connections are opened for a host when a request needs one"},
+        {("all", LINE): NEEDS, **dict.fromkeys(HTTP, "connections are opened for a host when a request needs one")},
     ),
     Row(
         "A forked child uses no connection of its parent",

@@ -584,6 +584,118 @@ class AsyncHTTP2nd(AsyncHTTP):
     module = "httpx2"
 
 
+# -- requests and urllib3 ----------------------------------------------------------------------------------------------
+
+
+class Urllib3(Subject):
+    name = "urllib3"
+    adapter = "urllib3"
+    module = "urllib3"
+
+    def __init__(self, servers: Servers) -> None:
+        import urllib3
+
+        self.timeout_error = urllib3.exceptions.EmptyPoolError
+        self.connect_error = urllib3.exceptions.NewConnectionError
+        super().__init__(servers)
+
+    def _port(self) -> int:
+        return self.servers.http.port
+
+    @property
+    def _url(self) -> str:
+        return f"http://{self.proxy.host}:{self.proxy.port}/"
+
+    @property
+    def engine(self) -> Any:
+        return self._manager.connection_from_url(self._url).poolkit
+
+    async def open(
+        self, size: int, *, wait: float = PATIENCE, new: Callable[[], None] | None = None, **settings: Any
+    ) -> None:
+        from poolkit_adapters.urllib3 import PoolkitPoolManager
+
+        assert new is None
+        self.set_wait(wait)
+        self._manager: Any = PoolkitPoolManager(maxsize=size, block=True, retries=False, timeout=PATIENCE, **settings)
+
+    def set_wait(self, seconds: float) -> None:
+        self._wait = seconds
+
+    async def take(self) -> Any:
+        return self._manager.request("GET", self._url, preload_content=False, pool_timeout=self._wait)
+
+    async def use(self, lease: Any) -> None:
+        lease.read()
+
+    async def session(self, lease: Any) -> Any:
+        lease.read()
+        return lease.headers["x-client-port"]
+
+    async def give(self, lease: Any) -> None:
+        lease.read()
+        lease.close()
+
+    async def close(self) -> None:
+        self._manager.clear()
+
+    def sessions(self) -> int:
+        return self.proxy.open
+
+
+class Requests(Urllib3):
+    name = "requests"
+    adapter = "requests"
+    module = "requests"
+
+    def __init__(self, servers: Servers) -> None:
+        import requests
+
+        super().__init__(servers)
+        self.timeout_error = requests.exceptions.Timeout
+        self.connect_error = requests.exceptions.ConnectionError
+
+    async def open(
+        self, size: int, *, wait: float = PATIENCE, new: Callable[[], None] | None = None, **settings: Any
+    ) -> None:
+        import requests
+
+        from poolkit_adapters.requests import PoolkitAdapter
+
+        assert new is None
+        self.set_wait(wait)
+        adapter = PoolkitAdapter(pool_maxsize=size, pool_block=True, **settings)
+        self._manager = adapter.poolmanager
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.mount("http://", adapter)
+
+    @property
+    def engine(self) -> Any:
+        """The engine that a request of the session uses."""
+        request = self._session.prepare_request(importlib.import_module("requests").Request("GET", self._url))
+        return self._session.get_adapter(self._url).get_connection_with_tls_context(request, verify=True).poolkit
+
+    async def take(self) -> Any:
+        from poolkit_adapters.urllib3 import Timeout
+
+        return self._session.get(self._url, stream=True, timeout=Timeout(PATIENCE, pool=self._wait))
+
+    async def use(self, lease: Any) -> None:
+        assert lease.content
+
+    async def session(self, lease: Any) -> Any:
+        assert lease.content
+        return lease.headers["x-client-port"]
+
+    async def give(self, lease: Any) -> None:
+        assert lease.content
+        lease.close()
+
+    async def close(self) -> None:
+        self._session.close()
+
+
 # -- psycopg -----------------------------------------------------------------------------------------------------------
 
 
@@ -786,6 +898,6 @@ class Asyncpg(Subject):
 
 SUBJECTS: tuple[type[Subject], ...] = (
     SQLAlchemy, AsyncSQLAlchemy, Redis, AsyncRedis, Valkey, AsyncValkey, HTTP, AsyncHTTP, HTTP2nd,
-    AsyncHTTP2nd, Psycopg, AsyncPsycopg,
+    AsyncHTTP2nd, Urllib3, Requests, Psycopg, AsyncPsycopg,
     Asyncpg, DBAPI,
 )  # fmt: skip
