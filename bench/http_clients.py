@@ -21,7 +21,8 @@ from typing import Any
 from bench.load import Load, by_tasks
 
 __all__ = (
-    "ALONE", "BAR", "OURS", "OURS_2", "OWN", "OWN_2", "PEERS", "Turn", "async_client", "client", "load_apart",
+    "ALONE", "BAR", "OURS", "OURS_2", "OWN", "OWN_2", "PEERS", "REQUESTS", "URLLIB3", "Turn", "async_client",
+    "blocking_client", "client", "load_apart",
 )  # fmt: skip
 
 OWN, OURS, BAR = "httpx", "httpx -> poolkit", "aiohttp"
@@ -30,6 +31,8 @@ PEERS = "httpx -> aiohttp", "httpx -> pyreqwest"
 """Other transports for httpx: those of httpx-aiohttp and of pyreqwest (Rust). For tasks."""
 ALONE = "httpx alone"
 """httpx with a transport that answers by itself: what no transport can change."""
+URLLIB3 = ("urllib3", "urllib3 -> poolkit")
+REQUESTS = ("requests", "requests -> poolkit")
 PATIENCE = 60.0
 
 
@@ -59,6 +62,29 @@ def client(turn: Turn) -> Iterator[Callable[[], object]]:
     kind: Any = httpx.HTTPTransport if turn.name == OWN else PoolkitTransport
     with httpx.Client(transport=kind(**_settings(turn, httpx)), timeout=PATIENCE) as opened:
         yield lambda: opened.get(turn.url + "/")
+
+
+@contextmanager
+def blocking_client(turn: Turn) -> Iterator[Callable[[], object]]:
+    """A request by urllib3 or requests, with pools that block."""
+    if turn.name in URLLIB3:
+        import urllib3
+
+        from poolkit_adapters.urllib3 import PoolkitPoolManager
+
+        manager: Any = urllib3.PoolManager if turn.name == URLLIB3[0] else PoolkitPoolManager
+        with manager(maxsize=turn.limit, block=True, timeout=PATIENCE) as opened:
+            yield lambda: opened.request("GET", turn.url + "/")
+        return
+    import requests
+
+    from poolkit_adapters.requests import PoolkitAdapter
+
+    adapter: Any = requests.adapters.HTTPAdapter if turn.name == REQUESTS[0] else PoolkitAdapter
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", adapter(pool_maxsize=turn.limit, pool_block=True))
+        yield lambda: session.get(turn.url + "/", timeout=PATIENCE)
 
 
 @asynccontextmanager

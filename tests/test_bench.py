@@ -288,6 +288,7 @@ MEASURED = {
               *([("valkey-py -> poolkit", "rate"), ("valkey-py ConnectionPool", "cycle")]
                 if find_spec("valkey") else [])],
     "http": [("httpx -> poolkit", "rate"), ("aiohttp", "connections"), ("httpx", "total"),
+             *([("urllib3 -> poolkit", "rate"), ("requests -> poolkit", "cpu")] if find_spec("requests") else []),
              *([("httpx2 -> poolkit", "rate"), ("httpx2", "cpu")] if find_spec("httpx2") else [])],
     "exporters": [("poolkit, exporters", "cpu"), ("poolkit", "cpu"), ("poolkit, use_histogram", "cpu")],
     "start": [("import poolkit", "modules")],

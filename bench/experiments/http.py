@@ -1,4 +1,6 @@
-"""*http*: GET from a server on loopback with httpx on its own transport, httpx on poolkit's, and aiohttp as the bar."""
+"""*http*: GET from a server on loopback with httpx on its own transport, httpx on poolkit's, and aiohttp as the bar;
+urllib3 and requests on their own pools and on poolkit's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,22 @@ import random
 import time
 from typing import Any
 
-from bench.http_clients import ALONE, BAR, OURS, OURS_2, OWN, OWN_2, PEERS, Turn, async_client, client, load_apart
+from bench.http_clients import (
+    ALONE,
+    BAR,
+    OURS,
+    OURS_2,
+    OWN,
+    OWN_2,
+    PEERS,
+    REQUESTS,
+    URLLIB3,
+    Turn,
+    async_client,
+    blocking_client,
+    client,
+    load_apart,
+)
 from bench.load import by_threads, record
 from bench.turns import Effort, Run
 from poolkit.testing.servers import Certificates, HTTPServer
@@ -33,6 +50,8 @@ def run(bench: Run) -> None:
     with HTTPServer(fast=True) as server:
         for threads, limit in bench.pick([(2, 2)], [(16, 16)], [(1, 1), (8, 8), (64, 64), (64, 16)]):
             _by_threads(bench, server, threads, limit, bench.pick(1, 1, 7), "HTTP/1.1")
+            if importlib.util.find_spec("requests"):
+                _blocking(bench, server, threads, limit, bench.pick(1, 1, 7))
         cases = [(1, 1), (10, 10), (100, 100), (100, 10), (500, 500), (500, 50), (1000, 1000), (1000, 100)]
         for tasks, limit in bench.pick([(2, 1)], [(1, 1), (100, 100)], cases):
             _by_tasks(bench, server, tasks, limit, repeat, "HTTP/1.1")
@@ -51,6 +70,17 @@ def run(bench: Run) -> None:
         _by_threads(bench, server, bench.pick(2, 8, 8), 8, repeat, "HTTP/2")
         for tasks in bench.pick((2,), (50,), (1, 50)):
             _by_tasks(bench, server, tasks, tasks, repeat, "HTTP/2")
+
+
+def _blocking(bench: Run, server: HTTPServer, threads: int, limit: int, repeat: int) -> None:
+    """urllib3 and requests, with pools that block."""
+    seconds = bench.pick(0.05, 0.5, 0.5)
+    params: dict[str, Any] = {"protocol": "HTTP/1.1", "world": "threads", "callers": threads, "limit": limit}
+    for pair in (URLLIB3, REQUESTS):
+        bench.say(f"{pair[0]}, {threads} threads on {limit} connections")
+        for name in bench.turns(pair, repeat):
+            with blocking_client(_turn(name, server, limit)) as request:
+                record(bench, name, by_threads(request, threads, seconds), **params)
 
 
 def _by_threads(bench: Run, server: HTTPServer, threads: int, limit: int, repeat: int, protocol: str) -> None:

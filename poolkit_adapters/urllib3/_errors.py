@@ -85,6 +85,10 @@ class MaxRetryError(_Plain, exceptions.MaxRetryError):  # type: ignore[misc]
     reason: Any = None
     url: Any = None
 
+    def __reduce__(self) -> Any:
+        kind, args, kept = super().__reduce__()
+        return kind, args, {**(kept or {}), "reason": _apart(self.reason)}
+
 
 ERRORS = Table(
     Row("no connection became free within `pool_timeout`, `Timeout(pool=)` or `acquire_timeout`", AcquireTimeout,
@@ -124,7 +128,6 @@ def told(error: BaseException, kind: type[PoolError]) -> BaseException:
         plain = MaxRetryError(*error.args)
         plain.__dict__.update(error.__dict__)
         plain.__cause__, plain.__context__ = error.__cause__, error.__context__
-        plain.reason = _apart(plain.reason)
         if isinstance(plain.reason, errors.CircuitOpen):
             plain.retry_after = plain.reason.retry_after
         error = plain.with_traceback(error.__traceback__)

@@ -13,6 +13,7 @@ import ssl
 from typing import Any
 
 from urllib3.connection import HTTPConnection
+from urllib3.util.ssltransport import SSLTransport
 
 __all__ = ("Link", "Response")
 
@@ -21,30 +22,32 @@ _MOST = 64 * 1024
 _OWN_LOOK = HTTPConnection.is_connected
 
 
+class _Source(socket.SocketIO):
+    """What the file of a response reads from. It can be told to say that nothing has arrived."""
+
+    ended = False
+
+    def readinto(self, buffer: Any) -> int | None:
+        return None if self.ended else super().readinto(buffer)
+
+
 class Response(http.client.HTTPResponse):
     """http.client's response, which reads ahead. Notes at its end whether it has read more than was its own."""
 
     leftover = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        source = getattr(self.fp, "raw", None)
+        if type(source) is socket.SocketIO:  # not a custom socket's
+            source.__class__ = _Source
+
     def _close_conn(self) -> None:
         file: Any = self.fp
-        if file is not None and self.will_close is False and _has_read_ahead(file):
-            self.leftover = True
+        if file is not None and self.will_close is False and type(file.raw) is _Source:
+            file.raw.ended = True  # peek() is to show what was read ahead, and to read no more
+            self.leftover = bool(file.peek())
         super()._close_conn()  # type: ignore[misc]  # not in the stubs
-
-
-def _has_read_ahead(file: Any) -> bool:
-    """Return whether the file of a socket holds bytes, or the socket does. Does not wait."""
-    try:
-        sock = file.raw._sock
-        before = sock.gettimeout()
-        sock.settimeout(0)
-        try:
-            return bool(file.peek())
-        finally:
-            sock.settimeout(before)
-    except Exception:  # noqa: BLE001  nothing there (TLS), a custom socket, or one that is closed: the look decides
-        return False
 
 
 class Link:
@@ -125,12 +128,11 @@ def _holds(sock: Any) -> bool:
     """Return whether a TLS layer above the socket holds bytes: the socket itself has none."""
     if isinstance(sock, ssl.SSLSocket):
         return sock.pending() > 0
-    layer = getattr(sock, "sslobj", None)  # urllib3's TLS in TLS
-    if layer is not None:
-        incoming = getattr(sock, "incoming", None)
-        return bool(layer.pending() or (incoming is not None and incoming.pending))
+    if isinstance(sock, SSLTransport):  # TLS in TLS
+        return bool(sock.sslobj.pending() or sock.incoming.pending)
     pending = getattr(getattr(sock, "connection", None), "pending", None)  # pyOpenSSL
-    return pending is not None and pending() > 0
+    number = 0 if pending is None else pending()
+    return isinstance(number, int) and number > 0
 
 
 def _only_of_tls(sock: ssl.SSLSocket) -> bool:

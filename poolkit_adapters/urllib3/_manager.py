@@ -17,7 +17,7 @@ from poolkit.runtimes.fork import Stage, restart_after_fork
 
 from .._options import is_default, split_options
 from ._link import Link
-from ._pool import pooled
+from ._pool import Pooled, pooled
 from ._settings import MAXSIZE, check_words
 from ._share import Share
 
@@ -28,9 +28,14 @@ _HOSTS = 1000
 time. Connections are limited by other settings, and a pool without any costs only memory."""
 
 
+_BLOCKSIZE = 16384
+"""urllib3's default."""
+
+
 def _retire(pool: Any) -> None:
     """Close the idle connections of a pool that its manager drops, and those in use when they come back."""
-    pool.poolkit.clear()
+    if isinstance(pool, Pooled):
+        pool.poolkit.clear()
 
 
 def _renew_lock(manager: Any) -> None:
@@ -41,6 +46,7 @@ class Managed:
     """What makes a manager of urllib3 one of poolkit's. Comes before urllib3's class among the bases."""
 
     connection_pool_kw: dict[str, Any]
+    key_fn_by_scheme: dict[str, Any]
     pool_classes_by_scheme: dict[str, Any]
 
     def __init__(
@@ -67,6 +73,7 @@ class Managed:
         known = _HOSTS if given is None or is_default(given) else given
         if isinstance(known, bool) or not isinstance(known, int) or known < 0:
             raise ConfigError(f"num_pools={known!r}: must be a whole number, 0 or more", "num_pools")
+        self._keys: dict[Any, tuple[Any, dict[str, Any], Any]] = {}  # by the arguments of connection_from_host
         self.pools: Any = RecentlyUsedContainer(known, dispose_func=_retire)
         restart_after_fork(Stage.ADAPTERS, self, _renew_lock)
 
@@ -80,13 +87,45 @@ class Managed:
         """The limit over all hosts (``max_connections``); None: there is none."""
         return self._share.budget
 
+    def connection_from_host(
+        self, host: str | None, port: int | None = None, scheme: str | None = "http", pool_kwargs: Any = None
+    ) -> Any:
+        """Return the pool of a host. Arguments as with urllib3, which builds the pool key anew for each request."""
+        base: Any = super()
+        asked = host, port, scheme, None if pool_kwargs is None else tuple(pool_kwargs.items())
+        try:
+            known = self._keys.get(asked)
+        except TypeError:  # an argument without a hash
+            return base.connection_from_host(host, port, scheme, pool_kwargs)
+        make = self.key_fn_by_scheme.get(scheme or "http")
+        if known is not None and known[1] == self.connection_pool_kw and known[2] is make:
+            pool = self.pools.get(known[0])
+            if pool is not None:
+                return pool
+        pool = base.connection_from_host(host, port, scheme, pool_kwargs)
+        if isinstance(pool, Pooled) and pool.key is not None:
+            if len(self._keys) >= _HOSTS:
+                self._keys.clear()
+            self._keys[asked] = pool.key, dict(self.connection_pool_kw), make
+        return pool
+
+    def connection_from_pool_key(self, pool_key: Any, request_context: dict[str, Any]) -> Any:
+        """Return the pool of a pool key, as with urllib3."""
+        base: Any = super()
+        pool = base.connection_from_pool_key(pool_key, request_context)
+        if isinstance(pool, Pooled):
+            pool.key = pool_key
+        return pool
+
     def _new_pool(self, scheme: str, host: str, port: int, request_context: dict[str, Any] | None = None) -> Any:
         given = dict(self.connection_pool_kw if request_context is None else request_context)
         if given.get("blocksize") is None:
-            given.pop("blocksize", None)
+            given["blocksize"] = _BLOCKSIZE
         for name in ("scheme", "host", "port", *(SSL_KEYWORDS if scheme == "http" else ())):
             given.pop(name, None)
-        return pooled(self.pool_classes_by_scheme[scheme])(host, port, _share=self._share, **given)
+        kind = pooled(self.pool_classes_by_scheme[scheme])
+        ours = {"_share": self._share} if isinstance(kind, type) and issubclass(kind, Pooled) else {}
+        return kind(host, port, **ours, **given)
 
 
 class PoolkitPoolManager(Managed, urllib3.PoolManager):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from typing import Any
 import urllib3
 from urllib3 import exceptions
 
-from poolkit import ConfigError, Lease, Pool, PoolConfig, PoolError, errors
+from poolkit import Lease, Pool, PoolConfig, PoolError, errors
 from poolkit.errors import LeaseOverdue
 from poolkit.events import Listener
 
@@ -73,9 +73,10 @@ class _Places:
     def qsize(self) -> int:
         """Return how many requests would get a connection without waiting; without a limit, up to ``maxsize``."""
         pool = self._pool()
-        stats = None if pool is None else pool._engine.stats()
-        limit = self.maxsize if stats is None or stats.max_size is None else stats.max_size
-        return max(0, limit - (0 if stats is None else stats.in_use))
+        if pool is None:
+            return 0
+        limit = pool._engine.config.max_size
+        return max(0, (self.maxsize if limit is None else limit) - len(pool._leases))
 
 
 def _close_all(links: dict[int, Link]) -> None:
@@ -87,6 +88,8 @@ class Pooled:
     """What makes a pool of urllib3 one of poolkit's. Comes before urllib3's class among the bases."""
 
     host: str
+    key: Any = None
+    """The pool key, if a manager has made the pool."""
     pool: Any
     port: int | None
     scheme: str
@@ -172,11 +175,13 @@ class Pooled:
         try:
             while True:
                 try:
-                    return base.urlopen(
+                    response = base.urlopen(
                         method, url, body, headers, retries, redirect, assert_same_host, timeout=timeout,
                         pool_timeout=pool_timeout, release_conn=release_conn, chunked=chunked, body_pos=body_pos,
                         preload_content=preload_content, decode_content=decode_content, **response_kw,
                     )  # fmt: skip
+                    attempt.conn = None  # what is still in use is the response's
+                    return response
                 except _Again:
                     attempt.replays += 1
                 except Exception as error:
@@ -234,10 +239,15 @@ class Pooled:
         return raised  # type: ignore[no-any-return]
 
     def _put_conn(self, conn: Any) -> None:
-        """Give a connection back. One that does not belong to the pool is closed. None means nothing."""
-        if conn is None:
-            return
+        """Give a connection back. One that does not belong to the pool is closed.
+
+        None: that of the running request, which urllib3 has closed.
+        """
         attempt = self._mine()
+        if conn is None:
+            conn = None if attempt is None else attempt.conn
+            if conn is None:
+                return
         if attempt is not None and attempt.conn is conn:
             attempt.conn = None
         lease = self._leases.pop(id(conn), None)
@@ -337,17 +347,19 @@ class PoolkitHTTPSConnectionPool(Pooled, urllib3.HTTPSConnectionPool):  # type: 
     """Replaces ``urllib3.HTTPSConnectionPool``. See :class:`PoolkitHTTPConnectionPool`."""
 
 
+_BASE: Any = urllib3.HTTPConnectionPool
 _kinds: dict[type, type] = {
-    urllib3.HTTPConnectionPool: PoolkitHTTPConnectionPool,
+    _BASE: PoolkitHTTPConnectionPool,
     urllib3.HTTPSConnectionPool: PoolkitHTTPSConnectionPool,
 }
 
 
 def pooled(kind: Any) -> Any:
-    """Return a class of pools, urllib3's or one derived from it, as a class of poolkit's pools."""
-    if not (isinstance(kind, type) and issubclass(kind, urllib3.HTTPConnectionPool)):
-        raise ConfigError(f"pool_classes_by_scheme: {kind!r} must be a class derived from urllib3.HTTPConnectionPool")
-    if issubclass(kind, Pooled):
+    """Return a class of pools, urllib3's or one derived from it, as a class of poolkit's pools.
+
+    What is not derived from urllib3's class has connections of its own, and stays as it is.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, _BASE)) or issubclass(kind, Pooled):
         return kind
     if kind not in _kinds:
         _kinds[kind] = type(f"Poolkit{kind.__name__}", (Pooled, kind), {"__doc__": kind.__doc__})

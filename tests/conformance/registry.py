@@ -8,6 +8,7 @@ from tests.conformance.suite_http import Httpcore, Httpcore2, Httpx, Httpx2
 from tests.conformance.suite_psycopg import Psycopg
 from tests.conformance.suite_redis import Redis, Valkey
 from tests.conformance.suite_sqlalchemy import SQLAlchemy
+from tests.conformance.suite_urllib3 import Requests, Urllib3
 
 SUITES: tuple[Suite, ...] = (
     SQLAlchemy(),
@@ -19,4 +20,6 @@ SUITES: tuple[Suite, ...] = (
     Httpx2(),
     Psycopg(),
     Asyncpg(),
+    Urllib3(),
+    Requests(),
 )

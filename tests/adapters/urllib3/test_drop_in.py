@@ -207,9 +207,13 @@ def test_an_application_may_have_its_own_pool_classes(http_server: HTTPServer) -
         pool = manager.connection_from_url(http_server.url)
         assert isinstance(pool, OwnPool)
         assert pool.poolkit.stats().connects == 1
-        manager.pool_classes_by_scheme = {"http": lambda *args, **kwargs: None}
-        with pytest.raises(poolkit.ConfigError, match="pool_classes_by_scheme"):
-            manager.connection_from_url("http://elsewhere.invalid")
+
+        class Foreign:
+            def __init__(self, host: str, port: int, **given: Any) -> None:
+                self.given = given
+
+        manager.pool_classes_by_scheme = {"http": Foreign}
+        assert "_share" not in manager.connection_from_url("http://elsewhere.invalid").given
 
 
 def test_an_adapter_can_be_pickled(http_server: HTTPServer) -> None:

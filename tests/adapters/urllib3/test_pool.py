@@ -90,6 +90,31 @@ def test_an_argument_of_one_pool_differs_from_its_managers() -> None:
         assert manager.connection_from_url("http://[::1]:8080").poolkit.name == "shop/http://[::1]:8080"
 
 
+def test_pools_are_found_by_what_is_asked_for() -> None:
+    """The manager remembers pool keys; what has changed since counts all the same."""
+    with PoolkitPoolManager(2) as manager:
+
+        def ask(host: str = "a.invalid", **given: Any) -> Any:
+            return manager.connection_from_host(host, 80, "http", **given)
+
+        first = ask()
+        assert ask() is first
+        assert ask(pool_kwargs={}) is first
+        assert ask(pool_kwargs={"maxsize": 3}) is not first
+        assert ask(pool_kwargs={"maxsize": 3}) is ask(pool_kwargs={"maxsize": 3})
+        assert ask(pool_kwargs={"headers": {"a": "b"}}) is ask(pool_kwargs={"headers": {"a": "b"}})
+        again = ask()
+        assert again is not first  # it was left out
+        manager.connection_pool_kw["blocksize"] = 9000
+        assert ask() is not again
+        found = ask()
+        manager.clear()
+        assert ask() is not found
+        assert manager.connection_from_url("HTTP://A.INVALID") is manager.connection_from_url("http://a.invalid")
+        with pytest.raises(urllib3.exceptions.LocationValueError):
+            ask("")
+
+
 def test_the_wait_for_a_connection_has_its_own_limit(http_server: HTTPServer) -> None:
     with PoolkitPoolManager(maxsize=1, block=True, acquire_timeout=PATIENCE) as manager:
         held = manager.request("GET", f"{http_server.url}/bytes?n=100000", preload_content=False)
