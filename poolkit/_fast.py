@@ -230,11 +230,11 @@ def make_telling_put(
                 if not pending or own(0, event) is not event:
                     break
                 while True:
+                    if not pending:  # not at the end: Python 3.14 would not cover its jump back
+                        break
                     told = pending[0]
                     deliver(told)
                     done()
-                    if not pending:
-                        break
                 del owner[0]
         except BaseException:
             if end_turn(event, told, deliver):
