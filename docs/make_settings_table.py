@@ -7,13 +7,36 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from marked import keep
 
 from poolkit import AutoscaleConfig, BackoffConfig, BreakerConfig, ClassConfig, OverloadConfig, PoolConfig
+
+ESSENTIAL = {
+    "max_size": "What the server allows, divided by your processes. `poolkit size` computes it.",
+    "acquire_timeout": "Below the timeout of the request that needs the connection: 1 to 5 in a web service.",
+    "connect_timeout": "1 to 3 within a data centre, and below `acquire_timeout`.",
+}
+FREQUENT = {
+    "min_size": "What a quiet hour needs, if the first connect is too slow for your callers.",
+    "max_waiting": "What can be served in time: `max_size` times `acquire_timeout`, divided by the mean lease.",
+    "max_lifetime": "Below the limit of a proxy or firewall in between.",
+    "idle_timeout": "Below the idle limit of the server or of a proxy.",
+    "check_after_idle": "1. 0 where a request must never meet a dead connection, at the price of a round trip.",
+    "leak_after": "Ten times your longest intended lease: 30 in most web services.",
+    "breaker": "`BreakerConfig()` where callers must fail at once while the server is down.",
+}
+
+LEGEND = """\
+What holds with the one changed line, and in parentheses the argument of the driver that sets it. "none" means no
+limit, or never; "-" means that the setting cannot apply."""
 
 PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
 
@@ -40,22 +63,75 @@ def described(kind: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def table(kind: type, prefix: str = "") -> str:
-    lines = ["| setting | type | default | meaning, and why this default |", "| --- | --- | --- | --- |"]
+def table(
+    kind: type, prefix: str = "", chosen: Collection[str] | None = None, advice: Mapping[str, str] | None = None
+) -> str:
+    """The settings of a class, all or only the ``chosen`` ones, with a column for ``advice`` if there is any."""
+    last = ["recommendation"] if advice else []
+    head = ["setting", "type", "default", "meaning, and why this default", *last]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for name, annotation, default, text in described(kind):
-        cells = (
+        if chosen is not None and name not in chosen:
+            continue
+        cells = [
             f"`{prefix}{name}`",
             annotation.replace("|", "or"),
             f"`{default}`",
             " ".join(text.replace("``", "`").split()),
-        )
+            *([advice[name]] if advice else []),
+        ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
+def engines() -> dict[str, Any]:
+    """An engine of each adapter with the driver's own arguments only. None of them connects."""
+    import psycopg
+    from sqlalchemy import create_engine
+
+    from poolkit_adapters import asyncpg as pg_async
+    from poolkit_adapters import httpx
+    from poolkit_adapters import psycopg as pg
+    from poolkit_adapters import redis as rd
+    from poolkit_adapters import sqlalchemy as sa
+    from poolkit_adapters.dbapi import PooledDatabase
+
+    return {
+        "SQLAlchemy": sa.pool_of(create_engine("postgresql+psycopg://app@localhost/shop", poolclass=sa.PoolkitPool)),
+        "redis-py": rd.PoolkitConnectionPool().poolkit,
+        "httpx": httpx.Client(verify=False).poolkit,
+        "psycopg": pg.PoolkitConnectionPool("", open=False).poolkit,
+        "asyncpg": pg_async.create_pool("").poolkit,
+        "DB-API": PooledDatabase(psycopg, "").poolkit,
+    }
+
+
+def by_adapter() -> str:
+    """What the essential and frequent settings are under each adapter, and which argument of the driver sets them."""
+    found = {adapter: engine.describe() for adapter, engine in engines().items()}
+    lines = ["| | " + " | ".join(found) + " |", "| --- |" + " --- |" * len(found)]
+    for name in (*ESSENTIAL, *FREQUENT):
+        cells = []
+        for settings in found.values():
+            setting = settings[name]
+            word = re.search(r"\((.+)\)$", setting.source)
+            text = f"{setting.value:g}" if isinstance(setting.value, (int, float)) else "none"
+            text = "-" if setting.source.startswith("not used") else text
+            cells.append(f"{text} (`{word[1]}`)" if word and text != "-" else text)
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def generated() -> str:
+    rare = [name for name, *_ in described(PoolConfig) if name not in {*ESSENTIAL, *FREQUENT}]
     return "\n\n".join(
-        (table(PoolConfig), "### Backoff", table(BackoffConfig, "backoff."),
+        ("### Essential", "Set these in every service.", table(PoolConfig, chosen=ESSENTIAL, advice=ESSENTIAL),
+         "### Frequent", "Most services set some of these.", table(PoolConfig, chosen=FREQUENT, advice=FREQUENT),
+         "### Under each adapter",
+         LEGEND,
+         by_adapter(),
+         "### Rare", "The defaults are right unless you have a reason.", table(PoolConfig, chosen=rare),
+         "### Backoff", table(BackoffConfig, "backoff."),
          "### Circuit breaker", table(BreakerConfig, "breaker."),
          "### Classes of callers", table(ClassConfig, "classes.NAME."),
          "### Elastic size", table(AutoscaleConfig, "autoscale."),
@@ -64,4 +140,5 @@ def generated() -> str:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # of pools that are made and not used
     sys.exit(keep(PAGE, __file__, generated(), sys.argv[1:]))

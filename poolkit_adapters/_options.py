@@ -8,7 +8,7 @@ given, whatever it is. An argument of the driver that was not given holds a :fun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
@@ -26,6 +26,7 @@ __all__ = (
     "given_settings",
     "is_default",
     "refuse_contradiction",
+    "refuse_misspelt",
     "split_options",
 )
 
@@ -99,6 +100,24 @@ def argument(driver: str, name: str, value: Any) -> tuple[Any, Source]:
     if isinstance(value, _Float):
         return float(value), by_default(driver, name)
     return value, by_argument(name)
+
+
+_NEARLY = 0.85
+"""Similarity from which a keyword counts as a misspelt setting: ``max_sise`` does, ``socket_timeout`` does not."""
+
+
+def refuse_misspelt(keywords: Iterable[str], known: Collection[str], instead: str = "") -> None:
+    """Raise ConfigError for a keyword that is probably a misspelt setting. ``known``: the driver's own names.
+
+    Without this, the driver would refuse it in the first connect. It may know more names than are known here, so other
+    names pass. ``instead`` is the end of the message.
+    """
+    from difflib import get_close_matches  # imported only when a pool is created
+
+    for name in keywords:
+        close = [] if name in known else get_close_matches(name, SETTINGS.union(known), 1, _NEARLY)
+        if close and close[0] in SETTINGS:  # otherwise it is the driver's name that is misspelt
+            raise ConfigError(f"{name}: no such setting; did you mean {close[0]!r}?{instead}", name)
 
 
 # -- both at once -----------------------------------------------------------------------------------------------------

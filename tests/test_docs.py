@@ -7,6 +7,7 @@ In a page the comment before a fenced block says what it is:
 - ``<!-- output -->``: what has been printed since the last such block (``...`` stands for anything; seconds with
   decimals and places in files may differ);
 - ``<!-- file NAME -->``: a file that stands in the working directory from then on;
+- ``<!-- part of FILE -->``: Python that stands in this file of the repository;
 - ``<!-- not run: REASON -->``: Python that is only compiled.
 """
 
@@ -131,7 +132,11 @@ def test_every_python_block_compiles_and_says_whether_it_runs(block: Block) -> N
             for later in blocks(block.page)
             if later.line > block.line
         )
-        assert started or block.mark.startswith(("run", "not run: ")), f"{block.place}: is this example executed?"
+        quoted = block.mark.startswith("part of ")
+        if quoted:
+            assert block.text in (ROOT / block.mark.removeprefix("part of ")).read_text(encoding="utf-8"), block.place
+        known = started or quoted or block.mark.startswith(("run", "not run: "))
+        assert known, f"{block.place}: is this example executed?"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ IN_POOLKIT = {
     "_core", "cli", "cluster", "dashboard", "fleet", "frameworks", "policies", "runtimes", "telemetry", "testing",
 }  # fmt: skip
 IN_TESTING = {"__init__.py", "clock.py", "connectors.py", "pytest.py", "servers"}
-NOT_CODE = {".typed", ".js", ".css", ".html", ".svg"}
+NOT_CODE = {".typed", ".js", ".css", ".html", ".svg", ".json", ".yml"}
 
 
 @pytest.fixture(scope="module")

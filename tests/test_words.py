@@ -23,6 +23,7 @@ PLACES = (
     "tests",
     "bench",
     "contrib",
+    "examples",
 )
 """What is searched: single files, and directories with everything below them."""
 SUFFIXES = {".py", ".md", ".toml", ".js", ".html", ".css", ".yml", ".yaml"}

@@ -1,4 +1,4 @@
-"""Writes ``poolkit.json``, the Grafana dashboard: ``python contrib/grafana/make.py`` (``--check``: does it agree?)."""
+"""Writes ``poolkit/contrib/grafana.json``, the Grafana dashboard: ``python contrib/grafana/make.py [--check]``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).with_name("poolkit.json")
+PAGE = Path(__file__).resolve().parents[2] / "poolkit" / "contrib" / "grafana.json"
 WHERE = '{pool=~"$pool"}'
 RATE = "[$__rate_interval]"
 

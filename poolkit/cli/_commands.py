@@ -214,6 +214,19 @@ def top(targets: tuple[str, ...], interval: float, once: bool, as_json: bool) ->
 
 
 @program.command()
+@click.argument("what", type=click.Choice(["grafana", "prometheus"]))
+def contrib(what: str) -> None:
+    """Print the Grafana dashboard, or the alert rules for Prometheus.
+
+    poolkit contrib grafana > poolkit.json; poolkit contrib prometheus > alerts.yml
+    """
+    from importlib.resources import files
+
+    name = {"grafana": "grafana.json", "prometheus": "alerts.yml"}[what]
+    click.echo((files("poolkit") / "contrib" / name).read_text(encoding="utf-8"), nl=False)
+
+
+@program.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script for a shell: eval "$(poolkit completion bash)"."""

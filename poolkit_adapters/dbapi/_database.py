@@ -35,7 +35,7 @@ from .._time_limits import rollback_limit
 from ._connector import CheckingConnector, DbapiConnector, server_of
 from ._errors import errors_of, told
 from ._proxies import LeaseState, PooledConnection
-from ._settings import plan, refuse_misspelt
+from ._settings import check_keywords, plan
 from ._state import RECONNECTING, STATELESS, left_in_transaction, restorable, still_in_memory
 
 __all__ = ("PooledDatabase",)
@@ -125,7 +125,7 @@ class PooledDatabase:
     ) -> None:
         settings = given_settings(locals())
         _check_module(module)
-        refuse_misspelt(module, kwargs)
+        check_keywords(module, kwargs)
         planned = plan(module, config, settings, asks=check is not None)
         if connect_kwargs is not None and not isinstance(connect_kwargs, dict):
             raise ConfigError(f"connect_kwargs: must be a dict, not {type(connect_kwargs).__name__}", "connect_kwargs")

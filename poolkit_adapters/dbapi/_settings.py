@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from poolkit import ConfigError, PoolConfig
+from poolkit import PoolConfig
 from poolkit.config import Source
 from poolkit.settings import combine, layer, layer_of, set_aside, without_effect
 
-from .._options import SETTINGS
+from .._options import refuse_misspelt
 from ._connector import TIMEOUT_ARGUMENTS, timeout_argument
 
-__all__ = ("effective", "plan", "refuse_misspelt")
+__all__ = ("check_keywords", "effective", "plan")
 
 
 def plan(module: ModuleType, config: PoolConfig | None, settings: Mapping[str, Any], *, asks: bool) -> PoolConfig:
@@ -38,28 +38,15 @@ def effective(config: PoolConfig) -> PoolConfig:
     return combine(layer_of(config), base=config)
 
 
-_NEARLY = 0.85
-"""Similarity from which a keyword counts as a misspelt setting: ``max_sise`` does, ``socket_timeout`` does not."""
 _RESEMBLING = frozenset({*TIMEOUT_ARGUMENTS.values(), "keepalives"})
 """Keywords of known modules that resemble a setting."""
 
 
-def refuse_misspelt(module: ModuleType, keywords: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a keyword of ``module.connect`` that is probably a misspelt setting.
-
-    Without this, the module would refuse it in the first connect. A module may know more names than its signature has.
-    """
-    from difflib import get_close_matches  # imported only when a pool is created
-
+def check_keywords(module: ModuleType, keywords: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a keyword of ``module.connect`` that is probably a misspelt setting."""
     try:
         known = frozenset(inspect.signature(module.connect).parameters) | _RESEMBLING
     except (TypeError, ValueError):
         known = _RESEMBLING
-    for name in keywords.keys() - known:
-        close = get_close_matches(name, SETTINGS, 1, _NEARLY)
-        if close:
-            raise ConfigError(
-                f"{name}: no such setting; did you mean {close[0]!r}? If it is an argument of "
-                f"{module.__name__}.connect(), pass it in connect_kwargs=",
-                name,
-            )
+    instead = f" If it is an argument of {module.__name__}.connect(), pass it in connect_kwargs="
+    refuse_misspelt(keywords, known, instead)

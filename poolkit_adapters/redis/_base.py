@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from poolkit import PoolConfig
 from poolkit.events import Listener
@@ -13,9 +13,13 @@ from poolkit.settings import layer, layer_of
 from .._options import driver_default, is_default, split_options
 from ._connection_watch import USED, State
 from ._driver import EventDispatcher, metering, record_count
+from ._keywords import ConnectionKeywords, check_keywords
 from ._other_library import check_connection_class
 from ._settings import DEFAULT_LIMIT, DEFAULT_TIMEOUT, from_text, plan, settle_connect_timeout
 from ._shared import Former, Shared
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("PoolBase",)
 
@@ -70,13 +74,13 @@ class PoolBase(Generic[E, G]):
         name: str | None = None,
         listeners: Iterable[Listener] = (),
         debug: bool = False,
-        **connection_kwargs: Any,
+        **connection_kwargs: Unpack[ConnectionKeywords],
     ) -> None:
         connection_class = self._connection_class if connection_class is None else connection_class
         check_connection_class(connection_class)
         queue_class = self._queue_class if queue_class is None else queue_class
-        settings, driver = split_options(connection_kwargs)
-        settings = from_text(settings)
+        settings, driver = split_options(from_text(connection_kwargs))
+        check_keywords(driver, type(self), connection_class)
         time_to_connect = settle_connect_timeout({**layer_of(config), **layer(settings)}, driver, connection_class)
         self._watches: dict[int, G] = {}
         self._former = Former()

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from queue import LifoQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolkit import Pool
 from poolkit.errors import AcquireTimeout, LeaseOverdue, NotLeased, PoolError
@@ -33,6 +33,11 @@ from ._driver import (
 from ._other_library import refuse_other_client
 from ._settings import warn_arguments
 from ._shared import check_limit, made_by_cluster_client, time_left
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._keywords import PoolKeywords
 
 __all__ = ("PoolkitConnectionPool",)
 
@@ -123,12 +128,12 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
     _queue_class = LifoQueue
 
     @classmethod
-    def from_url(cls, url: str, **kwargs: Any) -> Any:
+    def from_url(cls, url: str, **kwargs: Unpack[PoolKeywords]) -> PoolkitConnectionPool:
         """Create a pool from a ``redis://``, ``rediss://`` or ``unix://`` URL. Its query may hold poolkit's settings.
 
         Raises ``ConfigError`` for a wrong setting, and ``ValueError`` for a URL that redis-py does not accept.
         """
-        return super().from_url(url, **kwargs)
+        return super().from_url(url, **kwargs)  # type: ignore[no-any-return]
 
     def reset(self) -> None:
         """Drop all connections and start again without any.

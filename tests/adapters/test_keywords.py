@@ -21,6 +21,7 @@ from poolkit.testing import AsyncFakeConnector, FakeConnector
 from poolkit_adapters import asyncpg as pg_async
 from poolkit_adapters import httpcore, httpx
 from poolkit_adapters import psycopg as pg
+from poolkit_adapters import redis as rd
 from poolkit_adapters import sqlalchemy as sa
 from poolkit_adapters.dbapi import PooledDatabase
 
@@ -40,6 +41,10 @@ MADE: dict[str, Callable[..., Any]] = {
     "psycopg, asyncio": lambda **k: pg.AsyncPoolkitConnectionPool("", open=False, **k),
     "psycopg, cluster": lambda **k: pg.PoolkitCluster(["127.0.0.1:1"], **k),
     "asyncpg": pg_async.create_pool,
+    "redis": rd.PoolkitConnectionPool,
+    "redis, URL": lambda **k: rd.PoolkitConnectionPool.from_url("redis://127.0.0.1:1", **k),
+    "redis, asyncio": rd.AsyncPoolkitConnectionPool,
+    "redis, cluster": lambda **k: rd.PoolkitServerGroup(["127.0.0.1:1"], **k),
     "dbapi": lambda **k: PooledDatabase(sqlite3, "shop.db", **k),
     "sqlalchemy, cluster": lambda **k: sa.PoolkitCluster("sqlite://", ["127.0.0.1:1"], **k),
 }
@@ -106,6 +111,19 @@ def test_every_argument_of_asyncpg_connect_is_typed() -> None:
     typed = set(ConnectKeywords.__annotations__)
     of_pool = set(inspect.signature(pg_async.create_pool).parameters)
     assert set(inspect.signature(asyncpg.connect).parameters) <= typed | of_pool
+
+
+@pytest.mark.parametrize("module", ["redis.connection", "redis.asyncio.connection"])
+def test_every_argument_of_redis_connections_is_typed(module: str) -> None:
+    import importlib
+
+    from poolkit_adapters._cluster_options import parameters_of
+    from poolkit_adapters.redis._keywords import ConnectionKeywords
+
+    library = importlib.import_module(module)
+    kinds = (library.Connection, library.SSLConnection, library.UnixDomainSocketConnection)
+    internal = {"parser"}  # of a mixin that the connections give it themselves
+    assert parameters_of(*kinds) - internal <= set(ConnectionKeywords.__annotations__)
 
 
 def test_pool_of_returns_the_engine_of_an_engine() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_it_shows_pools_holders_waiters_clusters_and_budgets_on_every_screen(
         assert overflow(page) <= 0
         assert page.evaluate(CONTRAST) == []
         page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+
+
+def test_a_chart_has_axes_and_tells_the_value_under_the_pointer(page: Page, orders: Pool[Any]) -> None:
+    figure = card(page, "orders-db").locator("figure").first
+    figure.locator(".axis.upper", has_text="100%").wait_for()
+    assert "ago" in figure.locator(".axis.from").inner_text()
+    assert figure.locator(".axis.to").inner_text() == "now"
+    figure.locator("svg").hover()
+    figure.locator("figcaption", has_text=re.compile(r"utilisation .* at \d+:\d\d:\d\d")).wait_for()
+    page.mouse.move(0, 0)
+    figure.locator("figcaption", has_text="at most").wait_for()
 
 
 CONTRAST = """() => {

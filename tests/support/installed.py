@@ -22,7 +22,8 @@ import importlib.metadata, poolkit, poolkit_adapters
 from poolkit import MissingExtra
 found = {one.metadata["Name"] for one in importlib.metadata.distributions()} - {"pip", "setuptools"}
 assert found == {"poolkit"}, found
-for adapter in ("sqlalchemy", "redis", "valkey", "httpx", "httpx2", "httpcore", "httpcore2", "psycopg", "asyncpg"):
+for adapter in ("sqlalchemy", "redis", "valkey", "httpx", "httpx2", "httpcore", "httpcore2", "psycopg", "asyncpg",
+                "urllib3", "requests"):
     try:
         importlib.import_module("poolkit_adapters." + adapter)
     except MissingExtra as error:
@@ -36,8 +37,9 @@ import importlib, pkgutil, sys, poolkit, poolkit_adapters
 for package in (poolkit, poolkit_adapters):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         name = module.name
-        old = sys.version_info < (3, 11) and ("httpx2" in name or "httpcore2" in name)
-        if not (name.endswith("__main__") or old or ".django" in name or name == "poolkit.testing.pytest"):
+        old = sys.version_info < (3, 11) and any(one in name for one in ("httpx2", "httpcore2", "valkey"))
+        apart = name.endswith((".__main__", ".trio_", "testing.pytest")) or ".django" in name  # need what is no extra
+        if not (old or apart):
             importlib.import_module(name)
 """
 

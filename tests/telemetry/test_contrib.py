@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from poolkit.cli import main
 from poolkit.telemetry.alerts import Thresholds
 from poolkit.telemetry.families import FAMILIES
 
 promql_parser = pytest.importorskip("promql_parser")
 
 CONTRIB = Path(__file__).resolve().parents[2] / "contrib"
-DASHBOARD = CONTRIB / "grafana" / "poolkit.json"
-RULES = CONTRIB / "prometheus" / "alerts.yml"
+SHIPPED = CONTRIB.parent / "poolkit" / "contrib"
+DASHBOARD = SHIPPED / "grafana.json"
+RULES = SHIPPED / "alerts.yml"
 SUFFIXES = {"gauge": ("",), "counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 METRICS = {
     family.name + suffix: {"pool", *family.labels, *(("le",) if suffix == "_bucket" else ())}
@@ -95,3 +97,9 @@ def test_every_threshold_of_the_alerts_has_a_rule_for_prometheus() -> None:
     assert leaks is not None
     # the event is told of until the level takes over, however short leak_after is
     assert int(leaks[1]) * 60 >= (Thresholds().longest_held or 0)
+
+
+@pytest.mark.parametrize(("what", "file"), [("grafana", DASHBOARD), ("prometheus", RULES)])
+def test_the_command_prints_it(what: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["contrib", what]) == 0
+    assert capsys.readouterr().out == file.read_text(encoding="utf-8")

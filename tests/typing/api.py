@@ -263,6 +263,9 @@ def misspelt_or_mistyped() -> None:
     poolkit_adapters.psycopg.PoolkitCluster(["a:1"], wait_for_nodes=1)  # type: ignore[call-arg]
     poolkit_adapters.asyncpg.create_pool("", max_wating=3)  # type: ignore[call-arg]
     poolkit_adapters.asyncpg.PoolkitPool(statement_cache_size="3")  # type: ignore[arg-type]
+    poolkit_adapters.redis.PoolkitConnectionPool(max_wating=3)  # type: ignore[call-arg]
+    poolkit_adapters.redis.PoolkitConnectionPool.from_url("", leak_after="3")  # type: ignore[arg-type]
+    poolkit_adapters.redis.AsyncPoolkitConnectionPool(leak_after="3")  # type: ignore[arg-type]
     poolkit_adapters.dbapi.PooledDatabase(sqlite3, leak_after="3")  # type: ignore[arg-type]
 
 
@@ -472,7 +475,8 @@ def adapters() -> None:
     engine = create_engine("sqlite://", poolclass=poolkit_adapters.sqlalchemy.PoolkitPool)
     assert_type(poolkit_adapters.sqlalchemy.pool_of(engine), poolkit.Pool[Any])
     create_async_engine("sqlite+aiosqlite://", poolclass=poolkit_adapters.sqlalchemy.AsyncPoolkitPool)
-    poolkit_adapters.redis.PoolkitConnectionPool.from_url("redis://localhost")
+    caches = poolkit_adapters.redis.PoolkitConnectionPool.from_url("redis://localhost", decode_responses=True)
+    assert_type(caches.poolkit, poolkit.Pool[Any])
     poolkit_adapters.redis.AsyncPoolkitConnectionPool.from_url("redis://localhost")
     assert_type(poolkit_adapters.httpx.PoolkitTransport(max_waiting=3).poolkit, poolkit.Pool[Any])
     assert_type(poolkit_adapters.httpx.AsyncPoolkitTransport().poolkit, poolkit.AsyncPool[Any])

@@ -11,7 +11,7 @@ export function svg(name, attributes = {}) {
 }
 
 // A line over time with the area below it. points: [seconds since 1970, value]; span: seconds from left to right;
-// top: the value at the upper edge, or least: what it is at least.
+// top: the value at the upper edge, or least: what it is at least. Pointing at the chart shows the value and the time there.
 export function makeChart(title) {
   const figure = document.createElement("figure");
   const drawing = svg("svg", {
@@ -19,9 +19,41 @@ export function makeChart(title) {
   });
   const area = svg("path", { class: "area" });
   const line = svg("path", { class: "line" });
-  drawing.append(svg("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 }), area, line);
+  const mark = svg("line", { class: "mark", y1: 0, y2: HEIGHT, visibility: "hidden" });
+  drawing.append(svg("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 }), area, line, mark);
+  const [upper, from, to] = ["upper", "from", "to"].map((name) => {
+    const label = document.createElement("span");
+    label.className = `axis ${name}`;
+    label.setAttribute("aria-hidden", "true");
+    return label;
+  });
+  to.textContent = "now";
   const caption = document.createElement("figcaption");
-  figure.append(drawing, caption);
+  figure.append(upper, drawing, from, to, caption);
+  let drawn = null; // what update() has drawn last
+  let pointed = null; // where the pointer is, as a share of the width
+
+  function tell() {
+    const { shown, end, span, text, x, sentence } = drawn;
+    mark.setAttribute("visibility", pointed === null || !shown.length ? "hidden" : "visible");
+    caption.textContent = sentence;
+    if (pointed === null || !shown.length) return;
+    const at = end - span * (1 - pointed);
+    const [time, value] = shown.reduce((best, one) => (Math.abs(one[0] - at) < Math.abs(best[0] - at) ? one : best));
+    mark.setAttribute("x1", x(time));
+    mark.setAttribute("x2", x(time));
+    caption.textContent = `${title} ${text(value)} at ${new Date(time * 1000).toLocaleTimeString()}`;
+  }
+
+  drawing.addEventListener("pointermove", (event) => {
+    const box = drawing.getBoundingClientRect();
+    pointed = (event.clientX - box.left) / box.width;
+    if (drawn) tell();
+  });
+  drawing.addEventListener("pointerleave", () => {
+    pointed = null;
+    if (drawn) tell();
+  });
 
   function update(points, { span, top, least, text }) {
     const end = points.length ? points[points.length - 1][0] : 0;
@@ -34,7 +66,11 @@ export function makeChart(title) {
     line.setAttribute("d", path && `M ${path}`);
     area.setAttribute("d", path && `M ${x(shown[0][0]).toFixed(1)} ${HEIGHT} L ${path} L ${WIDTH} ${HEIGHT} Z`);
     const now = shown.length ? shown[shown.length - 1][1] : 0;
-    caption.textContent = `${title} ${text(now)}, at most ${text(highest)} in ${lengthOf(span)}`;
+    upper.textContent = text(scale);
+    from.textContent = `${lengthOf(span)} ago`;
+    const sentence = `${title} ${text(now)}, at most ${text(highest)} in ${lengthOf(span)}`;
+    drawn = { shown, end, span, text, x, sentence };
+    tell();
   }
 
   return { figure, update };

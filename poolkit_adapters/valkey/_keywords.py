@@ -1,0 +1,1 @@
+../redis/_keywords.py
