@@ -66,7 +66,7 @@ def test_the_service(urls: dict[str, str]) -> None:
         while 'poolkit_connections{pool="shop-db",state="in_use"} 5.0' not in client.get("/metrics/").text:
             assert time.monotonic() < deadline
         refused = client.get("/orders/2")
-        assert (refused.status_code, refused.json()) == (503, {"error": "PoolTimeout"})
+        assert (refused.status_code, refused.json()) == (503, {"error": "AcquireTimeout"})
         assert refused.headers["retry-after"] == "1"
         (shown,) = [one for one in answer(client, "/pools/api/state")["pools"] if one["name"] == "shop-db"]
         assert "service.py" in json.dumps(shown)  # the place at which the longest held connection was taken
