@@ -42,6 +42,8 @@ def audit(core: Core, now: float) -> int:
     core.counts.reclaimed += gone
     if gone:
         core.use.recount(core.slots.living())
+    if core.slots.unreported:
+        core.want_sweep(now + core.recheck_interval)
     if lost or gone:
         _recount(core)
     return len(lost) + gone

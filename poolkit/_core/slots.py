@@ -33,7 +33,19 @@ class Slots:
     claims it at once, and a thread that is interrupted lets go of it. See :meth:`take_lost`.
     """
 
-    __slots__ = ("_core", "_idle", "_lost", "_number", "_unused", "all", "closing", "counts", "known", "pinging")
+    __slots__ = (
+        "_core",
+        "_idle",
+        "_lost",
+        "_number",
+        "_unused",
+        "all",
+        "closing",
+        "counts",
+        "known",
+        "pinging",
+        "unreported",
+    )
 
     def __init__(self, core: Context, idle: IdleSlots, unused: Callable[[Endpoint], object]) -> None:
         self._core = core
@@ -41,6 +53,7 @@ class Slots:
         self._unused = unused
         self._number = 0
         self._lost: deque[Slot] = deque()  # finalizers append to it, in any thread and at any time
+        self.unreported: set[int] = set()  # numbers of slots that were gone without a report at the last look
         self.all: dict[int, ref[Slot]] = {}  # by number
         self.known: dict[int, int] = {}  # id of a connection to the number of the slot that came last with it
         self.counts = Counts()
@@ -52,17 +65,22 @@ class Slots:
         return list(filter(None, map(_held, self.all.copy().values())))  # in C: sweeps and the dashboard do it often
 
     def take_lost(self) -> tuple[list[Slot], int]:
-        """The slots that nobody holds any more, each reported once, and how many more are gone without a report: the
-        finalizer itself was interrupted, or the slot was lost a second time. The permits of the latter are free now.
+        """Return the slots that nobody holds any more, each reported once, and how many more are gone without a report.
+
+        Of the latter the finalizer was interrupted, or the slot was lost a second time. Their permits are free now: at
+        the second look, because the collector clears the reference to a slot some time before its finalizer reports it.
         """
         found = []
         while self._lost:
             slot = self._lost.popleft()
             if slot.id in self.all:
+                self.all[slot.id] = ref(slot)  # the collector has cleared the former one, if the slot was in a cycle
                 found.append(slot)
-        gone = [number for number, one in self.all.copy().items() if one() is None]
+        dead = {number for number, one in self.all.copy().items() if one() is None}
+        gone = dead & self.unreported
         for number in gone:
             del self.all[number]
+        self.unreported = dead - gone
         return found, len(gone)
 
     def let_go(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from poolkit import PoolConfig
@@ -83,12 +84,32 @@ def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
     assert do(repair.audit, core, 2.0) == 1
     core.take_effects()  # and the thread that should have aborted it is gone
     assert len(core.all_slots) == 1
-    assert do(repair.audit, core, 3.0) == 1
+    assert do(repair.audit, core, 3.0) == 0  # its finalizer could be about to report it
+    assert core.sweep_at <= 3.0 + core.recheck_interval, "nobody looks again"
+    assert do(repair.audit, core, 4.0) == 1
     assert not core.all_slots
     assert core.counts.reclaimed == 2
     invariants.check(core)
     assert ask(core).queued
     assert [effect.do for effect in core.take_effects()] == [Do.CONNECT]
+
+
+def test_a_connection_that_is_lost_in_a_cycle_keeps_its_permit_until_it_is_closed() -> None:
+    """The collector clears the register's reference to a slot before it calls the finalizer."""
+    core = core_of()
+    served = ask(core)
+    connect(core)
+    core.take_effects()
+    slot = served.outcome
+    slot.place = [slot]  # any cycle, such as a driver's connection that knows who holds it
+    del served, slot
+    gc.collect()
+    assert do(repair.audit, core, 2.0) == 1
+    assert len(core.all_slots) == 1
+    (effect,) = core.take_effects()
+    assert effect.do is Do.ABORT
+    assert core.slots.living() == [effect.slot]
+    assert do(repair.audit, core, 3.0) == 0
 
 
 def test_a_lease_is_held_by_the_register_of_leases() -> None:
