@@ -18,37 +18,7 @@ MOST_CODE = 120
 """Characters of a line of Python: what a block shows without scrolling on a desktop."""
 
 LONG: dict[str, int] = {
-    "CHANGELOG.md": 7,
-    "SECURITY.md": 2,
-    "docs/adapters/asyncpg.md": 4,
-    "docs/adapters/dbapi.md": 8,
-    "docs/adapters/httpx.md": 4,
-    "docs/adapters/index.md": 1,
-    "docs/adapters/psycopg.md": 7,
-    "docs/adapters/redis.md": 4,
-    "docs/adapters/sqlalchemy.md": 11,
-    "docs/adapters/urllib3.md": 5,
-    "docs/adapters/valkey.md": 1,
-    "docs/architecture.md": 71,
     "docs/benchmarks.md": 16,
-    "docs/cluster/drivers.md": 2,
-    "docs/cluster/health.md": 1,
-    "docs/cluster/shards.md": 1,
-    "docs/concepts/connecting-and-outages.md": 3,
-    "docs/concepts/elastic.md": 5,
-    "docs/concepts/fleet-budgets.md": 7,
-    "docs/concepts/overload.md": 1,
-    "docs/concepts/priorities.md": 2,
-    "docs/concepts/time-and-deadlines.md": 3,
-    "docs/development.md": 2,
-    "docs/guides/dashboard.md": 4,
-    "docs/guides/events.md": 1,
-    "docs/guides/explain.md": 2,
-    "docs/guides/metrics.md": 3,
-    "docs/guides/own-connector.md": 2,
-    "docs/reference/errors.md": 2,
-    "docs/reference/settings.md": 4,
-    "docs/reliability.md": 7,
 }
 """Pages with longer sentences, and how many."""
 
