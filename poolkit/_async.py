@@ -37,10 +37,10 @@ C = TypeVar("C")
 class AsyncPool(PoolBase[C]):
     """A pool for tasks (asyncio, trio). Arguments as :class:`~poolkit.Pool`, with an :class:`~poolkit.AsyncConnector`.
 
-    May be made outside an event loop; it lives on the loop of its first use. On a second loop it raises
-    :class:`~poolkit.WrongLoop` while the first has not been closed; after that, the pool begins anew on the second with
-    connections of its own. With a connector whose connections belong to no loop (``any_loop``), every asyncio loop may
-    use the pool, several at once in threads of their own too.
+    May be created outside an event loop. It belongs to the loop of its first use, and raises
+    :class:`~poolkit.WrongLoop` on another one until the first is closed. Then it starts again with new connections. If
+    connections belong to no loop (``any_loop``), several asyncio loops may use the pool, also at once in different
+    threads.
     """
 
     _driver_kind = TaskDriver
@@ -77,7 +77,7 @@ class AsyncPool(PoolBase[C]):
     # -- leases ---------------------------------------------------------------------------------------------------
 
     async def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
-        """A connection, to be given back with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
+        """Return a connection. Give it back with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
         runtime = self._runtime
         if runtime is None or not runtime.here():
             runtime = bind_loop(self)
@@ -91,9 +91,10 @@ class AsyncPool(PoolBase[C]):
         return connection
 
     async def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give back what :meth:`acquire` gave; waits for a reset, if one is due. See :meth:`poolkit.Pool.release`.
+        """Give a connection of :meth:`acquire` back, and wait for a reset if one is needed. See
+        :meth:`poolkit.Pool.release`.
 
-        The connection is back in the pool's hands when this is called: a cancellation cannot undo that.
+        The pool owns the connection from this call on, even if the call is cancelled.
         """
         record = self._leased.pop(id(connection), None)
         if record is None or discard or error is not None or not self._put(record):
@@ -102,7 +103,10 @@ class AsyncPool(PoolBase[C]):
     def release_nowait(
         self, connection: C, discard: bool = False, error: BaseException | None = None
     ) -> LeaseOverdue | None:
-        """As :meth:`release` without waiting, from any thread or finalizer. Returns the LeaseOverdue that it raises."""
+        """Do the same as :meth:`release` without waiting. Any thread and any finalizer may call it.
+
+        Returns the LeaseOverdue that :meth:`release` would raise.
+        """
         record = self._leased.pop(id(connection), None)
         if record is None or discard or error is not None or not self._put(record):
             return self._slow.give_nowait(record, id(connection), discard, error)
@@ -127,7 +131,7 @@ class AsyncPool(PoolBase[C]):
         return lease
 
     def detach(self, connection: C) -> None:
-        """Take a connection got by :meth:`acquire` out of the pool: it is the caller's, its place is free."""
+        """Take a connection of :meth:`acquire` out of the pool. The caller owns it, and its slot is free."""
         self._register.detach(id(connection))
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
@@ -137,11 +141,11 @@ class AsyncPool(PoolBase[C]):
         await warm_up_in_tasks(self, count, timeout)
 
     async def drain(self, timeout: float | None = 30.0) -> bool:
-        """Stop admitting, let leases end, abort the rest, close. See :meth:`poolkit.Pool.drain`."""
+        """Accept no callers, let leases end, abort the others, close the pool. See :meth:`poolkit.Pool.drain`."""
         return await shut_in_tasks(self, Phase.DRAINING, timeout)
 
     async def close(self, timeout: float | None = 5.0) -> None:
-        """As :meth:`poolkit.Pool.close`. The pool is closed when this is called, even if the wait is cancelled."""
+        """Do the same as :meth:`poolkit.Pool.close`. The pool is closed even if this call is cancelled."""
         await shut_in_tasks(self, Phase.CLOSED, timeout)
 
     async def __aenter__(self) -> AsyncPool[C]:

@@ -16,10 +16,11 @@ __all__ = ("dump", "dump_on_signal")
 
 
 def dump(file: TextIO | None = None) -> str:
-    """The state of every live pool of this process: numbers, diagnosis, leases with their holders, waiting callers.
+    """Return the state of every live pool of this process: numbers, diagnosis, leases with their holders, waiting
+    callers.
 
-    Returned, and written to ``file`` if one is given. Thread-safe; waits for no I/O of the pools. Not to be called
-    in a signal handler (see :func:`dump_on_signal`).
+    Also writes it to ``file`` if one is given. Thread-safe; waits for no I/O of the pools. Do not call it in a signal
+    handler (see :func:`dump_on_signal`).
     """
     pools = sorted(_registry.live_pools(), key=lambda pool: str(pool.name))
     head = f"poolkit: {len(pools)} live pool{'' if len(pools) == 1 else 's'} in process {os.getpid()}"
@@ -33,9 +34,9 @@ def dump(file: TextIO | None = None) -> str:
 def dump_on_signal(signum: int | None = None, file: TextIO | None = None) -> Callable[[], None]:
     """Write :func:`dump` to ``file`` (default: stderr) whenever the process gets a signal (default: ``SIGUSR1``).
 
-    To be called in the main thread; a handler that was set before is called, too. Returns a function that undoes it.
-    The handler only starts a thread: it may run in the middle of a pool's critical section. Raises ConfigError where
-    the signal is unknown or this is not the main thread.
+    Call it in the main thread. A handler that was set before is called too. Returns a function that undoes it. The
+    handler only starts a thread, because it may run inside a critical section of a pool. Raises ConfigError for an
+    unknown signal and outside of the main thread.
     """
     if signum is None:
         signum = getattr(signal, "SIGUSR1", None)

@@ -20,10 +20,11 @@ C = TypeVar("C")
 
 
 class Lease(Generic[C]):
-    """The right to use one connection until closed. Closing returns the connection; twice is a no-op.
+    """The right to use one connection until the lease is closed. Closing returns the connection; closing again does
+    nothing.
 
-    As a context manager it gives the connection, and an exception in the block is classified by the connector:
-    a broken connection is closed and replaced. Not to be shared between threads while it is being closed.
+    As a context manager it gives the connection. The connector classifies an exception of the block: a broken
+    connection is closed and replaced. Do not use one lease in several threads while it is being closed.
     """
 
     __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
@@ -39,7 +40,7 @@ class Lease(Generic[C]):
     """The driver's own object; not to be used after :meth:`close`."""
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it."""
+        """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector."""
         if self._record is not None:
             pool = self._pool
             record = pool._leased.pop(id(self), None)
@@ -51,7 +52,7 @@ class Lease(Generic[C]):
                 pool._slow.give(record, id(self), discard, error)
 
     def detach(self) -> C:
-        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
+        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
 
         Raises :class:`~poolkit.UsageError` while the connection has other leases.
         """
@@ -65,7 +66,7 @@ class Lease(Generic[C]):
         return self.connection
 
     def set_capacity(self, leases: int) -> None:
-        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        """Set how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
         record = self._record
         if record is not None:
             self._pool._register.set_capacity(record, leases)
@@ -101,7 +102,9 @@ class Lease(Generic[C]):
 
 
 class AsyncLease(Generic[C]):
-    """The right to use one connection until closed. Closing returns the connection; twice is a no-op."""
+    """The right to use one connection until the lease is closed. Closing returns the connection; closing again does
+    nothing.
+    """
 
     __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
 
@@ -116,9 +119,9 @@ class AsyncLease(Generic[C]):
     """The driver's own object; not to be used after :meth:`close`."""
 
     async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give the connection back. ``discard``: close it instead; ``error``: what happened while using it.
+        """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector.
 
-        The lease has ended when this is called: a cancellation cannot undo that. Waits for a reset, if one is due.
+        The lease has ended even if this call is cancelled. Waits for a reset if one is needed.
         """
         record, self._record = self._record, None
         if record is not None:
@@ -128,7 +131,7 @@ class AsyncLease(Generic[C]):
                 await pool._slow.give(leased, id(self), discard, error)
 
     def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> LeaseOverdue | None:
-        """As :meth:`close` without waiting for the reset. Callable from finalizers and from any thread.
+        """Do the same as :meth:`close` without waiting for the reset. Any finalizer and any thread may call it.
 
         Returns the LeaseOverdue that :meth:`close` would raise.
         """
@@ -141,7 +144,7 @@ class AsyncLease(Generic[C]):
         return None
 
     def detach(self) -> C:
-        """Take the connection out of the pool: it is the caller's to close, its place in the pool is free.
+        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
 
         Raises :class:`~poolkit.UsageError` while the connection has other leases.
         """
@@ -155,7 +158,7 @@ class AsyncLease(Generic[C]):
         return self.connection
 
     def set_capacity(self, leases: int) -> None:
-        """Tell how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        """Set how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
         record = self._record
         if record is not None:
             self._pool._register.set_capacity(record, leases)

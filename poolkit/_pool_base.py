@@ -145,98 +145,93 @@ class PoolBase(Generic[C]):
     # -- events -------------------------------------------------------------------------------------------
 
     def add_listener(self, listener: Listener) -> None:
-        """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock.
+        """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock. Thread-safe.
 
-        A listener that raises is logged once and dropped. One that has an attribute ``kinds`` is called for these
-        kinds only. While anybody listens to what every lease tells (:data:`poolkit.events.OF_EACH_LEASE`), a pair of
-        acquire and release makes these events and calls the listeners: about two microseconds more.
-
-        Raises :class:`~poolkit.ConfigError` if ``kinds`` is no collection of :class:`~poolkit.EventKind`.
+        A listener that raises is logged once and removed. One with an attribute ``kinds`` gets only these kinds. Events
+        of every lease (:data:`poolkit.events.OF_EACH_LEASE`) exist only while a listener wants them. They cost about
+        two microseconds for each acquire and release. Raises :class:`~poolkit.ConfigError` for invalid ``kinds``.
         """
         self._gate.step(self._listeners.add, listener, kinds_of(listener))
 
     def remove_listener(self, listener: Listener) -> None:
-        """Undo :meth:`add_listener`; not an error if it was dropped already."""
+        """Undo :meth:`add_listener`. Not an error if the listener was removed already."""
         self._gate.step(self._listeners.remove, listener)
 
     def held_by_caller(self) -> bool:
-        """Whether the calling thread or task holds a lease of this pool. Thread-safe; takes no lock."""
+        """Return whether the calling thread or task holds a lease of this pool. Thread-safe; takes no lock."""
         caller = self._caller()
         return any(record.holder == caller for record in self._leased.copy().values())
 
     def release_dropped(self, key: int) -> None:
-        """Take a connection back that its holder has dropped without :meth:`release`; it is closed.
+        """Take a connection back whose holder has dropped it without :meth:`release`, and close it.
 
-        For adapters whose callers hold an object of the driver and whose connector's connection only refers to it.
-        ``key``: the ``id()`` of what :meth:`acquire` gave, the only thing that a finalizer still has. Does nothing if
-        that is not on lease. Takes no lock and does no I/O: callable from finalizers and from any thread.
+        For adapters whose callers hold an object of the driver, to which the connector's connection only refers.
+        ``key``: the ``id()`` of the acquired connection, which is all that a finalizer still has. Does nothing if no
+        lease has it. Takes no lock and does no I/O. Any finalizer and any thread may call it.
         """
         record = self._leased.get(key)
         if record is not None:
             self._register.dropped(key, record)
 
     def run_due(self) -> None:
-        """Do the timed work that is due. The runtime calls this by itself; tests with a ``clock`` of their own call it.
-        Does not block. Thread-safe.
-        """
+        """Do the timed work that is due. For the runtime, and for tests with a ``clock``. Never blocks. Thread-safe."""
         self._housekeeping.run_due()
 
     # -- what the pool says of itself ---------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
-        """A frozen snapshot, computed from the pool's state now. Thread-safe; never waits for I/O."""
+        """Return a frozen snapshot of the pool's state now. Thread-safe; never waits for I/O."""
         return self._monitor.stats()
 
     def lane_stats(self) -> list[LaneStats]:
-        """A frozen snapshot of each endpoint of a keyed pool; of any other pool there is one."""
+        """Return a frozen snapshot of each endpoint. Only a keyed pool has more than one. Thread-safe."""
         return self._gate.step(lane_stats, self._core)
 
     def explain(self) -> str:
-        """The state of the pool in plain words: what is in use, who waits, who holds longest, what failed last, and
-        why callers wait, if any do (the rules are in ``docs/guides/explain.md``).
+        """Return the state of the pool in plain words, and why callers wait. Thread-safe.
+
+        ``docs/guides/explain.md`` has the rules.
         """
         return self._monitor.explain()
 
     def diagnose(self) -> Diagnosis | None:
-        """Why callers wait, with the numbers that speak for it; None if nothing is wrong."""
+        """Return why callers wait, with the numbers that support it. None if nothing is wrong. Thread-safe."""
         return self._monitor.diagnose()
 
     def advice(self) -> Advice:
-        """Whether ``max_size`` fits what the pool has seen in its windows, in plain words and numbers."""
+        """Return whether ``max_size`` fits the load of the pool's windows, in words and numbers. Thread-safe."""
         return self._monitor.advice()
 
     def describe(self) -> dict[str, Setting]:
-        """Each setting with the value in effect and where it came from.
-
-        With ``autoscale`` also ``limit``, the connections that may exist now, and why it is so many.
+        """Return each setting with its value and source (with ``autoscale`` also ``limit`` and its reason).
+        Thread-safe.
         """
         return self._monitor.describe()
 
     def details(self, most: int | None = 100) -> PoolDetails:
-        """Statistics, diagnosis, endpoints, and the ``most`` (None: all) longest leases and waits, of one moment.
-        Thread-safe; waits for no I/O. The lock is held as long as for :meth:`explain`.
+        """Return statistics, diagnosis, endpoints, and the ``most`` (None: all) longest leases and waits, at one
+        moment. Holds the lock as long as :meth:`explain`. Thread-safe.
         """
         return self._monitor.details(most)
 
     def dump(self) -> str:
-        """As :meth:`explain`, with every lease and every waiting caller on a line of its own."""
+        """Return the same as :meth:`explain`, with each lease and each waiting caller on its own line. Thread-safe."""
         return self._monitor.dump()
 
     def announce(self, kind: EventKind, detail: str) -> None:
-        """Tell the listeners something that was found out about this pool from outside (alerts)."""
+        """Send the listeners an event about something that was found outside of the pool (alerts). Thread-safe."""
         self._gate.step(lambda: self._core.tell(kind, self._clock(), detail=detail))
 
     def add_wait_observer(self, observer: WaitObserver) -> None:
         """Call ``observer(pool, seconds, error)`` at the end of each acquire that found no idle connection at once.
 
-        It runs in the thread or task of the caller (tracing finds its context there), outside the pool's lock, and
-        must be quick. ``error`` is None, or why there is no connection. One that raises is logged and dropped.
-        Acquires that are served without waiting cost nothing more.
+        It runs in the caller's thread or task (tracing finds its context there), outside the pool's lock, and must be
+        quick. ``error`` is None, or why there is no connection. An observer that raises is logged and removed.
         """
         self._gate.step(self._monitor.add, observer)
 
     def remove_wait_observer(self, observer: WaitObserver) -> None:
-        """Undo :meth:`add_wait_observer`; not an error if it is not there."""
+        """Undo :meth:`add_wait_observer`. Not an error if the observer is not there."""
         self._gate.step(self._monitor.remove, observer)
 
     # -- settings and commands ------------------------------------------------------------------------------------
@@ -248,39 +243,38 @@ class PoolBase(Generic[C]):
 
     @property
     def closed(self) -> bool:
-        """Whether the pool admits nobody any more."""
+        """Whether the pool accepts no more callers."""
         return self._core.phase is not Phase.OPEN
 
     def clear(self) -> None:
-        """Retire all connections: idle ones are closed now, leased ones when they come back, those being opened
-        when they arrive. The next caller gets a new one. Thread-safe.
-        """
+        """Replace all connections: idle ones now, the others when they are returned or opened. Thread-safe."""
         self._gate.step(commands.clear, self._core, self._clock())
 
     def discard_idle(
         self, condition: Callable[[C], bool] | None = None, *, unused_since: float = NEVER, rest: bool = False
     ) -> int:
-        """Close the idle connections for which ``condition(connection)`` holds (None: all); the number of them. Leases
-        are not touched. ``unused_since``: only those that came back then or before. ``rest``: open no others, not even
-        ``min_size``, until the next use. The condition must not block; it may see one just being leased. Thread-safe.
+        """Close the idle connections for which ``condition(connection)`` is true (None: all), and return their number.
+        Leases are not changed. ``unused_since``: only those that were returned at that time or before. ``rest``: open
+        no others, not even ``min_size``, until the next use. The condition must not block, and may see one that is just
+        being leased. Thread-safe.
         """
         return self._gate.step(commands.discard_idle, self._core, condition, unused_since, rest, self._clock())
 
     def suspend(self, *, fail_fast: bool = False) -> None:
-        """Hand out and open nothing until :meth:`resume`: callers wait (within their timeouts), or with ``fail_fast``
-        get :class:`~poolkit.PoolSuspended` at once. Leases go on. Thread-safe.
+        """Give out and open no connections until :meth:`resume`. Callers wait within their timeouts, or with
+        ``fail_fast`` get :class:`~poolkit.PoolSuspended` at once. Leases continue. Thread-safe.
         """
         self._gate.step(commands.suspend, self._core, fail_fast, self._clock())
 
     def resume(self) -> None:
-        """End :meth:`suspend`; waiting callers are served in order."""
+        """End :meth:`suspend`. Waiting callers are served in order. Thread-safe."""
         self._gate.step(commands.resume, self._core, self._clock())
 
     def reconfigure(self, **changes: Unpack[PoolSettings]) -> None:
-        """Change settings of the live pool: ``reconfigure(max_size=20)``.
+        """Change settings of the running pool: ``reconfigure(max_size=20)``.
 
-        No lease is cut: surplus connections are closed when they come back. Raises ConfigError and changes
-        nothing for an unknown name or an impossible value. Thread-safe.
+        No lease is interrupted: surplus connections are closed when they are returned. Raises ConfigError, and changes
+        nothing, for an unknown name or an invalid value. Thread-safe.
         """
         self._gate.step(self._apply, changes).warn(stacklevel=1)
 
@@ -296,7 +290,7 @@ class PoolBase(Generic[C]):
         return config
 
     def check_books(self) -> None:
-        """Raise AssertionError unless the pool's invariants hold. For tests; the pool must be quiet."""
+        """Raise AssertionError if an invariant of the pool is broken. For tests, while no caller uses the pool."""
         self._gate.step(invariants.check, self._core)
         self._fast.check()
 

@@ -23,13 +23,14 @@ def _usable(name: object) -> bool:
 
 
 class priority:  # noqa: N801  it is used like a function
-    """``with poolkit.priority("bulk"): ...``: what asks a pool for a connection in this block is of that class.
+    """``with poolkit.priority("bulk"): ...``: every acquire in this block belongs to the class "bulk".
 
-    Holds for the calling thread or task and for the tasks that it starts (a context variable, see :pep:`567`), through
-    every driver and adapter; the innermost block counts. New threads begin without (``asyncio.to_thread`` and
-    ``contextvars.copy_context().run`` take it along). ``None`` stands for the default class again. Pools without
-    classes take no notice of it; one with classes that does not know the name raises :class:`~poolkit.ConfigError` when
-    it is asked. Raises :class:`~poolkit.UsageError` for anything but a name or None.
+    This is a context variable (see :pep:`567`). It applies to the calling thread or task and to the tasks that it
+    starts, through every driver and adapter. The innermost block counts. A new thread starts without it, but
+    ``asyncio.to_thread`` and ``contextvars.copy_context().run`` pass it on. ``None`` chooses the default class again.
+
+    Pools without classes ignore it. A pool with classes raises :class:`~poolkit.ConfigError` at the acquire if it does
+    not know the name. Raises :class:`~poolkit.UsageError` for anything but a name or None.
     """
 
     __slots__ = ("_before", "name")

@@ -84,7 +84,7 @@ def pool_name(name: str | None) -> str:
 
 
 def live_pools() -> list[Any]:
-    """Every pool of this process that is neither closed nor collected."""
+    """Return every pool of this process that is neither closed nor collected. Thread-safe."""
     with _pools_lock:
         known = snapshot(_pools)
     return [pool for pool in known if not pool.closed]

@@ -34,15 +34,15 @@ _THREADS = ThreadRuntime()
 
 
 class Pool(PoolBase[C]):
-    """A pool for threads. Thread-safe throughout; safe after ``fork()`` (the child begins empty).
+    """A pool for threads. Thread-safe, and safe after ``fork()``: the child starts with an empty pool.
 
-    ``connector``: a :class:`~poolkit.Connector`. ``config``: a :class:`~poolkit.PoolConfig`; single settings may
-    be given as keywords and win. ``name``: for messages and metrics, unique in the application. ``listeners``:
-    called for each :class:`~poolkit.Event`. ``debug``: note the place of every acquire. ``keyed``: one endpoint for
-    each ``key`` given to :meth:`lease`, all under one ``max_size``. ``clock``, ``random``, ``runtime``: for tests
-    and for drivers with a way of their own to wait.
+    ``connector``: a :class:`~poolkit.Connector`. ``config``: a :class:`~poolkit.PoolConfig`; keywords set single
+    settings and override it. ``name``: for messages and metrics, unique in the application. ``listeners``: called for
+    each :class:`~poolkit.Event`. ``debug``: record the place of every acquire. ``keyed``: one endpoint for each ``key``
+    given to :meth:`lease`, all under one ``max_size``. ``clock``, ``random``, ``runtime``: for tests, and for drivers
+    that wait in their own way.
 
-    Raises :class:`~poolkit.ConfigError` for an impossible setting or a connector that cannot connect.
+    Raises :class:`~poolkit.ConfigError` for an invalid setting or a connector that cannot connect.
     """
 
     _barging = 0.001
@@ -80,9 +80,9 @@ class Pool(PoolBase[C]):
     # -- leases ---------------------------------------------------------------------------------------------------
 
     def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
-        """A connection, to be given back with :meth:`release`.
+        """Return a connection. Give it back with :meth:`release`.
 
-        ``timeout`` in seconds replaces ``acquire_timeout``: 0 never waits, None waits for ever. Raises
+        ``timeout`` in seconds replaces ``acquire_timeout``: 0 never waits, None waits without a limit. Raises
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
         :class:`~poolkit.PoolBusy` or :class:`~poolkit.PoolSuspended`.
         """
@@ -93,19 +93,19 @@ class Pool(PoolBase[C]):
         return connection
 
     def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give back what :meth:`acquire` gave. Never waits for the pool's lock; callable from finalizers.
+        """Give a connection of :meth:`acquire` back. Never waits for the pool's lock, so finalizers may call it.
 
-        ``discard``: close the connection instead of keeping it. ``error``: what happened while it was used; the
-        connector's ``classify`` decides. Raises :class:`~poolkit.NotLeased` for any other object, or twice.
+        ``discard``: close the connection instead of keeping it. ``error``: the error of its use, which the connector's
+        ``classify`` judges. Raises :class:`~poolkit.NotLeased` for any other object, and for a second release.
         """
         record = self._leased.pop(id(connection), None)
         if record is None or discard or error is not None or not self._put(record):
             self._slow.give(record, id(connection), discard, error)
 
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> Lease[C]:
-        """A :class:`Lease`, at once: ``with pool.lease() as connection: ...``. Arguments and errors as acquire.
+        """Return a :class:`Lease` of a connection: ``with pool.lease() as connection: ...``.
 
-        ``key``: the endpoint of a keyed pool.
+        Arguments and errors are those of :meth:`acquire`. ``key``: the endpoint of a keyed pool.
         """
         lease = Lease(self)
         record: Held | None = self._take() if key is None else self._take_at(key)
@@ -118,7 +118,7 @@ class Pool(PoolBase[C]):
         return lease
 
     def detach(self, connection: C) -> None:
-        """Take a connection got by :meth:`acquire` out of the pool: it is the caller's, its place is free."""
+        """Take a connection of :meth:`acquire` out of the pool. The caller owns it, and its slot is free."""
         self._register.detach(id(connection))
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
@@ -126,21 +126,21 @@ class Pool(PoolBase[C]):
     def warm_up(self, count: int | None = None, *, timeout: float | None = None) -> None:
         """Open connections until ``count`` exist (None: ``min_size``), ``max_connecting`` at a time.
 
-        Waits for all attempts, at most ``timeout`` seconds (None: as long as each may take). If any failed, raises
-        :class:`~poolkit.ConnectFailed` with all errors in ``errors``; the connections that worked stay.
+        Waits at most ``timeout`` seconds for all attempts (None: as long as each may take). If any failed, raises
+        :class:`~poolkit.ConnectFailed` with all errors in ``errors``. The connections that were opened stay.
         """
         warm_up_in_threads(self, count, timeout)
 
     def drain(self, timeout: float | None = 30.0) -> bool:
-        """Admit nobody, close idle connections, wait up to ``timeout`` seconds for the leases to end, then abort
-        those that are left and close the pool. True if every lease ended by itself. Thread-safe.
+        """Accept no callers, close idle connections, and wait up to ``timeout`` seconds until the leases end. Then
+        abort the others and close the pool. Return True if every lease ended by itself. Thread-safe.
         """
         return shut_in_threads(self, Phase.DRAINING, timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Wake all waiting callers with :class:`~poolkit.PoolClosed` and close idle connections; a leased one is closed
-        when it comes back, one being opened when it arrives. Waits up to ``timeout`` seconds for the idle ones
-        to be closed. Idempotent, thread-safe.
+        """Close the pool: waiting callers get :class:`~poolkit.PoolClosed`, and idle connections are closed. A leased
+        connection is closed when it is returned. Waits up to ``timeout`` seconds until the idle ones are closed.
+        Idempotent, thread-safe.
         """
         shut_in_threads(self, Phase.CLOSED, timeout)
 

@@ -25,8 +25,10 @@ __all__ = ("Budget", "BudgetShare", "BudgetStats")
 
 @dataclass(frozen=True)
 class BudgetShare:
-    """One pool's part: ``held`` permits, ``closing`` of them about to come back, ``claimed`` ones it waits for; its
-    ``share`` is what it can count on when all pools want more than there is, ``reserved`` its ``min_size``.
+    """One pool's part of a budget.
+
+    ``held``: permits that it has; ``closing``: how many of them come back soon; ``claimed``: permits that it waits for.
+    ``share``: what it can count on when the pools want more than the limit; ``reserved``: its ``min_size``.
     """
 
     pool: str
@@ -40,7 +42,7 @@ class BudgetShare:
 
 @dataclass(frozen=True)
 class BudgetStats:
-    """A budget at one moment; ``held`` of ``limit`` permits are taken, each pool's part in ``pools``."""
+    """A budget at one moment. ``held`` of ``limit`` permits are taken. ``pools`` has the part of each pool."""
 
     name: str
     limit: int
@@ -49,17 +51,17 @@ class BudgetStats:
 
 
 class Budget:
-    """At most ``limit`` connections over several pools of this process, closing ones included.
+    """At most ``limit`` connections over several pools of this process, including those being closed.
 
-    ``Pool(connector, budget=budget, min_size=2, budget_weight=3)``; threads and tasks alike, mixed, through every
-    adapter. Each pool's ``min_size`` is reserved for it. What is free goes to whoever came first, over all pools that
-    have less than their share, then over the others. When nothing is free, the longest unused idle connection of any
-    pool gives way; where none is idle, a pool that holds more than its share lets one go at its return to a pool that
-    has less than its own. Shares: ``min_size``, and the rest by ``budget_weight``. Thread-safe. A forked child begins
-    with the whole limit and no connection.
+    Give it to each pool: ``Pool(connector, budget=budget, min_size=2, budget_weight=3)``. Pools for threads and tasks
+    may share it, through every adapter. Each pool's ``min_size`` is reserved for it. Its share is ``min_size`` and a
+    part of the rest, by ``budget_weight``. Free permits go in order of arrival: first to pools below their share, then
+    to the others. If no permit is free, the longest unused idle connection of any pool is closed. If none is idle, a
+    pool above its share closes a returned connection for a pool below its share.
 
-    Raises :class:`~poolkit.ConfigError` for a limit that is not a whole number above 0, and (when a pool is made) if
-    the pools' ``min_size`` add up to more than the limit.
+    Thread-safe. A forked child starts with the whole limit and no connection. Raises :class:`~poolkit.ConfigError` for
+    a limit that is not a whole number above 0. A new pool raises it if the ``min_size`` of all pools add up to more
+    than the limit.
     """
 
     def __init__(self, limit: int, *, name: str = "budget") -> None:
@@ -80,13 +82,13 @@ class Budget:
 
     @property
     def limit(self) -> int:
-        """Connections that exist at once over all pools."""
+        """Connections that may exist at once over all pools."""
         return self._total
 
     def resize(self, limit: int) -> None:
-        """Another limit, at once: what is above it is closed when idle, else when it comes back. Thread-safe.
+        """Change the limit at once. Surplus connections are closed now if they are idle, else when they are returned.
 
-        Raises ConfigError if the pools' ``min_size`` add up to more.
+        Thread-safe. Raises ConfigError if the pools' ``min_size`` add up to more.
         """
         limit = _whole("limit", limit)
         self._gate.step(self._resize, limit)
@@ -99,7 +101,7 @@ class Budget:
         self._ledger.resize(limit)
 
     def stats(self) -> BudgetStats:
-        """A frozen snapshot. Thread-safe."""
+        """Return a frozen snapshot. Thread-safe."""
         return self._gate.step(self._snapshot)
 
     def _snapshot(self) -> BudgetStats:
@@ -111,13 +113,13 @@ class Budget:
         return BudgetStats(self.name, ledger.limit, ledger.held, parts)
 
     def explain(self) -> str:
-        """The state of the budget in plain words. Thread-safe."""
+        """Return the state of the budget in plain words. Thread-safe."""
         return f"{self.name}: {_words(self.stats())}"
 
     # -- for pools ------------------------------------------------------------------------------------------------
 
     def open_account(self, pool: Any, minimum: int, weight: float) -> Account:
-        """For pools: a part of this budget, in the place of the one that the same pool had before."""
+        """For pools: return a part of this budget. It replaces the former part of the same pool."""
         if self._pid != os.getpid():  # a forked child: the parent's connections are the parent's
             self._members.clear()
             self._begin(self._total)

@@ -45,12 +45,12 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """Their mean in seconds, 0 if there are none."""
+        """The mean in seconds; 0 if there are no times."""
         return self.sum / self.count if self.sum else 0.0
 
     def quantile(self, share: float) -> float:
-        """The time that ``share`` (0 to 1) of all do not exceed, in seconds: an estimate, straight lines within a
-        range, and the last bound for all beyond it (as Prometheus' ``histogram_quantile``). 0 if there are none.
+        """The time in seconds that ``share`` (0 to 1) of the times do not exceed. An estimate, as Prometheus'
+        ``histogram_quantile``: linear within a range, and the last bound above it. 0 if there are no times.
         """
         count = self.count
         if not count:
@@ -168,22 +168,22 @@ class WindowStats:
 
     @property
     def acquires_per_second(self) -> float:
-        """Leases begun in a second."""
+        """Leases that began in each second, on average."""
         return self.acquires / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def connects_per_second(self) -> float:
-        """Connections opened in a second."""
+        """Connections opened in each second, on average."""
         return self.connects / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def mean_in_use(self) -> float:
-        """Connections on lease on average."""
+        """Connections on lease, on average."""
         return self.busy_seconds / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def mean_use(self) -> float:
-        """Seconds of a lease on average: time on lease by leases begun, exact when neither is much in flux."""
+        """Mean seconds of a lease: time on lease divided by leases begun. Exact while both change slowly."""
         return self.busy_seconds / self.acquires if self.acquires else 0.0
 
     @property
