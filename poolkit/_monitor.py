@@ -11,7 +11,7 @@ from ._core.lease_record import Held
 from ._core.request import Request
 from ._explain import COUNTED, diagnosed, explain, holders, nothing_wrong, place_of, symptoms
 from ._log import logger
-from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown
+from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown, shown_key
 from .policies.breaker import BreakerState
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .policies.meters import WINDOWS
@@ -224,7 +224,7 @@ class Monitor:
             place = f" at {lease.place}" if lease.place else ""
             lines.append(f"  lease of connection {lease.connection_id}: {lease.held:.1f} s by {lease.holder}{place}")
         for request in seen.waiters:
-            to = "" if request.key is None else f" for {shown(request.key)}"
+            to = "" if request.key is None else f" for {shown_key(request.key)}"
             of = f" of class {shown(request.caller_class)!r}" if request.caller_class else ""
             lines.append(f"  waiting{to}{of}: {request.waited:.1f} s, {request.holder}, {request.ahead} ahead")
         return "\n".join(lines)

@@ -46,6 +46,15 @@ def shown(value: object, most: int = _SHORT) -> str:
     return text if len(text) <= most else text[: most - len(_CUT)] + _CUT
 
 
+def shown_key(key: object) -> str:
+    """The key of an endpoint as :func:`shown`; an HTTP origin (scheme, host, port) as a URL."""
+    if type(key) is tuple and len(key) == 3 and isinstance(key[2], int):
+        scheme, host = (one.decode("latin-1") if isinstance(one, bytes) else one for one in key[:2])
+        if isinstance(scheme, str) and isinstance(host, str):
+            return shown(f"{scheme}://{f'[{host}]' if ':' in host else host}:{key[2]}")
+    return shown(key)
+
+
 _remembered = lru_cache(2048)(shown)
 
 

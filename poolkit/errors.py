@@ -34,6 +34,7 @@ from ._text import raw_text as raw_text
 from ._text import said as said
 from ._text import shown as shown
 from ._text import shown_again as shown_again
+from ._text import shown_key as shown_key
 from ._text import without_quotes as without_quotes
 
 __all__ = (

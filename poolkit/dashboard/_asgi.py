@@ -25,13 +25,17 @@ class DashboardApp:
     ``token`` (16 characters or more) enables the actions for clients that send it; without a token the dashboard is
     read-only. Anyone who can reach the application may read: mount it behind the service's access control.
     ``allowed_hosts``: names that the Host header may have besides ``localhost`` and IP addresses; None: any, left to
-    the surrounding application. Runs on asyncio and trio and waits for no I/O of the pools. Raises ConfigError for a
-    token that is too short.
+    the surrounding application. ``service``: the name in the page's title and in ``poolkit top``; None: that of the
+    program. Runs on asyncio and trio and waits for no I/O of the pools. Raises ConfigError for a token that is too
+    short and an empty name.
     """
 
-    def __init__(self, *, token: str | None = None, allowed_hosts: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, *, token: str | None = None, allowed_hosts: Iterable[str] | None = None, service: str | None = None
+    ) -> None:
         actions = checked_token(token) is not None
-        self._desk = Desk(Local(actions=actions), actions=actions, token=token, hosts=allowed_hosts)
+        local = Local(actions=actions, service=service)
+        self._desk = Desk(local, actions=actions, token=token, hosts=allowed_hosts)
         self._places = Places()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

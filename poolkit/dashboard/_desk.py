@@ -38,6 +38,7 @@ _PAGE = {
     "page.js": "text/javascript; charset=utf-8",
     "parts.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
+    "address.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 _HEADERS = {

@@ -16,13 +16,14 @@ __all__ = ("Local",)
 class Local:
     """Reads the pools on request. Thread-safe; may be called in any thread or task, and never waits."""
 
-    def __init__(self, *, actions: bool, recorder: Recorder | None = None) -> None:
+    def __init__(self, *, actions: bool, recorder: Recorder | None = None, service: str | None = None) -> None:
         self.recorder = recorder or shared()
         self._actions = actions
+        self._service = _checked_name(service)
 
     def state(self) -> dict[str, Any]:
         """A snapshot of all pools of this process."""
-        return state_of(self.recorder, actions=self._actions)
+        return state_of(self.recorder, actions=self._actions, service=self._service)
 
     def history(self) -> dict[str, Any]:
         """The history of each pool."""
@@ -45,6 +46,12 @@ class Local:
             if self.recorder.id_of(one) == number:
                 return one
         raise Refused(404, f"there is no pool {number!r} in this process, or it was closed")
+
+
+def _checked_name(service: Any) -> str | None:
+    if service is None or (isinstance(service, str) and service.strip()):
+        return service
+    raise ConfigError(f"service={service!r}: must be the name of the service (or None: the program's)", "service")
 
 
 def _do(pool: Any, action: str, options: dict[str, Any]) -> str:

@@ -187,9 +187,9 @@ class Recorder:
         """The last ones, the newest first."""
         return self._log.last(most)
 
-    def alerts(self) -> list[Alert]:
-        """What is raised now."""
-        return [alert for one in live_alerts() for alert in one.active()]
+    def alerts(self) -> list[tuple[str, Alert]]:
+        """What is raised now, each with the id of its pool."""
+        return [(self.id_of(pool), alert) for one in live_alerts() for pool, alert in one._raised()]
 
 
 def _take_off(end: Callable[[], None], log: _Log) -> None:

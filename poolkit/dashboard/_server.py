@@ -231,6 +231,7 @@ def start(
     actions: bool = False,
     token: str | None = None,
     allowed_hosts: Iterable[str] = (),
+    service: str | None = None,
 ) -> Dashboard:
     """Show the pools of this process to ``poolkit dashboard`` and ``poolkit top``, from a daemon thread, until
     :meth:`Dashboard.close` or the end of the process.
@@ -239,8 +240,9 @@ def start(
     id; with ``path`` on another socket (mode 600). There, ``actions=True`` allows every client to clear, suspend,
     resume and resize pools. With ``port`` (0: a free port) it serves a page on ``host``. There, ``token`` (16
     characters or more) enables the actions for clients that send it, and the Host header must be ``localhost``, an IP
-    address, ``host`` or one of ``allowed_hosts``. A forked child listens on its own socket in the usual place,
-    otherwise on none. Thread-safe.
+    address, ``host`` or one of ``allowed_hosts``. ``service`` is the name in the page's title and in ``poolkit top``
+    (None: that of the program). A forked child listens on its own socket in the usual place, otherwise on none.
+    Thread-safe.
 
     Raises ConfigError for invalid arguments and an address that cannot be used, UsageError if this process already
     listens there.
@@ -261,7 +263,7 @@ def start(
             raise ConfigError("start(): actions over a port need a token", "token")
         actions = checked_token(token) is not None
         hosts = [host, *allowed_hosts]
-    desk = Desk(Local(actions=actions), actions=actions, token=token, hosts=hosts)
+    desk = Desk(Local(actions=actions, service=service), actions=actions, token=token, hosts=hosts)
     return Dashboard(desk, None if path is None else Path(path), host, port)
 
 

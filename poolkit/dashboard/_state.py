@@ -19,7 +19,7 @@ from .._explain import explain
 from ..budget import Budget
 from ..cluster._nodepool import engine_of
 from ..cluster._shell import ClusterShell, live_clusters
-from ..errors import shown, shown_again
+from ..errors import shown, shown_again, shown_key
 from ..stats import PoolBrief, PoolDetails, in_brief
 from ._recorder import INTERVAL, Recorder, load_of
 
@@ -36,20 +36,25 @@ _STARTED = time.time()
 State = dict[str, Any]
 
 
-def state_of(recorder: Recorder, *, actions: bool) -> State:
-    """All pools, clusters, budgets, alerts and events of this process. O(connections); waits for no I/O."""
+def state_of(recorder: Recorder, *, actions: bool, service: str | None = None) -> State:
+    """All pools, clusters, budgets, alerts and events of this process. O(connections); waits for no I/O.
+
+    ``service``: the name of the process for its readers (None: that of its program).
+    """
     pools = sorted(recorder.pools(), key=lambda pool: str(pool.name))
     budgets = {id(pool.config.budget): pool.config.budget for pool in pools if isinstance(pool.config.budget, Budget)}
-    return {
+    state = {
         "at": time.time(),
         "actions": actions,
-        "processes": [_process()],
+        "processes": [_process(service)],
         "pools": [brief_of(pool, recorder.id_of(pool)) for pool in pools],
         "clusters": [_cluster(cluster, recorder) for cluster in sorted(live_clusters(), key=lambda one: one.name)],
         "budgets": [{**_plain(budget.stats()), "pid": os.getpid()} for budget in budgets.values()],
-        "alerts": [{**_plain(alert), "pid": os.getpid()} for alert in recorder.alerts()],
+        "alerts": [{**_plain(alert), "pid": os.getpid(), "id": number} for number, alert in recorder.alerts()],
         "events": [{**event, "pid": os.getpid()} for event in recorder.events(_EVENTS)],
     }
+    _worst_first(state)
+    return state
 
 
 def history_of(recorder: Recorder) -> State:
@@ -65,18 +70,37 @@ def merged(states: Iterable[State]) -> State:
     lists = ("processes", "pools", "clusters", "budgets", "alerts", "events")
     total: State = {"at": time.time(), "actions": any(state["actions"] for state in states)}
     total |= {name: [one for state in states for one in state[name]] for name in lists}
-    total["pools"].sort(key=lambda pool: (pool["name"], pool["pid"]))
+    _worst_first(total)
     total["events"] = sorted(total["events"], key=lambda event: -event["at"])[:_EVENTS]
     return total
 
 
-def _process() -> dict[str, Any]:
-    path = PurePath(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+_RANKS = {"critical": 0, "warning": 1, "info": 2}
+_PATIENCE = 1.0  # seconds of a wait that are trouble; less would reorder the pools at every look
+
+
+def _worst_first(state: State) -> None:
+    """Sort the alerts by severity, the oldest first. Pools with alerts or trouble come first, then all by name."""
+    state["alerts"].sort(key=lambda alert: (_RANKS[alert["severity"]], alert["at"]))
+    worst: dict[str | None, int] = {}
+    for alert in state["alerts"]:
+        worst.setdefault(alert.get("id"), _RANKS[alert["severity"]])
+
+    def rank(pool: State) -> tuple[int, str, int]:
+        trouble = pool["phase"] != "open" or pool["open_breakers"] or pool["longest_wait"] >= _PATIENCE
+        return min(worst.get(pool["id"], 3), 1 if trouble else 3), pool["name"], pool["pid"]
+
+    state["pools"].sort(key=rank)
+
+
+def _process(service: str | None) -> dict[str, Any]:
+    path = PurePath(sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python")
     program = shown(path.parent.name if path.name == "__main__.py" else path.name)
     version = ".".join(map(str, sys.version_info[:3]))
     return {
         "pid": os.getpid(),
         "program": program,
+        "service": program if service is None else shown(service),
         "python": version,
         "poolkit": __version__,
         "seen_since": _STARTED,
@@ -153,7 +177,7 @@ def _cluster(cluster: ClusterShell[Any], recorder: Recorder) -> dict[str, Any]:
 
 def _with_key(one: Any) -> dict[str, Any]:
     """A key may be anything that can be hashed."""
-    return {**_plain(replace(one, key=None)), "key": None if one.key is None else shown(one.key)}
+    return {**_plain(replace(one, key=None)), "key": None if one.key is None else shown_key(one.key)}
 
 
 def _plain(value: Any) -> Any:

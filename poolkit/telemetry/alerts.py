@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .._log import logger
@@ -174,10 +174,14 @@ class Alerts:
         self._over.set()
 
     def active(self) -> list[Alert]:
-        """What is raised now."""
+        """What is raised now. ``value`` and ``text`` are of the last check, ``at`` is when the alert began."""
+        return [alert for _, alert in self._raised()]
+
+    def _raised(self) -> list[tuple[Any, Alert]]:
+        """As :meth:`active`, each with its pool."""
         with self._lock:
             known = [pool for pool in snapshot(self._active) if not pool.closed]
-            return [alert for pool in known for alert in self._active[pool].values()]
+            return [(pool, alert) for pool in known for alert in self._active[pool].values()]
 
     def check(self) -> list[Alert]:
         """Check now. Returns the alerts that began or ended."""
@@ -216,6 +220,8 @@ class Alerts:
                 else:
                     active.pop(name, None)
                 yield alert
+            elif states[name].raised and active[name].value != value:
+                active[name] = replace(active[name], value=value, text=rule.words(value))
 
     def _deliver(self, pool: Any, alert: Alert) -> None:
         level = _LEVELS[alert.severity] if alert.raised else "info"

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .._registry import watch_pools
-from ..errors import describe, masked, shown
+from ..errors import describe, masked, shown, shown_key
 from ..events import Event, EventKind
 from ..policies.rate import Allowance
 from ._aside import Aside, Once
@@ -107,7 +107,7 @@ def fields_of(event: Event) -> dict[str, Any]:
     if event.detail is not None:
         found["detail"] = shown(event.detail, 1000)
     if event.key is not None:
-        found["key"] = shown(event.key)
+        found["key"] = shown_key(event.key)
     return found
 
 

@@ -20,7 +20,7 @@ from poolkit import AsyncPool, BreakerConfig, Budget, ConfigError, ConnectFailed
 from poolkit.cluster import Cluster
 from poolkit.dashboard import DashboardApp
 from poolkit.dashboard._recorder import Recorder
-from poolkit.dashboard._state import FEW, LISTED, brief_of, detail_of
+from poolkit.dashboard._state import FEW, LISTED, brief_of, detail_of, merged, state_of
 from poolkit.telemetry.alerts import Alerts, Thresholds
 from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from tests.support.instructions import instructions
@@ -214,14 +214,64 @@ def test_alerts_are_those_of_the_process_or_where_there_are_none_the_defaults() 
         with pool.lease(), pytest.raises(poolkit.AcquireTimeout):
             pool.acquire(timeout=0)
         recorder.tick()
-        assert [(alert.pool, alert.name) for alert in recorder.alerts() if alert.pool == "alerting"] == [
-            ("alerting", "timeouts")
+        assert [(number, alert.name) for number, alert in recorder.alerts() if alert.pool == "alerting"] == [
+            (recorder.id_of(pool), "timeouts")
         ]
         own = Alerts(Thresholds(timeouts=None), interval=None, pools=lambda: [pool])
         recorder.tick()
-        assert not [alert for alert in recorder.alerts() if alert.pool == "alerting"]
+        assert not [alert for _, alert in recorder.alerts() if alert.pool == "alerting"]
         own.close()
         recorder.close()
+
+
+def test_pools_in_trouble_and_severe_alerts_are_first() -> None:
+    """In one process, and in the view of several."""
+    with contextlib.ExitStack() as stack:
+        names = ("healthy", "suspended", "timed-out", "used")
+        a, b, c, d = (stack.enter_context(Pool(FakeConnector(), max_size=1, name=name)) for name in names)
+        recorder = Recorder(interval=None, pools=lambda: [a, b, c, d])
+        stack.callback(recorder.close)
+        b.suspend()
+        with c.lease():
+            for _ in range(2):
+                with pytest.raises(poolkit.AcquireTimeout):
+                    c.acquire(timeout=0)
+        recorder.tick()
+        state = state_of(recorder, actions=False)
+        state["alerts"].append({"severity": "info", "at": 0.0, "id": recorder.id_of(d)})
+        both = merged([state, {**state, "pools": [], "alerts": [{"severity": "warning", "at": 0.0}]}])
+    order = ["timed-out", "suspended", "healthy", "used"]
+    assert [pool["name"] for pool in state["pools"]] == order
+    assert [(one["pool"], one["id"], one["value"]) for one in state["alerts"][:1]] == [
+        ("timed-out", recorder.id_of(c), 2.0)
+    ]
+    assert [pool["name"] for pool in both["pools"]] == ["timed-out", "suspended", "used", "healthy"]
+    assert [one["severity"] for one in both["alerts"]] == ["critical", "warning", "info"]
+
+
+def test_an_endpoint_has_the_name_of_its_origin() -> None:
+    keys = {
+        (b"https", b"api.example", 443): "https://api.example:443",
+        (b"http", b"::1", 80): "http://[::1]:80",
+        ("https", "host", 8443): "https://host:8443",
+        ("shard", 7): "('shard', 7)",
+        "replica": "replica",
+    }
+    with Pool(FakeConnector(), name="origins", keyed=True, max_size=9) as pool, contextlib.ExitStack() as held:
+        for key in keys:
+            held.enter_context(pool.lease(key=key))
+        found = {endpoint["key"] for endpoint in opened(DashboardApp(), "origins")["endpoints"]}
+    assert found - {None} == set(keys.values())
+
+
+def test_a_process_has_the_name_of_its_service_or_program() -> None:
+    (process,) = ask(DashboardApp(service="shop"), "/api/state").json()["processes"]
+    assert process["service"] == "shop"
+    (process,) = ask(DashboardApp(), "/api/state").json()["processes"]
+    assert process["service"] == process["program"]
+    for wrong in ("", " ", 7):
+        with pytest.raises(ConfigError, match="must be the name of the service"):
+            DashboardApp(service=wrong)  # type: ignore[arg-type]
 
 
 def test_a_dashboard_leaves_the_ways_without_the_lock_as_they_are() -> None:

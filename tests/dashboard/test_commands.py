@@ -61,15 +61,18 @@ def test_top_once_prints_a_frame_of_all_services_or_their_state_as_json(
 def test_a_frame_names_alerts_causes_holders_and_breakers_within_80_columns(orders: Pool[Any]) -> None:
     import rich.console
 
-    with exhausted(orders), start(port=0) as dashboard:
+    with exhausted(orders), start(port=0, service="shop") as dashboard:
         state = httpx.get(f"{dashboard.address}/api/state").json()
-    state["alerts"] = [{"severity": "critical", "pool": "orders-db", "pid": 1, "text": "3 callers got no connection"}]
+    state["alerts"] = [{"severity": "critical", "pool": "orders-db", "pid": 1, "text": "3 callers got no connection",
+                        "at": state["at"] - 90}]  # fmt: skip
     for pool in state["pools"]:
         pool["endpoints"] = [{"key": None, "breaker": "open", "last_connect_error": "ConnectionRefusedError: no"}]
     console = rich.console.Console(width=80, record=True, file=io.StringIO())
     console.print(frame(state, height=30))
     text = console.export_text()
-    assert "critical: orders-db: 3 callers got no connection" in text
+    assert "critical: orders-db: 3 callers got no connection (for 90.0 s)" in text
+    assert re.search(r"^poolkit top  \d\d:\d\d:\d\d  shop \(\d+\)$", text, re.MULTILINE)
+    assert "/s: leases; mean, p99: waits (10 s)" in text
     assert re.search(r"orders-db +█{10} 2/2 +0 +1 ", text)
     assert "orders-db: too small: all 2 connections are in use" in text
     assert re.search(r"held \d+.* by MainThread at ", text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from poolkit import BreakerConfig, Budget, ConnectFailed, Pool
+from poolkit import AcquireTimeout, BreakerConfig, Budget, ConnectFailed, Pool
 from poolkit.cluster import Cluster
 from poolkit.dashboard import Dashboard, start
 from poolkit.testing import FakeConnector
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def dashboard() -> Iterator[Dashboard]:
-    with start(port=0, token=TOKEN) as dashboard:
+    with start(port=0, token=TOKEN, service="shop") as dashboard:
         yield dashboard
 
 
@@ -253,7 +253,72 @@ def test_names_and_errors_are_text_never_markup(page: Page) -> None:
         page.locator("#detail-tables").get_by_text("ConnectionRefusedError: <img src=x").wait_for()
         assert "open" in page.get_by_role("table", name="Endpoints").inner_text()
         assert page.locator("main img").count() == 0
-        assert page.title() == "Pools · poolkit"
+        assert page.title().endswith("Pools of shop · poolkit")
+
+
+def test_the_title_has_the_name_of_the_service_and_the_number_of_alerts(page: Page) -> None:
+    page.get_by_role("heading", name="Pools of shop", exact=True).wait_for()
+    assert page.title() == "Pools of shop · poolkit"
+    with Pool(FakeConnector(), name="refusing", max_size=1) as pool, pool.lease():
+        with pytest.raises(AcquireTimeout):
+            pool.acquire(timeout=0)
+        page.locator("#alerts a").first.wait_for()
+        count = page.locator("#alerts li").count()
+        assert page.title() == f"({count}) Pools of shop · poolkit"
+
+
+def test_what_is_open_survives_a_reload_and_back_leaves_it(page: Page, orders: Pool[Any]) -> None:
+    card(page, "orders-db").get_by_role("button").click()
+    page.locator("#detail").get_by_text("Counters").click()
+    page.get_by_label("Time range").select_option("last 5 minutes")
+    page.wait_for_function("location.hash === '#/pool/orders-db?open=counters&range=300'")
+    page.reload()
+    page.get_by_role("table", name="Since the pool was made").wait_for()
+    assert page.evaluate("document.activeElement.id") == "detail-title"
+    assert page.get_by_label("Time range").input_value() == "300"
+    page.get_by_role("link", name="Skip to the pools").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "pools"
+    page.go_back()
+    page.locator("#detail").wait_for(state="hidden")
+    page.go_forward()
+    page.locator("#detail").wait_for()
+    page.get_by_role("button", name="Close").click()
+    assert page.evaluate("location.hash") == "#/?range=300"
+
+
+def test_an_address_of_a_pool_waits_for_it_and_tells_pools_of_one_name_apart(page: Page, dashboard: Dashboard) -> None:
+    page.goto(f"{dashboard.address}/#/pool/a%2Fb%20%25")
+    page.get_by_text("There is no pool a/b % now").wait_for()
+    with Pool(FakeConnector(), name="a/b %"):
+        page.get_by_role("heading", name="a/b % (Pool, process").wait_for()
+        assert not page.locator("#missing").is_visible()
+        with Pool(FakeConnector(), name="a/b %", max_size=77):
+            card(page, "a/b %").nth(1).wait_for()
+            card(page, "a/b %").filter(has_text="of 77").get_by_role("button").click()
+            page.reload()
+            page.locator("#detail-words").get_by_text("/77").wait_for()
+
+
+def test_the_pool_in_trouble_is_first_and_its_alert_leads_to_it_with_live_values(page: Page, orders: Pool[Any]) -> None:
+    with Pool(FakeConnector(), name="a-healthy-one"), Pool(FakeConnector(), name="zz-sick", max_size=1) as sick:
+        page.locator("article.card").nth(1).wait_for()
+        assert page.locator("article.card h3").first.inner_text() == "a-healthy-one"
+        card(page, "a-healthy-one").get_by_role("button").focus()
+        with sick.lease():
+            for number in (1, 2):
+                with pytest.raises(AcquireTimeout):
+                    sick.acquire(timeout=0)
+                page.locator("#alerts li").get_by_text(f"{number} callers got no connection").wait_for()
+        page.locator("article.card").first.get_by_role("heading", name="zz-sick").wait_for()
+        assert page.evaluate("document.activeElement.ariaLabel") == "Details of a-healthy-one"
+        assert card(page, "zz-sick").get_attribute("data-severity") == "critical"
+        assert "since " in page.locator("#alerts li").first.inner_text()
+        for _ in range(2):  # also if the pool is open already
+            page.locator("#alerts").get_by_role("link", name="zz-sick").first.click()
+            page.get_by_role("heading", name="zz-sick (Pool, process").wait_for()
+            page.wait_for_function("document.activeElement.id === 'detail-title'")
+            page.locator("h1").click()
 
 
 def test_a_pool_that_is_closed_leaves_the_page_and_a_new_one_comes(page: Page) -> None:

@@ -154,7 +154,9 @@ def test_a_leak_that_stands_is_an_alert_as_long_as_it_stands() -> None:
                 pass
         assert [alert.name for alert in watched.alerts.active()] or watched.pool.stats().longest_held < 10
     assert [alert.name for alert in watched.alerts.active()] == ["longest_held"]
-    assert re.fullmatch(r"a connection has been held for 30\d s", watched.alerts.active()[0].text)
+    (raised,) = [alert.text for alert in watched.told if alert.name == "longest_held" and alert.raised]
+    assert re.fullmatch(r"a connection has been held for 30\d s", raised)
+    assert watched.alerts.active()[0].text == "a connection has been held for 1441 s"
     found = watched.pool.diagnose()
     assert found is not None
     assert found.cause is Cause.LEAKING
@@ -162,6 +164,25 @@ def test_a_leak_that_stands_is_an_alert_as_long_as_it_stands() -> None:
         watched.pool.release(connection)
     assert watched.check() == [("longest_held", False)]
     assert watched.pool.diagnose() is None
+    watched.pool.close()
+
+
+def test_an_active_alert_has_the_value_of_the_last_check() -> None:
+    """The callback is not called again, and the alert keeps the time at which it began."""
+    watched = Watched(Thresholds(utilisation=None, half_used=None), max_size=1)
+    held = watched.pool.acquire()
+    found = []
+    for _ in range(3):
+        with pytest.raises(AcquireTimeout):
+            watched.pool.acquire(timeout=0)
+        watched.alerts.check()
+        found += watched.alerts.active()
+    assert [(alert.value, alert.text[:16]) for alert in found] == [
+        (1.0, "1 callers got no"), (2.0, "2 callers got no"), (3.0, "3 callers got no"),
+    ]  # fmt: skip
+    assert {alert.at for alert in found} == {watched.told[0].at}
+    assert len(watched.told) == 1
+    watched.pool.release(held)
     watched.pool.close()
 
 

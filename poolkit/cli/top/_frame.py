@@ -21,8 +21,10 @@ def frame(state: dict[str, Any], *, height: int | None = None) -> RenderableType
     """Alerts, pools, what is wrong with them, clusters, the last events. ``height``: lines of the terminal."""
     several = len(state["processes"]) > 1
     parts: list[RenderableType] = [_head(state)]
-    parts += [_alert(alert, several) for alert in state["alerts"]]
+    parts += [_alert(alert, several, state["at"]) for alert in state["alerts"]]
     parts.append(_pools(state["pools"], several))
+    if height is None or height >= 24:
+        parts.append(Text(_LEGEND, "dim", no_wrap=True, overflow="ellipsis"))
     parts += [line for pool in state["pools"] for line in _remarks(pool)]
     parts += [_cluster(cluster) for cluster in state["clusters"]]
     used = sum(3 if isinstance(part, Table) else 1 for part in parts) + len(state["pools"])
@@ -41,7 +43,9 @@ def _head(state: dict[str, Any]) -> Text:
     text = Text(f"poolkit top  {time.strftime('%H:%M:%S', time.localtime(state['at']))}  ", style="bold")
     shown = [one for one in state["processes"] if "error" not in one]
     text.append(
-        ", ".join(f"{one['program']} ({one['pid']})" for one in shown) or "no process publishes its pools", "dim"
+        ", ".join(f"{one.get('service', one['program'])} ({one['pid']})" for one in shown)
+        or "no process publishes its pools",
+        "dim",
     )
     for one in state["processes"]:
         if "error" in one:
@@ -49,13 +53,16 @@ def _head(state: dict[str, Any]) -> Text:
     return text
 
 
-def _alert(alert: dict[str, Any], several: bool) -> Text:
+def _alert(alert: dict[str, Any], several: bool, now: float) -> Text:
     where = f"{alert['pool']} ({alert['pid']})" if several else alert["pool"]
-    return Text(f"{alert['severity']}: {where}: {alert['text']}", style=_SEVERITY.get(alert["severity"], ""))
+    text = Text(f"{alert['severity']}: {where}: {alert['text']}", style=_SEVERITY.get(alert["severity"], ""))
+    return text.append(f" (for {seconds(max(0.0, now - alert['at']))})", "dim")
 
 
-# Titles of the pools' columns are short, for 80 characters: leases a second; mean wait and 99 % of the waits (10 s);
-# timeouts in a minute; the longest lease.
+# titles of the pools' columns are short, for 80 characters
+_LEGEND = "wait: callers; /s: leases; mean, p99: waits (10 s); t/o: 1 min; held: longest"
+
+
 def _pools(pools: list[dict[str, Any]], several: bool) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("pool", overflow="fold")  # the column that is folded if there is little room

@@ -1,10 +1,11 @@
 // The page: asks api/state every two seconds while somebody looks at it, and puts the answer into the document.
 
+import * as address from "./address.js";
 import { makeBar, makeChart } from "./charts.js";
 import * as parts from "./parts.js";
 
 const INTERVAL = 2000; // milliseconds
-const SPAN = 600; // seconds of the charts, as soon as there are so many
+const SPAN = 600; // seconds of history that are kept
 const SHORTEST = 60;
 const EVENTS = 20; // shown, unless all are asked for
 const PATIENCE = 8000; // milliseconds for an answer
@@ -14,6 +15,8 @@ const cards = new Map(); // pool id -> card
 const history = new Map(); // pool id -> [[at, load, mean wait], ...]
 const shown = new Map(); // element -> what it shows, as text
 let state = null;
+let wanted = address.read(location.hash);
+let moved = true; // the address is new: the details get the focus when they open
 let open = null; // id of the pool whose details are shown
 let detail = null; // all about that pool, as soon as it has been answered
 let paused = false;
@@ -95,18 +98,23 @@ function place(node, made, ...facts) {
 }
 
 function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  if (node.textContent === text) return;
+  if (node.childNodes.length === 1 && node.firstChild.nodeType === Node.TEXT_NODE) node.firstChild.data = text;
+  else node.textContent = text;
 }
+
 
 function show() {
   const several = state.processes.length > 1;
-  setText(by("processes"), state.processes.map(processOf).join(" · ") || "no process publishes its pools");
+  setText(by("processes"), state.processes.map(parts.processOf).join(" · ") || "no process publishes its pools");
   setText(by("pool-count"), `(${state.pools.length})`);
+  setText(by("title"), parts.titleOf(state.processes));
+  document.title = `${state.alerts.length ? `(${state.alerts.length}) ` : ""}${by("title").textContent} · poolkit`;
   showAlerts(several);
   const now = new Set(state.pools.map((pool) => pool.id));
   for (const pool of state.pools) {
     const points = history.get(pool.id) ?? [];
-    points.push([state.at, pool.load, pool.mean_wait]);
+    if (points.at(-1)?.[0] !== state.at) points.push([state.at, pool.load, pool.mean_wait]);
     while (points.length && points[0][0] < state.at - SPAN) points.shift();
     history.set(pool.id, points);
     if (!cards.has(pool.id)) cards.set(pool.id, makeCard(pool.id));
@@ -119,11 +127,10 @@ function show() {
       history.delete(id);
     }
   }
-  state.pools.forEach((pool, index) => {
-    const { root } = cards.get(pool.id);
-    if (by("pools").children[index] !== root) by("pools").insertBefore(root, by("pools").children[index] ?? null);
-  });
-  if (open && !now.has(open)) showDetail(null);
+  const focused = document.activeElement;
+  arrange(by("pools"), state.pools.map((pool) => cards.get(pool.id).root));
+  if (document.activeElement !== focused && focused.isConnected) focused.focus({ preventScroll: true });
+  openWanted();
   by("clusters-section").hidden = !state.clusters.length;
   place(by("clusters"), () => state.clusters.map((one) => parts.cluster(one, several)), state.clusters, several);
   by("budgets-section").hidden = !state.budgets.length;
@@ -131,27 +138,59 @@ function show() {
   showEvents(several);
 }
 
-function processOf(one) {
-  if (one.error) return `${one.program}: ${one.error}`;
-  return `${one.program}, process ${one.pid}, Python ${one.python}, poolkit ${one.poolkit}`;
+// An element that is moved loses the focus, so only those in the wrong place are.
+function arrange(parent, elements) {
+  elements.forEach((one, index) => {
+    if (parent.children[index] !== one) parent.insertBefore(one, parent.children[index] ?? null);
+  });
 }
 
+// The id belongs to the address only where pools have the same name.
+const idOf = (pool, id) => (state.pools.filter((one) => one.name === pool).length > 1 ? id : null);
+
+// Opens what the address names. A pool that is not there is waited for: its service may be about to start again.
+function openWanted() {
+  const found = state.pools.filter((pool) => pool.name === wanted.pool);
+  const pool = found.find(({ id }) => id === wanted.id) ?? found.find(({ id }) => id === open) ?? found[0];
+  by("missing").hidden = wanted.pool === null || Boolean(pool);
+  setText(by("missing"), by("missing").hidden ? "" : `There is no pool ${wanted.pool} now. Its details open when it appears.`);
+  if ((pool?.id ?? null) !== open) showDetail(pool?.id ?? null);
+  else if (pool && moved) by("detail-title").focus();
+  if (pool) moved = false;
+}
+
+// Changes the address and what is shown; the browser's "back" returns from a pool.
+function go(change) {
+  const before = wanted.pool;
+  wanted = { ...wanted, ...change };
+  window.history[before === wanted.pool ? "replaceState" : "pushState"](null, "", address.write(wanted));
+}
+
+function follow() {
+  by("range").value = String(wanted.range);
+  for (const part of document.querySelectorAll("[data-section]")) part.open = wanted.sections.includes(part.dataset.section);
+  if (state) show();
+}
+
+// The worst first, as the state has them. A line stays the same element while its numbers change, so that a screen reader
+// announces an alert once.
 function showAlerts(several) {
-  const lines = state.alerts.map((alert) => ({
-    severity: alert.severity,
-    text: `${alert.severity}: ${alert.pool}${several ? ` (process ${alert.pid})` : ""}: ${alert.text}`,
-  }));
-  if (!lines.length) lines.push({ severity: "none", text: "none" });
   const list = by("alerts");
-  const key = (line) => `${line.severity} ${line.text.replace(/[\d.]+/g, "#")}`; // a new number is no new alert
   const before = new Map([...list.children].map((item) => [item.dataset.key, item]));
-  for (const line of lines) {
-    const item = before.get(key(line));
-    if (item) setText(item, line.text);
-    else list.append(parts.element("li", { class: line.severity, text: line.text, "data-key": key(line) }));
-    before.delete(key(line));
-  }
-  for (const item of before.values()) item.remove();
+  const items = state.alerts.map((alert) => {
+    const key = `${alert.severity} ${alert.name} ${alert.id ?? `${alert.pool} ${alert.pid}`}`;
+    const item = before.get(key) ?? parts.alertLine(alert.severity, key);
+    const [severity, link, text, since] = item.children;
+    setText(severity, `${alert.severity}: `);
+    setText(link, `${alert.pool}${several ? ` (process ${alert.pid})` : ""}`);
+    link.setAttribute("href", address.write({ ...wanted, pool: alert.pool, id: idOf(alert.pool, alert.id) }));
+    setText(text, `: ${alert.text}`);
+    setText(since, `since ${parts.clock(alert.at)}`);
+    return item;
+  });
+  if (!items.length) items.push(before.get("none") ?? parts.element("li", { text: "none", "data-key": "none" }));
+  for (const item of before.values()) if (!items.includes(item)) item.remove();
+  arrange(list, items);
 }
 
 function makeCard(id) {
@@ -172,13 +211,21 @@ function makeCard(id) {
     bar.drawing, words, cause,
     parts.element("div", { class: "charts" }, load.figure, wait.figure),
     parts.element("dl", { class: "facts" }, ...facts.map((fact) => fact.pair)));
-  button.addEventListener("click", () => showDetail(open === id ? null : id));
+  button.addEventListener("click", () => {
+    const pool = open === id ? null : poolOf(id).name;
+    moved = true;
+    go({ pool, id: idOf(pool, id) });
+    openWanted();
+  });
 
   function update(pool, several) {
     setText(name, several ? `${pool.name} (${pool.pid})` : pool.name);
     button.setAttribute("aria-label", `Details of ${name.textContent}`);
     button.setAttribute("aria-expanded", String(open === id));
     root.classList.toggle("open", open === id);
+    const worst = state.alerts.find((alert) => alert.id === id);
+    if (worst) root.dataset.severity = worst.severity;
+    else delete root.dataset.severity;
     setText(phase, pool.phase === "open" ? "" : pool.phase);
     phase.hidden = pool.phase === "open";
     bar.update(pool);
@@ -190,7 +237,7 @@ function makeCard(id) {
     setText(cause, told.join("; "));
     cause.hidden = !told.length;
     const points = history.get(id);
-    const span = Math.min(SPAN, Math.max(SHORTEST, state.at - points[0][0]));
+    const span = Math.min(wanted.range, Math.max(SHORTEST, state.at - points[0][0]));
     load.update(points.map(([at, value]) => [at, value]), { span, top: 1, text: parts.percent });
     wait.update(points.map(([at, , value]) => [at, value]), { span, least: 0.01, text: parts.seconds });
     const values = [pool.acquires_per_second.toFixed(1), parts.seconds(pool.longest_held), parts.seconds(pool.p99_wait), String(pool.timeouts_in_a_minute)];
@@ -200,6 +247,7 @@ function makeCard(id) {
   return { root, update, button };
 }
 
+// Called by openWanted() only: the address says what is open.
 function showDetail(id) {
   const before = open;
   open = id;
@@ -209,7 +257,7 @@ function showDetail(id) {
     detail = null;
     fillDetail();
     by("max-size").value = poolOf(id).max_size ?? "";
-    by("detail-title").focus();
+    if (moved) by("detail-title").focus();
     askDetail().catch(say);
   } else {
     cards.get(before)?.button.focus();
@@ -293,7 +341,35 @@ for (const button of document.querySelectorAll("[data-action]")) {
 by("max-size").addEventListener("keydown", (event) => {
   if (event.key === "Enter") act("resize");
 });
-by("detail-close").addEventListener("click", () => showDetail(null));
+by("detail-close").addEventListener("click", () => {
+  go({ pool: null, id: null });
+  openWanted();
+});
+by("alerts").addEventListener("click", ({ target }) => {
+  if (!target.hash || target.hash !== location.hash) return; // otherwise the address changes
+  moved = true;
+  openWanted();
+});
+by("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address stays that of what is open
+  by("pools").focus();
+});
+by("range").addEventListener("change", () => {
+  go({ range: Number(by("range").value) });
+  if (state) show();
+});
+for (const part of document.querySelectorAll("[data-section]")) {
+  part.addEventListener("toggle", () => {
+    const sections = [...document.querySelectorAll("[data-section][open]")].map((one) => one.dataset.section);
+    if (sections.join() !== wanted.sections.join()) go({ sections });
+  });
+}
+window.addEventListener("hashchange", () => {
+  if (!location.hash.startsWith("#/") && location.hash) return;
+  wanted = address.read(location.hash);
+  moved = true;
+  follow();
+});
 by("events-of").addEventListener("change", () => state && showEvents(state.processes.length > 1));
 by("events-all").addEventListener("click", () => {
   all = !all;
@@ -314,4 +390,5 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && !paused) update();
 });
 
+follow();
 begin();

@@ -24,6 +24,25 @@ export const percent = (share) => `${Math.round(share * 100)}%`;
 
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString();
 
+const TITLES = 3; // names of services in the title
+
+export function titleOf(processes) {
+  const names = [...new Set(processes.filter((one) => !one.error).map((one) => one.service ?? one.program))];
+  const more = names.length > TITLES ? ` and ${names.length - TITLES} more` : "";
+  return names.length ? `Pools of ${names.slice(0, TITLES).join(", ")}${more}` : "Pools";
+}
+
+export function processOf(one) {
+  if (one.error) return `${one.program}: ${one.error}`;
+  return `${one.service ?? one.program}, process ${one.pid}, Python ${one.python}, poolkit ${one.poolkit}`;
+}
+
+// Severity, pool, text, and since when.
+export function alertLine(severity, key) {
+  return element("li", { class: severity, "data-key": key },
+    element("span"), element("a"), element("span"), " ", element("span", { class: "quiet" }));
+}
+
 // columns: [heading, function from a row to text, or {text, class}, or an element]
 export function table(caption, columns, rows, none) {
   const head = element("tr", {}, ...columns.map(([heading]) => element("th", { scope: "col", text: heading })));
@@ -71,13 +90,15 @@ const BREAKERS = { closed: "good", open: "bad", "half-open": "warn" };
 
 export function endpoints(pool) {
   const more = pool.lanes > pool.endpoints.length ? ` (${pool.endpoints.length} of ${pool.lanes})` : "";
+  // a pool with endpoints by name has one without a name, too, which is seldom used
+  const listed = pool.endpoints.filter((one) => one.key !== null || one.size || one.waiting || pool.endpoints.length === 1);
   return table(`Endpoints and breakers${more}`, [
     ["Endpoint", (endpoint) => endpoint.key ?? "the pool's server"],
     ["In use / open", (endpoint) => number(`${endpoint.in_use} / ${endpoint.size}`)],
     ["Waiting", (endpoint) => number(endpoint.waiting)],
     ["Breaker", (endpoint) => (pool.settings.breaker.value ? { text: endpoint.breaker, class: BREAKERS[endpoint.breaker] } : "none")],
     ["Failures in a row", (endpoint) => (endpoint.failures ? `${endpoint.failures}, the last: ${endpoint.last_connect_error}` : "none")],
-  ], pool.endpoints, "no endpoint yet");
+  ], listed, "no endpoint yet");
 }
 
 export function settings(pool) {
