@@ -200,11 +200,11 @@ class AutoscaleConfig:
     statements take, so that a connection in use has had time to come back."""
     up_delay: float = 0.01
     """Seconds for which callers have to wait longer than ``max_wait`` before the limit rises, and between two such
-    rises (each at most doubles the limit). With both at 0 every burst gets its connections; with a second or more only
-    lasting load does. 0.01 each is a compromise: see the traces in ``docs/concepts/elastic.md``."""
+    rises (each at most doubles the limit). With 0 for both, every burst gets its connections. With a second or more,
+    only lasting load does. The default is a compromise: see the traces in ``docs/concepts/elastic.md``."""
     down_delay: float = 60.0
-    """Seconds for which connections have to be unnecessary before they are closed: longer than the pauses of a busy
-    service, much shorter than the quiet hours of a working day."""
+    """Seconds for which connections have to be unnecessary before they are closed. The default is longer than the
+    pauses of a busy service and much shorter than the quiet hours of a working day."""
     prewarm: float = 0.5
     """Share of a recent peak that is kept open for the next one, 0 (nothing) to 1. With one half, the pool reaches the
     peak again after one doubling."""
@@ -238,14 +238,13 @@ class OverloadConfig:
 
     give_up_share: float = 0.05
     """Share of the recent callers that may give up (time out, be cancelled) before the order changes, above 0 to below
-    1. Callers who give up now and then change nothing: as long as no more than a few in a hundred do, all are served in
-    order of arrival."""
+    1. A few in a hundred that give up now and then change nothing: all are served in order of arrival."""
     interval: float = 0.1
-    """Seconds for which callers must have waited without a break; in any case as long as five leases last. 100 ms is
-    the interval of CoDel (RFC 8289)."""
+    """Seconds for which callers must have waited without a break, but at least as long as five leases last. The default
+    is the interval of CoDel (RFC 8289)."""
     max_wait: float | None = None
     """Seconds after which a caller in an overloaded queue is refused with PoolBusy; None: it waits until its own
-    deadline. Useful where callers go elsewhere when they are refused; those who try again at once only add load."""
+    deadline. Useful if callers go elsewhere when they are refused. Callers that try again at once only add load."""
 
     def __post_init__(self) -> None:
         _share("overload.give_up_share", self.give_up_share, zero=False, one=False)
@@ -302,20 +301,20 @@ class PoolConfig(_Recording):
     min_size: int = 0
     """Connections kept open while unused. 0: a pool costs the server nothing until it is used."""
     max_size: int | None = 10
-    """Connections that exist at once, including those being opened or closed; None: no limit.
-    10 is HikariCP's default: about twice the cores of a mid-size database server."""
+    """Connections that exist at once, including those being opened or closed; None: no limit. The default is
+    HikariCP's: about twice the cores of a mid-size database server."""
     max_idle: int | None = None
     """Idle connections that are kept; a connection returned beyond that is closed. None: as many as ``max_size``."""
     max_waiting: int | None = None
     """Callers that may wait; the next one fails with PoolBusy. None: no limit (each caller has a deadline anyway)."""
     order: Literal["lifo", "fifo"] = "lifo"
-    """Which idle connection is used next: "lifo", the last used one, so that surplus connections time out; or "fifo",
-    the longest unused one, which spreads the use."""
+    """Which idle connection is used next. "lifo": the last used one, so that surplus connections time out. "fifo": the
+    longest unused one, which spreads the use."""
     start: Literal["lazy", "eager"] = "lazy"
     """"eager" opens ``min_size`` connections when the pool is created; "lazy" from its first use on."""
     acquire_timeout: float | None = 30.0
     """Seconds from the call until the caller has a usable connection, including all stages; 0: never wait; None: no
-    limit. 30 is what QueuePool, psycopg_pool and HikariCP use."""
+    limit. The default is that of QueuePool, psycopg_pool and HikariCP."""
     connect_timeout: float | None = 10.0
     """Seconds for one attempt to open a connection; None: no limit. Keep it below ``acquire_timeout``, so that there is
     time for a second attempt."""
@@ -326,17 +325,17 @@ class PoolConfig(_Recording):
     Half an hour is HikariCP's default: the pool follows a change soon enough, and a connect every 30 minutes costs
     next to nothing."""
     lifetime_jitter: float = 0.1
-    """Share of ``max_lifetime`` by which lifetimes are shortened at random, so that they do not end together:
-    connections opened at the same moment end within a window of 3 minutes of 30."""
+    """Share of ``max_lifetime`` by which lifetimes are shortened at random, so that they do not end together. With the
+    defaults, connections opened at the same moment end over a period of 3 minutes."""
     idle_timeout: float | None = 600.0
-    """Seconds after which an unused connection above ``min_size`` is closed; None: never.
-    10 minutes, as in psycopg_pool and HikariCP: longer than the pauses of a busy service."""
+    """Seconds after which an unused connection above ``min_size`` is closed; None: never. The default is that of
+    psycopg_pool and HikariCP: longer than the pauses of a busy service."""
     keepalive: float | None = None
     """Seconds after which an idle connection is checked, so that no firewall drops it; None: never. Off by default: a
     pool sends nothing on its own unless configured to."""
     check_after_idle: float | None = 1.0
-    """Check a connection at acquire when it was idle for this many seconds; 0: always; None: only when in doubt.
-    1 second is pgxpool's value: a connection in constant use is never checked. HTTP and Redis connections are examined
+    """Check a connection at acquire when it was idle for this many seconds; 0: always; None: only when in doubt. The
+    default is pgxpool's value: a connection in constant use is never checked. HTTP and Redis connections are examined
     for unread bytes and for a closed peer at every checkout, whatever is set here."""
     max_connecting: int | None = 16
     """Connects in progress at once; None: no limit. 16 serve a burst within one connect time and do not overload the
@@ -351,13 +350,12 @@ class PoolConfig(_Recording):
     on_leak: Literal["warn", "raise", "reclaim"] = "warn"
     """What happens to a lease held longer than ``leak_after``. "warn": a log entry and an event. "raise": in addition,
     the caller that returns it gets LeaseOverdue once the connection is back (for tests and staging). "reclaim": in
-    addition to the log entry and the event, the connection is closed at once and its slot is free; the holder's next
+    addition to the log entry and the event, the connection is closed at once and its slot is free. The holder's next
     use of it fails with the driver's own error. "warn" is the default, because only the program knows whether a long
     lease is a mistake."""
     use_histogram: bool = False
-    """Measure how long each lease lasts (``stats().use``). Off by default: one more clock reading and append for every
-    release make a pair of acquire and release about two thirds slower (by less than a microsecond). The mean is known
-    in any case."""
+    """Measure how long each lease lasts (``stats().use``). Off by default: it makes acquire and release about two
+    thirds slower (by less than a microsecond). The mean is known in any case."""
     barging_window: float | None = None
     """Newcomers may overtake waiting callers until the first of these has waited this many seconds; 0: strict FIFO.
     None: 0.001 for threads (saves a thread switch where leases last microseconds), 0 for tasks."""
@@ -370,13 +368,13 @@ class PoolConfig(_Recording):
     ``max_size``, and closed after ``idle_timeout``, which is enough for most services."""
     overload: OverloadConfig | None = field(default_factory=OverloadConfig)
     """Newest callers first while many give up (see ``docs/concepts/overload.md``). None: always in order of arrival. On
-    by default, because it costs nobody who would have been served: in order of arrival, an overloaded queue serves
-    those who are about to give up."""
+    by default, because it does no harm to callers that would have been served. In order of arrival, an overloaded queue
+    serves callers that are about to give up."""
     budget: SharedBudget | None = None
     """A limit that several pools share, in addition to each pool's ``max_size``; None: only ``max_size`` applies."""
     budget_weight: float = 1.0
-    """This pool's share of the budget relative to the other pools, in addition to its ``min_size``: what it gets when
-    all pools together want more than the limit. Equal shares by default."""
+    """This pool's share of the budget relative to the other pools, in addition to its ``min_size``. It gets this share
+    when all pools together want more than the limit. Equal shares by default."""
 
     classes: Mapping[str, ClassConfig] | None = field(default=None, hash=False)
     """Classes of callers, by name, with reserved connections, weights and limits. Callers choose a class with
@@ -496,8 +494,8 @@ class PoolConfig(_Recording):
     def warn(self, stacklevel: int = 2, packages: tuple[str, ...] = ()) -> None:
         """Issue a :class:`PoolConfigWarning` for each of :meth:`doubts`.
 
-        It names the line that ``stacklevel`` means in the function that calls this, as for ``warnings.warn``; from
-        there on, frames of poolkit, of its adapters and of ``packages`` are passed over.
+        It names a line of the application. ``stacklevel`` counts from the function that calls this, as for
+        ``warnings.warn``. Frames of poolkit, of its adapters and of ``packages`` are skipped from there on.
         """
         for doubt in self.doubts():
             level = stacklevel + 1

@@ -46,10 +46,11 @@ _FULL = (
 
 
 def overloaded(error: BaseException) -> bool:
-    """Whether ``error``, raised by a connect, says that the server accepts no more connections.
+    """Return whether ``error``, raised by a connect, says that the server accepts no more connections.
 
-    Decided by SQLSTATE 53300 (PostgreSQL documentation, appendix A) if the driver provides it, else by the server's
-    message in the error or in one of its causes: drivers pass the message on, and adapters keep the error as the cause.
+    If the driver provides the SQLSTATE, 53300 decides (PostgreSQL documentation, appendix A). Otherwise the server's
+    message in the error or in one of its causes decides. Drivers pass the message on, and adapters keep the error as
+    the cause.
     """
     seen: list[BaseException] = []
     while error not in seen and len(seen) < 10:

@@ -72,9 +72,10 @@ class FailReason(str, Enum):
 class Event:
     """One event of a pool. Fields that do not apply are None.
 
-    ``connection_id`` numbers the connections of a pool in the order of their creation, from 1.
-    ``duration`` is in seconds: of the connect (ready), of the wait (acquired, acquire failed), of the lease
-    (released, lease leaked), of the connection's life (closed). ``key`` is the endpoint of a keyed pool.
+    ``at`` is the time in seconds of the pool's clock. ``connection_id`` numbers the connections of a pool in the order
+    of their creation, from 1. ``duration`` is in seconds: of the connect (ready), of the wait (acquired, acquire
+    failed), of the lease (released, lease leaked), of the connection's life (closed). ``key`` is the endpoint of a
+    keyed pool.
     """
 
     kind: EventKind

@@ -68,7 +68,7 @@ class Setting:
     """The value of a setting in effect, and its source.
 
     ``source``: "default", "config" (an argument of :class:`PoolConfig`), "keyword", a file with its table, a variable,
-    "replace()", "reconfigure()", or a text of the adapter: a driver's default, a driver's argument.
+    "replace()" or "reconfigure()". It may also be a text of the adapter: a driver's default or a driver's argument.
     """
 
     value: object

@@ -157,8 +157,11 @@ class LaneStats:
 
 @dataclass(frozen=True)
 class Queued:
-    """One waiting caller: its wait in seconds, its thread or task, the number of callers ahead of it, the key of its
-    endpoint (None unless the pool is keyed), and the name of its class (None unless the pool has classes).
+    """One waiting caller.
+
+    ``waited``: seconds; ``holder``: its thread or task; ``ahead``: callers in front of it; ``key``: that of its
+    endpoint (None unless the pool is keyed). ``caller_class``: the name of its class (None unless the pool has
+    classes).
     """
 
     waited: float
@@ -184,7 +187,7 @@ class PoolDetails:
 class PoolBrief(NamedTuple):
     """What a list of many pools shows of one of them, at one moment. It costs a fraction of :class:`PoolDetails`.
 
-    ``numbers``: fields of :class:`PoolStats` by name, without histograms, windows and classes; ``recent``: the last ten
+    ``numbers``: fields of :class:`PoolStats` by name, without histograms, windows and classes. ``recent``: the last ten
     seconds; ``timeouts``: of the last minute; ``broken``: endpoints whose breaker is not closed.
     """
 

@@ -77,7 +77,7 @@ class NodeStats:
     """A snapshot of one node.
 
     ``leases``: leases now; ``places``: how many it can have at once, None for no limit; ``served``: leases that have
-    ended; ``failures`` and ``ejections``: how many in a row.
+    ended. ``failures`` and ``ejections``: how many in a row.
     """
 
     name: str

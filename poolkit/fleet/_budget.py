@@ -22,8 +22,8 @@ __all__ = ("FleetBudget", "FleetStats")
 class FleetStats:
     """One process's view of the fleet.
 
-    ``limit``: of the whole fleet; ``granted``: permits leased by this process; ``members``: processes in the fleet;
-    ``lease``: seconds for which the permits are safe; ``token``: the fencing token; ``error``: the last error of the
+    ``limit``: of the whole fleet; ``granted``: permits leased by this process; ``members``: processes in the fleet.
+    ``lease``: seconds for which the permits are safe; ``token``: the fencing token. ``error``: the last error of the
     store, None while it works.
     """
 

@@ -27,14 +27,14 @@ class PostgresStore:
     """Permits in a table of PostgreSQL, which is created if it does not exist.
 
     ``conninfo``: as for ``psycopg.connect``; ``table``: the name of the table; ``timeout``: seconds for one exchange,
-    and as many for a connect before it. Several hosts in ``conninfo`` share that time in equal parts.
-    Needs ``pip install 'poolkit[psycopg]'``. Each process keeps one connection for it, which counts against the
-    server's ``max_connections`` too.
+    and as many for a connect before it. Several hosts in ``conninfo`` share that time in equal parts. Needs ``pip
+    install 'poolkit[psycopg]'``. Each process keeps one connection for it, which counts against the server's
+    ``max_connections`` too.
 
-    For one ``ttl`` after a start of the server, and after the table was new or empty (first use, ``TRUNCATE``,
-    ``DROP``), nothing new is granted: processes that hold permits report them in this time. With asynchronous
-    replication a failover may lose the last grants. Use a synchronous standby, or keep the fleet's limit one block per
-    process below the server's.
+    After a start of the server, and after the table was new or empty (first use, ``TRUNCATE``, ``DROP``), nothing new
+    is granted for one ``ttl``. Processes that hold permits report them in this time. With asynchronous replication a
+    failover may lose the last grants. Use a synchronous standby, or keep the fleet's limit one block per process below
+    the server's.
 
     Raises :class:`~poolkit.ConfigError` for an invalid table name, :class:`~poolkit.MissingExtra` without psycopg.
     """

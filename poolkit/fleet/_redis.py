@@ -115,15 +115,14 @@ class _Exchange:
 
 
 class RedisStore:
-    """Permits in Redis.
+    """Permits in Redis. Needs ``pip install 'poolkit[redis]'``.
 
-    ``url`` and ``options``: as for ``redis.Redis.from_url``; ``prefix``: of the keys; ``timeout``: seconds for one
-    exchange, and as many for a connect before it; a fraction of the fleet's ``ttl``. Needs
-    ``pip install 'poolkit[redis]'``.
+    ``url`` and ``options``: as for ``redis.Redis.from_url``; ``prefix``: of the keys. ``timeout``: seconds for one
+    exchange, and as many for a connect before it. It should be a fraction of the fleet's ``ttl``.
 
-    A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``: its
-    data may be out of date, and processes that hold permits report them in this time. The same holds if the fleet's
-    key contains invalid data, which is deleted and logged.
+    A data set that is new to the fleet (first use, restart, failover to a replica) grants nothing for one ``ttl``. Its
+    data may be out of date, and processes that hold permits report them in this time. The same holds if the fleet's key
+    contains invalid data, which is deleted and logged.
 
     Raises :class:`~poolkit.ConfigError` for an unusable URL, :class:`~poolkit.MissingExtra` without redis-py.
     """

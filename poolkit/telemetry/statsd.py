@@ -32,14 +32,14 @@ _live: weakref.WeakSet[StatsdReporter] = weakref.WeakSet()
 class StatsdReporter:
     """Sends the metrics of all live pools to a statsd server every ``interval`` seconds, from a daemon thread.
 
-    ``tags=True`` writes DogStatsD tags (``poolkit.connections:3|g|#pool:orders-db,state:idle``); otherwise labels are
+    ``tags=True`` writes DogStatsD tags (``poolkit.connections:3|g|#pool:orders-db,state:idle``). Otherwise labels are
     parts of the name (``poolkit.orders-db.connections.idle:3|g``). Counters are sent as the increase since the last
     report, including pools that were closed in between. Histograms are sent as gauges ``...p50``, ``.p95``, ``.p99`` in
     milliseconds over the last ten seconds. With UDP nothing waits, and lost packets are not sent again. A forked child
     continues with its own thread.
 
     A thread resolves the host. A lookup that takes longer than ``RESOLVE`` seconds is logged and repeated at each
-    report. Raises ConfigError for a host that cannot be resolved or an invalid port or interval, and UsageError if
+    report. Raises ConfigError for a host that cannot be resolved or an invalid port or interval. Raises UsageError if
     another reporter of this process sends the same pools to the same address, because the server would add up both.
     """
 

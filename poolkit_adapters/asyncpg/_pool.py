@@ -55,12 +55,12 @@ class _Acquire(driver.PoolAcquireContext):  # type: ignore[misc]  # asyncpg has 
 
 
 class PoolkitPool(driver.Pool):  # type: ignore[misc]  # asyncpg has no types
-    """Replaces ``asyncpg.Pool``.
+    """Replaces ``asyncpg.Pool``. Safe for concurrent tasks of one event loop.
 
-    Takes every argument of ``asyncpg.create_pool()``, with the same meaning and default, and every setting of
-    :class:`~poolkit.PoolConfig` as a keyword or in ``config=``; ``name``, ``listeners`` and ``debug`` as
-    :class:`~poolkit.AsyncPool`. It must be awaited or entered before its first use, as asyncpg's pool. For the tasks of
-    one event loop. Raises ConfigError (a ValueError) for a wrong argument.
+    Takes every argument of ``asyncpg.create_pool()``, with the same meaning and default. Also takes every setting of
+    :class:`~poolkit.PoolConfig`, as a keyword or in ``config=``, and ``name``, ``listeners`` and ``debug`` as
+    :class:`~poolkit.AsyncPool` does. It must be awaited or entered before its first use, as asyncpg's pool. Raises
+    ConfigError (a ValueError) for a wrong argument.
     """
 
     _closed: bool

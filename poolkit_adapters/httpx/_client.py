@@ -103,10 +103,10 @@ def _of_transport(given: Mapping[str, Any]) -> dict[str, Any]:
 class Client(httpx.Client):
     """The library's ``Client`` on connections of poolkit. Thread-safe, and safe after ``fork()``.
 
-    Takes every argument of the class that it replaces, with the same meaning: ``limits``, ``verify``, ``cert``,
+    Takes every argument of the class that it replaces, with the same meaning. ``limits``, ``verify``, ``cert``,
     ``http1``, ``http2`` and ``trust_env`` apply to all its transports, also to those for ``proxy`` and for the proxies
-    of the environment. Transports in ``mounts`` stay as they are. Also takes ``config``, ``name``, ``listeners``, and,
-    as keywords, the settings of :class:`poolkit.PoolConfig` and the further arguments of :class:`PoolkitTransport`
+    of the environment. Transports in ``mounts`` stay as they are. Also takes ``config``, ``name`` and ``listeners``. As
+    keywords it takes the settings of :class:`poolkit.PoolConfig` and the further arguments of :class:`PoolkitTransport`
     (``retries``, ``uds``, ``local_address``, ``socket_options``). They apply to each transport by itself.
 
     Raises :class:`poolkit.ConfigError` for a wrong value, and for settings beside your own ``transport``.

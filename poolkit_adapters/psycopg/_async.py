@@ -106,9 +106,9 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
     """Replaces ``psycopg_pool.AsyncConnectionPool``.
 
     Works as :class:`~poolkit_adapters.psycopg.PoolkitConnectionPool`, with ``async`` and ``await``. ``conninfo`` and
-    ``kwargs`` may be coroutine functions; the callbacks must be. Tasks of any asyncio event loop may use it: of one
-    loop after the other, or of several loops in different threads at the same time. A cancelled caller never harms a
-    connection, because a pending rollback, reset or check runs in a task of the pool.
+    ``kwargs`` may be coroutine functions; the callbacks must be. Tasks of any asyncio event loop may use it, also of
+    several loops in different threads at the same time. A cancelled caller never harms a connection, because a pending
+    rollback, reset or check runs in a task of the pool.
     """
 
     connection_class: type[ACT]
