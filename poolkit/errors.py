@@ -93,7 +93,8 @@ _OWN_THREAD = "the pool connects in threads of its own; connect_in_caller=True o
 
 
 def name_own_thread(error: BaseException) -> bool:
-    """Add ``connect_in_caller`` to the error of a connect that had to run in another thread; whether it is one."""
+    """Name ``connect_in_caller`` in the error of a connect that had to run in another thread; return whether it is one.
+    """
     text = raw_text(error)
     if (isinstance(error, OSError) and error.errno is not None) or not any(words in text for words in _NEEDS_THREAD):
         return False
@@ -185,26 +186,35 @@ class LeaseOverdue(UsageError):
 
 
 class WrongLoop(UsageError):
-    """An :class:`~poolkit.AsyncPool` was used from another event loop than the one it is bound to."""
+    """An :class:`~poolkit.AsyncPool` was used from another event loop than the one it belongs to.
+
+    The pool is unchanged. Create one pool for each loop, or use one loop. When the first loop is closed, the pool may
+    be used on another one.
+    """
 
 
 class PoolClosed(PoolError):
-    """The pool is closed, or is draining and accepts no callers."""
+    """The pool is closed, or is draining and accepts no callers. A closed :class:`~poolkit.Pool` cannot be opened
+    again.
+    """
 
 
 class PoolSuspended(PoolError):
-    """The pool was suspended with ``fail_fast=True``."""
+    """The pool was suspended with ``fail_fast=True``. It serves callers again after ``resume()``."""
 
 
 class PoolBusy(PoolError):
-    """The queue is full: ``max_waiting`` callers are already waiting."""
+    """The queue is full: ``max_waiting`` callers are already waiting.
+
+    Also raised for a caller that waited longer than ``OverloadConfig.max_wait`` in an overloaded queue.
+    """
 
 
 class AcquireTimeout(PoolError, TimeoutError):
-    """No connection became usable within ``acquire_timeout``.
+    """No connection became usable within ``acquire_timeout`` seconds, or the ``timeout`` of the call.
 
-    The message states the state of the pool. ``__cause__`` is the last error of a connect, if there was one.
-    ``caller_class`` is the class of the caller if the pool has classes, else None.
+    The message states the state of the pool and why the caller waited. ``__cause__`` is the last error of a connect, if
+    there was one. ``caller_class`` is the class of the caller if the pool has classes, else None.
     """
 
     caller_class: str | None = None
@@ -213,7 +223,7 @@ class AcquireTimeout(PoolError, TimeoutError):
 class ConnectFailed(PoolError):
     """Opening a connection failed. ``__cause__`` is the driver's error.
 
-    ``fatal`` is true when a retry cannot help (authentication, unknown database, TLS). ``errors`` contains the driver's
+    ``fatal`` is true if a retry cannot help (authentication, unknown database, TLS). ``errors`` contains the driver's
     errors if several connects failed (``warm_up``).
     """
 
@@ -222,11 +232,11 @@ class ConnectFailed(PoolError):
 
 
 class ConnectTimeout(ConnectFailed, TimeoutError):
-    """One attempt to open a connection took longer than ``connect_timeout``."""
+    """One attempt to open a connection took longer than ``connect_timeout`` seconds."""
 
 
 class CircuitOpen(ConnectFailed):
-    """The circuit breaker is open: several connects in a row failed, so callers fail at once.
+    """The circuit breaker is open: several connects in a row failed, so callers fail at once without a connect.
 
     ``retry_after`` is the time in seconds until the next probe.
     """
@@ -235,7 +245,7 @@ class CircuitOpen(ConnectFailed):
 
 
 def cannot_connect(pool: str, cause: BaseException | None, *, fatal: bool) -> ConnectFailed:
-    """The error that one caller is told of a failed connect of the pool with this name."""
+    """Return the error for one caller of a failed connect of the pool with this name."""
     kind = ConnectTimeout if isinstance(cause, ConnectTimeout) else ConnectFailed
     error = kind(f"{pool}: cannot connect: {describe(cause)}")
     error.__cause__ = cause

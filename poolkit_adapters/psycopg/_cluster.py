@@ -280,7 +280,9 @@ class PoolkitCluster(Cluster[Any]):
 
 
 class AsyncPoolkitCluster(AsyncCluster[Any]):
-    """The twin of :class:`PoolkitCluster` with :class:`AsyncPoolkitConnectionPool` (asyncio)."""
+    """The twin of :class:`PoolkitCluster` with :class:`AsyncPoolkitConnectionPool` (asyncio). Safe for concurrent tasks
+    of one event loop.
+    """
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ def _arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class PoolkitSentinelConnectionPool(SentinelConnectionPool, PoolkitConnectionPool):  # type: ignore[misc]
-    """Replaces ``redis.sentinel.SentinelConnectionPool``.
+    """Replaces ``redis.sentinel.SentinelConnectionPool``. Thread-safe.
 
     ::
 

@@ -49,10 +49,10 @@ class AsyncRecord(Record):
 class AsyncPoolkitPool(BasePool):
     """Replaces ``AsyncAdaptedQueuePool``: ``create_async_engine(url, poolclass=AsyncPoolkitPool)``.
 
-    Takes the arguments of :class:`~poolkit_adapters.sqlalchemy.PoolkitPool`. May be created anywhere, and used in any
-    running event loop: a connection of another loop is replaced, never used. Waiting callers are served in order, and
-    a cancelled one passes its turn on. The engine's blocking calls (``warm_up``, ``drain``, ``close``) need a
-    greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
+    Takes the arguments of :class:`~poolkit_adapters.sqlalchemy.PoolkitPool` and raises its errors. May be created
+    anywhere, and used by concurrent tasks of any event loop: a connection of another loop is replaced, never used.
+    Waiting callers are served in order, and a cancelled one passes its turn on. The engine's blocking calls
+    (``warm_up``, ``drain``, ``close``) need a greenlet: ``await greenlet_spawn(engine.pool.poolkit.warm_up, 4)``.
     """
 
     _is_asyncio = True

@@ -309,7 +309,9 @@ class PoolkitCluster(Cluster[Connection]):
 
 
 class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
-    """The twin of :class:`PoolkitCluster` with ``create_async_engine`` and :class:`AsyncPoolkitPool` (asyncio)."""
+    """The twin of :class:`PoolkitCluster` with ``create_async_engine`` and :class:`AsyncPoolkitPool` (asyncio). Safe
+    for concurrent tasks of one event loop.
+    """
 
     def __init__(
         self,
