@@ -93,8 +93,7 @@ _OWN_THREAD = "the pool connects in threads of its own; connect_in_caller=True o
 
 
 def name_own_thread(error: BaseException) -> bool:
-    """Name ``connect_in_caller`` in the error of a connect that had to run in another thread; return whether it is one.
-    """
+    """Name ``connect_in_caller`` in the error of a connect that had to run in another thread; whether it is one."""
     text = raw_text(error)
     if (isinstance(error, OSError) and error.errno is not None) or not any(words in text for words in _NEEDS_THREAD):
         return False
