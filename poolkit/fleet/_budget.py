@@ -46,7 +46,7 @@ class FleetBudget(Budget):
     """At most ``limit`` connections over all pools of all processes that name the same ``fleet`` in the same store.
 
     ``FleetBudget(RedisStore(url), "orders-db", limit=100)`` is used like a :class:`~poolkit.Budget`. Permits are taken
-    from the store ``block`` at a time, leased for ``ttl`` seconds and renewed in the background: a caller waits for
+    from the store ``block`` at a time, leased for ``ttl`` seconds and renewed in the background. So a caller waits for
     the store only if its process has no free permit. The permits of a crashed process are free after ``ttl`` seconds.
     Each process is entitled to an even share of the limit. What other processes do not use is lent, and is returned
     when they need it.

@@ -75,7 +75,7 @@ class FileStore:
 
     Files that are deleted or damaged while the fleet runs are created again; nothing new is granted for one ``ttl``
     then. ``timeout``: seconds for which one exchange waits for the other processes. A process that is stopped in the
-    middle of its exchange keeps the lock of the fleet; until it continues or ends, the others keep the permits that
+    middle of its exchange keeps the lock of the fleet. Until it continues or ends, the others keep the permits that
     they have.
 
     Raises :class:`~poolkit.ConfigError` if the system has no such locks or the directory cannot be created.

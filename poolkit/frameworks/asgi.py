@@ -177,11 +177,11 @@ async def _call(thing: Any, call: Callable[[], Any], threads: anyio.CapacityLimi
 
 
 class Readiness:
-    """An ASGI endpoint: 200 while every pool serves, else 503. The JSON body names the pools that do not.
+    """An ASGI endpoint: 200 while every pool serves, else 503. The JSON body names the pools that do not serve.
 
-    A pool does not serve while it is suspended, draining or closed, or while its circuit breaker is open (in a keyed
-    pool, while all breakers are open). After its ``reset_timeout`` a breaker lets a probe through; the pool then counts
-    as ready, so that a request can be that probe. An exhausted pool is ready: sending its load to other processes would
+    A pool does not serve while it is suspended, draining or closed, or while its circuit breaker is open. In a keyed
+    pool all breakers must be open. After its ``reset_timeout`` a breaker lets a probe through. The pool then counts as
+    ready, so that a request can be that probe. An exhausted pool is ready: sending its load to other processes would
     exhaust them too. Before the start and after the end of the application the answer is 503.
 
     ``names``: the pools that count (None: all). Does no I/O. Thread-safe. Raises ConfigError for an unknown name.

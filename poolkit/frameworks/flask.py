@@ -33,12 +33,12 @@ _KEY = "poolkit"
 
 
 class FlaskPools:
-    """An extension with pools for Flask applications, one set for each application.
+    """An extension with pools for Flask applications, one set for each application. Thread-safe.
 
-    ``pools``: by name, a function that takes the application and creates an object that uses a poolkit pool (a
-    :class:`~poolkit.Pool`, an adapter's pool, a SQLAlchemy engine, a redis or httpx client), or such an object, which
-    all applications then share. The function is called at the first use, in the process that uses it. Thread-safe.
-    Raises ConfigError for an invalid argument.
+    ``pools`` has, by name, a function that takes the application and creates an object that uses a poolkit pool. Such
+    an object is a :class:`~poolkit.Pool`, an adapter's pool, a SQLAlchemy engine, or a redis or httpx client. The
+    function is called at the first use, in the process that uses it. If ``pools`` has the object itself, all
+    applications share it. Raises ConfigError for an invalid argument.
     """
 
     def __init__(self, pools: Mapping[str, Any], app: flask.Flask | None = None) -> None:

@@ -25,13 +25,13 @@ def _library() -> Any:
 
 
 class PoolCollector:
-    """Returns the metrics of all live pools of the process at each scrape, and costs nothing in between.
+    """Returns the metrics of all live pools of the process at each scrape, and costs nothing in between. Thread-safe.
 
-    ``pools``: a function that returns the pools; default: all. ``directory``: the directory through which the processes
-    of one service share their numbers (multiprocess mode); default: the variable ``PROMETHEUS_MULTIPROC_DIR`` that
-    prometheus_client uses; without it, only this process is reported. In multiprocess mode a thread writes the numbers
-    of this process every ``interval`` seconds. A scrape of any process returns the sum over all: connections and limits
-    of live processes, counters and histograms also of ended ones.
+    ``pools``: a function that returns the pools; default: all. ``directory``: where the processes of one service share
+    their numbers (multiprocess mode). Its default is the variable ``PROMETHEUS_MULTIPROC_DIR`` that prometheus_client
+    uses. Without it, only this process is reported. In multiprocess mode a thread writes the numbers of this process
+    every ``interval`` seconds. A scrape of any process returns the sum over all: connections and limits of live
+    processes, counters and histograms also of ended ones.
 
     Raises MissingExtra without prometheus_client, ConfigError for a directory that cannot be written to.
     """
