@@ -25,7 +25,7 @@ def _library() -> Any:
 
 
 class PoolCollector:
-    """Returns the metrics of all live pools of the process at each scrape, and costs nothing in between. Thread-safe.
+    """Returns the metrics of all live pools of the process at each scrape, and costs nothing in between.
 
     ``pools``: a function that returns the pools; default: all. ``directory``: where the processes of one service share
     their numbers (multiprocess mode). Its default is the variable ``PROMETHEUS_MULTIPROC_DIR`` that prometheus_client
