@@ -313,7 +313,7 @@ class PoolBase(Generic[C]):
     def __del__(self) -> None:
         try:
             core, name, place = self._core, self.name, self._made_at
-            open_ones = sum(slot.connection is not None for slot in core.slots.living())
+            open_ones = len(core.all_slots)  # not the living ones: the collector has cleared the references to them
             expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
             if open_ones and not expected and not sys.is_finalizing():
                 _misuse.collected(name, place, open_ones)

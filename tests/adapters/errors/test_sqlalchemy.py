@@ -197,7 +197,7 @@ async def _(twin: Twin) -> None:
 @happens(sa.UsageError, "connect", "must return the connection")
 async def _(twin: Twin) -> None:
     async with twin.engine() as engine:
-        engine.pool._create_connection = lambda: None  # as a subclass of the pool may do
+        engine.pool._create_connection = lambda limit: None  # as a subclass of the pool may do
         await do(engine.connect())
 
 
