@@ -8,6 +8,7 @@ import sys
 import threading
 from types import FrameType
 from typing import Any
+from weakref import proxy
 
 __all__ = ("Connecting", "finish", "hang_up", "is_socket")
 
@@ -40,7 +41,9 @@ class Connecting:
         self._package = driver.partition(".")[0]
         self._thread = threading.get_ident()
         greenlets: Any = sys.modules.get("greenlet")
-        self._greenlet = None if greenlets is None else greenlets.getcurrent()
+        # weak: of a thread that has ended, greenlet frees the main greenlet although somebody holds it, unless
+        # gc.get_referrers() finds who that is; during a collection it does not, and the collector then crashes
+        self._greenlet = None if greenlets is None else proxy(greenlets.getcurrent())
         self._caller = id(sys._getframe(1))  # not the frame itself, which would be a cycle
         self._shut: set[socket.socket] = set()
         self.over = True
@@ -81,7 +84,11 @@ class Connecting:
     def _frames(self) -> list[FrameType]:
         """The frames of the connect, the innermost one first."""
         # a greenlet that does not run now (under gevent, while it waits) has its own stack
-        frame = getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._thread)
+        try:
+            frame = getattr(self._greenlet, "gr_frame", None)
+        except ReferenceError:  # it has ended
+            frame = None
+        frame = frame or sys._current_frames().get(self._thread)
         found: list[FrameType] = []
         while frame is not None and id(frame) != self._caller:
             found.append(frame)

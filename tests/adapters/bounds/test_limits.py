@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import socket
+import sys
 import types
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -269,3 +270,23 @@ def test_an_error_of_a_write_reaches_its_caller(world: str) -> None:
         trio.run(main)
     else:
         asyncio.run(main())
+
+
+def test_a_connect_holds_no_reference_to_its_greenlet() -> None:
+    """greenlet frees the main greenlet of an ended thread while an object in a collection holds it: a crash."""
+    greenlet = pytest.importorskip("greenlet")
+    current = greenlet.getcurrent()
+    before = sys.getrefcount(current)
+    connecting = Connecting("pymysql")
+    assert sys.getrefcount(current) == before
+    del connecting
+
+
+def test_a_connect_of_a_greenlet_that_has_ended_has_no_sockets() -> None:
+    greenlet = pytest.importorskip("greenlet")
+    made = greenlet.greenlet(lambda: Connecting("pymysql"))
+    connecting = made.switch()
+    connecting.over = False
+    del made
+    connecting.hang_up()
+    assert not connecting.ended()
