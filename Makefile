@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --no-input
 
 # Two pips at once in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: demo test lint types docs dist check clean conformance oldest pythons pythons-folder simulate bench bench-docs mutants soak
+.PHONY: demo test lint types docs dist check clean conformance conformance-urllib3 oldest pythons pythons-folder simulate bench bench-docs mutants soak
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/poolkit demo $(DEMO_ARGS)
@@ -38,6 +38,10 @@ dist: $(VENV)/.dist
 # The drivers' own test suites with our pools in the place of theirs (CONFORMANCE_ARGS='--suite redis --quick').
 conformance: $(VENV)-conformance/.ready
 	$(VENV)-conformance/bin/python -m tests.conformance $(CONFORMANCE_ARGS)
+
+# urllib3's suite in an environment of its own, see its requirements (CONFORMANCE_ARGS=--quick).
+conformance-urllib3: $(VENV)-conformance-urllib3/.ready
+	$(VENV)-conformance-urllib3/bin/python -m tests.conformance --suite urllib3 $(CONFORMANCE_ARGS)
 
 # The adapters' tests on the oldest drivers that pyproject.toml allows.
 oldest: $(VENV)-oldest/.ready
@@ -75,7 +79,7 @@ bench-docs: $(VENV)/.bench
 check: test lint types docs
 
 clean:
-	rm -rf $(VENV) $(VENV)-conformance $(VENV)-oldest $(VENV)-pythons
+	rm -rf $(VENV) $(VENV)-conformance $(VENV)-conformance-urllib3 $(VENV)-oldest $(VENV)-pythons
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "poolkit needs Python 3.10 or newer; try: make PYTHON=python3.12")'
@@ -91,6 +95,11 @@ $(VENV)/.%: pyproject.toml $(VENV)/.made
 $(VENV)-conformance/.ready: pyproject.toml tests/conformance/requirements.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --no-input -e '.[demo]' -r tests/conformance/requirements.txt
+	@touch $@
+
+$(VENV)-conformance-urllib3/.ready: pyproject.toml tests/conformance/requirements-urllib3.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-input -e '.[demo]' -r tests/conformance/requirements-urllib3.txt
 	@touch $@
 
 $(VENV)-oldest/.ready: pyproject.toml tests/oldest.txt
