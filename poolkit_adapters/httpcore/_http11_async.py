@@ -228,13 +228,15 @@ class AsyncAnswer:
                     body.end()
             async for part in self._by_h11():
                 yield part
-        except BaseException as error:  # noqa: BLE001  raised again
+        except BaseException as error:
             if not self._closed:
                 with contextlib.suppress(LeaseOverdue):  # it must not replace the error
                     await self.aclose()
                 if self._rest is None:
                     self._connector.failed(self._link, self._lease.since, error)
-            self._raise(error)
+            if isinstance(error, Exception):  # others are raised as they are, also while the interpreter shuts down
+                self._raise(error)
+            raise
 
     def _check(self) -> None:
         """Raise ReadError if the response was closed, because the connection may carry another request by now."""

@@ -16,8 +16,13 @@ SERVERS = {"testing", "cli", "dashboard"}
 ``tests/dashboard``)."""
 
 
-NO_PORT = {("fleet/_file.py", "bind")}
-"""A Unix socket that is never read: it only shows the other processes of this host that this one is alive."""
+NO_PORT = {
+    # a Unix socket that is never read: it only shows the other processes of this host that this one is alive
+    ("fleet/_file.py", "bind"),
+    ("cluster/_async.py", "bind"),  # of a cluster to its event loop
+    ("cluster/_opening.py", "bind"),
+}
+"""Calls with the names of those that open a port, which open none."""
 
 
 def test_the_engine_and_the_adapters_open_no_port() -> None:
