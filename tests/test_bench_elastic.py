@@ -30,13 +30,13 @@ def test_the_page_shows_what_the_simulation_gives(played: dict[str, tuple[Trace,
 
 
 def test_fewer_connections_are_held_and_nearly_nobody_waits(played: dict[str, tuple[Trace, Runs]]) -> None:
-    """The recorded service holds at most two thirds of a fixed size for the worst moment, and three quarters of a pool
+    """The recorded service holds at most two thirds of a fixed size for the worst moment, and 0.72 of a pool
     on demand; p99 is below 5 ms; nobody fails.
     """
     runs = played["recorded"][1]
     elastic = runs[ELASTIC]
     assert elastic.held < 0.67 * runs["fixed, 32"].held
-    assert elastic.held < 0.75 * runs["on demand, up to 32"].held
+    assert elastic.held < 0.72 * runs["on demand, up to 32"].held
     assert elastic.quantile(0.99) < 0.005
     assert not elastic.failed
 
