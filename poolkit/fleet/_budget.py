@@ -149,7 +149,8 @@ class FleetBudget(Budget):
         self._renewal.end()
         if self._renewal.started:
             try:
-                self._store.leave(self.name, self._lease.member)
+                for member in (*self._renewal.former, self._lease.member):
+                    self._store.leave(self.name, member)
             except StoreError as error:
                 logger.warning(
                     "%s: could not return the permits; they are free when their lease ends: %s",

@@ -5,15 +5,26 @@ its process is dead. So a process whose locked file is missing keeps its permits
 was last seen, and creates the file again in its next exchange. A missing or damaged state file is replaced; for one
 ``ttl`` all processes report what they hold, and nothing new is granted.
 
-A process that joins right after all files were deleted finds no trace of the others. So on Linux each member also has
-a socket with an abstract name, which is not in the file system. While such a socket exists, a missing state file was
-lost, and does not belong to a new fleet.
+A deleted file may still be locked and read by the process that opened it. So a grant counts only if the state file is
+still at its path after the grant was written to it. Otherwise two processes could grant the same permits, one from the
+deleted file and one from the new file.
+
+On Linux each member also has a socket with an abstract name, which is not in the file system and is closed when the
+process ends. These sockets show what deleted files no longer show:
+
+- While one exists, a missing state file was lost, and does not belong to a new fleet.
+- A member whose socket exists is alive, also without its locked file.
+- After a loss nothing new is granted until each of them has reported, however long a busy or stopped process takes.
+
+Elsewhere, and between containers (each has sockets of its own), a process that reports nothing for one ``ttl`` after
+its files were deleted counts as dead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -58,11 +69,29 @@ after_fork(Stage.RUNTIME, _close_life_sockets)
 
 @dataclass
 class _State:
-    """The state of one fleet. ``grace``: the time until which nothing new is granted."""
+    """The state of one fleet. ``grace``: the time until which nothing new is granted at least; 0.0 if none was lost."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     token: int = 0
     grace: float = 0.0
+    kept: bool = False
+    """Whether its file was still at its path after it was written."""
+
+
+class _LiveMembers:
+    """The members of a fleet whose sockets exist. Read once, and only if something depends on them."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = f"@{prefix}"
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """Empty where the system does not show sockets."""
+        try:
+            text = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # not Linux
+            return frozenset()
+        return frozenset(line.rpartition(self._prefix)[2] for line in text.splitlines() if self._prefix in line)
 
 
 class FileStore:
@@ -74,7 +103,7 @@ class FileStore:
     them.
 
     Files that are deleted or damaged while the fleet runs are created again; nothing new is granted for one ``ttl``
-    then. ``timeout``: seconds for which one exchange waits for the other processes. A process that is stopped in the
+    then, and on Linux not before each live process has reported what it holds. ``timeout``: seconds for which one exchange waits for the other processes. A process that is stopped in the
     middle of its exchange keeps the lock of the fleet. Until it continues or ends, the others keep the permits that
     they have.
 
@@ -101,14 +130,16 @@ class FileStore:
 
     def exchange(self, ask: Ask) -> Grant:
         """See :meth:`poolkit.fleet.Store.exchange`; waits at most ``timeout`` seconds for the other processes."""
+        deadline = time.monotonic() + self._timeout
         try:
-            with self._locked(ask.fleet, ask.ttl) as state:
-                self._show_life(ask.fleet, ask.member)
-                now = self._clock()
-                self._update_liveness(ask, state, now)
-                token = state.token + (ask.member not in state.rows)
-                grant = decide(state.rows, ask, now, token=token, grace=now < state.grace)
-                state.token = token
+            while True:
+                with self._locked(ask.fleet, ask.ttl) as state:
+                    grant, token = self._decide(ask, state)
+                    state.token = token
+                if state.kept:
+                    break
+                if time.monotonic() >= deadline:
+                    raise FileNotFoundError(f"{ask.fleet}.fleet: was deleted again in each exchange")
             self.expires = False
             self._token = max(self._token, token)
             return grant
@@ -116,17 +147,30 @@ class FileStore:
             self.expires = not _is_at(_own_files.get(ask.member), self._path(ask.fleet, ask.member))
             raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
+    def _decide(self, ask: Ask, state: _State) -> tuple[Grant, int]:
+        """Answer ``ask`` by ``state``, which it updates. Returns the answer, and the highest token so far."""
+        self._show_life(ask.fleet, ask.member)
+        now = self._clock()
+        live = _LiveMembers(self._socket_prefix(ask.fleet))
+        self._update_liveness(ask, state, now, live)
+        if state.grace and now >= state.grace and live.names <= {*state.rows, ask.member}:
+            state.grace = 0.0
+        token = state.token + (ask.member not in state.rows)
+        return decide(state.rows, ask, now, token=token, grace=state.grace > 0), token
+
     def leave(self, fleet: str, member: str) -> None:
         """See :meth:`poolkit.fleet.Store.leave`."""
         try:
-            with self._locked(fleet, 0.0) as state:
-                state.rows.pop(member, None)
+            try:
+                with self._locked(fleet, 0.0) as state:
+                    state.rows.pop(member, None)
+                    self._path(fleet, member).unlink(missing_ok=True)
+            finally:  # also if the lock cannot be had: others see that the member has ended, and remove its record
                 file = _own_files.pop(member, None)
                 if file is not None:
                     os.close(file)
                 if member in _life_sockets:
                     _life_sockets.pop(member).close()
-                self._path(fleet, member).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{shown(self._directory)}: {said(error)}") from error
 
@@ -174,11 +218,11 @@ class FileStore:
         place = f"{os.path.realpath(self._directory)}/{fleet}"
         return f"poolkit-fleet-{hashlib.sha256(place.encode()).hexdigest()[:24]}-"
 
-    def _update_liveness(self, ask: Ask, state: _State, now: float) -> None:
+    def _update_liveness(self, ask: Ask, state: _State, now: float, live: _LiveMembers) -> None:
         """Remove dead processes and renew live ones; a process of unknown state stays until its time has passed."""
         for name, row in list(state.rows.items()):
             alive = self._is_alive(self._path(ask.fleet, name), name)
-            if alive:
+            if alive or (alive is None and name in live.names):
                 row.until = now + ask.ttl
             elif alive is None:
                 row.until = min(row.until, now + ask.ttl)
@@ -228,6 +272,7 @@ class FileStore:
                 written = json.dumps({"token": state.token, "grace": state.grace, "rows": rows}).encode()
                 if os.pwrite(file, written.ljust(size), 0) < len(written):
                     raise OSError(f"{fleet}.fleet: could not be written completely")
+                state.kept = _is_at(file, path)
             finally:
                 os.close(file)
         finally:
@@ -293,12 +338,9 @@ class FileStore:
 
     def _others(self, fleet: str) -> bool:
         """Whether a live process may hold permits."""
+        if _LiveMembers(self._socket_prefix(fleet)).names:
+            return True
         prefix = f"{_safe(fleet)}."
-        try:
-            if f"@{self._socket_prefix(fleet)}" in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace"):
-                return True
-        except OSError:
-            pass  # not Linux
         names = (name for name in os.listdir(self._directory) if name.startswith(prefix))
         return any(
             self._is_alive(self._directory / name, name.removeprefix(prefix))

@@ -146,9 +146,9 @@ class FleetLease:
         if time.monotonic() >= self.fresh_until:
             self._ledger.frozen = True
 
-    def drop(self) -> None:
-        """The permits are lost: begin again as another member."""
-        ledger, account = self._ledger, self.account
+    def drop(self) -> str:
+        """The permits are lost: begin again as another member. Returns the name of the former member."""
+        ledger, account, former = self._ledger, self.account, self._member
         self.epoch += 1
         self._member = uuid.uuid4().hex
         self.grant = Grant(0, self.grant.token)
@@ -156,3 +156,4 @@ class FleetLease:
         account.minimum = account.held = account.need = 0
         ledger.share_out()
         ledger.review()
+        return former

@@ -54,6 +54,7 @@ class Renewal:
         self.ended = False  # the threads end soon; also set in a forked child, for gevent's greenlets survive a fork
         self.error: str | None = None  # the last error of the store; None while it works
         self.started = False
+        self._former: list[tuple[float, str]] = []  # members whose permits were lost, and when their leases end
         # started from the end: the thread that ends leases runs before the first lease is requested
         self._to_start = [self._exchange_loop, self._expiry_loop]
 
@@ -75,6 +76,11 @@ class Renewal:
                         f"started ({type(error).__name__}: {error})"
                     ) from error
                 time.sleep(START / 20)
+
+    @property
+    def former(self) -> list[str]:
+        """Members of this process whose permits were lost, and which the store was not told of yet."""
+        return [member for _, member in self._former]
 
     def end(self) -> None:
         """The budget is closed: the threads end soon."""
@@ -104,6 +110,7 @@ class Renewal:
         ask, epoch = self._gate.step(lease.prepare)
         begun = time.monotonic()
         try:
+            self._leave_former(begun)
             grant = self._store.exchange(ask)
         except StoreDown as error:
             self._report_failure(f"the store is down: {said(error, 500)}")
@@ -125,6 +132,12 @@ class Renewal:
         self._gate.step(lease.apply, grant)
         self._members.deliver()
         return grant.owed > 0 or self._gate.step(lease.in_need)
+
+    def _leave_former(self, now: float) -> None:
+        """Tell the store of members that ended without leaving: a FileStore would keep their permits for ever."""
+        while self._former and self._former[0][0] <= now:
+            self._store.leave(self._name, self._former[0][1])
+            del self._former[0]
 
     def _report_failure(self, text: str, *, exc_info: bool = False) -> None:
         """Log the start of a series of failures once, not each failed exchange."""
@@ -148,11 +161,12 @@ class Renewal:
 
     def _permits_lost(self, why: str) -> None:
         """Close every connection at once: other processes may have the permits now."""
-        pools = self._gate.step(self._drop_permits)
+        former, pools = self._gate.step(self._drop_permits)
         cut = sum(pool.cut() for pool in pools)
+        # not at once: the server takes a moment to end the sessions of the connections that were aborted
+        self._former.append((time.monotonic() + (1 - SAFE) * self._lease.ttl, former))
         logger.error("%s: permits lost (%s); all connections are closed, %d leases were aborted", self._name, why, cut)
 
-    def _drop_permits(self) -> list[Any]:
-        """Under the lock: the pools that have to close their connections."""
-        self._lease.drop()
-        return self._members.pools(without=self._lease.account)
+    def _drop_permits(self) -> tuple[str, list[Any]]:
+        """Under the lock: the former member, and the pools that have to close their connections."""
+        return self._lease.drop(), self._members.pools(without=self._lease.account)

@@ -90,7 +90,9 @@ def test_the_limit_holds_when_files_of_the_fleet_are_deleted(host: Host, members
         delete(host, members=members, numbers=numbers)
         host.rounds(3)
     gone = host.members.pop()
-    os.close(module._own_files.pop(gone.name))  # the process has died
+    os.close(module._own_files.pop(gone.name))  # the process has died: the kernel closes its file and its socket
+    if gone.name in module._life_sockets:
+        module._life_sockets.pop(gone.name).close()
     host.rounds(2 * int(TTL))
     assert host.held == LIMIT
     assert {path.name for path in host.directory.iterdir()} == {"f.a", "f.b", "f.fleet"}
@@ -140,15 +142,89 @@ def test_a_new_fleet_gets_permits_at_once(host: Host, tmp_path: Path) -> None:
         store.leave(fleet, name)
 
 
-def test_a_member_that_is_not_seen_for_a_ttl_without_its_file_is_dead(host: Host) -> None:
+def test_a_member_that_is_not_seen_for_a_ttl_without_file_and_socket_is_dead(host: Host) -> None:
     """Its permits are granted to others, and it gets ``lost`` in its next exchange."""
     asleep = host.members.pop()
+    if asleep.name in module._life_sockets:
+        module._life_sockets.pop(asleep.name).close()  # as in another container, or not on Linux
     delete(host, members=True)
     host.rounds(int(TTL) - 1)
     assert host.held == 8
     host.rounds(2)
     assert host.held == LIMIT
     assert asleep.ask(0).lost
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+@pytest.mark.parametrize("numbers", [False, True], ids=["its file", "all files"])
+def test_a_process_that_is_busy_for_longer_than_a_ttl_keeps_its_permits(host: Host, numbers: bool) -> None:
+    """Its files are deleted and it reports nothing for long; its socket shows that it is alive."""
+    asleep = host.members.pop()
+    delete(host, members=True, numbers=numbers)
+    host.rounds(3 * int(TTL))
+    assert host.held == 8
+    host.members.append(asleep)
+    assert not asleep.ask(4).lost
+    host.rounds(2)
+    assert asleep.held == 4
+    host.members.remove(asleep)
+    asleep.store.leave("f", asleep.name)
+    host.rounds(int(TTL) + 2)
+    assert host.held == LIMIT
+
+
+def test_a_grant_from_a_state_that_is_deleted_meanwhile_does_not_count(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process reads the deleted file, while another creates its own file again for the new state.
+
+    The first sees that file before it is locked, so it takes the other for dead and grants its permits.
+    """
+    first, other = host.members[:2]
+    alive, state = FileStore._is_alive, host.directory / "f.fleet"
+    seen: list[str] = []
+
+    def unlocked(store: FileStore, path: Path, member: str) -> bool | None:
+        if member == other.name and not seen:
+            seen.append(member)
+            state.unlink()
+            return False
+        return alive(store, path, member)
+
+    monkeypatch.setattr(FileStore, "_is_alive", unlocked)
+    assert first.ask(8).permits == 4
+    assert seen
+    host.rounds(int(TTL) + 2)
+    assert host.held == LIMIT
+
+
+def test_a_state_that_is_deleted_in_each_exchange_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exchange ends at the timeout of the store; nothing is granted or lost."""
+    store, state = host.members[0].store, host.directory / "f.fleet"
+    monkeypatch.setattr(store, "_timeout", 0.05)
+    write = os.pwrite
+
+    def vanishing(file: int, data: bytes, at: int) -> int:
+        state.unlink()
+        return write(file, data, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", vanishing)
+        with pytest.raises(StoreError, match="deleted again"):
+            host.members[0].ask(8)
+    host.rounds(int(TTL) + 2)
+    assert host.held == LIMIT
+
+
+def test_a_member_that_leaves_while_the_lock_is_kept_is_seen_to_be_dead(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = host.members.pop()
+    monkeypatch.setattr(gone.store, "_timeout", 0.01)
+    with module._thread_lock, pytest.raises(StoreError, match="kept the lock"):
+        gone.store.leave("f", gone.name)
+    host.rounds(2)
+    assert host.held == LIMIT
 
 
 @pytest.mark.parametrize(

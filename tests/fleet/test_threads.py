@@ -9,8 +9,9 @@ import pytest
 
 from poolkit import Pool, UsageError
 from poolkit._watchdog import Watchdog
-from poolkit.fleet import FileStore, FleetBudget, _renewal
+from poolkit.fleet import Ask, FileStore, FleetBudget, Grant, StoreError, _renewal
 from poolkit.testing import FakeConnector
+from tests.support.waiting import until
 
 
 class Refusal:
@@ -64,3 +65,55 @@ def test_a_watchdog_whose_thread_cannot_be_started_has_armed_nothing(monkeypatch
     assert arrived.wait(20)
     assert expired == ["armed"]
     watchdog.stop()
+
+
+class Forgetful:
+    """A store that ends the lease of its first member, and says so."""
+
+    expires = False
+
+    def __init__(self) -> None:
+        self.members: list[str] = []
+        self.left: list[str] = []
+        self.fails = 1  # calls of leave that get no answer
+
+    def exchange(self, ask: Ask) -> Grant:
+        if ask.member not in self.members:
+            self.members.append(ask.member)
+        lost = ask.held > 0 and ask.member == self.members[0]
+        return Grant(0, 2, lost=True) if lost else Grant(ask.held + ask.want, 1)
+
+    def leave(self, fleet: str, member: str) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise StoreError("no answer")
+        self.left.append(member)
+
+    def forget(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_member_whose_permits_were_lost_leaves_the_store() -> None:
+    """Otherwise a FileStore, which sees that the process is alive, waits for this member to report for ever."""
+    store = Forgetful()
+    with FleetBudget(store, "fleet", limit=2, ttl=0.5) as budget:
+        with Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=20.0) as pool:
+            pool.release(pool.acquire())
+            until(lambda: store.left, "the former member has left")
+            pool.release(pool.acquire())
+        assert store.left == store.members[:1]
+    assert store.left == store.members
+
+
+def test_a_budget_that_is_closed_first_leaves_for_its_former_member_too() -> None:
+    store = Forgetful()
+    store.fails = 0
+    with FleetBudget(store, "fleet", limit=2, ttl=30.0) as budget:
+        with Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=20.0) as pool:
+            pool.release(pool.acquire())
+            until(lambda: len(store.members) == 2, "the permits are lost")
+        assert store.left == []
+    assert store.left == store.members
