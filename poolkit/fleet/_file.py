@@ -102,10 +102,12 @@ class FileStore:
     locks are POSIX record locks: they are not inherited over ``fork()``, and network file systems may not support
     them.
 
-    Files that are deleted or damaged while the fleet runs are created again; nothing new is granted for one ``ttl``
-    then, and on Linux not before each live process has reported what it holds. ``timeout``: seconds for which one exchange waits for the other processes. A process that is stopped in the
-    middle of its exchange keeps the lock of the fleet. Until it continues or ends, the others keep the permits that
-    they have.
+    Files that are deleted or damaged while the fleet runs are created again. Nothing new is granted for one ``ttl``
+    then, and on Linux not before each live process has reported what it holds.
+
+    ``timeout``: seconds for which one exchange waits for the other processes. A process that is stopped in the middle
+    of its exchange keeps the lock of the fleet. Until it continues or ends, the others keep the permits that they
+    have.
 
     Raises :class:`~poolkit.ConfigError` if the system has no such locks or the directory cannot be created.
     """
