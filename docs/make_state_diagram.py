@@ -1,4 +1,4 @@
-"""Draws ``docs/states.svg`` from the engine's own table, ``poolkit._core.slot.TRANSITIONS``.
+"""Draws ``docs/states.svg`` from the engine's own table, ``poolkit._core.slots.TRANSITIONS``.
 
 ``python docs/make_state_diagram.py`` writes the picture, ``--check`` only says whether it agrees (exit code 1 if
 not). Where the states stand and what the arrows are called is said here; which arrows there are, the table says:
@@ -11,7 +11,7 @@ import math
 import sys
 from pathlib import Path
 
-from poolkit._core.slot import ESTABLISHED, TRANSITIONS, State
+from poolkit._core.slots import ESTABLISHED, TRANSITIONS, State
 
 PICTURE = Path(__file__).resolve().parent / "states.svg"
 WIDTH, HEIGHT = 960, 590
@@ -111,7 +111,7 @@ def drawn() -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             'aria-label="The states of a connection and the moves between them">'
         ),
-        "<!-- made by docs/make_state_diagram.py from poolkit._core.slot.TRANSITIONS: do not edit -->",
+        "<!-- made by docs/make_state_diagram.py from poolkit._core.slots.TRANSITIONS: do not edit -->",
         f"<style>{STYLE}</style>",
         (
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         same = PICTURE.exists() and PICTURE.read_text(encoding="utf-8") == new
         if not same:
-            print(f"{PICTURE} does not agree with poolkit/_core/slot.py: run python docs/make_state_diagram.py")
+            print(f"{PICTURE} does not agree with poolkit/_core/slots.py: run python docs/make_state_diagram.py")
         return int(not same)
     PICTURE.write_text(new, encoding="utf-8")
     return 0

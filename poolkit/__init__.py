@@ -6,10 +6,9 @@
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._dump import dump, dump_on_signal
-from ._leases import AsyncLease, Lease
 from ._priority import priority
 from ._registry import live_pools as pools
-from ._threads import Pool
+from ._threads import Lease, Pool
 from .budget import Budget, BudgetShare, BudgetStats
 from .config import (
     AutoscaleConfig,
@@ -106,13 +105,13 @@ __all__ = (
 __version__ = "0.2.0"
 
 if _TYPE_CHECKING:
-    from ._async import AsyncPool
+    from ._async import AsyncLease, AsyncPool
 
 
 def __getattr__(name: str) -> object:
-    if name == "AsyncPool":  # brings asyncio with it: only for those who ask
-        from ._async import AsyncPool
+    if name in ("AsyncLease", "AsyncPool"):  # they bring asyncio with them: only for those who ask
+        from . import _async
 
-        globals()[name] = AsyncPool
-        return AsyncPool
+        found = globals()[name] = getattr(_async, name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

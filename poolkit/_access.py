@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._core.endpoint import Endpoint
-from ._core.slot import Slot
+from ._core.endpoints import Endpoint
+from ._core.slots import Slot
 from ._core.state import Phase
 from ._fast import (
     clean,

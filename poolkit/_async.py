@@ -1,4 +1,4 @@
-"""The pool for tasks, one text for asyncio and trio. Decisions are the core's.
+"""The pool for tasks, and its leases: one text for asyncio and trio. Decisions are the core's.
 
 No I/O on a connection ever runs in the task of a caller (unless the driver insists to connect there): checks,
 connects, resets and closes run in tasks of the pool's own, under deadlines of their own, and a caller only sleeps
@@ -7,14 +7,14 @@ until they are done. So the cancellation of a caller can never hit a connection 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Generator, Hashable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._binding import bind_loop
-from ._core.lease_record import Held
+from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import TaskDriver, refuse_closed
-from ._leases import AsyncLease, LeaseRequest
 from ._pool_base import PoolBase
 from ._shutdown import shut_in_tasks
 from ._slow_path import TaskSlowPath
@@ -22,16 +22,139 @@ from ._timeouts import DEFAULT, Default
 from ._warm_up import warm_up_in_tasks
 from .config import PoolConfig, PoolSettings
 from .connector import AsyncConnector, require_kind
-from .errors import LeaseOverdue
+from .errors import LeaseOverdue, UsageError
 from .events import Listener
 from .runtimes.base import AsyncRuntime
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ("AsyncLease", "AsyncPool")
+__all__ = ("AsyncLease", "AsyncPool", "LeaseRequest")
 
 C = TypeVar("C")
+
+
+class AsyncLease(Generic[C]):
+    """The right to use one connection until the lease is closed. Closing returns the connection; closing again does
+    nothing.
+    """
+
+    __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
+
+    def __init__(self, pool: AsyncPool[C]) -> None:
+        self._pool = pool
+        self._record: Held | None = None
+
+    since: float
+    """When the lease began, by the pool's clock, in seconds."""
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+
+    async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector.
+
+        The lease has ended even if this call is cancelled. Waits for a reset if one is needed.
+        """
+        record, self._record = self._record, None
+        if record is not None:
+            pool = self._pool
+            leased = pool._leased.pop(id(self), None)
+            if leased is None or discard or error is not None or not pool._put(leased):
+                await pool._slow.give(leased, id(self), discard, error)
+
+    def close_nowait(self, *, discard: bool = False, error: BaseException | None = None) -> LeaseOverdue | None:
+        """Do the same as :meth:`close` without waiting for the reset. Any finalizer and any thread may call it.
+
+        Returns the LeaseOverdue that :meth:`close` would raise.
+        """
+        record, self._record = self._record, None
+        if record is not None:
+            pool = self._pool
+            leased = pool._leased.pop(id(self), None)
+            if leased is None or discard or error is not None or not pool._put(leased):
+                return pool._slow.give_nowait(leased, id(self), discard, error)
+        return None
+
+    def detach(self) -> C:
+        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
+
+        Raises :class:`~poolkit.UsageError` while the connection has other leases.
+        """
+        record = self._record
+        if record is None:
+            raise self._pool._register.not_leased()
+        if record.slot.leases > 1:
+            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
+        self._record = None
+        self._pool._register.detach(id(self))
+        return self.connection
+
+    def set_capacity(self, leases: int) -> None:
+        """Set how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        record = self._record
+        if record is not None:
+            self._pool._register.set_capacity(record, leases)
+
+    async def __aenter__(self) -> C:
+        if self._record is None:
+            raise self._pool._register.not_leased()
+        return self.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(error=error)
+
+    def __del__(self) -> None:
+        record = self._record
+        if record is not None:
+            self._pool._register.dropped(id(self), record)
+
+    def __repr__(self) -> str:
+        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
+        return f"<AsyncLease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
+
+
+class LeaseRequest(Generic[C]):
+    """``await pool.lease()`` gives the lease, ``async with pool.lease() as connection`` the connection."""
+
+    __slots__ = ("_key", "_lease", "_pool", "_timeout")
+
+    def __init__(self, pool: AsyncPool[C], timeout: float | Default | None, key: Hashable) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._key = key
+        self._lease: AsyncLease[C] | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncLease[C]]:
+        return self._made().__await__()
+
+    async def _made(self) -> AsyncLease[C]:
+        """Wait for a connection and begin its lease."""
+        pool, key = self._pool, self._key
+        runtime = pool._runtime
+        if runtime is None or not runtime.here():
+            runtime = bind_loop(pool)
+        lease = AsyncLease(pool)
+        record: Held | None = pool._take() if key is None else pool._take_at(key)
+        if record is None:
+            record = await pool._slow.acquire(runtime, self._timeout, key)
+        lease.connection = record.connection
+        lease.since = record.since
+        pool._leased[id(lease)] = record
+        lease._record = record
+        return lease
+
+    async def __aenter__(self) -> C:
+        self._lease = lease = await self._made()
+        return lease.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            await self._lease.close(error=error)
 
 
 class AsyncPool(PoolBase[C]):
@@ -115,20 +238,6 @@ class AsyncPool(PoolBase[C]):
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> LeaseRequest[C]:
         """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
         return LeaseRequest(self, timeout, key)
-
-    async def _lease_of(self, timeout: float | Default | None, key: Hashable) -> AsyncLease[C]:
-        runtime = self._runtime
-        if runtime is None or not runtime.here():
-            runtime = bind_loop(self)
-        lease = AsyncLease(self)
-        record: Held | None = self._take() if key is None else self._take_at(key)
-        if record is None:
-            record = await self._slow.acquire(runtime, timeout, key)
-        lease.connection = record.connection
-        lease.since = record.since
-        self._leased[id(lease)] = record
-        lease._record = record
-        return lease
 
     def detach(self, connection: C) -> None:
         """Take a connection of :meth:`acquire` out of the pool. The caller owns it, and its slot is free."""

@@ -7,11 +7,10 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._core.effects import Do
-from ._core.lease_record import Held
 from ._core.machine import Core
 from ._core.maintenance import pinged
-from ._core.request import Request
-from ._core.slot import IN_USE, RESETTING, Slot
+from ._core.queue import Request
+from ._core.slots import IN_USE, RESETTING, Held, Slot
 from ._core.state import Phase
 from ._log import logger
 from ._operations import BrokenContract, Operations, broken, returned

@@ -7,10 +7,10 @@ from functools import lru_cache
 from operator import attrgetter
 from types import FrameType
 
-from ._core.endpoint import Endpoint
-from ._core.lease_record import Held as OnLease
+from ._core.endpoints import Endpoint
 from ._core.machine import Core
-from ._core.slot import State
+from ._core.slots import Held as OnLease
+from ._core.slots import State
 from .errors import describe, shown
 from .policies.diagnose import OFTEN, Diagnosis, Held, Symptoms, diagnose
 from .policies.meters import WINDOWS, frozen

@@ -24,11 +24,10 @@ from collections.abc import Callable, Hashable, Sized
 from functools import partial
 from typing import Any
 
-from ._core.endpoint import Endpoint
-from ._core.lease_record import Held
+from ._core.endpoints import Endpoint
 from ._core.machine import Core
 from ._core.queue import ClassQueue
-from ._core.slot import IDLE, IN_USE, Slot
+from ._core.slots import IDLE, IN_USE, Held, Slot
 from ._gate import OwnedLock
 from ._listeners import Listeners
 from ._priority import chosen

@@ -7,12 +7,12 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._core.lease_record import Held
-from ._core.request import Request
+from ._core.queue import Request
+from ._core.slots import Held
 from ._explain import COUNTED, diagnosed, explain, holders, nothing_wrong, place_of, symptoms
 from ._log import logger
 from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, shown, shown_key
-from .policies.breaker import BreakerState
+from .policies.connects import BreakerState
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .policies.meters import WINDOWS
 from .settings import Setting, described

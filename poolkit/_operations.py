@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
-from ._core.slot import Slot
+from ._core.slots import Slot
 from ._core.state import Features
 from ._log import logger
 from .connector import Verdict, default_classify, overloaded, overridden

@@ -12,7 +12,7 @@ from . import _misuse, _registry
 from ._access import Access, FastPath
 from ._core import commands, invariants
 from ._core.machine import Core
-from ._core.slot import Slot
+from ._core.slots import Slot
 from ._core.state import Phase
 from ._explain import packages_of, place_outside
 from ._gate import Gate

@@ -7,8 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ._core.effects import Do, Effect
-from ._core.lease_record import Held
 from ._core.maintenance import leaks
+from ._core.slots import Held
 from ._core.state import Phase
 from ._explain import place_of
 from ._log import logger

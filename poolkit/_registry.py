@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from ._core.slot import Slot
+from ._core.slots import Slot
 from ._log import logger
 from .errors import describe, shown
 from .runtimes.fork import Stage, after_fork

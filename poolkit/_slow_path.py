@@ -8,10 +8,9 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from ._core import commands
-from ._core.endpoint import Endpoint
-from ._core.lease_record import Held, LeaseRecord
-from ._core.request import Request
-from ._core.slot import CHECKING, IN_USE, RESETTING, Slot
+from ._core.endpoints import Endpoint
+from ._core.queue import Request
+from ._core.slots import CHECKING, IN_USE, RESETTING, Held, LeaseRecord, Slot
 from ._driver import Opened
 from ._explain import place_outside
 from ._fast import BATCH

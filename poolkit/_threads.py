@@ -1,17 +1,17 @@
-"""The pool for threads. Decisions are the core's; here is waiting, I/O and the reading of the clock."""
+"""The pool for threads, and its leases. Decisions are the core's; waiting is in the slow path, I/O in the driver."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._access import Access
-from ._core.lease_record import Held
+from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import ThreadDriver, refuse_closed
 from ._fast import decline_put, make_acquire, make_lease, make_release
-from ._leases import Lease
 from ._pool_base import PoolBase
 from ._shutdown import shut_in_threads
 from ._slow_path import ThreadSlowPath
@@ -19,6 +19,7 @@ from ._timeouts import DEFAULT, Default
 from ._warm_up import warm_up_in_threads
 from .config import PoolConfig, PoolSettings
 from .connector import Connector, require_kind
+from .errors import UsageError
 from .events import Listener
 from .runtimes.base import Runtime
 from .runtimes.threads import ThreadRuntime
@@ -31,6 +32,88 @@ __all__ = ("Lease", "Pool")
 C = TypeVar("C")
 
 _THREADS = ThreadRuntime()
+
+
+class Lease(Generic[C]):
+    """The right to use one connection until the lease is closed. Closing returns the connection; closing again does
+    nothing.
+
+    As a context manager it gives the connection. The connector classifies an exception of the block: a broken
+    connection is closed and replaced. Do not use one lease in several threads while it is being closed.
+    """
+
+    __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
+
+    def __init__(self, pool: Pool[C]) -> None:
+        self._pool = pool
+        self._record: Held | None = None
+
+    since: float
+    """When the lease began, by the pool's clock, in seconds."""
+
+    connection: C
+    """The driver's own object; not to be used after :meth:`close`."""
+
+    def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
+        """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector."""
+        if self._record is not None:
+            pool = self._pool
+            record = pool._leased.pop(id(self), None)
+            self._record = None  # in this order: whoever was interrupted before it can close again
+            if record is None:
+                # taken away by the pool's end or a fork, or by a close cut short
+                pool._register.revoked.discard(id(self))
+            elif discard or error is not None or not pool._put(record):
+                pool._slow.give(record, id(self), discard, error)
+
+    def detach(self) -> C:
+        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
+
+        Raises :class:`~poolkit.UsageError` while the connection has other leases.
+        """
+        record = self._record
+        if record is None:
+            raise self._pool._register.not_leased()
+        if record.slot.leases > 1:
+            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
+        self._record = None
+        self._pool._register.detach(id(self))
+        return self.connection
+
+    def set_capacity(self, leases: int) -> None:
+        """Set how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
+        record = self._record
+        if record is not None:
+            self._pool._register.set_capacity(record, leases)
+
+    def __enter__(self) -> C:
+        if self._record is None:
+            raise self._pool._register.not_leased()
+        return self.connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._record is not None:
+            pool = self._pool
+            record = pool._leased.pop(id(self), None)
+            self._record = None
+            if record is None:
+                pool._register.revoked.discard(id(self))
+            elif error is not None or not pool._put(record):
+                pool._slow.give(record, id(self), False, error)
+
+    def __del__(self) -> None:
+        try:
+            record = self._record
+        except AttributeError:  # interrupted while it was made
+            return
+        if record is not None:
+            self._pool._register.dropped(id(self), record)
+
+    def __repr__(self) -> str:
+        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
+        return f"<Lease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
 class Pool(PoolBase[C]):

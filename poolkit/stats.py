@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ._core.endpoint import Endpoint
-from ._core.lease_record import Held
+from ._core.endpoints import Endpoint
 from ._core.machine import Core
-from ._core.request import Request
-from ._core.slot import Slot, State
+from ._core.queue import Request
+from ._core.slots import Held, Slot, State
 from ._core.state import Phase
 from .errors import describe
 from .events import CloseReason

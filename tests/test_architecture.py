@@ -51,7 +51,6 @@ RINGS: list[tuple[str, ...]] = [
         "_warm_up",
         "_shutdown",
         "_binding",
-        "_leases",
         "_threads",
         "_async",
     ),
@@ -449,3 +448,51 @@ def test_the_core_chooses_parts_and_asks_seldom_which_features_a_pool_has() -> N
     """What a feature changes belongs into a part of its own, with a null object for pools that do not have it."""
     found = conditions()
     assert len(found) <= MOST_CONDITIONS, f"{len(found)}:\n" + "\n".join(found)
+
+
+# Files on the path of a connect ---------------------------------------------------------------------------------------
+
+MOST_FILES = {"works": 19, "fails": 29}
+"""Files of poolkit with a function that runs in the first lease of a pool, by whether its connect works. In the caller
+and in the thread that connects. The numbers may only shrink; ``docs/architecture.md`` names the files.
+"""
+
+FIRST_LEASE = """
+import os, sys, threading
+import poolkit
+
+root = os.path.dirname(poolkit.__file__) + os.sep
+files = set()
+
+def note(frame, event, argument):
+    mine = threading.current_thread().name != "poolkit-housekeeping"
+    if mine and event == "call" and frame.f_code.co_filename.startswith(root):
+        files.add(frame.f_code.co_filename[len(root):].replace(os.sep, "/"))
+
+class Trivial:
+    def connect(self, timeout):
+        if sys.argv[1] == "fails":
+            raise ConnectionRefusedError("nobody listens")
+        return object()
+
+backoff = poolkit.BackoffConfig(base=60.0, cap=60.0)  # one attempt is counted, not the next one
+pool = poolkit.Pool(Trivial(), max_size=2, backoff=backoff, random=lambda: 1.0)
+threading.setprofile(note)  # the thread that connects is started for the first connect of the process
+sys.setprofile(note)
+try:
+    lease = pool.lease(timeout=60.0 if sys.argv[1] == "works" else 0.2)
+except poolkit.AcquireTimeout:
+    assert sys.argv[1] == "fails"
+sys.setprofile(None)
+print(*sorted(files.copy()))
+"""
+
+
+@pytest.mark.parametrize("connect", MOST_FILES)
+def test_the_path_of_a_connect_leads_through_few_files(connect: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FIRST_LEASE, connect], check=True, cwd=ROOT.parent, capture_output=True, text=True
+    )
+    files = ran.stdout.split()
+    assert {"_driver.py", "_core/opener.py"} <= set(files)  # else nothing was counted
+    assert len(files) <= MOST_FILES[connect], f"{len(files)}: {files}"

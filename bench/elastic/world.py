@@ -13,8 +13,8 @@ from poolkit import PoolConfig, Verdict
 from poolkit._core import invariants, maintenance
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
-from poolkit._core.request import Request
-from poolkit._core.slot import Slot
+from poolkit._core.queue import Request
+from poolkit._core.slots import Slot
 from poolkit._core.state import Features
 
 CONNECT, CLOSE = 0.03, 0.002  # seconds, within one network: TCP, TLS, authentication and a new process at the server

@@ -10,8 +10,8 @@ the core answers what to do. It imports no clock, lock, thread, loop, socket or 
    requests, opens connections, keeps ``min_size``, closes surplus ones and gives way to other pools. Answers are the
    request's ``outcome`` and the list ``effects`` (connect this, close that, wake this request, tell the listeners); the
    shell carries the effects out after it has let go of the lock.
-3. A :class:`~.slot.Slot` changes its state only along the edges of ``slot.TRANSITIONS``.
-4. ONE-END: a :class:`~.request.Request` ends exactly once: served (a slot), failed (an error) or gone. What was
+3. A :class:`~.slots.Slot` changes its state only along the edges of ``slot.TRANSITIONS``.
+4. ONE-END: a :class:`~.queue.Request` ends exactly once: served (a slot), failed (an error) or gone. What was
    meant for one that is gone is returned.
 5. PERMIT-UNTIL-CLOSED: the number of permits taken *is* ``len(core.all_slots)``: there is no counter that could drift.
 6. A step may be cut off between any two bytecodes (KeyboardInterrupt). The shell then calls ``repair.repair``; what

@@ -10,9 +10,8 @@ from ..errors import PoolClosed, PoolSuspended
 from ..events import CloseReason, EventKind
 from ..policies.retire import expiry
 from . import elastic
-from .lease_record import Held
 from .machine import Core
-from .slot import CONNECTING, ESTABLISHED, IDLE, Purpose, Slot
+from .slots import CONNECTING, ESTABLISHED, IDLE, Held, Purpose, Slot
 from .state import Phase
 
 __all__ = (

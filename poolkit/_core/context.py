@@ -9,15 +9,13 @@ from typing import Protocol
 from ..config import PoolConfig
 from ..events import CloseReason, EventKind, FailReason
 from ..policies.meters import Meters
-from .capacity import Capacity
-from .class_use import Use
+from .capacity import Capacity, Size, Use
 from .effects import Effect
-from .endpoint import Endpoint
+from .endpoints import Endpoint
 from .ledger import Account
 from .overload import Overload
-from .request import Parker, Request
-from .size import Size
-from .slot import Slot
+from .queue import Parker, Request
+from .slots import Slot
 from .state import Counts, Features, Phase
 
 __all__ = ("Context",)

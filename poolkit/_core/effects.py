@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .request import Request
-from .slot import Slot
+if TYPE_CHECKING:
+    from .queue import Request
+    from .slots import Slot
 
 __all__ = ("Do", "Effect")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..events import EventKind
 from ..policies.autoscale import View
 from .machine import Core
-from .slot import CLOSED, CLOSING, IN_USE
+from .slots import CLOSED, CLOSING, IN_USE
 
 __all__ = ("expect", "tick", "view")
 

@@ -1,33 +1,329 @@
-"""The endpoints of a pool, and the look at them after each step: who is served, what is opened, what is closed.
+"""The endpoints of a pool with their idle connections, and the look at them after each step: who is served, what is
+opened, what is closed.
 
 A pool has one endpoint, or many (``keyed``). ``settle()`` of either is the only place that has connections handed to
 requests and opened, keeps ``min_size``, has surplus ones closed and gives way to other pools. It looks at the state
 alone, so a call too many does nothing, and it is O(1) where nothing is to be done.
+
+An endpoint's ``idle`` runs from the longest unused (left) to the last used (right). Other threads take connections from
+it and put them back without the lock, if the pool has one endpoint. Its ``spare`` has connections in use that may serve
+further leases (multiplexed ones), in the same order. The collections of idle connections know the order alone; whether
+a connection may be used is decided elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterable
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Protocol
 
+from ..errors import PoolBusy
 from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER
-from .dialer import Dialer
 from .effects import Do, Effect
-from .endpoint import Endpoint
-from .idle import KeyedIdleSlots, OneIdleSlots
-from .refusals import refuse_some
-from .slot import Slot
+from .opener import Dialer
+from .slots import IDLE, Slot
 from .state import Phase
-from .waiting import WaitingEndpoints
 
 if TYPE_CHECKING:
+    from .capacity import Size
     from .context import Context
     from .opener import Opener
+    from .queue import Queue, Request
     from .service import Service
     from .slots import Slots
 
-__all__ = ("Endpoints", "KeyedEndpoints", "OneEndpoint")
+__all__ = (
+    "Endpoint",
+    "Endpoints",
+    "IdleSlots",
+    "KeyedEndpoints",
+    "KeyedIdleSlots",
+    "OneEndpoint",
+    "OneIdleSlots",
+    "WaitingEndpoints",
+    "refuse_some",
+)
+
+
+class Endpoint:
+    """The state of one endpoint. ``idle`` runs from the longest unused (left) to the last used (right)."""
+
+    __slots__ = (
+        "connecting",
+        "dialer",
+        "evictions",
+        "generation",
+        "idle",
+        "key",
+        "last_failed_check",
+        "live",
+        "queue",
+        "requests",
+        "size",
+        "spare",
+        "streams",
+    )
+
+    def __init__(self, key: Hashable, dialer: Dialer, queue: Queue) -> None:
+        self.key = key
+        self.dialer = dialer
+        self.idle: deque[Slot] = deque()
+        self.spare: dict[Slot, None] = {}  # in use, with a stream to spare; in the same order
+        self.queue = queue
+        self.requests = queue.requests  # of all classes, in order of arrival; stays the same when the queue is replaced
+        self.generation = 0
+        self.size = 0  # slots in any state
+        self.live = 0  # slots that are of use or can come back to be
+        self.connecting = 0
+        self.last_failed_check = float("-inf")
+        self.streams = 1  # leases that one further connection is expected to serve
+        self.evictions = 0  # idle connections of other endpoints that are being closed for this one
+
+    def oldest(self) -> Request:
+        """The request that has waited longest; the queue must not be empty."""
+        return next(iter(self.requests))
+
+    @property
+    def unused(self) -> bool:
+        """Whether the endpoint can be forgotten."""
+        return not self.size and not self.requests
+
+
+class IdleSlots(Protocol):
+    """Either of the two."""
+
+    def __len__(self) -> int:
+        """Idle connections of all endpoints."""
+
+    def take(self, endpoint: Endpoint, *, lifo: bool) -> Slot | None:
+        """Remove the next idle connection."""
+
+    def take_all(self, endpoint: Endpoint) -> list[Slot]:
+        """Remove all idle connections of an endpoint; they must go somewhere. Those that stay keep their order."""
+
+    def take_out(self, slot: Slot) -> bool:
+        """Remove this one; False if another thread has just taken it."""
+
+    def put(self, slot: Slot) -> None:
+        """Add a connection as the last used one."""
+
+    def put_back(self, endpoint: Endpoint, slots: list[Slot]) -> None:
+        """Put back what :meth:`take_all` took, in the same order, before what has come since."""
+
+    def remove(self, slot: Slot) -> None:
+        """The connection is closed or used, and in no list any more."""
+
+    def full(self, size: Size) -> bool:
+        """Whether no further connection may be idle."""
+
+    def make_room(self, size: Size) -> Slot | None:
+        """Remove the connection that has to be closed before a further one may be idle."""
+
+    def too_many(self, size: Size) -> bool:
+        """Whether more are idle than may be."""
+
+    def take_surplus(self) -> Slot | None:
+        """Remove the longest unused one; None if there is none, or another thread was faster."""
+
+
+class OneIdleSlots:
+    """The idle connections of a pool with one endpoint."""
+
+    __slots__ = ("only", "order")
+
+    def __init__(self) -> None:
+        self.only: Endpoint
+        self.order: OrderedDict[Slot, None] = OrderedDict()  # empty: the endpoint's own order says it all
+
+    def __len__(self) -> int:
+        return len(self.only.idle)
+
+    def take(self, endpoint: Endpoint, *, lifo: bool) -> Slot | None:
+        try:
+            return endpoint.idle.pop() if lifo else endpoint.idle.popleft()
+        except IndexError:
+            return None
+
+    def take_all(self, endpoint: Endpoint) -> list[Slot]:
+        taken: list[Slot] = []
+        while True:
+            try:
+                taken.append(endpoint.idle.popleft())
+            except IndexError:
+                return taken
+
+    def take_out(self, slot: Slot) -> bool:
+        try:
+            slot.endpoint.idle.remove(slot)
+        except ValueError:
+            return False
+        return True
+
+    def put(self, slot: Slot) -> None:
+        slot.endpoint.idle.append(slot)
+
+    def put_back(self, endpoint: Endpoint, slots: list[Slot]) -> None:
+        endpoint.idle.extendleft(reversed(slots))
+
+    def remove(self, slot: Slot) -> None:
+        pass
+
+    def full(self, size: Size) -> bool:
+        return size.max_idle < size.limit and len(self.only.idle) >= size.max_idle
+
+    def make_room(self, size: Size) -> Slot | None:
+        return None
+
+    def too_many(self, size: Size) -> bool:
+        # whoever waits is told of them, and takes them
+        return len(self.only.idle) > size.max_idle and not self.only.requests
+
+    def take_surplus(self) -> Slot | None:
+        return self.take(self.only, lifo=False)
+
+
+class KeyedIdleSlots:
+    """Those of a pool with many endpoints, which also has an order over all of them."""
+
+    __slots__ = ("order",)
+
+    def __init__(self) -> None:
+        self.order: OrderedDict[Slot, None] = OrderedDict()  # longest unused first
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def take(self, endpoint: Endpoint, *, lifo: bool) -> Slot | None:
+        if not endpoint.idle:
+            return None
+        slot = endpoint.idle.pop() if lifo else endpoint.idle.popleft()
+        self.order.pop(slot, None)
+        return slot
+
+    def take_all(self, endpoint: Endpoint) -> list[Slot]:
+        taken = list(endpoint.idle.copy())  # they stay in the order over all endpoints
+        endpoint.idle.clear()
+        return taken
+
+    def take_out(self, slot: Slot) -> bool:
+        slot.endpoint.idle.remove(slot)
+        self.order.pop(slot, None)
+        return True
+
+    def put(self, slot: Slot) -> None:
+        self.order[slot] = None
+        slot.endpoint.idle.append(slot)
+
+    def put_back(self, endpoint: Endpoint, slots: list[Slot]) -> None:
+        for slot in reversed(slots):
+            if slot not in self.order:
+                self.order[slot] = None
+                self.order.move_to_end(slot, last=False)
+            endpoint.idle.appendleft(slot)
+
+    def remove(self, slot: Slot) -> None:
+        self.order.pop(slot, None)
+
+    def full(self, size: Size) -> bool:
+        return size.max_idle <= 0
+
+    def make_room(self, size: Size) -> Slot | None:
+        if len(self.order) < size.max_idle:
+            return None
+        oldest = next(iter(self.order))
+        self.take_out(oldest)
+        return oldest
+
+    def too_many(self, size: Size) -> bool:
+        return len(self.order) > size.max_idle
+
+    def reorder(self, endpoints: Iterable[Endpoint]) -> None:
+        """After an interruption: the order follows from the endpoints and what is left of it."""
+        for slot in [slot for slot in self.order if slot.state is not IDLE]:
+            del self.order[slot]
+        for endpoint in endpoints:
+            for slot in endpoint.idle.copy():
+                if slot.state is IDLE and slot not in self.order:
+                    self.order[slot] = None
+
+    def take_surplus(self) -> Slot | None:
+        slot = next((slot for slot in self.order if not slot.endpoint.requests), None)
+        if slot is not None:
+            self.take_out(slot)
+        return slot
+
+
+class WaitingEndpoints:
+    """A set of endpoints that knows which of them has the oldest request. Each operation is O(log n), amortised.
+
+    The place of an endpoint is the ticket of its oldest request at the time of :meth:`add`; whoever changes the queue
+    of an endpoint adds or discards it again.
+    """
+
+    __slots__ = ("_heap", "places")
+
+    def __init__(self) -> None:
+        # holds places that are out of date, too: skipped when they come first. The id breaks ties: two objects of one
+        # endpoint, the second made after the first was removed, may hold the ticket of the same request.
+        self._heap: list[tuple[int, int, Endpoint]] = []
+        self.places: dict[Endpoint, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Add an endpoint that has requests, or move it to its new place."""
+        ticket = endpoint.oldest().ticket
+        if self.places.get(endpoint) != ticket:
+            self.places[endpoint] = ticket
+            heappush(self._heap, (ticket, id(endpoint), endpoint))
+            if len(self._heap) > 2 * len(self.places) + 16:
+                self._heap = [(place, id(one), one) for one, place in self.places.items()]
+                heapify(self._heap)
+
+    def discard(self, endpoint: Endpoint) -> None:
+        """Remove an endpoint, if it is there."""
+        self.places.pop(endpoint, None)
+
+    def first(self) -> Endpoint | None:
+        """The endpoint with the oldest request."""
+        heap, places = self._heap, self.places
+        while heap:
+            ticket, _, endpoint = heap[0]
+            if places.get(endpoint) == ticket:
+                return endpoint
+            heappop(heap)
+        return None
+
+
+def refuse_some(core: Context, service: Service, now: float) -> None:
+    """Refuse newcomers beyond ``max_waiting``; those for whom a connection is on its way do not count. Decided when
+    whoever can be served has been served. In an overloaded queue the oldest caller is refused in the newcomer's place,
+    and whoever has waited for longer than ``overload.max_wait``.
+    """
+    while (late := core.overload.late(now)) is not None:
+        core.overload.gave_up(late, now)
+        service.serve(late, PoolBusy(f"{core.name}: overloaded: refused after {now - late.since:.3f} s in the queue"))
+    most = core.most_waiting
+    while core.newcomers:
+        request = core.newcomers.popleft()
+        endpoint = request.endpoint
+        if most is None or not request.queued:
+            continue
+        if len(endpoint.queue.beside(request)) - endpoint.connecting * endpoint.streams <= most:
+            continue
+        surplus = endpoint.queue.line_of(request.caller_class).order.surplus(request)
+        core.touched[endpoint] = None
+        text = f"{most} callers wait already (max_waiting={most})"
+        if surplus is request:
+            endpoint.queue.discard(request)
+            request.outcome = PoolBusy(f"{core.name}: {text}")
+        else:
+            core.overload.gave_up(surplus, now)
+            service.serve(surplus, PoolBusy(f"{core.name}: overloaded: {text}, and the newest are served first"))
+
 
 _OPEN = Phase.OPEN
 

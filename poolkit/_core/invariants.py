@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 
 from ..policies.retire import NEVER
-from .endpoint import Endpoint
+from .endpoints import Endpoint
 from .machine import Core
 from .queue import ClassQueue, NewestFirst
-from .slot import ESTABLISHED, IDLE, IN_USE, Slot, State
+from .slots import ESTABLISHED, IDLE, IN_USE, Slot, State
 
 __all__ = ("check",)
 

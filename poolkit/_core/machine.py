@@ -11,20 +11,15 @@ from ..connector import Verdict
 from ..events import CloseReason, Event, EventKind, FailReason
 from ..policies.meters import Meters
 from ..policies.retire import NEVER
-from .capacity import Capacity, OwnLimit, SharedLimit
-from .class_use import ClassUse, NoClasses, Use, configured
+from .capacity import Capacity, ClassUse, NoClasses, OwnLimit, SharedLimit, Use, configured, size_of
 from .effects import Do, Effect
-from .endpoint import Endpoint
-from .endpoints import Endpoints, KeyedEndpoints, OneEndpoint
-from .lease_record import Held
+from .endpoints import Endpoint, Endpoints, KeyedEndpoints, OneEndpoint
 from .ledger import Account
 from .opener import Opener
 from .overload import NoOverload, Overload, rule_of
-from .request import Parker, Request
+from .queue import Parker, Request
 from .service import Service
-from .size import size_of
-from .slot import CHECKING, CONNECTING, IN_USE, Slot
-from .slots import Slots
+from .slots import CHECKING, CONNECTING, IN_USE, Held, Slot, Slots
 from .state import Features, Phase
 
 __all__ = ("Core",)

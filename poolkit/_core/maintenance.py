@@ -6,11 +6,10 @@ from ..events import EventKind
 from ..policies.retire import NEVER, rotation_lead
 from . import elastic
 from .effects import Do, Effect
-from .endpoint import Endpoint
-from .lease_record import Held
+from .endpoints import Endpoint
 from .machine import Core
 from .repair import audit, next_look, repair
-from .slot import CHECKING, IDLE, IN_USE, Purpose, Slot
+from .slots import CHECKING, IDLE, IN_USE, Held, Purpose, Slot
 from .state import LOOK_EVERY, Phase
 
 __all__ = ("leaks", "pause", "pinged", "tick", "tick_safely")

@@ -13,9 +13,8 @@ from ..config import OverloadConfig
 from ..events import EventKind
 from ..policies.classes import CallerClass
 from ..policies.overload import Evidence, Trial
-from .endpoint import Endpoint
-from .queue import ArrivalOrder, FifoQueue, NewestFirst
-from .request import Request
+from .endpoints import Endpoint
+from .queue import ArrivalOrder, FifoQueue, NewestFirst, Request
 
 if TYPE_CHECKING:
     from .context import Context

@@ -15,7 +15,7 @@ from ..events import CloseReason
 from ..policies.retire import NEVER
 from .effects import Do, Effect
 from .machine import Core
-from .slot import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED
+from .slots import CHECKING, CLOSED, CLOSING, CONNECTING, ESTABLISHED
 from .state import Phase
 
 __all__ = ("audit", "repair")

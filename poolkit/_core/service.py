@@ -9,11 +9,9 @@ from ..errors import PoolClosed, PoolError, PoolSuspended
 from ..events import CloseReason
 from .context import Context
 from .effects import Do, Effect
-from .endpoint import Endpoint
-from .idle import IdleSlots
-from .request import Request
-from .slot import CHECKING, IDLE, IN_USE, Slot
-from .slots import Slots
+from .endpoints import Endpoint, IdleSlots
+from .queue import Request
+from .slots import CHECKING, IDLE, IN_USE, Slot, Slots
 from .state import Phase
 
 __all__ = ("Service",)

@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import count
 from typing import Any, NamedTuple
 
-from .._core.request import Parker
+from .._core.queue import Parker
 from ..policies.retire import NEVER
 from ._events import ClusterEvent, NodeState
 from ._node import Node

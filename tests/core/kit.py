@@ -7,23 +7,19 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from poolkit._core.capacity import Capacity, OwnLimit, SharedLimit
-from poolkit._core.class_use import NoClasses, Use
-from poolkit._core.dialer import Dialer
+from poolkit._core.capacity import Capacity, NoClasses, OwnLimit, SharedLimit, Size, Use, size_of
 from poolkit._core.effects import Do, Effect
-from poolkit._core.endpoint import Endpoint as Endpoint
+from poolkit._core.endpoints import Endpoint as Endpoint
 from poolkit._core.endpoints import Endpoints, KeyedEndpoints, OneEndpoint
 from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
-from poolkit._core.opener import Opener
+from poolkit._core.opener import Dialer, Opener
 from poolkit._core.overload import NoOverload, Overload
 from poolkit._core.queue import FifoQueue, Queue
-from poolkit._core.request import Request as Request
+from poolkit._core.queue import Request as Request
 from poolkit._core.service import Service
-from poolkit._core.size import Size, size_of
-from poolkit._core.slot import Purpose
-from poolkit._core.slot import Slot as Slot
-from poolkit._core.slots import Slots
+from poolkit._core.slots import Purpose, Slots
+from poolkit._core.slots import Slot as Slot
 from poolkit._core.state import Features, Phase
 from poolkit.config import PoolConfig
 from poolkit.events import EventKind

@@ -9,9 +9,9 @@ import pytest
 from poolkit import ClassConfig, PoolConfig
 from poolkit._core import commands, invariants
 from poolkit._core.effects import Do
+from poolkit._core.queue import Request
 from poolkit._core.repair import repair
-from poolkit._core.request import Request
-from poolkit._core.slot import Slot
+from poolkit._core.slots import Slot
 from poolkit._core.state import Features
 from tests.core.kit import SettlingCore, do
 from tests.simulation import CoreSimulation

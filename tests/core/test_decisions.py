@@ -10,9 +10,9 @@ from poolkit import BackoffConfig, ConnectFailed, PoolConfig, Verdict
 from poolkit._core import commands, invariants
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
-from poolkit._core.request import Request
+from poolkit._core.queue import Request
 from poolkit._core.service import Service
-from poolkit._core.slot import CHECKING, CLOSING, IDLE, IN_USE, Slot
+from poolkit._core.slots import CHECKING, CLOSING, IDLE, IN_USE, Slot
 from poolkit._core.state import Features
 from poolkit.policies.retire import NEVER
 from tests.core.kit import SettlingCore, do

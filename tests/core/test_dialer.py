@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolkit import BackoffConfig, BreakerConfig, CircuitOpen, ConnectFailed, ConnectTimeout, PoolConfig
-from poolkit._core.dialer import OPEN, At, Dialer, Open, Refuse
+from poolkit._core.opener import OPEN, At, Dialer, Open, Refuse
 from poolkit.policies.retire import NEVER
 
 NOW = 1000.0

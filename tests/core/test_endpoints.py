@@ -8,7 +8,7 @@ from poolkit import PoolBusy
 from poolkit._core.effects import Do
 from poolkit._core.endpoints import KeyedEndpoints, OneEndpoint
 from poolkit._core.ledger import Account, BudgetLedger
-from poolkit._core.slot import CLOSING, IDLE, IN_USE
+from poolkit._core.slots import CLOSING, IDLE, IN_USE
 from poolkit._core.state import Features
 from tests.core.kit import Board, Request, Slot
 

@@ -7,9 +7,9 @@ from collections import deque
 import pytest
 
 from poolkit import PoolConfig
-from poolkit._core.idle import IdleSlots, KeyedIdleSlots, OneIdleSlots
-from poolkit._core.size import FixedSize
-from poolkit._core.slot import IDLE
+from poolkit._core.capacity import FixedSize
+from poolkit._core.endpoints import IdleSlots, KeyedIdleSlots, OneIdleSlots
+from poolkit._core.slots import IDLE
 from tests.core.kit import Endpoint, Slot, endpoint, request, slot
 
 

@@ -9,7 +9,7 @@ import pytest
 from poolkit import BackoffConfig, ConnectFailed, ConnectTimeout, Verdict
 from poolkit._core.effects import Do
 from poolkit._core.ledger import Account, BudgetLedger
-from poolkit._core.slot import CLOSED, CLOSING, CONNECTING, IDLE, IN_USE, Slot
+from poolkit._core.slots import CLOSED, CLOSING, CONNECTING, IDLE, IN_USE, Slot
 from poolkit._core.state import Features
 from poolkit.events import EventKind
 from tests.core.kit import Board, Request

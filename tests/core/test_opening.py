@@ -6,8 +6,8 @@ from poolkit import PoolConfig, Verdict
 from poolkit._core.effects import Do
 from poolkit._core.invariants import check
 from poolkit._core.maintenance import tick
-from poolkit._core.request import Request
-from poolkit._core.slot import Slot, State
+from poolkit._core.queue import Request
+from poolkit._core.slots import Slot, State
 from poolkit._core.state import Features
 from tests.core.kit import SettlingCore, do
 

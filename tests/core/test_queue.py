@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from poolkit import ClassConfig, PoolConfig
-from poolkit._core.class_use import ClassUse, NoClasses, configured
+from poolkit._core.capacity import ClassUse, NoClasses, configured
 from poolkit._core.queue import ClassQueue, FifoQueue, Queue
-from poolkit._core.slot import CLOSING, IN_USE
+from poolkit._core.slots import CLOSING, IN_USE
 from poolkit.policies.classes import Classes
 from tests.core.kit import Request, Slot, endpoint, request, slot
 

@@ -9,8 +9,8 @@ from poolkit import PoolConfig
 from poolkit._core import invariants, repair
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
-from poolkit._core.request import Request
-from poolkit._core.slot import CLOSED, IN_USE, Slot
+from poolkit._core.queue import Request
+from poolkit._core.slots import CLOSED, IN_USE, Slot
 from poolkit._core.state import Features
 from tests.core.kit import SettlingCore, do
 

@@ -8,9 +8,9 @@ import pytest
 
 from poolkit import PoolBusy, PoolClosed, PoolSuspended
 from poolkit._core.effects import Do
+from poolkit._core.endpoints import refuse_some
 from poolkit._core.ledger import Account, BudgetLedger
-from poolkit._core.refusals import refuse_some
-from poolkit._core.slot import CHECKING, CLOSING, IDLE, IN_USE
+from poolkit._core.slots import CHECKING, CLOSING, IDLE, IN_USE
 from poolkit._core.state import Features, Phase
 from tests.core.kit import Board, Request, Slot
 

@@ -9,12 +9,12 @@ import pytest
 from poolkit import PoolConfig
 from poolkit._core import commands, invariants, maintenance, repair
 from poolkit._core.effects import Do
+from poolkit._core.endpoints import WaitingEndpoints
 from poolkit._core.machine import Core
 from poolkit._core.opener import Opener
-from poolkit._core.request import Request
-from poolkit._core.slot import IDLE, IN_USE, Slot
+from poolkit._core.queue import Request
+from poolkit._core.slots import IDLE, IN_USE, Slot
 from poolkit._core.state import Features
-from poolkit._core.waiting import WaitingEndpoints
 from tests.core.kit import SettlingCore, at, do
 from tests.simulation import CoreSimulation
 from tests.support.instructions import instructions

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poolkit import AutoscaleConfig, ClassConfig, PoolConfig
-from poolkit._core.size import ElasticSize, FixedSize, Size, size_of
+from poolkit._core.capacity import ElasticSize, FixedSize, Size, size_of
 from poolkit.policies.autoscale import View
 
 NOW = 1000.0

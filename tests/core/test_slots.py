@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from poolkit._core.effects import Do
-from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.ledger import Account, BudgetLedger
 from poolkit._core.machine import Core
 from poolkit._core.maintenance import leaks
-from poolkit._core.slot import CLOSED, CLOSING, IN_USE, Purpose
+from poolkit._core.slots import CLOSED, CLOSING, IN_USE, LeaseRecord, Purpose
 from poolkit._core.state import Features
 from poolkit.config import PoolConfig
 from poolkit.events import CloseReason, EventKind

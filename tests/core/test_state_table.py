@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from poolkit._core.slot import TRANSITIONS, State
+from poolkit._core.slots import TRANSITIONS, State
 from tests.core.kit import slot
 
 

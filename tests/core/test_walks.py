@@ -17,8 +17,7 @@ import poolkit
 from poolkit import Connector, Pool, _pool_base
 from poolkit._core import invariants
 from poolkit._core.repair import repair
-from poolkit._core.slot import CLOSING, IDLE, IN_USE, Slot
-from poolkit._core.slots import Slots
+from poolkit._core.slots import CLOSING, IDLE, IN_USE, Slot, Slots
 from poolkit.testing import FakeConnector
 from tests.core.test_decisions import NOW, leased, make
 from tests.simulation.interleave import Interleaving, SimulatedRuntime
@@ -165,7 +164,6 @@ WALKS = {
 }  # fmt: skip
 SAFE = {
     ("stats.py", "copied.leased"): "a copy",
-    ("idle.py", "endpoint.idle"): "of a keyed pool: changed under the lock only",
 }
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from poolkit import ClassConfig, Pool
-from poolkit._core.request import Request
-from poolkit._core.slot import Slot
+from poolkit._core.queue import Request
+from poolkit._core.slots import Slot
 from poolkit.runtimes.threads import _Housekeeper
 from poolkit.testing import FakeConnection, FakeConnector
 from tests.faults.inline import InlineRuntime

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from poolkit import BackoffConfig, BreakerConfig
-from poolkit.policies.backoff import full_jitter
-from poolkit.policies.breaker import Breaker, BreakerState
+from poolkit.policies.connects import Breaker, BreakerState, connects_wanted, full_jitter, pace, patience
 from poolkit.policies.retire import NEVER, expiry, rotation_lead
-from poolkit.policies.sizing import connects_wanted, pace, patience
 
 
 @pytest.mark.parametrize(("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (7, 5.0), (10_000, 5.0)])

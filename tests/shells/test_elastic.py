@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from poolkit import AutoscaleConfig, Budget, ConfigError, Event, EventKind, Pool, PoolConfig, PoolConfigWarning, load
-from poolkit._core.size import FixedSize
+from poolkit._core.capacity import FixedSize
 from poolkit._fast import decline_put
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Outcome, Rig, ask

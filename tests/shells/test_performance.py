@@ -68,7 +68,7 @@ def test_29_the_cost_does_not_grow_with_waiters() -> None:
     class Sleeper:
         def wake(self) -> None: ...
 
-    from poolkit._core.request import Request
+    from poolkit._core.queue import Request
 
     def rounds(waiting: int) -> Callable[[], None]:
         pool = Pool(FakeConnector(), max_size=1, barging_window=0)
@@ -108,7 +108,7 @@ def test_29_the_cost_of_a_timeout_does_not_grow_with_waiters() -> None:
     class Sleeper:
         def wake(self) -> None: ...
 
-    from poolkit._core.request import Request
+    from poolkit._core.queue import Request
 
     def rounds(waiting: int) -> tuple[Callable[[], None], list[str]]:
         pool = Pool(FakeConnector(), max_size=1, barging_window=0)

@@ -16,8 +16,7 @@ from typing import Any
 from unittest import mock
 
 from poolkit import _binding, _pool_base, _registry
-from poolkit._async import AsyncPool
-from poolkit._leases import AsyncLease
+from poolkit._async import AsyncLease, AsyncPool
 from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import AsyncConnector
 from poolkit.errors import AcquireTimeout

@@ -11,7 +11,7 @@ from collections import deque
 
 from poolkit._core import invariants
 from poolkit._core.ledger import Account, BudgetLedger
-from poolkit._core.slot import CLOSING
+from poolkit._core.slots import CLOSING
 
 from .simulate import CoreSimulation, SimulationFailure
 

@@ -6,8 +6,8 @@ import random
 from collections import Counter
 
 from poolkit._core.machine import Core
-from poolkit._core.request import Request
-from poolkit._core.slot import Slot
+from poolkit._core.queue import Request
+from poolkit._core.slots import Slot
 from poolkit._priority import choose
 from poolkit.config import ClassConfig
 from poolkit.policies.classes import CallerClass

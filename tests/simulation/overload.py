@@ -12,8 +12,8 @@ from typing import Any
 from poolkit._core import commands, maintenance
 from poolkit._core.effects import Do
 from poolkit._core.machine import Core
-from poolkit._core.request import Request
-from poolkit._core.slot import Slot
+from poolkit._core.queue import Request
+from poolkit._core.slots import Slot
 from poolkit._core.state import Features
 from poolkit.config import PoolConfig
 from poolkit.events import Event

@@ -10,8 +10,7 @@ from typing import Any
 from unittest import mock
 
 from poolkit import _pool_base, _registry
-from poolkit._leases import Lease
-from poolkit._threads import Pool
+from poolkit._threads import Lease, Pool
 from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import Connector
 from poolkit.errors import AcquireTimeout

@@ -13,12 +13,10 @@ from typing import Any, ClassVar, TypeVar
 
 from poolkit._core import commands, invariants, maintenance
 from poolkit._core.effects import Do
-from poolkit._core.lease_record import LeaseRecord
 from poolkit._core.ledger import Account
 from poolkit._core.machine import Core
-from poolkit._core.queue import ArrivalOrder
-from poolkit._core.request import Request
-from poolkit._core.slot import CHECKING, IN_USE, Slot
+from poolkit._core.queue import ArrivalOrder, Request
+from poolkit._core.slots import CHECKING, IN_USE, LeaseRecord, Slot
 from poolkit._core.state import Features, Phase
 from poolkit.config import AutoscaleConfig, BackoffConfig, BreakerConfig, OverloadConfig, PoolConfig
 from poolkit.connector import Verdict

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from poolkit._core.request import Request
+from poolkit._core.queue import Request
 from poolkit._core.service import Service
 from poolkit.testing.connectors import FakeConnection
 

@@ -67,7 +67,7 @@ async def test_27_with_one_connection_the_third_waits(h2_server: Make, certifica
 async def test_a_burst_waits_for_the_first_connection(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poolkit._core.dialer.patience", lambda connect_time: 10.0)  # on a busy machine it is late
+    monkeypatch.setattr("poolkit._core.opener.patience", lambda connect_time: 10.0)  # on a busy machine it is late
     server = h2_server(50)
     async with httpx.AsyncClient(transport=transport(certificates), timeout=10) as client:
         async with anyio.create_task_group() as group:
@@ -239,7 +239,7 @@ async def test_http_2_offered_and_http_1_chosen(certificates: Certificates) -> N
 def test_threads_share_one_connection(
     h2_server: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poolkit._core.dialer.patience", lambda connect_time: 10.0)  # on a busy machine it is late
+    monkeypatch.setattr("poolkit._core.opener.patience", lambda connect_time: 10.0)  # on a busy machine it is late
     server = h2_server(20)
     with PoolkitConnectionPool(ssl_context=certificates.client_context(), http2=True) as pool:
         with ThreadPoolExecutor(20) as threads:
