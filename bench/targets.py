@@ -13,7 +13,7 @@ from bench.experiments.http import SECOND, STEADY, TRANSPORTS
 from bench.experiments.overload import CLIENTS, WORLDS
 from bench.experiments.overload import UNFAIR as BARGING
 from bench.figures import Spread, number, ratios, spread
-from bench.http_clients import PEERS
+from bench.http_clients import PEERS, REQUESTS, URLLIB3
 from bench.result import Param, Result
 
 __all__ = ("CELLS", "TARGETS", "Target", "Verdict", "judge")
@@ -127,6 +127,8 @@ _HTTP = "httpx -> poolkit"
 _SQL = "SQLAlchemy -> poolkit"
 _REDIS = "redis-py -> poolkit"
 _REDIS_OWN = ("redis-py BlockingConnectionPool", "redis-py ConnectionPool")
+_VALKEY = "valkey-py -> poolkit"
+_VALKEY_OWN = ("valkey-py BlockingConnectionPool", "valkey-py ConnectionPool")
 _T: dict[str, Param] = {"world": "threads"}
 _CALLERS, _CONNECTIONS = MAIN
 
@@ -186,6 +188,29 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "adapters", "redis CPU per GET, asyncio / redis-py's cheaper pool", "<=", 0.85,
         _ratio("redis", _REDIS, _REDIS_OWN, "cpu", world="tasks", callers=1),
+    ),
+    *(
+        Target(
+            "adapters", f"valkey get and release, {world} / valkey-py's cheaper pool", "<=", 1.0,
+            _ratio("redis", _VALKEY, _VALKEY_OWN, "cycle", world=world),
+        )
+        for world in ("threads", "tasks")
+    ),
+    *(
+        Target(
+            "adapters", f"valkey GET/s, {callers} {world} / valkey-py's faster pool", ">=", 0.97,
+            _ratio("redis", _VALKEY, _VALKEY_OWN, "rate", callers=callers, world=world),
+        )
+        for world in ("threads", "tasks")
+        for callers in (1, 16)
+    ),
+    *(
+        Target(
+            "http", f"{own}: requests/s, {threads} threads on {threads} connections / its own pool", ">=", 0.97,
+            _ratio("http", ours, own, "rate", protocol="HTTP/1.1", world="threads", callers=threads, limit=threads),
+        )
+        for own, ours in (URLLIB3, REQUESTS)
+        for threads in (1, 8, 64)
     ),
     *(
         Target(

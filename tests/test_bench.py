@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.experiments.cells import OPTIONAL, PAIRS, SIZES
 from bench.figures import jain, number, percentile, ratios, spread, waits_of
 from bench.main import Options, run
 from bench.page import BEGIN, END, agrees, write
@@ -165,7 +166,11 @@ def test_every_target_can_be_measured_by_a_full_run_that_is_committed() -> None:
     if result.effort != "full":
         pytest.skip("the committed numbers are of a short run")
     missing = [one.target for one in judge(result) if one.met is None and one.target.group != "overload"]
-    later = ("engine with exporters / without", "httpx2: ", "httpx transports: ", "asyncpg acquire and release / ")
+    later = (
+        "engine with exporters / without", "httpx2: ", "httpx transports: ", "asyncpg acquire and release / ",
+        "urllib3: ", "urllib3, ", "requests: ", "requests, ", "asyncpg, ", "valkey get and release, ", "valkey GET/s, ",
+        "valkey-py, ",
+    )  # fmt: skip
     assert all(one.name.startswith(later) for one in missing)
     assert len(TARGETS) > 35
 
@@ -276,7 +281,10 @@ MEASURED = {
     # experiment: some of what it has to bring
     "cycle": [("poolkit", "cpu"), ("httpcore -> poolkit", "cpu"), ("asyncpg", "cpu"), ("poolkit, a listener", "cpu")],
     "contended": [("poolkit", "rate"), ("poolkit", "jain"), ("DBUtils", "wait p99.9"), ("asyncpg", "most/least")],
-    "cells": [("SQLAlchemy QueuePool", "rate"), ("httpx -> poolkit", "latency p99"), ("redis-py -> poolkit", "opened")],
+    "cells": [("SQLAlchemy QueuePool", "rate"), ("httpx -> poolkit", "latency p99"), ("redis-py -> poolkit", "opened"),
+              ("asyncpg -> poolkit", "rate"),
+              *([("urllib3 -> poolkit", "rate"), ("requests", "latency p99")] if find_spec("requests") else []),
+              *([("valkey-py -> poolkit", "rate")] if find_spec("valkey") else [])],
     "overload": [("poolkit", "rate"), ("newest first", "jain"), ("redis-py BlockingConnectionPool", "answered")],
     "spike": [("poolkit", "opened"), ("psycopg_pool", "wait p99"), ("poolkit", "all served")],
     "scale": [("poolkit", "operation"), ("psycopg_pool", "threads of 100 pools")],
@@ -305,6 +313,13 @@ def test_each_experiment_measures_what_it_says(name: str) -> None:
     assert all(math.isfinite(value) for one in result.series for value in one.values)
     assert not any(sum(one.values) for one in result.where(name, metric="failed") if "poolkit" in one.subject)
     assert set(result.seconds) == {name}
+    if name == "cells":
+        adapters = {one.params["adapter"] for one in result.where("cells", metric="rate")}
+        assert all(adapter in adapters or adapter.startswith(OPTIONAL) for adapter in PAIRS)
+        for adapter in adapters:
+            _, _, *pools = PAIRS[str(adapter)]
+            sizes = [{"adapter": adapter, "callers": callers, "connections": number} for callers, number in SIZES[:2]]
+            assert all(result.values("cells", pool, "latency p99", **size) for pool in pools for size in sizes)
     if name == "start":
         foreign = [one.values for one in result.where("start", "import poolkit", "modules from elsewhere")]
         assert foreign == [[0.0]]

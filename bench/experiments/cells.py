@@ -6,6 +6,7 @@ Whole requests to real servers: what a user would notice of a change of the pool
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 from bench.experiments import redis as redis_bench
 from bench.experiments import sql
 from bench.experiments.spike import short
-from bench.http_clients import OURS, OWN, Turn, async_client, client
+from bench.http_clients import OURS, OWN, REQUESTS, URLLIB3, Turn, async_client, blocking_client, client
 from bench.load import by_tasks, by_threads, record
 from bench.turns import Run
 from poolkit.testing.servers import HTTPServer, PostgresServer, RedisServer
 
-__all__ = ("PAIRS", "SIZES", "SPIKE", "run")
+__all__ = ("OPTIONAL", "PAIRS", "SIZES", "SPIKE", "run")
 
 SPIKE = ("SQLAlchemy -> poolkit", "redis-py -> poolkit")
 """Adapters whose spike (see *spike*) is compared with the engine's own."""
+
+OPTIONAL = ("urllib3", "requests", "valkey")
+"""Modules that may be absent. valkey-py needs Python 3.11."""
 
 SIZES = ((1, 1), (4, 1), (4, 4), (16, 4), (16, 16), (64, 16), (64, 64))
 """Callers and connections."""
@@ -39,6 +43,11 @@ PAIRS: dict[str, tuple[str, str, str, str]] = {
     "redis-py, asyncio": ("redis", "tasks", "redis-py BlockingConnectionPool", "redis-py -> poolkit"),
     "httpx": ("http", "threads", OWN, OURS),
     "httpx, asyncio": ("http", "tasks", OWN, OURS),
+    "urllib3": ("http", "threads", *URLLIB3),
+    "requests": ("http", "threads", *REQUESTS),
+    "asyncpg": ("sql", "tasks", "asyncpg", "asyncpg -> poolkit"),
+    "valkey-py": ("redis", "threads", "valkey-py BlockingConnectionPool", "valkey-py -> poolkit"),
+    "valkey-py, asyncio": ("redis", "tasks", "valkey-py BlockingConnectionPool", "valkey-py -> poolkit"),
 }  # fmt: skip
 """By the adapter's name: the servers, threads or tasks, the driver's own pool, and poolkit."""
 
@@ -53,6 +62,9 @@ def run(bench: Run) -> None:
     with PostgresServer(max_connections=150) as postgres, RedisServer() as redis, HTTPServer(fast=True) as http:
         servers = {"sql": postgres, "redis": redis, "http": http}
         for adapter, (kind, world, *pools) in PAIRS.items():
+            module = adapter.partition(",")[0].partition("-")[0]
+            if module in OPTIONAL and importlib.util.find_spec(module) is None:
+                continue
             bench.say(adapter)
             for callers, connections in sizes:
                 params: dict[str, Any] = {"adapter": adapter, "callers": callers, "connections": connections}
@@ -77,7 +89,8 @@ def _threads(kind: str, name: str, server: Any, size: int) -> Iterator[Callable[
         finally:
             pool.disconnect()
     else:
-        with client(Turn(name, server.url, size)) as request:
+        opened = blocking_client if name in (*URLLIB3, *REQUESTS) else client
+        with opened(Turn(name, server.url, size)) as request:
             yield request
 
 

@@ -170,13 +170,13 @@ def _async_psycopg(pool: str) -> Any:
 
 def _asyncpg(pool: str) -> Any:
     @asynccontextmanager
-    async def opened(server: PostgresServer) -> AsyncIterator[Any]:
+    async def opened(server: PostgresServer, size: int = _SIZE) -> AsyncIterator[Any]:
         import asyncpg
 
         from poolkit_adapters.asyncpg import create_pool
 
         create: Any = create_pool if pool == "poolkit" else asyncpg.create_pool
-        async with create(server.url, min_size=_SIZE, max_size=_SIZE) as subject:
+        async with create(server.url, min_size=size, max_size=size) as subject:
 
             async def request() -> None:
                 async with subject.acquire() as connection:

@@ -22,13 +22,11 @@ _MOST = 64 * 1024
 _OWN_LOOK = HTTPConnection.is_connected
 
 
-class _Source(socket.SocketIO):
-    """What the file of a response reads from. It can be told to say that nothing has arrived."""
+class _Ended(socket.SocketIO):
+    """What the file of a complete response reads from: nothing arrives any more."""
 
-    ended = False
-
-    def readinto(self, buffer: Any) -> int | None:
-        return None if self.ended else super().readinto(buffer)
+    def readinto(self, buffer: Any) -> None:
+        return None
 
 
 class Response(http.client.HTTPResponse):
@@ -36,17 +34,13 @@ class Response(http.client.HTTPResponse):
 
     leftover = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        source = getattr(self.fp, "raw", None)
-        if type(source) is socket.SocketIO:  # not a custom socket's
-            source.__class__ = _Source
-
     def _close_conn(self) -> None:
         file: Any = self.fp
-        if file is not None and self.will_close is False and type(file.raw) is _Source:
-            file.raw.ended = True  # peek() is to show what was read ahead, and to read no more
-            self.leftover = bool(file.peek())
+        if file is not None and self.will_close is False:
+            source = getattr(file, "raw", None)
+            if type(source) is socket.SocketIO:  # not a custom socket's
+                source.__class__ = _Ended  # peek() is to show what was read ahead, and to read no more
+                self.leftover = bool(file.peek())
         super()._close_conn()  # type: ignore[misc]  # not in the stubs
 
 
@@ -73,7 +67,10 @@ class Link:
         try:
             if type(connection).is_connected is not _OWN_LOOK and not connection.is_connected:
                 return False
-            return self._quiet(connection.sock)
+            sock = connection.sock
+            if type(sock) is socket.socket and sock.fileno() == self._polled >= 0:
+                return not self._poll.poll(0)  # as below, without the calls in between
+            return self._quiet(sock)
         except Exception:  # noqa: BLE001  a custom socket may raise anything; in doubt, close the connection
             return False
 

@@ -21,7 +21,7 @@ from ._connector import URLLib3Connector, lost
 from ._errors import ERRORS, PoolClosed, told
 from ._link import Link
 from ._response import give_back_at_end
-from ._settings import MAXSIZE, check_words
+from ._settings import MAXSIZE, check_words, order_of
 from ._share import Share
 from ._timeout import Timeout
 
@@ -116,7 +116,7 @@ class Pooled:
             _share = Share(config, settings, name=name, listeners=listeners, debug=debug)
         self._leases: dict[int, Lease[Link]] = {}  # by the id of the connection
         base: Any = super()
-        chosen = _share.config(maxsize, block)
+        chosen = _share.config(maxsize, block, order_of(getattr(self, "QueueCls", None)))
         base.__init__(host, port, timeout, int(maxsize), chosen.max_size is not None, *args, **driver)
         self.pool = _Places(self, int(maxsize))  # urllib3's own queue stays empty
         where = f"[{self.host}]" if ":" in self.host else self.host
@@ -124,7 +124,7 @@ class Pooled:
         self._label = label
         connector = URLLib3Connector(self, _share.errors.of(LeaseOverdue))
         self._links = connector.links
-        self._engine: Pool[Link] = _share.engine(connector, label, maxsize, block)
+        self._engine: Pool[Link] = _share.engine(connector, label, chosen)
         weakref.finalize(self, _close_all, self._links)
 
     @property
@@ -212,12 +212,13 @@ class Pooled:
         """Lease a connection on which a request may be sent, within ``timeout`` seconds (None: ``acquire_timeout``)."""
         if self.pool is None:
             raise PoolClosed(f"{self._engine.name}: the pool is closed")
-        wait = self._engine.config.acquire_timeout if timeout is None else timeout
+        engine = self._engine
+        wait = engine.config.acquire_timeout if timeout is None else timeout
         deadline = None if wait is None else time.monotonic() + wait
         attempt = self._mine()
         while True:
             try:
-                lease = self._engine.lease(wait, key=self._label)
+                lease = engine.lease(wait, key=self._label)
             except PoolError as error:
                 raise self._refused(error, attempt) from error.__cause__
             if lease.connection.ready():
@@ -280,7 +281,10 @@ class Pooled:
     def _validate_conn(self, conn: Any) -> None:
         base: Any = super()
         base._validate_conn(conn)
-        if conn.is_closed and id(conn) in self._leases:  # here, and not while sending: so it is known how it went
+        lease = self._leases.get(id(conn))
+        if lease is None or lease.connection.opened:
+            return
+        if conn.is_closed:  # here, and not while sending: so it is known how it went
             conn.connect()
         self._opened(conn)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from urllib3 import HTTPConnectionPool
 from urllib3.poolmanager import PoolKey
 
 from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source, nearest
 from poolkit.settings import combine, layer, layer_of, set_aside
 
-from .._options import SETTINGS, argument, by_default, driver_default, is_default, refuse_contradiction
+from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default, refuse_contradiction
 
-__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "pool_config")
+__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "order_of", "pool_config")
 
 MAXSIZE: int = driver_default(1)
 """urllib3's default."""
@@ -21,6 +22,7 @@ IDLE = 60.0
 """Seconds after which an idle connection is closed. Load balancers and servers close theirs after a minute or later."""
 
 _DRIVER = "urllib3"
+_OWN_QUEUE: Any = HTTPConnectionPool.QueueCls
 _HOSTS = "has no effect for HTTP: connections belong to hosts, which are unknown before the first request"
 _ALIVE = "has no effect for HTTP, which has no ping; poolkit checks the sockets of idle connections instead"
 _ATTEMPTS = (
@@ -42,13 +44,15 @@ def pool_config(
     *,
     maxsize: Any = MAXSIZE,
     block: bool | None = None,
+    order: str | None = None,
     driver: str = _DRIVER,
 ) -> PoolConfig:
     """Return the settings of the pool of one host.
 
     ``maxsize``, ``block``: urllib3's arguments; ``block=None``: not given. With ``block=True`` ``maxsize`` is the limit
-    of connections, without it the number of idle ones that are kept. ``driver``: whose defaults these are. Raises
-    ConfigError for an argument that contradicts a setting, and for a setting that has no effect for HTTP.
+    of connections, without it the number of idle ones that are kept. ``order``: that of a ``QueueCls``, if the pool has
+    one. ``driver``: whose defaults these are. Raises ConfigError for an argument that contradicts a setting, and for a
+    setting that has no effect for HTTP.
     """
     if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0:
         raise ConfigError(f"maxsize={maxsize!r}: must be a whole number, 0 or more", "maxsize")
@@ -79,7 +83,32 @@ def pool_config(
         if not is_default(maxsize) and maxsize > 0:
             refuse_contradiction("maxsize", maxsize, "max_idle", given)
             given["max_idle"] = min(maxsize, limit) if isinstance(limit, int) else maxsize, size[1]
+    if order is not None:
+        refuse_contradiction("the order of QueueCls", order, "order", given)
+        given["order"] = order, by_argument("QueueCls")
     return combine({**found, **set_aside(given, _UNUSED, driver)}, base=config)
+
+
+_QUEUES = {"LifoQueue": "lifo", "Queue": "fifo"}
+_QUEUE_MODULES = ("queue", "gevent", "eventlet")
+
+
+def order_of(kind: Any) -> str | None:
+    """Return the setting ``order`` for a pool class's ``QueueCls``, or None if it is urllib3's own.
+
+    Raises ConfigError for any other class than ``LifoQueue`` and ``Queue``, of the standard library, gevent or
+    eventlet: the pool has no queue in which its code would run.
+    """
+    if kind is _OWN_QUEUE or kind is None:
+        return None
+    known = isinstance(kind, type) and kind.__module__.partition(".")[0].lstrip("_") in _QUEUE_MODULES
+    order = _QUEUES.get(kind.__name__) if known else None
+    if order is None:
+        raise ConfigError(
+            f"QueueCls={kind!r}: poolkit keeps idle connections and waiting requests itself; use queue.LifoQueue (the "
+            "default) or queue.Queue, which mean order='lifo' and order='fifo'", "QueueCls",
+        )  # fmt: skip
+    return order
 
 
 def effective(config: PoolConfig) -> PoolConfig:

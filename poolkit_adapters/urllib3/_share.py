@@ -65,18 +65,20 @@ class Share:
             raise ConfigError(f"max_connections={limit!r}: must be a whole number, 1 or more", "max_connections")
         return Budget(limit, name=f"{self.name} (max_connections)")
 
-    def config(self, maxsize: Any, block: bool | None) -> PoolConfig:
+    def config(self, maxsize: Any, block: bool | None, order: str | None = None) -> PoolConfig:
         """Return the settings of a pool with these arguments. Raises ConfigError for a wrong one."""
-        found = pool_config(self._config, self._settings, maxsize=maxsize, block=block, driver=self._driver)
+        found = pool_config(
+            self._config, self._settings, maxsize=maxsize, block=block, order=order, driver=self._driver
+        )
         found = for_connector(found, URLLib3Connector)
         if self.budget is None:
             return found
         return combine({"budget": (self.budget, Source("keyword max_connections", driver=True))}, base=found)
 
-    def engine(self, connector: URLLib3Connector, label: str, maxsize: Any, block: bool | None) -> Pool[Link]:
+    def engine(self, connector: URLLib3Connector, label: str, config: PoolConfig) -> Pool[Link]:
         """Make the engine of a pool. ``label``: scheme, host and port."""
         made: Pool[Link] = Pool(
-            connector, self.config(maxsize, block), name=self._free(f"{self.name}/{label}"), debug=self._debug,
+            connector, config, name=self._free(f"{self.name}/{label}"), debug=self._debug,
             listeners=self._listeners, keyed=True,
         )  # fmt: skip
         self._engines[made.name] = made

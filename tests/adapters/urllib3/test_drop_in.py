@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import pickle
+import queue
 import ssl
 import threading
 from collections.abc import Iterator
@@ -300,3 +301,24 @@ def test_the_context_of_ssl_is_the_drivers(secure: HTTPServer) -> None:
     context = ssl.create_default_context(cafile=secure.ca_path)
     with PoolkitPoolManager(ssl_context=context) as manager:
         assert manager.request("GET", secure.url).status == 200
+
+
+def test_a_queue_class_chooses_the_order_of_idle_connections() -> None:
+    class Fifo(PoolkitHTTPConnectionPool):
+        QueueCls = queue.Queue
+
+    class Own(PoolkitHTTPConnectionPool):
+        class QueueCls(queue.LifoQueue):  # type: ignore[type-arg]
+            pass
+
+    assert PoolkitHTTPConnectionPool("localhost").poolkit.config.order == "lifo"
+    assert PoolkitHTTPConnectionPool("localhost", order="fifo").poolkit.config.order == "fifo"
+    assert Fifo("localhost").poolkit.config.order == "fifo"
+    assert Fifo("localhost", order="fifo").poolkit.config.order == "fifo"
+    with pytest.raises(poolkit.ConfigError, match="contradict"):
+        Fifo("localhost", order="lifo")
+    with pytest.raises(poolkit.ConfigError, match=r"QueueCls=.*order='fifo'"):
+        Own("localhost")
+    manager = PoolkitPoolManager()
+    manager.pool_classes_by_scheme = {"http": type("Of", (urllib3.HTTPConnectionPool,), {"QueueCls": queue.Queue})}
+    assert manager.connection_from_url("http://localhost").poolkit.config.order == "fifo"
