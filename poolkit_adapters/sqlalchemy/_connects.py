@@ -14,7 +14,8 @@ from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._reconnects import too_late
 
 if TYPE_CHECKING:
-    from ._async import AsyncPoolkitPool, AsyncRecord
+    from ._async_io import AsyncRecord
+    from ._pool import BasePool
 
 __all__ = ("GRACE", "Connects")
 
@@ -30,7 +31,7 @@ class Connects:
     goes on when the caller is gone, is closed when it stands, and its place in the pool is taken until then.
     """
 
-    def __init__(self, pool: AsyncPoolkitPool, runtime: GreenletRuntime) -> None:
+    def __init__(self, pool: BasePool, runtime: GreenletRuntime) -> None:
         self._pool = pool
         self._runtime = runtime
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import util
 from sqlalchemy.pool import base
 
+from ._pings import pre_ask
+
 if TYPE_CHECKING:
     from ._pool import BasePool
     from ._record import Record
@@ -66,6 +68,7 @@ def _collected(ref: weakref.ref[Any]) -> None:
 class Fairy(_Base):
     """A checked-out connection of a poolkit pool."""
 
+    _pool: Any
     _failure: BaseException | None = None
     """The error of the reset, which SQLAlchemy's clean-up then raises again and handles."""
 
@@ -145,8 +148,7 @@ class BoundedFairy(Fairy):
 
     def rollback(self) -> None:
         """Roll back with a time limit. Every reset, and ``Connection.close()`` in a transaction, calls this."""
-        pool: Any = self._pool
-        pool._roll_back(self.dbapi_connection)
+        self._pool._roll_back(self.dbapi_connection)
 
 
 class _BoundedPings:
@@ -161,7 +163,7 @@ class _BoundedPings:
         return getattr(self._pool, name)
 
     def _do_ping_w_event(self, dbapi_connection: Any) -> bool:
-        return self._pool._pre_ask(self._record, dbapi_connection)
+        return pre_ask(self._pool, self._record, dbapi_connection)
 
     do_ping = _do_ping_w_event  # in the first 2.0
 

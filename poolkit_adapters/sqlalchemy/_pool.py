@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
-from sqlalchemy.pool.base import _ConnDialect
 
 from poolkit import (
     AutoscaleConfig,
@@ -20,27 +19,23 @@ from poolkit import (
     PoolConfig,
     PoolError,
 )
-from poolkit.config import Source, sources_of
-from poolkit.runtimes import Runtime, ThreadRuntime
-from poolkit.settings import DEFAULT, combine
+from poolkit.config import sources_of
+from poolkit.settings import DEFAULT
 
-from .._hang_up import Connecting
 from .._options import driver_default
-from .._time_limits import Watch, rollback_limit
-from ._connect_time import Attempt, limit_connects, no_time_limit
+from ._connect_time import limit_connects, no_time_limit
 from ._endings import Endings
-from ._errors import LATE_ROLLBACK, join_wrapped, reported, rollback_cut
+from ._errors import join_wrapped, reported
 from ._fairy import BoundedFairy, Fairy, check_out
+from ._io import ServerIO, ThreadIO
 from ._names import look_up_first
 from ._readonly import watch
-from ._reconnects import Reconnects
 from ._record import CheckedRecordConnector, Record, RecordConnector
+from ._rest import Rest
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle
 from ._transactions import OpenTransaction, transaction_test
 
 __all__ = ("BasePool", "PoolkitPool")
-
-_THREADS = ThreadRuntime()
 
 
 class BasePool(SQLAlchemyPool):
@@ -50,7 +45,7 @@ class BasePool(SQLAlchemyPool):
     """The engine: ``stats()``, ``explain()``, ``clear()``, ``drain()``, ``reconfigure()``, ``warm_up()``, ..."""
 
     _barging_window: float | None = None
-    _emptied = False
+    _kind: Callable[[BasePool], ServerIO]
 
     def __init__(
         self,
@@ -108,6 +103,8 @@ class BasePool(SQLAlchemyPool):
         }, no_time_limit=no_time_limit(self._dialect, creator), **self._fixed)  # fmt: skip
         self._listeners, self._debug = tuple(listeners), debug
         self._endings = Endings(self)
+        self._io = type(self)._kind(self)
+        self._runtime, self._roll_back = self._io.runtime, self._io.roll_back  # nearer, on the way of each lease
         checked = settled.check_after_idle is not None or settled.keepalive is not None
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
@@ -120,19 +117,16 @@ class BasePool(SQLAlchemyPool):
             name=name or self._orig_logging_name,
             listeners=self._listeners,
             debug=debug,
-            runtime=self._runtime_for_engine(),
+            runtime=self._runtime,
         )
         limit_connects(self._dialect, settled)
         look_up_first(self._dialect)
         watch(self._dialect)
         join_wrapped(self._dialect)
-        self._resting: dict[str, tuple[Any, Source]] = {}  # this pool's own settings while another pool replaces it
+        self._rest = Rest(self)
         self._server: str = getattr(self._dialect, "name", "")  # "": a pool created by hand
         self._fairy = BoundedFairy if self._server not in ("", "sqlite") else Fairy
         self._in_transaction = transaction_test(self._dialect, self._reset_on_return)
-
-    def _runtime_for_engine(self) -> Runtime:
-        raise NotImplementedError
 
     # -- SQLAlchemy's interface of a pool ---------------------------------------------------------------------------
 
@@ -153,13 +147,12 @@ class BasePool(SQLAlchemyPool):
         return opened
 
     def _create_connection(self, most: float | None = None) -> Record:
-        record = WatchedRecord(self, most)
-        record.open()
-        return record
+        return self._io.connected(most)
 
-    def _leftover(self) -> Any:
-        """Return the task that ends what the last failed connect left on the server, or None."""
-        return None
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        """Close as in SQLAlchemy, within a time limit."""
+        close = partial(super()._close_connection, connection, terminate=terminate)
+        self._io.close(connection, close, terminate=terminate)
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
@@ -211,7 +204,7 @@ class BasePool(SQLAlchemyPool):
     def recreate(self) -> SQLAlchemyPool:
         """Return a new pool with the current settings, events, listeners and name."""
         self.logger.info("Pool recreating")
-        config = self._config()
+        config = self._rest.config()
         size, overflow = queue_sizes(config)
         timeout, lifo, known = config.acquire_timeout, config.order == "lifo", sources_of(config)
 
@@ -226,7 +219,7 @@ class BasePool(SQLAlchemyPool):
         own: dict[str, Any] = {"listeners": self._listeners} if self._listeners else {}
         if self._debug:
             own["debug"] = True
-        self._rest(succeeded=True)
+        self._rest.begin(succeeded=True)
         return self.__class__(
             self._creator,
             **(sizes if plain == config else {"config": config}),
@@ -247,43 +240,10 @@ class BasePool(SQLAlchemyPool):
         After ``Engine.dispose()``, which replaces this pool, connections in use are closed when they are returned. In
         QueuePool they stay open in the old pool until they are garbage collected.
         """
-        self._rest()
+        self._rest.begin()
         self.poolkit.discard_idle(rest=True)
-        self._emptied = True
+        self._rest.emptied = True
         self.logger.info("Pool disposed. %s", self.status())
-
-    def _config(self) -> PoolConfig:
-        """Return the pool's own settings, even while it is suspended by :meth:`_rest`."""
-        config = self.poolkit.config
-        return combine(self._resting, base=config) if self._resting else config
-
-    def _rest(self, *, succeeded: bool = False) -> None:
-        """Keep no ``min_size`` until the next checkout from this pool.
-
-        ``succeeded``: another pool has replaced this one, so connections in use are closed when they are returned.
-        After dispose() the pool keeps nothing at all, because a connect in progress would stay open in the old pool.
-        """
-        own = self._config()
-        changes: dict[str, Any] = {"min_size": 0, "max_idle": 0} if succeeded and self._emptied else {"min_size": 0}
-        changes = {name: value for name, value in changes.items() if getattr(own, name) != value}
-        if not changes and not succeeded:
-            return
-        known = sources_of(own)
-        self._resting.update({name: (getattr(own, name), known.get(name, DEFAULT)) for name in changes})
-        if succeeded and "_do_return_conn" not in self.__dict__:
-            self.__dict__["_do_return_conn"] = partial(self._do_return_conn, discard=True)
-        self.__dict__["_do_get"] = self._get_again
-        if changes:
-            self.poolkit.reconfigure(**changes)
-
-    def _get_again(self) -> ConnectionPoolEntry:
-        self.__dict__.pop("_do_get", None)
-        self.__dict__.pop("_do_return_conn", None)
-        self._emptied = False
-        own, self._resting = self._resting, {}
-        if own:
-            self.poolkit.reconfigure(**{name: value for name, (value, _) in own.items()})
-        return self._do_get()
 
     def status(self) -> str:
         """Return the following numbers in QueuePool's format."""
@@ -294,7 +254,7 @@ class BasePool(SQLAlchemyPool):
 
     def size(self) -> int:
         """Return how many connections are kept: ``pool_size`` (0: no limit)."""
-        return queue_sizes(self._config())[0]
+        return queue_sizes(self._rest.config())[0]
 
     def timeout(self) -> float | None:
         """Return how many seconds a caller waits: ``pool_timeout`` (None: no limit)."""
@@ -315,77 +275,6 @@ class BasePool(SQLAlchemyPool):
         size = self.size()
         return self.poolkit.stats().size - size if size else 0
 
-    # -- called by the connector ------------------------------------------------------------------------------------
-
-    def _elsewhere(self, record: Record) -> bool:
-        """Return whether the record's connection belongs to another event loop and cannot be used here."""
-        return False
-
-    def _move(self, record: Record, loop: Any) -> None:
-        """Empty a slot whose connection cannot be used here."""
-        raise NotImplementedError
-
-    def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
-        """Ping the server within ``timeout`` seconds. A pool without a dialect has no ping."""
-        raise NotImplementedError
-
-    def _roll_back(self, dbapi_connection: Any) -> None:
-        """Roll back within :func:`rollback_limit`, so that a vanished server cannot block a slot forever."""
-        raise NotImplementedError
-
-    def _pre_ask(self, record: Record, dbapi_connection: Any) -> bool:
-        """Run the ping of ``pre_ping``, within ``check_timeout`` and the time that the caller has left."""
-        limits = [limit for limit in (self.poolkit.config.check_timeout, record.left()) if limit is not None]
-        try:
-            return self._ping(record, dbapi_connection, min(limits, default=None))
-        except TimeoutError as error:
-            self.logger.info("Pool pre-ping on connection %s failed: %s", dbapi_connection, error)
-            return False
-
-    def _ask(self, dbapi_connection: Any) -> bool:
-        dialect: Any = self._dialect
-        if isinstance(dialect, _ConnDialect):
-            return True
-        ping = getattr(dialect, "_do_ping_w_event", None) or dialect.do_ping  # the latter in the first 2.0
-        return bool(ping(dbapi_connection))
-
-
-class WatchedRecord(Record):
-    """A record whose connect, "connect" events included, ends in time whatever the server does or does not send."""
-
-    pool: PoolkitPool
-    _watched: Any = None
-
-    def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
-        """As in SQLAlchemy, in a thread of the pool's."""
-        self.pool._reconnects.run(self)
-
-    def begun(self, attempt: Attempt) -> None:
-        """Do the same as :meth:`Record.begun`. From now on the socket is shut down at the deadline."""
-        self._begin_watch(attempt.connecting)
-
-    def opened(self, connection: Any) -> None:
-        """Do the same as :meth:`Record.opened`."""
-        self.over()
-        super().opened(connection)
-        self._begin_watch(connection)
-
-    def _begin_watch(self, driver: Any) -> None:
-        left = None if self.attempt is None else self.attempt.left()
-        if left is not None:
-            self._watched = driver
-            self.pool._watch.begin(driver, left)
-
-    def over(self) -> bool:
-        """Do the same as :meth:`Record.over`."""
-        watched, self._watched = self._watched, None
-        if watched is None:
-            return False
-        cut = self.pool._watch.end(watched)
-        if isinstance(watched, Connecting):
-            return cut
-        return self.attempt is not None and self.attempt.left() == 0.0
-
 
 class PoolkitPool(BasePool):
     """Replaces :class:`sqlalchemy.pool.QueuePool`: ``create_engine(url, poolclass=PoolkitPool)``.
@@ -403,31 +292,4 @@ class PoolkitPool(BasePool):
     _is_asyncio = False
     _sqla_logger_namespace = "sqlalchemy.pool.impl.PoolkitPool"
 
-    def _runtime_for_engine(self) -> Runtime:
-        self._watch = Watch()
-        self._reconnects = Reconnects(self)
-        return _THREADS
-
-    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        """Close as in SQLAlchemy, and end the time limit first: another socket may get the descriptor from here on."""
-        self._watch.end(connection)
-        self._endings.close(connection, partial(super()._close_connection, connection, terminate=terminate))
-
-    def _ping(self, record: Record, dbapi_connection: Any, timeout: float | None) -> bool:
-        with self._watch.limit(dbapi_connection, timeout, "ping"):
-            return self._ask(dbapi_connection)
-
-    def _roll_back(self, dbapi_connection: Any) -> None:
-        limit = rollback_limit(self.poolkit.config.check_timeout, self._server)
-        if limit is None:
-            dbapi_connection.rollback()
-            return
-        self._watch.begin(dbapi_connection, limit)
-        try:
-            dbapi_connection.rollback()
-        finally:
-            late = self._watch.end(dbapi_connection)
-            if late:
-                self.logger.warning(LATE_ROLLBACK, dbapi_connection, limit)
-        if late:  # the reply arrived at the deadline, but the socket is already shut down
-            raise rollback_cut(self._dialect, self.poolkit.name, limit)
+    _kind = ThreadIO

@@ -206,9 +206,9 @@ class RecordConnector(Connector[Record]):
 
     def close(self, connection: Record) -> None:
         """Close the record's connection, if any. Abort it if it is in use or known to be broken."""
-        if self.pool._elsewhere(connection):
-            self.pool._move(connection, None)
-        elif connection.broken is not None or connection.in_use:
+        if self.pool._io.left(connection):
+            return
+        if connection.broken is not None or connection.in_use:
             error, connection.broken = connection.broken, None
             self._cut(connection)
             connection.invalidate(error)
@@ -224,7 +224,7 @@ class RecordConnector(Connector[Record]):
 
     def leftover(self, error: BaseException) -> Any:
         """Return the task that ends a connect whose caller was cancelled."""
-        return self.pool._leftover()
+        return self.pool._io.leftover()
 
     def classify(self, error: BaseException) -> Verdict:
         """Classify a read-only server. SQLAlchemy itself classifies the driver's errors."""
@@ -252,18 +252,18 @@ class CheckedRecordConnector(RecordConnector):
 
     def peek(self, connection: Record) -> bool:
         """Return whether the socket shows that the connection is alive, without sending anything."""
-        if connection.dbapi_connection is None or self.pool._elsewhere(connection):
+        if connection.dbapi_connection is None or self.pool._io.elsewhere(connection):
             return True  # an empty slot, or a connection that will be replaced anyway
         return looks_alive(connection.driver_connection)
 
     def check(self, connection: Record, timeout: float | None) -> bool:
         """Run the dialect's ping with its events. ``timeout`` applies if the driver's socket can be reached."""
         dbapi_connection = connection.dbapi_connection
-        if dbapi_connection is None or self.pool._elsewhere(connection):
+        if dbapi_connection is None or self.pool._io.elsewhere(connection):
             return True
         connection.broken = ConnectionAbortedError("the check was interrupted")
         try:
-            alive = self.pool._ping(connection, dbapi_connection, timeout)
+            alive = self.pool._io.ping(dbapi_connection, timeout)
         except Exception as error:
             connection.broken = error
             raise

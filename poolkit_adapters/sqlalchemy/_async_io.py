@@ -1,0 +1,234 @@
+"""What an async pool does with its server, in greenlets and in tasks that outlive their caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import Pool as SQLAlchemyPool
+from sqlalchemy.util import greenlet_spawn
+
+from poolkit.errors import describe, shown
+
+from .._hang_up import finish, hang_up
+from .._time_limits import rollback_limit
+from ._connect_time import Attempt
+from ._connects import GRACE, Connects
+from ._errors import LATE_ROLLBACK, rollback_cut
+from ._first import OneAtATime
+from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
+from ._pings import ask
+from ._record import Record
+
+if TYPE_CHECKING:
+    from ._pool import BasePool
+
+__all__ = ("AsyncRecord", "GreenletIO", "settle")
+
+
+class AsyncRecord(Record):
+    """A record whose connection may be ended by a task that outlives the caller."""
+
+    def __init__(self, pool: BasePool, most: float | None, io: GreenletIO) -> None:
+        self._io = io
+        super().__init__(pool, most)
+
+    def open(self) -> None:
+        """Connect for the first time, in a task of the pool's."""
+        self.attempt = Attempt(self.pool.poolkit.config, self.most)
+        connects = self._io.connects
+        run = connects.run if self.pool.poolkit.config.connect_in_caller else connects.open
+        run(self)
+
+    def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
+        """As in SQLAlchemy, in a task of the pool's."""
+        self.most = None  # from here on its user's deadline counts
+        self.attempt = Attempt(self.pool.poolkit.config)
+        self._io.connects.run(self)
+
+
+class GreenletIO:
+    """Waits in the calling greenlet, which switches to its event loop meanwhile."""
+
+    def __init__(self, pool: BasePool) -> None:
+        self._pool = pool
+        self._endings = pool._endings
+        self.runtime = GreenletRuntime()
+        self.connects = Connects(pool, self.runtime)
+        listeners: Any = pool.dispatch.connect
+        listeners.for_modify(pool.dispatch)._exec_once_mutex = OneAtATime(self.runtime)
+
+    def connected(self, most: float | None) -> Record:
+        """See :meth:`ServerIO.connected`."""
+        record = AsyncRecord(self._pool, most, self)
+        record.loop = running_loop()
+        try:
+            record.open()
+        except BaseException:
+            self.runtime.here.leftover = record.ending
+            raise
+        return record
+
+    def leftover(self) -> Any:
+        """See :meth:`ServerIO.leftover`."""
+        here = self.runtime.here
+        left, here.leftover = here.leftover, None
+        return left
+
+    # -- ends that outlive their caller -----------------------------------------------------------------------------
+
+    def close(self, connection: Any, close: Callable[[], None], *, terminate: bool) -> None:
+        """End as SQLAlchemy does, in a task of its own that ends within ``check_timeout`` (see :meth:`_end`).
+
+        A caller that was cancelled in the middle of a statement gets here, and anyio cancels it again at every step.
+        In its own task the server would learn neither of the cancelled statement nor of the end of the session.
+        A driver that closes without waiting needs no task, and a cancellation cannot interrupt it.
+        """
+        if self._endings.closes_at_once or running_loop() is None or not in_greenlet():
+            self._endings.close(connection, close)
+            return
+        task = self.runtime.keep(self._end(connection, terminate=terminate))
+        if terminate and self._pool._dialect.has_terminate:  # a dialect that cannot terminate hangs up without waiting
+            self._endings.add(connection, task)
+        await_(asyncio.wait([task]))
+
+    async def _end(self, connection: Any, *, terminate: bool) -> None:
+        """Close a connection; after ``check_timeout`` seconds its socket is shut down, whatever the peer does.
+
+        A server that has vanished never replies to a close, or to a request to stop the running statement. Without the
+        limit the slot of the connection would be taken until the operating system gives up.
+        """
+        limit = self._pool.poolkit.config.check_timeout
+        task = asyncio.ensure_future(
+            greenlet_spawn(SQLAlchemyPool._close_connection, self._pool, connection, terminate=terminate)
+        )
+        try:
+            await asyncio.wait([task], timeout=limit)
+        finally:  # also when the loop is about to end and cancels this task
+            if not task.done():
+                self._pool.logger.warning(
+                    "Connection %r: the server did not reply to the close within check_timeout=%s, shutting it down",
+                    connection, limit,
+                )  # fmt: skip
+                await self._force_end(connection, task)
+
+    async def _force_end(self, connection: Any, closing: asyncio.Future[None]) -> None:
+        """End ``closing``, which waits for the peer in vain, and the connection with it."""
+        driver = self._endings.driver_of(connection)
+        hang_up(driver)
+        try:
+            await asyncio.wait([closing], timeout=GRACE)
+        finally:
+            closing.cancel()  # where the socket could not be reached
+            self._terminate(connection)  # in no greenlet: the dialect waits for nothing
+            if not self._pool._dialect.has_terminate:
+                finish(driver)
+            closing.add_done_callback(_ask_nothing)
+
+    # -- event loops ------------------------------------------------------------------------------------------------
+
+    def elsewhere(self, record: Record) -> bool:
+        """See :meth:`ServerIO.elsewhere`."""
+        return record.loop is not running_loop()
+
+    def left(self, record: Record) -> bool:
+        """See :meth:`ServerIO.left`."""
+        elsewhere = self.elsewhere(record)
+        if elsewhere:
+            self.move(record, None)
+        return elsewhere
+
+    def move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Empty the slot of a connection that belongs to another loop. SQLAlchemy reconnects it here."""
+        connection, home = record.dbapi_connection, record.loop
+        record.loop = loop
+        if connection is None or home is None:
+            return
+        self._pool.logger.info("Connection %r belongs to another event loop, replacing it", connection)
+        record.finalize_callback.clear()
+        if self._pool.dispatch.close:
+            self._pool.dispatch.close(connection, record)
+        driver = record.driver_connection
+        record.dbapi_connection = None
+        self._leave(connection, driver, home)
+
+    def _leave(self, connection: Any, driver: Any, home: asyncio.AbstractEventLoop) -> None:
+        """Close a connection in its own loop, or at its socket if that loop has ended."""
+        if home.is_running():
+            try:
+                home.call_soon_threadsafe(self._end_at_home, connection)
+                return
+            except RuntimeError:
+                pass  # it has just ended
+        finish(driver)
+        if not self._pool._dialect.has_terminate:
+            return
+        loop = running_loop()
+        if loop is None:
+            self._terminate(connection)
+        else:
+            loop.call_soon(self._terminate, connection)  # out of this greenlet: in one, the dialect would try to wait
+
+    def _end_at_home(self, connection: Any) -> None:
+        """In the loop of the connection."""
+        self.runtime.keep(self._end(connection, terminate=True))
+
+    def _terminate(self, connection: Any) -> None:
+        try:
+            self._pool._dialect.do_terminate(connection)
+        except Exception as failure:  # noqa: BLE001 - told, and the connection is gone
+            self._pool.logger.debug(
+                "Exception terminating connection %s: %s", shown(repr(connection)), describe(failure)
+            )
+
+    def ping(self, dbapi_connection: Any, timeout: float | None) -> bool:
+        """See :meth:`ServerIO.ping`."""
+        loop = running_loop()
+        if timeout is None or loop is None:
+            return ask(self._pool._dialect, dbapi_connection)
+        ping = loop.create_task(greenlet_spawn(ask, self._pool._dialect, dbapi_connection))
+        try:
+            done, _ = await_(asyncio.wait([ping], timeout=timeout))
+        except BaseException:
+            ping.cancel()  # the connection is marked as broken and will be cut
+            raise
+        if not done:
+            hang_up(self._endings.driver_of(dbapi_connection))  # its close must not wait for the same peer once more
+            try:
+                await_(asyncio.wait([ping], timeout=GRACE))
+            finally:
+                ping.cancel()  # where the socket could not be reached: psycopg would first ask the peer to stop
+                ping.add_done_callback(_ask_nothing)
+            raise TimeoutError(f"no reply to the ping within {timeout:g} s")
+        return bool(ping.result())
+
+    def roll_back(self, dbapi_connection: Any) -> None:
+        """See :meth:`ServerIO.roll_back`."""
+        pool, loop = self._pool, running_loop()
+        limit = rollback_limit(pool.poolkit.config.check_timeout, pool._server)
+        if loop is None or limit is None:
+            dbapi_connection.rollback()
+            return
+        watch, driver = self.runtime.here.watch(loop), self._endings.driver_of(dbapi_connection)
+        watch.begin(driver, limit)
+        try:
+            dbapi_connection.rollback()
+        finally:
+            late = watch.end(driver)
+            if late:
+                pool.logger.warning(LATE_ROLLBACK, dbapi_connection, limit)
+        if late:  # the reply arrived at the deadline, but the socket is already shut down
+            raise rollback_cut(pool._dialect, pool.poolkit.name, limit)
+
+
+def settle(*tasks: asyncio.Task[None]) -> None:
+    """Wait for closes, as QueuePool does. A cancellation ends the wait but not the close."""
+    if tasks and running_loop() is not None and in_greenlet():
+        await_(asyncio.wait(tasks))
+
+
+def _ask_nothing(task: asyncio.Future[Any]) -> None:
+    """Retrieve the error of an abandoned task, which asyncio would otherwise report as never retrieved."""
+    if not task.cancelled():
+        task.exception()
