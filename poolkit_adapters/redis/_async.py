@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolkit import AsyncPool
 from poolkit.errors import NotLeased, PoolError
@@ -29,6 +29,9 @@ from ._opening import ensure
 from ._other_library import refuse_other_client
 from ._settings import warn_arguments
 from ._shared import check_limit, time_left
+
+if TYPE_CHECKING:
+    from ._keywords import FromURL
 
 __all__ = ("AsyncPoolkitConnectionPool", "cleaned")
 
@@ -92,9 +95,9 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
 
     _released_event = AsyncReleasedEvent
     _re_auth_listener = AsyncReAuthListener
-
     _connection_class = AsyncConnection
     _queue_class = asyncio.LifoQueue
+    from_url: FromURL  # redis-py's own method, with keywords that a type checker knows
 
     def _begin(self) -> None:
         config = self._first_config() if self._engine is None else self._engine.config

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from operator import methodcaller
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolkit import ConfigError, PoolConfig, PoolError, Verdict
 from poolkit.cluster import (
@@ -46,6 +46,11 @@ from ._driver import (
     sync_driver,
 )
 from ._sync import PoolkitConnectionPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._keywords import GroupKeywords
 
 __all__ = (
     "AsyncPoolkitServerGroup",
@@ -240,7 +245,37 @@ class _AsyncServer(_ServerBase):
 _disconnect = methodcaller("disconnect")
 
 
-class GroupConnectionPool(ConnectionPool):  # type: ignore[misc]
+class _Caches:
+    """valkey-py's clients ask their pool to change the caches of its connections: here those of all servers."""
+
+    group: Any
+
+    def flush_cache(self) -> None:
+        """Empty the client-side cache of every connection to any server of the group."""
+        for pool in self._pools():
+            pool.flush_cache()
+
+    def delete_command_from_cache(self, command: Any) -> None:
+        """Remove a command from the caches of all connections."""
+        for pool in self._pools():
+            pool.delete_command_from_cache(command)
+
+    def invalidate_key_from_cache(self, key: Any) -> None:
+        """Remove what was read from a key from the caches of all connections."""
+        for pool in self._pools():
+            pool.invalidate_key_from_cache(key)
+
+    def _pools(self) -> list[Any]:
+        found = []
+        for node in self.group.nodes:
+            try:
+                found.append(self.group.pool(node.name).pool)
+            except KeyError:
+                pass  # removed meanwhile
+        return found
+
+
+class GroupConnectionPool(_Caches, ConnectionPool):  # type: ignore[misc]
     """The pool object of a group's client. Each command uses a connection of a server that the group chooses."""
 
     def __init__(self, group: PoolkitServerGroup, role: str | None, **connection_kwargs: Any) -> None:
@@ -265,7 +300,7 @@ class GroupConnectionPool(ConnectionPool):  # type: ignore[misc]
         """Do nothing: the connections belong to the group, which ``group.close()`` closes."""
 
 
-class AsyncGroupConnectionPool(AsyncConnectionPool):  # type: ignore[misc]
+class AsyncGroupConnectionPool(_Caches, AsyncConnectionPool):  # type: ignore[misc]
     """The twin of :class:`GroupConnectionPool` for ``redis.asyncio``."""
 
     def __init__(self, group: AsyncPoolkitServerGroup, role: str | None, **connection_kwargs: Any) -> None:
@@ -324,9 +359,9 @@ class PoolkitServerGroup(Cluster[Any]):
         roles: bool = True,
         name: str | None = None,
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **connection_kwargs: Any,
+        **connection_kwargs: Unpack[GroupKeywords],
     ) -> None:
-        plan = _Plan(sync_driver, _MemberPool, pool, connection_kwargs)
+        plan = _Plan(sync_driver, _MemberPool, pool, dict(connection_kwargs))
         self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _Server:
@@ -359,9 +394,9 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         roles: bool = True,
         name: str | None = None,
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
-        **connection_kwargs: Any,
+        **connection_kwargs: Unpack[GroupKeywords],
     ) -> None:
-        plan = _Plan(async_driver, _AsyncMemberPool, pool, connection_kwargs)
+        plan = _Plan(async_driver, _AsyncMemberPool, pool, dict(connection_kwargs))
         self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _AsyncServer:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from poolkit import PoolConfig, PoolSettings
+from poolkit.cluster import ClusterSettings
+from poolkit.config import NodePoolSettings
 from poolkit.events import Listener
 
 from .._cluster_options import parameters_of
 from .._options import refuse_misspelt
 
-__all__ = ("ConnectionKeywords", "PoolKeywords", "check_keywords")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ("ConnectionKeywords", "FromURL", "GroupKeywords", "PoolKeywords", "SentinelKeywords", "check_keywords")
 
 
 class _OfConnections(TypedDict, total=False):
@@ -82,6 +87,16 @@ class ConnectionKeywords(PoolSettings, _OfConnections, total=False):
     """The keywords that a pool takes besides its own."""
 
 
+class GroupKeywords(ClusterSettings, NodePoolSettings, _OfConnections, total=False):
+    """The keywords that a group of servers takes besides its own."""
+
+    max_connections: int | None
+    timeout: float | None
+    connection_class: Any
+    queue_class: Any
+    debug: bool
+
+
 class PoolKeywords(ConnectionKeywords, total=False):
     """The keywords of ``from_url()``."""
 
@@ -93,6 +108,21 @@ class PoolKeywords(ConnectionKeywords, total=False):
     name: str | None
     listeners: Iterable[Listener]
     debug: bool
+
+
+class SentinelKeywords(PoolKeywords, total=False):
+    """The keywords of a pool that asks Sentinel for its server."""
+
+    is_master: bool
+    check_connection: bool
+    ssl: bool
+
+
+class FromURL(Protocol):
+    """The signature of ``from_url()``."""
+
+    def __call__(self, url: str, **kwargs: Unpack[PoolKeywords]) -> Any:
+        """Create a pool from a URL."""
 
 
 def check_keywords(keywords: Iterable[str], pool_class: type, connection_class: Any) -> None:

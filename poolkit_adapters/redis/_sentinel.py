@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._options import driver_default
 from ._async import AsyncPoolkitConnectionPool
 from ._driver import AsyncSentinelConnectionPool, SentinelConnectionPool
 from ._sync import PoolkitConnectionPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._keywords import SentinelKeywords
 
 __all__ = ("AsyncPoolkitSentinelConnectionPool", "PoolkitSentinelConnectionPool")
 
@@ -35,8 +40,8 @@ class PoolkitSentinelConnectionPool(SentinelConnectionPool, PoolkitConnectionPoo
 
     _unused = _UNUSED
 
-    def __init__(self, service_name: Any, sentinel_manager: Any, **kwargs: Any) -> None:
-        super().__init__(service_name, sentinel_manager, **_arguments(kwargs))
+    def __init__(self, service_name: Any, sentinel_manager: Any, **kwargs: Unpack[SentinelKeywords]) -> None:
+        super().__init__(service_name, sentinel_manager, **_arguments(dict(kwargs)))
 
 
 class AsyncPoolkitSentinelConnectionPool(AsyncSentinelConnectionPool, AsyncPoolkitConnectionPool):  # type: ignore[misc]
@@ -44,5 +49,5 @@ class AsyncPoolkitSentinelConnectionPool(AsyncSentinelConnectionPool, AsyncPoolk
 
     _unused = _UNUSED
 
-    def __init__(self, service_name: Any, sentinel_manager: Any, **kwargs: Any) -> None:
-        super().__init__(service_name, sentinel_manager, **_arguments(kwargs))
+    def __init__(self, service_name: Any, sentinel_manager: Any, **kwargs: Unpack[SentinelKeywords]) -> None:
+        super().__init__(service_name, sentinel_manager, **_arguments(dict(kwargs)))

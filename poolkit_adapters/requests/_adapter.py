@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import requests
 from requests import adapters
 from requests.utils import get_auth_from_url
 
-from poolkit import Budget, ConfigError, Pool, PoolConfig
+from poolkit import Budget, ConfigError, Pool, PoolConfig, PoolSettings
 from poolkit.config import nearest
 from poolkit.events import Listener
 
@@ -18,6 +18,9 @@ from ..urllib3._manager import PoolkitPoolManager, PoolkitProxyManager
 from ..urllib3._settings import pool_config
 from ..urllib3._share import Share
 from ._errors import ERRORS, told
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ("PoolkitAdapter", "effective")
 
@@ -51,7 +54,7 @@ class PoolkitAdapter(adapters.HTTPAdapter):  # type: ignore[misc]
         listeners: Iterable[Listener] = (),
         debug: bool = False,
         max_connections: int | None = None,
-        **settings: Any,
+        **settings: Unpack[PoolSettings],
     ) -> None:
         chosen, unknown = split_options(settings)
         for word in unknown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3._collections import RecentlyUsedContainer
@@ -20,6 +20,11 @@ from ._link import Link
 from ._pool import Pooled, pooled
 from ._settings import MAXSIZE, check_words
 from ._share import Share
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._keywords import ManagerKeywords, URLKeywords
 
 __all__ = ("Managed", "PoolkitPoolManager", "PoolkitProxyManager", "connection_from_url", "proxy_from_url")
 
@@ -58,7 +63,7 @@ class Managed:
         debug: bool = False,
         max_connections: int | None = None,
         _share: Share | None = None,
-        **options: Any,
+        **options: Unpack[ManagerKeywords],
     ) -> None:
         settings, driver = split_options(options)
         base: Any = super()
@@ -147,7 +152,7 @@ def proxy_from_url(url: str, **options: Any) -> PoolkitProxyManager:
     return PoolkitProxyManager(proxy_url=url, **options)
 
 
-def connection_from_url(url: str, **options: Any) -> Any:
+def connection_from_url(url: str, **options: Unpack[URLKeywords]) -> Any:
     """Replaces ``urllib3.connection_from_url``. Takes the arguments of :class:`.PoolkitHTTPConnectionPool`."""
     parts = urllib3.util.parse_url(url)
     scheme = parts.scheme or "http"

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3 import exceptions
@@ -24,6 +24,11 @@ from ._response import give_back_at_end
 from ._settings import MAXSIZE, check_words, order_of
 from ._share import Share
 from ._timeout import Timeout
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._keywords import PoolKeywords
 
 __all__ = ("Pooled", "PoolkitHTTPConnectionPool", "PoolkitHTTPSConnectionPool", "pooled")
 
@@ -108,7 +113,7 @@ class Pooled:
         listeners: Iterable[Listener] = (),
         debug: bool = False,
         _share: Share | None = None,
-        **options: Any,
+        **options: Unpack[PoolKeywords],
     ) -> None:
         settings, driver = split_options(options)
         if _share is None:

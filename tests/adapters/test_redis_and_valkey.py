@@ -14,8 +14,10 @@ import pytest
 import poolkit
 import poolkit_adapters
 from poolkit import Setting
+from poolkit.cluster import Node
 from poolkit.testing.servers import RedisServer
 from tests.support.missing import without
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("valkey") is None, reason="valkey-py is not installed")
 
@@ -205,6 +207,32 @@ def test_a_clients_cache_methods_reach_all_connections(redis_server: RedisServer
         client.flush_cache()
         assert not used.client_cache.get(("GET", "cached"))
         pool.release(used)
+
+
+def test_a_groups_client_reaches_the_caches_of_all_its_servers(redis_server: RedisServer) -> None:
+    options = cached(redis_server, cache_enabled=True, max_size=2)
+    address = f"{options.pop('host')}:{options.pop('port')}"
+    nodes = [Node("one", address), Node("two", address)]
+    with of("valkey")[1].PoolkitServerGroup(nodes, roles=False, **options) as group:
+        client = group.client()
+        leases = [group.pool(node).lease(PATIENCE) for node in ("one", "two")]
+        caches = [lease.connection.client_cache for lease in leases]
+
+        def filled() -> list[bool]:
+            return [bool(cache.get(("GET", "cached"))) for cache in caches]
+
+        for drop in (
+            client.flush_cache,
+            lambda: client.invalidate_key_from_cache("cached"),
+            lambda: client.delete_command_from_cache(("GET", "cached")),
+        ):
+            for cache in caches:
+                cache.set(("GET", "cached"), b"value", ["cached"])
+            assert filled() == [True, True]
+            drop()
+            assert filled() == [False, False]
+        for lease in leases:
+            lease.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -25,7 +25,9 @@ import poolkit_adapters.httpx
 import poolkit_adapters.httpx2
 import poolkit_adapters.psycopg
 import poolkit_adapters.redis
+import poolkit_adapters.requests
 import poolkit_adapters.sqlalchemy
+import poolkit_adapters.urllib3
 from poolkit import cluster, fleet, runtimes, testing
 from poolkit.connector import default_classify
 from poolkit.dashboard import Dashboard, DashboardApp, start
@@ -266,6 +268,15 @@ def misspelt_or_mistyped() -> None:
     poolkit_adapters.redis.PoolkitConnectionPool(max_wating=3)  # type: ignore[call-arg]
     poolkit_adapters.redis.PoolkitConnectionPool.from_url("", leak_after="3")  # type: ignore[arg-type]
     poolkit_adapters.redis.AsyncPoolkitConnectionPool(leak_after="3")  # type: ignore[arg-type]
+    poolkit_adapters.redis.AsyncPoolkitConnectionPool.from_url("", max_wating=3)  # type: ignore[call-arg]
+    poolkit_adapters.redis.PoolkitServerGroup(["a:1"], wait_for_nodes=1)  # type: ignore[call-arg]
+    poolkit_adapters.redis.AsyncPoolkitServerGroup(["a:1"], decode_response=True)  # type: ignore[call-arg]
+    poolkit_adapters.redis.PoolkitSentinelConnectionPool("main", None, max_wating=3)  # type: ignore[call-arg]
+    poolkit_adapters.redis.AsyncPoolkitSentinelConnectionPool("main", None, is_primary=True)  # type: ignore[call-arg]
+    poolkit_adapters.urllib3.PoolkitPoolManager(max_sise=3)  # type: ignore[call-arg]
+    poolkit_adapters.urllib3.PoolkitHTTPSConnectionPool("a", cert_req="none")  # type: ignore[call-arg]
+    poolkit_adapters.urllib3.connection_from_url("http://a", idle_timout=3)  # type: ignore[call-arg]
+    poolkit_adapters.requests.PoolkitAdapter(max_wating=3)  # type: ignore[call-arg]
     poolkit_adapters.dbapi.PooledDatabase(sqlite3, leak_after="3")  # type: ignore[arg-type]
 
 

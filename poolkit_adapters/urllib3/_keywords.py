@@ -1,0 +1,67 @@
+"""The keywords of managers and pools, for type checkers: poolkit's settings, and what urllib3's classes take."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from poolkit import PoolSettings
+
+__all__ = ("ManagerKeywords", "PoolKeywords", "URLKeywords")
+
+
+class PoolKeywords(PoolSettings, total=False):
+    """The keywords of a pool besides its own. Private names belong to urllib3's managers."""
+
+    headers: Any
+    retries: Any
+    source_address: tuple[str, int] | None
+    socket_options: Any
+    blocksize: int | None
+    key_file: str | None
+    cert_file: str | None
+    cert_reqs: int | str | None
+    key_password: str | None
+    ca_certs: str | None
+    ca_cert_dir: str | None
+    ca_cert_data: str | bytes | None
+    ssl_version: int | str | None
+    ssl_minimum_version: int | None
+    ssl_maximum_version: int | None
+    ssl_context: Any
+    assert_hostname: Any
+    assert_fingerprint: str | None
+    server_hostname: str | None
+    _proxy: Any
+    _proxy_headers: Any
+    _proxy_config: Any
+    _socks_options: Any
+
+
+class _Sizes(TypedDict, total=False):
+    timeout: Any
+    maxsize: int
+    block: bool | None
+
+
+class ManagerKeywords(PoolKeywords, _Sizes, total=False):
+    """The keywords of a manager besides poolkit's own, also of one for a proxy."""
+
+    num_pools: int
+    strict: Any
+    proxy_url: str
+    proxy_headers: Any
+    proxy_ssl_context: Any
+    use_forwarding_for_https: bool
+    proxy_assert_hostname: Any
+    proxy_assert_fingerprint: str | None
+    username: str | None
+    password: str | None
+
+
+class URLKeywords(PoolKeywords, _Sizes, total=False):
+    """The keywords of ``connection_from_url()``."""
+
+    config: Any
+    name: str | None
+    listeners: Any
+    debug: bool
