@@ -16,6 +16,7 @@ from .._time_limits import rollback_limit
 from ._connect_time import Attempt
 from ._connects import GRACE, Connects
 from ._errors import LATE_ROLLBACK, rollback_cut
+from ._exchange import opened
 from ._first import OneAtATime
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 from ._pings import ask
@@ -39,10 +40,21 @@ class AsyncRecord(Record):
         self.attempt = Attempt(self.pool.poolkit.config, self.most)
         connects = self._io.connects
         run = connects.run if self.pool.poolkit.config.connect_in_caller else connects.open
-        run(self)
+        self.loop = running_loop()
+        try:
+            run(self)
+        except BaseException:
+            self._io.runtime.here.leftover = self.ending
+            raise
 
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
-        """As in SQLAlchemy, in a task of the pool's."""
+        """Do the same as :meth:`Record._ConnectionRecord__connect`. A moved record connects in place, in a task.
+
+        In exchange for it the engine might give another connection of the other loop, and so on with all of them.
+        """
+        if not self.moved:
+            super()._ConnectionRecord__connect()
+        self.loop, self.moved = running_loop(), False
         self.most = None  # from here on its user's deadline counts
         self.attempt = Attempt(self.pool.poolkit.config)
         self._io.connects.run(self)
@@ -61,14 +73,7 @@ class GreenletIO:
 
     def connected(self, most: float | None) -> Record:
         """See :meth:`ServerIO.connected`."""
-        record = AsyncRecord(self._pool, most, self)
-        record.loop = running_loop()
-        try:
-            record.open()
-        except BaseException:
-            self.runtime.here.leftover = record.ending
-            raise
-        return record
+        return opened(self._pool, lambda: AsyncRecord(self._pool, most, self), most)
 
     def leftover(self) -> Any:
         """See :meth:`ServerIO.leftover`."""
@@ -140,9 +145,9 @@ class GreenletIO:
         return elsewhere
 
     def move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Empty the slot of a connection that belongs to another loop. SQLAlchemy reconnects it here."""
+        """Empty the slot of a connection that belongs to another loop. It is reconnected here, in place."""
         connection, home = record.dbapi_connection, record.loop
-        record.loop = loop
+        record.loop, record.moved = loop, True
         if connection is None or home is None:
             return
         self._pool.logger.info("Connection %r belongs to another event loop, replacing it", connection)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.util import greenlet_spawn
 
+from poolkit import AcquireTimeout
+
 from .._hang_up import hang_up
 from ._errors import connect_error, overdue
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
-from ._reconnects import too_late
 
 if TYPE_CHECKING:
     from ._async_io import AsyncRecord
@@ -79,7 +80,7 @@ class Connects:
         assert record.attempt is not None
         if record.attempt.left() != 0.0:
             record.ending = self._runtime.keep(self._see_off(record, task, self._limit(), kept=kept))
-            raise too_late(record)
+            raise _too_late(record)
         record.ending = self._runtime.keep(self._see_off(record, task, 0.0))
         raise overdue(self._pool._dialect, record.attempt.seconds)
 
@@ -142,6 +143,16 @@ class Connects:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
+
+
+def _too_late(record: AsyncRecord) -> BaseException:
+    """Return the error of a caller whose deadline has passed while its slot reconnects."""
+    pool: Any = record.pool
+    error = AcquireTimeout(
+        f"{pool.poolkit.name}: no connection in {pool.timeout():g} s; the connect goes on for the next caller"
+    )
+    translated: BaseException = pool._translate(error)
+    return translated
 
 
 async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool = False) -> None:

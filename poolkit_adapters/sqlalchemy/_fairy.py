@@ -16,9 +16,9 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import util
 from sqlalchemy.pool import base
 
+from ._exchange import usable
 from ._pings import pre_ask
 
 if TYPE_CHECKING:
@@ -154,16 +154,16 @@ class BoundedFairy(Fairy):
 class _BoundedPings:
     """Wraps a pool and its dialect for SQLAlchemy's checkout, and gives the ping of ``pre_ping`` a time limit."""
 
-    def __init__(self, pool: BasePool, record: Record) -> None:
+    def __init__(self, pool: BasePool, ref: CheckoutRef) -> None:
         self._pool = pool
-        self._record = record
+        self._ref = ref  # refers to another record after an exchange
         self._dialect = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
     def _do_ping_w_event(self, dbapi_connection: Any) -> bool:
-        return pre_ask(self._pool, self._record, dbapi_connection)
+        return pre_ask(self._pool, self._ref.record, dbapi_connection)
 
     do_ping = _do_ping_w_event  # in the first 2.0
 
@@ -181,18 +181,14 @@ def check_out(pool: BasePool) -> Any:
         or pool._invalidate_time > started
         or record._soft_invalidate_time > started
     ):
-        try:
-            dbapi_connection = record.get_connection()
-        except BaseException as error:
-            with util.safe_reraise():
-                record._checkin_failed(error, _fairy_was_created=False)
-            raise
+        record = usable(pool, record)
+        dbapi_connection = record.dbapi_connection
     echo = pool.logger.isEnabledFor(_DEBUG)
     fairy = pool._fairy(pool, dbapi_connection, record, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", dbapi_connection)
     if pool._pre_ping and pool._server:  # a pool created by hand has no ping, and SQLAlchemy raises an error
-        asking: Any = _BoundedPings(pool, record)
+        asking: Any = _BoundedPings(pool, fairy._finalizer)
         return _Base._checkout(asking, fairy=fairy)
     if pool._pre_ping or pool.dispatch.checkout:
         return _Base._checkout(pool, fairy=fairy)

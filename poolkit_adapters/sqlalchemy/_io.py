@@ -11,8 +11,8 @@ from .._hang_up import Connecting
 from .._time_limits import Watch, rollback_limit
 from ._connect_time import Attempt
 from ._errors import LATE_ROLLBACK, rollback_cut
+from ._exchange import opened
 from ._pings import ask
-from ._reconnects import Reconnects
 from ._record import Record
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ServerIO(Protocol):
     """The runtime of the engine."""
 
     def connected(self, most: float | None) -> Record:
-        """Return a new record with a connection. ``most``: seconds that a caller has left, None: no limit."""
+        """Return a record with a new connection. ``most``: seconds that a caller has left, None: no limit."""
 
     def leftover(self) -> Any:
         """Return the task that ends what the last failed connect left on the server, or None."""
@@ -59,10 +59,6 @@ class WatchedRecord(Record):
     def __init__(self, pool: BasePool, most: float | None, io: ThreadIO) -> None:
         self._io = io
         super().__init__(pool, most)
-
-    def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
-        """As in SQLAlchemy, in a thread of the pool's."""
-        self._io.reconnects.run(self)
 
     def begun(self, attempt: Attempt) -> None:
         """Do the same as :meth:`Record.begun`. From now on the socket is shut down at the deadline."""
@@ -98,13 +94,10 @@ class ThreadIO:
         self._pool = pool
         self.runtime: Runtime = _THREADS
         self.watch = Watch()
-        self.reconnects = Reconnects(pool)
 
     def connected(self, most: float | None) -> Record:
         """See :meth:`ServerIO.connected`."""
-        record = WatchedRecord(self._pool, most, self)
-        record.open()
-        return record
+        return opened(self._pool, lambda: WatchedRecord(self._pool, most, self), most)
 
     def leftover(self) -> Any:
         """Return None: a connect in a thread ends before its caller goes on."""

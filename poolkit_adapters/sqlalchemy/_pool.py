@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -103,6 +104,7 @@ class BasePool(SQLAlchemyPool):
         }, no_time_limit=no_time_limit(self._dialect, creator), **self._fixed)  # fmt: skip
         self._listeners, self._debug = tuple(listeners), debug
         self._endings = Endings(self)
+        self._spare: deque[Record] = deque()  # empty records, without a slot, for the next connects
         self._io = type(self)._kind(self)
         self._runtime, self._roll_back = self._io.runtime, self._io.roll_back  # nearer, on the way of each lease
         checked = settled.check_after_idle is not None or settled.keepalive is not None
@@ -180,17 +182,14 @@ class BasePool(SQLAlchemyPool):
     def _release_useless(self, record: Record) -> None:
         """Release a record without a usable connection.
 
-        If its server is read-only, it and the older ones are replaced. An empty slot stays, as in QueuePool. With a
-        circuit breaker it is closed: SQLAlchemy fills an empty slot without the engine, which would never learn of a
-        failed attempt.
+        If its server is read-only, it and the older ones are replaced. The slot of an empty record becomes free. The
+        record is kept for the next connect.
         """
         if self._endings.delay(record, partial(self._release_useless, record)):
             return
         error, record.wrong_server = record.wrong_server, None
-        if error is not None:
-            self.poolkit.release(record, error=error)
-        else:
-            self.poolkit.release(record, discard=self.poolkit.config.breaker is not None)
+        record.spare = error is None
+        self.poolkit.release(record, error=error, discard=error is None)
 
     def _translate(self, error: PoolError) -> BaseException:
         """Return SQLAlchemy's error for an engine's error. A timeout starts with QueuePool's text, for log searches."""
@@ -242,6 +241,7 @@ class BasePool(SQLAlchemyPool):
         """
         self._rest.begin()
         self.poolkit.discard_idle(rest=True)
+        self._spare.clear()
         self._rest.emptied = True
         self.logger.info("Pool disposed. %s", self.status())
 
@@ -261,8 +261,8 @@ class BasePool(SQLAlchemyPool):
         return self.poolkit.config.acquire_timeout
 
     def checkedin(self) -> int:
-        """Return the number of idle slots, with or without a live connection."""
-        return self.poolkit.stats().idle
+        """Return the number of idle connections, and of records that lost theirs."""
+        return self.poolkit.stats().idle + len(self._spare)
 
     def checkedout(self) -> int:
         """Return the number of slots in use, with those that callers connect, but not those that are being ended."""
@@ -273,7 +273,7 @@ class BasePool(SQLAlchemyPool):
     def overflow(self) -> int:
         """Return the number of slots above ``pool_size``: negative if there are fewer, 0 if there is no limit."""
         size = self.size()
-        return self.poolkit.stats().size - size if size else 0
+        return self.poolkit.stats().size + len(self._spare) - size if size else 0
 
 
 class PoolkitPool(BasePool):

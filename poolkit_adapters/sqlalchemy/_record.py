@@ -18,6 +18,7 @@ from .._hang_up import Connecting
 from .._time_limits import caller_limit
 from ._connect_time import Attempt
 from ._errors import LeaseOverdue, NotLeased, connect_error, lease_cut, overdue
+from ._exchange import Emptied, exchange
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 from ._thread_bound import refuse_thread_bound
@@ -33,6 +34,8 @@ class Record(_ConnectionRecord):
 
     loop: Any = None
     """The event loop to which its connection belongs (async pools)."""
+    moved: bool = False
+    """Its connection belonged to another event loop than its user's."""
     broken: BaseException | None = None
     """Why its connection must be aborted and not closed gracefully."""
     ending: Any = None
@@ -50,9 +53,20 @@ class Record(_ConnectionRecord):
         self.most = most  # seconds that a caller has left that connects the record itself; None: no limit
         super().__init__(pool, connect=False)
 
+    spare: bool = False
+    """Its slot has been given back without a connection. The next connect may use it again."""
+    renewed: bool = False
+    """It has had a connection before."""
+
     def open(self) -> None:
-        """Connect for the first time. Later SQLAlchemy reconnects by itself."""
+        """Connect: for the first time, or after its slot was given back without a connection."""
         self.connect()
+
+    def renew(self, most: float | None) -> None:
+        """Prepare an empty record for another connect."""
+        self.most, self.spare, self.renewed, self.asked = most, False, True, 0.0
+        self.close()
+        self.info.clear()
 
     def left(self) -> float | None:
         """Return the seconds that its user may still wait for a connection, at least 0 (None: no limit)."""
@@ -98,8 +112,24 @@ class Record(_ConnectionRecord):
 
     # the one place of SQLAlchemy (2.0 and 2.1) through which it reconnects
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
-        """Reconnect for a user who waits."""
-        self.connect()
+        """Do not reconnect in place: see :mod:`._exchange`."""
+        self.dbapi_connection = None
+        raise Emptied
+
+    def current(self) -> Any:
+        """Return the connection. Raise :class:`Emptied` if there is none, or it was outdated and is closed now."""
+        return super().get_connection()
+
+    def get_connection(self) -> Any:
+        """As in SQLAlchemy. If the connection is lost or outdated, its user gets another record."""
+        try:
+            return self.current()
+        except Emptied:
+            pass
+        if self.fairy_ref is not None:
+            return exchange(self)
+        self.connect()  # for a caller that has taken the record without a checkout
+        return self.dbapi_connection
 
     def connect(self) -> None:
         """Connect as SQLAlchemy does, events included, in the calling thread or greenlet.
@@ -206,6 +236,9 @@ class RecordConnector(Connector[Record]):
 
     def close(self, connection: Record) -> None:
         """Close the record's connection, if any. Abort it if it is in use or known to be broken."""
+        if connection.spare:
+            self.pool._spare.append(connection)
+            return
         if self.pool._io.left(connection):
             return
         if connection.broken is not None or connection.in_use:

@@ -79,7 +79,7 @@ async def connect(database: AsyncEngine) -> None:
 
 
 async def make_empty_slots(database: AsyncEngine) -> None:
-    """Slots that SQLAlchemy fills again by itself."""
+    """Lose the connections, so that their records are kept for the next connects."""
     connections = [await database.connect() for _ in range(LIMIT)]
     for connection in connections:
         await connection.invalidate()
@@ -222,7 +222,7 @@ def test_a_connect_that_is_cancelled_in_a_listener_goes_on_and_is_kept(
             assert engine.stats().size >= 1
             assert sockets_to(postgres.port) == before + 1
             await until_async(lambda: events[-1] == "connected" and not engine.stats().in_use)
-            assert events == ["connect", *(["checkin None"] if slots == "empty" else []), "connected"]
+            assert events == ["connect", "connected"]
             assert sockets_to(postgres.port) == before + 1
             assert await use(database) == 42
 

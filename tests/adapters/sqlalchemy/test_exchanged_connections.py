@@ -1,0 +1,166 @@
+"""Lost and outdated connections are replaced by the engine: with its pace, limits, backoff and circuit breaker."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import event, exc, make_url, text
+
+import poolkit
+from poolkit import BackoffConfig, BreakerConfig
+from poolkit.testing.servers import PostgresServer
+from poolkit_adapters.sqlalchemy import PoolkitPool
+from tests.adapters.sqlalchemy.servers import Databases, calling
+from tests.faults.proxy import FaultProxy
+from tests.support.waiting import PATIENCE, until
+
+DRIVERS = ("psycopg", "asyncpg", "psycopg_async")
+LOST = ("invalidated", "outdated", "dead")
+MANY = 8
+
+
+@pytest.mark.parametrize("lost", ["invalidated", "outdated"])
+def test_many_callers_of_lost_connections_connect_one_at_a_time(fake: Any, lost: str) -> None:
+    """QueuePool reconnects all at once."""
+    opening: list[int] = []
+    most: list[int] = []
+    one = threading.Lock()
+    slow = threading.Event()
+    go_on = threading.Event()
+
+    def creator() -> Any:
+        with one:
+            opening.append(1)
+            most.append(len(opening))
+        try:
+            assert not slow.is_set() or go_on.wait(PATIENCE)
+            return fake()
+        finally:
+            with one:
+                opening.pop()
+
+    pool = PoolkitPool(creator, pool_size=MANY, max_overflow=0, timeout=PATIENCE, max_connecting=1)
+    held = [pool.connect() for _ in range(MANY)]
+    for connection in held:
+        connection.invalidate(soft=lost == "outdated")
+        if lost == "outdated":
+            connection.close()
+    slow.set()
+    with ThreadPoolExecutor(MANY) as threads:
+        callers = [threads.submit(pool.connect) for _ in range(MANY)]
+        until(lambda: pool.poolkit.stats().waiting == MANY)
+        go_on.set()
+        for caller in callers:
+            caller.result(PATIENCE)
+    assert max(most) == 1
+    assert pool.poolkit.stats().connects == len(most) == 2 * MANY
+    pool.dispose()
+    pool.poolkit.check_books()
+
+
+def lose(caller: Any, proxy: FaultProxy, lost: str) -> None:
+    def use() -> None:
+        with caller.engine.connect() as connection:
+            connection.execute(text("select 1"))
+            if lost != "dead":
+                connection.invalidate() if lost == "invalidated" else connection.connection.invalidate(soft=True)
+
+    caller.run(use)
+    if lost == "dead":
+        proxy.cut()
+        until(lambda: proxy.open == 0)
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_circuit_breaker_hears_of_a_lost_connection_that_cannot_be_replaced(
+    postgres: PostgresServer, fault_proxy: Any, driver: str, lost: str
+) -> None:
+    proxy: FaultProxy = fault_proxy(postgres.host, postgres.port)
+    url = make_url(postgres.sqlalchemy_url(driver)).set(host=proxy.host, port=proxy.port)
+    breaker = BreakerConfig(failure_threshold=1, reset_timeout=PATIENCE)
+    with calling(
+        url.render_as_string(hide_password=False), driver, pool_size=1, max_overflow=0, breaker=breaker,
+        pool_pre_ping=lost == "dead", backoff=BackoffConfig(base=0.001, cap=0.001),
+    ) as caller:  # fmt: skip
+        tries: list[Any] = []
+        event.listen(caller.engine, "do_connect", lambda *_: tries.append(1))
+        lose(caller, proxy, lost)
+        proxy.mode = "refuse"
+        tries.clear()
+        for error in (poolkit.ConnectFailed, poolkit.CircuitOpen):
+            with pytest.raises(error):
+                caller.run(caller.engine.connect)
+        assert len(tries) == 1
+        pool: Any = caller.engine.pool
+        assert (pool.checkedin(), pool.checkedout(), pool.overflow()) == (1, 0, 0), "the record stays, as in QueuePool"
+        pool.poolkit.check_books()
+
+
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_record_and_its_info_stay(postgres: PostgresServer, fault_proxy: Any, driver: str, lost: str) -> None:
+    proxy: FaultProxy = fault_proxy(postgres.host, postgres.port)
+    url = make_url(postgres.sqlalchemy_url(driver)).set(host=proxy.host, port=proxy.port)
+    with calling(
+        url.render_as_string(hide_password=False), driver, pool_size=1, max_overflow=0, pool_pre_ping=lost == "dead"
+    ) as caller:
+        events: list[tuple[str, Any]] = []
+        event.listen(caller.engine, "connect", lambda connection, record: events.append(("connect", record)))
+        event.listen(caller.engine, "checkout", lambda connection, record, fairy: events.append(("checkout", record)))
+        event.listen(caller.engine, "checkin", lambda connection, record: events.append(("checkin", record)))
+
+        def use() -> tuple[Any, Any]:
+            with caller.engine.connect() as connection:
+                fairy: Any = connection.connection
+                seen = dict(fairy.record_info), dict(fairy.info)
+                fairy.record_info["kept"] = fairy.info["forgotten"] = True
+                return seen
+
+        caller.run(use)
+        lose(caller, proxy, lost)
+        events.clear()
+        assert caller.run(use) == ({"kept": True}, {})
+        assert [name for name, _ in events] == ["connect", "checkout", "checkin"]
+        assert len({record for _, record in events}) == 1
+        pool: Any = caller.engine.pool
+        assert (pool.checkedin(), pool.checkedout(), pool.poolkit.stats().connects) == (1, 0, 2)
+
+
+def test_a_checkout_listener_that_disconnects_gets_another_connection(fake: Any) -> None:
+    pool = PoolkitPool(fake, pool_size=2, max_overflow=0, timeout=PATIENCE)
+    first = pool.connect()
+    old = first.dbapi_connection
+    first.close()
+    seen: list[Any] = []
+
+    @event.listens_for(pool, "checkout")
+    def checkout(connection: Any, record: Any, fairy: Any) -> None:
+        seen.append(connection)
+        if connection is old:
+            raise exc.DisconnectionError
+
+    with pool.connect() as connection:  # type: ignore[attr-defined]
+        assert seen == [old, connection.dbapi_connection]
+        assert pool.poolkit.stats().in_use == 1
+    assert pool.poolkit.stats().idle == 1
+    pool.dispose()
+    pool.poolkit.check_books()
+
+
+def test_a_checkout_listener_that_always_disconnects_gives_its_record_back(databases: Databases) -> None:
+    with calling(databases.url("psycopg"), "psycopg", pool_size=1, max_overflow=0, pool_timeout=PATIENCE) as caller:
+        pool: Any = caller.engine.pool
+
+        @event.listens_for(pool, "checkout")
+        def checkout(connection: Any, record: Any, fairy: Any) -> None:
+            raise exc.DisconnectionError
+
+        for _ in range(2):
+            with pytest.raises(exc.InvalidRequestError, match="This connection is closed"):
+                caller.engine.connect()
+        assert pool.checkedout() == 0
+        pool.poolkit.check_books()
