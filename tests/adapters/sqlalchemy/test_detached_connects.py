@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
 import poolkit
-from poolkit._core import dialer
+from poolkit._core import opener
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
 from tests.adapters.sqlalchemy.servers import Databases, calling
@@ -44,7 +44,7 @@ def via(postgres: PostgresServer, proxy: FaultProxy, driver: str = "psycopg") ->
 @pytest.fixture
 def paced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause between two connects that no busy machine outlasts; usually it is a part of the time of a connect."""
-    monkeypatch.setattr(dialer, "pace", lambda connect_time: PATIENCE)
+    monkeypatch.setattr(opener, "pace", lambda connect_time: PATIENCE)
 
 
 @pytest.mark.usefixtures("paced")
