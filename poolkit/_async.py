@@ -7,6 +7,7 @@ until they are done. So the cancellation of a caller can never hit a connection 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Hashable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -106,9 +107,9 @@ class AsyncLease(Generic[C]):
     ) -> None:
         await self.close(error=error)
 
-    def __del__(self) -> None:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         record = self._record
-        if record is not None:
+        if record is not None and not ending():  # as Lease.__del__
             self._pool._register.dropped(id(self), record)
 
     def __repr__(self) -> str:

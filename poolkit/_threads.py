@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from types import TracebackType
@@ -103,12 +104,13 @@ class Lease(Generic[C]):
             elif error is not None or not pool._put(record):
                 pool._slow.give(record, id(self), False, error)
 
-    def __del__(self) -> None:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         try:
             record = self._record
         except AttributeError:  # interrupted while it was made
             return
-        if record is not None:
+        # at the interpreter's end nobody takes it back, and without the GIL the modules' globals are gone by then
+        if record is not None and not ending():
             self._pool._register.dropped(id(self), record)
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -48,8 +49,8 @@ class _LeaseBase(Generic[C]):
             raise self._cluster._translated(NotLeased(f"{self._cluster.name}: the lease is closed"))
         return self.connection
 
-    def __del__(self) -> None:
-        if getattr(self, "_ticket", 0):  # no attribute at all if __init__ was interrupted
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "_ticket", 0) and not ending():  # no attribute at all if __init__ was interrupted
             self._cluster._endings.dropped(self._core, self._entry, self._ticket)
 
     def __repr__(self) -> str:
