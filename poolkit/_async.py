@@ -194,10 +194,6 @@ class AsyncPool(PoolBase[C]):
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
         )  # fmt: skip
 
-    def _after_fork(self) -> None:
-        self._runtime = None  # the parent's loop does not run here
-        super()._after_fork()
-
     # -- leases ---------------------------------------------------------------------------------------------------
 
     async def acquire(self, timeout: float | Default | None = DEFAULT) -> C:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._begin import restart
 from .errors import WrongLoop
 from .runtimes.base import AsyncRuntime
 from .runtimes.current import current_runtime
@@ -35,5 +36,5 @@ def bind_loop(pool: AsyncPool[Any]) -> AsyncRuntime:
         if slot.connection is not None:
             pool._driver.operations.abort(slot.connection)
     pool._runtime, pool._caller = new, new.caller
-    pool._restart()
+    restart(pool)
     return new

@@ -39,6 +39,9 @@ def refuse_closed(pool: PoolBase[Any]) -> None:
 class Driver(Generic[C]):
     """What both kinds of drivers tell the core of the connections on which they work."""
 
+    runtime_survives_fork = True
+    """Whether a forked child can go on with the runtime of its parent."""
+
     def __init__(self, pool: PoolBase[C], operations: Operations[C]) -> None:
         self._pool = pool
         self.operations = operations
@@ -252,6 +255,8 @@ class TaskDriver(Driver[C]):
     a forked child, or after the end of its loop, where the collector ends what never went on), it does nothing: its
     connection is the parent's, or was closed with the loop.
     """
+
+    runtime_survives_fork = False
 
     @property
     def runtime(self) -> Any:

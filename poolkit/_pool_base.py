@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _misuse, _registry
 from ._access import Access, FastPath
+from ._begin import after_fork, open_core
 from ._core import commands, invariants
+from ._core.endpoints import Endpoint
 from ._core.machine import Core
-from ._core.slots import Slot
+from ._core.slots import Held, Slot
 from ._core.state import Phase
 from ._explain import packages_of, place_outside
 from ._gate import Gate
@@ -27,6 +28,7 @@ from .connector import require_connect
 from .events import EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
+from .runtimes.fork import Stage, restart_after_fork
 from .settings import Setting, for_connector, for_keyed, merge, reconfigured
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
@@ -39,11 +41,6 @@ __all__ = ("PoolBase",)
 C = TypeVar("C")
 
 
-def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
-    """The lock of a pool, of the kind that there is now: gevent may have replaced it since the import."""
-    return threading.RLock()
-
-
 def _no_methods(access: Access) -> dict[str, Callable[..., Any]]:
     """No function stands for a method."""
     return {}
@@ -53,6 +50,10 @@ class PoolBase(Generic[C]):
     """What both pools have in common: nothing here waits."""
 
     _barging = 0.0
+    _core: Core
+    _gate: Gate
+    _endpoint: Endpoint
+    _leased: dict[int, Held]
     _driver_kind: Any
     _driver: Any
     _runtime: Any
@@ -106,41 +107,14 @@ class PoolBase(Generic[C]):
         self._slow = self._slow_kind(self)
         self._fast = FastPath(self, methods)
         self._packages = packages_of(connector)
-        self._open_core()
+        open_core(self)
         self._made_at = place_outside(sys._getframe(1), self._packages, self._runtime)
         if getattr(connector, "counted", True):
             _misuse.made(self.name, self._made_at)
         _registry.register(self)
+        restart_after_fork(Stage.POOLS, self, after_fork)
         self._gate.step(self._core.tell, EventKind.POOL_CREATED, self._clock())
         self._gate.step(self._core.tell, EventKind.POOL_READY, self._clock())
-
-    def _open_core(self) -> None:
-        """An empty core with a lock of its own (again in a forked child)."""
-        self._core = core = Core(
-            self._config, self._features, name=self.name, barging=self._barging, random=self._random
-        )
-        self._gate = Gate(
-            core,
-            name=self.name,
-            clock=self._clock,
-            lock=Lock(),
-            settle=core.settle,
-            renew=self._fast.renew,
-            repair=self._housekeeping.repair,
-            perform=self._housekeeping.perform,
-            call_later=self._driver.call_later,
-            run_due=self._housekeeping.run_due,
-            note_alone=self._housekeeping.note_alone,
-        )
-        self._listeners.restart(core)
-        core.meters.begin(self._clock())
-        self._endpoint = core.endpoint
-        self._leased = core.leased
-        self._membership.open_account()
-        self._fast.restart()
-        if core.permits is not None:
-            core.permits.deliver()
-            self._gate.run_posted()
 
     # -- events -------------------------------------------------------------------------------------------
 
@@ -276,39 +250,23 @@ class PoolBase(Generic[C]):
         No lease is interrupted: surplus connections are closed when they are returned. Raises ConfigError, and changes
         nothing, for an unknown name or an invalid value. Thread-safe.
         """
-        self._gate.step(self._apply, changes).warn(stacklevel=1)
 
-    def _apply(self, changes: PoolSettings) -> PoolConfig:
-        """Under the lock, so that two changes at once both count."""
-        config = for_connector(reconfigured(self._config, changes), self._connector)
-        if self._features.keyed:
-            config = for_keyed(config)
-        self._membership.change(config)
-        self._config = config
-        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        commands.reconfigure(self._core, config, self._barging, changed, self._clock())
-        return config
+        def apply() -> PoolConfig:  # under the lock, so that two changes at once both count
+            config = for_connector(reconfigured(self._config, changes), self._connector)
+            if self._features.keyed:
+                config = for_keyed(config)
+            self._membership.change(config)
+            self._config = config
+            changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+            commands.reconfigure(self._core, config, self._barging, changed, self._clock())
+            return config
+
+        self._gate.step(apply).warn(stacklevel=1)
 
     def check_books(self) -> None:
         """Raise AssertionError if an invariant of the pool is broken. For tests, while no caller uses the pool."""
         self._gate.step(invariants.check, self._core)
         self._fast.check()
-
-    # -- fork -----------------------------------------------------------------------------------------------------
-
-    def _after_fork(self) -> None:
-        """In the child: begin empty; leave the parent's connections alone."""
-        _registry.let_go(self.name, self._core.slots.living(), self._driver.operations.forget)
-        self._restart()
-
-    def _restart(self) -> None:
-        """Go on with an empty core; what is on lease now will be let go of when it comes back."""
-        old, leased = self._core, set(self._leased.copy())
-        self._leased.clear()  # first: a lease that is collected from here on is none of the new core's
-        self._monitor.restart()
-        self._register.restart(leased)
-        self._open_core()
-        self._gate.step(commands.inherit, self._core, old)
 
     def __del__(self) -> None:
         try:

@@ -6,7 +6,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ._core.slots import Slot
 from ._log import logger
@@ -16,10 +16,6 @@ from .runtimes.fork import Stage, after_fork
 __all__ = ("keep_from_finalizer", "let_go", "live_pools", "pool_name", "register", "snapshot", "watch_pools")
 
 T = TypeVar("T")
-
-
-class _Forkable(Protocol):
-    def _after_fork(self) -> None: ...
 
 
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -46,7 +42,7 @@ def snapshot(things: Iterable[T]) -> list[T]:
     return list(things)
 
 
-def register(pool: _Forkable) -> None:
+def register(pool: Any) -> None:
     """Enter a new pool; it is forgotten when it is collected."""
     with _pools_lock:
         _pools.add(pool)
@@ -110,11 +106,6 @@ def let_go(name: str, slots: Iterable[Slot], forget: Callable[[Any], object] | N
 def _after_fork_in_child() -> None:
     global _pools_lock
     _pools_lock = threading.Lock()  # another thread of the parent may have held it
-    for pool in list(_pools):
-        try:
-            pool._after_fork()
-        except BaseException:  # the other pools are not to use the parent's connections for that
-            logger.exception("%r could not begin anew in the forked child", pool)
 
 
-after_fork(Stage.POOLS, _after_fork_in_child)
+after_fork(Stage.RUNTIME, _after_fork_in_child)

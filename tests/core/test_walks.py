@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 import poolkit
-from poolkit import Connector, Pool, _pool_base
+from poolkit import Connector, Pool, _begin
 from poolkit._core import invariants
 from poolkit._core.repair import repair
 from poolkit._core.slots import CLOSING, IDLE, IN_USE, Slot, Slots
@@ -132,7 +132,7 @@ COMMANDS: dict[str, Callable[[Pool[Any]], object]] = {
     "unused_since": lambda pool: pool._membership.unused_since(),
     "a release of one too many": lambda pool: pool.release(pool.acquire()),
     "a failed check": lambda pool: pool.release(pool.acquire(), error=ConnectionResetError()),
-    "fork": lambda pool: pool._after_fork(),
+    "fork": _begin.after_fork,
     "drain": lambda pool: pool.drain(0),
     "close": lambda pool: pool.close(),
 }
@@ -229,7 +229,7 @@ class _Server(Connector[object]):
 def _few_may_be_idle(seed: int) -> None:
     world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
     runtime = SimulatedRuntime(world)
-    with mock.patch.object(_pool_base, "Lock", runtime.lock):
+    with mock.patch.object(_begin, "Lock", runtime.lock):
         pool = Pool(
             _Server(), runtime=runtime, clock=world.clock, max_size=6, max_idle=2, max_lifetime=None,
             idle_timeout=None, barging_window=0, acquire_timeout=1000,

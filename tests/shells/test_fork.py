@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from poolkit import AsyncPool, Connector, Pool, _pool_base
+from poolkit import AsyncPool, Connector, Pool, _begin
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector
 from tests.support.waiting import PATIENCE
 
@@ -279,13 +279,13 @@ def test_11_a_lease_collected_while_the_child_begins_is_left_alone(monkeypatch: 
     pool = Pool(FakeConnector(), max_size=2)
     leases = [pool.lease()]
     connection = leases[0].connection
-    core = _pool_base.Core
+    core = _begin.Core
 
     def collecting(*args: Any, **settings: Any) -> Any:
         leases.clear()
         return core(*args, **settings)
 
-    monkeypatch.setattr(_pool_base, "Core", collecting)
+    monkeypatch.setattr(_begin, "Core", collecting)
 
     def child() -> object:
         with pool.lease() as mine:

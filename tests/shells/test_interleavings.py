@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from poolkit import AcquireTimeout, Connector, Event, EventKind, Pool, _fast, _pool_base
+from poolkit import AcquireTimeout, Connector, Event, EventKind, Pool, _begin, _fast
 from poolkit._core.machine import Core
 from tests.simulation import SimulationFailure, replay
 from tests.simulation.async_simulation import AsyncPoolSimulation
@@ -94,7 +94,7 @@ class _Server(Connector[object]):
 def _three_threads_share(seed: int, *, size: int = 1, listeners: tuple[Story, ...] = ()) -> None:
     world = Interleaving(seed, switch=(0.003, 0.01, 0.03)[seed % 3])
     runtime = SimulatedRuntime(world)
-    with mock.patch.object(_pool_base, "Lock", runtime.lock):
+    with mock.patch.object(_begin, "Lock", runtime.lock):
         pool = Pool(
             _Server(), runtime=runtime, clock=world.clock, max_size=size, max_lifetime=None, idle_timeout=None,
             barging_window=0, acquire_timeout=1000, listeners=listeners,

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from poolkit import _binding, _pool_base, _registry
+from poolkit import _begin, _binding, _registry
 from poolkit._async import AsyncLease, AsyncPool
 from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import AsyncConnector
@@ -110,7 +110,7 @@ class AsyncPoolSimulation:
         self.classes = CallerClasses(seed, self.class_share)
         self.story = Story() if seed % 5 == 1 else None  # not drawn: other schedules stay what they were
         size = pick.choice([1, 1, 2, 4])
-        with mock.patch.object(_pool_base, "Lock", partial(CollectingLock, loop)), warnings.catch_warnings():
+        with mock.patch.object(_begin, "Lock", partial(CollectingLock, loop)), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             self.pool: AsyncPool[FakeConnection] = AsyncPool(
                 self.server,
@@ -228,9 +228,9 @@ class AsyncPoolSimulation:
             self.story.restart()
         self.server.loop = child
         known = {id(slot.connection) for slot in pool._core.slots.living() if slot.connection is not None}
-        lock = mock.patch.object(_pool_base, "Lock", partial(CollectingLock, child))
+        lock = mock.patch.object(_begin, "Lock", partial(CollectingLock, child))
         with lock, mock.patch.object(_binding, "current_runtime", return_value=child):
-            pool._after_fork()
+            _begin.after_fork(pool)
             assert known <= {id(each) for each in _registry._kept_from_finalizers}, (
                 "a connection of the parent may be finalized"
             )

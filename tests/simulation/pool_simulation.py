@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
-from poolkit import _pool_base, _registry
+from poolkit import _begin, _registry
 from poolkit._threads import Lease, Pool
 from poolkit.config import BackoffConfig, PoolConfigWarning
 from poolkit.connector import Connector
@@ -110,7 +110,7 @@ class PoolSimulation:
         self.classes = CallerClasses(seed, self.class_share)
         self.story = Story() if self.full and seed % 5 == 1 else None  # not drawn: other schedules stay what they were
         size = pick.choice([1, 2, 4])
-        with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
+        with mock.patch.object(_begin, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
             self.pool = Pool(
                 self.connector,
@@ -220,9 +220,9 @@ class PoolSimulation:
         if self.story:
             self.story.restart()
         known = {id(slot.connection) for slot in pool._core.slots.living() if slot.connection is not None}
-        with mock.patch.object(_pool_base, "Lock", self.runtime.lock), warnings.catch_warnings():
+        with mock.patch.object(_begin, "Lock", self.runtime.lock), warnings.catch_warnings():
             warnings.simplefilter("ignore", PoolConfigWarning)
-            pool._after_fork()
+            _begin.after_fork(pool)
         pool._core.recheck_interval = float("inf")
         assert known <= {id(each) for each in _registry._kept_from_finalizers}, (
             "a connection of the parent may be finalized"

@@ -1,0 +1,66 @@
+"""How a pool begins, and begins anew: in a forked child, or on another event loop."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from . import _registry
+from ._core import commands
+from ._core.machine import Core
+from ._gate import Gate
+
+if TYPE_CHECKING:
+    from ._pool_base import PoolBase
+
+__all__ = ("Lock", "after_fork", "open_core", "restart")
+
+
+def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
+    """The lock of a pool, of the kind that there is now: gevent may have replaced it since the import."""
+    return threading.RLock()
+
+
+def open_core(pool: PoolBase[Any]) -> None:
+    """Give the pool an empty core, and a gate with a lock of its own. The parts of the pool exist already."""
+    pool._core = core = Core(pool._config, pool._features, name=pool.name, barging=pool._barging, random=pool._random)
+    pool._gate = Gate(
+        core,
+        name=pool.name,
+        clock=pool._clock,
+        lock=Lock(),
+        settle=core.settle,
+        renew=pool._fast.renew,
+        repair=pool._housekeeping.repair,
+        perform=pool._housekeeping.perform,
+        call_later=pool._driver.call_later,
+        run_due=pool._housekeeping.run_due,
+        note_alone=pool._housekeeping.note_alone,
+    )
+    pool._listeners.restart(core)
+    core.meters.begin(pool._clock())
+    pool._endpoint = core.endpoint
+    pool._leased = core.leased
+    pool._membership.open_account()
+    pool._fast.restart()
+    if core.permits is not None:
+        core.permits.deliver()
+        pool._gate.run_posted()
+
+
+def restart(pool: PoolBase[Any]) -> None:
+    """Go on with an empty core; what is on lease now will be let go of when it comes back."""
+    old, leased = pool._core, set(pool._leased.copy())
+    pool._leased.clear()  # first: a lease that is collected from here on is none of the new core's
+    pool._monitor.restart()
+    pool._register.restart(leased)
+    open_core(pool)
+    pool._gate.step(commands.inherit, pool._core, old)
+
+
+def after_fork(pool: PoolBase[Any]) -> None:
+    """In the child: begin empty; leave the parent's connections alone."""
+    if not pool._driver.runtime_survives_fork:
+        pool._runtime = None  # the parent's loop does not run here
+    _registry.let_go(pool.name, pool._core.slots.living(), pool._driver.operations.forget)
+    restart(pool)
