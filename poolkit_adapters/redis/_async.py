@@ -47,7 +47,8 @@ async def cleaned(
     A ``timeout`` below 0 stands for the pool's own. It may be the same connection. Those that are not clean, and on an
     error all, are given back.
     """
-    engine, unready = pool.poolkit, False
+    engine: Any = pool._engine  # there is one, because the connection is leased
+    unready = False
     while True:
         try:
             if not watch.inspectable:  # only its own connect() knows whether it is connected

@@ -134,7 +134,7 @@ async def _connect_async(pool: Any, connection: Any, watch: AsyncConnectionWatch
             async with async_connect_limit(connection, pool.poolkit.config.connect_timeout):
                 await connection.connect()
         watch.opened()
-        return watch.clean() or await watch.look()
+        return (watch.inspectable and watch.clean()) or await watch.look()
     except BaseException as error:
         disconnect_now(connection)
         mapped = _errors.connect_error(error)
