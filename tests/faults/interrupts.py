@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import dis
-import functools
 import inspect
 import linecache
 import os
@@ -16,21 +15,13 @@ from types import CodeType, FrameType
 from typing import Any
 
 import poolkit
+from tests.support.instructions import marks
 
 __all__ = ("Interrupt", "interrupted_at", "line_of", "opcode_at", "place_of", "spared")
 
 _ENGINE = os.path.dirname(poolkit.__file__) + os.sep
 _TOOL = 3
 _KIT = _ENGINE + "testing" + os.sep
-
-
-@functools.cache
-def _marks(code: CodeType) -> frozenset[int]:
-    """Return where Python 3.14 has only a mark for tools (``NOT_TAKEN``).
-
-    It delivers no exception there, and no handler covers it.
-    """
-    return frozenset(one.offset for one in dis.get_instructions(code) if one.opname == "NOT_TAKEN")
 
 
 class Interrupt(BaseException):
@@ -78,7 +69,7 @@ class _Trap:
     # -- from Python 3.13 on --------------------------------------------------------------------------------------
 
     def monitored(self, code: CodeType, offset: int) -> Any:
-        if self.watches(code) and get_ident() == self.thread and offset not in _marks(code):
+        if self.watches(code) and get_ident() == self.thread and offset not in marks(code):
             self.step(sys._getframe(1), offset)
 
 

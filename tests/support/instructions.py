@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import gc
 import sys
 import threading
@@ -10,11 +12,17 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ("instructions",)
+__all__ = ("instructions", "marks")
+
+
+@functools.cache
+def marks(code: CodeType) -> frozenset[int]:
+    """Where Python 3.14 has only a mark for tools (``NOT_TAKEN``): it does nothing and raises nothing."""
+    return frozenset(one.offset for one in dis.get_instructions(code) if one.opname == "NOT_TAKEN")
 
 
 def instructions(work: Callable[[], object], *, warm: int = 5, rounds: int = 20) -> float:
-    """Bytecodes that one ``work()`` executes in this thread, all Python code that it calls included.
+    """Bytecodes that one ``work()`` executes in this thread, all Python code that it calls included, without marks.
 
     The least of three counts: a finalizer or a timer of something else may fall into one. Work in C counts as the
     one bytecode that called it.
@@ -43,8 +51,8 @@ def _counting() -> Iterator[list[int]]:
         monitoring: Any = sys.monitoring
         me, tool, event = threading.get_ident(), 4, monitoring.events.INSTRUCTION
 
-        def executed(_code: CodeType, _offset: int) -> None:
-            if threading.get_ident() == me:  # a pool's housekeeping runs in another
+        def executed(code: CodeType, offset: int) -> None:
+            if threading.get_ident() == me and offset not in marks(code):  # a pool's housekeeping runs in another
                 count[0] += 1
 
         monitoring.use_tool_id(tool, "instructions")
