@@ -59,7 +59,7 @@ TASKS = {
     ("SQLAlchemy -> poolkit", "SQLAlchemy AsyncAdaptedQueuePool"): 0.94,  # notes when it began, for reconnects
     ("redis-py -> poolkit", "redis-py ConnectionPool"): 0.86,  # notes when it began, for its one deadline
 }
-REQUEST = 0.32
+REQUEST, ASYNC_REQUEST = 0.27, 0.215
 """Of httpcore's own: the second and every further request on a connection goes without h11."""
 CLUSTER = {4: 5.7, 16: 6.8}
 """Nodes: times the bytecodes of one pool's lease. Choosing looks at each node once; the rest is for any number."""
@@ -182,19 +182,22 @@ def test_a_lease_of_a_cluster_has_not_become_longer(nodes: int) -> None:
     assert found <= CLUSTER[nodes], f"a cluster of {nodes} executes {found:.2f} times the bytecodes of a pool"
 
 
+URL = httpcore.URL("http://localhost/")  # parsed once: what the standard library needs for it differs by version
+
+
 def request(kind: type[httpcore.ConnectionPool], idle: int = 1) -> float:
     """Bytecodes of a whole GET beside so many idle connections."""
     with kind(network_backend=AnsweringBackend(), max_connections=idle, max_keepalive_connections=idle) as pool:
         with contextlib.ExitStack() as stack:
             for _ in range(idle):
                 stack.enter_context(pool.stream("GET", "http://localhost/")).read()
-        return instructions(lambda: pool.request("GET", "http://localhost/"), rounds=5)
+        return instructions(lambda: pool.request("GET", URL), rounds=5)
 
 
 def async_request(kind: type[httpcore.AsyncConnectionPool]) -> float:
     async def count() -> float:
         async with kind(network_backend=AsyncAnsweringBackend()) as pool:
-            return instructions(lambda: driven(pool.request("GET", "http://localhost/")), rounds=5)
+            return instructions(lambda: driven(pool.request("GET", URL)), rounds=5)
 
     return asyncio.run(count())
 
@@ -208,7 +211,7 @@ def test_a_request_through_httpcore_has_not_become_longer() -> None:
 def test_a_request_through_async_httpcore_has_not_become_longer() -> None:
     """The same for tasks."""
     found = async_request(AsyncPoolkitConnectionPool) / async_request(httpcore.AsyncConnectionPool)
-    assert found <= REQUEST, f"a request executes {found:.3f} times the bytecodes of httpcore's own"
+    assert found <= ASYNC_REQUEST, f"a request executes {found:.3f} times the bytecodes of httpcore's own"
 
 
 def test_a_request_costs_the_same_beside_many_idle_connections() -> None:
