@@ -1,17 +1,17 @@
-"""How many connections an elastic pool may have now: the load with room, waits, recent peaks, overload.
+"""Compute how many connections an elastic pool may have now, from its load, waits, recent peaks and overloads.
 
 1. *Load.* The connections in use are measured over a twelfth of ``down_delay``, 5 s at most. From 16 on the share
-   ``target`` of the connections should be in use. Fewer need more headroom in proportion, because variation matters
-   more: it grows with the square root of the load (square-root staffing: A. K. Erlang, 1924; S. Halfin and W. Whitt,
+   ``target`` of the connections should be in use. Fewer connections need more headroom in proportion, because the
+   variation grows with the square root of the load (square-root staffing: A. K. Erlang, 1924; S. Halfin and W. Whitt,
    "Heavy-Traffic Limits for Queues with Many Exponential Servers", Operations Research 29(3), 1981).
-2. *Waits.* If callers wait for which no connect is in progress, and the first of them has waited ``max_wait`` for
-   ``up_delay``, the limit rises to serve all of them, at most to its double.
-3. *Down.* The limit is what the busiest moment of the last ``down_delay`` needed (a sliding maximum: one quiet moment
-   closes nothing), and not less than the share ``prewarm`` of what the last ``peak_memory`` needed.
-4. *Overload.* A server that refuses connections sets a cap: ``overload_factor`` of the open ones, and one more each
-   ``overload_recovery``. Additive increase, multiplicative decrease shares a resource fairly among clients that do not
-   know of each other (D.-M. Chiu and R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion
-   Avoidance in Computer Networks", Computer Networks and ISDN Systems 17, 1989).
+2. *Waits.* The limit rises if callers wait for which no connect is in progress, and the first of them has waited longer
+   than ``max_wait`` during ``up_delay``. It rises to serve all of them, at most to its double.
+3. *Down.* The limit is what the busiest moment of the last ``down_delay`` needed. This sliding maximum keeps one quiet
+   moment from closing connections. The limit is at least the share ``prewarm`` of the peak in the last ``peak_memory``.
+4. *Overload.* A server that refuses connections sets a cap: ``overload_factor`` of the open ones, and one more after
+   each ``overload_recovery``. Additive increase with multiplicative decrease shares a resource fairly among clients
+   that do not know of each other (D.-M. Chiu and R. Jain, "Analysis of the Increase and Decrease Algorithms for
+   Congestion Avoidance in Computer Networks", Computer Networks and ISDN Systems 17, 1989).
 5. *Outage.* Measurements are ignored while no connection can be opened: the load before the outage returns after it.
 """
 
@@ -27,10 +27,10 @@ from .retire import NEVER
 __all__ = ("Autoscaler", "Need", "Peak", "View", "needed")
 
 _PARTS = 12  # measures of the load in a down_delay
-_SPAN = 0.1, 5.0  # seconds of one: shorter ones are mostly chance, longer ones come too late
+_SPAN = 0.1, 5.0  # seconds of one measure: shorter ones are mostly chance, longer ones come too late
 _LARGE = 16.0  # connections in use from which on the room for more is a fixed share
-_RESTING = 6.0  # looks in a down_delay at a pool that nobody uses: enough to see that it is used again
-_SHORTEST, _SOON = 0.001, 0.01  # seconds between two looks: when something is due, when something may be
+_RESTING = 6.0  # looks in a down_delay at an unused pool: enough to see that it is used again
+_SHORTEST, _SOON = 0.001, 0.01  # seconds between two looks: when something is due, and when something may become due
 
 
 class View(NamedTuple):
@@ -44,7 +44,7 @@ class View(NamedTuple):
     busy: float | None = None
     waiting: int = 0
     longest: float = 0.0
-    queued: bool = False  # a caller is in the queue, whatever it waits for
+    queued: bool = False  # a caller is in the queue, whether or not a connect for it is in progress
     down: bool = False  # there is no connection, and connects fail
 
 
@@ -63,7 +63,9 @@ def needed(load: float, target: float) -> int:
 
 
 class Peak:
-    """The maximum over a sliding span of time. Keeps only what can still become it: at most one need of each size."""
+    """The maximum over a sliding span of time. Keeps only needs that can still become the maximum: at most one of each
+    size.
+    """
 
     __slots__ = ("_found",)
 
@@ -71,13 +73,13 @@ class Peak:
         self._found: deque[Need] = deque()
 
     def add(self, need: Need) -> None:
-        """One more; times do not go back."""
+        """Add a need; times never decrease."""
         while self._found and self._found[-1].size <= need.size:
             self._found.pop()
         self._found.append(need)
 
     def most(self, now: float, span: float) -> Need | None:
-        """The largest of the last ``span`` seconds; None if there is none."""
+        """The largest need of the last ``span`` seconds; None if there is none."""
         while self._found and self._found[0].at < now - span:
             self._found.popleft()
         return self._found[0] if self._found else None
@@ -98,19 +100,19 @@ class Autoscaler:
     def __init__(self, config: AutoscaleConfig, low: int, high: int) -> None:
         self._needs = Peak()
         self._peaks = Peak()
-        self._busy: float | None = None  # of the last measure, at _since
+        self._busy: float | None = None  # total of the last measure, taken at _since
         self._since: float | None = None
         self._pressed: float | None = None  # since when callers have waited for too long
-        self._due = 0.0  # when there is something to see even if nobody waits
-        self.cap: int | None = None  # by overload
-        self._cap_at = 0.0  # when it was set or rose last
+        self._due = 0.0  # when to look next if nobody waits
+        self.cap: int | None = None  # the cap that an overload set
+        self._cap_at = 0.0  # when the cap was set or rose last
         self._refused_at = -NEVER
         self.limit = self.floor = 0
         self.reason = ""
         self.configure(config, low, high)
 
     def configure(self, config: AutoscaleConfig, low: int, high: int) -> None:
-        """Other settings: ``low`` and ``high`` are the bounds of the size."""
+        """Apply settings: ``low`` and ``high`` are the bounds of the size."""
         self.config, self.low, self.high = config, low, high
         self._due = 0.0
         self._set(min(max(self.floor, low), high), self.reason if self.floor > low else "min_size")
@@ -155,7 +157,7 @@ class Autoscaler:
         """When to evaluate again; NEVER for an unused pool. ``least``: the shortest useful interval in seconds."""
         self._due = 0.0
         span = max(least, self._span())
-        if self._since is None and not view.queued and not (view.down and self.floor > self.low):  # at rest
+        if self._since is None and not view.queued and not (view.down and self.floor > self.low):  # the pool is at rest
             if self.cap is not None:
                 return now + max(least, self.config.overload_recovery)
             return NEVER if self.floor == self.low else now + max(span, self.config.down_delay / _RESTING)
@@ -165,7 +167,7 @@ class Autoscaler:
                 due = self._pressed + self.config.up_delay
             elif view.waiting and view.size >= self.limit:
                 due = now + self.config.max_wait - view.longest
-            else:  # connects within the limit are under way, or wait their turn: the limit may be reached soon
+            else:  # connects within the limit are in progress or wait to start: the limit may be reached soon
                 due = now + max(self.config.max_wait, self.config.up_delay, _SOON)
             again = min(again, max(due, now + max(least, _SHORTEST)))
         return again
@@ -183,11 +185,11 @@ class Autoscaler:
                 self.cap = None
 
     def _measure(self, now: float, view: View) -> None:
-        """The load since the last measure."""
+        """Measure the load since the last measure."""
         used = bool(view.in_use or view.queued)
         if self._since is None:
             if not used and view.busy == self._busy:
-                return  # still at rest
+                return  # the pool is still at rest
         elif now - self._since < self._span():
             return
         else:
@@ -201,7 +203,7 @@ class Autoscaler:
         self._since, self._busy = now, view.busy
 
     def _press(self, now: float, view: View) -> None:
-        """The need of callers that have waited too long because no more connections may be opened."""
+        """Record the need of callers that have waited too long because no more connections may be opened."""
         config = self.config
         if not view.waiting or view.longest < config.max_wait or view.size < self.limit:
             self._pressed = None
@@ -221,7 +223,7 @@ class Autoscaler:
             self._peaks.add(need)
 
     def _settle(self, now: float) -> None:
-        """Draw the conclusion."""
+        """Compute the limit and the floor from the needs."""
         config = self.config
         need = self._needs.most(now, config.down_delay)
         peak = self._peaks.most(now, config.peak_memory)

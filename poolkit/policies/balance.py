@@ -1,7 +1,7 @@
 """Strategies that choose the node for the next caller.
 
 A balancer chooses one of the candidates (usable nodes with free capacity) and is informed how each lease ended. It
-keeps what it has to remember about a node in the node's ``book``, so that it disappears together with the node.
+keeps its notes about a node in the node's ``book``, so that they disappear together with the node.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ N = TypeVar("N", bound=Candidate)
 
 
 class Balancer:
-    """A strategy. Subclass it for one of your own: ``choose`` is all that must be there.
+    """A strategy. For your own, subclass it and implement ``choose``.
 
-    Called under the cluster's lock: it must be quick, and never block.
+    Called under the cluster's lock: it must be fast and must not block.
     """
 
     def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
@@ -104,10 +104,10 @@ class WeightedRandom(Balancer):
 
 
 class SmoothWeighted(Balancer):
-    """In proportion to the weights, as evenly interleaved as can be.
+    """In proportion to the weights, interleaved as evenly as possible.
 
-    Each time every candidate's credit grows by its weight, and the one with the most pays the sum of all weights
-    (nginx, "smooth weighted round-robin", 2012): weights 5, 1, 1 give a a b a c a a.
+    At each choice, every candidate's credit grows by its weight, and the candidate with the most credit pays the sum of
+    all weights (nginx, "smooth weighted round-robin", 2012): weights 5, 1, 1 give a a b a c a a.
     """
 
     def choose(self, nodes: Sequence[N], now: float, random: Random) -> N:
@@ -131,14 +131,14 @@ class LeastInUse(Balancer):
 
 
 class PeakEwma(Balancer):
-    """The better one of two taken at random, by latency and leases.
+    """The better one of two random candidates, by latency and leases.
 
     Two choices: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001. Load: Finagle's
-    "peak EWMA": an average of the durations that follows a rise at once and forgets it with time constant ``decay``
-    (seconds), times the leases that there would be. A node that slows down gets less within one slow lease.
+    "peak EWMA": an average of the durations that follows a rise at once and falls with time constant ``decay``
+    (seconds). It is multiplied by the leases that the node would have. After one slow lease a node gets fewer.
     """
 
-    PENALTY = 1e6  # a node that has leases and has never finished one is behind all that have (Finagle's rule)
+    PENALTY = 1e6  # a node with leases of which none has ended comes after all others (Finagle's rule)
 
     def __init__(self, decay: float = 10.0) -> None:
         self.decay = decay
@@ -160,12 +160,12 @@ class PeakEwma(Balancer):
         if not cost:
             return (self.PENALTY + leases) / node.weight if leases else 0.0
         age = now - book["seen"]
-        if age > 0:  # otherwise another caller read the clock later but was faster
+        if age > 0:  # else another caller, which read the clock later, was faster
             cost *= math.exp(-age / self.decay)
         return cost * (leases + 1) / node.weight
 
     def done(self, node: Candidate, duration: float, failed: bool, now: float) -> None:
-        """Note the duration, a peak at once."""
+        """Record the duration; a peak counts at once."""
         book = node.book
         cost = book.get("cost", 0.0)
         if duration < cost:

@@ -13,8 +13,8 @@ class Churn:
     __slots__ = ("_limit", "_places", "_window")
 
     def __init__(self, limit: int = 20, window: float = 10.0) -> None:
-        """More than ``limit`` pools from one place in ``window`` seconds count as a mistake. A program that needs one
-        pool for each shard or tenant creates them in a loop at its start, a few at a time.
+        """More than ``limit`` pools from one place in ``window`` seconds count as a mistake. A program with one pool
+        for each shard or tenant creates fewer at a time, in a loop at its start.
         """
         self._limit = limit
         self._window = window

@@ -2,16 +2,15 @@
 
 Rules
 -----
-1. A class may have one more connection in use while it has fewer than its ``reserved`` ones; beyond these, while
-   something is left that is neither in use nor kept for a class that has not all of its reserve in use. Never more than
-   its own ``limit``.
-2. A caller within the reserve of its class comes first, in order of arrival. Its lease is not charged to the class.
+1. A class may always use its ``reserved`` connections. Beyond these it may use connections that are neither in use nor
+   kept for a class below its reserve. It never has more than its own ``limit``.
+2. Callers within the reserve of their class come first, in order of arrival. Their leases are not charged to the class.
 3. All others are served by start-time fair queueing (P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM
    1996; its ancestor for locks and processors is stride scheduling, C. Waldspurger, W. Weihl, MIT/LCS/TM-528, 1995):
-   the least start tag first, and the tag of a class moves on by ``1 / weight`` for each lease. While two classes wait
-   all the time, their leases differ from the shares of their weights by less than one each.
-4. A start tag is never earlier than the tag that was served last: a class that has not waited, or was not allowed to
-   take a connection, accumulates no credit and competes again as an equal.
+   the class with the least start tag comes first, and its tag grows by ``1 / weight`` for each lease. While two classes
+   wait all the time, the leases of each differ from its share by less than one.
+4. A start tag is never less than the tag that was served last. So a class that did not wait, or was not allowed to take
+   a connection, accumulates no credit.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class CallerClass:
         self.reserved = 0
         self.weight = 1.0
         self.limit: int | None = None
-        self.removed = False  # not in the settings any more; kept for those who came before that
+        self.removed = False  # not in the settings any more; kept for callers that came before the change
         self.held = 0  # connections that are in use, checked or opened by its callers
         self.finish = 0.0  # start tag of its next lease in the competition
         self.acquires = self.waits = self.timeouts = 0
@@ -91,7 +90,7 @@ class Classes:
     # -- what may be taken ----------------------------------------------------------------------------------------
 
     def shared(self, limit: int) -> int:
-        """Connections that are left to all: neither in use nor kept for a class below its reserve."""
+        """Connections that any class may take: neither in use nor kept for a class below its reserve."""
         return limit - self.committed
 
     def admits(self, one: CallerClass, limit: int) -> bool:
@@ -101,7 +100,7 @@ class Classes:
         return one.held < one.reserved or self.shared(limit) > 0
 
     def room(self, needs: Iterable[tuple[CallerClass, int]], limit: int, elsewhere: int = 0) -> int:
-        """How many of the connections that classes need (each so many) they may have, all together.
+        """How many of the connections that the classes need they may have, all together.
 
         ``elsewhere``: connections being opened whose class is not known yet.
         """
@@ -120,20 +119,20 @@ class Classes:
         return most if one.limit is None else min(most, one.limit)
 
     def rank(self, one: CallerClass) -> float:
-        """Its place among those who wait, the least first (rules 2 to 4)."""
+        """The sort key of a waiting caller; the least is served first (rules 2 to 4)."""
         return -1.0 if one.held < one.reserved else max(one.finish, self.virtual)
 
     # -- what is taken --------------------------------------------------------------------------------------------
 
     def take(self, one: CallerClass) -> None:
-        """A caller of the class gets a connection of its own."""
+        """Record that a caller of the class gets a connection of its own."""
         if one.held >= one.reserved:
             self.committed += 1
             self._served(one)
         one.held += 1
 
     def admit(self, one: CallerClass, limit: int) -> bool:
-        """As :meth:`take`, if :meth:`admits` allows it: whether it did."""
+        """As :meth:`take`, if :meth:`admits` allows it. Returns whether it does."""
         if one.limit is not None and one.held >= one.limit:
             return False
         if one.held >= one.reserved:
@@ -147,13 +146,13 @@ class Classes:
         return True
 
     def give(self, one: CallerClass) -> None:
-        """A connection of the class is not used any more."""
+        """Record that a connection of the class is not used any more."""
         if one.held > one.reserved:
             self.committed -= 1
         one.held -= 1
 
     def join(self, one: CallerClass, owner: CallerClass) -> None:
-        """A caller of the class gets a further lease of a connection in use, which ``owner`` had first."""
+        """Record that a caller of the class gets a further lease of a connection, which ``owner`` had first."""
         if not owner.reserved:
             self._served(one)
 

@@ -1,4 +1,4 @@
-"""Why callers wait, by documented rules: numbers in, one line out. The first rule that matches is the diagnosis.
+"""Tell why callers wait, by documented rules: numbers in, one line out. The first rule that matches is the diagnosis.
 
 ``docs/guides/explain.md`` has the rules as a table. Leaks and a slow server differ in one point: while leases leak,
 other connections are still taken and returned; when the server is slow, none is returned. The rules cannot distinguish
@@ -14,11 +14,11 @@ from enum import Enum
 __all__ = ("OFTEN", "Cause", "Diagnosis", "Held", "Symptoms", "diagnose")
 
 OFTEN = 10  # leases that must have ended before a usual duration is known
-OVERDUE = 10.0  # times as long as usual: more than a slow minute or a large query
-SLOWER = 3.0  # times as long as usual on average: more than a busy hour
-SHORTEST = 0.1  # seconds: no lease is called long that is shorter
+OVERDUE = 10.0  # a lease of so many usual durations is long: more than a large query
+SLOWER = 3.0  # the same for the average of all leases: more than a busy hour
+SHORTEST = 0.1  # seconds: a shorter lease is never called long
 UNKNOWN = 0  # the identity of a caller that cannot be distinguished from others
-PATIENCE = 1.0  # seconds without an answer to a connect, while there is no connection at all
+PATIENCE = 1.0  # seconds without a reply to a connect, while the pool has no connection
 
 
 class Cause(str, Enum):
@@ -63,9 +63,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Symptoms:
-    """The input of the rules. Times are in seconds. ``usual_use``: mean duration of a lease since the pool was created;
-    ``recent_use``: in the last minute or so; None if too few leases ended. ``returned_ago``: time since the last
-    return.
+    """The input of the rules. Times are in seconds. ``usual_use``: mean duration of a lease since the pool was created.
+    ``recent_use``: the same for the last minute or so. Both are None if too few leases ended. ``returned_ago``: time
+    since the last return.
     """
 
     limit: int
@@ -84,11 +84,11 @@ class Symptoms:
     recent_use: float | None = None
     returned_ago: float | None = None
     acquires_per_second: float = 0.0
-    barred: str = ""  # classes of callers that wait beside free capacity which they may not have, and what they have
+    barred: str = ""  # waiting classes of callers that may not use the free capacity, and what they have
 
     @property
     def in_use(self) -> int:
-        """Connections on lease, of which each may serve several leases."""
+        """Connections on lease; each may serve several leases."""
         return len(self.held) if self.taken is None else self.taken
 
 
@@ -168,7 +168,7 @@ def _overdue(seen: Symptoms) -> float:
 
 
 def _kept_while_others_returned(held: Held, seen: Symptoms) -> bool:
-    """Overdue when the last of the others came back (or reported, and others came back meanwhile)."""
+    """Leases that were overdue, or reported, when another lease was last returned."""
     if seen.returned_ago is None:
         return False
     by_then = held.seconds - seen.returned_ago

@@ -12,15 +12,15 @@ __all__ = ("DynamicWeights",)
 
 
 class DynamicWeights(Balancer):
-    """At random, by weights that are adjusted with every lease.
+    """A random node, by weights that every lease adjusts.
 
     Additive increase, multiplicative decrease (D. Chiu, R. Jain, 1989): a success adds ``rise`` to a node's share, a
-    failure or time-out multiplies it by ``fall``; it stays between ``floor`` and 1, and comes back by itself within
-    ``recovery`` seconds, so that a node that gets nearly nothing is tried again. The effective weight is the configured
-    one times the share.
+    failure or timeout multiplies it by ``fall``. The share stays between ``floor`` and 1. It recovers within
+    ``recovery`` seconds by itself, so that a node with a small share is tried again. The effective weight is the
+    configured weight times the share.
 
-    Overload protection: a node whose average duration is more than ``slow`` times the median of the candidates' gets
-    less in proportion, before it fails.
+    Overload protection: a node whose average duration exceeds ``slow`` times the median of the candidates gets
+    proportionally less, before it fails.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DynamicWeights(Balancer):
         return pick_weighted(nodes, self.weights(nodes, now), random)
 
     def weights(self, nodes: Sequence[Candidate], now: float) -> list[float]:
-        """The effective weights of now."""
+        """The current effective weights."""
         known = [node.book["average"] for node in nodes if "average" in node.book]
         usual = median_low(known) if known else 0.0
         return [node.weight * self.share(node, now) * self._pace(node, usual) for node in nodes]
@@ -62,12 +62,12 @@ class DynamicWeights(Balancer):
         return max(self.floor, self.slow * usual / average)
 
     def done(self, node: Candidate, duration: float, failed: bool, now: float) -> None:
-        """Raise or lower the node's share; note the duration of what went well."""
+        """Raise or lower the node's share; record the duration of a success."""
         book = node.book
         share = self.share(node, now)
         book["share"] = max(self.floor, share * self.fall) if failed else min(1.0, share + self.rise)
         book["changed"] = now
-        if not failed:  # a failure may be quick
+        if not failed:  # not of a failure, which may be quick
             old = book.get("average", duration)
             keep = math.exp(-max(0.0, now - book.get("seen", now)) / self.decay) * 0.9
             book["average"] = old * keep + duration * (1 - keep)

@@ -40,8 +40,8 @@ def _bytes(key: Hashable) -> bytes:
 def rendezvous_order(key: Hashable, names: Sequence[str], weights: Mapping[str, float] | None = None) -> list[str]:
     """The names in the order in which they own ``key``: highest random weight first.
 
-    D. Thaler, C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996. A name that goes leaves the keys of
-    the others where they are. With ``weights``: the logarithmic method (J. Resch, SNIA 2015), a share in proportion.
+    D. Thaler, C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996. Removing a name moves only that
+    name's keys. With ``weights``: the logarithmic method (J. Resch, SNIA 2015), a share in proportion.
     """
     base = _bytes(key)
 
@@ -75,7 +75,7 @@ def jump_hash(key: int, buckets: int) -> int:
 class Ring:
     """A hash ring with virtual nodes, 160 for each node of weight 1 (ketama, R. Jones, last.fm, 2007).
 
-    ``points`` of a heavier node are more in proportion. Looking up is a binary search.
+    ``points`` of a heavier node are more in proportion. A lookup is a binary search.
     """
 
     def __init__(self, weights: Mapping[str, float], points: int = 160) -> None:
@@ -92,8 +92,8 @@ class Ring:
     def owner(self, key: Hashable, accept: Callable[[str], bool] | None = None) -> str:
         """The first node clockwise from the key's position that ``accept`` accepts (None: any).
 
-        With a condition on load that is "consistent hashing with bounded loads" (V. Mirrokni, M. Thorup,
-        M. Zadimoghaddam, 2018). If no node is accepted, the first one.
+        With a condition on the load, this is "consistent hashing with bounded loads" (V. Mirrokni, M. Thorup, M.
+        Zadimoghaddam, 2018). If no node is accepted, the first one.
         """
         at = bisect(self._points, hash_key(key) & 0xFFFFFFFF) % len(self._points)
         if accept is None:

@@ -6,10 +6,11 @@ __all__ = ("Hysteresis",)
 
 
 class Hysteresis:
-    """Begins when a value has been above ``above`` for ``after`` seconds, ends when it is at or below ``below``.
+    """An alert begins when a value has been above ``above`` for ``after`` seconds. It ends when the value is at or
+    below ``below``.
 
     Between the two thresholds nothing changes, so a value that fluctuates around one of them raises one alert, not
-    fifty.
+    many.
     """
 
     __slots__ = ("_above", "_after", "_below", "_since", "raised")

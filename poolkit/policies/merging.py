@@ -18,7 +18,9 @@ def concat(answers: Sequence[Iterable[Any]]) -> list[Any]:
 def merge_sorted(
     key: Callable[[Any], Any] | None = None, *, reverse: bool = False, limit: int | None = None
 ) -> Callable[[Sequence[Iterable[Any]]], list[Any]]:
-    """All rows in order (the first ``limit``), where each shard's are in that order already: ORDER BY over shards."""
+    """Merge rows that each shard has sorted already, like ORDER BY over all shards. ``limit``: the maximum number of
+    rows.
+    """
     return lambda answers: list(islice(heapq.merge(*answers, key=key, reverse=reverse), limit))
 
 
@@ -28,15 +30,15 @@ def total(answers: Sequence[Any]) -> Any:
 
 
 def smallest(answers: Sequence[Any]) -> Any:
-    """The smallest; a shard without one says None. None if none has any."""
+    """The smallest value. A shard without a value returns None; so does this if no shard has one."""
     return min((answer for answer in answers if answer is not None), default=None)
 
 
 def largest(answers: Sequence[Any]) -> Any:
-    """The largest; a shard without one says None. None if none has any."""
+    """The largest value. A shard without a value returns None; so does this if no shard has one."""
     return max((answer for answer in answers if answer is not None), default=None)
 
 
 def top(count: int, key: Callable[[Any], Any] | None = None) -> Callable[[Sequence[Iterable[Any]]], list[Any]]:
-    """The ``count`` largest rows of all, largest first; the shards' may be in any order."""
+    """The ``count`` largest rows of all shards, largest first. The rows of a shard may be in any order."""
     return lambda answers: heapq.nlargest(count, chain.from_iterable(answers), key=key)

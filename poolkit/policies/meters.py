@@ -21,7 +21,7 @@ BOUNDS: tuple[float, ...] = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5,
 """Upper bounds in seconds: those of redis-py's connection metrics, so that both can be drawn on one page."""
 
 WINDOWS: tuple[int, ...] = (10, 60, 300)
-"""Seconds: now, a minute, and long enough for a trend."""
+"""Lengths of the windows in seconds: now, a minute, and long enough for a trend."""
 
 _PARTS = 10  # samples in a window
 
@@ -66,7 +66,7 @@ class Histogram:
         return self.bounds[-1]
 
     def with_zeros(self, total: int) -> Histogram:
-        """The same with as many times of 0 s as are missing to ``total``."""
+        """The same histogram, with times of 0 s added until it holds ``total`` times."""
         zeros = total - self.count
         if zeros <= 0:
             return self
@@ -92,14 +92,14 @@ class Meter:
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
-        self._state: Histogram | None = _EMPTY  # of now; None: to be made when somebody asks
+        self._state: Histogram | None = _EMPTY  # the current histogram; None: made when somebody asks for it
 
     def record(self, seconds: float) -> None:
-        """One time more (below 0, by a clock that was set: 0)."""
+        """Record a time. A negative one, from a clock that was set back, counts as 0."""
         self.record_all(deque((seconds,)))
 
     def record_all(self, times: deque[float]) -> None:
-        """As :meth:`record` for each of them, taking them out: others may add to them meanwhile."""
+        """Remove each time from ``times`` and record it. Other threads may append meanwhile."""
         if not times:
             return
         counts, take = self._counts, times.popleft
@@ -121,7 +121,7 @@ class Meter:
 
 
 class Sample(NamedTuple):
-    """The running totals of a pool at one moment. ``wait`` without the acquires that waited for nothing."""
+    """The running totals of a pool at one moment. ``wait`` leaves out acquires that did not wait."""
 
     at: float
     acquires: int = 0
@@ -137,9 +137,9 @@ class Sample(NamedTuple):
 
 
 def frozen(kind: type[F], **values: Any) -> F:
-    """``kind(**values)`` for a frozen dataclass, with every field given: in a third of the time.
+    """``kind(**values)`` for a frozen dataclass, in a third of the time. ``values`` must have every field.
 
-    Its own ``__init__`` sets the fields one by one, past the refusal to set them: most of what a snapshot costs.
+    The generated ``__init__`` sets each field with ``object.__setattr__``, which is most of the cost of a snapshot.
     """
     made = object.__new__(kind)
     made.__dict__.update(values)
@@ -148,7 +148,7 @@ def frozen(kind: type[F], **values: Any) -> F:
 
 @dataclass(frozen=True)
 class WindowStats:
-    """The events of the last ``seconds``: the requested number, or the number covered by samples.
+    """The events of the last ``seconds``: as many as requested, or as many as the samples cover.
 
     ``wait``: of every acquire that was served; ``use`` only with ``use_histogram=True``, else empty.
     ``busy_seconds``: time on lease of all connections together.
@@ -196,7 +196,7 @@ _AT = attrgetter("at")
 
 
 class Samples:
-    """The samples of the past that the windows need: about ten for each, whatever the number of looks.
+    """The past samples that the windows need: about ten for each window, however often statistics are read.
 
     Needs no lock: appending to a deque and copying it are atomic, and a sample too many does no harm.
     """
@@ -207,11 +207,11 @@ class Samples:
         self._rings = {window: deque([first], maxlen=_PARTS + 2) for window in WINDOWS}
 
     def due(self, now: float) -> bool:
-        """Whether the finest window wants another sample."""
+        """Whether the shortest window needs another sample."""
         return now - self._rings[WINDOWS[0]][-1].at >= WINDOWS[0] / _PARTS
 
     def add(self, sample: Sample) -> None:
-        """Keep it where the last one is old enough."""
+        """Add a sample to each window whose last sample is old enough."""
         for window, ring in self._rings.items():
             if sample.at - ring[-1].at >= window / _PARTS:
                 ring.append(sample)
@@ -232,7 +232,7 @@ class Samples:
         return _between(self.start(window, now.at), now)
 
     def start(self, window: int, now: float) -> Sample:
-        """Where the window begins: the youngest sample that is old enough, or the oldest there is."""
+        """The first sample of the window: the youngest one that is old enough, else the oldest."""
         ring = self._rings[window].copy()
         return ring[max(0, bisect_right(ring, now - window, key=_AT) - 1)]
 

@@ -1,16 +1,17 @@
 """When a queue is overloaded, and which callers are too old to be served then. Pure arithmetic, each step O(1).
 
-A queue in order of arrival serves whoever has waited longest: under a lasting overload that is the caller nearest to
-giving up. It gives up in the middle of its lease, and the work is lost twice. A queue is *overloaded* here if it has
-stood for a while (callers had to wait without a break, the criterion of CoDel: K. Nichols and V. Jacobson, "Controlling
-Queue Delay", ACM Queue 10(5), 2012; RFC 8289) **and** a notable share of its recent callers has given up. Then the
-newest callers come first (adaptive LIFO: B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
+A queue in order of arrival serves the caller that has waited longest. Under a lasting overload that caller is about to
+give up. If it gives up in the middle of its lease, the pool and the server have worked for nothing. A queue is
+*overloaded* if two conditions hold. Callers had to wait without a break for a while (the criterion of CoDel: K. Nichols
+and V. Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012; RFC 8289). And more than a given share of its recent
+callers has given up. Then the newest callers come first (adaptive LIFO: B. Maurer, "Fail at Scale", ACM Queue 13(8),
+2015).
 
-The second condition is not in these sources. Without it a standing queue of patient callers would starve: of 60 clients
-that never give up, 53 would never be served.
+The second condition is not in these sources. Without it, patient callers in a standing queue would starve: of 60
+clients that never give up, 53 would never be served.
 
-Newest first would also pass over callers who still have time. So the oldest of those comes first that are *young*: they
-have waited at most the time after which callers begin to give up (the 5 % quantile), less the time of a lease.
+Strictly newest first would also pass over callers that still have time. So the pool serves the oldest *young* caller. A
+caller is young while it has time left for a lease before callers usually begin to give up (the 5 % quantile).
 """
 
 from __future__ import annotations
@@ -20,39 +21,40 @@ import math
 __all__ = ("PATIENT_TURN", "Evidence", "Trial")
 
 MEMORY = 300.0
-"""Callers: the evidence of a give-up fades to 1/e while so many others leave the queue."""
+"""Number of callers: the weight of a give-up falls to 1/e while this many others leave the queue."""
 CHANCE = 3.0
-"""Standard deviations beyond the share: three give-ups of ten callers may be chance, fifteen of a hundred are not."""
+"""Standard deviations above the share. Three give-ups of ten callers may be chance; fifteen of a hundred are not."""
 AT_HEAD = 2.0
-"""How many give-ups one counts for that happens less than a lease before the caller's turn. The pool cannot see whether
-a caller gives up in the lease that follows, unless an adapter tells; so many do as in the time before it."""
+"""Weight of a give-up that happens less than one lease before the caller's turn. The pool cannot see a give-up in the
+lease that follows, unless an adapter reports it. As many callers give up then as in the time before."""
 LAST = 3.0
-"""Divided by the share: so many callers in a row without a give-up end an overload."""
+"""This number divided by the share: callers in a row without a give-up that end an overload."""
 STANDING = 5.0
-"""Mean leases for which callers must have waited without a break: one long batch of leases is no standing queue."""
+"""Minimum length of a standing queue, in mean leases: the queue behind one long batch of leases is shorter."""
 FORGET = 10.0
-"""Times the interval without a give-up, after which a queue that begins to stand begins without evidence."""
+"""Intervals without a give-up after which the earlier evidence is dropped when the queue stands again."""
 QUANTILE, PACE = 0.05, 0.05
-"""Of the ages at which callers give up, and the share by which one age moves the estimate (stochastic approximation:
-H. Robbins and S. Monro, 1951)."""
+"""The quantile of the ages at which callers give up, and the share by which one age moves its estimate (stochastic
+approximation: H. Robbins and S. Monro, 1951)."""
 LEASES = 1.3
-"""Mean leases that a caller must have left when it is served: leases differ in length."""
+"""Time that a caller must have left when it is served, in mean leases: some leases are longer than the mean."""
 CUT, BETTER = 0.1, 1.05
-"""If more than this share of the young callers give up in their lease, leases are too long for them in any order. Then
-the pool measures whether older ones are the better choice: they have to answer so many times as many a second."""
+"""If more than the share CUT of the young callers give up in their lease, their leases are too long in any order. Then
+the pool measures whether older callers are the better choice: they must complete BETTER times as many leases a
+second."""
 PERIOD, TRIAL, CHECK = 6.0, 4, 8
-"""Mean leases that one choice is kept before the other one is tried; periods in which the two take turns at first; one
-period of so many is the other's from then on."""
+"""PERIOD: mean leases for which one choice is kept. TRIAL: periods in which both choices alternate at first. CHECK:
+from then on, one of so many periods goes to the other choice."""
 PATIENT = 1.2
-"""Times the longest recent age of giving up: who waits longer is not one of those who give up."""
+"""Factor on the longest recent age of a give-up: a caller that has waited longer counts as patient."""
 PATIENT_TURN = 4
-"""Every so many leases one goes to the oldest caller, if it is patient. This bounds the unfairness: a patient caller
-moves up one place with every fourth lease at least. A share for the oldest of any age would go to those about to leave:
-it costs 7 % of the answers."""
+"""One of so many leases goes to the oldest caller, if it is patient. So a patient caller moves up at least one place
+with every fourth lease. Serving the oldest caller of any age would serve callers about to leave, and complete 7 % fewer
+leases."""
 
 
 class Trial:
-    """Which of two choices answers more callers a second, measured in turns: 0, the young, or 1, older ones too."""
+    """Measures in turns which choice serves more callers a second: 0, only the young, or 1, older ones too."""
 
     __slots__ = ("_answers", "_cut", "_periods", "_seconds", "_until", "choice")
 
@@ -65,7 +67,7 @@ class Trial:
         self._until = -math.inf
 
     def note(self, served: int, cut: int, seconds: float) -> None:
-        """So many were served in this time, and so many gave up in their lease."""
+        """Record how many callers were served in this time, and how many gave up in their lease."""
         choice, keep = self.choice, math.exp(-served / MEMORY)
         self._answers[choice] = self._answers[choice] * keep + served - cut
         self._cut[choice] = self._cut[choice] * keep + cut
@@ -80,7 +82,7 @@ class Trial:
             return
         self._until = now + PERIOD * hold
         if self._cut[0] <= CUT * (self._answers[0] + self._cut[0]):
-            self.choice = 0  # they have time: no question
+            self.choice = 0  # young callers have time for their leases: keep the choice
             return
         self._periods += 1
         best = int(self._rate(1) > BETTER * self._rate(0))
@@ -89,11 +91,11 @@ class Trial:
 
 
 class Evidence:
-    """What is known of the callers of one queue that have given up. Times are in seconds, of one clock.
+    """The evidence about give-ups in one queue. All times are in seconds of one clock.
 
-    ``ended``: callers that have left the queue, served or not, ``lost``: those of them that gave up (while waiting, or
-    in the middle of their lease), both fading. ``low`` and ``top``: the ages at which callers begin to give up, and at
-    which the last have.
+    ``ended``: callers that have left the queue, served or not. ``lost``: those of them that gave up, while waiting or
+    in the middle of their lease. Both counts fade. ``low`` and ``top``: the ages at which the first and the last
+    callers give up.
     """
 
     __slots__ = (
@@ -131,8 +133,8 @@ class Evidence:
     def gave_up(
         self, age: float | None, left: int, queued_at: float, now: float, interval: float, *, at_head: bool = False
     ) -> None:
-        """A caller gave up ``age`` seconds after it asked (None: in the middle of its lease). ``at_head``: its turn
-        would have come within a lease.
+        """Record that a caller gave up ``age`` seconds after it asked (None: in the middle of its lease). ``at_head``:
+        its turn would have come within one lease.
         """
         gap = queued_at - self.last
         if gap > FORGET * interval:
@@ -158,12 +160,12 @@ class Evidence:
             self.low = age
 
     def hold(self, servers: int) -> float:
-        """Seconds that a connection serves one caller, when ``servers`` leases run at once; infinite where none do."""
+        """Mean seconds of a lease, where ``servers`` leases run at once; infinite where none do."""
         served = self.ended - self._unserved
         return servers * self.seconds / served if served > 0 and servers else math.inf
 
     def begins(self, now: float, servers: int, *, interval: float, share: float) -> bool:
-        """Whether the queue is overloaded: it has stood, and more than ``share`` of its callers gave up."""
+        """Whether an overload begins: the queue stands, and more than ``share`` of its callers gave up."""
         expected = share * self.ended
         return (
             self.lost > expected + CHANCE * math.sqrt(expected + AT_HEAD**2)
@@ -181,12 +183,12 @@ class Evidence:
         return queued_at > self.last and now - self.last > quiet
 
     def young(self, servers: int) -> float:
-        """Seconds that a caller may have waited to have time left for a lease; 0: only the newest has."""
+        """Maximum wait in seconds after which a caller still has time for a lease; 0: only the newest has."""
         if self.trial is not None and self.trial.choice:
             return self.low
         return max(0.0, self.low - LEASES * self.hold(servers))
 
     @property
     def patient(self) -> float:
-        """Seconds after which a caller that still waits is not one of those who give up."""
+        """Seconds after which a waiting caller counts as patient."""
         return PATIENT * self.top

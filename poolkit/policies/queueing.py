@@ -3,12 +3,12 @@
 *Little's law* (J. D. C. Little, "A Proof for the Queuing Formula L = lambda W", Operations Research 9(3), 1961): on
 average ``rate * hold`` connections are in use, whatever the distributions.
 
-*Waiting* follows the M/M/c queue: callers come independently of each other (Poisson), leases have exponential lengths,
-``size`` connections serve one queue in order of arrival. The probability of having to wait is Erlang's C formula
-(A. K. Erlang, 1917; formulas as in L. Kleinrock, "Queueing Systems", vol. 1, 1975, section 3.4). Leases of constant
-length wait about half as long (C. D. Crommelin, 1932), bursts and long tails longer: it is an estimate to within a
-factor of two or so. It also assumes that a lease takes as long when more of them run at once, which ends where the
-server is busy.
+*Waiting* follows the M/M/c queue: callers arrive independently (Poisson), leases have exponential lengths, and ``size``
+connections serve one queue in order of arrival. The probability of having to wait is Erlang's C formula (A. K. Erlang,
+1917; formulas as in L. Kleinrock, "Queueing Systems", vol. 1, 1975, section 3.4). With leases of constant length
+callers wait about half as long (C. D. Crommelin, 1932), with bursts and long tails longer. So the result is an estimate
+to within a factor of about two. It assumes that leases do not get longer when more of them run at once. A busy server
+breaks that assumption.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Allowance:
         self.held_back = 0
 
     def take(self, now: float) -> int | None:
-        """None if this one is suppressed. Otherwise the number of those suppressed before it."""
+        """Take one. Returns None if it is suppressed, otherwise the number suppressed before it."""
         self._tokens = min(float(self._burst), self._tokens + max(0.0, now - self._at) * self._burst / self._per)
         self._at = now
         if self._tokens < 1.0:

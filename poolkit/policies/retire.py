@@ -7,7 +7,7 @@ from collections.abc import Callable
 __all__ = ("NEVER", "expiry", "rotation_lead")
 
 NEVER = float("inf")
-"""A time that does not come."""
+"""A time that never comes."""
 
 
 def expiry(born: float, lifetime: float | None, jitter: float, random: Callable[[], float]) -> float:

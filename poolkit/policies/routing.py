@@ -81,7 +81,7 @@ class RingRouter(Router):
         self._ring = Ring(self._weights, points)
 
     def shard_of(self, key: Any) -> str:
-        """The next shard on the ring from the key's place on."""
+        """The next shard on the ring after the position of the key."""
         return self._ring.owner(key)
 
     def choose(self, key: Any, load: Callable[[str], int]) -> str:
@@ -101,7 +101,7 @@ class RendezvousRouter(Router):
         self.names = _names(shards)
 
     def shard_of(self, key: Any) -> str:
-        """The shard that draws highest for the key."""
+        """The shard with the highest weight for the key."""
         return rendezvous_order(key, self.names, self._shares)[0]
 
 
@@ -112,7 +112,7 @@ class JumpRouter(Router):
         self.names = _names(shards)
 
     def shard_of(self, key: Any) -> str:
-        """The shard by the number that the key jumps to."""
+        """The shard at the index to which the key jumps."""
         return self.names[jump_hash(hash_key(key), len(self.names))]
 
 
@@ -161,7 +161,7 @@ class LookupRouter(Router):
         self.names = _names(tuple(dict.fromkeys(named)))
 
     def shard_of(self, key: Any) -> str:
-        """What the table says."""
+        """The shard of the key in the table."""
         try:
             found = self.table.get(key)
         except TypeError:
@@ -183,7 +183,7 @@ class FunctionRouter(Router):
         self.names = _names(shards)
 
     def shard_of(self, key: Any) -> str:
-        """What the function says, which must be one of the shards."""
+        """The shard that the function returns. Raises ConfigError if there is no such shard."""
         name = self.function(key)
         if name not in self.names:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Decide which nodes move to another tier: up if they are used much, down if not. Numbers in, moves out."""
+"""Decide which nodes move to another tier: busy nodes move up, idle ones down. Numbers in, moves out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ("Standing", "moves")
 
 @dataclass(frozen=True)
 class Standing:
-    """A node in its tier (0: the first). ``use``: its leases as a share of those that fit on it there; ``below``: as a
-    share of those that would fit one tier further down. ``settled``: it has been there long enough to be judged.
-    ``well``: it serves; one that does not never moves up.
+    """A node in its tier (0: the first). ``use``: its leases as a share of its capacity in this tier. ``below``: as a
+    share of its capacity in the next tier down. ``settled``: it has been in its tier long enough to move. ``well``: it
+    is usable; other nodes never move up.
     """
 
     name: str
@@ -29,14 +29,14 @@ def moves(
 ) -> list[tuple[str, int]]:
     """Names and their new tiers; ``sizes``: the most nodes of each tier (None: any number).
 
-    From the last tier up, between each two neighbours at most one node moves up and one down, so that a change in the
-    load never turns everything over at once:
+    Between two adjacent tiers at most one node moves up and one down, so that a change in the load never moves many
+    nodes at once. The last tiers are compared first:
 
-    - Up goes the most used one of those at or above ``promote_above``, down the least used one of those at or below
-      ``demote_below``. If there are both, they change places, however full the tiers are.
-    - Else there must be room where it goes, and the first tier keeps one node.
-    - No node goes down to where its use would be near ``promote_above`` (above the middle of the two lines): tiers of
-      different limits would pass it to and fro.
+    - The most used node at or above ``promote_above`` moves up. The least used node at or below ``demote_below`` moves
+      down. If there are both, they change places, even if the tiers are full.
+    - Otherwise the target tier must have room, and the first tier keeps at least one node.
+    - A node does not move down if its use there would be above the middle between the two thresholds. Otherwise it
+      could move up again soon, because tiers have different limits.
     """
     nodes = list(standings)
     count = Counter(node.tier for node in nodes)

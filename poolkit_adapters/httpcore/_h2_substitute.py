@@ -19,13 +19,14 @@ __all__ = ("substitute",)
 
 _HTTP2 = (httpcore.HTTP2Connection, httpcore.AsyncHTTP2Connection)
 _OPENING: Any = tuple(
-    getattr(module, prefix + name)
+    getattr(getattr(package, module), prefix + name)
     for prefix, package in (("", httpcore._sync), ("Async", httpcore._async))
     for module, name in (
-        (package.connection, "HTTPConnection"),
-        (package.http_proxy, "TunnelHTTPConnection"),
-        (package.socks_proxy, "Socks5Connection"),
+        ("connection", "HTTPConnection"),
+        ("http_proxy", "TunnelHTTPConnection"),
+        ("socks_proxy", "Socks5Connection"),
     )
+    if hasattr(package, module)  # httpcore has no socks_proxy where socksio is not installed
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
+from sqlalchemy.util import get_cls_kwargs
 
 from poolkit import (
     AutoscaleConfig,
@@ -23,7 +24,7 @@ from poolkit import (
 from poolkit.config import sources_of
 from poolkit.settings import DEFAULT
 
-from .._options import driver_default
+from .._options import driver_default, refuse_misspelt
 from ._connect_time import limit_connects, no_time_limit
 from ._endings import Endings
 from ._errors import join_wrapped, reported
@@ -90,6 +91,7 @@ class BasePool(SQLAlchemyPool):
         default_class: str | None = UNSET,
         **kw: Any,
     ) -> None:
+        refuse_misspelt(kw, get_cls_kwargs(type(self)))
         super().__init__(creator, **kw)
         self._fixed = fixed(self._dialect, self._barging_window, asynchronous=self._is_asyncio)
         settled = settle(pool_size, max_overflow, timeout, use_lifo, config, {

@@ -100,6 +100,13 @@ def test_an_unknown_name_is_create_engines_error() -> None:
         create_engine(URL, poolclass=PoolkitPool, max_sise=3)
 
 
+def test_a_misspelt_setting_of_a_pool_made_by_hand_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"max_sise: no such setting; did you mean 'max_size'\?"):
+        PoolkitPool(lambda: None, max_sise=3)
+    with pytest.raises(TypeError, match="no_such_thing"):
+        PoolkitPool(lambda: None, no_such_thing=3)
+
+
 def test_settings_in_effect_say_where_they_come_from() -> None:
     pool: Any = create_engine(URL, poolclass=PoolkitPool, idle_timeout=60.0, pool_size=7).pool
     described = pool.poolkit.describe()
