@@ -102,6 +102,10 @@ def _share_used(window: int) -> Callable[[PoolStats], float]:
     return value
 
 
+def _number(value: float, thing: str) -> str:
+    return f"{value:.0f} {thing}{'' if round(value) == 1 else 's'}"
+
+
 _RULES: dict[str, _Rule] = {
     "utilisation": _Rule("warning", _share_used(10), lambda v: f"{v:.0%} of the connections are in use"),
     "half_used": _Rule("info", _share_used(300), lambda v: f"{v:.0%} of the limit is in use over 5 minutes"),
@@ -110,11 +114,11 @@ _RULES: dict[str, _Rule] = {
                               lambda v: f"{v:.1%} of the connects fail"),
     "queue": _Rule("warning", lambda s: float(s.waiting > 0), lambda v: "callers have been waiting without a break"),
     "timeouts": _Rule("critical", lambda s: float(s.windows[60].timeouts),
-                      lambda v: f"{v:.0f} callers got no connection in a minute"),
-    "leaks": _Rule("warning", lambda s: float(s.windows[300].leaks), lambda v: f"{v:.0f} leases leaked in 5 minutes"),
+                      lambda v: f"{_number(v, 'caller')} got no connection in a minute"),
+    "leaks": _Rule("warning", lambda s: float(s.windows[300].leaks), lambda v: f"{_number(v, 'lease')} leaked in 5 minutes"),
     "longest_held": _Rule("warning", lambda s: s.longest_held, lambda v: f"a connection has been held for {v:.0f} s"),
     "breaker": _Rule("critical", lambda s: float(s.open_breakers),
-                     lambda v: f"the circuit breaker of {v:.0f} endpoint{'s' if v > 1 else ''} is open"),
+                     lambda v: f"the circuit breaker of {_number(v, 'endpoint')} is open"),
 }  # fmt: skip
 
 
