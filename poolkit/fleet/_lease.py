@@ -62,7 +62,7 @@ class FleetLease:
         total: the limit of the whole fleet.
         block: number of permits taken from the store at a time.
         ttl: seconds for which permits are leased.
-        wake: is set when there are permits to return.
+        wake: set when there are permits to return.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class FleetLease:
         return Ask(self._fleet, self._member, held, want, self._total, self.ttl), self.epoch
 
     def renewed(self, begun: float) -> None:
-        """The lease holds for one ``ttl`` from ``begun`` on, which was before the request was sent."""
+        """Record a renewal: the lease holds for one ``ttl`` from ``begun``, the time before the request was sent."""
         self.fresh_until = begun + FREEZE * self.ttl
         self.safe_until = begun + SAFE * self.ttl
 
@@ -142,12 +142,12 @@ class FleetLease:
         ledger.review()
 
     def freeze(self) -> None:
-        """Open nothing new if the store has not answered for too long."""
+        """Stop opening connections if the store has not answered for too long."""
         if time.monotonic() >= self.fresh_until:
             self._ledger.frozen = True
 
     def drop(self) -> str:
-        """The permits are lost: begin again as another member. Returns the name of the former member."""
+        """Drop the lost permits and join again as another member. Returns the name of the former member."""
         ledger, account, former = self._ledger, self.account, self._member
         self.epoch += 1
         self._member = uuid.uuid4().hex

@@ -159,8 +159,8 @@ class PostgresStore:
     def _limited(self) -> Iterator[None]:
         """A block in which the socket is shut down after ``timeout`` seconds.
 
-        The server's ``statement_timeout`` reaches nobody over a network that swallows everything, and psycopg waits
-        for an answer without an end.
+        Over a network that drops every packet, the server's ``statement_timeout`` has no effect, and psycopg waits for
+        a reply without a limit.
         """
         watch = self._watchdog.arm(self._timeout, self._connection)
         try:

@@ -98,12 +98,12 @@ class _Exchange:
         self._number = watchdog.arm(seconds, self)
 
     def end(self) -> None:
-        """The exchange has ended."""
+        """Record that the exchange has ended."""
         self._over = True
         self._watchdog.disarm(self._number)
 
     def hang_up(self) -> None:
-        """The time is up. Called by the watchdog's thread."""
+        """Shut the sockets down because the time is up. Called by the watchdog's thread."""
         self.late = True
         for connection in list(self._pool._in_use_connections):
             sock = connection._sock

@@ -76,7 +76,7 @@ class _Parker:
             self._future.set_result(None)
 
 
-if sys.version_info >= (3, 11):  # entering a try costs nothing
+if sys.version_info >= (3, 11):  # a try block costs nothing to enter
 
     def _caller() -> Hashable:
         try:
@@ -294,7 +294,7 @@ class AnyLoopRuntime:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: asyncio.AbstractEventLoop | None = loop  # that of the home
         self._home: AsyncioRuntime | None = AsyncioRuntime(loop)
-        self._pool: weakref.ref[Task] | None = None  # who has something due
+        self._pool: weakref.ref[Task] | None = None  # tasks with timed work
         self._jobs: set[_Job] = set()
         self._leaving: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
@@ -314,13 +314,13 @@ class AnyLoopRuntime:
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the running loop take over the work that stopped loops have left."""
-        stays = loop in self._leaving  # no work was begun in it since it seemed to end
+        stays = loop in self._leaving  # no work has begun in it since it seemed to end
         self._leaving.discard(loop)
         if not self.alive():
             self._home, self._loop = AsyncioRuntime(loop), loop
             pool = self._pool() if self._pool is not None else None
             if pool is not None:
-                self._home.schedule(pool, 0.0)  # sooner than asked for: it will say when it wants to be called next
+                self._home.schedule(pool, 0.0)  # sooner than requested: the task then requests its next call
         for job in tuple(self._jobs):
             other = job.loop
             if other is None or (stays and other is loop) or other in self._leaving or not other.is_running():
@@ -329,9 +329,9 @@ class AnyLoopRuntime:
     def _take_over(self, job: _Job) -> None:
         try:
             call, args = job.work.pop()
-        except IndexError:  # begun; it goes on when its loop does
+        except IndexError:  # begun: it continues when its loop does
             if job.loop is not None and job.loop.is_closed():
-                self._jobs.discard(job)  # never: the collector ends it, and that tells the pool
+                self._jobs.discard(job)  # never set: the garbage collector ends this task, which the pool notices
             return
         self._jobs.discard(job)
         self.spawn(call, *args)

@@ -1,8 +1,8 @@
-"""What has to be done in a forked child, in a fixed order.
+"""Run handlers in a forked child, in a fixed order.
 
 A child has none of its parent's threads, and its locks may be held by threads that do not exist there. Handlers of
 ``os.register_at_fork`` would run in the order in which modules happen to be imported, and stay for ever. Here
-:class:`Stage` gives the order, and what is done for an object ends with the object.
+:class:`Stage` defines the order, and a handler for an object ends with the object.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class Stage(IntEnum):
-    """When something is done in a child: a stage may rely on those before it."""
+    """The order of the handlers in a child: a stage may rely on the stages before it."""
 
     RUNTIME = 0
-    """Locks of modules, threads that work for others, and what only has to be forgotten."""
+    """Locks of modules, threads that work for others, and state that is only dropped."""
     POOLS = 1
     CLUSTERS = 2
     ADAPTERS = 3

@@ -4,8 +4,8 @@ Python reuses its own numbers (``get_ident()``, ``id(task)``) for the next threa
 lease that was left behind would then be attributed to a thread or task that never had it.
 
 A task is identified by a weak reference to it. A thread is identified by a :class:`ThreadHolder`, created once in each
-thread. It detects the end of the thread because the thread's local storage is gone then. Two identities are equal only
-if they belong to the same thread or task.
+thread. The holder notices the end of its thread because the thread's local storage is gone. Two identities are equal
+only if they belong to the same thread or task.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Named(weakref.ref[Any]):
 
 
 def named(holder: Hashable, name_of: Callable[[Any], str]) -> Hashable:
-    """The same identity, which still knows the name of a task when the task is gone.
+    """The same identity, which keeps the name of a task after the task is gone.
 
     Only for the slow path: the name of a task costs more than its identity.
     """

@@ -58,7 +58,7 @@ _lock = threading.Lock()
 _lookups: dict[_Key, _Lookup] = {}
 _threads: dict[_Key, int] = {}
 _jobs: queue.SimpleQueue[_Key] = queue.SimpleQueue()
-_idle = 0  # threads that wait for a job, less the jobs that wait for a thread
+_idle = 0  # idle threads, minus the jobs that wait for a thread
 
 
 def _restart() -> None:
@@ -185,7 +185,7 @@ def _work(key: _Key | None) -> None:
     while key is not None:
         outcome = _look_up(*key)
         with _lock:
-            _idle += 1  # before the callers hear: their next lookup is for this thread
+            _idle += 1  # before the callers wake: their next lookup may use this thread
         _ended(key, outcome)
         try:
             key = jobs.get(timeout=_LINGER)
@@ -194,7 +194,7 @@ def _work(key: _Key | None) -> None:
                 if _idle > 0:
                     _idle -= 1
                     return
-            key = jobs.get()  # given in this very moment
+            key = jobs.get()  # a job was given at this moment
 
 
 def _look_up(host: str, port: Any, family: int) -> list[str] | BaseException:

@@ -101,13 +101,13 @@ class _Housekeeper:
     """
 
     def __init__(self) -> None:
-        self.alone = False  # there is no thread, for none could be started: callers do its work
+        self.alone = False  # no thread could be started: callers do its work
         self._inbox: deque[tuple[float, weakref.ref[Task]]] = deque()
         self._nudged: dict[int, weakref.ref[Inbox]] = {}  # by id: one entry for a pool, however often it asks
         self._parker = ThreadParker()
-        self._holder: dict[int, object] = {}  # filled as long as there is a thread, with what that one was given
+        self._holder: dict[int, object] = {}  # requests for the thread; empty if there is none
         self._until = 0.0  # how long the thread sleeps
-        # the rest is the thread's own
+        # the following belong to the thread
         self._due: list[_Entry] = []  # a heap; some entries are out of date
         self._latest: dict[int, _Entry] = {}  # id of a pool to its entry in _due that counts
         self._numbers = 0
@@ -150,7 +150,7 @@ class _Housekeeper:
                 self.alone = False
         except BaseException as error:
             if self._holder.get(0) is me and (thread is None or not thread.is_alive()):
-                del self._holder[0]  # interrupted: the next one who asks tries again
+                del self._holder[0]  # interrupted: the next request tries again
             if not isinstance(error, _REFUSED):
                 raise
             self.alone = True
@@ -172,7 +172,7 @@ class _Housekeeper:
     def _run(self, me: object) -> None:
         try:
             while self._holder.get(0) is me and not _outdated():
-                self._until = 0.0  # awake: whoever asks now is seen below
+                self._until = 0.0  # awake: a request that comes now is seen below
                 self._read_inbox()
                 now = time.monotonic()
                 for ref in self._take_due(now):
@@ -188,7 +188,7 @@ class _Housekeeper:
                     if not (self._inbox or self._nudged) or self._holder.setdefault(0, me) is not me:
                         return
         finally:
-            if self._holder.get(0) is me:  # it was interrupted: else no other would ever be started
+            if self._holder.get(0) is me:  # it was interrupted: otherwise no other thread would ever be started
                 del self._holder[0]
 
     def _read_inbox(self) -> None:
@@ -201,7 +201,7 @@ class _Housekeeper:
             latest = self._latest.get(key)
             if at == NEVER:
                 self._latest.pop(key, None)
-            elif latest is None or at < latest[0] or latest[3]() is not task:  # the last: an id is used again
+            elif latest is None or at < latest[0] or latest[3]() is not task:  # last, because Python reuses ids
                 self._numbers += 1
                 self._latest[key] = entry = (at, self._numbers, key, ref)
                 heappush(self._due, entry)
@@ -210,7 +210,7 @@ class _Housekeeper:
 
     def _tidy(self) -> None:
         """Remove outdated entries. Otherwise each short queue of a busy pool would leave an entry here until its time,
-        which may be in half an hour, and each pool that is gone would leave one as long as another pool is in use.
+        perhaps for half an hour. Each pool that is gone would leave one as long as another pool is in use.
         """
         self._due = [entry for entry in self._due if self._latest.get(entry[2]) is entry and entry[3]() is not None]
         self._latest = {entry[2]: entry for entry in self._due}
@@ -273,7 +273,7 @@ after_fork(Stage.RUNTIME, _restart)
 
 def _refused(error: BaseException) -> None:
     """Log once per process that no thread can be started."""
-    if not _process.told and "shutdown" not in str(error):  # at the end of the process that is no news
+    if not _process.told and "shutdown" not in str(error):  # expected at the end of the process
         _process.told = True
         logger.warning(
             "poolkit: no thread can be started (%s: %s): until one can, the callers of the pools connect, "

@@ -1,4 +1,4 @@
-"""Run calls of foreign code, which may raise or block, in order in a separate thread."""
+"""Run calls of foreign code in order in a separate thread, because they may raise or block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Once:
         self._told: set[str] = set()
 
     def tell(self, kind: str, text: str, *, exc_info: bool = False) -> None:
-        """Log it, unless one of this kind was logged."""
+        """Log a warning, unless one of this kind was logged before."""
         if kind not in self._told:
             self._told.add(kind)
             logger.warning("%s: %s", self._what, text, exc_info=exc_info)

@@ -105,7 +105,7 @@ def _last_post(board: weakref.ref[Board]) -> None:
         try:
             one.close()
         except Exception:  # noqa: BLE001 - the process ends
-            pass  # the directory is gone with the service
+            pass  # the directory was removed with the service
 
 
 def _alive(pid: int) -> bool:

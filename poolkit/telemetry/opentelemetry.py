@@ -31,7 +31,7 @@ _Read = Callable[["_Seen", list[Any]], _Points]
 _POOL = "db.client.connection.pool.name"
 _STATE = "db.client.connection.state"
 CATCH_UP = 1.0  # seconds that a collection waits for what has happened before it and was not recorded yet
-LONGEST = 1.0  # seconds that a collection takes; what is asked later is answered anew
+LONGEST = 1.0  # seconds that a collection takes; a later request reads the pools again
 
 
 def _api() -> tuple[Any, Any, Any]:
@@ -70,7 +70,7 @@ class Instrumentation:
         self._tracer = trace.get_tracer("poolkit", tracer_provider=tracer_provider) if spans else None
         self._error_status = trace.Status(trace.StatusCode.ERROR)
         self._use_time = use_time
-        # two: a slow exporter of spans is not to hold up the metrics
+        # two threads: a slow exporter of spans must not delay the metrics
         self.metrics = Aside("OpenTelemetry's metrics")
         self._spans = Aside("OpenTelemetry's spans") if spans else None
         self.attached: weakref.WeakKeyDictionary[Any, Listener] = weakref.WeakKeyDictionary()
@@ -175,7 +175,7 @@ class Instrumentation:
         assert self._tracer is not None  # without it there are no spans to report
         span = self._tracer.start_span("pool.acquire", start_time=end - int(seconds * 1e9), attributes={_POOL: pool})
         if error is not None:
-            # the driver's error, its cause, says whatever the server has sent
+            # its cause, the driver's error, contains unmasked text of the server
             told = {"exception.message": said(error, 2000)}
             told["exception.stacktrace"] = masked("".join(traceback.format_exception(error)))
             span.record_exception(error, attributes=told)
@@ -247,7 +247,7 @@ class _Gauges:
              numbers(lambda s: s.min_size)),
             ("db.client.connection.pending_requests", "request", "Requests that wait for a connection.",
              numbers(lambda s: s.waiting)),
-            # autoscale is not known to the conventions
+            # the conventions have no name for the limit of autoscale
             ("poolkit.connection.limit", "connection", "Connections that may exist now.", numbers(lambda s: s.limit)),
             ("poolkit.queue.overloaded", "queue", "Queues whose newest callers come first, because many give up.",
              numbers(lambda s: s.overloaded)),

@@ -232,7 +232,7 @@ def _on_news(reporter: weakref.ref[StatsdReporter], pool: Any) -> None:
 
 
 def _safe(text: str) -> str:
-    """A text that is valid in a name: without separators of the protocol or the name, and short enough for a packet."""
+    """The text without separators of the protocol or the name, and short enough for a packet."""
     return re.sub(r"[^\w-]", "_", text[:_NAME])
 
 

@@ -76,7 +76,7 @@ class _Faults:
         self.max_dialling = 0
 
     def fail(self, stage: str, make: Callable[[], BaseException | None] | None) -> None:
-        """From now on ``stage`` raises the error that ``make()`` returns; None: it works again."""
+        """Let ``stage`` raise the error that ``make()`` returns from now on. None: it works again."""
         if make is None:
             self.errors.pop(stage, None)
         else:
@@ -168,7 +168,7 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
         return self._opened()
 
     def close(self, connection: FakeConnection) -> None:
-        """Close it, even if the goodbye fails."""
+        """Close the connection, even if this stage is to fail."""
         try:
             self._stage("close")
         finally:
@@ -190,13 +190,13 @@ class FakeConnector(_Faults, Connector[FakeConnection]):
         return connection.dirty
 
     def reset(self, connection: FakeConnection) -> None:
-        """Clean it."""
+        """Mark the connection as clean."""
         self._stage("reset")
         connection.dirty = False
         connection.resets += 1
 
     def classify(self, error: BaseException) -> Verdict:
-        """As the default; an error with an attribute ``verdict`` says it itself."""
+        """As the default, but an attribute ``verdict`` of the error decides if there is one."""
         verdict: Any = getattr(error, "verdict", None)
         return verdict if isinstance(verdict, Verdict) else default_classify(error)
 
@@ -221,7 +221,7 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
         return self._opened()
 
     async def close(self, connection: FakeConnection) -> None:
-        """Close it, even if the goodbye fails."""
+        """Close the connection, even if this stage is to fail."""
         try:
             await self._stage("close")
         finally:
@@ -243,13 +243,13 @@ class AsyncFakeConnector(_Faults, AsyncConnector[FakeConnection]):
         return connection.dirty
 
     async def reset(self, connection: FakeConnection) -> None:
-        """Clean it."""
+        """Mark the connection as clean."""
         await self._stage("reset")
         connection.dirty = False
         connection.resets += 1
 
     def classify(self, error: BaseException) -> Verdict:
-        """As the default; an error with an attribute ``verdict`` says it itself."""
+        """As the default, but an attribute ``verdict`` of the error decides if there is one."""
         verdict: Any = getattr(error, "verdict", None)
         return verdict if isinstance(verdict, Verdict) else default_classify(error)
 

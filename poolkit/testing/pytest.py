@@ -117,9 +117,9 @@ class PoolLeaks:
 def pool_leaks() -> Iterator[PoolLeaks]:
     """Fail the test, as an error of its teardown, if it leaves leases or pools open.
 
-    Everything that is set up after this fixture must be closed before it ends. So request it first, or request it in a
-    fixture with ``autouse=True``. Earlier pools (of a module or session) may stay open, but not leases that the test
-    took from them. Recording the places makes every acquire slower.
+    Everything that is set up after this fixture must be closed before the fixture ends. So request it first, or request
+    it in a fixture with ``autouse=True``. Earlier pools (of a module or session) may stay open, but not leases that the
+    test took from them. Recording the places makes every acquire slower.
     """
     leaks = PoolLeaks()
     with leaks._watching():

@@ -309,7 +309,9 @@ def test_the_pool_in_trouble_is_first_and_its_alert_leads_to_it_with_live_values
             for number in (1, 2):
                 with pytest.raises(AcquireTimeout):
                     sick.acquire(timeout=0)
-                page.locator("#alerts li").get_by_text(f"{number} callers got no connection").wait_for()
+                page.locator("#alerts li").get_by_text(
+                    f"{number} caller{'s' * (number > 1)} got no connection"
+                ).wait_for()
         page.locator("article.card").first.get_by_role("heading", name="zz-sick").wait_for()
         assert page.evaluate("document.activeElement.ariaLabel") == "Details of a-healthy-one"
         assert card(page, "zz-sick").get_attribute("data-severity") == "critical"

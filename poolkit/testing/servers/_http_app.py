@@ -1,4 +1,4 @@
-"""The application behind :class:`HTTPServer`: a few routes of known behaviour, and the server's counters."""
+"""The application of :class:`HTTPServer`: a few routes with known behaviour, and the server's counters."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Closable(Protocol):
-    """One accepted connection: something that can be closed from this side."""
+    """One accepted connection, which the server can close."""
 
     def close(self) -> None:
-        """Close in good order, after what is written."""
+        """Close the connection after everything that was written is sent."""
 
     def is_closing(self) -> bool:
-        """Whether it is closed or about to be."""
+        """Whether the connection is closed or closing."""
         ...
 
 
 class Book:
-    """What the server counts: TCP connections by the client's port, and requests."""
+    """The server's counters: TCP connections by the client's port, and requests."""
 
     def __init__(self) -> None:
         self.connections: dict[int, Closable] = {}
@@ -38,18 +38,18 @@ class Book:
         self.max_active = 0
 
     def opened(self, port: int, connection: Closable) -> None:
-        """A connection from this client port was accepted (and its TLS handshake, if any, is done)."""
+        """Record that a connection from this client port was accepted, and its TLS handshake is done."""
         self.connections[port] = connection
         self.accepted += 1
         self.max_open = max(self.max_open, self.open)
 
     def closed(self, port: int) -> None:
-        """The connection from this client port is closed."""
+        """Record that the connection from this client port is closed."""
         self.connections.pop(port, None)
 
     @property
     def open(self) -> int:
-        """TCP connections open now; the protocol layer may keep its record of a closed one for longer."""
+        """TCP connections open now. The protocol layer may keep its record of a closed connection for longer."""
         return sum(not connection.is_closing() for connection in self.connections.values())
 
     def numbers(self) -> dict[str, int]:
@@ -136,7 +136,7 @@ class Application:
                     break
             await reply({"length": length, **facts})
         elif path == "/close":
-            # HTTP/2 has no such header: there the connection just closes behind the answer.
+            # HTTP/2 has no such header: there the connection closes after the answer
             more = () if version.startswith("2") else ((b"connection", b"close"),)
             await reply(facts, 200, *more)
             self._close_soon(port)
@@ -159,5 +159,5 @@ class Application:
     def _close_soon(self, port: int) -> None:
         connection = self.book.connections.get(port)
         if connection is not None:
-            # The answer must have left: the protocol layer below writes it in a task of its own.
+            # the protocol layer writes the answer in a task of its own, so wait until that is done
             asyncio.get_running_loop().call_later(0.02, connection.close)

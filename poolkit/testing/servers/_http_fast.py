@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for load: keep-alive, Content-Length and chunked bodies, nothing else."""
+"""A small HTTP/1.1 server for load tests: keep-alive, Content-Length and chunked bodies, nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def serve_fast(application: Application, listener: socket.socket, context:
             while await _exchange(application, address, reader, writer):
                 pass
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
-            pass  # gone, or not HTTP: this connection ends, the server does not
+            pass  # the client is gone or does not speak HTTP: only this connection ends
         finally:
             book.closed(address[1])
             writer.close()
@@ -88,7 +88,7 @@ async def _body(headers: dict[str, str], reader: asyncio.StreamReader) -> bytes:
 
 
 class _Answer:
-    """Writes what the application sends; the head leaves together with the first piece of the body."""
+    """Writes what the application sends. The head is sent together with the first piece of the body."""
 
     def __init__(self, writer: asyncio.StreamWriter, *, head_only: bool) -> None:
         self.closing = False

@@ -1,4 +1,4 @@
-"""The process behind :class:`HTTPServer`; its one argument is a JSON object with the settings."""
+"""The process of :class:`HTTPServer`. Its only argument is a JSON object with the settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _control(path: str, application: Application) -> asyncio.AbstractServe
 
 
 async def _serve_hypercorn(settings: dict[str, Any], application: Application, listener: socket.socket) -> None:
-    """Serve with hypercorn, its connections counted where it makes one object for each."""
+    """Serve with hypercorn. Connections are counted where hypercorn makes an object for each."""
     import hypercorn.asyncio.run as run
     from hypercorn.asyncio import serve
     from hypercorn.config import Config

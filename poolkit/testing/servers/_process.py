@@ -23,14 +23,14 @@ Self = TypeVar("Self", bound="ServerProcess")
 
 
 class ServerError(RuntimeError):
-    """A server did not start or stop; the message carries the end of its log."""
+    """A server did not start or stop. The message contains the end of its log."""
 
 
 def free_port() -> int:
     """Return a TCP port that is free on 127.0.0.1.
 
-    It lies below the range the kernel takes client ports from: otherwise a client that connects to a stopped server
-    could be given that very port and be connected to itself, and the restarted server would find it taken.
+    The port is below the range that the kernel uses for clients. Otherwise a client that connects to a stopped server
+    could get this port and be connected to itself. The restarted server would then find its port in use.
     """
     for _ in range(1000):
         port = random.randint(15000, 30000)
@@ -45,8 +45,8 @@ def free_port() -> int:
 class ServerProcess:
     """One server program as a context manager.
 
-    ``start()`` returns when the server answers. The process is in a group of its own and is ended by number;
-    it also ends, and its directory goes, when the starting process is killed.
+    ``start()`` returns when the server answers. The process has a group of its own and is ended by its number. If the
+    starting process is killed, the server ends too, and its directory is removed.
 
     Args:
         start_timeout: seconds until a start counts as failed.
@@ -65,10 +65,10 @@ class ServerProcess:
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    # What a server program defines.
+    # -- implemented by each server
 
     def _prepare(self) -> None:
-        """Make what must exist before the first start."""
+        """Prepare the directory before the first start."""
 
     def _command(self) -> list[str]:
         """Return the program and its arguments."""
@@ -81,13 +81,13 @@ class ServerProcess:
         return {}
 
     def _ready(self) -> bool:
-        """Tell whether the server answers. May raise OSError for "not yet"."""
+        """Return whether the server answers. May raise OSError while it does not yet."""
         raise NotImplementedError
 
     def _started(self) -> None:
-        """Do what is due after each start."""
+        """Called after each start."""
 
-    # What a user calls.
+    # -- for users
 
     @property
     def directory(self) -> Path:
@@ -109,10 +109,10 @@ class ServerProcess:
         return self._process.pid
 
     def start(self: Self) -> Self:
-        """Start the server and wait until it answers; a no-op when it runs.
+        """Start the server and wait until it answers. Does nothing if it runs.
 
         Raises:
-            ServerError: it did not answer within ``start_timeout``; nothing is left behind.
+            ServerError: the server did not answer within ``start_timeout``. Nothing is left behind.
         """
         if self.running:
             return self
@@ -142,20 +142,20 @@ class ServerProcess:
         return self
 
     def stop(self) -> None:
-        """Stop in good order, killed after ``stop_timeout``, and remove the directory. Twice is a no-op."""
+        """Stop the server, kill it after ``stop_timeout``, and remove the directory. Idempotent."""
         self._end(self._stop_signal)
         self._remove_directory()
         self.port = 0
 
     def restart(self, *, down: float = 0.0) -> None:
-        """Stop in good order, stay down for ``down`` seconds, start on the same port with the same data."""
+        """Stop, wait ``down`` seconds, and start again on the same port with the same data."""
         self._end(self._stop_signal)
         if down > 0:
             time.sleep(down)
         self.start()
 
     def kill(self) -> None:
-        """End the process at once with SIGKILL. :meth:`start` brings it back on the same port."""
+        """End the process at once with SIGKILL. :meth:`start` starts it again on the same port."""
         self._end(signal.SIGKILL)
 
     def log(self, last: int = 40) -> str:
@@ -180,7 +180,7 @@ class ServerProcess:
         state = f"{self.host}:{self.port} pid {self.pid}" if self.running else "stopped"
         return f"<{type(self).__name__} {state}>"
 
-    # How it is done.
+    # -- implementation
 
     def _parent_directory(self) -> str | None:
         return None
@@ -231,7 +231,7 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 self._signal(process, signal.SIGKILL)
                 process.wait()
-        # What the program started itself goes with it.
+        # processes that the program has started end too
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         guard.unwatch(process.pid)

@@ -37,18 +37,18 @@ class HTTPStats:
 
 
 class HTTPServer(ServerProcess):
-    """An HTTP server with a few routes of known behaviour.
+    """An HTTP server with a few routes that have known behaviour.
 
-    ``/`` and ``/echo?key=`` answer at once, ``/sleep?ms=`` later, ``/stream?chunks=&ms=`` in pieces,
-    ``/bytes?n=`` with n bytes, ``/status?code=`` with that status, ``/upload`` with the length sent;
-    ``/close`` closes the connection behind the answer, ``/close-all`` every connection; ``/stats`` counts.
-    Each JSON body holds ``client_port`` and ``http_version``; the header ``x-client-port`` is on all answers.
+    ``/`` and ``/echo?key=`` answer at once, ``/sleep?ms=`` later, ``/stream?chunks=&ms=`` in pieces. ``/bytes?n=``
+    answers with n bytes, ``/status?code=`` with that status, ``/upload`` with the length that was sent. ``/close``
+    closes the connection after the answer, ``/close-all`` every connection. ``/stats`` returns the counters. Each JSON
+    body has ``client_port`` and ``http_version``. All answers have the header ``x-client-port``.
 
     Args:
         tls: certificates; the server then speaks TLS only.
         http2: offer HTTP/2 by ALPN; needs ``tls``.
         fast: the small HTTP/1.1 server of this package instead of hypercorn, several times as fast.
-        max_streams: requests that one HTTP/2 connection may have in work.
+        max_streams: requests that one HTTP/2 connection may have in progress.
         keep_alive: seconds after which an idle connection is closed by the server (hypercorn only).
         start_timeout: seconds until a start counts as failed.
         stop_timeout: seconds for an orderly stop before the process is killed.
@@ -107,7 +107,7 @@ class HTTPServer(ServerProcess):
         self._ask("close")
 
     def _ask(self, word: str) -> dict[str, int]:
-        # A way in beside HTTP, so that the questions are not among the connections counted.
+        # a control socket beside HTTP, so that its requests are not counted as connections
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.settimeout(10)
             control.connect(str(self.directory / "control.sock"))
@@ -136,7 +136,7 @@ class HTTPServer(ServerProcess):
         return [sys.executable, "-m", module, json.dumps(settings)]
 
     def _environment(self) -> dict[str, str]:
-        # The process finds this very poolkit, however this one came to find it.
+        # the process imports the same poolkit as this one
         root = str(Path(poolkit.errors.__file__).parents[1])
         path = os.environ.get("PYTHONPATH")
         return {"PYTHONPATH": os.pathsep.join([root, path] if path else [root]), "PYTHONWARNINGS": "ignore"}

@@ -27,7 +27,7 @@ __all__ = ("PostgresServer",)
 
 _ADMIN = "poolkit-admin"
 
-# A throw-away database need not survive a power cut; the rest keeps processes and disk small.
+# a temporary database need not survive a power cut; the other settings save processes and disk space
 _SETTINGS: dict[str, str] = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -55,10 +55,10 @@ class PostgresServer(ServerProcess):
 
     Args:
         user: the superuser's name.
-        password: its password, asked for over TCP and the unix socket alike (scram-sha-256).
-        dbname: the database, created when it is not ``postgres``.
-        max_connections: the server's limit, three of which are kept for the superuser's own use.
-        settings: further lines of ``postgresql.conf``; they win over the fast ones chosen here.
+        password: its password, required over TCP and the unix socket (scram-sha-256).
+        dbname: the database, created if it is not ``postgres``.
+        max_connections: the server's limit; three of them are reserved for the superuser.
+        settings: further lines of ``postgresql.conf``, which override the defaults of this class.
         tls: certificates for a TLS port (:attr:`tls_port`) in front of the server; the wheel's PostgreSQL is
             built without TLS, so it ends in this process.
         start_timeout: seconds until a start counts as failed.
@@ -90,11 +90,11 @@ class PostgresServer(ServerProcess):
         self._bin: Path | None = None
         self._front = TLSFront(tls, postgres=True) if tls else None
 
-    # Addresses.
+    # -- addresses
 
     @property
     def socket_dir(self) -> str:
-        """Directory of the unix socket, to be given to libpq as ``host``."""
+        """Directory of the unix socket, for libpq's ``host``."""
         return str(self.directory)
 
     @property
@@ -128,7 +128,7 @@ class PostgresServer(ServerProcess):
         user, password, dbname = (quote(part, safe="") for part in (self.user, self.password, self.dbname))
         return f"{scheme}://{user}:{password}@{self.host}:{port}/{dbname}"
 
-    # What happens inside it.
+    # -- its sessions
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open one more connection, in autocommit mode, that :meth:`backends` does not count.
@@ -142,7 +142,7 @@ class PostgresServer(ServerProcess):
         """Return the process ids of the client connections, oldest first.
 
         Args:
-            application_name: only those that gave this name; None means all.
+            application_name: only those with this name; None: all.
         """
         with self.connect() as connection:
             rows = connection.execute(
@@ -172,7 +172,7 @@ class PostgresServer(ServerProcess):
                 time.sleep(0.005)
         return len(pids)
 
-    # Start and stop.
+    # -- start and stop
 
     def _parent_directory(self) -> str | None:
         return None if _unprivileged() is None or reachable(Path(tempfile.gettempdir())) else "/tmp"  # noqa: S108
@@ -182,7 +182,7 @@ class PostgresServer(ServerProcess):
         return {} if account is None else {"user": account[0], "group": account[1], "extra_groups": []}
 
     def _environment(self) -> dict[str, str]:
-        # HOME of the starting user may be closed to the server's; LC_ALL keeps its log in English.
+        # the server's user may have no access to HOME of the starting user; LC_ALL keeps the log in English
         return {"HOME": str(self.directory), "LC_ALL": "C", "TZ": "UTC"}
 
     def _prepare(self) -> None:
@@ -230,8 +230,8 @@ class PostgresServer(ServerProcess):
         binaries = find_postgres()
         if account is None or reachable(binaries):
             return binaries
-        # A virtual environment below root's home is closed to the server's user: copy what it runs. The
-        # libraries stand beside the package, where the programs look for them relative to themselves.
+        # The server's user has no access to a virtual environment below root's home: copy what it runs. The libraries
+        # are beside the package, where the programs look for them.
         root = binaries.parent
         copy = self.directory / "programs" / root.parent.name / root.name
         for part in ("bin", "lib", "share"):
@@ -257,7 +257,7 @@ class PostgresServer(ServerProcess):
         ]
 
     def _ready(self) -> bool:
-        # The eighth line of its lock file is the postmaster's own word; it needs no client library.
+        # the postmaster writes its state to the eighth line of its lock file: reading it needs no client library
         lines = (self.directory / "data" / "postmaster.pid").read_text().splitlines()
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
@@ -292,9 +292,9 @@ class PostgresServer(ServerProcess):
         if number != signal.SIGKILL or not self.running:
             super()._end(number)
             return
-        # Backends are session leaders of their own, outside the postmaster's group, and would say goodbye on
-        # noticing its death. The kill is for all at once, as when the machine dies; the postmaster is held
-        # so that it starts no other meanwhile.
+        # Backends are session leaders outside the postmaster's group. They would end their sessions properly when they
+        # notice its death. All are killed at once, as if the machine died. The postmaster is stopped first, so that it
+        # starts no new backend.
         memory = self._shared_memory()
         os.kill(self.pid, signal.SIGSTOP)
         children = _children(self.pid)
@@ -306,7 +306,7 @@ class PostgresServer(ServerProcess):
         while any(map(_alive, children)) and time.monotonic() < deadline:
             time.sleep(0.002)
         if memory is not None:
-            # A killed postmaster cannot remove the few bytes that keep a second one out.
+            # a killed postmaster leaves the shared memory that would refuse another one
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).shmctl(memory, 0, None)  # 0 is IPC_RMID
 
@@ -343,7 +343,7 @@ def _alive(pid: int) -> bool:
 def _stat(pid: int) -> list[str]:
     """Return state, parent and the further fields of a process; empty when it is gone."""
     try:
-        # The program's name, in parentheses, may hold blanks: the fields are counted from its end.
+        # the program's name, in parentheses, may contain blanks: the fields follow its end
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []

@@ -32,10 +32,10 @@ class RedisServer(ServerProcess):
         with RedisServer() as server:
             client = redis.Redis.from_url(server.url)
 
-    Data lives in memory only: :meth:`restart` comes back empty.
+    Data is in memory only: it is gone after :meth:`restart`.
 
     Args:
-        password: asked for when given.
+        password: required from clients if given.
         tls: certificates for a TLS port (:attr:`tls_port`) in front of the server; the wheels' Redis is built
             without TLS, so it ends in this process.
         settings: further settings of ``redis.conf``, as ``{"maxclients": "50"}``.
@@ -60,7 +60,7 @@ class RedisServer(ServerProcess):
         self._settings = dict(settings or {})
         self._front = TLSFront(tls) if tls else None
 
-    # Addresses.
+    # -- addresses
 
     @property
     def socket_path(self) -> str:
@@ -86,7 +86,7 @@ class RedisServer(ServerProcess):
             raise ServerError("this RedisServer was made without tls=")
         return self._front.port
 
-    # What happens inside it.
+    # -- its clients
 
     def connect(self) -> Redis:
         """Return a client with one connection of its own that :meth:`client_list` does not count.
@@ -108,7 +108,7 @@ class RedisServer(ServerProcess):
         """Return the server's record of each client connection (``id``, ``addr``, ``name``...), oldest first.
 
         Args:
-            name: only those with this client name; None means all.
+            name: only those with this client name; None: all.
         """
         with contextlib.closing(self.connect()) as admin:
             found: list[dict[str, Any]] = [
@@ -127,7 +127,7 @@ class RedisServer(ServerProcess):
                     closed += int(admin.client_kill_filter(_id=record["id"]))
         return closed
 
-    # Start and stop.
+    # -- start and stop
 
     def _command(self) -> list[str]:
         settings: dict[str, str] = {
@@ -171,7 +171,8 @@ class RedisSentinel(ServerProcess):
     Args:
         master: the running server to watch.
         master_name: the name under which clients ask for it.
-        down_after: seconds of silence until it calls the master down. On a busy machine a healthy one is silent, too.
+        down_after: seconds of silence after which it declares the master down. On a busy machine a healthy master may
+        be silent too.
         start_timeout: seconds until a start counts as failed.
         stop_timeout: seconds for an orderly stop before the process is killed.
     """
@@ -194,7 +195,7 @@ class RedisSentinel(ServerProcess):
         self._watched = 0
 
     def start(self: S) -> S:
-        """As every server's. A master that was stopped meanwhile, and is at another port now, is watched there."""
+        """Start the sentinel. If the master was restarted on another port meanwhile, that port is watched."""
         if self._watched != self.master.port:
             self.stop()
         return super().start()
@@ -207,7 +208,7 @@ class RedisSentinel(ServerProcess):
         ]
         if self.master.password:
             lines.append(f"sentinel auth-pass {self.master_name} {self.master.password}")
-        # A sentinel writes its state back into this file, hence arguments alone do not do.
+        # a sentinel writes its state to this file, so arguments are not enough
         (self.directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
 
     def _command(self) -> list[str]:
@@ -228,10 +229,10 @@ class RedisSentinel(ServerProcess):
 
 
 class RedisCluster:
-    """A cluster of masters without replicas, all 16384 slots shared out among them.
+    """A cluster of masters without replicas, which share all 16384 slots.
 
     Args:
-        size: number of masters; Redis wants at least three.
+        size: number of masters; Redis requires at least three.
         start_timeout: seconds until each server answers, and again until the cluster is in order.
     """
 
@@ -250,10 +251,10 @@ class RedisCluster:
         return f"redis://{self.nodes[0].host}:{self.nodes[0].port}"
 
     def start(self) -> RedisCluster:
-        """Start the nodes, share out the slots, and wait until every node sees all of them.
+        """Start the nodes, assign the slots, and wait until every node knows all of them.
 
         Raises:
-            ServerError: a node did not start, or the cluster is not in order in time; nothing is left behind.
+            ServerError: a node did not start, or the cluster was not ready in time. Nothing is left behind.
         """
         try:
             for node in self.nodes:
@@ -265,12 +266,12 @@ class RedisCluster:
         return self
 
     def stop(self) -> None:
-        """Stop all nodes and remove their directories; a no-op when stopped."""
+        """Stop all nodes and remove their directories. Idempotent."""
         for node in self.nodes:
             node.stop()
 
     def restart(self, *, down: float = 0.0) -> None:
-        """Stop all nodes, stay down for ``down`` seconds, start them on the same ports and wait for order."""
+        """Stop all nodes, wait ``down`` seconds, start them on the same ports and wait until the cluster is ready."""
         for node in self.nodes:
             node._end(signal.SIGTERM)
         if down > 0:
@@ -280,7 +281,7 @@ class RedisCluster:
         self._wait_for_order()
 
     def kill(self) -> None:
-        """End all nodes at once with SIGKILL; :meth:`restart` brings them back on the same ports."""
+        """End all nodes at once with SIGKILL. :meth:`restart` starts them again on the same ports."""
         for node in self.nodes:
             node.kill()
 
@@ -315,14 +316,14 @@ class RedisCluster:
                     info: dict[str, str] = command("CLUSTER INFO")
                     known = info["cluster_known_nodes"] == str(len(self.nodes))
                     if known and info["cluster_state"] == "ok" and info["cluster_slots_ok"] == "16384":
-                        break  # two seconds after its start at the earliest: Redis's own rule for masters
+                        break  # Redis waits at least two seconds after the start of a master
                     if time.monotonic() > deadline:
                         raise ServerError(f"the Redis cluster is not in order: {info}\n{node.log()}")
                     time.sleep(0.02)
 
 
 class _ClusterNode(RedisServer):
-    """One master; its bus listens 10000 above its port, which :func:`free_port` leaves room for."""
+    """One master. Its bus listens on its port plus 10000, for which :func:`free_port` leaves room."""
 
     def __init__(self, *, start_timeout: float) -> None:
         super().__init__(
@@ -357,7 +358,7 @@ def _request(*words: str) -> bytes:
 
 
 def _answers(host: str, port: int, password: str | None) -> bool:
-    """Tell whether PING gets PONG; without a client library, so that starting needs none."""
+    """Return whether PING gets PONG. Uses no client library, so that a start needs none."""
     with socket.create_connection((host, port), timeout=1) as probe:
         probe.sendall((_request("AUTH", password) if password else b"") + _request("PING"))
         answer = b""

@@ -1,4 +1,4 @@
-"""Certificates for loopback, and a front that ends TLS for a server that was built without it."""
+"""Certificates for loopback, and a front that terminates TLS for a server that was built without it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # what libpq sends to ask fo
 
 
 class Certificates:
-    """A throw-away authority and one certificate for ``127.0.0.1``, ``::1`` and ``localhost``.
+    """A temporary authority and one certificate for ``127.0.0.1``, ``::1`` and ``localhost``.
 
     Raises:
         MissingExtra: trustme is not installed.
@@ -61,12 +61,12 @@ class Certificates:
 
 
 class TLSFront:
-    """A port that speaks TLS and passes the plain bytes to a server, from a thread of this process.
+    """A port that terminates TLS and forwards the plain bytes to a server, in a thread of this process.
 
-    The server sees the front's client port, not the client's. When either side closes, so does the other.
+    The server sees the port of the front, not that of the client. When one side closes, the front closes the other.
 
     Args:
-        certificates: what it shows.
+        certificates: the certificates that it presents.
         postgres: answer PostgreSQL's request for TLS before the handshake.
     """
 
@@ -80,7 +80,7 @@ class TLSFront:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, host: str, port: int) -> None:
-        """Listen on a free port for the server at ``host:port``; once listening, only change the target."""
+        """Listen on a free port for the server at ``host:port``. If it listens already, only the target changes."""
         self._target = (host, port)
         if self._thread is not None:
             return
@@ -104,7 +104,7 @@ class TLSFront:
             raise ServerError(f"the TLS front cannot listen on port {self.port}") from failure[0]
 
     def stop(self) -> None:
-        """Close the port and all connections; a no-op when stopped."""
+        """Close the port and all connections. Idempotent."""
         if self._thread is None or self._loop is None:
             return
         with contextlib.suppress(RuntimeError):
@@ -149,7 +149,7 @@ class TLSFront:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         except (OSError, EOFError):
-            pass  # a refused handshake or a lost peer ends this connection, as it would in a real server
+            pass  # a refused handshake or a lost peer ends only this connection, as in a real server
         finally:
             for each in (writer, server_writer):
                 if each is not None:
@@ -157,7 +157,7 @@ class TLSFront:
 
 
 class _AskedForTLS(asyncio.Protocol):
-    """Waits for PostgreSQL's request for TLS, does the handshake, and hands on the streams above it."""
+    """Waits for PostgreSQL's request for TLS, does the handshake, and passes on the TLS streams."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _AskedForTLS(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         if self._received == _SSL_REQUEST:
-            # What follows belongs to the handshake: nothing of it may arrive here.
+            # the following bytes belong to the handshake and must not be read here
             self._transport.pause_reading()
             self._transport.write(b"S")
             self._task = asyncio.ensure_future(self._handshake())
@@ -188,10 +188,10 @@ class _AskedForTLS(asyncio.Protocol):
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
-            # StreamWriter.start_tls came with Python 3.11; the loop's own works everywhere.
+            # StreamWriter.start_tls needs Python 3.11; the loop's method exists everywhere
             secure = await loop.start_tls(self._transport, protocol, self._context, server_side=True)
         except OSError:
-            return  # the client did not like the certificate, or went away
+            return  # the client refused the certificate, or is gone
         if secure is not None:
             protocol.connection_made(secure)
             self._accepted(reader, asyncio.StreamWriter(secure, protocol, reader, loop))
