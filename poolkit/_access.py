@@ -163,7 +163,7 @@ class FastPath:
 
     def check(self) -> None:
         """AssertionError unless the functions are those that the facts allow."""
-        assert self._facts == Facts.of(self._pool), "the paths without the lock are not what the pool's state allows"
+        assert self._facts == Facts.of(self._pool), "the fast path is not the one that the pool's state allows"
 
     def undo_take(self, slot: Slot) -> None:
         """A take was rash: put the connection where it was; the slow path decides about it."""

@@ -91,7 +91,7 @@ class BudgetMembers:
             try:
                 pool.on_news()
             except Exception:
-                logger.exception("%s: a pool could not be told", self._budget.name)
+                logger.exception("%s: a pool could not be told that permits are free or needed", self._budget.name)
 
 
 def must_fit(name: str, minimums: list[int], limit: int, said: str, setting: str) -> None:

@@ -37,7 +37,7 @@ def refuse_closed(pool: PoolBase[Any]) -> None:
 
 
 class Driver(Generic[C]):
-    """What both kinds of drivers tell the core of the connections on which they work."""
+    """The common part of both drivers: it informs the core about connections."""
 
     runtime_survives_fork = True
     """Whether a forked child can go on with the runtime of its parent."""
@@ -63,14 +63,16 @@ class Driver(Generic[C]):
         return error
 
     def connect_failed(self, core: Core, slot: Slot, error: BaseException) -> None:
-        """Judge the error of a connect and tell the core. The permit is free when nothing is left at the server."""
+        """Classify the error of a connect and inform the core. The permit is free when nothing is left at the
+        server.
+        """
         pool, operations = self._pool, self.operations
         verdict, left = Verdict.DISCARD, None
         try:
             name_missing_descriptor(error)
             verdict = operations.verdict_of_connect(error, elastic=pool._config.autoscale is not None)
             if not pool._config.connect_in_caller and name_own_thread(error):
-                verdict = Verdict.FATAL  # it fails in every thread of the pool
+                verdict = Verdict.FATAL  # it would fail in every thread of the pool
             left = operations.left_by(error)
         finally:
             pool._gate.step(core.connect_failed, slot, error, verdict, pool._clock(), left is not None)
@@ -78,7 +80,7 @@ class Driver(Generic[C]):
             left.add_done_callback(lambda _: self.closed(slot) if core is pool._core else None)
 
     def closed(self, slot: Slot) -> None:
-        """The connection is closed."""
+        """Inform the core that the connection is closed."""
         pool = self._pool
         slot.connection = None
         pool._gate.post(pool._core.closed, slot, pool._clock())
@@ -135,10 +137,14 @@ class ThreadDriver(Driver[C]):
             try:
                 operations.close(connection)
             except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-                logger.debug("%s: close of a connection failed: %s", self._pool.name, describe(failure))
+                logger.debug(
+                    "%s: close of a connection failed, so it was dropped: %s", self._pool.name, describe(failure)
+                )
 
     def check(self, slot: Slot, left: float, *, ask: bool) -> Exception | None:
-        """Look at an idle connection, and ``ask`` the server within ``left`` seconds; why it is of no use, if so."""
+        """Examine an idle connection, and with ``ask`` also check it at the server within ``left`` seconds. Returns the
+        error if it cannot be used.
+        """
         operations = self.operations
         error = operations.look(slot.connection)
         if error is not None or not ask or operations.check is None:
@@ -151,7 +157,7 @@ class ThreadDriver(Driver[C]):
             return operations.dead(failure)
 
     def reset(self, slot: Slot) -> Verdict:
-        """Reset what was touched, in the returning thread: whether the connection can be used again."""
+        """Reset a used connection in the returning thread. Returns whether it can be used again."""
         verdict = Verdict.DISCARD
         try:
             if self.operations.is_dirty(slot):
@@ -176,7 +182,7 @@ class ThreadDriver(Driver[C]):
     def keep_house(self, work: Callable[..., object], *args: Any) -> None:
         """Do work that may close connections for others than the calling thread."""
         if self.operations.close_in_caller:
-            self.runtime.spawn(work, *args)  # closes would hold up another pool's caller, or the housekeeping thread
+            self.runtime.spawn(work, *args)  # closing here would delay another pool's caller, or the housekeeper
         else:
             work(*args)
 
@@ -208,10 +214,10 @@ class ThreadDriver(Driver[C]):
             spawn(self._close_job, slot)
 
     def connect_job(self, slot: Slot) -> BaseException | None:
-        """Connect for whoever comes first; the error, if it failed."""
+        """Open a connection for the first waiting caller. Returns the error if it failed."""
         pool = self._pool
         try:
-            refuse_closed(pool)  # since this was decided
+            refuse_closed(pool)  # the pool was closed since this was decided
             opened = self.connect(slot, self._connect_limit())
         except BaseException as error:  # noqa: BLE001  handed to the requests
             self.connect_failed(pool._core, slot, error)
@@ -249,11 +255,11 @@ class ThreadDriver(Driver[C]):
 
 
 class TaskDriver(Driver[C]):
-    """Works in tasks of its own: no caller's cancellation gets here.
+    """Works in tasks of its own, which a caller's cancellation does not reach.
 
-    A task that is cut off ends its part with the core with which it began. If that is not the pool's any more (in
-    a forked child, or after the end of its loop, where the collector ends what never went on), it does nothing: its
-    connection is the parent's, or was closed with the loop.
+    An interrupted task reports to the core with which it began. If the pool has another core by then, the task does
+    nothing: its connection belongs to the parent process or was closed with the loop. That happens in a forked child,
+    and after the end of the loop, where the garbage collector ends suspended tasks.
     """
 
     runtime_survives_fork = False
@@ -314,9 +320,7 @@ class TaskDriver(Driver[C]):
             runtime.spawn(self._close_job, slot)
 
     async def _call(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
-        """``await method(*args)``. BrokenContract if it is a plain function: what it has done is done then, and what
-        it has opened is closed again.
-        """
+        """``await method(*args)``. Raises BrokenContract for a plain function, and closes what it has opened."""
         result = method(*args)
         if inspect.isawaitable(result):
             return await result
@@ -350,11 +354,11 @@ class TaskDriver(Driver[C]):
             raise
 
     async def connect_job(self, slot: Slot) -> BaseException | None:
-        """Connect for whoever comes first; the error, if it failed."""
+        """Open a connection for the first waiting caller. Returns the error if it failed."""
         pool = self._pool
         core, limit = pool._core, pool._config.connect_timeout
         try:
-            refuse_closed(pool)  # since this was decided
+            refuse_closed(pool)  # the pool was closed since this was decided
             bound = None if self.operations.bounds_connects else limit
             opened = await self.runtime.bounded(bound, self.connect, slot, limit)
         except BaseException as error:
@@ -449,7 +453,7 @@ class TaskDriver(Driver[C]):
         try:
             await self._bounded("close", self.operations.close, connection)
         except Exception as failure:  # noqa: BLE001 - told, and the connection goes
-            logger.debug("%s: close of a connection failed: %s", self._pool.name, describe(failure))
+            logger.debug("%s: close of a connection failed, so it was dropped: %s", self._pool.name, describe(failure))
 
     def name_of(self, holder: Hashable) -> str:
         """The name of a task for messages."""

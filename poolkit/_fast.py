@@ -1,20 +1,20 @@
-"""The short paths: take an idle connection in its best days, and put one back; without the lock where that is possible.
+"""The fast path: take an idle connection that needs no check, and put one back, without the lock where possible.
 
-Here the rule stands for both shells, as closures over the few things it needs: a closure finds them faster than a
-method finds attributes, and this is what every acquire and release runs. What makes it safe is said in
-``_core/__init__.py``. In all doubt they decline, and the slow path through the core decides.
+Both shells share these functions. They are closures, because a closure reads its variables faster than a method reads
+attributes, and every acquire and release runs them. ``_core/__init__.py`` explains why they are safe. In any doubt they
+decline, and the slow path through the core decides.
 
-Under the lock the same two exist for pools with many endpoints (``make_keyed_take``) and with classes of callers
-(``make_classed_take``), and without it for pools whose listeners hear of each lease (``make_telling_take``). What else
-a pool wants of a lease is put around them (``traced``, ``unreported``, ``clean``).
+Pools with many endpoints (``make_keyed_take``) or classes of callers (``make_classed_take``) use the same two functions
+under the lock. Pools whose listeners want the events of each lease use ``make_telling_take`` without the lock. Other
+wishes of a pool are wrapped around them (``traced``, ``unreported``, ``clean``).
 
-``make_acquire`` and ``make_release`` are ``make_take`` and ``make_put`` written out once more, without the call in
-between, and ``make_lease`` once again: a call of a Python function is about a sixth of the whole pair.
+``make_acquire``, ``make_release`` and ``make_lease`` contain copies of ``make_take`` and ``make_put``: a call of a
+Python function would cost about a sixth of the whole pair.
 
-What a cycle consists of, and why it is not less: a pop and an append; two readings of the clock (how long idle, how
-long in use); who holds it, since when, how often, how long (six fields of the slot); its line in the register of
-leases, which tells whether what comes back is on lease. Counts are left to the slots, what can be computed is not
-stored, and a comparison stands in for a call where that is possible (``bounded``).
+A cycle needs a pop and an append, and two readings of the clock (time idle, time in use). It sets six fields of the
+slot: the holder, the start, the uses and the durations. It also needs an entry in the register of leases, which shows
+whether a returned connection is on lease. Counts are kept in the slots, values that can be computed are not stored, and
+a comparison replaces a call where possible (``bounded``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BATCH = 256  # times that are kept aside before a thread takes the lock to count
 
 
 def decline_take(key: Hashable = None) -> Slot | None:
-    """Take nothing: the pool is in a state in which only the core may decide."""
+    """Take nothing, because in this state of the pool only the core may decide."""
     return None
 
 
@@ -94,7 +94,7 @@ def make_put(
     idle = endpoint.idle
     push = idle.append
     most = core.size.max_idle
-    bounded = most < core.size.limit  # else there cannot be too many
+    bounded = most < core.size.limit  # otherwise there cannot be too many
     window = core.window
     moved = core.moved
 
@@ -111,7 +111,7 @@ def make_put(
         slot.leases = 0
         slot.state = IDLE
         push(slot)
-        if requests or moved or (bounded and len(idle) > most):  # several may have found the last place
+        if requests or moved or (bounded and len(idle) > most):  # several threads may have found the last place
             missed(endpoint, now)
         return True
 
@@ -125,10 +125,10 @@ def make_telling_take(
     undo: Callable[[Slot], None],
     listeners: Listeners[Event],
 ) -> Callable[..., Slot | None]:
-    """As :func:`make_take`, and the listeners hear of each lease that begins.
+    """As :func:`make_take`, and call the listeners for each lease that begins.
 
-    They do once the connection is taken: after the ``RELEASED`` of its last lease, which is queued before the
-    connection is idle. Whoever is interrupted here leaves a connection that is in nobody's hands; it is closed.
+    They are called after the connection is taken. So the event comes after the ``RELEASED`` of its last lease, which is
+    queued before the connection is idle. If a caller is interrupted here, nobody has the connection, and it is closed.
     """
     endpoint = core.endpoint
     requests = endpoint.requests
@@ -162,7 +162,7 @@ def make_telling_take(
             first = make()
             first.__dict__.update(starting, at=now)
         try:
-            if pending or own(0, event) is not event:  # others are to be told first, or another thread is at it
+            if pending or own(0, event) is not event:  # other events come first, or another thread delivers them
                 pending.extend([event] if first is None else [first, event])
                 flush()
             else:
@@ -187,9 +187,9 @@ def make_telling_put(
     missed: Callable[[Endpoint, float], None],
     listeners: Listeners[Event],
 ) -> Callable[[Any], bool]:
-    """As :func:`make_put`, and the listeners hear of each lease that ends.
+    """As :func:`make_put`, and call the listeners for each lease that ends.
 
-    The event is queued before the connection is idle, so the next lease of it is told after this one.
+    The event is queued before the connection is idle, so it comes before the events of the next lease.
     """
     endpoint = core.endpoint
     requests = endpoint.requests
@@ -318,7 +318,7 @@ def make_keyed_put(
     run_posted: Callable[[], None],
     recover: Callable[[None], None],
 ) -> Callable[[Any], bool]:
-    """The same for the way back. Never waits for the lock."""
+    """As :func:`make_put`, for these pools. Never waits for the lock."""
     queued = core.endpoints.queued
     keyed, idle_order = core.features.keyed, core.endpoints.idle.order
     idle_ones: Sized = idle_order if keyed else core.endpoint.idle
@@ -435,7 +435,7 @@ def make_classed_put(
     run_posted: Callable[[], None],
     recover: Callable[[None], None],
 ) -> Callable[[Any], bool]:
-    """The same for the way back. Never waits for the lock."""
+    """As :func:`make_put`, for these pools. Never waits for the lock."""
     endpoint = core.endpoint
     requests = endpoint.requests
     idle = endpoint.idle
@@ -481,7 +481,7 @@ def make_classed_put(
 
 
 def traced(take: Callable[..., Slot | None], trace: Callable[[Slot], None]) -> Callable[..., Slot | None]:
-    """``take``, with the place of each lease noted."""
+    """``take``, and record the place of each lease."""
 
     def traced_take(*key: Hashable) -> Slot | None:
         slot = take(*key)
@@ -526,11 +526,11 @@ def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[
 def measured(
     put: Callable[[Any], bool], clock: Callable[[], float], used: deque[float], flush: Callable[[], None]
 ) -> Callable[[Any], bool]:
-    """``put``, with the time of each lease noted. Without the lock: appending to a deque is atomic."""
+    """``put``, and record the duration of each lease. Without the lock: appending to a deque is atomic."""
     note = used.append
 
     def measured_put(slot: Any) -> bool:
-        seconds = clock() - slot.since  # first: after put() the slot is another's
+        seconds = clock() - slot.since  # first: after put() another caller may own the slot
         if not put(slot):
             return False
         note(seconds)
@@ -557,7 +557,7 @@ def make_acquire(
     moved = core.moved
 
     def acquire(timeout: Any = default) -> Any:
-        if requests or moved:  # moved: this is not the pool's way any more, and somebody has kept it
+        if requests or moved:  # moved: the pool has replaced this function, but somebody has kept it
             return slow(timeout)
         slot: Slot | None
         try:
@@ -573,7 +573,7 @@ def make_acquire(
             slot.since = now
             slot.holder = caller()
             connection = slot.connection
-            leased[slot.key] = slot  # last: who is interrupted before it leaves nothing that cannot be found
+            leased[slot.key] = slot  # last: an interruption before this leaves nothing that the pool cannot find
             return connection
         undo(slot)
         return slow(timeout)
@@ -600,10 +600,10 @@ def make_release(
 
     def release(connection: Any, discard: bool = False, error: BaseException | None = None) -> None:
         key = id(connection)
-        slot: Any  # where this way is open each connection has one lease alone, and is its own record
+        slot: Any  # on the fast path each connection has only one lease, and is its own record
         try:
             slot = leased[key]
-            del leased[key]  # one of several who give back the same comes through here
+            del leased[key]  # of several threads that return the same connection, one gets here
         except KeyError:
             slot = None
         if slot is None or discard or error is not None or requests or (bounded and len(idle) >= most):
@@ -641,7 +641,7 @@ def make_lease(
     pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
     leased = core.leased
     moved = core.moved
-    new: Any = kind.__new__  # its __init__ would be one more call
+    new: Any = kind.__new__  # calling __init__ would cost one more call
 
     def lease(timeout: Any = default, key: Any = None) -> Any:
         if requests or moved or key is not None:

@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 
 class OwnedLock(Protocol):
-    """What is needed of ``threading.RLock``: after an interruption only the lock knows whether this thread holds it."""
+    """The part of ``threading.RLock`` that a gate needs. After an interruption only the lock knows whether this thread
+    holds it.
+    """
 
     def acquire(self, blocking: bool = True) -> bool: ...
     def release(self) -> None: ...
@@ -44,10 +46,10 @@ class TryLock:
 
 
 class InOrder(Generic[T]):
-    """A queue that one thread at a time empties, so that its items are handled in order.
+    """A queue that only one thread at a time empties, so that items are handled in order.
 
-    A thread that finds another one at it returns at once: that thread also handles what is appended meanwhile.
-    An item that was being handled when the thread was interrupted is handled again, unless it is in ``begun``.
+    If another thread empties it already, a thread returns at once: the other thread also handles the items that are
+    added meanwhile. An item whose handling was interrupted is handled again, unless it is in ``begun``.
     """
 
     __slots__ = ("_handle", "begun", "items", "turn")
@@ -73,14 +75,16 @@ class InOrder(Generic[T]):
                 self.begun = None
                 turn.release(me)
         except Exception:
-            self.end_turn(me, items[0])  # the handler has failed: it would again
+            self.end_turn(me, items[0])  # the handler has failed and would fail again
             raise
         except BaseException:
             self.end_turn(me, self.begun)
             raise
 
     def end_turn(self, me: object, done: T | None) -> None:
-        """Whoever emptied the queue as ``me`` was cut off: the next one goes on; after ``done``, if that is first."""
+        """The thread that emptied the queue as ``me`` was interrupted: the next thread continues, after ``done`` if
+        that is first.
+        """
         if self.items and self.items[0] is done and self.turn.owner.get(0) is me:
             self.items.popleft()
         self.turn.release(me)
@@ -96,20 +100,19 @@ class NoWork:
 
 
 def _nothing(*_args: object) -> None:
-    """What a gate does where its owner has nothing to do."""
+    """Do nothing: the default where the owner of a gate gives no function."""
 
 
 class Gate:
     """The lock, the inbox and the timer of a core.
 
-    The core decides. It puts work for others into its ``effects``, and the time at which it wants to be called again
-    into ``due``; ``stale`` says that something has changed on which its owner's functions without the lock depend. A
-    caller that must not wait for the lock (a release in a finalizer, possibly in the middle of this
-    very thread's own critical section) posts its step into the inbox instead; every thread that has released the lock
-    looks there.
+    The core decides. It puts work for others into ``effects``, and the time of its next call into ``due``. ``stale``
+    means that the functions of its owner that run without the lock must be renewed. A caller that must not wait for the
+    lock posts its step into the inbox instead. An example is a release in a finalizer, which may run inside a critical
+    section of the same thread. Every thread that has released the lock looks into the inbox.
 
-    Each entry point stands in one ``try`` from end to end (no ``with``: the bytecodes around its exit are not covered),
-    so an asynchronous exception anywhere ends in :meth:`recover`.
+    Each entry point is one ``try`` from end to end, so that an asynchronous exception anywhere ends in :meth:`recover`.
+    A ``with`` would not do, because the bytecodes around its exit are not covered.
 
     Args:
         core: has ``effects``, ``due`` and ``stale``.
@@ -120,9 +123,9 @@ class Gate:
         renew: called under the lock after a step if the core is ``stale``.
         repair: called under the lock after an interrupted step: makes the core consistent again.
         perform: carries out effects and removes them one after the other, so that an interruption loses at most one.
-        call_later: has the owner's ``run_due()`` called in so many seconds. True: it will be; False: no thread can be
-            started for it; None: there is no event loop yet.
-        run_due: does what is due; called where nobody else will do it.
+        call_later: arranges a call of the owner's ``run_due()`` in so many seconds. Returns True if it will be called,
+            False if no thread can be started, None if there is no event loop yet.
+        run_due: does what is due; called if nobody else will do it.
         note_alone: called under the lock when :attr:`alone` has changed.
     """
 
@@ -130,7 +133,7 @@ class Gate:
         # constant
         "_call_later", "_clock", "_name", "_note_alone", "_perform", "_renew", "_repair", "_run_due", "_settle",
         "core", "inbox", "lock",
-        # written by whoever arranges the timer
+        # written by the thread that arranges the timer
         "alone", "scheduled",
     )  # fmt: skip
 
@@ -197,7 +200,7 @@ class Gate:
         return result
 
     def post(self, step: Callable[..., object], *args: Any) -> None:
-        """As :meth:`step`, without an answer and without waiting: the thread that holds the lock runs it."""
+        """As :meth:`step`, without a result and without waiting: the thread that holds the lock runs it."""
         self.inbox.append((step, args))
         self.run_posted()
 
@@ -228,7 +231,7 @@ class Gate:
             raise
 
     def _run_inbox(self) -> None:
-        """Under the lock: run what was posted."""
+        """Under the lock: run the posted steps."""
         inbox = self.inbox
         while inbox:
             step, args = inbox.popleft()
@@ -236,7 +239,7 @@ class Gate:
             self._settle(self._clock())
 
     def recover(self, effects: deque[Any] | None) -> None:
-        """An exception has ended a step, or what follows it: leave nothing half done. ``effects`` are left over."""
+        """Complete a step that an exception has interrupted. ``effects``: those that are not carried out yet."""
         core = self.core
         todo: deque[Any] = deque()
         if effects is not None and effects is not core.effects:
@@ -252,7 +255,7 @@ class Gate:
             try:
                 self._perform(todo)
             except Exception:
-                logger.exception("%s: background work failed", self._name)
+                logger.exception("%s: background work failed; the pool continues with the rest", self._name)
         self.scheduled = NEVER  # the request for the call may have been lost
         self.keep_time()
         self.run_posted()
@@ -260,15 +263,15 @@ class Gate:
     # -- the timer ----------------------------------------------------------------------------------------------------
 
     def keep_time(self) -> None:
-        """Have the core called again when it wants to be."""
+        """Arrange the next call of the core."""
         if self.core.due < self.scheduled:
             self.schedule()
 
     def schedule(self) -> None:
         """Have the owner's ``run_due()`` called when the core is due.
 
-        If no thread can be started for that, ``scheduled`` stays NEVER: then each step ends here again, tries anew and
-        does what is due. Waiting callers are woken once to take part in that (see ``ThreadParker.wait``).
+        If no thread can be started for that, ``scheduled`` stays NEVER. Then each step ends here again, tries to start
+        a thread, and does what is due. Waiting callers are woken once to take part (see ``ThreadParker.wait``).
         """
         self.scheduled = due = self.core.due
         delay = max(0.0, due - self._clock())

@@ -103,7 +103,7 @@ class Monitor:
             try:
                 observer(self._pool, seconds, error)
             except Exception:
-                logger.exception("%s: wait observer %r failed and is dropped", self._pool.name, observer)
+                logger.exception("%s: wait observer %r raised and is removed", self._pool.name, observer)
                 self._pool.remove_wait_observer(observer)
 
     # -- numbers and words ----------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def register(pool: Any) -> None:
         try:
             watcher(pool)
         except Exception:
-            logger.exception("%r failed for a new pool", watcher)
+            logger.exception("%r failed for a new pool, which it does not observe", watcher)
 
 
 def watch_pools(watcher: Callable[[Any], object]) -> Callable[[], None]:

@@ -89,7 +89,7 @@ _NEEDS_THREAD = (
     "same thread", "main thread", "different thread", "current event loop", "running event loop", "different loop",
 )  # fmt: skip
 """What drivers, asyncio and the standard library say about a call in the wrong thread."""
-_OWN_THREAD = "the pool connects in threads of its own; connect_in_caller=True opens each connection in its caller's"
+_OWN_THREAD = "the pool connects in threads of its own; set connect_in_caller=True to connect in the caller's thread"
 
 
 def name_own_thread(error: BaseException) -> bool:

@@ -34,8 +34,8 @@ def pace(connect_time: float | None) -> float:
     """Seconds between the first connect of a burst and the second.
 
     Connections in use may be returned sooner than new ones can be opened; a quarter of the usual connect time shows
-    which is the case. Most pools open 15 connections for callers that 5 connections serve in 20 ms; opening one at a
-    time is the opposite mistake. The pause is bounded, so that it stays sensible for very fast and very slow servers.
+    which is the case. Most pools open 15 connections where 5 would serve the callers in 20 ms. Opening one at a time is
+    the opposite mistake. The pause is bounded, so that it stays sensible for very fast and very slow servers.
     """
     if connect_time is None:
         return 0.01
@@ -45,9 +45,9 @@ def pace(connect_time: float | None) -> float:
 def growth(pause: float, opening: int) -> float:
     """Seconds after the begin of a burst at which one more connect may begin beside the ``opening`` ones.
 
-    The first comes after ``pause``, and each further one after half of the time before it. So all connects of a burst
-    begin within half a connect time, and a burst that ends earlier has opened only a few. Callers that have queued for
-    longer get theirs at once. Pauses below a millisecond are not worth a timer.
+    The first one begins after ``pause``, and each further one after half of the previous pause. So all connects of a
+    burst begin within half a connect time, and a burst that ends earlier has opened only a few. Callers that have
+    waited longer get their connects at once. Pauses below a millisecond are not worth a timer.
     """
     last = pause * 0.5 ** (opening - 1)
     return 2 * pause - (last if last >= _SHORTEST else 0.0)
@@ -69,10 +69,10 @@ def patience(connect_time: float | None) -> float:
 def full_jitter(config: BackoffConfig, failures: int, random: Callable[[], float]) -> float:
     """Seconds to wait after ``failures`` failed connects in a row (1 or more).
 
-    "Full jitter" (M. Brooker, AWS Architecture Blog, 2015): uniform between 0 and the exponential bound, so
-    that the processes that lost a server together do not come back to it together.
+    "Full jitter" (M. Brooker, AWS Architecture Blog, 2015): uniform between 0 and the exponential bound, so that
+    processes that lost a server together do not reconnect together.
     """
-    # 2**60 is beyond any cap; the bound keeps the power from overflowing after days of failures
+    # 2**60 exceeds any cap; without the bound the power would overflow after days of failures
     bound = min(config.cap, config.base * 2.0 ** min(failures - 1, 60))
     return bound * random()
 
@@ -105,7 +105,7 @@ class Breaker:
         return self.state is BreakerState.HALF_OPEN and connecting == 0
 
     def is_open(self, now: float) -> bool:
-        """Whether callers who would need a connect must fail at once."""
+        """Whether callers that need a connect must fail at once."""
         if self.config is None:
             return False
         return self.state is BreakerState.OPEN and now < self.opened_at + self.config.reset_timeout

@@ -195,7 +195,7 @@ def test_a_change_that_does_not_renew_the_access_without_the_lock_is_found() -> 
             pool._core.suspended = True
 
         pool._gate.step(forget)
-        with pytest.raises(AssertionError, match="paths without the lock"):
+        with pytest.raises(AssertionError, match="fast path is not the one"):
             pool.check_books()
         pool.resume()
         pool.check_books()

@@ -147,7 +147,7 @@ class Bound(ModuleType):
 
 def test_a_module_that_needs_its_thread() -> None:
     with PooledDatabase(Bound(), max_size=2) as db:
-        with pytest.raises(sqlite3.OperationalError, match=r"main thread; .* connect_in_caller=True opens") as caught:
+        with pytest.raises(sqlite3.OperationalError, match=r"main thread; .* set connect_in_caller=True") as caught:
             db.connect()
         assert isinstance(caught.value, poolkit.ConnectFailed)
     with PooledDatabase(Bound(), max_size=2, connect_in_caller=True) as db:
