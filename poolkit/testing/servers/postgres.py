@@ -218,7 +218,7 @@ class PostgresServer(ServerProcess):
         )
         secret.unlink()
         if made.returncode:
-            raise ServerError(f"initdb ended with code {made.returncode}:\n{made.stdout}{made.stderr}")
+            raise ServerError(f"initdb ended with code {made.returncode}:\n{made.stderr}{made.stdout}")
         settings = dict(self._settings)
         if version_of(self._bin / "postgres") >= 18:
             settings.setdefault("io_method", "sync")  # no I/O worker processes for a few kilobytes
