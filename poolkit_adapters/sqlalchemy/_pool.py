@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.pool import Pool as SQLAlchemyPool
-from sqlalchemy.util import get_cls_kwargs
 
 from poolkit import (
     AutoscaleConfig,
@@ -24,7 +23,7 @@ from poolkit import (
 from poolkit.config import sources_of
 from poolkit.settings import DEFAULT
 
-from .._options import driver_default, refuse_misspelt
+from .._options import driver_default
 from ._connect_time import limit_connects, no_time_limit
 from ._endings import Endings
 from ._errors import join_wrapped, reported
@@ -34,7 +33,7 @@ from ._names import look_up_first
 from ._readonly import watch
 from ._record import CheckedRecordConnector, Record, RecordConnector
 from ._rest import Rest
-from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle
+from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle, well_spelt
 from ._transactions import OpenTransaction, transaction_test
 
 __all__ = ("BasePool", "PoolkitPool")
@@ -91,8 +90,7 @@ class BasePool(SQLAlchemyPool):
         default_class: str | None = UNSET,
         **kw: Any,
     ) -> None:
-        refuse_misspelt(kw, get_cls_kwargs(type(self)))
-        super().__init__(creator, **kw)
+        super().__init__(creator, **well_spelt(type(self), kw))
         self._fixed = fixed(self._dialect, self._barging_window, asynchronous=self._is_asyncio)
         settled = settle(pool_size, max_overflow, timeout, use_lifo, config, {
             "min_size": min_size, "max_size": max_size, "max_idle": max_idle, "max_waiting": max_waiting,

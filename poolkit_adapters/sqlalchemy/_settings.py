@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.util import get_cls_kwargs
+
 from poolkit import BackoffConfig, ConfigError, PoolConfig
 from poolkit.config import Source
 from poolkit.settings import DEFAULT, combine, layer, layer_of, set_aside
 
-from .._options import UNSET, argument, by_argument, by_default, driver_default, is_default
+from .._options import UNSET, argument, by_argument, by_default, driver_default, is_default, refuse_misspelt
 
 __all__ = (
     "MAX_OVERFLOW",
@@ -21,6 +23,7 @@ __all__ = (
     "fixed",
     "queue_sizes",
     "settle",
+    "well_spelt",
 )
 
 
@@ -96,6 +99,12 @@ def settle(
     if found["barging_window"][0] is None:  # None means the default of this class
         found["barging_window"] = barging_window, found["barging_window"][1]
     return combine(set_aside(found, unused, "SQLAlchemy", portable=("connect_timeout",)), base=EngineConfig())
+
+
+def well_spelt(kind: type, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a pool made by hand. Raises ConfigError if one is a misspelt setting."""
+    refuse_misspelt(keywords, get_cls_kwargs(kind))
+    return keywords
 
 
 def effective(config: PoolConfig) -> PoolConfig:
