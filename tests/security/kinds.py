@@ -98,9 +98,11 @@ class Net(logging.Handler):
 def _use(net: Net, connect: Callable[[], Any], end: Callable[[Any], Any], misuse: bool) -> None:
     connection = connect()
     net.pool(connection)
-    if misuse:
-        connect()  # the second of one: exhaustion
-    end(connection)
+    try:
+        if misuse:
+            connect()  # the second of one: exhaustion
+    finally:
+        end(connection)
 
 
 def sqlalchemy_url(net: Net, place: Place, misuse: bool = False, **settings: Any) -> None:
@@ -183,9 +185,11 @@ def redis_credentials(net: Net, place: Place, misuse: bool = False, **settings: 
             net.pool(pool)
             connection = await pool.get_connection()
             net.pool(connection)
-            if misuse:
-                await pool.get_connection()
-            await pool.release(connection)
+            try:
+                if misuse:
+                    await pool.get_connection()
+            finally:
+                await pool.release(connection)
         finally:
             net.pool(pool, pool.poolkit)
             await pool.aclose()
@@ -269,9 +273,11 @@ def psycopg_kwargs(net: Net, place: Place, misuse: bool = False, **settings: Any
             await pool.open()
             connection = await pool.getconn()
             net.pool(connection)
-            if misuse:
-                await pool.getconn()
-            await pool.putconn(connection)
+            try:
+                if misuse:
+                    await pool.getconn()
+            finally:
+                await pool.putconn(connection)
         finally:
             net.pool(pool)
             await pool.close()
