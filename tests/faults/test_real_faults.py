@@ -171,6 +171,8 @@ def test_the_first_caller_after_that_is_served_within_two_connect_times(
         front.latency = 0.02
         some.fill()
         alone = connect_time(adapter, front)
+        if alone is None:  # the machine is so busy that a single connect takes a second
+            continue
         end_sessions(servers, adapter, front)
         ratios.append(elapsed(some) / alone)
         if ratios[-1] <= 2:
@@ -178,12 +180,18 @@ def test_the_first_caller_after_that_is_served_within_two_connect_times(
     pytest.fail(f"times of a connect: {ratios}")
 
 
-def connect_time(adapter: str, front: FaultProxy) -> float:
-    """Seconds for the first request of a pool that has no connection yet: a connect and the request."""
+def connect_time(adapter: str, front: FaultProxy) -> float | None:
+    """Seconds for the first request of a pool that has no connection yet: a connect and the request.
+
+    None if that takes longer than the pool lets a caller wait.
+    """
     begun = time.perf_counter()
     one = Users(adapter, front, size=1, **CHECKED)
     try:
-        assert one.ask() == ["ok"]
+        (answer,) = one.ask()
+        if answer.endswith("AcquireTimeout"):
+            return None
+        assert answer == "ok"
         return time.perf_counter() - begun
     finally:
         one.close()
