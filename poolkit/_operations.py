@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from ._core.slots import Slot
@@ -72,6 +72,9 @@ class Operations(Generic[C]):
         self.bounds_connects = bool(getattr(connector, "bounds_connects", False))
         # an adapter whose pool has an open() of its own opens its connections there, if start="eager"
         self.opens_later = bool(getattr(connector, "opens_later", False))
+        # an adapter whose driver counts the limits of a wait and of a connect one after the other: called with the
+        # seconds that a caller is beyond its timeout, it returns how much longer a connect for that caller may go on
+        self.connect_grace: Callable[[float], float] | None = getattr(connector, "connect_grace", None)
         self._complaints: set[str] = set()
 
     @property

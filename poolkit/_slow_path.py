@@ -96,9 +96,19 @@ class SlowPath(Generic[C]):
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
             core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
-    def expire(self, request: Request, now: float) -> PoolError | None:
-        """Under the lock: the caller's time is up; None if it was served in this very moment."""
+    def grace(self, request: Request) -> float:
+        """Seconds that a caller may wait longer if a connect for it is going on."""
+        ask = self._base._driver.operations.connect_grace
+        return 0.0 if ask is None else ask(request.grace)
+
+    def expire(self, request: Request, now: float, grace: float = 0.0) -> PoolError | None:
+        """Under the lock: the caller's time is up. None if it was served in this very moment, or waits ``grace``
+        seconds longer for its connect.
+        """
         if request.outcome is not None:
+            return None
+        if grace > 0 and request.endpoint.connects_for(request):
+            request.grace += grace
             return None
         core = self._base._core
         error = self._base._monitor.timeout_error(request, now)
@@ -198,7 +208,7 @@ class ThreadSlowPath(SlowPath[C]):
             while True:
                 outcome = request.outcome
                 if outcome is None:
-                    self._wait(request, parker, deadline)
+                    deadline = self._wait(request, parker, deadline)
                 elif not isinstance(outcome, Slot):
                     if isinstance(outcome, PoolError):
                         pool._gate.step(self._fail, request, outcome, self._clock())
@@ -222,7 +232,8 @@ class ThreadSlowPath(SlowPath[C]):
         self._pool._leased[id(connection)] = record
         return connection
 
-    def _wait(self, request: Request, parker: SyncParker, deadline: float) -> None:
+    def _wait(self, request: Request, parker: SyncParker, deadline: float) -> float:
+        """Sleep until something has happened. Return the deadline, which is later if the caller's connect goes on."""
         left = deadline - self._clock()
         if left > 0:
             parker.wait(None if deadline == NEVER else left)
@@ -230,13 +241,16 @@ class ThreadSlowPath(SlowPath[C]):
             pool, now = self._pool, self._clock()
             if now < deadline:
                 pool._gate.step(pool._core.look, request, now)
-                return
-            error = pool._gate.step(self.expire, request, now)
+                return deadline
+            before = request.grace
+            error = pool._gate.step(self.expire, request, now, self.grace(request))
             if error is not None:
                 asyncio = sys.modules.get("asyncio") if type(pool._runtime) is ThreadRuntime else None
                 if asyncio is not None and asyncio._get_running_loop() is not None:
                     error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
                 raise error
+            return deadline + request.grace - before
+        return deadline
 
     def _check(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller checks an idle connection in doubt before it uses it."""
@@ -331,7 +345,7 @@ class TaskSlowPath(SlowPath[C]):
             while True:
                 outcome = request.outcome
                 if outcome is None:
-                    await self._wait(request, parker, deadline)
+                    deadline = await self._wait(request, parker, deadline)
                 elif not isinstance(outcome, Slot):
                     if isinstance(outcome, PoolError):
                         pool._gate.step(self._fail, request, outcome, clock())
@@ -348,7 +362,8 @@ class TaskSlowPath(SlowPath[C]):
                 pool._monitor.observed(clock() - request.since, error)
             raise
 
-    async def _wait(self, request: Request, parker: AsyncParker, deadline: float) -> None:
+    async def _wait(self, request: Request, parker: AsyncParker, deadline: float) -> float:
+        """Sleep until something has happened. Return the deadline, which is later if the caller's connect goes on."""
         left = deadline - self._clock()
         if left > 0:
             await parker.wait(None if deadline == NEVER else left)
@@ -356,10 +371,13 @@ class TaskSlowPath(SlowPath[C]):
             pool, now = self._pool, self._clock()
             if now < deadline:
                 pool._gate.step(pool._core.look, request, now)
-                return
-            error = pool._gate.step(self.expire, request, now)
+                return deadline
+            before = request.grace
+            error = pool._gate.step(self.expire, request, now, self.grace(request))
             if error is not None:
                 raise error
+            return deadline + request.grace - before
+        return deadline
 
     def _check(self, runtime: AsyncRuntime, request: Request, slot: Slot, deadline: float) -> None:
         """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""

@@ -268,7 +268,6 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit/testing/servers/redis.py:RedisSentinel": (28, 264),
     "poolkit/testing/servers/redis.py:RedisServer": (35, 340),
     "poolkit/testing/servers/redis.py:_ClusterNode": (36, 353),
-    "poolkit_adapters/httpcore/_async.py:_Connector": (26, 205),
     "poolkit_adapters/psycopg/_async.py:AsyncPoolkitConnectionPool": (52, 521),
     "poolkit_adapters/psycopg/_async_null.py:AsyncPoolkitNullConnectionPool": (57, 604),
     "poolkit_adapters/psycopg/_cluster.py:AsyncPoolkitCluster": (27, 278),

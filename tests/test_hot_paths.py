@@ -197,6 +197,7 @@ def request(kind: type[httpcore.ConnectionPool], idle: int = 1) -> float:
 def async_request(kind: type[httpcore.AsyncConnectionPool]) -> float:
     async def count() -> float:
         async with kind(network_backend=AsyncAnsweringBackend()) as pool:
+            await pool.request("GET", URL)  # its connection opens in a task of the pool
             return instructions(lambda: driven(pool.request("GET", URL)), rounds=5)
 
     return asyncio.run(count())

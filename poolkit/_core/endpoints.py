@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import PoolBusy
@@ -84,6 +85,11 @@ class Endpoint:
     def oldest(self) -> Request:
         """The request that has waited longest; the queue must not be empty."""
         return next(iter(self.requests))
+
+    def connects_for(self, request: Request) -> bool:
+        """Whether one of the connects that are going on is for this request: those for older ones apart."""
+        theirs = self.connecting - self.dialer.spoken_for(self.connecting)
+        return request in islice(self.requests, theirs * self.streams)
 
     @property
     def unused(self) -> bool:

@@ -95,7 +95,8 @@ class OverloadRule:
             at_head = oldest is not None and now - age < oldest.since + evidence.hold(servers)
         evidence.gave_up(age, left, line.queued_at, now, config.interval, at_head=at_head)
         if not overloaded:
-            if not evidence.begins(now, servers, interval=config.interval, share=config.give_up_share):
+            places = self._places(endpoint, one)
+            if not evidence.begins(now, places, interval=config.interval, share=config.give_up_share):
                 return
             self._lines[line] = endpoint, one
             evidence.trial = Trial()
@@ -116,6 +117,15 @@ class OverloadRule:
     def _servers(self, endpoint: Endpoint, one: CallerClass | None) -> int:
         """How many leases of these callers run at once."""
         return endpoint.live * endpoint.streams if one is None else one.held
+
+    def _places(self, endpoint: Endpoint, one: CallerClass | None) -> int:
+        """How many leases of these callers run at once when nobody gives up.
+
+        Connections that are being closed, or opened in the place of lost ones, count. Callers that give up together
+        take their connections along. If only the others counted, leases would seem so much shorter, and a queue that
+        has stood for one long batch of leases would count as overloaded.
+        """
+        return endpoint.size * endpoint.streams if one is None else one.held
 
     def _words(self, one: CallerClass | None, evidence: Evidence) -> str:
         share = evidence.lost / evidence.ended if evidence.ended else 0.0

@@ -65,6 +65,8 @@ class Request:
     """Seconds that went to checks of connections that were meant for this caller."""
     connecting = 0.0
     """Seconds that went to connects that the caller made itself."""
+    grace = 0.0
+    """Seconds that the caller waits beyond its timeout, because a connect for it is going on."""
     told = False
     """The listeners know that the lease has begun."""
     busy = False

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from poolkit import AsyncConnector, AsyncLease, AsyncPool, PoolConfig
@@ -30,6 +31,7 @@ from ._link import (
 )
 from ._names import AsyncNamesBackend
 from ._network import AsyncWatchedBackend, first_step
+from ._opening import ASKED, NOBODY, Opening, error_of_wait, until_nobody_waits
 from ._rest import read_rest
 
 __all__ = ("AsyncPoolkitConnectionPool",)
@@ -38,9 +40,28 @@ _Link = Link[httpcore.AsyncConnectionInterface]
 
 
 class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnector[_Link]):
+    bounds_connects = True  # within the limit of the request that asks for the connection
+
     async def connect_to(self, key: Key, timeout: float | None) -> _Link:
-        """Return a connection that opens in its first request, which has its own ``timeout``."""
-        return self.make(key)
+        """Open a connection, within the limit of the request that asks for it or else within ``timeout`` seconds."""
+        opening = self.opener.begin(_Opening, key, timeout)
+        link = opening.link
+        if opening.part is None:
+            return link
+        try:
+            connect = partial(opening.part.handle_async_request, opening.request())
+            if opening.limit is None:
+                await until_nobody_waits(key, connect, self.opener.waiting)
+            else:
+                await connect()
+            if opening.finish():
+                self.opener.on_http11(key)
+                drop_lock(link)
+        except BaseException as error:  # noqa: BLE001  raised again
+            self.abort(link)
+            raised = self.opener.error(error)
+            raise raised from raised.__cause__
+        return link
 
     async def close(self, link: _Link) -> None:
         """Close the connection and all its network streams."""
@@ -59,14 +80,25 @@ class _Connector(ConnectorMixin[httpcore.AsyncConnectionInterface], AsyncConnect
             first_step(stream.aclose)
 
 
+class _Opening(Opening[httpcore.AsyncConnectionInterface]):
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        self.note(event, info)
+        if self.user_trace is not None:
+            await _called(self.user_trace, event, info)
+
+
 class _Hook(Exchange):
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         self.note(event, info)
         if self.user_trace is not None:
-            result = self.user_trace(event, info)
-            if not inspect.iscoroutine(result):
-                raise TypeError("The `trace` callback of an asynchronous request must be an asynchronous function.")
-            await result
+            await _called(self.user_trace, event, info)
+
+
+async def _called(trace: Any, event: str, info: dict[str, Any]) -> None:
+    result = trace(event, info)
+    if not inspect.iscoroutine(result):
+        raise TypeError("The `trace` callback of an asynchronous request must be an asynchronous function.")
+    await result
 
 
 async def _sleep(seconds: float) -> None:
@@ -121,15 +153,21 @@ class AsyncPoolkitConnectionPool(
         deadline = None if wait is None else time.monotonic() + wait
         replays: Replays | None = None
         while True:
+            ASKED.set(request.extensions)
             try:
                 lease = await engine.lease(wait, key=key)
             except PoolError as error:
-                raise self._errors.adapted(error) from error.__cause__
+                raised = error_of_wait(error, self._errors)
+                raise raised from raised.__cause__
+            finally:
+                ASKED.set(NOBODY)
             link: _Link = lease.connection
             if not link.ready():  # the server has closed it meanwhile, or sent unrequested data
-                lease.close_nowait(discard=True)
-                wait = left(deadline)
-                continue
+                replays = replays or Replays(request, self._rereadable, deadline)
+                if replays.passes_over(link):
+                    lease.close_nowait(discard=True)
+                    wait = left(deadline)
+                    continue
             hook, sent = None, request
             if link.http2 is not None or not link.capacity:
                 hook = _Hook(link, lease, request, self._connector, config.check_after_idle)
@@ -145,12 +183,13 @@ class AsyncPoolkitConnectionPool(
                 else:
                     found = await shortcut.exchange(request, prepared)
                     if not isinstance(found, httpcore.Response):
+                        link.answered = True
                         incoming, parts = found
                         return self._answer_kind(request, incoming, parts, lease, config, self._connector)
                     self._connector.odd.add()
                     response = found
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
-                lease.close_nowait(error=None if link.reusable(hook, error) else error)
+                lease.close_nowait(**link.end(hook, error))
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
@@ -178,7 +217,6 @@ class AsyncPoolkitConnectionPool(
             hook.opened()
             if link.http2 is not None:
                 return response  # its body closes the lease
-            drop_lock(link)
         body = _Body(response.stream, link, lease, config, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)

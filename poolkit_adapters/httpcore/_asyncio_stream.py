@@ -459,11 +459,14 @@ class _NoLock:
 def drop_lock(link: Link[httpcore.AsyncConnectionInterface]) -> None:
     """Remove httpcore's lock from an open HTTP/1.1 connection, which the pool gives to one request at a time.
 
-    This is safe, because the code under those locks never suspends. Further requests take the shortcut.
+    This is safe, because the code under those locks never suspends. Requests take the shortcut.
     """
     outer: Any = link.connection
     inner: Any = getattr(outer, "_connection", None)
     if type(outer) is httpcore.AsyncHTTPConnection and type(inner) is httpcore.AsyncHTTP11Connection:
         vars(inner)["_state_lock"] = _NoLock()
+        stream = inner._network_stream
+        if type(stream) is AsyncioStream and stream._wire is None:
+            stream._open()  # what arrives before the first request is seen, and does not wait in anyio's layers
         link.direct = inner
         link.shortcut = AsyncDirect(inner)

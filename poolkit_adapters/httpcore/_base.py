@@ -15,8 +15,8 @@ from poolkit.events import Listener
 
 from ._driver import DRIVER, PACKAGES, httpcore
 from ._errors import ERRORS
-from ._h2_substitute import substitute
 from ._link import REREADABLE, Key, Link, peek
+from ._opening import Opener
 from ._settings import MAX_CONNECTIONS, check_proxy_arguments, pool_settings
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ B = TypeVar("B")  # the network backend
 
 _VANISHED = (httpcore.ReadTimeout, httpcore.WriteTimeout, httpcore.ReadError, httpcore.WriteError)
 """Errors of a request on a connection that the peer no longer knows."""
-
-_REMEMBERED = 10_000
-"""How many origins are remembered as HTTP/1.1 only. When the set is full, it is cleared."""
 
 
 class Tally:
@@ -54,7 +51,7 @@ class ConnectorMixin(Generic[L]):
     Holds only a weak reference to the pool, which creates the connections, so that a dropped pool is freed at once.
     """
 
-    connect_in_caller = True  # a connection of httpcore opens in its first request, with the timeouts of that request
+    reports_errors = True  # as httpcore's own pools do
 
     packages: tuple[str, ...] = PACKAGES
 
@@ -64,45 +61,21 @@ class ConnectorMixin(Generic[L]):
     def __init__(self, owner: Any) -> None:
         self._owner = weakref.ref(owner)
         self.overdue_error: type[LeaseOverdue] = owner._errors.of(LeaseOverdue)
-        self._multiplexed = owner._http2
-        self._only_http2 = not owner._http1
-        self._http11_only: set[Key] = set()
-        self.links: dict[int, Link[L]] = {}
+        self.opener: Opener[L] = Opener(owner)
+        self.links = self.opener.links
         self.odd = Tally()  # see odd_responses
 
-    def make(self, key: Key) -> Link[L]:
-        """Return a connection that is not open yet."""
-        owner = self._owner()
-        if owner is None:
-            raise RuntimeError("bug in poolkit: a request is running, but its pool no longer exists")
-        connection = owner.create_connection(httpcore.Origin(*key))
-        if owner._proxy is not None:
-            # httpcore does not pass these on to the connection to the proxy
-            inner = getattr(connection, "_connection", None)
-            if isinstance(inner, (httpcore.HTTPConnection, httpcore.AsyncHTTPConnection)):
-                inner._retries, inner._local_address = owner._retries, owner._local_address
-                inner._socket_options = owner._socket_options
-        link: Link[L] = Link(connection, key)
-        substitute(connection, link, owner._rereadable)
-        self.links[id(link)] = link
-        return link
-
     def lazy(self, link: Link[L]) -> bool:
-        """Return True: every connection is opened by its first request."""
-        return True
+        """Return whether the first request opens the connection, or shows how many requests it carries (HTTP/2)."""
+        return not link.capacity
+
+    def connect_grace(self, over: float) -> float:
+        """Return how many seconds a request whose time is up waits longer for its connect."""
+        return self.opener.grace(over)
 
     def streams(self, key: Key) -> int:
         """Return how many requests a new connection may carry at the same time: many, if it may become HTTP/2."""
-        if self._multiplexed and (self._only_http2 or (key[0] in (b"https", b"wss") and key not in self._http11_only)):
-            return 100
-        return 1
-
-    def on_http11(self, key: Key) -> None:
-        """Remember that a connection to ``key`` turned out to be HTTP/1.1."""
-        if self._multiplexed:
-            if len(self._http11_only) >= _REMEMBERED:
-                self._http11_only.clear()
-            self._http11_only.add(key)
+        return self.opener.streams(key)
 
     def peek(self, link: Link[L]) -> bool:
         """Return whether an idle connection is usable, without waiting."""

@@ -204,6 +204,8 @@ class State:
 
         Raises ConnectionNotAvailable if nothing was sent, and LocalProtocolError for headers that must not be sent.
         """
+        if self.error is not None and not self.capacity:  # it never worked: the caller learns why
+            raise again(self.error)
         if not self.accepts_more():
             raise httpcore.ConnectionNotAvailable
         head = self._headers.of(request)

@@ -22,6 +22,7 @@ __all__ = (
     "Replays",
     "key_of",
     "left",
+    "network_stream",
     "peek",
     "shut",
     "spend_if_ambiguous",
@@ -53,8 +54,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PUT"
 class Connector(Protocol):
     """The part of the pool's connector that an exchange needs."""
 
-    def on_http11(self, key: Key) -> None:
-        """Remember that a connection to ``key`` turned out to be HTTP/1.1."""
+    opener: Any
 
     def failed(self, link: Any, since: float, error: BaseException) -> None:
         """Take note of a request that started at ``since`` and failed."""
@@ -109,14 +109,17 @@ class Link(Generic[L]):
         parsed: Any = getattr(innermost(self.connection), "_h11_state", None)
         return parsed is not None and bool(parsed.trailing_data[0])
 
-    def reusable(self, exchange: Exchange | None, error: BaseException) -> bool:
-        """End a request that failed with ``error``. Return whether the connection can carry other ones."""
-        return bool(
+    def end(self, exchange: Exchange | None, error: BaseException) -> dict[str, Any]:
+        """End a request that failed with ``error``. Return the arguments with which its lease is closed."""
+        if (
             self.http2 is not None
-            and self.capacity
             and exchange is not None
             and self.http2.give_up(exchange.stream, error, exchange.alive)
-        )
+        ):
+            return {}  # the connection can carry other requests
+        if not self.capacity and not isinstance(error, Exception):
+            return {"discard": True}  # a caller that is gone says nothing about the server
+        return {"error": error}
 
     def __repr__(self) -> str:
         return repr(self.connection)
@@ -133,10 +136,21 @@ def key_of(request: httpcore.Request) -> Key:
     return scheme, origin.host, origin.port
 
 
-def timeout_of(request: httpcore.Request, default: float | None) -> float | None:
-    """Return how many seconds the request may wait for a connection (None: no limit)."""
+def timeout_of(request: httpcore.Request, total: float | None) -> float | None:
+    """Return how many seconds the request may wait for a connection (None: no limit).
+
+    ``total``: the pool's limit for the wait and the connect together.
+    """
     timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
-    return timeouts.get("pool", default)
+    wait = timeouts.get("pool", total)
+    if total is None:
+        return wait
+    return total if wait is None else min(wait, total)
+
+
+def network_stream(event: str, info: dict[str, Any]) -> Any:
+    """Return the network stream that a trace event reports, or None."""
+    return info["return_value"] if event.partition(".")[2] in _NETWORK_EVENTS else None
 
 
 class Exchange:
@@ -179,8 +193,10 @@ class Exchange:
             if source == "http2" or info["request"].method != b"CONNECT" or self.request.method == b"CONNECT":
                 self.sent = True  # and not only the request for a tunnel
                 self.opened()
-        elif step in _NETWORK_EVENTS:
-            self.link.streams.append(info["return_value"])
+        else:
+            stream = network_stream(event, info)
+            if stream is not None:
+                self.link.streams.append(stream)
 
     def failed(self, error: BaseException) -> None:
         """Record that the response broke off."""
@@ -195,7 +211,7 @@ class Exchange:
                     stream.opens_until = None
             link.capacity = 1
             if link.http2 is None:
-                self.connector.on_http11(link.key)
+                self.connector.opener.on_http11(link.key)
             self.lease.set_capacity(1)
 
     def unprocessed(self, error: BaseException) -> bool:
@@ -224,7 +240,7 @@ class Replays:
     connection. REPLAYS is the limit.
     """
 
-    __slots__ = ("_count", "_deadline", "_refusals", "_request", "_rereadable", "pause")
+    __slots__ = ("_count", "_deadline", "_refusals", "_request", "_rereadable", "_unused", "pause")
 
     def __init__(self, request: httpcore.Request, held: tuple[type, ...], deadline: float | None) -> None:
         self._request = request
@@ -232,8 +248,18 @@ class Replays:
         self._deadline = deadline
         self._count = 0
         self._refusals = 0
+        self._unused = 0
         self.pause = 0.0
         """Seconds to wait before the request is sent again."""
+
+    def passes_over(self, link: Link[Any]) -> bool:
+        """Return whether to take another connection than this one, which the server has closed or sent something on.
+
+        One new connection may have been idle meanwhile. If the next one is no better, the server does that to every
+        new connection: then the request is sent, and its caller learns what the server says.
+        """
+        self._unused += not link.answered
+        return link.answered or self._unused <= 1
 
     def allow(self, error: BaseException, link: Link[Any], exchange: Exchange | None) -> bool:
         """Return whether to send the request again after ``error``, on another connection and after ``pause``."""

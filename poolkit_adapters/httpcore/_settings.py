@@ -21,15 +21,13 @@ _TWINS = {"max_size": "max_connections", "max_idle": "max_keepalive_connections"
 
 _BY_ORIGIN = "has no effect for HTTP: connections belong to origins, which are unknown before the first request"
 _ALIVE = "has no effect for HTTP, which has no ping; poolkit checks the sockets of idle connections instead"
-_ATTEMPTS = (
-    "has no effect for HTTP: each request makes its own attempts to connect (retries=); use breaker= to stop connects "
-    "to a dead server"
-)
+_BACKOFF = BackoffConfig(base=0.01, cap=0.1)
+"""Seconds between failed connects, by default. Requests are told of a failed connect at once, and users of httpcore
+expect the same of the next request."""
 _UNUSED: dict[str, tuple[Any, str]] = {
     "min_size": (0, _BY_ORIGIN),
     "start": ("lazy", _BY_ORIGIN),
     "keepalive": (None, _ALIVE),
-    "backoff": (BackoffConfig(), _ATTEMPTS),
 }
 
 
@@ -67,7 +65,10 @@ def pool_settings(
     kept, source = translated["max_idle"]
     if kept is not None and isinstance(most, int) and kept > most and "max_idle" not in given:
         translated["max_idle"] = most, source  # so that a smaller max_size needs no max_idle
-    own = dict.fromkeys(("acquire_timeout", "connect_timeout", "max_connecting"), (None, by_default(name)))
+    own: dict[str, Any] = dict.fromkeys(
+        ("acquire_timeout", "connect_timeout", "max_connecting"), (None, by_default(name))
+    )
+    own["backoff"] = _BACKOFF, by_default(name)
     return combine({**own, **translated, **set_aside(given, _UNUSED, name)}, base=config)
 
 

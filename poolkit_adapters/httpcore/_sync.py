@@ -28,6 +28,7 @@ from ._link import (
 )
 from ._names import NamesBackend
 from ._network import WatchedBackend
+from ._opening import ASKED, NOBODY, Opening, error_of_wait
 from ._rest import read_rest
 
 __all__ = ("PoolkitConnectionPool",)
@@ -39,8 +40,21 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
     close_in_caller = True  # HTTP has no closing message, so a close is one system call
 
     def connect_to(self, key: Key, timeout: float | None) -> _Link:
-        """Return a connection that opens in its first request, which has its own ``timeout``."""
-        return self.make(key)
+        """Open a connection, within the limit of the request that asks for it or else within ``timeout`` seconds."""
+        opening = self.opener.begin(_Opening, key, timeout)
+        link = opening.link
+        if opening.part is None:
+            return link
+        try:
+            opening.part.handle_request(opening.request())
+            if opening.finish():
+                self.opener.on_http11(key)
+                take_shortcut(link)
+        except BaseException as error:  # noqa: BLE001  raised again
+            self.close(link)
+            raised = self.opener.error(error)
+            raise raised from raised.__cause__
+        return link
 
     def close(self, connection: _Link) -> None:
         """Close the socket. A thread that reads from it wakes up with an error."""
@@ -53,6 +67,12 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
                 stream.close()
 
     abort = close
+
+
+class _Opening(Opening[httpcore.ConnectionInterface]):
+    def __call__(self, event: str, info: dict[str, Any]) -> Any:
+        self.note(event, info)
+        return None if self.user_trace is None else self.user_trace(event, info)
 
 
 class _Hook(Exchange):
@@ -101,15 +121,21 @@ class PoolkitConnectionPool(
         deadline = None if wait is None else time.monotonic() + wait
         replays: Replays | None = None
         while True:
+            ASKED.set(request.extensions)
             try:
                 lease = engine.lease(wait, key=key)
             except PoolError as error:
-                raise self._errors.adapted(error) from error.__cause__
+                raised = error_of_wait(error, self._errors)
+                raise raised from raised.__cause__
+            finally:
+                ASKED.set(NOBODY)
             link: _Link = lease.connection
             if not link.ready():  # the server has closed it meanwhile, or sent unrequested data
-                lease.close(discard=True)
-                wait = left(deadline)
-                continue
+                replays = replays or Replays(request, self._rereadable, deadline)
+                if replays.passes_over(link):
+                    lease.close(discard=True)
+                    wait = left(deadline)
+                    continue
             hook, sent = None, request
             if link.http2 is not None or not link.capacity:
                 hook = _Hook(link, lease, request, self._connector, config.check_after_idle)
@@ -125,12 +151,13 @@ class PoolkitConnectionPool(
                 else:
                     found = shortcut.exchange(request, prepared)
                     if not isinstance(found, httpcore.Response):
+                        link.answered = True
                         incoming, parts = found
                         return self._answer_kind(request, incoming, parts, lease, self._connector)
                     self._connector.odd.add()
                     response = found
             except BaseException as error:  # noqa: BLE001 - re-raised unless the request is sent again
-                lease.close(error=None if link.reusable(hook, error) else error)
+                lease.close(**link.end(hook, error))
                 self._connector.failed(link, lease.since, error)
                 replays = replays or Replays(request, self._rereadable, deadline)
                 if not replays.allow(error, link, hook):
@@ -153,7 +180,6 @@ class PoolkitConnectionPool(
             hook.opened()
             if link.http2 is not None:
                 return response  # its body closes the lease
-            take_shortcut(link)
         body = _Body(response.stream, link, lease, self._connector)
         if takes_over(request, response, link):
             self._connector.links.pop(id(link), None)

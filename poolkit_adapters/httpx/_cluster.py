@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
-from poolkit import ConfigError, PoolError, Verdict
+from poolkit import BackoffConfig, ConfigError, PoolError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncClusterLease,
@@ -28,8 +28,9 @@ from poolkit.cluster import (
     NodePool,
     NoNodeAvailable,
 )
-from poolkit.config import NodePoolSettings
+from poolkit.config import NodePoolSettings, Source
 from poolkit.errors import without_quotes
+from poolkit.settings import combine, layer_of
 
 from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import Row
@@ -304,7 +305,7 @@ class _LogicalHost(Generic[K]):
         **transport_options: Unpack[_HostKeywords],
     ) -> None:
         self._retries, self._keep_host = _checked(retries, max_requests), keep_host
-        own, options = _split({**transport_options})
+        own, options = _split(_without_pauses({**transport_options}))
         certificates = _Certificates(**_take(options, "verify", "cert", "trust_env"))
 
         transport_kind, server_kind, cluster_kind = self._parts
@@ -455,6 +456,24 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     own, of_pool, rest = split_cluster_options(options, _OF_TRANSPORTS)
     both = {name: value for name, value in own.items() if name == "acquire_timeout"}
     return own, {**rest, **of_pool, **both}
+
+
+_NO_PAUSE = BackoffConfig(base=1e-6, cap=1e-6)
+_OF_CLUSTERS = Source("the default of logical hosts", written=False)
+
+
+def _without_pauses(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with a backoff that is over at once, unless one is given.
+
+    The cluster ejects a server after so many failed connects. During a backoff the requests that are sent to the server
+    get the error of the last connect, which counts once. So a dead server would stay in use the longer, the shorter the
+    time between requests is.
+    """
+    config = options.get("config")
+    given = layer_of(config)
+    if "backoff" in options or "backoff" in given:
+        return options
+    return {**options, "config": combine({**given, "backoff": (_NO_PAUSE, _OF_CLUSTERS)}, base=config)}
 
 
 def _take(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -127,13 +127,14 @@ VALUES: dict[str, tuple[Any, Any]] = {
 }
 """poolkit's default, and another value."""
 
-_HTTP = {"min_size": 0, "start": "lazy", "keepalive": None, "backoff": BackoffConfig(), "connect_in_caller": True}
+_HTTP = {"min_size": 0, "start": "lazy", "keepalive": None}
+_FIRST_REQUEST = {**_HTTP, "backoff": BackoffConfig(), "connect_in_caller": True}
 _LATE = {"start": "lazy"}
 _SENTINEL = {**_LATE, "connect_in_caller": True}
 _NULL = {"min_size": 0, "max_idle": 0, "connect_in_caller": True}
 UNUSED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("httpx", "httpx async", "httpx cluster", "httpcore", "httpcore async"), _HTTP),
-    **dict.fromkeys(("urllib3", "urllib3 manager", "requests"), _HTTP),
+    **dict.fromkeys(("urllib3", "urllib3 manager", "requests"), _FIRST_REQUEST),
     **dict.fromkeys(("sqlalchemy", "sqlalchemy async", "sqlalchemy cluster"), _LATE),
     **dict.fromkeys(("sentinel", "sentinel async"), _SENTINEL),
     "sqlalchemy sqlite": {"start": "lazy", "connect_timeout": None},

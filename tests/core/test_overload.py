@@ -166,6 +166,18 @@ def test_a_burst_of_patient_callers_is_served_in_order() -> None:
     assert load.order == sorted(load.order)
 
 
+def test_callers_that_give_up_together_do_not_make_leases_seem_short() -> None:
+    """Eight callers on four connections are cancelled at once, those with a lease first. Then the next eight come."""
+    load = Load(0, lambda chance, client: 0.12, size=4, hold=10.0, reconnect=0.05, pause=1e9)
+    for _ in range(4):
+        for client in range(8):
+            load._call(client)
+        load.run(0.121)
+    assert load.core.counts.overloads == 0
+    assert load.order == [8 * turn + place for turn in range(4) for place in (1, 2, 3, 4)]
+    invariants.check(load.core)
+
+
 def test_when_the_overload_is_over_the_oldest_come_first_again() -> None:
     load = Load(20, impatient, rate=900)
     load.run(10)

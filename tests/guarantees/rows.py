@@ -52,6 +52,7 @@ class Row:
         absent: the cells in which the promise does not hold, with the reason. A key is the name of a subject, its first
             part ("httpx"), "threads", "asyncio" or "all"; with ``LINE`` behind it, of one column: ``("redis", LINE)``.
         void: the cells in which there is nothing to promise, with the reason; keys as in ``absent``.
+        handshake: whether a connect must need answers of the server.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     absent: Mapping[str | tuple[str, str], str] = field(default_factory=dict)
     void: Mapping[str | tuple[str, str], str] = field(default_factory=dict)
+    handshake: bool = False
 
     @property
     def name(self) -> str:
@@ -454,18 +456,17 @@ ROWS: tuple[Row, ...] = (
         one_deadline,
         {"check_after_idle": 0.0},
         {
-            "httpx": "httpx has a timeout for each phase (`connect`, `read`, `write`, `pool`)",
+            ("httpx", LINE): "needs `acquire_timeout`; httpx's `Timeout` has a limit for each phase",
             **dict.fromkeys(("urllib3", "requests"), PHASES),
         },
+        handshake=True,
     ),
     Row(
         "A connection that comes back serves a caller whose own connect is still going on",
         returns_race_connects,
         {"max_connecting": 4},
-        {
-            "httpx": "a connection of httpcore opens in its first request",
-            **dict.fromkeys(("urllib3", "requests"), FIRST),
-        },
+        dict.fromkeys(("urllib3", "requests"), FIRST),
+        handshake=True,
     ),
     Row(
         "`max_waiting` refuses callers when the queue is full", max_waiting, {"max_waiting": 1}, {("all", LINE): NEEDS}
@@ -497,10 +498,7 @@ ROWS: tuple[Row, ...] = (
         "A connect runs in the context of its caller (context variables, spans)",
         callers_context,
         {"max_connecting": 4},
-        void={
-            "httpx": "a connection of httpcore opens in its first request, by the caller itself",
-            **dict.fromkeys(("urllib3", "requests"), f"{FIRST}, by the caller itself"),
-        },
+        void=dict.fromkeys(("urllib3", "requests"), f"{FIRST}, by the caller itself"),
     ),
     Row(
         "The server never has more than `max_size` sessions, whoever is cancelled or times out",

@@ -37,12 +37,14 @@ class Servers:
     """The servers behind the proxies."""
 
     def __init__(
-        self, postgres: PostgresServer, redis_server: RedisServer, valkey_server: RedisServer, http: HTTPServer
-    ) -> None:
+        self, postgres: PostgresServer, redis_server: RedisServer, valkey_server: RedisServer, http: HTTPServer,
+        https: HTTPServer,
+    ) -> None:  # fmt: skip
         self.postgres = postgres
         self.redis = redis_server
         self.valkey = valkey_server
         self.http = http
+        self.https = https
 
 
 class Caller:
@@ -100,6 +102,9 @@ class Subject:
 
     def _port(self) -> int:
         return self.servers.postgres.port
+
+    def need_handshake(self) -> None:
+        """A connect must need answers of the server. Called before :meth:`open`."""
 
     # -- what each adapter defines ------------------------------------------------------------------------------------
 
@@ -485,32 +490,50 @@ class HTTP(Subject):
         self._ours: Any = importlib.import_module(f"poolkit_adapters.{self.module}")
         self.timeout_error = self._httpx.PoolTimeout
         self.connect_error = self._httpx.ConnectError
+        self._scheme = "http"
+        self._with_settings = False
         super().__init__(servers)
 
     def _port(self) -> int:
         return self.servers.http.port
 
+    def need_handshake(self) -> None:
+        """A connection of HTTP without TLS is open before the server has said anything."""
+        self._scheme, self.proxy.target = "https", ("127.0.0.1", self.servers.https.port)
+
     @property
     def engine(self) -> Any:
         return self._transport.poolkit
 
-    def _arguments(self, size: int, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"limits": self._httpx.Limits(max_connections=size), **settings}
+    def _arguments(
+        self, size: int, wait: float, new: Callable[[], None] | None, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        self._new, self._with_settings = new, bool(settings)
+        if settings:  # the time to wait in poolkit's word
+            settings = {"acquire_timeout": wait, **settings}
+        return {"limits": self._httpx.Limits(max_connections=size), "verify": False, **settings}
+
+    def _timeout(self, wait: float) -> Any:
+        return self._httpx.Timeout(PATIENCE) if self._with_settings else self._httpx.Timeout(PATIENCE, pool=wait)
 
     async def open(
         self, size: int, *, wait: float = PATIENCE, new: Callable[[], None] | None = None, **settings: Any
     ) -> None:
-        assert new is None
-        self._transport: Any = self._ours.PoolkitTransport(**self._arguments(size, settings))
-        self._client: Any = self._httpx.Client(
-            transport=self._transport, timeout=self._httpx.Timeout(PATIENCE, pool=wait)
-        )
+        self._transport: Any = self._ours.PoolkitTransport(**self._arguments(size, wait, new, settings))
+        self._client: Any = self._httpx.Client(transport=self._transport, timeout=self._timeout(wait))
 
     def set_wait(self, seconds: float) -> None:
-        self._client.timeout = self._httpx.Timeout(PATIENCE, pool=seconds)
+        self._client.timeout = self._timeout(seconds)
+        if self._with_settings:
+            super().set_wait(seconds)
 
     def _request(self, path: str = "/") -> Any:
-        return self._client.build_request("GET", f"http://{self.proxy.host}:{self.proxy.port}{path}")
+        url = f"{self._scheme}://{self.proxy.host}:{self.proxy.port}{path}"
+        return self._client.build_request("GET", url, extensions={} if self._new is None else {"trace": self._trace})
+
+    def _trace(self, event: str, info: dict[str, Any]) -> Any:
+        if event == "connection.connect_tcp.complete":
+            self._new()  # type: ignore[misc]
 
     async def take(self) -> Any:
         return self._client.send(self._request(), stream=True)
@@ -541,17 +564,17 @@ class AsyncHTTP(HTTP):
     async def open(
         self, size: int, *, wait: float = PATIENCE, new: Callable[[], None] | None = None, **settings: Any
     ) -> None:
-        assert new is None
-        self._transport = self._ours.AsyncPoolkitTransport(**self._arguments(size, settings))
-        self._client = self._httpx.AsyncClient(
-            transport=self._transport, timeout=self._httpx.Timeout(PATIENCE, pool=wait)
-        )
+        self._transport = self._ours.AsyncPoolkitTransport(**self._arguments(size, wait, new, settings))
+        self._client = self._httpx.AsyncClient(transport=self._transport, timeout=self._timeout(wait))
 
     async def take(self) -> Any:
         return await self._client.send(self._request(), stream=True)
 
     async def use(self, lease: Any) -> None:
         await lease.aread()
+
+    async def _trace(self, event: str, info: dict[str, Any]) -> None:
+        super()._trace(event, info)
 
     async def busy(self) -> None:
         response = await self._client.send(self._request("/stream?chunks=100000&ms=20"), stream=True)

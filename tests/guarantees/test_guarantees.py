@@ -25,13 +25,16 @@ CELLS = [
 
 @pytest.fixture
 def servers(
-    postgres: PostgresServer, redis_server: RedisServer, valkey_server: RedisServer, http_server: HTTPServer
-) -> Servers:
-    return Servers(postgres, redis_server, valkey_server, http_server)
+    postgres: PostgresServer, redis_server: RedisServer, valkey_server: RedisServer, http_server: HTTPServer,
+    https_server: HTTPServer,
+) -> Servers:  # fmt: skip
+    return Servers(postgres, redis_server, valkey_server, http_server, https_server)
 
 
 async def scenario(row: Row, subject: Subject, mode: str) -> None:
     settings = dict(row.settings) if mode == CONFIG else {}
+    if row.handshake:
+        subject.need_handshake()
     try:
         await row.scenario(subject, settings)
     finally:

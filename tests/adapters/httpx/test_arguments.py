@@ -93,7 +93,6 @@ def test_poolkits_settings_beside_them() -> None:
         ({"min_size": 2}, "min_size=2: has no effect for HTTP"),
         ({"start": "eager"}, "start='eager': has no effect for HTTP"),
         ({"keepalive": 5}, "keepalive=5: has no effect for HTTP"),
-        ({"backoff": poolkit.BackoffConfig(base=1)}, "has no effect for HTTP"),
         ({"config": poolkit.PoolConfig(min_size=1)}, "min_size=1: has no effect for HTTP"),
         ({"config": {"max_size": 3}}, "must be a PoolConfig"),
         ({"max_sise": 3}, "did you mean 'max_size'?"),

@@ -216,7 +216,8 @@ def _interrupted(link: object) -> None:
 def test_an_interrupted_close_frees_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sync, "read_rest", _interrupted)
     with serving(None, "chunked") as server, PoolkitConnectionPool(max_connections=1) as pool:
-        response = pool.handle_request(httpcore.Request("GET", server.url, headers={"Host": "here"}))
+        traced = {"trace": lambda event, info: None}  # goes through httpcore's layers
+        response = pool.handle_request(httpcore.Request("GET", server.url, headers={"Host": "here"}, extensions=traced))
         with pytest.raises(KeyboardInterrupt):
             response.close()
         assert pool.poolkit.stats().leases == 0
@@ -227,9 +228,15 @@ def test_an_interrupted_close_frees_the_slot(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.anyio
 async def test_an_interrupted_close_frees_the_slot_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_async, "read_rest", _interrupted)
+
+    async def trace(event: str, info: object) -> None:
+        """Goes through httpcore's layers."""
+
     with serving(None, "chunked") as server:
         async with AsyncPoolkitConnectionPool(max_connections=1) as pool:
-            response = await pool.handle_async_request(httpcore.Request("GET", server.url, headers={"Host": "here"}))
+            response = await pool.handle_async_request(
+                httpcore.Request("GET", server.url, headers={"Host": "here"}, extensions={"trace": trace})
+            )
             with pytest.raises(KeyboardInterrupt):
                 await response.aclose()
             assert pool.poolkit.stats().leases == 0

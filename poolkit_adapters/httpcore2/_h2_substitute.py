@@ -1,1 +1,0 @@
-../httpcore/_h2_substitute.py

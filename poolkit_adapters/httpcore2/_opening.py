@@ -1,0 +1,1 @@
+../httpcore/_opening.py
