@@ -144,6 +144,14 @@ class GreenletIO:
             self.move(record, None)
         return elsewhere
 
+    def enter(self) -> asyncio.AbstractEventLoop | None:
+        """Let the engine know the loop of the caller, and return it."""
+        runtime = self._pool._runtime
+        runtime.here.loop = loop = running_loop()
+        if loop is not runtime.loop:
+            runtime.enter(loop)
+        return loop
+
     def move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
         """Empty the slot of a connection that belongs to another loop. It is reconnected here, in place."""
         connection, home = record.dbapi_connection, record.loop

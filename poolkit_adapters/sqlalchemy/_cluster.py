@@ -43,7 +43,8 @@ from .._errors import Row
 from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitPool
 from ._errors import ERRORS, translated
-from ._pool import PoolkitPool
+from ._pool import BasePool, PoolkitPool
+from ._record import Record
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
 
@@ -121,28 +122,32 @@ def _judge(error: BaseException) -> Verdict:
     return Verdict.KEEP
 
 
-class _TimedCheckout:
-    """The pool of a node, whose callers wait at most for the time that they have left."""
+def _timed(pool: BasePool) -> Any:
+    """Get a record for a caller that waits at most for the time that it has left."""
+    try:
+        return pool.poolkit.acquire(_time_left.get(None))
+    except PoolError as error:
+        failure = error
+    raise pool._translate(failure)  # outside the except block, so that the cause does not become the context
 
-    poolkit: Any
-    _translate: Any
+
+class _NodePool(PoolkitPool):
+    """The pool of a node."""
 
     def _do_get(self) -> ConnectionPoolEntry:
-        try:
-            entry: ConnectionPoolEntry = self.poolkit.acquire(_time_left.get(None))
-        except PoolError as error:
-            failure = error
-        else:
-            return entry
-        raise self._translate(failure)
+        entry: ConnectionPoolEntry = _timed(self)
+        return entry
 
 
-class _NodePool(_TimedCheckout, PoolkitPool):
-    pass
+class _AsyncNodePool(AsyncPoolkitPool):
+    """The same for asyncio: a connection of another loop is replaced."""
 
-
-class _AsyncNodePool(_TimedCheckout, AsyncPoolkitPool):
-    pass
+    def _do_get(self) -> ConnectionPoolEntry:
+        loop = self._io.enter()
+        record: Record = _timed(self)
+        if record.loop is not loop:
+            self._io.move(record, loop)
+        return record
 
 
 def _mark_wrong_server(connection: Connection, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import threading
 import time
@@ -302,6 +303,29 @@ async def _sqlalchemy_async(servers: list[PostgresServer], driver: str) -> None:
 def test_asynchronous_sqlalchemy_serves_from_all(postgres_four: list[PostgresServer], driver: str) -> None:
     """connect, begin and session on asyncio."""
     asyncio.run(_sqlalchemy_async(postgres_four, driver))
+
+
+# asyncio says so of the transports of a loop that has ended, whose sockets are closed
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
+def test_asynchronous_sqlalchemy_serves_one_loop_after_another(
+    postgres_four: list[PostgresServer], driver: str
+) -> None:
+    """A connection belongs to the loop in which it was opened: the next loop gets another one."""
+    cluster = with_sqlalchemy.AsyncPoolkitCluster(
+        postgres_four[0].sqlalchemy_url(driver), nodes_of(postgres_four[:1]), pool=POOL, cluster=QUICK, name="shop"
+    )
+
+    async def ask() -> Any:
+        async with cluster.connect("primary") as connection:
+            return (await connection.execute(sa.text("select 1"))).scalar_one()
+
+    async def last() -> Any:
+        async with cluster:
+            return await ask()
+
+    assert [asyncio.run(ask()), asyncio.run(ask()), asyncio.run(last())] == [1, 1, 1]
+    gc.collect()
 
 
 def test_without_a_server_sqlalchemy_gets_an_operational_error() -> None:
