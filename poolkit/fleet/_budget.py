@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._log import logger
 from ..budget import Budget
-from ..errors import ConfigError, UsageError, said
+from ..errors import ConfigError, UsageError
 from ._lease import FleetLease
 from ._renewal import Renewal
-from ._store import Store, StoreError
+from ._store import Store
 
 __all__ = ("FleetBudget", "FleetStats")
 
@@ -148,14 +147,7 @@ class FleetBudget(Budget):
         self._closed = True
         self._renewal.end()
         if self._renewal.started:
-            try:
-                for member in (*self._renewal.former, self._lease.member):
-                    self._store.leave(self.name, member)
-            except StoreError as error:
-                logger.warning(
-                    "%s: could not return the permits; they are free when their lease ends: %s",
-                    self.name, said(error, 500),
-                )  # fmt: skip
+            self._renewal.leave()
         self._store.close()
 
     def __enter__(self) -> FleetBudget:

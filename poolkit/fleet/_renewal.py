@@ -77,10 +77,16 @@ class Renewal:
                     ) from error
                 time.sleep(START / 20)
 
-    @property
-    def former(self) -> list[str]:
-        """Members of this process whose permits were lost, and which the store was not told of yet."""
-        return [member for _, member in self._former]
+    def leave(self) -> None:
+        """Return the permits of this member to the store, and those of former members that it still keeps."""
+        for member in (*(former for _, former in self._former), self._lease.member):
+            try:
+                self._store.leave(self._name, member)
+            except StoreError as error:  # the others leave all the same
+                logger.warning(
+                    "%s: could not return the permits; they are free when their lease ends: %s",
+                    self._name, said(error, 500),
+                )  # fmt: skip
 
     def end(self) -> None:
         """The budget is closed: the threads end soon."""
@@ -110,7 +116,6 @@ class Renewal:
         ask, epoch = self._gate.step(lease.prepare)
         begun = time.monotonic()
         try:
-            self._leave_former(begun)
             grant = self._store.exchange(ask)
         except StoreDown as error:
             self._report_failure(f"the store is down: {said(error, 500)}")
@@ -131,13 +136,21 @@ class Renewal:
         lease.renewed(begun)
         self._gate.step(lease.apply, grant)
         self._members.deliver()
+        self._leave_former(begun)
         return grant.owed > 0 or self._gate.step(lease.in_need)
 
     def _leave_former(self, now: float) -> None:
-        """Tell the store of members that ended without leaving: a FileStore would keep their permits for ever."""
-        while self._former and self._former[0][0] <= now:
-            self._store.leave(self._name, self._former[0][1])
-            del self._former[0]
+        """Tell the store of members that ended without leaving: a FileStore would keep their permits for ever.
+
+        After the exchange, because the lease of the present member must not wait for it. Tried again after one ``ttl``.
+        """
+        for due, member in [one for one in self._former if one[0] <= now]:
+            self._former.remove((due, member))
+            try:
+                self._store.leave(self._name, member)
+            except StoreError as error:
+                self._former.append((now + self._lease.ttl, member))
+                logger.warning("%s: a former member could not leave the store: %s", self._name, said(error, 500))
 
     def _report_failure(self, text: str, *, exc_info: bool = False) -> None:
         """Log the start of a series of failures once, not each failed exchange."""

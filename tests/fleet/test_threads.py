@@ -84,7 +84,7 @@ class Forgetful:
         return Grant(0, 2, lost=True) if lost else Grant(ask.held + ask.want, 1)
 
     def leave(self, fleet: str, member: str) -> None:
-        if self.fails:
+        if self.fails and member == self.members[0]:
             self.fails -= 1
             raise StoreError("no answer")
         self.left.append(member)
@@ -117,3 +117,14 @@ def test_a_budget_that_is_closed_first_leaves_for_its_former_member_too() -> Non
             until(lambda: len(store.members) == 2, "the permits are lost")
         assert store.left == []
     assert store.left == store.members
+
+
+def test_a_former_member_that_cannot_leave_does_not_keep_the_present_one_from_its_permits() -> None:
+    store = Forgetful()
+    store.fails = 10**9
+    with FleetBudget(store, "fleet", limit=2, ttl=0.5) as budget:
+        with Pool(FakeConnector(), max_size=2, budget=budget, acquire_timeout=20.0) as pool:
+            pool.release(pool.acquire())
+            until(lambda: store.fails < 10**9, "the former member tries to leave")
+            pool.release(pool.acquire())
+    assert store.left == store.members[1:]
