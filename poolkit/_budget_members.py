@@ -1,4 +1,4 @@
-"""The pools of a budget, and the messages for them."""
+"""The pools of a budget, and the notifications that they get."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("BudgetMembers", "must_fit")
 class BudgetMembers:
     """The pools of one budget, with the account of each.
 
-    It holds the pools weakly: the account of a pool that is collected is closed.
+    It refers to the pools weakly. When a pool is garbage-collected, its account is closed.
     """
 
     def __init__(self, budget: Budget, ledger: BudgetLedger, gate: Gate) -> None:
@@ -30,7 +30,7 @@ class BudgetMembers:
         self._messages = InOrder(self._tell, ledger.messages)
 
     def open(self, account: Account, pool: Any) -> None:
-        """Under the lock: the account of a pool, in the place of the one that the same pool had before."""
+        """Open the account of a pool; a former account of the same pool is closed. Called under the lock."""
         for old, ref in list(self._pools.items()):
             if ref() is pool:
                 self.forget(old)
@@ -39,37 +39,39 @@ class BudgetMembers:
         self._ledger.open(account)
 
     def enter(self, account: Account, pool: Any) -> None:
-        """The news for this account go to ``pool``; the ledger has the account, or gets it now."""
+        """Send the notifications for this account to ``pool``. The ledger has the account, or gets it now."""
         self._pools[account] = weakref.ref(pool, lambda _: self._collected(account))
 
     def forget(self, account: Account) -> None:
-        """Under the lock: the pool is gone."""
+        """Close the account of a pool that no longer exists. Called under the lock."""
         self._pools.pop(account, None)
         self._ledger.close(account)
 
     def clear(self) -> None:
-        """In a forked child: say nothing of the parent's pools, whose lock another thread may have held."""
+        """In a forked child: forget the parent's pools. At the fork, another thread may have held the lock of one, and
+        a notification would wait for that lock for ever.
+        """
         self._pools.clear()
 
     def pools(self, *, without: Account | None = None) -> list[Any]:
-        """Under the lock: the pools that are not collected, except that of one account."""
+        """Return the living pools, except that of one account. Called under the lock."""
         return [pool for account, ref in self._pools.items() if account is not without and (pool := ref()) is not None]
 
     def name_of(self, account: Account) -> str:
-        """The name of the pool of an account."""
+        """Return the name of an account's pool."""
         ref = self._pools.get(account)
         pool = None if ref is None else ref()
         return "(gone)" if pool is None else str(pool.name)
 
     def fit_in(self, account: Account, minimum: int | None = None) -> None:
-        """ConfigError if the account may not reserve so many permits (None: its minimum)."""
+        """Raise ConfigError if the account may not reserve so many permits (None: its minimum)."""
         minimum = account.minimum if minimum is None else minimum
         others = [other.minimum for other in self._ledger.accounts if other is not account]
         must_fit(self._budget.name, [*others, minimum], self._budget.limit, f"min_size={minimum!r}", "min_size")
 
     def _collected(self, account: Account) -> None:
-        """The pool was collected, and its connections with it. Called by the garbage collector."""
-        if self._gate.held:  # in the middle of this thread's own critical section: it looks into the inbox after it
+        """The pool and its connections were garbage-collected. Called by the garbage collector, in any thread."""
+        if self._gate.held:  # this thread is in a step itself; it runs what is posted after the step
             self._gate.post(self.forget, account)
         else:
             self._gate.step(self.forget, account)
@@ -78,7 +80,7 @@ class BudgetMembers:
     # -- messages -------------------------------------------------------------------------------------------------
 
     def deliver(self) -> None:
-        """Tell the pools the news. Called without any lock."""
+        """Notify the pools. Called without any lock."""
         if not self._gate.held:
             self._messages.flush()
 
@@ -86,16 +88,18 @@ class BudgetMembers:
         try:
             pool = self._pools[account]()
         except KeyError:
-            return  # is gone
+            return  # the account was closed meanwhile
         if pool is not None:
             try:
                 pool.on_news()
             except Exception:
-                logger.exception("%s: a pool could not be told that permits are free or needed", self._budget.name)
+                logger.exception(
+                    "%s: pool %s could not be notified that permits are free or needed", self._budget.name, pool.name
+                )
 
 
 def must_fit(name: str, minimums: list[int], limit: int, said: str, setting: str) -> None:
-    """ConfigError unless the minimums fit in, and something is left for pools that have none."""
+    """Raise ConfigError unless the minimums fit into the limit and leave a permit for pools that reserve none."""
     total = sum(minimums)
     if total > limit or (total == limit and 0 in minimums):
         raise ConfigError(

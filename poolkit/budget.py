@@ -1,8 +1,10 @@
-"""One limit for several pools of a process: a lock around the decisions of ``_core/ledger.py``, and the messages.
+"""One connection limit for several pools of a process.
 
-LOCK-ORDER: a pool asks its budget while it holds its own lock; the budget asks nobody while it holds its lock, and no
-thread waits for a pool's lock while it holds another's. What other pools have to know goes out as messages after all
-locks are released, through the inbox of each.
+The decisions are in ``_core/ledger.py``. This module adds the lock, and the notifications between pools.
+
+LOCK-ORDER: a pool asks its budget while it holds its own lock. The budget takes no other lock while it holds its own,
+and no thread waits for a pool's lock while it holds another's. Pools are notified after all locks are released, through
+the inbox of each pool. Otherwise two pools that notify each other would deadlock.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ __all__ = ("Budget", "BudgetShare", "BudgetStats")
 class BudgetShare:
     """One pool's part of a budget.
 
-    ``held``: permits that it has; ``closing``: how many of them come back soon; ``claimed``: permits that it waits for.
-    ``share``: what it can count on when the pools want more than the limit; ``reserved``: its ``min_size``.
+    ``held``: permits that it has. ``closing``: those of them whose connection is being closed. ``claimed``: permits
+    that it waits for. ``share``: permits that it is entitled to when the pools want more than the limit. ``reserved``:
+    its ``min_size``. ``weight``: its ``budget_weight``.
     """
 
     pool: str
@@ -42,7 +45,7 @@ class BudgetShare:
 
 @dataclass(frozen=True)
 class BudgetStats:
-    """A budget at one moment. ``held`` of ``limit`` permits are taken. ``pools`` has the part of each pool."""
+    """A snapshot of a budget: ``held`` of ``limit`` permits are taken; ``pools`` has the part of each pool."""
 
     name: str
     limit: int
@@ -70,9 +73,9 @@ class Budget:
         self._begin(self._total)
 
     def _begin(self, limit: int) -> None:
-        """Without any pools, with a lock of its own (again in a forked child)."""
+        """Start without pools and with a new lock; called again in a forked child."""
         self._pid = os.getpid()
-        # messages go out when the calling pool has released its own lock, so the gate has no effects to carry out
+        # pools are notified after the calling pool has released its own lock, so the gate has no effects to perform
         self._gate = Gate(NoWork(), name=self.name, clock=time.monotonic, lock=threading.RLock())
         self._ledger = BudgetLedger(limit, self._gate)
         self._members = BudgetMembers(self, self._ledger, self._gate)
@@ -82,7 +85,7 @@ class Budget:
 
     @property
     def limit(self) -> int:
-        """Connections that may exist at once over all pools."""
+        """The most connections that may exist at once over all pools."""
         return self._total
 
     def resize(self, limit: int) -> None:
@@ -113,14 +116,14 @@ class Budget:
         return BudgetStats(self.name, ledger.limit, ledger.held, parts)
 
     def explain(self) -> str:
-        """Return the state of the budget in plain words. Thread-safe."""
+        """Return the state of the budget as a sentence. Thread-safe."""
         return f"{self.name}: {_words(self.stats())}"
 
     # -- for pools ------------------------------------------------------------------------------------------------
 
     def open_account(self, pool: Any, minimum: int, weight: float) -> Account:
-        """For pools: return a part of this budget. It replaces the former part of the same pool."""
-        if self._pid != os.getpid():  # a forked child: the parent's connections are the parent's
+        """Open the account of a pool; a former account of the same pool is closed. Only pools call this."""
+        if self._pid != os.getpid():  # in a forked child: the accounts count connections that belong to the parent
             self._members.clear()
             self._begin(self._total)
         account = Account(self._ledger, minimum, weight, _oldest_spare_of(pool))
@@ -138,14 +141,14 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _oldest_spare_of(pool: Any) -> Callable[[], float | None]:
-    """Returns since when the pool's connection is unused that would give way first; None without one."""
+    """Return a function that tells since when the pool's longest unused idle connection is unused; None without one."""
     peek = weakref.WeakMethod(pool.unused_since)
 
     def oldest_spare() -> float | None:
         method = peek()
         try:
             return None if method is None else method()
-        except (RuntimeError, IndexError):  # the pool is at work just now: it looks by itself
+        except (RuntimeError, IndexError):  # the pool changes in this moment; it settles by itself afterwards
             return None
 
     return oldest_spare

@@ -1,12 +1,13 @@
-"""How many connections there may be, in three parts.
+"""How many connections a pool may have, in three parts.
 
-- The size says how many the pool may have and keeps: as its settings say, or as its policy decides (``autoscale``).
-- The capacity says whether it may have one more: by its own limit alone, or by that of a budget that pools share.
-- The use says how many of them each class of callers has. The numbers are in
-  :class:`~poolkit.policies.classes.Classes`; here they meet slots. A class's ``held`` is the number of slots whose
-  ``owner`` it is.
+- The size is the most connections that the pool may have and the least that it keeps. It is fixed by the settings, or
+  decided by a policy (``autoscale``).
+- The capacity decides whether the pool may open one more: by its own limit alone, or by a budget that pools share.
+- The use counts the connections of each class of callers. The numbers are in
+  :class:`~poolkit.policies.classes.Classes`; this module connects them with slots. A class's ``held`` is the number of
+  slots whose ``owner`` it is.
 
-The number of connections is not kept here: it is the number of slots.
+The number of connections is not stored here: it is the number of slots.
 """
 
 from __future__ import annotations
@@ -49,46 +50,48 @@ class FixedSize:
     __slots__ = ("limit", "max_idle", "minimum")
 
     reason = ""
-    """Why the limit is what it is; empty if the settings say so."""
+    """Why the limit has its present value; empty if the settings fix it."""
     max_wait: float | None = None
-    """Seconds after which a waiting caller makes it worth a look, if there is anything to decide."""
+    """Seconds after which a waiting caller is a reason to call the policy; None without a policy."""
 
     def __init__(self, config: PoolConfig) -> None:
         self.limit = _most(config)  # connections that may exist
         self.max_idle = _most_idle(config)  # connections that may be idle
-        self.minimum = config.min_size  # connections that are kept without need
+        self.minimum = config.min_size  # connections that are kept without demand
 
     @property
     def largest(self) -> int:
-        """The limit that it may grow to."""
+        """The largest limit that this size may choose."""
         return self.limit
 
     def queued(self, now: float) -> None:
         """A caller has to wait."""
 
     def look_by(self, at: float) -> None:
-        """Have the size looked at not later than ``at``."""
+        """Have :meth:`tick` called not later than ``at``."""
 
     def watched(self) -> bool:
-        """Whether the size is looked at again, if that is of any use."""
+        """Whether a further call of :meth:`tick` is scheduled; True here, where none is needed."""
         return True
 
     def expect(self, count: int, now: float) -> bool:
-        """Make room for ``count`` connections that somebody else opens; whether limit or minimum may have changed."""
+        """Make room for ``count`` connections that the shell opens; whether limit or minimum may have changed."""
         return False
 
     def refused(self, begun: float, now: float, live: Callable[[], int]) -> None:
-        """The server has refused a connect for overload. ``begun``: when that began; ``live``: the connections."""
+        """The server has refused a connect because it is full. ``begun``: when the connect began; ``live``: returns the
+        number of connections.
+        """
 
     def tick(self, now: float, least: float, waiting: Callable[[], bool], view: Callable[[], View]) -> bool:
-        """Do what is due; whether limit or minimum may have changed."""
+        """Call the policy if it is due; whether limit or minimum may have changed."""
         return False
 
 
 class ElasticSize:
     """A size that follows the load.
 
-    ``keyed``: no connection is kept without need. ``due(at)``: asks for a call of :meth:`tick` not later than ``at``.
+    ``keyed``: keep no connection without demand. ``due(at)``: schedules a call of :meth:`tick` not later than ``at``.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class ElasticSize:
         self.configure(config, policy)
 
     def configure(self, config: PoolConfig, policy: AutoscaleConfig) -> None:
-        """Take over settings, at any time."""
+        """Apply settings, at any time."""
         self.max_wait: float | None = policy.max_wait
         self._scaler.configure(policy, config.min_size, _most(config))
         self.max_idle = _most_idle(config)
@@ -111,34 +114,34 @@ class ElasticSize:
 
     def _apply(self) -> None:
         scaler = self._scaler
-        self.limit = max(scaler.limit, self._reserved + 1)  # else the other classes would never get any
+        self.limit = max(scaler.limit, self._reserved + 1)  # otherwise classes without a reserve never get a connection
         self.minimum = 0 if self._keyed else min(scaler.floor, self.max_idle)
 
     @property
     def reason(self) -> str:
-        """Why the limit is what it is."""
+        """Why the limit has its present value."""
         return self._scaler.reason
 
     @property
     def largest(self) -> int:
-        """The limit that it may grow to."""
+        """The largest limit that this size may choose."""
         return self._scaler.high
 
     def queued(self, now: float) -> None:
-        """A caller has to wait: look whether it waits for too long."""
+        """A caller has to wait: call the policy after ``max_wait`` seconds."""
         self.look_by(now + self._scaler.config.max_wait)
 
     def look_by(self, at: float) -> None:
-        """Have the size looked at not later than ``at``."""
+        """Have :meth:`tick` called not later than ``at``."""
         self._look_at = min(self._look_at, at)
         self._due(self._look_at)
 
     def watched(self) -> bool:
-        """Whether the size is looked at again."""
+        """Whether a further call of :meth:`tick` is scheduled."""
         return self._look_at < NEVER
 
     def expect(self, count: int, now: float) -> bool:
-        """Make room for ``count`` connections that somebody else opens; whether limit or minimum may have changed."""
+        """Make room for ``count`` connections that the shell opens; whether limit or minimum may have changed."""
         if count <= self._scaler.limit:
             return False
         self._scaler.expect(now, count)
@@ -147,14 +150,14 @@ class ElasticSize:
         return True
 
     def refused(self, begun: float, now: float, live: Callable[[], int]) -> None:
-        """The server bears no more than it has: become smaller."""
+        """The server has refused a connect because it is full: reduce the limit."""
         if self._scaler.refused(now, begun, live()):
             self.look_by(now)
 
     def tick(self, now: float, least: float, waiting: Callable[[], bool], view: Callable[[], View]) -> bool:
-        """Look at the pool, if that is due; whether limit or minimum may have changed.
+        """Call the policy if it is due; whether limit or minimum may have changed.
 
-        ``least``: seconds between two looks at so large a pool; ``waiting``: whether callers wait.
+        ``least``: least seconds between two calls, longer for a large pool; ``waiting``: whether callers wait.
         """
         if now < self._look_at:
             self._due(self._look_at)
@@ -163,7 +166,7 @@ class ElasticSize:
         scaler = self._scaler
         rest = scaler.idle_until(now)
         if rest is not None and not waiting():
-            self.look_by(rest)  # whoever has asked for a look has been served: the usual case
+            self.look_by(rest)  # the usual case: the caller that had to wait has been served
             return False
         if now < self._looked_at + least:
             self.look_by(self._looked_at + least)
@@ -178,11 +181,11 @@ class ElasticSize:
 
 
 Size = FixedSize | ElasticSize
-"""Both have the same methods and attributes."""
+"""Both classes have the same methods and attributes."""
 
 
 def size_of(config: PoolConfig, old: Size | None, *, keyed: bool, due: Callable[[float], object]) -> Size:
-    """The size by these settings; an elastic one keeps what it has learnt."""
+    """Return the size for these settings. An elastic one keeps its measurements."""
     if config.autoscale is None:
         return FixedSize(config)
     if isinstance(old, ElasticSize):
@@ -200,58 +203,60 @@ def _most_idle(config: PoolConfig) -> int:
 
 
 class OwnLimit:
-    """A pool that shares its limit with nobody: every permit below the limit is its own."""
+    """The capacity of a pool without a budget: every permit below the limit is its own."""
 
     account: Account | None = None
     sharing_needed = False
-    """Whether other pools need connections of this one: returned ones have to be looked at."""
+    """Whether other pools claim permits of this one, so that each returned connection may have to be closed."""
     claiming = False
-    """Whether the budget has noted that this pool needs permits."""
+    """Whether the budget has a claim of this pool."""
 
     def __init__(self) -> None:
         self.ticket: Callable[[], int] = count(1).__next__  # the next place in the queue
 
     def take(self, request: Request, need: int) -> bool:
-        """Take a permit for the caller; if there is none, claim ``need`` of them."""
+        """Take a permit for the caller; whether there was one. If not, claim ``need`` permits."""
         return True
 
     def take_spare(self) -> bool:
-        """Take a permit for a connection that nobody waits for, if there is one to spare."""
+        """Take a permit for a connection that no caller waits for; whether there was one to spare."""
         return True
 
     def take_minimum(self, short: int) -> bool:
-        """Take a permit for ``min_size``, after all who wait; if there is none, claim the ``short`` reserved ones."""
+        """Take a permit for ``min_size``, after all waiting callers; whether there was one. If not, claim the ``short``
+        permits that are reserved.
+        """
         return True
 
     def give(self, *, announced: bool) -> None:
-        """A permit is free; ``announced``: the connection was being closed."""
+        """Return a permit. ``announced``: :meth:`leave` has been called for its connection."""
 
     def leave(self) -> None:
-        """A connection is being closed."""
+        """Note that a connection is being closed."""
 
     def must_yield(self, queue: Queue) -> bool:
-        """Whether a returned connection gives way to another pool, although callers wait for it here."""
+        """Whether to close a returned connection for another pool, although callers of this pool wait for it."""
         return False
 
     def yield_to_others(self, longest_unused: Callable[[], Slot | None], evict: Callable[[Slot], bool]) -> bool:
-        """Let idle connections give way to other pools; whether the other pools have to be told something."""
+        """Close idle connections for other pools; whether other pools have to be notified."""
         return False
 
     def correct(self, held: int, leaving: int) -> None:
-        """After an interruption: the permits that are taken, and those of connections that are being closed."""
+        """After an interruption: set the permits taken, and those of connections that are being closed."""
 
     def agrees(self, held: int, leaving: int) -> bool:
-        """Whether these are the numbers that the budget has."""
+        """Whether the budget has the same numbers."""
         return True
 
     def retire(self) -> None:
-        """The pool admits nobody any more."""
+        """The pool admits no more callers."""
 
 
 class SharedLimit:
-    """A pool under a budget: each permit is taken from the :class:`~.ledger.Account`, too.
+    """The capacity of a pool under a budget: each permit is also taken from the :class:`~.ledger.Account`.
 
-    ``account.ticket`` counts over all pools, so that permits go to whoever came first in any of them.
+    ``account.ticket`` counts over all pools, so that permits go to the oldest caller of any pool.
     """
 
     def __init__(self, account: Account) -> None:
@@ -259,26 +264,28 @@ class SharedLimit:
         self._account = account
         self.ticket = account.ticket
         self.sharing_needed = False
-        self._asked = 0  # permits that were refused since the claim was adjusted last
+        self._asked = 0  # permits that were refused since the claim was last adjusted
 
     @property
     def claiming(self) -> bool:
-        """Whether the budget has noted that this pool needs permits."""
+        """Whether the budget has a claim of this pool."""
         return self._account.claiming
 
     def take(self, request: Request, need: int) -> bool:
-        """Take a permit for the caller; if there is none, claim ``need`` of them."""
+        """Take a permit for the caller; whether there was one. If not, claim ``need`` permits."""
         if self._account.take(request.ticket, need):
             return True
         self._asked = need
         return False
 
     def take_spare(self) -> bool:
-        """Take a permit for a connection that nobody waits for, if there is one to spare."""
+        """Take a permit for a connection that no caller waits for; whether there was one to spare."""
         return self._account.take(LAST, 0)
 
     def take_minimum(self, short: int) -> bool:
-        """Take a permit for ``min_size``, after all who wait; if there is none, claim the ``short`` reserved ones."""
+        """Take a permit for ``min_size``, after all waiting callers; whether there was one. If not, claim the ``short``
+        permits that are reserved.
+        """
         if self._asked:
             return False
         if self._account.take(LAST, short):
@@ -287,16 +294,16 @@ class SharedLimit:
         return False
 
     def give(self, *, announced: bool) -> None:
-        """A permit is free; ``announced``: the connection was being closed."""
+        """Return a permit. ``announced``: :meth:`leave` has been called for its connection."""
         self._account.give(announced)
 
     def leave(self) -> None:
-        """A connection is being closed."""
+        """Note that a connection is being closed."""
         self._account.leave()
 
     def must_yield(self, queue: Queue) -> bool:
-        """Whether a returned connection gives way to another pool, although callers wait for it here. Then it counts as
-        leaving.
+        """Whether to close a returned connection for another pool, although callers of this pool wait for it. If so, it
+        counts as leaving.
         """
         if not (self.sharing_needed and self._account.short):
             return False
@@ -304,10 +311,10 @@ class SharedLimit:
         return request is not None and self._account.must_yield(request.ticket)
 
     def yield_to_others(self, longest_unused: Callable[[], Slot | None], evict: Callable[[Slot], bool]) -> bool:
-        """Claim no more than is needed, and let idle connections give way, longest unused first, as long as other pools
-        need them. Whether the other pools have to be told something.
+        """Reduce the claim to what is needed, and close idle connections while other pools need permits, longest unused
+        first. Whether other pools have to be notified.
 
-        ``evict``: closes the connection, which counts as leaving already; False if another thread has just taken it.
+        ``evict``: closes a connection that already counts as leaving; False if another thread has just taken it.
         """
         account = self._account
         if account.claiming:
@@ -323,50 +330,50 @@ class SharedLimit:
         return account.news or (self.sharing_needed and not account.short)
 
     def correct(self, held: int, leaving: int) -> None:
-        """After an interruption: the permits that are taken, and those of connections that are being closed."""
+        """After an interruption: set the permits taken, and those of connections that are being closed."""
         self._account.correct(held, leaving)
 
     def agrees(self, held: int, leaving: int) -> bool:
-        """Whether these are the numbers that the budget has. True for an account that is closed."""
+        """Whether the budget has the same numbers. True for a closed account."""
         account = self._account
         return account not in account.ledger.accounts or (account.held, account.leaving) == (held, leaving)
 
     def retire(self) -> None:
-        """The pool admits nobody any more."""
+        """The pool admits no more callers."""
         self._account.retire()
 
 
 Capacity = OwnLimit | SharedLimit
-"""Both have the same methods."""
+"""Both classes have the same methods."""
 
 
 class NoClasses:
-    """All callers are equal: nothing is charged to anybody."""
+    """The use in a pool without classes: all callers are equal, and no connection is charged to a class."""
 
     classes: Classes | None = None
 
     def new_queue(self, requests: OrderedDict[Request, None] | None = None) -> FifoQueue:
-        """The queue of one endpoint."""
+        """Return a new queue for one endpoint."""
         return FifoQueue(requests)
 
     def charge(self, slot: Slot, request: Request) -> None:
-        """Give the caller the connection, or a further lease of it."""
+        """Charge the connection, or a further lease of it, to the caller's class."""
 
     def charge_lease(self, slot: Slot, request: Request) -> None:
-        """The same, for a lease that begins now."""
+        """Charge the lease that begins now, and count it."""
 
     def uncharge(self, slot: Slot) -> None:
-        """Nobody uses the connection any more."""
+        """The connection is not in use any more: charge it to no class."""
 
     def widened(self) -> bool:
-        """Whether a class may have more than was noted."""
+        """Whether a class may have more connections than at the last :meth:`note`."""
         return False
 
     def note(self) -> None:
-        """Note what each class has, when everybody has got what it may have."""
+        """Record the numbers of each class, after all callers have been served that can be."""
 
     def recount(self, slots: Iterable[Slot]) -> None:
-        """After an interruption: what follows from the slots."""
+        """After an interruption: compute the numbers from the slots."""
         for slot in slots:
             slot.owner = None
 
@@ -377,10 +384,11 @@ class NoClasses:
 
 
 class ClassUse:
-    """The use of connections by classes.
+    """The use of connections by each class of callers.
 
-    ``limit``: the pool's limit now. ``coming``: connections that are neither idle nor being closed nor checked in the
-    background. ``by_caller``: whether a connection that is opened is charged to the class of the caller that opens it.
+    ``limit``: returns the pool's present limit. ``coming``: returns the number of connections that are neither idle,
+    closing nor checked in the background. ``by_caller``: whether a connection that is being opened is charged to the
+    class of the caller that opens it.
     """
 
     def __init__(
@@ -393,23 +401,23 @@ class ClassUse:
         self._noted: list[int] = []
 
     def new_queue(self, requests: OrderedDict[Request, None] | None = None) -> ClassQueue:
-        """The queue of one endpoint."""
+        """Return a new queue for one endpoint."""
         return ClassQueue(OrderedDict() if requests is None else requests, self)
 
     def room(self, needs: Iterable[tuple[CallerClass, int]], opening: int) -> int:
-        """How many connects the classes may have that need so many each; ``opening`` connects of the endpoint are going
-        on.
+        """Return how many further connects the classes may have. ``needs``: the classes, and how many connects each
+        needs; ``opening``: connects of the endpoint that are in progress.
         """
         opening = 0 if self._by_caller() else opening
         return self.classes.room(needs, self.limit(), max(0, self._unowned() - opening)) - opening
 
     def _unowned(self) -> int:
-        """Connections that will be somebody's before long: those being opened that are nobody's yet."""
+        """Connections that are being opened and not charged to a class yet."""
         held = sum([one.held for one in self.classes.known.values()])
         return max(0, self._coming() - held)
 
     def charge(self, slot: Slot, request: Request) -> None:
-        """Give the caller the connection, or a further lease of it."""
+        """Charge the connection, or a further lease of it, to the caller's class."""
         one = request.caller_class
         if one is None:
             return
@@ -420,26 +428,27 @@ class ClassUse:
             self.classes.join(one, slot.owner)
 
     def charge_lease(self, slot: Slot, request: Request) -> None:
-        """The same, for a lease that begins now."""
+        """Charge the lease that begins now, and count it."""
         if request.caller_class is not None:
             self.charge(slot, request)
             request.caller_class.acquires += 1
 
     def uncharge(self, slot: Slot) -> None:
-        """Nobody uses the connection any more."""
+        """The connection is not in use any more: charge it to no class."""
         owner, slot.owner = slot.owner, None
         if owner is not None:
             self.classes.give(owner)
 
     def widened(self) -> bool:
-        """Whether a class may have more than was noted."""
+        """Whether a class may have more connections than at the last :meth:`note`."""
         before, now = self._noted, self._numbers()
         return len(before) != len(now) or any(one < other for one, other in zip(now, before, strict=True))
 
     def note(self) -> None:
-        """Note what each class has, when everybody has got what it may have.
+        """Record the numbers of each class, after all callers have been served that can be.
 
-        Earlier would be wrong: what is given out after it and comes back before the next look would not be noticed.
+        An earlier record would be wrong: a connection that is leased after it and returned before the next ``settle()``
+        would go unnoticed, and a caller of a class at its limit would go on waiting.
         """
         self._noted = self._numbers()
 
@@ -447,7 +456,7 @@ class ClassUse:
         return [self._unowned(), *(one.held for one in self.classes.known.values())]
 
     def recount(self, slots: Iterable[Slot]) -> None:
-        """After an interruption: the numbers that follow from the slots."""
+        """After an interruption: compute the numbers from the slots."""
         for one in self.classes.known.values():
             one.held = 0
         for slot in slots:
@@ -472,7 +481,7 @@ class ClassUse:
 
 
 Use = NoClasses | ClassUse
-"""Both have the same methods, except for :meth:`ClassUse.room`, which only queues of classes ask for."""
+"""Both classes have the same methods, except for :meth:`ClassUse.room`, which only a ClassQueue calls."""
 
 
 def configured(
@@ -482,8 +491,8 @@ def configured(
     slots: Iterable[Slot],
     make: Callable[[Classes], ClassUse],
 ) -> Use:
-    """What new settings make of ``old``, at any time: callers keep the class that they came with. Each endpoint has the
-    queue that belongs to it.
+    """Return the use for new settings, at any time. Waiting callers keep their class, and each endpoint gets a queue of
+    the right kind.
     """
     endpoints = list(endpoints)
     if config.classes is None:
@@ -503,7 +512,7 @@ def configured(
         return old
     made = make(Classes())
     made.classes.configure(config.classes, config.default_class, ())
-    default = made.classes.default  # who came without a class is of the default one
+    default = made.classes.default  # callers without a class belong to the default one
     for endpoint in endpoints:
         for request in endpoint.requests:
             request.caller_class = default

@@ -21,7 +21,7 @@ __all__ = (
 
 
 def clear(core: Core, now: float) -> None:
-    """Retire every connection of every endpoint: idle ones now, leased ones when they come back."""
+    """Retire every connection of every endpoint: close idle ones now, leased ones when they are returned."""
     for endpoint in list(core.all_endpoints.values()):
         core.endpoints.clear(endpoint, now)
 
@@ -29,9 +29,10 @@ def clear(core: Core, now: float) -> None:
 def discard_idle(
     core: Core, condition: Callable[[Any], bool] | None, unused_since: float, rest: bool, now: float
 ) -> int:
-    """Close the idle connections for which ``condition`` holds (None: all); the number of them.
+    """Close the idle connections for which ``condition`` holds (None: all), and return their number.
 
-    ``rest``: ``min_size`` is not kept until the pool is used again.
+    ``unused_since``: only those that have not been used since then. ``rest``: do not keep ``min_size`` until the pool
+    is used again.
     """
     if rest:
         core.started = False
@@ -39,7 +40,7 @@ def discard_idle(
             endpoint: len(endpoint.requests) + endpoint.dialer.spoken_for(endpoint.connecting)
             for endpoint in core.all_endpoints.values()
         }
-        for slot in core.slots.living():  # a connect that nobody waits for is closed when it arrives
+        for slot in core.slots.living():  # a connect that no caller waits for is closed when it has succeeded
             if slot.pending and slot.generation == slot.endpoint.generation:
                 if slot.purpose is Purpose.DEMAND and wanted.get(slot.endpoint):
                     wanted[slot.endpoint] -= 1
@@ -54,14 +55,14 @@ def discard_idle(
                 continue
             if condition is not None and not condition(slot.connection):
                 continue
-            if core.endpoints.idle.take_out(slot):  # else taken a moment ago
+            if core.endpoints.idle.take_out(slot):  # otherwise another thread has just taken it
                 core.slots.start_close(slot, CloseReason.DISCARDED, now)
                 closed += 1
     return closed
 
 
 def suspend(core: Core, fail_fast: bool, now: float) -> None:
-    """Hand out nothing: callers wait, or fail at once (those who wait already, too)."""
+    """Serve no callers: they wait, or with ``fail_fast`` fail at once, including those that wait already."""
     core.suspended = True
     core.fail_fast = fail_fast
     core.stale = True
@@ -73,31 +74,33 @@ def suspend(core: Core, fail_fast: bool, now: float) -> None:
 
 
 def resume(core: Core, now: float) -> None:
-    """Hand out again, oldest request first."""
+    """Serve callers again, oldest request first."""
     if core.suspended:
         core.suspended = core.fail_fast = False
         core.stale = True
         core.tell(EventKind.POOL_READY, now)
         core.size.look_by(now)
-        core.want_sweep(now)  # successors of connections whose end is near were not opened meanwhile
+        core.want_sweep(now)  # while suspended, the pool opened no successors for expiring connections
         core.touch_all()
 
 
 def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, now: float) -> None:
-    """Take over new settings: surplus connections go (leased ones on return), requests profit at once."""
+    """Apply new settings. Surplus connections are closed (leased ones when they are returned), and waiting requests are
+    served at once if the new settings allow it.
+    """
     old = core.config
     core.configure(config, barging)
     core.stale = True
     core.tell(EventKind.POOL_RECONFIGURED, now, detail=changed)
     if old.autoscale is None:
-        elastic.expect(core, len(core.all_slots) - core.slots.closing, now)  # it begins with what there is
+        elastic.expect(core, len(core.all_slots) - core.slots.closing, now)  # autoscale starts from the present size
     core.size.look_by(now)
     for slot in core.slots.living():
         if slot.generation != slot.endpoint.generation:
             continue
         if (old.max_lifetime, old.lifetime_jitter) != (config.max_lifetime, config.lifetime_jitter):
             slot.expires = expiry(slot.ready_at, config.max_lifetime, config.lifetime_jitter, core.random)
-        if slot.state in ESTABLISHED and slot.fresh_until:  # those in doubt remain so
+        if slot.state in ESTABLISHED and slot.fresh_until:  # 0: in doubt, and remains so
             good = slot.seen_at + core.window
             slot.fresh_until = min(good, slot.expires)
     for endpoint in list(core.all_endpoints.values()):
@@ -108,10 +111,10 @@ def reconfigure(core: Core, config: PoolConfig, barging: float, changed: str, no
 
 
 def inherit(core: Core, old: Core) -> None:
-    """The pool begins anew (in a forked child, on another event loop): open, suspended or closed as it was.
+    """Restart the pool with this core (in a forked child, on another event loop): open, suspended or closed as before.
 
-    Nothing else passes on, and whoever still knows the old core (a bound method that a program has kept, a late
-    finalizer) finds nothing in it that it could hand out.
+    Connections and callers are not taken over. The old core is emptied. Code that still refers to it (a bound method
+    that a program has kept, a late finalizer) cannot get a connection from it.
     """
     core.phase, core.suspended, core.fail_fast = old.phase, old.suspended, old.fail_fast
     core.stale = True
@@ -123,7 +126,9 @@ def inherit(core: Core, old: Core) -> None:
 
 
 def shut(core: Core, phase: Phase, now: float) -> None:
-    """Admit nobody, tell all requests, close what is idle; leases are closed when they come back."""
+    """Admit no more callers, fail all waiting requests and close idle connections. Leased connections are closed when
+    they are returned.
+    """
     if core.phase is Phase.CLOSED:
         return
     core.phase = phase
@@ -138,12 +143,14 @@ def shut(core: Core, phase: Phase, now: float) -> None:
 
 
 def lease_given_up(core: Core, record: Held, now: float) -> None:
-    """The caller of a lease was cancelled in the middle of it: no error of the server. Told before the lease ends."""
+    """The caller of a lease was cancelled during the lease, which is no error of the server. Called before the lease
+    ends.
+    """
     core.overload.gave_up_lease(record.slot.endpoint, record.slot.owner, now)
 
 
 def abort_leased(core: Core, now: float) -> int:
-    """Cut the connections that are still on lease; the number of them."""
+    """Abort the connections that are still leased, and return their number."""
     victims = {record.slot.id: record.slot for record in core.leased.copy().values()}  # leases end without the lock
     core.leased.clear()
     for slot in victims.values():
@@ -153,12 +160,12 @@ def abort_leased(core: Core, now: float) -> int:
 
 
 def reserve(core: Core, count: int, now: float) -> list[Slot]:
-    """Permits for connections to be opened until ``count`` exist, as far as the limit allows."""
+    """Take permits and return slots for connections to be opened until ``count`` exist, as far as the limit allows."""
     core.started = True
     elastic.expect(core, count, now)
     endpoint = core.endpoint
     have = sum(e.state is CONNECTING or e.state in ESTABLISHED for e in core.slots.living())
     wanted = count - have
     reserved = [core.slots.open(endpoint, Purpose.FILL, now) for _ in range(wanted) if core.opener.spare_permit()]
-    core.touch_all()  # in a pool with autoscale there may be room for those who wait, too
+    core.touch_all()  # with autoscale, there may now be room for waiting callers, too
     return reserved

@@ -1,4 +1,4 @@
-"""What the parts of one core share: settings in effect, the state of the pool, and what they ask the shell to do."""
+"""The state that the parts of one core share: settings in effect, the state of the pool, and effects for the shell."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ("Context",)
 
 
 class Context(Protocol):
-    """A :class:`~.machine.Core`, as its parts see it. All of it is read and written under the pool's lock."""
+    """A :class:`~.machine.Core`, as its parts see it. They read and write it under the pool's lock."""
 
-    # settings in effect, and the parts that they choose
+    # settings in effect, and the parts that depend on them
     name: str
     config: PoolConfig
     features: Features
@@ -40,7 +40,7 @@ class Context(Protocol):
     lifo: bool
     max_connecting: int
     most_waiting: int | None
-    finishes: bool  # there is something to do after each look: callers to refuse, or a budget to share
+    finishes: bool  # settle() has a last part: refuse callers, or share permits with other pools
 
     # the state of the pool
     phase: Phase
@@ -48,23 +48,23 @@ class Context(Protocol):
     fail_fast: bool
     started: bool
     sweep_at: float
-    recheck_interval: float  # seconds between two looks at everything while somebody waits
+    recheck_interval: float  # seconds between two sweeps while callers wait
     meters: Meters
     counts: Counts
-    last_failed: Endpoint | None  # whose connect failed last
-    newcomers: deque[Request]  # who may be refused, in a pool with max_waiting
+    last_failed: Endpoint | None  # the endpoint whose connect failed last
+    newcomers: deque[Request]  # requests that may be refused, in a pool with max_waiting
 
-    # what settle() has to look at; everything else it finds in the state itself
-    returned: dict[Slot, None]  # connections that are nobody's, or have a stream to spare
-    touched: dict[Endpoint, None]  # endpoints of which something has changed; not looked at where there is only one
+    # what settle() has to look at; it finds everything else in the state itself
+    returned: dict[Slot, None]  # connections that are free, or have a stream to spare
+    touched: dict[Endpoint, None]  # endpoints that have changed; unused in a pool with one endpoint
 
     @property
     def hands_out(self) -> bool:
         """Whether connections are opened and handed out: the pool is open and not suspended."""
 
-    watchers: list[Parker]  # callers of close and drain, woken for each connection that is gone
+    watchers: list[Parker]  # callers of close() and drain(), woken each time that a connection is gone
     effects: deque[Effect]
-    """Work for the shell. The shell replaces the deque when it takes what is in it."""
+    """Actions for the shell, which replaces the deque when it takes them."""
 
     def tell(
         self,
@@ -77,10 +77,10 @@ class Context(Protocol):
         error: BaseException | None = None,
         detail: str | None = None,
     ) -> None:
-        """Queue an event, if anybody listens."""
+        """Queue an event, if there is a listener for its kind."""
 
     def add_endpoint(self, key: Hashable) -> Endpoint:
-        """The endpoint of ``key``, made if need be."""
+        """Return the endpoint of ``key``; create it if it does not exist."""
 
     def want(self, at: float) -> None:
         """Ask for a tick not later than ``at``."""

@@ -1,4 +1,4 @@
-"""What the core asks of its shell. Carried out in order, after the lock is let go."""
+"""Actions that the core decides. The shell performs them in order, after it has released the lock."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ("Do", "Effect")
 
 
 class Do(Enum):
-    """The kinds of work."""
+    """The kinds of action."""
 
     CONNECT = "connect"
-    CLOSE = "close"  # in good order: ask the server, may take time
+    CLOSE = "close"  # orderly: exchanges messages with the server, may take time
     ABORT = "abort"  # at once
-    PING = "ping"  # look at (and, if it is due, ask) an idle connection
+    PING = "ping"  # peek at an idle connection, and check it if that is due
     WAKE = "wake"
-    TELL = "tell"  # events are pending
-    SHARE = "share"  # the budget has news for other pools
-    REPORT = "report"  # leases were dropped
+    TELL = "tell"  # call the listeners: events are pending
+    SHARE = "share"  # notify other pools of the budget
+    REPORT = "report"  # report leases that were dropped without close()
 
 
 class Effect(NamedTuple):
-    """One piece of work, with the one thing that it is about."""
+    """One action, with the slot or request that it concerns."""
 
     do: Do
     slot: Slot | None = None

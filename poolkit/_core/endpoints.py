@@ -1,14 +1,13 @@
-"""The endpoints of a pool with their idle connections, and the look at them after each step: who is served, what is
-opened, what is closed.
+"""The endpoints of a pool with their idle connections, and ``settle()``, which acts on them after each step.
 
-A pool has one endpoint, or many (``keyed``). ``settle()`` of either is the only place that has connections handed to
-requests and opened, keeps ``min_size``, has surplus ones closed and gives way to other pools. It looks at the state
-alone, so a call too many does nothing, and it is O(1) where nothing is to be done.
+A pool has one endpoint, or many (``keyed``). ``settle()`` is the only place that serves requests, opens connections,
+keeps ``min_size``, closes surplus connections and closes some for other pools. It depends on the state alone, so a
+redundant call does nothing. It takes O(1) if there is nothing to do.
 
-An endpoint's ``idle`` runs from the longest unused (left) to the last used (right). Other threads take connections from
-it and put them back without the lock, if the pool has one endpoint. Its ``spare`` has connections in use that may serve
-further leases (multiplexed ones), in the same order. The collections of idle connections know the order alone; whether
-a connection may be used is decided elsewhere.
+An endpoint's ``idle`` is ordered from the longest unused (left) to the last used connection (right). In a pool with one
+endpoint, other threads take connections from it and put them back without the lock. ``spare`` has multiplexed
+connections in use that may serve further leases, in the same order. The collections of idle connections only keep the
+order; other modules decide whether a connection may be used.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ __all__ = (
 
 
 class Endpoint:
-    """The state of one endpoint. ``idle`` runs from the longest unused (left) to the last used (right)."""
+    """The state of one endpoint. ``idle`` is ordered from the longest unused (left) to the last used (right)."""
 
     __slots__ = (
         "connecting",
@@ -76,18 +75,18 @@ class Endpoint:
         self.requests = queue.requests  # of all classes, in order of arrival; stays the same when the queue is replaced
         self.generation = 0
         self.size = 0  # slots in any state
-        self.live = 0  # slots that are of use or can come back to be
+        self.live = 0  # slots whose connection can be used, now or after it is returned
         self.connecting = 0
         self.last_failed_check = float("-inf")
         self.streams = 1  # leases that one further connection is expected to serve
         self.evictions = 0  # idle connections of other endpoints that are being closed for this one
 
     def oldest(self) -> Request:
-        """The request that has waited longest; the queue must not be empty."""
+        """Return the request that has waited longest; the queue must not be empty."""
         return next(iter(self.requests))
 
     def connects_for(self, request: Request) -> bool:
-        """Whether one of the connects that are going on is for this request: those for older ones apart."""
+        """Whether a connect in progress is for this request and not for an older one."""
         theirs = self.connecting - self.dialer.spoken_for(self.connecting)
         return request in islice(self.requests, theirs * self.streams)
 
@@ -98,40 +97,42 @@ class Endpoint:
 
 
 class IdleSlots(Protocol):
-    """Either of the two."""
+    """The idle connections of a pool: :class:`OneIdleSlots` or :class:`KeyedIdleSlots`."""
 
     def __len__(self) -> int:
-        """Idle connections of all endpoints."""
+        """Return the number of idle connections of all endpoints."""
 
     def take(self, endpoint: Endpoint, *, lifo: bool) -> Slot | None:
-        """Remove the next idle connection."""
+        """Remove and return the next idle connection."""
 
     def take_all(self, endpoint: Endpoint) -> list[Slot]:
-        """Remove all idle connections of an endpoint; they must go somewhere. Those that stay keep their order."""
+        """Remove and return all idle connections of an endpoint. The caller closes, checks or puts back each of them.
+        Those that are put back keep their order.
+        """
 
     def take_out(self, slot: Slot) -> bool:
-        """Remove this one; False if another thread has just taken it."""
+        """Remove this connection; False if another thread has just taken it."""
 
     def put(self, slot: Slot) -> None:
         """Add a connection as the last used one."""
 
     def put_back(self, endpoint: Endpoint, slots: list[Slot]) -> None:
-        """Put back what :meth:`take_all` took, in the same order, before what has come since."""
+        """Put connections back that :meth:`take_all` removed, in the same order, before those returned since."""
 
     def remove(self, slot: Slot) -> None:
-        """The connection is closed or used, and in no list any more."""
+        """Remove a connection that is closed or used, and in no list of an endpoint any more."""
 
     def full(self, size: Size) -> bool:
         """Whether no further connection may be idle."""
 
     def make_room(self, size: Size) -> Slot | None:
-        """Remove the connection that has to be closed before a further one may be idle."""
+        """Remove and return the connection that has to be closed before a further one may be idle."""
 
     def too_many(self, size: Size) -> bool:
-        """Whether more are idle than may be."""
+        """Whether more connections are idle than ``max_idle`` allows."""
 
     def take_surplus(self) -> Slot | None:
-        """Remove the longest unused one; None if there is none, or another thread was faster."""
+        """Remove and return the longest unused connection; None if there is none, or another thread has taken it."""
 
 
 class OneIdleSlots:
@@ -141,7 +142,7 @@ class OneIdleSlots:
 
     def __init__(self) -> None:
         self.only: Endpoint
-        self.order: OrderedDict[Slot, None] = OrderedDict()  # empty: the endpoint's own order says it all
+        self.order: OrderedDict[Slot, None] = OrderedDict()  # always empty: the endpoint's own order is enough
 
     def __len__(self) -> int:
         return len(self.only.idle)
@@ -183,7 +184,7 @@ class OneIdleSlots:
         return None
 
     def too_many(self, size: Size) -> bool:
-        # whoever waits is told of them, and takes them
+        # if callers wait, they have been woken for these connections and take them
         return len(self.only.idle) > size.max_idle and not self.only.requests
 
     def take_surplus(self) -> Slot | None:
@@ -191,7 +192,7 @@ class OneIdleSlots:
 
 
 class KeyedIdleSlots:
-    """Those of a pool with many endpoints, which also has an order over all of them."""
+    """The idle connections of a pool with many endpoints, with an order over all endpoints besides that of each."""
 
     __slots__ = ("order",)
 
@@ -246,7 +247,7 @@ class KeyedIdleSlots:
         return len(self.order) > size.max_idle
 
     def reorder(self, endpoints: Iterable[Endpoint]) -> None:
-        """After an interruption: the order follows from the endpoints and what is left of it."""
+        """After an interruption: restore the order from the endpoints and what is left of it."""
         for slot in [slot for slot in self.order if slot.state is not IDLE]:
             del self.order[slot]
         for endpoint in endpoints:
@@ -262,17 +263,17 @@ class KeyedIdleSlots:
 
 
 class WaitingEndpoints:
-    """A set of endpoints that knows which of them has the oldest request. Each operation is O(log n), amortised.
+    """A set of endpoints, ordered by their oldest requests. Each operation takes O(log n), amortised.
 
-    The place of an endpoint is the ticket of its oldest request at the time of :meth:`add`; whoever changes the queue
-    of an endpoint adds or discards it again.
+    The place of an endpoint is the ticket of its oldest request at the time of :meth:`add`. After a change to the queue
+    of an endpoint, it must be added or discarded again.
     """
 
     __slots__ = ("_heap", "places")
 
     def __init__(self) -> None:
-        # holds places that are out of date, too: skipped when they come first. The id breaks ties: two objects of one
-        # endpoint, the second made after the first was removed, may hold the ticket of the same request.
+        # also holds outdated places, which first() skips. The id breaks ties: an endpoint may be removed and created
+        # again, and then two objects hold the ticket of the same request.
         self._heap: list[tuple[int, int, Endpoint]] = []
         self.places: dict[Endpoint, int] = {}
 
@@ -294,7 +295,7 @@ class WaitingEndpoints:
         self.places.pop(endpoint, None)
 
     def first(self) -> Endpoint | None:
-        """The endpoint with the oldest request."""
+        """Return the endpoint with the oldest request."""
         heap, places = self._heap, self.places
         while heap:
             ticket, _, endpoint = heap[0]
@@ -305,9 +306,10 @@ class WaitingEndpoints:
 
 
 def refuse_some(core: Context, service: Service, now: float) -> None:
-    """Refuse newcomers beyond ``max_waiting``; those for whom a connection is on its way do not count. Decided when
-    whoever can be served has been served. In an overloaded queue the oldest caller is refused in the newcomer's place,
-    and whoever has waited for longer than ``overload.max_wait``.
+    """Refuse newcomers beyond ``max_waiting``, after all callers have been served that can be.
+
+    Callers for which a connection is being opened do not count. In an overloaded queue, the oldest caller is refused
+    instead of the newcomer, and so is each caller that has waited longer than ``overload.max_wait``.
     """
     while (late := core.overload.late(now)) is not None:
         core.overload.gave_up(late, now)
@@ -340,8 +342,8 @@ def _made(core: Context, key: Hashable, *, in_use: bool) -> Endpoint:
 
 
 def _finish(core: Context, slots: Slots, service: Service, endpoints: Endpoints, now: float) -> None:
-    """When everybody has what can be had: refuse newcomers of which too many wait; under a budget claim no more than is
-    needed, give way to other pools, and have them told what is new.
+    """The last part of ``settle()``: refuse newcomers if too many wait. Under a budget, reduce the claim to what is
+    needed, close idle connections for other pools, and have those notified.
     """
     refuse_some(core, service, now)
 
@@ -357,7 +359,7 @@ def _finish(core: Context, slots: Slots, service: Service, endpoints: Endpoints,
 
 def _clear(core: Context, service: Service, endpoint: Endpoint, now: float) -> None:
     endpoint.generation += 1
-    endpoint.connecting = 0  # those on their way are of the old generation and closed when they arrive
+    endpoint.connecting = 0  # connects in progress belong to the old generation; they are closed when they succeed
     endpoint.dialer.forget_failures()
     core.tell(EventKind.POOL_CLEARED, now)
     service.close_idle(endpoint, CloseReason.STALE, now)
@@ -374,37 +376,37 @@ class OneEndpoint:
         self.idle = OneIdleSlots()
         self.all: dict[Hashable, Endpoint] = {}
         self.only = self.idle.only = self.all[None] = _made(core, None, in_use=False)
-        self.touched: dict[Endpoint, None] = {}  # nobody looks at it: the only endpoint is always looked at
-        self.queued: dict[Endpoint, None] = {}  # empty
+        self.touched: dict[Endpoint, None] = {}  # not read: settle() always looks at the only endpoint
+        self.queued: dict[Endpoint, None] = {}  # always empty
         self._slots: Slots
         self._service: Service
         self._opener: Opener
 
     def bind(self, slots: Slots, service: Service, opener: Opener) -> None:
-        """The parts that do what a look finds to do."""
+        """Set the parts that ``settle()`` calls; they need this object to be created first."""
         self._slots, self._service, self._opener = slots, service, opener
 
     def add(self, key: Hashable) -> Endpoint:
-        """The only endpoint."""
+        """Return the only endpoint."""
         return self.only
 
     def unused(self, endpoint: Endpoint) -> None:
-        """It stays."""
+        """Do nothing: the only endpoint is never removed."""
 
     def clear(self, endpoint: Endpoint, now: float) -> None:
         """Retire the generation of the endpoint."""
-        for slot in self._slots.living():  # so that the ways without the lock need not compare generations
+        for slot in self._slots.living():  # the paths without the lock look at expires, not at the generation
             slot.expires = -NEVER
         _clear(self._core, self._service, endpoint, now)
 
     def touch_all(self) -> None:
-        """Something has changed that concerns every endpoint."""
+        """Do nothing: ``settle()`` always looks at the only endpoint."""
 
     def reorder(self) -> None:
-        """After an interruption."""
+        """Do nothing: there is no order to restore after an interruption."""
 
     def settle(self, now: float) -> None:
-        """Do what the state of the pool asks for."""
+        """Act on the state of the pool."""
         core = self._core
         endpoint = self.only
         returned = core.returned
@@ -416,7 +418,7 @@ class OneEndpoint:
                 self._service.close_surplus(now)
             if endpoint.requests:
                 self._service.serve_waiting(endpoint, now)
-        # where callers queue, nearly every step finds that nothing may be opened
+        # a cheap test first: in a pool with a queue, nearly every step finds that it may open nothing
         if (endpoint.size < core.size.limit or not endpoint.live) and (
             endpoint.requests or endpoint.live + endpoint.connecting < core.size.minimum
         ):
@@ -425,7 +427,7 @@ class OneEndpoint:
             _finish(core, self._slots, self._service, self, now)
 
     def _open_connections(self, now: float) -> None:
-        """For those who wait, and then for ``min_size``."""
+        """Open connections for waiting requests, then for ``min_size``."""
         endpoint, opener = self.only, self._opener
         while endpoint.requests and opener.wanted(endpoint, now):
             behind = endpoint.connecting * endpoint.streams
@@ -434,27 +436,31 @@ class OneEndpoint:
             ):
                 break
             opener.open_for(endpoint, now)
-            if endpoint.idle and endpoint.requests:  # the caller woken for it connects by itself: it is for the next
+            if endpoint.idle and endpoint.requests:  # the caller woken for an idle one now connects: serve the next
                 self._service.serve_waiting(endpoint, now)
         if endpoint.live + endpoint.connecting < self._core.size.minimum:
             opener.keep_minimum(endpoint, now)
 
     def longest_unused(self) -> Slot | None:
-        """The idle connection that gives way if another pool of the budget needs its permit."""
+        """Return the idle connection to close if another pool of the budget needs its permit."""
         endpoint = self.only
         if endpoint.live <= self._core.config.min_size or endpoint.queue.wanting:
             return None
         return next(iter(endpoint.idle.copy()), None)
 
     def unused_since(self) -> float | None:
-        """Since when that connection has been unused. Called without the lock: a guess, from copies alone."""
+        """Since when that connection has been unused. Called without the lock, so the answer may be out of date; it
+        reads copies alone.
+        """
         spare = self.longest_unused()
         return None if spare is None else spare.last_used
 
 
 class KeyedEndpoints:
-    """A pool with many endpoints: those of which something has changed are looked at, and then permits go to the one
-    with the oldest request, wherever one is free. What 10,000 waiting endpoints cost is what ten do.
+    """A pool with many endpoints.
+
+    ``settle()`` looks only at endpoints that have changed. Free permits go to the endpoint with the oldest request. So
+    a step costs no more with 10,000 waiting endpoints than with ten.
     """
 
     __slots__ = (
@@ -477,9 +483,9 @@ class KeyedEndpoints:
         self._many = 256
         self.idle = KeyedIdleSlots()
         self.all: dict[Hashable, Endpoint] = {}
-        self.touched: dict[Endpoint, None] = {}  # something of them has changed
-        self.queued: dict[Endpoint, None] = {}  # they have requests
-        # those that would open a connection if they had a permit; and those of them that need idle ones closed
+        self.touched: dict[Endpoint, None] = {}  # endpoints that have changed
+        self.queued: dict[Endpoint, None] = {}  # endpoints with requests
+        # endpoints that would open a connection if they had a permit; those of them that need an idle one closed first
         self.in_need, self.uncovered = WaitingEndpoints(), WaitingEndpoints()
         self.only = self.add(None)
         self._slots: Slots
@@ -487,11 +493,11 @@ class KeyedEndpoints:
         self._opener: Opener
 
     def bind(self, slots: Slots, service: Service, opener: Opener) -> None:
-        """The parts that do what a look finds to do."""
+        """Set the parts that ``settle()`` calls; they need this object to be created first."""
         self._slots, self._service, self._opener = slots, service, opener
 
     def add(self, key: Hashable) -> Endpoint:
-        """The endpoint of ``key``, made if need be."""
+        """Return the endpoint of ``key``; create it if it does not exist."""
         endpoint = self.all.get(key)
         if endpoint is None:
             if len(self.all) >= self._many:
@@ -500,13 +506,15 @@ class KeyedEndpoints:
         return endpoint
 
     def _drop_unused(self) -> None:
-        """Kept without a connection only for the failures that their breakers have counted; not for ever."""
+        """Forget unused endpoints. They were kept for the failures that their breakers have counted, and would
+        otherwise accumulate.
+        """
         for endpoint in [one for one in self.all.values() if one.unused and one is not self.only]:
             self._forget(endpoint)
         self._many = max(256, 2 * len(self.all))
 
     def unused(self, endpoint: Endpoint) -> None:
-        """The endpoint has no connection and no caller."""
+        """The endpoint has no connection and no request: forget it, unless its breaker has counted failures."""
         if not endpoint.dialer.remembers and self.all.get(endpoint.key) is endpoint:
             self._forget(endpoint)
 
@@ -519,18 +527,18 @@ class KeyedEndpoints:
         _clear(self._core, self._service, endpoint, now)
 
     def touch_all(self) -> None:
-        """Something has changed that concerns every endpoint."""
+        """Have ``settle()`` look at every endpoint."""
         self.touched |= dict.fromkeys(self.all.values())
 
     def reorder(self) -> None:
-        """After an interruption: the order of idle connections and of endpoints in need."""
+        """After an interruption: restore the order of idle connections and of waiting endpoints."""
         self.idle.reorder(self.all.values())
         self.in_need, self.uncovered = WaitingEndpoints(), WaitingEndpoints()
         self.queued.clear()
         self.touch_all()
 
     def settle(self, now: float) -> None:
-        """Do what the state of the pool asks for."""
+        """Act on the state of the pool."""
         core = self._core
         returned = core.returned
         while returned:
@@ -571,10 +579,10 @@ class KeyedEndpoints:
             self.touched[endpoint] = None
 
     def _look_at_touched(self, now: float) -> None:
-        """Serve the requests of touched endpoints from their connections, and note which of them want a permit."""
+        """Serve the requests of touched endpoints from their connections, and record which endpoints need a permit."""
         queued, endpoints = self.queued, list(self.touched)
         self.touched.clear()
-        if len(endpoints) > 1:  # what one class may have goes to its oldest request
+        if len(endpoints) > 1:  # a connection that a class may have goes to the oldest request of the class
             endpoints.sort(key=lambda one: one.oldest().ticket if one.requests else 0)
         for endpoint in endpoints:
             if not endpoint.requests and endpoint not in queued:
@@ -602,15 +610,17 @@ class KeyedEndpoints:
         return True
 
     def longest_unused(self) -> Slot | None:
-        """The idle connection that gives way if another pool of the budget needs its permit."""
+        """Return the idle connection to close if another pool of the budget needs its permit."""
         return next((slot for slot in self.idle.order if not slot.endpoint.queue.wanting), None)
 
     def unused_since(self) -> float | None:
-        """Since when that connection has been unused. Called without the lock: a guess, from copies alone."""
+        """Since when that connection has been unused. Called without the lock, so the answer may be out of date; it
+        reads copies alone.
+        """
         endpoints = [endpoint for endpoint in list(self.all.values()) if endpoint.idle and not endpoint.queue.wanting]
         firsts = [next(iter(endpoint.idle.copy()), None) for endpoint in endpoints]
         return min([first.last_used for first in firsts if first is not None], default=None)
 
 
 Endpoints = OneEndpoint | KeyedEndpoints
-"""Both have the same methods and attributes."""
+"""Both classes have the same methods and attributes."""

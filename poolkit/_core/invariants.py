@@ -17,31 +17,31 @@ __all__ = ("check",)
 
 
 def _usable(endpoint: Endpoint) -> list[Slot]:
-    """The connections that are idle or have a stream to spare, and that somebody waits for who may have one."""
+    """Return the idle connections, and those with a stream to spare, for which a caller waits that may have them."""
     spare = [one for one in endpoint.spare if one.leases < one.capacity and one.generation == endpoint.generation]
     return [slot for slot in [*endpoint.idle.copy(), *spare] if endpoint.queue.first_for(slot) is not None]
 
 
 def _check_overload(core: Core) -> None:
-    """OVERLOAD-ENDS: callers are served in another order than that of their arrival only where the rule knows of it,
-    and it looks again soon.
+    """OVERLOAD-ENDS: a queue serves its newest callers first only while the rule counts it as overloaded, and a tick is
+    scheduled that may end that.
     """
     for endpoint in core.all_endpoints.values():
         lines = endpoint.queue.by_class.values() if isinstance(endpoint.queue, ClassQueue) else [endpoint.queue]
         for line in lines:
             known = core.overload.knows(line)
-            assert isinstance(line.order, NewestFirst) == known, "the newest come first, and nobody will end that"
-            assert not known or core.due < NEVER, "nobody will look whether the overload is over"
+            assert isinstance(line.order, NewestFirst) == known, "the newest come first, and no tick will end that"
+            assert not known or core.due < NEVER, "no tick is due for an overloaded queue"
 
 
 def _check_classes(core: Core) -> None:
-    """NO-STRANDING where there are classes of callers: what belongs to which class, and who is in which queue."""
+    """NO-STRANDING with classes of callers: each slot belongs to the right class, each request to the right queue."""
     core.use.check(core.slots.living())
     for endpoint in core.all_endpoints.values():
         endpoint.queue.check()
         if core.classes is None:
             continue
-        # whoever may have a connection has an idle one, or one on its way, or all are taken
+        # a caller that may have a connection waits only if one is being opened or closed, or all permits are taken
         opening = any(slot.state is State.CONNECTING for slot in core.slots.living())
         opening = opening or core.slots.closing > 0 or endpoint in core.timed
         claimed = core.capacity.claiming
@@ -51,7 +51,7 @@ def _check_classes(core: Core) -> None:
 
 
 def _check_minimum(core: Core) -> None:
-    """MINIMUM-KEPT: as many connections as are to be kept, unless something stands against opening more."""
+    """MINIMUM-KEPT: ``min_size`` connections exist, unless a rule forbids to open one now."""
     endpoint = core.endpoint
     have = endpoint.live + endpoint.connecting
     wanted = core.started and core.hands_out and not core.features.keyed
@@ -61,7 +61,7 @@ def _check_minimum(core: Core) -> None:
     blocked = blocked or (
         endpoint.connecting > 0 and (endpoint.dialer.rounds > 0 or endpoint.dialer.breaker.failures > 0)
     )
-    # only min_size is claimed of a budget, and one that is frozen serves no claim
+    # a pool claims permits of a budget for min_size alone; a frozen budget serves no claim
     shared = core.permits is not None and (core.permits.claiming or have >= core.config.min_size)
     assert blocked or shared, "min_size is not kept while a permit is free"
 
@@ -69,9 +69,9 @@ def _check_minimum(core: Core) -> None:
 def check(core: Core) -> None:
     """Raise AssertionError unless all invariants of the core hold.
 
-    Only true between calls, and while no thread is on the lock-free path (simulations; a quiet pool).
+    They hold between calls while no thread is on the path without the lock: in simulations, and in a quiet pool.
     """
-    assert not core.returned, "a connection was given back, and nobody has looked at it"
+    assert not core.returned, "a returned connection was not assigned"
     slots = core.slots.living()
     states = Counter(slot.state for slot in slots)
     assert len(slots) == len(core.all_slots), "a connection is gone, and its permit is not free"
@@ -101,12 +101,12 @@ def check(core: Core) -> None:
         if endpoint.queue.wanting and core.hands_out:
             spare = core.size.limit - len(slots)
             blocked = endpoint.connecting or endpoint.live or core.slots.closing or endpoint in core.timed
-            if core.classes is not None:  # what is being opened takes room, until it is known whose it is
+            if core.classes is not None:  # a connection that is being opened may be charged to any class
                 blocked = blocked or states[State.CONNECTING]
             claimed = core.capacity.claiming
             assert blocked or spare <= 0 or claimed, "a request is stranded while a permit is free"
         if endpoint.requests and core.hands_out:
-            assert core.size.watched(), "callers wait, and nobody looks whether more are needed"
+            assert core.size.watched(), "callers wait, and autoscale is not scheduled"
         for request in endpoint.requests:  # ONE-END
             assert not request.gone, "a request that is gone is still in the queue"
             assert request.outcome is None, "a request that was served is still in the queue"

@@ -1,20 +1,22 @@
-"""A budget that several pools share: who may open a connection, and whose gives way. It has no clock; each account
-takes the ledger's lock itself, so pools and simulations use the same code.
+"""The permits of a budget that several pools share: which pool may open a connection, and which has to close one.
+
+The ledger has no clock. Each account takes the ledger's lock itself, so pools and simulations run the same code.
 
 Rules
 -----
-1. Never more permits than ``limit``; a connection that is closing keeps its permit. No counter of its own: the sum of
-   what the accounts hold is the number.
-2. Each account's ``minimum`` is reserved for it, whether it is used or not.
-3. What is free goes in order of arrival, first over those below their share, then over the others: who asks gets a
-   permit if more are free than those before it need. A pool that gets none is noted (a *claim*) and told when one is
-   free. A claim holds nothing: who is told asks again, so one whose callers were served otherwise meanwhile passes it
-   on just by not asking.
-4. When nothing is free, an idle connection gives way to a claim: the longest unused one of all accounts, but not below
-   its account's minimum.
-5. When none is idle, one that is returned gives way, even if its own pool has requests, but only from an account above
-   its share to one below its own (each stays with its share), or to one that holds nothing and came first.
-6. Only as many give way as claims are short of, those that are closing already counted.
+1. The pools never hold more permits than ``limit``. A connection that is closing keeps its permit. There is no separate
+   counter: the number of permits taken is the sum over the accounts.
+2. Each account's ``minimum`` is reserved for it, used or not.
+3. Free permits go in order of arrival: first to accounts below their share, then to the others. A pool gets a permit if
+   more are free than the claims before its own need. Otherwise the ledger records a *claim*, and notifies the pool when
+   a permit is free. A claim reserves nothing: the notified pool asks again. If its callers have been served otherwise
+   by then, it does not ask, and the permit goes to the next claim.
+4. If no permit is free, the longest unused idle connection of all accounts is closed for a claim. No account goes below
+   its minimum for that.
+5. If no connection is idle, a returned one is closed, even if its own pool has requests. This happens only if its
+   account is above its share and the claiming account below its own, or if the claiming account holds nothing and its
+   claim is older than those requests. No account goes below its share for a claim of the first kind.
+6. No more connections are closed than the claims need. Those that are closing already count.
 """
 
 from __future__ import annotations
@@ -28,42 +30,43 @@ __all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate")
 
 T = TypeVar("T")
 
-LAST = float("inf")  # the place in the queue of one who waits for nobody
+LAST = float("inf")  # the place in the queue behind all callers: for connections that no caller waits for
 
 
 class LedgerGate(Protocol):
-    """What a ledger needs of its lock. A step takes microseconds."""
+    """The lock of a ledger. A step under it takes microseconds."""
 
     @property
     def held(self) -> bool:
-        """Whether this thread is in the middle of a step: then it is in a finalizer."""
+        """Whether this thread is in the middle of a step. The call then comes from a finalizer."""
 
     def step(self, step: Callable[..., T], *args: Any) -> T:
-        """``step(*args)`` under the lock."""
+        """Call ``step(*args)`` under the lock."""
 
     def post(self, step: Callable[..., object], *args: Any) -> None:
-        """The same later, when this thread has released the lock."""
+        """Call ``step(*args)`` under the lock, after this thread has released it."""
 
 
 class NoGate:
-    """No lock, where only one thread uses the ledger."""
+    """A gate without a lock, for a ledger that one thread uses."""
 
     held = False
 
     def step(self, step: Callable[..., T], *args: Any) -> T:
-        """``step(*args)``."""
+        """Call ``step(*args)``."""
         return step(*args)
 
     def post(self, step: Callable[..., object], *args: Any) -> None:
-        """``step(*args)``."""
+        """Call ``step(*args)``."""
         step(*args)
 
 
 class Account:
-    """One pool's part of a budget, and the pool's access to it. Thread-safe, if the ledger's gate is.
+    """One pool's part of a budget, and the pool's access to it. Thread-safe if the ledger's gate is.
 
-    ``minimum``: permits that are reserved for it; ``oldest_spare``: since when the connection has been unused that
-    would give way first, None without one (called with the ledger's lock held; a guess).
+    ``minimum``: permits that are reserved for it. ``oldest_spare``: returns since when the pool's longest unused idle
+    connection has been unused, None without one. It is called with the ledger's lock held, so its answer may be out of
+    date.
     """
 
     __slots__ = (  # noqa: RUF023  grouped by who writes them
@@ -81,34 +84,34 @@ class Account:
         self.ticket: Callable[[], int] = ledger.tickets.__next__  # the next place in the queue over all pools
         self.minimum = minimum
         self.weight = weight
-        self.share = 0  # what it can count on: minimum and its part of the rest by weight
+        self.share = 0  # permits that it is entitled to: its minimum, and a part of the rest by weight
         self.held = 0  # permits
-        self.leaving = 0  # of which connections that are being closed
+        self.leaving = 0  # those of them whose connection is being closed
         self.need = 0  # permits that it claims
         self.place = LAST  # of the claim in the queue
-        self.sharing_needed = False  # it was told to look at returned connections
+        self.sharing_needed = False  # the pool has to ask for each returned connection whether to close it
         self.notified = False
 
     @property
     def stay(self) -> int:
-        """Permits that are taken or reserved when those that are leaving are gone."""
+        """Permits that remain taken or reserved after the closing connections are gone."""
         return max(self.held - self.leaving, self.minimum)
 
     @property
     def rich(self) -> bool:
-        """Whether it has its share: those who have not come first."""
+        """Whether the account has its share. Accounts that do not have theirs come first."""
         return self.held > 0 and self.held >= self.share
 
     @property
     def beyond(self) -> int:
-        """How much of its claim is not covered by what is reserved for it."""
+        """The part of its claim that its reserved permits do not cover."""
         return max(0, self.need - max(0, self.minimum - self.held))
 
-    # -- for its pool -------------------------------------------------------------------------------------------------
+    # -- for its pool ---------------------------------------------------------------------------------------------
 
     @property
     def short(self) -> bool:
-        """Whether connections should give way."""
+        """Whether connections have to be closed for the claims of other pools."""
         return self.ledger.short
 
     @property
@@ -118,70 +121,68 @@ class Account:
 
     @property
     def news(self) -> bool:
-        """Whether a pool has to be told something: see :meth:`deliver`."""
+        """Whether notifications for pools are pending: see :meth:`deliver`."""
         return bool(self.ledger.messages)
 
     def deliver(self) -> None:
-        """Tell other pools the news. Called without any lock."""
+        """Notify other pools. Called without any lock."""
         self.ledger.deliver()
 
     def words(self) -> str:
-        """The state of the budget for an error message."""
+        """Return the state of the budget for an error message."""
         return self.ledger.words()
 
     def take(self, place: float, need: int) -> bool:
-        """A permit; if there is none and ``need`` is above 0, that many are claimed from ``place`` in the queue on."""
+        """Take a permit; whether there was one. If not, claim ``need`` permits (0: none) at ``place`` in the queue."""
         return self._ask(False, self.ledger.take, place, need)
 
     def give(self, announced: bool) -> None:
-        """A permit comes back; ``announced``: :meth:`leave`, :meth:`may_evict` or :meth:`must_yield` has said so."""
+        """Return a permit. ``announced``: :meth:`leave`, :meth:`may_evict` or :meth:`must_yield` has counted it."""
         self._do(self.ledger.give, announced)
 
     def leave(self) -> None:
-        """A connection is being closed."""
+        """Note that a connection is being closed."""
         self._do(self.ledger.leave)
 
     def lower(self, need: int) -> None:
-        """Claim ``need`` at most, for somebody was served otherwise."""
+        """Reduce the claim to ``need``, because callers were served otherwise."""
         self._do(self.ledger.lower, need)
 
     def look(self) -> None:
-        """This pool has nothing more that could give way: another one has to look, if that is still wanted."""
+        """This pool has no further connection to close. Ask another one, if permits are still short."""
         if self.ledger.short:
             self._do(self.ledger.review)
 
     def may_evict(self, unused_since: float) -> bool:
-        """Whether the idle connection that is unused since then has to give way; then it counts as leaving."""
+        """Whether to close the idle connection that is unused since then. If so, it counts as leaving."""
         return self._ask(False, self.ledger.may_evict, unused_since)
 
     def keep(self) -> None:
-        """The connection that had to give way was taken in this moment, and stays."""
+        """Undo :meth:`may_evict`: another thread has just taken the connection, so it stays."""
         self._do(self.ledger.keep)
 
     def must_yield(self, place: float) -> bool:
-        """Whether a returned connection has to give way, although a caller waits at that ``place``; then it counts as
-        leaving.
-        """
+        """Whether to close a returned connection although a caller waits at ``place``. If so, it counts as leaving."""
         return self._ask(False, self.ledger.must_yield, place)
 
     def correct(self, held: int, leaving: int) -> None:
-        """After an interruption: what this pool really holds."""
+        """After an interruption: set the permits that this pool holds."""
         self._do(self.ledger.correct, held, leaving)
 
     def relax(self) -> bool:
-        """Whether returned connections still have to be looked at."""
+        """Whether the pool still has to ask for each returned connection."""
         return self._ask(True, self.ledger.relax)
 
     def retire(self) -> None:
-        """The pool admits nobody any more: it keeps its permits until they come back, and reserves none."""
+        """The pool admits no more callers. It keeps its permits until its connections are closed, and reserves none."""
         self._do(self.ledger.retire)
 
     def change(self, minimum: int, weight: float) -> None:
-        """Other settings. Raises what :attr:`BudgetLedger.fits` raises."""
+        """Change the settings. Raises what :attr:`BudgetLedger.fits` raises."""
         self.ledger.gate.step(self.ledger.change, self, minimum, weight)
 
     def hear(self) -> None:
-        """The pool looks at the news: it claims nothing any more, and what it still needs it asks for again."""
+        """The pool has received its notification. Its claim ends; it asks again for what it still needs."""
         self._do(self.ledger.repeat if self.ledger.gate.held else self.ledger.hear)
 
     def _do(self, step: Callable[..., object], *args: Any) -> None:
@@ -189,7 +190,9 @@ class Account:
         (gate.post if gate.held else gate.step)(step, self, *args)
 
     def _ask(self, otherwise: bool, question: Callable[..., bool], *args: Any) -> bool:
-        """The answer to a question; ``otherwise`` where it cannot be asked just now: the pool is told to ask again."""
+        """The answer to a question. In a finalizer, which must not take the lock: ``otherwise``, and a notification
+        later, after which the pool asks again.
+        """
         gate = self.ledger.gate
         if gate.held:
             gate.post(self.ledger.notify, self)
@@ -198,13 +201,13 @@ class Account:
 
 
 def _nothing(*_args: object) -> None:
-    """What nobody wants to know."""
+    """Do nothing: the default of a callback that the owner has not set."""
 
 
 class BudgetLedger:
-    """The accounts of one budget. Its steps are called under the lock of its ``gate``; accounts see to that.
+    """The accounts of one budget. The accounts call its steps under the lock of its ``gate``.
 
-    ``fits(account, minimum)``: raises an error if an account may not reserve so many permits; called for a change.
+    ``fits(account, minimum)``: called before a change; raises an error if the account may not reserve so many permits.
     """
 
     def __init__(
@@ -213,14 +216,14 @@ class BudgetLedger:
         self.limit = limit
         self.gate: LedgerGate = NoGate() if gate is None else gate
         self.fits = fits
-        # what its owner does for it
+        # callbacks of the owner
         self.claimed: Callable[[], object] = _nothing  # called for each claim; must not block
-        self.deliver: Callable[[], object] = _nothing  # tells the pools the news; called without any lock
+        self.deliver: Callable[[], object] = _nothing  # notifies the pools; called without any lock
         self.words: Callable[[], str] = str  # the state of the budget, for error messages
         self.accounts: dict[Account, None] = {}
-        self.messages: deque[Account] = deque()  # who has to be told to look again
+        self.messages: deque[Account] = deque()  # accounts whose pools are to be notified
         self.short = False
-        self.frozen = False  # nobody gets a permit for now
+        self.frozen = False  # no permit is given out for now
         self.tickets = count(1)
 
     @property
@@ -235,46 +238,46 @@ class BudgetLedger:
 
     @property
     def wanted(self) -> int:
-        """Permits that are claimed and neither free nor about to be: 0 or less when all is well."""
+        """Claimed permits that are neither free nor about to be free; 0 or less: no connection has to be closed."""
         return sum(account.stay + account.beyond for account in self.accounts) - self.limit
 
     # -- the pools ------------------------------------------------------------------------------------------------
 
     def open(self, account: Account) -> None:
-        """One more pool."""
+        """Add the account of a pool."""
         self.accounts[account] = None
         self.share_out()
         self.review()
 
     def close(self, account: Account) -> None:
-        """The pool is gone, and its connections with it."""
+        """Remove the account of a pool that no longer exists. Its permits are free: its connections are gone, too."""
         account.held = account.leaving = account.minimum = account.need = 0
         self.accounts.pop(account, None)
         self.share_out()
         self.review()
 
     def change(self, account: Account, minimum: int, weight: float) -> None:
-        """Other settings of a pool."""
+        """Change the settings of a pool."""
         self.fits(account, minimum)
         account.minimum, account.weight = minimum, weight
         self.share_out()
         self.review()
 
     def resize(self, limit: int) -> None:
-        """Another limit; what is above it gives way as it comes back."""
+        """Change the limit. Connections above it are closed if they are idle, else when they are returned."""
         self.limit = limit
         self.share_out()
         self.review()
 
     def retire(self, account: Account) -> None:
-        """No callers any more."""
+        """See :meth:`Account.retire`."""
         account.need, account.place = 0, LAST
         account.minimum, account.weight = 0, 0.0
         self.share_out()
         self.review()
 
     def share_out(self) -> None:
-        """Each account's share: its minimum, and of what is not reserved the part of its weight, rounded down."""
+        """Compute each account's share: its minimum, and by weight a part of the unreserved permits, rounded down."""
         rest = max(0, self.limit - self.reserved)
         total = sum(account.weight for account in self.accounts)
         for account in self.accounts:
@@ -286,7 +289,7 @@ class BudgetLedger:
         """See :meth:`Account.take`."""
         held = self.held
         if account in self.accounts and held < self.limit and not self.frozen:
-            turn = (account.rich or not need, place)  # whom nobody waits for comes last, rich or not
+            turn = (account.rich or not need, place)  # connections that no caller waits for come last
             others = (a for a in self.accounts if a.need and a is not account)
             before = sum(a.beyond for a in others if (a.rich, a.place) < turn)
             room = self.limit - sum(max(a.held, a.minimum) for a in self.accounts)
@@ -323,7 +326,7 @@ class BudgetLedger:
     def hear(self, account: Account) -> None:
         """See :meth:`Account.hear`."""
         account.notified = False
-        account.sharing_needed = True  # for now: it is about to look
+        account.sharing_needed = True  # the pool looks now; its call of relax() clears this unless permits are short
         self.lower(account, 0)
 
     def correct(self, account: Account, held: int, leaving: int) -> None:
@@ -332,7 +335,7 @@ class BudgetLedger:
             account.held, account.leaving = held, leaving
             self.review()
 
-    # -- giving way -----------------------------------------------------------------------------------------------
+    # -- closing connections for other pools ----------------------------------------------------------------------
 
     def may_evict(self, account: Account, unused_since: float) -> bool:
         """See :meth:`Account.may_evict`."""
@@ -375,10 +378,12 @@ class BudgetLedger:
         account.sharing_needed = self.short
         return self.short
 
-    # -- who has to know ------------------------------------------------------------------------------------------
+    # -- notifications --------------------------------------------------------------------------------------------
 
     def review(self, _account: Account | None = None) -> None:
-        """After a change: tell those who can have a permit now; if some are short of one, have others look."""
+        """After a change: notify the pools that can have a permit now. If permits are short, notify those that may have
+        to close a connection.
+        """
         free = 0 if self.frozen else self.limit - self.held
         room = self.limit - sum(max(a.held, a.minimum) for a in self.accounts)
         claims = sorted((a for a in self.accounts if a.need), key=lambda a: (a.rich, a.place))
@@ -406,12 +411,12 @@ class BudgetLedger:
         return found
 
     def repeat(self, account: Account) -> None:
-        """The pool could not hear the news just now."""
+        """The pool could not receive its notification now: send it again."""
         account.notified = False
         self.notify(account)
 
     def notify(self, account: Account) -> None:
-        """Have the pool look again, when it can be told."""
+        """Queue a notification for the pool, unless one is queued already."""
         if not account.notified:
             account.notified = True
             self.messages.append(account)

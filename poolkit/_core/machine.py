@@ -1,4 +1,4 @@
-"""The events in a pool's life. The rules are in the package's docstring."""
+"""The events of a pool, as methods of its core. The package's docstring has the rules."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _OPEN = Phase.OPEN
 class Core:
     """The decisions of one pool. Not thread-safe: the shell holds its lock around every call.
 
-    It has its settings and its state, and takes note of events. Its parts decide: ``endpoints`` (the look after each
-    step), ``service`` (who gets which connection), ``opener`` (when one is opened), ``slots`` (how each begins and
-    ends), ``size``, ``capacity`` and ``use`` (how many there may be, and of which class of callers).
+    It holds the settings and the state, and records events. Its parts decide: ``endpoints`` (``settle()``),
+    ``service`` (which caller gets which connection), ``opener`` (when a connection is opened), ``slots`` (how a
+    connection begins and ends), ``size``, ``capacity`` and ``use`` (how many connections there may be, and for which
+    class of callers).
     """
 
     def __init__(
@@ -50,25 +51,25 @@ class Core:
         self.random = random
         self.config = config
         self.leased: dict[int, Held] = {}  # by the id of the lease, or of the connection where there is none
-        self.last_failed: Endpoint | None = None  # whose connect failed last
-        self.returned: dict[Slot, None] = {}  # connections that are nobody's, or have a stream to spare
-        self.newcomers: deque[Request] = deque()  # who may be refused, in a pool with max_waiting
+        self.last_failed: Endpoint | None = None  # the endpoint whose connect failed last
+        self.returned: dict[Slot, None] = {}  # connections that are free, or have a stream to spare
+        self.newcomers: deque[Request] = deque()  # requests that may be refused, in a pool with max_waiting
         self.effects: deque[Effect] = deque()
-        self.events: deque[Event] = deque()  # not told yet; the shell puts its own queue here
+        self.events: deque[Event] = deque()  # not delivered yet; the shell puts its own queue here
         self.meters = Meters()
         self.phase = Phase.OPEN
         self.suspended = False
         self.fail_fast = False
-        self.started = False  # used once: from then on min_size is kept
-        self.wanted_events: frozenset[EventKind] = frozenset()  # the kinds of event that anybody listens to
-        self.due = NEVER  # when tick() wants to be called: for a sweep, or for the endpoints in timed
+        self.started = False  # the pool has been used: from then on min_size is kept
+        self.wanted_events: frozenset[EventKind] = frozenset()  # the kinds of event that have a listener
+        self.due = NEVER  # when tick() is to be called: for a sweep, or for the endpoints in timed
         self.sweep_at = NEVER
         self.timed: set[Endpoint] = set()
-        self.stale = False  # something has changed on which the paths without the lock depend
-        self.recheck_interval = 1.0  # seconds between two looks at everything while somebody waits
-        self.rechecks_left = 0  # such looks that are due in any case: a thread was interrupted
-        self.moved: list[bool] = []  # what the paths without the lock rely on has changed since they got this list
-        self.watchers: list[Parker] = []  # callers of close and drain, woken for each connection that is gone
+        self.stale = False  # a fact has changed on which the paths without the lock depend
+        self.recheck_interval = 1.0  # seconds between two sweeps while callers wait
+        self.rechecks_left = 0  # further sweeps after an interruption, whether callers wait or not
+        self.moved: list[bool] = []  # not empty: the facts have changed since the paths without the lock got this list
+        self.watchers: list[Parker] = []  # callers of close() and drain(), woken each time that a connection is gone
 
         self.join(account)
         self.use: Use = NoClasses()
@@ -78,11 +79,11 @@ class Core:
         self.service = Service(self, self.slots, self.endpoints.idle)
         self.opener = Opener(self, self.slots, self.service, self.endpoints.idle)
         self.endpoints.bind(self.slots, self.service, self.opener)
-        self.settle = self.endpoints.settle  # to be called once after each step
+        self.settle = self.endpoints.settle  # the shell calls it once after each step
         self.size = size_of(config, None, keyed=features.keyed, due=self.want)
         self.configure(config, barging)
 
-        # what callers, the shell and statistics read; the same objects as in the parts
+        # read by callers, the shell and statistics; the same objects as in the parts
         self.all_slots = self.slots.all
         self.counts = self.slots.counts
         self.all_endpoints = self.endpoints.all
@@ -94,13 +95,13 @@ class Core:
         self.twin_of = self.slots.twin_of
 
     def configure(self, config: PoolConfig, barging: float) -> None:
-        """Take over settings (new ones at any time; see commands.reconfigure for what follows from it)."""
+        """Apply settings, at any time. ``commands.reconfigure`` applies them to existing connections."""
         self.config = config
         self.barging = barging if config.barging_window is None else config.barging_window
         if config.classes is not None:
-            self.barging = 0.0  # whose turn it is must not be undone by those who are quick
+            self.barging = 0.0  # a newcomer that overtakes would take a connection from the class whose turn it is
         self.size = size_of(config, self.size, keyed=self.features.keyed, due=self.want)
-        self.overload.end_all()  # the queues may be others in a moment
+        self.overload.end_all()  # the settings may replace the queues below
         self.overload = rule_of(self, config.overload)
         self.most_waiting = config.max_waiting
         self.finishes = config.max_waiting is not None or self.permits is not None or self.overload.refuses
@@ -116,14 +117,14 @@ class Core:
         self.classes = self.use.classes
 
     def join(self, account: Account | None) -> None:
-        """Share the limit of a budget from now on; before anything has been opened."""
+        """Share the limit of a budget from now on. Called before the first connection is opened."""
         self.permits = account
         self.finishes = account is not None
         self.capacity: Capacity = OwnLimit() if account is None else SharedLimit(account)
 
     @property
     def limit(self) -> int:
-        """Connections that may exist now."""
+        """The most connections that may exist now."""
         return self.size.limit
 
     @property
@@ -136,10 +137,10 @@ class Core:
         """Connections that are being closed."""
         return self.slots.closing
 
-    # -- what comes of it ---------------------------------------------------------------------------------------------
+    # -- effects, events and ticks ------------------------------------------------------------------------------------
 
     def take_effects(self) -> list[Effect]:
-        """The work that has come up since the last call."""
+        """Return and remove the effects that were added since the last call."""
         effects, self.effects = self.effects, deque()
         return list(effects)
 
@@ -154,7 +155,7 @@ class Core:
         error: BaseException | None = None,
         detail: str | None = None,
     ) -> None:
-        """Queue an event, if anybody listens."""
+        """Queue an event, if there is a listener for its kind."""
         if self.wanted_events and kind in self.wanted_events:
             number = slot.id if slot is not None else None
             key = slot.endpoint.key if slot is not None else None
@@ -178,7 +179,7 @@ class Core:
     # -- acquire ------------------------------------------------------------------------------------------------------
 
     def acquire(self, request: Request, now: float) -> None:
-        """A caller asks. Its ``outcome`` is set at once if possible; else it waits in the queue."""
+        """A caller asks for a connection. Its ``outcome`` is set at once if possible; otherwise it enters the queue."""
         if self.wanted_events:
             self.tell(EventKind.ACQUIRE_STARTED, now)
         self.started = True
@@ -199,12 +200,12 @@ class Core:
             self.newcomers.append(request)
 
     def look(self, request: Request, now: float) -> None:
-        """The request woke up without an outcome: it may be served from the idle connections again."""
+        """The request woke up without an outcome: it may be served from idle connections again."""
         request.rechecking = False
         self.touched[request.endpoint] = None
 
     def abandon(self, request: Request, now: float, *, timed_out: bool = False) -> None:
-        """The caller is gone (timed out, cancelled): what it was given passes to the next."""
+        """The caller is gone (timed out, cancelled): the connection that it was assigned goes to the next caller."""
         self.counts.timeouts += timed_out
         if timed_out and request.caller_class is not None:
             request.caller_class.timeouts += 1
@@ -218,7 +219,7 @@ class Core:
             if outcome.state is IN_USE:
                 outcome.leases -= 1
                 self.returned[outcome] = None
-            elif outcome.state is CHECKING and request.busy:  # interrupted in mid-exchange
+            elif outcome.state is CHECKING and request.busy:  # interrupted during the exchange with the server
                 self.slots.start_close(outcome, CloseReason.DISCARDED, now, abort=True)
             elif outcome.state is CHECKING:  # the check had not begun
                 self.service.put_idle(outcome)
@@ -229,21 +230,21 @@ class Core:
     def checked(
         self, slot: Slot, request: Request, error: BaseException | None, now: float, *, asked: bool = True
     ) -> None:
-        """The check of ``slot`` on behalf of ``request`` ended, well if ``error`` is None.
+        """The check of ``slot`` on behalf of ``request`` ended; it passed if ``error`` is None.
 
-        ``asked``: the server was; else there was only time for a look. It has its outcome, or waits in the queue
-        again (in front); if it is gone, the next one is served.
+        ``asked``: the server was asked; otherwise there was only time to look at the socket. The request gets its
+        outcome, or enters the queue again in front. If the request is gone, the next one is served.
         """
         self.service.checked(slot, request, error, now, asked=asked)
 
     def retry(self, request: Request, now: float) -> None:
-        """What the request was given was no use: serve it again, ahead of the others."""
+        """The connection that the request was assigned is unusable: serve it again, before the others."""
         self.service.retry(request, now)
 
     # -- release ------------------------------------------------------------------------------------------------------
 
     def give_back(self, record: Held, now: float) -> None:
-        """A lease ended and the connection is sound."""
+        """A lease ended and its connection may be used again."""
         slot = record.slot
         slot.uses += 1
         slot.busy += now - record.since
@@ -257,7 +258,7 @@ class Core:
     def discard(
         self, record: Held, now: float, verdict: Verdict = Verdict.DISCARD, error: BaseException | None = None
     ) -> None:
-        """A lease ended and the connection must not be used again. A lazy connect may have failed with ``error``."""
+        """A lease ended and its connection must not be used again. ``error``: of a lazy connect that failed."""
         slot = record.slot
         slot.uses += 1
         slot.busy += now - record.since
@@ -283,20 +284,20 @@ class Core:
         self._retire(slot, CloseReason.LEAKED, now)
 
     def _retire(self, slot: Slot, reason: CloseReason, now: float) -> None:
-        if slot.leases:  # multiplexed: the last one out closes it
+        if slot.leases:  # multiplexed: it is closed when its last lease ends
             slot.retire()
         else:
             self.slots.start_close(slot, reason, now, abort=True)
 
     def set_capacity(self, slot: Slot, capacity: int, now: float) -> None:
-        """The connection serves this many leases at once from now on; 0: those it has, and no new ones.
+        """Set how many leases the connection serves at once; 0: its present ones, and no new ones.
 
-        For a lazy connect this is also the news that it succeeded.
+        For a lazy connect, the call also reports that the connect succeeded.
         """
         self.opener.set_capacity(slot, capacity, now)
 
     def detach(self, slot: Slot, now: float) -> None:
-        """The connection leaves the pool and lives on with its holder."""
+        """Remove the connection from the pool; its holder keeps it."""
         slot.endpoint.live -= 1
         slot.leases = 0
         self.slots.remove(slot)
@@ -306,18 +307,18 @@ class Core:
     def connected(
         self, slot: Slot, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
     ) -> bool:
-        """A connect succeeded (``lazy``: begins with the first use; set_capacity tells when it has succeeded).
+        """A connect succeeded. ``lazy``: the driver connects at the first use, and set_capacity() reports success.
 
-        ``keep``: its caller takes it itself; the answer says whether it may.
+        ``keep``: the caller that connected wants to lease the connection itself; the result says whether it may.
         """
         return self.opener.connected(slot, connection, capacity, now, keep=keep, lazy=lazy)
 
     def connect_failed(
         self, slot: Slot, error: BaseException, verdict: Verdict, now: float, lingers: bool = False
     ) -> None:
-        """A connect failed; the permit goes to the next, the news to whom it concerns.
+        """A connect failed: free its permit, and fail callers that have nothing else to wait for.
 
-        ``lingers``: something of it is left at the server, and it keeps its permit until :meth:`closed` is called.
+        ``lingers``: the server may still hold a part of the connection, so it keeps its permit until :meth:`closed`.
         """
         self.opener.connect_failed(slot, error, verdict, now, lingers=lingers)
 

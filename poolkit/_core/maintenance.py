@@ -1,4 +1,4 @@
-"""What is due now: retire, rotate, look, keep alive, report leaks."""
+"""Timed work: retire, rotate, peek at and ping idle connections, and report leaks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .state import LOOK_EVERY, Phase
 
 __all__ = ("leaks", "pause", "pinged", "tick", "tick_safely")
 
-SHORTEST = 0.05  # seconds: sweeps cost O(connections), so they are not made for each connection by itself
-SHARE = 50.0  # a sweep takes some microseconds for each connection or endpoint; the pause is so many times as long
-EACH = 2e-6  # seconds, measured: a sweep's time for one connection
+SHORTEST = 0.05  # seconds between two sweeps: a sweep takes O(connections), so one serves all that are due by then
+SHARE = 50.0  # the pause between two sweeps, in multiples of the time that a sweep takes
+EACH = 2e-6  # seconds, measured: the time that a sweep takes for one connection or endpoint
 
 
 def tick(core: Core, now: float) -> None:
-    """Do what is due. Afterwards ``core.due`` is the time of the next call."""
+    """Do the work that is due. Afterwards ``core.due`` is the time of the next call."""
     core.due = NEVER
     if core.phase is not Phase.OPEN:
         return
@@ -41,8 +41,10 @@ def tick(core: Core, now: float) -> None:
 
 
 def tick_safely(core: Core, now: float) -> Exception | None:
-    """As :func:`tick`, for the shell. After an error (a bug) the core is repaired and looks again after a while, not at
-    once: housekeeping goes on, and does not spin. The error is the answer: it is logged without the lock.
+    """Call :func:`tick` and ``settle()`` for the shell. Return the error if one is raised, which is a bug.
+
+    After an error the core is repaired, and the next tick is due after a pause: housekeeping continues without a busy
+    loop. The shell logs the error after it has released the lock.
     """
     try:
         tick(core, now)
@@ -56,12 +58,12 @@ def tick_safely(core: Core, now: float) -> Exception | None:
 
 
 def pause(core: Core) -> float:
-    """The least time between two sweeps: what they cost must stay a small share of one processor, whatever the size."""
+    """Return the least seconds between two sweeps, so that they take a small share of a processor at any size."""
     return max(SHORTEST, SHARE * EACH * (len(core.all_slots) + len(core.all_endpoints)))
 
 
 def _plan_sweep(core: Core, now: float) -> None:
-    """Connections in use now may be idle soon: look again before any of their times can be up."""
+    """Schedule the next sweep before an idle connection can be due. Connections in use now may be idle soon."""
     again = next_look(core, now)
     if again < NEVER:
         core.want_sweep(again)
@@ -74,12 +76,12 @@ def _plan_sweep(core: Core, now: float) -> None:
 
 
 def _sweep(core: Core, endpoint: Endpoint, now: float) -> None:
-    """Take every idle connection in hand once; those that stay keep their order."""
+    """Look at every idle connection once: close it, ping it or keep it. Those that are kept keep their order."""
     lead = rotation_lead(core.config.max_lifetime)
     next_due = NEVER
     stay = []
     idle = core.endpoints.idle.take_all(endpoint)
-    # never all at once: half of them stay at hand while the others are looked at
+    # at most half of them at once, so that the others can serve callers meanwhile
     pings = min((len(idle) + 1) // 2, core.max_connecting - core.slots.pinging)
     for slot in idle:
         reason = core.slots.retire_reason(slot, now)
@@ -119,13 +121,13 @@ def _wants_ping(core: Core, slot: Slot, now: float) -> bool:
     keepalive = core.config.keepalive
     if keepalive is not None and now - slot.seen_at >= keepalive:
         return True
-    if slot.fresh_until == 0.0:  # in doubt since another one was found dead
+    if slot.fresh_until == 0.0:  # in doubt, because another one was found dead
         return True
     return core.features.peeks and now - slot.last_used >= LOOK_EVERY
 
 
 def _rotate(core: Core, now: float) -> None:
-    """Open successors before the end of connections that will be missed, as far as permits are free."""
+    """Open successors for connections that are about to expire and are needed, as far as permits are free."""
     config = core.config
     if config.max_lifetime is None or core.features.keyed or core.suspended:
         return
@@ -149,7 +151,7 @@ def _rotate(core: Core, now: float) -> None:
 
 
 def pinged(core: Core, slot: Slot, error: BaseException | None, asked: bool, now: float) -> None:
-    """The look at (``asked``: the check of) an idle connection ended."""
+    """A ping of an idle connection ended. ``asked``: the server was asked; otherwise only the socket was examined."""
     core.slots.pinging -= 1
     core.counts.checks += asked
     if error is not None:
@@ -162,13 +164,13 @@ def pinged(core: Core, slot: Slot, error: BaseException | None, asked: bool, now
         core.slots.mark_alive(slot, now)
     if slot.endpoint.requests or core.slots.retire_reason(slot, now) is not None or core.phase is not Phase.OPEN:
         core.returned[slot] = None
-    else:  # at the cold end: a look is no use
+    else:  # as the longest unused one: a ping does not count as use
         slot.move(IDLE)
         core.endpoints.idle.put_back(slot.endpoint, [slot])
 
 
 def leaks(core: Core, now: float) -> list[Held]:
-    """Leases held longer than ``leak_after`` that were not reported yet."""
+    """Return the leases held longer than ``leak_after`` that have not been reported yet."""
     limit = core.config.leak_after
     if limit is None:
         return []

@@ -1,8 +1,8 @@
-"""When a connection is opened, and what follows when that worked or failed.
+"""When a connection is opened, and what follows from success and failure.
 
-The :class:`Dialer` of an endpoint says whether a connect may begin: circuit breaker, backoff, pace. It knows nothing of
-requests, permits or other endpoints. It is told how each connect ended and asked before each. The :class:`Opener` of
-the pool turns its answers into connects, ticks and errors.
+The :class:`Dialer` of an endpoint decides whether a connect may begin: circuit breaker, backoff, pace. It knows nothing
+about requests, permits or other endpoints. The :class:`Opener` of the pool asks it before each connect and reports how
+each connect ended. It turns the answers into connects, ticks and errors.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class At(NamedTuple):
     """Not now."""
 
     until: float
-    """The time at which to ask again; NEVER: when a connect that is going on has ended."""
+    """The time at which to ask again; NEVER: after a connect in progress has ended."""
 
 
 class Refuse(NamedTuple):
-    """Not now, and callers that have no connection to wait for should be told :meth:`Dialer.error` at once."""
+    """Not now, and callers that have no connection to wait for fail at once with :meth:`Dialer.error`."""
 
     until: float
     """The time at which to ask again."""
@@ -67,26 +67,26 @@ class Dialer:
 
     def __init__(self, name: str, config: PoolConfig, *, by_caller: bool = False, in_use: bool = False) -> None:
         self.name = name  # of the pool, for messages
-        self.by_caller = by_caller  # callers connect themselves: they do not sleep through a backoff
-        self.in_use = in_use  # a connection counts as live while its connect is going on
+        self.by_caller = by_caller  # callers connect themselves, and do not wait for a backoff
+        self.in_use = in_use  # a connection counts as live while its connect is in progress
         self.breaker = Breaker(config.breaker)
         self.connect_time: float | None = None  # moving average, seconds
         self.last_opened_at = float("-inf")  # when the last connect began
-        self.retry_at = 0.0  # backoff: no connect before
-        self.rounds = 0  # attempts in a row that failed; connects that failed together are one
+        self.retry_at = 0.0  # backoff: no connect begins before this time
+        self.rounds = 0  # attempts in a row that failed; concurrent connects that failed count as one
         self.fatal = False  # the last connect failed in a way that trying again cannot repair
         self.last_error: BaseException | None = None
         self.last_error_at = 0.0
 
-    # -- may one be opened? ---------------------------------------------------------------------------------------
+    # -- may one be opened? -------------------------------------------------------------------------------------------
 
     def may_open(
         self, now: float, opening: int, live: int, *, elsewhere: bool = False, queued_at: float = -NEVER
     ) -> Open | At | Refuse:
         """Whether one more connect may begin now.
 
-        ``opening``: connects that are going on; ``live``: connections that callers can wait for; ``elsewhere``: callers
-        can go to another pool; ``queued_at``: since when callers queue, if it is for them.
+        ``opening``: connects in progress; ``live``: connections that callers can wait for; ``elsewhere``: callers can
+        go to another pool; ``queued_at``: since when callers wait, if the connect is for them.
         """
         paced = opening and queued_at > -NEVER and (self.in_use or not self.by_caller)
         if paced and live > (opening if self.in_use else 0):  # others may return a connection sooner
@@ -104,7 +104,7 @@ class Dialer:
         if now < self.retry_at:
             return Refuse(self.retry_at) if self.hopeless(live, elsewhere=elsewhere) else At(self.retry_at)
         if self.rounds and opening:
-            return _OTHERS_FIRST  # one at a time, for all together, until the server is back
+            return _OTHERS_FIRST  # one connect at a time for all callers, until the server answers again
         return OPEN
 
     def hopeless(self, live: int, *, elsewhere: bool) -> bool:
@@ -112,45 +112,46 @@ class Dialer:
         return elsewhere or (self.fatal and not live)
 
     def error(self, now: float) -> ConnectFailed:
-        """What a caller is told that has nothing to wait for: a new error each time."""
+        """Return a new error for a caller that has no connection to wait for."""
         return self._circuit_open(now) if self.breaker.is_open(now) else self.connect_error()
 
     def spoken_for(self, opening: int) -> int:
-        """How many of the connects that are going on serve a caller that does not wait: the one that makes it."""
+        """How many of the connects in progress serve the caller that makes them, which is not in the queue."""
         return opening if self.by_caller else 0
 
     def late_at(self) -> float:
-        """When the last connect counts as late, and those that were to share its connection get another one."""
+        """When the last connect counts as late: from then on, callers that were to share its connection get another."""
         return self.last_opened_at + patience(self.connect_time)
 
     @property
     def remembers(self) -> bool:
-        """Whether the breaker has counted failures, for which the endpoint must not be forgotten."""
+        """Whether the breaker has counted failures, which would be lost if the endpoint were forgotten."""
         return self.breaker.config is not None and self.breaker.failures > 0
 
-    # -- how connects went ----------------------------------------------------------------------------------------
+    # -- how connects went --------------------------------------------------------------------------------------------
 
     def succeeded(self, spent: float, *, current: bool) -> bool:
-        """A connect took ``spent`` seconds and worked; True if that closed the breaker. ``current``: the endpoint has
-        not been cleared since it began.
+        """A connect succeeded after ``spent`` seconds; True if that closed the breaker. ``current``: the endpoint has
+        not been cleared since the connect began.
         """
         self.connect_time = spent if self.connect_time is None else 0.8 * self.connect_time + 0.2 * spent
         return self.forget_failures() if current else False
 
     def forget_failures(self) -> bool:
-        """The server is well, or another one; True if that closed the breaker."""
+        """Reset backoff and breaker, because the server answers or was replaced; True if that closed the breaker."""
         self.retry_at, self.rounds, self.fatal = 0.0, 0, False
         return self.breaker.succeeded()
 
     def note(self, error: BaseException, now: float) -> None:
         """Keep the error of a connect, for messages."""
-        apart = self.by_caller or not isinstance(error, Exception)  # it goes on, with a traceback that grows
+        # an error that propagates in the caller collects a traceback, which would keep the caller's frames alive
+        apart = self.by_caller or not isinstance(error, Exception)
         self.last_error, self.last_error_at = remembered(error) if apart else error, now
 
     def failed(
         self, config: PoolConfig, random: Callable[[], float], now: float, *, fatal: bool, together: bool
     ) -> bool:
-        """A connect failed; True if that opened the breaker. ``together``: it had begun before the last one failed."""
+        """A connect failed; True if that opened the breaker. ``together``: it began before the last one failed."""
         self.fatal = fatal
         opened = self.breaker.failed(now)
         if not together:
@@ -158,14 +159,14 @@ class Dialer:
             self.retry_at = now + full_jitter(config.backoff, self.rounds, random)
         return opened
 
-    # -- in words -------------------------------------------------------------------------------------------------
+    # -- errors for callers -------------------------------------------------------------------------------------------
 
     def connect_error(self) -> ConnectFailed:
-        """The last connect error, as an error for one caller."""
+        """Return the last connect error as a new error for one caller."""
         return cannot_connect(self.name, self.last_error, fatal=self.fatal)
 
     def _circuit_open(self, now: float) -> CircuitOpen:
-        """What failed, since when, when the next try is."""
+        """Return an error that tells what failed, since when, and when the next attempt is."""
         breaker = self.breaker
         error = CircuitOpen(
             f"{self.name}: circuit open: {breaker.failures} connects in a row failed, the last "
@@ -178,7 +179,7 @@ class Dialer:
 
 
 class Opener:
-    """Permits, connects, backoff and breaker, for those who wait and for ``min_size``."""
+    """Opens the connections of a pool, for waiting requests and for ``min_size``."""
 
     __slots__ = ("_core", "_idle", "_service", "_slots")
 
@@ -191,11 +192,11 @@ class Opener:
     # -- whether ------------------------------------------------------------------------------------------------------
 
     def wanted(self, endpoint: Endpoint, now: float) -> int:
-        """Connects that the requests need and that pace, backoff and breaker allow now. Permits apart."""
+        """Return how many connects the requests need; 0 if pace, backoff or breaker allow none now. Ignores permits."""
         if not self._core.hands_out:
             return 0
         dialer = endpoint.dialer
-        # idle ones that the oldest was told of: it looks at them first
+        # the oldest request has been woken for the idle connections, and looks at them first
         told = len(endpoint.idle) if endpoint.oldest().rechecking else 0
         extra = dialer.spoken_for(endpoint.connecting) - told
         needed = endpoint.queue.needed(endpoint.connecting, endpoint.streams, extra=extra)
@@ -203,7 +204,7 @@ class Opener:
             if endpoint.streams == 1 or not endpoint.connecting or told:
                 return 0
             overdue = dialer.late_at()
-            if now < overdue:  # the connect on its way has a stream for each of them, if it comes to anything
+            if now < overdue:  # the connect in progress has a stream for each of them, if it succeeds
                 self._core.want_tick(endpoint, overdue)
                 return 0
             needed = endpoint.queue.needed(endpoint.connecting, endpoint.streams, extra=extra, beside=1)
@@ -214,7 +215,7 @@ class Opener:
     def may_open(self, endpoint: Endpoint, now: float, queued_at: float = -NEVER) -> bool:
         """Whether pace, breaker, backoff and ``max_connecting`` let a connect start now.
 
-        Callers who have nothing else to hope for hear at once of an open breaker or a fatal error.
+        If the breaker is open or the last error was fatal, callers that have no connection to wait for fail at once.
         """
         core = self._core
         answer = endpoint.dialer.may_open(
@@ -229,20 +230,21 @@ class Opener:
         return False
 
     def permit(self, endpoint: Endpoint, behind: int, need: int) -> bool:
-        """Whether a connection may be opened for the first request behind those for whom connects are going on. If the
-        shared budget has no permit, ``need`` of them are claimed.
+        """Take a permit for a connection; whether there was one. If a shared budget has none, claim ``need`` permits.
+
+        ``behind``: requests that connects in progress will serve. The permit is for the first request after them.
         """
         core, room = self._core, self._core.size.limit - len(self._slots.all)
         return room > 0 and core.capacity.take(endpoint.queue.claimant(behind), min(need, room))
 
     def spare_permit(self) -> bool:
-        """A permit for a connection that nobody waits for, if there is one to spare."""
+        """Take a permit for a connection that no caller waits for; whether there was one to spare."""
         return len(self._slots.all) < self._core.size.limit and self._core.capacity.take_spare()
 
     # -- open ---------------------------------------------------------------------------------------------------------
 
     def open_for(self, endpoint: Endpoint, now: float) -> None:
-        """Open a connection for those who wait. The permit is there."""
+        """Open a connection for waiting requests. The permit has been taken."""
         queue, behind = endpoint.queue, endpoint.connecting * endpoint.streams
         slot = self._slots.open(endpoint, Purpose.DEMAND, now)
         if not endpoint.dialer.by_caller:
@@ -261,12 +263,12 @@ class Opener:
         while endpoint.live + endpoint.connecting < core.size.minimum and len(slots.all) < core.size.limit:
             if not self.may_open(endpoint, now):
                 return
-            # only min_size is reserved, and may be claimed
+            # only min_size is reserved in a budget, so the claim does not include the floor of autoscale
             if not core.capacity.take_minimum(max(0, core.config.min_size - endpoint.live - endpoint.connecting)):
                 return
             core.effects.append(Effect(Do.CONNECT, slots.open(endpoint, Purpose.FILL, now)))
 
-    # -- it worked ----------------------------------------------------------------------------------------------------
+    # -- success ------------------------------------------------------------------------------------------------------
 
     def connected(
         self, slot: Slot, connection: object, capacity: int, now: float, *, keep: bool = False, lazy: bool = False
@@ -313,7 +315,7 @@ class Opener:
             self._core.returned[slot] = None
 
     def established(self, slot: Slot, now: float) -> None:
-        """The connection stands: the server is well."""
+        """The connect succeeded, so the server answers: reset backoff and breaker, and count it."""
         if not slot.pending:
             return
         slot.pending = False
@@ -329,12 +331,12 @@ class Opener:
         core.tell(EventKind.CONNECTION_READY, now, slot, duration=spent)
 
     def _replace(self, old: Slot, now: float) -> None:
-        """The successor is here: the old connection goes now if idle, else when it comes back."""
+        """The successor is ready: close the old connection now if it is idle, otherwise when it is returned."""
         old.expires = old.fresh_until = now
         if old.state is IDLE and self._idle.take_out(old):
             self._slots.start_close(old, CloseReason.EXPIRED, now)
 
-    # -- it failed ----------------------------------------------------------------------------------------------------
+    # -- failure ------------------------------------------------------------------------------------------------------
 
     def connect_failed(self, slot: Slot, error: BaseException, verdict: Verdict, now: float, *, lingers: bool) -> None:
         """See :meth:`.machine.Core.connect_failed`."""
@@ -354,8 +356,10 @@ class Opener:
             self._report(endpoint)
 
     def _report(self, endpoint: Endpoint) -> None:
-        """The connect failed for all callers that no connection can serve. A connection that its own lease keeps in use
-        serves nobody but other callers: without this rule, a caller that holds the only one would wait for itself.
+        """Fail all callers that no connection can serve.
+
+        A connection in use can serve other callers when it is returned, but not the caller that holds it. Without this
+        rule, a caller that holds the only connection and asks for a second one would wait for itself.
         """
         holders: set[Hashable] = set()
         for slot in self._slots.living():
@@ -368,7 +372,7 @@ class Opener:
             self._service.fail(endpoint, endpoint.dialer.connect_error, unserved)
 
     def failed(self, slot: Slot, error: BaseException, verdict: Verdict, current: bool, now: float) -> None:
-        """Take note of a connect that failed: counts, backoff, breaker. ``current``: of the endpoint's generation."""
+        """Record a connect that failed: counts, backoff, breaker. ``current``: it is of the endpoint's generation."""
         core, endpoint = self._core, slot.endpoint
         dialer = endpoint.dialer
         self._slots.counts.connect_errors += 1
@@ -380,9 +384,9 @@ class Opener:
             error = late
         if verdict is Verdict.OVERLOADED:
             self.refused(slot.requested_at, now)
-        together = slot.requested_at < dialer.last_error_at  # begun together with one that failed before it
+        together = slot.requested_at < dialer.last_error_at  # it began before another one failed
         core.tell(EventKind.CONNECT_FAILED, now, slot, duration=now - slot.requested_at, error=error)
-        # a connect in its caller ends with it (cancelled, interrupted): that says nothing about the server
+        # a connect in the caller also ends when the caller is cancelled or interrupted: that is no fault of the server
         about_server = isinstance(error, Exception) or not dialer.by_caller
         if about_server:
             dialer.note(error, now)
@@ -393,11 +397,11 @@ class Opener:
                 core.tell(EventKind.BREAKER_OPENED, now, error=error)
             if endpoint.requests or slot.purpose is not Purpose.DEMAND:
                 core.want_tick(endpoint, dialer.retry_at)
-        if slot.replaced is not None:  # the old one is still there: another attempt before its end
+        if slot.replaced is not None:  # the old connection still exists: try again before it expires
             slot.replaced.rotating = False
             core.want_sweep(max(now, dialer.retry_at))
 
     def refused(self, begun: float, now: float) -> None:
-        """The server bears no more than it has: a pool with autoscale makes itself smaller."""
+        """The server refused a connect because it is full: a pool with autoscale reduces its limit."""
         living = self._slots.living
         self._core.size.refused(begun, now, lambda: sum(slot.state in ESTABLISHED for slot in living()))

@@ -1,7 +1,8 @@
-"""Whether a queue is overloaded, and what follows. A pool without the setting has a :class:`NoOverload`.
+"""Whether a queue is overloaded, and the order of service while it is.
 
-Nothing here is done for a caller that is served: what has happened is told by those who give up, and by the number of
-callers that have left the queue since the last one did. The arithmetic is in :mod:`poolkit.policies.overload`.
+A pool without the setting has a :class:`NoOverload`. Serving a caller costs nothing here. The evidence comes from the
+callers that give up, and from the number of callers that have left the queue since the last one gave up. The arithmetic
+is in :mod:`poolkit.policies.overload`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ __all__ = ("NoOverload", "Overload", "OverloadRule", "rule_of")
 
 
 class NoOverload:
-    """Callers are served in order of arrival, whoever gives up."""
+    """Callers are always served in order of arrival."""
 
     config: OverloadConfig | None = None
     refuses = False
     """Whether callers that have waited too long are refused."""
     words: tuple[str, ...] = ()
-    """Each queue that is overloaded now."""
+    """One description for each queue that is overloaded now."""
 
     def knows(self, line: FifoQueue) -> bool:
         """Whether the queue is overloaded."""
@@ -39,28 +40,28 @@ class NoOverload:
         """A caller gave up while it waited."""
 
     def gave_up_lease(self, endpoint: Endpoint, one: CallerClass | None, now: float) -> None:
-        """A caller gave up in the middle of its lease: it was cancelled, the server did not fail."""
+        """A caller gave up during its lease: it was cancelled; the server did not fail."""
 
     def tick(self, now: float) -> None:
-        """Some time has passed."""
+        """End the overload of queues for which it is over."""
 
     def late(self, now: float) -> Request | None:
-        """A caller that has waited too long (``max_wait``); None: nobody has."""
+        """Return a caller that has waited longer than ``max_wait``, or None."""
         return None
 
     def end_all(self) -> None:
-        """Serve in order of arrival again."""
+        """Serve all queues in order of arrival again."""
 
 
 class OverloadRule:
-    """While a queue is overloaded, it follows a :class:`~.queue.NewestFirst`."""
+    """Puts a queue in the order :class:`~.queue.NewestFirst` while it is overloaded."""
 
     __slots__ = ("_core", "_lines", "config")
 
     def __init__(self, core: Context, config: OverloadConfig) -> None:
         self._core = core
         self.config = config
-        self._lines: dict[FifoQueue, tuple[Endpoint, CallerClass | None]] = {}  # those that are overloaded
+        self._lines: dict[FifoQueue, tuple[Endpoint, CallerClass | None]] = {}  # the overloaded queues
 
     @property
     def refuses(self) -> bool:
@@ -76,9 +77,9 @@ class OverloadRule:
         self._note(request.endpoint, request.caller_class, now - request.since, now)
 
     def gave_up_lease(self, endpoint: Endpoint, one: CallerClass | None, now: float) -> None:
-        """A caller gave up in the middle of its lease: it was cancelled, the server did not fail."""
+        """A caller gave up during its lease: it was cancelled; the server did not fail."""
         line = endpoint.queue.line_of(one)
-        if line.requests:  # where nobody waits, nobody would have been a better choice
+        if line.requests:  # otherwise no other caller could have used the connection
             self._note(endpoint, one, None, now)
 
     def _note(self, endpoint: Endpoint, one: CallerClass | None, age: float | None, now: float) -> None:
@@ -115,15 +116,15 @@ class OverloadRule:
         order.young, order.patient = evidence.young(servers), evidence.patient
 
     def _servers(self, endpoint: Endpoint, one: CallerClass | None) -> int:
-        """How many leases of these callers run at once."""
+        """Return how many leases of these callers run at once."""
         return endpoint.live * endpoint.streams if one is None else one.held
 
     def _places(self, endpoint: Endpoint, one: CallerClass | None) -> int:
-        """How many leases of these callers run at once when nobody gives up.
+        """Return how many leases of these callers run at once when no caller gives up.
 
-        Connections that are being closed, or opened in the place of lost ones, count. Callers that give up together
-        take their connections along. If only the others counted, leases would seem so much shorter, and a queue that
-        has stood for one long batch of leases would count as overloaded.
+        Connections that are being closed, or opened to replace lost ones, count. Callers that give up together lose
+        their connections. Without those, leases would seem shorter than they are, and a queue behind one long batch of
+        leases would count as overloaded.
         """
         return endpoint.size * endpoint.streams if one is None else one.held
 
@@ -134,14 +135,14 @@ class OverloadRule:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Each queue that is overloaded now."""
+        """One description for each queue that is overloaded now."""
         if not self._lines:
             return ()
         lines = self._lines.copy().items()
         return tuple(self._words(one, line.evidence) for line, (_, one) in lines if line.evidence is not None)
 
     def tick(self, now: float) -> None:
-        """Serve in order of arrival again where the overload is over; while it is not, look again soon."""
+        """End the overload of queues for which it is over. Schedule the next tick if any queue is still overloaded."""
         config = self.config
         for line, (endpoint, one) in list(self._lines.items()):
             evidence = line.evidence
@@ -166,12 +167,12 @@ class OverloadRule:
         self._core.touched[endpoint] = None
 
     def end_all(self) -> None:
-        """Serve in order of arrival again."""
+        """Serve all queues in order of arrival again."""
         for line, (endpoint, _) in list(self._lines.items()):
             self._end(line, endpoint)
 
     def late(self, now: float) -> Request | None:
-        """A caller that has waited too long (``max_wait``); None: nobody has."""
+        """Return a caller that has waited longer than ``max_wait``, or None."""
         most = self.config.max_wait
         for line in self._lines:
             oldest = next(iter(line.requests), None)
@@ -185,5 +186,5 @@ Overload = NoOverload | OverloadRule
 
 
 def rule_of(core: Context, config: OverloadConfig | None) -> Overload:
-    """The part for these settings."""
+    """Return the part for these settings."""
     return NoOverload() if config is None else OverloadRule(core, config)

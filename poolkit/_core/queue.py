@@ -1,9 +1,9 @@
-"""The callers that want a connection, and which of them is next.
+"""The callers that wait for a connection, and the order in which they are served.
 
-At one endpoint that is the oldest caller, or the first of the class that comes first.
+The next caller at an endpoint is the oldest one, or with classes the first one of the class whose turn it is.
 
-A queue knows nothing of connections but their ``owner`` and ``leases``. The rules about classes of callers are in
-:mod:`poolkit.policies.classes`. While many callers give up, :mod:`.overload` has the newest come first.
+A queue reads only ``owner`` and ``leases`` of a connection. The rules for classes of callers are in
+:mod:`poolkit.policies.classes`. While a queue is overloaded, :mod:`.overload` puts the newest callers first.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ __all__ = (
 
 
 class Parker(Protocol):
-    """Where a caller sleeps. ``wake`` never blocks and may come early, late, twice or for nothing."""
+    """The object in which a caller sleeps. ``wake`` never blocks. It may be called early, late, twice or needlessly."""
 
     def wake(self) -> None: ...
 
 
 class Request:
-    """A caller from the moment it asks until it is served, failed or gone.
+    """A caller, from its call of acquire() until it is served, failed or gone.
 
-    ``outcome`` is set once, under the lock: a :class:`Slot` (in use; or in doubt, to be checked first; or
-    permission to connect, for drivers that connect in the caller) or an error.
+    ``outcome`` is set once, under the lock: an error or a :class:`Slot`. The slot's connection is in use; or in doubt,
+    and the caller checks it first; or not open yet, and the caller connects (``connect_in_caller``).
     """
 
-    # on the class: only what differs is written down, and a request is made in a fifth of the time
+    # defaults on the class: a request stores only what differs, and is created in a fifth of the time
     caller_class: CallerClass | None = None
     """None where the pool has no classes."""
     ticket = 0
     """Order of arrival over all endpoints."""
     parker: Parker | None = None
-    """Made by the shell when the caller has to sleep."""
+    """Created by the shell when the caller has to sleep."""
     context: Context | None = None
-    """A copy of the caller's context variables, from the moment it waits: its connect runs in them."""
+    """A copy of the caller's context variables, taken when it starts to wait; its connect runs in this context."""
     outcome: Slot | BaseException | None = None
     gone = False
     rechecking = False
-    """Told of an idle connection: this request looks at it next."""
+    """The caller has been woken for an idle connection and looks at it next."""
     checking = 0.0
-    """Seconds that went to checks of connections that were meant for this caller."""
+    """Seconds spent on checks of connections for this caller."""
     connecting = 0.0
-    """Seconds that went to connects that the caller made itself."""
+    """Seconds spent on connects that the caller made itself."""
     grace = 0.0
-    """Seconds that the caller waits beyond its timeout, because a connect for it is going on."""
+    """Seconds that the caller waits beyond its timeout, because a connect for it is in progress."""
     told = False
-    """The listeners know that the lease has begun."""
+    """The listeners have been called for the start of the lease."""
     busy = False
-    """The caller checks the connection that is its outcome."""
+    """The caller is checking the connection that is its outcome."""
 
     def __init__(self, endpoint: Endpoint, since: float, holder: Hashable = 0) -> None:
         self.endpoint = endpoint
@@ -79,7 +79,7 @@ class Request:
 
     @property
     def queued(self) -> bool:
-        """Whether it stands in the queue of its endpoint. Under the lock."""
+        """Whether the request is in the queue of its endpoint. Called under the lock."""
         return self in self.endpoint.requests
 
     def __repr__(self) -> str:
@@ -87,51 +87,51 @@ class Request:
 
 
 class ArrivalOrder:
-    """The oldest caller is next. Each operation is O(1)."""
+    """The order in which the oldest caller is next. Each operation takes O(1)."""
 
     __slots__ = ("remove", "requests")
 
     def __init__(self, requests: OrderedDict[Request, None]) -> None:
         self.requests = requests
-        self.remove: Callable[[Request], object] = requests.__delitem__  # a caller that is served; without a call
+        self.remove: Callable[[Request], object] = requests.__delitem__  # remove a served caller, in C
 
     def add(self, request: Request) -> None:
         """Add a caller behind all others."""
         self.requests[request] = None
 
     def move_first(self, request: Request) -> None:
-        """Put a caller that was served badly before all others."""
+        """Put a caller whose connection proved unusable before all others."""
         self.requests.move_to_end(request, last=False)
 
     def first(self, slot: Slot | None = None) -> Request | None:
-        """The next caller; None: nobody waits."""
+        """Return the next caller, or None."""
         return next(iter(self.requests), None)
 
     def waits_less(self, window: float, now: float) -> bool:
-        """Whether nobody waits, or the next caller has waited for less than ``window`` seconds."""
+        """Whether no caller waits, or the next one has waited for less than ``window`` seconds."""
         return not self.requests or now - next(iter(self.requests)).since < window
 
     def surplus(self, newcomer: Request) -> Request:
-        """Who has to leave when a newcomer is one too many (``max_waiting``): the newcomer."""
+        """Return the caller to refuse when ``max_waiting`` is exceeded: the newcomer."""
         return newcomer
 
 
 class NewestFirst:
-    """While many callers give up: the oldest of those who have time left is next, else the newest.
+    """The order during an overload: the oldest caller that has time left is next, otherwise the newest caller.
 
-    Now and then it is the oldest of all, if it is patient. The rule and its reasons: :mod:`poolkit.policies.overload`.
-    The newest caller came a moment ago, so its ``since`` is the time by which ages are judged. Each operation is O(1),
-    amortised.
+    One turn in ``PATIENT_TURN`` goes to the oldest of all, if it is patient. :mod:`poolkit.policies.overload` has the
+    rule and its reasons. The newest caller has just arrived, so its ``since`` serves as the present time. Each
+    operation takes O(1), amortised.
     """
 
     __slots__ = ("_young", "patient", "requests", "served", "young")
 
     def __init__(self, requests: OrderedDict[Request, None]) -> None:
         self.requests = requests
-        self._young: deque[Request] = deque()  # by age; who is gone or too old is left out when it comes first
+        self._young: deque[Request] = deque()  # by age; first() removes callers that are gone or too old
         self.served = 0
         self.young = 0.0  # seconds that a caller may have waited to have time left
-        self.patient = math.inf  # seconds after which a caller is not one of those who give up
+        self.patient = math.inf  # seconds after which a caller does not count as one that gives up
 
     def add(self, request: Request) -> None:
         """Add a caller."""
@@ -139,12 +139,12 @@ class NewestFirst:
         self._young.append(request)
 
     def move_first(self, request: Request) -> None:
-        """Put a caller that was served badly before all others."""
+        """Put a caller whose connection proved unusable before all others."""
         self.requests.move_to_end(request, last=False)
         self._young.appendleft(request)
 
     def first(self, slot: Slot | None = None) -> Request | None:
-        """The next caller; None: nobody waits."""
+        """Return the next caller, or None."""
         requests, young = self.requests, self._young
         if not requests:
             return None
@@ -164,44 +164,44 @@ class NewestFirst:
         del self.requests[request]
 
     def waits_less(self, window: float, now: float) -> bool:
-        """Whether nobody waits: no newcomer is served before those who do, for it may be next itself."""
+        """Whether no caller waits. A newcomer has no need to overtake: it may be the next caller itself."""
         return not self.requests
 
     def surplus(self, newcomer: Request) -> Request:
-        """Who has to leave when a newcomer is one too many (``max_waiting``): the oldest has the least time left."""
+        """Return the caller to refuse when ``max_waiting`` is exceeded: the oldest, which has the least time left."""
         return next(iter(self.requests))
 
 
 class FifoQueue:
-    """Callers that may all have any connection. Each operation is O(1).
+    """The queue without classes: every caller may have any connection. Each operation takes O(1).
 
-    Who is next is up to its ``order``: a :class:`ArrivalOrder`, and while many callers give up a :class:`NewestFirst`
-    (:mod:`.overload` sees to that).
+    Its ``order`` decides which caller is next: an :class:`ArrivalOrder`, or during an overload a :class:`NewestFirst`,
+    which :mod:`.overload` sets.
     """
 
     __slots__ = ("add", "evidence", "first", "first_for", "order", "queued_at", "remove", "requests", "waits")
 
     def __init__(self, requests: OrderedDict[Request, None] | None = None) -> None:
-        # a dict by order of arrival: oldest first in O(1), cancelled in O(1) wherever it stands
+        # a dict in order of arrival finds the oldest caller in O(1), and removes a cancelled one in O(1)
         self.requests: OrderedDict[Request, None] = OrderedDict() if requests is None else requests
         self.waits = 0  # callers that have waited here, counted once each
-        self.queued_at = 0.0  # when the first of those who wait entered the empty queue
+        self.queued_at = 0.0  # when a caller last entered the empty queue
         self.evidence: Evidence | None = None  # of callers that gave up
         self.follow(ArrivalOrder(self.requests))
 
     def follow(self, order: Order) -> None:
-        """Let this order decide who is next."""
+        """Let this order decide which caller is next."""
         self.order = order
-        self.add: Callable[[Request], None] = order.add  # a caller
-        self.remove: Callable[[Request], object] = order.remove  # a caller that is served
-        self.first: Callable[[], Request | None] = order.first  # that may have one more connection
-        self.first_for: Callable[[Slot], Request | None] = order.first  # that may have this one, or a stream of it
+        self.add: Callable[[Request], None] = order.add  # add a caller
+        self.remove: Callable[[Request], object] = order.remove  # remove a caller that is served
+        self.first: Callable[[], Request | None] = order.first  # the next caller for one more connection
+        self.first_for: Callable[[Slot], Request | None] = order.first  # the next for this one, or a stream of it
 
     def __len__(self) -> int:
         return len(self.requests)
 
     def move_first(self, request: Request) -> None:
-        """Put a caller that was served badly before all others."""
+        """Put a caller whose connection proved unusable before all others."""
         self.order.move_first(request)
 
     def discard(self, request: Request) -> None:
@@ -209,7 +209,7 @@ class FifoQueue:
         self.requests.pop(request, None)
 
     def first_of_each(self) -> list[Request]:
-        """The callers that may be next, in the order in which they are to be served."""
+        """Return the callers that may be next, in the order of service."""
         first = self.first()
         return [] if first is None else [first]
 
@@ -222,61 +222,63 @@ class FifoQueue:
         return True
 
     def admit(self, one: CallerClass | None) -> bool:
-        """Charge a connection to a caller that is served without a place in the queue: whether it may have one."""
+        """Charge a connection to a caller that is served without queueing; whether it may have one."""
         return True
 
     @property
     def wanting(self) -> bool:
-        """Whether anybody waits that may have a connection. Called without the lock, too: then it is a guess."""
+        """Whether a caller waits that may have a connection. Without the lock, the answer may be out of date."""
         return bool(self.requests)
 
     def served_before(self, request: Request, now: float, window: float) -> bool:
-        """Whether a newcomer may look for an idle connection before those who wait. ``window``: the barging window."""
+        """Whether a newcomer may take an idle connection before waiting callers. ``window``: the barging window."""
         return self.order.waits_less(window, now)
 
     def beside(self, request: Request) -> OrderedDict[Request, None]:
-        """The callers among which this one has its position."""
+        """Return the callers among which this one has its position."""
         return self.requests
 
     def line_of(self, one: CallerClass | None) -> FifoQueue:
-        """The queue in which callers of this class have an order of their own."""
+        """Return the queue of the callers of this class."""
         return self
 
     def claimant(self, served: int) -> Request:
-        """For whom one more connection would be opened, when so many callers are served by those being opened."""
+        """Return the caller for which one more connection would be opened. ``served``: callers that connects in
+        progress will serve.
+        """
         return next(islice(self.requests, served, None), None) or next(iter(self.requests))
 
     def gaining(self, limit: int) -> int:
-        """How many callers would be served in a pool of ``limit`` connections."""
+        """Return how many callers would be served in a pool of ``limit`` connections."""
         return len(self.requests)
 
     def count(self, one: CallerClass) -> int:
-        """How many callers of the class wait."""
+        """Return how many callers of the class wait."""
         return 0
 
     def barred(self, limit: int) -> list[CallerClass]:
-        """The classes that wait and may not have one more connection in a pool of ``limit`` connections."""
+        """Return the classes with waiting callers that may have no further connection in a pool of this limit."""
         return []
 
     def needed(self, opening: int, streams: int, *, extra: int = 0, beside: int = 0) -> int:
-        """Further connects that the callers need and may have, besides those that are ``opening``.
+        """Return how many connects the callers need and may have, besides the ``opening`` ones.
 
-        ``streams``: leases that one connection is expected to serve; ``extra``: callers in addition to those that wait;
-        ``beside``: connects in addition to those that would do.
+        ``streams``: leases that one connection is expected to serve; ``extra``: callers besides the waiting ones;
+        ``beside``: connects beyond the number that suffices.
         """
         return connects_wanted(len(self.requests) + extra, opening, streams) + beside
 
     def rebuild(self) -> None:
-        """After an interruption: what follows from ``requests``."""
+        """After an interruption: rebuild the queue from ``requests``."""
 
     def check(self) -> None:
         """Raise AssertionError unless the queue is consistent."""
 
 
 class ClassQueue:
-    """Callers of several classes: a queue for each class beside the one of all callers.
+    """The queue with classes: a queue for each class, besides the one of all callers.
 
-    Each operation is O(classes). ``requests`` has all callers in order of arrival, as in a :class:`FifoQueue`.
+    Each operation takes O(classes). ``requests`` has all callers in order of arrival, as in a :class:`FifoQueue`.
     """
 
     __slots__ = ("by_class", "policy", "queued_at", "requests", "use", "waits")
@@ -292,7 +294,9 @@ class ClassQueue:
         self.rebuild()
 
     def renew(self) -> None:
-        """The settings have changed: a queue for each class. A new dict: it is read without the lock, too."""
+        """After new settings: keep or create the queue of each class. The dict is replaced, not changed, because it is
+        also read without the lock.
+        """
         known = self.policy.known.values()
         old = self.by_class
         self.by_class = {one: old[one] if one in old else FifoQueue() for one in known}
@@ -301,7 +305,7 @@ class ClassQueue:
         return len(self.requests)
 
     def _class_of(self, request: Request) -> CallerClass:
-        """A caller that names no class, or one that has been removed, is of the default one."""
+        """Return the caller's class: the default one if it names none, or one that has been removed."""
         one = request.caller_class
         if one is None or one not in self.by_class:
             one = request.caller_class = self.policy.default
@@ -320,7 +324,7 @@ class ClassQueue:
         line.add(request)
 
     def move_first(self, request: Request) -> None:
-        """Put a caller that was served badly before all others."""
+        """Put a caller whose connection proved unusable before all others."""
         self.requests.move_to_end(request, last=False)
         self.by_class[self._class_of(request)].move_first(request)
 
@@ -337,18 +341,18 @@ class ClassQueue:
         self.by_class[self._class_of(request)].remove(request)
 
     def first_of_each(self) -> list[Request]:
-        """The first caller of each class, in the order in which they are to be served."""
+        """Return the first caller of each class, in the order of service."""
         rank = self.policy.rank
         firsts = [(rank(one), line.first_of_each()[0]) for one, line in self.by_class.items() if line.requests]
         firsts.sort(key=lambda first: (first[0], first[1].ticket))
         return [request for _, request in firsts]
 
     def first(self) -> Request | None:
-        """The next caller that may have one more connection; None: nobody waits that may."""
+        """Return the next caller that may have one more connection, or None."""
         return next((one for one in self.first_of_each() if self.admits(one)), None)
 
     def first_for(self, slot: Slot) -> Request | None:
-        """The next caller that may have this connection, or a further stream of it."""
+        """Return the next caller that may have this connection, or a further stream of it."""
         return next((one for one in self.first_of_each() if self.may_have(one, slot)), None)
 
     def admits(self, request: Request) -> bool:
@@ -362,44 +366,44 @@ class ClassQueue:
         return self.admits(request)
 
     def admit(self, one: CallerClass | None) -> bool:
-        """Charge a connection to a caller that is served without a place in the queue: whether it may have one."""
+        """Charge a connection to a caller that is served without queueing; whether it may have one."""
         return one is not None and one in self.by_class and self.policy.admit(one, self.use.limit())
 
     @property
     def wanting(self) -> bool:
-        """Whether anybody waits that may have a connection. Called without the lock, too: then it is a guess."""
+        """Whether a caller waits that may have a connection. Without the lock, the answer may be out of date."""
         admits, limit = self.policy.admits, self.use.limit()
         return any(line.requests and admits(one, limit) for one, line in self.by_class.items())
 
     def served_before(self, request: Request, now: float, window: float) -> bool:
-        """Whether a newcomer may look for an idle connection before those who wait: not before those of its own class.
-        The others would have taken it, if they were allowed to.
+        """Whether a newcomer may take an idle connection before waiting callers: only if none of its own class waits.
+        Waiting callers of other classes would have taken the connection if they were allowed to.
         """
         return not self.by_class[self._class_of(request)].requests
 
     def beside(self, request: Request) -> OrderedDict[Request, None]:
-        """The callers among which this one has its position: those of its class."""
+        """Return the callers among which this one has its position: those of its class."""
         return self.by_class[self._class_of(request)].requests
 
     def line_of(self, one: CallerClass | None) -> FifoQueue:
-        """The queue in which callers of this class have an order of their own."""
+        """Return the queue of the callers of this class."""
         return self.by_class[self.policy.default if one is None or one not in self.by_class else one]
 
     def claimant(self, served: int) -> Request:
-        """For whom one more connection would be opened."""
+        """Return the caller for which one more connection would be opened."""
         return self.first() or next(iter(self.requests))
 
     def count(self, one: CallerClass) -> int:
-        """How many callers of the class wait."""
+        """Return how many callers of the class wait."""
         return len(self.by_class[one]) if one in self.by_class else 0
 
     def barred(self, limit: int) -> list[CallerClass]:
-        """The classes that wait and may not have one more connection in a pool of ``limit`` connections."""
+        """Return the classes with waiting callers that may have no further connection in a pool of this limit."""
         return [one for one, line in self.by_class.items() if line.requests and not self.policy.admits(one, limit)]
 
     def gaining(self, limit: int) -> int:
-        """How many callers would be served in a pool of ``limit`` connections: not those whose class is at its own
-        limit.
+        """Return how many callers would be served in a pool of ``limit`` connections. Callers whose class is at its own
+        limit do not count.
         """
         return sum(len(line) for one, line in self.by_class.items() if self.policy.admits(one, limit))
 
@@ -412,7 +416,7 @@ class ClassQueue:
         return min(wanted, self.use.room(needs, opening))
 
     def rebuild(self) -> None:
-        """After an interruption: what follows from ``requests``."""
+        """After an interruption: rebuild the queue from ``requests``."""
         for line in self.by_class.values():
             line.requests.clear()
         for request in self.requests:
@@ -429,7 +433,7 @@ class ClassQueue:
 
 
 Order = ArrivalOrder | NewestFirst
-"""Both have the same methods."""
+"""Both classes have the same methods."""
 
 Queue = FifoQueue | ClassQueue
-"""Both have the same methods. An endpoint has one or the other; :mod:`.capacity` makes it."""
+"""Both classes have the same methods. An endpoint has one of them, which :mod:`.capacity` creates."""

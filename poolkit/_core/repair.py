@@ -1,12 +1,13 @@
-"""After an interruption: make the numbers true again, and take back what nobody holds any more.
+"""Recovery after an interruption: correct the numbers, and reclaim slots that no code refers to any more.
 
-An asynchronous exception (KeyboardInterrupt, a soft time limit) may end any step between any two bytecodes. The
-ground truth survives that: each slot's state, the idle lists, who is leased, who is queued with which outcome. All
-other numbers follow from it (:func:`repair`). What the interrupted thread had in its hands, half-way between two
-places, is taken back by :func:`audit`: whoever is still going to do something with a slot holds it, on its stack, in a
-request's outcome, a job, an effect or a call that waits in the inbox. The register holds it weakly. A slot that nobody
-holds is finalized, and reports itself: no late step can come for it. No reference is counted, so it is the same with
-and without the GIL; on a free-threaded build the interpreter may notice later that the last reference is gone.
+An asynchronous exception (KeyboardInterrupt, a soft time limit) may end a step between any two bytecodes. The primary
+facts survive: the state of each slot, the idle lists, the leases, and the queued requests with their outcomes.
+:func:`repair` computes all other numbers from them.
+
+:func:`audit` reclaims the slots that the interrupted thread was moving from one place to another. Code that is still
+going to act on a slot refers to it: from a stack, a request's outcome, a job, an effect or a call in the inbox. The
+register refers to it weakly. So a slot without references is finalized and reports itself, and no later step can act
+on it. This works with and without the GIL. A free-threaded build may notice later that the last reference is gone.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ __all__ = ("audit", "repair")
 
 
 def audit(core: Core, now: float) -> int:
-    """Free the permits of slots that are in nobody's hands; the number of them.
+    """Free the permits of slots that no code refers to any more, and return their number.
 
-    Their threads were interrupted on the way from one place to the next: the state of the connections is unknown,
-    so they are aborted. Then whoever waits is served; the call that should have done it may have been lost.
+    Their threads were interrupted while they moved them. The state of the connections is unknown, so they are aborted.
     """
     lost, gone = core.slots.take_lost()
     for slot in lost:
@@ -50,14 +50,14 @@ def audit(core: Core, now: float) -> int:
 
 
 def repair(core: Core, now: float) -> None:
-    """A step was interrupted: finish what is half done, count anew, and look over everything soon."""
+    """After an interrupted step: complete what it began, recount, and schedule a sweep."""
     for slot in core.slots.living():
-        if slot.state is CLOSED:  # on its way out
+        if slot.state is CLOSED:  # the step had not removed it yet
             del core.all_slots[slot.id]
     _recount(core)
     for endpoint in list(core.all_endpoints.values()):
         for request in list(endpoint.requests):
-            if request.outcome is not None:  # served, but not yet out of the queue
+            if request.outcome is not None:  # served, but not removed from the queue yet
                 endpoint.queue.discard(request)
                 core.effects.append(Effect(Do.WAKE, request=request))
             request.rechecking = False
@@ -68,14 +68,14 @@ def repair(core: Core, now: float) -> None:
         endpoint.queue.rebuild()
     core.endpoints.reorder()
     if core.phase is Phase.OPEN:
-        core.moved.append(True)  # connections that are just being put back are looked at
+        core.moved.append(True)  # threads that put connections back without the lock now look for requests
         core.rechecks_left = 3
         core.want_sweep(now)
         core.size.look_by(now)
 
 
 def _recount(core: Core) -> None:
-    """The numbers that follow from the slots."""
+    """Compute the numbers that follow from the slots."""
     slots = core.slots.living()
     core.slots.known = {slot.key: slot.id for slot in slots if slot.key}
     core.slots.closing = sum(slot.state is CLOSING for slot in slots)
@@ -95,7 +95,7 @@ def _recount(core: Core) -> None:
 
 
 def next_look(core: Core, now: float) -> float:
-    """When to look again: while somebody waits, and for a while after an interruption."""
+    """Return when the next sweep is due: soon while callers wait, and for a while after an interruption."""
     if core.rechecks_left > 0:
         core.rechecks_left -= 1
     elif not any(endpoint.requests for endpoint in core.all_endpoints.values()):

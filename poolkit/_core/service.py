@@ -1,4 +1,4 @@
-"""Who gets which connection: callers look for one, a free one looks for a caller."""
+"""Which caller gets which connection: a caller takes an idle one, a returned one goes to a waiting caller."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .state import Phase
 __all__ = ("Service",)
 
 _OPEN = Phase.OPEN
-_tuple = tuple.__new__  # a NamedTuple's own is a Python function
+_tuple = tuple.__new__  # faster than NamedTuple.__new__, which is a Python function
 _WAKE = Do.WAKE
 
 
 class Service:
-    """From hand to hand, directly or by way of the idle connections."""
+    """Assigns connections to callers, directly or from the idle connections."""
 
     __slots__ = ("_core", "_counts", "_entries", "_idle", "_slots")
 
@@ -36,7 +36,7 @@ class Service:
     # -- callers ------------------------------------------------------------------------------------------------------
 
     def refusal(self) -> PoolError | None:
-        """Why a caller is refused now, if so: a new error each time."""
+        """Return a new error if callers are refused now, otherwise None."""
         core = self._core
         if core.phase is not _OPEN:
             return PoolClosed(f"{core.name}: the pool is {core.phase.value}")
@@ -45,7 +45,7 @@ class Service:
         return None
 
     def enqueue(self, request: Request, now: float) -> None:
-        """The caller waits, from now on or again."""
+        """Put the caller in the queue, for the first time or again."""
         core = self._core
         endpoint = request.endpoint
         if not endpoint.requests:
@@ -62,30 +62,31 @@ class Service:
         core.touched[endpoint] = None
 
     def _enqueue_first(self, request: Request, now: float) -> None:
-        """A caller that was served badly waits again, before the others."""
+        """Put a caller whose connection proved unusable in the queue again, before the others."""
         self.enqueue(request, now)
         request.endpoint.queue.move_first(request)
 
     def serve(self, request: Request, outcome: Slot | BaseException) -> None:
-        """The one place where a queued request ends."""
-        request.outcome = outcome  # first: whoever is in the queue with an outcome is known to be served (repair.py)
+        """End a queued request. No other code does that."""
+        request.outcome = outcome  # before the removal: repair() counts a queued request with an outcome as served
         self._core.effects.append(_tuple(Effect, (_WAKE, None, request)))
         request.endpoint.queue.remove(request)
 
     def fail(
         self, endpoint: Endpoint, make: Callable[[], PoolError], requests: Iterable[Request] | None = None
     ) -> None:
-        """End waits at an endpoint, all of them or those of ``requests``, each with an error of its own."""
+        """Fail the requests of an endpoint (all, or ``requests``), each with a new error."""
         for request in list(endpoint.requests if requests is None else requests):
             self.serve(request, make())
         self._core.touched[endpoint] = None
 
-    # -- a caller looks for a connection ------------------------------------------------------------------------------
+    # -- a caller takes a connection ----------------------------------------------------------------------------------
 
     def take_for(self, request: Request, now: float) -> Slot | None:
-        """A connection for the caller: in use, or being checked where it is in doubt. Unfit ones are closed on the way.
+        """Return a connection for the caller, in use, or to be checked first if it is in doubt. Close those that may
+        not be used any more.
 
-        The last used one comes first with ``order="lifo"``: one in use, which has a stream to spare, before idle ones.
+        With ``order="lifo"``, connections in use that have a stream to spare come before idle ones.
         """
         lifo = self._core.lifo
         found = self._spare_for(request, now) if lifo and request.endpoint.spare else None
@@ -99,7 +100,7 @@ class Service:
         core, slots, endpoint = self._core, self._slots, request.endpoint
         while (slot := self._idle.take(endpoint, lifo=core.lifo)) is not None:
             if slot.state is not IDLE:
-                continue  # was closed where it stood
+                continue  # it was closed while it was in the list
             reason = slots.retire_reason(slot, now)
             if reason is not None:
                 slots.start_close(slot, reason, now)
@@ -113,7 +114,7 @@ class Service:
         return None
 
     def _spare_for(self, request: Request, now: float) -> Slot | None:
-        """A further lease of a connection in use."""
+        """Return a connection in use that can serve a further lease for the caller, or None."""
         spare = request.endpoint.spare
         for slot in list(reversed(spare) if self._core.lifo else spare):
             if slot.leases >= slot.capacity or self._slots.retire_reason(slot, now) is not None:
@@ -125,7 +126,7 @@ class Service:
         return None
 
     def begin_lease(self, slot: Slot, request: Request) -> None:
-        """A lease of the connection begins. Its other streams, if it has any, are for other callers."""
+        """Begin a lease of the connection. If it has streams to spare, other callers can have them."""
         self._core.use.charge_lease(slot, request)
         slot.leases += 1
         if slot.state is not IN_USE:
@@ -134,11 +135,11 @@ class Service:
             slot.endpoint.spare[slot] = None
 
     def serve_waiting(self, endpoint: Endpoint, now: float) -> None:
-        """Serve requests from the connections that are there."""
+        """Serve requests from idle connections, and from those in use with a stream to spare."""
         while (endpoint.idle or endpoint.spare) and endpoint.requests and not self._core.suspended:
             for request in endpoint.queue.first_of_each():
                 if request.rechecking:
-                    continue  # told of an idle connection, which is for this request or for a faster newcomer
+                    continue  # woken for an idle connection, which this request or a faster newcomer takes
                 slot = self.take_for(request, now)
                 if slot is not None:
                     self.serve(request, slot)
@@ -146,12 +147,13 @@ class Service:
             else:
                 return
 
-    # -- a connection looks for a caller ------------------------------------------------------------------------------
+    # -- a connection goes to a caller --------------------------------------------------------------------------------
 
     def place(self, slot: Slot, now: float) -> None:
-        """A connection is free, or has a stream to spare: it goes to the oldest request, else to the idle ones.
+        """Assign a connection that is free, or has a stream to spare, to the oldest request; otherwise make it idle.
 
-        One of an older generation has ``expires`` in the past: whoever finds that out has seen to it.
+        A connection of an older generation has ``expires`` in the past, so it is closed here without a comparison of
+        generations.
         """
         core = self._core
         endpoint = slot.endpoint
@@ -172,7 +174,7 @@ class Service:
             request = endpoint.queue.first_for(slot)
             if request is None:
                 break
-            # not one in doubt at once (check_after_idle=0): from hand to hand it needs no check, from idle it does
+            # with check_after_idle=0 it would be in doubt as an idle connection; handed over, it needs no check
             if (
                 core.barging
                 and endpoint.queue.served_before(request, now, core.barging)
@@ -189,7 +191,7 @@ class Service:
                 slot.move(IN_USE)
             self.serve(request, slot)
             if slot.capacity == 1:
-                return  # hands off: the request may have seen it, used it and put it back without the lock by now
+                return  # do not touch it again: the caller may already have used it and put it back without the lock
         if slot.leases:
             if slot.leases < slot.capacity:
                 endpoint.spare[slot] = None
@@ -202,20 +204,20 @@ class Service:
             self.put_idle(slot)
 
     def put_idle(self, slot: Slot) -> None:
-        """Nobody uses the connection."""
+        """Make the connection idle."""
         self._core.use.uncharge(slot)
         slot.endpoint.spare.pop(slot, None)
         slot.move(IDLE)
         self._idle.put(slot)
 
     def _wake_to_recheck(self, request: Request) -> None:
-        """There is an idle connection: the request may take it, if no newcomer does so before it has woken up."""
+        """Wake the request for an idle connection. It takes the connection unless a newcomer is faster."""
         if not request.rechecking:
             request.rechecking = True
             self._core.effects.append(Effect(Do.WAKE, None, request))
 
     def _end_of(self, slot: Slot, now: float) -> CloseReason:
-        """Why a connection that was given back is closed."""
+        """Return why a returned connection is closed."""
         if self._core.phase is not _OPEN:
             return CloseReason.POOL_CLOSED
         if self._slots.over_limit():
@@ -223,10 +225,10 @@ class Service:
         return self._slots.retire_reason(slot, now) or CloseReason.SURPLUS
 
     def close_surplus(self, now: float) -> None:
-        """Close idle connections that are too many, the longest unused first."""
+        """Close surplus idle connections, the longest unused first."""
         core, slots = self._core, self._slots
         reason = CloseReason.SURPLUS if core.phase is _OPEN else CloseReason.POOL_CLOSED
-        # counted anew each time: callers take and put back without the lock meanwhile
+        # counted again each time: meanwhile callers take and return connections without the lock
         while core.phase is not _OPEN or slots.over_limit() or self._idle.too_many(core.size):
             slot = self._idle.take_surplus()
             if slot is None:
@@ -241,10 +243,11 @@ class Service:
         slots.counts.checks += asked
         request.outcome, request.busy = None, False
         if error is None and not asked and core.features.checks and slot.fresh_until == 0.0:
-            self.put_idle(slot)  # one beside it was found dead: a look is not enough, and there is no time for more
+            # in doubt because another one was found dead: a look is not enough, and there was no time for a check
+            self.put_idle(slot)
             if not request.gone:
                 self._enqueue_first(request, now)
-                request.rechecking = True  # when its time is up, the next one tries
+                request.rechecking = True  # after its timeout, the next request tries
             return
         if error is None:
             slot.checked_at = now
@@ -252,7 +255,7 @@ class Service:
             if not request.gone and core.hands_out and slots.retire_reason(slot, now) is None:
                 self.begin_lease(slot, request)
                 request.outcome = slot
-                core.touched[slot.endpoint] = None  # its other streams are for those who wait
+                core.touched[slot.endpoint] = None  # its other streams can serve waiting requests
                 return
             core.returned[slot] = None
         else:
@@ -261,7 +264,7 @@ class Service:
             self.retry(request, now)
 
     def retry(self, request: Request, now: float) -> None:
-        """What the request was given was no use: serve it again, ahead of the others."""
+        """The connection that the request was assigned is unusable: serve it again, before the others."""
         core = self._core
         request.outcome = self.refusal()
         if request.outcome is not None:
@@ -275,24 +278,24 @@ class Service:
         if request.outcome is None:
             self._enqueue_first(request, now)
 
-    # -- connections that are of no use -------------------------------------------------------------------------------
+    # -- unusable connections -----------------------------------------------------------------------------------------
 
     def failed_check(self, slot: Slot, error: BaseException, now: float) -> None:
-        """An idle connection turned out dead: close it, and doubt those idle beside it."""
+        """An idle connection was found dead: close it, and have the other idle ones checked before use."""
         self._slots.counts.failed_checks += 1
-        # silence may last for check_timeout on each of them: do not try the others one after the other
+        # after a timeout, drop the others unchecked: each check may take as long (check_timeout)
         self.distrust_idle(slot.endpoint, now, drop=isinstance(error, TimeoutError))
         self._slots.start_close(slot, CloseReason.ERROR, now, abort=True)
 
     def distrust_idle(self, endpoint: Endpoint, now: float, *, drop: bool = False) -> None:
-        """A connection was found dead: the idle ones are checked before use, or dropped if they cannot be."""
+        """A connection was found dead: have the idle ones checked before use, or drop them if that is impossible."""
         endpoint.last_failed_check = now
         if drop or not self._core.can_check:
             self.close_idle(endpoint, CloseReason.ERROR, now, abort=True)
             return
         for slot in endpoint.idle.copy():
             slot.fresh_until = 0.0
-        self._core.want_sweep(now)  # do not leave it to the callers to find them out
+        self._core.want_sweep(now)  # the sweep checks them in the background, so that callers need not wait for it
 
     def close_idle(self, endpoint: Endpoint, reason: CloseReason, now: float, *, abort: bool = False) -> None:
         """Close all idle connections of an endpoint."""

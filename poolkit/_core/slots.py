@@ -1,5 +1,5 @@
-"""The connections of a pool: the record of each, with the table of what may happen to it; the record of each lease; and
-the register of all connections, where each begins and ends.
+"""The connections of a pool: the record of each with its state machine, the record of each lease, and the register of
+all connections.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = (
 class State(Enum):
     """Where a connection is in its life."""
 
-    __hash__ = object.__hash__  # Enum's own is a Python function, and each move looks into TRANSITIONS
+    __hash__ = object.__hash__  # faster than Enum.__hash__, a Python function; move() looks up TRANSITIONS
 
     CONNECTING = "connecting"
     IDLE = "idle"
@@ -58,12 +58,12 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     CLOSING: frozenset({CLOSED}),
     CLOSED: frozenset(),
 }
-"""The legal moves. CONNECTING to CLOSED is a connect that failed and left nothing at the server, IN_USE to CLOSED a
-detach; all other ends go through CLOSING, in which the connection still holds its permit. The documentation's diagram
-is drawn from this."""
+"""The legal transitions. CONNECTING to CLOSED is a failed connect that left nothing at the server; IN_USE to CLOSED is
+a detach. All other ends go through CLOSING, in which the connection still holds its permit. The documentation's diagram
+is generated from this table."""
 
 ESTABLISHED = frozenset({IDLE, CHECKING, IN_USE, RESETTING})
-"""The states of a connection that can be, or can come back to be, of use."""
+"""The states of a connection that can be used, now or after it is returned."""
 
 
 class Purpose(Enum):
@@ -75,7 +75,7 @@ class Purpose(Enum):
 
 
 class Slot:
-    """One connection: its state, its age and its own ledger (written by whoever holds it)."""
+    """One connection: its state, its age, and its uses and busy seconds, which its holder writes."""
 
     __slots__ = (
         "__weakref__",
@@ -116,37 +116,39 @@ class Slot:
         self.state = CONNECTING
         self.generation = endpoint.generation
         self.connection: Any = None
-        self.dirty: bool | BaseException | None = None  # what needs_reset() said at the end of a lease, if it was asked
-        self.key = 0  # id(connection), under which it stands in the register while it is on lease without a Lease
+        self.dirty: bool | BaseException | None = None  # what needs_reset() said at the end of a lease
+        self.key = 0  # id(connection): its key in the register of leases while it is leased without a Lease object
         self.requested_at = now
         self.ready_at = now
-        self.expires = NEVER  # the end of its life; in the past when its generation is over
-        self.fresh_until = 0.0  # until then it may be handed out without a second look
+        self.expires = NEVER  # when its lifetime ends; in the past if its generation is retired
+        self.fresh_until = 0.0  # until then it may be leased without a check
         self.last_used = now
-        self.checked_at = now  # the last check that went well
-        # of its lease, if there is one alone (see LeaseRecord)
+        self.checked_at = now  # the last check that passed
+        # of its lease, if it has only one (see LeaseRecord)
         self.since = now
         self.leases = 0
         self.capacity = 1
-        self.owner: CallerClass | None = None  # of those who use it, the class that came first
+        self.owner: CallerClass | None = None  # the class that it is charged to: that of its first lease
         self.uses = 0
         self.busy = 0.0
         self.holder: Hashable = 0
         self.place: tuple[str, int] | None = None
         self.reported = False
-        self.replaced: Slot | None = None  # the one whose place this connection is to take
-        self.rotating = False  # its successor is on the way
-        self.pending = True  # its connect is going on (with lazy drivers also when it is in use already)
-        self.evicted_for: Endpoint | None = None  # it gives way to a request of another endpoint
-        self.lost: deque[Slot] | None = None  # where it reports itself when nobody holds it any more
+        self.replaced: Slot | None = None  # the connection that this one is to replace
+        self.rotating = False  # its successor is being opened
+        self.pending = True  # its connect is in progress (with lazy drivers also while it is in use)
+        self.evicted_for: Endpoint | None = None  # it is closed for a request of this other endpoint
+        self.lost: deque[Slot] | None = None  # it reports itself here when no code refers to it any more
 
     @property
     def slot(self) -> Slot:
-        """The connection of the lease that is written down here: as of a LeaseRecord."""
+        """The slot itself: for a connection with one lease, it serves as the LeaseRecord."""
         return self
 
     def retire(self) -> None:
-        """It is not to be handed out again. The ways without the lock look at ``expires`` alone, and never write it."""
+        """Have the connection closed when it is returned. The paths without the lock read ``expires`` alone, and never
+        write it.
+        """
         self.generation = -1
         self.expires = -NEVER
 
@@ -158,22 +160,23 @@ class Slot:
 
     @property
     def seen_at(self) -> float:
-        """The last sign of life."""
+        """The time of the last use or check that succeeded."""
         return max(self.checked_at, self.last_used)
 
     @property
     def opening(self) -> bool:
-        """Whether its connect is going on: some drivers connect in the first use, when it is in use already."""
+        """Whether its connect is in progress. Some drivers connect at the first use, with the slot in use already."""
         return self.state is State.CONNECTING or (self.pending and self.state is IN_USE)
 
     def __del__(self) -> None:
-        """Report a slot that was let go of before its connection was closed. Runs in any thread, in the middle of
-        anything: it takes no lock.
+        """Report a slot whose last reference is gone before its connection was closed.
+
+        It takes no lock: a finalizer may run in any thread, between any two bytecodes.
         """
         try:
             if self.state is not CLOSED and self.lost is not None:
                 self.lost.append(self)
-        except AttributeError:  # interrupted while it was made
+        except AttributeError:  # __init__ was interrupted
             pass
 
     def __repr__(self) -> str:
@@ -181,10 +184,10 @@ class Slot:
 
 
 class LeaseRecord:
-    """One of several leases of one connection. Written by the thread or task that begins the lease.
+    """One of several leases of one connection. The thread or task that begins the lease writes it.
 
-    The only lease of a connection needs no record beside it: a :class:`~.slots.Slot` has the same fields, which
-    costs nothing where connections go from hand to hand.
+    The only lease of a connection needs no such object: a :class:`~.slots.Slot` has the same fields. That saves an
+    allocation for each lease.
     """
 
     __slots__ = ("holder", "place", "reported", "since", "slot")
@@ -192,9 +195,9 @@ class LeaseRecord:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.since = 0.0  # by the pool's clock, seconds
-        self.holder: Hashable = 0  # identity of the thread or task: no reference, that would keep a dropped lease alive
-        self.place: tuple[str, int] | None = None  # file and line, if that is noted
-        self.reported = False  # as held longer than leak_after
+        self.holder: Hashable = 0  # identity of the thread or task; a reference would keep a dropped lease alive
+        self.place: tuple[str, int] | None = None  # file and line of the caller, if recorded
+        self.reported = False  # reported as held longer than leak_after
 
     @property
     def connection(self) -> Any:
@@ -203,26 +206,26 @@ class LeaseRecord:
 
     @property
     def capacity(self) -> int:
-        """How many leases the connection serves."""
+        """How many leases the connection serves at once."""
         return self.slot.capacity
 
 
 Held = Union["Slot", LeaseRecord]
-"""What the register of leases holds."""
+"""The record of a lease, as the register of leases holds it."""
 
 
 _held: Callable[[ref[Slot]], Slot | None] = ref.__call__
 
 
 class Slots:
-    """All connections, from the decision to open one until it is closed.
+    """The register of all connections, each from the decision to open it until it is closed.
 
-    ``len(all)`` is the number of permits taken: there is no counter that could drift. ``unused`` is called when the
-    last connection of an endpoint is gone and nobody waits there.
+    ``len(all)`` is the number of permits taken; a separate counter could drift. ``unused`` is called when the last
+    connection of an endpoint is gone and no request waits there.
 
-    REFERENCE-IS-CLAIM: this register holds the slots weakly. Whoever is going to do something with one holds it: a list
-    of idle ones, a lease, a request, an effect, a job, the stack of a thread. The step that takes a slot therefore
-    claims it at once, and a thread that is interrupted lets go of it. See :meth:`take_lost`.
+    REFERENCE-IS-CLAIM: this register refers to the slots weakly. Code that is going to act on a slot has a strong
+    reference to it: in an idle list, a lease, a request, an effect, a job or on the stack of a thread. So a step that
+    takes a slot claims it at once, and an interrupted thread drops its claim. See :meth:`take_lost`.
     """
 
     __slots__ = (
@@ -245,28 +248,29 @@ class Slots:
         self._unused = unused
         self._number = 0
         self._lost: deque[Slot] = deque()  # finalizers append to it, in any thread and at any time
-        self.unreported: set[int] = set()  # numbers of slots that were gone without a report at the last look
+        self.unreported: set[int] = set()  # numbers of slots that were gone without a report in the last sweep
         self.all: dict[int, ref[Slot]] = {}  # by number
-        self.known: dict[int, int] = {}  # id of a connection to the number of the slot that came last with it
+        self.known: dict[int, int] = {}  # id of a connection to the number of the last slot that got it
         self.counts = Counts()
         self.closing = 0
         self.pinging = 0  # connections that are checked in the background
 
     def living(self) -> list[Slot]:
-        """The slots, oldest first. Thread-safe, also without the lock. Not those of which nothing is left."""
-        return list(filter(None, map(_held, self.all.copy().values())))  # in C: sweeps and the dashboard do it often
+        """Return the slots that still exist, oldest first. Thread-safe, also without the lock."""
+        return list(filter(None, map(_held, self.all.copy().values())))  # runs in C: sweeps call it often
 
     def take_lost(self) -> tuple[list[Slot], int]:
-        """Return the slots that nobody holds any more, each reported once, and how many more are gone without a report.
+        """Return the slots that no code refers to any more, and how many others are gone without a report.
 
-        Of the latter the finalizer was interrupted, or the slot was lost a second time. Their permits are free now: at
-        the second look, because the collector clears the reference to a slot some time before its finalizer reports it.
+        A slot is gone without a report if its finalizer was interrupted, or if it was lost a second time. Its permit is
+        freed in the second sweep that misses it: the garbage collector clears the reference to a slot some time before
+        the finalizer reports it.
         """
         found = []
         while self._lost:
             slot = self._lost.popleft()
             if slot.id in self.all:
-                self.all[slot.id] = ref(slot)  # the collector has cleared the former one, if the slot was in a cycle
+                self.all[slot.id] = ref(slot)  # for a slot in a cycle, the collector has cleared the former reference
                 found.append(slot)
         dead = {number for number, one in self.all.copy().items() if one() is None}
         gone = dead & self.unreported
@@ -276,27 +280,27 @@ class Slots:
         return found, len(gone)
 
     def let_go(self) -> None:
-        """The pool begins anew with other slots: these may go without a report."""
+        """Have these slots not report themselves any more: the pool restarts with other ones."""
         for slot in self.living():
             slot.lost = None
         self._lost.clear()
 
     def coming(self) -> int:
-        """Connections that are neither idle nor being closed nor checked in the background."""
+        """Return the number of connections that are neither idle, closing nor checked in the background."""
         return len(self.all) - len(self._idle) - self.closing - self.pinging
 
     def over_limit(self) -> bool:
-        """Whether more connections exist than may, those being closed apart."""
+        """Whether more connections exist than the limit allows, not counting those that are closing."""
         return len(self.all) - self.closing > self._core.size.limit
 
     def twin_of(self, connection: object) -> Slot | None:
-        """The slot that has this very connection already, if there is one."""
+        """Return the slot that already has this connection object, or None."""
         known = self.all.get(self.known.get(id(connection), 0))
         twin = known() if known is not None else None
         return twin if twin is not None and twin.connection is connection else None
 
     def open(self, endpoint: Endpoint, purpose: Purpose, now: float) -> Slot:
-        """The slot of a connection to be. The permit for it has been taken."""
+        """Create the slot of a connection to be opened. Its permit has been taken."""
         self._number += 1
         slot = Slot(endpoint, self._number, purpose, now)
         slot.lost = self._lost
@@ -308,13 +312,13 @@ class Slots:
         return slot
 
     def connected(self, slot: Slot, connection: object) -> None:
-        """The slot has its connection."""
+        """Store the connection of a slot."""
         slot.connection = connection
         slot.key = id(connection)
-        self.known[slot.key] = slot.id  # no reference: that would be a claim
+        self.known[slot.key] = slot.id  # the number: a reference would be a claim
 
     def retire_reason(self, slot: Slot, now: float) -> CloseReason | None:
-        """Why the connection must not be handed out again, if so."""
+        """Return why the connection must not be leased again, or None."""
         core = self._core
         if slot.generation != slot.endpoint.generation:
             return CloseReason.STALE
@@ -326,15 +330,15 @@ class Slots:
         return None
 
     def mark_alive(self, slot: Slot, now: float) -> None:
-        """There was a sign of life just now."""
+        """Record that the connection was alive just now, so that it needs no check for a while."""
         slot.fresh_until = now + self._core.window
 
     def start_close(
         self, slot: Slot, reason: CloseReason, now: float, *, abort: bool = False, announced: bool = False
     ) -> None:
-        """The connection goes; it keeps its permit until the shell says that it is closed.
+        """Start to close the connection. It keeps its permit until the shell reports that it is closed.
 
-        ``announced``: the budget knows that it goes.
+        ``announced``: the budget already counts it as leaving.
         """
         core = self._core
         self.linger(slot, announced=announced)
@@ -346,7 +350,7 @@ class Slots:
         core.effects.append(Effect(Do.ABORT if abort else Do.CLOSE, slot))
 
     def linger(self, slot: Slot, *, announced: bool = False) -> None:
-        """Of no more use, but it keeps its permit until it is closed."""
+        """Take the connection out of use. It keeps its permit until it is closed."""
         core = self._core
         self._no_longer_connecting(slot)
         slot.move(CLOSING)
@@ -363,7 +367,7 @@ class Slots:
         self._core.touched[slot.endpoint] = None
 
     def remove(self, slot: Slot) -> None:
-        """The connection is closed, or has left the pool: its permit is free."""
+        """Remove a connection that is closed or detached, and free its permit."""
         core, endpoint = self._core, slot.endpoint
         self._no_longer_connecting(slot)
         core.use.uncharge(slot)
@@ -379,7 +383,7 @@ class Slots:
         self.counts.busy += slot.busy
         if endpoint.unused:
             self._unused(endpoint)
-        for parker in core.watchers.copy():  # callers enter and leave without the lock
+        for parker in core.watchers.copy():  # callers add and remove themselves without the lock
             parker.wake()  # never blocks
 
     def closed(self, slot: Slot) -> None:

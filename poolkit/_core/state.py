@@ -1,4 +1,4 @@
-"""What a pool can do, whether it is open, and what it has counted."""
+"""The features of a pool, its phase, and its counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..events import CloseReason
 
 __all__ = ("LOOK_EVERY", "Counts", "Features", "Phase")
 
-LOOK_EVERY = 5.0  # seconds between two looks at idle connections for a peer that has hung up
+LOOK_EVERY = 5.0  # seconds between two looks at an idle connection for one that the peer has closed
 
 
 class Phase(Enum):
@@ -22,17 +22,17 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Features:
-    """What the connector can do and how the pool uses it."""
+    """Abilities of the connector, and how the pool uses it."""
 
     checks: bool = False  # has check()
     peeks: bool = False  # has peek()
-    keyed: bool = False  # many endpoints, the key is given with each acquire
-    reports_errors: bool = False  # callers that no connection can serve hear of a failed connect at once
-    elsewhere: bool = False  # callers can go to another pool: they hear of a failed connect at once
+    keyed: bool = False  # many endpoints; each acquire names the key of one
+    reports_errors: bool = False  # after a failed connect, callers that no connection can serve fail at once
+    elsewhere: bool = False  # callers can go to another pool: after a failed connect they fail at once
 
 
 class Counts:
-    """Running totals of what leaves no trace in the slots. Written under the lock."""
+    """Totals that cannot be computed from the existing slots. Written under the lock."""
 
     __slots__ = (
         "busy", "checks", "closes", "connect_errors", "connects", "failed_checks", "leaks", "overloads",
@@ -42,9 +42,9 @@ class Counts:
     def __init__(self) -> None:
         self.connects = self.connect_errors = self.checks = self.failed_checks = 0
         self.timeouts = self.leaks = 0
-        self.waits = 0  # at endpoints that are gone; the queues of the others count theirs
+        self.waits = 0  # of endpoints that are gone; each existing queue counts its own
         self.overloads = 0  # times that a queue became overloaded
-        self.reclaimed = 0  # slots that interrupted threads have left in nobody's hands
-        self.uses = 0  # of connections that are gone; the others keep their own ledger
+        self.reclaimed = 0  # slots that were reclaimed from interrupted threads
+        self.uses = 0  # of connections that are gone; each existing slot counts its own
         self.busy = 0.0
         self.closes: dict[CloseReason, int] = dict.fromkeys(CloseReason, 0)
