@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "house.svg"
 
 VOCABULARY = ("errors", "config", "events", "connector", "_text")
-ASIDE = ("__init__", "__main__", "_log", "_dump", "_priority", "_timeouts")
+ASIDE = ("__init__", "__main__", "_log", "_dump", "_priority")
 """Not drawn: the package's own front, and helpers of a few lines."""
 AROUND = ("cluster", "fleet", "telemetry", "dashboard", "frameworks", "cli", "testing")
 

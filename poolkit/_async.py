@@ -7,23 +7,23 @@ until they are done. So the cancellation of a caller can never hit a connection 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ._binding import bind_loop
 from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import TaskDriver, refuse_closed
+from ._leases import AskedLease, LeaseBase
 from ._pool_base import PoolBase
 from ._shutdown import shut_in_tasks
-from ._slow_path import TaskSlowPath
-from ._timeouts import DEFAULT, Default
+from ._slow_path import DEFAULT, Default, TaskSlowPath
 from ._warm_up import warm_up_in_tasks
 from .config import PoolConfig, PoolSettings
 from .connector import AsyncConnector, require_kind
-from .errors import LeaseOverdue, UsageError
+from .errors import LeaseOverdue
 from .events import Listener
 from .runtimes.base import AsyncRuntime
 
@@ -35,22 +35,18 @@ __all__ = ("AsyncLease", "AsyncPool", "LeaseRequest")
 C = TypeVar("C")
 
 
-class AsyncLease(Generic[C]):
+class AsyncLease(LeaseBase[C]):
     """The right to use one connection until the lease is closed. Closing returns the connection; closing again does
     nothing.
     """
 
-    __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
+    __slots__ = ()
+
+    _pool: AsyncPool[C]
 
     def __init__(self, pool: AsyncPool[C]) -> None:
         self._pool = pool
-        self._record: Held | None = None
-
-    since: float
-    """When the lease began, by the pool's clock, in seconds."""
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
+        self._record = None
 
     async def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector.
@@ -77,26 +73,6 @@ class AsyncLease(Generic[C]):
                 return pool._slow.give_nowait(leased, id(self), discard, error)
         return None
 
-    def detach(self) -> C:
-        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
-
-        Raises :class:`~poolkit.UsageError` while the connection has other leases.
-        """
-        record = self._record
-        if record is None:
-            raise self._pool._register.not_leased()
-        if record.slot.leases > 1:
-            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
-        self._record = None
-        self._pool._register.detach(id(self))
-        return self.connection
-
-    def set_capacity(self, leases: int) -> None:
-        """Set how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
-        record = self._record
-        if record is not None:
-            self._pool._register.set_capacity(record, leases)
-
     async def __aenter__(self) -> C:
         if self._record is None:
             raise self._pool._register.not_leased()
@@ -107,55 +83,27 @@ class AsyncLease(Generic[C]):
     ) -> None:
         await self.close(error=error)
 
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        record = self._record
-        if record is not None and not ending():  # as Lease.__del__
-            self._pool._register.dropped(id(self), record)
 
-    def __repr__(self) -> str:
-        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
-        return f"<AsyncLease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
-
-
-class LeaseRequest(Generic[C]):
+class LeaseRequest(AskedLease[AsyncLease[C], C]):
     """``await pool.lease()`` gives the lease, ``async with pool.lease() as connection`` the connection."""
 
-    __slots__ = ("_key", "_lease", "_pool", "_timeout")
+    __slots__ = ()
 
-    def __init__(self, pool: AsyncPool[C], timeout: float | Default | None, key: Hashable) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._key = key
-        self._lease: AsyncLease[C] | None = None
 
-    def __await__(self) -> Generator[Any, Any, AsyncLease[C]]:
-        return self._made().__await__()
-
-    async def _made(self) -> AsyncLease[C]:
-        """Wait for a connection and begin its lease."""
-        pool, key = self._pool, self._key
-        runtime = pool._runtime
-        if runtime is None or not runtime.here():
-            runtime = bind_loop(pool)
-        lease = AsyncLease(pool)
-        record: Held | None = pool._take() if key is None else pool._take_at(key)
-        if record is None:
-            record = await pool._slow.acquire(runtime, self._timeout, key)
-        lease.connection = record.connection
-        lease.since = record.since
-        pool._leased[id(lease)] = record
-        lease._record = record
-        return lease
-
-    async def __aenter__(self) -> C:
-        self._lease = lease = await self._made()
-        return lease.connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._lease is not None:
-            await self._lease.close(error=error)
+async def _begin_lease(pool: AsyncPool[C], timeout: float | Default | None, key: Hashable) -> AsyncLease[C]:
+    """Wait for a connection and begin its lease."""
+    runtime = pool._runtime
+    if runtime is None or not runtime.here():
+        runtime = bind_loop(pool)
+    lease = AsyncLease(pool)
+    record: Held | None = pool._take() if key is None else pool._take_at(key)
+    if record is None:
+        record = await pool._slow.acquire(runtime, timeout, key)
+    lease.connection = record.connection
+    lease.since = record.since
+    pool._leased[id(lease)] = record
+    lease._record = record
+    return lease
 
 
 class AsyncPool(PoolBase[C]):
@@ -234,7 +182,7 @@ class AsyncPool(PoolBase[C]):
 
     def lease(self, timeout: float | Default | None = DEFAULT, key: Hashable = None) -> LeaseRequest[C]:
         """``async with pool.lease() as connection: ...`` or ``lease = await pool.lease()``."""
-        return LeaseRequest(self, timeout, key)
+        return LeaseRequest(partial(_begin_lease, self, timeout, key))
 
     def detach(self, connection: C) -> None:
         """Take a connection of :meth:`acquire` out of the pool. The caller owns it, and its slot is free."""

@@ -59,11 +59,6 @@ class Membership:
         if permits is not None:
             permits.change(config.min_size, config.budget_weight)
 
-    def explained(self, text: str) -> str:
-        """The state of the pool in words, and that of its budget."""
-        permits = self._pool._core.permits
-        return text if permits is None else f"{text}; {permits.words()}"
-
     # -- called by the budget -----------------------------------------------------------------------------------------
 
     def on_news(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._core.machine import Core
 from ._core.queue import Request
 from ._core.slots import Held
 from ._explain import COUNTED, diagnosed, explain, holders, nothing_wrong, place_of, symptoms
@@ -15,6 +17,7 @@ from .errors import AcquireTimeout, LeaseOverdue, PoolError, ServerUnavailable, 
 from .policies.connects import BreakerState
 from .policies.diagnose import Diagnosis, Symptoms, diagnose
 from .policies.meters import WINDOWS
+from .runtimes.threads import ThreadRuntime
 from .settings import Setting, described
 from .sizing import Advice, advise
 from .stats import (
@@ -127,7 +130,7 @@ class Monitor:
     def _explained(self) -> str:
         """Under the lock."""
         stats, held, diagnosis = self._look(self._pool._clock())
-        return self._pool._membership.explained(explain(stats, held, diagnosis=diagnosis))
+        return _with_budget(self._pool._core, explain(stats, held, diagnosis=diagnosis))
 
     def diagnose(self) -> Diagnosis | None:
         """See :meth:`poolkit.Pool.diagnose`."""
@@ -270,8 +273,8 @@ class Monitor:
             unlimited = pool._config.max_size is None
             entitled = core.classes.words(request.caller_class, core.size.limit, unlimited=unlimited)
         words = explain(stats, held, ahead=ahead, diagnosis=diagnosis, spent=_spent(request, waited), entitled=entitled)
-        text = pool._membership.explained(words)
-        error = kind(f"{pool.name}: no connection in {waited:.2f} s ({text})")
+        text = _with_budget(core, words)
+        error = kind(f"{pool.name}: no connection in {waited:.2f} s ({text}){_blocked_loop(pool._runtime)}")
         error.__cause__ = endpoint.dialer.last_error if endpoint.dialer.breaker.failures else None
         if entitled and request.caller_class is not None:
             error.caller_class = request.caller_class.name
@@ -283,6 +286,19 @@ def _named(one: N, holder: str) -> N:
     named = object.__new__(type(one))
     named.__dict__.update(one.__dict__, holder=holder)
     return named
+
+
+def _with_budget(core: Core, text: str) -> str:
+    """Under the lock: the state of a pool in words, and that of its budget if it has one."""
+    return text if core.permits is None else f"{text}; {core.permits.words()}"
+
+
+def _blocked_loop(runtime: Any) -> str:
+    """What a timeout adds if the wait has blocked the event loop of the calling thread."""
+    asyncio = sys.modules.get("asyncio") if type(runtime) is ThreadRuntime else None
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return ""
+    return "; this thread runs an event loop, which the wait has blocked"
 
 
 def _spent(request: Request, waited: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import commands
 from ._core.machine import Core
 from ._core.state import Phase
-from ._timeouts import deadline_of
+from ._slow_path import deadline_of
 from .policies.retire import NEVER
 
 if TYPE_CHECKING:

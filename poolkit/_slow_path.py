@@ -1,4 +1,4 @@
-"""Acquire and release where the core has to be asked: waiting, judging, and the reading of the clock."""
+"""Acquire and release where the core has to be asked: deadlines, waiting, judging, and the reading of the clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._fast import BATCH
 from ._log import logger
 from ._operations import BrokenContract
 from ._priority import chosen
-from ._timeouts import Default, deadline_of
+from .config import PoolConfig
 from .connector import Verdict
 from .errors import ConfigError, LeaseOverdue, PoolError, UsageError, describe
 from .events import Event, EventKind, FailReason
@@ -25,16 +25,43 @@ from .policies.classes import CallerClass, Classes
 from .policies.retire import NEVER
 from .runtimes.base import AsyncParker, AsyncRuntime, SyncParker
 from .runtimes.holders import named
-from .runtimes.threads import ThreadRuntime
 
 if TYPE_CHECKING:
     from ._async import AsyncPool
     from ._pool_base import PoolBase
     from ._threads import Pool
 
-__all__ = ("SlowPath", "TaskSlowPath", "ThreadSlowPath")
+__all__ = ("DEFAULT", "Default", "SlowPath", "TaskSlowPath", "ThreadSlowPath", "deadline_of")
 
 C = TypeVar("C")
+
+
+class Default:
+    """Type of the marker for "the pool's own setting" where None has a meaning of its own."""
+
+    def __repr__(self) -> str:
+        return "<the pool's setting>"
+
+
+DEFAULT = Default()
+
+
+def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float) -> float:
+    """When a call that begins now must end; a timeout of None never does."""
+    if isinstance(timeout, Default):
+        timeout = config.acquire_timeout
+    elif timeout is not None and not _is_duration(timeout):
+        raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: for ever)", "timeout")
+    return NEVER if timeout is None else now + timeout
+
+
+def _within(limit: float | None, left: float) -> float | None:
+    """Seconds for a connect that the caller makes itself: ``limit``, or less if it has less left."""
+    return left if 0 < left < (limit or NEVER) else limit
+
+
+def _is_duration(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
 
 
 class SlowPath(Generic[C]):
@@ -96,21 +123,31 @@ class SlowPath(Generic[C]):
             reason = FailReason.CONNECTION_ERROR if isinstance(error, Exception) else FailReason.CANCELLED
             core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
-    def grace(self, request: Request) -> float:
-        """Seconds that a caller may wait longer if a connect for it is going on."""
-        ask = self._base._driver.operations.connect_grace
-        return 0.0 if ask is None else ask(request.grace)
+    def look_again(self, request: Request, deadline: float) -> float:
+        """The caller woke up without an outcome. Raise its error if its time is up. Return the seconds for which it
+        sleeps beyond its time, because a connect for it is going on (0: it is within its time, or was served).
+        """
+        pool, now = self._base, self._clock()
+        if now < deadline:
+            pool._gate.step(pool._core.look, request, now)
+            return 0.0
+        ask = pool._driver.operations.connect_grace
+        longer = 0.0 if ask is None else ask(now - deadline)
+        error = pool._gate.step(self.expire, request, now, longer)
+        if error is not None:
+            raise error
+        return longer if request.outcome is None else 0.0
 
-    def expire(self, request: Request, now: float, grace: float = 0.0) -> PoolError | None:
-        """Under the lock: the caller's time is up. None if it was served in this very moment, or waits ``grace``
-        seconds longer for its connect.
+    def expire(self, request: Request, now: float, longer: float = 0.0) -> PoolError | None:
+        """Under the lock: the caller's time is up. None if it was served in this very moment, or may wait ``longer``
+        and has a connect to wait for.
         """
         if request.outcome is not None:
             return None
-        if grace > 0 and request.endpoint.connects_for(request):
-            request.grace += grace
-            return None
         core = self._base._core
+        if longer > 0 and request.endpoint.connects_for(request):
+            core.look(request, now)
+            return None
         error = self._base._monitor.timeout_error(request, now)
         core.abandon(request, now, timed_out=True)
         waited = now - request.since
@@ -208,7 +245,7 @@ class ThreadSlowPath(SlowPath[C]):
             while True:
                 outcome = request.outcome
                 if outcome is None:
-                    deadline = self._wait(request, parker, deadline)
+                    self._wait(request, parker, deadline)
                 elif not isinstance(outcome, Slot):
                     if isinstance(outcome, PoolError):
                         pool._gate.step(self._fail, request, outcome, self._clock())
@@ -232,25 +269,13 @@ class ThreadSlowPath(SlowPath[C]):
         self._pool._leased[id(connection)] = record
         return connection
 
-    def _wait(self, request: Request, parker: SyncParker, deadline: float) -> float:
-        """Sleep until something has happened. Return the deadline, which is later if the caller's connect goes on."""
+    def _wait(self, request: Request, parker: SyncParker, deadline: float) -> None:
+        """Sleep until something has happened."""
         left = deadline - self._clock()
         if left > 0:
             parker.wait(None if deadline == NEVER else left)
-        if request.outcome is None:
-            pool, now = self._pool, self._clock()
-            if now < deadline:
-                pool._gate.step(pool._core.look, request, now)
-                return deadline
-            before = request.grace
-            error = pool._gate.step(self.expire, request, now, self.grace(request))
-            if error is not None:
-                asyncio = sys.modules.get("asyncio") if type(pool._runtime) is ThreadRuntime else None
-                if asyncio is not None and asyncio._get_running_loop() is not None:
-                    error.args = (f"{error.args[0]}; this thread runs an event loop, which the wait has blocked",)
-                raise error
-            return deadline + request.grace - before
-        return deadline
+        if request.outcome is None and (longer := self.look_again(request, deadline)):
+            parker.wait(longer)
 
     def _check(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller checks an idle connection in doubt before it uses it."""
@@ -265,10 +290,7 @@ class ThreadSlowPath(SlowPath[C]):
     def _connect(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
-        limit = pool._config.connect_timeout
-        left = deadline - began
-        if 0 < left < (limit or NEVER):
-            limit = left
+        limit = _within(pool._config.connect_timeout, deadline - began)
         try:
             opened = pool._driver.connect(slot, limit)
         except BaseException as error:
@@ -345,7 +367,7 @@ class TaskSlowPath(SlowPath[C]):
             while True:
                 outcome = request.outcome
                 if outcome is None:
-                    deadline = await self._wait(request, parker, deadline)
+                    await self._wait(request, parker, deadline)
                 elif not isinstance(outcome, Slot):
                     if isinstance(outcome, PoolError):
                         pool._gate.step(self._fail, request, outcome, clock())
@@ -362,22 +384,13 @@ class TaskSlowPath(SlowPath[C]):
                 pool._monitor.observed(clock() - request.since, error)
             raise
 
-    async def _wait(self, request: Request, parker: AsyncParker, deadline: float) -> float:
-        """Sleep until something has happened. Return the deadline, which is later if the caller's connect goes on."""
+    async def _wait(self, request: Request, parker: AsyncParker, deadline: float) -> None:
+        """Sleep until something has happened."""
         left = deadline - self._clock()
         if left > 0:
             await parker.wait(None if deadline == NEVER else left)
-        if request.outcome is None:
-            pool, now = self._pool, self._clock()
-            if now < deadline:
-                pool._gate.step(pool._core.look, request, now)
-                return deadline
-            before = request.grace
-            error = pool._gate.step(self.expire, request, now, self.grace(request))
-            if error is not None:
-                raise error
-            return deadline + request.grace - before
-        return deadline
+        if request.outcome is None and (longer := self.look_again(request, deadline)):
+            await parker.wait(longer)
 
     def _check(self, runtime: AsyncRuntime, request: Request, slot: Slot, deadline: float) -> None:
         """Check an idle connection in doubt for a caller: in place if it asks the server nothing."""
@@ -395,10 +408,7 @@ class TaskSlowPath(SlowPath[C]):
     async def _connect(self, request: Request, slot: Slot, deadline: float) -> None:
         """The caller connects itself, as its driver requires."""
         pool, began = self._pool, self._clock()
-        limit = pool._config.connect_timeout
-        left = deadline - began
-        if 0 < left < (limit or NEVER):
-            limit = left
+        limit = _within(pool._config.connect_timeout, deadline - began)
         core, request.outcome = pool._core, None
         try:
             opened = await pool._driver.connect(slot, limit)

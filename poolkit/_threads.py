@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._access import Access
 from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import ThreadDriver, refuse_closed
 from ._fast import decline_put, make_acquire, make_lease, make_release
+from ._leases import LeaseBase
 from ._pool_base import PoolBase
 from ._shutdown import shut_in_threads
-from ._slow_path import ThreadSlowPath
-from ._timeouts import DEFAULT, Default
+from ._slow_path import DEFAULT, Default, ThreadSlowPath
 from ._warm_up import warm_up_in_threads
 from .config import PoolConfig, PoolSettings
 from .connector import Connector, require_kind
-from .errors import UsageError
 from .events import Listener
 from .runtimes.base import Runtime
 from .runtimes.threads import ThreadRuntime
@@ -35,7 +33,7 @@ C = TypeVar("C")
 _THREADS = ThreadRuntime()
 
 
-class Lease(Generic[C]):
+class Lease(LeaseBase[C]):
     """The right to use one connection until the lease is closed. Closing returns the connection; closing again does
     nothing.
 
@@ -43,17 +41,13 @@ class Lease(Generic[C]):
     connection is closed and replaced. Do not use one lease in several threads while it is being closed.
     """
 
-    __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
+    __slots__ = ()
+
+    _pool: Pool[C]
 
     def __init__(self, pool: Pool[C]) -> None:
         self._pool = pool
-        self._record: Held | None = None
-
-    since: float
-    """When the lease began, by the pool's clock, in seconds."""
-
-    connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
+        self._record = None
 
     def close(self, *, discard: bool = False, error: BaseException | None = None) -> None:
         """Return the connection. ``discard``: close it instead. ``error``: the error of its use, for the connector."""
@@ -66,26 +60,6 @@ class Lease(Generic[C]):
                 pool._register.revoked.discard(id(self))
             elif discard or error is not None or not pool._put(record):
                 pool._slow.give(record, id(self), discard, error)
-
-    def detach(self) -> C:
-        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
-
-        Raises :class:`~poolkit.UsageError` while the connection has other leases.
-        """
-        record = self._record
-        if record is None:
-            raise self._pool._register.not_leased()
-        if record.slot.leases > 1:
-            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
-        self._record = None
-        self._pool._register.detach(id(self))
-        return self.connection
-
-    def set_capacity(self, leases: int) -> None:
-        """Set how many leases this multiplexed connection serves at once from now on (0: no further ones)."""
-        record = self._record
-        if record is not None:
-            self._pool._register.set_capacity(record, leases)
 
     def __enter__(self) -> C:
         if self._record is None:
@@ -103,19 +77,6 @@ class Lease(Generic[C]):
                 pool._register.revoked.discard(id(self))
             elif error is not None or not pool._put(record):
                 pool._slow.give(record, id(self), False, error)
-
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        try:
-            record = self._record
-        except AttributeError:  # interrupted while it was made
-            return
-        # at the interpreter's end nobody takes it back, and without the GIL the modules' globals are gone by then
-        if record is not None and not ending():
-            self._pool._register.dropped(id(self), record)
-
-    def __repr__(self) -> str:
-        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
-        return f"<Lease of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
 class Pool(PoolBase[C]):

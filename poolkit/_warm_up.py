@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._core import commands
 from ._driver import refuse_closed
-from ._timeouts import deadline_of
+from ._slow_path import deadline_of
 from .errors import ConfigError, ConnectFailed, describe
 from .policies.retire import NEVER
 

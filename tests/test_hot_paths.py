@@ -38,9 +38,9 @@ ENGINE = {
     (3, 14): (140, 184, 249),
     (3, 15): (140, 184, 251),
 }
-HANDED = {(3, 10): 894, (3, 11): 919, (3, 12): 849, (3, 13): 871, (3, 14): 892, (3, 15): 892}
+HANDED = {(3, 10): 894, (3, 11): 919, (3, 12): 847, (3, 13): 869, (3, 14): 892, (3, 15): 892}
 """An acquire that has to wait, and the release that serves it. Seven are for the context of the caller: a connect runs
-in it. Two are for its deadline, which is later while a connect for the caller goes on (``connect_grace``)."""
+in it."""
 CEILING = 350
 """A lease and its close where nobody waits, in a pool that has something more to look at than the plainest one: about
 twice the plainest. A caller is made a request, with a place to sleep, only if it has to wait."""

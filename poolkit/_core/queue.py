@@ -65,8 +65,6 @@ class Request:
     """Seconds spent on checks of connections for this caller."""
     connecting = 0.0
     """Seconds spent on connects that the caller made itself."""
-    grace = 0.0
-    """Seconds that the caller waits beyond its timeout, because a connect for it is in progress."""
     told = False
     """The listeners have been called for the start of the lease."""
     busy = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .._leases import AskedLease
 from ..errors import NotLeased
 from ._core import ClusterCore, NodeEntry
 from ._node import Node
@@ -117,24 +118,7 @@ class AsyncClusterLease(_LeaseBase[C]):
         await self.close(error=error)
 
 
-class ClusterLeaseRequest(Generic[C]):
+class ClusterLeaseRequest(AskedLease[AsyncClusterLease[C], C]):
     """``await cluster.lease()`` returns a lease; ``async with cluster.lease() as connection`` gives the connection."""
 
-    __slots__ = ("_ask", "_lease")
-
-    def __init__(self, ask: Callable[[], Awaitable[AsyncClusterLease[C]]]) -> None:
-        self._ask = ask
-        self._lease: AsyncClusterLease[C] | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncClusterLease[C]]:
-        return self._ask().__await__()
-
-    async def __aenter__(self) -> C:
-        self._lease = lease = await self._ask()
-        return lease.connection
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._lease is not None:
-            await self._lease.close(error=error)
+    __slots__ = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .._timeouts import DEFAULT, Default
+from .._slow_path import DEFAULT, Default
 from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
 from ..policies.retire import NEVER
 from ..runtimes.base import AsyncParker, SyncParker

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _registry
 from .._listeners import Listeners
-from .._timeouts import DEFAULT, Default
+from .._slow_path import DEFAULT, Default
 from ..config import PoolConfig
 from ..connector import Verdict
 from ..errors import ConfigError, shown

@@ -20,7 +20,7 @@ from poolkit import (
     ServerUnavailable,
 )
 from poolkit.runtimes.threads import ThreadParker
-from poolkit.testing import FakeConnector
+from poolkit.testing import AsyncFakeConnector, FakeConnector
 from tests.shells.kit import ASYNC, NO_DEADLINE, PATIENCE, Outcome, Rig, ask, attempt
 
 pytestmark = pytest.mark.anyio
@@ -230,3 +230,40 @@ async def test_10_a_thousand_timeouts_do_not_cost_a_thousand_reports(make: Make)
         assert cpu / waiting < 0.01, f"{cpu / waiting * 1000:.1f} ms of CPU for each timeout"
         for lease in held:
             await rig.give(lease)
+
+
+# A connect that may go on beyond the caller's time (``connect_grace`` of the connector) -----------------------------
+
+
+async def test_a_caller_waits_beyond_its_time_while_its_connect_goes_on(make: Make, flavour: str) -> None:
+    connector = FakeConnector() if flavour == "threads" else AsyncFakeConnector()
+    gate = connector.hold("connect")
+    beyond: list[float] = []
+
+    def grace(over: float) -> float:
+        beyond.append(over)
+        if len(beyond) == 3:  # twice its longer time was up as well, and it asked again
+            gate.set()
+        return 0.01 if len(beyond) < 3 else NO_DEADLINE
+
+    connector.connect_grace = grace  # type: ignore[union-attr]
+    async with make(connector, max_size=1) as rig:
+        lease = await rig.lease(0.0)
+        assert len(beyond) == 3
+        assert beyond == sorted(set(beyond))  # how late it is
+        with pytest.raises(AcquireTimeout):
+            await rig.lease(0.0)  # every connection is in use: no connect is for this caller
+        await rig.give(lease)
+
+
+async def test_a_caller_whose_connect_may_not_go_on_any_longer_hears_of_the_timeout(make: Make, flavour: str) -> None:
+    connector = FakeConnector() if flavour == "threads" else AsyncFakeConnector()
+    connector.hold("connect")
+    left = [0.01, 0.0]
+    connector.connect_grace = lambda over: left.pop(0)  # type: ignore[union-attr]
+    async with make(connector, max_size=1) as rig:
+        with pytest.raises(AcquireTimeout, match="connecting 1"):
+            await rig.lease(0.0)
+        assert not left
+        connector.free_all()
+        await rig.give(await rig.lease())
