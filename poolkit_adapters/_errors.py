@@ -77,6 +77,10 @@ class Table:
                 return new  # type: ignore[no-any-return]
         return error
 
+    def translated(self, error: BaseException) -> BaseException:
+        """Return :meth:`adapted` for an error of the engine. Any other error is returned unchanged."""
+        return self.adapted(error) if isinstance(error, PoolError) else error
+
     def joined(self, base: type[PoolError], error: BaseException) -> BaseException:
         """Return an error of the driver that is also of poolkit's type ``base``. See :func:`both`.
 

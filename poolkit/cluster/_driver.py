@@ -12,6 +12,7 @@ from ..policies.retire import NEVER
 from ..runtimes.base import AsyncRuntime, Runtime
 from ..runtimes.current import current_runtime
 from ..runtimes.threads import ThreadRuntime
+from ._begin import restart
 from ._core import Do, NodeEntry
 from ._finder import Answer, look
 from ._nodepool import NodePool, send_away
@@ -141,7 +142,7 @@ class TaskNodeDriver(Generic[C]):
             )
         self.runtime = new = current_runtime()
         if runtime is not None:
-            cluster._go_on()  # all leases, probes and calls of the discovery have ended with the loop
+            restart(cluster)  # all leases, probes and calls of the discovery have ended with the loop
         cluster._gate.scheduled = NEVER
         cluster._gate.keep_time()
         postponed, self._postponed = self._postponed, []

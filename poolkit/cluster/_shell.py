@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random as _random
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +14,7 @@ from ..config import PoolConfig
 from ..connector import Verdict
 from ..errors import ConfigError, shown
 from ..policies.retire import NEVER
-from ..runtimes.fork import Stage, after_fork
+from ._begin import open_core, register
 from ._config import ClusterConfig, ClusterSettings
 from ._core import ClusterCore
 from ._endings import LeaseEndings
@@ -29,12 +27,14 @@ from ._node import Node, checked_nodes, node_name
 from ._nodepool import in_words, node_stats
 from .discovery import Discovery
 
-__all__ = ("DEFAULT", "ClusterShell", "Default", "ending", "live_clusters")
+__all__ = ("DEFAULT", "ClusterShell", "Default", "ending")
 
 C = TypeVar("C")
 
-_clusters: weakref.WeakSet[Any] = weakref.WeakSet()
-_clusters_lock = threading.Lock()
+
+def _unchanged(error: BaseException) -> BaseException:
+    """The error as it is."""
+    return error
 
 
 class ClusterShell(Generic[C]):
@@ -43,7 +43,11 @@ class ClusterShell(Generic[C]):
     _pool_kind: type[Any]
     _driver_kind: Any
     _driver: Any
+    _core: ClusterCore
+    _gate: ClusterGate
     _leases: dict[int, Any]  # of acquire()
+    _translated: Callable[[BaseException], BaseException] = staticmethod(_unchanged)
+    """An error as callers get it. Those of an adapter's cluster are also the driver's."""
 
     def __init__(
         self,
@@ -77,38 +81,8 @@ class ClusterShell(Generic[C]):
         self._endings = LeaseEndings(self, classify)
         self._housekeeping = ClusterHousekeeping(self)
         self._driver = self._driver_kind(self, runtime)
-        self._open_core()
-        with _clusters_lock:
-            _clusters.add(self)
-
-    def _open_core(self) -> None:
-        """An empty core with a lock of its own (again in a forked child)."""
-        self._core = core = ClusterCore(self.name, self._config, self._random, asks_roles=self._role_of is not None)
-        self._listeners.restart()
-        self._gate = ClusterGate(
-            core,
-            name=self.name,
-            clock=self._clock,
-            lock=threading.RLock(),
-            repair=lambda: core.repair(self._clock()),
-            perform=self._housekeeping.perform,
-            call_later=self._driver.call_later,
-            run_due=self._housekeeping.run_due,
-            note_alone=self._housekeeping.note_alone,
-        )
-
-    def _go_on(self) -> None:
-        """With the same nodes: no leases and no probes are left, for their process or event loop is gone."""
-        old = self._core
-        self._members.restart()
-        self._open_core()
-        self._core.inherit(old)
-        self._finder.restart()
-
-    def _after_fork(self) -> None:
-        """In the child: pools restart by themselves; discovery goes on."""
-        self._driver.unbind()
-        self._go_on()
+        open_core(self)
+        register(self)
 
     # -- listeners and nodes ------------------------------------------------------------------------------------------
 
@@ -169,10 +143,6 @@ class ClusterShell(Generic[C]):
         self._gate.run_posted()
         self._gate.step(self._core.check)
 
-    def _translated(self, error: BaseException) -> BaseException:
-        """The error as callers see it. Adapters override this: their errors are also the driver's."""
-        return error
-
     def __repr__(self) -> str:
         core = self._core
         return f"<{type(self).__name__} {self.name!r} of {len(core.entries)} nodes{', closed' if core.closed else ''}>"
@@ -187,20 +157,3 @@ def ending(cluster: ClusterShell[Any], timeout: float | None) -> Iterator[tuple[
     cluster._driver.stop()
     for entry in (*core.entries.values(), *core.draining):
         yield entry.pool, None if deadline == NEVER else max(0.0, deadline - clock())
-
-
-def live_clusters() -> list[ClusterShell[Any]]:
-    """All clusters of this process that are not closed."""
-    with _clusters_lock:
-        known = _registry.snapshot(_clusters)
-    return [cluster for cluster in known if not cluster.closed]
-
-
-def _after_fork_in_child() -> None:
-    global _clusters_lock
-    _clusters_lock = threading.Lock()  # another thread of the parent process may have held it
-    for cluster in list(_clusters):
-        cluster._after_fork()
-
-
-after_fork(Stage.CLUSTERS, _after_fork_in_child)

@@ -14,8 +14,8 @@ from typing import Any
 
 from .._log import logger
 from .._registry import live_pools, snapshot, watch_pools
+from ..cluster._begin import live_clusters
 from ..cluster._events import ClusterEvent
-from ..cluster._shell import live_clusters
 from ..errors import describe, shown
 from ..events import OF_EACH_LEASE, Event, EventKind
 from ..runtimes.fork import Stage, after_fork, restart_after_fork

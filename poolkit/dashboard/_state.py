@@ -17,8 +17,9 @@ from poolkit import __version__
 
 from .._explain import explain
 from ..budget import Budget
+from ..cluster._begin import live_clusters
 from ..cluster._nodepool import engine_of
-from ..cluster._shell import ClusterShell, live_clusters
+from ..cluster._shell import ClusterShell
 from ..errors import shown, shown_again, shown_key
 from ..stats import PoolBrief, PoolDetails, in_brief
 from ._recorder import INTERVAL, Recorder, load_of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
-from poolkit import BackoffConfig, ConfigError, PoolError, Verdict
+from poolkit import BackoffConfig, ConfigError, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncClusterLease,
@@ -76,10 +76,6 @@ def _judge(error: BaseException) -> Verdict:
     if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ReadTimeout, _BadAnswer)):
         return Verdict.SUSPECT
     return Verdict.KEEP
-
-
-def _translated(error: BaseException) -> BaseException:
-    return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error
 
 
 def _origin(node: Node) -> httpx.URL:
@@ -270,13 +266,11 @@ class _AsyncServer(_ServerBase):
 
 
 class _ServerCluster(Cluster[Any]):
-    def _translated(self, error: BaseException) -> BaseException:
-        return _translated(error)
+    _translated = staticmethod(CLUSTER_ERRORS.translated)
 
 
 class _AsyncServerCluster(AsyncCluster[Any]):
-    def _translated(self, error: BaseException) -> BaseException:
-        return _translated(error)
+    _translated = staticmethod(CLUSTER_ERRORS.translated)
 
 
 K = TypeVar("K", Cluster[Any], AsyncCluster[Any])

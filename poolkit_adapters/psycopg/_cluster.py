@@ -240,6 +240,8 @@ class PoolkitCluster(Cluster[Any]):
         ConfigError: a wrong setting or an unknown keyword.
     """
 
+    _translated = staticmethod(CLUSTER_ERRORS.translated)
+
     def __init__(
         self,
         nodes: Iterable[Node | str] | Discovery,
@@ -275,14 +277,13 @@ class PoolkitCluster(Cluster[Any]):
         """
         return LeaseBlock(self, _Block, timeout=timeout, role=role, key=key)
 
-    def _translated(self, error: BaseException) -> BaseException:
-        return CLUSTER_ERRORS.adapted(error) if isinstance(error, poolkit.PoolError) else error
-
 
 class AsyncPoolkitCluster(AsyncCluster[Any]):
     """The twin of :class:`PoolkitCluster` with :class:`AsyncPoolkitConnectionPool` (asyncio). Safe for concurrent tasks
     of one event loop.
     """
+
+    _translated = staticmethod(CLUSTER_ERRORS.translated)
 
     def __init__(
         self,
@@ -316,6 +317,3 @@ class AsyncPoolkitCluster(AsyncCluster[Any]):
     ) -> AsyncLeaseBlock[psycopg.AsyncConnection[Any]]:
         """``async with cluster.connection(role="primary") as conn``. See :meth:`PoolkitCluster.connection`."""
         return AsyncLeaseBlock(self, _Block, timeout=timeout, role=role, key=key)
-
-    def _translated(self, error: BaseException) -> BaseException:
-        return CLUSTER_ERRORS.adapted(error) if isinstance(error, poolkit.PoolError) else error

@@ -350,6 +350,8 @@ class PoolkitServerGroup(Cluster[Any]):
     Thread-safe.
     """
 
+    _translated = staticmethod(CLUSTER_ERRORS.translated)
+
     def __init__(
         self,
         nodes: Iterable[Node | str] | Discovery,
@@ -378,12 +380,11 @@ class PoolkitServerGroup(Cluster[Any]):
         """
         return Client(connection_pool=GroupConnectionPool(self, role, **self._connection_kwargs), **kwargs)
 
-    def _translated(self, error: BaseException) -> BaseException:
-        return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error
-
 
 class AsyncPoolkitServerGroup(AsyncCluster[Any]):
     """The twin of :class:`PoolkitServerGroup` for ``redis.asyncio``. Safe for concurrent tasks of one event loop."""
+
+    _translated = staticmethod(CLUSTER_ERRORS.translated)
 
     def __init__(
         self,
@@ -409,6 +410,3 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         """Return a ``redis.asyncio.Redis`` for this role. See :meth:`PoolkitServerGroup.client`."""
         pool = AsyncGroupConnectionPool(self, role, **self._connection_kwargs)
         return AsyncClient(connection_pool=pool, **kwargs)
-
-    def _translated(self, error: BaseException) -> BaseException:
-        return CLUSTER_ERRORS.adapted(error) if isinstance(error, PoolError) else error

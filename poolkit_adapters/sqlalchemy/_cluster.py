@@ -256,6 +256,8 @@ class PoolkitCluster(Cluster[Connection]):
         ConfigError: a wrong setting, or a keyword that resembles a setting.
     """
 
+    _translated = staticmethod(_translate)
+
     def __init__(
         self,
         url: str | URL,
@@ -309,14 +311,13 @@ class PoolkitCluster(Cluster[Connection]):
         engine: Engine = self.pool(node).engine
         return engine
 
-    def _translated(self, error: BaseException) -> BaseException:
-        return _translate(error)
-
 
 class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
     """The twin of :class:`PoolkitCluster` with ``create_async_engine`` and :class:`AsyncPoolkitPool` (asyncio). Safe
     for concurrent tasks of one event loop.
     """
+
+    _translated = staticmethod(_translate)
 
     def __init__(
         self,
@@ -363,6 +364,3 @@ class AsyncPoolkitCluster(AsyncCluster[AsyncConnection]):
         """Return the engine of a node. Raises KeyError if there is none."""
         engine: AsyncEngine = self.pool(node).engine
         return engine
-
-    def _translated(self, error: BaseException) -> BaseException:
-        return _translate(error)
