@@ -109,7 +109,7 @@ if _TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in ("AsyncLease", "AsyncPool"):  # they bring asyncio with them: only for those who ask
+    if name in ("AsyncLease", "AsyncPool"):  # imported on first use, because they import asyncio
         from . import _async
 
         found = globals()[name] = getattr(_async, name)

@@ -1,4 +1,4 @@
-"""Which short paths a pool has now: one value, computed from the state whenever that changes."""
+"""The fast path of a pool: chosen from the facts of its state, and renewed when they change."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ __all__ = ("Access", "Facts", "FastPath", "access_of")
 
 
 class Facts(NamedTuple):
-    """On what it depends how callers get connections without asking the core. Other facts make other functions.
+    """The facts that decide which functions callers use to get connections without asking the core.
 
-    FACTS-CURRENT: whatever changes one of them sets ``core.stale``, and the gate has them computed anew after the step.
+    FACTS-CURRENT: a step that changes one of them sets ``core.stale``, and the gate computes them again after the step.
     """
 
     admits: bool
-    """The core need not be asked: the pool is open and not suspended, and another thread does what is due."""
+    """The core need not be asked: the pool is open and not suspended, and a background thread does timed work."""
     told: tuple[frozenset[EventKind], Any]
-    """Of the events of each lease those that somebody wants, and who delivers them."""
+    """The kinds of events of each lease that have a listener, and the function that delivers them."""
     exclusive: bool
     """One endpoint, and one lease for each connection."""
     classes: Any
     tracing: bool
-    """Who takes a lease, and where, is noted."""
+    """The holder of each lease is recorded, and the place where it was taken."""
     watched: bool
-    """Observers or listeners are told of leases that took the slow path."""
+    """Observers or listeners are called for leases that took the slow path."""
     surplus: bool
-    """Connections above a smaller limit are closed when they come back."""
+    """More connections exist than a reduced limit allows; they are closed when they are returned."""
     sharing_needed: bool
-    """Another pool needs connections: returned ones are looked at."""
+    """Another pool of the budget needs permits: each returned connection may have to be closed."""
     histogram: bool
     caller: Any
     numbers: tuple[Any, ...]
 
     @staticmethod
     def of(pool: Any) -> Facts:
-        """The facts of a pool. Called under its lock."""
+        """Return the facts of a pool. Called under its lock."""
         core, config = pool._core, pool._config
         told = core.wanted_events & OF_EACH_LEASE
         return Facts(
@@ -75,18 +75,20 @@ class Facts(NamedTuple):
 
 
 class Access(NamedTuple):
-    """How callers get connections and give them back without asking the core. Each declines where it must."""
+    """The functions with which callers take and return connections without asking the core. Each may decline; the
+    caller then uses the slow path.
+    """
 
     take: Callable[..., Slot | None]
     take_at: Callable[..., Slot | None]
     """The same for an endpoint of a keyed pool."""
     put: Callable[[Any], bool]
     plain: bool
-    """Nobody but the two ends of a lease is to be considered: no lock, no classes, nothing to note."""
+    """The functions need no lock, no classes, and record nothing, so acquire() and release() may contain copies."""
 
 
 def access_of(pool: Any, facts: Facts) -> Access:
-    """What the facts of the pool allow. Called under its lock."""
+    """Return the functions that the facts of the pool allow. Called under its lock."""
     core, clock = pool._core, pool._clock
     told, one_by_one = facts.told[0], facts.exclusive and facts.classes is None
     starts_alone = EventKind.ACQUIRE_STARTED in told and EventKind.ACQUIRED not in told
@@ -120,9 +122,9 @@ def access_of(pool: Any, facts: Facts) -> Access:
 
 
 class FastPath:
-    """Acquire and release without asking the core: functions that are made anew when the facts have changed.
+    """Acquire and release without asking the core, by functions that are created again when the facts change.
 
-    ``methods``: makes those that stand for methods of the pool itself, by name.
+    ``methods``: creates the functions that replace methods of the pool, by name.
     """
 
     def __init__(self, pool: Any, methods: Callable[[Access], dict[str, Callable[..., Any]]]) -> None:
@@ -131,10 +133,10 @@ class FastPath:
         self._facts: Facts | None = None
 
     def renew(self) -> None:
-        """Under the lock, after a step that has changed something."""
+        """Create the functions again if the facts have changed. Called under the lock, when ``core.stale`` is set."""
         pool, core, slow = self._pool, self._pool._core, self._pool._slow
         facts = Facts.of(pool)
-        core.stale = facts.surplus  # it ends as connections are closed: look again after the next step
+        core.stale = facts.surplus  # surplus connections are closed step by step: check again after the next one
         if facts == self._facts and not core.moved:
             return
         core.moved.append(True)
@@ -150,23 +152,23 @@ class FastPath:
             mine.pop(name, None)
         mine.update(self._methods(access))
         self._facts = facts
-        core.settle(pool._clock())  # what the old functions have put back meanwhile is looked at
+        core.settle(pool._clock())  # the former functions may have put connections back meanwhile
 
     def outdate(self) -> None:
-        """Under the lock: something has changed on which the functions depend."""
+        """Have the functions renewed after this step. Called under the lock, when a fact has changed."""
         self._pool._core.stale = True
 
     def restart(self) -> None:
-        """Under the lock: make the functions anew, whatever the facts are."""
+        """Create the functions again, even if the facts are the same. Called under the lock."""
         self._facts = None
         self.renew()
 
     def check(self) -> None:
-        """AssertionError unless the functions are those that the facts allow."""
+        """Raise AssertionError unless the functions are those that the facts allow."""
         assert self._facts == Facts.of(self._pool), "the fast path is not the one that the pool's state allows"
 
     def undo_take(self, slot: Slot) -> None:
-        """A take was rash: put the connection where it was; the slow path decides about it."""
+        """Put a connection back that may not be leased without a check. The slow path decides about it."""
         self._pool._gate.post(self._put_back, slot)
 
     def _put_back(self, slot: Slot) -> None:
@@ -177,9 +179,9 @@ class FastPath:
             idle.appendleft(slot)
 
     def missed(self, endpoint: Endpoint, now: float) -> None:
-        """A connection was put back while the pool changed, or somebody queued."""
-        self._pool._gate.post(_nothing)  # the look that follows each step makes good what was missed
+        """A connection was put back while the pool changed or a caller entered the queue."""
+        self._pool._gate.post(_nothing)  # settle(), which follows each step, assigns the connection
 
 
 def _nothing() -> None:
-    """A step after which the gate looks at the state."""
+    """An empty step: the gate calls settle() after it."""

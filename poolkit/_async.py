@@ -1,8 +1,8 @@
-"""The pool for tasks, and its leases: one text for asyncio and trio. Decisions are the core's.
+"""The pool for tasks, and its leases: the same code for asyncio and trio. The core makes the decisions.
 
-No I/O on a connection ever runs in the task of a caller (unless the driver insists to connect there): checks,
-connects, resets and closes run in tasks of the pool's own, under deadlines of their own, and a caller only sleeps
-until they are done. So the cancellation of a caller can never hit a connection in mid-exchange.
+I/O on a connection does not run in the task of a caller, except for connects of a driver with ``connect_in_caller``.
+Checks, connects, resets and closes run in tasks of the pool, under deadlines of their own, and a caller sleeps until
+they have ended. So the cancellation of a caller cannot interrupt an exchange with the server.
 """
 
 from __future__ import annotations
@@ -109,10 +109,10 @@ async def _begin_lease(pool: AsyncPool[C], timeout: float | Default | None, key:
 class AsyncPool(PoolBase[C]):
     """A pool for tasks (asyncio, trio). Arguments as :class:`~poolkit.Pool`, with an :class:`~poolkit.AsyncConnector`.
 
-    May be created outside an event loop. It belongs to the loop of its first use, and raises
-    :class:`~poolkit.WrongLoop` on another one until the first is closed. Then it starts again with new connections. If
-    connections belong to no loop (``any_loop``), several asyncio loops may use the pool, also at once in different
-    threads.
+    It may be created outside an event loop. It belongs to the loop of its first use, and raises
+    :class:`~poolkit.WrongLoop` on another one while the first loop is open. After the first loop is closed, another one
+    may use the pool, which starts again with new connections. If connections belong to no loop (``any_loop``), several
+    asyncio loops may use the pool, even at once in different threads.
     """
 
     _driver_kind = TaskDriver
@@ -145,7 +145,7 @@ class AsyncPool(PoolBase[C]):
     # -- leases ---------------------------------------------------------------------------------------------------
 
     async def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
-        """Return a connection. Give it back with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
+        """Lease a connection that is returned with :meth:`release`. See :meth:`poolkit.Pool.acquire`."""
         runtime = self._runtime
         if runtime is None or not runtime.here():
             runtime = bind_loop(self)
@@ -159,7 +159,7 @@ class AsyncPool(PoolBase[C]):
         return connection
 
     async def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give a connection of :meth:`acquire` back, and wait for a reset if one is needed. See
+        """Return a connection of :meth:`acquire`, and wait for a reset if one is needed. See
         :meth:`poolkit.Pool.release`.
 
         The pool owns the connection from this call on, even if the call is cancelled.
@@ -185,7 +185,7 @@ class AsyncPool(PoolBase[C]):
         return LeaseRequest(partial(_begin_lease, self, timeout, key))
 
     def detach(self, connection: C) -> None:
-        """Take a connection of :meth:`acquire` out of the pool. The caller owns it, and its slot is free."""
+        """Take a connection of :meth:`acquire` out of the pool. The caller owns it and must close it."""
         self._register.detach(id(connection))
 
     # -- the pool as a whole --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How a pool begins, and begins anew: in a forked child, or on another event loop."""
+"""Start of a pool, and its restart in a forked child or on another event loop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ("Lock", "after_fork", "open_core", "restart")
 
 
-def Lock() -> Any:  # noqa: N802  the simulations put a class of their own in its place
-    """The lock of a pool, of the kind that there is now: gevent may have replaced it since the import."""
+def Lock() -> Any:  # noqa: N802  simulations replace it with a class
+    """Return a new lock for a pool. Looked up at each call, because gevent may have replaced it since the import."""
     return threading.RLock()
 
 
 def open_core(pool: PoolBase[Any]) -> None:
-    """Give the pool an empty core, and a gate with a lock of its own. The parts of the pool exist already."""
+    """Give the pool an empty core, and a gate with a new lock. The other parts of the pool exist already."""
     pool._core = core = Core(pool._config, pool._features, name=pool.name, barging=pool._barging, random=pool._random)
     pool._gate = Gate(
         core,
@@ -49,9 +49,9 @@ def open_core(pool: PoolBase[Any]) -> None:
 
 
 def restart(pool: PoolBase[Any]) -> None:
-    """Go on with an empty core; what is on lease now will be let go of when it comes back."""
+    """Continue with an empty core. Connections that are leased now are dropped when they are returned."""
     old, leased = pool._core, set(pool._leased.copy())
-    pool._leased.clear()  # first: a lease that is collected from here on is none of the new core's
+    pool._leased.clear()  # first, so that the finalizer of an old lease does not report it to the new core
     pool._monitor.restart()
     pool._register.restart(leased)
     open_core(pool)
@@ -59,8 +59,8 @@ def restart(pool: PoolBase[Any]) -> None:
 
 
 def after_fork(pool: PoolBase[Any]) -> None:
-    """In the child: begin empty; leave the parent's connections alone."""
+    """Restart without connections in a forked child. The connections of the parent are not touched."""
     if not pool._driver.runtime_survives_fork:
-        pool._runtime = None  # the parent's loop does not run here
+        pool._runtime = None  # the parent's event loop does not run in this process
     _registry.let_go(pool.name, pool._core.slots.living(), pool._driver.operations.forget)
     restart(pool)

@@ -1,4 +1,4 @@
-"""The event loop of an AsyncPool: it is bound to the first that uses it."""
+"""The event loop of an AsyncPool: the pool is bound to the first loop that uses it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ __all__ = ("bind_loop",)
 
 
 def bind_loop(pool: AsyncPool[Any]) -> AsyncRuntime:
-    """The pool's event loop, which must be the caller's; it is, from now on, if the pool has none that lives."""
+    """Return the caller's event loop, and bind the pool to it unless the pool is bound to an open one. Raises WrongLoop
+    if that is another one.
+    """
     runtime: AsyncRuntime | None = pool._runtime
     if runtime is not None and runtime.here():
         return runtime
@@ -29,10 +31,10 @@ def bind_loop(pool: AsyncPool[Any]) -> AsyncRuntime:
         return new
     if runtime.alive():
         raise WrongLoop(
-            f"{pool.name}: this AsyncPool lives on another {runtime.library} event loop, which has not been "
-            "closed; make one pool for each loop"
+            f"{pool.name}: this AsyncPool belongs to another {runtime.library} event loop, which has not been closed; "
+            "create one pool for each event loop"
         )
-    for slot in pool._core.slots.living():  # bound to the loop that is gone
+    for slot in pool._core.slots.living():  # their connections belong to the closed loop
         if slot.connection is not None:
             pool._driver.operations.abort(slot.connection)
     pool._runtime, pool._caller = new, new.caller

@@ -1,4 +1,4 @@
-"""The work on a pool's connections: connect, look, check, reset, close; in threads or in tasks."""
+"""The I/O on a pool's connections: connect, peek, check, reset, close; in threads or in tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ("Driver", "TaskDriver", "ThreadDriver", "refuse_closed")
 
 C = TypeVar("C")
 Opened = tuple[C, int, bool]
-"""A new connection, the leases that it serves, and whether its first user opens it."""
+"""A new connection, how many leases it serves at once, and whether the driver connects at its first use."""
 
 
 def refuse_closed(pool: PoolBase[Any]) -> None:
@@ -37,17 +37,19 @@ def refuse_closed(pool: PoolBase[Any]) -> None:
 
 
 class Driver(Generic[C]):
-    """The common part of both drivers: it informs the core about connections."""
+    """The common part of both drivers: it reports to the core how connects and closes ended."""
 
     runtime_survives_fork = True
-    """Whether a forked child can go on with the runtime of its parent."""
+    """Whether a forked child can continue with the runtime of its parent."""
 
     def __init__(self, pool: PoolBase[C], operations: Operations[C]) -> None:
         self._pool = pool
         self.operations = operations
 
     def arrived(self, slot: Slot, opened: Opened[C], *, keep: bool = False) -> BrokenContract | bool:
-        """Under the lock: a connect succeeded, unless the connection is another slot's. See ``Core.connected``."""
+        """A connect succeeded, unless the connection belongs to another slot. See ``Core.connected``. Called under the
+        lock.
+        """
         pool, operations = self._pool, self.operations
         core, now = pool._core, pool._clock()
         connection, capacity, lazy = opened
@@ -56,15 +58,15 @@ class Driver(Generic[C]):
             return core.connected(slot, connection, capacity, now, keep=keep, lazy=lazy)
         error = broken(
             operations.connector, operations.connect_method,
-            f"returned {object.__repr__(connection)}, which is the pool's connection {twin.id} already",
+            f"returned {object.__repr__(connection)}, which is already connection {twin.id} of the pool",
             "it must return a new object each time",
         )  # fmt: skip
         core.connect_failed(slot, error, Verdict.FATAL, now)
         return error
 
     def connect_failed(self, core: Core, slot: Slot, error: BaseException) -> None:
-        """Classify the error of a connect and inform the core. The permit is free when nothing is left at the
-        server.
+        """Classify the error of a connect and report it to the core. The permit is free when nothing of the connection
+        is left at the server.
         """
         pool, operations = self._pool, self.operations
         verdict, left = Verdict.DISCARD, None
@@ -80,7 +82,7 @@ class Driver(Generic[C]):
             left.add_done_callback(lambda _: self.closed(slot) if core is pool._core else None)
 
     def closed(self, slot: Slot) -> None:
-        """Inform the core that the connection is closed."""
+        """Report to the core that the connection is closed."""
         pool = self._pool
         slot.connection = None
         pool._gate.post(pool._core.closed, slot, pool._clock())
@@ -110,11 +112,11 @@ class ThreadDriver(Driver[C]):
 
     @property
     def runtime(self) -> Runtime:
-        """Where background work is done."""
+        """The runtime whose threads do background work."""
         runtime: Runtime = self._pool._runtime
         return runtime
 
-    # -- in the calling thread or in the background --------------------------------------------------------------------
+    # -- in the calling thread or in the background -------------------------------------------------------------------
 
     def connect(self, slot: Slot, limit: float | None) -> Opened[C]:
         """Open a connection within ``limit`` seconds."""
@@ -136,7 +138,7 @@ class ThreadDriver(Driver[C]):
         if connection is not None and not operations.abort(connection) and operations.close is not None:
             try:
                 operations.close(connection)
-            except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+            except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
                 logger.debug(
                     "%s: close of a connection failed, so it was dropped: %s", self._pool.name, describe(failure)
                 )
@@ -165,7 +167,7 @@ class ThreadDriver(Driver[C]):
                 self.operations.reset(slot.connection)
                 slot.move(IN_USE)
             verdict = Verdict.KEEP
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+        except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
             logger.debug("%s: reset of connection %d failed: %s", self._pool.name, slot.id, describe(failure))
         return verdict
 
@@ -176,33 +178,33 @@ class ThreadDriver(Driver[C]):
         return self.runtime.schedule(self._pool._housekeeping, delay) is not False
 
     def wake(self) -> None:
-        """Have the pool's inbox run soon."""
+        """Have the steps in the pool's inbox run soon."""
         self.runtime.nudge(self._pool._housekeeping)
 
     def keep_house(self, work: Callable[..., object], *args: Any) -> None:
-        """Do work that may close connections for others than the calling thread."""
+        """Do housekeeping, which may close connections. It must not delay the calling thread."""
         if self.operations.close_in_caller:
-            self.runtime.spawn(work, *args)  # closing here would delay another pool's caller, or the housekeeper
+            self.runtime.spawn(work, *args)  # closing here would delay a caller of another pool, or the timer thread
         else:
             work(*args)
 
     def deliver(self, step: Callable[[], object]) -> None:
-        """Have a step run soon, on behalf of another pool."""
+        """Run a step soon. Called by a thread of another pool."""
         self.keep_house(self._pool._gate.post, step)
 
     def is_elsewhere(self) -> bool:
-        """Whether another thread alone may use the connections."""
+        """Whether only another thread may use the connections: never, with threads."""
         return False
 
     def start(self, do: Do, slot: Slot, request: Request | None = None) -> None:
-        """Start what the core asks for. ``request``: in whose context a connect runs, if it is for a caller."""
+        """Start the action that the core asks for. ``request``: the caller in whose context a connect runs, if any."""
         operations, spawn = self.operations, self.runtime.spawn
         if do is Do.CONNECT:
             if request is None or request.context is None:
                 spawn(self.connect_job, slot)
-            else:  # a new thread begins with an empty context, a new task (of greenlets) with a copy of the current one
+            else:  # a new thread starts with an empty context, a new task (of greenlets) with a copy of the current one
                 context = request.context
-                spawn = getattr(request.parker, "spawn", spawn)  # in the event loop that needs it, if there are several
+                spawn = getattr(request.parker, "spawn", spawn)  # in the caller's event loop, if there are several
                 context.copy().run(spawn, context.copy().run, self.connect_job, slot)
         elif do is Do.PING:
             spawn(self._ping_job, slot)
@@ -217,17 +219,17 @@ class ThreadDriver(Driver[C]):
         """Open a connection for the first waiting caller. Returns the error if it failed."""
         pool = self._pool
         try:
-            refuse_closed(pool)  # the pool was closed since this was decided
+            refuse_closed(pool)  # the pool may have been closed since the core decided to connect
             opened = self.connect(slot, self._connect_limit())
-        except BaseException as error:  # noqa: BLE001  handed to the requests
+        except BaseException as error:  # noqa: BLE001  reported to the core
             self.connect_failed(pool._core, slot, error)
             return error
         found = pool._gate.step(self.arrived, slot, opened)
         return found if isinstance(found, BrokenContract) else None
 
     def _connect_limit(self) -> float | None:
-        """Seconds for a connect that no caller bounds; where callers connect for lack of threads, not above what a
-        caller waits.
+        """Return the seconds for a connect that is not bounded by a caller's deadline. If no thread can be started and
+        callers connect themselves, it is at most ``acquire_timeout``.
         """
         config = self._pool._config
         limits = (config.connect_timeout, config.acquire_timeout if self._pool._gate.alone else None)
@@ -236,7 +238,7 @@ class ThreadDriver(Driver[C]):
     def _close_job(self, slot: Slot) -> None:
         try:
             self.operations.close(slot.connection)
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+        except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
             logger.debug("%s: close of connection %d failed: %s", self._pool.name, slot.id, describe(failure))
         finally:
             self.closed(slot)
@@ -250,16 +252,16 @@ class ThreadDriver(Driver[C]):
             pool._gate.step(pinged, pool._core, slot, error, ask, pool._clock())
 
     def name_of(self, holder: Hashable) -> str:
-        """The name of a thread for messages."""
+        """Return the name of a thread for messages."""
         return shown_again(self.runtime.name_of(holder))
 
 
 class TaskDriver(Driver[C]):
-    """Works in tasks of its own, which a caller's cancellation does not reach.
+    """Works in separate tasks, which the cancellation of a caller does not reach.
 
-    An interrupted task reports to the core with which it began. If the pool has another core by then, the task does
+    An interrupted task reports to the core with which it started. If the pool has another core by then, the task does
     nothing: its connection belongs to the parent process or was closed with the loop. That happens in a forked child,
-    and after the end of the loop, where the garbage collector ends suspended tasks.
+    and after the end of the loop, when the garbage collector ends suspended tasks.
     """
 
     runtime_survives_fork = False
@@ -275,12 +277,12 @@ class TaskDriver(Driver[C]):
     def call_later(self, delay: float) -> bool | None:
         """See :class:`~poolkit._gate.Gate`."""
         if self.runtime is None:
-            return None  # asked again on the first use
+            return None  # the gate asks again on the first use
         self.runtime.schedule(self._pool._housekeeping, delay)
         return True
 
     def wake(self) -> None:
-        """Have the pool's inbox run soon."""
+        """Have the steps in the pool's inbox run soon."""
         if self.runtime is not None:
             self.runtime.nudge(self._pool._housekeeping)
 
@@ -289,7 +291,7 @@ class TaskDriver(Driver[C]):
         work(*args)
 
     def deliver(self, step: Callable[[], object]) -> None:
-        """Have a step run soon, on behalf of another pool."""
+        """Run a step soon. Called by a thread of another pool."""
         gate = self._pool._gate
         if self.is_elsewhere():
             gate.inbox.append((step, ()))
@@ -303,14 +305,14 @@ class TaskDriver(Driver[C]):
         return runtime is not None and not runtime.here() and bool(runtime.alive())
 
     def start(self, do: Do, slot: Slot, request: Request | None = None) -> None:
-        """Start what the core asks for. ``request``: in whose context a connect runs, if it is for a caller."""
+        """Start the action that the core asks for. ``request``: the caller in whose context a connect runs, if any."""
         runtime, operations = self.runtime, self.operations
         if runtime is None:
-            return  # a forked child that is about to restart: all connections are the parent's
+            return  # a forked child before its restart: all connections belong to the parent
         if do is Do.CONNECT:
             if request is None or request.context is None:
                 runtime.spawn(self.connect_job, slot)
-            else:  # a copy: a context can be entered once at a time, and another connect may be for the same caller
+            else:  # a copy: a context cannot be entered twice at once, and two connects may be for the same caller
                 request.context.copy().run(runtime.spawn, self.connect_job, slot)
         elif do is Do.PING:
             runtime.spawn(self._ping_job, slot)
@@ -320,7 +322,9 @@ class TaskDriver(Driver[C]):
             runtime.spawn(self._close_job, slot)
 
     async def _call(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
-        """``await method(*args)``. Raises BrokenContract for a plain function, and closes what it has opened."""
+        """Await ``method(*args)``. For a plain function, close the connection that it has opened and raise
+        BrokenContract.
+        """
         result = method(*args)
         if inspect.isawaitable(result):
             return await result
@@ -334,7 +338,7 @@ class TaskDriver(Driver[C]):
         raise error
 
     async def _bounded(self, name: str, method: Any, *args: Any) -> Any:
-        """:meth:`_call` within ``check_timeout``."""
+        """Call :meth:`_call` within ``check_timeout``."""
         return await self.runtime.bounded(self._pool._config.check_timeout, self._call, name, method, *args)
 
     # -- connects -----------------------------------------------------------------------------------------------------
@@ -358,7 +362,7 @@ class TaskDriver(Driver[C]):
         pool = self._pool
         core, limit = pool._core, pool._config.connect_timeout
         try:
-            refuse_closed(pool)  # the pool was closed since this was decided
+            refuse_closed(pool)  # the pool may have been closed since the core decided to connect
             bound = None if self.operations.bounds_connects else limit
             opened = await self.runtime.bounded(bound, self.connect, slot, limit)
         except BaseException as error:
@@ -380,7 +384,7 @@ class TaskDriver(Driver[C]):
             return operations.dead(error)
 
     async def check_job(self, slot: Slot, request: Request) -> None:
-        """Ask the server on behalf of a caller that wants this connection."""
+        """Check a connection at the server, for the caller to which it is assigned."""
         pool = self._pool
         core = pool._core
         error: BaseException | None = ConnectionAbortedError("check interrupted")
@@ -410,13 +414,13 @@ class TaskDriver(Driver[C]):
     # -- reset and close ----------------------------------------------------------------------------------------------
 
     async def reset_job(self, record: Held, ended: float, parker: AsyncParker | None, done: list[bool]) -> None:
-        """Reset a returned connection; then wake ``parker``."""
+        """Reset a returned connection, then wake ``parker``."""
         pool, slot = self._pool, record.slot
         sound, core = False, pool._core
         try:
             await self._bounded("reset", self.operations.reset, slot.connection)
             sound = True
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+        except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
             logger.debug("%s: reset of connection %d failed: %s", pool.name, slot.id, describe(failure))
         finally:
             if core is pool._core:
@@ -434,7 +438,7 @@ class TaskDriver(Driver[C]):
         try:
             await self._bounded("close", self.operations.close, slot.connection)
             closed = True
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+        except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
             logger.debug("%s: close of connection %d failed: %s", pool.name, slot.id, describe(failure))
         finally:
             if core is pool._core:
@@ -452,9 +456,9 @@ class TaskDriver(Driver[C]):
     async def _close_unused(self, connection: Any) -> None:
         try:
             await self._bounded("close", self.operations.close, connection)
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+        except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
             logger.debug("%s: close of a connection failed, so it was dropped: %s", self._pool.name, describe(failure))
 
     def name_of(self, holder: Hashable) -> str:
-        """The name of a task for messages."""
+        """Return the name of a task for messages."""
         return "a task" if self.runtime is None else shown_again(self.runtime.name_of(holder))

@@ -1,4 +1,4 @@
-"""All pools of the process in plain words, on demand and on a signal."""
+"""The state of all pools of the process as text, on demand and on a signal."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def dump_on_signal(signum: int | None = None, file: TextIO | None = None) -> Cal
     if signum is None:
         signum = getattr(signal, "SIGUSR1", None)
         if signum is None:
-            raise ConfigError("dump_on_signal(): this system has no SIGUSR1: name a signal", "signum")
+            raise ConfigError("dump_on_signal(): this system has no SIGUSR1; pass another signal", "signum")
     number = signum
 
     def handler(got: int, frame: Any) -> None:
         try:
             threading.Thread(target=dump, args=(file or sys.stderr,), name="poolkit-dump", daemon=True).start()
-        except (RuntimeError, MemoryError) as error:  # must not end whatever the main thread is doing
-            print(f"poolkit: no dump: no thread can be started: {error}", file=file or sys.stderr)
+        except (RuntimeError, MemoryError) as error:  # raised here, it would interrupt the main thread
+            print(f"poolkit: no dump, because no thread can be started: {error}", file=file or sys.stderr)
         if callable(before):
             before(got, frame)
 

@@ -1,4 +1,4 @@
-"""What a pool tells about itself: who holds what, what the rules of the diagnosis look at, and the words for it all."""
+"""The text of ``explain()`` and of timeout errors: holders of leases, input of the diagnosis, and their wording."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = (
     "symptoms",
 )
 
-COUNTED = 1000  # that many in front of a caller are counted, not more: a timeout must not cost more for each of them
+COUNTED = 1000  # the most callers that are counted ahead of one that timed out, to bound the cost of the message
 
 
 _SINCE, _REPORTED = attrgetter("since"), attrgetter("reported")
 
 
 def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holder]]:
-    """The leases that last longest, ``most`` of them, longest first, each with its identity (the name is found out
-    later). The caller holds the lock.
+    """Return the ``most`` leases that have lasted longest, longest first, each with the identity of its holder. The
+    holders' names are looked up later. The caller holds the lock.
     """
-    # nearly sorted already, in order of their begin: sorting is faster than heapq.nsmallest, which is written in Python
+    # they are nearly sorted by their start, so sorted() is faster than heapq.nsmallest, which is written in Python
     return [
         (
             record.holder,
@@ -56,7 +56,7 @@ def holders(core: Core, now: float, most: int = 1) -> list[tuple[Hashable, Holde
 
 
 def place_of(record: OnLease) -> str | None:
-    """Where the lease was taken, as file:line, if that is recorded."""
+    """Return where the lease was taken, as file:line, if that is recorded."""
     return None if record.place is None else _place(record.place)
 
 
@@ -69,13 +69,13 @@ _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
 
 
 def packages_of(connector: object) -> tuple[str, ...]:
-    """What the names of modules begin with that are no callers': this package, its adapters, the driver above them."""
+    """Return the prefixes of modules that do not count as callers: this package, its adapters and the driver."""
     return _PACKAGES + tuple(f"{name}." for name in getattr(connector, "packages", ()))
 
 
 def place_outside(frame: FrameType | None, packages: tuple[str, ...], runtime: object) -> tuple[str, int] | None:
-    """File and line of the nearest frame outside ``packages``. ``runtime`` may know where the
-    stack of a caller goes on below its first frame (greenlets).
+    """Return file and line of the nearest frame outside ``packages``. ``runtime`` may know where the stack of a caller
+    continues below its first frame (greenlets).
     """
     while frame is not None:
         if not f"{frame.f_globals.get('__name__', '')}.".startswith(packages):
@@ -88,7 +88,7 @@ def place_outside(frame: FrameType | None, packages: tuple[str, ...], runtime: o
 
 
 def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Symptoms:
-    """What the rules of :mod:`poolkit.policies.diagnose` look at. The caller holds the lock."""
+    """Return the input of the rules in :mod:`poolkit.policies.diagnose`. The caller holds the lock."""
     leased = [record for record in core.leased.copy().values() if not record.slot.opening]
     endpoints = list(core.all_endpoints.values())
     slots = core.slots.living()
@@ -122,8 +122,9 @@ def symptoms(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], n
 
 
 def diagnosed(core: Core, stats: PoolStats, name_of: Callable[[Hashable], str], now: float) -> Diagnosis | None:
-    """What :func:`~poolkit.policies.diagnose.diagnose` says for somebody who is not waiting. Where none of its rules
-    can apply, as in most pools at most times, no lease is looked at by name. The caller holds the lock.
+    """Return the diagnosis for an observer, which does not wait itself. The caller holds the lock.
+
+    In most pools no rule can apply most of the time. Then no name of a holder is looked up.
     """
     return None if nothing_wrong(core) else diagnose(symptoms(core, stats, name_of, now))
 
@@ -137,7 +138,7 @@ def nothing_wrong(core: Core) -> bool:
 
 
 def _barred(core: Core, endpoints: list[Endpoint]) -> str:
-    """The classes that wait beside free capacity, since they have all that they may have."""
+    """Return the classes that wait although capacity is free, because they are at their own limit."""
     classes = core.classes
     if classes is None or len(core.all_slots) - sum(len(endpoint.idle) for endpoint in endpoints) >= core.limit:
         return ""
@@ -164,8 +165,10 @@ def explain(
     spent: str = "",
     entitled: str = "",
 ) -> str:
-    """The state of a pool in plain words, as it stands in timeout errors (there with the queue, where the time went
-    and what the caller's class is ``entitled`` to).
+    """Return the state of a pool as text, for ``explain()`` and timeout errors.
+
+    Timeout errors add how many callers are ``ahead``, how the time was ``spent``, and what the caller's class is
+    ``entitled`` to.
     """
     limit = "no limit" if stats.limit is None else stats.limit
     numbers = [f"in use {stats.in_use}/{limit}", f"idle {stats.idle}", f"connecting {stats.connecting}"]
@@ -195,5 +198,5 @@ def explain(
         text += f"; elastic size {limit} of {bounds}: {stats.limit_reason}"
     text += f"; last connect error: {stats.last_connect_error or 'none'}"
     if spent:
-        text += f"; time went: {spent}"
+        text += f"; time spent: {spent}"
     return text if diagnosis is None else f"{text}; diagnosis: {diagnosis}"

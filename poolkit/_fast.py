@@ -1,12 +1,12 @@
 """The fast path: take an idle connection that needs no check, and put one back, without the lock where possible.
 
 Both shells share these functions. They are closures, because a closure reads its variables faster than a method reads
-attributes, and every acquire and release runs them. ``_core/__init__.py`` explains why they are safe. In any doubt they
+attributes, and every acquire and release runs them. ``_core/__init__.py`` explains why they are safe. In doubt they
 decline, and the slow path through the core decides.
 
-Pools with many endpoints (``make_keyed_take``) or classes of callers (``make_classed_take``) use the same two functions
-under the lock. Pools whose listeners want the events of each lease use ``make_telling_take`` without the lock. Other
-wishes of a pool are wrapped around them (``traced``, ``unreported``, ``clean``).
+Pools with many endpoints (``make_keyed_take``) or classes of callers (``make_classed_take``) use such a pair of
+functions under the lock. Pools whose listeners want the events of each lease use ``make_telling_take`` without the
+lock. Further features are wrapped around them (``traced``, ``unreported``, ``clean``).
 
 ``make_acquire``, ``make_release`` and ``make_lease`` contain copies of ``make_take`` and ``make_put``: a call of a
 Python function would cost about a sixth of the whole pair.
@@ -45,19 +45,19 @@ BATCH = 256  # times that are kept aside before a thread takes the lock to count
 
 
 def decline_take(key: Hashable = None) -> Slot | None:
-    """Take nothing, because in this state of the pool only the core may decide."""
+    """Decline: in this state of the pool only the core may decide."""
     return None
 
 
 def decline_put(record: Held) -> bool:
-    """Put nothing back."""
+    """Decline: in this state of the pool only the core may decide."""
     return False
 
 
 def make_take(
     core: Core, clock: Callable[[], float], caller: Callable[[], Hashable], undo: Callable[[Slot], None]
 ) -> Callable[..., Slot | None]:
-    """A function that takes an idle connection and begins its lease, or declines."""
+    """Return a function that takes an idle connection and begins its lease, or declines."""
     endpoint = core.endpoint
     requests = endpoint.requests
     pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
@@ -85,7 +85,7 @@ def make_take(
 def make_put(
     core: Core, clock: Callable[[], float], missed: Callable[[Endpoint, float], None]
 ) -> Callable[[Any], bool]:
-    """A function that ends the lease of a sound connection and makes it idle, or declines.
+    """Return a function that ends the lease of a usable connection and makes it idle, or declines.
 
     ``missed`` is called when a caller queued, or the pool changed, while the connection was being put back.
     """
@@ -94,7 +94,7 @@ def make_put(
     idle = endpoint.idle
     push = idle.append
     most = core.size.max_idle
-    bounded = most < core.size.limit  # otherwise there cannot be too many
+    bounded = most < core.size.limit  # otherwise max_idle cannot be exceeded
     window = core.window
     moved = core.moved
 
@@ -111,7 +111,7 @@ def make_put(
         slot.leases = 0
         slot.state = IDLE
         push(slot)
-        if requests or moved or (bounded and len(idle) > most):  # several threads may have found the last place
+        if requests or moved or (bounded and len(idle) > most):  # several threads may have used the last place
             missed(endpoint, now)
         return True
 
@@ -127,8 +127,9 @@ def make_telling_take(
 ) -> Callable[..., Slot | None]:
     """As :func:`make_take`, and call the listeners for each lease that begins.
 
-    They are called after the connection is taken. So the event comes after the ``RELEASED`` of its last lease, which is
-    queued before the connection is idle. If a caller is interrupted here, nobody has the connection, and it is closed.
+    They are called after the connection is taken. So the event comes after the ``RELEASED`` of its previous lease,
+    which is queued before the connection is idle. If the caller is interrupted in a listener, no code refers to the
+    slot any more, and the pool closes the connection.
     """
     endpoint = core.endpoint
     requests = endpoint.requests
@@ -206,7 +207,7 @@ def make_telling_put(
 
     def put(slot: Any) -> bool:
         if requests or (bounded and len(idle) >= most) or owned():
-            return False  # owned: a finalizer in the middle of a critical section, where no listener may be called
+            return False  # owned: a finalizer inside a critical section, where no listener may be called
         now = clock()
         if now >= slot.expires:
             return False
@@ -244,7 +245,7 @@ def make_telling_put(
 
 
 def _maker() -> Callable[[], Any]:
-    """Makes events without a call of ``Event.__init__``, which sets the fields of a frozen class one by one."""
+    """Return a function that creates events without ``Event.__init__``, which sets the fields one by one."""
     return partial(object.__new__, Event)
 
 
@@ -258,7 +259,7 @@ def make_keyed_take(
     caller: Callable[[], Hashable],
     class_of: Callable[[Classes], CallerClass],
 ) -> Callable[..., Slot | None]:
-    """The same under the lock, for a pool with many endpoints, or whose connections may serve several leases."""
+    """As :func:`make_take`, under the lock, for a pool that is keyed or has multiplexed connections."""
     endpoint_of = core.all_endpoints.get
     keyed, idle_order = core.features.keyed, core.endpoints.idle.order
     lifo = core.lifo
@@ -332,7 +333,7 @@ def make_keyed_put(
         slot = record.slot
         endpoint = slot.endpoint
         if owned():
-            return False  # a finalizer in the middle of this thread's own critical section
+            return False  # a finalizer inside a critical section of this thread
         try:
             if not acquire(False):
                 return False
@@ -377,7 +378,7 @@ def make_classed_take(
     caller: Callable[[], Hashable],
     class_of: Callable[[Classes], CallerClass],
 ) -> Callable[..., Slot | None]:
-    """The same under the lock, for a pool with classes of callers."""
+    """As :func:`make_take`, under the lock, for a pool with classes of callers."""
     endpoint = core.endpoint
     requests = endpoint.requests
     idle = endpoint.idle
@@ -481,7 +482,7 @@ def make_classed_put(
 
 
 def traced(take: Callable[..., Slot | None], trace: Callable[[Slot], None]) -> Callable[..., Slot | None]:
-    """``take``, and record the place of each lease."""
+    """Wrap ``take`` to record the place of each lease."""
 
     def traced_take(*key: Hashable) -> Slot | None:
         slot = take(*key)
@@ -494,7 +495,7 @@ def traced(take: Callable[..., Slot | None], trace: Callable[[Slot], None]) -> C
 
 
 def unreported(put: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """``put``, but not for a lease that was reported as too long."""
+    """Wrap ``put`` to decline a lease that was reported as held too long."""
 
     def put_unreported(record: Any) -> bool:
         return not record.reported and put(record)
@@ -503,8 +504,8 @@ def unreported(put: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """``put``, but not for a connection that has to be reset. The connector is asked once: what it said is kept for the
-    slow path.
+    """Wrap ``put`` to decline a connection that has to be reset. The connector is asked once; the slow path uses the
+    same answer.
     """
 
     def put_clean(record: Any) -> bool:
@@ -513,7 +514,7 @@ def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[
             return False
         try:
             found: bool | BaseException = bool(dirty(slot.connection))
-        except BaseException as error:  # noqa: BLE001  the slow path raises it, where it is known what has to go
+        except BaseException as error:  # noqa: BLE001  the slow path raises it, and drops the connection
             found = error
         if found is False and put(record):
             return True
@@ -526,7 +527,7 @@ def clean(put: Callable[[Any], bool], dirty: Callable[[Any], bool]) -> Callable[
 def measured(
     put: Callable[[Any], bool], clock: Callable[[], float], used: deque[float], flush: Callable[[], None]
 ) -> Callable[[Any], bool]:
-    """``put``, and record the duration of each lease. Without the lock: appending to a deque is atomic."""
+    """Wrap ``put`` to record the duration of each lease. It needs no lock: appending to a deque is atomic."""
     note = used.append
 
     def measured_put(slot: Any) -> bool:
@@ -549,7 +550,7 @@ def make_acquire(
     slow: Callable[..., Any],
     default: Any,
 ) -> Callable[..., Any]:
-    """``Pool.acquire`` without the lock; ``slow(timeout)`` is the slow path."""
+    """Return ``Pool.acquire`` without the lock; ``slow(timeout)`` is the slow path."""
     endpoint = core.endpoint
     requests = endpoint.requests
     pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
@@ -557,14 +558,14 @@ def make_acquire(
     moved = core.moved
 
     def acquire(timeout: Any = default) -> Any:
-        if requests or moved:  # moved: the pool has replaced this function, but somebody has kept it
+        if requests or moved:  # moved: the pool has replaced this function, but the program has kept a reference
             return slow(timeout)
         slot: Slot | None
         try:
             slot = pop()
         except IndexError:
             slot = None
-        if slot is None:  # out of the except block: an error of the slow path must not have this one as its context
+        if slot is None:  # not in the except block: IndexError must not be the context of a later error
             return slow(timeout)
         now = clock()
         if now < slot.fresh_until and now < slot.expires:
@@ -573,7 +574,7 @@ def make_acquire(
             slot.since = now
             slot.holder = caller()
             connection = slot.connection
-            leased[slot.key] = slot  # last: an interruption before this leaves nothing that the pool cannot find
+            leased[slot.key] = slot  # last: after an interruption before this, the slot's finalizer reports it
             return connection
         undo(slot)
         return slow(timeout)
@@ -587,7 +588,7 @@ def make_release(
     missed: Callable[[Endpoint, float], None],
     slow: Callable[[Held | None, int, bool, BaseException | None], None],
 ) -> Callable[..., None]:
-    """``Pool.release`` without the lock; ``slow(slot, key, discard, error)`` is the slow path."""
+    """Return ``Pool.release`` without the lock; ``slow(slot, key, discard, error)`` is the slow path."""
     endpoint = core.endpoint
     requests = endpoint.requests
     idle = endpoint.idle
@@ -603,7 +604,7 @@ def make_release(
         slot: Any  # on the fast path each connection has only one lease, and is its own record
         try:
             slot = leased[key]
-            del leased[key]  # of several threads that return the same connection, one gets here
+            del leased[key]  # of several threads that return the same connection, only one gets past this line
         except KeyError:
             slot = None
         if slot is None or discard or error is not None or requests or (bounded and len(idle) >= most):
@@ -635,7 +636,7 @@ def make_lease(
     slow: Callable[..., Any],
     default: Any,
 ) -> Callable[..., Any]:
-    """``Pool.lease`` without the lock; ``kind`` is the class of a lease, ``slow(timeout, key=key)`` the slow path."""
+    """Return ``Pool.lease`` without the lock; ``kind`` is the class of leases, ``slow(timeout, key)`` the slow path."""
     endpoint = core.endpoint
     requests = endpoint.requests
     pop = endpoint.idle.pop if core.lifo else endpoint.idle.popleft
@@ -662,7 +663,7 @@ def make_lease(
             slot.since = made.since = now
             slot.holder = caller()
             made.connection = slot.connection
-            made._record = slot  # first: a lease that is dropped from here on gives its connection back
+            made._record = slot  # first: the finalizer of a lease that is dropped from here on returns the connection
             leased[id(made)] = slot
             return made
         undo(slot)

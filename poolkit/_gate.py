@@ -1,4 +1,4 @@
-"""Access to a core, of a pool, a cluster or a budget: decide under the lock, act after it."""
+"""Access to the core of a pool, a cluster or a budget: decide under the lock, perform effects after it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class OwnedLock(Protocol):
 
 
 class TryLock:
-    """A lock that is only ever tried. It remembers its owner's name, so that an attempt whose result an exception has
-    hidden can be undone.
+    """A lock without blocking acquire. It stores its owner, so that an attempt that an exception has interrupted can be
+    undone.
     """
 
     __slots__ = ("owner",)
 
     def __init__(self) -> None:
         self.owner: dict[int, object] = {}
-        """Under 0 the owner. The paths without the lock do here what the two methods do, without a call."""
+        """The owner, under the key 0. The paths without the lock use this dict directly, which saves a call."""
 
     def try_acquire(self, owner: object) -> bool:
         """Return whether ``owner`` holds the lock now."""
@@ -61,7 +61,7 @@ class InOrder(Generic[T]):
         self.turn = TryLock()
 
     def flush(self) -> None:
-        """Handle all items, unless another thread does."""
+        """Handle all items, unless another thread does so."""
         items, turn, me = self.items, self.turn, object()
         try:
             while True:  # no "while items": from Python 3.12 on its jump back is not covered by the try
@@ -70,7 +70,7 @@ class InOrder(Generic[T]):
                 while True:
                     if not items:
                         break
-                    self._handle(items[0])  # not popped before: it would be lost if this was interrupted
+                    self._handle(items[0])  # popped afterwards: an interruption would lose it
                     items.popleft()
                 self.begun = None
                 turn.release(me)
@@ -82,8 +82,8 @@ class InOrder(Generic[T]):
             raise
 
     def end_turn(self, me: object, done: T | None) -> None:
-        """The thread that emptied the queue as ``me`` was interrupted: the next thread continues, after ``done`` if
-        that is first.
+        """Release the turn of a thread that was interrupted, so that another thread can continue. ``me``: its owner
+        object. ``done``: an item that is removed if it is the first one.
         """
         if self.items and self.items[0] is done and self.turn.owner.get(0) is me:
             self.items.popleft()
@@ -100,32 +100,32 @@ class NoWork:
 
 
 def _nothing(*_args: object) -> None:
-    """Do nothing: the default where the owner of a gate gives no function."""
+    """Do nothing: the default of a function that the owner of the gate does not give."""
 
 
 class Gate:
     """The lock, the inbox and the timer of a core.
 
-    The core decides. It puts work for others into ``effects``, and the time of its next call into ``due``. ``stale``
-    means that the functions of its owner that run without the lock must be renewed. A caller that must not wait for the
-    lock posts its step into the inbox instead. An example is a release in a finalizer, which may run inside a critical
-    section of the same thread. Every thread that has released the lock looks into the inbox.
+    The core decides. It puts actions for the owner into ``effects``, and the time of its next call into ``due``.
+    ``stale`` means that the owner's functions that run without the lock must be renewed. A caller that must not wait
+    for the lock posts its step into the inbox instead. An example is a release in a finalizer, which may run inside a
+    critical section of the same thread. Every thread runs the steps in the inbox after it has released the lock.
 
-    Each entry point is one ``try`` from end to end, so that an asynchronous exception anywhere ends in :meth:`recover`.
-    A ``with`` would not do, because the bytecodes around its exit are not covered.
+    Each entry point is one ``try`` from start to end, so that an asynchronous exception anywhere leads to
+    :meth:`recover`. A ``with`` statement is not enough, because the bytecodes around its exit are not covered.
 
     Args:
         core: has ``effects``, ``due`` and ``stale``.
         name: of the owner, for the log.
         clock: returns the time in seconds.
         lock: an :class:`OwnedLock` that guards the core. NO-CALL-UNDER-LOCK: it is never held during I/O or a callback.
-        settle: called under the lock after each step, with the time: does what the state of the core asks for.
+        settle: called under the lock after each step, with the time: acts on the state of the core.
         renew: called under the lock after a step if the core is ``stale``.
         repair: called under the lock after an interrupted step: makes the core consistent again.
-        perform: carries out effects and removes them one after the other, so that an interruption loses at most one.
+        perform: performs effects and removes them one after the other, so that an interruption loses at most one.
         call_later: arranges a call of the owner's ``run_due()`` in so many seconds. Returns True if it will be called,
             False if no thread can be started, None if there is no event loop yet.
-        run_due: does what is due; called if nobody else will do it.
+        run_due: does timed work that is due; called here only if no thread can be started for it.
         note_alone: called under the lock when :attr:`alone` has changed.
     """
 
@@ -156,7 +156,7 @@ class Gate:
         self.lock: Any = lock
         self.inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.scheduled = NEVER  # when run_due() will be called; NEVER: it will not be
-        self.alone = False  # no thread can be started that would call run_due(): each step does what is due
+        self.alone = False  # no thread can be started for run_due(), so each step does the timed work that is due
         self._name = name
         self._clock = clock
         self._settle = settle
@@ -169,11 +169,11 @@ class Gate:
 
     @property
     def held(self) -> bool:
-        """Whether the calling thread holds the lock: then it is a finalizer in the middle of a critical section."""
+        """Whether the calling thread holds the lock. The call then comes from a finalizer inside a critical section."""
         return bool(self.lock._is_owned())
 
     def step(self, step: Callable[..., T], *args: Any) -> T:
-        """Run ``step(*args)`` under the lock; then carry out what it asks for."""
+        """Run ``step(*args)`` under the lock, then perform its effects. Returns the result of the step."""
         effects: deque[Any] | None = None
         try:
             self.lock.acquire()
@@ -200,17 +200,17 @@ class Gate:
         return result
 
     def post(self, step: Callable[..., object], *args: Any) -> None:
-        """As :meth:`step`, without a result and without waiting: the thread that holds the lock runs it."""
+        """Run a step without waiting for the lock. If another thread holds the lock, that thread runs the step."""
         self.inbox.append((step, args))
         self.run_posted()
 
     def run_posted(self) -> None:
-        """Run the steps in the inbox, unless another thread holds the lock: it will run them."""
+        """Run the steps in the inbox. If another thread holds the lock, that thread runs them."""
         if self.lock._is_owned():
-            return  # a finalizer in the middle of this thread's own critical section
+            return  # a finalizer inside a critical section of this thread
         effects: deque[Any] | None = None
         try:
-            # try the lock, then look again: if that fails, its holder looks here after releasing it, and sees our step
+            # if another thread holds the lock, it looks into the inbox after releasing it, and runs this step
             while self.inbox and self.lock.acquire(False):
                 core = self.core
                 self._run_inbox()
@@ -231,7 +231,7 @@ class Gate:
             raise
 
     def _run_inbox(self) -> None:
-        """Under the lock: run the posted steps."""
+        """Run the posted steps. Called under the lock."""
         inbox = self.inbox
         while inbox:
             step, args = inbox.popleft()
@@ -239,7 +239,7 @@ class Gate:
             self._settle(self._clock())
 
     def recover(self, effects: deque[Any] | None) -> None:
-        """Complete a step that an exception has interrupted. ``effects``: those that are not carried out yet."""
+        """Complete a step that an exception has interrupted. ``effects``: those that have not been performed yet."""
         core = self.core
         todo: deque[Any] = deque()
         if effects is not None and effects is not core.effects:
@@ -256,22 +256,23 @@ class Gate:
                 self._perform(todo)
             except Exception:
                 logger.exception("%s: background work failed; the pool continues with the rest", self._name)
-        self.scheduled = NEVER  # the request for the call may have been lost
+        self.scheduled = NEVER  # the call of call_later() may have been interrupted
         self.keep_time()
         self.run_posted()
 
     # -- the timer ----------------------------------------------------------------------------------------------------
 
     def keep_time(self) -> None:
-        """Arrange the next call of the core."""
+        """Arrange the next call of the owner's ``run_due()``, unless an earlier one is arranged."""
         if self.core.due < self.scheduled:
             self.schedule()
 
     def schedule(self) -> None:
         """Have the owner's ``run_due()`` called when the core is due.
 
-        If no thread can be started for that, ``scheduled`` stays NEVER. Then each step ends here again, tries to start
-        a thread, and does what is due. Waiting callers are woken once to take part (see ``ThreadParker.wait``).
+        If no thread can be started for that, ``scheduled`` stays NEVER. Then each step calls this method again, which
+        tries to start a thread and does the work that is due. Waiting callers are woken once, and from then on do such
+        work as well (see ``ThreadParker.wait``).
         """
         self.scheduled = due = self.core.due
         delay = max(0.0, due - self._clock())

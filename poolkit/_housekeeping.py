@@ -1,4 +1,4 @@
-"""What the gate has a pool do beside its steps: carry out effects, repair after an interruption, timed work."""
+"""Work of a pool besides its steps: it performs effects, repairs the core after an interruption, does timed work."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Housekeeping:
         self._listeners = pool._listeners
 
     def perform(self, effects: deque[Effect]) -> None:
-        """Carry out effects and remove them one after the other. Called without a lock."""
+        """Perform the effects and remove them one after the other. Called without a lock."""
         while effects:
             do, slot, request = effects[0]
             if do is _WAKE:
-                try:  # who sleeps has a parker; twice is harmless, never is not
+                # a caller that sleeps has a parker; removed after the wake: if interrupted, wake twice, not never
+                try:
                     request.parker.wake()  # type: ignore[union-attr]
                 except Exception:
                     effects.popleft()
@@ -50,7 +51,7 @@ class Housekeeping:
             self._listeners.flush()
 
     def repair(self) -> None:
-        """Under the lock: a step was interrupted; make the core consistent again."""
+        """Make the core consistent after an interrupted step. Called under the lock."""
         pool = self._pool
         now = pool._clock()
         repair(pool._core, now)
@@ -58,27 +59,29 @@ class Housekeeping:
         pool._core.settle(now)
 
     def note_alone(self) -> None:
-        """Under the lock: there is a thread that does what is due, or there is none any more."""
+        """Wake all waiting callers: from now on there is, or is not, a thread that does timed work. Called under the
+        lock.
+        """
         core = self._pool._core
-        core.stale = True  # only callers that take the lock do what is due
+        core.stale = True  # without a thread, callers do the timed work, and only those that take the lock
         for endpoint in core.all_endpoints.values():
             for request in endpoint.requests:
                 core.effects.append(Effect(Do.WAKE, None, request))
 
     def run_due(self) -> None:
-        """Called by the runtime when something is due. Does not block."""
+        """Do the timed work that is due. Called by the runtime; does not block."""
         self._pool._driver.keep_house(self.run)
 
     def run_inbox(self) -> None:
-        """Run the steps that finalizers have left. Does not block."""
+        """Run the steps that finalizers have posted. Does not block."""
         self._pool._gate.run_posted()
 
     def start(self) -> None:
-        """Under the lock: from now on ``min_size`` is kept."""
+        """Keep ``min_size`` connections from now on. Called under the lock."""
         self._pool._core.started = True
 
     def run(self) -> None:
-        """Do what is due. Does not block."""
+        """Do the timed work that is due. Does not block."""
         pool = self._pool
         pool._gate.scheduled = NEVER
         error = pool._gate.step(tick_safely, pool._core, pool._clock())

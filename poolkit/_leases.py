@@ -1,4 +1,4 @@
-"""What the leases of both pools have in common, and a lease that an ``async with`` block or an ``await`` begins."""
+"""The common part of the leases of both pools, and the object that ``AsyncPool.lease()`` returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ L = TypeVar("L", bound=Any)  # AsyncLease or AsyncClusterLease
 
 
 class LeaseBase(Generic[C]):
-    """Both kinds of leases: what does not wait."""
+    """The common part of both kinds of leases. None of its methods waits."""
 
     __slots__ = ("__weakref__", "_pool", "_record", "connection", "since")
 
@@ -32,10 +32,10 @@ class LeaseBase(Generic[C]):
     """When the lease began, by the pool's clock, in seconds."""
 
     connection: C
-    """The driver's own object; not to be used after :meth:`close`."""
+    """The driver's connection; it must not be used after :meth:`close`."""
 
     def detach(self) -> C:
-        """Take the connection out of the pool. The caller owns it and must close it; its slot is free.
+        """Take the connection out of the pool. The caller owns it and must close it; the pool may open another one.
 
         Raises :class:`~poolkit.UsageError` while the connection has other leases.
         """
@@ -43,7 +43,7 @@ class LeaseBase(Generic[C]):
         if record is None:
             raise self._pool._register.not_leased()
         if record.slot.leases > 1:
-            raise UsageError(f"{self._pool.name}: detach() of a connection that has other leases")
+            raise UsageError(f"{self._pool.name}: detach(): the connection has other leases; close them first")
         self._record = None
         self._pool._register.detach(id(self))
         return self.connection
@@ -57,19 +57,19 @@ class LeaseBase(Generic[C]):
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         try:
             record = self._record
-        except AttributeError:  # interrupted while it was made
+        except AttributeError:  # __init__ was interrupted
             return
-        # at the interpreter's end nobody takes it back, and without the GIL the modules' globals are gone by then
+        # at interpreter shutdown no thread would run the step, and without the GIL the modules' globals are gone
         if record is not None and not ending():
             self._pool._register.dropped(id(self), record)
 
     def __repr__(self) -> str:
-        held = getattr(self, "_record", None) is not None  # a debugger may meet one whose acquire failed
+        held = getattr(self, "_record", None) is not None  # a debugger may show one whose acquire failed
         return f"<{type(self).__name__} of {self._pool.name!r}: {repr(self.connection) if held else 'closed'}>"
 
 
 class AskedLease(Generic[L, C]):
-    """``await`` gives the lease, ``async with`` its connection. ``ask`` is called then, and waits for the lease."""
+    """``await`` returns the lease, ``async with`` its connection. Both call ``ask``, which waits for the lease."""
 
     __slots__ = ("_ask", "_lease")
 

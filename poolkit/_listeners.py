@@ -1,4 +1,4 @@
-"""The listeners of a pool or a cluster: they are called for each event, in order, outside of any lock."""
+"""The listeners of a pool or a cluster, which are called for each event, in order, outside of any lock."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Listeners(Generic[E]):
         self.current: tuple[tuple[Callable[[E], object], Set[Any] | None], ...] = ()
 
     def add(self, listener: Callable[[E], object], kinds: Set[Any] | None = None) -> None:
-        """Under the lock: add a listener to these kinds of event; None: to all."""
+        """Add a listener for these kinds of event; None: for all. Called under the lock."""
         self.current = (*self.current, (listener, kinds))
         self._changed()
 
     def remove(self, listener: Callable[[E], object]) -> None:
-        """Under the lock: remove a listener once; do nothing if it is not there."""
+        """Remove a listener once; do nothing if it is not registered. Called under the lock."""
         known = [one for one, _ in self.current]
         if listener in known:
             at = known.index(listener)
@@ -54,17 +54,17 @@ class Listeners(Generic[E]):
 
     @property
     def kinds(self) -> frozenset[Any]:
-        """The kinds of event for which listeners were added."""
+        """The kinds of event that have a listener."""
         return frozenset[Any]().union(*(kinds for _, kinds in self.current if kinds is not None))
 
     @property
     def turn(self) -> TryLock:
-        """Whoever holds this delivers the pending events."""
+        """The lock of the thread that delivers the pending events."""
         return self._queue.turn
 
     @property
     def deliver(self) -> Callable[[E], object]:
-        """Delivers one event, of a kind to which somebody listens: the only listener itself, if there is one alone."""
+        """The function that delivers an event whose kind has a listener: the listener itself if it is the only one."""
         return self.current[0][0] if len(self.current) == 1 else self._call
 
     def flush(self) -> None:
@@ -72,9 +72,9 @@ class Listeners(Generic[E]):
         self._queue.flush()
 
     def end_turn(self, turn: object, event: E | None, listener: Callable[[E], object]) -> bool:
-        """In an ``except`` block of whoever has called ``listener`` itself, for ``event`` last, under this ``turn``.
+        """End the turn of a thread that called ``listener`` directly, last for ``event``. Used in an ``except`` block.
 
-        Returns whether the thread was interrupted; else the listener has raised, and is removed.
+        Returns True if the thread was interrupted. Otherwise the listener has raised, and is removed.
         """
         self._queue.end_turn(turn, self._queue.begun if listener == self._call else event)
         error = sys.exc_info()[1]
@@ -85,8 +85,9 @@ class Listeners(Generic[E]):
         return True
 
     def restart(self, core: Any = None) -> None:
-        """With a new core (in a forked child the old events are the parent's). One that is given writes its events into
-        ``pending``, and is told of which kind they are to be.
+        """Drop the pending events, and have ``core`` (if one is given) queue its events in ``pending``.
+
+        Called with each new core. In a forked child, the pending events belong to the parent.
         """
         self.pending = deque()
         self._queue = InOrder(self._call, self.pending)

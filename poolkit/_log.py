@@ -1,6 +1,7 @@
-"""The loggers of the engine, without the price of importing logging for those to whom there is nothing to say.
+"""The loggers of the engine. They import ``logging`` with the first message, which saves its import time.
 
-A handler of the application that raises ends nothing: the pool may be in the middle of a release, or be closing.
+An error that a handler of the application raises is printed and does not propagate: it would interrupt a release or a
+close of the pool.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ _SAYING = frozenset({"debug", "info", "warning", "error", "exception", "critical
 def _say(method: Callable[..., None], *args: Any, **options: Any) -> None:
     try:
         method(*args, stacklevel=2, **options)
-    except Exception:  # noqa: BLE001 - somebody else's code; to log it would raise again
+    except Exception:  # noqa: BLE001 - raised by the application's handler; logging it would raise again
         import logging
         import traceback
 
-        if logging.raiseExceptions:  # as logging itself does with the errors that it finds in handlers
+        if logging.raiseExceptions:  # as logging itself handles errors of handlers
             traceback.print_exc()
 
 

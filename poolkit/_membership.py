@@ -1,4 +1,4 @@
-"""A pool's membership in a budget that other pools share: what the pool asks of the budget, and the reverse."""
+"""A pool's membership in a budget: the pool's calls of the budget, and the budget's calls of the pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("Membership",)
 
 
 class Membership:
-    """What :class:`~poolkit.Budget` knows of a pool."""
+    """A pool, as its :class:`~poolkit.Budget` sees it."""
 
     def __init__(self, pool: PoolBase[Any]) -> None:
         self._pool = pool
@@ -33,18 +33,18 @@ class Membership:
     # -- called by the pool -------------------------------------------------------------------------------------------
 
     def open_account(self) -> None:
-        """Get the pool's part of its budget, if it has one (again in a forked child)."""
+        """Open the pool's account in its budget, if it has a budget. Called again in a forked child."""
         pool = self._pool
         config, gate = pool._config, pool._gate
         if config.budget is not None:
-            gate.lock.acquire()  # other pools of the budget may have news for this one as soon as it has its part
+            gate.lock.acquire()  # other pools of the budget may notify this one as soon as it has its account
             try:
                 pool._core.join(config.budget.open_account(self, config.min_size, config.budget_weight))
             finally:
                 gate.lock.release()
 
     def deliver(self) -> None:
-        """Tell other pools the news. Called without a lock."""
+        """Notify other pools of the budget. Called without a lock."""
         permits = self._pool._core.permits
         if permits is not None:
             permits.deliver()
@@ -52,9 +52,9 @@ class Membership:
                 self._pool._gate.post(self._ease)
 
     def change(self, config: PoolConfig) -> None:
-        """Under the lock: other settings are about to take effect; ConfigError if the budget cannot have them."""
+        """Apply new settings to the account; ConfigError if they do not fit the budget. Called under the lock."""
         if config.budget is not self._pool._config.budget:
-            raise ConfigError("budget: cannot be changed in a live pool; make another pool", "budget")
+            raise ConfigError("budget: cannot be changed in a live pool; create another pool", "budget")
         permits = self._pool._core.permits
         if permits is not None:
             permits.change(config.min_size, config.budget_weight)
@@ -62,17 +62,21 @@ class Membership:
     # -- called by the budget -----------------------------------------------------------------------------------------
 
     def on_news(self) -> None:
-        """The budget has news: look at it soon. Called by any thread that holds no lock of the budget."""
+        """Have the pool look at its account soon. Called by any thread that does not hold the budget's lock."""
         self._pool._driver.deliver(self._look_again)
 
     def unused_since(self) -> float | None:
-        """Since when the idle connection that would give way to another pool has been unused; a guess, no lock."""
+        """Return since when the idle connection has been unused that would be closed for another pool.
+
+        Takes no lock, so the answer may be out of date.
+        """
         return self._pool._core.unused_since()
 
     def cut(self) -> int:
-        """Close every connection now, leased ones too: the right to keep them is lost. The number of leases cut.
+        """Close every connection now, leased ones too, because the pool has lost its permits. Return the number of
+        leases that were cut.
 
-        Whoever used one of them sees it break; giving it back is no error. Thread-safe.
+        A caller that uses such a connection gets the driver's error; returning the connection raises none. Thread-safe.
         """
         pool = self._pool
         if not pool._driver.is_elsewhere():
@@ -82,22 +86,22 @@ class Membership:
         return leased
 
     def _look_again(self) -> None:
-        """Under the lock."""
+        """Take a free permit, or close connections for other pools. Called under the lock."""
         core = self._pool._core
         if core.permits is not None:
             core.permits.hear()
-            core.settle(self._pool._clock())  # claims what is still needed before this pool gives way to others
-            self._ease()  # before the next look: what is put back without the lock from here on is seen
+            core.settle(self._pool._clock())  # claims what is still needed, then closes connections for other pools
+            self._ease()  # before the next settle(), which sees connections put back without the lock from here on
 
     def _ease(self) -> None:
-        """Under the lock: whether returned connections have to be looked at, for another pool may need them."""
+        """Update whether each returned connection may have to be closed for another pool. Called under the lock."""
         core = self._pool._core
         if core.permits is not None:
             core.capacity.sharing_needed = core.permits.relax()
             core.stale = True
 
     def _cut_now(self) -> int:
-        """Under the lock."""
+        """Abort every connection, and return the number of leases that were cut. Called under the lock."""
         pool, now = self._pool, self._pool._clock()
         pool._register.revoked |= set(pool._core.leased.copy())
         commands.clear(pool._core, now)

@@ -1,7 +1,6 @@
-"""The churn guard: pools that are made again and again, or forgotten while they are connected, are named in the log.
+"""The churn guard: it logs pools that are created again and again, or garbage-collected with open connections.
 
-A log entry and no ``warnings.warn``: the finding is about a program at work, and must break nobody's tests. The logger
-is ``poolkit.churn``.
+The logger is ``poolkit.churn``. There is no ``warnings.warn``, because that could make tests of an application fail.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ __all__ = ("collected", "made", "together")
 
 
 class _Reports:
-    """What finalizers have to say: they append, somebody else writes."""
+    """Messages of finalizers. A finalizer must not log, because logging takes locks; another thread does it."""
 
     def __init__(self) -> None:
         self.texts: deque[str] = deque()
 
     def run_inbox(self) -> None:
-        """Called by the housekeeping thread."""
+        """Log the messages. Called by the housekeeping thread."""
         while self.texts:
             try:
                 text = self.texts.popleft()
@@ -45,14 +44,14 @@ _here = local()
 
 def _restart() -> None:
     global _lock
-    _lock = Lock()  # another thread of the parent may have held it
+    _lock = Lock()  # at the fork, another thread of the parent may have held it
 
 
 after_fork(Stage.RUNTIME, _restart)
 
 
 def made(name: str, place: tuple[str, int] | None) -> None:
-    """A pool was made at ``place``."""
+    """A pool was created at ``place``: log it if many were created there."""
     _reports.run_inbox()
     if place is None or getattr(_here, "together", False):
         return
@@ -60,14 +59,13 @@ def made(name: str, place: tuple[str, int] | None) -> None:
         often = _misuse.made(place, time.monotonic())
     if often:
         logger.warning(
-            "%s: 20 pools were made at %s:%d within 10 s: a pool must be shared; make it once and use it everywhere",
-            name, *place,
+            "%s: 20 pools were created at %s:%d within 10 s; create one pool and share it", name, *place,
         )  # fmt: skip
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """The pools that this thread makes meanwhile belong to one owner, such as a cluster: many are no mistake."""
+    """In this block, the calling thread may create many pools: they belong to one owner, such as a cluster."""
     before = getattr(_here, "together", False)
     _here.together = True
     try:
@@ -77,10 +75,12 @@ def together() -> Iterator[None]:
 
 
 def collected(name: str, place: tuple[str, int] | None, connections: int) -> None:
-    """A pool is being finalized with open connections. Takes no lock, writes nothing: the next one who can does."""
+    """A pool is garbage-collected with open connections. Called by a finalizer, so it takes no lock: it queues the
+    message, and another thread logs it.
+    """
     where = "an unknown place" if place is None else "{}:{}".format(*place)
     _reports.texts.append(
-        f"{name}: this pool was forgotten while it had {connections} open connection"
-        f"{'s' if connections > 1 else ''}; it was made at {where}: a pool must be shared, and closed at the end"
+        f"{name}: this pool was garbage-collected with {connections} open connection"
+        f"{'s' if connections > 1 else ''}; it was created at {where}; keep one pool, share it and close it at the end"
     )
     _threads.nudge(_reports)

@@ -1,4 +1,4 @@
-"""What a pool says of itself: statistics, explanations, reports of leaks. It reads; it decides and frees nothing."""
+"""Statistics, explanations and leak reports of a pool. This module only reads the state; it changes nothing."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ __all__ = ("Monitor", "WaitObserver")
 
 N = TypeVar("N", Holder, Queued)
 
-LARGE = 200  # connections and requests: from there on timeouts share their picture of the pool
-OLD = 0.1  # seconds for which such a picture is used
+LARGE = 200  # connections and requests, above which concurrent timeouts share one snapshot of the pool
+OLD = 0.1  # seconds for which such a snapshot is used
 
 WaitObserver = Callable[[Any, float, "BaseException | None"], object]
-"""``observer(pool, seconds, error)``, in the thread or task of a caller whose acquire has ended and who had not found
-an idle connection at once; never under the pool's lock. ``error``: why there is none. One that raises is dropped."""
+"""``observer(pool, seconds, error)``, called at the end of each acquire that found no idle connection at once: in the
+caller's thread or task, outside the pool's lock. ``error``: why there is no connection, or None. An observer that
+raises is removed."""
 
 
 Picture = tuple[PoolStats, list[Holder], Symptoms]
 
 
 class Monitor:
-    """Watches one pool. Its questions are thread-safe, and none waits for I/O."""
+    """Reads the state of one pool. Its methods are thread-safe, and none waits for I/O."""
 
     def __init__(self, pool: PoolBase[Any]) -> None:
         self._pool = pool
@@ -64,26 +65,26 @@ class Monitor:
         self.restart()
 
     def restart(self) -> None:
-        """With a new core: nothing is measured yet."""
-        self.waited: deque[float] = deque()  # seconds that callers have waited, not yet in the histogram
-        self.used: deque[float] = deque()  # seconds of leases, the same
+        """Start again with a new core, without measurements."""
+        self.waited: deque[float] = deque()  # seconds that callers have waited, not in the histogram yet
+        self.used: deque[float] = deque()  # seconds that leases have lasted, not in the histogram yet
         self._taken: tuple[float, Picture | None] = 0.0, None
 
     # -- times ----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Have the times that were kept aside entered into the histograms."""
+        """Record the collected times in the histograms, unless another thread holds the lock: then it does so."""
         self._pool._gate.post(self._note_times)
 
     def _note_times(self) -> None:
-        """Under the lock."""
+        """Record the collected times, and a sample if one is due. Called under the lock."""
         core, now = self._pool._core, self._pool._clock()
         self._record_times()
         if core.meters.samples.due(now):
             take_sample(core, parts(core), now)
 
     def _record_times(self) -> None:
-        """Under the lock."""
+        """Record the collected times in the histograms. Called under the lock."""
         meters = self._pool._core.meters
         if self.waited:
             meters.wait.record_all(self.waited)
@@ -91,17 +92,17 @@ class Monitor:
             meters.use.record_all(self.used)
 
     def add(self, observer: WaitObserver) -> None:
-        """Under the lock: one more observer."""
+        """Add an observer. Called under the lock."""
         self.observers = [*self.observers, observer]  # replaced, not changed: it is read without the lock
         self._pool._core.stale = True
 
     def remove(self, observer: WaitObserver) -> None:
-        """Under the lock: one less; nothing happens if it is not there."""
+        """Remove an observer; do nothing if it is not registered. Called under the lock."""
         self.observers = [one for one in self.observers if one != observer]
         self._pool._core.stale = True
 
     def observed(self, seconds: float, error: BaseException | None) -> None:
-        """An acquire that took the slow path has ended, well or not."""
+        """Call the observers: an acquire that took the slow path has ended, with or without an error."""
         for observer in self.observers:
             try:
                 observer(self._pool, seconds, error)
@@ -109,7 +110,7 @@ class Monitor:
                 logger.exception("%s: wait observer %r raised and is removed", self._pool.name, observer)
                 self._pool.remove_wait_observer(observer)
 
-    # -- numbers and words ----------------------------------------------------------------------------------------
+    # -- numbers and text -----------------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
         """See :meth:`poolkit.Pool.stats`."""
@@ -119,7 +120,7 @@ class Monitor:
         return snapshot(core, pool._gate.step(self._copied), pool._clock())
 
     def _copied(self) -> Parts:
-        """Under the lock. The times that were kept aside are in it."""
+        """Copy the state of the core, with the collected times recorded. Called under the lock."""
         self._record_times()
         return parts(self._pool._core)
 
@@ -128,7 +129,7 @@ class Monitor:
         return f"{self._pool.name}: {self._pool._gate.step(self._explained)}"
 
     def _explained(self) -> str:
-        """Under the lock."""
+        """Return the text of :meth:`explain`, without the pool's name. Called under the lock."""
         stats, held, diagnosis = self._look(self._pool._clock())
         return _with_budget(self._pool._core, explain(stats, held, diagnosis=diagnosis))
 
@@ -141,19 +142,19 @@ class Monitor:
         return advise(self.stats())
 
     def _look(self, now: float, most: int = 3) -> tuple[PoolStats, list[Holder], Diagnosis | None]:
-        """Under the lock: numbers, the ``most`` who hold longest, and the diagnosis."""
+        """Return the statistics, the ``most`` longest leases, and the diagnosis. Called under the lock."""
         core = self._pool._core
         stats = snapshot(core, self._copied(), now)
         return stats, self._held(now, most), diagnosed(core, stats, self._pool._name_of, now)
 
     def _held(self, now: float, most: int = 3) -> list[Holder]:
-        """Under the lock: the ``most`` who hold longest, by name."""
+        """Return the ``most`` longest leases, with the names of their holders. Called under the lock."""
         pool = self._pool
         return [_named(held, pool._name_of(holder)) for holder, held in holders(pool._core, now, most)]
 
     def _shared_state(self, now: float) -> Picture:
-        """Under the lock: what a timeout tells. Many at once, in a large pool or a long queue, are told the same for a
-        moment.
+        """Return the state that a timeout error describes. In a large pool or a long queue, timeouts within ``OLD``
+        seconds share one snapshot, which bounds the cost of many at once. Called under the lock.
         """
         taken_at, picture = self._taken
         if picture is None or not 0 <= now - taken_at < OLD or picture[0].size + picture[0].waiting <= LARGE:
@@ -189,7 +190,7 @@ class Monitor:
     ) -> tuple[
         PoolStats, Diagnosis | None, list[tuple[Hashable, Holder]], list[tuple[Hashable, Queued]], list[LaneStats]
     ]:
-        """Under the lock: holders and requests by their identities; their names are found out later."""
+        """Return holders and requests by their identities; their names are looked up later. Called under the lock."""
         core, now = self._pool._core, self._pool._clock()
         stats = snapshot(core, self._copied(), now)
         diagnosis = diagnosed(core, stats, self._pool._name_of, now)
@@ -197,13 +198,13 @@ class Monitor:
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 
     def brief(self, most: int) -> PoolBrief:
-        """What a list of many pools shows of this one, with the ``most`` longest leases and waits."""
+        """Return what a list of many pools shows of this one, with the ``most`` longest leases and waits."""
         pool = self._pool
         pool._gate.run_posted()
         core, now, name = pool._core, pool._clock(), pool._name_of
 
         def quiet() -> tuple[Parts, list[tuple[Hashable, Holder]]] | None:
-            """Under the lock: copies of what is shown of a pool where nobody waits and nothing is wrong."""
+            """Copy the state of a pool without waiting callers or problems; None for others. Called under the lock."""
             return (self._copied(), holders(core, now, most)) if nothing_wrong(core) else None
 
         found = pool._gate.step(quiet)
@@ -214,7 +215,7 @@ class Monitor:
         values, totals = numbers(core, copied, now)
         samples = core.meters.samples
         timeouts = totals.timeouts and totals.timeouts - samples.start(WINDOWS[1], now).timeouts
-        names = {holder: name(holder) for holder, _ in held}  # mostly one thread or task has several
+        names = {holder: name(holder) for holder, _ in held}  # looked up once: a holder often has several leases
         leases = [_named(lease, names[holder]) for holder, lease in held]
         return PoolBrief(values, samples.window(WINDOWS[0], totals), timeouts, None, leases, [], [])
 
@@ -232,10 +233,10 @@ class Monitor:
             lines.append(f"  waiting{to}{of}: {request.waited:.1f} s, {request.holder}, {request.ahead} ahead")
         return "\n".join(lines)
 
-    # -- leases that last too long --------------------------------------------------------------------------------
+    # -- leases held too long -------------------------------------------------------------------------------------
 
     def report_overdue(self, record: Held, seconds: float, *, taken_away: bool) -> None:
-        """Log a lease that lasts longer than ``leak_after``."""
+        """Log a lease that is held longer than ``leak_after``."""
         pool = self._pool
         logger.warning(
             "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s%s",
@@ -245,7 +246,7 @@ class Monitor:
         )  # fmt: skip
 
     def overdue_error(self, record: Held) -> LeaseOverdue:
-        """What the holder of a lease that was reported hears on its return, with ``on_leak="raise"``."""
+        """Return the error for the holder of a reported lease when it returns it (``on_leak="raise"``)."""
         pool = self._pool
         kind: type[LeaseOverdue] = getattr(pool._connector, "overdue_error", LeaseOverdue)
         return kind(
@@ -257,7 +258,7 @@ class Monitor:
     # -- the timeout ----------------------------------------------------------------------------------------------
 
     def timeout_error(self, request: Request, now: float) -> PoolError:
-        """Under the lock: the error of a caller whose time is up, with the state of the pool."""
+        """Return the error for a caller that has timed out, with the state of the pool. Called under the lock."""
         pool, core, endpoint = self._pool, self._pool._core, request.endpoint
         ahead = 0
         if request.queued:
@@ -282,19 +283,19 @@ class Monitor:
 
 
 def _named(one: N, holder: str) -> N:
-    """A lease or a caller, with the name of its holder."""
+    """Return a copy of a lease or a request, with the name of its holder."""
     named = object.__new__(type(one))
     named.__dict__.update(one.__dict__, holder=holder)
     return named
 
 
 def _with_budget(core: Core, text: str) -> str:
-    """Under the lock: the state of a pool in words, and that of its budget if it has one."""
+    """Return ``text``, the state of a pool, with the state of its budget added. Called under the lock."""
     return text if core.permits is None else f"{text}; {core.permits.words()}"
 
 
 def _blocked_loop(runtime: Any) -> str:
-    """What a timeout adds if the wait has blocked the event loop of the calling thread."""
+    """Return the addition to a timeout error if the wait has blocked the event loop of the calling thread."""
     asyncio = sys.modules.get("asyncio") if type(runtime) is ThreadRuntime else None
     if asyncio is None or asyncio._get_running_loop() is None:
         return ""
@@ -302,7 +303,7 @@ def _blocked_loop(runtime: Any) -> str:
 
 
 def _spent(request: Request, waited: float) -> str:
-    """What used up the time of a caller, the largest part first."""
+    """Return how a caller's time was spent, the largest part first."""
     parts = {"the queue": waited - request.checking - request.connecting, "checks": request.checking,
              "its own connects": request.connecting}  # fmt: skip
     found = sorted(((seconds, name) for name, seconds in parts.items() if seconds >= 0.005), reverse=True)

@@ -1,4 +1,4 @@
-"""The methods of a connector, looked up once, each with the check of its contract."""
+"""The methods of a connector, looked up once, with checks of what they return."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ C = TypeVar("C")
 
 
 class BrokenContract(UsageError):
-    """A method of the connector did what it must not do. What it raised is the cause; without one it returned something
-    wrong, and will do so again: connecting again cannot help.
+    """A method of the connector raised an error or returned a value that its contract does not allow.
+
+    An error is the ``__cause__``. Without a cause, the method returned a wrong value, and connecting again cannot help.
     """
 
 
 def broken(connector: object, method: str, found: str, wanted: str) -> BrokenContract:
-    """The error that names the method, what it did and what is right."""
+    """Return an error that names the method, what it did and what would be right."""
     return BrokenContract(f"{type(connector).__name__}.{method}() {found}: {wanted}")
 
 
 def returned(value: object) -> str:
-    """A value in a few words."""
+    """Return a short description of a returned value."""
     try:
         text = said(repr(value), 80)
-    except Exception:  # noqa: BLE001  an object of the driver's: nothing about it can be relied on
+    except Exception:  # noqa: BLE001  repr() of a driver's object may raise
         text = f"an object of {type(value).__name__}"
     return f"returned {text}"
 
 
 def _raised(error: BaseException) -> str:
-    """An error in a few words."""
+    """Return a short description of an error."""
     return f"raised {describe(error)}"
 
 
 class Operations(Generic[C]):
-    """What the connector of a pool can do. Methods that it does not have are None.
+    """The methods of a pool's connector. Methods that it does not have are None.
 
     Args:
         connector: the connector.
@@ -70,10 +71,10 @@ class Operations(Generic[C]):
         self._classify = getattr(connector, "classify", None) or default_classify
         self.close_in_caller = bool(getattr(connector, "close_in_caller", False))
         self.bounds_connects = bool(getattr(connector, "bounds_connects", False))
-        # an adapter whose pool has an open() of its own opens its connections there, if start="eager"
+        # with start="eager", an adapter whose pool has its own open() opens its connections there
         self.opens_later = bool(getattr(connector, "opens_later", False))
-        # an adapter whose driver counts the limits of a wait and of a connect one after the other: called with the
-        # seconds that a caller is beyond its timeout, it returns how much longer a connect for that caller may go on
+        # for an adapter whose driver applies the limits of a wait and of a connect one after the other: called with the
+        # seconds that a caller has waited beyond its timeout, returns how much longer a connect for it may take
         self.connect_grace: Callable[[float], float] | None = getattr(connector, "connect_grace", None)
         self._complaints: set[str] = set()
 
@@ -84,7 +85,7 @@ class Operations(Generic[C]):
 
     @property
     def features(self) -> Features:
-        """What the core has to know of the connector."""
+        """The features of the connector, for the core."""
         return Features(
             reports_errors=bool(getattr(self.connector, "reports_errors", False)),
             checks=self.check is not None,
@@ -98,13 +99,13 @@ class Operations(Generic[C]):
         return "connect" if self.connect_to is None else "connect_to"
 
     def complain(self, error: BrokenContract) -> None:
-        """Log what is wrong with the connector where no caller can be told; once for each text."""
+        """Log an error of the connector that no caller gets, once for each text."""
         if str(error) not in self._complaints and len(self._complaints) < 100:
             self._complaints.add(str(error))
             logger.error("%s: %s", self.name, error)
 
     def verdict(self, error: BaseException) -> Verdict:
-        """What an error means for its connection. DISCARD if the connector cannot tell."""
+        """Classify an error of a connection. DISCARD if the connector's ``classify`` fails."""
         try:
             verdict = self._classify(error)
         except Exception:
@@ -116,7 +117,7 @@ class Operations(Generic[C]):
         return Verdict.DISCARD
 
     def verdict_of_connect(self, error: BaseException, *, elastic: bool) -> Verdict:
-        """What the error of a connect means. ``elastic``: the size of the pool follows what the server can bear."""
+        """Classify the error of a connect. ``elastic``: the pool has ``autoscale``; a full server reduces its size."""
         if isinstance(error, BrokenContract):
             return Verdict.DISCARD if error.__cause__ else Verdict.FATAL
         if elastic and overloaded(error):
@@ -124,12 +125,12 @@ class Operations(Generic[C]):
         return self.verdict(error)
 
     def left_by(self, error: BaseException) -> Any:
-        """What a failed connect has left at the server, if the connector can tell (see ``Connector.leftover``)."""
+        """Return what a failed connect has left at the server, if the connector reports it: ``Connector.leftover``."""
         if self._leftover is None:
             return None
         try:
             left = self._leftover(error)
-        except Exception as failure:  # noqa: BLE001 - told; the connect has failed all the same
+        except Exception as failure:  # noqa: BLE001 - logged; the connect has failed in any case
             self.complain(broken(self.connector, "leftover", _raised(failure), "it must not raise"))
             return None
         if left is None or callable(getattr(left, "add_done_callback", None)):
@@ -139,21 +140,21 @@ class Operations(Generic[C]):
         return None
 
     def abort(self, connection: Any) -> Any:
-        """Abort a connection, if the connector can: False if that was not done, else True, or what it has left at the
-        server (see ``Connector.abort``). An error is logged: nobody can do more.
+        """Abort a connection; an error is logged. Returns False if that failed or the connector has no ``abort``.
+        Otherwise returns True, or what the connection has left at the server (see ``Connector.abort``).
         """
         if self.aborts is None:
             return False
         try:
             left = self.aborts(connection)
-        except Exception as failure:  # noqa: BLE001 - told, and the connection goes
+        except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
             logger.debug("%s: abort of a connection failed: %s", self.name, describe(failure))
             return False
         return left if callable(getattr(left, "add_done_callback", None)) else True
 
     def examine(self, connection: C) -> tuple[C, int, bool]:
-        """A new connection, how many leases it serves, and whether it is opened by its first user. BrokenContract if
-        the connector gave no connection, or cannot tell.
+        """Return a new connection, how many leases it serves at once, and whether the driver connects at its first use.
+        Raises BrokenContract if the connector's answers are invalid.
         """
         method = self.connect_method
         _connection_of(self.connector, method, connection)
@@ -172,7 +173,7 @@ class Operations(Generic[C]):
         return connection, capacity, lazy
 
     def streams(self, key: Hashable) -> int | None:
-        """How many leases a connection to this endpoint may serve; None if the connector does not say."""
+        """Return how many leases a connection to this endpoint may serve; None if the connector has no ``streams``."""
         if self._streams is None:
             return None
         try:
@@ -182,7 +183,7 @@ class Operations(Generic[C]):
         return max(1, _capacity_of(self.connector, "streams", streams))
 
     def look(self, connection: C) -> Exception | None:
-        """Look at an idle connection without asking the server; why it is of no use, if it is not."""
+        """Look at an idle connection without asking the server. Returns an error if it cannot be used."""
         try:
             if self.peek is not None and _verdict_of(self.connector, "peek", self.peek(connection)) is False:
                 return ConnectionResetError("closed by the peer while idle")
@@ -191,13 +192,13 @@ class Operations(Generic[C]):
         return None
 
     def refused(self, answer: Any) -> Exception | None:
-        """The error of a check that has answered no. BrokenContract if it is no answer."""
+        """Return an error if a check has answered False. Raises BrokenContract if the answer is invalid."""
         if _verdict_of(self.connector, "check", answer) is False:
             return ConnectionAbortedError("the check failed")
         return None
 
     def dead(self, error: Exception) -> Exception:
-        """The error of a look or a check, which no caller is told."""
+        """Return the error of a look or a check, which no caller gets. Log it if the connector is at fault."""
         if isinstance(error, BrokenContract):
             self.complain(error)
         return error
@@ -215,24 +216,24 @@ class Operations(Generic[C]):
 
 
 def _connection_of(connector: object, method: str, value: Any) -> Any:
-    """What ``connect`` gave, if it can be a connection. Raises BrokenContract."""
+    """Return what ``connect`` returned. Raises BrokenContract if it cannot be a connection."""
     if value is None:
         raise broken(connector, method, "returned None", "it must return the connection")
     if inspect.iscoroutine(value):
-        value.close()  # it has not begun; no warning that nobody awaited it
+        value.close()  # it has not started; closed, so that Python does not warn that it was never awaited
         raise broken(connector, method, "returned a coroutine", "that of a Connector must return the connection itself")
     return value
 
 
 def _capacity_of(connector: object, method: str, value: Any) -> int:
-    """How many leases a connection serves. Raises BrokenContract if that is no number."""
+    """Return how many leases a connection serves. Raises BrokenContract if that is no number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise broken(connector, method, returned(value), "it must return a number of leases, an int")
     return value
 
 
 def _verdict_of(connector: object, method: str, value: Any) -> bool | None:
-    """What ``check`` or ``peek`` said. Raises BrokenContract if that is neither a bool nor None."""
+    """Return the answer of ``check`` or ``peek``. Raises BrokenContract if it is neither a bool nor None."""
     if value is None or isinstance(value, bool):
         return value
     raise broken(connector, method, returned(value), "it must return True, or False for a dead connection")

@@ -1,4 +1,4 @@
-"""The base of both pools: it makes the parts of a pool, and has the methods that do not wait."""
+"""The base of both pools: it creates the parts of a pool, and has the methods that do not wait."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ C = TypeVar("C")
 
 
 def _no_methods(access: Access) -> dict[str, Callable[..., Any]]:
-    """No function stands for a method."""
+    """Replace no method: the default."""
     return {}
 
 
 class PoolBase(Generic[C]):
-    """What both pools have in common: nothing here waits."""
+    """The common part of :class:`~poolkit.Pool` and :class:`~poolkit.AsyncPool`. None of its methods waits."""
 
     _barging = 0.0
     _core: Core
@@ -87,7 +87,7 @@ class PoolBase(Generic[C]):
         self._connector = connector
         self._clock = clock or time.monotonic
         if random is None:
-            from random import random as uniform  # not before there is a pool: it brings hashlib with it
+            from random import random as uniform  # imported with the first pool, because it imports hashlib
 
             random = uniform
         self._random = random
@@ -116,7 +116,7 @@ class PoolBase(Generic[C]):
         self._gate.step(self._core.tell, EventKind.POOL_CREATED, self._clock())
         self._gate.step(self._core.tell, EventKind.POOL_READY, self._clock())
 
-    # -- events -------------------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------------------------
 
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener(event)`` for each event from now on, in order, outside the pool's lock. Thread-safe.
@@ -137,7 +137,7 @@ class PoolBase(Generic[C]):
         return any(record.holder == caller for record in self._leased.copy().values())
 
     def release_dropped(self, key: int) -> None:
-        """Take a connection back whose holder has dropped it without :meth:`release`, and close it.
+        """Close a connection whose holder has dropped it without :meth:`release`.
 
         For adapters whose callers hold an object of the driver, to which the connector's connection only refers.
         ``key``: the ``id()`` of the acquired connection, which is all that a finalizer still has. Does nothing if no
@@ -151,7 +151,7 @@ class PoolBase(Generic[C]):
         """Do the timed work that is due. For the runtime, and for tests with a ``clock``. Never blocks. Thread-safe."""
         self._housekeeping.run_due()
 
-    # -- what the pool says of itself ---------------------------------------------------------------------------------
+    # -- statistics and explanations ------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
         """Return a frozen snapshot of the pool's state now. Thread-safe; never waits for I/O."""
@@ -162,7 +162,7 @@ class PoolBase(Generic[C]):
         return self._gate.step(lane_stats, self._core)
 
     def explain(self) -> str:
-        """Return the state of the pool in plain words, and why callers wait. Thread-safe.
+        """Return the state of the pool as a sentence, and why callers wait. Thread-safe.
 
         ``docs/guides/explain.md`` has the rules.
         """
@@ -229,8 +229,8 @@ class PoolBase(Generic[C]):
     ) -> int:
         """Close the idle connections for which ``condition(connection)`` is true (None: all), and return their number.
         Leases are not changed. ``unused_since``: only those that were returned at that time or before. ``rest``: open
-        no others, not even ``min_size``, until the next use. The condition must not block, and may see one that is just
-        being leased. Thread-safe.
+        no others, not even ``min_size``, until the next use. The condition must not block, and may see a connection
+        that is just being leased. Thread-safe.
         """
         return self._gate.step(commands.discard_idle, self._core, condition, unused_since, rest, self._clock())
 
@@ -271,11 +271,11 @@ class PoolBase(Generic[C]):
     def __del__(self) -> None:
         try:
             core, name, place = self._core, self.name, self._made_at
-            open_ones = len(core.all_slots)  # not the living ones: the collector has cleared the references to them
+            open_ones = len(core.all_slots)  # not living(): the collector has already cleared the references to them
             expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
             if open_ones and not expected and not sys.is_finalizing():
                 _misuse.collected(name, place, open_ones)
-        except AttributeError:  # it was never finished, or the interpreter is going down
+        except AttributeError:  # __init__ failed, or the interpreter is shutting down
             pass
 
     def __repr__(self) -> str:

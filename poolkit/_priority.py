@@ -1,4 +1,4 @@
-"""The class of a caller, as a context variable: what calls a pool need not know of it."""
+"""The class of a caller, as a context variable: code between the block and the pool need not pass it on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ("choose", "chosen", "priority")
 _chosen: ContextVar[str | None] = ContextVar("poolkit.priority", default=None)
 
 chosen = _chosen.get
-"""The class that the current thread or task has chosen; None: the default one."""
+"""Return the class that the current thread or task has chosen; None: the default one."""
 
 
 choose = _chosen.set
-"""Choose one for good, where there is no block to end it (simulations)."""
+"""Choose a class without a block that ends it (simulations)."""
 
 
 def _usable(name: object) -> bool:

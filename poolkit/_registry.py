@@ -1,4 +1,4 @@
-"""Pools and processes: the register of live pools, fork, and what a child must never touch."""
+"""The register of live pools, and the protection of a parent's connections in a forked child."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _watchers: list[Callable[[Any], object]] = []
 _numbers = itertools.count(1)
 
 _kept_from_finalizers: list[object] = []
-"""Connections of a parent process. Kept alive for ever: the finalizer of a driver's object may say goodbye on a
-socket that the parent still uses."""
+"""Connections of a parent process. They are never finalized in the child: the finalizer of a driver's object may send a
+message on a socket that the parent still uses."""
 
 
 def snapshot(things: Iterable[T]) -> list[T]:
-    """The members of a weak set, or the keys of a weak dict.
+    """Return the members of a weak set, or the keys of a weak dict.
 
-    ``list()`` alone may raise: dead members are taken out in whichever thread the garbage collector runs, also while
-    another thread walks over them.
+    ``list()`` alone may raise: the garbage collector removes dead members in any thread, even while another thread
+    iterates over them.
     """
     for _ in range(100):
         try:
@@ -43,7 +43,7 @@ def snapshot(things: Iterable[T]) -> list[T]:
 
 
 def register(pool: Any) -> None:
-    """Enter a new pool; it is forgotten when it is collected."""
+    """Register a new pool and call the watchers. The register refers to it weakly."""
     with _pools_lock:
         _pools.add(pool)
         watchers = tuple(_watchers)
@@ -51,11 +51,13 @@ def register(pool: Any) -> None:
         try:
             watcher(pool)
         except Exception:
-            logger.exception("%r failed for a new pool, which it does not observe", watcher)
+            logger.exception("%r raised for a new pool, which is not watched", watcher)
 
 
 def watch_pools(watcher: Callable[[Any], object]) -> Callable[[], None]:
-    """Call ``watcher(pool)`` for every live pool now and for each new one when it is made; returns what ends that."""
+    """Call ``watcher(pool)`` for every live pool, and for each new one when it is created. Returns a function that ends
+    this.
+    """
     with _pools_lock:
         _watchers.append(watcher)
         known = snapshot(_pools)
@@ -72,9 +74,9 @@ def watch_pools(watcher: Callable[[Any], object]) -> Callable[[], None]:
 
 
 def pool_name(name: str | None) -> str:
-    """The given name as it is shown (one line, bounded, no control characters), or the next free one.
+    """Return the given name in its displayed form (one line, bounded, no control characters), or the next free name.
 
-    Here, and not where a name is shown: it is in every message, log record, event and metric of the pool.
+    It is converted here once, because every message, log record, event and metric of the pool contains it.
     """
     return f"pool-{next(_numbers)}" if name is None else shown(name)
 
@@ -98,14 +100,14 @@ def let_go(name: str, slots: Iterable[Slot], forget: Callable[[Any], object] | N
             try:
                 if forget is not None:
                     forget(slot.connection)
-            except BaseException as error:  # noqa: BLE001 - other connections and pools are still to be let go of
+            except BaseException as error:  # noqa: BLE001 - other connections and pools still have to be handled
                 logger.debug("%s: forget failed: %s", name, describe(error))
             keep_from_finalizer(slot.connection)
 
 
 def _after_fork_in_child() -> None:
     global _pools_lock
-    _pools_lock = threading.Lock()  # another thread of the parent may have held it
+    _pools_lock = threading.Lock()  # at the fork, another thread of the parent may have held it
 
 
 after_fork(Stage.RUNTIME, _after_fork_in_child)

@@ -1,4 +1,4 @@
-"""The end of a pool: it admits nobody, and connections are waited for; in threads or in tasks."""
+"""``drain()`` and ``close()`` of a pool, in threads or in tasks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ("shut_in_tasks", "shut_in_threads")
 
 
 def shut_in_threads(pool: Pool[Any], phase: Phase, timeout: float | None) -> bool:
-    """Drain or close a pool. Whether every lease ended by itself."""
+    """Drain or close a pool. Returns whether every lease ended without being aborted."""
     deadline = deadline_of(timeout, pool._config, pool._clock())
     pool._gate.step(commands.shut, pool._core, phase, pool._clock())
-    pool._driver.call_later(NEVER)  # nothing is due any more
+    pool._driver.call_later(NEVER)  # no timed work is due any more
     core = pool._core
     parker = pool._runtime.parker()
     core.watchers.append(parker)
@@ -39,7 +39,7 @@ def shut_in_threads(pool: Pool[Any], phase: Phase, timeout: float | None) -> boo
 
 async def shut_in_tasks(pool: AsyncPool[Any], phase: Phase, timeout: float | None) -> bool:
     """As :func:`shut_in_threads`; waits only in the event loop of the pool."""
-    from ._binding import bind_loop  # it brings asyncio with it, for which a pool of threads has no use
+    from ._binding import bind_loop  # imported here, because it imports asyncio, which a pool of threads does not need
 
     deadline = deadline_of(timeout, pool._config, pool._clock())
     runtime = pool._runtime
@@ -48,7 +48,7 @@ async def shut_in_tasks(pool: AsyncPool[Any], phase: Phase, timeout: float | Non
     pool._gate.step(commands.shut, pool._core, phase, pool._clock())
     core = pool._core
     if runtime is not None and runtime.here():
-        pool._driver.call_later(NEVER)  # nothing is due any more
+        pool._driver.call_later(NEVER)  # no timed work is due any more
         parker = runtime.parker()
         core.watchers.append(parker)
         try:
@@ -63,12 +63,12 @@ async def shut_in_tasks(pool: AsyncPool[Any], phase: Phase, timeout: float | Non
 
 
 def _unfinished(core: Core, phase: Phase) -> bool:
-    """Whether there are connections to wait for: draining, all of them; closing, those that are being closed."""
+    """Whether there are connections to wait for: all of them when draining, those being closed when closing."""
     return bool(core.all_slots if phase is Phase.DRAINING else core.closing)
 
 
 def _finish(pool: PoolBase[Any], core: Core, phase: Phase) -> bool:
-    """Abort what is still on lease when draining has ended. Whether nothing was."""
+    """After draining, abort the connections that are still leased. Returns whether there were none."""
     if phase is Phase.CLOSED:
         return True
     aborted = pool._gate.step(commands.abort_leased, core, pool._clock())

@@ -1,4 +1,4 @@
-"""Acquire and release where the core has to be asked: deadlines, waiting, judging, and the reading of the clock."""
+"""Acquire and release by way of the core: deadlines, waiting, checks, connects, resets, classification of errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ C = TypeVar("C")
 
 
 class Default:
-    """Type of the marker for "the pool's own setting" where None has a meaning of its own."""
+    """The type of a marker for "the pool's own setting", for arguments where None means no limit."""
 
     def __repr__(self) -> str:
         return "<the pool's setting>"
@@ -47,16 +47,16 @@ DEFAULT = Default()
 
 
 def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float) -> float:
-    """When a call that begins now must end; a timeout of None never does."""
+    """Return when a call that starts now must end; NEVER for a timeout of None. Raises ConfigError if it is no time."""
     if isinstance(timeout, Default):
         timeout = config.acquire_timeout
     elif timeout is not None and not _is_duration(timeout):
-        raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: for ever)", "timeout")
+        raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: no limit)", "timeout")
     return NEVER if timeout is None else now + timeout
 
 
 def _within(limit: float | None, left: float) -> float | None:
-    """Seconds for a connect that the caller makes itself: ``limit``, or less if it has less left."""
+    """Return the seconds for a connect that the caller makes itself: ``limit``, or what is left if that is less."""
     return left if 0 < left < (limit or NEVER) else limit
 
 
@@ -65,37 +65,37 @@ def _is_duration(value: Any) -> bool:
 
 
 class SlowPath(Generic[C]):
-    """What threads and tasks have in common."""
+    """The common part of the slow paths of threads and tasks."""
 
     def __init__(self, pool: PoolBase[C]) -> None:
         self._base = pool
         self._clock = pool._clock
         # set by FastPath.renew()
         self.waited: deque[float] = pool._monitor.waited
-        self.tracing = False  # who takes a lease, and where, is noted
-        self.watched = False  # somebody wants to know of each lease that was waited for
-        self.plain_end = False  # a sound connection goes back as it is
+        self.tracing = False  # record the holder of each lease, and where it was taken
+        self.watched = False  # there are listeners or observers for leases that took the slow path
+        self.plain_end = False  # a usable connection is returned without a reset
 
-    # -- the begin of a lease -----------------------------------------------------------------------------------------
+    # -- the start of a lease -----------------------------------------------------------------------------------------
 
     def class_of_caller(self, classes: Classes) -> CallerClass:
-        """In the caller's own thread or task, before it asks. ConfigError if there is no such class."""
+        """Return the class of the calling thread or task. Raises ConfigError if the pool has no such class."""
         try:
             return classes.of(chosen())
         except ConfigError as error:
             raise ConfigError(f"{self._base.name}: {error}", error.setting) from None
 
     def _ask(self, request: Request, key: Hashable, now: float) -> None:
-        """Under the lock: a caller asks in a pool with keys, or names a key."""
+        """Queue or serve a request in a keyed pool; ConfigError for a key in another pool. Called under the lock."""
         pool = self._base
         if pool._features.keyed:
             request.endpoint = self._endpoint(key)
         elif key is not None:
-            raise ConfigError(f"{pool.name}: lease(key={key!r}): only a pool made with keyed=True has keys", "key")
+            raise ConfigError(f"{pool.name}: lease(key={key!r}): only a pool with keyed=True has keys", "key")
         pool._core.acquire(request, now)
 
     def _endpoint(self, key: Hashable) -> Endpoint:
-        """Under the lock: the endpoint of a key; a new one knows how many leases a connection of it may serve."""
+        """Return the endpoint of a key, and create it if needed. Called under the lock."""
         core = self._base._core
         endpoint = core.all_endpoints.get(key)
         if endpoint is None:
@@ -106,17 +106,17 @@ class SlowPath(Generic[C]):
         return endpoint
 
     def _fail(self, request: Request, error: PoolError, now: float) -> None:
-        """Under the lock: tell the listeners why an acquire failed."""
+        """Queue an event for the listeners: an acquire failed. Called under the lock."""
         reasons = {"PoolClosed": FailReason.POOL_CLOSED, "PoolBusy": FailReason.BUSY,
                    "PoolSuspended": FailReason.SUSPENDED}  # fmt: skip
         reason = reasons.get(type(error).__name__, FailReason.CONNECTION_ERROR)
         self._base._core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
     def _abandon(self, request: Request, error: BaseException, now: float) -> None:
-        """Under the lock: the caller was interrupted or told an error; what it was given passes on."""
+        """The caller was interrupted or gets an error: free the connection assigned to it. Called under the lock."""
         core, outcome = self._base._core, request.outcome
         told = request.gone or outcome is error or isinstance(error, ConfigError)
-        if request.told and isinstance(outcome, Slot):  # interrupted with the connection in its hands
+        if request.told and isinstance(outcome, Slot):  # interrupted after the listeners were called for its lease
             core.tell(EventKind.RELEASED, now, outcome, duration=now - outcome.since)
         core.abandon(request, now)
         if not told and not request.told:
@@ -124,8 +124,8 @@ class SlowPath(Generic[C]):
             core.tell(EventKind.ACQUIRE_FAILED, now, duration=now - request.since, reason=reason, error=error)
 
     def look_again(self, request: Request, deadline: float) -> float:
-        """The caller woke up without an outcome. Raise its error if its time is up. Return the seconds for which it
-        sleeps beyond its time, because a connect for it is going on (0: it is within its time, or was served).
+        """The caller woke up without an outcome. Raise its error if its deadline has passed. Return the seconds that it
+        sleeps beyond its deadline, because a connect for it is in progress (0: not beyond it, or it was served).
         """
         pool, now = self._base, self._clock()
         if now < deadline:
@@ -139,8 +139,8 @@ class SlowPath(Generic[C]):
         return longer if request.outcome is None else 0.0
 
     def expire(self, request: Request, now: float, longer: float = 0.0) -> PoolError | None:
-        """Under the lock: the caller's time is up. None if it was served in this very moment, or may wait ``longer``
-        and has a connect to wait for.
+        """The caller's deadline has passed: return the error. None if the caller was just served, or a connect for it
+        is in progress and it may wait ``longer``. Called under the lock.
         """
         if request.outcome is not None:
             return None
@@ -155,7 +155,7 @@ class SlowPath(Generic[C]):
         return error
 
     def _begin(self, slot: Slot, request: Request, now: float) -> Held:
-        """A lease begins: write down since when, by whom and, when tracing, where."""
+        """Begin a lease: record its start, its holder and, with tracing, where it was taken."""
         record = slot if slot.leases == 1 else LeaseRecord(slot)
         record.since, record.holder = now, request.holder
         record.reported = False
@@ -166,7 +166,7 @@ class SlowPath(Generic[C]):
         return record
 
     def _tell(self, record: Held, request: Request, now: float) -> None:
-        """Whoever wants to know that a caller has its connection."""
+        """Call observers and listeners for a lease that begins, and record its place if tracing."""
         pool, monitor = self._base, self._base._monitor
         if self.tracing:
             self.trace(record)
@@ -182,7 +182,7 @@ class SlowPath(Generic[C]):
             pool._listeners.flush()
 
     def trace(self, record: Held) -> None:
-        """Write down where a lease begins, and by whom in words."""
+        """Record where a lease was taken, and the name of its holder."""
         pool = self._base
         record.place = place_outside(sys._getframe(3), pool._packages, pool._runtime)
         record.holder = named(record.holder, pool._name_of)
@@ -190,10 +190,10 @@ class SlowPath(Generic[C]):
     # -- the end of a lease -------------------------------------------------------------------------------------------
 
     def refuse_shared(self, record: Held) -> NoReturn:
-        """Refuse to give a bare connection to several callers: nobody could tell whose it is that comes back."""
+        """Raise UsageError for acquire() of a multiplexed connection: release() could not tell its leases apart."""
         pool = self._base
         pool._gate.post(pool._core.give_back, record, self._clock())
-        raise UsageError(f"{pool.name}: its connections serve several leases at once: use lease()")
+        raise UsageError(f"{pool.name}: acquire(): connections of this pool serve several leases at once; use lease()")
 
     def _verdict(self, discard: bool, error: BaseException | None) -> Verdict:
         if discard:
@@ -201,8 +201,8 @@ class SlowPath(Generic[C]):
         return Verdict.KEEP if error is None else self._base._driver.operations.verdict(error)
 
     def _note_given_up(self, record: Held, error: BaseException | None, now: float) -> None:
-        """Tell the core if the holder is being cancelled: it gave up, and the server did not fail. Most drivers close
-        the connection then without saying why, so the exception that is being handled counts, too.
+        """Report to the core if the holder is being cancelled: it gave up; the server did not fail. Most drivers then
+        close the connection without giving a reason, so the exception that is being handled counts, too.
         """
         passing = sys.exc_info()[1] if error is None else error
         if passing is not None and not isinstance(passing, Exception):
@@ -210,7 +210,7 @@ class SlowPath(Generic[C]):
             pool._gate.post(commands.lease_given_up, pool._core, record, now)
 
     def _end(self, record: Held, verdict: Verdict, error: BaseException | None, now: float) -> None:
-        """The connection is kept, or goes."""
+        """Keep or discard the connection."""
         pool = self._base
         if verdict is Verdict.KEEP:
             pool._gate.post(pool._core.give_back, record, now)
@@ -229,7 +229,7 @@ class ThreadSlowPath(SlowPath[C]):
         """Ask the core, and wait for a connection."""
         pool = self._pool
         if pool._gate.inbox:
-            pool._gate.run_posted()  # a dropped lease may be just what is missing
+            pool._gate.run_posted()  # it may free the connection of a dropped lease
         core = pool._core
         now = self._clock()
         deadline = deadline_of(timeout, pool._config, now)
@@ -262,7 +262,7 @@ class ThreadSlowPath(SlowPath[C]):
             raise
 
     def acquire_bare(self, timeout: float | Default | None) -> C:
-        """As :meth:`poolkit.Pool.acquire`."""
+        """See :meth:`poolkit.Pool.acquire`."""
         if (record := self.acquire(timeout, None)).capacity > 1:
             self.refuse_shared(record)
         connection: C = record.connection
@@ -270,7 +270,7 @@ class ThreadSlowPath(SlowPath[C]):
         return connection
 
     def _wait(self, request: Request, parker: SyncParker, deadline: float) -> None:
-        """Sleep until something has happened."""
+        """Sleep until the caller is woken or times out."""
         left = deadline - self._clock()
         if left > 0:
             parker.wait(None if deadline == NEVER else left)
@@ -281,7 +281,7 @@ class ThreadSlowPath(SlowPath[C]):
         """The caller checks an idle connection in doubt before it uses it."""
         pool, began = self._pool, self._clock()
         left = deadline - began
-        request.busy = True  # who is interrupted from here on leaves the connection in an unknown state
+        request.busy = True  # an interruption from here on leaves the connection in an unknown state
         error = pool._driver.check(slot, left, ask=left > 0)
         now = self._clock()
         request.checking += now - began
@@ -300,7 +300,7 @@ class ThreadSlowPath(SlowPath[C]):
         pool._gate.step(self._take_own, request, slot, opened)
 
     def _take_own(self, request: Request, slot: Slot, opened: Opened[C]) -> None:
-        """Under the lock: the caller has connected and gets the connection, unless the pool has changed meanwhile."""
+        """Give a connection to the caller that has opened it, unless the pool has changed. Called under the lock."""
         request.outcome = None
         found = self._pool._driver.arrived(slot, opened, keep=True)
         if isinstance(found, BrokenContract):
@@ -311,7 +311,7 @@ class ThreadSlowPath(SlowPath[C]):
             self._pool._core.retry(request, self._clock())
 
     def give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
-        """Give a connection back; ``record`` is what was on lease under ``key``."""
+        """Return a connection; ``record`` is the lease under ``key``, None if there is none."""
         if record is None:
             self._pool._register.refuse(key)
             return
@@ -330,7 +330,7 @@ class ThreadSlowPath(SlowPath[C]):
             if pool._driver.operations.reset is not None and verdict is Verdict.KEEP and slot.leases == 1:
                 verdict = pool._driver.reset(slot)
             else:
-                slot.dirty = None  # others still use it, or it goes
+                slot.dirty = None  # it has other leases, or is discarded
         except BaseException:  # interrupted: the state of the connection is unknown
             pool._gate.post(pool._core.discard, record, now)
             raise
@@ -340,7 +340,7 @@ class ThreadSlowPath(SlowPath[C]):
 
 
 class TaskSlowPath(SlowPath[C]):
-    """The slow path of tasks: checks and resets run in tasks of the pool's own."""
+    """The slow path of tasks: checks and resets run in tasks of the pool."""
 
     def __init__(self, pool: AsyncPool[C]) -> None:
         super().__init__(pool)
@@ -351,7 +351,7 @@ class TaskSlowPath(SlowPath[C]):
         pool, clock = self._pool, self._clock
         gate, core = pool._gate, pool._core
         if gate.inbox:
-            gate.run_posted()  # a dropped lease may be just what is missing
+            gate.run_posted()  # it may free the connection of a dropped lease
         now = clock()
         deadline = deadline_of(timeout, pool._config, now)
         request = Request(pool._endpoint, now, runtime.caller())
@@ -379,13 +379,13 @@ class TaskSlowPath(SlowPath[C]):
                 else:
                     await self._connect(request, outcome, deadline)
         except BaseException as error:
-            if core is pool._core:  # else the collector ends a task of a parent process or of a loop that is gone
+            if core is pool._core:  # otherwise the garbage collector ends a task of a parent process or a closed loop
                 gate.step(self._abandon, request, error, clock())
                 pool._monitor.observed(clock() - request.since, error)
             raise
 
     async def _wait(self, request: Request, parker: AsyncParker, deadline: float) -> None:
-        """Sleep until something has happened."""
+        """Sleep until the caller is woken or times out."""
         left = deadline - self._clock()
         if left > 0:
             await parker.wait(None if deadline == NEVER else left)
@@ -427,7 +427,7 @@ class TaskSlowPath(SlowPath[C]):
             pool._gate.step(pool._core.retry, request, now)
 
     async def give(self, record: Held | None, key: int, discard: bool, error: BaseException | None) -> None:
-        """Give a connection back; ``record`` is what was on lease under ``key``. Waits for a reset, if one is due."""
+        """Return a connection, and wait for a reset if one is needed. ``record``: the lease under ``key``, or None."""
         if not self._must_reset(record, key, discard, error):
             return
         assert record is not None
@@ -437,7 +437,7 @@ class TaskSlowPath(SlowPath[C]):
         parker = runtime.parker()
         done: list[bool] = []
         runtime.spawn(pool._driver.reset_job, record, self._clock(), parker, done)
-        while not done:  # if this task is cancelled meanwhile, the reset goes on without it
+        while not done:  # if this task is cancelled meanwhile, the reset continues
             await parker.wait(None)
         if overdue is not None:
             raise overdue
@@ -445,7 +445,7 @@ class TaskSlowPath(SlowPath[C]):
     def give_nowait(
         self, record: Held | None, key: int, discard: bool, error: BaseException | None
     ) -> LeaseOverdue | None:
-        """As :meth:`give` without waiting for the reset. Returns the error of a lease that lasted too long."""
+        """As :meth:`give`, without waiting for the reset. Returns the error of a lease that was held too long."""
         overdue = None if record is None or not record.reported else self._pool._register.overdue(record, error)
         if self._must_reset(record, key, discard, error, quiet=True):
             assert record is not None
@@ -456,9 +456,9 @@ class TaskSlowPath(SlowPath[C]):
     def _must_reset(
         self, record: Held | None, key: int, discard: bool, error: BaseException | None, *, quiet: bool = False
     ) -> bool:
-        """End the lease, unless its connection has to be reset before anybody else gets it.
+        """End the lease, unless its connection has to be reset first. Returns whether it has to be.
 
-        ``quiet``: raise nothing about a lease that lasted too long.
+        ``quiet``: do not raise the error of a lease that was held too long.
         """
         pool = self._pool
         if record is None:

@@ -1,4 +1,4 @@
-"""The pool for threads, and its leases. Decisions are the core's; waiting is in the slow path, I/O in the driver."""
+"""The pool for threads, and its leases. The core decides, the slow path waits, and the driver does the I/O."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Lease(LeaseBase[C]):
         if self._record is not None:
             pool = self._pool
             record = pool._leased.pop(id(self), None)
-            self._record = None  # in this order: whoever was interrupted before it can close again
+            self._record = None  # after the pop: if interrupted before this line, close() can be called again
             if record is None:
-                # taken away by the pool's end or a fork, or by a close cut short
+                # revoked by the close of the pool or by a fork, or an earlier close() was interrupted
                 pool._register.revoked.discard(id(self))
             elif discard or error is not None or not pool._put(record):
                 pool._slow.give(record, id(self), discard, error)
@@ -126,7 +126,7 @@ class Pool(PoolBase[C]):
     # -- leases ---------------------------------------------------------------------------------------------------
 
     def acquire(self, timeout: float | Default | None = DEFAULT) -> C:
-        """Return a connection. Give it back with :meth:`release`.
+        """Lease a connection that is returned with :meth:`release`.
 
         ``timeout`` in seconds replaces ``acquire_timeout``: 0 never waits, None waits without a limit. Raises
         :class:`~poolkit.AcquireTimeout`, :class:`~poolkit.ConnectFailed`, :class:`~poolkit.PoolClosed`,
@@ -139,7 +139,7 @@ class Pool(PoolBase[C]):
         return connection
 
     def release(self, connection: C, discard: bool = False, error: BaseException | None = None) -> None:
-        """Give a connection of :meth:`acquire` back. Never waits for the pool's lock, so finalizers may call it.
+        """Return a connection of :meth:`acquire`. Never waits for the pool's lock, so finalizers may call it.
 
         ``discard``: close the connection instead of keeping it. ``error``: the error of its use, which the connector's
         ``classify`` judges. Raises :class:`~poolkit.NotLeased` for any other object, and for a second release.
@@ -159,12 +159,12 @@ class Pool(PoolBase[C]):
             record = self._slow.acquire(timeout, key)
         lease.connection = record.connection
         lease.since = record.since
-        lease._record = record  # first: a lease that is dropped from here on gives its connection back
+        lease._record = record  # first: the finalizer of a lease that is dropped from here on returns the connection
         self._leased[id(lease)] = record
         return lease
 
     def detach(self, connection: C) -> None:
-        """Take a connection of :meth:`acquire` out of the pool. The caller owns it, and its slot is free."""
+        """Take a connection of :meth:`acquire` out of the pool. The caller owns it and must close it."""
         self._register.detach(id(connection))
 
     # -- the pool as a whole --------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Pool(PoolBase[C]):
 
 
 def _methods_of(pool: Pool[Any], access: Access) -> dict[str, Callable[..., Any]]:
-    """Functions that stand for methods of the pool as long as the core need not be asked: one call less each time."""
+    """Return functions that replace methods of the pool while the core need not be asked, which saves a call."""
     made: dict[str, Callable[..., Any]] = {}
     if access.plain:
         kind, slow = type(pool), pool._slow

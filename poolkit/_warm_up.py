@@ -54,7 +54,7 @@ def warm_up_in_threads(pool: Pool[Any], count: int | None, timeout: float | None
 
 async def warm_up_in_tasks(pool: AsyncPool[Any], count: int | None, timeout: float | None) -> None:
     """See :meth:`poolkit.AsyncPool.warm_up`."""
-    from ._binding import bind_loop  # it brings asyncio with it, for which a pool of threads has no use
+    from ._binding import bind_loop  # imported here, because it imports asyncio, which a pool of threads does not need
 
     count = _wanted(pool, count)
     runtime = bind_loop(pool)
@@ -90,7 +90,7 @@ async def warm_up_in_tasks(pool: AsyncPool[Any], count: int | None, timeout: flo
 
 
 def _wanted(pool: PoolBase[Any], count: Any) -> int:
-    """The ``count`` of ``warm_up(count)``; None: ``min_size``. Raises ConfigError, or PoolClosed."""
+    """Return the ``count`` of ``warm_up(count)``, ``min_size`` for None. Raises ConfigError, or PoolClosed."""
     if count is None:
         count = pool._config.min_size
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -100,7 +100,9 @@ def _wanted(pool: PoolBase[Any], count: Any) -> int:
 
 
 def _failure(pool: PoolBase[Any], count: int, errors: list[BaseException], late: int) -> ConnectFailed:
-    """The error for ``count`` connects of which some have failed with ``errors`` and some were ``late``."""
+    """Return the error for ``count`` connects of which some have failed with ``errors`` and ``late`` ones have not
+    finished.
+    """
     parts = [f"{len(errors)} of {count} connects failed"] if errors else []
     if late:
         parts.append(f"{late} of {count} did not finish in time")

@@ -27,7 +27,7 @@ class Watchdog:
     that is just starting or ending may receive a signal to the process. The main thread, blocked in a lock, then never
     runs the signal's handler (SIGTERM, Python 3.11, Linux 6.18: once in some dozens of processes).
 
-    In a forked child nothing is armed: the deadlines are those of the parent's calls.
+    In a forked child no deadline is armed: the deadlines belong to calls of the parent.
     """
 
     def __init__(self, on_timeout: Callable[[Any], object]) -> None:

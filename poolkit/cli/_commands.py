@@ -62,7 +62,7 @@ def demo_cluster(kinds: tuple[str, ...], seconds: float, as_json: bool) -> int:
 @program.command(hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
-    """Say where the benchmarks are."""
+    """Tell where the benchmarks are."""
     raise click.UsageError("the benchmarks are not part of the package: run python -m bench in a checkout of poolkit")
 
 
@@ -71,8 +71,8 @@ def bench(arguments: tuple[str, ...]) -> None:
 @click.option("--latency", type=DURATION, required=True, help="Time that a lease takes: 20ms, 0.5s, 150us.")
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes that share the load.")
 @click.option("--server-max", type=int, help="Connections that the server allows, for all processes together.")
-@click.option("--headroom", type=float, default=1.2, show_default=True, help="Times the average load.")
-@click.option("--max-wait", type=DURATION, help="What 99 % of the callers may wait at most.  [default: the latency]")
+@click.option("--headroom", type=float, default=1.2, show_default=True, help="Factor on the average load.")
+@click.option("--max-wait", type=DURATION, help="Longest wait of 99 % of the callers.  [default: the latency]")
 @click.option(
     "--plot", type=click.Path(dir_okay=False), help="Plot the wait against the size into this file (.png, .svg, .pdf)."
 )

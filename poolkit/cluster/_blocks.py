@@ -17,11 +17,11 @@ M = TypeVar("M")
 
 
 def _nothing(connection: Any, error: BaseException | None = None) -> None:
-    """There is nothing to do."""
+    """Do nothing: the default of a callback."""
 
 
 async def _nothing_async(connection: Any) -> None:
-    """There is nothing to do."""
+    """Do nothing: the default of a callback."""
 
 
 class NodeLease(Generic[C]):
@@ -81,7 +81,7 @@ class AsyncNodeLease(Generic[C]):
 
 
 class _Block(Generic[M]):
-    """What both kinds of blocks keep."""
+    """The state that both kinds of blocks have in common."""
 
     __slots__ = ("_asked", "_cluster", "_inner", "_inside", "_lease")
 

@@ -20,7 +20,7 @@ USABLE = NodeState.USABLE
 class Choice:
     """Chooses a node with free capacity: by role, failures, tier and zone, then by key or by the balancer.
 
-    Each flag says that the nodes have to be looked at more closely; none is set in a cluster of equal, sound nodes.
+    Each flag says that nodes differ and have to be compared. In a cluster of equal, working nodes none is set.
     """
 
     def __init__(self, core: ClusterCore) -> None:
@@ -30,11 +30,11 @@ class Choice:
         self.starting = False  # a node may still be in slow start
 
     def inherit(self, old: Choice) -> None:
-        """The nodes are those of another core."""
+        """Take over the flags of a former core, whose nodes this core has."""
         self.grouped, self.failing, self.starting = old.grouped, old.failing, old.starting
 
     def choose(self, request: NodeRequest, now: float) -> NodeEntry | None:
-        """The node for a request; None if no usable node that it accepts has free capacity."""
+        """Return the node for a request; None if no usable node that it accepts has free capacity."""
         core, role, tried = self._core, request.role, request.tried
         free = [
             m for m in core.entries.values()
@@ -56,7 +56,7 @@ class Choice:
         return core.balancer.choose(free, now, core.random)
 
     def _group(self, free: list[NodeEntry], request: NodeRequest, now: float) -> list[NodeEntry]:
-        """The entries of the group that serves now. Groups are ordered by role, failures, tier and zone."""
+        """Return the entries of the group that serves now. Groups are ordered by role, failures, tier and zone."""
         core = self._core
         wanted = request.role.removeprefix("prefer-") if request.role else None
         limit, zone = core.config.eject_after or NEVER, core.config.zone

@@ -30,8 +30,8 @@ USABLE, PROBING, EJECTED, DRAINING = NodeState.USABLE, NodeState.PROBING, NodeSt
 class ClusterCore:
     """The state of a cluster and its events. Not thread-safe: the shell holds its lock around every call.
 
-    The parts decide: ``requests`` who waits and who is served, ``choice`` which node serves, ``health`` which nodes
-    get requests, ``roles`` which role a node has, ``tiering`` in which tier it is.
+    Its parts decide: ``requests`` which request is served next, ``choice`` by which node, ``health`` which nodes get
+    requests, ``roles`` which role a node has, ``tiering`` to which tier it belongs.
     """
 
     def __init__(self, name: str, config: ClusterConfig, random: Callable[[], float], *, asks_roles: bool) -> None:
@@ -44,23 +44,25 @@ class ClusterCore:
         self.draining: list[NodeEntry] = []  # removed, but their leases have not ended
         self.effects: deque[Effect] = deque()
         self.closed = self.stale = False
-        self.due = self.find_at = NEVER  # when tick() wants to be called; when the discovery is due
+        self.due = self.find_at = NEVER  # when tick() is to be called; when the discovery is due
         self.timeouts = 0
         self._tickets = 0
         self.requests = RequestQueue(self)
         self.choice = Choice(self)
         self.roles = Roles(self)
         self.health = Health(self)
-        self.tiering: Tiers | None = None  # set where nodes move between tiers
+        self.tiering: Tiers | None = None  # None: nodes do not move between tiers
 
     def inherit(self, old: ClusterCore) -> None:
-        """Go on with the nodes of a core whose leases, requests and probes are gone: its process or loop has ended."""
+        """Continue with the nodes of a former core. Its leases, requests and probes are gone, because its process or
+        event loop has ended.
+        """
         self.closed = old.closed
         for entry in (*old.entries.values(), *old.draining):
             entry.tickets.clear()
             entry.leases = 0
             entry.asking = False
-            if entry.state is PROBING:  # what probed it is gone
+            if entry.state is PROBING:  # its probe is gone
                 entry.state, entry.until = EJECTED, -NEVER
                 self.due = -NEVER
         self.entries, self.tiering = old.entries, old.tiering
@@ -250,7 +252,7 @@ class ClusterCore:
         event = ClusterEvent(kind, self.name, now, entry.name if entry else "", error, detail)
         self.effects.append(Effect(Do.EMIT, event=event))
 
-    # -- the whole ----------------------------------------------------------------------------------------------------
+    # -- the whole cluster --------------------------------------------------------------------------------------------
 
     def repair(self, now: float) -> None:
         """Complete a step that an exception interrupted between any two bytecodes, then check every node and request.

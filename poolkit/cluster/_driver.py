@@ -42,18 +42,18 @@ class ThreadNodeDriver(Generic[C]):
         return self.runtime.schedule(self._cluster._housekeeping, delay) is not False
 
     def wake(self) -> None:
-        """Have the cluster's inbox run soon."""
+        """Have the steps in the cluster's inbox run soon."""
         self.runtime.nudge(self._cluster._housekeeping)
 
     def stop(self) -> None:
-        """Nothing is due any more."""
+        """Cancel the timer: no work is due any more."""
         self.call_later(NEVER)
 
     def unbind(self) -> None:
-        """In a forked child: its threads are started when they are needed."""
+        """In a forked child: nothing to do. The runtime starts threads when they are needed."""
 
     def start(self, do: Do, entry: NodeEntry) -> None:
-        """Start what the core asks for."""
+        """Start the action that the core asks for."""
         job = {
             Do.DROP: send_away, Do.PROBE: self._probe, Do.ROLE: self._look_up_role, Do.DRAIN: self._drain,
         }[do]  # fmt: skip
@@ -128,7 +128,9 @@ class TaskNodeDriver(Generic[C]):
     # -- the event loop -----------------------------------------------------------------------------------------------
 
     def bind(self) -> AsyncRuntime:
-        """The caller's event loop; the cluster is bound to it if it has none. WrongLoop if it has another one."""
+        """Return the caller's event loop, and bind the cluster to it if it has none. Raises WrongLoop if the cluster is
+        bound to another one that is running.
+        """
         runtime = self.runtime
         if runtime is not None and runtime.here():
             return runtime
@@ -157,23 +159,23 @@ class TaskNodeDriver(Generic[C]):
     def call_later(self, delay: float) -> bool | None:
         """See :class:`~poolkit._gate.Gate`."""
         if self.runtime is None:
-            return None  # asked again when the cluster is bound to an event loop
+            return None  # the gate asks again when the cluster is bound to an event loop
         self.runtime.schedule(self._cluster._housekeeping, delay)
         return True
 
     def wake(self) -> None:
-        """Have the cluster's inbox run soon."""
+        """Have the steps in the cluster's inbox run soon."""
         if self.runtime is not None:
             self.runtime.nudge(self._cluster._housekeeping)
 
     def stop(self) -> None:
-        """Nothing is due any more."""
+        """Cancel the timer: no work is due any more."""
         self.call_later(NEVER)
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     def start(self, do: Do, entry: NodeEntry) -> None:
-        """Start what the core asks for; what needs an event loop is postponed until there is one."""
+        """Start the action that the core asks for. If it needs an event loop, it is postponed until there is one."""
         if do is Do.DROP:
             send_away(entry)
         elif self.runtime is None:
@@ -271,7 +273,7 @@ async def _find_in_task(ref: weakref.ref[AsyncCluster[Any]], source: Discovery, 
     if inspect.iscoroutinefunction(source.find):
         try:
             answers.append((await source.find(last), None))
-        except Exception as error:  # noqa: BLE001  the cluster tells it
+        except Exception as error:  # noqa: BLE001  the cluster reports it
             answers.append((None, error))
     else:
         parker = current_runtime().parker()

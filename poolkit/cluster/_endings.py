@@ -28,7 +28,7 @@ class LeaseEndings:
         self._classify = classify
 
     def lease_of(self, connection: Any) -> Any:
-        """The lease of a connection that a caller of ``acquire`` returns. NotLeased if there is none."""
+        """Return the lease of a connection from ``acquire``. Raises NotLeased if there is none."""
         cluster = self._cluster
         lease = cluster._leases.pop(id(connection), None)
         if lease is None:
@@ -41,7 +41,7 @@ class LeaseEndings:
         """A lease has ended: free its capacity and judge the node by the error. Never waits."""
         cluster = self._cluster
         if core is not cluster._core:
-            return  # the parent process's
+            return  # a lease of the parent process, or of an event loop that has ended
         now = cluster._clock()
         spent = now - since
         if error is None or isinstance(error, _FILES):
@@ -72,10 +72,12 @@ class LeaseEndings:
         return verdict if isinstance(verdict, Verdict) else Verdict.DISCARD
 
     def dropped(self, core: ClusterCore, entry: NodeEntry, ticket: int) -> None:
-        """Called by a finalizer: takes no lock. The next thread that has the lock does the work; a waiter is woken."""
+        """A lease was dropped without close(). Called by a finalizer, so it takes no lock: the next thread that takes
+        the lock frees the capacity. Waiting callers are woken, so that one of them takes it.
+        """
         cluster = self._cluster
         if core is not cluster._core:
-            return  # the parent process's
+            return  # a lease of the parent process, or of an event loop that has ended
         cluster._gate.inbox.append((core.give_up, (entry, ticket, cluster._clock())))
         cluster._driver.wake()
         try:

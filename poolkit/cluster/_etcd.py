@@ -256,6 +256,6 @@ def _coded(text: str) -> str:
 
 
 def _end_of(prefix: str) -> str:
-    """The first key after all keys that start with ``prefix``."""
+    """Return the first key after all keys that start with ``prefix``."""
     raw = prefix.encode()
     return base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()

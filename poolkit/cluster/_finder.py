@@ -1,4 +1,4 @@
-"""A cluster's discovery: when it is asked, and what becomes of its answers."""
+"""Calls the discovery of a cluster and applies its answers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ("Answer", "Finder", "look")
 _THREADS = ThreadRuntime()
 
 Answer = tuple[Found | None, BaseException | None]
-"""What a call of ``find`` has returned, or why it failed."""
+"""The result of a call of ``find``, or its error."""
 
 
 class Finder:
-    """Asks the discovery of one cluster. ``found``: its last answer; None before the first one."""
+    """Calls the discovery of one cluster. ``found``: its last answer; None before the first one."""
 
     def __init__(self, cluster: ClusterShell[Any], nodes: Iterable[Node | str] | Discovery) -> None:
         self._cluster = cluster
@@ -36,17 +36,17 @@ class Finder:
         self._complaint = ""
 
     def restart(self) -> None:
-        """With a new core, whose nodes are the old one's: go on asking, if that was going on."""
+        """After the core was replaced: continue to call the discovery, if that had begun."""
         self._complaint = ""
         if self.found is not None and self.found.again is not None:
             self._cluster._core.find_again(-NEVER)
 
     def find_now(self) -> None:
-        """Ask for the first time, in this thread. Raises what ``find`` raises."""
+        """Call ``find`` for the first time, in this thread. Raises what ``find`` raises."""
         self.take(self.source.find(None))
 
     async def find_first(self, runtime: AsyncRuntime, deadline: float) -> None:
-        """Get the first answer; the first callers wait for it. TimeoutError after the deadline."""
+        """Get the first answer, for which the first callers wait. Raises TimeoutError after the deadline."""
         cluster = self._cluster
         answers: list[Answer] = []
         parker = runtime.parker()
@@ -63,12 +63,12 @@ class Finder:
         if error is not None:
             raise error
         assert found is not None
-        if self.found is None:  # else another caller got the answer first
+        if self.found is None:  # otherwise another caller got the answer first
             self.take(found)
             cluster._gate.keep_time()
 
     def take(self, found: Found) -> None:
-        """Apply an answer and note when to ask again."""
+        """Apply an answer and schedule the next call."""
         cluster = self._cluster
         old, self.found = self.found, found
         if not cluster._core.entries or old is None or found.nodes != old.nodes:
@@ -105,6 +105,6 @@ def look(source: Discovery, last: Found | None, answers: list[Answer], parker: A
     """Call ``find`` once, in a worker thread."""
     try:
         answers.append((source.find(last), None))
-    except Exception as error:  # noqa: BLE001  the cluster tells it
+    except Exception as error:  # noqa: BLE001  the cluster reports it
         answers.append((None, error))
     parker.wake()

@@ -1,4 +1,4 @@
-"""The gate of a cluster: a step of the inbox that was interrupted is repeated."""
+"""The gate of a cluster, which repeats a step of the inbox that was interrupted."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _COUNTED = "_poolkit_failure_streak"
 
 
 class Health:
-    """Ejects nodes that fail, and takes them back after a probe."""
+    """Ejects nodes that fail, and readmits them after a successful probe."""
 
     def __init__(self, core: ClusterCore) -> None:
         self._core = core

@@ -1,4 +1,4 @@
-"""What the gate and the runtime have a cluster do beside its steps: carry out effects, timed work."""
+"""Work of a cluster besides its steps: it performs effects, and does timed work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClusterHousekeeping:
         self._cluster = cluster
 
     def run_due(self) -> None:
-        """Do what is due. Does not block."""
+        """Do the work that is due. Does not block."""
         cluster = self._cluster
         gate, core = cluster._gate, cluster._core
         gate.scheduled = NEVER
@@ -35,18 +35,18 @@ class ClusterHousekeeping:
         gate.keep_time()
 
     def run_inbox(self) -> None:
-        """Run the steps that finalizers have left. Does not block."""
+        """Run the steps that finalizers have posted. Does not block."""
         self._cluster._gate.run_posted()
 
     def perform(self, effects: deque[Effect]) -> None:
-        """Carry out effects and remove them one after the other. Called without a lock."""
+        """Perform the effects and remove them one after the other. Called without a lock."""
         listeners = self._cluster._listeners
         while effects:
             do, entry, request, event = effects[0]
             try:
                 if do is Do.WAKE:
                     assert request is not None
-                    if request.parker is not None:  # else the caller does not sleep yet, and checks the outcome first
+                    if request.parker is not None:  # otherwise the caller does not sleep yet, and sees the outcome
                         request.parker.wake()
                 elif do is Do.EMIT:
                     assert event is not None
@@ -62,7 +62,9 @@ class ClusterHousekeeping:
             listeners.flush()
 
     def note_alone(self) -> None:
-        """Under the lock: there is a thread that does what is due, or there is none any more."""
+        """Wake all waiting callers: from now on there is, or is not, a thread that does timed work. Called under the
+        lock.
+        """
         core = self._cluster._core
         for request in core.requests.in_order():
             core.effects.append(Effect(Do.WAKE, None, request))

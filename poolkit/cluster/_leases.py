@@ -74,7 +74,7 @@ class ClusterLease(_LeaseBase[C]):
         if ticket:
             inner, self._inner = self._inner, None
             try:
-                if inner is not None:  # else a close was cut short after this
+                if inner is not None:  # otherwise an earlier close() was interrupted after this line
                     inner.close(discard=discard, error=error)
             finally:
                 self._cluster._endings.end(self._core, self._entry, ticket, error, self.since)
@@ -103,7 +103,7 @@ class AsyncClusterLease(_LeaseBase[C]):
         if ticket:
             inner, self._inner = self._inner, None
             try:
-                if inner is not None:  # else a close was cut short after this
+                if inner is not None:  # otherwise an earlier close() was interrupted after this line
                     await inner.close(discard=discard, error=error)
             finally:
                 self._cluster._endings.end(self._core, self._entry, ticket, error, self.since)

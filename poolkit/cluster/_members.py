@@ -1,4 +1,4 @@
-"""The pools of a cluster's nodes: made for new nodes, kept for those that stay."""
+"""The pools of a cluster's nodes: created for new nodes, kept for nodes that stay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Members:
     Args:
         cluster: the cluster.
         make: called with each node; returns its connector or pool.
-        kind: the class of the pool that is made for a connector.
+        kind: the class of the pool that is created for a connector.
         config: the settings of that pool.
     """
 
@@ -49,7 +49,7 @@ class Members:
         self._lock = threading.Lock()
 
     def replace(self, nodes: tuple[Node, ...]) -> None:
-        """These are the nodes from now on. Raises PoolClosed if the cluster is closed."""
+        """Replace the nodes of the cluster. Raises PoolClosed if the cluster is closed."""
         cluster = self._cluster
         with self._lock:  # one update at a time; pools are created outside of the core's lock
             if cluster.closed:

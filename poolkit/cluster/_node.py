@@ -14,7 +14,7 @@ __all__ = ("Node", "checked_nodes", "node_name", "parse_nodes")
 
 
 def node_name(name: str) -> str:
-    """The name of a node for display: one line of at most 255 characters (a DNS name fits), passwords masked.
+    """Return the name of a node for display: one line of at most 255 characters (a DNS name fits), passwords masked.
 
     A node may be given as the URL of its server only; the URL is its name then.
     """
@@ -83,7 +83,7 @@ _KNOWN = tuple(f.name for f in fields(Node))
 
 
 def checked_nodes(nodes: Iterable[Node | str], source: str = "nodes") -> tuple[Node, ...]:
-    """Return the nodes; a string becomes a node with that name and address. ConfigError if empty or not unique."""
+    """Return the nodes; a string becomes a node with that name and address. ConfigError if none, or not unique."""
     if isinstance(nodes, (str, Node)) or not isinstance(nodes, Iterable):
         raise ConfigError(f"{source}={nodes!r}: must be a list of nodes", "nodes")
     found: dict[str, Node] = {}

@@ -40,8 +40,9 @@ class NodePool:
     def limited(self, connection: Any, timeout: float) -> AbstractContextManager[object]:
         """A block that asks ``connection``, of a lease, for the node's role and must be over in ``timeout`` seconds.
 
-        For a :class:`Cluster`, whose threads cannot be interrupted: shut the connection's socket down when the time is
-        up. Here: no limit, the question needs one of its own. An :class:`AsyncCluster` cancels the question.
+        A :class:`Cluster` calls this, because its threads cannot be interrupted. An override shuts the connection's
+        socket down when the time is up. This default sets no limit, so ``role_of`` needs a timeout of its own. An
+        :class:`AsyncCluster` cancels ``role_of`` instead.
         """
         return nullcontext()
 
@@ -55,13 +56,15 @@ class NodePool:
 
 
 def engine_of(pool: Any) -> PoolBase[Any] | None:
-    """The engine's pool behind the pool of a node; None if there is none."""
+    """Return the engine's pool behind the pool of a node; None if there is none."""
     engine = getattr(pool, "poolkit", pool)
     return engine if isinstance(engine, PoolBase) else None
 
 
 def callers_have_elsewhere(engine: PoolBase[Any]) -> None:
-    """From now on callers of a node's pool hear of a failed connect at once, whatever else is in use there."""
+    """Have callers of a node's pool fail at once after a failed connect, even if connections of it are in use: the
+    cluster tries another node.
+    """
     engine._features = engine._core.features = replace(engine._features, elsewhere=True)
 
 
@@ -75,7 +78,7 @@ def send_away(entry: NodeEntry) -> None:
 
 
 def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:
-    """The statistics of one node."""
+    """Return the statistics of one node."""
     engine = engine_of(entry.pool)
     capacity = entry.capacity()
     node = entry.node
@@ -100,7 +103,7 @@ def node_stats(entry: NodeEntry, tiers: Tiers | None = None) -> NodeStats:
 
 
 def in_words(stats: ClusterStats) -> str:
-    """The state of a cluster as text."""
+    """Return the state of a cluster as text."""
     nodes = "; ".join(
         " ".join(word for word in (n.name, n.state, n.tier, n.role) if word)
         + f" {n.leases}/{n.places or 'no limit'}"

@@ -1,4 +1,4 @@
-"""The begin of a lease of a cluster: wait for a node, then for a connection of its pool; in threads or in tasks."""
+"""Opens leases of a cluster: waits for a node, then for a connection of its pool; in threads or in tasks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ C = TypeVar("C")
 
 
 class LeaseOpener:
-    """What threads and tasks have in common."""
+    """The common part of both kinds of openers."""
 
     def __init__(self, cluster: ClusterShell[Any]) -> None:
         self._base = cluster
         limit = cluster._config.acquire_timeout
-        self._default = NEVER if limit is None else limit  # seconds that a caller waits who names no timeout
+        self._default = NEVER if limit is None else limit  # seconds that a caller without a timeout waits
 
     def deadline(self, timeout: float | Default | None, now: float) -> float:
-        """When the caller's time is up. ConfigError for what is no time."""
+        """Return the caller's deadline. Raises ConfigError if ``timeout`` is no time."""
         if isinstance(timeout, Default):
             return now + self._default
         if timeout is not None and not _is_duration(timeout):
@@ -47,7 +47,7 @@ class LeaseOpener:
             request.tried = {entries[name] for name in avoid if name in entries}
 
     def expire(self, core: ClusterCore, request: NodeRequest, now: float) -> AcquireTimeout | None:
-        """Under the lock: the deadline has passed. Return the error, or None if the request was just served."""
+        """The deadline has passed: return the error, or None if the request was just served. Called under the lock."""
         if request.outcome is not None:
             return None
         ahead = sum(other.ticket < request.ticket for queue in core.requests.queues.values() for other in queue)

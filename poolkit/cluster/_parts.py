@@ -25,7 +25,7 @@ failure_streaks = count(1)
 
 
 class Do(Enum):
-    """The kinds of work for the shell."""
+    """The kinds of actions for the shell."""
 
     WAKE = "wake"
     DROP = "drop"  # the node was ejected: close its idle connections, send its waiters to other nodes
@@ -36,7 +36,7 @@ class Do(Enum):
 
 
 class Effect(NamedTuple):
-    """One piece of work for the shell."""
+    """One action for the shell."""
 
     do: Do
     entry: NodeEntry | None = None

@@ -25,7 +25,7 @@ class RequestQueue:
         self._core = core
 
     def add(self, request: NodeRequest) -> None:
-        """The request waits from now on; one that has waited before keeps its position."""
+        """Add a request. One that has waited before keeps its position."""
         queue = self.queues.setdefault(request.role, OrderedDict())
         last = next(reversed(queue)) if queue else None
         queue[request] = None
@@ -59,7 +59,7 @@ class RequestQueue:
         return NoNodeAvailable(f"{self._core.name}: no usable node{wanted}: " + "; ".join(states), errors)
 
     def remove(self, request: NodeRequest) -> None:
-        """The request does not wait any more. Nothing happens if it did not."""
+        """Remove a request. Does nothing if it is not queued."""
         request.queued = False
         queue = self.queues.get(request.role)
         if queue is not None:
@@ -76,7 +76,7 @@ class RequestQueue:
         self.remove(request)
 
     def in_order(self) -> list[NodeRequest]:
-        """All waiting requests, oldest first."""
+        """Return all waiting requests, oldest first."""
         return sorted((request for queue in self.queues.values() for request in queue), key=lambda one: one.ticket)
 
     def serve_node(self, entry: NodeEntry, now: float) -> None:
@@ -103,7 +103,7 @@ class RequestQueue:
                 self.serve(request, self.no_node(request))
 
     def repair(self) -> None:
-        """Complete an interrupted step: wake whoever has its outcome, and put the others in order."""
+        """Complete an interrupted step: wake the callers that have an outcome, and put the others in order."""
         for role, queue in list(self.queues.items()):
             for request in sorted(queue, key=lambda one: one.ticket):
                 if request.outcome is None:

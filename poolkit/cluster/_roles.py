@@ -67,7 +67,7 @@ class Roles:
         self._core.tick_at(now + self._core.config.role_interval)
 
     def note(self, entry: NodeEntry, role: str | None, now: float) -> None:
-        """This is the node's role now; None: unknown."""
+        """Record the node's present role; None: unknown."""
         if role != entry.known_role:
             before, entry.known_role = entry.known_role, role
             self.search_pause, self.search_at = 0.0, -NEVER  # roles are changing: start again with short pauses

@@ -79,7 +79,7 @@ class ShardRouting:
         self.router = router
 
     def shard_of(self, key: Any) -> str:
-        """The name of the shard that a key belongs to. Raises ConfigError for a key of the wrong type."""
+        """Return the name of the shard that a key belongs to. Raises ConfigError for a key of the wrong type."""
         return self.router.shard_of(key)
 
     def groups(self, keys: Iterable[Any]) -> dict[str, list[Any]]:
@@ -90,7 +90,7 @@ class ShardRouting:
         return {shard: found[shard] for shard in self.shards if shard in found}
 
     def shard(self, key: Any) -> Any:
-        """The shard of a key: the pool, cluster, client or engine that was given for it."""
+        """Return the shard of a key: the pool, cluster, client or engine that was given for it."""
         return self.shards[self.router.choose(key, self._load)]
 
     def _leasing(self, key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The base of both clusters: it makes the parts of a cluster, and has the methods that do not wait."""
+"""The base of both clusters: it creates the parts of a cluster, and has the methods that do not wait."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _unchanged(error: BaseException) -> BaseException:
 
 
 class ClusterShell(Generic[C]):
-    """What both clusters have in common: nothing here waits."""
+    """The common part of :class:`Cluster` and :class:`AsyncCluster`. None of its methods waits."""
 
     _pool_kind: type[Any]
     _driver_kind: Any
@@ -105,7 +105,7 @@ class ClusterShell(Generic[C]):
         self._members.replace(checked_nodes(nodes))
 
     def pool(self, node: str) -> Any:
-        """The pool of a node: a :class:`~poolkit.Pool`, or what ``make`` returned. KeyError for an unknown node."""
+        """Return a node's pool: a :class:`~poolkit.Pool`, or what ``make`` returned. KeyError for an unknown node."""
         return self._core.entries[node_name(node)].pool
 
     @property
@@ -126,7 +126,7 @@ class ClusterShell(Generic[C]):
         return self._core.closed
 
     def stats(self) -> ClusterStats:
-        """A frozen snapshot. Thread-safe; never waits for I/O."""
+        """Return a frozen snapshot. Thread-safe; never waits for I/O."""
         core = self._core
         self._gate.run_posted()
         entries = self._gate.step(lambda: (*core.entries.values(), *core.draining))
@@ -135,7 +135,7 @@ class ClusterShell(Generic[C]):
         return ClusterStats(self.name, nodes, sum(node.leases for node in nodes), waiting, core.timeouts)
 
     def explain(self) -> str:
-        """The state of the cluster as text. Thread-safe."""
+        """Return the state of the cluster as text. Thread-safe."""
         return in_words(self.stats())
 
     def check_books(self) -> None:

@@ -79,7 +79,7 @@ class Cluster(ClusterShell[C]):
         self._finder.find_now()
         self._gate.keep_time()
 
-    # -- leases -------------------------------------------------------------------------------------------------------
+    # -- leases --------------------------------------------------------------------------------------------------------
 
     def lease(
         self,
@@ -95,7 +95,7 @@ class Cluster(ClusterShell[C]):
             timeout: seconds, instead of ``acquire_timeout``; None: no limit. One deadline for the queue, the node's
                 pool, checks, connects, and further nodes where connecting fails.
             key: the same key gets the same node while that node is usable and has a free place.
-            role: "primary", "replica", or "prefer-replica" (a replica if one is free, else any node).
+            role: "primary", "replica", or "prefer-replica" (a replica if one is free, otherwise any node).
             avoid: names of nodes not to use, for example because something failed there.
 
         Raises :class:`~poolkit.cluster.NoNodeAvailable`, :class:`~poolkit.AcquireTimeout` or

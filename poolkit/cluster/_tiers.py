@@ -32,11 +32,11 @@ class Tiers:
         return self.looked_at + self.interval
 
     def name_of(self, entry: NodeEntry) -> str:
-        """The name of a node's tier."""
+        """Return the name of a node's tier."""
         return self.config.tiers[entry.tier].name
 
     def fits(self, entry: NodeEntry, tier: int) -> float:
-        """The number of leases that the node can have in that tier."""
+        """Return the number of leases that the node can have in that tier."""
         limit = self.config.tiers[tier].limit
         capacity = entry.pool_capacity()
         return capacity if limit is None else min(capacity, limit)

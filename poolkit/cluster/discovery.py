@@ -42,7 +42,7 @@ class StaticDiscovery(Discovery):
         self._nodes = checked_nodes(nodes)
 
     def find(self, last: Found | None) -> Found:
-        """The list."""
+        """Return the list."""
         return Found(self._nodes, again=None)
 
 

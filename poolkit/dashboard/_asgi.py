@@ -98,9 +98,8 @@ async def _asgi(
             if body is None:
                 return  # the client has disconnected
             response = await answer(_request(scope, body))
-        with contextlib.suppress(
-            TimeoutError
-        ):  # disconnect a client that does not read: the server sees an incomplete response
+        # a client that does not read is disconnected, because the server sees an incomplete response
+        with contextlib.suppress(TimeoutError):
             await bounded(_server.PATIENCE, _send, response, send)
     finally:
         places.leave(address)

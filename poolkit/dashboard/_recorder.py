@@ -1,4 +1,4 @@
-"""History for the dashboard: rare events, and a point for each pool every few seconds. All of it is bounded."""
+"""History for the dashboard: rare events, and a point for each pool every few seconds. Its size is bounded."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ INTERVAL = 2.0  # seconds between two points of history
 POINTS = 300  # kept for each pool: ten minutes
 EVENTS = 500  # kept of all pools together
 _NUMBERS = re.compile(r"[\d.]+")
-_LOOK_BACK = 8  # of them, for one that says the same
+_LOOK_BACK = 8  # recent events that are searched for one that a new event repeats
 
 KINDS = frozenset(EventKind) - OF_EACH_LEASE - {EventKind.CONNECTION_CREATED}
-"""The kinds that are kept: none that an acquire or release on the fast path would have to emit."""
+"""The kinds of event that are kept. Events of each lease are not among them: they would slow the fast path down."""
 
 Point = tuple[float, float, float, float, int]
 """Unix time, load (0 to 1), mean wait and acquires/s of the last 10 s, callers in the queue."""
@@ -44,8 +44,8 @@ def load_of(recent: WindowStats, max_size: int | None, size: int) -> float:
 
 
 class _Log:
-    """A listener of pools and clusters that keeps texts, never the events: the errors in events keep frames alive, and
-    through them connections.
+    """A listener of pools and clusters that keeps texts, not events. An error in an event would keep stack frames and
+    their connections alive.
     """
 
     kinds = KINDS
@@ -54,7 +54,7 @@ class _Log:
         self.begin()
 
     def begin(self) -> None:
-        """Nothing is kept yet."""
+        """Start without events."""
         self._lock = threading.RLock()  # a finalizer may return a connection and emit an event in the middle of this
         self._kept: deque[tuple[tuple[str, ...], dict[str, Any]]] = deque(maxlen=EVENTS)
 
@@ -64,7 +64,7 @@ class _Log:
         self._keep(pool, what, fields)
 
     def of_cluster(self, event: ClusterEvent) -> None:
-        """As for a pool."""
+        """Keep an event of a cluster."""
         fields = {"node": event.node, "detail": shown(event.detail, 1000)}
         if event.error is not None:
             fields["error"] = describe(event.error)
@@ -88,7 +88,7 @@ class _Log:
                 same.update(news, times=same["times"] + 1)
 
     def last(self, most: int) -> list[dict[str, Any]]:
-        """The newest first."""
+        """Return the ``most`` newest events, newest first."""
         with self._lock:
             kept = [event.copy() for _, event in self._kept]
         return sorted(kept, key=lambda event: -event["at"])[:most]
@@ -96,10 +96,10 @@ class _Log:
 
 class Recorder:
     """Events of all pools and clusters of this process, and a history that a daemon thread extends every ``interval``
-    seconds (None: when :meth:`tick` is called). Thread-safe. It ends when nobody refers to it any more.
+    seconds (None: when :meth:`tick` is called). Thread-safe. The thread ends when the recorder is garbage-collected.
 
-    Alerts are those of the process' :class:`~poolkit.telemetry.alerts.Alerts`; where there are none, of one of its own
-    with the default thresholds.
+    Alerts come from the :class:`~poolkit.telemetry.alerts.Alerts` objects of the process. If there are none, the
+    recorder has its own with the default thresholds.
     """
 
     def __init__(self, *, interval: float | None = INTERVAL, pools: Callable[[], Iterable[Any]] = live_pools) -> None:
@@ -119,7 +119,7 @@ class Recorder:
             restart_after_fork(Stage.WATCHERS, self, _start_again)
 
     def _begin(self) -> None:
-        """Nothing is kept yet (again in a forked child, where another thread of the parent may have held the lock)."""
+        """Start without history. Called again in a forked child: a thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._history: weakref.WeakKeyDictionary[Any, deque[Point]] = weakref.WeakKeyDictionary()
         self._log.begin()
@@ -137,7 +137,7 @@ class Recorder:
         if self._own is not None:
             self._own.close()
 
-    # -- what the thread does -----------------------------------------------------------------------------------------
+    # -- the thread -------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Add a point for each pool, check the alerts, and listen to new clusters."""
@@ -167,7 +167,7 @@ class Recorder:
                 self._own = Alerts(interval=None, pools=self.pools)
             self._own.look_at(seen)
 
-    # -- what was kept ------------------------------------------------------------------------------------------------
+    # -- the history ------------------------------------------------------------------------------------------------
 
     def id_of(self, pool: Any) -> str:
         """The id of a pool among those of all processes of the machine, because two pools may have the same name."""
@@ -184,11 +184,11 @@ class Recorder:
         return {self.id_of(pool): points for pool, points in kept.items() if not pool.closed}
 
     def events(self, most: int) -> list[dict[str, Any]]:
-        """The last ones, the newest first."""
+        """Return the ``most`` newest events, newest first."""
         return self._log.last(most)
 
     def alerts(self) -> list[tuple[str, Alert]]:
-        """What is raised now, each with the id of its pool."""
+        """Return the alerts that are raised now, each with the id of its pool."""
         return [(self.id_of(pool), alert) for one in live_alerts() for pool, alert in one._raised()]
 
 
@@ -205,7 +205,7 @@ def _run(
 ) -> None:
     while not over.wait(interval):
         recorder = ref()
-        if recorder is None:  # a thread may take the pools' locks, a finalizer must not
+        if recorder is None:  # done here, because a finalizer of the recorder must not take the pools' locks
             _take_off(end, log)
             return
         try:
@@ -227,7 +227,7 @@ _shared_lock = threading.Lock()
 
 
 def shared() -> Recorder:
-    """The one recorder of this process, made for the first who asks. Thread-safe."""
+    """Return the recorder of this process; the first call creates it. Thread-safe."""
     global _shared
     with _shared_lock:
         recorder = None if _shared is None else _shared()

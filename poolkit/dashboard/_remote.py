@@ -192,8 +192,8 @@ class Everybody:
 
 
 def attach(targets: Iterable[str] = (), *, timeout: float = TIMEOUT) -> Everybody:
-    """The dashboards at ``targets`` (URLs, numbers of processes, sockets), or without any those of all this user's
-    processes that have called :func:`start`. Raises ConfigError for what cannot be a target.
+    """Return the dashboards at ``targets`` (URLs, process ids, sockets); without targets, those of all processes of the
+    user that have called :func:`start`. Raises ConfigError for an invalid target.
     """
     return Everybody([Remote(target, timeout=timeout) for target in targets])
 

@@ -145,7 +145,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def address_of(client: Any) -> str:
-    """The host; for IPv6 the network, because one host may have any number of addresses in it."""
+    """Return the host; for IPv6 its /64 network, in which one host may have any number of addresses."""
     host = client[0] if isinstance(client, tuple) else ""
     return host if ":" not in host else str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
 
@@ -163,7 +163,7 @@ def _refuse(request: socket.socket) -> None:
 class Dashboard:
     """A dashboard that :func:`start` has opened. A context manager; thread-safe.
 
-    ``address``: what ``poolkit dashboard`` and ``poolkit top`` take, the path of a socket or a URL.
+    ``address``: the argument for ``poolkit dashboard`` and ``poolkit top``: the path of a socket, or a URL.
     """
 
     def __init__(self, desk: Desk, path: Path | None, host: str, port: int | None) -> None:
@@ -206,8 +206,8 @@ class Dashboard:
             self._bound.unlink(missing_ok=True)
 
     def _after_fork(self) -> None:
-        """In a forked child: close the parent's socket. Otherwise clients could still connect to it after the parent
-        has ended, and nobody would answer. For a socket in the usual place the child opens its own.
+        """In a forked child: close the parent's socket. Otherwise clients could connect to it after the parent has
+        ended, and would get no answer. If the parent's socket has the default path, the child opens its own.
         """
         self._server.socket.close()
         if self._port is None and self._path is None:
@@ -236,8 +236,8 @@ def start(
     """Show the pools of this process to ``poolkit dashboard`` and ``poolkit top``, from a daemon thread, until
     :meth:`Dashboard.close` or the end of the process.
 
-    Without arguments it listens on a Unix socket in a directory that only this user can enter, named after the process
-    id; with ``path`` on another socket (mode 600). There, ``actions=True`` allows every client to clear, suspend,
+    Without arguments it listens on a Unix socket named after the process id, in a directory that only this user can
+    enter; with ``path`` on another socket (mode 600). There, ``actions=True`` allows every client to clear, suspend,
     resume and resize pools. With ``port`` (0: a free port) it serves a page on ``host``. There, ``token`` (16
     characters or more) enables the actions for clients that send it, and the Host header must be ``localhost``, an IP
     address, ``host`` or one of ``allowed_hosts``. ``service`` is the name in the page's title and in ``poolkit top``

@@ -124,16 +124,17 @@ def _server_down(seen: Symptoms, waiting: bool) -> Diagnosis | None:
 def _deadlock(seen: Symptoms, asking: Hashable) -> Diagnosis | None:
     own = [held for held in seen.held if held.holder == asking != UNKNOWN]
     if own and len(own) == len(seen.held) and seen.in_use >= seen.limit:
+        own_leases = f"all {len(own)} leases" if len(own) > 1 else "the only lease"
         return Diagnosis(
             Cause.SELF_DEADLOCK,
-            f"{own[0].name} waits for a connection while it holds all {len(own)} of this pool itself",
+            f"{own[0].name} waits for a connection while it holds {own_leases} of this pool",
         )
     waiters = seen.waiters if asking is None else seen.waiters | {asking}
     if seen.in_use >= seen.limit and all(held.holder != UNKNOWN and held.holder in waiters for held in seen.held):
         return Diagnosis(
             Cause.SELF_DEADLOCK,
-            f"each of the {len({held.holder for held in seen.held})} holders waits for one more connection itself, "
-            "so none can come back",
+            f"each of the {len({held.holder for held in seen.held})} holders waits for one more connection, "
+            "so none is returned",
         )
     return None
 
@@ -179,7 +180,7 @@ def _kept_while_others_returned(held: Held, seen: Symptoms) -> bool:
 
 def _slow(seen: Symptoms) -> Diagnosis | None:
     if seen.in_use >= seen.live and seen.live < seen.limit and seen.connecting_for >= PATIENCE:
-        return Diagnosis(Cause.SERVER_SLOW, f"a connect is under way for {seen.connecting_for:.1f} s")
+        return Diagnosis(Cause.SERVER_SLOW, f"a connect has been in progress for {seen.connecting_for:.1f} s")
     usual, recent = seen.usual_use, seen.recent_use
     if usual is None or not seen.held:
         return None
@@ -205,7 +206,7 @@ def _too_small(seen: Symptoms) -> Diagnosis | None:
     if len(seen.held) < seen.limit and seen.live < seen.limit:
         return None  # there is room: they wait for connects
     use = seen.recent_use if seen.recent_use is not None else seen.usual_use
-    text = f"all {seen.limit} connections are in use and come back"
+    text = f"all {seen.limit} connections are in use, each returned"
     if use is None:
         text = f"all {seen.limit} connections are in use"
     else:

@@ -183,7 +183,7 @@ def test_pools_that_the_application_creates_repeatedly_cause_a_warning(
 ) -> None:
     for _ in range(LIMIT):
         kind()
-    assert [message for message in log.messages if "pools were made at" in message and __file__ in message]
+    assert [message for message in log.messages if "pools were created at" in message and __file__ in message]
 
 
 def test_pools_that_are_each_made_once_are_no_churn(log: pytest.LogCaptureFixture) -> None:

@@ -51,9 +51,9 @@ def test_nothing_is_wrong_while_nobody_waits() -> None:
         (
             replace(BUSY, live=1, held=[Held(0.01, 1)], connecting_for=4.0),
             Cause.SERVER_SLOW,
-            "a connect is under way for 4.0 s",
+            "a connect has been in progress for 4.0 s",
         ),
-        (BUSY, Cause.TOO_SMALL, "all 3 connections are in use and come back after 12.0 ms on average (so 250 leases/s"),
+        (BUSY, Cause.TOO_SMALL, "all 3 connections are in use, each returned after 12.0 ms on average (so 250 "),
         (Symptoms(limit=1, live=1, waiting=1, held=[Held(0.4, 1)]), Cause.TOO_SMALL, "all 1 connections are in use"),
     ],
 )  # fmt: skip

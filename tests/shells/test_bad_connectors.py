@@ -229,7 +229,7 @@ async def test_the_same_connection_twice_is_an_error_that_says_so(make: Make, fl
     async with make(connector, max_size=2) as rig:
         first = await rig.lease()
         left = misbehave(rig.connector, "connect", lambda: first.connection, times=100_000)
-        with pytest.raises(PoolError, match=r"connect\(\) returned <.*>, which is the pool's connection 1 already"):
+        with pytest.raises(PoolError, match=r"connect\(\) returned <.*>, which is already connection 1 of the pool"):
             await rig.lease(0.2)
         left.clear()
         assert not first.connection.closed

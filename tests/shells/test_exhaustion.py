@@ -129,7 +129,7 @@ async def test_22_self_deadlock_is_named_for_tasks(make: Make) -> None:
 def test_22_self_deadlock_is_named_for_threads() -> None:
     with Pool(FakeConnector(), max_size=2) as pool:
         leases = [pool.lease(), pool.lease()]
-        with pytest.raises(AcquireTimeout, match=r"self-deadlock: MainThread waits .* holds all 2 of this pool"):
+        with pytest.raises(AcquireTimeout, match=r"self-deadlock: MainThread waits .* holds all 2 leases of this pool"):
             pool.acquire(timeout=0.02)
         for lease in leases:
             lease.close()

@@ -68,7 +68,7 @@ def test_a_second_loop_beside_the_first_is_refused() -> None:
     started.wait(10)
     try:
         with pytest.raises(
-            WrongLoop, match="db: this AsyncPool lives on another asyncio event loop, which has not been closed"
+            WrongLoop, match="db: this AsyncPool belongs to another asyncio event loop, which has not been closed"
         ):
             asyncio.run(use(pool))
         with pytest.raises(WrongLoop):

@@ -90,8 +90,8 @@ def test_many_pools_from_one_place_are_named_with_it(
     for _ in range(40):
         Pool(FakeConnector(), name="per-request").close()
     (record,) = heard.records
-    assert f"per-request: 20 pools were made at {__file__}:" in record.getMessage()
-    assert "must be shared" in record.getMessage()
+    assert f"per-request: 20 pools were created at {__file__}:" in record.getMessage()
+    assert "create one pool and share it" in record.getMessage()
 
 
 def test_the_pools_of_one_cluster_are_no_mistake_however_many(
@@ -111,13 +111,13 @@ def test_a_pool_that_is_forgotten_while_connected_is_named_with_the_place_where_
         pass
     del pool
     deadline = time.monotonic() + PATIENCE
-    while not (found := [r for r in heard.records if "forgotten while" in r.getMessage()]):
+    while not (found := [r for r in heard.records if "garbage-collected with" in r.getMessage()]):
         assert time.monotonic() < deadline
         time.sleep(0.005)  # the thread that connected may not have let go of it yet
         gc.collect()
         Pool(FakeConnector()).close()  # whoever comes by next writes what the finalizer may not
     (record,) = found
-    assert f"forgotten: this pool was forgotten while it had 1 open connection; it was made at {__file__}:" in (
+    assert f"forgotten: this pool was garbage-collected with 1 open connection; it was created at {__file__}:" in (
         record.getMessage()
     )
 

@@ -35,7 +35,7 @@ def timed_out(database: PooledDatabase, timeout: float = 0.4) -> str:
     with pytest.raises(AcquireTimeout) as caught:
         database.connect(timeout)
     text = str(caught.value)
-    assert "time went: " in text
+    assert "time spent: " in text
     return text
 
 
@@ -55,7 +55,7 @@ def test_too_small(db: PooledDatabase) -> None:
         until(lambda: db.stats().waiting >= 8 and db.stats().in_use == 3)
         text = timed_out(db, 0.05)
         over.set()
-    assert "; diagnosis: too small: all 3 connections are in use and come back after " in text
+    assert "; diagnosis: too small: all 3 connections are in use, each returned after " in text
     assert "poolkit size" in text
 
 
@@ -140,7 +140,7 @@ def test_self_deadlock(db: PooledDatabase) -> None:
     """A request takes a connection for each of its steps, and one more while it holds them."""
     mine = [db.connect() for _ in range(3)]
     text = timed_out(db)
-    assert "; diagnosis: self-deadlock: MainThread waits for a connection while it holds all 3 of this pool" in text
+    assert "; diagnosis: self-deadlock: MainThread waits for a connection while it holds all 3 leases of this" in text
     for connection in mine:
         connection.close()
 
@@ -161,5 +161,5 @@ def test_self_deadlock_of_many(db: PooledDatabase) -> None:
     with ThreadPoolExecutor(3) as workers:
         for timeout in (0.3, 5.0, 5.0):
             workers.submit(work, timeout)
-    assert "; diagnosis: self-deadlock: each of the 3 holders waits for one more connection itself" in texts[0]
+    assert "; diagnosis: self-deadlock: each of the 3 holders waits for one more connection, so none is" in texts[0]
     assert len(texts) == 1  # the first to give up lets the others through

@@ -103,8 +103,8 @@ def _connections(title: str, config: PoolConfig, limits: Limits, processes: int)
     elif limits.in_use is not None and wanted > usable - limits.in_use:
         yield Finding(
             "warning", title,
-            f"{limits.in_use} connections of {limits.server} are in use now, which leaves "
-            f"{max(0, usable - limits.in_use)} for {wanted} ({name})",
+            f"{limits.in_use} connections of {limits.server} are in use now; {max(0, usable - limits.in_use)} are left "
+            f"for the {wanted} of these pools ({name})",
         )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _idle(title: str, config: PoolConfig, limits: Limits) -> Iterator[Finding]:
         return
     kept = min(config.idle_timeout or float("inf"), config.keepalive or float("inf"))
     if kept >= limits.idle_timeout:
-        shown = "for ever" if kept == float("inf") else f"for {kept:g} s"
+        shown = "without a limit" if kept == float("inf") else f"for {kept:g} s"
         yield Finding(
             "warning", title,
             f"{limits.server} closes idle connections after {limits.idle_timeout:g} s ({limits.idle_timeout_setting}), "

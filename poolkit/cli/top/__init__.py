@@ -25,7 +25,7 @@ __all__ = ("run",)
 def run(targets: Sequence[str], *, interval: float, once: bool, as_json: bool) -> int:
     """Update every ``interval`` seconds until q or Ctrl-C; return 0. Later errors are shown and retried.
 
-    Raises ConfigError for what cannot be a target, PoolError if nothing answers at first, MissingExtra without rich.
+    Raises ConfigError for an invalid target, PoolError if a target does not answer at first, MissingExtra without rich.
     """
     source = attached(targets)
     if as_json:

@@ -18,7 +18,7 @@ _SEVERITY = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def frame(state: dict[str, Any], *, height: int | None = None) -> RenderableType:
-    """Alerts, pools, what is wrong with them, clusters, the last events. ``height``: lines of the terminal."""
+    """Render alerts, pools, their problems, clusters and the last events. ``height``: lines of the terminal."""
     several = len(state["processes"]) > 1
     parts: list[RenderableType] = [_head(state)]
     parts += [_alert(alert, several, state["at"]) for alert in state["alerts"]]
@@ -35,7 +35,7 @@ def frame(state: dict[str, Any], *, height: int | None = None) -> RenderableType
 
 
 def note(text: str) -> RenderableType:
-    """One line instead."""
+    """Render one line of text instead of a frame."""
     return Text(f"poolkit top: {shown(text, 2000)}", style="bold")
 
 

@@ -63,4 +63,4 @@ def test_engines_that_are_made_again_and_again_are_still_named(tmp_path: Any, lo
     for _ in range(30):
         engine_on(tmp_path).dispose()
     assert len(log.messages) == 1
-    assert "20 pools were made at" in log.messages[0]
+    assert "20 pools were created at" in log.messages[0]
