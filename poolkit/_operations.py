@@ -66,7 +66,7 @@ class Operations(Generic[C]):
         self.aborts = overridden(connector, "abort")
         self.forget = overridden(connector, "forget")
         self._leftover = overridden(connector, "leftover")
-        self._lazy = getattr(connector, "lazy", None) if keyed else None
+        self._lazy = overridden(connector, "lazy")
         self._streams = getattr(connector, "streams", None) if keyed else None
         self._classify = getattr(connector, "classify", None) or default_classify
         self.close_in_caller = bool(getattr(connector, "close_in_caller", False))
@@ -91,6 +91,7 @@ class Operations(Generic[C]):
             checks=self.check is not None,
             peeks=self.peek is not None,
             keyed=self.keyed,
+            lazy=self._lazy is not None,
         )
 
     @property

@@ -29,7 +29,7 @@ from .events import EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
 from .runtimes.fork import Stage, restart_after_fork
-from .settings import Setting, for_connector, for_keyed, merge, reconfigured
+from .settings import Setting, for_connector, merge, on_demand, reconfigured
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
 
@@ -80,10 +80,12 @@ class PoolBase(Generic[C]):
     ) -> None:
         require_connect(connector)
         self._config = for_connector(merge(config, settings), connector)
-        if keyed:
-            self._config = for_keyed(self._config)
-        self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
         self.name = _registry.pool_name(name)
+        operations: Operations[C] = Operations(connector, self.name, keyed=keyed)
+        self._features = operations.features
+        if self._features.on_demand:
+            self._config = on_demand(self._config, keyed=keyed)
+        self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
         self._connector = connector
         self._clock = clock or time.monotonic
         if random is None:
@@ -92,12 +94,10 @@ class PoolBase(Generic[C]):
             random = uniform
         self._random = random
         self._debug = debug
-        operations: Operations[C] = Operations(connector, self.name, keyed=keyed)
         self._driver = self._driver_kind(self, operations)
         self._name_of: Callable[[Hashable], str] = self._driver.name_of
         self._membership = Membership(self)
         self._shared = operations.shared  # one connection may have several leases
-        self._features = operations.features
         self._listeners = Listeners(self.name, self.remove_listener)
         for listener in listeners:
             self._listeners.add(listener, kinds_of(listener))
@@ -253,8 +253,8 @@ class PoolBase(Generic[C]):
 
         def apply() -> PoolConfig:  # under the lock, so that two changes at once both count
             config = for_connector(reconfigured(self._config, changes), self._connector)
-            if self._features.keyed:
-                config = for_keyed(config)
+            if self._features.on_demand:
+                config = on_demand(config, keyed=self._features.keyed)
             self._membership.change(config)
             self._config = config
             changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())

@@ -161,8 +161,9 @@ class _Base(Generic[C]):
         return 1
 
     def lazy(self, connection: C) -> bool:
-        """Keyed pools: whether the first user opens the connection. ``Lease.set_capacity`` tells the pool that it is
-        open. Until then up to ``streams`` callers wait for it instead of opening their own.
+        """Return whether the first user opens the connection. ``Lease.set_capacity`` tells the pool that it is open.
+        Until then, in a keyed pool, up to ``streams`` callers wait for it instead of opening their own. ``min_size``
+        does not apply: the pool opens no connection by itself.
         """
         return False
 

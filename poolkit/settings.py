@@ -37,12 +37,12 @@ __all__ = (
     "combine",
     "described",
     "for_connector",
-    "for_keyed",
     "layer",
     "layer_of",
     "load",
     "merge",
     "of_one_pool",
+    "on_demand",
     "read_file",
     "read_tables",
     "reconfigured",
@@ -203,13 +203,17 @@ def _say_once(text: str) -> None:
 
 
 _KEYED = {"min_size": (0, "a keyed pool cannot keep connections open, because it does not know for which key")}
+_LAZY = {"min_size": (0, "the pool cannot keep connections open, because their first users open them")}
 
 
-def for_keyed(config: PoolConfig) -> PoolConfig:
-    """The config without settings that cannot apply to keyed pools. Raises ConfigError if one was given for this
-    pool.
+def on_demand(config: PoolConfig, *, keyed: bool) -> PoolConfig:
+    """The config without settings that cannot apply where each connection is opened for a caller: in ``keyed`` pools,
+    and where its first user opens it. Raises ConfigError if one was given for this pool.
     """
-    return combine(set_aside(layer_of(config), _KEYED, "keyed pools"), base=config) if config.min_size else config
+    if not config.min_size:
+        return config
+    unused, what = (_KEYED, "keyed pools") if keyed else (_LAZY, "lazy connections")
+    return combine(set_aside(layer_of(config), unused, what), base=config)
 
 
 def for_connector(config: PoolConfig, connector: object) -> PoolConfig:

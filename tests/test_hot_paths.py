@@ -20,11 +20,13 @@ import pytest
 
 from bench.answering import AnsweringBackend, AsyncAnsweringBackend
 from bench.async_peers import ASYNC_PEERS
+from bench.http_clients import REQUESTS, URLLIB3, Turn, blocking_client
 from bench.peers import PEERS, Sizes
 from poolkit import ClassConfig, Connector, Pool, PoolConfig
 from poolkit.cluster import Cluster
 from poolkit.dashboard._state import brief_of
 from poolkit.testing import FakeConnector
+from poolkit.testing.servers import HTTPServer
 from poolkit_adapters.httpcore import AsyncPoolkitConnectionPool, PoolkitConnectionPool
 from tests.support.in_turn import OneThread
 from tests.support.instructions import instructions
@@ -61,6 +63,8 @@ TASKS = {
 }
 REQUEST, ASYNC_REQUEST = 0.27, 0.215
 """Of httpcore's own: the second and every further request on a connection goes without h11."""
+GET = {"urllib3": 0.98, "requests": 1.0}
+"""Times the bytecodes of the library with its own pool, which looks at the connection too."""
 CLUSTER = {4: 5.7, 16: 6.8}
 """Nodes: times the bytecodes of one pool's lease. Choosing looks at each node once; the rest is for any number."""
 
@@ -110,6 +114,13 @@ class Endpoints(Connector[object]):
         return object()
 
 
+class Lazy(Endpoints):
+    """One whose connections are opened by their first users."""
+
+    def lazy(self, connection: object) -> bool:
+        return True
+
+
 class Resets(Endpoints):
     """One that would reset them, if anything had been done with them."""
 
@@ -128,9 +139,10 @@ class Resets(Endpoints):
         (Endpoints, {"leak_after": 1000.0}, None),
         (Endpoints, {"debug": True}, None),
         (Resets, {}, None),
+        (Lazy, {"connect_in_caller": True}, None),
         (Endpoints, {"listeners": [lambda event: None]}, None),
     ],
-    ids=["keyed", "classes", "leak_after", "debug", "reset", "listener"],
+    ids=["keyed", "classes", "leak_after", "debug", "reset", "lazy", "listener"],
 )
 def test_a_lease_costs_little_more_where_the_pool_has_more_to_look_at(
     connector: type[Endpoints], settings: dict[str, Any], key: str | None
@@ -213,6 +225,18 @@ def test_a_request_through_async_httpcore_has_not_become_longer() -> None:
     """The same for tasks."""
     found = async_request(AsyncPoolkitConnectionPool) / async_request(httpcore.AsyncConnectionPool)
     assert found <= ASYNC_REQUEST, f"a request executes {found:.3f} times the bytecodes of httpcore's own"
+
+
+@pytest.mark.parametrize("library", GET)
+def test_a_request_through_urllib3_has_not_become_longer(http_server: HTTPServer, library: str) -> None:
+    """On a reused connection to a real server; also through requests, whose adapter adds its own."""
+    pytest.importorskip(library)
+    counts = []
+    for name in {"urllib3": URLLIB3, "requests": REQUESTS}[library]:
+        with blocking_client(Turn(name, http_server.url, 4)) as get:
+            counts.append(instructions(get))
+    found = counts[1] / counts[0]
+    assert found <= GET[library], f"a request executes {found:.3f} times the bytecodes of {library}'s own pool"
 
 
 def test_a_request_costs_the_same_beside_many_idle_connections() -> None:

@@ -91,13 +91,14 @@ class FixedSize:
 class ElasticSize:
     """A size that follows the load.
 
-    ``keyed``: keep no connection without demand. ``due(at)``: schedules a call of :meth:`tick` not later than ``at``.
+    ``on_demand``: keep no connection without demand. ``due(at)``: schedules a call of :meth:`tick` not later than
+    ``at``.
     """
 
     def __init__(
-        self, config: PoolConfig, policy: AutoscaleConfig, *, keyed: bool, due: Callable[[float], object]
+        self, config: PoolConfig, policy: AutoscaleConfig, *, on_demand: bool, due: Callable[[float], object]
     ) -> None:
-        self._keyed = keyed
+        self._on_demand = on_demand
         self._due = due
         self._look_at = NEVER
         self._looked_at = -NEVER
@@ -115,7 +116,7 @@ class ElasticSize:
     def _apply(self) -> None:
         scaler = self._scaler
         self.limit = max(scaler.limit, self._reserved + 1)  # otherwise classes without a reserve never get a connection
-        self.minimum = 0 if self._keyed else min(scaler.floor, self.max_idle)
+        self.minimum = 0 if self._on_demand else min(scaler.floor, self.max_idle)
 
     @property
     def reason(self) -> str:
@@ -184,14 +185,14 @@ Size = FixedSize | ElasticSize
 """Both classes have the same methods and attributes."""
 
 
-def size_of(config: PoolConfig, old: Size | None, *, keyed: bool, due: Callable[[float], object]) -> Size:
+def size_of(config: PoolConfig, old: Size | None, *, on_demand: bool, due: Callable[[float], object]) -> Size:
     """Return the size for these settings. An elastic one keeps its measurements."""
     if config.autoscale is None:
         return FixedSize(config)
     if isinstance(old, ElasticSize):
         old.configure(config, config.autoscale)
         return old
-    return ElasticSize(config, config.autoscale, keyed=keyed, due=due)
+    return ElasticSize(config, config.autoscale, on_demand=on_demand, due=due)
 
 
 def _most(config: PoolConfig) -> int:

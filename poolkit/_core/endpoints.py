@@ -375,7 +375,7 @@ class OneEndpoint:
         self._core = core
         self.idle = OneIdleSlots()
         self.all: dict[Hashable, Endpoint] = {}
-        self.only = self.idle.only = self.all[None] = _made(core, None, in_use=False)
+        self.only = self.idle.only = self.all[None] = _made(core, None, in_use=core.features.lazy)
         self.touched: dict[Endpoint, None] = {}  # not read: settle() always looks at the only endpoint
         self.queued: dict[Endpoint, None] = {}  # always empty
         self._slots: Slots

@@ -54,7 +54,7 @@ def _check_minimum(core: Core) -> None:
     """MINIMUM-KEPT: ``min_size`` connections exist, unless a rule forbids to open one now."""
     endpoint = core.endpoint
     have = endpoint.live + endpoint.connecting
-    wanted = core.started and core.hands_out and not core.features.keyed
+    wanted = core.started and core.hands_out and not core.features.on_demand
     if not wanted or have >= core.size.minimum or len(core.all_slots) >= core.size.limit:
         return
     blocked = endpoint in core.timed or endpoint.connecting >= core.max_connecting

@@ -80,7 +80,7 @@ class Core:
         self.opener = Opener(self, self.slots, self.service, self.endpoints.idle)
         self.endpoints.bind(self.slots, self.service, self.opener)
         self.settle = self.endpoints.settle  # the shell calls it once after each step
-        self.size = size_of(config, None, keyed=features.keyed, due=self.want)
+        self.size = size_of(config, None, on_demand=features.on_demand, due=self.want)
         self.configure(config, barging)
 
         # read by callers, the shell and statistics; the same objects as in the parts
@@ -100,7 +100,7 @@ class Core:
         self.barging = barging if config.barging_window is None else config.barging_window
         if config.classes is not None:
             self.barging = 0.0  # a newcomer that overtakes would take a connection from the class whose turn it is
-        self.size = size_of(config, self.size, keyed=self.features.keyed, due=self.want)
+        self.size = size_of(config, self.size, on_demand=self.features.on_demand, due=self.want)
         self.overload.end_all()  # the settings may replace the queues below
         self.overload = rule_of(self, config.overload)
         self.most_waiting = config.max_waiting

@@ -129,7 +129,7 @@ def _wants_ping(core: Core, slot: Slot, now: float) -> bool:
 def _rotate(core: Core, now: float) -> None:
     """Open successors for connections that are about to expire and are needed, as far as permits are free."""
     config = core.config
-    if config.max_lifetime is None or core.features.keyed or core.suspended:
+    if config.max_lifetime is None or core.features.on_demand or core.suspended:
         return
     lead = rotation_lead(config.max_lifetime)
     for slot in core.slots.living():

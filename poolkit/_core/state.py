@@ -27,8 +27,14 @@ class Features:
     checks: bool = False  # has check()
     peeks: bool = False  # has peek()
     keyed: bool = False  # many endpoints; each acquire names the key of one
+    lazy: bool = False  # the first user of a connection may have to open it
     reports_errors: bool = False  # after a failed connect, callers that no connection can serve fail at once
     elsewhere: bool = False  # callers can go to another pool: after a failed connect they fail at once
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether connections are opened only for callers: the pool knows no key, or cannot open them by itself."""
+        return self.keyed or self.lazy
 
 
 class Counts:

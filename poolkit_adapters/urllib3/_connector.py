@@ -44,7 +44,7 @@ class URLLib3Connector(Connector[Link]):
         self.overdue_error = overdue
         self.links: dict[int, Link] = {}
 
-    def connect_to(self, key: Any, timeout: float | None) -> Link:
+    def connect(self, timeout: float | None) -> Link:
         """Return a connection that opens in its first request, which has its own ``timeout``."""
         pool = self._pool()
         if pool is None:

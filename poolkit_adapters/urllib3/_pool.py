@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import weakref
 from collections.abc import Iterable
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ("Pooled", "PoolkitHTTPConnectionPool", "PoolkitHTTPSConnectionPool", "pooled")
 
 _DEFAULT: Any = urllib3.Timeout.DEFAULT_TIMEOUT
+_BEFORE_TIMEOUT = 6
+"""Arguments of ``urlopen`` after the URL, up to ``timeout``."""
 _REPLAYS = 3
 """How often one request is sent again at most because its connection turned out to be closed."""
 
@@ -47,10 +48,11 @@ class _Again(Exception):
 class _Attempt:
     """One call of ``urlopen``: the connection that it has, until a response or the pool has it."""
 
-    __slots__ = ("conn", "failure", "pool", "replays")
+    __slots__ = ("conn", "failure", "pool", "replays", "wait")
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, wait: Any) -> None:
         self.pool = pool
+        self.wait = wait  # seconds for a connection, unless ``pool_timeout`` says otherwise; or urllib3's default
         self.conn: Any = None
         self.failure: type[PoolError] | None = None  # what poolkit calls the last failure, if it was that of a connect
         self.replays = 0
@@ -126,7 +128,6 @@ class Pooled:
         self.pool = _Places(self, int(maxsize))  # urllib3's own queue stays empty
         where = f"[{self.host}]" if ":" in self.host else self.host
         label = f"{self.scheme}://{where}" + ("" if self.port is None else f":{self.port}")
-        self._label = label
         connector = URLLib3Connector(self, _share.errors.of(LeaseOverdue))
         self._links = connector.links
         self._engine: Pool[Link] = _share.engine(connector, label, chosen)
@@ -144,47 +145,26 @@ class Pooled:
 
     # -- a request ------------------------------------------------------------------------------------------------
 
-    def urlopen(
-        self,
-        method: str,
-        url: str,
-        body: Any = None,
-        headers: Any = None,
-        retries: Any = None,
-        redirect: bool = True,
-        assert_same_host: bool = True,
-        timeout: Any = _DEFAULT,
-        pool_timeout: float | None = None,
-        release_conn: bool | None = None,
-        chunked: bool = False,
-        body_pos: Any = None,
-        preload_content: bool = True,
-        decode_content: bool = True,
-        **response_kw: Any,
-    ) -> Any:
+    def urlopen(self, method: str, url: str, *args: Any, **given: Any) -> Any:
         """Get a connection and send a request. Arguments and result as with urllib3.
 
         ``pool_timeout``: seconds to wait for a connection (None: ``Timeout(pool=)``, else ``acquire_timeout``). Raises
         urllib3's errors; those about connections are also poolkit's. Thread-safe.
         """
-        if pool_timeout is None:
-            limits = self.timeout if timeout is _DEFAULT else timeout
-            if isinstance(limits, Timeout):
-                pool_timeout = limits.wait(None)
+        limits = given.get("timeout", _DEFAULT) if len(args) < _BEFORE_TIMEOUT else args[_BEFORE_TIMEOUT - 1]
+        if limits is _DEFAULT:
+            limits = self.timeout
         outer = _attempt.get()
         if outer is not None and outer.pool is self:
             outer.failure = None  # this is its next attempt: what failed before is over
-        attempt = _Attempt(self)
+        attempt = _Attempt(self, limits.wait(_DEFAULT) if isinstance(limits, Timeout) else _DEFAULT)
         token = _attempt.set(attempt)
         base: Any = super()
         try:
             while True:
                 try:
-                    response = base.urlopen(
-                        method, url, body, headers, retries, redirect, assert_same_host, timeout=timeout,
-                        pool_timeout=pool_timeout, release_conn=release_conn, chunked=chunked, body_pos=body_pos,
-                        preload_content=preload_content, decode_content=decode_content, **response_kw,
-                    )  # fmt: skip
+                    # as they came: programs that wrap or override urlopen look for them among the keywords
+                    response = base.urlopen(method, url, *args, **given)
                     attempt.conn = None  # what is still in use is the response's
                     return response
                 except _Again:
@@ -205,31 +185,33 @@ class Pooled:
         attempt = _attempt.get()
         return attempt if attempt is not None and attempt.pool is self else None
 
-    def _get_timeout(self, timeout: Any) -> Any:
-        base: Any = super()
-        found = base._get_timeout(timeout)
-        limit = self._engine.config.connect_timeout
-        if limit is not None and found.connect_timeout in (None, _DEFAULT):
-            found._connect = limit
-        return found
-
     def _get_conn(self, timeout: float | None = None) -> Any:
-        """Lease a connection on which a request may be sent, within ``timeout`` seconds (None: ``acquire_timeout``)."""
-        if self.pool is None:
-            raise PoolClosed(f"{self._engine.name}: the pool is closed")
+        """Lease a connection on which a request may be sent, within ``timeout`` seconds (None: the request's, else
+        ``acquire_timeout``).
+        """
         engine = self._engine
-        wait = engine.config.acquire_timeout if timeout is None else timeout
-        deadline = None if wait is None else time.monotonic() + wait
-        attempt = self._mine()
+        if self.pool is None:
+            raise PoolClosed(f"{engine.name}: the pool is closed")
+        attempt = _attempt.get()
+        if attempt is not None and attempt.pool is not self:
+            attempt = None
+        wait: Any = _DEFAULT if attempt is None else attempt.wait
+        if timeout is not None:
+            wait = timeout
+        began = time.monotonic()
         while True:
             try:
-                lease = engine.lease(wait, key=self._label)
+                lease = engine.lease() if wait is _DEFAULT else engine.lease(wait)
             except PoolError as error:
                 raise self._refused(error, attempt) from error.__cause__
             if lease.connection.ready():
                 break
             lease.close(discard=True)  # the server has closed it meanwhile, or sent what nobody asked for
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if wait is _DEFAULT:
+                wait = engine.config.acquire_timeout
+            if wait is not None:
+                now = time.monotonic()
+                wait, began = max(0.0, began + wait - now), now
         conn = lease.connection.connection
         self._leases[id(conn)] = lease
         if attempt is not None:
@@ -260,12 +242,17 @@ class Pooled:
         if lease is None:
             conn.close()
             return
-        passing = sys.exc_info()[1]
         try:
             lease.close(discard=not lease.connection.reusable())
-        except LeaseOverdue:
-            if passing is None:  # it must not replace an error
+        except LeaseOverdue as overdue:
+            if overdue.__context__ is None:  # it must not replace an error
                 raise
+
+    def _limit_connect(self, timeout: Any) -> None:
+        """Give a request without a connect timeout the pool's. ``timeout``: the request's own copy."""
+        limit = self._engine.config.connect_timeout
+        if limit is not None and isinstance(timeout, urllib3.Timeout) and timeout.connect_timeout in (None, _DEFAULT):
+            timeout._connect = limit
 
     def _opened(self, conn: Any) -> None:
         """Tell the engine that the connection is open."""
@@ -276,6 +263,8 @@ class Pooled:
 
     def _prepare_proxy(self, conn: Any) -> None:
         base: Any = super()
+        if conn.timeout in (None, _DEFAULT):
+            conn.timeout = self._engine.config.connect_timeout or conn.timeout
         try:
             base._prepare_proxy(conn)
         except BaseException as error:
@@ -293,14 +282,16 @@ class Pooled:
             conn.connect()
         self._opened(conn)
 
-    def _make_request(self, conn: Any, method: str, url: str, body: Any = None, **given: Any) -> Any:
+    def _make_request(self, conn: Any, method: str, url: str, **given: Any) -> Any:
         base: Any = super()
-        try:
-            response = base._make_request(conn, method, url, body=body, **given)
-        except BaseException as error:
-            self._failed(conn, method, body, error)
-            raise
         lease = self._leases.get(id(conn))
+        if lease is not None and not lease.connection.opened:
+            self._limit_connect(given.get("timeout"))
+        try:
+            response = base._make_request(conn, method, url, **given)
+        except BaseException as error:
+            self._failed(conn, method, given.get("body"), error)
+            raise
         if lease is not None:
             link = lease.connection
             link.answered = True

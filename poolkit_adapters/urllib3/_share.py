@@ -78,8 +78,7 @@ class Share:
     def engine(self, connector: URLLib3Connector, label: str, config: PoolConfig) -> Pool[Link]:
         """Make the engine of a pool. ``label``: scheme, host and port."""
         made: Pool[Link] = Pool(
-            connector, config, name=self._free(f"{self.name}/{label}"), debug=self._debug,
-            listeners=self._listeners, keyed=True,
+            connector, config, name=self._free(f"{self.name}/{label}"), debug=self._debug, listeners=self._listeners,
         )  # fmt: skip
         self._engines[made.name] = made
         return made

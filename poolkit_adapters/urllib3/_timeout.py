@@ -34,6 +34,6 @@ class Timeout(urllib3.Timeout):  # type: ignore[misc]
         plain = super().clone()
         return Timeout(total=plain.total, connect=plain._connect, read=plain._read, pool=self.pool)
 
-    def wait(self, default: float | None) -> float | None:
+    def wait(self, default: Any) -> Any:
         """Return how many seconds a request waits for a connection (None: no limit)."""
         return default if self.pool is _NOT_GIVEN else self.pool

@@ -106,7 +106,7 @@ class Board:
         self.config = PoolConfig(**settings)
         self.features = features or Features()
         self.due: list[float] = []
-        self.size: Size = size_of(self.config, None, keyed=self.features.keyed, due=self.due.append)
+        self.size: Size = size_of(self.config, None, on_demand=self.features.on_demand, due=self.due.append)
         self.use: Use = NoClasses()
         self.permits = account
         self.capacity: Capacity = OwnLimit() if account is None else SharedLimit(account)

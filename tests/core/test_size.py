@@ -20,10 +20,10 @@ def crowded(size: Size) -> View:
     return View(size.limit, size.limit, None, 5, 1.0, True, False)
 
 
-def make(old: Size | None = None, *, keyed: bool = False, **settings: Any) -> tuple[Size, list[float]]:
+def make(old: Size | None = None, *, on_demand: bool = False, **settings: Any) -> tuple[Size, list[float]]:
     asked: list[float] = []
     config = PoolConfig(**{"max_size": 8, **settings})
-    return size_of(config, old, keyed=keyed, due=asked.append), asked
+    return size_of(config, old, on_demand=on_demand, due=asked.append), asked
 
 
 def elastic(**settings: Any) -> tuple[ElasticSize, list[float]]:
@@ -99,9 +99,9 @@ def test_connections_kept_without_need_are_no_more_than_may_be_idle() -> None:
     size, _ = elastic(max_idle=2)
     size.expect(6, NOW)
     assert (size.limit, size.minimum) == (6, 2)
-    keyed, _ = make(autoscale=POLICY, keyed=True)
-    keyed.expect(6, NOW)
-    assert keyed.minimum == 0
+    bare, _ = make(autoscale=POLICY, on_demand=True)
+    bare.expect(6, NOW)
+    assert bare.minimum == 0
 
 
 def test_a_class_without_a_reserve_gets_a_connection_at_any_size() -> None:

@@ -217,6 +217,25 @@ def test_an_application_may_have_its_own_pool_classes(http_server: HTTPServer) -
         assert "_share" not in manager.connection_from_url("http://elsewhere.invalid").given
 
 
+def test_the_arguments_of_a_request_arrive_as_they_were_given(
+    http_server: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instrumentations replace ``urlopen()`` of urllib3's class, and add a header to the keywords."""
+    plain = urllib3.HTTPConnectionPool.urlopen
+    seen: list[tuple[Any, ...]] = []
+
+    def instrumented(pool: Any, *args: Any, **given: Any) -> Any:
+        seen.append(args)
+        return plain(pool, *args, **{**given, "headers": {**(given.get("headers") or {}), "x-trace": "1"}})
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", instrumented)
+    with PoolkitPoolManager() as manager, requests.Session() as session:
+        assert manager.request("GET", http_server.url, headers={"x-mine": "2"}).status == 200
+        session.mount("http://", PoolkitAdapter())
+        assert session.get(http_server.url).status_code == 200
+    assert seen == [("GET", "/"), ("GET", "/")]
+
+
 def test_an_adapter_can_be_pickled(http_server: HTTPServer) -> None:
     adapter = PoolkitAdapter(pool_maxsize=3, pool_block=True, max_waiting=5, name="orders")
     again = pickle.loads(pickle.dumps(adapter))

@@ -128,6 +128,11 @@ def test_the_wait_for_a_connection_has_its_own_limit(http_server: HTTPServer) ->
         with pytest.raises(poolkit.AcquireTimeout):
             manager.request("GET", http_server.url)
         held.close()
+    with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=1, block=True) as pool:
+        held = pool.request("GET", "/bytes?n=100000", preload_content=False)
+        with pytest.raises(poolkit.AcquireTimeout):  # by position, as with urllib3
+            pool.urlopen("GET", "/", None, None, False, True, True, Timeout(5, pool=0.01))
+        held.close()
     copied = Timeout(connect=1, read=2, pool=None).clone()
     assert (copied.connect_timeout, copied.read_timeout, copied.wait(30.0)) == (1, 2, None)
     assert Timeout(3).clone().wait(30.0) == 30.0
