@@ -34,9 +34,31 @@ FREQUENT = {
     "breaker": "`BreakerConfig()` where callers must fail at once while the server is down.",
 }
 
+RARE = {
+    "max_idle": "The server has few sessions, and other processes need those that are idle here.",
+    "order": '"fifo": all connections must be used regularly, because the server closes idle ones.',
+    "start": '"eager": the first request must not wait for a connect.',
+    "check_timeout": "A slow network, in which 2 s without an answer do not mean a dead connection.",
+    "lifetime_jitter": "Many connections are opened at the same moment: 0.2 or more.",
+    "keepalive": "A firewall or proxy drops idle connections: half of its limit.",
+    "max_connecting": "Less: the server is slow to authenticate. More: a large pool must open at once.",
+    "connect_in_caller": "The driver or a `connect` listener needs the caller's thread.",
+    "on_leak": '"raise" in tests and staging; "reclaim" if a leak must not exhaust the pool.',
+    "use_histogram": "You need quantiles of lease durations.",
+    "barging_window": "0: strict order of arrival also in threads.",
+    "backoff": "A longer `cap`: the server must not be asked every few seconds while it is down.",
+    "autoscale": "The load changes by an order of magnitude, and idle connections cost the server much.",
+    "overload": "None: the oldest caller comes first even if many callers give up.",
+    "budget": "Several pools of a process, or of a fleet, use one server.",
+    "budget_weight": "One of these pools is more important than the others.",
+    "classes": "Some callers must get a connection even if others use the pool up.",
+    "default_class": "Callers that choose no class must belong to a class of yours.",
+}
+
 LEGEND = """\
 What holds with the one changed line, and in parentheses the argument of the driver that sets it. "none" means no
-limit, or never; "-" means that the setting cannot apply."""
+limit, or never; "-" means that the setting cannot apply. urllib3's column is the pool of one host, and requests has the
+same values. httpx2 is as httpx, and valkey-py is as redis-py, but with a `connect_timeout` of 10."""
 
 PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
 
@@ -64,10 +86,11 @@ def described(kind: type) -> list[tuple[str, str, str, str]]:
 
 
 def table(
-    kind: type, prefix: str = "", chosen: Collection[str] | None = None, advice: Mapping[str, str] | None = None
-) -> str:
+    kind: type, prefix: str = "", chosen: Collection[str] | None = None, advice: Mapping[str, str] | None = None,
+    title: str = "recommendation",
+) -> str:  # fmt: skip
     """The settings of a class, all or only the ``chosen`` ones, with a column for ``advice`` if there is any."""
-    last = ["recommendation"] if advice else []
+    last = [title] if advice else []
     head = ["setting", "type", "default", "meaning, and why this default", *last]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for name, annotation, default, text in described(kind):
@@ -95,11 +118,13 @@ def engines() -> dict[str, Any]:
     from poolkit_adapters import redis as rd
     from poolkit_adapters import sqlalchemy as sa
     from poolkit_adapters.dbapi import PooledDatabase
+    from poolkit_adapters.urllib3 import PoolkitHTTPConnectionPool
 
     return {
         "SQLAlchemy": sa.pool_of(create_engine("postgresql+psycopg://app@localhost/shop", poolclass=sa.PoolkitPool)),
         "redis-py": rd.PoolkitConnectionPool().poolkit,
         "httpx": httpx.Client(verify=False).poolkit,
+        "urllib3": PoolkitHTTPConnectionPool("localhost").poolkit,
         "psycopg": pg.PoolkitConnectionPool("", open=False).poolkit,
         "asyncpg": pg_async.create_pool("").poolkit,
         "DB-API": PooledDatabase(psycopg, "").poolkit,
@@ -130,7 +155,8 @@ def generated() -> str:
          "### Under each adapter",
          LEGEND,
          by_adapter(),
-         "### Rare", "The defaults are right unless you have a reason.", table(PoolConfig, chosen=rare),
+         "### Rare", "The defaults are right unless the last column applies.",
+         table(PoolConfig, chosen=rare, advice=RARE, title="set it if"),
          "### Backoff", table(BackoffConfig, "backoff."),
          "### Circuit breaker", table(BreakerConfig, "breaker."),
          "### Classes of callers", table(ClassConfig, "classes.NAME."),

@@ -79,7 +79,7 @@ prometheus.register(registry)
 pools = PoolLifespan(
     {"db": database, "cache": cache, "prices": prices},
     inside=watched,
-    connect="try",  # log a server that is down, and serve: the readiness endpoint tells
+    connect="try",  # start even if a server is down: that is logged, and the readiness endpoint reports it
     drain_timeout=10,  # seconds for open leases at shutdown
 )
 app = FastAPI(
@@ -97,7 +97,7 @@ app = FastAPI(
 
 @app.exception_handler(poolkit.PoolError)
 async def unavailable(request: Request, error: Exception) -> JSONResponse:
-    """An exhausted pool, a server that is down, an open breaker: the caller may come back."""
+    """An exhausted pool, a server that is down, an open breaker: the client may try again."""
     log.warning("%s: %s", request.url.path, error)
     return JSONResponse({"error": type(error).__name__}, status_code=503, headers={"Retry-After": "1"})
 

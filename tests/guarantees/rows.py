@@ -462,7 +462,7 @@ ROWS: tuple[Row, ...] = (
         handshake=True,
     ),
     Row(
-        "A connection that comes back serves a caller whose own connect is still going on",
+        "A returned connection serves a waiting caller, even while a connect for it is in progress",
         returns_race_connects,
         {"max_connecting": 4},
         dict.fromkeys(("urllib3", "requests"), FIRST),
