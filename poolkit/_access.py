@@ -62,7 +62,7 @@ class Facts(NamedTuple):
         return Facts(
             admits=core.phase is Phase.OPEN and not core.suspended and not pool._gate.alone,
             told=(told, pool._listeners.deliver if told else None),
-            exclusive=not core.features.keyed and not pool._shared,
+            exclusive=not core.features.keyed and not pool._register.shared,
             classes=core.classes,
             tracing=pool._debug or config.leak_after is not None,
             watched=EventKind.ACQUIRED in core.wanted_events or bool(pool._monitor.observers),

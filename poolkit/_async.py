@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from ._begin import Kind
 from ._binding import bind_loop
 from ._core.slots import Held
 from ._core.state import Phase
@@ -115,9 +116,8 @@ class AsyncPool(PoolBase[C]):
     asyncio loops may use the pool, even at once in different threads.
     """
 
-    _driver_kind = TaskDriver
+    _kind = Kind(TaskDriver, TaskSlowPath)
     _driver: TaskDriver[C]
-    _slow_kind = TaskSlowPath
     _slow: TaskSlowPath[C]
 
     def __init__(

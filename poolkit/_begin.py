@@ -1,19 +1,51 @@
-"""Start of a pool, and its restart in a forked child or on another event loop."""
+"""Start of a pool, its restart in a forked child or on another event loop, and changes of its settings."""
 
 from __future__ import annotations
 
+import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _registry
+from ._access import Access, FastPath
 from ._core import commands
 from ._core.machine import Core
+from ._explain import place_outside
 from ._gate import Gate
+from ._housekeeping import Housekeeping
+from ._listeners import Listeners
+from ._membership import Membership
+from ._misuse import Origin
+from ._monitor import Monitor
+from ._operations import Operations
+from ._register import LeaseRegister
+from .config import PoolConfig
+from .events import EventKind, Listener, kinds_of
+from .runtimes.fork import Stage, restart_after_fork
+from .settings import for_connector, on_demand, reconfigured
 
 if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
-__all__ = ("Lock", "after_fork", "open_core", "restart")
+__all__ = ("Kind", "Lock", "after_fork", "begin", "change_settings", "open_core", "restart", "settled")
+
+
+def _no_methods(pool: Any, access: Access) -> dict[str, Callable[..., Any]]:
+    """Replace no method: the default."""
+    return {}
+
+
+class Kind(NamedTuple):
+    """What makes a pool one for threads, or one for tasks."""
+
+    driver: Callable[..., Any]
+    slow_path: Callable[..., Any]
+    methods: Callable[[Any, Access], dict[str, Callable[..., Any]]] = _no_methods
+    """Returns functions that replace methods of a pool. See :class:`~poolkit._access.FastPath`."""
+    barging: float = 0.0
+    """Default of ``barging_window``, in seconds."""
 
 
 def Lock() -> Any:  # noqa: N802  simulations replace it with a class
@@ -21,9 +53,39 @@ def Lock() -> Any:  # noqa: N802  simulations replace it with a class
     return threading.RLock()
 
 
+def settled(config: PoolConfig, operations: Operations[Any]) -> PoolConfig:
+    """Return the config as it applies to a pool whose connector has these operations."""
+    config = for_connector(config, operations.connector)
+    return on_demand(config, keyed=operations.keyed) if operations.features.on_demand else config
+
+
+def begin(pool: PoolBase[Any], operations: Operations[Any], listeners: Iterable[Listener]) -> None:
+    """Create the parts of a new pool, in the order in which they need each other, and register the pool."""
+    kind = pool._kind
+    pool._driver = kind.driver(pool, operations)
+    pool._membership = Membership(pool)
+    pool._listeners = Listeners(pool.name, pool.remove_listener)
+    for listener in listeners:
+        pool._listeners.add(listener, kinds_of(listener))
+    pool._monitor = Monitor(pool)
+    pool._register = LeaseRegister(pool)
+    pool._housekeeping = Housekeeping(pool)
+    pool._slow = kind.slow_path(pool)
+    pool._fast = FastPath(pool, partial(kind.methods, pool))
+    place = place_outside(sys._getframe(2), pool._slow.packages, pool._runtime)
+    pool._origin = Origin(pool.name, place, operations.connector)
+    open_core(pool)
+    pool._origin.note()
+    _registry.register(pool)
+    restart_after_fork(Stage.POOLS, pool, after_fork)
+    for event in (EventKind.POOL_CREATED, EventKind.POOL_READY):
+        pool._gate.step(pool._core.tell, event, pool._clock())
+
+
 def open_core(pool: PoolBase[Any]) -> None:
     """Give the pool an empty core, and a gate with a new lock. The other parts of the pool exist already."""
-    pool._core = core = Core(pool._config, pool._features, name=pool.name, barging=pool._barging, random=pool._random)
+    features = pool._driver.operations.features
+    pool._core = core = Core(pool._config, features, name=pool.name, barging=pool._kind.barging, random=pool._random)
     pool._gate = Gate(
         core,
         name=pool.name,
@@ -39,6 +101,7 @@ def open_core(pool: PoolBase[Any]) -> None:
     )
     pool._listeners.restart(core)
     core.meters.begin(pool._clock())
+    pool._origin.core = core
     pool._endpoint = core.endpoint
     pool._leased = core.leased
     pool._membership.open_account()
@@ -64,3 +127,16 @@ def after_fork(pool: PoolBase[Any]) -> None:
         pool._runtime = None  # the parent's event loop does not run in this process
     _registry.let_go(pool.name, pool._core.slots.living(), pool._driver.operations.forget)
     restart(pool)
+
+
+def change_settings(pool: PoolBase[Any], changes: Mapping[str, Any]) -> PoolConfig:
+    """Apply changes of settings, and return all settings. Called under the lock, so that two concurrent changes are
+    both applied.
+    """
+    core = pool._core
+    config = settled(reconfigured(pool._config, changes), pool._driver.operations)
+    pool._membership.change(config)
+    pool._config = config
+    changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+    commands.reconfigure(core, config, pool._kind.barging, changed, pool._clock())
+    return config

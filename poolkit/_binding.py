@@ -26,8 +26,7 @@ def bind_loop(pool: AsyncPool[Any]) -> AsyncRuntime:
     if runtime is None:
         pool._runtime, pool._caller = new, new.caller
         pool._gate.step(pool._fast.outdate)
-        if pool._config.start == "eager" and not pool._driver.operations.opens_later:
-            pool._gate.step(pool._housekeeping.start)
+        pool._housekeeping.start_if_eager()
         return new
     if runtime.alive():
         raise WrongLoop(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from operator import attrgetter
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from ._core.endpoints import Endpoint
 from ._core.machine import Core
@@ -17,11 +18,15 @@ from .policies.meters import WINDOWS, frozen
 from .runtimes.holders import ENDED, hashable
 from .stats import ClassStats, Holder, PoolStats
 
+if TYPE_CHECKING:
+    from ._pool_base import PoolBase
+
 __all__ = (
     "COUNTED",
     "diagnosed",
     "explain",
     "holders",
+    "in_short",
     "nothing_wrong",
     "packages_of",
     "place_of",
@@ -71,6 +76,15 @@ _PACKAGES = ("poolkit.", "poolkit_adapters.", "contextlib.")
 def packages_of(connector: object) -> tuple[str, ...]:
     """Return the prefixes of modules that do not count as callers: this package, its adapters and the driver."""
     return _PACKAGES + tuple(f"{name}." for name in getattr(connector, "packages", ()))
+
+
+def in_short(pool: PoolBase[Any]) -> str:
+    """What ``repr()`` says of a pool. Takes no lock."""
+    core = pool._core
+    return (
+        f"<{type(pool).__name__} {pool.name!r} {core.phase.value}: {len(core.all_slots)} open, "
+        f"{len(core.leased)} leased, {len(core.endpoint.requests)} waiting>"
+    )
 
 
 def place_outside(frame: FrameType | None, packages: tuple[str, ...], runtime: object) -> tuple[str, int] | None:

@@ -76,7 +76,13 @@ class Housekeeping:
         """Run the steps that finalizers have posted. Does not block."""
         self._pool._gate.run_posted()
 
-    def start(self) -> None:
+    def start_if_eager(self) -> None:
+        """With ``start="eager"``, keep ``min_size`` connections from now on. Otherwise the first use starts that."""
+        pool = self._pool
+        if pool._config.start == "eager" and not pool._driver.operations.opens_later:
+            pool._gate.step(self._start)
+
+    def _start(self) -> None:
         """Keep ``min_size`` connections from now on. Called under the lock."""
         self._pool._core.started = True
 

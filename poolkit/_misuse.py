@@ -5,18 +5,24 @@ The logger is ``poolkit.churn``. There is no ``warnings.warn``, because that cou
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock, local
 
+from ._core.machine import Core
+from ._core.state import Phase
 from ._log import churn_logger as logger
 from .policies.churn import Churn
 from .runtimes.fork import Stage, after_fork
 from .runtimes.threads import ThreadRuntime
 
-__all__ = ("collected", "made", "together")
+__all__ = ("Origin", "Place", "together")
+
+Place = tuple[str, int] | None
+"""A file and a line; None: unknown."""
 
 
 class _Reports:
@@ -50,7 +56,7 @@ def _restart() -> None:
 after_fork(Stage.RUNTIME, _restart)
 
 
-def made(name: str, place: tuple[str, int] | None) -> None:
+def made(name: str, place: Place) -> None:
     """A pool was created at ``place``: log it if many were created there."""
     _reports.run_inbox()
     if place is None or getattr(_here, "together", False):
@@ -74,7 +80,34 @@ def together() -> Iterator[None]:
         _here.together = before
 
 
-def collected(name: str, place: tuple[str, int] | None, connections: int) -> None:
+class Origin:
+    """Where a pool was created. Only the pool refers to it, so it is garbage-collected with the pool. Then it reports
+    a pool that has open connections.
+    """
+
+    __slots__ = ("_connector", "_name", "core", "place")
+
+    def __init__(self, name: str, place: Place, connector: object) -> None:
+        self._name = name
+        self._connector = connector
+        self.place = place
+        self.core: Core | None = None
+
+    def note(self) -> None:
+        """The pool is complete: log it if many were created at its place."""
+        if getattr(self._connector, "counted", True):
+            made(self._name, self.place)
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        core = self.core
+        if core is None or ending():
+            return
+        connections = len(core.all_slots)  # not living(): the collector has already cleared the references to them
+        if connections and core.phase is Phase.OPEN and getattr(self._connector, "must_be_closed", True):
+            _collected(self._name, self.place, connections)
+
+
+def _collected(name: str, place: Place, connections: int) -> None:
     """A pool is garbage-collected with open connections. Called by a finalizer, so it takes no lock: it queues the
     message, and another thread logs it.
     """

@@ -145,12 +145,12 @@ class Monitor:
         """Return the statistics, the ``most`` longest leases, and the diagnosis. Called under the lock."""
         core = self._pool._core
         stats = snapshot(core, self._copied(), now)
-        return stats, self._held(now, most), diagnosed(core, stats, self._pool._name_of, now)
+        return stats, self._held(now, most), diagnosed(core, stats, self._pool._driver.name_of, now)
 
     def _held(self, now: float, most: int = 3) -> list[Holder]:
         """Return the ``most`` longest leases, with the names of their holders. Called under the lock."""
         pool = self._pool
-        return [_named(held, pool._name_of(holder)) for holder, held in holders(pool._core, now, most)]
+        return [_named(held, pool._driver.name_of(holder)) for holder, held in holders(pool._core, now, most)]
 
     def _shared_state(self, now: float) -> Picture:
         """Return the state that a timeout error describes. In a large pool or a long queue, timeouts within ``OLD``
@@ -160,7 +160,7 @@ class Monitor:
         if picture is None or not 0 <= now - taken_at < OLD or picture[0].size + picture[0].waiting <= LARGE:
             core = self._pool._core
             stats = snapshot(core, self._copied(), now)
-            picture = stats, self._held(now), symptoms(core, stats, self._pool._name_of, now)
+            picture = stats, self._held(now), symptoms(core, stats, self._pool._driver.name_of, now)
             self._taken = now, picture
         return picture
 
@@ -176,7 +176,7 @@ class Monitor:
         pool = self._pool
         pool._gate.run_posted()
         stats, diagnosis, held, waiting, endpoints = pool._gate.step(self._detailed, most)
-        name = pool._name_of
+        name = pool._driver.name_of
         return PoolDetails(
             stats,
             diagnosis,
@@ -193,7 +193,7 @@ class Monitor:
         """Return holders and requests by their identities; their names are looked up later. Called under the lock."""
         core, now = self._pool._core, self._pool._clock()
         stats = snapshot(core, self._copied(), now)
-        diagnosis = diagnosed(core, stats, self._pool._name_of, now)
+        diagnosis = diagnosed(core, stats, self._pool._driver.name_of, now)
         held = holders(core, now, len(core.leased) if most is None else most)
         return stats, diagnosis, held, queued(core, now, most), lane_stats(core)
 
@@ -201,7 +201,7 @@ class Monitor:
         """Return what a list of many pools shows of this one, with the ``most`` longest leases and waits."""
         pool = self._pool
         pool._gate.run_posted()
-        core, now, name = pool._core, pool._clock(), pool._name_of
+        core, now, name = pool._core, pool._clock(), pool._driver.name_of
 
         def quiet() -> tuple[Parts, list[tuple[Hashable, Holder]]] | None:
             """Copy the state of a pool without waiting callers or problems; None for others. Called under the lock."""
@@ -240,7 +240,7 @@ class Monitor:
         pool = self._pool
         logger.warning(
             "%s: lease held for %.1f s (leak_after=%g) by %s, taken at %s%s",
-            pool.name, seconds, pool._config.leak_after, pool._name_of(record.holder),
+            pool.name, seconds, pool._config.leak_after, pool._driver.name_of(record.holder),
             place_of(record) or "an unknown place",
             "; taken away (on_leak='reclaim'): its connection is closed" if taken_away else "",
         )  # fmt: skip

@@ -76,6 +76,7 @@ class Operations(Generic[C]):
         # for an adapter whose driver applies the limits of a wait and of a connect one after the other: called with the
         # seconds that a caller has waited beyond its timeout, returns how much longer a connect for it may take
         self.connect_grace: Callable[[float], float] | None = getattr(connector, "connect_grace", None)
+        self.elsewhere = False  # a cluster sets it: its callers go to another node
         self._complaints: set[str] = set()
 
     @property
@@ -92,6 +93,7 @@ class Operations(Generic[C]):
             peeks=self.peek is not None,
             keyed=self.keyed,
             lazy=self._lazy is not None,
+            elsewhere=self.elsewhere,
         )
 
     @property

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from . import _misuse, _registry
-from ._access import Access, FastPath
-from ._begin import after_fork, open_core
+from . import _registry
+from ._access import FastPath
+from ._begin import Kind, begin, change_settings, settled
 from ._core import commands, invariants
 from ._core.endpoints import Endpoint
 from ._core.machine import Core
 from ._core.slots import Held, Slot
 from ._core.state import Phase
-from ._explain import packages_of, place_outside
+from ._explain import in_short
 from ._gate import Gate
 from ._housekeeping import Housekeeping
 from ._listeners import Listeners
 from ._membership import Membership
+from ._misuse import Origin
 from ._monitor import Monitor, WaitObserver
 from ._operations import Operations
 from ._register import LeaseRegister
 from .config import PoolConfig, PoolSettings
 from .connector import require_connect
-from .events import EventKind, Listener, kinds_of
+from .events import Event, EventKind, Listener, kinds_of
 from .policies.diagnose import Diagnosis
 from .policies.retire import NEVER
-from .runtimes.fork import Stage, restart_after_fork
-from .settings import Setting, for_connector, merge, on_demand, reconfigured
+from .settings import Setting, merge
 from .sizing import Advice
 from .stats import LaneStats, PoolDetails, PoolStats, lane_stats
 
@@ -41,24 +40,33 @@ __all__ = ("PoolBase",)
 C = TypeVar("C")
 
 
-def _no_methods(access: Access) -> dict[str, Callable[..., Any]]:
-    """Replace no method: the default."""
-    return {}
+def _uniform() -> Callable[[], float]:
+    """The usual source of random numbers. Imported with the first pool, because it imports hashlib."""
+    from random import random
+
+    return random
 
 
 class PoolBase(Generic[C]):
     """The common part of :class:`~poolkit.Pool` and :class:`~poolkit.AsyncPool`. None of its methods waits."""
 
-    _barging = 0.0
+    _kind: Kind
+    _runtime: Any
+    # the parts, made by begin()
     _core: Core
     _gate: Gate
+    _driver: Any
+    _slow: Any
+    _fast: FastPath
+    _listeners: Listeners[Event]
+    _monitor: Monitor
+    _register: LeaseRegister
+    _housekeeping: Housekeeping
+    _membership: Membership
+    _origin: Origin
+    # of the parts, so that the ways of a lease read one attribute less
     _endpoint: Endpoint
     _leased: dict[int, Held]
-    _driver_kind: Any
-    _driver: Any
-    _runtime: Any
-    _slow_kind: Any
-    _slow: Any
     _take: Callable[..., Slot | None]
     _take_at: Callable[..., Slot | None]
     _put: Callable[[Any], bool]
@@ -76,45 +84,17 @@ class PoolBase(Generic[C]):
         listeners: Iterable[Listener],
         debug: bool,
         keyed: bool,
-        methods: Callable[[Access], dict[str, Callable[..., Any]]] = _no_methods,
     ) -> None:
         require_connect(connector)
-        self._config = for_connector(merge(config, settings), connector)
         self.name = _registry.pool_name(name)
         operations: Operations[C] = Operations(connector, self.name, keyed=keyed)
-        self._features = operations.features
-        if self._features.on_demand:
-            self._config = on_demand(self._config, keyed=keyed)
+        self._config = settled(merge(config, settings), operations)
         self._config.warn(stacklevel=1, packages=tuple(getattr(connector, "packages", ())))
         self._connector = connector
         self._clock = clock or time.monotonic
-        if random is None:
-            from random import random as uniform  # imported with the first pool, because it imports hashlib
-
-            random = uniform
-        self._random = random
+        self._random = random or _uniform()
         self._debug = debug
-        self._driver = self._driver_kind(self, operations)
-        self._name_of: Callable[[Hashable], str] = self._driver.name_of
-        self._membership = Membership(self)
-        self._shared = operations.shared  # one connection may have several leases
-        self._listeners = Listeners(self.name, self.remove_listener)
-        for listener in listeners:
-            self._listeners.add(listener, kinds_of(listener))
-        self._monitor = Monitor(self)
-        self._register = LeaseRegister(self)
-        self._housekeeping = Housekeeping(self)
-        self._slow = self._slow_kind(self)
-        self._fast = FastPath(self, methods)
-        self._packages = packages_of(connector)
-        open_core(self)
-        self._made_at = place_outside(sys._getframe(1), self._packages, self._runtime)
-        if getattr(connector, "counted", True):
-            _misuse.made(self.name, self._made_at)
-        _registry.register(self)
-        restart_after_fork(Stage.POOLS, self, after_fork)
-        self._gate.step(self._core.tell, EventKind.POOL_CREATED, self._clock())
-        self._gate.step(self._core.tell, EventKind.POOL_READY, self._clock())
+        begin(self, operations, listeners)
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -133,8 +113,7 @@ class PoolBase(Generic[C]):
 
     def held_by_caller(self) -> bool:
         """Return whether the calling thread or task holds a lease of this pool. Thread-safe; takes no lock."""
-        caller = self._caller()
-        return any(record.holder == caller for record in self._leased.copy().values())
+        return self._register.holds(self._caller())
 
     def release_dropped(self, key: int) -> None:
         """Close a connection whose holder has dropped it without :meth:`release`.
@@ -143,9 +122,7 @@ class PoolBase(Generic[C]):
         ``key``: the ``id()`` of the acquired connection, which is all that a finalizer still has. Does nothing if no
         lease has it. Takes no lock and does no I/O. Any finalizer and any thread may call it.
         """
-        record = self._leased.get(key)
-        if record is not None:
-            self._register.dropped(key, record)
+        self._register.dropped_bare(key)
 
     def run_due(self) -> None:
         """Do the timed work that is due. For the runtime, and for tests with a ``clock``. Never blocks. Thread-safe."""
@@ -177,9 +154,7 @@ class PoolBase(Generic[C]):
         return self._monitor.advice()
 
     def describe(self) -> dict[str, Setting]:
-        """Return each setting with its value and source (with ``autoscale`` also ``limit`` and its reason).
-        Thread-safe.
-        """
+        """Return each setting with its value and its source (with ``autoscale`` also ``limit``). Thread-safe."""
         return self._monitor.describe()
 
     def details(self, most: int | None = 100) -> PoolDetails:
@@ -250,37 +225,12 @@ class PoolBase(Generic[C]):
         No lease is interrupted: surplus connections are closed when they are returned. Raises ConfigError, and changes
         nothing, for an unknown name or an invalid value. Thread-safe.
         """
-
-        def apply() -> PoolConfig:  # under the lock, so that two changes at once both count
-            config = for_connector(reconfigured(self._config, changes), self._connector)
-            if self._features.on_demand:
-                config = on_demand(config, keyed=self._features.keyed)
-            self._membership.change(config)
-            self._config = config
-            changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-            commands.reconfigure(self._core, config, self._barging, changed, self._clock())
-            return config
-
-        self._gate.step(apply).warn(stacklevel=1)
+        self._gate.step(change_settings, self, changes).warn(stacklevel=1)
 
     def check_books(self) -> None:
         """Raise AssertionError if an invariant of the pool is broken. For tests, while no caller uses the pool."""
         self._gate.step(invariants.check, self._core)
         self._fast.check()
 
-    def __del__(self) -> None:
-        try:
-            core, name, place = self._core, self.name, self._made_at
-            open_ones = len(core.all_slots)  # not living(): the collector has already cleared the references to them
-            expected = core.phase is not Phase.OPEN or not getattr(self._connector, "must_be_closed", True)
-            if open_ones and not expected and not sys.is_finalizing():
-                _misuse.collected(name, place, open_ones)
-        except AttributeError:  # __init__ failed, or the interpreter is shutting down
-            pass
-
     def __repr__(self) -> str:
-        core = self._core
-        return (
-            f"<{type(self).__name__} {self.name!r} {core.phase.value}: {len(core.all_slots)} open, "
-            f"{len(core.leased)} leased, {len(core.endpoint.requests)} waiting>"
-        )
+        return in_short(self)

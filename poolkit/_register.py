@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from ._core.effects import Do, Effect
@@ -26,6 +27,8 @@ class LeaseRegister:
 
     def __init__(self, pool: PoolBase[Any]) -> None:
         self._pool = pool
+        self.shared = bool(pool._driver.operations.shared)
+        """Whether a connection may have several leases."""
         self.restart(set())
 
     def restart(self, revoked: set[int]) -> None:
@@ -63,12 +66,22 @@ class LeaseRegister:
     def set_capacity(self, record: Held, leases: int) -> None:
         """Set how many leases the connection serves at once."""
         pool = self._pool
-        if leases > 1 and not pool._shared:  # first: the paths without the lock are only for exclusive connections
-            pool._shared = True
+        if leases > 1 and not self.shared:  # first: the paths without the lock are only for exclusive connections
+            self.shared = True
             pool._gate.step(pool._fast.outdate)
         pool._gate.step(pool._core.set_capacity, record.slot, leases, pool._clock())
 
+    def holds(self, caller: Hashable) -> bool:
+        """Return whether a thread or task holds a lease. Takes no lock."""
+        return any(record.holder == caller for record in self._pool._leased.copy().values())
+
     # -- leases that were dropped -------------------------------------------------------------------------------
+
+    def dropped_bare(self, key: int) -> None:
+        """As :meth:`dropped`, for a connection that was leased without a :class:`~poolkit.Lease`."""
+        record = self._pool._leased.get(key)
+        if record is not None:
+            self.dropped(key, record)
 
     def dropped(self, key: int, record: Held) -> None:
         """A lease was dropped without being closed. Called by a finalizer, so it takes no lock and does no I/O: the
@@ -86,7 +99,7 @@ class LeaseRegister:
         pool = self._pool
         pool._core.dropped(record, pool._clock())
         text = (
-            f"{pool.name}: a lease was dropped without close(), taken by {pool._name_of(record.holder)} at "
+            f"{pool.name}: a lease was dropped without close(), taken by {pool._driver.name_of(record.holder)} at "
             f"{place_of(record) or 'an unknown place (debug=True records it)'}; its connection is closed"
         )
         self.reports.append((text, record.place or (__file__, 0)))

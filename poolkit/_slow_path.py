@@ -12,7 +12,7 @@ from ._core.endpoints import Endpoint
 from ._core.queue import Request
 from ._core.slots import CHECKING, IN_USE, RESETTING, Held, LeaseRecord, Slot
 from ._driver import Opened
-from ._explain import place_outside
+from ._explain import packages_of, place_outside
 from ._fast import BATCH
 from ._log import logger
 from ._operations import BrokenContract
@@ -70,6 +70,8 @@ class SlowPath(Generic[C]):
     def __init__(self, pool: PoolBase[C]) -> None:
         self._base = pool
         self._clock = pool._clock
+        self.packages = packages_of(pool._connector)
+        """Where a lease begins is a line outside of these."""
         # set by FastPath.renew()
         self.waited: deque[float] = pool._monitor.waited
         self.tracing = False  # record the holder of each lease, and where it was taken
@@ -88,7 +90,7 @@ class SlowPath(Generic[C]):
     def _ask(self, request: Request, key: Hashable, now: float) -> None:
         """Queue or serve a request in a keyed pool; ConfigError for a key in another pool. Called under the lock."""
         pool = self._base
-        if pool._features.keyed:
+        if pool._core.features.keyed:
             request.endpoint = self._endpoint(key)
         elif key is not None:
             raise ConfigError(f"{pool.name}: lease(key={key!r}): only a pool with keyed=True has keys", "key")
@@ -184,8 +186,8 @@ class SlowPath(Generic[C]):
     def trace(self, record: Held) -> None:
         """Record where a lease was taken, and the name of its holder."""
         pool = self._base
-        record.place = place_outside(sys._getframe(3), pool._packages, pool._runtime)
-        record.holder = named(record.holder, pool._name_of)
+        record.place = place_outside(sys._getframe(3), self.packages, pool._runtime)
+        record.holder = named(record.holder, pool._driver.name_of)
 
     # -- the end of a lease -------------------------------------------------------------------------------------------
 
@@ -224,6 +226,7 @@ class ThreadSlowPath(SlowPath[C]):
     def __init__(self, pool: Pool[C]) -> None:
         super().__init__(pool)
         self._pool = pool
+        self._parker = pool._runtime.parker
 
     def acquire(self, timeout: float | Default | None, key: Hashable) -> Held:
         """Ask the core, and wait for a connection."""
@@ -236,7 +239,7 @@ class ThreadSlowPath(SlowPath[C]):
         request = Request(pool._endpoint, now, pool._caller())
         if core.classes is not None:
             request.caller_class = self.class_of_caller(core.classes)
-        parker = request.parker = pool._parker()
+        parker = request.parker = self._parker()
         try:
             if key is None and not core.features.keyed:
                 pool._gate.step(core.acquire, request, now)
@@ -360,7 +363,7 @@ class TaskSlowPath(SlowPath[C]):
         parker = runtime.parker()
         request.parker = parker
         try:
-            if key is None and not pool._features.keyed:
+            if key is None and not core.features.keyed:
                 gate.step(core.acquire, request, now)
             else:
                 gate.step(self._ask, request, key, now)

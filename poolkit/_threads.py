@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._access import Access
+from ._begin import Kind
 from ._core.slots import Held
 from ._core.state import Phase
 from ._driver import ThreadDriver, refuse_closed
@@ -79,6 +80,21 @@ class Lease(LeaseBase[C]):
                 pool._slow.give(record, id(self), False, error)
 
 
+def _methods_of(pool: Pool[Any], access: Access) -> dict[str, Callable[..., Any]]:
+    """Return functions that replace methods of the pool while the core need not be asked, which saves a call."""
+    made: dict[str, Callable[..., Any]] = {}
+    if access.plain:
+        kind, slow = type(pool), pool._slow
+        take = (pool._core, pool._clock, pool._caller, pool._fast.undo_take)
+        if kind.acquire is Pool.acquire:
+            made["acquire"] = make_acquire(*take, slow.acquire_bare, DEFAULT)
+        if kind.lease is Pool.lease:
+            made["lease"] = make_lease(pool, Lease, *take, partial(Pool.lease, pool), DEFAULT)
+        if kind.release is Pool.release and access.put is not decline_put and slow.plain_end:
+            made["release"] = make_release(pool._core, pool._clock, pool._fast.missed, slow.give)
+    return made
+
+
 class Pool(PoolBase[C]):
     """A pool for threads. Thread-safe, and safe after ``fork()``: the child starts with an empty pool.
 
@@ -91,10 +107,8 @@ class Pool(PoolBase[C]):
     Raises :class:`~poolkit.ConfigError` for an invalid setting or a connector that cannot connect.
     """
 
-    _barging = 0.001
-    _driver_kind = ThreadDriver
+    _kind = Kind(ThreadDriver, ThreadSlowPath, _methods_of, barging=0.001)
     _driver: ThreadDriver[C]
-    _slow_kind = ThreadSlowPath
     _slow: ThreadSlowPath[C]
 
     def __init__(
@@ -114,14 +128,11 @@ class Pool(PoolBase[C]):
         require_kind(connector, asynchronous=False)
         self._runtime = runtime or _THREADS
         self._caller = self._runtime.caller
-        self._parker = self._runtime.parker
         super().__init__(
             connector, config, settings,
             name=name, clock=clock, random=random, listeners=listeners, debug=debug, keyed=keyed,
-            methods=partial(_methods_of, self),
         )  # fmt: skip
-        if self._config.start == "eager" and not self._driver.operations.opens_later:
-            self._gate.step(self._housekeeping.start)
+        self._housekeeping.start_if_eager()
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -196,18 +207,3 @@ class Pool(PoolBase[C]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _methods_of(pool: Pool[Any], access: Access) -> dict[str, Callable[..., Any]]:
-    """Return functions that replace methods of the pool while the core need not be asked, which saves a call."""
-    made: dict[str, Callable[..., Any]] = {}
-    if access.plain:
-        kind, slow = type(pool), pool._slow
-        take = (pool._core, pool._clock, pool._caller, pool._fast.undo_take)
-        if kind.acquire is Pool.acquire:
-            made["acquire"] = make_acquire(*take, slow.acquire_bare, DEFAULT)
-        if kind.lease is Pool.lease:
-            made["lease"] = make_lease(pool, Lease, *take, partial(Pool.lease, pool), DEFAULT)
-        if kind.release is Pool.release and access.put is not decline_put and slow.plain_end:
-            made["release"] = make_release(pool._core, pool._clock, pool._fast.missed, slow.give)
-    return made

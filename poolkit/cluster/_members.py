@@ -80,6 +80,6 @@ class Members:
             callers_have_elsewhere(engine)
         if callable(places):
             return made, places, 0
-        if engine is not None and not engine._features.keyed:
+        if engine is not None and not engine._core.features.keyed:
             return made, lambda: engine._config.max_size or math.inf, 1
         return made, lambda: math.inf, 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 from .._pool_base import PoolBase
@@ -65,7 +64,8 @@ def callers_have_elsewhere(engine: PoolBase[Any]) -> None:
     """Have callers of a node's pool fail at once after a failed connect, even if connections of it are in use: the
     cluster tries another node.
     """
-    engine._features = engine._core.features = replace(engine._features, elsewhere=True)
+    engine._driver.operations.elsewhere = True
+    engine._core.features = engine._driver.operations.features
 
 
 def send_away(entry: NodeEntry) -> None:

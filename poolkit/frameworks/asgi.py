@@ -109,7 +109,7 @@ class PoolLifespan:
         if callable(getattr(thing, "open", None)):  # psycopg's
             await _call(thing, thing.open, threads)
         engine = engine_of(thing)
-        if self._connect == "lazy" or not hasattr(engine, "warm_up") or engine._features.on_demand:
+        if self._connect == "lazy" or not hasattr(engine, "warm_up") or engine._core.features.on_demand:
             return
         try:
             connect = _connect if isinstance(engine, Pool) else _connect_async

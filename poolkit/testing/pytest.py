@@ -76,7 +76,7 @@ class PoolLeaks:
             ]
         for pool in self._made:
             if not pool.closed and pool not in self._allowed and (size := pool.stats().size):
-                place = "an unknown place" if pool._made_at is None else "{}:{}".format(*pool._made_at)
+                place = "an unknown place" if pool._origin.place is None else "{}:{}".format(*pool._origin.place)
                 found.append(f"{pool.name}: left open with {size} connection{'s' * (size > 1)}, created at {place}")
         return found
 
