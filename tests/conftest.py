@@ -22,10 +22,13 @@ from poolkit.testing.servers import (
 from tests.faults.proxy import FaultProxy
 from tests.support import both_libraries
 from tests.support.collector import without_collector
+from tests.support.left_open import LeftOpen
 from tests.support.platforms import skip_what_is_lacking
 from tests.support.valkey_server import ValkeyServer
 
 logging.getLogger("poolkit.churn").setLevel(logging.CRITICAL)  # a suite of tests makes many pools in few places
+
+_left_open = LeftOpen()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # started in the background by a shell without job control: the programs that tests start would ignore Ctrl-C, too
@@ -54,6 +57,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this system cannot run."""
     skip_what_is_lacking(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """After the last test of a module, whose fixtures have ended: no pool is open."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        _left_open.check()
 
 
 @pytest.fixture(params=["asyncio", "trio"])

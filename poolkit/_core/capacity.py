@@ -22,7 +22,7 @@ from ..config import AutoscaleConfig, PoolConfig
 from ..policies.autoscale import Autoscaler, View
 from ..policies.classes import CallerClass, Classes
 from ..policies.retire import NEVER
-from .ledger import LAST, Account
+from .ledger import LAST, SETTLED, Account
 from .queue import ClassQueue, FifoQueue, Queue, Request
 from .slots import CLOSED, CLOSING, IDLE, IN_USE, RESETTING, Slot
 
@@ -239,7 +239,13 @@ class OwnLimit:
         """Whether to close a returned connection for another pool, although callers of this pool wait for it."""
         return False
 
-    def yield_to_others(self, longest_unused: Callable[[], Slot | None], evict: Callable[[Slot], bool]) -> bool:
+    def yield_to_others(
+        self,
+        now: float,
+        longest_unused: Callable[[], Slot | None],
+        evict: Callable[[Slot], bool],
+        want: Callable[[float], object],
+    ) -> bool:
         """Close idle connections for other pools; whether other pools have to be notified."""
         return False
 
@@ -311,11 +317,18 @@ class SharedLimit:
         request = queue.first()
         return request is not None and self._account.must_yield(request.ticket)
 
-    def yield_to_others(self, longest_unused: Callable[[], Slot | None], evict: Callable[[Slot], bool]) -> bool:
+    def yield_to_others(
+        self,
+        now: float,
+        longest_unused: Callable[[], Slot | None],
+        evict: Callable[[Slot], bool],
+        want: Callable[[float], object],
+    ) -> bool:
         """Reduce the claim to what is needed, and close idle connections while other pools need permits, longest unused
         first. Whether other pools have to be notified.
 
         ``evict``: closes a connection that already counts as leaving; False if another thread has just taken it.
+        ``want(at)``: has this called again at that time, when a connection of now may have been unused for long enough.
         """
         account = self._account
         if account.claiming:
@@ -323,8 +336,15 @@ class SharedLimit:
         self._asked = 0
         while self.sharing_needed and account.short:
             slot = longest_unused()
-            if slot is None or not account.may_evict(slot.last_used):
+            if slot is None:
                 account.look()
+                break
+            settled = slot.last_used + SETTLED
+            if not account.may_evict(slot.last_used, settled=now >= settled):
+                if now < settled:
+                    want(settled)
+                else:
+                    account.look()
                 break
             if not evict(slot):
                 account.keep()

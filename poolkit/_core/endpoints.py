@@ -353,7 +353,7 @@ def _finish(core: Context, slots: Slots, service: Service, endpoints: Endpoints,
         slots.start_close(slot, CloseReason.SURPLUS, now, announced=True)
         return True
 
-    if core.capacity.yield_to_others(endpoints.longest_unused, evict):
+    if core.capacity.yield_to_others(now, endpoints.longest_unused, evict, core.want):
         core.effects.append(Effect(Do.SHARE))
 
 

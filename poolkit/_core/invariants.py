@@ -39,15 +39,22 @@ def _check_classes(core: Core) -> None:
     core.use.check(core.slots.living())
     for endpoint in core.all_endpoints.values():
         endpoint.queue.check()
-        if core.classes is None:
+        if core.classes is None or not isinstance(endpoint.queue, ClassQueue):
             continue
         # a caller that may have a connection waits only if one is being opened or closed, or all permits are taken
         opening = any(slot.state is State.CONNECTING for slot in core.slots.living())
         opening = opening or core.slots.closing > 0 or endpoint in core.timed
         claimed = core.capacity.claiming
-        if endpoint.queue.wanting and core.hands_out:
-            full = len(core.all_slots) >= core.size.limit
-            assert full or opening or claimed, "a class below what it is entitled to waits while a permit is free"
+        if endpoint.queue.wanting and core.hands_out and not opening and not claimed:
+            # leases that are older than the settings of classes belong to none, and use what no class has reserved
+            known = core.classes.known.values()
+            free = core.size.limit - len(core.all_slots)
+            kept = sum(max(0, one.reserved - one.held) for one in known)
+            for one in known:
+                entitled = free > (0 if one.held < one.reserved else kept)
+                entitled = entitled and (one.limit is None or one.held < one.limit)
+                waits = entitled and one in endpoint.queue.by_class and len(endpoint.queue.by_class[one]) > 0
+                assert not waits, "a class below what it is entitled to waits while a permit is free"
 
 
 def _check_minimum(core: Core) -> None:

@@ -12,7 +12,9 @@ Rules
    a permit is free. A claim reserves nothing: the notified pool asks again. If its callers have been served otherwise
    by then, it does not ask, and the permit goes to the next claim.
 4. If no permit is free, the longest unused idle connection of all accounts is closed for a claim. No account goes below
-   its minimum for that.
+   its minimum for that. The claim of an account that has its share closes only a connection that has been unused for
+   ``SETTLED`` seconds. Otherwise busy pools would take connections from each other between any two leases, and close
+   and open one each time.
 5. If no connection is idle, a returned one is closed, even if its own pool has requests. This happens only if its
    account is above its share and the claiming account below its own, or if the claiming account holds nothing and its
    claim is older than those requests. No account goes below its share for a claim of the first kind.
@@ -26,9 +28,13 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-__all__ = ("LAST", "Account", "BudgetLedger", "LedgerGate", "NoGate")
+__all__ = ("LAST", "SETTLED", "Account", "BudgetLedger", "LedgerGate", "NoGate")
 
 T = TypeVar("T")
+
+SETTLED = 0.1
+"""Seconds for which a connection is unused before it is closed for an account that has its share. To open another one
+takes milliseconds: a connection that is used again within this time costs less where it is."""
 
 LAST = float("inf")  # the place in the queue behind all callers: for connections that no caller waits for
 
@@ -153,9 +159,12 @@ class Account:
         if self.ledger.short:
             self._do(self.ledger.review)
 
-    def may_evict(self, unused_since: float) -> bool:
-        """Whether to close the idle connection that is unused since then. If so, it counts as leaving."""
-        return self._ask(False, self.ledger.may_evict, unused_since)
+    def may_evict(self, unused_since: float, *, settled: bool) -> bool:
+        """Whether to close the idle connection that is unused since then. If so, it counts as leaving.
+
+        ``settled``: whether that is ``SETTLED`` seconds ago.
+        """
+        return self._ask(False, self.ledger.may_evict, unused_since, settled)
 
     def keep(self) -> None:
         """Undo :meth:`may_evict`: another thread has just taken the connection, so it stays."""
@@ -240,6 +249,11 @@ class BudgetLedger:
     def wanted(self) -> int:
         """Claimed permits that are neither free nor about to be free; 0 or less: no connection has to be closed."""
         return sum(account.stay + account.beyond for account in self.accounts) - self.limit
+
+    @property
+    def urgent(self) -> int:
+        """The same without the claims of accounts that have their share."""
+        return sum(one.stay + (0 if one.rich else one.beyond) for one in self.accounts) - self.limit
 
     # -- the pools ------------------------------------------------------------------------------------------------
 
@@ -337,13 +351,15 @@ class BudgetLedger:
 
     # -- closing connections for other pools ----------------------------------------------------------------------
 
-    def may_evict(self, account: Account, unused_since: float) -> bool:
+    def may_evict(self, account: Account, unused_since: float, settled: bool) -> bool:
         """See :meth:`Account.may_evict`."""
         if account not in self.accounts or self.wanted <= 0 or account.held - account.leaving <= account.minimum:
             return False
         first = self._oldest_spare()
         if first is not None and first is not account and (first.oldest_spare() or LAST) < unused_since:
             self.notify(first)
+            return False
+        if not settled and self.urgent <= 0:
             return False
         account.leaving += 1
         self.short = self.wanted > 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from poolkit._core.capacity import OwnLimit, SharedLimit
-from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.ledger import SETTLED, Account, BudgetLedger
 from poolkit._core.queue import FifoQueue
 from tests.core.kit import Slot, request, slot
 
@@ -58,6 +58,10 @@ def idle_since(at: float) -> Slot:
     return made
 
 
+def never(at: float) -> None:
+    pytest.fail(f"nothing has to be looked at again at {at}")
+
+
 def test_a_limit_of_its_own_grants_everything_and_yields_nothing() -> None:
     own = OwnLimit()
     assert [own.ticket(), own.ticket()] == [1, 2]
@@ -65,7 +69,7 @@ def test_a_limit_of_its_own_grants_everything_and_yields_nothing() -> None:
     assert own.take_spare()
     assert own.take_minimum(2)
     assert not own.must_yield(waiting(1))
-    assert not own.yield_to_others(lambda: pytest.fail("nothing has to go"), lambda slot: True)
+    assert not own.yield_to_others(NOW, lambda: pytest.fail("nothing has to go"), lambda slot: True, never)
     assert not own.claiming
     assert own.agrees(3, 1)
 
@@ -83,9 +87,9 @@ def test_a_permit_that_is_not_there_is_claimed_and_the_claim_shrinks_with_the_ne
     assert one.take(request(2), 1)
     assert not other.take(request(3), 2)
     assert (theirs.need, other.claiming) == (2, True)
-    other.yield_to_others(lambda: None, lambda slot: True)
+    other.yield_to_others(NOW, lambda: None, lambda slot: True, never)
     assert theirs.need == 2, "it was asked for since the last time"
-    other.yield_to_others(lambda: None, lambda slot: True)
+    other.yield_to_others(NOW, lambda: None, lambda slot: True, never)
     assert (theirs.need, other.claiming) == (0, False), "nobody has asked again"
     assert one.agrees(2, 0)
     one.leave()
@@ -116,12 +120,44 @@ def test_idle_connections_give_way_longest_unused_first_while_others_are_short()
         evicted.append(slot)
         return True
 
-    assert one.yield_to_others(lambda: spare[len(evicted)], evict)
+    assert one.yield_to_others(NOW + 2, lambda: spare[len(evicted)], evict, never)
     assert evicted == spare[:2], "as many as are short"
     assert mine.leaving == 2
     one.give(announced=True)
     assert other.take(request(4), 2)
     assert theirs.held == 1
+
+
+def test_a_pool_that_has_its_share_gets_only_connections_that_are_not_in_use_every_moment() -> None:
+    """Two busy pools do not take connections from each other between any two leases."""
+    ledger = BudgetLedger(4)
+    (one, mine), (other, theirs) = shared(ledger), shared(ledger)
+    assert all(one.take(request(ticket), 1) for ticket in (1, 2))
+    assert all(other.take(request(ticket), 1) for ticket in (3, 4))
+    assert not other.take(request(5), 1)
+    one.sharing_needed = True
+    spare, wanted = idle_since(NOW), []
+    one.yield_to_others(NOW + 0.5 * SETTLED, lambda: spare, lambda slot: True, wanted.append)
+    assert (mine.leaving, theirs.need) == (0, 1)
+    assert wanted == [NOW + SETTLED], "it is looked at again"
+    one.yield_to_others(NOW + SETTLED, lambda: spare, lambda slot: True, never)
+    assert mine.leaving == 1
+
+
+def test_a_pool_below_its_share_gets_a_connection_at_once_and_only_for_itself() -> None:
+    """The claim of a third pool, which has its share, is not served with it."""
+    ledger = BudgetLedger(6)
+    (one, mine), (poor, theirs), (rich, _) = shared(ledger), shared(ledger), shared(ledger)
+    assert all(one.take(request(ticket), 1) for ticket in (1, 2, 3))
+    assert all(rich.take(request(ticket), 1) for ticket in (4, 5))
+    assert poor.take(request(6), 1)
+    assert not rich.take(request(7), 1)
+    assert not poor.take(request(8), 1)
+    one.sharing_needed = True
+    wanted: list[float] = []
+    one.yield_to_others(NOW, lambda: idle_since(NOW), lambda slot: True, wanted.append)
+    assert (mine.leaving, theirs.need) == (1, 1)
+    assert wanted == [NOW + SETTLED]
 
 
 def test_a_connection_that_another_thread_has_just_taken_stays() -> None:
@@ -131,7 +167,7 @@ def test_a_connection_that_another_thread_has_just_taken_stays() -> None:
     assert not other.take(request(2), 1)
     one.sharing_needed = True
     spare: list[Slot | None] = [idle_since(NOW), None]
-    one.yield_to_others(lambda: spare.pop(0), lambda slot: False)
+    one.yield_to_others(NOW, lambda: spare.pop(0), lambda slot: False, never)
     assert mine.leaving == 0
 
 
@@ -203,6 +239,6 @@ def test_what_is_reserved_for_a_pool_is_given_up_by_the_others_before_it_asks() 
     assert ledger.short
     one.sharing_needed = True
     spare = [idle_since(NOW), idle_since(NOW + 1), idle_since(NOW + 2)]
-    one.yield_to_others(lambda: spare.pop(0), lambda slot: True)
+    one.yield_to_others(NOW, lambda: spare.pop(0), lambda slot: True, never)
     assert mine.leaving == 2
     assert not ledger.short

@@ -92,13 +92,12 @@ class Fleet:
         self._sampler.join()
 
     def until(self, count: int, what: str, *, group: str | None = None) -> None:
-        """Wait until a sample shows this many connections (of one group)."""
+        """Wait until a sample from now on shows this many connections (of one group)."""
+        seen = len(self.samples)
 
         def shown() -> bool:
-            if not self.samples:
-                return False
-            last = self.samples[-1]
-            return (sum(last.values()) if group is None else last.get(group, 0)) == count
+            later = self.samples[seen:]
+            return any((sum(one.values()) if group is None else one.get(group, 0)) == count for one in later)
 
         until(shown, what)
 

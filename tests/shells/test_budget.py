@@ -11,8 +11,9 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, Budget, ConfigError, Pool, PoolConfig
-from poolkit.testing import FakeConnector
-from tests.shells.kit import Rig
+from poolkit._core.ledger import SETTLED
+from poolkit.testing import FakeConnector, ManualClock
+from tests.shells.kit import Rig, ask
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Rig]
@@ -33,6 +34,31 @@ async def test_an_idle_connection_of_another_pool_gives_way_the_longest_unused_f
         assert (a.stats.idle, b.stats.idle) == (1, 2)
         assert budget.stats().held == 4
         await c.give(lease)
+
+
+async def test_busy_pools_do_not_take_connections_from_each_other_between_two_leases(make: Make) -> None:
+    """A caller of a pool that has its share waits for a connection that another pool uses again and again."""
+    budget, clock = Budget(4), ManualClock()
+    async with make(budget=budget, clock=clock) as one, make(budget=budget, clock=clock) as other:
+        held = [await one.lease(), await one.lease()]
+        busy = [await other.lease(), await other.lease()]
+        async with anyio.create_task_group() as group:
+            outcome = ask(group, one)
+            await one.until(lambda: one.stats.waiting == 1)
+            for _ in range(10):
+                await other.give(busy.pop())
+                clock.advance(0.5 * SETTLED)
+                busy.append(await other.lease())
+            assert budget.stats().held == 4
+            assert (one.connector.calls["connect"], other.connector.calls["connect"]) == (2, 2)
+            await other.give(busy.pop())
+            clock.advance(SETTLED)  # now it is not needed there
+            await other.tick()
+            await one.until(lambda: outcome.lease is not None, "the caller is served")
+        assert (one.connector.calls["connect"], live(one, other)) == (3, 4)
+        for lease in (*held, outcome.lease):
+            await one.give(lease)
+        await other.give(busy.pop())
 
 
 async def test_a_lease_never_gives_way_and_the_error_names_who_holds_the_budget(make: Make) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from poolkit import AutoscaleConfig, Budget, ConfigError, Event, EventKind, Pool, PoolConfig, PoolConfigWarning, load
 from poolkit._core.capacity import FixedSize
+from poolkit._core.ledger import SETTLED
 from poolkit._fast import decline_put
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Outcome, Rig, ask
@@ -197,6 +198,7 @@ async def test_what_is_kept_warm_gives_way_to_another_pool_of_the_budget(make: M
     async with make(max_size=6, autoscale=QUICK, clock=clock, budget=budget, name="elastic") as rig:
         for lease in await crowd(rig, clock, 6):
             await rig.give(lease)
+        clock.advance(SETTLED)  # they are not in use every moment
         async with make(max_size=6, budget=budget, name="other") as other:
             held = [await other.lease() for _ in range(4)]
             for _ in range(20):

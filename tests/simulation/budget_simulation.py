@@ -10,7 +10,7 @@ import random
 from collections import deque
 
 from poolkit._core import invariants
-from poolkit._core.ledger import Account, BudgetLedger
+from poolkit._core.ledger import SETTLED, Account, BudgetLedger
 from poolkit._core.slots import CLOSING
 
 from .simulate import CoreSimulation, SimulationFailure
@@ -108,13 +108,16 @@ class BudgetSimulation:
             assert first.held >= first.minimum, "a claim on what is reserved is not served"
         assert ledger.short == (ledger.wanted > 0)
         if ledger.short:
+            kept: dict[str, float] = {}  # idle connections that another pool may have: since when they are unused
             for account, pool in self.pools.items():
                 core = pool.core
                 assert core.capacity.sharing_needed, f"{core.name} does not look at returned connections"
-                above = account.held - account.leaving > account.minimum
-                assert core.endpoints.longest_unused() is None or not above, (
-                    f"{core.name} keeps an idle connection from others"
-                )
+                spare = core.endpoints.longest_unused()
+                if spare is not None and account.held - account.leaving > account.minimum:
+                    kept[core.name] = spare.last_used
+            assert not kept or ledger.urgent <= 0, f"{list(kept)} keep idle connections from a pool below its share"
+            looked_at = min(pool.core.due for pool in self.pools.values())
+            assert not kept or looked_at <= min(kept.values()) + SETTLED, f"{list(kept)} keep idle connections"
 
     def run(self, steps: int) -> None:
         """``steps`` random events over all pools, then everybody is served or told, and all is closed."""

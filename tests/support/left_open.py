@@ -1,0 +1,34 @@
+"""No test leaves an open pool behind: another test's dashboard, metrics and alerts would show it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from typing import Any
+
+from poolkit._registry import live_pools, watch_pools
+
+__all__ = ("LeftOpen",)
+
+
+class LeftOpen:
+    """Knows which test made each pool, and which pools are open when the tests of a module have ended."""
+
+    def __init__(self) -> None:
+        self._makers: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._reported: weakref.WeakSet[Any] = weakref.WeakSet()  # fails one module, not all that follow
+        watch_pools(self._made)
+
+    def _made(self, pool: Any) -> None:
+        self._makers[pool] = os.environ.get("PYTEST_CURRENT_TEST", "an import").partition(" ")[0]
+
+    def check(self) -> None:
+        """Raise AssertionError if a pool is open that is also still referenced."""
+        if not live_pools():
+            return
+        gc.collect()  # a dropped pool in a circle of references
+        left = [pool for pool in live_pools() if pool not in self._reported]
+        self._reported.update(left)
+        lines = [f"{pool!r} of {self._makers.get(pool)}" for pool in left]
+        assert not left, "open pools are left behind: " + "; ".join(lines)
