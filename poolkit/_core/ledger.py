@@ -376,18 +376,11 @@ class BudgetLedger:
         if account not in self.accounts or self.wanted <= 0 or stay <= 0:
             return False
         over = sum(a.held - a.leaving for a in self.accounts) > self.limit
-        if over or any(self._owed(account, stay, other, place) for other in self.accounts if other is not account):
+        if over or any(_owed(account, stay, other, place) for other in self.accounts if other is not account):
             account.leaving += 1
             self.short = self.wanted > 0
             return True
         return False
-
-    def _owed(self, account: Account, stay: int, other: Account, place: float) -> bool:
-        if not other.need:
-            return False
-        if stay > account.share and other.held < other.share:
-            return True
-        return other.held == 0 and other.place < place and stay > account.minimum
 
     def relax(self, account: Account) -> bool:
         """See :meth:`Account.relax`."""
@@ -436,3 +429,11 @@ class BudgetLedger:
         if not account.notified:
             account.notified = True
             self.messages.append(account)
+
+
+def _owed(account: Account, stay: int, other: Account, place: float) -> bool:
+    if not other.need:
+        return False
+    if stay > account.share and other.held < other.share:
+        return True
+    return other.held == 0 and other.place < place and stay > account.minimum
