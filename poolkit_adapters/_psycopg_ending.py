@@ -109,21 +109,21 @@ class Ending:
     def __init__(self, pgconn: PGconn) -> None:
         self._request = _Request(pgconn)
         self._fd = -1
-        self.at_work = False  # the connection was, or is about to be, closed in the middle of a statement
-        self.unheard = False  # the server has not answered a cancel request: it is not asked again
-        self.begun: Any = None  # the future of the end, once it has begun
+        self.at_work = False  # the connection was, or may be, closed during a statement
+        self.unheard = False  # the server has not answered a cancel request, so do not send another one
+        self.begun: Any = None  # the future that is done when the session has ended; None: not started
 
     def hold(self, pgconn: PGconn) -> None:
-        """A statement is under way and the connection may be closed any moment: keep the socket."""
+        """Keep the socket: a statement is running, and the connection may be closed at any moment."""
         self.at_work = True
         if self._fd < 0:
             try:
                 self._fd = socket.dup(pgconn.socket)
-            except (psycopg.Error, OSError):  # closed already, or no descriptor is free: the request has to do
+            except (psycopg.Error, OSError):  # closed already, or no descriptor is free: only the request can be sent
                 pass
 
     def let_go(self) -> None:
-        """The statement is over."""
+        """Release the socket: the statement has ended."""
         self.at_work = False
         fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -23,7 +23,7 @@ __all__ = ("Watch", "caller_limit", "limit_role_question", "loop_watch", "rollba
 
 _THREADS = ThreadRuntime()
 _AGAIN = 0.1
-"""Seconds until a connect that goes on is ended again."""
+"""Seconds between two attempts to end a connect that continues on another socket."""
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:
@@ -130,7 +130,7 @@ class Watch:
                     hang_up(driver)
                     if (
                         isinstance(driver, Connecting) and not driver.over
-                    ):  # it may go on with the next address, until it gives up
+                    ):  # it may continue with the next address, until it has tried all
                         self._running[key] = now + _AGAIN, driver
                         following = min(following, now + _AGAIN)
         if following < self._wakes:

@@ -469,7 +469,7 @@ class ClassUse:
         """Record the numbers of each class, after all callers have been served that can be.
 
         An earlier record would be wrong: a connection that is leased after it and returned before the next ``settle()``
-        would go unnoticed, and a caller of a class at its limit would go on waiting.
+        would go unnoticed, and a caller of a class at its limit would continue to wait.
         """
         self._noted = self._numbers()
 

@@ -191,7 +191,7 @@ class _Request:
         return left
 
     def extend(self, seconds: float) -> None:
-        """Set the deadline anew: ``seconds`` from now."""
+        """Move the deadline to ``seconds`` from now."""
         self._seconds, self.deadline = seconds, time.monotonic() + seconds
         if self.connection.sock is not None:
             self.connection.sock.settimeout(seconds)

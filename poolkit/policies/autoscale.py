@@ -119,7 +119,7 @@ class Autoscaler:
 
     def expect(self, now: float, size: int) -> None:
         """Announce that ``size`` connections will be needed; counts as if they had been needed now."""
-        need = Need(now, min(size, self.high), f"{size} were asked for")
+        need = Need(now, min(size, self.high), f"{size} were requested")
         self._needs.add(need)
         self._peaks.add(need)
         self._settle(now)

@@ -74,7 +74,7 @@ class Classes:
         self.count()
 
     def count(self) -> None:
-        """Count anew what is committed, after ``held`` or ``reserved`` was changed."""
+        """Recompute ``committed`` after a change of ``held`` or ``reserved``."""
         self.committed = sum([max(one.held, one.reserved) for one in self.known.values()])
 
     def of(self, name: str | None) -> CallerClass:

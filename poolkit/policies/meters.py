@@ -92,7 +92,7 @@ class Meter:
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
-        self._state: Histogram | None = _EMPTY  # the current histogram; None: made when somebody asks for it
+        self._state: Histogram | None = _EMPTY  # the current histogram; None: created on request
 
     def record(self, seconds: float) -> None:
         """Record a time. A negative one, from a clock that was set back, counts as 0."""

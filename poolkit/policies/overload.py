@@ -173,8 +173,8 @@ class Evidence:
         )  # fmt: skip
 
     def ends(self, now: float, queued_at: float, servers: int, *, interval: float, share: float) -> bool:
-        """Whether the overload is over: few give up, none of the last callers has, or nobody has since the queue was
-        empty. ``queued_at``: infinite while it is.
+        """Whether the overload is over: few callers give up, none of the last ones has, or none has since the queue was
+        empty. ``queued_at``: infinite while the queue is empty.
         """
         if self.lost < 0.5 * share * self.ended or self._left - self._left_at_last > LAST / share:
             return True

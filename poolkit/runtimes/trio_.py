@@ -49,7 +49,7 @@ class _Parker:
         try:
             self._token.run_sync_soon(self._wake)
         except trio.RunFinishedError:
-            pass  # nobody sleeps there any more
+            pass  # the run has ended, so no task sleeps there
 
     def _wake(self) -> None:
         self._event.set()
@@ -132,7 +132,7 @@ class TrioRuntime:
         return _is_here(self._token)
 
     def alive(self) -> bool:
-        """Whether the run goes on."""
+        """Whether the run has not ended."""
         try:
             self._token.run_sync_soon(_nothing, idempotent=True)
         except trio.RunFinishedError:

@@ -180,7 +180,7 @@ class _Server:
             self._socket = socket.socket(family, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
             self.address = address
-        except Exception as error:  # noqa: BLE001 - told by who asks; also of names that are none (UnicodeError)
+        except Exception as error:  # noqa: BLE001 - reported by the caller; also UnicodeError, for an invalid name
             self.error = error
 
     def is_same(self, other: _Server) -> bool:

@@ -70,7 +70,7 @@ class PoolLeaks:
             if pool in self._allowed:
                 continue
             found += [
-                f"{pool.name}: connection {lease.connection} is still on lease, taken by "
+                f"{pool.name}: connection {lease.connection} is still leased, taken by "
                 f"{pool._driver.name_of(lease.holder)} at {lease.place or 'an unknown place'}"
                 for lease in sorted(_leases(pool) - self._held)
             ]

@@ -23,7 +23,7 @@ __all__ = ("Connects",)
 
 
 class Connects:
-    """The connects of one pool that are on their way, and what failed ones have left at the server."""
+    """The connects of one pool that are in progress, and what failed ones have left at the server."""
 
     def __init__(self, pool: weakref.ref[PoolkitPool], endings: Endings) -> None:
         self._pool = pool
@@ -50,7 +50,7 @@ class Connects:
             self._running.discard(task)
 
     def stop(self) -> None:
-        """Cancel the connects that are on their way. Those that run in a caller go on: it will be refused."""
+        """Cancel the connects in progress. A connect in a caller continues; the closed pool then refuses the caller."""
         pool = self._pool()
         if pool is not None and not pool.poolkit.config.connect_in_caller:
             for task in tuple(self._running):

@@ -25,7 +25,7 @@ class Endings:
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
 
     def detach(self, session: Session) -> Any:
-        """Return the connection, of which asyncpg no longer tells its pool. Its proxy is of no use any more."""
+        """Detach the connection from asyncpg's callbacks, invalidate its proxy, and return the connection."""
         connection = session.current()
         proxy, session.proxy = session.proxy, None
         user = None if proxy is None else proxy()

@@ -117,7 +117,7 @@ ERRORS = Table(
 
 
 def told(error: PoolError) -> BaseException:
-    """Return what a caller is told for an error of the engine: the driver's own error, if a connect failed with one."""
+    """Return the error that a caller gets for one of the engine: after a failed connect, the driver's own error."""
     cause = error.__cause__
     direct = isinstance(error, poolkit.ConnectFailed) and not isinstance(
         error, (poolkit.CircuitOpen, poolkit.ServerUnavailable)

@@ -1,4 +1,4 @@
-"""The leases of a pool: what a caller gets, and what becomes of it at the end."""
+"""The leases of a pool: acquire, release, and the end of a lease whose connection was closed or lost."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class PoolkitPool(driver.Pool):  # type: ignore[misc]  # asyncpg has no types
         """Open ``init_size`` connections. Raises the error of a connect."""
         loop = asyncio.get_running_loop()
         if self._given_loop is not None and self._given_loop is not loop:
-            raise WrongLoop(f"{self.name}: the pool was made with loop=..., which is not the running event loop")
+            raise WrongLoop(f"{self.name}: the pool was created with loop=..., which is not the running event loop")
         self._loop = loop
         try:
             if self._initsize:

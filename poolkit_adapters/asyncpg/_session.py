@@ -90,7 +90,7 @@ class Session:
         return not (self.protocol._is_cancelling() or self.protocol.is_in_transaction())
 
     def cleaned(self) -> None:
-        """Begin again: nothing is left of what was executed so far."""
+        """Record that the session was reset: nothing is left of earlier statements."""
         self.expected = self.protocol.queries_count
         self.touched = self.prepared = False
 
@@ -129,7 +129,7 @@ class Session:
 
 
 def _dropped(engine: weakref.ref[Any], key: int, _: object) -> None:
-    """Free the slot of a leased connection that was garbage collected, because nobody can give it back."""
+    """Free the slot of a leased connection that was garbage-collected and can therefore not be returned."""
     pool = engine()
     if pool is not None:
         pool.release_dropped(key)

@@ -185,7 +185,7 @@ class CheckingConnector(DbapiConnector):
                 done.set()
                 abandoned = id(connection) in self._hung
             if abandoned:
-                error.clear()  # nobody asks for it, and its frames keep the socket
+                error.clear()  # its caller has given up, and the error's frames would keep the socket open
                 self._hung.discard(id(connection))
                 with contextlib.suppress(Exception):  # pg8000's close() sends a message, but the socket is shut down
                     connection.close()

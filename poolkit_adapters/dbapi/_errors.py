@@ -43,7 +43,7 @@ def errors_of(module: ModuleType) -> Table:
 
 
 def told(module: ModuleType, table: Table, error: PoolError) -> BaseException:
-    """Return what a caller is told for an error of the engine.
+    """Return the error that a caller gets for an error of the engine.
 
     If a connect failed with an error of the module: a copy of that, with its class, arguments and attributes
     (``sqlstate``, ``errno``, ...), which is also the ConnectFailed of the table.

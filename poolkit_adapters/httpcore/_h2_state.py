@@ -130,7 +130,7 @@ class Stream:
         self.error: Exception | None = None  # nothing more will arrive
         self.blocked = False  # the server's windows are full
         self.waits_since = 0.0
-        self.wake: Callable[[], object] | None = None  # set while somebody waits for this stream
+        self.wake: Callable[[], object] | None = None  # set while a caller waits for this stream
 
     def answered(self) -> bool:
         """Return whether the head of the response or an error is there."""
@@ -361,7 +361,7 @@ class State:
                 stream.error = httpcore.ConnectionNotAvailable()
                 stream.woken()
 
-    # -- what the pool is told ----------------------------------------------------------------------------------------
+    # -- reports to the pool ----------------------------------------------------------------------------------------
 
     def usable_after(self, stream: Stream | None, error: BaseException | None, alive: float | None) -> bool:
         """Return whether the connection can carry other requests after one that was given up, for ``error`` or None.

@@ -6,7 +6,7 @@ longer than the connect timeout.
 
 *A cancelled write.* A request that is cancelled during a write would leave an incomplete frame on an HTTP/2 connection
 (with TLS: a missing record), and the server could only close the connection for all requests. So a write that has
-started goes on, for a short time at most.
+started continues, for a short time at most.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ ABANDONED = 2.0
 async def write_to_the_end(write: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Any]) -> None:
     """Await ``write()`` without passing a cancellation of the caller on to it.
 
-    The cancelled caller ends at once. The write goes on for at most :data:`ABANDONED` seconds. Then ``close()`` closes
-    the connection, because a part of a frame may have been sent.
+    The cancelled caller ends at once. The write continues for at most :data:`ABANDONED` seconds. Then ``close()``
+    closes the connection, because a part of a frame may have been sent.
     """
     if asyncio._get_running_loop() is None:
         await write_to_the_end_on_trio(write, close)

@@ -201,7 +201,7 @@ class Opener(Generic[L]):
 
 
 _STEP = 1.0
-"""Seconds after which a request that waits for its connect beyond its time looks again whether that goes on."""
+"""Seconds after which a request that waits beyond its limit checks again whether its connect is in progress."""
 _STEPS = 2
 """Steps of a connect that may each take the whole limit: TCP and TLS."""
 

@@ -169,7 +169,7 @@ class _Certificates:
         self._make = partial(httpx.create_ssl_context, verify=verify, cert=cert, trust_env=trust_env)
         self._lock = threading.Lock()
         self.none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        """A context that trusts nobody. httpcore's pools need one at once, and would otherwise create one."""
+        """A context without trusted certificates. httpcore's pools need one at once, and would otherwise create one."""
         self.context: ssl.SSLContext | None = None
         if cert is not None or not isinstance(verify, bool):  # the user's files or objects: raise errors now
             self.load()

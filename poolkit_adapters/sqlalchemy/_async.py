@@ -53,7 +53,7 @@ class AsyncPoolkitPool(BasePool):
             return
         here = self._runtime.here
         here.forget()
-        live = record.dbapi_connection is not None  # an empty one may come from a finalizer, where nobody can wait
+        live = record.dbapi_connection is not None  # an empty one may come from a finalizer, which cannot wait
         if discard:
             self.poolkit.release(record, discard=True)
         elif not live or record.wrong_server is not None:

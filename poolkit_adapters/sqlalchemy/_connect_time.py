@@ -35,7 +35,7 @@ _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
 """Known connect timeout arguments of drivers, and a function that converts seconds to their unit."""
 
 UNSAID = 130.0
-"""Seconds for a connect if nobody gave a limit: psycopg's default, the longest of these drivers' defaults (asyncpg:
+"""Seconds for a connect without any limit: psycopg's default, the longest of these drivers' defaults (asyncpg:
 60; PyMySQL and asyncmy: 10, for TCP only; aiomysql and pg8000: none)."""
 
 

@@ -27,9 +27,9 @@ GRACE = 0.5
 class Connects:
     """Runs connects within their time limits, in tasks that no caller's cancellation reaches.
 
-    The server learns of a cancelled connect only by the end of the connection, and goes on until then: it starts a
-    process, asks for the password, runs the statements of "connect" events. So a connect that a caller makes itself
-    goes on when the caller is gone, is closed when it stands, and its place in the pool is taken until then.
+    The server notices a cancelled connect only when the connection ends. Until then it starts a process, asks for the
+    password, and runs the statements of "connect" events. So a connect that a caller makes itself continues after the
+    caller is gone. When it has succeeded, it is closed. Its slot is taken until then.
     """
 
     def __init__(self, pool: BasePool, runtime: GreenletRuntime) -> None:
@@ -37,10 +37,10 @@ class Connects:
         self._runtime = runtime
 
     def open(self, record: AsyncRecord) -> None:
-        """``record.connect()`` in a task of the pool's. If its time is up, or the loop ends, nothing is left of it."""
+        """Call ``record.connect()`` in a task of the pool. At its time limit, or the end of the loop, it is cut off."""
         loop = running_loop()
         if loop is None or not in_greenlet():
-            record.connect()  # nobody can wait here: the driver says so
+            record.connect()  # this code cannot wait, so the driver raises its own error
             return
         task = loop.create_task(_outcome(record.connect))
         try:
@@ -50,7 +50,7 @@ class Connects:
                 await_(self._see_off(record, task, 0.0))
         except asyncio.CancelledError:
             await_(self._see_off(record, task, 0.0))
-            # not a cancellation: the callers that hear of it may run in another loop
+            # an error, not a cancellation: the callers that get it may run in another loop
             raise self._interrupted() from None
         if late:
             assert record.attempt is not None
@@ -58,14 +58,13 @@ class Connects:
         _raise(self._interrupted() if task.cancelled() else task.result())
 
     def run(self, record: AsyncRecord) -> None:
-        """``record.connect()``, on behalf of the calling greenlet. When that is cancelled, or the time is up,
-        ``record.ending`` is the task that ends with the connect. The connection of a slot is then kept; that of a new
-        record is closed.
+        """Call ``record.connect()`` for the calling greenlet. If that is cancelled, or its time is up, the connect
+        continues in the task ``record.ending``. The connection of a slot is then kept; that of a new record is closed.
         """
         record.ending = None
         loop = running_loop()
         if loop is None or not in_greenlet():
-            record.connect()  # nobody can wait here: the driver says so
+            record.connect()  # this code cannot wait, so the driver raises its own error
             return
         kept = record.asked > 0.0
         task = loop.create_task(_outcome(record.connect))
@@ -149,14 +148,14 @@ def _too_late(record: AsyncRecord) -> BaseException:
     """Return the error of a caller whose deadline has passed while its slot reconnects."""
     pool: Any = record.pool
     error = AcquireTimeout(
-        f"{pool.poolkit.name}: no connection in {pool.timeout():g} s; the connect goes on for the next caller"
+        f"{pool.poolkit.name}: no connection in {pool.timeout():g} s; the connect continues for the next caller"
     )
     translated: BaseException = pool._translate(error)
     return translated
 
 
 async def _in_time(record: AsyncRecord, task: asyncio.Task[Any], *, asked: bool = False) -> None:
-    """Wait until ``task`` has ended, or its connect has used up its time; ``asked``: or its caller has."""
+    """Wait until ``task`` has ended or its connect has used up its time; with ``asked`` also until its caller has."""
     await asyncio.sleep(0)  # the driver is called: from here on the attempt knows what its arguments allow
     while not task.done():
         assert record.attempt is not None
@@ -176,7 +175,7 @@ def _raise(error: BaseException | None) -> None:
 
 
 async def _outcome(connect: Callable[[], object]) -> BaseException | None:
-    """What ``connect()`` ended with: returned, so that asyncio does not report it where nobody asks any more."""
+    """Return the error of ``connect()``, or None. If the task raised it, asyncio would log it as never retrieved."""
     try:
         await greenlet_spawn(connect)
     except (KeyboardInterrupt, SystemExit):

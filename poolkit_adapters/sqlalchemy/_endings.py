@@ -19,9 +19,9 @@ _PSYCOPG = frozenset({"psycopg", "psycopg_async"})
 class Endings:
     """The ends of one pool's connections, as futures or tasks.
 
-    psycopg's ``close()`` does not wait for the server, under asyncio either. If the connection is closed in the middle
-    of a statement, its session goes on at the server. So its slot is kept for as long, at most ``check_timeout``
-    seconds.
+    psycopg's ``close()`` does not wait for the server, not even under asyncio. If the connection is closed during a
+    statement, its session continues at the server. So its slot is taken until the session has ended, for at most
+    ``check_timeout`` seconds.
     """
 
     def __init__(self, pool: BasePool) -> None:

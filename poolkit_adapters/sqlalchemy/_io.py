@@ -100,7 +100,7 @@ class ThreadIO:
         return opened(self._pool, lambda: WatchedRecord(self._pool, most, self), most)
 
     def leftover(self) -> Any:
-        """Return None: a connect in a thread ends before its caller goes on."""
+        """Return None: a connect in a thread ends before its caller continues."""
         return None
 
     def ping(self, dbapi_connection: Any, timeout: float | None) -> bool:

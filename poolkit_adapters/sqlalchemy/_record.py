@@ -46,7 +46,7 @@ class Record(_ConnectionRecord):
     attempt: Attempt | None = None
     """The current or last connect."""
     asked: float = 0.0
-    """When its user has asked for a connection, in monotonic seconds; 0: nobody has it yet."""
+    """When its user asked for a connection, in monotonic seconds; 0: it has no user yet."""
 
     def __init__(self, pool: BasePool, most: float | None = None) -> None:
         self.pool: BasePool = pool
@@ -74,7 +74,7 @@ class Record(_ConnectionRecord):
         return max(0.0, self.asked + limit - time.monotonic()) if limit and self.asked else None
 
     def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
-        """As in SQLAlchemy. But a connect that goes on keeps its slot, and is not disturbed."""
+        """As in SQLAlchemy, except that a connect in progress continues and keeps its slot."""
         if self.ending is None:
             super()._checkin_failed(err, _fairy_was_created)
             return

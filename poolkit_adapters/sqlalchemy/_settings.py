@@ -94,7 +94,7 @@ def settle(
     found |= layer(settings)
     if bound_to_thread:
         found.setdefault("connect_in_caller", (True, by_default(bound_to_thread)))
-    elif found.get("acquire_timeout", (None,))[0] == 0:  # as in QueuePool: nobody waits, but each may connect
+    elif found.get("acquire_timeout", (None,))[0] == 0:  # as in QueuePool: callers do not wait, but each may connect
         found.setdefault("connect_in_caller", (True, by_default(_DRIVER, "pool_timeout=0")))
     if found["barging_window"][0] is None:  # None means the default of this class
         found["barging_window"] = barging_window, found["barging_window"][1]

@@ -273,7 +273,7 @@ def test_what_is_open_survives_a_reload_and_back_leaves_it(page: Page, orders: P
     page.get_by_label("Time range").select_option("last 5 minutes")
     page.wait_for_function("location.hash === '#/pool/orders-db?open=counters&range=300'")
     page.reload()
-    page.get_by_role("table", name="Since the pool was made").wait_for()
+    page.get_by_role("table", name="Since the pool was created").wait_for()
     assert page.evaluate("document.activeElement.id") == "detail-title"
     assert page.get_by_label("Time range").input_value() == "300"
     page.get_by_role("link", name="Skip to the pools").focus()
@@ -341,7 +341,7 @@ def test_it_pauses_says_when_nobody_answers_and_goes_on(page: Page, dashboard: D
         card(page, "not-yet").wait_for()
         port = int(dashboard.address.rpartition(":")[2])
         dashboard.close()
-        page.get_by_text("no answer; what is shown is of").wait_for()
+        page.get_by_text("no answer; the page shows the state of").wait_for()
         with start(port=port):
             page.get_by_text("live", exact=True).wait_for()
             until(lambda: pool.stats() is not None)

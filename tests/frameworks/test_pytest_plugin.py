@@ -51,7 +51,7 @@ def test_not_asked():
         [
             "*ERROR at teardown of test_guilty*",
             "poolkit: this test left open:",
-            "- orders-db: connection 1 is still on lease, taken by MainThread at *.py:8",
+            "- orders-db: connection 1 is still leased, taken by MainThread at *.py:8",
         ]
     )
 
@@ -115,7 +115,7 @@ def test_tasks():
     asyncio.run(_take(AsyncPool(AsyncFakeConnector(), name="tasks")))
 """)
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["- tasks: connection 1 is still on lease, taken by * at *.py:29"])
+    result.stdout.fnmatch_lines(["- tasks: connection 1 is still leased, taken by * at *.py:29"])
 
 
 def test_after_the_test_pools_are_as_fast_as_before(run) -> None:

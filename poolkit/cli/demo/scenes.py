@@ -285,6 +285,6 @@ SCENES = (
     Scene("a spike: 50 callers, 5 open connections, a connect takes 150 ms", _spike),
     Scene("a hang: the server accepts and never answers, pool_timeout=1", hang),
     Scene("a wrong reply: the server answers /mine twice, the next request asks for /yours", _wrong_reply),
-    Scene("a leak: somebody keeps the only connection", _leak),
+    Scene("a leak: one caller keeps the only connection", _leak),
     Scene("overload: 90 callers with a deadline of 120 ms on 6 connections, queries of 10 ms", _overload),
 )

@@ -74,5 +74,5 @@ def _watch(source: Everybody, interval: float, console: Any) -> int:
                     live.update(note(f"{error}; trying again"), refresh=True)
                 if keys.quit_within(interval):
                     return 0
-    except KeyboardInterrupt:  # as good as q
+    except KeyboardInterrupt:  # the same as q
         return 0

@@ -81,7 +81,7 @@ async function askDetail() {
 }
 
 function say(error) {
-  const since = answered ? `; what is shown is of ${parts.clock(answered)}` : "";
+  const since = answered ? `; the page shows the state of ${parts.clock(answered)}` : "";
   const reason = error && (error.name === "TypeError" || error.name === "TimeoutError" ? "no answer" : error.message);
   setText(by("status"), error ? `${reason}${since}` : paused ? `paused at ${parts.clock(answered)}` : "live");
   by("status").classList.toggle("bad", Boolean(error));
@@ -304,8 +304,8 @@ function showEvents(several) {
 // -- acting ----------------------------------------------------------------------------------------------------------
 
 const QUESTIONS = {
-  clear: "Retire all connections of this pool? Idle ones are closed now, leased ones when they come back.",
-  suspend: "Suspend this pool? Nobody gets a connection until it is resumed.",
+  clear: "Replace all connections of this pool? Idle ones are closed now, leased ones when they are returned.",
+  suspend: "Suspend this pool? No caller gets a connection until it is resumed.",
 };
 
 async function act(action) {

@@ -73,7 +73,7 @@ export function leases(pool) {
     ["Held for", (lease) => number(seconds(lease.held))],
     ["By", (lease) => lease.holder],
     ["Taken at", (lease) => lease.place ?? "not noted"],
-  ], pool.held, "nobody holds a connection");
+  ], pool.held, "no connection is leased");
 }
 
 export function waiters(pool) {
@@ -117,7 +117,7 @@ function valueOf(value) {
 
 export function counters(pool) {
   const closes = Object.entries(pool.closes).filter(([, times]) => times).map(([reason, times]) => `${times} ${reason}`);
-  return table("Since the pool was made", [
+  return table("Since the pool was created", [
     ["What", (row) => row[0]],
     ["How often", (row) => number(row[1])],
     ["Remarks", (row) => row[2] ?? ""],
