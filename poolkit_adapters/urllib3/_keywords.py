@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
-from poolkit import PoolSettings
+from poolkit import PoolConfig, PoolSettings
+from poolkit.events import Listener
 
-__all__ = ("ManagerKeywords", "PoolKeywords", "URLKeywords")
+__all__ = ("ManagerKeywords", "PoolKeywords", "ProxyURLKeywords", "URLKeywords")
 
 
 class PoolKeywords(PoolSettings, total=False):
@@ -43,12 +45,9 @@ class _Sizes(TypedDict, total=False):
     block: bool | None
 
 
-class ManagerKeywords(PoolKeywords, _Sizes, total=False):
-    """The keywords of a manager besides poolkit's own, also of one for a proxy."""
-
+class _OfManagers(PoolKeywords, _Sizes, total=False):
     num_pools: int
     strict: Any
-    proxy_url: str
     proxy_headers: Any
     proxy_ssl_context: Any
     use_forwarding_for_https: bool
@@ -58,10 +57,24 @@ class ManagerKeywords(PoolKeywords, _Sizes, total=False):
     password: str | None
 
 
-class URLKeywords(PoolKeywords, _Sizes, total=False):
+class ManagerKeywords(_OfManagers, total=False):
+    """The keywords of a manager besides poolkit's own, also of one for a proxy."""
+
+    proxy_url: str
+
+
+class _Ours(TypedDict, total=False):
+    config: PoolConfig | None
+    name: str | None
+    listeners: Iterable[Listener]
+    debug: bool
+
+
+class URLKeywords(PoolKeywords, _Sizes, _Ours, total=False):
     """The keywords of ``connection_from_url()``."""
 
-    config: Any
-    name: str | None
-    listeners: Any
-    debug: bool
+
+class ProxyURLKeywords(_OfManagers, _Ours, total=False):
+    """The keywords of ``proxy_from_url()``."""
+
+    max_connections: int | None

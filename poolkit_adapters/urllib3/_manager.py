@@ -18,13 +18,13 @@ from poolkit.runtimes.fork import Stage, restart_after_fork
 from .._options import is_default, split_options
 from ._link import Link
 from ._pool import Pooled, pooled
-from ._settings import MAXSIZE, check_words
+from ._settings import MAXSIZE, check_words, words_of
 from ._share import Share
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._keywords import ManagerKeywords, URLKeywords
+    from ._keywords import ManagerKeywords, ProxyURLKeywords, URLKeywords
 
 __all__ = ("Managed", "PoolkitPoolManager", "PoolkitProxyManager", "connection_from_url", "proxy_from_url")
 
@@ -69,7 +69,7 @@ class Managed:
         base: Any = super()
         signature = inspect.signature(base.__init__)
         given = signature.bind_partial(*args, **driver).arguments.get("num_pools")
-        check_words({name: value for name, value in driver.items() if name not in signature.parameters})
+        check_words(driver, words_of(base.__init__)[0], all_known=False)
         self._share = _share or Share(
             config, settings, name=name, listeners=listeners, debug=debug, max_connections=max_connections
         )
@@ -147,7 +147,7 @@ class PoolkitProxyManager(Managed, urllib3.ProxyManager):  # type: ignore[misc]
     """Replaces ``urllib3.ProxyManager``. See :class:`PoolkitPoolManager`."""
 
 
-def proxy_from_url(url: str, **options: Any) -> PoolkitProxyManager:
+def proxy_from_url(url: str, **options: Unpack[ProxyURLKeywords]) -> PoolkitProxyManager:
     """Replaces ``urllib3.proxy_from_url``. Takes the arguments of :class:`PoolkitProxyManager`."""
     return PoolkitProxyManager(proxy_url=url, **options)
 

@@ -20,7 +20,7 @@ from ._connector import URLLib3Connector, lost
 from ._errors import ERRORS, PoolClosed, told
 from ._link import Link
 from ._response import give_back_at_end
-from ._settings import MAXSIZE, check_words, order_of
+from ._settings import MAXSIZE, check_words, order_of, words_of
 from ._share import Share
 from ._timeout import Timeout
 
@@ -119,7 +119,7 @@ class Pooled:
     ) -> None:
         settings, driver = split_options(options)
         if _share is None:
-            check_words(driver)
+            self._check(driver)
             _share = Share(config, settings, name=name, listeners=listeners, debug=debug)
         self._leases: dict[int, Lease[Link]] = {}  # by the id of the connection
         base: Any = super()
@@ -132,6 +132,14 @@ class Pooled:
         self._links = connector.links
         self._engine: Pool[Link] = _share.engine(connector, label, chosen)
         weakref.finalize(self, _close_all, self._links)
+
+    def _check(self, options: dict[str, Any]) -> None:
+        """Raise ConfigError for an argument that neither urllib3's class takes nor its connections."""
+        base: Any = super()
+        kind: Any = getattr(self, "ConnectionCls", None)
+        of_pool, _ = words_of(base.__init__)
+        of_connections, complete = words_of(kind) if isinstance(kind, type) else (set(), False)
+        check_words(options, of_pool | of_connections, all_known=complete)
 
     @property
     def poolkit(self) -> Pool[Link]:

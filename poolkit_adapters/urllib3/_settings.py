@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import itertools
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from urllib3 import HTTPConnectionPool
@@ -14,7 +16,7 @@ from poolkit.settings import combine, layer, layer_of, set_aside
 
 from .._options import SETTINGS, argument, by_argument, by_default, driver_default, is_default, refuse_contradiction
 
-__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "order_of", "pool_config")
+__all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "order_of", "pool_config", "words_of")
 
 MAXSIZE: int = driver_default(1)
 """urllib3's default."""
@@ -36,6 +38,7 @@ _UNUSED: dict[str, tuple[Any, str]] = {
     "backoff": (BackoffConfig(), _ATTEMPTS),
 }
 _WORDS = frozenset(name.removeprefix("key_") for name in PoolKey._fields) | {"num_pools", "max_connections", "strict"}
+_OURS = ("config", "name", "listeners", "debug")
 
 
 def pool_config(
@@ -116,13 +119,28 @@ def effective(config: PoolConfig) -> PoolConfig:
     return pool_config(config, {})
 
 
-def check_words(options: Mapping[str, Any]) -> None:
+def check_words(options: Mapping[str, Any], known: Collection[str], *, all_known: bool) -> None:
     """Raise ConfigError for a keyword that is most likely a misspelt one. urllib3 would complain at the first request.
 
-    Others pass, because an application may have pool keys and pool classes of its own.
+    ``known``: what the class takes. ``all_known``: it takes no other name, so every other one is refused. Otherwise
+    those that resemble no known name pass: an application may have pool keys and pool classes of its own.
     """
     for name in options:
-        hint = nearest(name, sorted(_WORDS | SETTINGS))
-        if name not in _WORDS and hint.startswith("did you mean"):
+        hint = nearest(name, _shown(_WORDS, known))
+        if name not in known and name not in _WORDS and hint.startswith("did you mean"):
             # without its value, which may be a password
             raise ConfigError(f"{name}: unknown argument or setting; {hint}", name)
+    foreign = next((name for name in options if name not in known), None)
+    if foreign is not None and all_known:
+        raise ConfigError(f"{foreign}: unknown argument or setting; {nearest(foreign, _shown(known))}", foreign)
+
+
+def _shown(*known: Collection[str]) -> list[str]:
+    return sorted({name for name in {*_OURS, *SETTINGS}.union(*known) if not name.startswith("_")})
+
+
+def words_of(*functions: Any) -> tuple[set[str], bool]:
+    """Return the names of the parameters of ``functions``, and whether each function takes only its own."""
+    found = [inspect.signature(function).parameters.values() for function in functions]
+    names = {one.name for one in itertools.chain(*found) if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    return names - {"self"}, not any(one.kind is one.VAR_KEYWORD for one in itertools.chain(*found))

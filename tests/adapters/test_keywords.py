@@ -22,7 +22,9 @@ from poolkit_adapters import asyncpg as pg_async
 from poolkit_adapters import httpcore, httpx
 from poolkit_adapters import psycopg as pg
 from poolkit_adapters import redis as rd
+from poolkit_adapters import requests as rq
 from poolkit_adapters import sqlalchemy as sa
+from poolkit_adapters import urllib3 as ul
 from poolkit_adapters.dbapi import PooledDatabase
 
 MADE: dict[str, Callable[..., Any]] = {
@@ -45,6 +47,10 @@ MADE: dict[str, Callable[..., Any]] = {
     "redis, URL": lambda **k: rd.PoolkitConnectionPool.from_url("redis://127.0.0.1:1", **k),
     "redis, asyncio": rd.AsyncPoolkitConnectionPool,
     "redis, cluster": lambda **k: rd.PoolkitServerGroup(["127.0.0.1:1"], **k),
+    "urllib3": ul.PoolkitPoolManager,
+    "urllib3, proxy": lambda **k: ul.proxy_from_url("http://127.0.0.1:1", **k),
+    "urllib3, pool": lambda **k: ul.connection_from_url("http://127.0.0.1:1", **k),
+    "requests": rq.PoolkitAdapter,
     "dbapi": lambda **k: PooledDatabase(sqlite3, "shop.db", **k),
     "sqlalchemy, cluster": lambda **k: sa.PoolkitCluster("sqlite://", ["127.0.0.1:1"], **k),
 }

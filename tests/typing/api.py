@@ -276,6 +276,8 @@ def misspelt_or_mistyped() -> None:
     poolkit_adapters.urllib3.PoolkitPoolManager(max_sise=3)  # type: ignore[call-arg]
     poolkit_adapters.urllib3.PoolkitHTTPSConnectionPool("a", cert_req="none")  # type: ignore[call-arg]
     poolkit_adapters.urllib3.connection_from_url("http://a", idle_timout=3)  # type: ignore[call-arg]
+    poolkit_adapters.urllib3.proxy_from_url("http://a", max_wating=3)  # type: ignore[call-arg]
+    poolkit_adapters.urllib3.proxy_from_url("http://a", config=None, max_connections=3, proxy_headers={}, leak_after=3)
     poolkit_adapters.requests.PoolkitAdapter(max_wating=3)  # type: ignore[call-arg]
     poolkit_adapters.dbapi.PooledDatabase(sqlite3, leak_after="3")  # type: ignore[arg-type]
 

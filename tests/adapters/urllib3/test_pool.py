@@ -14,7 +14,14 @@ import poolkit
 from poolkit import Budget, ClassConfig, ConfigError, PoolConfig, priority
 from poolkit.testing.servers import HTTPServer
 from poolkit_adapters.requests import PoolkitAdapter
-from poolkit_adapters.urllib3 import PoolkitHTTPConnectionPool, PoolkitPoolManager, Timeout
+from poolkit_adapters.urllib3 import (
+    PoolkitHTTPConnectionPool,
+    PoolkitPoolManager,
+    PoolkitProxyManager,
+    Timeout,
+    connection_from_url,
+    proxy_from_url,
+)
 from tests.support.waiting import PATIENCE, until
 
 PORT = "x-client-port"
@@ -68,6 +75,40 @@ def test_what_is_refused(given: dict[str, Any], words: str) -> None:
     names = {"maxsize": "pool_maxsize", "block": "pool_block"}
     with pytest.raises(ConfigError):
         PoolkitAdapter(**{names.get(name, name): value for name, value in given.items()})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"max_wating": 3}, "max_waiting"),
+        ({"num_pool": 3}, "num_pools"),
+        ({"listener": ()}, "listeners"),
+        ({"proxy_header": {}}, "proxy_headers"),
+        ({"proxy_ssl_contxt": None}, "proxy_ssl_context"),
+        ({"use_forwarding_for_http": True}, "use_forwarding_for_https"),
+    ],
+)
+def test_managers_of_a_proxy_name_what_was_meant(given: dict[str, Any], meant: str) -> None:
+    for make in (proxy_from_url, PoolkitProxyManager):
+        with pytest.raises(ConfigError, match=f"{next(iter(given))}: .*did you mean '{meant}'"):
+            make("http://127.0.0.1:1", **given)
+
+
+def test_a_pool_knows_all_its_arguments() -> None:
+    """urllib3 would raise a TypeError in the first request."""
+    for given in ({"num_pools": 3}, {"cert_file": "x"}, {"colour": "red"}):
+        with pytest.raises(ConfigError, match=f"{next(iter(given))}: unknown argument or setting"):
+            connection_from_url("http://127.0.0.1:1", **given)
+    connection_from_url("https://127.0.0.1:1", cert_file="x", blocksize=9000, socket_options=[]).close()
+
+    class Connection(urllib3.connection.HTTPConnection):  # type: ignore[misc]
+        def __init__(self, *args: Any, colour: str = "", **given: Any) -> None:
+            super().__init__(*args, **given)
+
+    class Own(PoolkitHTTPConnectionPool):
+        ConnectionCls = Connection
+
+    Own("127.0.0.1", 1, colour="red").close()  # type: ignore[call-arg]
 
 
 def test_what_managers_refuse() -> None:
