@@ -188,7 +188,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
                 "was released already"
             )
         watch.state = IDLE
-        keep, overdue, passing = False, None, sys.exc_info()[1]
+        keep, overdue = False, None
         try:
             keep = self.owns_connection(connection) and watch.reusable()
             if AsyncReleasedEvent is not None and self._must_notify(connection, keep):
@@ -206,7 +206,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             except NotLeased:  # reset() was called while the listeners ran
                 self._former.take(connection)
                 disconnect_now(connection)
-        if overdue is not None and passing is None:  # it must not replace an error that is already on its way
+        if overdue is not None and sys.exc_info()[1] is None:  # it must not replace an error that is already on its way
             raise overdue
 
     def owns_connection(self, connection: Any) -> bool:

@@ -16,6 +16,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from ._driver import (
@@ -32,7 +33,7 @@ from ._driver import (
     native_holds,
     parsers,
 )
-from ._footprint import Footprint
+from ._footprint import NOTED, Footprint
 
 __all__ = ("IDLE", "USED", "AsyncConnectionWatch", "ConnectionWatch", "State", "disconnect_now")
 
@@ -265,7 +266,9 @@ class AsyncConnectionWatch:
         "_footprint",
         "_holds",
         "_kind",
+        "_lost",
         "_poll",
+        "_python",
         "_writer",
         "closed",
         "connection",
@@ -294,14 +297,16 @@ class AsyncConnectionWatch:
         self.recheck = False
         self.closed: asyncio.Future[None] | None = None  # set if disconnect() waits for the close
         self._writer: Any = None
+        self._lost: Callable[[], Any] = bool  # whether the transport of this writer is closed
         self._poll: Callable[[int], Any] | None = None
         self._kind: type | None = None  # type of the last parser seen
         self._holds: Callable[[Any], bool] | None = None  # of a parser written in C
+        self._python: Any = None  # the same type, if it is a parser written in Python
         self._footprint: Footprint | None = None
         if self.inspectable:
             ref = weakref.ref(connection)  # avoids a cycle: an abandoned connection is freed with its last reference
-            self._footprint = Footprint(_packing(kind, ref), getattr(connection, "db", 0))
-            connection.pack_command = self._footprint.pack
+            self._footprint = Footprint(kind.pack_command, getattr(connection, "db", 0))
+            connection.pack_command = _packing(kind, ref, self._footprint)
             connection.disconnect = _disconnecting(kind, ref, self._footprint)
 
     def opened(self) -> None:
@@ -317,13 +322,17 @@ class AsyncConnectionWatch:
             return False
         connection = self.connection
         reader = connection._reader
+        # an exception or the end of the stream, as its methods say; each would be one more call
+        if reader is None or reader._buffer or reader._eof or reader._exception is not None:
+            return False
         writer = connection._writer
-        if reader is None or reader._buffer or reader.at_eof() or reader.exception() is not None or _lost(writer):
-            return False
-        if self._in_parser() or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
-            return False
         if writer is not self._writer:
             self._arm(writer)
+        parser: Any = connection._parser
+        if (parser._buffer or parser._chunks) if type(parser) is self._python else self._in_parser():
+            return False
+        if self._lost() or (MARKS_FOR_RECONNECT and connection.should_reconnect()):
+            return False
         poll = self._poll
         return poll is None or not poll(0)
 
@@ -334,6 +343,7 @@ class AsyncConnectionWatch:
         get the same descriptor after a close.
         """
         self._writer, self._poll = writer, None
+        self._lost = partial(_lost, writer) if _OLD_TLS else writer.transport.is_closing
         if _poll is None:
             return
         try:
@@ -349,6 +359,8 @@ class AsyncConnectionWatch:
         kind = type(parser)
         if kind is not self._kind:
             self._kind, self._holds = kind, native_holds if issubclass(kind, AsyncNativeParser) else None
+            python = self._holds is None and hasattr(parser, "_buffer") and hasattr(parser, "_chunks")
+            self._python = kind if python else None
         if self._holds is not None:
             return self._holds(parser)
         # _chunks: the beginning of a message whose reader has stopped waiting
@@ -453,10 +465,12 @@ def _lost(writer: Any) -> bool:
     return bool(transport.is_closing())
 
 
-def _packing(kind: Any, ref: Callable[[], Any]) -> Callable[..., Any]:
+def _packing(kind: Any, ref: Callable[[], Any], footprint: Footprint) -> Callable[..., Any]:
     """Return a ``pack_command()`` for a connection. Every command passes through it before it is written."""
 
     def pack(*args: Any) -> Any:
+        if args and args[0] in NOTED:
+            footprint.note(args)
         connection = ref()
         writer = connection._writer
         if writer is not None and _lost(writer):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ._errors import NETWORK_ERRORS
 
-__all__ = ("Footprint",)
+__all__ = ("NOTED", "Footprint")
 
 
 def _spellings(*names: str) -> frozenset[object]:
@@ -19,7 +19,8 @@ _BEGIN = _spellings("WATCH", "MULTI")
 _END = _spellings("EXEC", "DISCARD", "UNWATCH")
 _SELECT = _spellings("SELECT")
 _LOST = _spellings("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "RESET")
-_NOTED = _BEGIN | _END | _SELECT | _LOST
+NOTED = _BEGIN | _END | _SELECT | _LOST
+"""The names of the commands that change a session. Others need no :meth:`Footprint.note`."""
 
 
 class Footprint:
@@ -52,11 +53,12 @@ class Footprint:
 
     def pack(self, *args: Any) -> Any:
         """Pack one command."""
-        if args and args[0] in _NOTED:
-            self._note(args)
+        if args and args[0] in NOTED:
+            self.note(args)
         return self._pack(*args)
 
-    def _note(self, args: tuple[Any, ...]) -> None:
+    def note(self, args: tuple[Any, ...]) -> None:
+        """Record a command that changes the session."""
         name = args[0]
         if name in _BEGIN:
             self._open = True
