@@ -108,7 +108,7 @@ def _peers_put_aside() -> Iterator[None]:
     """Import the drivers and keep the collector from looking through their modules before and after each turn.
 
     That took 70 ms each time, a quarter of a quick run, and in the experiments that leave the collector on it fell
-    on whoever was being measured.
+    on the pool that was being measured.
     """
     for name in _NEEDED:
         if name != "matplotlib":  # it measures nothing

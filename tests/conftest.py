@@ -135,7 +135,7 @@ def redis_sentinel(_redis_sentinel: RedisSentinel, redis_server: RedisServer) ->
 
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
-    """Three masters; whoever kills one brings it back."""
+    """Three masters; a test that kills one restarts it."""
     with RedisCluster() as cluster:
         yield cluster
 

@@ -1,4 +1,4 @@
-"""The planted faults fit the code: whoever changes a line that one of them replaces changes the list too."""
+"""The planted faults fit the code: a change to a line that one of them replaces needs a change to the list, too."""
 
 from __future__ import annotations
 

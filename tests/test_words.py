@@ -68,6 +68,8 @@ RETIRED: dict[str, str] = {
     r"\bmay_dial\b|\bdialing\.py\b": "may_open, opener.py",
     r"\bThreadJobs\b|\bAsyncJobs\b": "ThreadDriver, TaskDriver",
     r"\bOutbox\b": "Listeners",
+    r"\b[Ww]hoever\b": "the caller that, a thread that",
+    r"\banew\b": "again",
 }
 """A pattern, and the word that stands in its place."""
 

@@ -78,7 +78,7 @@ def _pairs(pool: Pool[FakeConnection], seconds: float, scrape: Callable[[], obje
         if reader is not None:
             reader.start()
         while not done or time.perf_counter() < end:
-            acquire, release = pool.acquire, pool.release  # as a caller would: the pool may have given them anew
+            acquire, release = pool.acquire, pool.release  # as a caller would: the pool may have replaced them
             for _ in range(_BLOCK):
                 release(acquire())
             done += _BLOCK

@@ -160,7 +160,7 @@ def _queue_by_tasks(server: RedisServer, clients: int, seconds: float) -> _Found
 
 
 def _newest_by_tasks(server: RedisServer, clients: int, seconds: float) -> _Found:
-    """The most unfair pool there is: whoever came last is next."""
+    """The most unfair pool: the newest caller is next."""
 
     async def main() -> _Found:
         idle: list[Connection | None] = [None] * _SIZE

@@ -1,6 +1,6 @@
 """*spike*: 50 callers at once on a pool that has 5 connections open; opening one more takes long.
 
-Whoever opens a connection for each of them is served last. And the other way round: callers who keep what they get
+A pool that opens a connection for each of them is served last. And the other way round: callers who keep what they get
 must not wait for connections to be opened one behind the other.
 """
 

@@ -50,7 +50,7 @@ class Direct:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self._stream: httpcore.NetworkStream = connection._network_stream
-        # of httpcore's own stream, whose methods only convert errors and set the timeout anew each time
+        # of httpcore's own stream, whose methods only convert errors and set the timeout each time
         self._socket: Any = self._stream._sock if type(self._stream) is SyncStream else None
 
     def prepared(self, request: httpcore.Request, held: tuple[type, ...]) -> tuple[bytes, int, bytes | None] | None:

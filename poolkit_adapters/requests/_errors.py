@@ -42,7 +42,7 @@ class _Plain(Exception):
         return type(self), self.args, kept or None
 
 
-# requests passes urllib3's EmptyPoolError on as it is: whoever catches that goes on doing so.
+# requests does not convert urllib3's EmptyPoolError, so callers may catch that; it is a base class here.
 
 
 class AcquireTimeout(_Plain, errors.AcquireTimeout, exceptions.ConnectTimeout, urllib3.EmptyPoolError):  # type: ignore[misc]

@@ -95,7 +95,7 @@ class Managed:
     def connection_from_host(
         self, host: str | None, port: int | None = None, scheme: str | None = "http", pool_kwargs: Any = None
     ) -> Any:
-        """Return the pool of a host. Arguments as with urllib3, which builds the pool key anew for each request."""
+        """Return the pool of a host. Arguments as with urllib3, which builds the pool key for each request."""
         base: Any = super()
         asked = host, port, scheme, None if pool_kwargs is None else tuple(pool_kwargs.items())
         try:

@@ -289,7 +289,7 @@ def test_an_etcd_that_answers_nothing_keeps_no_cluster_and_is_asked_again(gatewa
         until(lambda: names_of(cluster) == ["a", "b"])
     gateway.silent.set()
     with pytest.raises(TimeoutError):
-        watch(of_gateway(gateway, timeout=0.1))  # nothing is known yet: whoever makes the cluster hears it
+        watch(of_gateway(gateway, timeout=0.1))  # raised at once, because nothing is known yet
 
 
 @pytest.mark.parametrize("path", ["/v3/kv/range", "/v3/auth/authenticate"])

@@ -34,7 +34,7 @@ def test_a_connect_faster_than_the_barging_window_is_not_followed_by_a_second_on
 
 
 def test_after_an_outage_the_first_connect_that_works_brings_min_size_back_at_once() -> None:
-    """Whoever asked for it: the others do not sleep out their backoff."""
+    """No matter which caller it was opened for: the others do not sleep out their backoff."""
     core = SettlingCore(PoolConfig(min_size=3), Features(), name="core", barging=0.0, random=lambda: 1.0)
 
     def ask(now: float) -> list[Slot]:

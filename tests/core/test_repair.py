@@ -75,7 +75,7 @@ def test_nothing_is_taken_back_that_somebody_holds() -> None:
 
 
 def test_a_connection_that_is_lost_again_costs_no_permit() -> None:
-    """A finalizer runs once: whoever was to abort the connection was interrupted, too."""
+    """A finalizer runs once, and the thread that was to abort the connection was interrupted, too."""
     core = core_of()
     served = ask(core)
     connect(core)

@@ -76,7 +76,7 @@ def test_in_some_schedules_the_newest_come_first_for_a_while() -> None:
 
 
 def test_a_failure_shows_the_seed_and_a_minimal_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation itself can fail: a core that forgets whoever may have a returned connection is caught."""
+    """The simulation itself can fail: it catches a core that forgets callers for a returned connection."""
     monkeypatch.setattr(Service, "place", lambda self, slot, now: None)
     with pytest.raises(SimulationFailure, match=r"seed \d+: ") as caught:
         for seed in range(20):

@@ -1,4 +1,4 @@
-"""The containers that callers change without the lock: the core copies them before it walks over them, and counts anew
+"""The containers that callers change without the lock: the core copies them before it walks over them, and counts again
 after each step.
 """
 
@@ -154,7 +154,7 @@ def test_nothing_walks_over_what_callers_change_without_the_lock(command: str) -
 
 
 SHARED = {
-    # attributes that threads change without the lock of whoever reads them
+    # attributes that threads change without the lock of the reader
     "idle", "leased", "_leased", "waited", "used", "watchers", "inbox", "_inbox", "_nudged", "workers", "revoked",
     "reports", "_lost", "all_slots", "moved",
 }  # fmt: skip

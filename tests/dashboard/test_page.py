@@ -242,7 +242,7 @@ def test_actions_need_the_token_and_a_yes(page: Page, orders: Pool[Any]) -> None
 
 
 def test_names_and_errors_are_text_never_markup(page: Page) -> None:
-    """Whoever can name a pool, a thread or an error cannot run a script in the browser of who looks."""
+    """The names of pools and threads and the text of errors cannot run a script in the reader's browser."""
     evil = "<img src=x onerror=\"document.title='owned'\">"
     connector = FakeConnector(in_caller=True)
     connector.fail("connect", lambda: ConnectionRefusedError(evil))

@@ -148,7 +148,7 @@ class _Scripted:
 
 
 def test_a_lost_lease_cuts_every_connection_and_giving_it_back_is_no_error() -> None:
-    """Leased ones too: others may be using their places. The next lease begins anew."""
+    """Leased ones too: other processes may be using their permits. The next lease starts again."""
     store = _Scripted()
     with FleetBudget(store, "f", limit=10, ttl=5) as budget, Pool(FakeConnector(), budget=budget) as pool:
         leased, idle = pool.acquire(), pool.acquire()

@@ -380,7 +380,7 @@ async def test_clusters_of_every_driver_are_found_checked_and_drained() -> None:
         "client": httpx.AsyncClient(transport=transports[1]),
     }
     pools = PoolLifespan(clusters)
-    behind = [transport.cluster for transport in transports]  # a transport that was closed begins anew
+    behind = [transport.cluster for transport in transports]  # a closed transport creates a new one
     async with running(Starlette(lifespan=pools)):
         assert pools.ready.check() == dict.fromkeys(clusters, "ok")
         for node in group.nodes:

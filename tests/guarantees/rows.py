@@ -501,7 +501,7 @@ ROWS: tuple[Row, ...] = (
         void=dict.fromkeys(("urllib3", "requests"), f"{FIRST}, by the caller itself"),
     ),
     Row(
-        "The server never has more than `max_size` sessions, whoever is cancelled or times out",
+        "The server never has more than `max_size` sessions, also if callers are cancelled or time out",
         never_more_sessions,
         {"check_after_idle": 0.0},
     ),

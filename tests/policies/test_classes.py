@@ -96,7 +96,7 @@ def test_use_of_the_reserve_costs_nothing_in_the_competition() -> None:
 
 
 def test_nobody_starves_whoever_comes_and_goes() -> None:
-    """Whoever waits is served before any other class has had more than its weight beside its, plus one round."""
+    """A waiting class is served before any other class has had more than its share by weight, plus one round."""
     pick = random.Random(7)
     made, known = classes(a=ClassConfig(weight=8), b=ClassConfig(weight=1), c=ClassConfig(weight=3))
     for _ in range(300):

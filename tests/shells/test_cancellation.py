@@ -1,4 +1,4 @@
-"""Pain 1-5: whoever is cancelled or interrupted, wherever, costs the pool nothing."""
+"""Pain 1-5: a caller that is cancelled or interrupted, wherever, costs the pool nothing."""
 
 from __future__ import annotations
 

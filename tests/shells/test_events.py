@@ -286,7 +286,7 @@ async def test_a_listener_leaves_the_leases_their_short_way(make: Make, monkeypa
 
 
 async def test_an_interrupted_listener_keeps_no_event_from_those_that_come_later(make: Make) -> None:
-    """What it was called for counts as told; the rest is told by whoever comes next."""
+    """The event for which the listener was called counts as delivered; the next thread delivers the others."""
     heard: list[EventKind] = []
     interrupt = True
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(180)
 FAILED_ONCE = {
     2220: "a waiter had used and put back its connection before the one who gave it to it was done with it",
     284: "two reconfigurations at once left the settings that are shown different from those in effect",
-    37: "a lease that was collected while a forked child began anew had its connection closed there",
+    37: "a lease that was collected while a forked child restarted had its connection closed there",
 }
 FAILED_ONCE_IN_TASKS = {
     17: "a task of the parent, collected in the child while it connected, gave up the place of another connection",

@@ -28,7 +28,7 @@ Patience = Callable[[random.Random, int], float]
 class Load:
     """So many clients, each with one call after the other, on a pool of ``size`` connections.
 
-    A lease takes ``hold`` seconds (a fifth more or less). Whoever gives up in the middle of it takes the connection
+    A lease takes ``hold`` seconds (a fifth more or less). A caller that gives up during it takes the connection
     along: ``reconnect`` seconds pass until there is another one. ``told``: whether the pool hears of it, as from a
     cancelled task; else the caller goes on and is late. ``rate``: calls per second by so many clients (an open loop);
     None: each client calls again ``pause`` seconds after its last call. ``limit``: seconds after which a caller stops

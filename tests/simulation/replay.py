@@ -70,7 +70,7 @@ def shrink(run: Callable[[Script], object], script: Script, failure: BaseExcepti
 
     kept = dict(script)
     if not fails(kept):
-        return kept  # not repeatable: whoever reads it shall have everything
+        return kept  # not repeatable: keep everything for the reader
     chunk = len(kept)
     while chunk and time.monotonic() < end:
         keys, removed = list(kept), False

@@ -22,7 +22,7 @@ class _Served:
 
 
 class OneThread(ThreadRuntime):
-    """Whoever has to wait calls ``give`` in place of sleeping; housekeeping and the rest are as ever."""
+    """A caller that has to wait calls ``give`` instead of sleeping; housekeeping and the rest are unchanged."""
 
     give: Callable[[], None] | None = None
 

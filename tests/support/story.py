@@ -41,7 +41,7 @@ class Story:
             self.last[number] = kind
 
     def restart(self) -> None:
-        """In a forked child: connections are numbered anew."""
+        """In a forked child: connections are numbered from 1 again."""
         self.__init__()  # type: ignore[misc]
 
     def check(self, *, leased: int | None = None) -> None:

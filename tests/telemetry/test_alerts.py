@@ -1,4 +1,4 @@
-"""Alerts begin and end once, and reach whoever wants them."""
+"""Alerts begin and end once, and reach callbacks, listeners and the log."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_pool_that_is_forgotten_while_connected_is_named_with_the_place_where_
         assert time.monotonic() < deadline
         time.sleep(0.005)  # the thread that connected may not have let go of it yet
         gc.collect()
-        Pool(FakeConnector()).close()  # whoever comes by next writes what the finalizer may not
+        Pool(FakeConnector()).close()  # the next pool logs what the finalizer must not log
     (record,) = found
     assert f"forgotten: this pool was garbage-collected with 1 open connection; it was created at {__file__}:" in (
         record.getMessage()

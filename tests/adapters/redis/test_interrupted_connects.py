@@ -1,4 +1,4 @@
-"""Whoever is cancelled or interrupted while it connects by itself leaves no session at the server.
+"""A caller that is cancelled or interrupted while it connects by itself leaves no session at the server.
 
 See test_detached_connects.py for connects in threads and tasks of the pool, which go on.
 The garbage collector is off, and every exception is kept with its traceback, hence with what stood in the frames.

@@ -92,7 +92,7 @@ def test_the_connections_of_a_pool_share_one_tls_context(
     client.pool.reset()
     for _ in range(5):
         client.ping_anew()
-    assert len(made) == 2, "reset() begins anew"
+    assert len(made) == 2, "reset() creates a new one"
     client.close()
 
 

@@ -1,6 +1,6 @@
 """Put one class in the place of another in every module of a library, and count who is used.
 
-Runs inside the driver's pytest process, before any test module is imported: whoever writes
+Runs inside the driver's pytest process, before any test module is imported: code that says
 ``from library import Pool`` afterwards gets the new class. Functions that keep the old class as the default of
 an argument, and library classes that inherit from it, are changed too.
 """
@@ -96,7 +96,7 @@ def rebase(sub: type, old: type, new: type, *packages: str) -> str:
     try:
         sub.__bases__ = bases
         return f"{sub.__name__} rebased"
-    except TypeError:  # another memory layout: build the class anew
+    except TypeError:  # another memory layout: build another class
         space = {k: v for k, v in vars(sub).items() if k not in ("__dict__", "__weakref__")}
         made = type(new)(sub.__name__, bases, space)
         for key, value in space.items():
