@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from poolkit.errors import LeaseOverdue, raw_text
 
 from .._errors import release_locals
 from .._handshake import limit_answers
-from .._hang_up import Connecting, hang_up
+from .._hang_up import Connecting
 from .._time_limits import Watch, caller_limit
+from ._checks import ServerChecks
 from ._names import look_up
 
-__all__ = ("TIMEOUT_ARGUMENTS", "CheckingConnector", "DbapiConnector", "server_of", "timeout_argument")
+__all__ = ("TIMEOUT_ARGUMENTS", "DbapiConnector", "server_of", "timeout_argument")
 
 TIMEOUT_ARGUMENTS = {
     "psycopg": "connect_timeout",
@@ -63,7 +63,8 @@ def timeout_argument(module: ModuleType) -> str | None:
 class DbapiConnector(Connector[Any]):
     """Opens connections of one module with one set of arguments.
 
-    Has no ``abort``: PEP 249's ``close()`` may block, so it always runs in the background.
+    Has no ``abort``: PEP 249's ``close()`` may block, so it always runs in the background. ``checks`` is None where no
+    server can be gone (sqlite3).
     """
 
     def __init__(
@@ -73,18 +74,19 @@ class DbapiConnector(Connector[Any]):
         kwargs: dict[str, Any],
         *,
         setup: Callable[[Any], object] | None,
-        check: Callable[[Any], object] | str | None,
+        checks: ServerChecks | None,
     ) -> None:
         self.module = module
         self.overdue_error: type[LeaseOverdue] = LeaseOverdue
         self._args = args
         self._kwargs = kwargs
         self._setup = setup
-        self._check = check
         self._timeout_argument = timeout_argument(module)
         self.watch = Watch()
         self.pool: weakref.ref[Pool[Any]] | None = None  # its setting check_timeout applies, which may change
-        self._hung: set[int] = set()  # ids of connections whose check still runs; its thread closes them
+        self._checks = checks
+        if checks is not None:
+            self.check = checks.check  # type: ignore[method-assign]
 
     def connect(self, timeout: float | None) -> Any:
         """Open a connection and prepare it."""
@@ -139,7 +141,7 @@ class DbapiConnector(Connector[Any]):
 
     def close(self, connection: Any) -> None:
         """Close the module's connection. If psycopg's is running a statement, wait until the server has ended it."""
-        if id(connection) in self._hung:
+        if self._checks is not None and self._checks.will_close(connection):
             return
         if self.module.__name__ != "psycopg":
             connection.close()
@@ -165,68 +167,6 @@ def server_of(module: ModuleType) -> str:
     """Return the module's kind of server for :func:`rollback_limit`, or "" if no server is involved (sqlite3)."""
     name = module.__name__.partition(".")[0]
     return "" if name == "sqlite3" else "postgresql" if name in _POSTGRESQL else name
-
-
-class CheckingConnector(DbapiConnector):
-    """The connector of modules that talk to a server, which may be gone."""
-
-    def check(self, connection: Any, timeout: float | None) -> bool:
-        """Run the user's check, the module's ``ping()`` or ``SELECT 1``, in a thread because it may never return."""
-        error: list[BaseException] = []
-        done = threading.Event()
-        turn = threading.Lock()  # decides which came first: the end of the check or its timeout
-
-        def ask() -> None:
-            try:
-                self._ask(connection)
-            except BaseException as failure:  # noqa: BLE001 - passed to the waiting thread
-                error.append(failure)
-            with turn:
-                done.set()
-                abandoned = id(connection) in self._hung
-            if abandoned:
-                error.clear()  # its caller has given up, and the error's frames would keep the socket open
-                self._hung.discard(id(connection))
-                with contextlib.suppress(Exception):  # pg8000's close() sends a message, but the socket is shut down
-                    connection.close()
-
-        threading.Thread(target=ask, name="poolkit-dbapi-check", daemon=True).start()
-        done.wait(timeout)
-        with turn:
-            if not done.is_set():
-                self._hung.add(id(connection))
-                hang_up(
-                    connection
-                )  # if the socket can be reached, the check fails and its thread closes the connection
-                raise TimeoutError(f"no reply to the check within {timeout:g} s")
-        if error:
-            raise error[0]
-        return True
-
-    def _ask(self, connection: Any) -> None:
-        if callable(self._check):
-            if self._check(connection) is False:
-                raise ConnectionAbortedError("the check returned False")
-            return
-        ping = getattr(connection, "ping", None)
-        if self._check is None and callable(ping):
-            # do not let the driver reconnect by itself: the new session would lack its setup
-            ping(**({"reconnect": False} if _takes(ping, "reconnect") else {}))
-            return
-        cursor = connection.cursor()
-        try:
-            cursor.execute(self._check or "SELECT 1")
-            cursor.fetchall()
-        finally:
-            cursor.close()
-        connection.rollback()
-
-
-def _takes(function: Callable[..., object], name: str) -> bool:
-    try:
-        return name in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
 
 
 def _discard_awaitable(connection: Any) -> None:

@@ -32,7 +32,8 @@ from poolkit.errors import LeaseOverdue, cannot_connect, describe
 
 from .._options import UNSET, given_settings
 from .._time_limits import rollback_limit
-from ._connector import CheckingConnector, DbapiConnector, server_of
+from ._checks import ServerChecks
+from ._connector import DbapiConnector, server_of
 from ._errors import errors_of, told
 from ._proxies import LeaseState, PooledConnection
 from ._settings import check_keywords, plan
@@ -147,8 +148,8 @@ class PooledDatabase:
         self._restorable = restorable(module)
         self._server = server_of(module)
         local = module.__name__ == "sqlite3" and check is None  # no server to check
-        kind = DbapiConnector if local else CheckingConnector
-        self._connector = kind(module, args, kwargs, setup=setup, check=check)
+        checks = None if local else ServerChecks(check)
+        self._connector = DbapiConnector(module, args, kwargs, setup=setup, checks=checks)
         self._connector.overdue_error = self._errors.of(LeaseOverdue)
         self._pool: Pool[Any] = Pool(self._connector, planned, name=name, debug=debug)
         self._connector.pool = weakref.ref(self._pool)

@@ -31,7 +31,7 @@ from ._fairy import BoundedFairy, Fairy, check_out
 from ._io import ServerIO, ThreadIO
 from ._names import look_up_first
 from ._readonly import watch
-from ._record import CheckedRecordConnector, Record, RecordConnector
+from ._record import Record, RecordChecks, RecordConnector
 from ._rest import Rest
 from ._settings import MAX_OVERFLOW, POOL_SIZE, TIMEOUT, UNSET, fixed, queue_sizes, settle, well_spelt
 from ._transactions import OpenTransaction, transaction_test
@@ -111,7 +111,7 @@ class BasePool(SQLAlchemyPool):
         self._asked_pre_ping = self._pre_ping
         if settled.check_after_idle is not None:
             self._pre_ping = False  # the engine pings, and only connections idle for that long
-        connector = (CheckedRecordConnector if checked else RecordConnector)(self)
+        connector = RecordConnector(self, RecordChecks(self) if checked else None)
         connector.counted = kw.get("_dispatch") is None  # otherwise recreate() created it, not the application
         self.poolkit = Pool(
             connector,

@@ -26,7 +26,7 @@ from ._thread_bound import refuse_thread_bound
 if TYPE_CHECKING:
     from ._pool import BasePool
 
-__all__ = ("CheckedRecordConnector", "Record", "RecordConnector")
+__all__ = ("Record", "RecordChecks", "RecordConnector")
 
 
 class Record(_ConnectionRecord):
@@ -215,6 +215,33 @@ class _Cut(StandIn):
         return getattr(self._closed_connection, name)
 
 
+class RecordChecks:
+    """The checks that ``check_after_idle`` or ``keepalive`` requires. QueuePool makes none by itself."""
+
+    def __init__(self, pool: BasePool) -> None:
+        self._io = pool._io
+
+    def peek(self, connection: Record) -> bool:
+        """Return whether the socket shows that the connection is alive, without sending anything."""
+        if connection.dbapi_connection is None or self._io.elsewhere(connection):
+            return True  # an empty slot, or a connection that will be replaced anyway
+        return looks_alive(connection.driver_connection)
+
+    def check(self, connection: Record, timeout: float | None) -> bool:
+        """Run the dialect's ping with its events. ``timeout`` applies if the driver's socket can be reached."""
+        dbapi_connection = connection.dbapi_connection
+        if dbapi_connection is None or self._io.elsewhere(connection):
+            return True
+        connection.broken = ConnectionAbortedError("the check was interrupted")
+        try:
+            alive = self._io.ping(dbapi_connection, timeout)
+        except Exception as error:
+            connection.broken = error
+            raise
+        connection.broken = None if alive else ConnectionAbortedError("the ping failed")
+        return alive
+
+
 class RecordConnector(Connector[Record]):
     """Opens and closes records, including SQLAlchemy's events, its log lines and the dialect's behavior."""
 
@@ -223,9 +250,11 @@ class RecordConnector(Connector[Record]):
     must_be_closed = False  # as with QueuePool, an engine may be dropped
     reports_errors = True  # as with QueuePool, a failed connect is an error of its caller
 
-    def __init__(self, pool: BasePool) -> None:
+    def __init__(self, pool: BasePool, checks: RecordChecks | None) -> None:
         self.pool = pool
         self.close_in_caller = not pool._is_asyncio
+        if checks is not None:
+            self.peek, self.check = checks.peek, checks.check  # type: ignore[method-assign]
 
     def connect(self, timeout: float | None) -> Record:
         """Open a connection. The driver's own limit applies (see ``limit_connects``).
@@ -278,27 +307,3 @@ class RecordConnector(Connector[Record]):
             finalizer = getattr(fairy, "_finalizer", None)  # 2.0 has none: its weak reference was fairy_ref
             if finalizer is not None:
                 finalizer.detach()
-
-
-class CheckedRecordConnector(RecordConnector):
-    """The connector if ``check_after_idle`` or ``keepalive`` requires checks. QueuePool makes none by itself."""
-
-    def peek(self, connection: Record) -> bool:
-        """Return whether the socket shows that the connection is alive, without sending anything."""
-        if connection.dbapi_connection is None or self.pool._io.elsewhere(connection):
-            return True  # an empty slot, or a connection that will be replaced anyway
-        return looks_alive(connection.driver_connection)
-
-    def check(self, connection: Record, timeout: float | None) -> bool:
-        """Run the dialect's ping with its events. ``timeout`` applies if the driver's socket can be reached."""
-        dbapi_connection = connection.dbapi_connection
-        if dbapi_connection is None or self.pool._io.elsewhere(connection):
-            return True
-        connection.broken = ConnectionAbortedError("the check was interrupted")
-        try:
-            alive = self.pool._io.ping(dbapi_connection, timeout)
-        except Exception as error:
-            connection.broken = error
-            raise
-        connection.broken = None if alive else ConnectionAbortedError("the ping failed")
-        return alive
