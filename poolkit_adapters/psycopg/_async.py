@@ -27,9 +27,11 @@ from poolkit.events import Event, EventKind
 from . import _config as defaults
 from ._async_connector import AsyncPsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, UsageError, classify
+from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused
 from ._io import is_clean, limited_rollback, ping_async
+from ._leased import verdict_on
 from ._session import Session, no_loop, note_wrong_server, was_cut
-from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger, new_sizes, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,7 +84,7 @@ class _Block(Generic[ACT]):
         swallowed: bool | None = None
         try:
             if connection._poolkit_session.pid == getpid():  # a forked child must not use its parent's socket
-                with limited_rollback(connection, self._pool._config.check_timeout, error):
+                with limited_rollback(connection, self._pool._engine.config.check_timeout, error):
                     swallowed = await connection.__aexit__(kind, error, traceback)
         except BaseException as late:
             error = late
@@ -100,6 +102,23 @@ class _Block(Generic[ACT]):
                 # on a closed connection psycopg commits nothing and raises no error
                 raise cut_block_error(self._pool.name, connection, error)
         return swallowed
+
+
+class _Background:
+    """The tasks of a pool. Each goes on if the caller that started it is cancelled."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task in the running event loop."""
+        for task in tuple(self.tasks):
+            if task.get_loop().is_closed():  # the task cannot continue, so leave it to the garbage collector
+                self.tasks.discard(task)
+        task = get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
 
 class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_pool.AsyncConnectionPool[ACT]):
@@ -147,9 +166,9 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
                     "close_returns=True with your own connection_class needs psycopg 3.3 or newer", "close_returns"
                 )
             connection_class = cast("type[ACT]", _ReturningConnection)
-        prepared = self._prepare(
-            config, {**settings}, sync=False, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
-            configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
+        prepared = prepare(
+            self, config, {**settings}, sync=False, conninfo=conninfo, kwargs=kwargs, min_size=min_size,
+            max_size=max_size, configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
             max_lifetime=max_lifetime, max_idle=max_idle, reconnect_timeout=reconnect_timeout,
             reconnect_failed=reconnect_failed, num_workers=num_workers,
         )  # fmt: skip
@@ -165,33 +184,10 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         self._connector.connect_in_caller = self._null
         self._engine: AsyncPool[Session[ACT]] = AsyncPool(cast("Any", self._connector), prepared, name=name or None)
         self.name = self._engine.name
-        self._tasks: set[asyncio.Task[Any]] = set()  # type: ignore[assignment]
+        self._background = _Background()
         self._open_implicit = open is None
         if open is None or open:
-            self._open_here(warn=open is not None)
-
-    def _open_here(self, *, warn: bool) -> None:
-        if warn:
-            self._warn_open()
-        try:
-            get_running_loop()
-        except RuntimeError:
-            raise UsageError(
-                f"the constructor of {type(self).__name__} cannot open the pool outside an event loop; use open=False "
-                "and await pool.open()"
-            ) from None
-        self._opened = True
-        if self._eager:
-            self._in_background(self._fill())
-
-    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        for task in tuple(self._tasks):
-            if task.get_loop().is_closed():  # the task cannot continue, so leave it to the garbage collector
-                self._tasks.discard(task)
-        task = get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+            _open_here(self, warn=open is not None)
 
     # -- opening and closing --------------------------------------------------------------------------------------
 
@@ -211,15 +207,9 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         if not self._opened:
             self._opened = True
             if self._eager:
-                await self._fill()
+                await _fill(self)
         if wait:
             await self.wait(timeout)
-
-    async def _fill(self) -> None:
-        try:
-            await self._engine.warm_up(timeout=0)  # in the background
-        except (EngineConnectFailed, EnginePoolClosed):
-            pass
 
     async def close(self, timeout: float = 5.0) -> None:
         """Close the pool. Waiting callers get PoolClosed at once; connections in use are closed on their return.
@@ -235,7 +225,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
 
         Raises AcquireTimeout after ``timeout`` seconds. The pool keeps trying.
         """
-        self._check_admitted()
+        _check_admitted(self)
         loop = get_running_loop()
         deadline = time.monotonic() + timeout
         changed = asyncio.Event()
@@ -249,12 +239,12 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         self._engine.add_listener(listen)
         try:
             if not self._eager:
-                await self._fill()
-            while not self._is_ready(stats := self._engine.stats()):
+                await _fill(self)
+            while not is_ready(stats := self._engine.stats()):
                 if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
-                    raise self._not_ready(0.0, stats, last[0])
+                    raise not_ready(self, 0.0, stats, last[0])
                 if deadline <= time.monotonic():
-                    raise self._not_ready(timeout, stats, last[0] if last else None)
+                    raise not_ready(self, timeout, stats, last[0] if last else None)
                 timer = loop.call_later(deadline - time.monotonic(), changed.set)
                 try:
                     await changed.wait()
@@ -278,21 +268,6 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
 
     # -- connections ----------------------------------------------------------------------------------------------
 
-    def _warn_open(self) -> None:
-        warnings.warn(
-            f"{type(self).__name__} was opened by its constructor, which psycopg_pool will no longer support: use "
-            "open=False and await pool.open(), or use the pool in an async with block",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-
-    def _check_admitted(self) -> None:
-        if self.closed:
-            raise self._refuse()
-        if self._open_implicit:
-            self._open_implicit = False
-            self._warn_open()
-
     def connection(self, timeout: float | None = None) -> _Block[ACT]:  # type: ignore[override]
         """``async with pool.connection() as conn``: committed (or rolled back) and returned at the end.
 
@@ -307,31 +282,25 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         PoolBusy and PoolClosed, and ConnectFailed at once if waiting cannot help.
         """
         if not self._opened or self._open_implicit:
-            self._check_admitted()
+            _check_admitted(self)
         begun = time.monotonic()
         try:
             session = await self._acquire(timeout)
         except PoolError as error:
-            raise self._failed(error) from error.__cause__
+            raise failed(self, error) from error.__cause__
         except BaseException as error:  # noqa: BLE001  re-raised as a mapped error
-            raise self._not_opened(error)  # noqa: B904  its cause is set already
+            raise not_opened(self, error)  # noqa: B904  its cause is set already
         finally:
             spent = time.monotonic() - begun
             if spent > 1e-4:  # a shorter time is no wait
                 self._counters.add("requests_wait_ms", spent * 1000)
         connection: ACT = session.connection  # type: ignore[assignment]  # the pool has it
         if session.loop() is not get_running_loop():
-            self._move(session)
+            _move(session)
         connection._pool = self
         connection._poolkit_session = session  # type: ignore[attr-defined]
         session.connection = None  # from here on only the caller refers to the connection: see Session
         return connection
-
-    def _move(self, session: Session[ACT]) -> None:
-        """Prepare a connection for another event loop: asyncio binds a lock to the loop in which a task waited."""
-        if session.loop is not no_loop:
-            cast("Any", session.connection).lock = asyncio.Lock()
-        session.loop = weakref.ref(get_running_loop())
 
     def _acquire(self, timeout: float | None) -> Coroutine[Any, Any, Session[ACT]]:
         return self._engine.acquire() if timeout is None else self._engine.acquire(max(0.0, timeout))
@@ -343,37 +312,25 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
         connection that is not leased from this pool.
         """
         if getattr(conn, "_pool", None) is not self:
-            raise self._foreign(conn)
+            raise foreign(self, conn)
         session: Session[ACT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
         mine._pool = mine._poolkit_session = mine._poolkit_block = None
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
             overdue = self._engine.release_nowait(session)
-        elif (how := self._verdict_on(session)) is not None:
+        elif (how := verdict_on(self, session)) is not None:
             overdue = self._engine.release_nowait(session, **how)
         else:
-            overdue = await asyncio.shield(self._in_background(self._clean(session)))
+            overdue = await asyncio.shield(self._background.run(_clean(self, session)))
         if overdue is not None:
             raise overdue
-
-    async def _clean(self, session: Session[Any]) -> EngineLeaseOverdue | None:
-        """Reset a returned connection. Runs in a task of the pool, because the caller may be cancelled."""
-        how: dict[str, Any] = {"discard": True}
-        try:
-            if await asyncio.wait_for(self._connector.clean(session), self._engine.config.check_timeout):
-                how = {}
-        except asyncio.TimeoutError:
-            logger.warning("reset did not end in time, closing the connection: %s", shown(session.connection))
-        finally:
-            overdue = self._engine.release_nowait(session, **how)
-        return overdue
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes at once. Surplus connections in use are closed when they are returned."""
-        self._engine.reconfigure(**self._sizes(min_size, max_size))
+        self._engine.reconfigure(**new_sizes(self, min_size, max_size))
 
     async def drain(self) -> None:
         """Replace all connections: idle ones now, those in use when they are returned."""
@@ -384,7 +341,7 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
 
         If this is cancelled, the current check goes on in a task of the pool.
         """
-        self._check_admitted()
+        _check_admitted(self)
         held: list[Session[ACT]] = []
         try:
             for _ in range(self._engine.stats().idle):
@@ -394,24 +351,10 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
                     break
                 # with "lifo", the connection returned last would be the next one taken
                 keep = held if self._engine.config.order == "lifo" else None
-                await asyncio.shield(self._in_background(self._test(session, keep)))
+                await asyncio.shield(self._background.run(_test(self, session, keep)))
         finally:
             for session in held:
                 self._engine.release_nowait(session)
-
-    async def _test(self, session: Session[Any], held: list[Any] | None) -> None:
-        error: Exception | None = ConnectionAbortedError()
-        try:
-            await asyncio.wait_for(ping_async(cast("ACT", session.connection)), self._engine.config.check_timeout)
-            error = None
-        except Exception:  # noqa: BLE001 - after any error the connection is closed
-            self._counters.add("connections_lost")
-            logger.warning("discarding broken connection: %s", shown(session.connection))
-        finally:
-            if error is None and held is not None:
-                held.append(session)
-            else:
-                self._engine.release_nowait(session, error=error)
 
     @staticmethod
     async def check_connection(conn: ACT) -> None:
@@ -428,3 +371,77 @@ class AsyncPoolkitConnectionPool(PoolBase["AsyncPool[Session[ACT]]"], psycopg_po
             result = self._reconnect_failed(self)
             if inspect.isawaitable(result):
                 await result
+
+
+def _open_here(pool: AsyncPoolkitConnectionPool[Any], *, warn: bool) -> None:
+    if warn:
+        _warn_open(pool)
+    try:
+        get_running_loop()
+    except RuntimeError:
+        raise UsageError(
+            f"the constructor of {type(pool).__name__} cannot open the pool outside an event loop; use open=False "
+            "and await pool.open()"
+        ) from None
+    pool._opened = True
+    if pool._eager:
+        pool._background.run(_fill(pool))
+
+
+async def _fill(pool: AsyncPoolkitConnectionPool[Any]) -> None:
+    try:
+        await pool._engine.warm_up(timeout=0)  # in the background
+    except (EngineConnectFailed, EnginePoolClosed):
+        pass
+
+
+def _warn_open(pool: AsyncPoolkitConnectionPool[Any]) -> None:
+    warnings.warn(
+        f"{type(pool).__name__} was opened by its constructor, which psycopg_pool will no longer support: use "
+        "open=False and await pool.open(), or use the pool in an async with block",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _check_admitted(pool: AsyncPoolkitConnectionPool[Any]) -> None:
+    if pool.closed:
+        raise refused(pool)
+    if pool._open_implicit:
+        pool._open_implicit = False
+        _warn_open(pool)
+
+
+async def _clean(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any]) -> EngineLeaseOverdue | None:
+    """Reset a returned connection. Runs in a task of the pool, because the caller may be cancelled."""
+    how: dict[str, Any] = {"discard": True}
+    try:
+        if await asyncio.wait_for(pool._connector.clean(session), pool._engine.config.check_timeout):
+            how = {}
+    except asyncio.TimeoutError:
+        logger.warning("reset did not end in time, closing the connection: %s", shown(session.connection))
+    finally:
+        overdue = pool._engine.release_nowait(session, **how)
+    return overdue
+
+
+async def _test(pool: AsyncPoolkitConnectionPool[Any], session: Session[Any], held: list[Any] | None) -> None:
+    error: Exception | None = ConnectionAbortedError()
+    try:
+        await asyncio.wait_for(ping_async(cast("Any", session.connection)), pool._engine.config.check_timeout)
+        error = None
+    except Exception:  # noqa: BLE001 - after any error the connection is closed
+        pool._counters.add("connections_lost")
+        logger.warning("discarding broken connection: %s", shown(session.connection))
+    finally:
+        if error is None and held is not None:
+            held.append(session)
+        else:
+            pool._engine.release_nowait(session, error=error)
+
+
+def _move(session: Session[Any]) -> None:
+    """Prepare a connection for another event loop: asyncio binds a lock to the loop in which a task waited."""
+    if session.loop is not no_loop:
+        cast("Any", session.connection).lock = asyncio.Lock()
+    session.loop = weakref.ref(get_running_loop())

@@ -20,6 +20,7 @@ from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, InvalidCallback, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping_async
+from ._leased import adopted, lost
 from ._names import with_addresses_async
 from ._session import Session
 from ._shared import Leftovers, left_in, logger
@@ -104,7 +105,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error
             raise
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
-        session = pool._adopt(connection)
+        session = adopted(pool, connection)
         try:
             if pool._configure is not None:
                 await _call(pool._configure, connection, "configure")
@@ -188,7 +189,7 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
 
     def _drop(self, pool: AsyncPoolkitConnectionPool[Any], session: Session[psycopg.AsyncConnection[Any]]) -> bool:
         self.abort(session)
-        pool._lost(session)
+        lost(pool, session)
         return False
 
     def classify(self, error: BaseException) -> Verdict:
@@ -199,4 +200,4 @@ class AsyncPsycopgConnector(AsyncConnector["Session[psycopg.AsyncConnection[Any]
         pool = self._ref()
         if pool is not None and not pool.closed:
             logger.warning("reconnection attempt in pool %r failed after %s sec", pool.name, pool.reconnect_timeout)
-            pool._in_background(pool.reconnect_failed())
+            pool._background.run(pool.reconnect_failed())

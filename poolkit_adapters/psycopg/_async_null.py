@@ -14,8 +14,10 @@ from poolkit import PoolConfig
 from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
-from ._async import _CONNECTION, AsyncPoolkitConnectionPool
+from ._async import _CONNECTION, AsyncPoolkitConnectionPool, _check_admitted
 from ._errors import AcquireTimeout, CheckFailed
+from ._failures import not_connectable
+from ._leased import unwanted
 from ._session import Session
 from ._shared import RETRY_PAUSE
 
@@ -71,7 +73,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
 
         Raises AcquireTimeout after ``timeout`` seconds.
         """
-        self._check_admitted()
+        _check_admitted(self)
         deadline = time.monotonic() + timeout
         while True:
             self._probes += 1
@@ -82,7 +84,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
                 return
             except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:
-                    raise self._not_connectable(timeout, error) from error.__cause__
+                    raise not_connectable(self, timeout, error) from error.__cause__
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _acquire(self, timeout: float | None) -> Session[ACT]:
@@ -100,7 +102,7 @@ class AsyncPoolkitNullConnectionPool(AsyncPoolkitConnectionPool[ACT], psycopg_po
 
     async def putconn(self, conn: ACT) -> None:
         """Give a connection to a waiting caller, or close it if none waits."""
-        session = self._unwanted(conn)
+        session = unwanted(self, conn)
         if session is not None:
             self._engine.release_nowait(session, discard=True)
         else:

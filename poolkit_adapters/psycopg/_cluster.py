@@ -173,7 +173,7 @@ class _Block:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._name: str = connection._pool.name
-        self._check_timeout: float | None = connection._pool._config.check_timeout
+        self._check_timeout: float | None = connection._pool._engine.config.check_timeout
 
     def _cut(self, error: BaseException | None) -> BaseException | None:
         if was_cut(self._connection) and (error is None or isinstance(error, psycopg.Error)):

@@ -20,6 +20,7 @@ from .._time_limits import Watch
 from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
+from ._leased import adopted, lost
 from ._names import with_addresses
 from ._session import Session
 from ._shared import Leftovers, left_in, logger
@@ -87,7 +88,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                 raise ConnectTimeout(f"{pool.name}: {said(error)} ({seconds} s)") from error
             raise
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
-        session = pool._adopt(connection)
+        session = adopted(pool, connection)
         try:
             if pool._configure is not None:
                 left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
@@ -97,7 +98,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._check_callback is not None:
                 try:
-                    self.check(session, pool._config.check_timeout)
+                    self.check(session, pool._engine.config.check_timeout)
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:
@@ -125,7 +126,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             connection._pool = None
             connection.close()
         pool = self._ref()
-        return ending.begin(CANCEL_TIMEOUT if pool is None else pool._config.check_timeout)
+        return ending.begin(CANCEL_TIMEOUT if pool is None else pool._engine.config.check_timeout)
 
     def peek(self, session: Session[psycopg.Connection[Any]]) -> bool:
         """Return whether the server has not closed the connection, without waiting."""
@@ -160,14 +161,14 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         if not is_clean(connection.pgconn):
             logger.warning("rolling back returned connection: %s", shown(connection))
             try:
-                with self._watch.limit(connection, pool._config.check_timeout, "rollback"):
+                with self._watch.limit(connection, pool._engine.config.check_timeout, "rollback"):
                     connection.rollback()
             except Exception as error:  # noqa: BLE001 - after any error the connection is closed
                 logger.warning("rollback failed: %s. Discarding connection %s", describe(error), shown(connection))
                 return self._drop(pool, session)
         if pool._reset is not None:
             try:
-                with self._watch.limit(connection, pool._config.check_timeout, "reset"):
+                with self._watch.limit(connection, pool._engine.config.check_timeout, "reset"):
                     pool._reset(connection)
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "reset callback", pool._reset)
@@ -178,7 +179,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
 
     def _drop(self, pool: PoolkitConnectionPool[Any], session: Session[psycopg.Connection[Any]]) -> bool:
         self.abort(session)
-        pool._lost(session)
+        lost(pool, session)
         return False
 
     def classify(self, error: BaseException) -> Verdict:

@@ -14,9 +14,11 @@ from poolkit.errors import ConnectFailed as EngineConnectFailed
 
 from . import _config as defaults
 from ._errors import AcquireTimeout, CheckFailed
+from ._failures import not_connectable
+from ._leased import unwanted
 from ._session import Session
 from ._shared import RETRY_PAUSE
-from ._sync import _CONNECTION, PoolkitConnectionPool
+from ._sync import _CONNECTION, PoolkitConnectionPool, _check_admitted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -72,7 +74,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
 
         Raises AcquireTimeout after ``timeout`` seconds.
         """
-        self._check_admitted()
+        _check_admitted(self)
         deadline = time.monotonic() + timeout
         while True:
             self._probes += 1
@@ -83,7 +85,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
                 return
             except EngineConnectFailed as error:
                 if time.monotonic() + RETRY_PAUSE >= deadline:
-                    raise self._not_connectable(timeout, error) from error.__cause__
+                    raise not_connectable(self, timeout, error) from error.__cause__
             time.sleep(RETRY_PAUSE)
 
     def _acquire(self, timeout: float | None) -> Session[CT]:
@@ -101,7 +103,7 @@ class PoolkitNullConnectionPool(PoolkitConnectionPool[CT], psycopg_pool.NullConn
 
     def putconn(self, conn: CT) -> None:
         """Give a connection to a waiting caller, or close it if none waits."""
-        session = self._unwanted(conn)
+        session = unwanted(self, conn)
         if session is not None:
             self._engine.release(session, discard=True)
         else:

@@ -22,9 +22,11 @@ from poolkit.events import Event, EventKind
 from . import _config as defaults
 from ._connector import PsycopgConnector
 from ._errors import LeaseOverdue, PoolClosed, classify
+from ._failures import failed, foreign, is_ready, not_opened, not_ready, refused
 from ._io import is_clean, limited_rollback, ping
+from ._leased import verdict_on
 from ._session import Session, note_wrong_server, was_cut
-from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger
+from ._shared import PSYCOPG_VERSION, PoolBase, cut_block_error, logger, new_sizes, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -75,7 +77,7 @@ class _Block(Generic[CT]):
         swallowed: bool | None = None
         try:
             if connection._poolkit_session.pid == getpid():  # a forked child must not use its parent's socket
-                with limited_rollback(connection, self._pool._config.check_timeout, error):
+                with limited_rollback(connection, self._pool._engine.config.check_timeout, error):
                     swallowed = connection.__exit__(kind, error, traceback)
         except BaseException as late:
             error = late
@@ -142,9 +144,9 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
                     "close_returns=True with your own connection_class needs psycopg 3.3 or newer", "close_returns"
                 )
             connection_class = cast("type[CT]", _ReturningConnection)
-        prepared = self._prepare(
-            config, {**settings}, sync=True, conninfo=conninfo, kwargs=kwargs, min_size=min_size, max_size=max_size,
-            configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
+        prepared = prepare(
+            self, config, {**settings}, sync=True, conninfo=conninfo, kwargs=kwargs, min_size=min_size,
+            max_size=max_size, configure=configure, check=check, reset=reset, timeout=timeout, max_waiting=max_waiting,
             max_lifetime=max_lifetime, max_idle=max_idle, reconnect_timeout=reconnect_timeout,
             reconnect_failed=reconnect_failed, num_workers=num_workers,
         )  # fmt: skip
@@ -177,15 +179,9 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         if not self._opened:
             self._opened = True
             if self._eager:
-                self._fill()
+                _fill(self._engine)
         if wait:
             self.wait(timeout)
-
-    def _fill(self) -> None:
-        try:
-            self._engine.warm_up(timeout=0)  # in the background
-        except EngineConnectFailed:
-            pass
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool. Waiting callers get PoolClosed at once; connections in use are closed on their return.
@@ -202,7 +198,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
 
         Raises AcquireTimeout after ``timeout`` seconds. The pool keeps trying.
         """
-        self._check_admitted()
+        _check_admitted(self)
         deadline = time.monotonic() + timeout
         changed = threading.Event()
         last: list[BaseException] = []
@@ -215,12 +211,12 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         self._engine.add_listener(listen)
         try:
             if not self._eager:
-                self._fill()
-            while not self._is_ready(stats := self._engine.stats()):
+                _fill(self._engine)
+            while not is_ready(stats := self._engine.stats()):
                 if last and not stats.idle and not stats.in_use and classify(last[0]) is Verdict.FATAL:
-                    raise self._not_ready(0.0, stats, last[0])
+                    raise not_ready(self, 0.0, stats, last[0])
                 if not changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise self._not_ready(timeout, stats, last[0] if last else None)
+                    raise not_ready(self, timeout, stats, last[0] if last else None)
                 changed.clear()
                 if self._engine.closed:
                     raise PoolClosed(f"the pool {self.name!r} was closed")
@@ -239,18 +235,6 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
 
     # -- connections ----------------------------------------------------------------------------------------------
 
-    def _check_admitted(self) -> None:
-        if self.closed:
-            raise self._refuse()
-        if self._open_implicit:
-            self._open_implicit = False
-            warnings.warn(
-                f"{type(self).__name__} was opened by its constructor because open= was not given; psycopg_pool will "
-                "change that default: give open=True or open=False, or use the pool in a with block",
-                DeprecationWarning,
-                stacklevel=3,
-            )
-
     def connection(self, timeout: float | None = None) -> _Block[CT]:  # type: ignore[override]
         """``with pool.connection() as conn``: a connection, committed (or rolled back) and returned at the end.
 
@@ -265,14 +249,14 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         PoolBusy and PoolClosed, and ConnectFailed at once if waiting cannot help.
         """
         if not self._opened or self._open_implicit:
-            self._check_admitted()
+            _check_admitted(self)
         begun = time.monotonic()
         try:
             session = self._acquire(timeout)
         except PoolError as error:
-            raise self._failed(error) from error.__cause__
+            raise failed(self, error) from error.__cause__
         except BaseException as error:  # noqa: BLE001  re-raised as a mapped error
-            raise self._not_opened(error)  # noqa: B904  its cause is set already
+            raise not_opened(self, error)  # noqa: B904  its cause is set already
         finally:
             spent = time.monotonic() - begun
             if spent > 1e-4:  # a shorter time is no wait
@@ -292,7 +276,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         Raises ValueError for a connection that is not leased from this pool.
         """
         if getattr(conn, "_pool", None) is not self:
-            raise self._foreign(conn)
+            raise foreign(self, conn)
         session: Session[CT] = conn._poolkit_session  # type: ignore[attr-defined]
         mine: Any = session.ref()  # conn itself, or the connection that a subclass wrapped
         session.connection = mine
@@ -300,26 +284,13 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         if self._reset is None and not session.wrong_server and is_clean(session.pgconn):
             self._engine.release(session)
         else:
-            self._reset_and_release(session)
-
-    def _reset_and_release(self, session: Session[Any]) -> None:
-        """Check, reset or close a returned connection, in the returning thread. It keeps its slot meanwhile."""
-        how = self._verdict_on(session)
-        if how is None:
-            how = {"discard": True}
-            try:
-                if self._connector.clean(session):
-                    how = {}
-            finally:
-                self._engine.release(session, **how)
-        else:
-            self._engine.release(session, **how)
+            _reset_and_release(self, session)
 
     # -- maintenance ----------------------------------------------------------------------------------------------
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes at once. Surplus connections in use are closed when they are returned."""
-        self._engine.reconfigure(**self._sizes(min_size, max_size))
+        self._engine.reconfigure(**new_sizes(self, min_size, max_size))
 
     def drain(self) -> None:
         """Replace all connections: idle ones now, those in use when they are returned."""
@@ -327,7 +298,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
 
     def check(self) -> None:
         """Check the idle connections, one at a time, and replace those that are dead or expired."""
-        self._check_admitted()
+        _check_admitted(self)
         held = []
         for _ in range(self._engine.stats().idle):
             try:
@@ -335,7 +306,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
             except PoolError:
                 break
             try:
-                ping(cast("CT", session.connection), self._config.check_timeout)
+                ping(cast("CT", session.connection), self._engine.config.check_timeout)
             except BaseException as error:
                 if isinstance(error, Exception):
                     self._counters.add("connections_lost")
@@ -344,7 +315,7 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
                 if not isinstance(error, Exception):
                     raise
                 continue
-            if self._config.order == "fifo":
+            if self._engine.config.order == "fifo":
                 self._engine.release(session)
             else:  # with "lifo", the connection returned last would be the next one taken
                 held.append(session)
@@ -360,3 +331,38 @@ class PoolkitConnectionPool(PoolBase["Pool[Session[CT]]"], psycopg_pool.Connecti
         """Call the callback. Runs each time when no connection could be opened for ``reconnect_timeout`` seconds."""
         if self._reconnect_failed is not None:
             self._reconnect_failed(self)
+
+
+def _fill(engine: Pool[Any]) -> None:
+    try:
+        engine.warm_up(timeout=0)  # in the background
+    except EngineConnectFailed:
+        pass
+
+
+def _check_admitted(pool: PoolkitConnectionPool[Any]) -> None:
+    """Raise PoolClosed unless the pool is open. Warn once if its constructor has opened it unasked."""
+    if pool.closed:
+        raise refused(pool)
+    if pool._open_implicit:
+        pool._open_implicit = False
+        warnings.warn(
+            f"{type(pool).__name__} was opened by its constructor because open= was not given; psycopg_pool will "
+            "change that default: give open=True or open=False, or use the pool in a with block",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+
+
+def _reset_and_release(pool: PoolkitConnectionPool[Any], session: Session[Any]) -> None:
+    """Check, reset or close a returned connection, in the returning thread. It keeps its slot meanwhile."""
+    how = verdict_on(pool, session)
+    if how is None:
+        how = {"discard": True}
+        try:
+            if pool._connector.clean(session):
+                how = {}
+        finally:
+            pool._engine.release(session, **how)
+    else:
+        pool._engine.release(session, **how)
