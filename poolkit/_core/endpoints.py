@@ -22,6 +22,7 @@ from ..errors import PoolBusy
 from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER
 from .effects import Do, Effect
+from .ledger import SETTLED
 from .opener import Dialer
 from .slots import IDLE, Slot
 from .state import Phase
@@ -45,6 +46,9 @@ __all__ = (
     "WaitingEndpoints",
     "refuse_some",
 )
+
+LONGEST = 1.0
+"""Seconds after which a caller may have any idle connection of another endpoint, even one that is used all the time."""
 
 
 class Endpoint:
@@ -574,8 +578,15 @@ class KeyedEndpoints:
                 continue
             full = len(self._slots.all) >= core.size.limit
             endpoint = self.uncovered.first() if full and self.idle.order else None
-            if endpoint is None or not self._evict_for(endpoint, now):
+            victim = None if endpoint is None else self._longest_unused_of_others(endpoint)
+            if endpoint is None or victim is None:
                 return
+            at = self._eviction_time(endpoint, victim)
+            if at > now:
+                self.uncovered.discard(endpoint)
+                core.want_tick(endpoint, at)
+                continue
+            self._evict_for(endpoint, victim, now)
             self.touched[endpoint] = None
 
     def _look_at_touched(self, now: float) -> None:
@@ -598,16 +609,24 @@ class KeyedEndpoints:
             (self.in_need.add if wanted else self.in_need.discard)(endpoint)
             (self.uncovered.add if wanted > endpoint.evictions else self.uncovered.discard)(endpoint)
 
-    def _evict_for(self, endpoint: Endpoint, now: float) -> bool:
-        """Close the longest unused idle connection of another endpoint; False if there is none."""
-        victim = next((slot for slot in self.idle.order if slot.endpoint is not endpoint), None)
-        if victim is None:
-            return False
+    def _longest_unused_of_others(self, endpoint: Endpoint) -> Slot | None:
+        return next((slot for slot in self.idle.order if slot.endpoint is not endpoint), None)
+
+    def _eviction_time(self, endpoint: Endpoint, victim: Slot) -> float:
+        """When the connection may be closed for the endpoint: at once if the endpoint has less than an even share.
+
+        Otherwise busy endpoints would take connections from each other between any two leases.
+        """
+        if endpoint.size + endpoint.evictions < max(1, self._core.size.limit // len(self.all)):
+            return 0.0
+        return min(victim.last_used + SETTLED, endpoint.oldest().since + LONGEST)
+
+    def _evict_for(self, endpoint: Endpoint, victim: Slot, now: float) -> None:
+        """Close an idle connection of another endpoint."""
         endpoint.evictions += 1
         victim.evicted_for = endpoint
         self.idle.take_out(victim)
         self._slots.start_close(victim, CloseReason.SURPLUS, now)
-        return True
 
     def longest_unused(self) -> Slot | None:
         """Return the idle connection to close if another pool of the budget needs its permit."""

@@ -48,7 +48,7 @@ async def test_busy_pools_do_not_take_connections_from_each_other_between_two_le
             for _ in range(10):
                 await other.give(busy.pop())
                 clock.advance(0.5 * SETTLED)
-                busy.append(await other.lease())
+                busy.append(await other.lease(0))
             assert budget.stats().held == 4
             assert (one.connector.calls["connect"], other.connector.calls["connect"]) == (2, 2)
             await other.give(busy.pop())

@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, AsyncPool, Pool, UsageError, Verdict
+from poolkit._core.endpoints import LONGEST
+from poolkit._core.ledger import SETTLED
 from poolkit.testing import AsyncFakeConnector, FakeConnection, FakeConnector, ManualClock
 from tests.shells.kit import PATIENCE, Outcome, Rig, ask
 from tests.support.waiting import leak_warning
@@ -214,6 +216,47 @@ async def test_the_longest_unused_of_another_key_gives_way(keyed: Callable[..., 
         assert fourth.number == 4
         assert [one.closed for one in rig.connector.connections] == [False, True, False, False]  # b
         assert rig.connector.max_live == 3
+
+
+async def test_busy_keys_do_not_take_connections_from_each_other_between_two_leases(
+    keyed: Callable[..., Rig],
+) -> None:
+    """A caller of a key that has connections waits for what another key uses again and again, but not for ever."""
+    clock = ManualClock()
+    async with keyed(max_size=4, clock=clock) as rig:
+        held = [await rig.lease(key="a") for _ in range(2)]
+        busy = [await rig.lease(key="b") for _ in range(2)]
+
+        async def one_more() -> None:
+            held.append(await rig.lease(PATIENCE, key="a"))
+
+        async def use_it(times: int) -> None:
+            for _ in range(times):
+                await rig.give(busy.pop())
+                clock.advance(0.5 * SETTLED)
+                await rig.tick()
+                busy.append(await rig.lease(0, key="b"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one_more)
+            await rig.queued(1)
+            await use_it(10)
+            assert (len(held), rig.connector.calls["connect"]) == (2, 4)
+            await rig.give(busy.pop())
+            clock.advance(SETTLED)  # now it is not needed there
+            await rig.tick()
+            await rig.until(lambda: len(held) == 3, "the caller is served")
+            group.start_soon(one_more)
+            await rig.queued(1)
+            await use_it(10)
+            assert len(held) == 3
+            clock.advance(LONGEST)
+            await rig.give(busy.pop())
+            await rig.tick()
+            await rig.until(lambda: len(held) == 4, "no caller waits for longer than that")
+        assert (rig.connector.calls["connect"], rig.connector.max_live) == (6, 4)
+        for lease in held:
+            await rig.give(lease)
 
 
 async def test_a_leased_connection_never_gives_way(keyed: Callable[..., Rig]) -> None:
