@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,7 +23,7 @@ from .runtimes.base import AsyncParker, AsyncRuntime, Runtime
 if TYPE_CHECKING:
     from ._pool_base import PoolBase
 
-__all__ = ("Driver", "TaskDriver", "ThreadDriver", "refuse_closed")
+__all__ = ("Attempt", "Attempts", "Driver", "TaskDriver", "ThreadDriver", "refuse_closed")
 
 C = TypeVar("C")
 Opened = tuple[C, int, bool]
@@ -107,8 +108,119 @@ class Driver(Generic[C]):
         )
 
 
+class Attempt:
+    """One connect in a background thread."""
+
+    __slots__ = ("begun", "due", "error", "limit", "lingers", "slot", "thread")
+
+    def __init__(self, slot: Slot, limit: float | None, begun: float) -> None:
+        self.slot = slot
+        self.limit = limit
+        self.begun = begun
+        self.due = NEVER  # when it is given up
+        self.thread = threading.get_ident()
+        self.error: TimeoutError | None = None  # it was given up
+        self.lingers = False  # it was given up, and keeps its place until its thread has returned
+
+
+class Attempts:
+    """The connects of one core in background threads: one that does not return in time is given up. Thread-safe.
+
+    Python cannot end a thread. A function of the application that hangs in a connect would keep its place for ever.
+    Whatever hangs once may hang each time, and each connect would leave one more thread behind. So no more than
+    ``max_size`` threads go on while their places are free. Beyond that a place is free when its thread has returned.
+    """
+
+    def __init__(self, pool: PoolBase[Any], driver: ThreadDriver[Any]) -> None:
+        self._pool = pool
+        self.core = pool._core
+        self._driver = driver
+        self._running: dict[Attempt, bool] = {}  # the thread that removes an attempt reports its end
+        self._wakes = NEVER
+        self._astray = 0  # threads that go on although their places are free
+        # held while an attempt is given up: its thread must not begin the next connect, and not report before
+        self._lock = threading.RLock()
+
+    def begin(self, slot: Slot, limit: float | None) -> Attempt:
+        """The calling thread is about to connect within ``limit`` seconds (None: no limit)."""
+        attempt = Attempt(slot, limit, self._pool._clock())
+        bound = self._driver.operations.bound(attempt.thread, limit)
+        if bound is not None:
+            attempt.due = attempt.begun + bound
+            self._running[attempt] = True
+            self._set_timer(attempt.due)
+        return attempt
+
+    def end(self, attempt: Attempt) -> bool:
+        """The connect has returned. False: it had been given up; call :meth:`over` when nothing is left of it."""
+        if attempt.due == NEVER or self._running.pop(attempt, False):
+            return True
+        with self._lock:
+            return False
+
+    def over(self, attempt: Attempt) -> None:
+        """Nothing is left of a connect that was given up."""
+        if not attempt.lingers:
+            with self._lock:
+                self._astray -= 1
+        elif self.core is self._pool._core:
+            self._driver.closed(attempt.slot)
+
+    def _set_timer(self, due: float) -> None:
+        if due < self._wakes:
+            self._wakes = due
+            self._driver.runtime.schedule(self, max(0.0, due - self._pool._clock()))
+
+    def run_due(self) -> None:
+        """Called by the runtime: give up what is overdue. Does not block."""
+        self._wakes = NEVER
+        now = self._pool._clock()
+        late = [attempt for attempt in self._running.copy() if attempt.due <= now]
+        if late:
+            self._driver.keep_house(self._give_up, late, now)
+        else:
+            self._set_timer_for_rest()
+
+    def _give_up(self, late: list[Attempt], now: float) -> None:
+        for attempt in late:
+            bound = self._driver.operations.bound(attempt.thread, attempt.limit)
+            if bound is None or attempt.begun + bound > now:  # by now it is known that it may take longer
+                attempt.due = NEVER if bound is None else attempt.begun + bound
+                continue
+            with self._lock:
+                if self._running.pop(attempt, False):
+                    self._give_up_one(attempt, now)
+        self._set_timer_for_rest()
+
+    def _give_up_one(self, attempt: Attempt, now: float) -> None:
+        core, name = self.core, self._pool.name
+        gone = self._driver.operations.give_up(attempt.thread)
+        attempt.lingers = not gone or self._astray >= core.size.limit
+        if not attempt.lingers:
+            self._astray += 1
+        error = attempt.error = TimeoutError(f"the connect has not returned in {now - attempt.begun:.3g} s")
+        place = "its place is free when it returns" if attempt.lingers else "its place is free"
+        logger.warning("%s: %s: it is given up; its thread goes on until it returns, and %s", name, error, place)
+        if core is self._pool._core:
+            self._pool._gate.step(core.connect_failed, attempt.slot, error, Verdict.DISCARD, now, attempt.lingers)
+
+    def _set_timer_for_rest(self) -> None:
+        due = min((attempt.due for attempt in self._running.copy()), default=NEVER)
+        if due < NEVER:
+            self._set_timer(due)
+
+
 class ThreadDriver(Driver[C]):
     """Works in the calling thread, or in the background threads of a runtime."""
+
+    _attempts: Attempts | None = None
+
+    def _of_core(self) -> Attempts:
+        """The connects for the pool's core. A forked child has another one, and none of its parent's threads."""
+        attempts = self._attempts
+        if attempts is None or attempts.core is not self._pool._core:
+            attempts = self._attempts = Attempts(self._pool, self)
+        return attempts
 
     @property
     def runtime(self) -> Runtime:
@@ -217,13 +329,21 @@ class ThreadDriver(Driver[C]):
 
     def connect_job(self, slot: Slot) -> BaseException | None:
         """Open a connection for the first waiting caller. Returns the error if it failed."""
-        pool = self._pool
+        pool, attempts = self._pool, self._of_core()
+        attempt = attempts.begin(slot, self._connect_limit())
         try:
             refuse_closed(pool)  # the pool may have been closed since the core decided to connect
-            opened = self.connect(slot, self._connect_limit())
+            opened = self.connect(slot, attempt.limit)
         except BaseException as error:  # noqa: BLE001  reported to the core
-            self.connect_failed(pool._core, slot, error)
-            return error
+            if attempts.end(attempt):
+                self.connect_failed(pool._core, slot, error)
+                return error
+            attempts.over(attempt)
+            return attempt.error
+        if not attempts.end(attempt):
+            self._dispose(opened[0])
+            attempts.over(attempt)
+            return attempt.error
         found = pool._gate.step(self.arrived, slot, opened)
         return found if isinstance(found, BrokenContract) else None
 

@@ -11,6 +11,7 @@ from ._core.state import Features
 from ._log import logger
 from .connector import Verdict, default_classify, overloaded, overridden
 from .errors import UsageError, describe, said
+from .policies.connects import default_bound
 
 __all__ = ("BrokenContract", "Operations", "broken", "returned")
 
@@ -69,6 +70,8 @@ class Operations(Generic[C]):
         self._lazy = overridden(connector, "lazy")
         self._streams = getattr(connector, "streams", None) if keyed else None
         self._classify = getattr(connector, "classify", None) or default_classify
+        self._bound = getattr(connector, "connect_bound", None)  # see BoundedConnects
+        self._give_up = getattr(connector, "give_up", None)
         self.close_in_caller = bool(getattr(connector, "close_in_caller", False))
         self.bounds_connects = bool(getattr(connector, "bounds_connects", False))
         # with start="eager", an adapter whose pool has its own open() opens its connections there
@@ -141,6 +144,25 @@ class Operations(Generic[C]):
         wanted = "it must return None, or an object with add_done_callback()"
         self.complain(broken(self.connector, "leftover", returned(left), wanted))
         return None
+
+    def bound(self, thread: int, timeout: float | None) -> float | None:
+        """See ``BoundedConnects.connect_bound``."""
+        if self._bound is None:
+            return default_bound(timeout)
+        try:
+            bound: float | None = self._bound(thread, timeout)
+        except Exception as failure:  # noqa: BLE001 - told, and the default applies
+            self.complain(broken(self.connector, "connect_bound", _raised(failure), "it must not raise"))
+            return default_bound(timeout)
+        return bound
+
+    def give_up(self, thread: int) -> bool:
+        """See ``BoundedConnects.give_up``."""
+        try:
+            return self._give_up is not None and self._give_up(thread) is True
+        except Exception as failure:  # noqa: BLE001 - told; what it may have left keeps its permit
+            self.complain(broken(self.connector, "give_up", _raised(failure), "it must not raise"))
+            return False
 
     def abort(self, connection: Any) -> Any:
         """Abort a connection; an error is logged. Returns False if that failed or the connector has no ``abort``.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 import sys
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import ConfigError, LeaseOverdue, raw_text
 
-__all__ = ("AsyncConnector", "Connector", "Verdict", "default_classify", "overloaded")
+__all__ = ("AsyncConnector", "BoundedConnects", "Connector", "Verdict", "default_classify", "overloaded")
 
 C = TypeVar("C")
 
@@ -198,6 +198,29 @@ class Connector(_Base[C]):
     def reset(self, connection: C) -> None:
         """Bring a returned connection back to its initial state; an exception makes the pool abort it."""
         raise NotImplementedError
+
+
+class BoundedConnects(Protocol):
+    """What a :class:`Connector` may have in addition, so that a connect that hangs does not keep its place.
+
+    Python cannot end a thread. A connect in a thread of the pool that does not return in time is given up: its callers
+    hear of a timeout, and a connection that it opens later is closed. Both methods must not block.
+    """
+
+    def connect_bound(self, thread: int, timeout: float | None) -> float | None:
+        """Return the seconds after which a connect in the thread ``thread`` is given up; None: never.
+
+        ``timeout`` is that of ``connect``. Asked when the connect begins and again when that time is over. Without this
+        method: twice ``timeout`` and one second, as some drivers round it up or have it for each address.
+        """
+
+    def give_up(self, thread: int) -> bool:
+        """End a connect in the thread ``thread`` (``threading.get_ident()``). Called in another thread.
+
+        Return True if it has no session at the server and will not open one: its place is then free at once. Otherwise,
+        and without this method, it is free when the connect has returned: the server never has more than ``max_size``
+        sessions.
+        """
 
 
 class AsyncConnector(_Base[C]):

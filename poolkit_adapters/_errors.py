@@ -134,11 +134,12 @@ def copied(error: BaseException) -> BaseException:
 def of_connect(error: PoolError) -> BaseException | None:
     """Return what a connect has raised, as an error for one of the callers that hear of it (see :func:`copied`).
 
-    None if the engine reports something else than a connect that failed. An error with poolkit's type also tells
-    whether trying again can help.
+    None if the engine reports something else than a connect that failed, or that it has given up one that did not
+    return. An error with poolkit's type also tells whether trying again can help.
     """
-    if type(error) not in (ConnectFailed, ConnectTimeout) or error.__cause__ is None:
+    if type(error) not in (ConnectFailed, ConnectTimeout) or type(error.__cause__) in (type(None), ConnectTimeout):
         return None
+    assert error.__cause__ is not None
     new = copied(error.__cause__)
     if isinstance(new, ConnectFailed):
         new.fatal = getattr(error, "fatal", False)

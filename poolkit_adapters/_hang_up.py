@@ -46,6 +46,8 @@ class Connecting:
         self._greenlet = None if greenlets is None else proxy(greenlets.getcurrent())
         self._caller = id(sys._getframe(1))  # not the frame itself, which would be a cycle
         self._shut: set[socket.socket] = set()
+        self.pause = 0.1
+        """Seconds until a connect that goes on is ended again. Each further pause is longer."""
         self.over = True
         """Whether the driver's function has returned, or was not called yet."""
 

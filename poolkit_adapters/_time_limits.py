@@ -13,17 +13,30 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from poolkit import PoolConfig
+from poolkit.config import sources_of
 from poolkit.runtimes import ThreadRuntime
 from poolkit.runtimes.fork import Stage, after_fork
+from poolkit.settings import DEFAULT
 
 from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
 
-__all__ = ("Watch", "caller_limit", "limit_role_question", "loop_watch", "rollback_limit")
+__all__ = ("Watch", "caller_limit", "limit_role_question", "loop_watch", "rollback_limit", "whole_connect")
 
 _THREADS = ThreadRuntime()
-_AGAIN = 0.1
-"""Seconds between two attempts to end a connect that continues on another socket."""
+_SELDOM = 5.0
+"""The longest time between two attempts to end a connect that continues, in seconds."""
+
+
+UNSAID = 130.0
+"""Seconds for a connect without any limit: psycopg's default, the longest of the drivers' defaults (asyncpg: 60;
+PyMySQL and asyncmy: 10, for TCP only; aiomysql and pg8000: none)."""
+
+
+def whole_connect(config: PoolConfig) -> float | None:
+    """Return the limit of a whole connect in seconds; None: none, by the application's own setting."""
+    unsaid = config.connect_timeout is None and not sources_of(config).get("connect_timeout", DEFAULT).written
+    return UNSAID if unsaid else config.connect_timeout
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:
@@ -117,6 +130,26 @@ class Watch:
                 self._wakes = deadline
                 self._schedule(self, max(0.0, deadline - time.monotonic()))
 
+    def cut(self, driver: Any) -> None:
+        """Hang up ``driver`` now, if its operation goes on."""
+        again = self._cut(id(driver), driver, time.monotonic())
+        if again < self._wakes:
+            self._set_timer(again)
+
+    def _cut(self, key: int, driver: Any, now: float) -> float:
+        """Hang up ``driver``. Return when it has to be done again."""
+        with self._lock:
+            if self._running.pop(key, None) is None:
+                return math.inf
+            hang_up(driver)
+            if not isinstance(driver, Connecting) or driver.over:
+                return math.inf
+            # it may continue with the next address, until it has tried all; or hang where no socket is concerned
+            again = now + driver.pause
+            driver.pause = min(2 * driver.pause, _SELDOM)
+            self._running[key] = again, driver
+            return again
+
     def run_due(self) -> None:
         """Hang up the overdue connections, and set the timer for the next deadline."""
         self._wakes = math.inf
@@ -125,14 +158,7 @@ class Watch:
             if deadline > now:
                 following = min(following, deadline)
                 continue
-            with self._lock:
-                if self._running.pop(key, None) is not None:
-                    hang_up(driver)
-                    if (
-                        isinstance(driver, Connecting) and not driver.over
-                    ):  # it may continue with the next address, until it has tried all
-                        self._running[key] = now + _AGAIN, driver
-                        following = min(following, now + _AGAIN)
+            following = min(following, self._cut(key, driver, now))
         if following < self._wakes:
             self._set_timer(following)
 

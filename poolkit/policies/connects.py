@@ -8,15 +8,7 @@ from enum import Enum
 
 from ..config import BackoffConfig, BreakerConfig
 
-__all__ = (
-    "Breaker",
-    "BreakerState",
-    "connects_wanted",
-    "full_jitter",
-    "growth",
-    "pace",
-    "patience",
-)
+__all__ = ("Breaker", "BreakerState", "connects_wanted", "default_bound", "full_jitter", "growth", "pace", "patience")
 
 
 _SHORTEST = 0.001
@@ -135,3 +127,11 @@ class Breaker:
             self.opened_at = now
             return True
         return False
+
+
+def default_bound(timeout: float | None) -> float | None:
+    """Seconds after which a connect in a thread is given up that should end within ``timeout`` seconds.
+
+    Some drivers round the limit up, or have it for each of several addresses.
+    """
+    return None if timeout is None else 2 * timeout + 1.0

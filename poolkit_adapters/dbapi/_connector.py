@@ -8,6 +8,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +16,11 @@ from poolkit import ConfigError, Connector, Pool, Verdict
 from poolkit.connector import default_classify
 from poolkit.errors import LeaseOverdue, raw_text
 
+from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting
-from .._time_limits import Watch, caller_limit
+from .._time_limits import Watch, caller_limit, whole_connect
 from ._checks import ServerChecks
 from ._names import look_up
 
@@ -83,6 +85,8 @@ class DbapiConnector(Connector[Any]):
         self._setup = setup
         self._timeout_argument = timeout_argument(module)
         self.watch = Watch()
+        self._attempts = Attempts()
+        self.give_up = self._attempts.give_up
         self.pool: weakref.ref[Pool[Any]] | None = None  # its setting check_timeout applies, which may change
         self._checks = checks
         if checks is not None:
@@ -90,6 +94,10 @@ class DbapiConnector(Connector[Any]):
 
     def connect(self, timeout: float | None) -> Any:
         """Open a connection and prepare it."""
+        with self._attempts.under_way() as attempt:
+            return self._open(timeout, attempt)
+
+    def _open(self, timeout: float | None, attempt: Attempt) -> Any:
         kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
         name, limit, connection = self._timeout_argument, timeout, None
         if timeout is not None:
@@ -99,11 +107,13 @@ class DbapiConnector(Connector[Any]):
             if name is not None and own is not None and left is not None:
                 own = kwargs[name] = min(own, max(1, round(left)))
             limit = timeout if own is None else own
+            attempt.extend(2 * limit + 1.0)  # libpq rounds up, and has one limit for each address
             restore = limit_answers(self.module.__name__, kwargs, limit)
             if name is not None:
                 kwargs.setdefault(name, max(1, round(timeout)))
         try:
             look_up(self.module, self._args, kwargs, limit)
+            attempt.opening()
             with self.watch.limit(Connecting(self.module.__name__), limit, "connect"):
                 connection = self.module.connect(*self._args, **kwargs)
         except BaseException as error:
@@ -119,6 +129,8 @@ class DbapiConnector(Connector[Any]):
                 f"{self.module.__name__}.connect() is asynchronous, but PooledDatabase needs a synchronous module",
                 "module",
             )
+        if timeout is not None:  # otherwise nothing limits the setup, and nothing would end the session
+            attempt.opened(partial(self.watch.cut, connection))
         if restore is not None:
             restore(connection)
         if self.module.__name__ == "psycopg":
@@ -138,6 +150,11 @@ class DbapiConnector(Connector[Any]):
                 release_locals(error)
                 raise
         return connection
+
+    def connect_bound(self, thread: int, timeout: float | None) -> float | None:
+        """See ``poolkit.Connector``. A module without a connect timeout has a limit all the same."""
+        pool = None if self.pool is None else self.pool()
+        return self._attempts.bound(thread, whole_connect(pool.config) if timeout is None and pool else timeout)
 
     def close(self, connection: Any) -> None:
         """Close the module's connection. If psycopg's is running a statement, wait until the server has ended it."""

@@ -90,6 +90,7 @@ class Opening(Generic[L]):
         self.part = part
         self.limit = limit
         self.user_trace: Any = asked.get("trace")
+        self.timeouts: Mapping[str, Any] = asked.get("timeout") or {}
         self._asked = asked
 
     def note(self, event: str, info: dict[str, Any]) -> None:
@@ -102,7 +103,7 @@ class Opening(Generic[L]):
         """Return the empty request."""
         origin = getattr(self.part, "_origin", None) or httpcore.Origin(*self.link.key)
         url = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=b"/")
-        timeouts = {**(self._asked.get("timeout") or {}), "connect": self.limit}
+        timeouts = {**self.timeouts, "connect": self.limit}
         return httpcore.Request(b"GET", url, extensions={**self._asked, "timeout": timeouts, "trace": self})
 
     def finish(self) -> bool:
@@ -152,6 +153,13 @@ class Opener(Generic[L]):
         part = _prepared(connection, link, owner._rereadable)
         self.links[id(link)] = link
         return kind(link, part, asked, _limit(owner, asked, timeout))
+
+    def longest(self, opening: Opening[L]) -> float:
+        """Return the most seconds of a connect with a limit: to a proxy and through it, in each attempt."""
+        owner, read = self._owner(), opening.timeouts.get("read")
+        retries = 0 if owner is None else owner._retries
+        step = (opening.limit or 0.0) + (read or 0.0)
+        return float(2 * _STEPS * step * (retries + 1) + 2**retries + 1)
 
     def error(self, error: BaseException) -> BaseException:
         """Return the error of a connect as the adapter's, and let go of what its frames hold."""

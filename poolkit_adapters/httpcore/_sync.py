@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from poolkit import Connector, Lease, Pool
 from poolkit.errors import LeaseOverdue, PoolError
 
+from .._attempts import Attempts
 from ._base import ConnectorMixin, PoolBase
 from ._driver import httpcore
 from ._errors import error_for_caller
@@ -39,6 +41,11 @@ _Link = Link[httpcore.ConnectionInterface]
 class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link]):
     close_in_caller = True  # HTTP has no closing message, so a close is one system call
 
+    def __init__(self, owner: Any) -> None:
+        super().__init__(owner)
+        self._attempts = Attempts()
+        self.connect_bound, self.give_up = self._attempts.bound, self._attempts.give_up
+
     def connect_to(self, key: Key, timeout: float | None) -> _Link:
         """Open a connection, within the limit of the request that asks for it or else within ``timeout`` seconds."""
         opening = self.opener.begin(_Opening, key, timeout)
@@ -46,7 +53,11 @@ class _Connector(ConnectorMixin[httpcore.ConnectionInterface], Connector[_Link])
         if opening.part is None:
             return link
         try:
-            opening.part.handle_request(opening.request())
+            with self._attempts.under_way() as attempt:
+                if opening.limit is not None:
+                    attempt.extend(self.opener.longest(opening))
+                attempt.opening(partial(shut, link))
+                opening.part.handle_request(opening.request())
             if opening.finish():
                 self.opener.on_http11(key)
                 take_shortcut(link)

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -14,6 +15,7 @@ from psycopg.pq import TransactionStatus
 from poolkit import Connector, Verdict
 from poolkit.errors import describe, said, shown
 
+from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._psycopg_ending import CANCEL_TIMEOUT, is_interrupted
 from .._time_limits import Watch
@@ -52,6 +54,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._check_callback = None if pool._default_check else pool._check_callback
         self._left = Leftovers()
         self._watch = Watch()
+        self._attempts = Attempts()
+        self.connect_bound, self.give_up = self._attempts.bound, self._attempts.give_up
         self.outage = Outage(pool.reconnect_timeout, self._report)
 
     def connect(self, timeout: float | None) -> Session[psycopg.Connection[Any]]:
@@ -61,7 +65,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
             raise PoolClosed("cannot open a connection: its pool no longer exists")
         begun = time.monotonic()
         try:
-            session = self._open(pool, timeout)
+            with self._attempts.under_way() as attempt:
+                session = self._open(pool, timeout, attempt)
         except Exception as error:
             logger.warning("error connecting in %r: %s", pool.name, said(error))
             self.outage.failed(_timer)
@@ -71,7 +76,9 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self.outage.end()
         return session
 
-    def _open(self, pool: PoolkitConnectionPool[Any], timeout: float | None) -> Session[psycopg.Connection[Any]]:
+    def _open(
+        self, pool: PoolkitConnectionPool[Any], timeout: float | None, attempt: Attempt
+    ) -> Session[psycopg.Connection[Any]]:
         conninfo = pool.conninfo() if callable(pool.conninfo) else pool.conninfo
         kwargs = pool.kwargs() if callable(pool.kwargs) else pool.kwargs
         conninfo, kwargs = conninfo or "", dict(kwargs or {})
@@ -79,6 +86,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         begun = time.monotonic()
         try:
             kwargs = with_addresses(conninfo, kwargs, timeout)
+            attempt.opening()
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
             self._counters.add("connections_errors")
@@ -90,6 +98,7 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = adopted(pool, connection)
         try:
+            attempt.opened(partial(self._watch.cut, connection))
             if pool._configure is not None:
                 left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
                 with self._watch.limit(connection, left, "configure callback"):
@@ -97,8 +106,13 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
                 if not is_clean(connection.pgconn):
                     raise left_in(connection, "configure callback", pool._configure)
             if pool._check_callback is not None:
+                limit = pool._engine.config.check_timeout
+                if limit is None:
+                    attempt.opening()  # nothing would end its session
+                elif timeout is not None:
+                    attempt.extend(limit + 1.0)
                 try:
-                    self.check(session, pool._engine.config.check_timeout)
+                    self.check(session, limit)
                 except Exception as error:
                     raise CheckFailed(f"a new connection failed the check: {said(error)}") from error
         except BaseException:

@@ -11,6 +11,7 @@ from typing import Any
 
 from poolkit import AsyncConnector, Connector, PoolError, Verdict
 
+from .._attempts import Attempts
 from .._errors import release_locals
 from .._time_limits import Watch, caller_limit
 from . import _errors
@@ -35,13 +36,16 @@ class SyncConnector(Connector[Any]):
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
         self._watches: dict[int, ConnectionWatch] = pool._watches
+        self._attempts = Attempts()
+        self.connect_bound, self.give_up = self._attempts.bound, self._attempts.give_up
 
     def connect(self, timeout: float | None) -> Any:
         pool = self._pool()
         if pool is None:
             raise _errors.PoolClosed("cannot open a connection: its pool no longer exists")
         try:
-            return open_connection(pool, timeout)
+            with self._attempts.under_way() as attempt:
+                return open_connection(pool, timeout, attempt)
         except BaseException as error:
             del pool  # the engine remembers the error, and its frames must not keep the pool or the connection alive
             release_locals(error)

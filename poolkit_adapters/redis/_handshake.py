@@ -8,8 +8,10 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
+from .._attempts import Attempt
 from .._hang_up import Connecting
 from .._time_limits import Watch
 from ._driver import async_connection, exceptions
@@ -58,28 +60,40 @@ def _until(connection: Any, seconds: float | None) -> Iterator[float]:
 
 @contextmanager
 def connect_limit(
-    connection: Any, connecting: Connecting, connect_timeout: float | None, left: float | None = None
+    connection: Any,
+    connecting: Connecting,
+    connect_timeout: float | None,
+    left: float | None = None,
+    attempt: Attempt | None = None,
 ) -> Iterator[None]:
     """Limit each attempt to connect ``connection`` in this block, all replies of its handshake together.
 
     An attempt has ``connect_timeout`` (None: no limit) for TCP, and for the handshake ``socket_timeout`` or, where that
     is None, ``connect_timeout`` again. ``left``: the seconds for all attempts, where the caller makes them itself.
-    ``connecting`` belongs to the calling function.
+    ``connecting`` belongs to the calling function. ``attempt``: told how far the connect is.
     """
     own = connection.socket_timeout
     if connect_timeout is None:
         yield
         return
+    longest = connect_timeout + (connect_timeout if own is None else own)
+    if attempt is not None:
+        attempt.extend(_attempts_of(connection) * (longest + _pause(connection)) + 1.0)
     open_socket = connection._connect  # the first step of each attempt
     deadline = math.inf
 
     def begin() -> Any:
         _attempts.end(connecting)
-        seconds = min(connect_timeout + (connect_timeout if own is None else own), deadline - time.monotonic())
+        seconds = min(longest, deadline - time.monotonic())
         if seconds <= 0:
             raise _Late
+        if attempt is not None:
+            attempt.opening()
         _attempts.begin(connecting, seconds)
-        return open_socket()
+        sock = open_socket()
+        if attempt is not None:
+            attempt.opened(partial(_attempts.cut, connecting))
+        return sock
 
     connection._connect = begin
     try:

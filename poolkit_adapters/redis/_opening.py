@@ -8,6 +8,7 @@ import time
 import traceback
 from typing import Any
 
+from .._attempts import Attempt
 from .._hang_up import Connecting, is_socket
 from .._time_limits import caller_limit
 from . import _errors
@@ -18,8 +19,11 @@ from ._handshake import async_connect_limit, connect_limit
 __all__ = ("ensure", "open_connection", "open_connection_async")
 
 
-def open_connection(pool: Any, limit: float | None) -> Any:
-    """Create a connection and connect it. Each attempt may take ``limit`` seconds, and its handshake as long."""
+def open_connection(pool: Any, limit: float | None, attempt: Attempt) -> Any:
+    """Create a connection and connect it. Each attempt may take ``limit`` seconds, and its handshake as long.
+
+    ``attempt`` is told how far it is.
+    """
     started = time.monotonic()
     try:
         # under the lock: a maintenance notification that is being handled either sees this connection, or has
@@ -31,9 +35,9 @@ def open_connection(pool: Any, limit: float | None) -> Any:
         raise _errors.connect_error(error)  # noqa: B904  its cause is set already
     try:
         left = caller_limit(pool.poolkit.config, limit)
-        if not _connect(connection, watch, limit, left):
+        if not _connect(connection, watch, limit, left, attempt):
             connection.disconnect()  # it holds data for somebody else, or the server has closed it
-            if not _connect(connection, watch, limit, left):
+            if not _connect(connection, watch, limit, left, attempt):
                 raise _errors.unready(connection)
     except BaseException:
         pool._watches.pop(id(connection), None)
@@ -44,16 +48,19 @@ def open_connection(pool: Any, limit: float | None) -> Any:
     return connection
 
 
-def _connect(connection: Any, watch: ConnectionWatch, limit: float | None, left: float | None) -> bool:
+def _connect(
+    connection: Any, watch: ConnectionWatch, limit: float | None, left: float | None, attempt: Attempt
+) -> bool:
     """Connect, and return whether there is no unread data then. On an error close the socket.
 
-    ``limit`` and ``left`` are those of :func:`connect_limit`.
+    ``limit``, ``left`` and ``attempt`` are those of :func:`connect_limit`.
     """
     try:
         if watch.inspectable:
-            with connect_limit(watch.inner, Connecting(PACKAGE), limit, left):
+            with connect_limit(watch.inner, Connecting(PACKAGE), limit, left, attempt):
                 connection.connect()
         else:
+            attempt.opening()
             connection.connect()
         watch.opened()
         return watch.clean()

@@ -75,6 +75,14 @@ class GreenletIO:
         """See :meth:`ServerIO.connected`."""
         return opened(self._pool, lambda: AsyncRecord(self._pool, most, self), most)
 
+    def connect_bound(self, thread: int, timeout: float | None) -> float | None:
+        """Return None: a task is cancelled when its time is up."""
+        return None
+
+    def give_up(self, thread: int) -> bool:
+        """Return False: nothing is given up."""
+        return False
+
     def leftover(self) -> Any:
         """See :meth:`ServerIO.leftover`."""
         here = self.runtime.here

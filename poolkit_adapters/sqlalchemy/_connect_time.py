@@ -11,11 +11,10 @@ from typing import Any
 from sqlalchemy import event
 
 from poolkit import PoolConfig
-from poolkit.config import sources_of
-from poolkit.settings import DEFAULT
 
 from .._handshake import Restore, limit_answers
 from .._hang_up import Connecting
+from .._time_limits import whole_connect
 
 __all__ = ("Attempt", "limit_connects", "no_time_limit")
 
@@ -34,20 +33,14 @@ _ARGUMENTS: dict[str, tuple[str, Callable[[float], float]]] = {
 }
 """Known connect timeout arguments of drivers, and a function that converts seconds to their unit."""
 
-UNSAID = 130.0
-"""Seconds for a connect without any limit: psycopg's default, the longest of these drivers' defaults (asyncpg:
-60; PyMySQL and asyncmy: 10, for TCP only; aiomysql and pg8000: none)."""
-
 
 class Attempt:
     """One connect: its time limit and its start."""
 
     def __init__(self, config: PoolConfig, most: float | None = None) -> None:
-        written = sources_of(config).get("connect_timeout", DEFAULT).written
-        limit = config.connect_timeout
         self.most = most
         """Seconds that the caller has left, if it connects itself (None: no limit)."""
-        self.seconds = self._bounded(UNSAID if limit is None and not written else limit)
+        self.seconds = self._bounded(whole_connect(config))
         """Limit of the whole connect in seconds, including "connect" events (None: no limit)."""
         self._begun = time.monotonic()
         self._restore: Restore | None = None

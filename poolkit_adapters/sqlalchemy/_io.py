@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poolkit.runtimes import Runtime, ThreadRuntime
 
+from .._attempts import Attempts
 from .._hang_up import Connecting
-from .._time_limits import Watch, rollback_limit
+from .._time_limits import Watch, rollback_limit, whole_connect
 from ._connect_time import Attempt
 from ._errors import LATE_ROLLBACK, rollback_cut
 from ._exchange import opened
@@ -31,6 +33,12 @@ class ServerIO(Protocol):
 
     def connected(self, most: float | None) -> Record:
         """Return a record with a new connection. ``most``: seconds that a caller has left, None: no limit."""
+
+    def connect_bound(self, thread: int, timeout: float | None) -> float | None:
+        """Return the seconds after which a connect is given up that has not returned. See poolkit's ``Connector``."""
+
+    def give_up(self, thread: int) -> bool:
+        """End a connect that is given up, and return whether it has no session. See poolkit's ``Connector``."""
 
     def leftover(self) -> Any:
         """Return the task that ends what the last failed connect left on the server, or None."""
@@ -60,6 +68,15 @@ class WatchedRecord(Record):
         self._io = io
         super().__init__(pool, most)
 
+    def connect(self) -> None:
+        """Do the same as :meth:`Record.connect`.
+
+        Until it is known, the application's ``creator`` or "do_connect" listener may have opened a connection.
+        """
+        with self._io.attempts.under_way() as progress:
+            progress.opening()
+            super().connect()
+
     def begun(self, attempt: Attempt) -> None:
         """Do the same as :meth:`Record.begun`. From now on the socket is shut down at the deadline."""
         self._begin_watch(attempt.connecting)
@@ -69,10 +86,16 @@ class WatchedRecord(Record):
         self.over()
         super().opened(connection)
         self._begin_watch(connection)
+        progress = self._io.attempts.here()
+        if progress is not None:
+            progress.opened(partial(self._io.watch.cut, connection))
 
     def _begin_watch(self, driver: Any) -> None:
         left = None if self.attempt is None else self.attempt.left()
         if left is not None:
+            progress = self._io.attempts.here()
+            if progress is not None:
+                progress.extend(2 * left + 1.0)  # libpq rounds up, and has one limit for each address
             self._watched = driver
             self._io.watch.begin(driver, left)
 
@@ -94,10 +117,19 @@ class ThreadIO:
         self._pool = pool
         self.runtime: Runtime = _THREADS
         self.watch = Watch()
+        self.attempts = Attempts()
 
     def connected(self, most: float | None) -> Record:
         """See :meth:`ServerIO.connected`."""
         return opened(self._pool, lambda: WatchedRecord(self._pool, most, self), most)
+
+    def connect_bound(self, thread: int, timeout: float | None) -> float | None:
+        """See :meth:`ServerIO.connect_bound`."""
+        return self.attempts.bound(thread, whole_connect(self._pool.poolkit.config) if timeout is None else timeout)
+
+    def give_up(self, thread: int) -> bool:
+        """See :meth:`ServerIO.give_up`."""
+        return self.attempts.give_up(thread)
 
     def leftover(self) -> Any:
         """Return None: a connect in a thread ends before its caller continues."""

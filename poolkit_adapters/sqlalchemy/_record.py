@@ -255,6 +255,7 @@ class RecordConnector(Connector[Record]):
         self.close_in_caller = not pool._is_asyncio
         if checks is not None:
             self.peek, self.check = checks.peek, checks.check  # type: ignore[method-assign]
+        self.connect_bound, self.give_up = pool._io.connect_bound, pool._io.give_up
 
     def connect(self, timeout: float | None) -> Record:
         """Open a connection. The driver's own limit applies (see ``limit_connects``).

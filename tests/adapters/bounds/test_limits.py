@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from poolkit.testing.servers import PostgresServer
-from poolkit_adapters import _hang_up
+from poolkit_adapters import _hang_up, _time_limits
 from poolkit_adapters._handshake import limit_answers
 from poolkit_adapters._hang_up import Connecting
 from poolkit_adapters._time_limits import Watch
@@ -26,7 +26,6 @@ from poolkit_adapters.httpcore import _network as network
 from poolkit_adapters.httpcore._h2_async import _Pull
 from poolkit_adapters.httpcore._h2_state import State
 from poolkit_adapters.sqlalchemy import PoolkitPool
-from poolkit_adapters.sqlalchemy import _connect_time as connect_time
 from tests.adapters.sqlalchemy.servers import Databases, calling
 from tests.faults.proxy import FaultProxy
 
@@ -160,7 +159,7 @@ def test_what_bounds_a_connect_without_connect_timeout(
     argument = "timeout" if driver == "pg8000" else "connect_timeout"
     own = {"connect_args": {argument: 1}} if given == "connect_args" else {}
     if not own:
-        monkeypatch.setattr(connect_time, "UNSAID", 0.5)
+        monkeypatch.setattr(_time_limits, "UNSAID", 0.5)
     through = url.set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
     try:
         with calling(through, driver, **own) as caller, pytest.raises((OperationalError, TimeoutError)):

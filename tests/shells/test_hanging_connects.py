@@ -1,0 +1,196 @@
+"""A connect in a thread of the pool that does not return: it is given up, and nothing that it opens later stays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from poolkit import ConnectFailed, Connector, ConnectTimeout, Pool, PoolError
+from poolkit.events import Event, EventKind
+from poolkit.policies.connects import default_bound
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = pytest.mark.filterwarnings("ignore::poolkit.PoolConfigWarning")  # connects longer than their callers wait
+
+
+class Hanging(Connector[Any]):
+    """Its connects hang until they are told to go on. Each is given up at once."""
+
+    reports_errors = True
+
+    def __init__(self) -> None:
+        self.healthy = False
+        self.go = threading.Event()
+        self.threads: list[int] = []  # that hang, or have hung
+        self.given_up: list[int] = []
+        self.open = 0
+        self.ends = True  # give_up() ends the session for certain
+        self.late = False
+
+    def connect(self, timeout: float | None) -> object:
+        if not self.healthy:
+            self.threads.append(threading.get_ident())
+            self.go.wait(2 * PATIENCE)
+            if self.late:
+                raise ConnectionError("too late")
+        self.open += 1
+        return object()
+
+    def close(self, connection: object) -> None:
+        self.open -= 1
+
+    def connect_bound(self, thread: int, timeout: float | None) -> float | None:
+        return timeout
+
+    def give_up(self, thread: int) -> bool:
+        self.given_up.append(thread)
+        return self.ends
+
+
+@pytest.fixture
+def connector() -> Iterator[Hanging]:
+    connector = Hanging()
+    yield connector
+    connector.go.set()
+
+
+def hang(pool: Pool[Any], connector: Hanging, count: int) -> None:
+    """Let so many connects hang, one after the other, and be given up."""
+    for number in range(1, count + 1):
+        while len(connector.threads) < number:
+            with pytest.raises(PoolError):
+                pool.acquire(timeout=0.01)
+        until(lambda: not pool.stats().connecting, "it is given up")
+        pool.check_books()
+
+
+def test_its_place_is_free_if_the_connector_has_ended_it(connector: Hanging) -> None:
+    with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
+        hang(pool, connector, 1)
+        assert connector.given_up == connector.threads
+        assert pool.stats().size == 0
+        connector.healthy = True
+        pool.reconfigure(connect_timeout=PATIENCE)
+        pool.release(pool.acquire(timeout=PATIENCE))
+        connector.go.set()
+        until(lambda: connector.open == 1, "what it has opened is closed")
+        pool.check_books()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["opens", "fails"])
+def test_its_place_is_kept_until_it_returns_otherwise(connector: Hanging, late: bool) -> None:
+    connector.ends, connector.late = False, late
+    with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
+        hang(pool, connector, 1)
+        stats = pool.stats()
+        assert (stats.size, stats.closing, stats.connecting) == (1, 1, 0)
+        connector.healthy = True
+        with pytest.raises(PoolError):
+            pool.acquire(timeout=0.1)
+        assert connector.open == 0
+        connector.go.set()
+        until(lambda: not pool.stats().size, "its place is free")
+        assert connector.open == 0
+        pool.reconfigure(connect_timeout=PATIENCE)
+        pool.release(pool.acquire(timeout=PATIENCE))
+        pool.check_books()
+
+
+def test_no_more_threads_go_on_than_there_are_places(connector: Hanging) -> None:
+    with Pool(connector, max_size=2, connect_timeout=0.05) as pool:
+        hang(pool, connector, 4)
+        assert (pool.stats().size, pool.stats().closing) == (2, 2)
+        with pytest.raises(PoolError):
+            pool.acquire(timeout=0.1)
+        assert len(connector.threads) == 4
+        connector.healthy = True
+        connector.go.set()
+        until(lambda: not pool.stats().size, "the places are free")
+        until(lambda: not connector.open, "what they have opened is closed")
+        connector.healthy = False
+        connector.go.clear()
+        hang(pool, connector, 5)
+        assert pool.stats().size == 0, "the threads are counted down when they return"
+
+
+def test_its_waiting_caller_hears_of_it(connector: Hanging) -> None:
+    events: list[Event] = []
+    with Pool(connector, max_size=1, connect_timeout=0.05, name="db", listeners=[events.append]) as pool:
+        with pytest.raises(ConnectFailed, match=r"db: .*the connect has not returned in 0\.\d+ s") as caught:
+            pool.acquire(timeout=PATIENCE)
+        assert isinstance(caught.value, ConnectTimeout)
+        (failed,) = [event for event in events if event.kind is EventKind.CONNECT_FAILED]
+        assert isinstance(failed.error, ConnectTimeout)
+
+
+def test_warm_up_hears_of_it_too(connector: Hanging) -> None:
+    with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
+        with pytest.raises(ConnectFailed, match="did not finish in time"):
+            pool.warm_up(1, timeout=0.01)
+        until(lambda: not pool.stats().connecting, "it is given up")
+        connector.go.set()
+        until(lambda: connector.open == 0, "what it has opened is closed")
+
+
+def test_the_bound_is_asked_for_again_when_it_has_passed(connector: Hanging) -> None:
+    """A connector may learn only from its driver how long a connect may take."""
+    asked: list[float | None] = []
+
+    def bound(thread: int, timeout: float | None) -> float | None:
+        asked.append(timeout)
+        return 0.01 if len(asked) == 1 else None
+
+    connector.connect_bound = bound
+    with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
+        with pytest.raises(PoolError):
+            pool.acquire(timeout=0.01)
+        until(lambda: len(asked) == 2, "it is asked again")
+        connector.go.set()
+        pool.release(pool.acquire(timeout=PATIENCE))
+        assert not connector.given_up
+        assert connector.open == 1
+
+
+@pytest.mark.parametrize("method", ["connect_bound", "give_up"])
+def test_a_hook_that_raises_is_complained_of_and_counts_as_the_default(
+    connector: Hanging, method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any) -> Any:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr("poolkit._operations.default_bound", lambda timeout: timeout)
+    setattr(connector, method, fail)
+    with Pool(connector, max_size=1, connect_timeout=0.05) as pool:
+        hang(pool, connector, 1)
+        assert pool.stats().closing == (method == "give_up")
+        assert f"Hanging.{method}() raised RuntimeError: odd: it must not raise" in caplog.text
+        connector.go.set()
+        until(lambda: not pool.stats().size, "its place is free")
+
+
+def test_a_connector_that_says_nothing_has_a_few_times_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_bound(5.0) == 11.0
+    assert default_bound(None) is None
+    go = threading.Event()
+    closed: list[object] = []
+
+    class Plain:
+        def connect(self, timeout: float | None) -> object:
+            go.wait(2 * PATIENCE)
+            return object()
+
+        def close(self, connection: object) -> None:
+            closed.append(connection)
+
+    monkeypatch.setattr("poolkit._operations.default_bound", lambda timeout: timeout)
+    plain: Any = Plain()
+    with Pool(plain, max_size=1, connect_timeout=0.05) as pool:
+        with pytest.raises(PoolError):
+            pool.acquire(timeout=0.01)
+        until(lambda: not pool.stats().connecting, "it is given up")
+        assert pool.stats().closing == 1, "it may have a session"
+        go.set()
+        until(lambda: closed and not pool.stats().size, "its place is free")
