@@ -316,8 +316,11 @@ class ThreadDriver(Driver[C]):
                 spawn(self.connect_job, slot)
             else:  # a new thread starts with an empty context, a new task (of greenlets) with a copy of the current one
                 context = request.context
-                spawn = getattr(request.parker, "spawn", spawn)  # in the caller's event loop, if there are several
-                context.copy().run(spawn, context.copy().run, self.connect_job, slot)
+                job: tuple[Any, ...] = self.connect_job, slot
+                home = getattr(request.parker, "spawn", None)  # in the caller's event loop, if there are several
+                if home is not None:
+                    spawn, job = home, (*job, request)
+                context.copy().run(spawn, context.copy().run, *job)
         elif do is Do.PING:
             spawn(self._ping_job, slot)
         elif operations.close is None or (do is Do.ABORT and operations.aborts is not None):
@@ -327,8 +330,11 @@ class ThreadDriver(Driver[C]):
         else:
             spawn(self._close_job, slot)
 
-    def connect_job(self, slot: Slot) -> BaseException | None:
-        """Open a connection for the first waiting caller. Returns the error if it failed."""
+    def connect_job(self, slot: Slot, request: Request | None = None) -> BaseException | None:
+        """Open a connection for the first waiting caller. Returns the error if it failed.
+
+        ``request``: the caller in whose event loop it is opened, if there are several loops.
+        """
         pool, attempts = self._pool, self._of_core()
         attempt = attempts.begin(slot, self._connect_limit())
         try:
@@ -344,8 +350,22 @@ class ThreadDriver(Driver[C]):
             self._dispose(opened[0])
             attempts.over(attempt)
             return attempt.error
-        found = pool._gate.step(self.arrived, slot, opened)
+        found = pool._gate.step(self._arrived_in_loop, slot, opened, request)
         return found if isinstance(found, BrokenContract) else None
+
+    def _arrived_in_loop(self, slot: Slot, opened: Opened[C], request: Any) -> BrokenContract | bool:
+        """As :meth:`arrived`. ``request``: the caller in whose event loop it was opened, if there are several loops. A
+        caller in another loop could not use it, so the first one in this loop comes before it.
+        """
+        if request is not None:
+            queue, home = request.endpoint.queue, request.parker.home
+            first: Any = queue.first()
+            if first is not None and first.parker.home is not home:
+                callers: Any = (request,) if request.queued else request.endpoint.requests
+                here = next((one for one in callers if one.parker.home is home), None)
+                if here is not None:
+                    queue.move_first(here)
+        return self.arrived(slot, opened)
 
     def _connect_limit(self) -> float | None:
         """Return the seconds for a connect that is not bounded by a caller's deadline. If no thread can be started and

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import Pool as SQLAlchemyPool
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ("AsyncRecord", "GreenletIO", "settle")
 
 
+_close_until: ContextVar[float | None] = ContextVar("poolkit_close_until", default=None)
+"""Until when a caller waits for the close of its outdated connection, in monotonic seconds (None: to its end)."""
+
+
 class AsyncRecord(Record):
     """A record whose connection may be ended by a task that outlives the caller."""
 
@@ -46,6 +52,17 @@ class AsyncRecord(Record):
         except BaseException:
             self._io.runtime.here.leftover = self.ending
             raise
+
+    def current(self) -> Any:
+        """Do the same as :meth:`Record.current`. The close of an outdated connection takes no more of the caller's time
+        than the caller has.
+        """
+        left = self.left()
+        token = _close_until.set(None if left is None else time.monotonic() + left)
+        try:
+            return super().current()
+        finally:
+            _close_until.reset(token)
 
     def _ConnectionRecord__connect(self) -> None:  # noqa: N802  its name in SQLAlchemy
         """Do the same as :meth:`Record._ConnectionRecord__connect`. A moved record connects in place, in a task.
@@ -102,9 +119,11 @@ class GreenletIO:
             self._endings.close(connection, close)
             return
         task = self.runtime.keep(self._end(connection, terminate=terminate))
+        until = None
         if terminate and self._pool._dialect.has_terminate:  # a dialect that cannot terminate hangs up without waiting
             self._endings.add(connection, task)
-        await_(asyncio.wait([task]))
+            until = _close_until.get()  # the slot is kept until the end, so the caller need not wait for it
+        await_(asyncio.wait([task], timeout=None if until is None else max(0.0, until - time.monotonic())))
 
     async def _end(self, connection: Any, *, terminate: bool) -> None:
         """Close a connection; after ``check_timeout`` seconds its socket is shut down, whatever the peer does.

@@ -10,7 +10,6 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, exc, make_url
@@ -43,13 +42,13 @@ from .._errors import Row
 from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitPool
 from ._errors import ERRORS, translated
+from ._exchange import TIME_LEFT
 from ._pool import BasePool, PoolkitPool
 from ._record import Record
 
 __all__ = ("AsyncPoolkitCluster", "NoServerAvailable", "PoolkitCluster", "role_of", "role_of_async")
 
 _ROLE = "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool"
-_time_left: ContextVar[float | None] = ContextVar("poolkit_time_left")
 
 
 class NoServerAvailable(exc.OperationalError, NoNodeAvailable):
@@ -125,7 +124,7 @@ def _judge(error: BaseException) -> Verdict:
 def _timed(pool: BasePool) -> Any:
     """Get a record for a caller that waits at most for the time that it has left."""
     try:
-        return pool.poolkit.acquire(_time_left.get(None))
+        return pool.poolkit.acquire(TIME_LEFT.get(pool.timeout()))
     except PoolError as error:
         failure = error
     raise pool._translate(failure)  # outside the except block, so that the cause does not become the context
@@ -176,11 +175,11 @@ class _ServerBase(NodePool):
 
 class _Server(_ServerBase):
     def lease(self, timeout: float | None) -> NodeLease[Connection]:
-        token = _time_left.set(timeout)
+        token = TIME_LEFT.set(timeout)
         try:
             return NodeLease(self.engine.connect(), Connection.close, Connection.invalidate, _mark_wrong_server)
         finally:
-            _time_left.reset(token)
+            TIME_LEFT.reset(token)
 
     def limited(self, connection: Connection, timeout: float) -> AbstractContextManager[object]:
         return limit_role_question(connection.connection.driver_connection, timeout)
@@ -188,11 +187,11 @@ class _Server(_ServerBase):
 
 class _AsyncServer(_ServerBase):
     async def lease(self, timeout: float | None) -> AsyncNodeLease[AsyncConnection]:
-        token = _time_left.set(timeout)
+        token = TIME_LEFT.set(timeout)
         try:
             connection: AsyncConnection = await self.engine.connect()
         finally:
-            _time_left.reset(token)
+            TIME_LEFT.reset(token)
         return AsyncNodeLease(connection, AsyncConnection.close, AsyncConnection.invalidate, _mark_wrong_server_async)
 
     async def drain(self, timeout: float | None) -> bool:

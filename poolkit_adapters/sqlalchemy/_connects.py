@@ -12,6 +12,7 @@ from poolkit import AcquireTimeout
 
 from .._hang_up import hang_up
 from ._errors import connect_error, overdue
+from ._exchange import patience
 from ._greenlets import GreenletRuntime, await_, in_greenlet, running_loop
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _too_late(record: AsyncRecord) -> BaseException:
     """Return the error of a caller whose deadline has passed while its slot reconnects."""
     pool: Any = record.pool
     error = AcquireTimeout(
-        f"{pool.poolkit.name}: no connection in {pool.timeout():g} s; the connect continues for the next caller"
+        f"{pool.poolkit.name}: no connection in {patience(pool):g} s; the connect continues for the next caller"
     )
     translated: BaseException = pool._translate(error)
     return translated

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import util
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from ._pool import BasePool
     from ._record import Record
 
-__all__ = ("Emptied", "exchange", "opened", "usable")
+__all__ = ("TIME_LEFT", "Emptied", "exchange", "opened", "patience", "usable")
+
+
+TIME_LEFT: ContextVar[float | None] = ContextVar("poolkit_time_left")
+"""Seconds that a caller of a cluster has left (None: no limit). Not set for a caller of a node's own engine."""
+
+
+def patience(pool: BasePool) -> float | None:
+    """Return how many seconds a caller may wait in total, from its checkout on (None: no limit)."""
+    return TIME_LEFT.get(pool.timeout() or None)  # with a timeout of 0 it does not queue, but it connects
 
 
 class Emptied(Exception):

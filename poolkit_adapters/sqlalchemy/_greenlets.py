@@ -44,11 +44,11 @@ _greenlet_spawn = util.greenlet_spawn
 class _Parker:
     """Puts a greenlet to sleep on a future of the event loop that runs at that moment."""
 
-    __slots__ = ("_future", "_home", "_loop", "_runtime", "_woken")
+    __slots__ = ("_future", "_loop", "_runtime", "_woken", "home")
 
     def __init__(self, runtime: GreenletRuntime) -> None:
         self._runtime = runtime
-        self._home = running_loop()
+        self.home = running_loop()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._future: asyncio.Future[None] | None = None
         self._woken = False
@@ -79,7 +79,7 @@ class _Parker:
 
     def spawn(self, job: Callable[..., object], *args: Any) -> None:
         """Run ``job(*args)`` in a task of the loop in which the sleeper needs its result, from any thread."""
-        self._runtime.spawn_in(self._home, job, *args)
+        self._runtime.spawn_in(self.home, job, *args)
 
     def wake(self) -> None:
         """Wake the sleeper, from any thread."""

@@ -18,7 +18,7 @@ from .._hang_up import Connecting
 from .._time_limits import caller_limit
 from ._connect_time import Attempt
 from ._errors import LeaseOverdue, NotLeased, connect_error, lease_cut, overdue
-from ._exchange import Emptied, exchange
+from ._exchange import Emptied, exchange, patience
 from ._look import looks_alive
 from ._readonly import ReadOnlyServer
 from ._thread_bound import refuse_thread_bound
@@ -70,8 +70,8 @@ class Record(_ConnectionRecord):
 
     def left(self) -> float | None:
         """Return the seconds that its user may still wait for a connection, at least 0 (None: no limit)."""
-        limit = self.pool.timeout()
-        return max(0.0, self.asked + limit - time.monotonic()) if limit and self.asked else None
+        limit = patience(self.pool)
+        return None if limit is None or not self.asked else max(0.0, self.asked + limit - time.monotonic())
 
     def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
         """As in SQLAlchemy, except that a connect in progress continues and keeps its slot."""
@@ -118,7 +118,13 @@ class Record(_ConnectionRecord):
 
     def current(self) -> Any:
         """Return the connection. Raise :class:`Emptied` if there is none, or it was outdated and is closed now."""
-        return super().get_connection()
+        key = id(self.dbapi_connection)
+        try:
+            return super().get_connection()
+        except BaseException:
+            if self.dbapi_connection is None and self.ending is None:
+                self.ending = self.pool._endings.of(key)  # its close goes on: the server still has its session
+            raise
 
     def get_connection(self) -> Any:
         """As in SQLAlchemy. If the connection is lost or outdated, its user gets another record."""

@@ -16,6 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 import poolkit
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
+from poolkit_adapters.sqlalchemy._greenlets import await_
 from tests.adapters.sqlalchemy.conftest import since
 from tests.support.waiting import PATIENCE
 
@@ -373,6 +374,54 @@ def test_a_connect_runs_in_the_loop_of_the_caller_that_needs_it(postgres: Postgr
 
     asyncio.run(main())
     assert connects == loops
+    asyncio.run(engine.dispose())
+    gc.collect()
+
+
+@unclosed
+def test_a_connect_does_not_serve_an_older_caller_of_another_loop(postgres: PostgresServer, driver: str) -> None:
+    """That caller could not use it: it would close the connection and connect once more."""
+    engine = create_async_engine(
+        postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=2, max_overflow=0, pool_timeout=PATIENCE
+    )
+    pool: Any = engine.pool
+    asyncio.run(pid(engine))  # SQLAlchemy lets all others wait for the very first connect
+    asyncio.run(engine.dispose())
+    pool = engine.pool
+    connects: list[Any] = []
+    held: list[Any] = []  # the loop in which connects hang, and what they wait for
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(*_: Any) -> None:
+        loop = asyncio.get_running_loop()
+        connects.append(loop)
+        if loop is held[0]:
+            await_(held[1].wait())
+
+    served, done = threading.Event(), threading.Event()
+
+    async def younger() -> None:
+        async with engine.connect() as connection:
+            assert await connection.scalar(ONE) == 1
+            served.set()
+            await asyncio.to_thread(done.wait, PATIENCE)
+
+    async def main() -> None:
+        held[:] = asyncio.get_running_loop(), asyncio.Event()
+        older = asyncio.create_task(pid(engine))
+        await until(lambda: connects)
+        thread = threading.Thread(target=asyncio.run, args=(younger(),))
+        thread.start()
+        in_time = await asyncio.to_thread(served.wait, PATIENCE)
+        held[1].set()
+        await older
+        done.set()
+        await asyncio.to_thread(thread.join, PATIENCE)
+        assert in_time, "served by the connect of its own loop"
+
+    asyncio.run(main())
+    assert len(connects) == len(set(connects)) == 2
+    pool.poolkit.check_books()
     asyncio.run(engine.dispose())
     gc.collect()
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import event, exc, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import poolkit
 from poolkit import BackoffConfig, BreakerConfig
 from poolkit.testing.servers import PostgresServer
-from poolkit_adapters.sqlalchemy import PoolkitPool
+from poolkit_adapters.sqlalchemy import AsyncPoolkitCluster, AsyncPoolkitPool, PoolkitCluster, PoolkitPool
 from tests.adapters.sqlalchemy.servers import Databases, calling
 from tests.faults.proxy import FaultProxy
 from tests.support.waiting import PATIENCE, until
@@ -164,3 +166,91 @@ def test_a_checkout_listener_that_always_disconnects_gives_its_record_back(datab
                 caller.engine.connect()
         assert pool.checkedout() == 0
         pool.poolkit.check_books()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("left", [0.3, 0.0])
+def test_an_exchange_in_a_node_of_a_cluster_has_what_is_left_of_the_callers_time(
+    postgres: PostgresServer, fault_proxy: Any, driver: str, left: float
+) -> None:
+    """The pool of a node has a timeout of its own, of 30 seconds."""
+    proxy: FaultProxy = fault_proxy(postgres.host, postgres.port)
+    url = postgres.sqlalchemy_url(driver)
+    nodes = [f"{proxy.host}:{proxy.port}"]
+    waits: list[float | None] = []
+
+    def watch(engine: Any) -> None:
+        acquire = engine.pool.poolkit.acquire
+
+        def noted(timeout: Any = None) -> Any:
+            waits.append(timeout)
+            assert timeout is not None
+            assert timeout < left + 0.1  # it may be rounded
+            return acquire(timeout)
+
+        engine.pool.poolkit.acquire = noted
+
+    def in_threads() -> None:
+        with PoolkitCluster(url, nodes, roles=False, acquire_timeout=PATIENCE, pool_size=1) as cluster:
+            with cluster.connect() as connection:
+                connection.connection.invalidate(soft=True)
+            proxy.mode = "silent"
+            watch(cluster.engine(nodes[0]))
+            with pytest.raises(poolkit.AcquireTimeout), cluster.connect(timeout=left):
+                pass
+
+    async def in_tasks() -> None:
+        async with AsyncPoolkitCluster(url, nodes, roles=False, acquire_timeout=PATIENCE, pool_size=1) as cluster:
+            async with cluster.connect() as connection:
+                (await connection.get_raw_connection()).invalidate(soft=True)
+            proxy.mode = "silent"
+            watch(cluster.engine(nodes[0]).sync_engine)
+            with pytest.raises(poolkit.AcquireTimeout):
+                async with cluster.connect(timeout=left):
+                    pass
+
+    if driver == "psycopg":
+        in_threads()
+    else:
+        asyncio.run(in_tasks())
+    assert len(waits) == 2, "one for the outdated connection, one for its successor"
+
+
+def test_the_close_of_an_outdated_connection_takes_no_more_than_the_callers_time(
+    postgres: PostgresServer, fault_proxy: Any
+) -> None:
+    """asyncpg waits until the server has ended the session. A peer that is silent keeps the slot for as long."""
+    proxy: FaultProxy = fault_proxy(postgres.host, postgres.port)
+    url = make_url(postgres.sqlalchemy_url("asyncpg")).set(host=proxy.host, port=proxy.port)
+
+    async def main() -> None:
+        engine = create_async_engine(
+            url, poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=0.2, check_timeout=PATIENCE
+        )
+        pool: Any = engine.pool
+        async with engine.connect() as connection:
+            (await connection.get_raw_connection()).invalidate(soft=True)
+        proxy.mode = "silent"
+        with pytest.raises(poolkit.AcquireTimeout):
+            await engine.connect()
+        assert (pool.checkedout(), pool.poolkit.stats().size, proxy.open) == (0, 1, 1), "its slot is kept"
+        proxy.mode = "pass"
+        proxy.cut()
+        pool.poolkit.reconfigure(acquire_timeout=PATIENCE)
+        async with engine.connect():
+            pass
+        pool.poolkit.check_books()
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_a_caller_of_a_nodes_engine_waits_as_its_pool_says(postgres: PostgresServer) -> None:
+    url = postgres.sqlalchemy_url("psycopg")
+    with PoolkitCluster(url, [f"{postgres.host}:{postgres.port}"], roles=False, pool_size=1, max_overflow=0) as cluster:
+        engine = cluster.engine(cluster.stats().nodes[0].name)
+        pool: Any = engine.pool
+        with engine.connect():
+            pool.poolkit.reconfigure(acquire_timeout=0.01)
+            with pytest.raises(poolkit.AcquireTimeout):
+                engine.connect()
