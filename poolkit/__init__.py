@@ -5,6 +5,7 @@
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from ._deadline import deadline
 from ._dump import dump, dump_on_signal
 from ._priority import priority
 from ._registry import live_pools as pools
@@ -94,6 +95,7 @@ __all__ = (
     "WindowStats",
     "WrongLoop",
     "__version__",
+    "deadline",
     "dump",
     "dump_on_signal",
     "estimate_size",

@@ -11,6 +11,7 @@ from ._core import commands
 from ._core.endpoints import Endpoint
 from ._core.queue import Request
 from ._core.slots import CHECKING, IN_USE, RESETTING, Held, LeaseRecord, Slot
+from ._deadline import BLOCKS, current
 from ._driver import Opened
 from ._explain import packages_of, place_outside
 from ._fast import BATCH
@@ -53,6 +54,12 @@ def deadline_of(timeout: float | Default | None, config: PoolConfig, now: float)
     elif timeout is not None and not _is_duration(timeout):
         raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more (or None: no limit)", "timeout")
     return NEVER if timeout is None else now + timeout
+
+
+def _in_block(pool: PoolBase[Any], request: Request, timeout: float | Default | None, now: float) -> float:
+    """Return the deadline of a caller that may be in a block with a deadline (see :class:`poolkit.deadline`)."""
+    own, block = deadline_of(timeout, pool._config, now), current()
+    return own if block is None else min(own, now + block.note(pool, request))
 
 
 def _within(limit: float | None, left: float) -> float | None:
@@ -134,7 +141,7 @@ class SlowPath(Generic[C]):
             pool._gate.step(pool._core.look, request, now)
             return 0.0
         ask = pool._driver.operations.connect_grace
-        longer = 0.0 if ask is None else ask(now - deadline)
+        longer = 0.0 if ask is None or current() is not None else ask(now - deadline)
         error = pool._gate.step(self.expire, request, now, longer)
         if error is not None:
             raise error
@@ -235,8 +242,8 @@ class ThreadSlowPath(SlowPath[C]):
             pool._gate.run_posted()  # it may free the connection of a dropped lease
         core = pool._core
         now = self._clock()
-        deadline = deadline_of(timeout, pool._config, now)
         request = Request(pool._endpoint, now, pool._caller())
+        deadline = _in_block(pool, request, timeout, now) if BLOCKS else deadline_of(timeout, pool._config, now)
         if core.classes is not None:
             request.caller_class = self.class_of_caller(core.classes)
         parker = request.parker = self._parker()
@@ -356,8 +363,8 @@ class TaskSlowPath(SlowPath[C]):
         if gate.inbox:
             gate.run_posted()  # it may free the connection of a dropped lease
         now = clock()
-        deadline = deadline_of(timeout, pool._config, now)
         request = Request(pool._endpoint, now, runtime.caller())
+        deadline = _in_block(pool, request, timeout, now) if BLOCKS else deadline_of(timeout, pool._config, now)
         if core.classes is not None:
             request.caller_class = self.class_of_caller(core.classes)
         parker = runtime.parker()

@@ -32,6 +32,7 @@ RINGS: list[tuple[str, ...]] = [
         "_access",
         "_explain",
         "_priority",
+        "_deadline",
         "_log",
         "_gate",
         "_listeners",

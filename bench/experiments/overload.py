@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from bench.dummies import Connection
 from bench.figures import jain
 from bench.result import Param
 from bench.turns import Run, together
-from poolkit import AcquireTimeout, AsyncConnector, AsyncPool, Connector, Pool
+from poolkit import AcquireTimeout, AsyncConnector, AsyncPool, Connector, Pool, deadline
 from poolkit.testing.servers import RedisServer
 
 __all__ = ("CLIENTS", "UNFAIR", "WORLDS", "run")
@@ -287,7 +287,7 @@ def _queue_by_threads(server: RedisServer, clients: int, seconds: float) -> _Fou
 
 
 def _redis_by_threads(kind: str) -> Callable[[RedisServer, int, float], _Found]:
-    """A client of redis-py has one deadline for all its calls: the mean of those of the others."""
+    """A client of redis-py has one deadline for all its calls: the mean of those of the others. poolkit can be told."""
 
     def measure(server: RedisServer, clients: int, seconds: float) -> _Found:
         import redis
@@ -301,7 +301,8 @@ def _redis_by_threads(kind: str) -> Callable[[RedisServer, int, float], _Found]:
 
         def call(patience: float) -> bool:
             try:
-                client.blpop(["nothing"], timeout=_HOLD)
+                with nullcontext() if kind == "own" else deadline(patience):
+                    client.blpop(["nothing"], timeout=_HOLD)
             except redis.ConnectionError:
                 return False
             return True

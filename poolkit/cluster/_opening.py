@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .._deadline import BLOCKS, current
 from .._slow_path import DEFAULT, Default
 from ..errors import AcquireTimeout, ConfigError, PoolBusy, PoolClosed, PoolSuspended, ServerUnavailable, UsageError
 from ..policies.retire import NEVER
@@ -33,10 +34,12 @@ class LeaseOpener:
     def deadline(self, timeout: float | Default | None, now: float) -> float:
         """Return the caller's deadline. Raises ConfigError if ``timeout`` is no time."""
         if isinstance(timeout, Default):
-            return now + self._default
-        if timeout is not None and not _is_duration(timeout):
+            timeout = self._default
+        elif timeout is not None and not _is_duration(timeout):
             raise ConfigError(f"timeout={timeout!r}: must be a time in seconds, 0 or more, or None", "timeout")
-        return NEVER if timeout is None else now + timeout
+        block = current()
+        own = NEVER if timeout is None else now + timeout
+        return own if block is None else min(own, now + block.left())
 
     def restrict(self, request: NodeRequest, avoid: Iterable[str]) -> None:
         """Check the wanted role and apply ``avoid``."""
@@ -92,7 +95,7 @@ class ThreadLeaseOpener(LeaseOpener, Generic[C]):
         """See :meth:`poolkit.cluster.Cluster.lease`."""
         cluster = self._cluster
         now = cluster._clock()
-        deadline = now + self._default if timeout is DEFAULT else self.deadline(timeout, now)
+        deadline = now + self._default if timeout is DEFAULT and not BLOCKS else self.deadline(timeout, now)
         request = NodeRequest(role, key, now)
         if role is not None or avoid:
             self.restrict(request, avoid)
@@ -156,7 +159,7 @@ class TaskLeaseOpener(LeaseOpener, Generic[C]):
         cluster = self._cluster
         runtime = cluster._driver.bind()
         now = cluster._clock()
-        deadline = now + self._default if timeout is DEFAULT else self.deadline(timeout, now)
+        deadline = now + self._default if timeout is DEFAULT and not BLOCKS else self.deadline(timeout, now)
         request = NodeRequest(role, key, now)
         if role is not None or avoid:
             self.restrict(request, avoid)

@@ -424,6 +424,11 @@ async def async_clusters() -> None:
     await lease.close()
 
 
+def deadlines(pool: poolkit.Pool[Socket]) -> None:
+    with poolkit.deadline(0.5), poolkit.deadline(2), pool.lease() as connection:
+        assert_type(connection, Socket)
+
+
 def priorities() -> None:
     classes = {"health": poolkit.ClassConfig(reserved=1), "bulk": poolkit.ClassConfig(weight=0.5, limit=5)}
     with poolkit.Pool(testing.FakeConnector(), classes=classes, default_class="bulk") as pool:
