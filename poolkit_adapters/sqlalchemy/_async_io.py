@@ -180,11 +180,18 @@ class GreenletIO:
         return loop
 
     def move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Empty the slot of a connection that belongs to another loop. It is reconnected here, in place."""
+        """Empty the slot of a connection that belongs to another loop.
+
+        If that loop has ended, the engine replaces the connection, and the idle ones of the loop are closed: nobody can
+        use them. If it runs, the connection is replaced in place.
+        """
         connection, home = record.dbapi_connection, record.loop
-        record.loop, record.moved = loop, True
+        record.loop, record.moved = loop, False
         if connection is None or home is None:
             return
+        record.moved = home.is_running()
+        if not record.moved and loop is not None:
+            self._pool.poolkit.discard_idle(lambda idle: idle.loop is home)
         self._pool.logger.info("Connection %r belongs to another event loop, replacing it", connection)
         record.finalize_callback.clear()
         if self._pool.dispatch.close:

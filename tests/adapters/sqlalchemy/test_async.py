@@ -9,11 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import event, exc, text
+from sqlalchemy import event, exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
 import poolkit
+from poolkit import BackoffConfig, BreakerConfig
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool
 from poolkit_adapters.sqlalchemy._greenlets import await_
@@ -306,6 +307,45 @@ def test_a_second_event_loop_gets_connections_of_its_own(postgres: PostgresServe
     asyncio.run(end())
     gc.collect()
     assert not set(first + second) & set(postgres.backends())
+
+
+@unclosed
+def test_the_engine_replaces_the_connections_of_a_loop_that_has_ended(
+    postgres: PostgresServer, fault_proxy: Any, driver: str
+) -> None:
+    """With its backoff and circuit breaker, which do not hear of a connect in place."""
+    proxy = fault_proxy(postgres.host, postgres.port)
+    url = make_url(postgres.sqlalchemy_url(driver)).set(host=proxy.host, port=proxy.port)
+    engine = create_async_engine(
+        url, poolclass=AsyncPoolkitPool, pool_size=3, max_overflow=0, pool_timeout=PATIENCE,
+        breaker=BreakerConfig(failure_threshold=1, reset_timeout=2 * PATIENCE),
+        backoff=BackoffConfig(base=0.001, cap=0.001),
+    )  # fmt: skip
+    pool: Any = engine.pool
+    tries: list[Any] = []
+    asyncio.run(pids(engine, 3))
+    event.listen(engine.sync_engine, "do_connect", lambda *_: tries.append(1))
+
+    async def refused() -> None:
+        proxy.mode = "refuse"
+        for error in (poolkit.ConnectFailed, poolkit.CircuitOpen):
+            with pytest.raises(error):
+                await engine.connect()
+        assert len(tries) == 1
+        await until(lambda: not pool.poolkit.stats().size)  # nobody can use the others either
+        await until(lambda: not proxy.open)
+
+    async def served() -> None:
+        proxy.mode = "pass"
+        pool.poolkit.reconfigure(breaker=None)
+        assert len(set(await pids(engine, 3))) == 3
+        assert pool.poolkit.stats().connects == 6
+        await engine.dispose()
+        pool.poolkit.check_books()
+
+    asyncio.run(refused())
+    asyncio.run(served())
+    gc.collect()
 
 
 @unclosed
