@@ -317,6 +317,7 @@ def refuse_some(core: Context, service: Service, now: float) -> None:
     """
     while (late := core.overload.late(now)) is not None:
         core.overload.gave_up(late, now)
+        core.touched[late.endpoint] = None  # it may need no connection any more
         service.serve(late, PoolBusy(f"{core.name}: overloaded: refused after {now - late.since:.3f} s in the queue"))
     most = core.most_waiting
     while core.newcomers:

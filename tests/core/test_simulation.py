@@ -58,6 +58,11 @@ def test_schedules_that_failed_once_pass(seed: int, simulation: type[CoreSimulat
     simulation(seed).run(400)
 
 
+def test_a_short_schedule_that_failed_once_passes() -> None:
+    """An endpoint whose only request ``max_wait`` had refused was to get a connection."""
+    CoreSimulation(241296386).run(250)
+
+
 @pytest.mark.parametrize("block", range(8))
 def test_fresh_random_schedules_keep_every_promise(block: int) -> None:
     first = (
