@@ -79,11 +79,13 @@ class Link:
         if self._closed or not self.opened or self.taken_over or self.connection.sock is None:
             return False
         response = self.response
-        if getattr(response, "leftover", False):
-            return False
-        if response is None or response.isclosed():
+        if response is None:
             return True
-        return response.length == 0 and not response.chunked  # complete, but nobody has asked for the empty body
+        if not response.isclosed():
+            if response.chunked or response.length != 0:
+                return False
+            response.close()  # complete, but nobody has asked for the empty body: http.client waits for that
+        return not getattr(response, "leftover", False)
 
     def close(self, *, wake: bool = False) -> None:
         """Close the socket. ``wake``: a thread that reads from it wakes up with an error. Never raises."""

@@ -19,9 +19,10 @@ class _Released:
             self.release_conn()  # type: ignore[attr-defined]
 
     def __del__(self) -> None:
-        """Close a response that was dropped. io.IOBase would do so too, but not if its body was read to the end."""
+        """Close a response that was dropped with its connection. io.IOBase closes none that was read to the end."""
         try:
-            self.close()
+            if self._connection is not None:  # type: ignore[attr-defined]
+                self.close()
         except Exception:  # noqa: BLE001  modules may be gone already when the interpreter shuts down
             pass
 

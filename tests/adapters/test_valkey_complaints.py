@@ -44,7 +44,7 @@ def fails_instead_of_waiting(ours: bool, server: ValkeyServer) -> bool:
 
 
 def hands_on_the_selected_database(ours: bool, server: ValkeyServer) -> bool:
-    """redis/redis-py#3124, #4: ``SELECT`` changes the database of whoever gets that connection next."""
+    """redis/redis-py#3124, #4: ``SELECT`` changes the database of the connection for its next user."""
     client = client_of(ours, server, 1)
     try:
         client.execute_command("SELECT", 1)

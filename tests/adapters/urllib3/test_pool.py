@@ -270,6 +270,16 @@ def test_a_response_gives_its_place_back_however_it_ends(
         holder.engines[0].check_books()
 
 
+def test_an_empty_response_that_is_released_unread_does_not_hold_up_the_next_request(http_server: HTTPServer) -> None:
+    """Also while somebody still has it."""
+    with PoolkitPoolManager(maxsize=1, block=True, acquire_timeout=PATIENCE) as manager:
+        empty = manager.request("GET", f"{http_server.url}/bytes?n=0", preload_content=False)
+        empty.release_conn()
+        assert manager.request("GET", http_server.url).status == 200
+        assert manager.engines[0].stats().connects == 1
+        assert empty.read() == b""
+
+
 def test_a_response_that_is_not_to_be_released_keeps_its_place_until_it_is(http_server: HTTPServer) -> None:
     with PoolkitHTTPConnectionPool("127.0.0.1", http_server.port, maxsize=1, block=True) as pool:
         response = pool.urlopen("GET", "/", release_conn=False)
