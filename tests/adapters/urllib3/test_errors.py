@@ -37,12 +37,12 @@ class Twin:
         settings = {"name": "orders", "max_size": 1, **settings}
         if self.driver == "urllib3":
             with over_urllib3.PoolkitPoolManager(**settings) as manager:
-                yield manager
+                yield from closing_engines(manager, manager)
         else:
             with requests.Session() as session:
                 session.mount("http://", over_requests.PoolkitAdapter(**settings))
                 session.mount("https://", over_requests.PoolkitAdapter(**settings))
-                yield session
+                yield from closing_engines(session, *session.adapters.values())
 
     def engine(self, pool: Any) -> Any:
         holder = pool if self.driver == "urllib3" else pool.get_adapter("http://")
@@ -54,6 +54,16 @@ class Twin:
             return pool.request("GET", url, timeout=timeout, preload_content=False, **{"retries": False, **options})
         options.pop("retries", None)
         return pool.get(url, timeout=timeout, stream=True)
+
+
+def closing_engines(given: Any, *holders: Any) -> Iterator[Any]:
+    """Close the engines at the end: the housekeeping thread may hold one that was only dropped for a moment longer."""
+    try:
+        yield given
+    finally:
+        for holder in holders:
+            for engine in getattr(holder, "engines", ()):
+                engine.close()
 
 
 BOTH = {"urllib3": Scenarios[Twin](ERRORS), "requests": Scenarios[Twin](REQUESTS_ERRORS)}
