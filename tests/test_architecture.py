@@ -273,12 +273,8 @@ TOO_LARGE: dict[str, tuple[int, int]] = {
     "poolkit_adapters/psycopg/_async_null.py:AsyncPoolkitNullConnectionPool": (34, 415),
     "poolkit_adapters/psycopg/_null.py:PoolkitNullConnectionPool": (34, 401),
     "poolkit_adapters/psycopg/_sync.py:PoolkitConnectionPool": (29, 316),
-    "poolkit_adapters/redis/_async.py:AsyncPoolkitConnectionPool": (31, 335),
-    "poolkit_adapters/redis/_group.py:_AsyncMemberPool": (32, 348),
-    "poolkit_adapters/redis/_group.py:_MemberPool": (31, 386),
-    "poolkit_adapters/redis/_sentinel.py:AsyncPoolkitSentinelConnectionPool": (32, 342),
-    "poolkit_adapters/redis/_sentinel.py:PoolkitSentinelConnectionPool": (31, 394),
-    "poolkit_adapters/redis/_sync.py:PoolkitConnectionPool": (30, 380),
+    "poolkit_adapters/redis/_sentinel.py:AsyncPoolkitSentinelConnectionPool": (26, 295),
+    "poolkit_adapters/redis/_sentinel.py:PoolkitSentinelConnectionPool": (25, 311),
 }
 """Classes beyond the bounds today, with their methods and lines. The numbers and the list may only shrink."""
 

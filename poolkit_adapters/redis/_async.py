@@ -12,7 +12,7 @@ from poolkit import AsyncPool
 from poolkit.errors import NotLeased, PoolError
 
 from . import _errors
-from ._base import PoolBase
+from ._base import PoolBase, count, first_config, in_state, must_notify
 from ._connection_watch import IDLE, USED, AsyncConnectionWatch, disconnect_now
 from ._connectors import TaskConnector
 from ._driver import (
@@ -33,7 +33,7 @@ from ._shared import check_limit, time_left
 if TYPE_CHECKING:
     from ._keywords import FromURL
 
-__all__ = ("AsyncPoolkitConnectionPool", "cleaned")
+__all__ = ("AsyncPoolkitConnectionPool", "cleaned", "take")
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that ``disconnect()`` waits for the servers to close their ends. Our sockets are closed by then anyway."""
@@ -100,12 +100,6 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
     _queue_class = asyncio.LifoQueue
     from_url: FromURL  # redis-py's own method, with keywords that a type checker knows
 
-    def _begin(self) -> None:
-        config = self._first_config() if self._engine is None else self._engine.config
-        connector = TaskConnector(self)
-        connector.counted = self._engine is None  # reset() of a closed pool must not count as another new pool
-        self._engine = AsyncPool(connector, config, **self._engine_args)
-
     def reset(self) -> None:
         """Drop all connections and start again without any.
 
@@ -115,14 +109,14 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         self._shared.forget()
         old = self._engine
         if old is None or old.closed:
-            self._begin()
+            _begin(self)
         if old is None:
             return
         old.clear()  # keep the same engine, so that waiting callers keep their places in its queue
         for watch in list(self._watches.values()):
             if watch.state is USED:
                 del self._watches[id(watch.connection)]
-                self._count(watch, None)
+                count(self, watch, None)
                 old.detach(watch.connection)
                 self._former.add(watch.connection)
 
@@ -147,25 +141,17 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             raise _errors.pool_error(error)  # noqa: B904  its cause is set already
         watch = self._watches[id(connection)]
         if recorded:
-            await self._record(async_record_wait, connection, started)
+            await _record(self, async_record_wait, connection, started)
         if not watch.clean():  # last: nothing is awaited between this check and the return to the caller
             watch = await cleaned(self, watch, started)
         watch.state = USED
         if recorded:
-            self._count(watch, USED)
+            count(self, watch, USED)
         return watch.connection
 
     async def ensure_connection(self, connection: Any) -> None:
         """Connect the connection if it is not connected. Reconnect it if it has unread data."""
         await ensure(self, connection)
-
-    async def _record(self, record: Any, connection: Any, started: float) -> None:
-        """Report a duration to redis-py's metrics. A caller cancelled here has no connection yet: discard it."""
-        try:
-            await record(self, time.monotonic() - started)
-        except BaseException:
-            self.poolkit.release_nowait(connection, discard=True)
-            raise
 
     def make_connection(self) -> Any:
         """Return a new connection object that is neither connected nor in the pool."""
@@ -191,13 +177,13 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         keep, overdue = False, None
         try:
             keep = self.owns_connection(connection) and watch.reusable()
-            if AsyncReleasedEvent is not None and self._must_notify(connection, keep):
+            if AsyncReleasedEvent is not None and must_notify(self, connection, keep):
                 reusable, keep = keep, False  # an exception of a listener leaves the connection in an unknown state
                 await self._event_dispatcher.dispatch_async(AsyncReleasedEvent(connection))
                 keep = reusable and watch.reusable()
         finally:
             if watch.counted is not None:
-                self._count(watch, IDLE)
+                count(self, watch, IDLE)
             try:
                 if not keep and watch.failed():  # the idle connections may be dead as well: report the error
                     self.poolkit.release_nowait(connection, error=_errors.network_failed())
@@ -242,7 +228,7 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
             return True
 
         closed = self.poolkit.discard_idle(note, rest=True)
-        used = self._in_state(USED) if inuse_connections else []
+        used = in_state(self, USED) if inuse_connections else []
         results = await asyncio.gather(*(connection.disconnect() for connection in used), return_exceptions=True)
         if closed:
             await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)
@@ -276,3 +262,32 @@ class AsyncPoolkitConnectionPool(PoolBase[AsyncPool[Any], AsyncConnectionWatch],
         """Close idle connections that the server asked to leave. The engine closes them, so none is in use."""
         chosen = {id(connection) for connection in connections}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
+
+
+def _begin(pool: AsyncPoolkitConnectionPool) -> None:
+    """Give the pool an engine, a new one after the first was closed."""
+    config = first_config(pool) if pool._engine is None else pool._engine.config
+    connector = TaskConnector(pool)
+    connector.counted = pool._engine is None  # reset() of a closed pool must not count as another new pool
+    pool._engine = AsyncPool(connector, config, **pool._engine_args)
+
+
+async def _record(pool: AsyncPoolkitConnectionPool, record: Any, connection: Any, started: float) -> None:
+    """Report a duration to redis-py's metrics. A caller cancelled here has no connection yet: discard it."""
+    try:
+        await record(pool, time.monotonic() - started)
+    except BaseException:
+        pool.poolkit.release_nowait(connection, discard=True)
+        raise
+
+
+async def take(pool: AsyncPoolkitConnectionPool, timeout: float) -> Any:
+    """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
+    started = time.monotonic()
+    try:
+        connection = await pool.poolkit.acquire(timeout)
+    except PoolError as error:
+        raise _errors.pool_error(error)  # noqa: B904  its cause is set already
+    watch = await cleaned(pool, pool._watches[id(connection)], started, timeout)
+    watch.state = USED
+    return watch.connection

@@ -21,7 +21,7 @@ from ._shared import Former, Shared
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ("PoolBase",)
+__all__ = ("PoolBase", "count", "first_config", "in_state", "must_notify")
 
 E = TypeVar("E", bound=Any)  # the engine: Pool or AsyncPool
 G = TypeVar("G", bound=Any)  # ConnectionWatch or AsyncConnectionWatch
@@ -38,7 +38,7 @@ class _Listed:
         self._states = states
 
     def __get__(self, pool: Any, owner: type) -> Any:
-        return self if pool is None else self._kind(pool._in_state(*self._states))
+        return self if pool is None else self._kind(in_state(pool, *self._states))
 
     def __set__(self, pool: Any, value: Any) -> None:
         """Ignore the empty collection."""
@@ -98,12 +98,6 @@ class PoolBase(Generic[E, G]):
         if self._engine is None:  # redis-py's constructor of a synchronous pool has called reset() already
             self.reset()
 
-    def _first_config(self) -> PoolConfig:
-        """Return the settings of the engine. Without ``max_connections`` redis-py's default is the limit."""
-        limit = self._limit if self._limit_given else driver_default(self._limit)
-        config: PoolConfig = self._plan(limit=limit)
-        return config
-
     # -- settings that redis-py keeps as attributes -----------------------------------------------------------------
 
     @property
@@ -143,45 +137,56 @@ class PoolBase(Generic[E, G]):
 
     # -- used by redis-py's maintenance notifications and metrics -----------------------------------------------------
 
-    def _must_notify(self, connection: Any, keep: bool) -> bool:
-        """Return whether the listeners must hear of this release. The default one matters only for a new token."""
-        if getattr(connection, "_re_auth_token", None) is not None:
-            if keep:
-                return True
-            connection.set_re_auth_token(None)  # otherwise it would reconnect only to be closed
-        dispatcher = self._event_dispatcher
-        if type(dispatcher) is not EventDispatcher:
-            return True
-        for listener in dispatcher._event_listeners_mapping.get(self._released_event, ()):
-            if type(listener) is not self._re_auth_listener:
-                return True
-        return False
-
-    def _in_state(self, *states: State) -> list[Any]:
-        return [watch.connection for watch in list(self._watches.values()) if watch.state in states]
-
     _available_connections = _Listed(list, State.IDLE)
     _in_use_connections = _Listed(set, State.USED, State.OPENING)
 
     def _get_free_connections(self) -> Any:
-        return self._in_state(State.IDLE)
+        return in_state(self, State.IDLE)
 
     def _get_in_use_connections(self) -> Any:
-        return set(self._in_state(State.USED, State.OPENING))
-
-    def _count(self, watch: G, state: State | None) -> None:
-        """Update redis-py's metric, which counts each connection in the state that was reported last."""
-        if watch.counted is state or (watch.counted is None and not metering()):
-            return
-        if watch.counted is not None:
-            record_count(self, watch.counted is USED, -1)
-        watch.counted = state
-        if state is not None:
-            record_count(self, state is USED, 1)
+        return set(in_state(self, State.USED, State.OPENING))
 
     def __del__(self) -> None:
         try:
             for watch in list(self._watches.values()):
-                self._count(watch, None)
+                count(self, watch, None)
         except Exception:  # noqa: BLE001  modules may be gone already when the interpreter shuts down
             pass
+
+
+def first_config(pool: PoolBase[Any, Any]) -> PoolConfig:
+    """Return the settings of the engine. Without ``max_connections`` redis-py's default is the limit."""
+    limit = pool._limit if pool._limit_given else driver_default(pool._limit)
+    config: PoolConfig = pool._plan(limit=limit)
+    return config
+
+
+def must_notify(pool: PoolBase[Any, Any], connection: Any, keep: bool) -> bool:
+    """Return whether the listeners must hear of this release. The default one matters only for a new token."""
+    if getattr(connection, "_re_auth_token", None) is not None:
+        if keep:
+            return True
+        connection.set_re_auth_token(None)  # otherwise it would reconnect only to be closed
+    dispatcher = pool._event_dispatcher
+    if type(dispatcher) is not EventDispatcher:
+        return True
+    for listener in dispatcher._event_listeners_mapping.get(pool._released_event, ()):
+        if type(listener) is not pool._re_auth_listener:
+            return True
+    return False
+
+
+def in_state(pool: PoolBase[Any, Any], *states: State) -> list[Any]:
+    """Return the connections of a pool in these states."""
+    return [watch.connection for watch in list(pool._watches.values()) if watch.state in states]
+
+
+def count(pool: PoolBase[Any, Any], watch: Any, state: State | None) -> None:
+    """Update redis-py's metric, which counts each connection in the state that was reported last."""
+    if watch.counted is state or (watch.counted is None and not metering()):
+        return
+    if watch.counted is not None:
+        record_count(pool, watch.counted is USED, -1)
+    watch.counted = state
+    if state is not None:
+        record_count(pool, state is USED, 1)

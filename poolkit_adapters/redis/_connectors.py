@@ -15,6 +15,7 @@ from .._attempts import Attempts
 from .._errors import release_locals
 from .._time_limits import Watch, caller_limit
 from . import _errors
+from ._base import count
 from ._connection_watch import USED, AsyncConnectionWatch, ConnectionWatch, disconnect_now
 from ._driver import PACKAGE, async_connection, exceptions, metering
 from ._opening import open_connection, open_connection_async
@@ -55,7 +56,7 @@ class SyncConnector(Connector[Any]):
         pool = self._pool()
         watch = self._watches.pop(id(connection), None)
         if pool is not None and watch is not None:
-            pool._count(watch, None)
+            count(pool, watch, None)
             if watch.state is USED:
                 _forbid_reconnect(watch.inner, pool.poolkit.name)
         connection.disconnect()
@@ -135,7 +136,7 @@ class TaskConnector(AsyncConnector[Any]):
         pool = self._pool()
         watch = self._watches.pop(id(connection), None)
         if pool is not None and watch is not None:
-            pool._count(watch, None)
+            count(pool, watch, None)
             if watch.state is USED:
                 _forbid_reconnect_async(connection, pool.poolkit.name)
         return watch

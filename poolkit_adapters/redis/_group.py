@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
-from poolkit import ConfigError, PoolConfig, PoolError, Verdict
+from poolkit import ConfigError, PoolConfig, Verdict
 from poolkit.cluster import (
     AsyncCluster,
     AsyncClusterLease,
@@ -30,8 +30,8 @@ from .._cluster_options import parameters_of, split_cluster_options
 from .._errors import Row
 from .._time_limits import limit_role_question
 from . import _errors
-from ._async import AsyncPoolkitConnectionPool, cleaned
-from ._connection_watch import USED
+from ._async import AsyncPoolkitConnectionPool
+from ._async import take as take_async
 from ._driver import (
     AsyncClient,
     AsyncConnectionPool,
@@ -45,7 +45,7 @@ from ._driver import (
     exceptions,
     sync_driver,
 )
-from ._sync import PoolkitConnectionPool
+from ._sync import PoolkitConnectionPool, take
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -191,29 +191,6 @@ def _known(driver: Any, pool_class: type, given: dict[str, Any]) -> set[str]:
     return parameters_of(*kinds)
 
 
-class _MemberPool(PoolkitConnectionPool):
-    """The pool of one server, whose callers pass the time that they have left."""
-
-    def take(self, timeout: float) -> Any:
-        """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
-        return self._take(timeout, time.monotonic())
-
-
-class _AsyncMemberPool(AsyncPoolkitConnectionPool):
-    """The asyncio twin of :class:`_MemberPool`."""
-
-    async def take(self, timeout: float) -> Any:
-        """Return a connection as ``get_connection()`` does, within ``timeout`` seconds."""
-        started = time.monotonic()
-        try:
-            connection = await self.poolkit.acquire(timeout)
-        except PoolError as error:
-            raise _errors.pool_error(error)  # noqa: B904  its cause is set already
-        watch = await cleaned(self, self._watches[id(connection)], started, timeout)
-        watch.state = USED
-        return watch.connection
-
-
 class _ServerBase(NodePool):
     classify = staticmethod(_judge)
 
@@ -227,7 +204,7 @@ class _ServerBase(NodePool):
 
 class _Server(_ServerBase):
     def lease(self, timeout: float | None) -> NodeLease[Any]:
-        connection = self.pool.take(math.inf if timeout is None else timeout)
+        connection = take(self.pool, math.inf if timeout is None else timeout, time.monotonic())
         connection.poolkit_error = None
         return NodeLease(connection, self.pool.release, _disconnect)
 
@@ -237,7 +214,7 @@ class _Server(_ServerBase):
 
 class _AsyncServer(_ServerBase):
     async def lease(self, timeout: float | None) -> AsyncNodeLease[Any]:
-        connection = await self.pool.take(math.inf if timeout is None else timeout)
+        connection = await take_async(self.pool, math.inf if timeout is None else timeout)
         connection.poolkit_error = None
         return AsyncNodeLease(connection, self.pool.release, _disconnect)
 
@@ -363,7 +340,7 @@ class PoolkitServerGroup(Cluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Unpack[GroupKeywords],
     ) -> None:
-        plan = _Plan(sync_driver, _MemberPool, pool, dict(connection_kwargs))
+        plan = _Plan(sync_driver, PoolkitConnectionPool, pool, dict(connection_kwargs))
         self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _Server:
@@ -397,7 +374,7 @@ class AsyncPoolkitServerGroup(AsyncCluster[Any]):
         listeners: Iterable[Callable[[ClusterEvent], object]] = (),
         **connection_kwargs: Unpack[GroupKeywords],
     ) -> None:
-        plan = _Plan(async_driver, _AsyncMemberPool, pool, dict(connection_kwargs))
+        plan = _Plan(async_driver, AsyncPoolkitConnectionPool, pool, dict(connection_kwargs))
         self._connection_kwargs = plan.connection_kwargs
 
         def make(node: Node) -> _AsyncServer:

@@ -12,6 +12,7 @@ from .._attempts import Attempt
 from .._hang_up import Connecting, is_socket
 from .._time_limits import caller_limit
 from . import _errors
+from ._base import count
 from ._connection_watch import IDLE, AsyncConnectionWatch, ConnectionWatch, disconnect_now
 from ._driver import PACKAGE, async_record_created, record_created
 from ._handshake import async_connect_limit, connect_limit
@@ -43,7 +44,7 @@ def open_connection(pool: Any, limit: float | None, attempt: Attempt) -> Any:
         pool._watches.pop(id(connection), None)
         raise
     watch.state, watch.opened_at = IDLE, time.monotonic()
-    pool._count(watch, IDLE)
+    count(pool, watch, IDLE)
     record_created(pool, time.monotonic() - started)
     return connection
 
@@ -115,7 +116,7 @@ async def open_connection_async(pool: Any) -> Any:
         disconnect_now(connection)
         raise
     watch.state, watch.opened_at = IDLE, time.monotonic()
-    pool._count(watch, IDLE)
+    count(pool, watch, IDLE)
     return connection
 
 

@@ -16,7 +16,7 @@ from poolkit.runtimes.fork import Stage, after_fork
 
 from .._time_limits import Watch as TimeLimits
 from . import _errors
-from ._base import PoolBase
+from ._base import PoolBase, count, first_config, in_state, must_notify
 from ._connection_watch import IDLE, USED, ConnectionWatch, State
 from ._connectors import SyncConnector
 from ._driver import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ._keywords import PoolKeywords
 
-__all__ = ("PoolkitConnectionPool",)
+__all__ = ("PoolkitConnectionPool", "take")
 
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
 _authentications = TimeLimits()
@@ -83,7 +83,7 @@ class _Queue:
     @property
     def queue(self) -> list[Any]:
         """The idle connections."""
-        return self._pool._in_state(State.IDLE)
+        return in_state(self._pool, State.IDLE)
 
     def qsize(self) -> int:
         """Return how many connections are available without waiting."""
@@ -148,30 +148,9 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         self._shared.forget()
         old = self._engine
         if old is None or old.closed:
-            config = self._first_config() if old is None else old.config
-            connector = SyncConnector(self)
-            self._of_cluster = self._of_cluster or made_by_cluster_client()
-            connector.must_be_closed = not self._of_cluster
-            connector.counted = old is None and not self._of_cluster
-            self._engine = Pool(connector, config, **self._engine_args)
+            _begin(self)
         if old is not None:
-            watches = list(self._watches.values())  # before clear(): connections opened from here on may stay
-            old.clear()  # keep the same engine, so that waiting callers keep their places in its queue
-            for watch in watches:
-                if watch.state is USED:
-                    self._leave_to_user(old, watch)
-
-    def _leave_to_user(self, engine: Pool[Any], watch: ConnectionWatch) -> None:
-        """Take the connection out of the pool and leave it to its user."""
-        connection = watch.connection
-        # in this order: release() in another thread finds it in _former, or notices that its watch is gone
-        self._former.add(connection)
-        self._watches.pop(id(connection), None)
-        self._count(watch, None)
-        try:
-            engine.detach(connection)
-        except NotLeased:  # it was released at this moment, and the engine has closed it
-            self._former.take(connection)
+            _start_again(self, old)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
@@ -188,40 +167,11 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         elif command_name is None:
             refuse_other_client()
         started = time.monotonic()
-        connection = self._take(self.poolkit.config.acquire_timeout, started)
+        connection = take(self, self.poolkit.config.acquire_timeout, started)
         if waits_recorded():
-            self._count(self._watches[id(connection)], USED)
+            count(self, self._watches[id(connection)], USED)
             record_wait(self, time.monotonic() - started)
         return connection
-
-    def _take(self, timeout: float | None, started: float) -> Any:
-        """Lease a clean connection within ``timeout`` seconds from ``started`` on."""
-        engine, left, unready = self.poolkit, timeout, False
-        while True:
-            try:
-                connection = engine.acquire(left)
-            except PoolError as error:
-                if self._of_cluster and isinstance(error, AcquireTimeout):
-                    _explain_crossing(self, error)
-                raise _errors.pool_error(error)  # noqa: B904  its cause is set already
-            watch = self._watches[id(connection)]
-            try:
-                if watch.recheck:
-                    ready = _checked(watch, check_limit(timeout, started, engine.config.check_timeout))
-                else:
-                    ready = watch.clean()
-                if ready:
-                    watch.state = USED
-                    return connection
-            except BaseException:
-                engine.release(connection, discard=True)
-                raise
-            engine.release(connection, discard=True)  # and take another one in the time that is left
-            if watch.opened_at > started:
-                if unready:
-                    raise _errors.unready(connection)
-                unready = True
-            left = time_left(timeout, started)
 
     def make_connection(self) -> Any:
         """Return a new connection object that is neither connected nor in the pool."""
@@ -248,14 +198,14 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
             # redis-py has no handler, and a reply that has not arrived yet cannot be detected
             if self.owns_connection(connection) and (passing is None or isinstance(passing, Exception)):
                 keep = watch.reusable()
-                if ReleasedEvent is not None and self._must_notify(connection, keep):
+                if ReleasedEvent is not None and must_notify(self, connection, keep):
                     reusable, keep = keep, False  # an exception leaves it in an unknown state
                     # before another caller can get the connection: the default listener re-authenticates it
                     self._event_dispatcher.dispatch(ReleasedEvent(connection))
                     keep = reusable and watch.reusable()
         finally:
             if watch.counted is not None:
-                self._count(watch, IDLE)
+                count(self, watch, IDLE)
             try:
                 if keep:
                     self._engine.release(connection)  # type: ignore[union-attr]
@@ -278,7 +228,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """
         self.poolkit.discard_idle(rest=True)
         if inuse_connections:
-            for connection in self._in_state(USED):
+            for connection in in_state(self, USED):
                 connection.disconnect()
 
     def __enter__(self) -> Any:
@@ -319,7 +269,7 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
         """Update connections as redis-py does, but from one snapshot, so that none is missed while it is released."""
         states = State if include_free_connections else (State.USED, State.OPENING)
         with self._lock:
-            for connection in self._in_state(*states):
+            for connection in in_state(self, *states):
                 if self._should_update_connection(
                     connection, matching_pattern, matching_address, matching_notification_hash
                 ):
@@ -327,16 +277,78 @@ class PoolkitConnectionPool(PoolBase[Pool[Any], ConnectionWatch], ConnectionPool
 
     def disconnect_free_connections(self, moving_address_src: str | None = None) -> None:
         """Close the idle connections to an address, or all idle ones if it is None."""
-        idle = self._in_state(State.IDLE)
+        idle = in_state(self, State.IDLE)
         chosen = {id(c) for c in idle if self._should_update_connection(c, "connected_address", moving_address_src)}
         self.poolkit.discard_idle(lambda connection: id(connection) in chosen)
+
+
+def _begin(pool: PoolkitConnectionPool) -> None:
+    """Give the pool an engine, a new one after the first was closed."""
+    old = pool._engine
+    connector = SyncConnector(pool)
+    pool._of_cluster = pool._of_cluster or made_by_cluster_client()
+    connector.must_be_closed = not pool._of_cluster
+    connector.counted = old is None and not pool._of_cluster
+    pool._engine = Pool(connector, first_config(pool) if old is None else old.config, **pool._engine_args)
+
+
+def _start_again(pool: PoolkitConnectionPool, engine: Pool[Any]) -> None:
+    """Replace all connections. The same engine stays, so that waiting callers keep their places in its queue."""
+    watches = list(pool._watches.values())  # before clear(): connections opened from here on may stay
+    engine.clear()
+    for watch in watches:
+        if watch.state is USED:
+            _leave_to_user(pool, engine, watch)
+
+
+def _leave_to_user(pool: PoolkitConnectionPool, engine: Pool[Any], watch: ConnectionWatch) -> None:
+    """Take the connection out of the pool and leave it to its user."""
+    connection = watch.connection
+    # in this order: release() in another thread finds it in _former, or notices that its watch is gone
+    pool._former.add(connection)
+    pool._watches.pop(id(connection), None)
+    count(pool, watch, None)
+    try:
+        engine.detach(connection)
+    except NotLeased:  # it was released at this moment, and the engine has closed it
+        pool._former.take(connection)
+
+
+def take(pool: PoolkitConnectionPool, timeout: float | None, started: float) -> Any:
+    """Lease a clean connection within ``timeout`` seconds from ``started`` on."""
+    engine, left, unready = pool.poolkit, timeout, False
+    while True:
+        try:
+            connection = engine.acquire(left)
+        except PoolError as error:
+            if pool._of_cluster and isinstance(error, AcquireTimeout):
+                _explain_crossing(pool, error)
+            raise _errors.pool_error(error)  # noqa: B904  its cause is set already
+        watch = pool._watches[id(connection)]
+        try:
+            if watch.recheck:
+                ready = _checked(watch, check_limit(timeout, started, engine.config.check_timeout))
+            else:
+                ready = watch.clean()
+            if ready:
+                watch.state = USED
+                return connection
+        except BaseException:
+            engine.release(connection, discard=True)
+            raise
+        engine.release(connection, discard=True)  # and take another one in the time that is left
+        if watch.opened_at > started:
+            if unready:
+                raise _errors.unready(connection)
+            unready = True
+        left = time_left(timeout, started)
 
 
 def _renew(pool: PoolkitConnectionPool) -> None:
     """In the child, replace the locks, which a thread of the parent may hold. The engine has restarted already."""
     pool._lock = threading.RLock()
     pool._fork_lock = threading.RLock()
-    for connection in pool._in_state(State.OPENING):  # nobody closes it here: only a thread of the parent knows it
+    for connection in in_state(pool, State.OPENING):  # nobody closes it here: only a thread of the parent knows it
         sock = getattr(connection, "_sock", None)
         if sock is not None:
             sock.close()
