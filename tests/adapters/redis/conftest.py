@@ -39,6 +39,7 @@ def make_pool(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iter
         pool.close()
         if not pool._in_use_connections:
             pool.poolkit.check_books()
+        pool.poolkit.close()  # redis-py's close() leaves the pool open, and its locks keep a client for ever
 
 
 @pytest.fixture
@@ -57,3 +58,4 @@ async def make_async_pool(
         await pool.aclose()
         if not pool._in_use_connections:
             pool.poolkit.check_books()
+        await pool.poolkit.close()
