@@ -103,7 +103,7 @@ def must_fit(name: str, minimums: list[int], limit: int, said: str, setting: str
     total = sum(minimums)
     if total > limit or (total == limit and 0 in minimums):
         raise ConfigError(
-            f"{said}: the min_size of the pools of {name} add up to {total}, which must be "
+            f"{said}: the min_size values of the pools of {name} add up to {total}, which must be "
             f"{'at most' if total > limit else 'less than'} its limit ({limit})"
             f"{'' if total > limit else ', or nothing is left for the pools that reserve none'}",
             setting,

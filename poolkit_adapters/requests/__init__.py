@@ -8,8 +8,8 @@
     session.mount("https://", PoolkitAdapter())
     session.mount("http://", PoolkitAdapter())
 
-``PoolkitAdapter`` is a subclass of ``requests.adapters.HTTPAdapter``. It stands on :mod:`poolkit_adapters.urllib3`, as
-requests on urllib3. ``docs/adapters/urllib3.md`` lists the differences.
+``PoolkitAdapter`` is a subclass of ``requests.adapters.HTTPAdapter``. It uses :mod:`poolkit_adapters.urllib3`, as
+requests uses urllib3. ``docs/adapters/urllib3.md`` lists the differences.
 """
 
 from __future__ import annotations

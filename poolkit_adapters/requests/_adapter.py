@@ -1,4 +1,4 @@
-"""The transport adapter: managers of poolkit in the place of urllib3's."""
+"""The transport adapter, which uses poolkit's managers instead of urllib3's."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ __all__ = (
 
 
 class _Plain(Exception):
-    """Makes an error from poolkit's arguments, and leaves out what does not go with a copy."""
+    """Makes an error from poolkit's arguments. A copied or pickled error has no ``pool``, which holds locks."""
 
     pool: Any = None
     request: Any = None
@@ -50,7 +50,7 @@ class AcquireTimeout(_Plain, errors.AcquireTimeout, exceptions.ConnectTimeout, u
 
 
 class ServerUnavailable(_Plain, errors.ServerUnavailable, exceptions.ConnectTimeout, urllib3.EmptyPoolError):  # type: ignore[misc]
-    """The same time was up while no connection to the server could be opened."""
+    """No connection to the server could be opened within ``acquire_timeout`` or ``Timeout(pool=)`` seconds."""
 
 
 class PoolBusy(_Plain, errors.PoolBusy, exceptions.ConnectionError, urllib3.EmptyPoolError):  # type: ignore[misc]
@@ -78,7 +78,7 @@ class CircuitOpen(_Plain, errors.CircuitOpen, exceptions.ConnectionError):  # ty
 
 
 class LeaseOverdue(_Plain, errors.LeaseOverdue, exceptions.RequestException):  # type: ignore[misc]
-    """The response that has just ended had been open longer than ``leak_after`` (``on_leak="raise"``)."""
+    """The response that has just ended was open longer than ``leak_after`` (``on_leak="raise"``)."""
 
 
 ERRORS = Table(
@@ -104,16 +104,16 @@ ERRORS = Table(
 
 
 def told(error: BaseException) -> BaseException:
-    """Return an error of requests, of which the cause is poolkit's, as one that is both."""
+    """Return an error of requests that poolkit's error caused as one of both libraries."""
     found: Any = error
-    while not isinstance(found, PoolError):  # requests has urllib3's error as its argument
+    while not isinstance(found, PoolError):  # requests stores urllib3's error as the argument of its own
         args = getattr(found, "args", ())
         if not args or not isinstance(args[0], BaseException):
             return error
         found = args[0]
     if isinstance(found, exceptions.RequestException):
         return found  # type: ignore[no-any-return]
-    # poolkit's timeouts are OSErrors, which requests takes for a network error before it looks at urllib3's class
+    # poolkit's timeouts are OSErrors. requests handles these as network errors before it checks for urllib3's classes.
     if isinstance(found, urllib3.EmptyPoolError):
         return ERRORS.adapted(found)
     if isinstance(found, errors.ConnectTimeout):

@@ -16,7 +16,7 @@ from ._link import Link, Response
 
 __all__ = ("URLLib3Connector", "lost")
 
-_LOST = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)  # http.client's RemoteDisconnected is a reset
+_LOST = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)  # RemoteDisconnected is a ConnectionResetError
 
 
 def lost(error: BaseException) -> bool:
@@ -25,15 +25,15 @@ def lost(error: BaseException) -> bool:
 
 
 class URLLib3Connector(Connector[Link]):
-    """Makes, examines and closes the connections of one host.
+    """Makes, checks and closes the connections of one host.
 
-    Holds only a weak reference to the pool, which makes the connections, so that a dropped pool is freed at once.
+    Holds only a weak reference to the pool, so that a dropped pool is freed at once.
     """
 
-    connect_in_caller = True  # a connection of urllib3 opens in its first request, with the timeouts of that request
+    connect_in_caller = True  # the first request opens a connection of urllib3, with the timeouts of that request
     close_in_caller = True  # HTTP has no closing message, so a close is one system call
     counted = False  # a manager makes a pool for each host
-    must_be_closed = False  # a pool that is dropped closes its connections, as urllib3's
+    must_be_closed = False  # a pool that is dropped closes its connections, as with urllib3
     packages = ("urllib3", "requests", "botocore", "boto3", "s3transfer")
 
     protocol = "http"
@@ -45,7 +45,7 @@ class URLLib3Connector(Connector[Link]):
         self.links: dict[int, Link] = {}
 
     def connect(self, timeout: float | None) -> Link:
-        """Return a connection that opens in its first request, which has its own ``timeout``."""
+        """Return a connection that its first request opens. The ``timeout`` of that request applies, not this one."""
         pool = self._pool()
         if pool is None:
             raise RuntimeError("bug in poolkit: a request is running, but its pool no longer exists")
@@ -75,13 +75,13 @@ class URLLib3Connector(Connector[Link]):
         link.close(wake=True)
 
     def forget(self, link: Link) -> None:
-        """Drop a connection in a forked child: it is the parent's. The engine keeps it from being finalized."""
+        """Drop a connection of the parent in a forked child. The engine keeps it from being finalized."""
         self.links.pop(id(link), None)
 
     def classify(self, error: BaseException) -> Verdict:
-        """Never reuse a connection on which a request failed. After a network error, check the other ones too."""
+        """Never reuse a connection on which a request failed. After a network error, check the idle ones, too."""
         found: Any = error
-        for _ in range(3):  # urllib3 keeps the reason of an error as its argument or its cause
+        for _ in range(3):  # urllib3 stores the reason of an error as its argument or its cause
             if default_classify(found) is Verdict.FATAL:
                 return Verdict.FATAL
             inner = found.__cause__ or next((one for one in found.args if isinstance(one, BaseException)), None)

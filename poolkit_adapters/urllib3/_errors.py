@@ -26,11 +26,11 @@ __all__ = (
 )
 
 _HERE = ("conn", "pool")
-"""Attributes of urllib3's errors that hold sockets and locks: they do not go with a copy."""
+"""Attributes of urllib3's errors that hold sockets and locks, so a copied or pickled error does not have them."""
 
 
 class _Plain(Exception):
-    """Makes an error from poolkit's arguments: the constructors of urllib3 want a pool or a connection first."""
+    """Makes an error from poolkit's arguments. The constructors of urllib3 require a pool or a connection."""
 
     conn: Any = None
     pool: Any = None
@@ -48,7 +48,7 @@ class AcquireTimeout(_Plain, errors.AcquireTimeout, exceptions.EmptyPoolError): 
 
 
 class ServerUnavailable(_Plain, errors.ServerUnavailable, exceptions.EmptyPoolError):  # type: ignore[misc]
-    """The same time was up while no connection to the server could be opened."""
+    """No connection to the server could be opened within ``pool_timeout`` or ``acquire_timeout`` seconds."""
 
 
 class PoolBusy(_Plain, errors.PoolBusy, exceptions.EmptyPoolError):  # type: ignore[misc]
@@ -76,11 +76,11 @@ class CircuitOpen(_Plain, errors.CircuitOpen, exceptions.NewConnectionError):  #
 
 
 class LeaseOverdue(_Plain, errors.LeaseOverdue, exceptions.PoolError):  # type: ignore[misc]
-    """The response that has just ended had been open longer than ``leak_after`` (``on_leak="raise"``)."""
+    """The response that has just ended was open longer than ``leak_after`` (``on_leak="raise"``)."""
 
 
 class MaxRetryError(_Plain, exceptions.MaxRetryError):  # type: ignore[misc]
-    """urllib3's error, which keeps its text when it is copied."""
+    """urllib3's error. Keeps its text when it is copied or pickled."""
 
     reason: Any = None
     url: Any = None
@@ -123,7 +123,7 @@ def kind_of(error: PoolError) -> type[PoolError]:
 
 
 def told(error: BaseException, kind: type[PoolError]) -> BaseException:
-    """Return an error of urllib3 that is also of poolkit's type ``kind``."""
+    """Return an error of urllib3 as one that is also of poolkit's type ``kind``."""
     if isinstance(error, exceptions.MaxRetryError) and not isinstance(error, PoolError):
         plain = MaxRetryError(*error.args)
         plain.__dict__.update(error.__dict__)
@@ -135,7 +135,7 @@ def told(error: BaseException, kind: type[PoolError]) -> BaseException:
 
 
 def _apart(error: Any) -> Any:
-    """Return urllib3's error of a connect as the adapter's, which can be copied without its connection."""
+    """Return urllib3's connect error as the adapter's, which can be copied without its connection."""
     plain: Any
     if type(error) is exceptions.NewConnectionError:
         plain = ConnectFailed(*error.args)

@@ -12,7 +12,7 @@ __all__ = ("ManagerKeywords", "PoolKeywords", "ProxyURLKeywords", "URLKeywords")
 
 
 class PoolKeywords(PoolSettings, total=False):
-    """The keywords of a pool besides its own. Private names belong to urllib3's managers."""
+    """The keywords of a pool that its signature does not list. urllib3's managers pass those with a private name."""
 
     headers: Any
     retries: Any
@@ -58,7 +58,7 @@ class _OfManagers(PoolKeywords, _Sizes, total=False):
 
 
 class ManagerKeywords(_OfManagers, total=False):
-    """The keywords of a manager besides poolkit's own, also of one for a proxy."""
+    """The keywords of a manager that its signature does not list. Includes those of a manager for a proxy."""
 
     proxy_url: str
 

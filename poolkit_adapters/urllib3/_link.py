@@ -1,7 +1,8 @@
 """One pooled connection: what the pool knows about it, and whether the next request may use it.
 
-HTTP/1.1 does not number its responses: the first bytes that arrive are taken for the response. So a connection is
-handed out only if nothing is to be read from it and the peer has not closed it. The look costs one system call.
+HTTP/1.1 does not number its responses: the client takes the first bytes that arrive for the response. So the pool
+leases a connection only if there is nothing to read from it and the peer has not closed it. This check is one system
+call.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from urllib3.util.ssltransport import SSLTransport
 __all__ = ("Link", "Response")
 
 _MOST = 64 * 1024
-"""Bytes that one look reads from a TLS connection at most. If the peer has sent more, the connection is closed."""
+"""The most bytes that one check reads from a TLS connection. If the peer has sent more, the connection is closed."""
 _OWN_LOOK = HTTPConnection.is_connected
 
 
 class _Ended(socket.SocketIO):
-    """What the file of a complete response reads from: nothing arrives any more."""
+    """A source without further data, for the file of a response that is complete."""
 
     def readinto(self, buffer: Any) -> None:
         return None
 
 
 class Response(http.client.HTTPResponse):
-    """http.client's response, which reads ahead. Notes at its end whether it has read more than was its own."""
+    """http.client's response, which reads ahead. When it is complete, it records whether it has read further bytes."""
 
     leftover = False
 
@@ -39,7 +40,7 @@ class Response(http.client.HTTPResponse):
         if file is not None and self.will_close is False:
             source = getattr(file, "raw", None)
             if type(source) is socket.SocketIO:  # not a custom socket's
-                source.__class__ = _Ended  # peek() is to show what was read ahead, and to read no more
+                source.__class__ = _Ended  # so that peek() shows what was read ahead, but does not read from the socket
                 self.leftover = bool(file.peek())
         super()._close_conn()  # type: ignore[misc]  # not in the stubs
 
@@ -51,25 +52,25 @@ class Link:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.opened = False  # whether it is connected, or was
+        self.opened = False  # whether it has ever been connected
         self.answered = False  # whether it has delivered a response
         self.response: Any = None  # http.client's response to the last request
-        self.taken_over = False  # whether it uses another protocol than HTTP from now on
+        self.taken_over = False  # whether it has switched to another protocol (status 101)
         self._closed = False
         self._poll: Any = None
         self._polled = -1  # the descriptor
 
     def ready(self) -> bool:
-        """Return whether a request may be sent now: nothing is to be read, and the peer has not closed it."""
+        """Return whether a request may be sent now: there is nothing to read, and the peer has not closed it."""
         if not self.opened:
-            return True  # the request connects it
+            return True  # the request opens it
         connection = self.connection
         try:
             if type(connection).is_connected is not _OWN_LOOK and not connection.is_connected:
                 return False
             sock = connection.sock
             if type(sock) is socket.socket and sock.fileno() == self._polled >= 0:
-                return not self._poll.poll(0)  # as below, without the calls in between
+                return not self._poll.poll(0)  # does the same as _quiet(), with fewer calls
             return self._quiet(sock)
         except Exception:  # noqa: BLE001  a custom socket may raise anything; in doubt, close the connection
             return False
@@ -84,7 +85,7 @@ class Link:
         if not response.isclosed():
             if response.chunked or response.length != 0:
                 return False
-            response.close()  # complete, but nobody has asked for the empty body: http.client waits for that
+            response.close()  # complete, but the empty body was not read, and http.client waits for that
         return not getattr(response, "leftover", False)
 
     def close(self, *, wake: bool = False) -> None:
@@ -95,12 +96,12 @@ class Link:
         sock = getattr(self.connection, "sock", None)
         try:
             if wake and isinstance(sock, socket.socket):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of the socket itself, also under TLS
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own drops the TLS state of the reader
         except OSError:
-            pass  # not connected any more
+            pass  # no longer connected
         try:
             self.connection.close()
-        except Exception:  # noqa: BLE001  nobody can do more
+        except Exception:  # noqa: BLE001  there is nothing left to do
             pass
 
     def _quiet(self, sock: Any) -> bool:
@@ -124,7 +125,7 @@ class Link:
 
 
 def _holds(sock: Any) -> bool:
-    """Return whether a TLS layer above the socket holds bytes: the socket itself has none."""
+    """Return whether a TLS layer holds bytes that it has already read from the socket."""
     if isinstance(sock, ssl.SSLSocket):
         return sock.pending() > 0
     if isinstance(sock, SSLTransport):  # TLS in TLS
@@ -135,9 +136,9 @@ def _holds(sock: Any) -> bool:
 
 
 def _only_of_tls(sock: ssl.SSLSocket) -> bool:
-    """Let the TLS layer take what is for itself (session tickets, new keys), and return whether that was all.
+    """Let the TLS layer read its own messages (session tickets, new keys). Return whether there was nothing else.
 
-    An incomplete record fails: it would be the start of the next response.
+    Return False for an incomplete record, which could be the start of a response.
     """
     before = sock.gettimeout()
     sock.settimeout(0)

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 __all__ = ("Managed", "PoolkitPoolManager", "PoolkitProxyManager", "connection_from_url", "proxy_from_url")
 
 _HOSTS = 1000
-"""Pools that a manager remembers if ``num_pools`` is not given. With 10, eleven hosts in turn would lose theirs each
-time. Connections are limited by other settings, and a pool without any costs only memory."""
+"""Pools that a manager keeps if ``num_pools`` is not given. With urllib3's default of 10, an application that calls
+eleven hosts in turn would lose a pool at each call. Other settings limit the connections, and a pool without
+connections costs only memory."""
 
 
 _BLOCKSIZE = 16384
@@ -38,17 +39,17 @@ _BLOCKSIZE = 16384
 
 
 def _retire(pool: Any) -> None:
-    """Close the idle connections of a pool that its manager drops, and those in use when they come back."""
+    """Close the idle connections of a pool that its manager drops, and those in use when they are returned."""
     if isinstance(pool, Pooled):
         pool.poolkit.clear()
 
 
 def _renew_lock(manager: Any) -> None:
-    manager.pools.lock = threading.RLock()  # another thread of the parent may have held it
+    manager.pools.lock = threading.RLock()  # another thread of the parent may have held the old lock
 
 
 class Managed:
-    """What makes a manager of urllib3 one of poolkit's. Comes before urllib3's class among the bases."""
+    """Base class that gives a manager of urllib3 poolkit's pools. Must come before urllib3's class among the bases."""
 
     connection_pool_kw: dict[str, Any]
     key_fn_by_scheme: dict[str, Any]

@@ -35,18 +35,18 @@ _DEFAULT: Any = urllib3.Timeout.DEFAULT_TIMEOUT
 _BEFORE_TIMEOUT = 6
 """Arguments of ``urlopen`` after the URL, up to ``timeout``."""
 _REPLAYS = 3
-"""How often one request is sent again at most because its connection turned out to be closed."""
+"""How often a request is sent again, at most, because its connection was closed."""
 
 # RFC 9110, 9.2.2: these may be sent again if the connection died and it is unknown whether they arrived
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PUT", "DELETE"})
 
 
 class _Again(Exception):
-    """A request is to be sent again on another connection. Passes through urllib3, which does not know it."""
+    """Signals that a request must be sent again on another connection. urllib3 does not catch it."""
 
 
 class _Attempt:
-    """One call of ``urlopen``: the connection that it has, until a response or the pool has it."""
+    """One call of ``urlopen``, with its connection until a response or the pool has taken it over."""
 
     __slots__ = ("conn", "failure", "pool", "replays", "wait")
 
@@ -54,7 +54,7 @@ class _Attempt:
         self.pool = pool
         self.wait = wait  # seconds for a connection, unless ``pool_timeout`` says otherwise; or urllib3's default
         self.conn: Any = None
-        self.failure: type[PoolError] | None = None  # what poolkit calls the last failure, if it was that of a connect
+        self.failure: type[PoolError] | None = None  # poolkit's type of the last failure, if a connect failed
         self.replays = 0
 
 
@@ -62,7 +62,7 @@ _attempt: ContextVar[_Attempt | None] = ContextVar("poolkit_urllib3_attempt", de
 
 
 class _Places:
-    """Stands for the queue of a pool, for programs that read it."""
+    """A replacement for the queue of a pool, for programs that read it."""
 
     def __init__(self, pool: Any, maxsize: int) -> None:
         self._pool = weakref.ref(pool)
@@ -92,7 +92,7 @@ def _close_all(links: dict[int, Link]) -> None:
 
 
 class Pooled:
-    """What makes a pool of urllib3 one of poolkit's. Comes before urllib3's class among the bases."""
+    """Base class that puts a pool of urllib3 on poolkit's engine. Must come before urllib3's class among the bases."""
 
     host: str
     key: Any = None
@@ -134,7 +134,7 @@ class Pooled:
         weakref.finalize(self, _close_all, self._links)
 
     def _check(self, options: dict[str, Any]) -> None:
-        """Raise ConfigError for an argument that neither urllib3's class takes nor its connections."""
+        """Raise ConfigError for an argument that neither urllib3's class nor its connection class takes."""
         base: Any = super()
         kind: Any = getattr(self, "ConnectionCls", None)
         of_pool, _ = words_of(base.__init__)
@@ -164,16 +164,16 @@ class Pooled:
             limits = self.timeout
         outer = _attempt.get()
         if outer is not None and outer.pool is self:
-            outer.failure = None  # this is its next attempt: what failed before is over
+            outer.failure = None  # this call is the next attempt of the outer one, so the earlier failure is obsolete
         attempt = _Attempt(self, limits.wait(_DEFAULT) if isinstance(limits, Timeout) else _DEFAULT)
         token = _attempt.set(attempt)
         base: Any = super()
         try:
             while True:
                 try:
-                    # as they came: programs that wrap or override urlopen look for them among the keywords
+                    # pass the arguments unchanged: programs that wrap or override urlopen look for them in the keywords
                     response = base.urlopen(method, url, *args, **given)
-                    attempt.conn = None  # what is still in use is the response's
+                    attempt.conn = None  # the response owns the connection now
                     return response
                 except _Again:
                     attempt.replays += 1
@@ -184,7 +184,7 @@ class Pooled:
                     raise raised from raised.__cause__
         finally:
             _attempt.reset(token)
-            if attempt.conn is not None:  # interrupted before urllib3 could give it back
+            if attempt.conn is not None:  # interrupted before urllib3 could return the connection
                 lease = self._leases.pop(id(attempt.conn), None)
                 if lease is not None:
                     lease.close(discard=True)
@@ -214,7 +214,7 @@ class Pooled:
                 raise self._refused(error, attempt) from error.__cause__
             if lease.connection.ready():
                 break
-            lease.close(discard=True)  # the server has closed it meanwhile, or sent what nobody asked for
+            lease.close(discard=True)  # meanwhile the server has closed it, or sent data without a request
             if wait is _DEFAULT:
                 wait = engine.config.acquire_timeout
             if wait is not None:
@@ -231,13 +231,13 @@ class Pooled:
         if isinstance(raised, exceptions.PoolError):
             raised.pool = self
         if attempt is not None and isinstance(raised, errors.CircuitOpen):
-            attempt.failure = errors.CircuitOpen  # urllib3 treats it as a connect that failed
+            attempt.failure = errors.CircuitOpen  # urllib3 treats it as a failed connect
         return raised  # type: ignore[no-any-return]
 
     def _put_conn(self, conn: Any) -> None:
-        """Give a connection back. One that does not belong to the pool is closed.
+        """Return a connection to the pool. Close one that does not belong to it.
 
-        None: that of the running request, which urllib3 has closed.
+        None: the connection of the running request, which urllib3 has closed.
         """
         attempt = self._mine()
         if conn is None:
@@ -253,11 +253,11 @@ class Pooled:
         try:
             lease.close(discard=not lease.connection.reusable())
         except LeaseOverdue as overdue:
-            if overdue.__context__ is None:  # it must not replace an error
+            if overdue.__context__ is None:  # it must not replace another error
                 raise
 
     def _limit_connect(self, timeout: Any) -> None:
-        """Give a request without a connect timeout the pool's. ``timeout``: the request's own copy."""
+        """Set the pool's connect timeout for a request that has none. ``timeout``: the request's own copy."""
         limit = self._engine.config.connect_timeout
         if limit is not None and isinstance(timeout, urllib3.Timeout) and timeout.connect_timeout in (None, _DEFAULT):
             timeout._connect = limit
@@ -286,7 +286,7 @@ class Pooled:
         lease = self._leases.get(id(conn))
         if lease is None or lease.connection.opened:
             return
-        if conn.is_closed:  # here, and not while sending: so it is known how it went
+        if conn.is_closed:  # connect here: while sending, a failed connect would look like a failed request
             conn.connect()
         self._opened(conn)
 
@@ -308,19 +308,19 @@ class Pooled:
             if given.get("response_conn") is not None:
                 attempt = self._mine()
                 if attempt is not None and attempt.conn is conn:
-                    attempt.conn = None  # the response's from here on
+                    attempt.conn = None  # the response owns the connection from now on
                 give_back_at_end(response)
         return response
 
     def _failed(self, conn: Any, method: str, body: Any, error: BaseException) -> None:
-        """Give the place back before urllib3 sleeps until the next attempt. Raises _Again to have it sent again."""
+        """End the lease before urllib3 sleeps until the next attempt. Raises _Again to have the request sent again."""
         lease = self._leases.pop(id(conn), None)
         if lease is None:
             return
         link, attempt = lease.connection, self._mine()
         through_proxy = conn.has_connected_to_proxy
         link.close()
-        conn._has_connected_to_proxy = through_proxy  # urllib3 looks whether to blame the proxy
+        conn._has_connected_to_proxy = through_proxy  # urllib3 reads it to decide whether to raise a ProxyError
         if attempt is not None:
             attempt.conn = None
             if not link.opened and isinstance(error, Exception):
@@ -330,11 +330,11 @@ class Pooled:
         try:
             lease.close(error=error)
         except LeaseOverdue:
-            pass  # it must not replace the error
+            pass  # it must not replace ``error``
         vanished = lost(error) or isinstance(error, exceptions.ReadTimeoutError)
         if link.answered and vanished:
-            # looking at a socket does not show that the peer has forgotten the connection: those that have not answered
-            # since would each cost a request
+            # A socket does not show that the peer has forgotten the connection. Each idle connection that has not
+            # delivered a response since would make another request fail.
             self._engine.discard_idle(unused_since=lease.since)
         if attempt is None or not link.answered or not lost(error) or attempt.replays >= _REPLAYS:
             return
@@ -365,7 +365,7 @@ _kinds: dict[type, type] = {
 def pooled(kind: Any) -> Any:
     """Return a class of pools, urllib3's or one derived from it, as a class of poolkit's pools.
 
-    What is not derived from urllib3's class has connections of its own, and stays as it is.
+    A class that is not derived from urllib3's has its own connections and is returned unchanged.
     """
     if not (isinstance(kind, type) and issubclass(kind, _BASE)) or issubclass(kind, Pooled):
         return kind

@@ -1,4 +1,4 @@
-"""Responses whose connection goes back to the pool however they end."""
+"""Responses that always return their connection to the pool, whether they are read, closed or dropped."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ("give_back_at_end",)
 
 
 class _Released:
-    """Comes before urllib3's class, whose ``close()`` of an unread response keeps the place in the pool for ever."""
+    """Ends the lease in ``close()``. That of urllib3's class never does so for an unread response."""
 
     def close(self) -> None:
-        """Close the response, and give the place of its connection back."""
+        """Close the response, and end the lease of its connection."""
         response: Any = super()
         try:
             response.close()
@@ -19,11 +19,11 @@ class _Released:
             self.release_conn()  # type: ignore[attr-defined]
 
     def __del__(self) -> None:
-        """Close a response that was dropped with its connection. io.IOBase closes none that was read to the end."""
+        """Close a response that was dropped with its connection. io.IOBase closes none whose body was read to the end."""
         try:
             if self._connection is not None:  # type: ignore[attr-defined]
                 self.close()
-        except Exception:  # noqa: BLE001  modules may be gone already when the interpreter shuts down
+        except Exception:  # noqa: BLE001  modules may be gone while the interpreter shuts down
             pass
 
 
@@ -31,7 +31,7 @@ _kinds: dict[type, type] = {}
 
 
 def give_back_at_end(response: Any) -> None:
-    """Let a response that holds a connection give it back when it is closed or dropped, too."""
+    """Make a response that holds a connection return it also when it is closed or dropped."""
     kind = type(response)
     found = _kinds.get(kind)
     if found is None:

@@ -21,7 +21,7 @@ __all__ = ("IDLE", "MAXSIZE", "check_words", "effective", "order_of", "pool_conf
 MAXSIZE: int = driver_default(1)
 """urllib3's default."""
 IDLE = 60.0
-"""Seconds after which an idle connection is closed. Load balancers and servers close theirs after a minute or later."""
+"""Seconds after which an idle connection is closed. Load balancers and servers close theirs after 60 s or later."""
 
 _DRIVER = "urllib3"
 _OWN_QUEUE: Any = HTTPConnectionPool.QueueCls
@@ -53,9 +53,9 @@ def pool_config(
     """Return the settings of the pool of one host.
 
     ``maxsize``, ``block``: urllib3's arguments; ``block=None``: not given. With ``block=True`` ``maxsize`` is the limit
-    of connections, without it the number of idle ones that are kept. ``order``: that of a ``QueueCls``, if the pool has
-    one. ``driver``: whose defaults these are. Raises ConfigError for an argument that contradicts a setting, and for a
-    setting that has no effect for HTTP.
+    of connections. Without it, it is the number of idle connections that are kept. ``order``: that of a ``QueueCls``,
+    if the pool has one. ``driver``: the library whose defaults apply, for messages. Raises ConfigError for an argument
+    that contradicts a setting, and for a setting that has no effect for HTTP.
     """
     if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 0:
         raise ConfigError(f"maxsize={maxsize!r}: must be a whole number, 0 or more", "maxsize")
@@ -120,10 +120,10 @@ def effective(config: PoolConfig) -> PoolConfig:
 
 
 def check_words(options: Mapping[str, Any], known: Collection[str], *, all_known: bool) -> None:
-    """Raise ConfigError for a keyword that is most likely a misspelt one. urllib3 would complain at the first request.
+    """Raise ConfigError for a keyword that is most likely misspelt. urllib3 would fail only at the first request.
 
-    ``known``: what the class takes. ``all_known``: it takes no other name, so every other one is refused. Otherwise
-    those that resemble no known name pass: an application may have pool keys and pool classes of its own.
+    ``known``: the names that the class takes. ``all_known``: it takes no other name, so every other one is refused.
+    Otherwise a name passes if it resembles no known name: an application may have its own pool keys and pool classes.
     """
     for name in options:
         hint = nearest(name, _shown(_WORDS, known))

@@ -26,8 +26,8 @@ _numbers = itertools.count(1)
 class Share:
     """Makes the engines of a manager's pools, one for each pool key. Thread-safe.
 
-    ``driver``, ``errors``: whose defaults the arguments have, and the table of errors. ``maxsize``: the default of that
-    argument. ``max_connections``: connections that may exist at once over all hosts; None: no limit.
+    ``driver``: the library whose defaults the arguments have. ``errors``: the table of errors. ``max_connections``: the
+    most connections that may exist at once over all hosts; None: no limit.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Share:
         driver: str = "urllib3",
         errors: Table = ERRORS,
     ) -> None:
-        layer_of(config)  # raises ConfigError for what is no config
+        layer_of(config)  # raises ConfigError if this is not a PoolConfig
         self._config = config
         self._settings = dict(settings)
         self._listeners = tuple(listeners)
@@ -84,7 +84,7 @@ class Share:
         return made
 
     def _free(self, name: str) -> str:
-        """Return a name that no engine has: one host may have several pools, for example with different TLS options."""
+        """Return a name that is not in use: a host may have several pools, for example with different TLS options."""
         tried = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
         return next(one for one in tried if one not in self._engines)
 

@@ -16,7 +16,8 @@ _NOT_GIVEN: Any = urllib3.Timeout.DEFAULT_TIMEOUT
 class Timeout(urllib3.Timeout):  # type: ignore[misc]
     """``urllib3.Timeout`` with ``pool``: the seconds that a request waits for a connection.
 
-    Works wherever urllib3 or requests take a timeout. ``pool=None``: no limit; without it ``acquire_timeout`` applies.
+    Works wherever urllib3 or requests take a timeout. ``pool=None``: no limit. If ``pool`` is not given,
+    ``acquire_timeout`` applies.
     The wait is not part of ``total``, ``connect`` or ``read``. Raises :class:`poolkit.ConfigError` for a wrong value.
     """
 
