@@ -64,7 +64,7 @@ class BudgetMembers:
         return "(gone)" if pool is None else str(pool.name)
 
     def fit_in(self, account: Account, minimum: int | None = None) -> None:
-        """Raise ConfigError if the account may not reserve so many permits (None: its minimum)."""
+        """Raise ConfigError if the account may not reserve that many permits (None: its minimum)."""
         minimum = account.minimum if minimum is None else minimum
         others = [other.minimum for other in self._ledger.accounts if other is not account]
         must_fit(self._budget.name, [*others, minimum], self._budget.limit, f"min_size={minimum!r}", "min_size")

@@ -129,7 +129,7 @@ def make_telling_take(
 
     They are called after the connection is taken. So the event comes after the ``RELEASED`` of its previous lease,
     which is queued before the connection is idle. If the caller is interrupted in a listener, no code refers to the
-    slot any more, and the pool closes the connection.
+    slot, and the pool closes the connection.
     """
     endpoint = core.endpoint
     requests = endpoint.requests

@@ -22,7 +22,7 @@ def shut_in_threads(pool: Pool[Any], phase: Phase, timeout: float | None) -> boo
     """Drain or close a pool. Returns whether every lease ended without being aborted."""
     deadline = deadline_of(timeout, pool._config, pool._clock())
     pool._gate.step(commands.shut, pool._core, phase, pool._clock())
-    pool._driver.call_later(NEVER)  # no timed work is due any more
+    pool._driver.call_later(NEVER)  # cancels the timer: no more timed work
     core = pool._core
     parker = pool._runtime.parker()
     core.watchers.append(parker)
@@ -48,7 +48,7 @@ async def shut_in_tasks(pool: AsyncPool[Any], phase: Phase, timeout: float | Non
     pool._gate.step(commands.shut, pool._core, phase, pool._clock())
     core = pool._core
     if runtime is not None and runtime.here():
-        pool._driver.call_later(NEVER)  # no timed work is due any more
+        pool._driver.call_later(NEVER)  # cancels the timer: no more timed work
         parker = runtime.parker()
         core.watchers.append(parker)
         try:

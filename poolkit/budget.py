@@ -148,7 +148,7 @@ def _oldest_spare_of(pool: Any) -> Callable[[], float | None]:
         method = peek()
         try:
             return None if method is None else method()
-        except (RuntimeError, IndexError):  # the pool changes in this moment; it settles by itself afterwards
+        except (RuntimeError, IndexError):  # another thread changes the pool at this moment
             return None
 
     return oldest_spare

@@ -163,7 +163,7 @@ class _Base(Generic[C]):
     def lazy(self, connection: C) -> bool:
         """Return whether the first user opens the connection. ``Lease.set_capacity`` tells the pool that it is open.
         Until then, in a keyed pool, up to ``streams`` callers wait for it instead of opening their own. ``min_size``
-        does not apply: the pool opens no connection by itself.
+        does not apply: the pool opens connections only for callers.
         """
         return False
 

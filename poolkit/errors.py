@@ -1,4 +1,4 @@
-"""Every error that poolkit raises by itself. The exception tree::
+"""Every error that poolkit itself raises. The exception tree::
 
     PoolError
     ├── ConfigError (ValueError)            an invalid setting, argument or URL

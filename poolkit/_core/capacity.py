@@ -384,7 +384,7 @@ class NoClasses:
         """Charge the lease that begins now, and count it."""
 
     def uncharge(self, slot: Slot) -> None:
-        """The connection is not in use any more: charge it to no class."""
+        """The connection is no longer in use: charge it to no class."""
 
     def widened(self) -> bool:
         """Whether a class may have more connections than at the last :meth:`note`."""
@@ -455,7 +455,7 @@ class ClassUse:
             request.caller_class.acquires += 1
 
     def uncharge(self, slot: Slot) -> None:
-        """The connection is not in use any more: charge it to no class."""
+        """The connection is no longer in use: charge it to no class."""
         owner, slot.owner = slot.owner, None
         if owner is not None:
             self.classes.give(owner)

@@ -124,7 +124,7 @@ class IdleSlots(Protocol):
         """Put connections back that :meth:`take_all` removed, in the same order, before those returned since."""
 
     def remove(self, slot: Slot) -> None:
-        """Remove a connection that is closed or used, and in no list of an endpoint any more."""
+        """Remove a connection that is closed or in use, and that no list of an endpoint holds."""
 
     def full(self, size: Size) -> bool:
         """Whether no further connection may be idle."""

@@ -216,7 +216,7 @@ def _nothing(*_args: object) -> None:
 class BudgetLedger:
     """The accounts of one budget. The accounts call its steps under the lock of its ``gate``.
 
-    ``fits(account, minimum)``: called before a change; raises an error if the account may not reserve so many permits.
+    ``fits(account, minimum)``: called before a change. Raises an error if the account may not reserve ``minimum``.
     """
 
     def __init__(

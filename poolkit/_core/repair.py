@@ -1,4 +1,4 @@
-"""Recovery after an interruption: correct the numbers, and reclaim slots that no code refers to any more.
+"""Recovery after an interruption: correct the numbers, and reclaim slots that no code refers to.
 
 An asynchronous exception (KeyboardInterrupt, a soft time limit) may end a step between any two bytecodes. The primary
 facts survive: the state of each slot, the idle lists, the leases, and the queued requests with their outcomes.
@@ -23,7 +23,7 @@ __all__ = ("audit", "repair")
 
 
 def audit(core: Core, now: float) -> int:
-    """Free the permits of slots that no code refers to any more, and return their number.
+    """Free the permits of slots that no code refers to, and return their number.
 
     Their threads were interrupted while they moved them. The state of the connections is unknown, so they are aborted.
     """

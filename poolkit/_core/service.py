@@ -83,8 +83,8 @@ class Service:
     # -- a caller takes a connection ----------------------------------------------------------------------------------
 
     def take_for(self, request: Request, now: float) -> Slot | None:
-        """Return a connection for the caller, in use, or to be checked first if it is in doubt. Close those that may
-        not be used any more.
+        """Return a connection for the caller, in use, or to be checked first if it is in doubt. Close those that must
+        not be used again.
 
         With ``order="lifo"``, connections in use that have a stream to spare come before idle ones.
         """

@@ -138,7 +138,7 @@ class Slot:
         self.rotating = False  # its successor is being opened
         self.pending = True  # its connect is in progress (with lazy drivers also while it is in use)
         self.evicted_for: Endpoint | None = None  # it is closed for a request of this other endpoint
-        self.lost: deque[Slot] | None = None  # it reports itself here when no code refers to it any more
+        self.lost: deque[Slot] | None = None  # it reports itself here when no code refers to it
 
     @property
     def slot(self) -> Slot:
@@ -260,7 +260,7 @@ class Slots:
         return list(filter(None, map(_held, self.all.copy().values())))  # runs in C: sweeps call it often
 
     def take_lost(self) -> tuple[list[Slot], int]:
-        """Return the slots that no code refers to any more, and how many others are gone without a report.
+        """Return the slots that no code refers to, and how many others are gone without a report.
 
         A slot is gone without a report if its finalizer was interrupted, or if it was lost a second time. Its permit is
         freed in the second sweep that misses it: the garbage collector clears the reference to a slot some time before
@@ -280,7 +280,7 @@ class Slots:
         return found, len(gone)
 
     def let_go(self) -> None:
-        """Have these slots not report themselves any more: the pool restarts with other ones."""
+        """Stop these slots from reporting themselves: the pool restarts with other ones."""
         for slot in self.living():
             slot.lost = None
         self._lost.clear()

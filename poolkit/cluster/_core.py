@@ -105,7 +105,7 @@ class ClusterCore:
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
-    # An interrupted call may be repeated for the same lease. A ticket that is not assigned any more is ignored.
+    # An interrupted call may be repeated for the same lease. A ticket that is no longer assigned is ignored.
 
     def give_up(self, entry: NodeEntry, ticket: int, now: float) -> None:
         """Free the capacity of a request that did not use it, without judging the node."""

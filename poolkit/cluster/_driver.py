@@ -46,7 +46,7 @@ class ThreadNodeDriver(Generic[C]):
         self.runtime.nudge(self._cluster._housekeeping)
 
     def stop(self) -> None:
-        """Cancel the timer: no work is due any more."""
+        """Cancel the timer, because no work is due."""
         self.call_later(NEVER)
 
     def unbind(self) -> None:
@@ -169,7 +169,7 @@ class TaskNodeDriver(Generic[C]):
             self.runtime.nudge(self._cluster._housekeeping)
 
     def stop(self) -> None:
-        """Cancel the timer: no work is due any more."""
+        """Cancel the timer, because no work is due."""
         self.call_later(NEVER)
 
     # -- nodes --------------------------------------------------------------------------------------------------------

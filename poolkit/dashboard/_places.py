@@ -53,7 +53,7 @@ def live_sockets() -> list[Path]:
 
 
 def sweep(path: Path) -> bool:
-    """Remove a socket on which no process listens any more. Returns whether the path is free now."""
+    """Remove a socket on which no process listens. Return whether the path is free now."""
     if is_served(path):
         return False
     path.unlink(missing_ok=True)

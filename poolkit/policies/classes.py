@@ -38,7 +38,7 @@ class CallerClass:
         self.reserved = 0
         self.weight = 1.0
         self.limit: int | None = None
-        self.removed = False  # not in the settings any more; kept for callers that came before the change
+        self.removed = False  # no longer in the settings; kept for callers that came before the change
         self.held = 0  # connections that are in use, checked or opened by its callers
         self.finish = 0.0  # start tag of its next lease in the competition
         self.acquires = self.waits = self.timeouts = 0
@@ -146,7 +146,7 @@ class Classes:
         return True
 
     def give(self, one: CallerClass) -> None:
-        """Record that a connection of the class is not used any more."""
+        """Record that a connection of the class is no longer in use."""
         if one.held > one.reserved:
             self.committed -= 1
         one.held -= 1

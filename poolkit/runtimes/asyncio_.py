@@ -68,7 +68,7 @@ class _Parker:
         try:
             self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:
-            pass  # the loop is closed, so no task is suspended in it any more
+            pass  # the loop is closed, so no task is suspended in it
 
     def _wake(self) -> None:
         self._woken = True

@@ -138,7 +138,7 @@ class _Housekeeper:
                 self._visit(ref)  # it notices that there is no thread
 
     def _forget(self, ref: weakref.ref[Task]) -> None:
-        self._parker.wake()  # a pool was collected: perhaps nothing is due any more
+        self._parker.wake()  # a pool was collected, so perhaps no work is due
 
     def _start(self, task: Task) -> bool:
         """Start the thread. Returns False if that is refused; then the inbox is emptied, because no thread reads it."""

@@ -63,7 +63,7 @@ def opened(pool: BasePool, new: Callable[[], Record], most: float | None) -> Rec
 def usable(pool: BasePool, record: Record) -> Record:
     """Return the record, or another one in exchange if its connection is lost or outdated.
 
-    If this fails, the caller has no record any more.
+    If this fails, the caller no longer has a record.
     """
     asked, begun = record.asked, 0.0
     while True:

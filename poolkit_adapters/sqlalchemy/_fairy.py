@@ -46,7 +46,7 @@ class CheckoutRef(weakref.ref["Fairy"]):
     record: Record
 
     def detach(self) -> None:
-        """Do not return the record any more (SQLAlchemy's name, as in ``weakref.finalize``)."""
+        """Cancel the return of the record (SQLAlchemy's name, as in ``weakref.finalize``)."""
         _checkout_refs.discard(self)
 
 

@@ -171,7 +171,7 @@ class Record(_ConnectionRecord):
 
 
 class StandIn:
-    """In the place of a connection that its user must not use any more. It has no session that could be ended."""
+    """Replaces a connection that its user must no longer use. It has no session that could be ended."""
 
 
 class _Inherited(StandIn):

@@ -19,7 +19,7 @@ class _Released:
             self.release_conn()  # type: ignore[attr-defined]
 
     def __del__(self) -> None:
-        """Close a response that was dropped with its connection. io.IOBase closes none whose body was read to the end."""
+        """Close a response that was dropped with its connection. io.IOBase closes none that was read to its end."""
         try:
             if self._connection is not None:  # type: ignore[attr-defined]
                 self.close()
