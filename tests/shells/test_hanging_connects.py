@@ -122,7 +122,11 @@ def test_its_waiting_caller_hears_of_it(connector: Hanging) -> None:
         with pytest.raises(ConnectFailed, match=r"db: .*the connect has not returned in 0\.\d+ s") as caught:
             pool.acquire(timeout=PATIENCE)
         assert isinstance(caught.value, ConnectTimeout)
-        (failed,) = [event for event in events if event.kind is EventKind.CONNECT_FAILED]
+        failures: list[Event] = []  # told just after the caller has been woken
+        until(
+            lambda: failures.extend(e for e in events if e.kind is EventKind.CONNECT_FAILED) or failures, "it is told"
+        )
+        (failed,) = failures
         assert isinstance(failed.error, ConnectTimeout)
 
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitPool, PoolkitPool
@@ -45,6 +46,8 @@ def make_engine(postgres: PostgresServer) -> Iterator[MakeEngine]:
     yield make
     for engine in made:
         engine.dispose()
+        if isinstance(engine.pool, PoolkitPool):
+            engine.pool.poolkit.close()  # dispose() has made another one
 
 
 @pytest.fixture(params=["asyncpg", "psycopg_async"])
@@ -65,6 +68,8 @@ async def make_async_engine(postgres: PostgresServer, driver: str) -> AsyncItera
     yield make
     for engine in made:
         await engine.dispose()
+        if isinstance(engine.pool, AsyncPoolkitPool):
+            await greenlet_spawn(engine.pool.poolkit.close)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,11 @@ class Caller:
         return self.run(work)
 
     def close(self) -> None:
+        pools: list[Any] = [self.engine.pool]
         self.run(self.engine.dispose)
+        for pool in (*pools, self.engine.pool):  # an error that is kept, such as asyncpg's, would keep them open
+            if hasattr(pool, "poolkit"):
+                self.run(pool.poolkit.close)
         if self.loop is not None:
             self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.close()

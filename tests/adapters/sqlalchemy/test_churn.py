@@ -61,6 +61,10 @@ def test_an_engine_may_be_dropped(tmp_path: Any, log: Any) -> None:
 def test_engines_that_are_made_again_and_again_are_still_named(tmp_path: Any, log: Any) -> None:
     """It is the application that should share one."""
     for _ in range(30):
-        engine_on(tmp_path).dispose()
+        engine = engine_on(tmp_path)
+        pools = [engine.pool]
+        engine.dispose()
+        for pool in (*pools, engine.pool):
+            pool.poolkit.close()
     assert len(log.messages) == 1
     assert "20 pools were created at" in log.messages[0]

@@ -225,12 +225,13 @@ def test_the_close_of_an_outdated_connection_takes_no_more_than_the_callers_time
 
     async def main() -> None:
         engine = create_async_engine(
-            url, poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=0.2, check_timeout=PATIENCE
+            url, poolclass=AsyncPoolkitPool, pool_size=1, max_overflow=0, pool_timeout=PATIENCE, check_timeout=PATIENCE
         )
         pool: Any = engine.pool
         async with engine.connect() as connection:
             (await connection.get_raw_connection()).invalidate(soft=True)
         proxy.mode = "silent"
+        pool.poolkit.reconfigure(acquire_timeout=0.2)
         with pytest.raises(poolkit.AcquireTimeout):
             await engine.connect()
         assert (pool.checkedout(), pool.poolkit.stats().size, proxy.open) == (0, 1, 1), "its slot is kept"
