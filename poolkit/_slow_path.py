@@ -154,7 +154,8 @@ class SlowPath(Generic[C]):
         if request.outcome is not None:
             return None
         core = self._base._core
-        if longer > 0 and request.endpoint.connects_for(request):
+        # rechecking: the connect has succeeded, and this caller was woken to take the connection
+        if longer > 0 and (request.rechecking or request.endpoint.connects_for(request)):
             core.look(request, now)
             return None
         error = self._base._monitor.timeout_error(request, now)

@@ -20,7 +20,7 @@ from poolkit import (
     ServerUnavailable,
 )
 from poolkit.runtimes.threads import ThreadParker
-from poolkit.testing import AsyncFakeConnector, FakeConnector
+from poolkit.testing import AsyncFakeConnector, FakeConnector, ManualClock
 from tests.shells.kit import ASYNC, NO_DEADLINE, PATIENCE, Outcome, Rig, ask, attempt
 
 pytestmark = pytest.mark.anyio
@@ -267,3 +267,17 @@ async def test_a_caller_whose_connect_may_not_go_on_any_longer_hears_of_the_time
         assert not left
         connector.free_all()
         await rig.give(await rig.lease())
+
+
+async def test_a_connect_that_ends_at_once_serves_the_caller_beyond_its_time(make: Make, flavour: str) -> None:
+    """It is woken to take the idle connection itself, as every caller that has only just come."""
+    connector = FakeConnector() if flavour == "threads" else AsyncFakeConnector()
+    gate = connector.hold("connect")
+
+    def grace(over: float) -> float:
+        gate.set()
+        return NO_DEADLINE
+
+    connector.connect_grace = grace  # type: ignore[union-attr]
+    async with make(connector, max_size=1, clock=ManualClock()) as rig:
+        await rig.give(await rig.lease(0.0))
