@@ -244,9 +244,13 @@ def test_sqlalchemy_reads_and_writes_where_it_should(postgres_four: list[Postgre
             assert connection.scalar(sa.text(PORT)) == first.port
             assert connection.scalar(sa.select(sa.func.count()).select_from(Item)) == 1
         ports = set()
-        for _ in range(20):
+
+        def read() -> bool:
             with cluster.connect("replica") as connection:
                 ports.add(connection.scalar(sa.text(PORT)))
+            return len(ports) == 2
+
+        until(read, "the cluster knows both replicas")
         assert ports == {second.port, third.port}
         second.kill()
         errors = 0

@@ -43,7 +43,8 @@ def quickest(case: str, url: str, **more: str) -> float:
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("case", CASES)
 def test_the_end_of_the_interpreter_waits_for_no_pool(case: str, urls: dict[str, str]) -> None:
-    """Compared with the same program that leaves by os._exit(): the end itself may take half a second.
+    """Compared with the same program that leaves by os._exit(): the end itself may take half a second, or half of the
+    program's own time on a machine that takes long for everything.
 
     The difference of two runs on a busy machine is noise of its own: only if it stays large in six tries, which
     a pool that waits for a timeout would do every time, the test fails.
@@ -53,7 +54,8 @@ def test_the_end_of_the_interpreter_waits_for_no_pool(case: str, urls: dict[str,
     url = urls[CASES[case][1]]
     differences = []
     for _ in range(6):
-        differences.append(quickest(case, url) - quickest(case, url, POOLKIT_SKIP="1"))
-        if differences[-1] < 0.5:
+        base = quickest(case, url, POOLKIT_SKIP="1")
+        differences.append(quickest(case, url) - base)
+        if differences[-1] < max(0.5, 0.5 * base):
             return
     raise AssertionError(f"the end takes {min(differences):.2f} s")
