@@ -148,8 +148,8 @@ class SlowPath(Generic[C]):
         return longer if request.outcome is None else 0.0
 
     def expire(self, request: Request, now: float, longer: float = 0.0) -> PoolError | None:
-        """The caller's deadline has passed: return the error. None if the caller was just served, or may wait ``longer``
-        and a connect for it is in progress or has woken it (``rechecking``). Called under the lock.
+        """The caller's deadline has passed: return the error. None if it was just served, or may wait ``longer`` and a
+        connect for it is in progress or has woken it (``rechecking``). Called under the lock.
         """
         if request.outcome is not None:
             return None
