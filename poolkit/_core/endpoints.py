@@ -475,6 +475,7 @@ class KeyedEndpoints:
         "_service",
         "_slots",
         "all",
+        "below_share",
         "idle",
         "in_need",
         "only",
@@ -490,8 +491,9 @@ class KeyedEndpoints:
         self.all: dict[Hashable, Endpoint] = {}
         self.touched: dict[Endpoint, None] = {}  # endpoints that have changed
         self.queued: dict[Endpoint, None] = {}  # endpoints with requests
-        # endpoints that would open a connection if they had a permit; those of them that need an idle one closed first
-        self.in_need, self.uncovered = WaitingEndpoints(), WaitingEndpoints()
+        # endpoints that would open a connection if they had a permit; those of them that need an idle one closed first:
+        # below an even share, and the others
+        self.in_need, self.below_share, self.uncovered = WaitingEndpoints(), WaitingEndpoints(), WaitingEndpoints()
         self.only = self.add(None)
         self._slots: Slots
         self._service: Service
@@ -525,7 +527,10 @@ class KeyedEndpoints:
 
     def _forget(self, endpoint: Endpoint) -> None:
         self._core.counts.waits += endpoint.queue.waits
+        share = self._share()
         del self.all[endpoint.key]
+        if self._share() > share:  # some of them may be below it now
+            self.touched |= dict.fromkeys(self.uncovered.places)
 
     def clear(self, endpoint: Endpoint, now: float) -> None:
         """Retire the generation of one endpoint."""
@@ -538,7 +543,7 @@ class KeyedEndpoints:
     def reorder(self) -> None:
         """After an interruption: restore the order of idle connections and of waiting endpoints."""
         self.idle.reorder(self.all.values())
-        self.in_need, self.uncovered = WaitingEndpoints(), WaitingEndpoints()
+        self.in_need, self.below_share, self.uncovered = WaitingEndpoints(), WaitingEndpoints(), WaitingEndpoints()
         self.queued.clear()
         self.touch_all()
 
@@ -578,17 +583,8 @@ class KeyedEndpoints:
                 self.touched[endpoint] = None
                 continue
             full = len(self._slots.all) >= core.size.limit
-            endpoint = self.uncovered.first() if full and self.idle.order else None
-            victim = None if endpoint is None else self._longest_unused_of_others(endpoint)
-            if endpoint is None or victim is None:
+            if not (full and self.idle.order and self._evict(now)):
                 return
-            at = self._eviction_time(endpoint, victim)
-            if at > now:
-                self.uncovered.discard(endpoint)
-                core.want_tick(endpoint, at)
-                continue
-            self._evict_for(endpoint, victim, now)
-            self.touched[endpoint] = None
 
     def _look_at_touched(self, now: float) -> None:
         """Serve the requests of touched endpoints from their connections, and record which endpoints need a permit."""
@@ -608,26 +604,37 @@ class KeyedEndpoints:
                 queued.pop(endpoint, None)
                 wanted = 0
             (self.in_need.add if wanted else self.in_need.discard)(endpoint)
-            (self.uncovered.add if wanted > endpoint.evictions else self.uncovered.discard)(endpoint)
+            uncovered = wanted > endpoint.evictions
+            poor = uncovered and endpoint.live + endpoint.connecting + endpoint.evictions < self._share()
+            (self.below_share.add if poor else self.below_share.discard)(endpoint)
+            (self.uncovered.add if uncovered and not poor else self.uncovered.discard)(endpoint)
 
-    def _longest_unused_of_others(self, endpoint: Endpoint) -> Slot | None:
-        return next((slot for slot in self.idle.order if slot.endpoint is not endpoint), None)
+    def _share(self) -> int:
+        """Return an even share of the connections for one endpoint."""
+        return max(1, self._core.size.limit // max(1, len(self.all)))
 
-    def _eviction_time(self, endpoint: Endpoint, victim: Slot) -> float:
-        """When the connection may be closed for the endpoint: at once if the endpoint has less than an even share.
+    def _evict(self, now: float) -> bool:
+        """Close the longest unused idle connection for an endpoint that needs one. Returns whether one was closed.
 
-        Otherwise busy endpoints would take connections from each other between any two leases.
+        An endpoint that has its share waits until the connection has been unused for ``SETTLED`` seconds, or its oldest
+        caller has waited for ``LONGEST``. Otherwise busy endpoints would take connections from each other between any
+        two leases.
         """
-        if endpoint.size + endpoint.evictions < max(1, self._core.size.limit // len(self.all)):
-            return 0.0
-        return min(victim.last_used + SETTLED, endpoint.oldest().since + LONGEST)
-
-    def _evict_for(self, endpoint: Endpoint, victim: Slot, now: float) -> None:
-        """Close an idle connection of another endpoint."""
+        endpoint = self.below_share.first() or self.uncovered.first()
+        victim = next((slot for slot in self.idle.order if slot.endpoint is not endpoint), None)
+        if endpoint is None or victim is None:
+            return False
+        if endpoint in self.uncovered.places:
+            at = min(victim.last_used + SETTLED, endpoint.oldest().since + LONGEST)
+            if at > now:
+                self._core.want(at)
+                return False
+        self.touched[endpoint] = None
         endpoint.evictions += 1
         victim.evicted_for = endpoint
         self.idle.take_out(victim)
         self._slots.start_close(victim, CloseReason.SURPLUS, now)
+        return True
 
     def longest_unused(self) -> Slot | None:
         """Return the idle connection to close if another pool of the budget needs its permit."""

@@ -24,6 +24,8 @@ FAILED_ONCE = {
     2820: "a tick for another reason forgot the waiting retry",
     5853: "a tick for another reason forgot the waiting retry",
     151445562: "the simulation's own mistake: a class of before the last settings was compared with one of now",
+    127170221: "a request for which no idle connection was old enough was forgotten when an older one came first",
+    855169825: "the same",
     861071298: "the invariant's own mistake: leases from before there were classes use permits that nobody reserved",
 }
 
