@@ -215,8 +215,10 @@ class OwnLimit:
     def __init__(self) -> None:
         self.ticket: Callable[[], int] = count(1).__next__  # the next place in the queue
 
-    def take(self, request: Request, need: int) -> bool:
-        """Take a permit for the caller; whether there was one. If not, claim ``need`` permits."""
+    def take(self, request: Request, need: int, *, pressing: bool = False) -> bool:
+        """Take a permit for the caller; whether there was one. If not, claim ``need`` permits. ``pressing``: the first
+        of them must not wait until a connection of another pool has been unused for a while.
+        """
         return True
 
     def take_spare(self) -> bool:
@@ -278,9 +280,11 @@ class SharedLimit:
         """Whether the budget has a claim of this pool."""
         return self._account.claiming
 
-    def take(self, request: Request, need: int) -> bool:
-        """Take a permit for the caller; whether there was one. If not, claim ``need`` permits."""
-        if self._account.take(request.ticket, need):
+    def take(self, request: Request, need: int, *, pressing: bool = False) -> bool:
+        """Take a permit for the caller; whether there was one. If not, claim ``need`` permits. ``pressing``: the first
+        of them must not wait until a connection of another pool has been unused for a while.
+        """
+        if self._account.take(request.ticket, need, pressing=pressing):
             return True
         self._asked = need
         return False

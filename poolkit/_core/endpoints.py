@@ -22,7 +22,7 @@ from ..errors import PoolBusy
 from ..events import CloseReason, EventKind
 from ..policies.retire import NEVER
 from .effects import Do, Effect
-from .ledger import SETTLED
+from .ledger import LONGEST, SETTLED
 from .opener import Dialer
 from .slots import IDLE, Slot
 from .state import Phase
@@ -46,9 +46,6 @@ __all__ = (
     "WaitingEndpoints",
     "refuse_some",
 )
-
-LONGEST = 1.0
-"""Seconds after which a caller may have any idle connection of another endpoint, even one that is used all the time."""
 
 
 class Endpoint:
@@ -437,7 +434,7 @@ class OneEndpoint:
         while endpoint.requests and opener.wanted(endpoint, now):
             behind = endpoint.connecting * endpoint.streams
             if not opener.permit(
-                endpoint, behind, max(1, endpoint.queue.needed(endpoint.connecting, endpoint.streams))
+                endpoint, behind, max(1, endpoint.queue.needed(endpoint.connecting, endpoint.streams)), now
             ):
                 break
             opener.open_for(endpoint, now)
@@ -578,7 +575,7 @@ class KeyedEndpoints:
             endpoint = self.in_need.first()
             if endpoint is None:
                 return
-            if opener.permit(endpoint, 0, len(self.in_need)):
+            if opener.permit(endpoint, 0, len(self.in_need), now):
                 opener.open_for(endpoint, now)
                 self.touched[endpoint] = None
                 continue
@@ -605,13 +602,13 @@ class KeyedEndpoints:
                 wanted = 0
             (self.in_need.add if wanted else self.in_need.discard)(endpoint)
             uncovered = wanted > endpoint.evictions
-            poor = uncovered and endpoint.live + endpoint.connecting + endpoint.evictions < self._share()
+            poor = uncovered and endpoint.size + endpoint.evictions < self._share()
             (self.below_share.add if poor else self.below_share.discard)(endpoint)
             (self.uncovered.add if uncovered and not poor else self.uncovered.discard)(endpoint)
 
     def _share(self) -> int:
         """Return an even share of the connections for one endpoint."""
-        return max(1, self._core.size.limit // max(1, len(self.all)))
+        return max(1, self._core.size.limit // max(1, len(self.all) - self.only.unused))
 
     def _evict(self, now: float) -> bool:
         """Close the longest unused idle connection for an endpoint that needs one. Returns whether one was closed.

@@ -13,8 +13,8 @@ Rules
    by then, it does not ask, and the permit goes to the next claim.
 4. If no permit is free, the longest unused idle connection of all accounts is closed for a claim. No account goes below
    its minimum for that. The claim of an account that has its share closes only a connection that has been unused for
-   ``SETTLED`` seconds. Otherwise busy pools would take connections from each other between any two leases, and close
-   and open one each time.
+   ``SETTLED`` seconds, or any one if the claim is pressing. Otherwise busy pools would take connections from each other
+   between any two leases, and close and open one each time.
 5. If no connection is idle, a returned one is closed, even if its own pool has requests. This happens only if its
    account is above its share and the claiming account below its own, or if the claiming account holds nothing and its
    claim is older than those requests. No account goes below its share for a claim of the first kind.
@@ -28,13 +28,17 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-__all__ = ("LAST", "SETTLED", "Account", "BudgetLedger", "LedgerGate", "NoGate")
+__all__ = ("LAST", "LONGEST", "SETTLED", "Account", "BudgetLedger", "LedgerGate", "NoGate")
 
 T = TypeVar("T")
 
 SETTLED = 0.1
 """Seconds for which a connection is unused before it is closed for an account that has its share. To open another one
 takes milliseconds: a connection that is used again within this time costs less where it is."""
+
+LONGEST = 1.0
+"""Seconds after which a caller may have any idle connection of another pool or endpoint, even one that is in use again
+and again."""
 
 LAST = float("inf")  # the place in the queue behind all callers: for connections that no caller waits for
 
@@ -79,7 +83,7 @@ class Account:
         # constant
         "ledger", "oldest_spare", "ticket",
         # under the ledger's lock
-        "held", "leaving", "minimum", "need", "notified", "place", "share", "sharing_needed", "weight",
+        "held", "leaving", "minimum", "need", "notified", "place", "pressing", "share", "sharing_needed", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +99,7 @@ class Account:
         self.leaving = 0  # those of them whose connection is being closed
         self.need = 0  # permits that it claims
         self.place = LAST  # of the claim in the queue
+        self.pressing = False  # whether one permit of the claim does not wait for a settled connection
         self.sharing_needed = False  # the pool has to ask for each returned connection whether to close it
         self.notified = False
 
@@ -138,9 +143,12 @@ class Account:
         """Return the state of the budget for an error message."""
         return self.ledger.words()
 
-    def take(self, place: float, need: int) -> bool:
-        """Take a permit; whether there was one. If not, claim ``need`` permits (0: none) at ``place`` in the queue."""
-        return self._ask(False, self.ledger.take, place, need)
+    def take(self, place: float, need: int, *, pressing: bool = False) -> bool:
+        """Take a permit; whether there was one. If not, claim ``need`` permits (0: none) at ``place`` in the queue.
+
+        ``pressing``: one of them may close any idle connection, even if the account has its share.
+        """
+        return self._ask(False, self.ledger.take, place, need, pressing)
 
     def give(self, announced: bool) -> None:
         """Return a permit. ``announced``: :meth:`leave`, :meth:`may_evict` or :meth:`must_yield` has counted it."""
@@ -252,8 +260,9 @@ class BudgetLedger:
 
     @property
     def urgent(self) -> int:
-        """The same without the claims of accounts that have their share."""
-        return sum(one.stay + (0 if one.rich else one.beyond) for one in self.accounts) - self.limit
+        """The same without the claims of accounts that have their share, except one permit for a pressing claim."""
+        claimed = sum(min(one.beyond, int(one.pressing)) if one.rich else one.beyond for one in self.accounts)
+        return sum(one.stay for one in self.accounts) + claimed - self.limit
 
     # -- the pools ------------------------------------------------------------------------------------------------
 
@@ -299,7 +308,7 @@ class BudgetLedger:
 
     # -- permits --------------------------------------------------------------------------------------------------
 
-    def take(self, account: Account, place: float, need: int) -> bool:
+    def take(self, account: Account, place: float, need: int, pressing: bool = False) -> bool:
         """See :meth:`Account.take`."""
         held = self.held
         if account in self.accounts and held < self.limit and not self.frozen:
@@ -313,7 +322,7 @@ class BudgetLedger:
                 self.review()
                 return True
         if need and account in self.accounts:
-            account.need, account.place = max(need, 1), place
+            account.need, account.place, account.pressing = max(need, 1), place, pressing
             self.claimed()
             self.review()
         return False

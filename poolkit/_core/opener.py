@@ -17,6 +17,7 @@ from ..events import CloseReason, EventKind
 from ..policies.connects import Breaker, full_jitter, growth, pace, patience
 from ..policies.retire import NEVER, expiry, rotation_lead
 from .effects import Do, Effect
+from .ledger import LONGEST
 from .slots import ESTABLISHED, IDLE, IN_USE, Purpose, Slot, Slots
 from .state import LOOK_EVERY
 
@@ -229,13 +230,22 @@ class Opener:
             self._service.fail(endpoint, lambda: endpoint.dialer.error(now))
         return False
 
-    def permit(self, endpoint: Endpoint, behind: int, need: int) -> bool:
+    def permit(self, endpoint: Endpoint, behind: int, need: int, now: float) -> bool:
         """Take a permit for a connection; whether there was one. If a shared budget has none, claim ``need`` permits.
 
-        ``behind``: requests that connects in progress will serve. The permit is for the first request after them.
+        ``behind``: requests that connects in progress will serve. The permit is for the first request after them. It is
+        pressing if the endpoint has no connection, or the request has waited for ``LONGEST``.
         """
         core, room = self._core, self._core.size.limit - len(self._slots.all)
-        return room > 0 and core.capacity.take(endpoint.queue.claimant(behind), min(need, room))
+        if room <= 0:
+            return False
+        request = endpoint.queue.claimant(behind)
+        pressing = not endpoint.size or now >= request.since + LONGEST
+        if core.capacity.take(request, min(need, room), pressing=pressing):
+            return True
+        if not pressing and core.capacity.claiming:
+            core.want(request.since + LONGEST)
+        return False
 
     def spare_permit(self) -> bool:
         """Take a permit for a connection that no caller waits for; whether there was one to spare."""

@@ -67,9 +67,9 @@ def test_the_limit_comes_before_the_budget() -> None:
     account.ledger.open(account)
     board = Board(max_size=1, account=account)
     queued(board, 2)
-    assert board.opener.permit(board.only, 0, 2)
+    assert board.opener.permit(board.only, 0, 2, NOW)
     open_one(board)
-    assert not board.opener.permit(board.only, 0, 2)
+    assert not board.opener.permit(board.only, 0, 2, NOW)
     assert not board.opener.spare_permit()
     assert account.held == 1, "no permit is taken that cannot be used"
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from poolkit import AcquireTimeout, Budget, ConfigError, Pool, PoolConfig
-from poolkit._core.ledger import SETTLED
+from poolkit._core.ledger import LONGEST, SETTLED
 from poolkit.testing import FakeConnector, ManualClock
 from tests.shells.kit import Rig, ask
 
@@ -59,6 +59,42 @@ async def test_busy_pools_do_not_take_connections_from_each_other_between_two_le
         for lease in (*held, outcome.lease):
             await one.give(lease)
         await other.give(busy.pop())
+
+
+async def test_a_caller_waits_a_second_at_most_beside_idle_connections_of_a_busy_pool(make: Make) -> None:
+    budget, clock = Budget(4), ManualClock()
+    async with make(budget=budget, clock=clock) as one, make(budget=budget, clock=clock) as other:
+        held = [await one.lease(), await one.lease()]
+        busy = [await other.lease(), await other.lease()]
+        async with anyio.create_task_group() as group:
+            outcome = ask(group, one)
+            await one.until(lambda: one.stats.waiting == 1)
+            for _ in range(4):
+                clock.advance(0.25 * LONGEST)
+                await other.give(busy.pop())
+                await one.tick()
+                await other.until(lambda: not other.stats.closing)
+                if not other.stats.idle:
+                    break
+                busy.append(await other.lease(0))
+            await one.until(lambda: outcome.lease is not None, "the caller is served")
+        assert clock() == 1000 + LONGEST
+        for lease in (*held, outcome.lease):
+            await one.give(lease)
+        await other.give(busy.pop())
+
+
+async def test_a_key_without_a_connection_gets_one_of_another_key_at_once_under_a_budget(make: Make) -> None:
+    """The pool has its share, and its other keys use their connections again and again."""
+    clock = ManualClock()
+    async with make(budget=Budget(2), max_size=10, keyed=True, clock=clock) as rig:
+        held = await rig.lease(key="a")
+        await rig.give(await rig.lease(key="a"))
+        lease = await rig.lease(key="b")
+        assert clock() == 1000
+        assert rig.stats.size == 2
+        await rig.give(lease)
+        await rig.give(held)
 
 
 async def test_a_lease_never_gives_way_and_the_error_names_who_holds_the_budget(make: Make) -> None:
