@@ -174,7 +174,7 @@ class UsageError(PoolError, RuntimeError):
 
 
 class NotLeased(UsageError):
-    """The released connection is not on lease from this pool: it is foreign or was already released."""
+    """The released connection is not leased from this pool: it is foreign or was already released."""
 
 
 class LeaseOverdue(UsageError):

@@ -164,7 +164,7 @@ def test_doctor_asks_redis_for_its_limits(run: Run, settings: str, redis_server:
             client.config_set("timeout", before["timeout"])
     assert code == 0
     assert (
-        "warning: cache: Redis closes idle connections after 100 s (timeout), the pool keeps them for ever: set "
+        "warning: cache: Redis closes idle connections after 100 s (timeout), the pool keeps them without a limit: set "
         "idle_timeout or keepalive below it, for example to 80"
     ) in out
 

@@ -359,7 +359,7 @@ def test_masking_is_linear_even_without_the_cut(piece: str, monkeypatch: pytest.
 
 
 def _dbapi(text: str) -> object:
-    return DbapiConnector(sqlite3, (), {}, setup=None, check=None).classify(sqlite3.OperationalError(text))
+    return DbapiConnector(sqlite3, (), {}, setup=None, checks=None).classify(sqlite3.OperationalError(text))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ async def test_reclaim_lets_a_bare_connection_be_released_once(make: Make) -> No
         clock.advance(6)
         await rig.tick()
         await rig.release(connection)
-        with pytest.raises(Exception, match="not on lease"):
+        with pytest.raises(Exception, match="not leased from this pool"):
             await rig.release(connection)
 
 
