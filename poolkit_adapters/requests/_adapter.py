@@ -15,7 +15,7 @@ from poolkit.events import Listener
 
 from .._options import SETTINGS, driver_default, split_options
 from ..urllib3._manager import PoolkitPoolManager, PoolkitProxyManager
-from ..urllib3._settings import pool_config
+from ..urllib3._settings import pool_config, words_of
 from ..urllib3._share import Share
 from ._errors import ERRORS, told
 
@@ -56,8 +56,9 @@ class PoolkitAdapter(adapters.HTTPAdapter):  # type: ignore[misc]
         max_connections: int | None = None,
         **settings: Unpack[PoolSettings],
     ) -> None:
-        chosen, unknown = split_options(settings)
-        for word in unknown:
+        chosen, driver = split_options(settings)
+        known, complete = words_of(type(self), after=PoolkitAdapter)  # an application's class may take further ones
+        for word in [each for each in driver if complete and each not in known]:
             # without its value, which may be a password
             hint = nearest(word, [*_WORDS, *sorted(SETTINGS)])
             raise ConfigError(f"{word}: unknown argument or setting; {hint}", word)
@@ -65,7 +66,10 @@ class PoolkitAdapter(adapters.HTTPAdapter):  # type: ignore[misc]
             "config": config, "settings": chosen, "name": name, "listeners": tuple(listeners), "debug": debug,
             "max_connections": max_connections,
         }  # fmt: skip
-        super().__init__(pool_connections, pool_maxsize, max_retries, pool_block)
+        super().__init__(
+            pool_connections=pool_connections, pool_maxsize=pool_maxsize, max_retries=max_retries,
+            pool_block=pool_block, **driver,
+        )  # fmt: skip
 
     @property
     def engines(self) -> list[Pool[Any]]:

@@ -26,7 +26,7 @@ _OWN_LOOK = HTTPConnection.is_connected
 class _Ended(socket.SocketIO):
     """A source without further data, for the file of a response that is complete."""
 
-    def readinto(self, buffer: Any) -> None:
+    def readinto(self, b: Any) -> None:
         return None
 
 

@@ -69,8 +69,8 @@ class Managed:
         settings, driver = split_options(options)
         base: Any = super()
         signature = inspect.signature(base.__init__)
-        given = signature.bind_partial(*args, **driver).arguments.get("num_pools")
-        check_words(driver, words_of(base.__init__)[0], all_known=False)
+        given = signature.bind_partial(*args, **driver).arguments.get("num_pools", driver.get("num_pools"))
+        check_words(driver, words_of(type(self), after=Managed)[0], all_known=False)
         self._share = _share or Share(
             config, settings, name=name, listeners=listeners, debug=debug, max_connections=max_connections
         )

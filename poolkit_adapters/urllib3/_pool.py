@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 __all__ = ("Pooled", "PoolkitHTTPConnectionPool", "PoolkitHTTPSConnectionPool", "pooled")
 
 _DEFAULT: Any = urllib3.Timeout.DEFAULT_TIMEOUT
+_AFTER_URL = ("body", "headers", "retries", "timeout", "chunked", "response_conn")
+"""Arguments of ``_make_request`` after the URL, up to the last one that is read here."""
 _BEFORE_TIMEOUT = 6
 """Arguments of ``urlopen`` after the URL, up to ``timeout``."""
+_LIBRARIES = frozenset({"poolkit_adapters", "urllib3", "builtins"})
+"""Packages whose classes of pools take only the arguments that their signatures list."""
 _REPLAYS = 3
 """How often a request is sent again, at most, because its connection was closed."""
 
@@ -124,7 +128,11 @@ class Pooled:
         self._leases: dict[int, Lease[Link]] = {}  # by the id of the connection
         base: Any = super()
         chosen = _share.config(maxsize, block, order_of(getattr(self, "QueueCls", None)))
-        base.__init__(host, port, timeout, int(maxsize), chosen.max_size is not None, *args, **driver)
+        given = {"timeout": timeout, "maxsize": int(maxsize), "block": chosen.max_size is not None}
+        if args:
+            base.__init__(host, port, *given.values(), *args, **driver)
+        else:  # by name: a class of the application may have other parameters at these positions
+            base.__init__(host, port, **given, **driver)
         self.pool = _Places(self, int(maxsize))  # urllib3's own queue stays empty
         where = f"[{self.host}]" if ":" in self.host else self.host
         label = f"{self.scheme}://{where}" + ("" if self.port is None else f":{self.port}")
@@ -134,12 +142,15 @@ class Pooled:
         weakref.finalize(self, _close_all, self._links)
 
     def _check(self, options: dict[str, Any]) -> None:
-        """Raise ConfigError for an argument that neither urllib3's class nor its connection class takes."""
-        base: Any = super()
+        """Raise ConfigError for an argument that neither urllib3's class nor its connection class takes.
+
+        A class of the application may take further arguments, for example in its ``_new_conn()``.
+        """
         kind: Any = getattr(self, "ConnectionCls", None)
-        of_pool, _ = words_of(base.__init__)
+        of_pool, _ = words_of(type(self), after=Pooled)
         of_connections, complete = words_of(kind) if isinstance(kind, type) else (set(), False)
-        check_words(options, of_pool | of_connections, all_known=complete)
+        known = complete and all(one.__module__.partition(".")[0] in _LIBRARIES for one in type(self).__mro__)
+        check_words(options, of_pool | of_connections, all_known=known)
 
     @property
     def poolkit(self) -> Pool[Link]:
@@ -290,22 +301,23 @@ class Pooled:
             conn.connect()
         self._opened(conn)
 
-    def _make_request(self, conn: Any, method: str, url: str, **given: Any) -> Any:
+    def _make_request(self, conn: Any, method: str, url: str, *args: Any, **given: Any) -> Any:
         base: Any = super()
+        read = {**dict(zip(_AFTER_URL, args, strict=False)), **given} if args else given
         lease = self._leases.get(id(conn))
         if lease is not None and not lease.connection.opened:
-            self._limit_connect(given.get("timeout"))
+            self._limit_connect(read.get("timeout"))
         try:
-            response = base._make_request(conn, method, url, **given)
+            response = base._make_request(conn, method, url, *args, **given)
         except BaseException as error:
-            self._failed(conn, method, given.get("body"), error)
+            self._failed(conn, method, read.get("body"), error)
             raise
         if lease is not None:
             link = lease.connection
             link.answered = True
             link.response = getattr(response, "_original_response", None)
             link.taken_over = response.status == 101
-            if given.get("response_conn") is not None:
+            if read.get("response_conn") is not None:
                 attempt = self._mine()
                 if attempt is not None and attempt.conn is conn:
                     attempt.conn = None  # the response owns the connection from now on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -139,8 +138,21 @@ def _shown(*known: Collection[str]) -> list[str]:
     return sorted({name for name in {*_OURS, *SETTINGS}.union(*known) if not name.startswith("_")})
 
 
-def words_of(*functions: Any) -> tuple[set[str], bool]:
-    """Return the names of the parameters of ``functions``, and whether each function takes only its own."""
-    found = [inspect.signature(function).parameters.values() for function in functions]
-    names = {one.name for one in itertools.chain(*found) if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
-    return names - {"self"}, not any(one.kind is one.VAR_KEYWORD for one in itertools.chain(*found))
+def words_of(kind: type, *, after: type | None = None) -> tuple[set[str], bool]:
+    """Return the names of the arguments of a class, and whether it takes no others.
+
+    An ``__init__`` with ``**kwargs`` passes them to the next class, and may take some that it does not list. ``after``:
+    look only at the classes after this one in the method resolution order.
+    """
+    classes = kind.__mro__
+    names: set[str] = set()
+    complete = True
+    for one in classes if after is None else classes[classes.index(after) + 1 :]:
+        if "__init__" not in vars(one):
+            continue
+        found = inspect.signature(vars(one)["__init__"]).parameters.values()
+        names.update(each.name for each in found if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+        if not any(each.kind is each.VAR_KEYWORD for each in found):
+            break
+        complete = False
+    return names - {"self"}, complete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import threading
 from typing import Any
 
@@ -16,6 +17,7 @@ from poolkit.testing.servers import HTTPServer
 from poolkit_adapters.requests import PoolkitAdapter
 from poolkit_adapters.urllib3 import (
     PoolkitHTTPConnectionPool,
+    PoolkitHTTPSConnectionPool,
     PoolkitPoolManager,
     PoolkitProxyManager,
     Timeout,
@@ -109,6 +111,148 @@ def test_a_pool_knows_all_its_arguments() -> None:
         ConnectionCls = Connection
 
     Own("127.0.0.1", 1, colour="red").close()  # type: ignore[call-arg]
+
+
+class Mine(urllib3.HTTPConnectionPool):  # type: ignore[misc]
+    """An application's class, with an argument of its own where urllib3's class has the timeout."""
+
+    def __init__(self, host: str, port: int | None = None, colour: Any = None, **given: Any) -> None:
+        super().__init__(host, port, **given)
+        self.colour = colour
+
+
+class Further(urllib3.HTTPConnectionPool):  # type: ignore[misc]
+    """An application's class that takes an argument of its own from the others."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        self.colour = given.pop("colour", None)
+        super().__init__(*args, **given)
+
+
+class Last(urllib3.HTTPConnectionPool):  # type: ignore[misc]
+    """An application's class that takes an argument of its own when it makes a connection."""
+
+    def _new_conn(self) -> Any:
+        self.colour = self.conn_kw.pop("colour", None)
+        return super()._new_conn()
+
+
+@pytest.mark.parametrize("kind", [Mine, Further, Last])
+def test_a_class_of_the_application_takes_its_own_and_urllib3s_arguments(kind: Any, http_server: HTTPServer) -> None:
+    class Behind(PoolkitHTTPConnectionPool, kind):  # type: ignore[misc]
+        pass
+
+    class Before(kind):  # type: ignore[misc]
+        pass
+
+    class ByManager(PoolkitPoolManager):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self.pool_classes_by_scheme = {"http": Before}
+
+    host, port = urllib3.util.parse_url(http_server.url)[2:4]
+    given: dict[str, Any] = {"headers": {"x-mine": "1"}, "retries": 3, "_proxy_headers": {}, "blocksize": 9000}
+    with ByManager(maxsize=2, blocksize=9000) as manager:
+        pools = [
+            Behind(host, port, colour="red", timeout=PATIENCE, maxsize=2, **given),
+            manager.connection_from_host(host, port),
+        ]
+        for pool, colour in zip(pools, ["red", None], strict=True):
+            assert pool.urlopen("GET", "/").status == 200
+            assert (pool.colour, pool.block, pool.conn_kw["blocksize"]) == (colour, False, 9000)
+            pool.close()
+        assert (pools[0].retries, pools[0].timeout.connect_timeout, pools[0].headers) == (3, PATIENCE, {"x-mine": "1"})
+    with pytest.raises(ConfigError, match="max_szie: unknown argument or setting; did you mean 'max_size'"):
+        Behind(host, port, max_szie=3)
+
+
+def test_a_pool_takes_every_argument_of_urllib3s_class() -> None:
+    for ours in (PoolkitHTTPConnectionPool, PoolkitHTTPSConnectionPool):
+        driver = ours.__mro__[2]
+        given: dict[str, Any] = {}
+        for kind in (driver, urllib3.HTTPConnectionPool, driver.ConnectionCls):  # type: ignore[attr-defined]
+            for name, one in inspect.signature(kind).parameters.items():
+                if one.default is not one.empty and name not in {"proxy", "proxy_config"}:
+                    given[name] = one.default
+        connection = {name for name in given if name not in inspect.signature(driver).parameters}
+        assert {"blocksize", "socket_options", "source_address"} <= connection
+        own, pool = driver("127.0.0.1", **given), ours("127.0.0.1", **given)
+        assert set(vars(own)) <= set(vars(pool))
+        assert pool.conn_kw == own.conn_kw  # type: ignore[attr-defined]
+        pool.close()
+        own.close()
+
+
+def test_a_manager_of_the_application_takes_its_own_and_urllib3s_arguments() -> None:
+    class Own(urllib3.ProxyManager):  # type: ignore[misc]
+        def __init__(self, *args: Any, mine: Any = None, **given: Any) -> None:
+            super().__init__(*args, **given)
+            self.mine = mine
+
+    class Manager(PoolkitProxyManager, Own):
+        pass
+
+    with Manager("http://127.0.0.1:1", mine="red", proxy_headers={"x": "1"}, num_pools=1) as manager:
+        first = manager.connection_from_host("a.invalid")
+        assert (manager.mine, manager.proxy_headers, first.proxy_headers) == ("red", {"x": "1"}, {"x": "1"})
+        manager.connection_from_host("b.invalid", scheme="https")
+        assert len(manager.pools) == 1
+    with pytest.raises(ConfigError, match=r"proxy_header: .*did you mean 'proxy_headers'"):
+        Manager("http://127.0.0.1:1", proxy_header={})
+
+
+def test_an_adapter_of_the_application_takes_its_own_and_requests_arguments() -> None:
+    class Own(requests.adapters.HTTPAdapter):  # type: ignore[misc]
+        def __init__(self, mine: Any = None, **given: Any) -> None:
+            self.mine = mine
+            super().__init__(**given)
+
+    class Adapter(PoolkitAdapter, Own):
+        pass
+
+    with requests.Session() as session:
+        adapter = Adapter(mine="red", max_retries=3, max_size=4)  # type: ignore[call-arg]
+        session.mount("http://", adapter)
+        pool = adapter.poolmanager.connection_from_url("http://127.0.0.1:1")
+        assert (adapter.mine, adapter.max_retries.total, pool.poolkit.config.max_size) == ("red", 3, 4)
+    with pytest.raises(ConfigError, match="mine: unknown argument or setting"):
+        PoolkitAdapter(mine="red")  # type: ignore[call-arg]
+
+
+def test_make_request_takes_its_arguments_by_position(http_server: HTTPServer) -> None:
+    """Subclasses and instrumentations may pass on what they were given in this way."""
+
+    class ByPosition(PoolkitHTTPConnectionPool):
+        def _make_request(self, conn: Any, method: str, url: str, *args: Any, **given: Any) -> Any:
+            names = ("body", "headers", "retries", "timeout", "chunked", "response_conn", "preload_content")
+            return super()._make_request(conn, method, url, *(given.pop(name) for name in names), **given)
+
+    host, port = urllib3.util.parse_url(http_server.url)[2:4]
+    with ByPosition(host, port, maxsize=1, block=True, acquire_timeout=PATIENCE, connect_timeout=PATIENCE / 2) as pool:
+        seen = []
+        limit = pool._limit_connect
+        pool._limit_connect = lambda timeout: (limit(timeout), seen.append(timeout.connect_timeout))  # type: ignore[method-assign]
+        held = pool.urlopen("POST", "/", body=b"x", preload_content=False)
+        assert seen == [PATIENCE / 2]
+        held.close()  # the response has taken over the connection
+        assert pool.urlopen("GET", "/").status == 200
+        conn = pool._get_conn()
+        assert (
+            pool._make_request(
+                conn,
+                "GET",
+                "/",
+                body=None,
+                headers=None,
+                retries=None,
+                timeout=PATIENCE,
+                chunked=False,
+                response_conn=None,
+                preload_content=True,
+            ).status
+            == 200
+        )
+        pool._put_conn(conn)
 
 
 def test_what_managers_refuse() -> None:
