@@ -182,14 +182,14 @@ class GreenletIO:
     def move(self, record: Record, loop: asyncio.AbstractEventLoop | None) -> None:
         """Empty the slot of a connection that belongs to another loop.
 
-        If that loop has ended, the engine replaces the connection, and the idle ones of the loop are closed: nobody can
-        use them. If it runs, the connection is replaced in place.
+        If that loop is closed, the engine replaces the connection, and the idle ones of the loop are closed: nobody can
+        use them. Otherwise the connection is replaced in place: a loop that does not run may run again.
         """
         connection, home = record.dbapi_connection, record.loop
         record.loop, record.moved = loop, False
         if connection is None or home is None:
             return
-        record.moved = home.is_running()
+        record.moved = not home.is_closed()
         if not record.moved and loop is not None:
             self._pool.poolkit.discard_idle(lambda idle: idle.loop is home)
         self._pool.logger.info("Connection %r belongs to another event loop, replacing it", connection)
@@ -201,7 +201,7 @@ class GreenletIO:
         self._leave(connection, driver, home)
 
     def _leave(self, connection: Any, driver: Any, home: asyncio.AbstractEventLoop) -> None:
-        """Close a connection in its own loop, or at its socket if that loop has ended."""
+        """Close a connection in its own loop, or at its socket if that loop does not run."""
         if home.is_running():
             try:
                 home.call_soon_threadsafe(self._end_at_home, connection)

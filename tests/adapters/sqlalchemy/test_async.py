@@ -310,6 +310,23 @@ def test_a_second_event_loop_gets_connections_of_its_own(postgres: PostgresServe
 
 
 @unclosed
+def test_loops_that_take_turns_keep_their_connections(postgres: PostgresServer, driver: str) -> None:
+    """Between two calls of ``run_until_complete()`` a loop does not run, but it will need its idle connections again."""
+    engine = create_async_engine(postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=3)
+    one, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        own = one.run_until_complete(pids(engine, 3))
+        assert other.run_until_complete(pid(engine)) not in own
+        assert engine.pool.checkedin() == 3
+        assert one.run_until_complete(pids(engine, 2)) == own[1:]
+        one.run_until_complete(engine.dispose())
+    finally:
+        one.close()
+        other.close()
+        gc.collect()
+
+
+@unclosed
 def test_the_engine_replaces_the_connections_of_a_loop_that_has_ended(
     postgres: PostgresServer, fault_proxy: Any, driver: str
 ) -> None:
