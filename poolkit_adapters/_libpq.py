@@ -7,14 +7,18 @@ PostgreSQL documentation, 34.1.1.3 ("Specifying Multiple Hosts").
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from poolkit.runtimes.names import addresses_async, is_name
 
-__all__ = ("Hosts", "hosts_of")
+from ._time_limits import seconds_of
+
+__all__ = ("Hosts", "hosts_of", "longest")
 
 
 class Hosts:
@@ -82,17 +86,33 @@ def is_local(host: str) -> bool:
 
 def hosts_of(parameters: Mapping[str, Any]) -> Hosts | None:
     """Return the hosts of these parameters and libpq's environment variables, or None if no name must be resolved."""
-
-    def value(name: str, variable: str) -> str:
-        given = parameters.get(name)
-        return str(os.environ.get(variable, "") if given is None else given)
-
-    hosts = value("host", "PGHOST").split(",")
-    if not any(is_name(host) for host in hosts) or value("hostaddr", "PGHOSTADDR"):
+    hosts = _given(parameters, "host", "PGHOST").split(",")
+    if not any(is_name(host) for host in hosts) or _given(parameters, "hostaddr", "PGHOSTADDR"):
         return None
-    ports = (value("port", "PGPORT") or "5432").split(",")
+    ports = (_given(parameters, "port", "PGPORT") or "5432").split(",")
     if len(ports) == 1:
         ports *= len(hosts)
     if len(ports) != len(hosts):
         return None  # libpq raises an error for that
     return Hosts(hosts, [port or "5432" for port in ports])
+
+
+def longest(parameters: Mapping[str, Any]) -> float:
+    """Return the most seconds of a connect (math.inf: no limit). libpq has ``connect_timeout`` for each address.
+
+    Call it with the parameters that libpq gets: names have become addresses.
+    """
+    limit = seconds_of(_given(parameters, "connect_timeout", "PGCONNECT_TIMEOUT"))
+    hosts, addresses = (_given(parameters, name, f"PG{name.upper()}").split(",") for name in ("host", "hostaddr"))
+    attempts = sum(
+        1 if address or not (host in ("", "localhost") or is_name(host)) else 2  # libpq resolves it: IPv6 and IPv4
+        for host, address in zip_longest(hosts, addresses, fillvalue="")
+    )
+    if _given(parameters, "target_session_attrs", "PGTARGETSESSIONATTRS") == "prefer-standby":
+        attempts *= 2
+    return math.inf if limit is None else attempts * max(2, math.ceil(limit))  # whole seconds, at least 2
+
+
+def _given(parameters: Mapping[str, Any], name: str, variable: str) -> str:
+    given = parameters.get(name)
+    return str(os.environ.get(variable, "") if given is None else given)

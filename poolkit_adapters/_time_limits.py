@@ -21,7 +21,9 @@ from poolkit.settings import DEFAULT
 from ._errors import release_locals
 from ._hang_up import Connecting, hang_up
 
-__all__ = ("Watch", "caller_limit", "limit_role_question", "loop_watch", "rollback_limit", "whole_connect")
+__all__ = (
+    "Watch", "caller_limit", "limit_role_question", "loop_watch", "rollback_limit", "seconds_of", "whole_connect",
+)  # fmt: skip
 
 _THREADS = ThreadRuntime()
 _SELDOM = 5.0
@@ -37,6 +39,15 @@ def whole_connect(config: PoolConfig) -> float | None:
     """Return the limit of a whole connect in seconds; None: none, by the application's own setting."""
     unsaid = config.connect_timeout is None and not sources_of(config).get("connect_timeout", DEFAULT).written
     return UNSAID if unsaid else config.connect_timeout
+
+
+def seconds_of(value: Any) -> float | None:
+    """Return the seconds that the application gave to the driver (in a URL: a string), or None for no limit."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return None
+    return seconds if seconds > 0 else None
 
 
 def rollback_limit(check_timeout: float | None, server: str) -> float | None:

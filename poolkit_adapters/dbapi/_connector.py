@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import re
 import time
 import weakref
@@ -20,7 +21,7 @@ from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._handshake import limit_answers
 from .._hang_up import Connecting
-from .._time_limits import Watch, caller_limit, whole_connect
+from .._time_limits import Watch, caller_limit, seconds_of, whole_connect
 from ._checks import ServerChecks
 from ._names import look_up
 
@@ -99,20 +100,17 @@ class DbapiConnector(Connector[Any]):
 
     def _open(self, timeout: float | None, attempt: Attempt) -> Any:
         kwargs, restore, begun = dict(self._kwargs), None, time.monotonic()
-        name, limit, connection = self._timeout_argument, timeout, None
+        name, limit, connection = self._timeout_argument, None, None
         if timeout is not None:
-            own = kwargs.get(name) if name is not None else None  # connect_kwargs override it
-            pool = None if self.pool is None else self.pool()
-            left = None if pool is None else caller_limit(pool.config, timeout)
-            if name is not None and own is not None and left is not None:
-                own = kwargs[name] = min(own, max(1, round(left)))
-            limit = timeout if own is None else own
-            attempt.extend(2 * limit + 1.0)  # libpq rounds up, and has one limit for each address
-            restore = limit_answers(self.module.__name__, kwargs, limit)
+            limit = self._limited(kwargs, timeout)
+            attempt.extend(math.inf if limit is None else 2 * limit + 1.0)
+            restore = None if limit is None else limit_answers(self.module.__name__, kwargs, limit)
             if name is not None:
                 kwargs.setdefault(name, max(1, round(timeout)))
         try:
-            look_up(self.module, self._args, kwargs, limit)
+            longest = look_up(self.module, self._args, kwargs, limit)
+            if timeout is not None:
+                attempt.extend(max(2 * (limit or 0.0), longest) + 1.0)
             attempt.opening()
             with self.watch.limit(Connecting(self.module.__name__), limit, "connect"):
                 connection = self.module.connect(*self._args, **kwargs)
@@ -129,7 +127,9 @@ class DbapiConnector(Connector[Any]):
                 f"{self.module.__name__}.connect() is asynchronous, but PooledDatabase needs a synchronous module",
                 "module",
             )
-        if timeout is not None:  # otherwise nothing limits the setup, and nothing would end the session
+        left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+        if left is not None:  # otherwise nothing limits the setup, and nothing would end the session
+            attempt.extend(2 * left + 1.0)
             attempt.opened(partial(self.watch.cut, connection))
         if restore is not None:
             restore(connection)
@@ -138,7 +138,6 @@ class DbapiConnector(Connector[Any]):
 
             limit_cancel(connection)
         if self._setup is not None:
-            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
             try:
                 with self.watch.limit(connection, left, "setup"):
                     self._setup(connection)
@@ -150,6 +149,22 @@ class DbapiConnector(Connector[Any]):
                 release_locals(error)
                 raise
         return connection
+
+    def _limited(self, kwargs: dict[str, Any], timeout: float) -> float | None:
+        """Return the limit of the module's connect: ``timeout``, or the limit in its own arguments (None: no limit).
+
+        A caller that connects itself lowers the latter.
+        """
+        name = self._timeout_argument
+        own = None if name is None else kwargs.get(name)
+        if name is None or own is None:
+            return timeout
+        limit = seconds_of(own)
+        pool = None if self.pool is None else self.pool()
+        left = None if pool is None else caller_limit(pool.config, timeout)
+        if left is not None:
+            limit = kwargs[name] = min(limit or math.inf, max(1, round(left)))
+        return limit
 
     def connect_bound(self, thread: int, timeout: float | None) -> float | None:
         """See ``poolkit.Connector``. A module without a connect timeout has a limit all the same."""

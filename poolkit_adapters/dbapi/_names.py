@@ -7,41 +7,44 @@ after this function has found that the resolver answers. See :mod:`poolkit.runti
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
 from poolkit.runtimes.names import addresses, is_name
 
-from .._libpq import hosts_of
+from .._libpq import hosts_of, longest
 
 __all__ = ("look_up",)
 
 
-def look_up(module: ModuleType, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float | None) -> None:
+def look_up(module: ModuleType, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float | None) -> float:
     """Wait until the resolver knows the host of a connect, and for libpq put its addresses into ``kwargs``.
 
-    Raises TimeoutError after ``seconds`` (None: no limit). A name that does not exist is left to the module, which has
-    an error of its own for that.
+    Returns the most seconds of the connect (math.inf: no limit), as modules have a limit for each address. Raises
+    TimeoutError after ``seconds`` (None: no limit). A name that does not exist is left to the module, which has an
+    error of its own for that.
     """
     name = module.__name__
     if name in ("psycopg", "psycopg2"):
-        hosts = hosts_of({**_parsed(module, args), **kwargs})
-        if hosts is None:
-            return
-        hosts.resolve(addresses, seconds)
-        if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
-            raise hosts.error
-        kwargs.update(hosts.parameters())
-        return
+        parsed = _parsed(module, args)
+        hosts = hosts_of({**parsed, **kwargs})
+        if hosts is not None:
+            hosts.resolve(addresses, seconds)
+            if isinstance(hosts.error, TimeoutError) and not hosts.parameters():
+                raise hosts.error
+            kwargs.update(hosts.parameters())
+        return longest({**parsed, **kwargs})
     host = kwargs.get("host", "")
-    if name == "sqlite3" or not is_name(host):
-        return
-    try:
-        addresses(host, kwargs.get("port") or 0, seconds)
-    except TimeoutError:
-        raise
-    except (OSError, UnicodeError):
-        return
+    found: list[str] | None = None
+    if name != "sqlite3" and is_name(host):
+        try:
+            found = addresses(host, kwargs.get("port") or 0, seconds)
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError):
+            pass
+    return math.inf if seconds is None else (1 if found is None else len(found)) * seconds
 
 
 def _parsed(module: Any, args: tuple[Any, ...]) -> dict[str, Any]:

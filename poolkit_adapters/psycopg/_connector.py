@@ -23,7 +23,7 @@ from ._counters import Outage
 from ._errors import CheckFailed, ConnectTimeout, LeaseOverdue, PoolClosed, classify
 from ._io import is_alive, is_clean, ping
 from ._leased import adopted, lost
-from ._names import with_addresses
+from ._names import longest_connect, with_addresses
 from ._session import Session
 from ._shared import Leftovers, left_in, logger
 
@@ -86,6 +86,8 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         begun = time.monotonic()
         try:
             kwargs = with_addresses(conninfo, kwargs, timeout)
+            if timeout is not None:
+                attempt.extend(max(2 * timeout, longest_connect(conninfo, kwargs)) + 1.0)
             attempt.opening()
             connection: psycopg.Connection[Any] = pool.connection_class.connect(conninfo, **kwargs)
         except BaseException as error:
@@ -98,9 +100,11 @@ class PsycopgConnector(Connector["Session[psycopg.Connection[Any]]"]):
         self._counters.add("connections_ms", (time.monotonic() - begun) * 1000)
         session = adopted(pool, connection)
         try:
+            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+            if left is not None:
+                attempt.extend(2 * left + 1.0)
             attempt.opened(partial(self._watch.cut, connection))
             if pool._configure is not None:
-                left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
                 with self._watch.limit(connection, left, "configure callback"):
                     pool._configure(connection)
                 if not is_clean(connection.pgconn):

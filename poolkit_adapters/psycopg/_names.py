@@ -16,10 +16,10 @@ import psycopg
 
 from poolkit.runtimes.names import addresses
 
-from .._libpq import Hosts, hosts_of
+from .._libpq import Hosts, hosts_of, longest
 from ._config import parse
 
-__all__ = ("with_addresses", "with_addresses_async")
+__all__ = ("longest_connect", "with_addresses", "with_addresses_async")
 
 _PLACE = ("host", "hostaddr", "port")
 
@@ -43,6 +43,11 @@ async def with_addresses_async(conninfo: str, kwargs: dict[str, Any], timeout: f
         await hosts.resolve_async(timeout)
         kwargs = _joined(hosts, kwargs)
     return _limited(conninfo, kwargs, timeout)
+
+
+def longest_connect(conninfo: str, kwargs: Mapping[str, Any]) -> float:
+    """Return the most seconds of a connect (math.inf: no limit), for what :func:`with_addresses` has returned."""
+    return longest({**(parse(conninfo) if conninfo else {}), **kwargs})
 
 
 def _limited(conninfo: str, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:

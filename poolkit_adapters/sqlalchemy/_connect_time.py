@@ -14,7 +14,7 @@ from poolkit import PoolConfig
 
 from .._handshake import Restore, limit_answers
 from .._hang_up import Connecting
-from .._time_limits import whole_connect
+from .._time_limits import seconds_of, whole_connect
 
 __all__ = ("Attempt", "limit_connects", "no_time_limit")
 
@@ -90,7 +90,7 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
     argument, unit = _ARGUMENTS[driver]
 
     def set_limit(dialect: Any, record: Any, arguments: Any, keywords: dict[str, Any]) -> None:
-        own = _seconds(keywords.get(argument))
+        own = seconds_of(keywords.get(argument))
         attempt = getattr(record, "attempt", None)
         if isinstance(attempt, Attempt):  # else it is a record of another pool, or what a caller of _creator has given
             attempt.begin(driver, keywords, own)
@@ -101,12 +101,3 @@ def _listener(driver: str, limit: float | None) -> Callable[..., None]:
             keywords.setdefault(argument, unit(limit))
 
     return set_limit
-
-
-def _seconds(value: Any) -> float | None:
-    """Return the seconds that the application gave to the driver (in a URL: a string), or None for no limit."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        return None
-    return seconds if seconds > 0 else None

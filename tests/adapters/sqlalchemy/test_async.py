@@ -311,7 +311,7 @@ def test_a_second_event_loop_gets_connections_of_its_own(postgres: PostgresServe
 
 @unclosed
 def test_loops_that_take_turns_keep_their_connections(postgres: PostgresServer, driver: str) -> None:
-    """Between two calls of ``run_until_complete()`` a loop does not run, but it will need its idle connections again."""
+    """Between two calls of ``run_until_complete()`` a loop does not run, but needs its idle connections later."""
     engine = create_async_engine(postgres.sqlalchemy_url(driver), poolclass=AsyncPoolkitPool, pool_size=3)
     one, other = asyncio.new_event_loop(), asyncio.new_event_loop()
     try:
