@@ -52,7 +52,10 @@ class Attempt:
             self._known, self._end = False, end
 
     def opened(self, end: Callable[[], object]) -> None:
-        """The driver has opened a session. ``end()`` ends it from another thread, without waiting."""
+        """The driver has opened a session. ``end()`` ends it from another thread, without waiting.
+
+        Do not call this if nothing can end it: the place is then taken until the connect has returned.
+        """
         with self._lock:
             self._known, self._end = True, end
             if self._given_up:

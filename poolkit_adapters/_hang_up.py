@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 from weakref import proxy
 
-__all__ = ("Connecting", "finish", "hang_up", "is_socket")
+__all__ = ("Connecting", "finish", "hang_up", "is_reachable", "is_socket")
 
 _SOCKET = socket.socket
 _IN_PYTHON = {"mysql", "pg8000", "pymysql", "redis", "valkey"}
@@ -124,6 +124,14 @@ def hang_up(driver: Any) -> bool:
         finally:
             sock.detach()
     return True
+
+
+def is_reachable(driver: Any) -> bool:
+    """Return whether :func:`hang_up` ends the session of this open connection: its socket can be found. Never raises."""
+    try:
+        return _descriptor(driver) is not None
+    except Exception:  # noqa: BLE001  a driver that refuses
+        return False
 
 
 def finish(driver: Any) -> None:

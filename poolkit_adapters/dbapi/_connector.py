@@ -20,7 +20,7 @@ from poolkit.errors import LeaseOverdue, raw_text
 from .._attempts import Attempt, Attempts
 from .._errors import release_locals
 from .._handshake import limit_answers
-from .._hang_up import Connecting
+from .._hang_up import Connecting, is_reachable
 from .._time_limits import Watch, caller_limit, seconds_of, whole_connect
 from ._checks import ServerChecks
 from ._names import look_up
@@ -130,7 +130,8 @@ class DbapiConnector(Connector[Any]):
         left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
         if left is not None:  # otherwise nothing limits the setup, and nothing would end the session
             attempt.extend(2 * left + 1.0)
-            attempt.opened(partial(self.watch.cut, connection))
+            if is_reachable(connection):
+                attempt.opened(partial(self.watch.cut, connection))
         if restore is not None:
             restore(connection)
         if self.module.__name__ == "psycopg":

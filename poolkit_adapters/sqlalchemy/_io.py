@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from poolkit.runtimes import Runtime, ThreadRuntime
 
 from .._attempts import Attempts
-from .._hang_up import Connecting
+from .._hang_up import Connecting, is_reachable
 from .._time_limits import Watch, rollback_limit, whole_connect
 from ._connect_time import Attempt
 from ._errors import LATE_ROLLBACK, rollback_cut
@@ -87,7 +87,7 @@ class WatchedRecord(Record):
         super().opened(connection)
         self._begin_watch(connection)
         progress = self._io.attempts.here()
-        if progress is not None:
+        if progress is not None and is_reachable(connection):
             progress.opened(partial(self._io.watch.cut, connection))
 
     def _begin_watch(self, driver: Any) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 import poolkit
 from poolkit.testing.servers import PostgresServer
-from poolkit_adapters import _time_limits
+from poolkit_adapters import _hang_up, _time_limits
 from poolkit_adapters.dbapi import PooledDatabase
 from poolkit_adapters.httpcore import PoolkitConnectionPool as HttpPool
 from poolkit_adapters.psycopg import PoolkitConnectionPool as PsycopgPool
@@ -215,6 +215,21 @@ def dbapi_module(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, 
     return Subject(database.poolkit, database.connect, lambda connection: connection.close()), database.close
 
 
+def _hidden(request: Any) -> None:
+    """Hide the sockets of the drivers' connections, as some drivers written in C do."""
+    request.getfixturevalue("monkeypatch").setattr(_hang_up, "_descriptor", lambda driver: None)
+
+
+def dbapi_hidden_socket(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, Callable[[], object]]:
+    _hidden(request)
+    return dbapi_setup(proxy, hang, request)
+
+
+def sqlalchemy_hidden_socket(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, Callable[[], object]]:
+    _hidden(request)
+    return sqlalchemy_connect(proxy, hang, request)
+
+
 def httpcore_backend(proxy: FaultProxy, hang: Hang, request: Any) -> tuple[Subject, Callable[[], object]]:
     class Backend(httpcore.NetworkBackend):
         def connect_tcp(self, *args: Any, **keywords: Any) -> httpcore.NetworkStream:
@@ -266,8 +281,11 @@ FREED = [
     sqlalchemy_connect, sqlalchemy_first,
 ]  # fmt: skip
 """What hangs where it is known whether there is a session, and how to end it."""
-KEPT = [sqlalchemy_creator, sqlalchemy_do_connect, dbapi_module, httpcore_backend]
-"""What hangs where it may have opened a session that nobody else knows."""
+KEPT = [
+    sqlalchemy_creator, sqlalchemy_do_connect, sqlalchemy_hidden_socket, dbapi_module, dbapi_hidden_socket,
+    httpcore_backend,
+]  # fmt: skip
+"""What hangs where it may have a session that nobody else knows, or can end."""
 
 
 def start(make: Any, request: pytest.FixtureRequest, fault_proxy: Callable[..., FaultProxy]) -> FaultProxy:
