@@ -127,7 +127,7 @@ def hang_up(driver: Any) -> bool:
 
 
 def is_reachable(driver: Any) -> bool:
-    """Return whether :func:`hang_up` ends the session of this open connection: its socket can be found. Never raises."""
+    """Return whether :func:`hang_up` ends this open connection's session, as its socket can be found. Never raises."""
     try:
         return _descriptor(driver) is not None
     except Exception:  # noqa: BLE001  a driver that refuses
