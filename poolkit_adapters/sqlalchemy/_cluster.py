@@ -42,7 +42,7 @@ from .._errors import Row
 from .._time_limits import limit_role_question
 from ._async import AsyncPoolkitPool
 from ._errors import ERRORS, translated
-from ._exchange import TIME_LEFT
+from ._exchange import TIME_LEFT, time_left
 from ._pool import BasePool, PoolkitPool
 from ._record import Record
 
@@ -124,7 +124,7 @@ def _judge(error: BaseException) -> Verdict:
 def _timed(pool: BasePool) -> Any:
     """Get a record for a caller that waits at most for the time that it has left."""
     try:
-        return pool.poolkit.acquire(TIME_LEFT.get(pool.timeout()))
+        return pool.poolkit.acquire(time_left(pool, pool.timeout()))
     except PoolError as error:
         failure = error
     raise pool._translate(failure)  # outside the except block, so that the cause does not become the context
@@ -175,7 +175,7 @@ class _ServerBase(NodePool):
 
 class _Server(_ServerBase):
     def lease(self, timeout: float | None) -> NodeLease[Connection]:
-        token = TIME_LEFT.set(timeout)
+        token = TIME_LEFT.set((self.engine.dialect, timeout))
         try:
             return NodeLease(self.engine.connect(), Connection.close, Connection.invalidate, _mark_wrong_server)
         finally:
@@ -187,7 +187,7 @@ class _Server(_ServerBase):
 
 class _AsyncServer(_ServerBase):
     async def lease(self, timeout: float | None) -> AsyncNodeLease[AsyncConnection]:
-        token = TIME_LEFT.set(timeout)
+        token = TIME_LEFT.set((self.engine.dialect, timeout))
         try:
             connection: AsyncConnection = await self.engine.connect()
         finally:

@@ -20,16 +20,26 @@ if TYPE_CHECKING:
     from ._pool import BasePool
     from ._record import Record
 
-__all__ = ("TIME_LEFT", "Emptied", "exchange", "opened", "patience", "usable")
+__all__ = ("TIME_LEFT", "Emptied", "exchange", "opened", "patience", "time_left", "usable")
 
 
-TIME_LEFT: ContextVar[float | None] = ContextVar("poolkit_time_left")
-"""Seconds that a caller of a cluster has left (None: no limit). Not set for a caller of a node's own engine."""
+TIME_LEFT: ContextVar[tuple[object, float | None]] = ContextVar("poolkit_time_left", default=(None, None))
+"""The dialect of the node that a caller of a cluster asks, and the seconds that it has left (None: no limit).
+
+Each engine has a dialect of its own, which stays when ``dispose()`` replaces the pool. Other engines that the caller's
+events use have their own time.
+"""
+
+
+def time_left(pool: BasePool, own: float | None) -> float | None:
+    """Return the seconds that a caller of a cluster has left for this pool's node; ``own`` for any other caller."""
+    dialect, seconds = TIME_LEFT.get()
+    return seconds if dialect is pool._dialect else own
 
 
 def patience(pool: BasePool) -> float | None:
     """Return how many seconds a caller may wait in total, from its checkout on (None: no limit)."""
-    return TIME_LEFT.get(pool.timeout() or None)  # with a timeout of 0 it does not queue, but it connects
+    return time_left(pool, pool.timeout() or None)  # with a timeout of 0 it does not queue, but it connects
 
 
 class Emptied(Exception):

@@ -15,6 +15,7 @@ import poolkit
 from poolkit import BackoffConfig, BreakerConfig
 from poolkit.testing.servers import PostgresServer
 from poolkit_adapters.sqlalchemy import AsyncPoolkitCluster, AsyncPoolkitPool, PoolkitCluster, PoolkitPool
+from poolkit_adapters.sqlalchemy._exchange import patience
 from tests.adapters.sqlalchemy.servers import Databases, calling
 from tests.faults.proxy import FaultProxy
 from tests.support.waiting import PATIENCE, until
@@ -214,6 +215,34 @@ def test_an_exchange_in_a_node_of_a_cluster_has_what_is_left_of_the_callers_time
     else:
         asyncio.run(in_tasks())
     assert len(waits) == 2, "one for the outdated connection, one for its successor"
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async"])
+def test_another_engine_in_an_event_of_a_cluster_has_its_own_time(
+    postgres: PostgresServer, make_engine: Any, driver: str
+) -> None:
+    """The caller of the cluster has no limit; the engine that its event asks has one."""
+    url, nodes = postgres.sqlalchemy_url(driver), [f"{postgres.host}:{postgres.port}"]
+    other = make_engine(pool_timeout=PATIENCE)
+    times: list[float | None] = []
+
+    def ask(engine: Any) -> None:
+        event.listen(engine, "checkout", lambda *_: times.extend((patience(engine.pool), patience(other.pool))))
+
+    async def in_tasks() -> None:
+        async with AsyncPoolkitCluster(url, nodes, roles=False, acquire_timeout=None) as cluster:
+            ask(cluster.engine(nodes[0]).sync_engine)
+            async with cluster.connect():
+                pass
+
+    if driver == "psycopg":
+        with PoolkitCluster(url, nodes, roles=False, acquire_timeout=None) as cluster:
+            ask(cluster.engine(nodes[0]))
+            with cluster.connect():
+                pass
+    else:
+        asyncio.run(in_tasks())
+    assert times == [None, PATIENCE]
 
 
 def test_the_close_of_an_outdated_connection_takes_no_more_than_the_callers_time(
