@@ -18,7 +18,7 @@ import h11
 
 from ._driver import httpcore
 
-__all__ = ("Chunks", "Incoming", "Length", "UntilEnd", "encode", "hand_over", "head_ends", "parse")
+__all__ = ("Chunks", "Heads", "Incoming", "Length", "UntilEnd", "hand_over", "head_ends", "parse")
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
 # Words without blanks at both ends. Neither this nor the lines below can match in two ways, so a hostile line costs
@@ -26,7 +26,8 @@ _TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
 _VALUE = rb"[^\x00\s]+(?:[ \t]+[^\x00\s]+)*"
 
 _NAME = re.compile(_TOKEN)
-_REQUEST = re.compile(_TOKEN + rb" [!-~]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": (?:" + _VALUE + rb")?\r\n)+\r\n")
+_REQUEST_LINE = re.compile(_TOKEN + rb" [!-~]+ HTTP/1\.1\r\n")
+_FIELDS = re.compile(rb"(?:" + _TOKEN + rb": (?:" + _VALUE + rb")?\r\n)+\r\n")
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-9][0-9]{2})(?: ([^\x00\n\r\x0b\x0c]*))?\r\n")
 _FIELD = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*(?:(" + _VALUE + rb")[ \t]*)?\r\n", re.MULTILINE)
 _SIZE = re.compile(rb"([0-9a-fA-F]{1,16})\r\n")
@@ -55,8 +56,33 @@ def _kind_of(name: bytes) -> int:
     return kind
 
 
-def encode(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, int] | None:
-    """Return the head of a request, and the length of its body (-1: chunked). None: h11 must write or refuse it."""
+class Heads:
+    """Writes the heads of the requests on one connection.
+
+    Most requests on it have the headers of the one before. So their lines are kept, and only a change is checked again.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        # one attribute for the headers and their lines, so that an interruption cannot leave those of two requests
+        self._last: tuple[Sequence[tuple[bytes, bytes]], tuple[bytes, int] | None] = ((), None)
+
+    def encode(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, int] | None:
+        """Return the head of a request, and the length of its body (-1: chunked). None: h11 must write or refuse it."""
+        line = b"%b %b HTTP/1.1\r\n" % (method, target)
+        if _REQUEST_LINE.fullmatch(line) is None or method == b"CONNECT":
+            return None
+        known, fields = self._last
+        if headers != known:
+            fields = _fields(headers)
+            # copies: the caller may change its list, or a bytearray in it
+            self._last = [(bytes(name), bytes(value)) for name, value in headers], fields
+        return None if fields is None else (line + fields[0], fields[1])
+
+
+def _fields(headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, int] | None:
+    """Return the lines of the headers and the blank line, and the length of the body (-1: chunked), or None."""
     host: bytes | None = None
     length: int | None = None
     lines = []
@@ -80,15 +106,13 @@ def encode(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]])
             else:
                 return None
         lines.append(b"%b: %b" % (name, value))
-    if host is None or method == b"CONNECT":
+    if host is None:
         return None
-    head = b"%b %b HTTP/1.1\r\n%b\r\n%b\r\n\r\n" % (method, target, host, b"\r\n".join(lines))
-    if not lines:
-        head = head[:-2]
+    block = b"\r\n".join([host, *lines, b"\r\n"])
     # Counted, because a line break in a value would make another line that matches.
-    if _REQUEST.fullmatch(head) is None or head.count(b"\n") != len(lines) + 3:
+    if _FIELDS.fullmatch(block) is None or block.count(b"\n") != len(lines) + 2:
         return None
-    return head, length or 0
+    return block, length or 0
 
 
 class Length:
@@ -218,9 +242,13 @@ class Chunks:
 
 
 class Incoming:
-    """A response whose head has arrived. ``keep``: whether the server keeps the connection open after it."""
+    """A response whose head has arrived.
 
-    __slots__ = ("body", "headers", "keep", "reason", "status")
+    ``keep``: whether the server keeps the connection open after it. ``ascii``: whether its head and that of its request
+    are nothing but ASCII.
+    """
+
+    __slots__ = ("ascii", "body", "headers", "keep", "reason", "status")
 
     def __init__(
         self,
@@ -235,6 +263,7 @@ class Incoming:
         self.headers = headers
         self.keep = keep
         self.body = body
+        self.ascii = False
 
 
 def head_ends(data: bytes) -> int:

@@ -16,7 +16,7 @@ from poolkit import AsyncLease, PoolConfig
 from poolkit.errors import LeaseOverdue
 
 from ._driver import DRIVER, async_http11, httpcore
-from ._http11 import Incoming, encode, hand_over, head_ends, parse
+from ._http11 import Heads, Incoming, hand_over, head_ends, parse
 from ._network import first_step
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ class AsyncDirect:
     the usual form.
     """
 
-    __slots__ = ("_stream", "connection")
+    __slots__ = ("_heads", "_stream", "connection")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self._heads = Heads()
         self._stream: httpcore.AsyncNetworkStream = connection._network_stream
 
     def prepared(self, request: httpcore.Request, held: tuple[type, ...]) -> tuple[bytes, int, bytes | None] | None:
@@ -52,7 +53,7 @@ class AsyncDirect:
         """
         if "trace" in request.extensions or _logger.isEnabledFor(logging.DEBUG):
             return None
-        encoded = encode(request.method, request.url.target, request.headers)
+        encoded = self._heads.encode(request.method, request.url.target, request.headers)
         if encoded is None:
             return None
         head, length = encoded
@@ -78,8 +79,10 @@ class AsyncDirect:
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
         data = b""
         try:
-            with contextlib.suppress(httpcore.WriteError):  # the server may have answered and closed, so read that
+            try:
                 await self._send(request, prepared, timeouts.get("write"))
+            except httpcore.WriteError:  # the server may have answered and closed, so read that
+                pass
             while True:
                 part = await self._stream.read(MOST, timeouts.get("read"))
                 if not part:
@@ -91,6 +94,7 @@ class AsyncDirect:
             found = parse(data, end, request.method == b"HEAD") if end > 0 else None
             if found is None:
                 return await self._by_h11(request, data)
+            found.ascii = data[:end].isascii() and prepared[0].isascii()
             return found, found.body.feed(data[end + 4 :])
         except BaseException:
             if data and connection._h11_state.trailing_data == (b"", False):
@@ -183,29 +187,32 @@ class AsyncAnswer:
         config: PoolConfig,
         connector: ConnectorMixin[Any],
     ) -> None:
-        self._request = request
-        self._found = found
+        self._request: Any = request
+        self._found: Any = found
         self._parts = parts  # of the body, that have arrived with the head
         self._link = link = lease.connection
         self._direct: AsyncDirect = link.shortcut
-        self._lease = lease
+        self._lease: Any = lease
         self._config = config
         self._connector = connector
         self._rest: Any = None  # the stream of the rest of the body, if h11 parses it
         self._reading = False
         self._closed = False
         self.status = found.status
-        self.headers = found.headers
-        self.extensions = {
-            "http_version": b"HTTP/1.1",
-            "reason_phrase": found.reason,
-            "network_stream": self._direct.stream,
-        }
+        self.headers: Sequence[tuple[bytes, bytes]] = found.headers
+        self.ascii = found.ascii
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """Those of httpcore's response, while the answer is open."""
+        reason, stream = self._found.reason, self._direct.stream
+        return {"http_version": b"HTTP/1.1", "reason_phrase": reason, "network_stream": stream}
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        body = self._found.body
+        request, found, lease = self._request, self._found, self._lease  # close() lets go of them
         try:
             self._check()
+            body = found.body
             parts, self._parts = self._parts, ()
             while True:
                 for part in parts:
@@ -218,7 +225,7 @@ class AsyncAnswer:
                 if body.odd is not None:
                     break
                 self._reading = True
-                data = await self._direct.read((self._request.extensions.get("timeout") or {}).get("read"))
+                data = await self._direct.read((request.extensions.get("timeout") or {}).get("read"))
                 self._reading = False
                 self._check()
                 if data:
@@ -233,7 +240,7 @@ class AsyncAnswer:
                 with contextlib.suppress(LeaseOverdue):  # it must not replace the error
                     await self.aclose()
                 if self._rest is None:
-                    self._connector.failed(self._link, self._lease.since, error)
+                    self._connector.failed(self._link, lease.since, error)
             if isinstance(error, Exception):  # others are raised as they are, also while the interpreter shuts down
                 self._raise(error)
             raise
@@ -274,6 +281,9 @@ class AsyncAnswer:
         else:
             self._direct.abort()
             overdue = self._lease.close_nowait(discard=True)
+        # httpx holds a closed response in a reference cycle: what is kept here would be left to the garbage collector
+        self._request = self._found = self._lease = None
+        self.headers = ()
         if overdue is not None:
             raise overdue
 

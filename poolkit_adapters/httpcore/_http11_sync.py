@@ -15,7 +15,7 @@ from poolkit import Lease
 from poolkit.errors import LeaseOverdue
 
 from ._driver import DRIVER, SyncStream, httpcore, sync_http11
-from ._http11 import Incoming, encode, hand_over, head_ends, parse
+from ._http11 import Heads, Incoming, hand_over, head_ends, parse
 
 if TYPE_CHECKING:
     from ._base import ConnectorMixin
@@ -45,10 +45,11 @@ class Direct:
     the usual form.
     """
 
-    __slots__ = ("_socket", "_stream", "connection")
+    __slots__ = ("_heads", "_socket", "_stream", "connection")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self._heads = Heads()
         self._stream: httpcore.NetworkStream = connection._network_stream
         # of httpcore's own stream, whose methods only convert errors and set the timeout each time
         self._socket: Any = self._stream._sock if type(self._stream) is SyncStream else None
@@ -60,7 +61,7 @@ class Direct:
         """
         if "trace" in request.extensions or _logger.isEnabledFor(logging.DEBUG):
             return None
-        encoded = encode(request.method, request.url.target, request.headers)
+        encoded = self._heads.encode(request.method, request.url.target, request.headers)
         if encoded is None:
             return None
         head, length = encoded
@@ -86,8 +87,10 @@ class Direct:
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
         data = b""
         try:
-            with contextlib.suppress(httpcore.WriteError):  # the server may have answered and closed, so read that
+            try:
                 self._send(request, prepared, timeouts.get("write"))
+            except httpcore.WriteError:  # the server may have answered and closed, so read that
+                pass
             while True:
                 part = self.read(timeouts.get("read"))
                 if not part:
@@ -99,6 +102,7 @@ class Direct:
             found = parse(data, end, request.method == b"HEAD") if end > 0 else None
             if found is None:
                 return self._by_h11(request, data)
+            found.ascii = data[:end].isascii() and prepared[0].isascii()
             return found, found.body.feed(data[end + 4 :])
         except BaseException:
             if data and connection._h11_state.trailing_data == (b"", False):
@@ -210,28 +214,31 @@ class Answer:
         lease: Lease[Link[Any]],
         connector: ConnectorMixin[Any],
     ) -> None:
-        self._request = request
-        self._found = found
+        self._request: Any = request
+        self._found: Any = found
         self._parts = parts  # of the body, that have arrived with the head
         self._link = link = lease.connection
         self._direct: Direct = link.shortcut
-        self._lease = lease
+        self._lease: Any = lease
         self._connector = connector
         self._rest: Any = None  # the stream of the rest of the body, if h11 parses it
         self._reading = False
         self._closed = False
         self.status = found.status
-        self.headers = found.headers
-        self.extensions = {
-            "http_version": b"HTTP/1.1",
-            "reason_phrase": found.reason,
-            "network_stream": self._direct.stream,
-        }
+        self.headers: Sequence[tuple[bytes, bytes]] = found.headers
+        self.ascii = found.ascii
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """Those of httpcore's response, while the answer is open."""
+        reason, stream = self._found.reason, self._direct.stream
+        return {"http_version": b"HTTP/1.1", "reason_phrase": reason, "network_stream": stream}
 
     def __iter__(self) -> Iterator[bytes]:
-        body = self._found.body
+        request, found, lease = self._request, self._found, self._lease  # close() lets go of them
         try:
             self._check()
+            body = found.body
             parts, self._parts = self._parts, ()
             while True:
                 for part in parts:
@@ -244,7 +251,7 @@ class Answer:
                 if body.odd is not None:
                     break
                 self._reading = True
-                data = self._direct.read((self._request.extensions.get("timeout") or {}).get("read"))
+                data = self._direct.read((request.extensions.get("timeout") or {}).get("read"))
                 self._reading = False
                 self._check()
                 if data:
@@ -259,7 +266,7 @@ class Answer:
                 with contextlib.suppress(LeaseOverdue):  # it must not replace the error
                     self.close()
                 if self._rest is None:
-                    self._connector.failed(self._link, self._lease.since, error)
+                    self._connector.failed(self._link, lease.since, error)
             if isinstance(error, Exception):  # others are raised as they are, also while the interpreter shuts down
                 self._raise(error)
             raise
@@ -300,6 +307,9 @@ class Answer:
         else:
             self._direct.abort()
             self._lease.close(discard=True)
+        # httpx holds a closed response in a reference cycle: what is kept here would be left to the garbage collector
+        self._request = self._found = self._lease = None
+        self.headers = ()
 
     def _take_rest(self) -> None:
         """Read the response to its end, if the end has arrived. See _rest.py."""

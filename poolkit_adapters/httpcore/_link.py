@@ -44,6 +44,7 @@ AT_ONCE = 3
 PAUSES = (0.005, 0.1)
 """Seconds to wait after further refusals: the first pause, which doubles each time, and the longest pause."""
 
+_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 _REFUSED_STREAM = 7  # RFC 9113, 7: the server has done nothing for this stream
 _NETWORK_EVENTS = frozenset({"connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete"})
 
@@ -127,13 +128,13 @@ class Link(Generic[L]):
 
 def key_of(request: httpcore.Request) -> Key:
     """Return the origin of a request. Raises UnsupportedProtocol as httpcore's pool does."""
-    scheme = request.url.scheme
-    if scheme not in (b"http", b"https", b"ws", b"wss"):
+    url = request.url
+    scheme, default = url.scheme, _PORTS.get(url.scheme)
+    if default is None:
         if not scheme:
             raise UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol.")
         raise UnsupportedProtocol(f"Request URL has an unsupported protocol '{scheme.decode()}://'.")
-    origin = request.url.origin
-    return scheme, origin.host, origin.port
+    return scheme, url.host, url.port or default
 
 
 def timeout_of(request: httpcore.Request, total: float | None) -> float | None:

@@ -110,7 +110,9 @@ class _AsyncBody(httpx.AsyncByteStream):
 def _core_request(request: httpx.Request) -> httpcore.Request:
     """Return the request for httpcore, without its checks: httpx has done them."""
     url = request.url
-    core_url = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    core_url: httpcore.URL = httpcore.URL.__new__(httpcore.URL)
+    core_url.scheme, core_url.host, core_url.port = url.raw_scheme, url.raw_host, url.port
+    core_url.target = url.raw_path
     extensions = request.extensions
     if "target" in extensions:
         return httpcore.Request(
@@ -124,6 +126,12 @@ def _core_request(request: httpx.Request) -> httpcore.Request:
     core.stream = request.stream
     core.extensions = extensions
     return core
+
+
+def _spare_decoding(headers: httpx.Headers) -> None:
+    """Name the encoding of headers that are nothing but ASCII. httpx would decode each of them to learn it."""
+    if getattr(headers, "_encoding", headers) is None:  # otherwise it is known, or its user's choice
+        headers.encoding = "ascii"
 
 
 class PoolkitTransport(httpx.HTTPTransport):
@@ -182,7 +190,11 @@ class PoolkitTransport(httpx.HTTPTransport):
             with keep_poolkit_types():
                 raise_as_httpx(error)
         stream: Any = _Body(found.stream) if isinstance(found, httpcore.Response) else found
-        return httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
+        response = httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
+        if not isinstance(found, httpcore.Response) and found.ascii:
+            _spare_decoding(response.headers)
+            _spare_decoding(request.headers)
+        return response
 
 
 class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
@@ -239,7 +251,11 @@ class AsyncPoolkitTransport(httpx.AsyncHTTPTransport):
             with keep_poolkit_types():
                 raise_as_httpx(error)
         stream: Any = _AsyncBody(found.stream) if isinstance(found, httpcore.Response) else found
-        return httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
+        response = httpx.Response(found.status, headers=found.headers, stream=stream, extensions=found.extensions)
+        if not isinstance(found, httpcore.Response) and found.ascii:
+            _spare_decoding(response.headers)
+            _spare_decoding(request.headers)
+        return response
 
 
 def _core_arguments(context: ssl.SSLContext, limits: httpx.Limits, proxy: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -122,6 +123,46 @@ def test_an_unusual_or_wrong_request_is_left_to_h11(name: str) -> None:
     assert stream.written == []
 
 
+def test_a_request_is_written_the_same_after_any_other() -> None:
+    """Also where the headers are those of the request before, or nearly."""
+    kinds = {**REQUESTS, **BAD_REQUESTS}
+    kinds |= {f"{name}, one header more": (a, [*b, (b"X-More", b"1")], c) for name, (a, b, c) in kinds.items()}
+
+    def sent(name: str) -> httpcore.Request:
+        method, headers, content = kinds[name]
+        return asked(method, headers, content if isinstance(content, (bytes, type(None))) else iter(list(content)))
+
+    connection, _ = opened([OK], False)
+    alone = {name: Direct(connection._connection).prepared(sent(name), HELD) for name in kinds}
+    assert None in alone.values()
+    shortcut = Direct(connection._connection)
+    for first in kinds:
+        for second in kinds:
+            shortcut.prepared(sent(first), HELD)
+            assert shortcut.prepared(sent(second), HELD) == alone[second], (first, second)
+            assert shortcut.prepared(sent(second), HELD) == alone[second], (first, second)
+
+
+def test_headers_that_were_changed_in_place_are_written_anew() -> None:
+    connection, _ = opened([OK], False)
+    shortcut = Direct(connection._connection)
+    sent = request("GET")
+    value: Any = bytearray(b"1")
+    sent.headers.append((b"X", value))
+    for line in (b"X: 1\r\n", b"X: 2\r\n"):
+        prepared = shortcut.prepared(sent, HELD)
+        assert prepared is not None
+        assert line in prepared[0]
+        value[:] = b"2"
+    sent.headers[-1] = (b"X", b"3")
+    prepared = shortcut.prepared(sent, HELD)
+    assert prepared is not None
+    assert prepared[0] == b"GET / HTTP/1.1\r\nHost: localhost\r\nX: 3\r\n\r\n"
+    sent.headers.append((b"X", b"a\r\nY: b"))
+    assert shortcut.prepared(sent, HELD) is None
+    assert shortcut.prepared(sent, HELD) is None
+
+
 @pytest.mark.parametrize(("parts", "text"), [([b"abc"], "Too much"), ([b"a"], "Too little")])
 def test_a_body_in_parts_of_another_length_is_h11s_error(parts: list[bytes], text: str) -> None:
     for own in (False, True):
@@ -191,6 +232,75 @@ async def test_tasks_too(scripted: Scripted) -> None:
         assert pool.odd_responses == 1
         assert len(pool.connections) == 1
         assert pool.connections[0].is_idle()
+
+
+def plain(url: str) -> httpcore.Request:
+    return httpcore.Request("GET", url, headers=[(b"Host", b"localhost")])
+
+
+def test_a_closed_response_keeps_nothing_of_its_request(scripted: Scripted) -> None:
+    """httpx holds a response in a reference cycle, so its parts would wait for the garbage collector."""
+    with PoolkitConnectionPool() as pool:
+        sent = plain(scripted(lambda connection, _: talk(connection, OK)))
+        response: Any = pool.handle_request(sent)
+        assert isinstance(response.stream, Answer)
+        assert list(response.stream) == [b"ok"]
+        response.stream.close()
+        kept = weakref.ref(sent)
+        del sent
+        assert kept() is None
+        with pytest.raises(httpcore.ReadError, match="closed"):
+            list(response.stream)
+
+
+@pytest.mark.anyio
+async def test_a_closed_response_of_a_task_keeps_nothing_either(scripted: Scripted) -> None:
+    async with AsyncPoolkitConnectionPool() as pool:
+        sent = plain(scripted(lambda connection, _: talk(connection, OK)))
+        response: Any = await pool.handle_async_request(sent)
+        assert isinstance(response.stream, AsyncAnswer)
+        assert [part async for part in response.stream] == [b"ok"]
+        await response.stream.aclose()
+        kept = weakref.ref(sent)
+        del sent
+        assert kept() is None
+        with pytest.raises(httpcore.ReadError, match="closed"):
+            [part async for part in response.stream]
+
+
+ENCODED = {"ascii": b"a", "utf-8": b"\xc3\xbc", "iso-8859-1": b"\xfc"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("theirs", ENCODED)
+@pytest.mark.parametrize("ours", ENCODED)
+@pytest.mark.parametrize("chosen", [None, "utf-8"])
+async def test_headers_have_the_encoding_that_httpx_finds(
+    scripted: Scripted, ours: str, theirs: str, chosen: str | None
+) -> None:
+    """Which the transports tell it where it is ASCII. A user's choice stays."""
+    head = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 3\r\n\r\n" % ENCODED[theirs]
+    url = scripted(lambda connection, _: talk(connection, *3 * [head + "\xfc!".encode()]))
+    found = []
+
+    def sent() -> httpx.Request:
+        request = httpx.Request("GET", url, headers=[(b"X", ENCODED[ours])])
+        if chosen is not None:
+            request.headers.encoding = chosen
+        return request
+
+    for kind in (httpx.HTTPTransport, PoolkitTransport):
+        with kind() as transport:
+            request = sent()
+            response = transport.handle_request(request)
+            response.read()
+            found.append((request.headers.encoding, response.headers.encoding, response.headers["x"]))
+    async with AsyncPoolkitTransport() as transport:
+        request = sent()
+        response = await transport.handle_async_request(request)
+        await response.aread()
+        found.append((request.headers.encoding, response.headers.encoding, response.headers["x"]))
+    assert found == 3 * [(chosen or ours, theirs, "a" if theirs == "ascii" else "\xfc")]
 
 
 def test_tls_takes_it_too(https_server: HTTPServer) -> None:
