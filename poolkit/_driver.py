@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ("Attempt", "Attempts", "Driver", "TaskDriver", "ThreadDriver", "refuse_closed")
 
 C = TypeVar("C")
+OnGiveUp = Callable[[Slot, BaseException | None], object]
+"""Called with the error of a connect that was given up."""
 Opened = tuple[C, int, bool]
 """A new connection, how many leases it serves at once, and whether the driver connects at its first use."""
 
@@ -111,16 +113,21 @@ class Driver(Generic[C]):
 class Attempt:
     """One connect in a background thread."""
 
-    __slots__ = ("begun", "due", "error", "limit", "lingers", "slot", "thread")
+    __slots__ = ("begun", "due", "ended", "error", "limit", "lingers", "on_give_up", "reported", "slot", "thread")
 
-    def __init__(self, slot: Slot, limit: float | None, begun: float) -> None:
+    def __init__(self, slot: Slot, limit: float | None, begun: float, on_give_up: OnGiveUp | None = None) -> None:
         self.slot = slot
         self.limit = limit
         self.begun = begun
+        self.on_give_up = on_give_up
         self.due = NEVER  # when it is given up
         self.thread = threading.get_ident()
         self.error: TimeoutError | None = None  # it was given up
+        self.ended = False  # it was given up, and the connector has ended it
         self.lingers = False  # it was given up, and keeps its place until its thread has returned
+        # set when the core knows that it was given up. Until then its thread must not begin the next connect, which the
+        # connector would give up in its place, and must not report that its place is free
+        self.reported = threading.Event()
 
 
 class Attempts:
@@ -136,40 +143,50 @@ class Attempts:
         self.core = pool._core
         self._driver = driver
         self._running: dict[Attempt, bool] = {}  # the thread that removes an attempt reports its end
-        self._wakes = NEVER
-        self._astray = 0  # threads that go on although their places are free
-        # held while an attempt is given up: its thread must not begin the next connect, and not report before
-        self._lock = threading.RLock()
+        self._astray: dict[Attempt, bool] = {}  # their threads go on although their places are free
+        self._wakes = NEVER  # when the runtime calls run_due()
+        self._swept = NEVER  # when the core is due instead, because no thread could be started for that call
 
-    def begin(self, slot: Slot, limit: float | None) -> Attempt:
+    def begin(self, slot: Slot, limit: float | None, on_give_up: OnGiveUp | None) -> Attempt:
         """The calling thread is about to connect within ``limit`` seconds (None: no limit)."""
-        attempt = Attempt(slot, limit, self._pool._clock())
+        attempt = Attempt(slot, limit, self._pool._clock(), on_give_up)
         bound = self._driver.operations.bound(attempt.thread, limit)
-        if bound is not None:
-            attempt.due = attempt.begun + bound
-            self._running[attempt] = True
-            self._set_timer(attempt.due)
+        attempt.due = NEVER if bound is None else attempt.begun + bound
+        self._running[attempt] = True
+        self.set_timer()
         return attempt
 
     def end(self, attempt: Attempt) -> bool:
         """The connect has returned. False: it had been given up; call :meth:`over` when nothing is left of it."""
-        if attempt.due == NEVER or self._running.pop(attempt, False):
+        if self._running.pop(attempt, False):
             return True
-        with self._lock:
-            return False
+        attempt.reported.wait()
+        return False
 
-    def over(self, attempt: Attempt) -> None:
-        """Nothing is left of a connect that was given up."""
-        if not attempt.lingers:
-            with self._lock:
-                self._astray -= 1
+    def over(self, attempt: Attempt, left: Any) -> None:
+        """A connect that was given up has returned. ``left``: what is left of it at the server, None: nothing."""
+        if left is not None:
+            left.add_done_callback(lambda _: self.over(attempt, None))
+        elif not attempt.lingers:
+            self._astray.pop(attempt, None)
         elif self.core is self._pool._core:
             self._driver.closed(attempt.slot)
 
-    def _set_timer(self, due: float) -> None:
+    def set_timer(self) -> None:
+        """Have the runtime call :meth:`run_due` when the next one is due, unless it will."""
+        due = min((attempt.due for attempt in self._running.copy()), default=NEVER)
         if due < self._wakes:
             self._wakes = due
-            self._driver.runtime.schedule(self, max(0.0, due - self._pool._clock()))
+            if self._driver.runtime.schedule(self, max(0.0, due - self._pool._clock())) is False:
+                self._wakes = NEVER
+                if due != self._swept:
+                    self._swept = due
+                    self._pool._gate.post(self.core.want_sweep, due)  # that leads to look_again()
+
+    def look_again(self) -> None:
+        """Do the work of :meth:`run_due` if the runtime will not call it, because no thread could be started."""
+        if self._wakes == NEVER and self._running and self.core is self._pool._core:  # another one in a forked child
+            self.run_due()
 
     def run_due(self) -> None:
         """Called by the runtime: give up what is overdue. Does not block."""
@@ -179,35 +196,47 @@ class Attempts:
         if late:
             self._driver.keep_house(self._give_up, late, now)
         else:
-            self._set_timer_for_rest()
+            self.set_timer()
 
     def _give_up(self, late: list[Attempt], now: float) -> None:
-        for attempt in late:
-            bound = self._driver.operations.bound(attempt.thread, attempt.limit)
-            if bound is None or attempt.begun + bound > now:  # by now it is known that it may take longer
-                attempt.due = NEVER if bound is None else attempt.begun + bound
-                continue
-            with self._lock:
-                if self._running.pop(attempt, False):
-                    self._give_up_one(attempt, now)
-        self._set_timer_for_rest()
+        pool, operations = self._pool, self._driver.operations
+        given_up: list[Attempt] = []
+        try:
+            for attempt in late:
+                if self._is_late(attempt, now) and self._running.pop(attempt, False):
+                    given_up.append(attempt)
+                    attempt.error = TimeoutError(f"the connect has not returned in {now - attempt.begun:.3g} s")
+                    attempt.ended = operations.give_up(attempt.thread)
+            self.set_timer()  # before listeners and log handlers, which may take their time
+            if given_up and self.core is pool._core:
+                pool._gate.step(self._report, given_up, now)
+        finally:
+            for attempt in given_up:
+                attempt.reported.set()
+                if attempt.on_give_up is not None:
+                    attempt.on_give_up(attempt.slot, attempt.error)
+        for attempt in given_up:
+            place = "its place is free when it returns" if attempt.lingers else "its place is free"
+            logger.warning(
+                "%s: %s: it is given up; its thread goes on until it returns, and %s", pool.name, attempt.error, place
+            )
 
-    def _give_up_one(self, attempt: Attempt, now: float) -> None:
-        core, name = self.core, self._pool.name
-        gone = self._driver.operations.give_up(attempt.thread)
-        attempt.lingers = not gone or self._astray >= core.size.limit
-        if not attempt.lingers:
-            self._astray += 1
-        error = attempt.error = TimeoutError(f"the connect has not returned in {now - attempt.begun:.3g} s")
-        place = "its place is free when it returns" if attempt.lingers else "its place is free"
-        logger.warning("%s: %s: it is given up; its thread goes on until it returns, and %s", name, error, place)
-        if core is self._pool._core:
-            self._pool._gate.step(core.connect_failed, attempt.slot, error, Verdict.DISCARD, now, attempt.lingers)
+    def _is_late(self, attempt: Attempt, now: float) -> bool:
+        """Ask again how long it may take, which may be known only by now; whether that time is over."""
+        bound = self._driver.operations.bound(attempt.thread, attempt.limit)
+        attempt.due = NEVER if bound is None else attempt.begun + bound
+        return attempt.due <= now
 
-    def _set_timer_for_rest(self) -> None:
-        due = min((attempt.due for attempt in self._running.copy()), default=NEVER)
-        if due < NEVER:
-            self._set_timer(due)
+    def _report(self, given_up: list[Attempt], now: float) -> None:
+        """Report to the core that connects were given up. Called under the lock."""
+        core = self.core
+        for attempt in given_up:
+            attempt.lingers = not attempt.ended or len(self._astray) >= core.size.limit
+            if not attempt.lingers:
+                self._astray[attempt] = True
+            assert attempt.error is not None
+            core.connect_failed(attempt.slot, attempt.error, Verdict.DISCARD, now, attempt.lingers)
+            attempt.reported.set()  # here, because listeners run before the step returns
 
 
 class ThreadDriver(Driver[C]):
@@ -240,20 +269,24 @@ class ThreadDriver(Driver[C]):
             connection = operations.connector.connect(limit)
         try:
             return operations.examine(connection)
-        except BaseException:
-            self._dispose(connection)
+        except BaseException as error:
+            left = self._dispose(connection)
+            if isinstance(error, BrokenContract):
+                error.left = left
             raise
 
-    def _dispose(self, connection: C) -> None:
-        """Close a new connection that the pool cannot use."""
+    def _dispose(self, connection: C) -> Any:
+        """Close a new connection that the pool cannot use. Returns what is left of it at the server; None: nothing."""
         operations = self.operations
-        if connection is not None and not operations.abort(connection) and operations.close is not None:
+        left = connection is None or operations.abort(connection)
+        if left is False and operations.close is not None:
             try:
                 operations.close(connection)
             except Exception as failure:  # noqa: BLE001 - logged, and the connection is dropped
                 logger.debug(
                     "%s: close of a connection failed, so it was dropped: %s", self._pool.name, describe(failure)
                 )
+        return None if isinstance(left, bool) else left
 
     def check(self, slot: Slot, left: float, *, ask: bool) -> Exception | None:
         """Examine an idle connection, and with ``ask`` also check it at the server within ``left`` seconds. Returns the
@@ -287,7 +320,10 @@ class ThreadDriver(Driver[C]):
 
     def call_later(self, delay: float) -> bool | None:
         """See :class:`~poolkit._gate.Gate`."""
-        return self.runtime.schedule(self._pool._housekeeping, delay) is not False
+        arranged = self.runtime.schedule(self._pool._housekeeping, delay) is not False
+        if self._attempts is not None:
+            self._attempts.look_again()
+        return arranged
 
     def wake(self) -> None:
         """Have the steps in the pool's inbox run soon."""
@@ -330,13 +366,16 @@ class ThreadDriver(Driver[C]):
         else:
             spawn(self._close_job, slot)
 
-    def connect_job(self, slot: Slot, request: Request | None = None) -> BaseException | None:
+    def connect_job(
+        self, slot: Slot, request: Request | None = None, on_give_up: OnGiveUp | None = None
+    ) -> BaseException | None:
         """Open a connection for the first waiting caller. Returns the error if it failed.
 
-        ``request``: the caller in whose event loop it is opened, if there are several loops.
+        ``request``: the caller in whose event loop it is opened, if there are several loops. ``on_give_up(slot,
+        error)``: called if the connect is given up, before it returns.
         """
         pool, attempts = self._pool, self._of_core()
-        attempt = attempts.begin(slot, self._connect_limit())
+        attempt = attempts.begin(slot, self._connect_limit(), on_give_up)
         try:
             refuse_closed(pool)  # the pool may have been closed since the core decided to connect
             opened = self.connect(slot, attempt.limit)
@@ -344,11 +383,10 @@ class ThreadDriver(Driver[C]):
             if attempts.end(attempt):
                 self.connect_failed(pool._core, slot, error)
                 return error
-            attempts.over(attempt)
+            attempts.over(attempt, self.operations.left_by(error))
             return attempt.error
         if not attempts.end(attempt):
-            self._dispose(opened[0])
-            attempts.over(attempt)
+            attempts.over(attempt, self._dispose(opened[0]))
             return attempt.error
         found = pool._gate.step(self._arrived_in_loop, slot, opened, request)
         return found if isinstance(found, BrokenContract) else None
@@ -468,12 +506,12 @@ class TaskDriver(Driver[C]):
         result = method(*args)
         if inspect.isawaitable(result):
             return await result
-        if name in ("connect", "connect_to"):
-            self._dispose(result)
         error = broken(
             self.operations.connector, name, returned(result),
             "that of an AsyncConnector must be a coroutine (async def)",
         )  # fmt: skip
+        if name in ("connect", "connect_to"):
+            error.left = self._dispose(result)
         self.operations.complain(error)
         raise error
 
@@ -493,8 +531,10 @@ class TaskDriver(Driver[C]):
             connection = await self._call("connect", operations.connector.connect, limit)
         try:
             return operations.examine(connection)
-        except BaseException:
-            self._dispose(connection)
+        except BaseException as error:
+            left = self._dispose(connection)
+            if isinstance(error, BrokenContract):
+                error.left = left
             raise
 
     async def connect_job(self, slot: Slot) -> BaseException | None:
@@ -587,11 +627,13 @@ class TaskDriver(Driver[C]):
                 else:
                     self.abort(slot)
 
-    def _dispose(self, connection: Any) -> None:
-        """Close a new connection that the pool cannot use."""
+    def _dispose(self, connection: Any) -> Any:
+        """Close a new connection that the pool cannot use. Returns what is left of it at the server; None: nothing."""
         operations = self.operations
-        if connection is not None and not operations.abort(connection) and operations.close is not None:
+        left = connection is None or operations.abort(connection)
+        if left is False and operations.close is not None:
             self.runtime.spawn(self._close_unused, connection)
+        return None if isinstance(left, bool) else left
 
     async def _close_unused(self, connection: Any) -> None:
         try:

@@ -24,6 +24,8 @@ class BrokenContract(UsageError):
     An error is the ``__cause__``. Without a cause, the method returned a wrong value, and connecting again cannot help.
     """
 
+    left: Any = None  # what the new connection that the pool could not use has left at the server
+
 
 def broken(connector: object, method: str, found: str, wanted: str) -> BrokenContract:
     """Return an error that names the method, what it did and what would be right."""
@@ -132,6 +134,8 @@ class Operations(Generic[C]):
 
     def left_by(self, error: BaseException) -> Any:
         """Return what a failed connect has left at the server, if the connector reports it: ``Connector.leftover``."""
+        if isinstance(error, BrokenContract) and error.left is not None:
+            return error.left
         if self._leftover is None:
             return None
         try:

@@ -13,6 +13,7 @@ from .policies.retire import NEVER
 
 if TYPE_CHECKING:
     from ._async import AsyncPool
+    from ._core.slots import Slot
     from ._pool_base import PoolBase
     from ._threads import Pool
 
@@ -26,30 +27,41 @@ def warm_up_in_threads(pool: Pool[Any], count: int | None, timeout: float | None
     if not slots:
         return
     pending, errors = list(reversed(slots)), list[BaseException]()
-    left = [len(slots)]
+    left = set(slots)  # whose connects have not ended
     parker = pool._runtime.parker()
 
     def work() -> None:
-        while True:
+        goes_on = True
+        while goes_on:
             try:
                 slot = pending.pop()
             except IndexError:
                 return
-            error = pool._driver.connect_job(slot)
-            with counter:
-                if error is not None:
-                    errors.append(error)
-                left[0] -= 1
-            parker.wake()
+            goes_on = end(slot, pool._driver.connect_job(slot, on_give_up=give_up))
+
+    def give_up(slot: Slot, error: BaseException | None) -> None:
+        if end(slot, error):
+            pool._runtime.spawn(work)  # in place of the thread that hangs
+
+    def end(slot: Slot, error: BaseException | None) -> bool:
+        """The connect has ended; False if that is known, because it was given up."""
+        with counter:
+            if slot not in left:
+                return False
+            left.remove(slot)
+            if error is not None:
+                errors.append(error)
+        parker.wake()
+        return True
 
     counter = threading.Lock()
     for _ in range(min(len(slots), pool._core.max_connecting)):
         pool._runtime.spawn(work)
     deadline = deadline_of(timeout, pool._config, pool._clock())
-    while left[0] and (rest := deadline - pool._clock()) > 0:
+    while left and (rest := deadline - pool._clock()) > 0:
         parker.wait(None if deadline == NEVER else rest)
-    if errors or left[0]:
-        raise _failure(pool, len(slots), errors, left[0])
+    if errors or left:
+        raise _failure(pool, len(slots), errors, len(left))
 
 
 async def warm_up_in_tasks(pool: AsyncPool[Any], count: int | None, timeout: float | None) -> None:

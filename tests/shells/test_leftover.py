@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from poolkit import AcquireTimeout, AsyncPool, Budget, Pool
+from poolkit import AcquireTimeout, AsyncPool, Budget, Pool, PoolError
 from poolkit.testing import AsyncFakeConnector, FakeConnector
 from tests.support.waiting import leak_warning
 
@@ -139,6 +139,44 @@ def test_what_an_aborted_connection_leaves_keeps_its_permit_among_tasks() -> Non
             left.set_result(None)
             await pool.release(await pool.acquire(timeout=5))
             pool.check_books()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("in_caller", [True, False])
+def test_what_a_new_connection_that_cannot_be_used_leaves_keeps_its_permit(in_caller: bool) -> None:
+    connector = FakeConnector(in_caller=in_caller)
+    left: Future[None] = Future()
+    connector.abort = lambda connection: left  # type: ignore[method-assign]
+    connector.capacity = lambda connection: -1  # type: ignore[method-assign]
+    with Pool(connector, max_size=1) as pool:
+        with pytest.raises(PoolError, match=r"capacity\(\) returned -1"):
+            pool.acquire(timeout=5)
+        assert (pool.stats().size, pool.stats().closing) == (1, 1)
+        pool.check_books()
+        left.set_result(None)
+        assert pool.stats().size == 0
+        pool.check_books()
+
+
+@pytest.mark.parametrize("how", ["in caller", "detached", "plain function"])
+def test_what_a_task_s_new_connection_that_cannot_be_used_leaves_keeps_its_permit(how: str) -> None:
+    async def main() -> None:
+        connector: Any = AsyncFakeConnector(in_caller=how == "in caller")
+        left = asyncio.get_running_loop().create_future()
+        connector.abort = lambda connection: left
+        if how == "plain function":
+            connector.connect = lambda timeout: object()
+        else:
+            connector.capacity = lambda connection: -1
+        async with AsyncPool(connector, max_size=1) as pool:
+            with pytest.raises(PoolError, match=r"must be a coroutine|capacity\(\) returned -1"):
+                await pool.acquire(timeout=5)
+            assert (pool.stats().size, pool.stats().closing) == (1, 1)
+            pool.check_books()
+            left.set_result(None)
+            await asyncio.sleep(0)
+            assert pool.stats().size == 0
 
     asyncio.run(main())
 
